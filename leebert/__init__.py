@@ -1,0 +1,95 @@
+"""LeeBERT (Zhu, ACL 2021): early-exit encoders whose exits teach each other, with loss weights learned by cross-level
+optimisation.
+
+Importing this package registers its configuration and model with transformers' Auto classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from leebert.registration import register
+
+if TYPE_CHECKING:
+    from leebert.config import ExitConfig, ModelConfig, TrainConfig
+    from leebert.errors import LeebertError
+    from leebert.evaluate import HeldOut, curve, record_all, replay_point
+    from leebert.exits import make_strategy, replay
+    from leebert.inference import infer
+    from leebert.model import LeebertForSequenceClassification, build_model
+    from leebert.model_config import LeebertConfig
+    from leebert.record import MultiExit, Record, Rows, TensorRows
+    from leebert.runtime import Runtime
+    from leebert.stages import Stage
+    from leebert.train import EpochReport, TrainResult, fit, train_epochs
+
+__version__ = "0.1.0"
+
+# Each public name and the module that holds it: loaded when first used, since torch and transformers take seconds.
+_WHERE = {
+    "EpochReport": "train",
+    "ExitConfig": "config",
+    "HeldOut": "evaluate",
+    "LeebertConfig": "model_config",
+    "LeebertError": "errors",
+    "LeebertForSequenceClassification": "model",
+    "ModelConfig": "config",
+    "MultiExit": "record",
+    "Record": "record",
+    "Rows": "record",
+    "Runtime": "runtime",
+    "Stage": "stages",
+    "TensorRows": "record",
+    "TrainConfig": "config",
+    "TrainResult": "train",
+    "build_model": "model",
+    "curve": "evaluate",
+    "infer": "inference",
+    "make_strategy": "exits",
+    "record_all": "evaluate",
+    "replay": "exits",
+    "replay_point": "evaluate",
+    "fit": "train",
+    "train_epochs": "train",
+}
+
+__all__ = [
+    "EpochReport",
+    "ExitConfig",
+    "HeldOut",
+    "LeebertConfig",
+    "LeebertError",
+    "LeebertForSequenceClassification",
+    "ModelConfig",
+    "MultiExit",
+    "Record",
+    "Rows",
+    "Runtime",
+    "Stage",
+    "TensorRows",
+    "TrainConfig",
+    "TrainResult",
+    "build_model",
+    "curve",
+    "fit",
+    "infer",
+    "make_strategy",
+    "record_all",
+    "replay",
+    "replay_point",
+    "train_epochs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'leebert' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"leebert.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+register()

@@ -1,0 +1,1 @@
+"""Methods of others, each a small file that lists its stages."""

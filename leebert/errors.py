@@ -1,0 +1,33 @@
+"""What can go wrong, as one family of exceptions whose messages are meant for the person who typed the command."""
+
+
+class LeebertError(Exception):
+    """Base class: the message names the file, row or key, the value seen, and what to do about it."""
+
+
+class ConfigError(LeebertError):
+    """A configuration file, option or value is wrong."""
+
+
+class DataError(LeebertError):
+    """A data file, split, row or fold is wrong."""
+
+
+class BackboneError(LeebertError):
+    """An encoder or its tokenizer can't be used."""
+
+
+class CheckpointError(LeebertError):
+    """A checkpoint is missing, incomplete or altered."""
+
+
+class DeviceError(LeebertError):
+    """A device or precision was asked for that this machine lacks."""
+
+
+class TrackingError(LeebertError):
+    """The MLflow tracking server can't be used."""
+
+
+class SweepError(LeebertError):
+    """A sweep can't be started, found or read."""

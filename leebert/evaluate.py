@@ -1,0 +1,96 @@
+"""One pass records every exit's logits; every score, rule and threshold is replayed from that record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from leebert.metrics import measures
+from leebert.record import Rows
+from leebert.runtime import Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """What all exits said of N rows: logits (M, N, K) float32, labels (N,) or None for unlabelled rows, in row order."""
+
+    logits: np.ndarray
+    labels: np.ndarray | None
+
+    def losses(self) -> np.ndarray:
+        """Mean cross-entropy of each exit, (M,)."""
+        assert self.labels is not None
+        z = self.logits - self.logits.max(axis=-1, keepdims=True)
+        log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        return -log_p[:, np.arange(len(self.labels)), self.labels].mean(axis=1)
+
+
+@torch.no_grad()
+def record_all(
+    model: Any,
+    rows: Rows,
+    runtime: Runtime,
+    batch_size: int = 64,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> HeldOut:
+    """Run `model` once over `rows`, all exits, dropout off. Batches go by length, the result is in row order."""
+    training = model.training
+    model.eval()
+    order = np.argsort(np.asarray(rows.lengths), kind="stable")
+    logits: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    try:
+        for start in progress(range(0, len(order), batch_size)):
+            index = order[start : start + batch_size]
+            batch = {k: v.to(runtime.device) for k, v in rows.collate(index).items()}
+            with runtime.autocast():
+                record = model.record(batch)
+            if logits is None:
+                m, _, k = record.logits.shape
+                logits = np.empty((m, len(order), k), np.float32)
+                labels = np.empty(len(order), np.int64) if record.labels is not None else None
+            logits[:, index] = record.logits.float().cpu().numpy()
+            if labels is not None:
+                labels[index] = record.labels.cpu().numpy()
+    finally:
+        model.train(training)
+    if logits is None:
+        raise ValueError("no rows to evaluate")
+    return HeldOut(logits, labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One rule at one threshold: mean layers executed, the speed-up M / layers, and the task's measures."""
+
+    strategy: str
+    threshold: float | None
+    layers: float
+    speed_up: float
+    measures: dict[str, float]
+    exits: tuple[int, ...]  # how many rows left at each exit
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "exits": list(self.exits)}
+
+
+def replay_point(held_out: HeldOut, metric: str, strategy: str, threshold: float | None) -> Point:
+    """The outcome of one rule on recorded logits, as per-instance inference would have had it."""
+    from leebert.exits import make_strategy, replay
+
+    assert held_out.labels is not None
+    m, _, k = held_out.logits.shape
+    exit_index = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), held_out.logits)
+    predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
+    layers = float(exit_index.mean() + 1)
+    counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
+    return Point(strategy, threshold, layers, m / layers, measures(metric, held_out.labels, predicted), counts)
+
+
+def curve(held_out: HeldOut, metric: str, strategy: str, thresholds: Iterable[float | None]) -> list[Point]:
+    """One point per threshold."""
+    return [replay_point(held_out, metric, strategy, t) for t in thresholds]

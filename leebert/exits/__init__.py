@@ -1,0 +1,77 @@
+"""When a row leaves: one file per rule. State is passed and returned; nothing is kept in the model.
+
+A strategy sees the exits one after the other, (B, K) logits at a time, and says which rows leave there. Inference
+that stops computing and the replay of recorded logits run the same function, so they can't disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from leebert.config import ExitConfig
+from leebert.exits.confidence import Confidence
+from leebert.exits.entropy import Entropy
+from leebert.exits.never import Never
+from leebert.exits.patience import Patience
+
+__all__ = [
+    "STRATEGIES",
+    "Confidence",
+    "Entropy",
+    "Never",
+    "Patience",
+    "Strategy",
+    "default_patience",
+    "make_strategy",
+    "replay",
+]
+
+#: A strategy's memory of each row still in the model: tensors whose first dimension is the row, or None.
+State = Any
+
+
+class Strategy(Protocol):
+    """One rule for leaving."""
+
+    def step(self, logits: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """(B, K) logits of the next exit and the state left by the last one (None at the first) → who leaves, (B,) bool."""
+        ...
+
+
+def default_patience(num_exits: int) -> int:
+    """round(M/3), the paper's 4 at M = 12."""
+    return max(1, round(num_exits / 3))
+
+
+STRATEGIES: dict[str, Callable[[float, int], Strategy]] = {
+    "patience": lambda threshold, classes: Patience(int(threshold)),
+    "entropy": lambda threshold, classes: Entropy(threshold),
+    "normalised_entropy": lambda threshold, classes: Entropy.normalised(threshold, classes),
+    "confidence": lambda threshold, classes: Confidence(threshold),
+    "never": lambda threshold, classes: Never(),
+}
+
+
+def make_strategy(name: str, threshold: float | None, *, num_exits: int, num_classes: int) -> Strategy:
+    """The strategy of that name; `threshold=None` takes the default of patience. Raises ValueError out of range."""
+    checked = ExitConfig(strategy=name, threshold=threshold)  # type: ignore[arg-type]
+    if checked.threshold is None:
+        return STRATEGIES[name](default_patience(num_exits), num_classes)
+    return STRATEGIES[name](checked.threshold, num_classes)
+
+
+def replay(strategy: Strategy, logits: np.ndarray) -> np.ndarray:
+    """Where each row leaves, from recorded logits (M, N, K) → (N,) exit index from 0; the last exit answers the rest."""
+    m, n, _ = logits.shape
+    exit_index = np.full(n, m - 1)
+    open_rows = torch.ones(n, dtype=torch.bool)
+    state: State = None
+    for exit_, at_exit in enumerate(torch.from_numpy(logits)[:-1]):
+        leaves, state = strategy.step(at_exit, state)
+        exit_index[(leaves & open_rows).numpy()] = exit_
+        open_rows &= ~leaves
+    return exit_index

@@ -1,0 +1,18 @@
+"""Maximum probability (Shallow-Deep, RightTool): leave when the exit is sure enough of its class."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch.nn import functional as F
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+    """A row leaves when max_k p_k ≥ threshold."""
+
+    threshold: float
+
+    def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+        return F.softmax(logits.float(), dim=-1).amax(dim=-1) >= self.threshold, None

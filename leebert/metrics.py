@@ -1,0 +1,50 @@
+"""The tasks' metrics, for every exit at once. All are fractions; scikit-learn computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def _accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    return float((labels == predicted).mean())
+
+
+def _f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, zero_division=0.0))
+
+
+def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predicted))
+
+
+#: A task's metric → the measures that its mean (the selection score) is taken over: GLUE's, MRPC's and QQP's two.
+MEASURES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "accuracy": {"accuracy": _accuracy},
+    "matthews": {"matthews": _matthews},
+    "acc_f1": {"accuracy": _accuracy, "f1": _f1},
+}
+
+
+def measures(metric: str, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Every measure of a metric for predictions (N,), and `score`, their mean."""
+    values = {name: f(labels, predicted) for name, f in MEASURES[metric].items()}
+    return {**values, "score": float(np.mean(list(values.values())))}
+
+
+def per_exit(metric: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
+    """Each measure and `score` for each exit: (M, N, K) logits and (N,) labels → arrays (M,)."""
+    predicted = logits.argmax(axis=-1)  # (M, N)
+    rows = [measures(metric, labels, p) for p in predicted]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def collapsed(logits: np.ndarray) -> np.ndarray:
+    """Exits that predict one class for every row: (M, N, K) → (M,) bool."""
+    predicted = logits.argmax(axis=-1)
+    return (predicted == predicted[:, :1]).all(axis=1)

@@ -1,0 +1,24 @@
+"""The early-exit model's configuration, apart from the model so that it can be read without torch's modeling code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+
+
+class LeebertConfig(PreTrainedConfig):
+    """Labels, exits and the exact backbone configuration, so that loading needs no hub."""
+
+    model_type = "leebert"
+
+    backbone_config: dict[str, Any] | None = None
+    pooling: str = "pooler"
+    exit_dropout: float = 0.1
+    exit_strategy: str = "patience"
+    exit_threshold: float | None = None
+    initializer_range: float = 0.02
+
+    @property
+    def num_exits(self) -> int:
+        return int((self.backbone_config or {}).get("num_hidden_layers") or (self.backbone_config or {})["n_layers"])

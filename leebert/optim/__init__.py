@@ -1,0 +1,62 @@
+"""How θ and ω are optimised together: one file per algorithm, one function `step` each.
+
+An algorithm sees a :class:`Level` (what can be done in a step) and its own position in its cycle, which is passed in
+and returned. `splits_data` says whether θ is to see only half of the data (D1) so that ω can see the other (D2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from leebert.config import TrainConfig
+from leebert.optim.blo import BLO
+from leebert.optim.clo import CLO
+from leebert.optim.fixed import Fixed
+from leebert.optim.slo import SLO
+from leebert.record import Batch
+
+__all__ = ["ALGORITHMS", "BLO", "CLO", "SLO", "Algorithm", "Fixed", "Level"]
+
+
+class Level(Protocol):
+    """What an algorithm can do within one step; loss terms l are (n,) vectors without a graph."""
+
+    def theta_step(self, batch: Batch) -> torch.Tensor:
+        """θ ← θ − λ1 ∇θ L(θ, ω) on a batch; returns l there, taken before the update."""
+        ...
+
+    def losses(self, batch: Batch) -> torch.Tensor:
+        """l on a batch at the present θ: a forward pass without gradients."""
+        ...
+
+    def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
+        """ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for that rate."""
+        ...
+
+    def next_d2(self) -> Batch:
+        """The next batch B2 of this epoch's D2."""
+        ...
+
+
+class Algorithm(Protocol):
+    """One way to learn ω."""
+
+    splits_data: bool
+
+    def step(self, level: Level, b1: Batch, position: int) -> int:
+        """One update of θ on B1 and what belongs to it; returns the position in the cycle for the next step."""
+        ...
+
+
+#: The algorithms by name, each made from a training configuration.
+ALGORITHMS: dict[str, Callable[[TrainConfig], Algorithm]] = {
+    "uniform": lambda config: Fixed(),
+    "rand": lambda config: Fixed(),
+    "slo": lambda config: SLO(),
+    "blo": lambda config: BLO(),
+    "clo-v1": lambda config: CLO(cycle_length=1),
+    "clo-v2": lambda config: CLO(cycle_length=config.cycle_length, omega_in_cycle=config.omega_in_cycle),
+}

@@ -1,0 +1,35 @@
+"""Cross-level optimisation: ω learns from D1 and from D2 (eq. 9, algorithms 1 and 2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leebert.optim import Level
+    from leebert.record import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class CLO:
+    """CLO-v2, algorithm 2, in groups of C steps; C = 1 is CLO-v1, algorithm 1.
+
+    Steps 1..C−1: θ ← θ − λ1 ∇θ L_B1 and ω ← ω − λ1 ∇ω L_B1, both from the same forward, so that these steps cost
+    no more than plain ones. Step C, and every step of CLO-v1 (eq. 9): θ as before, then *with the updated θ*
+    ω ← ω − λ1 ∇ω L_B1 − λ2 ∇ω L_B2. B2 is drawn once in C steps.
+
+    `omega_in_cycle=False` is the reading of section 3.4, in which steps 1..C−1 move θ alone.
+    """
+
+    cycle_length: int = 1
+    omega_in_cycle: bool = True
+    splits_data: bool = True
+
+    def step(self, level: Level, b1: Batch, position: int) -> int:
+        before = level.theta_step(b1)
+        if position + 1 < self.cycle_length:
+            if self.omega_in_cycle:
+                level.omega_step(at_lr_theta=before)
+            return position + 1
+        level.omega_step(at_lr_theta=level.losses(b1), at_lr_omega=level.losses(level.next_d2()))
+        return 0

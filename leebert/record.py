@@ -1,0 +1,64 @@
+"""What one forward pass leaves behind: all that trainer, objectives, exits and metrics know of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The outcome of one forward pass.
+
+    logits: (M, B, K) float32, every exit's; exit 0 is the shallowest.
+    labels: (B,) int64, or None for unlabelled rows.
+    hidden: (M, B, H) what the exits saw, where the model was asked to keep it.
+    """
+
+    logits: torch.Tensor
+    labels: torch.Tensor | None = None
+    hidden: torch.Tensor | None = None
+
+
+@runtime_checkable
+class MultiExit(Protocol):
+    """Any module with several exits: text, images or plain tensors. It must also be a :class:`torch.nn.Module`."""
+
+    num_exits: int
+
+    def record(self, batch: Batch) -> Record: ...
+
+
+class Rows(Protocol):
+    """A labelled data set of which any rows can be put into one batch of tensors, `labels` (B,) among them."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> object:
+        """(N,) a row's cost, for length buckets; equal numbers where rows cost the same."""
+        ...
+
+    def collate(self, indices: object) -> Batch: ...
+
+
+class TensorRows:
+    """Rows held as tensors whose first dimension is the row: the simplest :class:`Rows`."""
+
+    def __init__(self, **columns: torch.Tensor) -> None:
+        if "labels" not in columns:
+            raise ValueError("TensorRows needs a column 'labels'")
+        self.columns = columns
+        self.lengths = torch.ones(len(columns["labels"]), dtype=torch.int32).numpy()
+
+    def __len__(self) -> int:
+        return len(self.columns["labels"])
+
+    def collate(self, indices: object) -> dict[str, torch.Tensor]:
+        index = torch.as_tensor(indices, dtype=torch.long)
+        return {name: column[index] for name, column in self.columns.items()}

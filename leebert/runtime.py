@@ -1,0 +1,105 @@
+"""The machine: device, precision, threads and seeds."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from leebert.config import Precision
+from leebert.errors import DeviceError
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 in hardware (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cpu_flags() -> frozenset[str]:
+    """The CPU's feature flags that change floating-point results; empty where the system doesn't tell."""
+    known = {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "avx512_vnni", "bf16", "asimd"}
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return frozenset(flags.split()) & known
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """Where and how precisely a model runs. `dtype` is that of the matrix products; θ stays float32."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def of(cls, precision: Precision = "auto", device: str = "auto") -> Runtime:
+        """`auto` takes CUDA where there is one, and bf16 where the hardware has it.
+
+        Raises DeviceError for a GPU that is not there.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            chosen = torch.device(device)
+        except RuntimeError:
+            raise DeviceError(f"--device {device}: unknown; use auto, cpu, cuda or cuda:N") from None
+        if chosen.type == "cuda" and (
+            not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
+        ):
+            raise DeviceError(
+                f"device {device} was asked for, but this machine has {torch.cuda.device_count()} CUDA device(s); "
+                "use --device cpu, or install a CUDA build of torch"
+            )
+        bf16 = precision == "bf16" or (precision == "auto" and has_bf16(chosen))
+        return cls(chosen, torch.bfloat16 if bf16 else torch.float32)
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Matrix products in `dtype` within this context."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def describe(self) -> dict[str, object]:
+        """What bit-for-bit reproduction depends on."""
+        return {
+            "device": str(self.device) if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "cpu_flags": sorted(cpu_flags()),
+            "machine": platform.machine(),
+        }
+
+
+@contextlib.contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """At most `count` threads for torch within this context; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from numbers and names: the same on every machine, unrelated for different parts."""
+    digest = hashlib.sha256("/".join(str(p) for p in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(*parts: int | str) -> np.random.Generator:
+    """A NumPy generator seeded by :func:`derive_seed`."""
+    return np.random.default_rng(derive_seed(*parts))

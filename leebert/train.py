@@ -1,0 +1,432 @@
+"""The training loop, the same for every method, task and model: text, images or plain tensors.
+
+:func:`train_epochs` is a generator that yields a report after each epoch; whoever drives it may stop in between.
+It knows models only as `record(batch) → Record` and data only as rows that collate into tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from leebert.checkpoint import Checkpoints, Snapshot
+from leebert.config import TrainConfig
+from leebert.data.batches import plan_epoch, updates_per_epoch
+from leebert.errors import CheckpointError
+from leebert.evaluate import HeldOut, record_all
+from leebert.metrics import collapsed, per_exit
+from leebert.objective import State
+from leebert.record import Batch, Rows
+from leebert.runtime import Runtime, derive_seed
+from leebert.stages import Stage, method
+
+Ended = Literal["max_epochs", "patience", "updates", "diverged"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochReport:
+    """What one epoch left behind. Arrays are per exit, (M,); scores are fractions; all of it is plain numbers.
+
+    `score` is the mean over exits of the task's metric on the held-out rows (the selection score), None where nothing
+    is held out or the run diverged. `ended` is None while the run goes on. `held_out` is set on a new best epoch.
+    """
+
+    epoch: int
+    stage: str
+    theta_updates: int
+    seconds: float
+    train_loss: float | None
+    score: float | None
+    exits: dict[str, list[float]]  # each measure, `score` and `loss` by exit
+    weights: dict[str, list[float]]  # w by exit: `ce`, and `kd` summed over the exit's teachers
+    collapsed: list[int]  # exits (from 0) that predict one class throughout
+    best_epoch: int | None
+    ended: Ended | None = None
+    held_out: HeldOut | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    def plain(self) -> dict[str, Any]:
+        """The report as JSON-ready values, without the held-out logits."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "held_out"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its reports, why it ended, and the best epoch's held-out logits where rows were held out."""
+
+    reports: list[EpochReport]
+    held_out: HeldOut | None
+
+    @property
+    def ended(self) -> Ended:
+        return self.reports[-1].ended or "max_epochs"
+
+    @property
+    def best(self) -> EpochReport:
+        """The report of the best epoch (the last one where nothing was held out)."""
+        best = self.reports[-1].best_epoch
+        return self.reports[-1] if best is None else next(r for r in self.reports if r.epoch == best)
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Factor on λ1 for update `step` (from 0) of `total`: linear warm-up over a share of them, then linear decay to 0."""
+    rising = round(total * warmup)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return (total - step) / max(1, total - rising)
+
+
+class _Level:
+    """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.Level`)."""
+
+    def __init__(
+        self, model: Any, stage: Stage, config: TrainConfig, runtime: Runtime, seed: tuple[int | str, ...]
+    ) -> None:
+        self.model, self.stage, self.config, self.runtime = model, stage, config, runtime
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(stage.trains(name))
+        self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.lr_theta = stage.lr_theta or config.lr_theta
+        self.theta_optimizer = torch.optim.AdamW(
+            self.theta.values(), lr=self.lr_theta, weight_decay=config.weight_decay, fused=True
+        )
+        start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
+        self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
+        self.omega_optimizer: torch.optim.Optimizer | None = None
+        if "omega" in self.state:
+            make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
+            self.omega_optimizer = make([self.state["omega"].requires_grad_(False)], lr=config.lr_omega)
+        self.d2: Iterator[Batch] = iter(())
+        self.rate = self.lr_theta
+        self.loss_sum = torch.zeros((), device=runtime.device)
+        self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
+
+    def start_epoch(self, d2: Iterator[Batch]) -> None:
+        self.d2 = d2
+        self.loss_sum.zero_()
+
+    def is_finite(self) -> bool:
+        return bool(self.finite.item()) and all(bool(torch.isfinite(p).all()) for p in self.theta.values())
+
+    def to_device(self, batch: Batch) -> Batch:
+        return {name: t.to(self.runtime.device, non_blocking=True) for name, t in batch.items()}
+
+    def theta_step(self, batch: Batch) -> torch.Tensor:
+        for group in self.theta_optimizer.param_groups:
+            group["lr"] = self.rate
+        with self.runtime.autocast():
+            record = self.model.record(batch)
+        losses = self.stage.objective.terms(record, self.state)  # (n,)
+        loss = self.stage.objective.weights(self.state).detach() @ losses
+        loss.backward()
+        # ω is no part of this list: it stays out of θ's clipping.
+        norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
+        self.theta_optimizer.step()
+        self.theta_optimizer.zero_grad(set_to_none=True)
+        self.state = self.stage.objective.after_step(record, self.state)
+        self.loss_sum += loss.detach()
+        self.finite &= torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        return losses.detach()
+
+    @torch.no_grad()
+    def losses(self, batch: Batch) -> torch.Tensor:
+        self.model.train(self.config.omega_forward == "train")
+        try:
+            with self.runtime.autocast():
+                record = self.model.record(batch)
+            return self.stage.objective.terms(record, self.state)
+        finally:
+            self.model.train()
+
+    @torch.no_grad()
+    def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
+        assert self.omega_optimizer is not None, "an algorithm that learns ω needs an objective with ω"
+        # Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, exact for SGD.
+        total = torch.zeros(self.stage.objective.num_terms, device=self.runtime.device)
+        if at_lr_theta is not None:
+            total += (self.rate / self.config.lr_omega) * at_lr_theta
+        if at_lr_omega is not None:
+            total += at_lr_omega
+        # The pullback is linear in l, so one pullback of the sum is the sum of the pullbacks.
+        omega = self.state["omega"]
+        omega.grad = self.stage.objective.pullback(self.state, total)  # type: ignore[attr-defined]
+        self.omega_optimizer.step()
+        omega.grad = None
+        self.finite &= torch.isfinite(omega).all()
+
+    def next_d2(self) -> Batch:
+        return self.to_device(next(self.d2))
+
+    # Everything below is for checkpoints.
+
+    def optimizer_tensors(self) -> dict[str, torch.Tensor]:
+        tensors = {}
+        for name, parameter in self.theta.items():
+            for key, value in self.theta_optimizer.state[parameter].items():
+                tensors[f"theta/{key}/{name}"] = value
+        if self.omega_optimizer is not None:
+            for key, value in self.omega_optimizer.state[self.state["omega"]].items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"omega/{key}"] = value
+        return tensors | {f"state/{name}": t for name, t in self.state.items()}
+
+    def load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        for full, value in tensors.items():
+            kind, _, rest = full.partition("/")
+            if kind == "state":
+                self.state[rest].copy_(value)
+            elif kind == "omega" and self.omega_optimizer is not None:
+                # Adam keeps its step count on the CPU unless told otherwise.
+                moved = value if rest == "step" else value.to(self.runtime.device)
+                self.omega_optimizer.state[self.state["omega"]][rest] = moved
+            elif kind == "theta":
+                key, _, name = rest.partition("/")
+                parameter = self.theta[name]
+                self.theta_optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+@dataclasses.dataclass
+class _Progress:
+    """Where a run stands; all of it is in the checkpoint."""
+
+    stage: int = 0
+    stage_epoch: int = 0  # epochs done in this stage
+    position: int = 0  # in the algorithm's cycle
+    theta_updates: int = 0
+    stage_updates: int = 0
+    best_epoch: int | None = None
+    best_score: float | None = None
+    last_better: int = 0  # the stage's epoch count at the best epoch, for early stopping
+    stage_over: bool = False
+
+
+def train_epochs(
+    model: Any,
+    rows: Rows,
+    config: TrainConfig,
+    *,
+    held_out: Rows | None = None,
+    metric: str = "accuracy",
+    stages: tuple[Stage, ...] | None = None,
+    runtime: Runtime | None = None,
+    seed: tuple[int | str, ...] | None = None,
+    updates: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    on_best: Callable[[Any], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Iterator[EpochReport]:
+    """Train `model` in place by a method's stages; yields an :class:`EpochReport` after each epoch.
+
+    An epoch is ⌊|D_train| / 2B⌋ updates of θ. With `held_out` rows, all exits are scored on them at each epoch's end;
+    the best epoch by the mean over exits counts, `on_best(model)` is called on each new one, and a stage stops early
+    after `config.patience` epochs without a better one. `updates` stops after exactly so many updates of θ (the
+    schedule's horizon stays that of `max_epochs`). `seed` is (seed,) or (seed, fold), by default `config.seed`.
+    With `checkpoints` every epoch's end is kept, and a run that finds one goes on from it, bit for bit on the CPU,
+    yielding the earlier epochs' reports again first. `on_step` is told the count of θ updates after each.
+
+    A non-finite loss, gradient or weight ends the run with `ended="diverged"`; the last finite checkpoint is kept.
+    Raises DataError for a batch larger than half of the data, CheckpointError for a damaged or foreign checkpoint.
+    """
+    runtime = runtime or Runtime.of(config.precision)
+    seed = seed or (config.seed,)
+    stages = stages or method(config, model.num_exits)
+    lengths = np.asarray(rows.lengths)
+    per_epoch = updates_per_epoch(len(rows), config.batch_size)
+    identity = _identity(config, stages, len(rows), seed, updates, runtime)
+
+    model.to(runtime.device)
+    at = _Progress()
+    reports: list[EpochReport] = []
+    best: HeldOut | None = None
+    level: _Level | None = None
+    snapshot = checkpoints.load() if checkpoints else None
+    if snapshot is not None:
+        if snapshot.meta["identity"] != identity:
+            differs = [k for k in identity if snapshot.meta["identity"].get(k) != identity[k]]
+            raise CheckpointError(
+                f"the checkpoint in {checkpoints.folder} belongs to another run: {', '.join(differs) or 'keys'} differ(s); "  # type: ignore[union-attr]
+                "use another folder, or delete it"
+            )
+        at = _Progress(**snapshot.meta["progress"])
+        for stage in stages[: at.stage + 1]:
+            model = _enter(model, stage)
+        level = _restore(model, stages[at.stage], config, runtime, seed, snapshot)
+        reports = [EpochReport(**r) for r in snapshot.meta["reports"]]
+        if "best/logits" in snapshot.tensors:
+            best = HeldOut(snapshot.tensors["best/logits"].numpy(), snapshot.tensors["best/labels"].numpy())
+        for report in reports:
+            # The checkpoint holds one set of logits, the best epoch's.
+            yield dataclasses.replace(report, held_out=best if report.epoch == at.best_epoch else None)
+        if reports[-1].ended:
+            return
+
+    while True:
+        if at.stage_over:
+            at = dataclasses.replace(
+                at, stage=at.stage + 1, stage_epoch=0, stage_updates=0, position=0, stage_over=False
+            )
+            level = None
+        stage, is_last = stages[at.stage], at.stage == len(stages) - 1
+        stage_epochs = stage.epochs or config.max_epochs
+        if level is None:
+            model = _enter(model, stage)
+            level = _Level(model, stage, config, runtime, seed)
+        started = time.perf_counter()
+        epoch = len(reports)
+        # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks.
+        torch.manual_seed(derive_seed(*seed, stage.name, "dropout", at.stage_epoch))
+        plan = plan_epoch(lengths, config.batch_size, stage.algorithm.splits_data, (*seed, stage.name), at.stage_epoch)
+        level.start_epoch(rows.collate(index) for index in plan.d2())
+        model.train()
+        steps = 0
+        for index in plan.d1:
+            level.rate = level.lr_theta * schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
+            at.position = stage.algorithm.step(level, level.to_device(rows.collate(index)), at.position)
+            at.theta_updates += 1
+            at.stage_updates += 1
+            steps += 1
+            if on_step:
+                on_step(at.theta_updates)
+            if at.theta_updates == updates:
+                break
+            if steps % 16 == 0 and not level.finite.item():
+                break  # asked now and then only: on a GPU the question waits for all earlier work
+        at.stage_epoch += 1
+
+        ended: Ended | None = None
+        outcome: HeldOut | None = None
+        score, exits, stuck = None, {}, []
+        if not level.is_finite():
+            ended = "diverged"
+        elif at.theta_updates == updates:
+            ended = "updates"
+        if ended != "diverged" and held_out is not None:
+            outcome = record_all(model, held_out, runtime, config.eval_batch_size)
+            exits, score = _scores(outcome, metric)
+            stuck = np.flatnonzero(collapsed(outcome.logits)).tolist()
+            if at.stage_epoch == 1 or score > at.best_score:  # type: ignore[operator]
+                at.best_score, at.last_better = score, at.stage_epoch
+                if is_last:
+                    at.best_epoch, best = epoch, outcome
+                    if on_best:
+                        on_best(model)
+            if ended is None and at.stage_epoch - at.last_better >= config.patience:
+                at.stage_over, ended = True, "patience"
+        if ended is None and at.stage_epoch == stage_epochs:
+            at.stage_over, ended = True, "max_epochs"
+        if at.stage_over and not is_last:
+            ended = None  # the stage is over, the run is not
+        report = EpochReport(
+            epoch=epoch,
+            stage=stage.name,
+            theta_updates=at.theta_updates,
+            seconds=time.perf_counter() - started,
+            train_loss=None if ended == "diverged" else level.loss_sum.item() / steps,
+            score=score,
+            exits=exits,
+            weights=_weights(stage, level.state),
+            collapsed=stuck,
+            best_epoch=at.best_epoch,
+            ended=ended,
+            held_out=outcome if at.best_epoch == epoch else None,
+        )
+        reports.append(report)
+        if ended != "diverged":
+            _warn_if_negative(stage, level.state)
+            if checkpoints:
+                checkpoints.save(_snapshot(model, level, at, reports, best, identity), epoch)
+        yield report
+        if ended:
+            return
+
+
+def fit(
+    model: Any, rows: Rows, config: TrainConfig, *, report: Callable[[EpochReport], None] | None = None, **options: Any
+) -> TrainResult:
+    """Run :func:`train_epochs` to its end; `report` is told of each epoch. Options are those of :func:`train_epochs`."""
+    reports: list[EpochReport] = []
+    best: HeldOut | None = None
+    for epoch in train_epochs(model, rows, config, **options):
+        reports.append(epoch)
+        best = epoch.held_out or best
+        if report:
+            report(epoch)
+    return TrainResult(reports, best)
+
+
+def _enter(model: Any, stage: Stage) -> Any:
+    return stage.transform(model) if stage.transform else model
+
+
+def _scores(outcome: HeldOut, metric: str) -> tuple[dict[str, list[float]], float]:
+    """Each measure by exit, and the selection score: the mean over exits of the task's metric."""
+    assert outcome.labels is not None
+    exits = {name: values.tolist() for name, values in per_exit(metric, outcome.labels, outcome.logits).items()}
+    return {**exits, "loss": outcome.losses().tolist()}, float(np.mean(exits["score"]))
+
+
+def _weights(stage: Stage, state: State) -> dict[str, list[float]]:
+    layout = getattr(stage.objective, "layout", None)
+    if layout is None:
+        return {}
+    ce, kd = layout.split(stage.objective.weights(state).detach().cpu())
+    return {"ce": ce.tolist(), "kd": kd.sum(dim=1).tolist()}
+
+
+def _warn_if_negative(stage: Stage, state: State) -> None:
+    negative = int((stage.objective.weights(state) < 0).sum())
+    if negative:
+        warnings.warn(
+            f"{negative} loss weight(s) turned negative: their terms are now being increased; "
+            "use parametrisation softplus, exit_softmax or group_softmax",
+            stacklevel=3,
+        )
+
+
+def _identity(
+    config: TrainConfig,
+    stages: tuple[Stage, ...],
+    rows: int,
+    seed: tuple[int | str, ...],
+    updates: int | None,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be gone on from."""
+    settings = config.model_dump(mode="json", exclude={"eval_batch_size", "precision", "seed"})
+    return {
+        **settings, "stages": [s.name for s in stages], "rows": rows, "seed": list(seed), "updates": updates,
+        "precision": runtime.precision,
+    }  # fmt: skip
+
+
+def _snapshot(
+    model: Any, level: _Level, at: _Progress, reports: list[EpochReport], best: HeldOut | None, identity: dict[str, Any]
+) -> Snapshot:
+    tensors = {f"model/{name}": t for name, t in model.state_dict().items()} | level.optimizer_tensors()
+    if best is not None:
+        assert best.labels is not None
+        tensors["best/logits"] = torch.from_numpy(best.logits)
+        tensors["best/labels"] = torch.from_numpy(best.labels)
+    meta = {"identity": identity, "progress": dataclasses.asdict(at), "reports": [r.plain() for r in reports]}
+    return Snapshot(tensors, meta)
+
+
+def _restore(
+    model: Any, stage: Stage, config: TrainConfig, runtime: Runtime, seed: tuple[int | str, ...], snapshot: Snapshot
+) -> _Level:
+    try:
+        model.load_state_dict(
+            {k.removeprefix("model/"): v for k, v in snapshot.tensors.items() if k.startswith("model/")}
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[0]}") from None
+    level = _Level(model, stage, config, runtime, seed)
+    level.load_optimizer_tensors(
+        {k: v for k, v in snapshot.tensors.items() if k.split("/")[0] in ("theta", "omega", "state")}
+    )
+    return level

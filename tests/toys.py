@@ -1,0 +1,41 @@
+"""Small models and data that tests share: everything here runs in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from leebert.record import Batch, Record, TensorRows
+
+
+class ThreeExitMLP(nn.Module):
+    """Three layers of tanh units on plain feature vectors, a linear exit after each: no text, no transformers."""
+
+    num_exits = 3
+
+    def __init__(self, features: int = 6, hidden: int = 12, classes: int = 2, dropout: float = 0.1) -> None:
+        super().__init__()
+        sizes = [features, hidden, hidden, hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.exits = nn.ModuleList(nn.Linear(hidden, classes) for _ in range(self.num_exits))
+        self.dropout = nn.Dropout(dropout)
+
+    def record(self, batch: Batch) -> Record:
+        x, logits = batch["features"], []
+        for layer, exit_ in zip(self.layers, self.exits, strict=True):
+            x = torch.tanh(layer(x))
+            logits.append(exit_(self.dropout(x)))
+        return Record(torch.stack(logits).float(), batch.get("labels"))
+
+
+def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorRows:
+    """A learnable problem: the label is the sign of a product, which the first layer alone can't represent."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, features, generator=g)
+    labels = ((x[:, 0] * x[:, 1] + 0.5 * x[:, 2]) > 0).long() % classes
+    return TensorRows(features=x, labels=labels)
+
+
+def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
+    torch.manual_seed(seed)
+    return ThreeExitMLP(**options)  # type: ignore[arg-type]

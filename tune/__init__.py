@@ -1,0 +1,1 @@
+"""The search system around :mod:`leebert`: sweeps by Ray Tune, a ledger of every result, MLflow fed from it."""

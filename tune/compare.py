@@ -1,0 +1,481 @@
+"""The paired comparison of two values of a swept option, by default two algorithms.
+
+Configurations are paired on the options that both sides use. Where one side has more (C of CLO-v2 against BLO), each of
+its values is a comparison of its own, against the same partners. The unit is the (seed, fold) cell: the difference,
+averaged over the pairs that finished that cell on both sides; the other pairs are dropped from it, and counted. A second
+line compares tuned with tuned. Scores are fractions here; tables show them x100, as points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from leebert.config import nearest
+from leebert.errors import ConfigError
+from tune.history import Cell, Configuration, EpochScore, History
+from tune.select import complete, mean_and_std
+from tune.stats import Interval, corrected_t, fold_ratio, holm_intervals, sign_flip
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CellKey = tuple[int, int]
+Values = tuple[Any, ...]
+
+#: Why a pair's cell doesn't count; where the two sides differ, the first of these that applies to either.
+REASONS = ("diverged", "failed", "pruned", "unfinished")
+_ABSENT = "\0absent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One comparison: A minus B over paired configurations. No run counts twice in it.
+
+    `difference` is of the mean over exits at each cell's best epoch; `exits` of each exit there, with Holm-adjusted p
+    and Bonferroni intervals. `sign_flip_p` is optimistic: cells share training data. `complete` counts the pairs' cells
+    that both sides finished, `dropped` those they didn't, by reason; `unpaired` A's and B's configurations left alone.
+    """
+
+    a: str
+    b: str
+    a_only: Mapping[str, Any]
+    b_only: Mapping[str, Any]
+    difference: Interval
+    sign_flip_p: float
+    exits: tuple[Interval, ...]
+    pairs: int
+    complete: int
+    dropped: Mapping[str, int]
+    unpaired: tuple[int, int]
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The ids of the configurations that each side's other cells chose for this one, and their difference on it."""
+
+    seed: int
+    fold: int
+    a: str
+    b: str
+    difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """Tuned A minus tuned B: on each cell, each side's best complete configuration by the mean over the other cells."""
+
+    difference: Interval
+    sign_flip_p: float
+    choices: tuple[Choice, ...]
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A against B: one line per combination of the options that only one side uses, and the tuned one."""
+
+    option: str
+    a: Any
+    b: Any
+    where: Mapping[str, Any]
+    folds: int
+    test_train_ratio: float
+    confidence: float
+    lines: tuple[Line, ...]
+    tuned: Tuned | None
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, scores as fractions, None where a number is unknown."""
+        plain: dict[str, Any] = _jsonable(dataclasses.asdict(self))
+        return plain
+
+
+def compare(
+    history: History,
+    a: Any,
+    b: Any,
+    *,
+    folds: int,
+    option: str = "algorithm",
+    where: Mapping[str, Any] | None = None,
+    test_train_ratio: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    permutations: int = 10_000,
+) -> Comparison:
+    """A minus B, where A and B are two values of `option`; values may be given as text, as on a command line.
+
+    `where` keeps, on each side that uses these options, the configurations with these values (``{"cycle_length": 4}``).
+    `test_train_ratio` is 1/(folds - 1) unless given, and must be given for one fold (held-out to training rows).
+    """
+    a, b = _value(history, option, a), _value(history, option, b)
+    if a == b:
+        raise ConfigError(f"{option}: both sides are {a!r}; name two different values")
+    picked = {key: _value(history, key, value) for key, value in (where or {}).items()}
+    if option in picked:
+        raise ConfigError(f"{option}: it's what is compared, so it can't be picked as well")
+    side_a, side_b = _sides(history, option, (a, b), picked)
+    test = _Test(_ratio(folds, test_train_ratio), confidence, seed, permutations)
+    names = (_name(option, a), _name(option, b))
+    lines, skipped = _lines(side_a, side_b, option, names, test)
+    tuned = _tuned(side_a, side_b, names, test)
+    warnings = [*_state_warnings(history, (*side_a, *side_b)), *skipped]
+    if tuned is None:
+        warnings.append(
+            "tuned against tuned is left out: it takes two cells and a complete configuration on both sides"
+        )
+    return Comparison(option, a, b, picked, folds, test.ratio, confidence, lines, tuned, tuple(warnings))
+
+
+def _ratio(folds: int, given: float | None) -> float:
+    if given is not None:
+        return given
+    if folds < 2:
+        raise ConfigError("folds: 1 is a hold-out; give test_train_ratio, its rows divided by the training rows")
+    return fold_ratio(folds)
+
+
+# Sides
+
+
+def _value(history: History, option: str, given: Any) -> Any:
+    """The value of `option` that the sweep holds and `given` means, itself or as text ('16', '1e-4', 'true')."""
+    options = sorted({key for c in history for key in c.values})
+    if option not in options:
+        raise ConfigError(
+            f"{option}: no such option in this sweep{nearest(option, options)}; it has {', '.join(options)}"
+        )
+    held = sorted({c.values[option] for c in history if option in c.values}, key=_order)
+    for value in held:
+        if value == given or (isinstance(given, str) and _means(given, value)):
+            return value
+    near = nearest(str(given), map(str, held))
+    raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, held))}")
+
+
+def _means(text: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return text.lower() == str(value).lower()
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
+
+
+def _sides(
+    history: History, option: str, values: tuple[Any, Any], where: Mapping[str, Any]
+) -> tuple[list[Configuration], list[Configuration]]:
+    """The configurations of each side. A condition on an option that a side doesn't use leaves that side alone."""
+    sides = [[c for c in history if c.values.get(option, _ABSENT) == value] for value in values]
+    for key, wanted in where.items():
+        uses = [any(key in c.values for c in side) for side in sides]
+        if not any(uses):
+            raise ConfigError(f"{key}: neither {option} {values[0]} nor {values[1]} uses it")
+        for i, used in enumerate(uses):
+            if used:
+                sides[i] = [c for c in sides[i] if c.values.get(key, _ABSENT) == wanted]
+            if not sides[i]:
+                raise ConfigError(f"{key}: {option} {values[i]} has no configuration left with {key} {wanted}")
+    return sides[0], sides[1]
+
+
+# Pairs
+
+
+def _lines(
+    side_a: list[Configuration], side_b: list[Configuration], option: str, names: tuple[str, str], test: _Test
+) -> tuple[tuple[Line, ...], list[str]]:
+    """One line per combination of one-sided options, and a warning for each that has nothing to compare."""
+    keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in (side_a, side_b))
+    shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
+    groups_a, groups_b = _groups(side_a, only_a, shared), _groups(side_b, only_b, shared)
+    cells = sorted({_key(cell) for c in (*side_a, *side_b) for cell in c.cells})
+    lines, skipped, paired = [], [], False
+    for values_a, values_b in product(sorted(groups_a, key=_orders), sorted(groups_b, key=_orders)):
+        group_a, group_b = groups_a[values_a], groups_b[values_b]
+        common = group_a.keys() & group_b.keys()
+        pairs = [(group_a[values], group_b[values]) for values in common]
+        extra_a, extra_b = _present(only_a, values_a), _present(only_b, values_b)
+        label_a, label_b = _label(names[0], extra_a), _label(names[1], extra_b)
+        paired |= bool(pairs)
+        by_cell, dropped = _complete_pairs(pairs, cells)
+        if not by_cell:
+            why = "no cell finished on both sides" if pairs else "no configuration in common"
+            skipped.append(f"{label_a} against {label_b} is left out: {why}")
+            continue
+        diffs = [_mean(left.score - right.score for left, right in both) for both in by_cell.values()]
+        interval = test.interval(diffs)
+        lines.append(
+            Line(
+                label_a,
+                label_b,
+                extra_a,
+                extra_b,
+                interval,
+                test.sign_flip(diffs),
+                holm_intervals(_exit_diffs(by_cell), test.ratio, test.confidence),
+                len(pairs),
+                sum(map(len, by_cell.values())),
+                dropped,
+                (len(group_a) - len(pairs), len(group_b) - len(pairs)),
+                verdict(label_a, label_b, interval, test.confidence),
+            )
+        )
+    if not lines:
+        raise ConfigError(_nothing_common(side_a, side_b, names, shared, paired))
+    return tuple(lines), skipped
+
+
+def _groups(
+    side: list[Configuration], only: Sequence[str], shared: Sequence[str]
+) -> dict[Values, dict[Values, Configuration]]:
+    """Values of the one-sided options → values of the shared ones → the one configuration that has both."""
+    groups: dict[Values, dict[Values, Configuration]] = {}
+    for c in side:
+        group = groups.setdefault(tuple(c.values.get(key, _ABSENT) for key in only), {})
+        if (twin := group.setdefault(tuple(c.values.get(key, _ABSENT) for key in shared), c)) is not c:
+            raise ConfigError(f"configurations {twin.id} and {c.id} have the same values, so neither can be paired")
+    return groups
+
+
+def _complete_pairs(
+    pairs: Iterable[tuple[Configuration, Configuration]], cells: Iterable[CellKey]
+) -> tuple[dict[CellKey, list[tuple[EpochScore, EpochScore]]], dict[str, int]]:
+    """Per cell the best epochs of the pairs that finished it on both sides; and how many didn't, by reason."""
+    by_cell: dict[CellKey, list[tuple[EpochScore, EpochScore]]] = {}
+    dropped: Counter[str] = Counter()
+    indexed = [((a, _by_key(a)), (b, _by_key(b))) for a, b in pairs]
+    for key in cells:
+        for (a, cells_a), (b, cells_b) in indexed:
+            left, right = _finished(cells_a.get(key)), _finished(cells_b.get(key))
+            if left is not None and right is not None:
+                by_cell.setdefault(key, []).append((left, right))
+            else:
+                lacking = [
+                    _reason(c, own.get(key)) for c, own, e in ((a, cells_a, left), (b, cells_b, right)) if e is None
+                ]
+                dropped[min(lacking, key=REASONS.index)] += 1
+    return by_cell, {reason: dropped[reason] for reason in REASONS if dropped[reason]}
+
+
+def _exit_diffs(by_cell: Mapping[CellKey, list[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
+    """(M, J) differences; empty where the exits weren't recorded, or not equally many of them."""
+    counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
+    exits = counts.pop() if len(counts) == 1 else 0
+    return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
+
+
+def _nothing_common(
+    side_a: list[Configuration],
+    side_b: list[Configuration],
+    names: tuple[str, str],
+    shared: Sequence[str],
+    paired: bool,
+) -> str:
+    if not paired:
+        options = ", ".join(shared) or "any option"
+        return f"{names[0]} and {names[1]} have no configuration in common (the same {options}); compare on a grid"
+    finished = [{_key(k) for c in side for k in c.cells if _finished(k)} for side in (side_a, side_b)]
+    if all(finished) and not finished[0] & finished[1]:
+        return f"{names[0]} and {names[1]} have no (seed, fold) in common"
+    counts = [sum(_finished(k) is not None for c in side for k in c.cells) for side in (side_a, side_b)]
+    return f"no pair has finished a cell on both sides yet: {names[0]} has {counts[0]} finished, {names[1]} {counts[1]}"
+
+
+# Tuned against tuned
+
+
+def _tuned(
+    side_a: list[Configuration], side_b: list[Configuration], names: tuple[str, str], test: _Test
+) -> Tuned | None:
+    """For each cell, each side's configuration is chosen without it (by the others' mean) and scored on it."""
+    tables = [_scores(complete(tuple(side))) for side in (side_a, side_b)]
+    if not all(tables):
+        return None
+    cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
+    if len(cells) < 2:
+        return None
+    choices = []
+    for seed, fold in cells:
+        others = [key for key in cells if key != (seed, fold)]
+        a, b = (_choose(table, others) for table in tables)
+        difference = _rounded(tables[0][a][seed, fold] - tables[1][b][seed, fold])
+        choices.append(Choice(seed, fold, a, b, difference))
+    diffs = [choice.difference for choice in choices]
+    interval = test.interval(diffs)
+    said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval, test.confidence)
+    return Tuned(interval, test.sign_flip(diffs), tuple(choices), said)
+
+
+def _scores(configurations: Iterable[Configuration]) -> dict[str, dict[CellKey, float]]:
+    return {c.id: {_key(k): k.best.score for k in c.cells if k.best is not None} for c in configurations}
+
+
+def _choose(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKey]) -> str:
+    """The id with the highest mean over these cells, ties by id."""
+    return min(table, key=lambda name: (-mean_and_std(table[name][key] for key in cells).mean, name))
+
+
+# Cells and values
+
+
+def _key(cell: Cell) -> CellKey:
+    return cell.seed, cell.fold
+
+
+def _by_key(configuration: Configuration) -> dict[CellKey, Cell]:
+    return {_key(cell): cell for cell in configuration.cells}
+
+
+def _finished(cell: Cell | None) -> EpochScore | None:
+    return cell.best if cell is not None and cell.state == "finished" else None
+
+
+def _reason(configuration: Configuration, cell: Cell | None) -> str:
+    if cell is not None and cell.state == "diverged":
+        return "diverged"
+    return configuration.state if configuration.state in ("failed", "pruned") else "unfinished"
+
+
+def _mean(values: Iterable[float]) -> float:
+    return _rounded(mean_and_std(values).mean)
+
+
+def _rounded(value: float) -> float:
+    """Without the rounding noise of a difference of fractions, so that equal differences are equal and 0 is 0."""
+    return round(value, 12) + 0.0
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float)
+    return not number, value if number else 0.0, str(value)
+
+
+def _orders(values: Values) -> tuple[tuple[bool, float, str], ...]:
+    return tuple(map(_order, values))
+
+
+def _present(keys: Sequence[str], values: Values) -> dict[str, Any]:
+    return {key: value for key, value in zip(keys, values, strict=True) if value != _ABSENT}
+
+
+# Words
+
+
+def _name(option: str, value: Any) -> str:
+    return str(value) if option == "algorithm" else f"{option}={value}"
+
+
+def _label(name: str, extra: Mapping[str, Any]) -> str:
+    return f"{name} ({', '.join(f'{key}={value}' for key, value in extra.items())})" if extra else name
+
+
+def _points(fraction: float, sign: bool = True) -> str:
+    points = round(100 * fraction, 2) + 0.0
+    return f"{points:+.2f}" if sign else f"{points:.2f}"
+
+
+def _span(interval: Interval) -> str:
+    return (
+        f"{_points(interval.low, sign=False)} to {_points(interval.high, sign=False)}" if interval.known else "unknown"
+    )
+
+
+def _p(p: float) -> str:
+    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def verdict(a: str, b: str, interval: Interval, confidence: float) -> str:
+    """A sentence in plain words on the difference A minus B."""
+    cells = f"{interval.cells} cell{'s' if interval.cells > 1 else ''}"
+    if not interval.known:
+        why = "one cell has no spread" if interval.cells == 1 else "every cell shows the same difference"
+        return f"the data cannot tell {a} from {b}: {_points(interval.mean)} points, no interval ({why}), {cells}"
+    if interval.p < 1 - confidence and interval.mean < 0:
+        return verdict(
+            b, a, dataclasses.replace(interval, mean=-interval.mean, low=-interval.high, high=-interval.low), confidence
+        )
+    opening = f"{a} is better than {b}" if interval.p < 1 - confidence else f"the data cannot tell {a} from {b}"
+    return f"{opening}: {_points(interval.mean)} points, {100 * confidence:g} % interval {_span(interval)}, {cells}"
+
+
+def _state_warnings(history: History, compared: Sequence[Configuration]) -> list[str]:
+    every, here = Counter(c.state for c in history), Counter(c.state for c in compared)
+    warnings = []
+    if every["pruned"]:
+        warnings.append(
+            f"this sweep was pruned: {every['pruned']} configurations, {here['pruned']} of them on these two sides; "
+            "what is left was selected by its scores, and the differences may be biased"
+        )
+    if every["running"]:
+        warnings.append(
+            f"this sweep is still running: {every['running']} configurations, {here['running']} of them on these two sides"
+        )
+    return warnings
+
+
+HEADER = ("A - B", "points", "interval", "p", "sign-flip p (optimistic)", "cells", "pairs", "dropped")
+
+
+def rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The table's rows, as texts under :data:`HEADER`; an exit's p is Holm-adjusted, its interval Bonferroni's."""
+    table = []
+    for line in comparison.lines:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items()) or "0"
+        table.append((f"{line.a} - {line.b}", *_numbers(line.difference, line.sign_flip_p), str(line.pairs), dropped))
+        for m, interval in enumerate(line.exits, start=1):
+            table.append((f"  exit_{m:02d} (Holm)", *_numbers(interval, math.nan), "", ""))
+    if comparison.tuned is not None:
+        tuned = f"tuned {_name(comparison.option, comparison.a)} - tuned {_name(comparison.option, comparison.b)}"
+        table.append((tuned, *_numbers(comparison.tuned.difference, comparison.tuned.sign_flip_p), "", ""))
+    return table
+
+
+def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
+    return _points(interval.mean), _span(interval), _p(interval.p), _p(sign_flip_p), str(interval.cells)
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """The verdicts, then the warnings."""
+    said = [line.verdict for line in comparison.lines]
+    if comparison.tuned is not None:
+        said.append(comparison.tuned.verdict)
+    if len(comparison.lines) > 1:
+        said.append(f"note: {len(comparison.lines)} comparisons share runs; nothing is adjusted for their number")
+    return [*said, *(f"warning: {warning}" for warning in comparison.warnings)]
+
+
+def plain(comparison: Comparison) -> str:
+    """The comparison as plain text: the table in aligned columns, then one sentence per line."""
+    table = [HEADER, *rows(comparison)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    aligned = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([*aligned, "", *sentences(comparison)])
+
+
+def render(comparison: Comparison) -> Table:
+    """The comparison as a rich table, with the verdicts and warnings below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=Text("\n".join(sentences(comparison))), caption_justify="left")
+    for i, name in enumerate(HEADER):
+        table.add_column(Text(name), justify="left" if i in (0, 7) else "right")
+    for row in rows(comparison):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,61 @@
+"""What searchers and pruners may know: plain values read from the ledger, in the order in which configurations were suggested."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+CellState = Literal["running", "finished", "diverged"]
+ConfigState = Literal["running", "complete", "pruned", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochScore:
+    """The held-out score of one epoch (numbered from 0): the mean over exits, and each exit's, as fractions."""
+
+    epoch: int
+    score: float
+    exits: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One (configuration, seed, fold), and the epochs that it has reported so far.
+
+    Its score is that of its best epoch (the earliest of equals); None before the first report and for a diverged cell.
+    """
+
+    seed: int
+    fold: int
+    state: CellState = "running"
+    epochs: tuple[EpochScore, ...] = ()
+
+    @property
+    def best(self) -> EpochScore | None:
+        if self.state == "diverged" or not self.epochs:
+            return None
+        return max(self.epochs, key=lambda e: (e.score, -e.epoch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """One configuration of the search space (never the seed) with its cells in the sweep's fixed order.
+
+    `values` holds the algorithm and every swept option that applies to it, e.g.
+    ``{"algorithm": "clo-v2", "lr_theta": 1e-4, "lr_omega": 1e-3, "cycle_length": 4, "batch_size": 16}``;
+    `id` is a short digest of the values, the same in every sweep.
+    """
+
+    id: str
+    values: Mapping[str, Any]
+    state: ConfigState = "running"
+    cells: tuple[Cell, ...] = ()
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The scores of its finished cells, in cell order."""
+        return tuple(c.best.score for c in self.cells if c.state == "finished" and c.best is not None)
+
+
+History = tuple[Configuration, ...]

@@ -1,0 +1,174 @@
+"""Every metric, parameter and tag name that a sweep writes to MLflow, as data: the page docs/metrics.md says the same, and a test holds both equal.
+
+In a pattern, ``{exit}`` is an exit's number from 01 (always at least two digits, so that names sort), ``{term}`` a training
+quantity and ``{option}`` an option of the search space.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+RunKind = Literal["sweep", "config", "fold", "summary"]
+Family = Literal["metric", "param", "tag"]
+
+_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """One line of the list: what is written under this name, in which unit, against which step, on which kinds of run."""
+
+    family: Family
+    pattern: str
+    runs: tuple[RunKind, ...]
+    unit: str
+    step: str
+    meaning: str
+
+    def matches(self, name: str) -> bool:
+        regex = re.escape(self.pattern)
+        for placeholder, allowed in _PLACEHOLDERS.items():
+            regex = regex.replace(re.escape(placeholder), allowed)
+        return re.fullmatch(regex, name) is not None
+
+
+def _metric(pattern: str, run: RunKind, unit: str, step: str, meaning: str) -> Name:
+    return Name("metric", pattern, (run,), unit, step, meaning)
+
+
+def _tag(pattern: str, runs: tuple[RunKind, ...], meaning: str) -> Name:
+    return Name("tag", pattern, runs, "", "", meaning)
+
+
+_ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary")
+
+NAMES: tuple[Name, ...] = (
+    _metric("score/exit_{exit}", "fold", "fraction", "epoch", "held-out score of the exit, by the task's metric"),
+    _metric("score/mean", "fold", "fraction", "epoch", "mean of the held-out scores over exits; decides the best epoch"),
+    _metric("loss/exit_{exit}", "fold", "nats", "epoch", "held-out cross-entropy of the exit"),
+    _metric("omega_ce/exit_{exit}", "fold", "weight", "epoch", "ω of the exit's cross-entropy term"),
+    _metric("omega_kd/exit_{exit}", "fold", "weight", "epoch", "sum of ω over the distillation terms in which the exit is the student"),
+    _metric("collapsed/exit_{exit}", "fold", "0 or 1", "epoch", "1 while the exit predicts one class for all held-out rows"),
+    _metric("train/{term}", "fold", "as named", "epoch", "mean over the epoch's updates of a training quantity, such as `loss_theta`"),
+    _metric("theta_updates", "fold", "updates", "epoch", "θ updates since the start of the cell"),
+    _metric("seconds", "fold", "s", "epoch", "time that the epoch took, with its evaluation"),
+    _metric("depth/score", "config", "fraction", "layer", "mean over cells of the exit's score at each cell's best epoch"),
+    _metric("depth/omega_ce", "config", "weight", "layer", "mean over cells of `omega_ce` at each cell's best epoch"),
+    _metric("depth/layer", "config", "layer", "layer", "the layer itself: choose it as x-axis to have the axis labelled"),
+    _metric("cv/score_mean", "config", "fraction", "none", "score of the configuration: mean over its finished cells"),
+    _metric("cv/score_std", "config", "fraction", "none", "standard deviation of the score over its finished cells"),
+    _metric("cv/score_pct", "config", "per cent", "none", "`cv/score_mean` in per cent: MLflow's bars print two decimals"),
+    _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
+    _metric("tradeoff/layers", "config", "layers", "threshold", "mean number of layers computed under the exit rule"),
+    _metric("tradeoff/score", "config", "fraction", "threshold", "score under the exit rule; plot it against `tradeoff/layers`"),
+    _metric("summary/score", "summary", "fraction", "layer", "mean over an algorithm's configurations of the exit's score"),
+    _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % interval"),
+    _metric("summary/score_high", "summary", "fraction", "layer", "upper end of its 95 % interval"),
+    _metric("summary/configs", "summary", "configurations", "none", "configurations that the summary stands on"),
+    _metric("paired/diff", "summary", "fraction", "layer", "mean paired difference of two algorithms' scores"),
+    _metric("paired/diff_low", "summary", "fraction", "layer", "lower end of its corrected 95 % interval"),
+    _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % interval"),
+    _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
+    Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` among them"),
+    Name("param", "log10_lr_theta", ("config",), "log10", "", "MLflow's scatter plots have no logarithmic axis"),
+    Name("param", "log10_lr_omega", ("config",), "log10", "", "the same for ω's learning rate"),
+    Name("param", "{option}", ("sweep",), "as in the space", "", "what holds for the whole sweep, such as folds and seeds"),
+    _tag("sweep", _ALL, "name of the sweep"),
+    _tag("task", _ALL, "name of the task"),
+    _tag("kind", _ALL, "`sweep`, `config`, `fold` or `summary`"),
+    _tag("algorithm", ("config", "fold", "summary"), "the algorithm as the search space spells it"),
+    _tag("approach", ("config", "fold", "summary"), "the algorithm as the paper spells it; group by this: its colours are then readable"),
+    _tag("config", ("config", "fold"), "digest of the configuration, the same in every sweep"),
+    _tag("seed", ("fold",), "seed of the cell"),
+    _tag("fold", ("fold",), "fold of the cell"),
+    _tag("attempt", ("fold",), "attempt that wrote last: above 1 after a restart"),
+    _tag("outcome", ("config",), "`complete`, `pruned`, `failed` or `stopped`; MLflow's status can't tell the last three apart"),
+    _tag("nonfinite", ("config", "fold", "summary"), "how many values were NaN or infinite, and so are in no chart"),
+    _tag("label", ("summary",), "what the summary is about, unique within the sweep"),
+    _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
+    _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
+    _tag("mlflow.runColor", ("config", "fold", "summary"), "the algorithm's colour in charts"),
+    _tag("mlflow.note.content", ("sweep", "summary"), "the description on the run's page"),
+)  # fmt: skip
+
+LABELS: Mapping[str, str] = {
+    "clo-v2": "CLO-v2",
+    "clo-v1": "CLO-v1",
+    "blo": "BLO",
+    "slo": "SLO",
+    "uniform": "Uniform",
+    "rand": "Random",
+}
+
+# The first two are what MLflow's own palette gives to the groups "CLO-v2" and "BLO" of the tag `approach`, so that grouped charts
+# (where MLflow ignores mlflow.runColor) and ungrouped ones agree. The others differ from them also to the colour-blind.
+COLOURS: Mapping[str, str] = {
+    "clo-v2": "#2272b4",
+    "blo": "#de7921",
+    "clo-v1": "#56b4e9",
+    "slo": "#00855f",
+    "uniform": "#8c8c8c",
+    "rand": "#a6559d",
+}
+
+
+def find(family: Family, name: str) -> Name | None:
+    """The list's line for a name, exact names before patterns; None for a name that nobody listed."""
+    lines = [line for line in NAMES if line.family == family and line.matches(name)]
+    return min(lines, key=lambda line: "{" in line.pattern, default=None)
+
+
+def exit_metric(quantity: str, exit: int) -> str:
+    """``exit_metric("score", 3) -> "score/exit_03"``: exits count from 1 in names."""
+    if exit < 1:
+        raise ValueError(f"exits count from 1 in names, not from {exit}")
+    return f"{quantity}/exit_{exit:02d}"
+
+
+def algorithm_label(algorithm: str) -> str:
+    """How the paper spells an algorithm; an unknown one (a user's own method) keeps its name."""
+    return LABELS.get(algorithm, algorithm)
+
+
+def algorithm_colour(algorithm: str) -> str | None:
+    """The algorithm's run colour; None leaves the choice to MLflow."""
+    return COLOURS.get(algorithm)
+
+
+def config_prefix(algorithm: str, index: int) -> str:
+    """``CLO-v2 04``: what a configuration's run and its folds' runs begin with; MLflow's list shows some 20 characters."""
+    return f"{algorithm_label(algorithm)} {index:02d}"
+
+
+def config_run_name(algorithm: str, index: int, config_id: str) -> str:
+    """``CLO-v2 04 · 1f3a``: unique in the sweep by the index, and the same configuration is found in other sweeps by its digest."""
+    return f"{config_prefix(algorithm, index)} · {config_id}"
+
+
+def prefix_of(run_name: str) -> str:
+    """The prefix back from a configuration's run name: a resumed sweep names new folds like the old ones."""
+    return run_name.split(" · ")[0]
+
+
+def fold_run_name(prefix: str, seed: int, fold: int) -> str:
+    """``CLO-v2 04 s0 f1``."""
+    return f"{prefix} s{seed} f{fold}"
+
+
+def summary_run_name(label: str) -> str:
+    """``Summary · CLO-v2 minus BLO``."""
+    return f"Summary · {label}"
+
+
+def config_params(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's values, and the logarithms of its learning rates."""
+    params = dict(values)
+    for key in ("lr_theta", "lr_omega"):
+        rate = values.get(key)
+        if isinstance(rate, int | float) and rate > 0:
+            params[f"log10_{key}"] = round(math.log10(rate), 4)
+    return params
