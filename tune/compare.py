@@ -2,8 +2,8 @@
 
 Configurations are paired on the options that both sides use. Where one side has more (C of CLO-v2 against BLO), each of
 its values is a comparison of its own, against the same partners. The unit is the (seed, fold) cell: the difference,
-averaged over the pairs that finished that cell on both sides; the other pairs are dropped from it, and counted. A second
-line compares tuned with tuned. Scores are fractions here; tables show them x100, as points.
+averaged over the pairs that finished that cell on both sides; the other pairs are dropped from it, and counted. Beside
+these stands tuned against tuned. Scores are fractions here; tables show them x100, as points.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from leebert.config import nearest
 from leebert.errors import ConfigError
 from tune.history import Cell, Configuration, EpochScore, History
 from tune.select import complete, mean_and_std
-from tune.stats import Interval, corrected_t, fold_ratio, holm_intervals, sign_flip
+from tune.stats import Interval, Judge, fold_ratio
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 CellKey = tuple[int, int]
 Values = tuple[Any, ...]
+Sides = tuple[History, History]
+Names = tuple[str, str]
+PairsByCell = dict[CellKey, list[tuple[EpochScore, EpochScore]]]
 
 #: Why a pair's cell doesn't count; where the two sides differ, the first of these that applies to either.
 REASONS = ("diverged", "failed", "pruned", "unfinished")
@@ -121,17 +124,13 @@ def compare(
     picked = {key: _value(history, key, value) for key, value in (where or {}).items()}
     if option in picked:
         raise ConfigError(f"{option}: it's what is compared, so it can't be picked as well")
-    side_a, side_b = _sides(history, option, (a, b), picked)
-    test = _Test(_ratio(folds, test_train_ratio), confidence, seed, permutations)
+    sides = _sides(history, option, (a, b), picked)
+    judge = Judge(_ratio(folds, test_train_ratio), confidence, seed, permutations)
     names = (_name(option, a), _name(option, b))
-    lines, skipped = _lines(side_a, side_b, option, names, test)
-    tuned = _tuned(side_a, side_b, names, test)
-    warnings = [*_state_warnings(history, (*side_a, *side_b)), *skipped]
-    if tuned is None:
-        warnings.append(
-            "tuned against tuned is left out: it takes two cells and a complete configuration on both sides"
-        )
-    return Comparison(option, a, b, picked, folds, test.ratio, confidence, lines, tuned, tuple(warnings))
+    lines, left_out = _lines(sides, option, names, judge)
+    tuned = _tuned(sides, names, judge)
+    warnings = _warnings(history, sides, left_out, tuned)
+    return Comparison(option, a, b, picked, folds, judge.test_train_ratio, confidence, lines, tuned, warnings)
 
 
 def _ratio(folds: int, given: float | None) -> float:
@@ -169,158 +168,132 @@ def _means(text: str, value: Any) -> bool:
         return False
 
 
-def _sides(
-    history: History, option: str, values: tuple[Any, Any], where: Mapping[str, Any]
-) -> tuple[list[Configuration], list[Configuration]]:
-    """The configurations of each side. A condition on an option that a side doesn't use leaves that side alone."""
-    sides = [[c for c in history if c.values.get(option, _ABSENT) == value] for value in values]
+def _sides(history: History, option: str, values: tuple[Any, Any], where: Mapping[str, Any]) -> Sides:
+    """The configurations of A and of B. A condition on an option that a side doesn't use leaves that side alone."""
+    a, b = (tuple(c for c in history if c.values.get(option, _ABSENT) == value) for value in values)
     for key, wanted in where.items():
-        uses = [any(key in c.values for c in side) for side in sides]
-        if not any(uses):
+        used = [any(key in c.values for c in side) for side in (a, b)]
+        if not any(used):
             raise ConfigError(f"{key}: neither {option} {values[0]} nor {values[1]} uses it")
-        for i, used in enumerate(uses):
-            if used:
-                sides[i] = [c for c in sides[i] if c.values.get(key, _ABSENT) == wanted]
-            if not sides[i]:
-                raise ConfigError(f"{key}: {option} {values[i]} has no configuration left with {key} {wanted}")
-    return sides[0], sides[1]
+        a, b = (
+            tuple(c for c in side if not uses or c.values.get(key, _ABSENT) == wanted)
+            for side, uses in zip((a, b), used, strict=True)
+        )
+        if not (a and b):
+            lost = values[1] if a else values[0]
+            raise ConfigError(f"{key}: no configuration of {option} {lost} is left with {key} {wanted}")
+    return a, b
 
 
 # Pairs
 
 
-def _lines(
-    side_a: list[Configuration], side_b: list[Configuration], option: str, names: tuple[str, str], test: _Test
-) -> tuple[tuple[Line, ...], list[str]]:
-    """One line per combination of one-sided options, and a warning for each that has nothing to compare."""
-    keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in (side_a, side_b))
+def _lines(sides: Sides, option: str, names: Names, judge: Judge) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+    """One line per combination of one-sided options, and the names of those that have nothing to compare."""
+    keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
     shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
-    groups_a, groups_b = _groups(side_a, only_a, shared), _groups(side_b, only_b, shared)
-    cells = sorted({_key(cell) for c in (*side_a, *side_b) for cell in c.cells})
-    lines, skipped, paired = [], [], False
+    groups_a, groups_b = _groups(sides[0], only_a, shared), _groups(sides[1], only_b, shared)
+    cells = sorted({_key(cell) for side in sides for c in side for cell in c.cells})
+    lines, left_out = [], []
     for values_a, values_b in product(sorted(groups_a, key=_orders), sorted(groups_b, key=_orders)):
         group_a, group_b = groups_a[values_a], groups_b[values_b]
-        common = group_a.keys() & group_b.keys()
-        pairs = [(group_a[values], group_b[values]) for values in common]
+        pairs = [(group_a[values], group_b[values]) for values in group_a.keys() & group_b.keys()]
         extra_a, extra_b = _present(only_a, values_a), _present(only_b, values_b)
-        label_a, label_b = _label(names[0], extra_a), _label(names[1], extra_b)
-        paired |= bool(pairs)
+        labels = _label(names[0], extra_a), _label(names[1], extra_b)
         by_cell, dropped = _complete_pairs(pairs, cells)
         if not by_cell:
-            why = "no cell finished on both sides" if pairs else "no configuration in common"
-            skipped.append(f"{label_a} against {label_b} is left out: {why}")
+            left_out.append(" against ".join(labels))
             continue
         diffs = [_mean(left.score - right.score for left, right in both) for both in by_cell.values()]
-        interval = test.interval(diffs)
-        lines.append(
-            Line(
-                label_a,
-                label_b,
-                extra_a,
-                extra_b,
-                interval,
-                test.sign_flip(diffs),
-                holm_intervals(_exit_diffs(by_cell), test.ratio, test.confidence),
-                len(pairs),
-                sum(map(len, by_cell.values())),
-                dropped,
-                (len(group_a) - len(pairs), len(group_b) - len(pairs)),
-                verdict(label_a, label_b, interval, test.confidence),
-            )
+        interval = judge.interval(diffs)
+        line = Line(
+            a=labels[0],
+            b=labels[1],
+            a_only=extra_a,
+            b_only=extra_b,
+            difference=interval,
+            sign_flip_p=judge.sign_flip(diffs),
+            exits=judge.intervals(_exit_diffs(by_cell)),
+            pairs=len(pairs),
+            complete=sum(map(len, by_cell.values())),
+            dropped=dropped,
+            unpaired=(len(group_a) - len(pairs), len(group_b) - len(pairs)),
+            verdict=verdict(*labels, interval),
         )
+        lines.append(line)
     if not lines:
-        raise ConfigError(_nothing_common(side_a, side_b, names, shared, paired))
-    return tuple(lines), skipped
+        raise ConfigError(_nothing_common(sides, names, shared))
+    return tuple(lines), tuple(left_out)
 
 
-def _groups(
-    side: list[Configuration], only: Sequence[str], shared: Sequence[str]
-) -> dict[Values, dict[Values, Configuration]]:
+def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[Values, dict[Values, Configuration]]:
     """Values of the one-sided options → values of the shared ones → the one configuration that has both."""
     groups: dict[Values, dict[Values, Configuration]] = {}
     for c in side:
-        group = groups.setdefault(tuple(c.values.get(key, _ABSENT) for key in only), {})
-        if (twin := group.setdefault(tuple(c.values.get(key, _ABSENT) for key in shared), c)) is not c:
+        twin = groups.setdefault(_values(c, only), {}).setdefault(_values(c, shared), c)
+        if twin is not c:
             raise ConfigError(f"configurations {twin.id} and {c.id} have the same values, so neither can be paired")
     return groups
 
 
 def _complete_pairs(
-    pairs: Iterable[tuple[Configuration, Configuration]], cells: Iterable[CellKey]
-) -> tuple[dict[CellKey, list[tuple[EpochScore, EpochScore]]], dict[str, int]]:
+    pairs: Iterable[tuple[Configuration, Configuration]], cells: Sequence[CellKey]
+) -> tuple[PairsByCell, dict[str, int]]:
     """Per cell the best epochs of the pairs that finished it on both sides; and how many didn't, by reason."""
-    by_cell: dict[CellKey, list[tuple[EpochScore, EpochScore]]] = {}
-    dropped: Counter[str] = Counter()
-    indexed = [((a, _by_key(a)), (b, _by_key(b))) for a, b in pairs]
-    for key in cells:
-        for (a, cells_a), (b, cells_b) in indexed:
+    by_cell: PairsByCell = {}
+    dropped: Counter[int] = Counter()
+    for a, b in pairs:
+        cells_a, cells_b = _by_key(a), _by_key(b)
+        for key in cells:
             left, right = _finished(cells_a.get(key)), _finished(cells_b.get(key))
             if left is not None and right is not None:
                 by_cell.setdefault(key, []).append((left, right))
             else:
-                lacking = [
-                    _reason(c, own.get(key)) for c, own, e in ((a, cells_a, left), (b, cells_b, right)) if e is None
-                ]
-                dropped[min(lacking, key=REASONS.index)] += 1
-    return by_cell, {reason: dropped[reason] for reason in REASONS if dropped[reason]}
+                dropped[min(_lack(a, cells_a.get(key)), _lack(b, cells_b.get(key)))] += 1
+    return dict(sorted(by_cell.items())), {r: dropped[i] for i, r in enumerate(REASONS) if dropped[i]}
 
 
-def _exit_diffs(by_cell: Mapping[CellKey, list[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
+def _exit_diffs(by_cell: PairsByCell) -> list[list[float]]:
     """(M, J) differences; empty where the exits weren't recorded, or not equally many of them."""
     counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
     exits = counts.pop() if len(counts) == 1 else 0
     return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
 
 
-def _nothing_common(
-    side_a: list[Configuration],
-    side_b: list[Configuration],
-    names: tuple[str, str],
-    shared: Sequence[str],
-    paired: bool,
-) -> str:
-    if not paired:
-        options = ", ".join(shared) or "any option"
-        return f"{names[0]} and {names[1]} have no configuration in common (the same {options}); compare on a grid"
-    finished = [{_key(k) for c in side for k in c.cells if _finished(k)} for side in (side_a, side_b)]
-    if all(finished) and not finished[0] & finished[1]:
-        return f"{names[0]} and {names[1]} have no (seed, fold) in common"
-    counts = [sum(_finished(k) is not None for c in side for k in c.cells) for side in (side_a, side_b)]
-    return f"no pair has finished a cell on both sides yet: {names[0]} has {counts[0]} finished, {names[1]} {counts[1]}"
+def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
+    both = f"{names[0]} and {names[1]}"
+    if not {_values(c, shared) for c in sides[0]} & {_values(c, shared) for c in sides[1]}:
+        return f"{both} have no configuration in common (the same {', '.join(shared)}); compare them on a grid"
+    a, b = ([_key(cell) for c in side for cell in c.cells if _finished(cell)] for side in sides)
+    if a and b and not set(a) & set(b):
+        return f"{both} have no (seed, fold) in common"
+    return f"{both} have no pair that finished the same cell yet ({len(a)} and {len(b)} cells are finished)"
 
 
 # Tuned against tuned
 
 
-def _tuned(
-    side_a: list[Configuration], side_b: list[Configuration], names: tuple[str, str], test: _Test
-) -> Tuned | None:
+def _tuned(sides: Sides, names: Names, judge: Judge) -> Tuned | None:
     """For each cell, each side's configuration is chosen without it (by the others' mean) and scored on it."""
-    tables = [_scores(complete(tuple(side))) for side in (side_a, side_b)]
+    tables = [{c.id: _scores(c) for c in complete(side)} for side in sides]
     if not all(tables):
         return None
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
     if len(cells) < 2:
         return None
     choices = []
-    for seed, fold in cells:
-        others = [key for key in cells if key != (seed, fold)]
-        a, b = (_choose(table, others) for table in tables)
-        difference = _rounded(tables[0][a][seed, fold] - tables[1][b][seed, fold])
-        choices.append(Choice(seed, fold, a, b, difference))
+    for cell in cells:
+        a, b = (_chosen(table, [other for other in cells if other != cell]) for table in tables)
+        choices.append(Choice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
     diffs = [choice.difference for choice in choices]
-    interval = test.interval(diffs)
-    said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval, test.confidence)
-    return Tuned(interval, test.sign_flip(diffs), tuple(choices), said)
+    interval = judge.interval(diffs)
+    said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval)
+    return Tuned(interval, judge.sign_flip(diffs), tuple(choices), said)
 
 
-def _scores(configurations: Iterable[Configuration]) -> dict[str, dict[CellKey, float]]:
-    return {c.id: {_key(k): k.best.score for k in c.cells if k.best is not None} for c in configurations}
-
-
-def _choose(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKey]) -> str:
+def _chosen(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKey]) -> str:
     """The id with the highest mean over these cells, ties by id."""
-    return min(table, key=lambda name: (-mean_and_std(table[name][key] for key in cells).mean, name))
+    return min(table, key=lambda name: (-mean_and_std(table[name][cell] for cell in cells).mean, name))
 
 
 # Cells and values
@@ -328,6 +301,10 @@ def _choose(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKe
 
 def _key(cell: Cell) -> CellKey:
     return cell.seed, cell.fold
+
+
+def _values(configuration: Configuration, keys: Sequence[str]) -> Values:
+    return tuple(configuration.values.get(key, _ABSENT) for key in keys)
 
 
 def _by_key(configuration: Configuration) -> dict[CellKey, Cell]:
@@ -338,10 +315,16 @@ def _finished(cell: Cell | None) -> EpochScore | None:
     return cell.best if cell is not None and cell.state == "finished" else None
 
 
-def _reason(configuration: Configuration, cell: Cell | None) -> str:
-    if cell is not None and cell.state == "diverged":
-        return "diverged"
-    return configuration.state if configuration.state in ("failed", "pruned") else "unfinished"
+def _scores(configuration: Configuration) -> dict[CellKey, float]:
+    return {_key(cell): epoch.score for cell in configuration.cells if (epoch := _finished(cell)) is not None}
+
+
+def _lack(configuration: Configuration, cell: Cell | None) -> int:
+    """The place in :data:`REASONS` of why a cell has no score, or one past the end where it has one."""
+    if _finished(cell) is not None:
+        return len(REASONS)
+    state = cell.state if cell is not None and cell.state == "diverged" else configuration.state
+    return REASONS.index(state) if state in REASONS else REASONS.index("unfinished")
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -377,64 +360,61 @@ def _label(name: str, extra: Mapping[str, Any]) -> str:
     return f"{name} ({', '.join(f'{key}={value}' for key, value in extra.items())})" if extra else name
 
 
-def _points(fraction: float, sign: bool = True) -> str:
-    points = round(100 * fraction, 2) + 0.0
-    return f"{points:+.2f}" if sign else f"{points:.2f}"
+def _points(fraction: float, sign: str = "+") -> str:
+    return f"{round(100 * fraction, 2) + 0.0:{sign}.2f}"
 
 
 def _span(interval: Interval) -> str:
-    return (
-        f"{_points(interval.low, sign=False)} to {_points(interval.high, sign=False)}" if interval.known else "unknown"
-    )
+    return f"{_points(interval.low, '')} to {_points(interval.high, '')}" if interval.known else "unknown"
 
 
 def _p(p: float) -> str:
     return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def verdict(a: str, b: str, interval: Interval, confidence: float) -> str:
-    """A sentence in plain words on the difference A minus B."""
+def verdict(a: str, b: str, interval: Interval) -> str:
+    """A sentence in plain words on the difference A minus B; where B is better, on B minus A."""
     cells = f"{interval.cells} cell{'s' if interval.cells > 1 else ''}"
     if not interval.known:
         why = "one cell has no spread" if interval.cells == 1 else "every cell shows the same difference"
         return f"the data cannot tell {a} from {b}: {_points(interval.mean)} points, no interval ({why}), {cells}"
-    if interval.p < 1 - confidence and interval.mean < 0:
-        return verdict(
-            b, a, dataclasses.replace(interval, mean=-interval.mean, low=-interval.high, high=-interval.low), confidence
-        )
-    opening = f"{a} is better than {b}" if interval.p < 1 - confidence else f"the data cannot tell {a} from {b}"
-    return f"{opening}: {_points(interval.mean)} points, {100 * confidence:g} % interval {_span(interval)}, {cells}"
+    clear = interval.p < 1 - interval.confidence
+    if clear and interval.mean < 0:
+        flipped = dataclasses.replace(interval, mean=-interval.mean, low=-interval.high, high=-interval.low)
+        return verdict(b, a, flipped)
+    opening = f"{a} is better than {b}" if clear else f"the data cannot tell {a} from {b}"
+    level = f"{100 * interval.confidence:g} % interval {_span(interval)}"
+    return f"{opening}: {_points(interval.mean)} points, {level}, {cells}"
 
 
-def _state_warnings(history: History, compared: Sequence[Configuration]) -> list[str]:
-    every, here = Counter(c.state for c in history), Counter(c.state for c in compared)
+def _warnings(history: History, sides: Sides, left_out: Sequence[str], tuned: Tuned | None) -> tuple[str, ...]:
+    every, here = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
     warnings = []
     if every["pruned"]:
-        warnings.append(
-            f"this sweep was pruned: {every['pruned']} configurations, {here['pruned']} of them on these two sides; "
-            "what is left was selected by its scores, and the differences may be biased"
-        )
+        count = f"{every['pruned']} configurations, {here['pruned']} of them on these two sides"
+        warnings.append(f"this sweep was pruned ({count}): what is left was selected, differences may be biased")
     if every["running"]:
-        warnings.append(
-            f"this sweep is still running: {every['running']} configurations, {here['running']} of them on these two sides"
-        )
-    return warnings
-
-
-HEADER = ("A - B", "points", "interval", "p", "sign-flip p (optimistic)", "cells", "pairs", "dropped")
+        count = f"{every['running']} configurations, {here['running']} of them on these two sides"
+        warnings.append(f"this sweep is still running ({count})")
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        warnings.append(f"left out, with no pair that finished the same cell: {'; '.join(left_out[:3])}{more}")
+    if tuned is None:
+        warnings.append("no tuned against tuned: it takes two cells and a complete configuration on each side")
+    return tuple(warnings)
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The table's rows, as texts under :data:`HEADER`; an exit's p is Holm-adjusted, its interval Bonferroni's."""
-    table = []
+    """The table as texts, the header first; an exit's p is Holm-adjusted, its interval Bonferroni's."""
+    level = f"{100 * comparison.confidence:g} % interval"
+    table: list[tuple[str, ...]] = [("A - B", "points", level, "p", "flip p*", "cells")]
     for line in comparison.lines:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items()) or "0"
-        table.append((f"{line.a} - {line.b}", *_numbers(line.difference, line.sign_flip_p), str(line.pairs), dropped))
+        table.append((f"{line.a} - {line.b}", *_numbers(line.difference, line.sign_flip_p)))
         for m, interval in enumerate(line.exits, start=1):
-            table.append((f"  exit_{m:02d} (Holm)", *_numbers(interval, math.nan), "", ""))
+            table.append((f"  exit_{m:02d} (Holm)", *_numbers(interval, math.nan)))
     if comparison.tuned is not None:
         tuned = f"tuned {_name(comparison.option, comparison.a)} - tuned {_name(comparison.option, comparison.b)}"
-        table.append((tuned, *_numbers(comparison.tuned.difference, comparison.tuned.sign_flip_p), "", ""))
+        table.append((tuned, *_numbers(comparison.tuned.difference, comparison.tuned.sign_flip_p)))
     return table
 
 
@@ -443,10 +423,16 @@ def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """The verdicts, then the warnings."""
-    said = [line.verdict for line in comparison.lines]
+    """The verdicts, each with what it rests on, then notes and warnings."""
+    said = []
+    for line in comparison.lines:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items())
+        counts = f"{line.complete} complete pairs of runs, {sum(line.dropped.values())} dropped"
+        alone = f"{line.unpaired[0]} + {line.unpaired[1]} configurations without a partner"
+        said += [line.verdict, f"  {counts}{f' ({dropped})' if dropped else ''}, {alone}"]
     if comparison.tuned is not None:
         said.append(comparison.tuned.verdict)
+    said.append("* sign-flip permutation test, optimistic: cells share training data")
     if len(comparison.lines) > 1:
         said.append(f"note: {len(comparison.lines)} comparisons share runs; nothing is adjusted for their number")
     return [*said, *(f"warning: {warning}" for warning in comparison.warnings)]
@@ -454,7 +440,7 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def plain(comparison: Comparison) -> str:
     """The comparison as plain text: the table in aligned columns, then one sentence per line."""
-    table = [HEADER, *rows(comparison)]
+    table = rows(comparison)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     aligned = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
     return "\n".join([*aligned, "", *sentences(comparison)])
@@ -462,13 +448,15 @@ def plain(comparison: Comparison) -> str:
 
 def render(comparison: Comparison) -> Table:
     """The comparison as a rich table, with the verdicts and warnings below it."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=Text("\n".join(sentences(comparison))), caption_justify="left")
-    for i, name in enumerate(HEADER):
-        table.add_column(Text(name), justify="left" if i in (0, 7) else "right")
-    for row in rows(comparison):
+    table = Table(box=SIMPLE_HEAD, caption=Text("\n".join(sentences(comparison))), caption_justify="left")
+    header, *body = rows(comparison)
+    for name in header:
+        table.add_column(Text(name), justify="left" if name == "A - B" else "right")
+    for row in body:
         table.add_row(*map(Text, row))
     return table
 

@@ -1,7 +1,7 @@
-"""Every metric, parameter and tag name that a sweep writes to MLflow, as data: the page docs/metrics.md says the same, and a test holds both equal.
+"""Every metric, parameter and tag name that a sweep writes to MLflow, as data.
 
-In a pattern, ``{exit}`` is an exit's number from 01 (always at least two digits, so that names sort), ``{term}`` a training
-quantity and ``{option}`` an option of the search space.
+The page docs/metrics.md says the same, and a test holds both equal. In a pattern, ``{exit}`` is an exit's number from
+01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+"}
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """One line of the list: what is written under this name, in which unit, against which step, on which kinds of run."""
+    """One line of the list: what stands under this name, in which unit, against which step, on which kinds of run."""
 
     family: Family
     pattern: str
@@ -48,24 +48,28 @@ _ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary")
 
 NAMES: tuple[Name, ...] = (
     _metric("score/exit_{exit}", "fold", "fraction", "epoch", "held-out score of the exit, by the task's metric"),
-    _metric("score/mean", "fold", "fraction", "epoch", "mean of the held-out scores over exits; decides the best epoch"),
+    _metric("score/mean", "fold", "fraction", "epoch", "mean of the scores over exits; decides the best epoch"),
     _metric("loss/exit_{exit}", "fold", "nats", "epoch", "held-out cross-entropy of the exit"),
     _metric("omega_ce/exit_{exit}", "fold", "weight", "epoch", "ω of the exit's cross-entropy term"),
-    _metric("omega_kd/exit_{exit}", "fold", "weight", "epoch", "sum of ω over the distillation terms in which the exit is the student"),
-    _metric("collapsed/exit_{exit}", "fold", "0 or 1", "epoch", "1 while the exit predicts one class for all held-out rows"),
-    _metric("train/{term}", "fold", "as named", "epoch", "mean over the epoch's updates of a training quantity, such as `loss_theta`"),
+    _metric(
+        "omega_kd/exit_{exit}", "fold", "weight", "epoch", "sum of ω over the terms in which the exit is a student"
+    ),
+    _metric("collapsed/exit_{exit}", "fold", "0 or 1", "epoch", "1 while the exit predicts one class for all rows"),
+    _metric("train/{term}", "fold", "as named", "epoch", "epoch's mean of a training quantity, such as `loss_theta`"),
     _metric("theta_updates", "fold", "updates", "epoch", "θ updates since the start of the cell"),
     _metric("seconds", "fold", "s", "epoch", "time that the epoch took, with its evaluation"),
-    _metric("depth/score", "config", "fraction", "layer", "mean over cells of the exit's score at each cell's best epoch"),
-    _metric("depth/omega_ce", "config", "weight", "layer", "mean over cells of `omega_ce` at each cell's best epoch"),
-    _metric("depth/layer", "config", "layer", "layer", "the layer itself: choose it as x-axis to have the axis labelled"),
+    _metric("depth/score", "config", "fraction", "layer", "mean over cells of the exit's score at the best epoch"),
+    _metric("depth/omega_ce", "config", "weight", "layer", "mean over cells of its `omega_ce` at the best epoch"),
+    _metric("depth/layer", "config", "layer", "layer", "the layer itself: as x-axis it labels the axis"),
     _metric("cv/score_mean", "config", "fraction", "none", "score of the configuration: mean over its finished cells"),
     _metric("cv/score_std", "config", "fraction", "none", "standard deviation of the score over its finished cells"),
-    _metric("cv/score_pct", "config", "per cent", "none", "`cv/score_mean` in per cent: MLflow's bars print two decimals"),
+    _metric("cv/score_pct", "config", "per cent", "none", "the mean in per cent: bars print two decimals"),
     _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
     _metric("tradeoff/layers", "config", "layers", "threshold", "mean number of layers computed under the exit rule"),
-    _metric("tradeoff/score", "config", "fraction", "threshold", "score under the exit rule; plot it against `tradeoff/layers`"),
-    _metric("summary/score", "summary", "fraction", "layer", "mean over an algorithm's configurations of the exit's score"),
+    _metric(
+        "tradeoff/score", "config", "fraction", "threshold", "score under the exit rule, against `tradeoff/layers`"
+    ),
+    _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over an algorithm's runs"),
     _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % interval"),
     _metric("summary/score_high", "summary", "fraction", "layer", "upper end of its 95 % interval"),
     _metric("summary/configs", "summary", "configurations", "none", "configurations that the summary stands on"),
@@ -73,27 +77,27 @@ NAMES: tuple[Name, ...] = (
     _metric("paired/diff_low", "summary", "fraction", "layer", "lower end of its corrected 95 % interval"),
     _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % interval"),
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
-    Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` among them"),
+    Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` too"),
     Name("param", "log10_lr_theta", ("config",), "log10", "", "MLflow's scatter plots have no logarithmic axis"),
     Name("param", "log10_lr_omega", ("config",), "log10", "", "the same for ω's learning rate"),
-    Name("param", "{option}", ("sweep",), "as in the space", "", "what holds for the whole sweep, such as folds and seeds"),
+    Name("param", "{option}", ("sweep",), "as in the space", "", "what holds for the whole sweep, such as folds"),
     _tag("sweep", _ALL, "name of the sweep"),
     _tag("task", _ALL, "name of the task"),
     _tag("kind", _ALL, "`sweep`, `config`, `fold` or `summary`"),
     _tag("algorithm", ("config", "fold", "summary"), "the algorithm as the search space spells it"),
-    _tag("approach", ("config", "fold", "summary"), "the algorithm as the paper spells it; group by this: its colours are then readable"),
+    _tag("approach", ("config", "fold", "summary"), "the algorithm as the paper spells it: group by this"),
     _tag("config", ("config", "fold"), "digest of the configuration, the same in every sweep"),
     _tag("seed", ("fold",), "seed of the cell"),
     _tag("fold", ("fold",), "fold of the cell"),
     _tag("attempt", ("fold",), "attempt that wrote last: above 1 after a restart"),
-    _tag("outcome", ("config",), "`complete`, `pruned`, `failed` or `stopped`; MLflow's status can't tell the last three apart"),
+    _tag("outcome", ("config",), "`complete`, `pruned`, `failed` or `stopped`: MLflow has no status for pruned"),
     _tag("nonfinite", ("config", "fold", "summary"), "how many values were NaN or infinite, and so are in no chart"),
     _tag("label", ("summary",), "what the summary is about, unique within the sweep"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
     _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
     _tag("mlflow.runColor", ("config", "fold", "summary"), "the algorithm's colour in charts"),
     _tag("mlflow.note.content", ("sweep", "summary"), "the description on the run's page"),
-)  # fmt: skip
+)
 
 LABELS: Mapping[str, str] = {
     "clo-v2": "CLO-v2",
@@ -104,8 +108,8 @@ LABELS: Mapping[str, str] = {
     "rand": "Random",
 }
 
-# The first two are what MLflow's own palette gives to the groups "CLO-v2" and "BLO" of the tag `approach`, so that grouped charts
-# (where MLflow ignores mlflow.runColor) and ungrouped ones agree. The others differ from them also to the colour-blind.
+# The first two are what MLflow's own palette gives to the groups "CLO-v2" and "BLO" of the tag `approach`, so that
+# grouped charts (which ignore mlflow.runColor) and ungrouped ones agree. The others differ from them in lightness too.
 COLOURS: Mapping[str, str] = {
     "clo-v2": "#2272b4",
     "blo": "#de7921",
@@ -140,12 +144,12 @@ def algorithm_colour(algorithm: str) -> str | None:
 
 
 def config_prefix(algorithm: str, index: int) -> str:
-    """``CLO-v2 04``: what a configuration's run and its folds' runs begin with; MLflow's list shows some 20 characters."""
+    """``CLO-v2 04``: the start of a configuration's run name and its folds'; MLflow's list shows some 20 characters."""
     return f"{algorithm_label(algorithm)} {index:02d}"
 
 
 def config_run_name(algorithm: str, index: int, config_id: str) -> str:
-    """``CLO-v2 04 · 1f3a``: unique in the sweep by the index, and the same configuration is found in other sweeps by its digest."""
+    """``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep."""
     return f"{config_prefix(algorithm, index)} · {config_id}"
 
 

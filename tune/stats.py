@@ -1,6 +1,6 @@
 """Statistics of paired differences, one number per (seed, fold) cell: pure functions of the differences.
 
-Cells share training data, so the ordinary paired t-test and the sign-flip test are optimistic: both take the differences
+Cells share training data, so the ordinary paired t-test and the sign-flip test are optimistic: both take differences
 for independent. :func:`corrected_t` is the one to decide by.
 """
 
@@ -19,7 +19,7 @@ EXACT_PATTERNS = 2**16
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean difference with its confidence interval and two-sided p-value, from so many cells.
+    """A mean difference with its interval at `confidence` and its two-sided p-value, from so many cells.
 
     `low`, `high` and `p` are NaN where nothing can be said: fewer than two cells, or the same difference in every cell.
     """
@@ -29,6 +29,7 @@ class Interval:
     high: float
     p: float
     cells: int
+    confidence: float = 0.95
 
     @property
     def known(self) -> bool:
@@ -51,11 +52,11 @@ def corrected_t(diffs: Sequence[float], test_train_ratio: float, confidence: flo
     d = _checked(diffs)
     mean, cells = float(d.mean()), len(d)
     if np.ptp(d) <= 1e-12 * np.abs(d).max():
-        return Interval(mean, math.nan, math.nan, math.nan, cells)
+        return Interval(mean, math.nan, math.nan, math.nan, cells, confidence)
     error = math.sqrt(1 / cells + test_train_ratio) * float(d.std(ddof=1))
     half = float(special.stdtrit(cells - 1, (1 + confidence) / 2)) * error
     p = 2 * float(special.stdtr(cells - 1, -abs(mean) / error))
-    return Interval(mean, mean - half, mean + half, p, cells)
+    return Interval(mean, mean - half, mean + half, p, cells, confidence)
 
 
 def fold_ratio(folds: int) -> float:
@@ -116,9 +117,30 @@ def holm_intervals(
         return ()
     level = 1 - (1 - confidence) / len(samples)
     singles = [corrected_t(sample, test_train_ratio, level) for sample in samples]
-    return tuple(
-        dataclasses.replace(single, p=p) for single, p in zip(singles, holm([s.p for s in singles]), strict=True)
-    )
+    adjusted = holm([single.p for single in singles])
+    return tuple(dataclasses.replace(s, p=p, confidence=confidence) for s, p in zip(singles, adjusted, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """The settings of a comparison, and the three tests under them."""
+
+    test_train_ratio: float
+    confidence: float = 0.95
+    seed: int = 0
+    permutations: int = 10_000
+
+    def interval(self, diffs: Sequence[float]) -> Interval:
+        """:func:`corrected_t` of these differences."""
+        return corrected_t(diffs, self.test_train_ratio, self.confidence)
+
+    def intervals(self, samples: Sequence[Sequence[float]]) -> tuple[Interval, ...]:
+        """:func:`holm_intervals` of these samples."""
+        return holm_intervals(samples, self.test_train_ratio, self.confidence)
+
+    def sign_flip(self, diffs: Sequence[float]) -> float:
+        """:func:`sign_flip` of these differences; optimistic."""
+        return sign_flip(diffs, self.seed, self.permutations)
 
 
 def _checked(diffs: Sequence[float]) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""How the sweep reaches MLflow: which address, without its secrets in any text, and a store whose every call is one quick request.
+"""How the sweep reaches MLflow: which address, never with its secrets, and a store whose calls are one request each.
 
-MLflow's own client repeats a failed request seven times by itself, for minutes, and repeats `runs/create` too, which leaves two
-runs where one was meant. The store made here tries once and says what happened: whether, when and how to try again is decided
-in `tune.tracking`, which knows what has been written.
+MLflow's own client repeats a failed request seven times by itself, for minutes, and repeats `runs/create` too, which
+leaves two runs where one was meant. The store made here tries once and says what happened: whether, when and how to try
+again is decided in `tune.tracking`, which knows what has been written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import urllib.parse
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from leebert.errors import TrackingError
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 
-# What a server answers when the request itself is wrong, so that sending it again can't help. All else is worth another try.
+# What a server answers when the request itself is wrong, so that sending it again can't help.
 _PERMANENT = {
     "INVALID_PARAMETER_VALUE",
     "BAD_REQUEST",
@@ -62,7 +63,7 @@ def is_server(uri: str) -> bool:
 
 
 def experiment_url(uri: str, experiment_id: str, sweep: str | None = None) -> str | None:
-    """The link that compares an experiment's (or one sweep's) configurations in charts; None where no server is there to open it.
+    """The link that compares an experiment's (or one sweep's) configurations in charts; None where no server shows it.
 
     `workflowType` is in it because without it MLflow opens its page for language-model applications.
     """
@@ -84,6 +85,8 @@ def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds:
         return _one_request_store(uri, (connect_seconds, read_seconds))
     from mlflow.tracking._tracking_service.utils import _get_store
 
+    # MLflow's own search uses what SQLAlchemy 2.1 calls deprecated; under -W error no run would ever be found.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
     with _only_one_creates(uri):
         return _get_store(uri)
 
@@ -102,17 +105,16 @@ def ensure_experiment(store: Any, name: str) -> str:
             found = store.get_experiment_by_name(name)
     if found.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"MLflow experiment {name!r} is in MLflow's bin: restore it there (`mlflow experiments restore --experiment-id "
-            f"{found.experiment_id}`), or choose another name."
+            f"MLflow experiment {name!r} was deleted: restore it (`mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}`), or choose another name."
         )
     return str(found.experiment_id)
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether sending the same again can't help. A server that is away, busy or refuses the credentials may answer later."""
-    from mlflow.exceptions import MlflowException
-
-    return not isinstance(error, MlflowException | OSError) or getattr(error, "error_code", "") in _PERMANENT
+    """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
+    wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
+    return wrong or getattr(error, "error_code", None) in _PERMANENT
 
 
 def advice(uri: str, error: Exception) -> str:
@@ -135,7 +137,7 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
     from mlflow.utils.proto_json_utils import parse_dict
     from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-    class OneRequestStore(RestStore):  # type: ignore[misc]
+    class OneRequestStore(RestStore):
         """MLflow's REST store, but a call is one request: no repetition behind our back, and short time-outs."""
 
         def _call_endpoint(self, api: Any, json_body: str | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -171,7 +173,7 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
 
 @contextlib.contextmanager
 def _only_one_creates(uri: str) -> Iterator[None]:
-    """Two processes that both create the tables of one new SQLite file break each other; the file's folder is the lock."""
+    """Two processes that create the tables of one new SQLite file break each other; its folder is the lock."""
     path = uri.removeprefix("sqlite:///").split("?")[0]
     if path == uri or path == ":memory:":
         yield

@@ -1,0 +1,62 @@
+"""What is to be learned: rows, a metric, and a fresh model for them. Trainer, folds and sweep know no more than this."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from typing import Any, Protocol
+
+from leebert.config import ExitConfig, Pooling, TrainConfig
+from leebert.record import Rows
+
+
+class Problem(Protocol):
+    """A task with its data and its model. It must pickle small: sweeps send it to every node."""
+
+    metric: str
+    label_names: tuple[str, ...]
+
+    def rows(self) -> Rows:
+        """All rows of the training split."""
+        ...
+
+    def model(self, config: TrainConfig) -> Any:
+        """A new model (a module with `num_exits` and `record`); what is random in it follows torch's global seed."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TextProblem:
+    """Text classification with a pretrained encoder; `tokens` is a file made by :mod:`leebert.data.tokens`."""
+
+    tokens: str
+    backbone: str
+    label_names: tuple[str, ...]
+    metric: str
+    pooling: Pooling = "pooler"
+    exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
+
+    def rows(self) -> Rows:
+        return _rows(self.tokens)
+
+    def model(self, config: TrainConfig) -> Any:
+        from leebert.model import build_model
+
+        # A deep copy of the loaded encoder takes milliseconds, loading it again a second.
+        encoder = copy.deepcopy(_encoder(self.backbone))
+        return build_model(encoder, self.label_names, pooling=self.pooling, train=config, exits=self.exits)
+
+
+@functools.lru_cache(maxsize=4)
+def _rows(path: str) -> Rows:
+    from leebert.data.tokens import TokenisedSplit
+
+    return TokenisedSplit.open(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(backbone: str) -> Any:
+    from leebert.backbone import load_encoder
+
+    return load_encoder(backbone)

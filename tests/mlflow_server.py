@@ -1,0 +1,95 @@
+"""A real MLflow server for tests: started by the repository's own mlflow/serve.sh, once per test session."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SERVE = Path(__file__).resolve().parent.parent / "mlflow" / "serve.sh"
+
+
+class MlflowServer:
+    """A server on a free port with its own folder; it can be killed and started again, or paused."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+        self._environment |= {"MLFLOW_PORT": str(self.port), "PYTHON": sys.executable, **environment}
+        self._log = self.folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seconds: float = 120.0) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(SERVE), str(self.folder)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + seconds
+        while not self.healthy():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the MLflow server did not start:\n{self.log()[-3000:]}")
+            time.sleep(0.1)
+
+    def healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def pause(self) -> None:
+        """The server stops answering, but its port stays open: as if the network swallowed everything."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As if its machine lost power."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def requests(self) -> list[str]:
+        """All requests to the tracking interface so far, such as ``POST runs/create``."""
+        lines = re.findall(r'"(GET|POST) /api/2\.0/mlflow/([\w/-]+)', self.log())
+        return [f"{method} {path}" for method, path in lines]
+
+    def _signal(self, number: int) -> None:
+        # The whole group: the server proper is a child of the command.
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -1,0 +1,396 @@
+"""The paired comparison: who is paired with whom, what is counted, what is dropped, and what is said."""
+
+import dataclasses
+import io
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leebert.errors import ConfigError
+from tune.compare import compare, plain, render, sentences, verdict
+from tune.history import Cell, Configuration, EpochScore
+from tune.stats import Interval, corrected_t, sign_flip
+
+RATES = (1e-5, 1e-4)
+CYCLES = (2, 4)
+FOLDS = 3
+fraction = st.integers(0, 1000).map(lambda n: n / 1000)
+
+
+def cell(seed, fold, score, state="finished", exits=2):
+    """A cell whose best epoch (of two) has this score, and exits around it."""
+    values = tuple(score + 0.01 * (m - (exits - 1) / 2) for m in range(exits))
+    return Cell(seed, fold, state, (EpochScore(0, score, values), EpochScore(1, score - 0.05, values)))
+
+
+def configuration(values, scores, state="complete", states=None):
+    """`scores` per fold; `states` per fold where they aren't all finished."""
+    states = states or ["finished"] * len(scores)
+    cells = tuple(cell(0, k, s, t) for k, (s, t) in enumerate(zip(scores, states, strict=True)))
+    return Configuration("-".join(map(str, values.values())), values, state, cells)
+
+
+def grid():
+    """Every effective configuration of BLO and CLO-v2 on two rates and, for CLO-v2, two cycle lengths."""
+    for rate in RATES:
+        yield {"algorithm": "blo", "lr_theta": rate}
+        for cycle in CYCLES:
+            yield {"algorithm": "clo-v2", "lr_theta": rate, "cycle_length": cycle}
+
+
+def history_of(score=lambda values, fold: 0.5):
+    return tuple(configuration(v, [score(v, k) for k in range(FOLDS)]) for v in grid())
+
+
+@st.composite
+def histories(draw):
+    """The grid with any scores, states and missing cells; at least one pair is complete in every comparison."""
+    history = []
+    for values in grid():
+        first = values["lr_theta"] == RATES[0]
+        scores = [draw(fraction) for _ in range(FOLDS)]
+        states = ["finished" if first else draw(st.sampled_from(["finished", "running", "diverged"])) for _ in scores]
+        config = configuration(values, scores, states=states)
+        if not first:
+            reached = draw(st.integers(0, FOLDS))
+            state = draw(st.sampled_from(["running", "complete", "pruned", "failed"]))
+            config = dataclasses.replace(config, state=state, cells=config.cells[:reached])
+        history.append(config)
+    return tuple(history)
+
+
+def test_by_hand():
+    a, b = [0.80, 0.84, 0.85], [0.79, 0.81, 0.80]
+    history = (configuration({"algorithm": "slo", "x": 1}, a), configuration({"algorithm": "blo", "x": 1}, b))
+    comparison = compare(history, "slo", "blo", folds=3)
+    (line,) = comparison.lines
+    expected = corrected_t([0.01, 0.03, 0.05], 1 / 2)
+    for field in ("mean", "low", "high", "p"):
+        assert getattr(line.difference, field) == pytest.approx(getattr(expected, field))
+    assert line.sign_flip_p == sign_flip([0.01, 0.03, 0.05]) == 0.25
+    assert [exit.mean for exit in line.exits] == pytest.approx([0.03, 0.03])
+    assert line.exits[0].p == pytest.approx(2 * expected.p)
+    assert (line.pairs, line.complete, line.dropped, line.unpaired) == (1, 3, {}, (0, 0))
+    assert line.verdict.startswith("the data cannot tell slo from blo: +3.00 points, 95 % interval ")
+    assert line.verdict.endswith(", 3 cells")
+    assert comparison.warnings == ()
+
+
+def test_each_value_of_a_one_sided_option_is_its_own_comparison_with_the_same_partner():
+    # A pair's difference is 0.1 x C on every rate; were C averaged over, 0.3 would appear.
+    noise = {(rate, k): 0.001 * i for i, (rate, k) in enumerate((r, k) for r in RATES for k in range(FOLDS))}
+    history = history_of(
+        lambda v, k: 0.2 + noise[v["lr_theta"], k] * v.get("cycle_length", 1) + 0.1 * v.get("cycle_length", 0)
+    )
+    lines = compare(history, "clo-v2", "blo", folds=3).lines
+    assert [line.a for line in lines] == ["clo-v2 (cycle_length=2)", "clo-v2 (cycle_length=4)"]
+    assert [line.b for line in lines] == ["blo", "blo"]
+    assert [line.pairs for line in lines] == [2, 2]
+    assert [line.difference.cells for line in lines] == [FOLDS, FOLDS]
+    extra = sum(noise.values()) / 6
+    assert [line.difference.mean for line in lines] == pytest.approx([0.2 + extra, 0.4 + 3 * extra])
+    assert "2 comparisons share runs" in "\n".join(sentences(compare(history, "clo-v2", "blo", folds=3)))
+
+
+def test_where_picks_one_value_on_the_side_that_uses_it():
+    comparison = compare(history_of(), "clo-v2", "blo", folds=3, where={"cycle_length": "4"})
+    assert [line.a_only for line in comparison.lines] == [{"cycle_length": 4}]
+    assert comparison.where == {"cycle_length": 4}
+    (line, _) = compare(history_of(), "clo-v2", "blo", folds=3, where={"lr_theta": "1e-5"}).lines
+    assert line.pairs == 1
+
+
+def test_any_option_can_be_compared_and_values_given_as_text():
+    comparison = compare(
+        history_of(lambda v, k: 10 * v["lr_theta"] * (k + 1)), "1e-4", "1e-5", option="lr_theta", folds=3
+    )
+    (line,) = comparison.lines
+    assert (comparison.a, comparison.b) == (1e-4, 1e-5)
+    assert line.pairs == 3  # BLO, and CLO-v2 with each C: each with itself at the other rate
+    assert line.difference.mean == pytest.approx(2 * 10 * 9e-5)
+    (line,) = compare(history_of(), 2, 4, option="cycle_length", folds=3).lines
+    assert line.pairs == 2
+    (line,) = compare(history_of(), 1e-4, 1e-5, option="lr_theta", folds=3, where={"cycle_length": 4}).lines
+    assert line.pairs == 1  # BLO has no C, so it isn't "C = 4"
+
+
+@settings(max_examples=100)
+@given(histories())
+def test_swapping_sides_mirrors_everything(history):
+    forth, back = compare(history, "clo-v2", "blo", folds=3), compare(history, "blo", "clo-v2", folds=3)
+    assert len(forth.lines) == len(back.lines) == len(CYCLES)
+
+    def mirrored(one, other):
+        assert one.mean == -other.mean
+        assert one.p == pytest.approx(other.p, nan_ok=True)
+        assert one.low == pytest.approx(-other.high, nan_ok=True)
+
+    for one, other in zip(forth.lines, back.lines, strict=True):
+        mirrored(one.difference, other.difference)
+        for exit_one, exit_other in zip(one.exits, other.exits, strict=True):
+            mirrored(exit_one, exit_other)
+        assert one.sign_flip_p == other.sign_flip_p
+        assert (one.a, one.a_only, one.dropped) == (other.b, other.b_only, other.dropped)
+        assert one.unpaired == other.unpaired[::-1]
+        assert (one.verdict == other.verdict) == ("better" in one.verdict)
+    if forth.tuned is not None:
+        mirrored(forth.tuned.difference, back.tuned.difference)
+    assert forth.warnings == back.warnings
+
+
+@settings(max_examples=50)
+@given(histories(), st.randoms())
+def test_the_order_of_the_history_changes_nothing(history, shuffler):
+    expected = compare(history, "clo-v2", "blo", folds=3).as_dict()
+    shuffled = [dataclasses.replace(c, cells=tuple(shuffler.sample(c.cells, len(c.cells)))) for c in history]
+    shuffler.shuffle(shuffled)
+    assert compare(tuple(shuffled), "clo-v2", "blo", folds=3).as_dict() == expected
+
+
+@settings(max_examples=100)
+@given(histories())
+def test_pairs_are_complete_and_each_run_counts_once(history):
+    """Recounted from the definition: a run is (configuration, cell), and enters a line's interval at most once."""
+    by_values = {(c.values["algorithm"], c.values["lr_theta"], c.values.get("cycle_length")): c for c in history}
+    cells = {(k.seed, k.fold) for c in history for k in c.cells}
+
+    def finished(c):
+        return {(k.seed, k.fold): k.best.score for k in c.cells if k.state == "finished"}
+
+    for cycle, line in zip(CYCLES, compare(history, "clo-v2", "blo", folds=3).lines, strict=True):
+        diffs = {}
+        for rate in RATES:
+            a, b = finished(by_values["clo-v2", rate, cycle]), finished(by_values["blo", rate, None])
+            for key in a.keys() & b.keys():
+                diffs.setdefault(key, []).append(a[key] - b[key])
+        means = [sum(d) / len(d) for d in diffs.values()]
+        assert line.difference.mean == pytest.approx(sum(means) / len(means), abs=1e-9)
+        assert line.difference.cells == len(diffs)
+        assert line.complete == sum(map(len, diffs.values()))
+        assert line.complete + sum(line.dropped.values()) == line.pairs * len(cells)
+
+
+@settings(max_examples=50)
+@given(histories(), fraction)
+def test_runs_outside_complete_pairs_have_no_influence(history, score):
+    """A finished cell whose partner isn't there could have any score."""
+    values = {"algorithm": "blo", "lr_theta": 1e-3}
+    lone = (*history, configuration(values, [score] * FOLDS, state="failed"))
+    before, after = (compare(h, "clo-v2", "blo", folds=3).as_dict()["lines"] for h in (history, lone))
+    for line in after:
+        assert line.pop("unpaired") == [0, 1]
+    assert [{key: value for key, value in line.items() if key != "unpaired"} for line in before] == after
+
+
+def test_dropped_pairs_are_counted_by_reason():
+    def side(algorithm, rate, scores, state, states):
+        return configuration({"algorithm": algorithm, "lr": rate}, scores, state, states)
+
+    whole = [0.5, 0.6, 0.7]
+    done = ["finished"] * 3
+    history = (
+        side("slo", 1, whole, "complete", done),
+        side("blo", 1, [0.4, 0.6, 0.5], "complete", done),
+        side("slo", 2, whole, "complete", done),
+        side("blo", 2, whole, "failed", ["finished", "diverged", "running"]),
+        side("slo", 3, [0.1, 0.1], "pruned", ["finished", "running"]),
+        side("blo", 3, [0.1, 0.2], "running", ["finished", "running"]),
+        side("slo", 4, whole, "complete", done),
+        side("blo", 4, [0.1], "running", ["running"]),
+    )
+    comparison = compare(history, "slo", "blo", folds=3)
+    (line,) = comparison.lines
+    assert line.dropped == {"diverged": 1, "failed": 1, "pruned": 2, "unfinished": 3}
+    assert line.complete == 3 + 1 + 1
+    assert "5 complete pairs of runs, 7 dropped (1 diverged, 1 failed, 2 pruned, 3 unfinished)" in plain(comparison)
+    pruned, running = comparison.warnings
+    assert "pruned (1 configurations, 1 of them" in pruned
+    assert "still running (2 configurations, 2 of them" in running
+
+
+def test_an_unfinished_combination_is_left_out_with_a_warning():
+    history = [c for c in history_of() if c.values.get("cycle_length") != 2]
+    history.append(Configuration("new", {"algorithm": "clo-v2", "lr_theta": 1e-5, "cycle_length": 2}))
+    comparison = compare(tuple(history), "clo-v2", "blo", folds=3)
+    assert [line.a_only for line in comparison.lines] == [{"cycle_length": 4}]
+    assert any("left out" in w and "cycle_length=2" in w for w in comparison.warnings)
+
+
+# Tuned against tuned
+
+
+def test_tuned_choice_does_not_see_the_cell_it_is_scored_on():
+    # With all cells, "flash" has the higher mean thanks to fold 0 alone: (1 + .5 + .5)/3 > .6. Without fold 0 it loses.
+    flash = configuration({"algorithm": "slo", "lr": 1}, [1.0, 0.5, 0.5])
+    steady = configuration({"algorithm": "slo", "lr": 2}, [0.6, 0.6, 0.6])
+    partner = configuration({"algorithm": "blo", "lr": 1}, [0.5, 0.5, 0.5])
+    tuned = compare((flash, steady, partner), "slo", "blo", folds=3).tuned
+    assert [c.a for c in tuned.choices] == [steady.id, flash.id, flash.id]
+    assert [c.difference for c in tuned.choices] == pytest.approx([0.1, 0.0, 0.0])
+    peeking = (1.0 - 0.5 + 0.0 + 0.0) / 3
+    assert tuned.difference.mean == pytest.approx(0.1 / 3) != pytest.approx(peeking)
+    assert tuned.difference.cells == 3
+
+
+@settings(max_examples=50)
+@given(st.lists(fraction, min_size=18, max_size=18), st.integers(0, FOLDS - 1), st.data())
+def test_no_score_of_a_cell_changes_the_choice_for_that_cell(scores, fold, data):
+    def chosen(values):
+        table = iter(values)
+        tuned = compare(history_of(lambda v, k: next(table)), "clo-v2", "blo", folds=3).tuned
+        return [(c.a, c.b) for c in tuned.choices if c.fold == fold]
+
+    changed = [data.draw(fraction) if i % FOLDS == fold else s for i, s in enumerate(scores)]
+    assert chosen(changed) == chosen(scores)
+
+
+def test_tuned_takes_only_complete_configurations():
+    history = list(history_of(lambda v, k: 0.5 + 0.01 * k))
+    history[1] = dataclasses.replace(history[1], state="pruned", cells=history[1].cells[:1])
+    history[2] = configuration(history[2].values, [0.9] * 3, states=["finished", "diverged", "finished"])
+    tuned = compare(tuple(history), "clo-v2", "blo", folds=3).tuned
+    assert not {c.a for c in tuned.choices} & {history[1].id, history[2].id}
+
+
+def test_tuned_needs_two_cells():
+    history = tuple(configuration(v, [0.5]) for v in grid())
+    comparison = compare(history, "clo-v2", "blo", folds=1, test_train_ratio=0.1)
+    assert comparison.tuned is None
+    assert any("no tuned against tuned" in w for w in comparison.warnings)
+    assert not comparison.lines[0].difference.known
+    assert "one cell has no spread" in comparison.lines[0].verdict
+
+
+# Settings and errors
+
+
+def test_seeds_and_folds_are_both_cells_and_the_ratio_comes_from_the_folds():
+    def many(algorithm, shift):
+        cells = tuple(cell(s, k, 0.5 + shift * (1 + s + k)) for s in range(3) for k in range(2))
+        return Configuration(algorithm, {"algorithm": algorithm}, "complete", cells)
+
+    history = (many("slo", 0.01), many("blo", 0.0))
+    comparison = compare(history, "slo", "blo", folds=2)
+    diffs = [0.01 * (1 + s + k) for s in range(3) for k in range(2)]
+    assert comparison.test_train_ratio == 1.0
+    assert comparison.lines[0].difference.high == pytest.approx(corrected_t(diffs, 1.0).high)
+    narrow = compare(history, "slo", "blo", folds=2, test_train_ratio=0.1)
+    assert narrow.lines[0].difference.high < comparison.lines[0].difference.high
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "message"),
+    [
+        ("clo-v2", "bloo", {}, r"no configuration has 'bloo' \(did you mean 'blo'\?\); the sweep has blo, clo-v2"),
+        ("blo", "blo", {}, "both sides are 'blo'"),
+        ("1e-4", 0.0001, {"option": "lr_theta"}, "both sides are"),
+        ("blo", "slo", {"option": "algoritm"}, r"no such option in this sweep \(did you mean 'algorithm'\?\)"),
+        ("clo-v2", "blo", {"where": {"cycle_lenght": 4}}, "did you mean 'cycle_length'"),
+        ("clo-v2", "blo", {"where": {"cycle_length": 5}}, "no configuration has 5; the sweep has 2, 4"),
+        ("clo-v2", "blo", {"where": {"algorithm": "blo"}}, "it's what is compared"),
+        ("clo-v2", "blo", {"folds": 1}, "give test_train_ratio"),
+    ],
+)
+def test_errors_name_the_value_and_the_nearest(a, b, options, message):
+    with pytest.raises(ConfigError, match=message):
+        compare(history_of(), a, b, **{"folds": 3, **options})
+
+
+def test_where_on_an_option_that_neither_side_uses():
+    history = (*history_of(), configuration({"algorithm": "uniform", "lr_theta": 1e-5}, [0.5] * 3))
+    with pytest.raises(ConfigError, match="neither algorithm uniform nor blo uses it"):
+        compare(history, "uniform", "blo", folds=3, where={"cycle_length": 4})
+    mixed = (*history, configuration({"algorithm": "slo", "lr_theta": 1e-3}, [0.5] * 3))
+    with pytest.raises(ConfigError, match=r"no configuration of algorithm blo is left with lr_theta 0\.001"):
+        compare(mixed, "slo", "blo", folds=3, where={"lr_theta": 1e-3})
+
+
+def test_nothing_in_common():
+    def pair(left, right, rate=1):
+        blo = {"algorithm": "blo", "lr": rate}
+        return Configuration("a", {"algorithm": "slo", "lr": 1}, cells=left), Configuration("b", blo, cells=right)
+
+    here, there, open_ = (cell(0, 0, 0.5),), (cell(0, 1, 0.5),), (cell(0, 0, 0.5, "running"),)
+    with pytest.raises(ConfigError, match=r"no configuration in common \(the same lr\)"):
+        compare(pair(here, here, rate=2), "slo", "blo", folds=2)
+    with pytest.raises(ConfigError, match=r"no \(seed, fold\) in common"):
+        compare(pair(here, there), "slo", "blo", folds=2)
+    with pytest.raises(ConfigError, match="1 and 0 cells are finished"):
+        compare(pair(here, open_), "slo", "blo", folds=2)
+
+
+def test_the_same_values_twice_are_refused():
+    twin = dataclasses.replace(history_of()[0], id="twin")
+    with pytest.raises(ConfigError, match="have the same values"):
+        compare((*history_of(), twin), "clo-v2", "blo", folds=3)
+
+
+# Words and output
+
+
+OPEN, BETTER = "the data cannot tell A from B", "A is better than B"
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        (Interval(0.003, -0.005, 0.011, 0.4, 12), f"{OPEN}: +0.30 points, 95 % interval -0.50 to 1.10, 12 cells"),
+        (Interval(-0.003, -0.011, 0.005, 0.4, 12), f"{OPEN}: -0.30 points, 95 % interval -1.10 to 0.50, 12 cells"),
+        (Interval(0.02, 0.01, 0.03, 0.001, 5), f"{BETTER}: +2.00 points, 95 % interval 1.00 to 3.00, 5 cells"),
+        (Interval(0.02, 0.001, 0.039, 0.07, 5, 0.9), f"{BETTER}: +2.00 points, 90 % interval 0.10 to 3.90, 5 cells"),
+        (Interval(-1e-9, NAN, NAN, NAN, 1), f"{OPEN}: +0.00 points, no interval (one cell has no spread), 1 cell"),
+        (
+            Interval(0.01, NAN, NAN, NAN, 4),
+            f"{OPEN}: +1.00 points, no interval (every cell shows the same difference), 4 cells",
+        ),
+    ],
+)
+def test_verdict(interval, said):
+    assert verdict("A", "B", interval) == said
+
+
+def test_verdict_turns_round_where_b_is_better():
+    better = Interval(-0.02, -0.03, -0.01, 0.001, 5)
+    assert verdict("A", "B", better) == "B is better than A: +2.00 points, 95 % interval 1.00 to 3.00, 5 cells"
+
+
+@given(histories())
+@settings(max_examples=25)
+def test_dict_is_strict_json_without_nan(history):
+    comparison = compare(history, "clo-v2", "blo", folds=3)
+    assert json.loads(json.dumps(comparison.as_dict(), allow_nan=False)) == comparison.as_dict()
+
+
+def test_unknown_numbers_are_none():
+    line = compare(history_of(), "clo-v2", "blo", folds=3).as_dict()["lines"][0]
+    assert line["difference"] == {"mean": 0.0, "low": None, "high": None, "p": None, "cells": 3, "confidence": 0.95}
+    assert line["sign_flip_p"] == 1.0
+
+
+def test_table_and_text_hold_the_same_rows():
+    from rich.console import Console
+
+    draw = random.Random(0)
+    comparison = compare(history_of(lambda v, k: draw.random()), "clo-v2", "blo", folds=3)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render(comparison))
+    table, text = console.export_text(), plain(comparison)
+    for shown in (table, text):
+        for word in ("clo-v2 (cycle_length=2) - blo", "exit_02 (Holm)", "tuned clo-v2 - tuned blo", "95 % interval"):
+            assert word in shown
+    for line in comparison.lines:
+        assert line.verdict in text
+        assert f"{100 * line.difference.mean:+.2f}" in table
+
+
+def test_missing_exits_leave_only_the_mean():
+    history = tuple(
+        dataclasses.replace(c, cells=tuple(dataclasses.replace(k, epochs=(EpochScore(0, 0.5),)) for k in c.cells))
+        for c in history_of()
+    )
+    assert compare(history, "clo-v2", "blo", folds=3).lines[0].exits == ()

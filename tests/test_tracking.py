@@ -1,0 +1,496 @@
+"""MLflow as a user sees it, at a real server and at a plain SQLite file: runs, outages, secrets, number of requests."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import math
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from leebert.errors import TrackingError
+from tune import names, tracking_runs, tracking_store
+from tune.tracking import (
+    CellEnded,
+    CellStarted,
+    ConfigEnded,
+    ConfigStarted,
+    Epoch,
+    Event,
+    Summary,
+    SweepEnded,
+    SweepStarted,
+    Tracker,
+    experiment_url,
+    redact,
+    resolve_uri,
+)
+
+if TYPE_CHECKING:
+    from tests.mlflow_server import MlflowServer
+
+EXITS, EPOCHS = 4, 3
+VALUES = {
+    "clo": {"algorithm": "clo-v2", "lr_theta": 1e-4, "lr_omega": 1e-3, "cycle_length": 4, "batch_size": 16},
+    "blo": {"algorithm": "blo", "lr_theta": 1e-5, "lr_omega": 1e-3, "batch_size": 32},
+}
+
+
+def epoch(config: str, fold: int, number: int, score: float = 0.5) -> Epoch:
+    metrics = {names.exit_metric(q, e): score for q in ("score", "loss", "omega_ce") for e in range(1, EXITS + 1)}
+    metrics |= {
+        "score/mean": score + number / 100,
+        "train/loss_theta": 1.0,
+        "theta_updates": 10 * number,
+        "seconds": 1.5,
+    }
+    return Epoch(config, 0, fold, number, metrics, time_ms=1_700_000_000_000 + 1000 * number)
+
+
+def whole_sweep() -> list[Event]:
+    """CLO-v2 on two folds to the end; BLO pruned in its first."""
+    events: list[Event] = [SweepStarted({"folds": 2, "seeds": [0]}, "what it is for")]
+    events.append(ConfigStarted("clo", 0, VALUES["clo"]))
+    for fold in range(2):
+        events.append(CellStarted("clo", 0, fold))
+        events += [epoch("clo", fold, number) for number in range(EPOCHS)]
+        events.append(CellEnded("clo", 0, fold, "finished"))
+    depth = {"score": [0.5, 0.6, 0.7, 0.8], "omega_ce": [0.1, 0.2, 0.3, 0.4]}
+    tradeoff = {"layers": [4.0, 2.0, 1.0], "score": [0.8, 0.7, 0.5]}
+    scores = {"cv/score_mean": 0.5123456789, "cv/score_std": 0.0, "cv/score_pct": 51.23, "cv/cells": 2}
+    events.append(ConfigEnded("clo", "complete", scores, depth, tradeoff))
+    events += [ConfigStarted("blo", 1, VALUES["blo"]), CellStarted("blo", 0, 0), epoch("blo", 0, 0)]
+    events += [CellEnded("blo", 0, 0, "pruned"), ConfigEnded("blo", "pruned", {"cv/cells": 0})]
+    events.append(Summary("CLO-v2 minus BLO", {"paired/pairs": 2}, {"paired/diff": [0.1, 0.1, None, 0.2]}))
+    events.append(SweepEnded("finished", "how it went"))
+    return events
+
+
+class Sweep:
+    """A sweep of its own name at some address, and what it said."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.name, self.said = uri, f"sweep-{uuid.uuid4().hex[:8]}", list[str]()
+        self.experiment = f"experiment of {self.name}"
+
+    def tracker(self) -> Tracker:
+        return Tracker(self.uri, self.experiment, self.name, "mrpc", say=self.said.append, longest_pause=0.5)
+
+    def send(self, events: list[Event]) -> Tracker:
+        tracker = self.tracker()
+        for event in events:
+            tracker.put(event)
+        assert tracker.close(60) == 0, self.said
+        assert tracker.rejected == 0, self.said
+        return tracker
+
+    def runs(self) -> dict[str, Any]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name(self.experiment)
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        by_name = {run.info.run_name: run for run in runs}
+        assert len(by_name) == len(runs), "run names are unique within a sweep"
+        return by_name
+
+    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+        from mlflow import MlflowClient
+
+        points = MlflowClient(self.uri).get_metric_history(self.runs()[run].info.run_id, metric)
+        return [(point.step, point.value) for point in points]
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('database')}/new/mlflow.db"
+
+
+@pytest.fixture(params=["server", "sqlite"])
+def sweep(request: pytest.FixtureRequest) -> Sweep:
+    if request.param == "server":
+        return Sweep(request.getfixturevalue("mlflow_server").url)
+    return Sweep(request.getfixturevalue("database"))
+
+
+@pytest.fixture
+def served(mlflow_server: MlflowServer) -> Iterator[Sweep]:
+    yield Sweep(mlflow_server.url)
+    if not mlflow_server.healthy():
+        mlflow_server.kill()
+        mlflow_server.start()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_what_a_user_sees_of_a_sweep(sweep: Sweep) -> None:
+    sweep.send(whole_sweep())
+    runs = sweep.runs()
+    clo, blo = "CLO-v2 00", "BLO 01"
+    assert {name: run.info.status for name, run in runs.items()} == {
+        sweep.name: "FINISHED",
+        f"{clo} · clo": "FINISHED",
+        f"{clo} s0 f0": "FINISHED",
+        f"{clo} s0 f1": "FINISHED",
+        f"{blo} · blo": "KILLED",
+        f"{blo} s0 f0": "KILLED",
+        "Summary · CLO-v2 minus BLO": "FINISHED",
+    }
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in runs.items()}
+    assert parents[f"{clo} s0 f1"] == runs[f"{clo} · clo"].info.run_id
+    assert parents[f"{clo} · clo"] == parents["Summary · CLO-v2 minus BLO"] == runs[sweep.name].info.run_id
+
+    fold = runs[f"{clo} s0 f1"].data
+    wanted = {"sweep": sweep.name, "task": "mrpc", "kind": "fold", "algorithm": "clo-v2", "approach": "CLO-v2"}
+    wanted |= {"config": "clo", "seed": "0", "fold": "1", "attempt": "1", "mlflow.runColor": "#2272b4"}
+    assert wanted.items() <= fold.tags.items()
+    assert sweep.history(f"{clo} s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
+
+    config = runs[f"{clo} · clo"].data
+    assert config.params["log10_lr_theta"] == "-4.0"
+    assert config.params["cycle_length"] == "4"
+    assert config.metrics["cv/score_mean"] == 0.512346
+    assert sweep.history(f"{clo} · clo", "depth/score") == [(1, 0.5), (2, 0.6), (3, 0.7), (4, 0.8)]
+    assert sweep.history(f"{clo} · clo", "depth/layer") == [(n, n) for n in (1, 2, 3, 4)]
+    assert sweep.history(f"{clo} · clo", "tradeoff/layers") == [(0, 4), (1, 2), (2, 1)]
+    assert runs[f"{blo} · blo"].data.tags["outcome"] == "pruned"
+    assert runs[sweep.name].data.tags["mlflow.note.content"] == "how it went"
+    assert sweep.history("Summary · CLO-v2 minus BLO", "paired/diff") == [(1, 0.1), (2, 0.1), (4, 0.2)]
+
+
+def test_every_name_is_on_the_list(sweep: Sweep) -> None:
+    sweep.send(whole_sweep())
+    for run in sweep.runs().values():
+        kind = run.data.tags["kind"]
+        found = [names.find("metric", name) for name in run.data.metrics]
+        found += [names.find("tag", name) for name in run.data.tags if name not in ("mlflow.runName", "mlflow.user")]
+        assert all(line is not None and kind in line.runs for line in found)
+
+
+def test_a_second_tracker_finds_everything_and_writes_nothing(sweep: Sweep) -> None:
+    sweep.send(whole_sweep())
+    before = {name: (run.info.run_id, run.data.to_dictionary()) for name, run in sweep.runs().items()}
+    sweep.send(whole_sweep())
+    assert {name: (run.info.run_id, run.data.to_dictionary()) for name, run in sweep.runs().items()} == before
+    assert len(sweep.history("CLO-v2 00 s0 f0", "score/mean")) == EPOCHS
+
+
+@pytest.mark.parametrize("cut", [3, 6, 14])
+def test_a_sweep_whose_driver_died_goes_on_in_the_same_runs(database: str, cut: int) -> None:
+    sweep, events = Sweep(database), whole_sweep()
+    sweep.send(events[:cut])
+    first = {name: run.info.run_id for name, run in sweep.runs().items()}
+    sweep.send([*events[:cut], SweepEnded("stopped")])
+    assert {run.info.status for run in sweep.runs().values()} <= {"FINISHED", "KILLED"}
+    sweep.send([*events[:cut], SweepEnded("stopped"), *events[cut:]])
+    runs = sweep.runs()
+    assert {name: runs[name].info.run_id for name in first} == first
+    assert Counter(run.info.status for run in runs.values()) == {"FINISHED": 5, "KILLED": 2}
+    assert [step for step, _ in sweep.history("CLO-v2 00 s0 f0", "score/mean")] == [0, 1, 2]
+    assert [step for step, _ in sweep.history("CLO-v2 00 s0 f1", "score/mean")] == [0, 1, 2]
+
+
+def test_a_restarted_cell_continues_its_run(database: str) -> None:
+    sweep = Sweep(database)
+    start: list[Event] = [SweepStarted(), ConfigStarted("clo", 0, VALUES["clo"]), CellStarted("clo", 0, 0)]
+    sweep.send([*start, epoch("clo", 0, 0), CellStarted("clo", 0, 0, 2), epoch("clo", 0, 0), epoch("clo", 0, 1)])
+    assert [step for step, _ in sweep.history("CLO-v2 00 s0 f0", "score/mean")] == [0, 1]
+    assert sweep.runs()["CLO-v2 00 s0 f0"].data.tags["attempt"] == "2"
+
+
+def test_requests_stay_within_one_per_report_and_three_per_run(served: Sweep, mlflow_server: MlflowServer) -> None:
+    tracker, events, before = served.tracker(), whole_sweep(), len(mlflow_server.requests())
+    tracker.check()
+    assert mlflow_server.requests()[before:] == ["GET experiments/get-by-name", "POST experiments/create"]
+
+    before = len(mlflow_server.requests())
+    for event in events:
+        tracker.put(event)
+    assert tracker.close(60) == 0
+    sent = Counter(mlflow_server.requests()[before:])
+    reports, runs = sum(isinstance(event, Epoch) for event in events), len(served.runs())
+    assert sent["POST runs/search"] == 1
+    assert sent["POST runs/create"] == sent["POST runs/update"] == runs
+    assert sent.total() - 1 <= reports + 3 * runs
+    assert sent.total() == sum(sent[f"POST runs/{what}"] for what in ("search", "create", "update", "log-batch"))
+
+    before = len(mlflow_server.requests())
+    served.send(events)
+    assert mlflow_server.requests()[before:] == ["GET experiments/get-by-name", "POST runs/search"]
+
+
+def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, mlflow_server: MlflowServer) -> None:
+    tracker, events = served.tracker(), whole_sweep()
+    tracker.check()
+    for event in events[:5]:
+        tracker.put(event)
+    wait_for(lambda: tracker.waiting == 0)
+    mlflow_server.kill()
+    started = time.monotonic()
+    for event in events[5:]:
+        tracker.put(event)
+    assert time.monotonic() - started < 0.5, "training is never held up"
+    wait_for(lambda: served.said)
+    mlflow_server.start()
+    wait_for(lambda: tracker.waiting == 0)
+    assert tracker.close(10) == 0
+    assert [
+        ("away" if "Training goes on" in line else "back" if "is back" in line else line) for line in served.said
+    ] == [
+        "away",
+        "back",
+    ]
+    assert Counter(run.info.status for run in served.runs().values()) == {"FINISHED": 5, "KILLED": 2}
+    assert served.history("CLO-v2 00 s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
+
+
+def test_a_hanging_server_leaves_no_second_run(
+    served: Sweep, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_runs, "open_store", functools.partial(tracking_store.open_store, read_seconds=0.5))
+    tracker, events = served.tracker(), whole_sweep()
+    tracker.check()
+    mlflow_server.pause()
+    try:
+        for event in events:
+            tracker.put(event)
+        wait_for(lambda: served.said)
+        time.sleep(1.5)  # several requests are under way that nobody waits for any more
+    finally:
+        mlflow_server.resume()
+    assert tracker.close(60) == 0
+    assert len(served.runs()) == 7
+    assert len(served.history("CLO-v2 00 s0 f0", "score/mean")) == EPOCHS
+
+
+def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> None:
+    sweep = Sweep(f"http://127.0.0.1:{free_port}")
+    tracker = sweep.tracker()
+    for event in whole_sweep():
+        tracker.put(event)
+    started = time.monotonic()
+    assert tracker.close(0.5) == tracker.waiting == len(whole_sweep())
+    assert time.monotonic() - started < 5
+    assert "events were not sent" in sweep.said[-1]
+
+
+def test_a_deleted_run_does_not_hold_up_the_others(database: str) -> None:
+    from mlflow import MlflowClient
+
+    sweep, events = Sweep(database), whole_sweep()
+    tracker = sweep.tracker()
+    for event in events[:4]:
+        tracker.put(event)
+    wait_for(lambda: tracker.waiting == 0)
+    MlflowClient(database).delete_run(sweep.runs()["CLO-v2 00 s0 f0"].info.run_id)
+    for event in events[4:]:
+        tracker.put(event)
+    assert tracker.close(30) == 0
+    assert tracker.rejected == 3  # two reports and the end of the deleted run
+    assert len(sweep.said) == 1
+    assert sweep.runs()[sweep.name].info.status == "FINISHED"
+
+
+def test_values_that_no_chart_can_show_are_counted(sweep: Sweep) -> None:
+    bad = Epoch("clo", 0, 0, 0, {"score/mean": 0.5, "loss/exit_01": math.nan, "loss/exit_02": math.inf, "seconds": 2})
+    events = [*whole_sweep()[:3], bad, bad.__class__("clo", 0, 0, 1, {"score/mean": math.nan})]
+    sweep.send([*events, CellEnded("clo", 0, 0, "diverged")])
+    run = sweep.runs()["CLO-v2 00 s0 f0"]
+    assert run.data.metrics == {"score/mean": 0.5, "seconds": 2.0}
+    assert run.data.tags["nonfinite"] == "3"
+    assert run.info.status == "FAILED"
+
+
+def test_a_summary_with_other_contents_takes_the_place_of_the_old_one(database: str) -> None:
+    sweep = Sweep(database)
+    sweep.send([SweepStarted(), Summary("CLO-v2", {"summary/configs": 3}, algorithm="clo-v2")])
+    sweep.send([SweepStarted(), Summary("CLO-v2", {"summary/configs": 4}, algorithm="clo-v2")])
+    run = sweep.runs()["Summary · CLO-v2"]
+    assert run.data.metrics == {"summary/configs": 4.0}
+    assert run.data.tags["approach"] == "CLO-v2"
+
+
+def test_many_values_are_split_below_the_limits_of_a_request(sweep: Sweep) -> None:
+    many: dict[str, Any] = {f"option_{i}": i for i in range(150)}
+    depth = {"score": [0.5] * 900, "omega_ce": [0.5] * 900}
+    events = [SweepStarted(many), ConfigStarted("c", 0, {"algorithm": "mine"}), ConfigEnded("c", "complete", {}, depth)]
+    sweep.send(events)
+    assert len(sweep.runs()[sweep.name].data.params) == 150
+    assert len(sweep.history("mine 00 · c", "depth/omega_ce")) == 900
+
+
+@pytest.fixture
+def free_port(mlflow_server: MlflowServer) -> int:
+    return type(mlflow_server)(mlflow_server.folder / "never started").port
+
+
+def test_check_says_what_to_do_when_nobody_answers(free_port: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match=r"can't be used at http://127\.0\.0\.1:\d+: .*serve\.sh"):
+        Sweep(f"http://127.0.0.1:{free_port}").tracker().check()
+    assert time.monotonic() - started < 10
+
+
+def test_check_is_quick_when_the_server_hangs(served: Sweep, mlflow_server: MlflowServer) -> None:
+    mlflow_server.pause()
+    try:
+        with pytest.raises(TrackingError, match="can't be used"):
+            served.tracker().check(1.0)
+    finally:
+        mlflow_server.resume()
+
+
+def test_check_tells_a_refused_host_name_from_a_missing_server(mlflow_server: MlflowServer) -> None:
+    sweep = Sweep(mlflow_server.url.replace("127.0.0.1", "127.0.0.2.nip.invalid"))
+    assert "allowed-hosts" in tracking_store.advice(sweep.uri, Exception("Invalid Host header - possible attack"))
+
+
+@pytest.mark.parametrize(("status", "todo"), [(401, "MLFLOW_TRACKING_PASSWORD"), (200, "serve.sh"), (404, "serve.sh")])
+def test_check_at_something_else_than_mlflow(status: int, todo: str) -> None:
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingError, match=todo):
+            Sweep(f"http://127.0.0.1:{server.server_port}").tracker().check()
+        server.shutdown()
+
+
+def test_many_sweeps_may_create_one_experiment_at_once(mlflow_server: MlflowServer) -> None:
+    sweeps = [Sweep(mlflow_server.url) for _ in range(6)]
+    trackers = [Tracker(s.uri, f"shared {sweeps[0].name}", s.name, "mrpc") for s in sweeps]
+    threads = [threading.Thread(target=tracker.check) for tracker in trackers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({tracker.url and tracker.url.split("/runs?")[0] for tracker in trackers}) == 1
+
+
+@pytest.mark.slow
+def test_many_processes_may_create_one_database_at_once(tmp_path: Path) -> None:
+    code = "import sys; from tune.tracking import Tracker; Tracker(sys.argv[1], 'e', 's', 't').check()"
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    root = Path(__file__).resolve().parent.parent
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, uri], cwd=root, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
+
+
+def test_an_experiment_that_was_deleted(database: str) -> None:
+    from mlflow import MlflowClient
+
+    sweep, client = Sweep(database), MlflowClient(database)
+    client.delete_experiment(client.create_experiment(sweep.experiment))
+    with pytest.raises(TrackingError, match=r"was deleted: restore it"):
+        sweep.tracker().check()
+
+
+def test_secrets_are_never_said_or_stored(
+    served: Sweep, mlflow_server: MlflowServer, monkeypatch: Any, free_port: int
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-in-environment")
+    address = served.uri.removeprefix("http://")
+    served.uri = f"http://user:pa55word@{address}"
+    tracker = served.tracker()
+    tracker.check()
+    tracker.put(SweepStarted({"tracking_uri": served.uri}, f"see {served.uri} with t0ken-in-environment"))
+    tracker.put(CellEnded("nobody's", 0, 0, "failed"))
+    assert tracker.close(30) == 0
+    assert tracker.rejected == 1
+    away = Sweep(f"http://user:pa55word@127.0.0.1:{free_port}")
+    with pytest.raises(TrackingError) as caught:
+        away.tracker().check()
+    lost = away.tracker()
+    lost.put(SweepStarted())
+    lost.close(0.3)
+    texts = [
+        str(caught.value),
+        repr(caught.value.__cause__),
+        *served.said,
+        *away.said,
+        str(tracker.url),
+        mlflow_server.log(),
+    ]
+    texts += [path.read_bytes().decode(errors="replace") for path in mlflow_server.folder.glob("mlflow.db*")]
+    assert all(secret not in text for text in texts for secret in ("pa55word", "t0ken-in-environment"))
+    assert served.name in "".join(texts), "the texts are those of this sweep"
+
+
+def test_the_password_of_the_address_is_sent_to_the_server() -> None:
+    got = list[str | None]()
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            got.append(self.headers["Authorization"])
+            self.send_response(500)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(TrackingError):
+            Sweep(f"http://user:p%40ss@127.0.0.1:{server.server_port}").tracker().check()
+        server.shutdown()
+    assert got == ["Basic dXNlcjpwQHNz"]  # user:p@ss
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://host:5000/path", "http://host:5000/path"),
+        ("https://user:pass@host/x", "https://host/x"),
+        ("https://token@host", "https://host"),
+        ("postgresql+psycopg2://me:a@b:c@db:5432/mlflow", "postgresql+psycopg2://db:5432/mlflow"),
+        ("postgresql://db/mlflow?user=me&password=pass", "postgresql://db/mlflow?user=me&password=***"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("no answer from http://u:p@a and http://u:p@b", "no answer from http://a and http://b"),
+    ],
+)
+def test_redact(uri: str, shown: str) -> None:
+    assert redact(uri) == shown
+
+
+def test_resolve_uri(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there")
+    assert resolve_uri() == "http://there"
+    assert resolve_uri("http://here") == "http://here"
+
+
+def test_experiment_url() -> None:
+    url = experiment_url("http://user:pass@host:5000/", "7", "it's")
+    assert url == (
+        "http://host:5000/#/experiments/7/runs?searchFilter=tags.kind%20%3D%20%27config%27%20AND%20tags.sweep%20%3D%20"
+        "%22it%27s%22&compareRunsMode=CHART&workflowType=machine_learning"
+    )
+    assert experiment_url("sqlite:///mlflow.db", "7") is None

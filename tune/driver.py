@@ -1,0 +1,234 @@
+"""The driver of a sweep: decides what runs next, writes every decision to the ledger, and feeds MLflow from it.
+
+:class:`Driver` knows nothing of Ray; `tune.ray_adapters` plugs it into Ray Tune.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from tune.crossval import Attempt, Study
+from tune.feed import events
+from tune.history import History
+from tune.ledger import Ledger, Record, State
+from tune.tracking_events import Event
+
+#: How often a configuration whose process died is tried again.
+RETRIES = 2
+
+EndStatus = Literal["finished", "stopped", "failed"]
+
+
+class Searcher(Protocol):
+    def suggest(self, history: History) -> dict[str, Any] | None: ...
+
+
+class Pruner(Protocol):
+    def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool: ...
+
+
+class Listener(Protocol):
+    """Who is told of events: the tracker, or nobody."""
+
+    def put(self, event: Event) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """When a sweep ends by itself; None is no limit. Hours count over all sessions of a sweep."""
+
+    trials: int | None = None
+    fold_epochs: int | None = None
+    hours: float | None = None
+    gpu_hours: float | None = None
+
+
+class Driver:
+    """The decisions of a sweep, each in the ledger before it is acted on."""
+
+    def __init__(
+        self,
+        study: Study,
+        ledger: Ledger,
+        searcher: Searcher,
+        pruner: Pruner,
+        *,
+        config_id: Callable[[dict[str, Any]], str],
+        budget: Budget | None = None,
+        gpus: float = 0.0,
+        listener: Listener | None = None,
+        say: Callable[[str], None] = print,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.study, self.ledger, self.searcher, self.pruner = study, ledger, searcher, pruner
+        self.config_id, self.budget, self.gpus = config_id, budget or Budget(), gpus
+        self.listener, self.say, self.stop_requested = listener, say, stop_requested
+        self.state = ledger.read()
+        self.writer = ledger.driver_writer()
+        self.started = time.time()
+        self.interrupted = False
+        self.running: dict[str, str] = {}  # Ray's trial → configuration
+        self.waiting = [c.id for c in self.state.history() if c.state == "running"]
+        self.exhausted = False
+        self._asked_to_stop: str | None = None
+
+    # What runs next.
+
+    def next_attempt(self, trial: str) -> Attempt | None:
+        """An attempt for a free place, or None where nothing is left: what was begun before comes first."""
+        if self.stop_reason():
+            return None
+        if self.waiting:
+            config = self.waiting.pop(0)
+        else:
+            if self.exhausted or (self.budget.trials and len(self.state.configs) >= self.budget.trials):
+                return None
+            values = self.searcher.suggest(self.state.history())
+            if values is None:
+                self.exhausted = True
+                return None
+            config = self.config_id(values)
+            self.record({"kind": "suggest", "config": config, "index": len(self.state.configs), "values": values})
+        self.running[trial] = config
+        return self._grant(config)
+
+    def _grant(self, config: str) -> Attempt:
+        attempt = self.state.attempts.get(config, 0) + 1
+        fences: dict[str, int] = {}
+        for earlier in range(1, attempt):
+            records = list(self.ledger.records_of(config, earlier))
+            known = self.state.fences.get(config, {}).get(earlier)
+            fences[str(earlier)] = known if known is not None else len(records)
+            for record in records:  # what a lost node wrote but could not report any more
+                self._apply(record)
+        self.record({"kind": "grant", "config": config, "attempt": attempt, "fences": fences})
+        finished = [(s, f) for (c, s, f) in self.state.cells if c == config]
+        seen = {f"{s}/{f}": sorted(self.state.seen(config, s, f)) for s, f in self.study.cells}
+        return Attempt(config, self.state.configs[config].values, attempt, finished, seen)
+
+    # What comes back.
+
+    def receive(self, records: list[Record]) -> bool:
+        """Take a trial's new records; False when the trial is to stop. Telling the same twice changes nothing."""
+        for record in records:
+            if not self._apply(record):
+                continue
+            config, cell = record["config"], (record["seed"], record["fold"])
+            if record["kind"] == "cell_end":
+                self._cell_ended(record)
+            elif record["ended"] is None and not self.pruner.decide(self.state.history(), config, cell, record["epoch"]):
+                self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": record["epoch"]})
+                self.say(f"{self._name(config)}  pruned after epoch {record['epoch'] + 1} of seed {cell[0]} fold {cell[1]}")
+        return not records or self.state.configs[records[-1]["config"]].state == "running"
+
+    def _cell_ended(self, record: Record) -> None:
+        config = record["config"]
+        name, place = self._name(config), f"seed {record['seed']} fold {record['fold']}"
+        if record["ended"] == "diverged":
+            self.say(f"{name}  {place}  diverged after {record['theta_updates']} updates: a loss, gradient or weight was not finite")
+            self.record({"kind": "fail", "config": config, "attempt": record["attempt"], "message": "diverged", "final": True})
+            return
+        self.say(f"{name}  {place}  {100 * record['score']:.2f}  best epoch {record['best_epoch'] + 1} of {record['epochs']}  {record['seconds']:.0f} s")
+        finished = {(c.seed, c.fold) for c in self.state.configs[config].cells if c.state == "finished"}
+        if finished >= set(self.study.cells):
+            self.record({"kind": "complete", "config": config})
+            scores = self.state.configs[config].scores
+            self.say(f"{name}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
+        elif not self.pruner.decide(self.state.history(), config, (record["seed"], record["fold"]), record["epochs"] - 1):
+            self.record({"kind": "prune", "config": config, "seed": record["seed"], "fold": record["fold"], "epoch": record["epochs"] - 1})
+            self.say(f"{name}  pruned after {place}")
+
+    def gone(self, trial: str, message: str | None = None, *, permanent: bool = False) -> None:
+        """A trial's process has ended; with a message, it failed and its configuration is tried again, or given up.
+
+        A `permanent` failure (a wrong value, missing data) would only happen again: it is given up at once.
+        """
+        config = self.running.pop(trial, None)
+        if config is None or self.state.configs[config].state != "running" or message is None:
+            return
+        attempt = self.state.attempts[config]
+        final = permanent or len(self.state.failures.get(config, [])) >= RETRIES
+        self.record({"kind": "fail", "config": config, "attempt": attempt, "message": message[:2000], "final": final})
+        self.say(f"{self._name(config)}  failed: {message.strip().splitlines()[-1][:300]}" + ("; given up" if final else "; tried again"))
+        if not final:
+            self.waiting.append(config)
+
+    # When it ends.
+
+    def stop_reason(self) -> str | None:
+        """Why everything is to stop now, or None. Once it is so it stays so."""
+        if self._asked_to_stop is None:
+            if self.interrupted:
+                self._asked_to_stop = "interrupted"
+            elif self.stop_requested():
+                self._asked_to_stop = "stopped on request"
+            else:
+                self._asked_to_stop = self._budget_used()
+        return self._asked_to_stop
+
+    def _budget_used(self) -> str | None:
+        b = self.budget
+        if b.fold_epochs and len(self.state.epochs) >= b.fold_epochs:
+            return f"the budget of {b.fold_epochs} fold-epochs is used"
+        if b.hours and self.hours() >= b.hours:
+            return f"the budget of {b.hours:g} hours is used"
+        if b.gpu_hours and self.gpus * sum(r["seconds"] for r in self.state.epochs.values()) / 3600 >= b.gpu_hours:
+            return f"the budget of {b.gpu_hours:g} GPU-hours is used"
+        return None
+
+    def hours(self) -> float:
+        """Wall-clock hours over all sessions."""
+        earlier = sum(r.get("elapsed", 0.0) for r in self.state.sessions)
+        return (earlier + time.time() - self.started) / 3600
+
+    def finish(self, error: str | None = None) -> EndStatus:
+        """Write the end of this session; `stopped` where something is left to do."""
+        left = any(c.state == "running" for c in self.state.history()) or not self.exhausted
+        trials_used = bool(self.budget.trials) and len(self.state.configs) >= (self.budget.trials or 0)
+        if error:
+            status: EndStatus = "failed"
+        elif self.stop_reason() or (left and not trials_used):
+            status = "stopped"
+        else:
+            status = "finished"
+        note = error or self.stop_reason() or ""
+        self.record({"kind": "end", "status": status, "note": note, "elapsed": time.time() - self.started})
+        self.writer.close()
+        return status
+
+    # Records.
+
+    def record(self, record: Record) -> None:
+        """Write one of the driver's own records, apply it, tell the listener."""
+        self._apply(self.writer.append(record))
+
+    def _apply(self, record: Record) -> bool:
+        if not self.state.apply(record):
+            return False
+        if self.listener:
+            for event in events(record, self.state):
+                self.listener.put(event)
+        return True
+
+    def _name(self, config: str) -> str:
+        return f"[{self.state.indices[config] + 1}] {describe(self.state.configs[config].values)}"
+
+
+def describe(values: Any) -> str:
+    """A configuration in a few words: the algorithm, then its options."""
+    rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
+    return f"{values.get('algorithm', '')} {rest}".strip()
+
+
+def replay(state_of: Ledger, listener: Listener) -> State:
+    """Tell a listener everything that a ledger holds, in the order in which it happened."""
+    records = sorted(state_of.all_records(), key=lambda r: (r["time"], r["kind"] != "sweep", r["seq"]))
+    state = State()
+    for record in records:
+        if state.apply(record):
+            for event in events(record, state):
+                listener.put(event)
+    return state

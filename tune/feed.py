@@ -1,0 +1,96 @@
+"""From the ledger's records to MLflow's events: pure functions, used live by the driver and again by a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tune.ledger import Record, State
+from tune.names import exit_metric
+from tune.tracking_events import (
+    CellEnded,
+    CellStarted,
+    ConfigEnded,
+    ConfigStarted,
+    Epoch,
+    Event,
+    SweepEnded,
+    SweepStarted,
+)
+
+
+def events(record: Record, state: State) -> Iterator[Event]:
+    """What MLflow is to hear of one record, `state` being the ledger's with the record applied."""
+    time_ms = int(record["time"] * 1000)
+    kind = record["kind"]
+    if kind in ("sweep", "resume"):
+        yield SweepStarted(params=record.get("params", {}), note=record.get("note", ""), time_ms=time_ms)
+    elif kind == "suggest":
+        yield ConfigStarted(record["config"], record["index"], record["values"], time_ms=time_ms)
+    elif kind == "epoch":
+        where = (record["config"], record["seed"], record["fold"])
+        if state.seen(*where) == {record["epoch"]}:
+            yield CellStarted(*where, attempt=record["attempt"], time_ms=time_ms)
+        yield Epoch(*where, record["epoch"], epoch_metrics(record), time_ms=time_ms)
+    elif kind == "cell_end":
+        status = "diverged" if record["ended"] == "diverged" else "finished"
+        yield CellEnded(record["config"], record["seed"], record["fold"], status, time_ms=time_ms)  # type: ignore[arg-type]
+    elif kind == "complete":
+        yield _config_ended(record["config"], "complete", state, time_ms)
+    elif kind == "prune":
+        yield from _open_cells(record["config"], "pruned", state, time_ms)
+        yield _config_ended(record["config"], "pruned", state, time_ms)
+    elif kind == "fail" and record["final"]:
+        yield from _open_cells(record["config"], "failed", state, time_ms)
+        yield _config_ended(record["config"], "failed", state, time_ms)
+    elif kind == "end":
+        for config in state.history():
+            if config.state == "running":
+                yield from _open_cells(config.id, "stopped", state, time_ms)
+                yield _config_ended(config.id, "stopped", state, time_ms)
+        yield SweepEnded(record["status"], note=record.get("note", ""), time_ms=time_ms)
+
+
+def epoch_metrics(record: Record) -> dict[str, float]:
+    """An epoch's numbers under the names of `tune.names`."""
+    metrics: dict[str, float | None] = {
+        "score/mean": record["score"],
+        "theta_updates": record["theta_updates"],
+        "seconds": record["seconds"],
+        "train/loss_theta": record["train_loss"],
+    }
+    groups = {
+        "score": record["exits"].get("score", []),
+        "loss": record["exits"].get("loss", []),
+        "omega_ce": record["weights"].get("ce", []),
+        "omega_kd": record["weights"].get("kd", []),
+    }
+    for group, values in groups.items():
+        metrics |= {exit_metric(group, i): v for i, v in enumerate(values, start=1)}
+    exits = len(groups["score"])
+    metrics |= {exit_metric("collapsed", i + 1): float(i in record["collapsed"]) for i in range(exits)}
+    return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def _open_cells(config: str, status: Any, state: State, time_ms: int) -> Iterator[Event]:
+    for cell in state.configs[config].cells:
+        if cell.state == "running":
+            yield CellEnded(config, cell.seed, cell.fold, status, time_ms=time_ms)
+
+
+def _config_ended(config: str, status: Any, state: State, time_ms: int) -> ConfigEnded:
+    cells = [r for (c, _, _), r in state.cells.items() if c == config and r["score"] is not None]
+    metrics: dict[str, float] = {"cv/cells": float(len(cells))}
+    depth: dict[str, list[float]] = {}
+    if cells:
+        scores = [r["score"] for r in cells]
+        mean = float(np.mean(scores))
+        metrics |= {"cv/score_mean": mean, "cv/score_pct": round(100 * mean, 3)}
+        if len(scores) > 1:
+            metrics["cv/score_std"] = float(np.std(scores, ddof=1))
+        depth["score"] = np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()
+        if all(r["weights"] for r in cells):
+            depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
+    return ConfigEnded(config, status, metrics=metrics, depth=depth, time_ms=time_ms)

@@ -1,0 +1,257 @@
+"""The record of a sweep, and the only module that touches its files.
+
+A ledger is a folder of append-only files with one writer each: `driver/` holds the driver's decisions, and
+`<configuration>/<attempt>/` what the process that trains that attempt has found, written before Ray hears of it.
+Files are numbered segments of at most :data:`SEGMENT` records and never change once the next one exists. A line is
+`crc32 json`; a torn last line of a segment is ignored, damage anywhere else is an error.
+
+Records have an identity (configuration, seed, fold, epoch), so reading one twice changes nothing. An attempt number
+is granted by the driver, together with how many records of earlier attempts count (`fences`): what an old writer
+adds after it was given up is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import SweepError
+from tune.history import Cell, CellState, Configuration, ConfigState, EpochScore, History
+
+SEGMENT = 1000
+DRIVER = "driver"
+Record = dict[str, Any]
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """One line: the CRC-32 of the JSON text in hexadecimal, a space, the text."""
+    text = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def decode(line: bytes) -> Record:
+    """The record of a line without its line end; ValueError where the checksum does not fit."""
+    checksum, _, text = line.partition(b" ")
+    if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
+        raise ValueError("wrong checksum")
+    return json.loads(text)
+
+
+class Writer:
+    """Appends records to one writer's segments. Each is on the disk (fsync) when `append` returns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        existing = sorted(folder.glob("*.jsonl"))
+        # Never append to a file of an earlier process: its last line may be torn.
+        self.segment = int(existing[-1].stem) + 1 if existing else 0
+        self.seq = sum(1 for path in existing for _ in _read_segment(path))
+        self.count = 0
+        self.file: Any = None
+
+    def append(self, record: Mapping[str, Any]) -> Record:
+        """Write one record and return it with its `seq` (its number within this writer) and `time`."""
+        if self.file is None or self.count == SEGMENT:
+            self.close()
+            self.file = open(self.folder / f"{self.segment:08d}.jsonl", "xb")  # noqa: SIM115
+            self.segment, self.count = self.segment + 1, 0
+        full = {"seq": self.seq, "time": round(time.time(), 3), **record}
+        self.file.write(encode(full))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.seq += 1
+        self.count += 1
+        return full
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+def _read_segment(path: Path) -> Iterator[Record]:
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield decode(line)
+        except ValueError as error:
+            if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
+                return  # the tail of a writer that was killed
+            raise SweepError(f"{path}, line {number}: {error}; the ledger was damaged after it was written") from None
+
+
+class Ledger:
+    """A sweep's ledger: reads everything, and hands out writers."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def driver_writer(self) -> Writer:
+        return Writer(self.folder / DRIVER)
+
+    def attempt_writer(self, config: str, attempt: int) -> Writer:
+        return Writer(self._attempt(config, attempt))
+
+    def _attempt(self, config: str, attempt: int) -> Path:
+        return self.folder / config / f"{attempt:04d}"
+
+    def records_of(self, config: str, attempt: int) -> Iterator[Record]:
+        """What one attempt wrote, in order."""
+        return self._read(self._attempt(config, attempt))
+
+    def all_records(self) -> Iterator[Record]:
+        """Every record of every writer."""
+        for folder in sorted({path.parent for path in self.folder.glob("**/*.jsonl")}):
+            yield from self._read(folder)
+
+    def _read(self, folder: Path) -> Iterator[Record]:
+        for path in sorted(folder.glob("*.jsonl")):
+            yield from _read_segment(path)
+
+    def read(self) -> State:
+        """The state of the sweep from all files. Raises SweepError for a missing or damaged ledger."""
+        if not (self.folder / DRIVER).is_dir():
+            raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
+        state = State()
+        for record in self._read(self.folder / DRIVER):
+            state.apply(record)
+        for config, attempts in list(state.attempts.items()):
+            for attempt in range(1, attempts + 1):
+                for record in self.records_of(config, attempt):
+                    state.apply(record)
+        return state
+
+
+@dataclasses.dataclass
+class State:
+    """What a ledger says, built by applying its records in any order that keeps each writer's own.
+
+    `apply` returns whether a record told anything new. Values handed out (histories, records) are never changed later.
+    """
+
+    sweep: Record | None = None
+    configs: dict[str, Configuration] = dataclasses.field(default_factory=dict)
+    indices: dict[str, int] = dataclasses.field(default_factory=dict)
+    attempts: dict[str, int] = dataclasses.field(default_factory=dict)
+    fences: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
+    epochs: dict[tuple[str, int, int, int], Record] = dataclasses.field(default_factory=dict)
+    cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
+    failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
+    end: Record | None = None
+    sessions: list[Record] = dataclasses.field(default_factory=list)  # the end of each of the driver's sessions
+
+    def history(self) -> History:
+        """The configurations in the order in which they were suggested."""
+        return tuple(self.configs.values())
+
+    def seen(self, config: str, seed: int, fold: int) -> set[int]:
+        """The epochs of a cell that are recorded."""
+        return {e for (c, s, f, e) in self.epochs if (c, s, f) == (config, seed, fold)}
+
+    def counts(self, record: Record) -> bool:
+        """Whether a trial's record was written before its attempt was given up."""
+        fence = self.fences.get(record["config"], {}).get(record["attempt"])
+        return fence is None or record["seq"] < fence
+
+    def apply(self, record: Record) -> bool:
+        handler = getattr(self, f"_{record['kind']}", None)
+        return bool(handler(record)) if handler else False
+
+    # One method per kind of record. The driver's:
+
+    def _sweep(self, r: Record) -> bool:
+        self.sweep, fresh = r, self.sweep is None
+        self.end = None
+        return fresh
+
+    def _resume(self, r: Record) -> bool:
+        self.end = None
+        return True
+
+    def _suggest(self, r: Record) -> bool:
+        if r["config"] in self.configs:
+            return False
+        self.configs[r["config"]] = Configuration(r["config"], r["values"])
+        self.indices[r["config"]] = r["index"]
+        return True
+
+    def _grant(self, r: Record) -> bool:
+        config, attempt = r["config"], r["attempt"]
+        if attempt <= self.attempts.get(config, 0):
+            return False
+        self.attempts[config] = attempt
+        self.fences[config] = {int(a): n for a, n in r["fences"].items()}
+        self._set(config, state="running")
+        return True
+
+    def _prune(self, r: Record) -> bool:
+        fresh = r["config"] not in self.pruned
+        if fresh:
+            self.pruned[r["config"]] = r
+        self._set(r["config"], state="pruned")
+        return fresh
+
+    def _fail(self, r: Record) -> bool:
+        known = self.failures.setdefault(r["config"], [])
+        if any(k["attempt"] == r["attempt"] for k in known):
+            return False
+        known.append(r)
+        if r["final"]:
+            self._set(r["config"], state="failed")
+        return True
+
+    def _complete(self, r: Record) -> bool:
+        fresh = self.configs[r["config"]].state != "complete"
+        self._set(r["config"], state="complete")
+        return fresh
+
+    def _end(self, r: Record) -> bool:
+        self.end = r
+        self.sessions.append(r)
+        return True
+
+    # The trials':
+
+    def _epoch(self, r: Record) -> bool:
+        key = (r["config"], r["seed"], r["fold"], r["epoch"])
+        if key in self.epochs or not self.counts(r):
+            return False
+        self.epochs[key] = r
+        if r["score"] is not None:
+            score = EpochScore(r["epoch"], r["score"], tuple(r["exits"].get("score", ())))
+            self._cell(r, lambda cell: dataclasses.replace(cell, epochs=(*cell.epochs, score)))
+        else:
+            self._cell(r, lambda cell: cell)
+        return True
+
+    def _cell_end(self, r: Record) -> bool:
+        key = (r["config"], r["seed"], r["fold"])
+        if key in self.cells or not self.counts(r):
+            return False
+        self.cells[key] = r
+        state: CellState = "diverged" if r["ended"] == "diverged" else "finished"
+        self._cell(r, lambda cell: dataclasses.replace(cell, state=state))
+        return True
+
+    def _cell(self, r: Record, change: Any) -> None:
+        config = self.configs[r["config"]]
+        at = next((i for i, c in enumerate(config.cells) if (c.seed, c.fold) == (r["seed"], r["fold"])), None)
+        cells = list(config.cells)
+        if at is None:
+            cells.append(change(Cell(r["seed"], r["fold"])))
+        else:
+            cells[at] = change(cells[at])
+        self.configs[r["config"]] = dataclasses.replace(config, cells=tuple(cells))
+
+    def _set(self, config: str, *, state: ConfigState) -> None:
+        self.configs[config] = dataclasses.replace(self.configs[config], state=state)

@@ -1,0 +1,90 @@
+"""The driver plugged into Ray Tune: a searcher, a scheduler, a stopper and a callback, each a few lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from leebert.errors import LeebertError
+from tune.driver import Driver
+
+
+class _Unpickled:
+    """Ray pickles its state now and then, for a restore that is never used: the driver is no part of that."""
+
+    def __reduce__(self) -> Any:
+        return object, ()
+
+
+class DriverSearcher(_Unpickled, Searcher):
+    """Asks the driver for the next attempt; a configuration that is tried again is a new trial for Ray."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(metric="training_iteration", mode="max")  # Ray wants one; nothing reads it
+        self.driver = driver
+
+    def suggest(self, trial_id: str) -> Any:
+        attempt = self.driver.next_attempt(trial_id)
+        if attempt is not None:
+            return {"attempt": dataclasses.asdict(attempt)}
+        # While others run, one of them may fail and be tried again: only then is nothing left.
+        return None if self.driver.running and not self.driver.stop_reason() else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if result and "records" in result:
+            self.driver.receive(result["records"])
+        if not error:
+            self.driver.gone(trial_id)
+
+    # The ledger is the only record: Ray is not to pickle anything of ours.
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None: ...
+
+
+class DriverScheduler(_Unpickled, FIFOScheduler):
+    """First come, first served; stops what the driver has pruned."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self.driver = driver
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        return TrialScheduler.CONTINUE if self.driver.receive(result.get("records", [])) else TrialScheduler.STOP
+
+
+class DriverStopper(_Unpickled, Stopper):
+    """Stops everything when the driver says so: budget, request or signal."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.driver.stop_reason() is not None
+
+
+class DriverCallback(_Unpickled, Callback):
+    """Failures, and a beat on every turn of Ray's loop."""
+
+    def __init__(self, driver: Driver, beat: Callable[[], None]) -> None:
+        self.driver, self.beat = driver, beat
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.beat()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = trial.get_pickled_error() or trial.get_error() or "the trial's process died"
+        cause = getattr(error, "cause", None) or error
+        self.driver.gone(trial.trial_id, str(cause), permanent=isinstance(cause, LeebertError))

@@ -1,0 +1,163 @@
+"""MLflow, fed by the driver from the ledger's records: training never waits for it, and loses nothing while it is away.
+
+The driver puts events; one thread sends them in order and tries again until the server takes them. MLflow holds a view
+of the ledger and nothing of its own: given the same events again, a new `Tracker` finds the runs by their tags and
+writes only what is missing. So a resumed sweep, or one whose server was away at its end, is completed by a replay.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from leebert.errors import TrackingError
+from tune.tracking_events import (
+    CellEnded,
+    CellStarted,
+    ConfigEnded,
+    ConfigStarted,
+    Epoch,
+    Event,
+    Summary,
+    SweepEnded,
+    SweepStarted,
+)
+from tune.tracking_runs import RunWriter
+from tune.tracking_store import advice, experiment_url, is_permanent, redact, resolve_uri
+
+__all__ = [
+    "CellEnded",
+    "CellStarted",
+    "ConfigEnded",
+    "ConfigStarted",
+    "Epoch",
+    "Event",
+    "Summary",
+    "SweepEnded",
+    "SweepStarted",
+    "Tracker",
+    "experiment_url",
+    "redact",
+    "resolve_uri",
+]
+
+CHECK_SECONDS = 5.0
+FIRST_PAUSE, CLOSING_PAUSE = 0.25, 0.25
+
+
+class Tracker:
+    """The only way to MLflow: `check` once before the sweep, `put` each event, `close` at the end."""
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        sweep: str,
+        task: str,
+        *,
+        say: Callable[[str], None] | None = None,
+        longest_pause: float = 15.0,
+    ) -> None:
+        self.uri, self.experiment, self.sweep, self.task = uri, experiment, sweep, task
+        self.rejected = 0
+        self._say = say or logging.getLogger(__name__).warning
+        self._longest_pause = longest_pause
+        self._writer = RunWriter(uri, experiment, sweep, task)
+        self._events: collections.deque[Event] = collections.deque()
+        self._changed = threading.Condition()
+        self._closing = self._abandoned = False
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Events that MLflow does not have yet."""
+        return len(self._events)
+
+    @property
+    def url(self) -> str | None:
+        """The page that compares this sweep's configurations, once the experiment is known and if a server shows it."""
+        experiment_id = self._writer.experiment_id
+        return experiment_id and experiment_url(self.uri, experiment_id, self.sweep)
+
+    def check(self, seconds: float = CHECK_SECONDS) -> None:
+        """One quick request before anything is trained; creates a missing experiment or SQLite database."""
+        try:
+            self._writer.connect(seconds)
+        except TrackingError:
+            raise
+        except Exception as error:
+            # No cause is chained: only the message was cleaned of secrets.
+            raise TrackingError(advice(self.uri, error)) from None
+
+    def put(self, event: Event) -> None:
+        """Hand over an event: returns at once and never raises, whatever the server does."""
+        if not event.time_ms:
+            event = dataclasses.replace(event, time_ms=time.time_ns() // 1_000_000)
+        with self._changed:
+            self._events.append(event)
+            if self._thread.ident is None:
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self, timeout: float = 30.0) -> int:
+        """Send what is left for at most so many seconds; how many events are still waiting then."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        self._abandoned = True
+        if self.waiting:
+            self._say(
+                f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's record "
+                f"and are sent when the sweep is resumed."
+            )
+        return self.waiting
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._events or self._closing)
+                if not self._events:
+                    return
+                event = self._events[0]
+            if not self._send(event):
+                return
+            self._events.popleft()
+
+    def _send(self, event: Event) -> bool:
+        """Until the event is written or turned out to be unwritable; False once the tracker was given up."""
+        pause, away = 0.25, False
+        while not self._abandoned:
+            try:
+                self._writer.apply(event)
+            except Exception as error:
+                if is_permanent(error):
+                    self._reject(event, error)
+                    return True
+                if not away:
+                    self._say(advice(self.uri, error) + " Training goes on; what it reports is sent later.")
+                    away = True
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, timeout=pause)
+                if self._closing:
+                    time.sleep(0.25)
+                pause = min(2 * pause, self._longest_pause)
+            else:
+                if away:
+                    self._say(f"MLflow at {redact(self.uri)} is back; {self.waiting} events are on their way.")
+                return True
+        return False
+
+    def _reject(self, event: Event, error: Exception) -> None:
+        """One event that MLflow will never take (its run was deleted, say) must not hold up the others."""
+        self.rejected += 1
+        if self.rejected == 1:
+            what = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            self._say(
+                f"MLflow at {redact(self.uri)} can't take {type(event).__name__}: {what[:300]}. Such are left out."
+            )

@@ -1,0 +1,45 @@
+"""A Ray Tune trial: one configuration on all its cells, one report per epoch. Actors are reused between trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ray.tune import Trainable
+
+from tune.crossval import Attempt, Study, run_attempt
+from tune.ledger import Record
+
+
+class CellTrial(Trainable):
+    """Ray's view of :func:`tune.crossval.run_attempt`. Ray keeps no checkpoints: the ledger's are ours."""
+
+    study: Study
+    records: Iterator[list[Record]] | None = None
+
+    def setup(self, config: dict[str, Any], study: Study | None = None) -> None:
+        assert study is not None
+        self.study = study
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.cleanup()
+        self.records = run_attempt(self.study, Attempt(**config["attempt"]))
+
+    def step(self) -> dict[str, Any]:
+        assert self.records is not None
+        records = next(self.records, [])
+        ended = bool(records) and records[-1]["kind"] == "cell_end"
+        is_last = ended and (
+            (records[-1]["seed"], records[-1]["fold"]) == self.study.cells[-1] or records[-1]["ended"] == "diverged"
+        )
+        return {"records": records, "done": not records or is_last}
+
+    def cleanup(self) -> None:
+        if self.records is not None:
+            self.records.close()  # type: ignore[attr-defined]
+            self.records = None
