@@ -147,13 +147,13 @@ class _Level:
     def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
         assert self.omega_optimizer is not None, "an algorithm that learns ω needs an objective with ω"
         # Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, exact for SGD.
-        total = torch.zeros(self.stage.objective.num_terms, device=self.runtime.device)
+        omega = self.state["omega"]
+        total = torch.zeros_like(omega)
         if at_lr_theta is not None:
             total += (self.rate / self.config.lr_omega) * at_lr_theta
         if at_lr_omega is not None:
             total += at_lr_omega
         # The pullback is linear in l, so one pullback of the sum is the sum of the pullbacks.
-        omega = self.state["omega"]
         omega.grad = self.stage.objective.pullback(self.state, total)  # type: ignore[attr-defined]
         self.omega_optimizer.step()
         omega.grad = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import http.server
 import math
 import subprocess
@@ -262,7 +261,7 @@ def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, 
 def test_a_hanging_server_leaves_no_second_run(
     served: Sweep, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_runs, "open_store", functools.partial(tracking_store.open_store, read_seconds=0.5))
+    monkeypatch.setattr(tracking_runs, "open_store", lambda uri, *_: tracking_store.open_store(uri, 5.0, 0.5))
     tracker, events = served.tracker(), whole_sweep()
     tracker.check()
     mlflow_server.pause()

@@ -81,55 +81,60 @@ def _several(value: Any) -> Any:
 class Data(Frozen):
     """Which rows, and which of them stay together in a fold."""
 
-    dir: str | None = Field(None, description="Folder of the task's files.")
-    subset: Subset | None = Field(None, description="A stratified part of the training split.")
+    dir: str | None = Field(default=None, description="Folder of the task's files.")
+    subset: Subset | None = Field(default=None, description="A stratified part of the training split.")
     group_by: Annotated[tuple[str, ...], BeforeValidator(_several)] | None = Field(
-        None, description="Text columns whose equal values stay on one side of a fold; None: the task's own choice."
+        default=None,
+        description="Text columns whose equal values stay on one side of a fold; None: the task's own choice.",
     )
 
 
 class SearcherSpec(Frozen):
     """Who proposes configurations."""
 
-    name: SearcherName = Field("grid", description="All of the grid, seeded draws, or Optuna's TPE.")
-    configurations: Whole | None = Field(None, ge=1, description="How many to propose; a grid has all of its own.")
-    seed: Whole = Field(0, ge=0, description="Seed of the draws.")
+    name: SearcherName = Field(default="grid", description="All of the grid, seeded draws, or Optuna's TPE.")
+    configurations: Whole | None = Field(
+        default=None, ge=1, description="How many to propose; a grid has all of its own."
+    )
+    seed: Whole = Field(default=0, ge=0, description="Seed of the draws.")
 
 
 class PrunerSpec(Frozen):
     """Who stops a configuration before its last cell."""
 
-    name: PrunerName = Field("none", description="Nobody, or paired successive halving.")
-    eta: Whole = Field(3, ge=2, description="One configuration in so many passes a rung.")
+    name: PrunerName = Field(default="none", description="Nobody, or paired successive halving.")
+    eta: Whole = Field(default=3, ge=2, description="One configuration in so many passes a rung.")
     min_epochs: Whole = Field(
-        1, ge=1, description="Epochs before the first rung; the next are at eta, eta², … times that."
+        default=1, ge=1, description="Epochs before the first rung; the next are at eta, eta², … times that."
     )
 
 
 class Resources(Frozen):
     """What one trial occupies, and how many run at once."""
 
-    cpus: Number = Field(1.0, gt=0, description="CPU cores of one trial.")
-    gpus: Number = Field(0.0, ge=0, description="GPUs of one trial; 0.5 lets two share one.")
-    concurrent: Whole | None = Field(None, ge=1, description="Trials at once; None: as many as the resources allow.")
+    cpus: Number = Field(default=1.0, gt=0, description="CPU cores of one trial.")
+    gpus: Number = Field(default=0.0, ge=0, description="GPUs of one trial; 0.5 lets two share one.")
+    concurrent: Whole | None = Field(
+        default=None, ge=1, description="Trials at once; None: as many as the resources allow."
+    )
 
 
 class Budget(Frozen):
     """When the sweep stops early; whichever comes first."""
 
-    trials: Whole | None = Field(None, ge=1, description="Configurations started.")
-    fold_epochs: Whole | None = Field(None, ge=1, description="Epochs of all cells together.")
-    hours: Number | None = Field(None, gt=0, description="Hours by the clock.")
-    gpu_hours: Number | None = Field(None, gt=0, description="Hours times the GPUs of the running trials.")
+    trials: Whole | None = Field(default=None, ge=1, description="Configurations started.")
+    fold_epochs: Whole | None = Field(default=None, ge=1, description="Epochs of all cells together.")
+    hours: Number | None = Field(default=None, gt=0, description="Hours by the clock.")
+    gpu_hours: Number | None = Field(default=None, gt=0, description="Hours times the GPUs of the running trials.")
 
 
 class Tracking(Frozen):
     """Where MLflow is."""
 
     uri: str | None = Field(
-        None, description="Tracking server or folder; None: MLFLOW_TRACKING_URI, else MLflow's default."
+        default=None, description="Tracking server or folder; None: MLFLOW_TRACKING_URI, else MLflow's default."
     )
-    experiment: str | None = Field(None, description="Name of the experiment; None: chosen by the sweep.")
+    experiment: str | None = Field(default=None, description="Name of the experiment; None: chosen by the sweep.")
 
 
 def _read_task(raw: Any) -> str | dict[str, Any]:
@@ -185,10 +190,12 @@ class SweepSpec(Frozen):
     backbone: str = Field(
         min_length=1, description="A hub id (with optional @revision), a folder, or package:NAME/path."
     )
-    pooling: Pooling = Field("pooler", description="What the exits see: shared pretrained pooler, CLS state, or mean.")
-    max_length: Whole = Field(128, ge=4, description="Tokens per row; longer rows are cut and counted.")
+    pooling: Pooling = Field(
+        default="pooler", description="What the exits see: shared pretrained pooler, CLS state, or mean."
+    )
+    max_length: Whole = Field(default=128, ge=4, description="Tokens per row; longer rows are cut and counted.")
     algorithms: Annotated[tuple[AlgorithmName, ...], BeforeValidator(_several)] = Field(
-        ("clo-v2",), description="How ω is learned; each is combined with the options that it uses."
+        default=("clo-v2",), description="How ω is learned; each is combined with the options that it uses."
     )
     space: Annotated[dict[str, Values], PlainValidator(read_space), PlainSerializer(_plain_space)] = Field(
         description="Option of TrainConfig → a list, a range or a log range."
@@ -197,18 +204,20 @@ class SweepSpec(Frozen):
         default_factory=dict, description="Option of TrainConfig → the one value that every configuration has."
     )
     data: Data = Field(default_factory=Data)
-    folds: Whole = Field(5, ge=1, description="k of the cross-validation; 1 is one fixed hold-out of 10 %.")
-    fold_seed: Whole = Field(0, ge=0, description="Alone fixes the folds.")
+    folds: Whole = Field(default=5, ge=1, description="k of the cross-validation; 1 is one fixed hold-out of 10 %.")
+    fold_seed: Whole = Field(default=0, ge=0, description="Alone fixes the folds.")
     seeds: Annotated[tuple[int, ...], BeforeValidator(_read_seeds)] = Field(
-        (0,), description="Seeds of the training; a number n means 0 to n - 1."
+        default=(0,), description="Seeds of the training; a number n means 0 to n - 1."
     )
     searcher: Annotated[SearcherSpec, BeforeValidator(_named)] = Field(default_factory=SearcherSpec)
     pruner: Annotated[PrunerSpec, BeforeValidator(_named)] = Field(default_factory=PrunerSpec)
     resources: Resources = Field(default_factory=Resources)
     budget: Budget = Field(default_factory=Budget)
     tracking: Tracking = Field(default_factory=Tracking)
-    storage: str | None = Field(None, description="Where sweeps are kept; None: LEEBERT_STORAGE, else ./sweeps.")
-    keep_checkpoints: bool = Field(False, description="Keep a cell's checkpoint after its end.")
+    storage: str | None = Field(
+        default=None, description="Where sweeps are kept; None: LEEBERT_STORAGE, else ./sweeps."
+    )
+    keep_checkpoints: bool = Field(default=False, description="Keep a cell's checkpoint after its end.")
 
     @field_validator("algorithms")
     @classmethod
@@ -331,7 +340,8 @@ class SweepSpec(Frozen):
             costs = [self.cell_updates(v, train_rows) for v in itertools.islice(self.configurations(), planned)]
             return len(self.cells()) * sum(costs)
         costly: dict[str, tuple[Scalar, ...]] = {
-            o: self.space[o].listed() or () for o in ("batch_size", "max_epochs") if o in self.space}
+            o: self.space[o].listed() or () for o in ("batch_size", "max_epochs") if o in self.space
+        }
         drawn = [dict(zip(costly, combination, strict=True)) for combination in itertools.product(*costly.values())]
         mean = sum(self.cell_updates(v, train_rows) for v in drawn) / len(drawn)
         return round(len(self.cells()) * planned * mean)
@@ -372,7 +382,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def resolved_yaml(spec: SweepSpec) -> str:
     """The whole of a sweep as YAML, defaults and overrides included; reading it gives an equal :class:`SweepSpec`."""
-    yaml = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)  # its options have no types
     yaml.default_flow_style = None
     yaml.sort_base_mapping_type_on_output = False
     yaml.width = 120

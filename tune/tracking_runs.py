@@ -28,7 +28,7 @@ from tune.tracking_events import (
     SweepEnded,
     SweepStarted,
 )
-from tune.tracking_store import ensure_experiment, open_store, quoted, redact
+from tune.tracking_store import ensure_experiment, is_permanent, open_store, quoted, redact
 
 # MLflow has three ends. KILLED is its own convention (in its Optuna storage) for what was cut short on purpose.
 _STATUS = {
@@ -168,7 +168,11 @@ class RunWriter:
             return
         for run in self._known.values():
             if run is not sweep and run.status == "RUNNING":
-                self._end(run, "failed" if event.status == "failed" else "stopped", event.time_ms)
+                try:
+                    self._end(run, "failed" if event.status == "failed" else "stopped", event.time_ms)
+                except Exception as error:
+                    if not is_permanent(error):
+                        raise  # else somebody deleted this run, which must not keep the sweep's from ending
         if event.note:
             self._log(sweep, tags=[RunTag("mlflow.note.content", _clip(event.note, _MAX_TAG))])
         self._end(sweep, event.status, event.time_ms)

@@ -1,0 +1,34 @@
+"""Pruners: which configuration stops before its last cell. Each is a pure function of the history, and knows no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from tune.history import History
+from tune.pruners.halving import HalvingPruner
+from tune.pruners.none import NoPruner
+from tune.space import SweepSpec
+
+
+class Pruner(Protocol):
+    """Decides after every report of a cell: once an epoch, and once more when the cell has ended before its last one."""
+
+    def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
+        """Whether a configuration goes on after an epoch (from 0) of its (seed, fold) cell, which the history holds."""
+        ...
+
+
+def _halving(spec: SweepSpec) -> HalvingPruner:
+    return HalvingPruner(spec.cells(), spec.max_epochs, spec.pruner.eta, spec.pruner.min_epochs)
+
+
+PRUNERS: dict[str, Callable[[SweepSpec], Pruner]] = {
+    "none": lambda spec: NoPruner(),
+    "halving": _halving,
+}
+
+
+def make_pruner(spec: SweepSpec) -> Pruner:
+    """The pruner that a space names."""
+    return PRUNERS[spec.pruner.name](spec)

@@ -1,0 +1,37 @@
+"""Searchers: which configuration runs next. Each is a pure function of the history and a seed, and knows no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tune.history import History
+from tune.searchers.grid import GridSearcher
+from tune.searchers.random import RandomSearcher
+from tune.searchers.tpe import TpeSearcher
+from tune.space import SweepSpec
+
+
+class Searcher(Protocol):
+    """Proposes configurations. It keeps no state: after a restart the same history gives the same proposals."""
+
+    def suggest(self, history: History) -> dict[str, Any] | None:
+        """The effective values of a configuration that the history doesn't hold; None when there are no more."""
+        ...
+
+
+SEARCHERS: dict[str, Callable[[SweepSpec], Searcher]] = {
+    "grid": GridSearcher,
+    "random": RandomSearcher,
+    "tpe": TpeSearcher,
+}
+
+
+def make_searcher(spec: SweepSpec) -> Searcher:
+    """The searcher that a space names."""
+    return SEARCHERS[spec.searcher.name](spec)
+
+
+def space_size(spec: SweepSpec) -> int | None:
+    """How many effective configurations a space has; None where an option is a continuum."""
+    return spec.size

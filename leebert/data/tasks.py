@@ -1,0 +1,277 @@
+"""The tasks: GLUE's seven as a table, and a user's own, declared in YAML. A task is text, labels, a metric and files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from leebert.config import Frozen, nearest, parse
+from leebert.errors import ConfigError
+
+Metric = Literal["accuracy", "matthews", "acc_f1"]
+#: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
+GroupBy = tuple[str, ...] | Literal["containing"]
+FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hub:
+    """A data set on the Hugging Face hub: where it is, and what its columns and splits are called there."""
+
+    repo: str
+    config: str | None
+    text_columns: tuple[str, ...]
+    label_column: str = "label"
+    splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: _HUB_SPLITS)
+    revision: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Text classification with one text or a pair of texts.
+
+    label_names: in the order of the label ids. splits: split → file name (inside `folder` for GLUE's release, a path
+    for a task of one's own). eval_splits: labelled splits for evaluation. headerless: split → column names, for files
+    without a header. skipped_label: rows so labelled carry no label and are left out. skip_broken: rows that the
+    release itself has broken are left out; in all other tasks they are errors. Rows left out are counted.
+    """
+
+    name: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    label_names: tuple[str, ...]
+    metric: Metric
+    group_by: GroupBy
+    splits: Mapping[str, str]
+    eval_splits: tuple[str, ...] = ("dev",)
+    folder: str = ""
+    hub: Hub | None = None
+    headerless: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    skipped_label: str | None = None
+    skip_broken: bool = False
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.label_names)
+
+
+_SPLITS = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
+_HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+_MATCHED = ("dev_matched", "dev_mismatched", "test_matched", "test_mismatched")
+
+
+def _glue(config: str, *text_columns: str, splits: Mapping[str, str] = _HUB_SPLITS) -> Hub:
+    return Hub("nyu-mll/glue", config, text_columns, splits=splits)
+
+
+def _hub_name(split: str) -> str:
+    return split.replace("dev", "validation")
+
+
+_COLA_COLUMNS = ("source", "label", "star", "sentence")
+
+#: GLUE's seven tasks of the paper, in the layout of GLUE's own release; label ids in the order of the hub's data set.
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="cola",
+            text_columns=("sentence",),
+            label_column="label",
+            label_names=("unacceptable", "acceptable"),
+            metric="matthews",
+            group_by=("sentence",),
+            splits=_SPLITS,
+            folder="CoLA",
+            hub=_glue("cola", "sentence"),
+            headerless={"train": _COLA_COLUMNS, "dev": _COLA_COLUMNS},
+        ),
+        Task(
+            name="mnli",
+            text_columns=("sentence1", "sentence2"),
+            label_column="gold_label",
+            label_names=("entailment", "neutral", "contradiction"),
+            metric="accuracy",
+            # Each premise was given to writers for three hypotheses, one per label.
+            group_by=("sentence1",),
+            splits={split: f"{split}.tsv" for split in ("train", *_MATCHED)},
+            eval_splits=("dev_matched", "dev_mismatched"),
+            folder="MNLI",
+            hub=_glue(
+                "mnli", "premise", "hypothesis", splits={split: _hub_name(split) for split in ("train", *_MATCHED)}
+            ),
+            skipped_label="-",  # the annotators found no majority
+        ),
+        Task(
+            name="mrpc",
+            text_columns=("#1 String", "#2 String"),
+            label_column="Quality",
+            label_names=("not_equivalent", "equivalent"),
+            metric="acc_f1",
+            group_by=("#1 String", "#2 String"),
+            splits=_SPLITS,
+            folder="MRPC",
+            hub=_glue("mrpc", "sentence1", "sentence2"),
+        ),
+        Task(
+            name="qnli",
+            text_columns=("question", "sentence"),
+            label_column="label",
+            label_names=("entailment", "not_entailment"),
+            metric="accuracy",
+            # A question stands beside several sentences of its paragraph, and a sentence beside several questions:
+            # grouping by either keeps a paragraph together, whose sentences answer each other's questions.
+            group_by=("question", "sentence"),
+            splits=_SPLITS,
+            folder="QNLI",
+            hub=_glue("qnli", "question", "sentence"),
+        ),
+        Task(
+            name="qqp",
+            text_columns=("question1", "question2"),
+            label_column="is_duplicate",
+            label_names=("not_duplicate", "duplicate"),
+            metric="acc_f1",
+            group_by=("question1", "question2"),
+            splits=_SPLITS,
+            folder="QQP",
+            hub=_glue("qqp", "question1", "question2"),
+            skip_broken=True,  # some questions of the release hold a line break, which cuts their row in two
+        ),
+        Task(
+            name="rte",
+            text_columns=("sentence1", "sentence2"),
+            label_column="label",
+            label_names=("entailment", "not_entailment"),
+            metric="accuracy",
+            group_by=("sentence1",),
+            splits=_SPLITS,
+            folder="RTE",
+            hub=_glue("rte", "sentence1", "sentence2"),
+        ),
+        Task(
+            name="sst2",
+            text_columns=("sentence",),
+            label_column="label",
+            label_names=("negative", "positive"),
+            metric="accuracy",
+            # Most rows are phrases of other rows: `dataclasses.replace(task, group_by="containing")` groups these.
+            group_by=("sentence",),
+            splits=_SPLITS,
+            folder="SST-2",
+            hub=_glue("sst2", "sentence"),
+        ),
+    )
+}
+
+
+def _label_text(value: Any) -> Any:
+    """YAML reads labels such as 0 or true as numbers and booleans; a label's name is text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else value
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class OwnTask(Frozen):
+    """A task of one's own: files with named columns, or a data set on the hub."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="What runs and files are called after.")
+    files: dict[str, str] | None = Field(
+        None, description="Split → path (.tsv, .csv, .jsonl or .parquet), from the folder of this configuration."
+    )
+    hub: str | None = Field(None, description="Or a data set on the hub: its id, with @revision if one is wanted.")
+    hub_config: str | None = Field(None, description="The hub data set's configuration, where it has several.")
+    hub_splits: dict[str, str] = Field(
+        default_factory=lambda: {"train": "train", "dev": "validation"}, description="Split → its name on the hub."
+    )
+    text: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = Field(
+        min_length=1, max_length=2, description="The column of the text, or the two columns of a pair."
+    )
+    label: str = Field(description="The column of the label.")
+    labels: tuple[Annotated[str, BeforeValidator(_label_text)], ...] = Field(
+        min_length=2, description="The labels' names, in the order of their ids."
+    )
+    metric: Metric = Field("accuracy", description="The score: accuracy, matthews, or acc_f1, the mean of accuracy and F1.")
+    group_by: tuple[str, ...] | Literal["containing", "none"] | None = Field(
+        None,
+        description="Rows that share a text in one of these columns stay in one fold (default: every text column); "
+        "containing: by the longest text that contains theirs; none: no groups.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> OwnTask:
+        if self.name in TASKS:
+            raise ValueError(f"name: {self.name!r} is a task of GLUE; choose another name")
+        if (self.files is None) == (self.hub is None):
+            raise ValueError("files, hub: give exactly one of the two")
+        splits = self.hub_splits if self.files is None else self.files
+        if "train" not in splits:
+            raise ValueError(f"files: there is no split 'train' among {', '.join(splits) or 'none'}")
+        for split, path in (self.files or {}).items():
+            if Path(path).suffix.lower() not in FORMATS:
+                raise ValueError(f"files.{split}: {path!r} ends in none of {', '.join(FORMATS)}")
+        columns = [*self.text, self.label]
+        for kind, names in (("text and label: column", columns), ("labels:", list(self.labels))):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind} {twice[0]!r} is named twice")
+        if self.metric == "acc_f1" and len(self.labels) != 2:
+            raise ValueError(f"metric: acc_f1 needs two labels, not {len(self.labels)}; use accuracy")
+        if self.group_by == "containing" and len(self.text) != 1:
+            raise ValueError("group_by: containing is for tasks of one text column")
+        if isinstance(self.group_by, tuple):
+            for column in self.group_by:
+                if column not in self.text:
+                    raise ValueError(
+                        f"group_by: {column!r} is none of the text columns {', '.join(self.text)}"
+                        f"{nearest(column, self.text)}"
+                    )
+        return self
+
+    def task(self, base: Path | None = None) -> Task:
+        """The task, its relative paths taken from the folder `base`."""
+        files = {split: str((base or Path()) / path) for split, path in (self.files or {}).items()}
+        repo, _, revision = (self.hub or "").partition("@")
+        splits = files or self.hub_splits
+        return Task(
+            name=self.name,
+            text_columns=self.text,
+            label_column=self.label,
+            label_names=self.labels,
+            metric=self.metric,
+            group_by=() if self.group_by == "none" else self.text if self.group_by is None else self.group_by,
+            splits=splits,
+            eval_splits=tuple(split for split in splits if split != "train" and not split.startswith("test")),
+            hub=Hub(repo, self.hub_config, self.text, self.label, self.hub_splits, revision or None) if repo else None,
+        )
+
+
+def own_task(spec: Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
+    """A user's declaration → a task; relative paths are taken from `base`, else from the working folder.
+
+    Raises ConfigError with every error of the declaration at once.
+    """
+    declared = spec if isinstance(spec, OwnTask) else parse(OwnTask, spec, "task")
+    return declared.task(base)
+
+
+def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
+    """One of GLUE's tasks by its name, or a user's own declaration. Raises ConfigError for any other name."""
+    if not isinstance(task, str):
+        return own_task(task, base)
+    if task not in TASKS:
+        folded = {name.replace("-", "").replace("_", ""): name for name in TASKS}
+        near = folded.get(task.lower().replace("-", "").replace("_", ""))
+        hint = f" (did you mean '{near}'?)" if near else nearest(task.lower(), TASKS)
+        raise ConfigError(
+            f"unknown task {task!r}{hint}; known are {', '.join(TASKS)}, or declare your own with files, text and labels"
+        )
+    return TASKS[task]

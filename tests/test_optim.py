@@ -1,0 +1,195 @@
+"""The algorithms against the paper: identities between them, and an example written out by hand."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from leebert.config import TrainConfig
+from leebert.objective import ExitObjective
+from leebert.optim import ALGORITHMS, BLO, CLO
+from leebert.record import Record
+from leebert.runtime import Runtime
+from leebert.stages import Stage
+from leebert.train import _Level, fit
+from toys import toy_mlp, toy_rows
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def run(algorithm, *, epochs=3, **options):
+    config = TrainConfig(
+        algorithm=options.pop("name", "clo-v2"), lr_theta=1e-2, lr_omega=3e-2, batch_size=8, max_epochs=epochs,
+        precision="fp32", **options,
+    )  # fmt: skip
+    model = toy_mlp()
+    stage = Stage("joint", ExitObjective.of(config, 3), algorithm or ALGORITHMS[config.algorithm](config))
+    result = fit(model, toy_rows(), config, stages=(stage,), held_out=toy_rows(seed=1))
+    return [p.detach().clone() for p in model.parameters()], result.reports[-1].weights
+
+
+def assert_same(a, b):
+    assert all(torch.equal(x, y) for x, y in zip(a[0], b[0], strict=True))
+    assert a[1] == b[1]
+
+
+def test_clo_v2_at_cycle_one_is_clo_v1():
+    assert_same(run(None, name="clo-v2", cycle_length=1), run(None, name="clo-v1"))
+
+
+@dataclasses.dataclass(frozen=True)
+class CLOWithoutD1(CLO):
+    """Eq. 9 with its first term dropped."""
+
+    def step(self, level, b1, position):
+        level.theta_step(b1)
+        level.losses(b1)  # the same forward passes and so the same dropout masks
+        level.omega_step(at_lr_omega=level.losses(level.next_d2()))
+        return 0
+
+
+def test_clo_without_its_d1_term_is_blo():
+    assert_same(run(CLOWithoutD1(), omega_forward="eval"), run(BLO(), omega_forward="eval"))
+
+
+def test_clo_differs_from_blo_and_both_from_uniform():
+    outcomes = {name: run(None, name=name)[1] for name in ("uniform", "blo", "clo-v1", "clo-v2", "slo", "rand")}
+    assert outcomes["uniform"] == {"ce": [1.0] * 3, "kd": [2.0] * 3}
+    assert len({str(w) for w in outcomes.values()}) == len(outcomes)
+
+
+class TwoLogits(nn.Module):
+    """Two exits on one number: z_m(x) = (a_m·x, 0). Small enough to differentiate by hand."""
+
+    num_exits = 2
+
+    def __init__(self, a1, a2):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([a1, a2], dtype=torch.float64))
+
+    def record(self, batch):
+        z = self.a[:, None] * batch["x"][None, :]
+        return Record(torch.stack([z, torch.zeros_like(z)], -1), batch["labels"])
+
+
+def by_hand(a, w, batch):
+    """Eq. 5 for TwoLogits at τ = 1 with detached teachers: terms l = (CE_1, CE_2, KD_12, KD_21) and dL/da."""
+    sig = lambda v: 1 / (1 + math.exp(-v))  # noqa: E731
+    n = len(batch)
+    l, grad = [0.0] * 4, [0.0, 0.0]
+    for x, y in batch:
+        p = [sig(a[0] * x), sig(a[1] * x)]  # probability of class 0
+        target = 1.0 if y == 0 else 0.0
+        for m in range(2):
+            t = p[1 - m]
+            l[m] -= math.log(p[m] if y == 0 else 1 - p[m]) / n
+            l[2 + m] -= (t * math.log(p[m]) + (1 - t) * math.log(1 - p[m])) / (2 * 1) / n
+            grad[m] += (w[m] * (p[m] - target) + w[2 + m] * (p[m] - t) / 2) * x / n
+    return l, grad
+
+
+def test_a_hand_written_two_exit_example_of_algorithm_2():
+    """Two steps of CLO-v2 at C = 2 with raw weights, SGD for ω, and a plain θ step, in pencil-and-paper arithmetic."""
+    lr_theta, lr_omega = 0.1, 0.02
+    b1s = [[(1.0, 0), (-0.5, 1)], [(0.3, 1), (2.0, 0)]]
+    b2 = [(0.7, 0), (-1.2, 0)]
+
+    a, w = [0.4, -0.2], [1.0] * 4
+    _, grad = by_hand(a, w, b1s[0])
+    l1, _ = by_hand(a, w, b1s[0])
+    a = [v - lr_theta * g for v, g in zip(a, grad, strict=True)]
+    w = [v - lr_theta * l for v, l in zip(w, l1, strict=True)]  # step 1 < C: from the θ step's own forward
+    _, grad = by_hand(a, w, b1s[1])
+    a = [v - lr_theta * g for v, g in zip(a, grad, strict=True)]
+    l1, _ = by_hand(a, w, b1s[1])  # step C: both with the updated θ
+    l2, _ = by_hand(a, w, b2)
+    w = [v - lr_theta * x - lr_omega * y for v, x, y in zip(w, l1, l2, strict=True)]
+
+    def batch(pairs):
+        return {"x": torch.tensor([x for x, _ in pairs]).double(), "labels": torch.tensor([y for _, y in pairs])}
+
+    config = TrainConfig(
+        lr_theta=lr_theta, lr_omega=lr_omega, parametrisation="raw", omega_optimizer="sgd", clip_norm=1e9, precision="fp32"
+    )
+    model = TwoLogits(0.4, -0.2)
+    level = _Level(model, Stage("s", ExitObjective.of(config, 2), CLO(2)), config, CPU, (0,))
+    level.state = {"omega": torch.ones(4, dtype=torch.float64)}
+    level.omega_optimizer = torch.optim.SGD([level.state["omega"]], lr=lr_omega)
+    level.theta_optimizer = torch.optim.SGD(model.parameters(), lr=lr_theta)
+    level.start_epoch(iter([batch(b2)]))
+    position = 0
+    for pairs in b1s:
+        position = level.stage.algorithm.step(level, batch(pairs), position)
+    assert position == 0
+    assert model.a.tolist() == pytest.approx(a, abs=1e-6)
+    # The layout's order is CE_1, CE_2, then students row by row: KD of exit 1 from 2, of exit 2 from 1.
+    assert level.state["omega"].tolist() == pytest.approx(w, abs=1e-6)
+
+
+class CountingLevel:
+    """Counts what an algorithm does in a step."""
+
+    def __init__(self):
+        self.calls = []
+
+    def theta_step(self, batch):
+        self.calls.append("theta")
+        return torch.ones(1)
+
+    def losses(self, batch):
+        self.calls.append("forward")
+        return torch.ones(1)
+
+    def omega_step(self, **terms):
+        self.calls.append("omega:" + "+".join(sorted(terms)))
+
+    def next_d2(self):
+        self.calls.append("d2")
+        return {}
+
+
+@settings(max_examples=30)
+@given(cycle=st.integers(1, 9), steps=st.integers(1, 40))
+def test_clo_v2_costs_two_forwards_and_one_batch_of_d2_per_cycle(cycle, steps):
+    level, position = CountingLevel(), 0
+    for _ in range(steps):
+        position = CLO(cycle).step(level, {}, position)
+    assert level.calls.count("theta") == steps
+    assert level.calls.count("d2") == steps // cycle
+    assert level.calls.count("forward") == 2 * (steps // cycle)
+    assert level.calls.count("omega:at_lr_omega+at_lr_theta") == steps // cycle
+    assert level.calls.count("omega:at_lr_theta") == steps - steps // cycle
+    assert position == steps % cycle
+
+
+def test_section_3_4s_reading_leaves_omega_alone_within_a_cycle():
+    level = CountingLevel()
+    CLO(4, omega_in_cycle=False).step(level, {}, 0)
+    assert level.calls == ["theta"]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_makes_one_theta_step_and_no_other_backward(name):
+    level = CountingLevel()
+    ALGORITHMS[name](TrainConfig(algorithm=name, cycle_length=1)).step(level, {}, 0)
+    assert level.calls.count("theta") == 1
+    assert level.calls[0] == "theta"
+
+
+def test_the_omega_step_makes_no_backward_pass(monkeypatch):
+    config = TrainConfig(batch_size=8, precision="fp32")
+    level = _Level(toy_mlp(), Stage("s", ExitObjective.of(config, 3), CLO()), config, CPU, (0,))
+    batch = toy_rows().collate(range(8))
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a backward pass")
+
+    monkeypatch.setattr(torch.autograd, "backward", forbidden)
+    monkeypatch.setattr(torch.Tensor, "backward", forbidden)
+    before = level.state["omega"].clone()
+    level.omega_step(at_lr_theta=level.losses(batch), at_lr_omega=level.losses(batch))
+    assert not torch.equal(before, level.state["omega"])

@@ -1,0 +1,273 @@
+"""The training loop: resuming, early stopping, divergence, stages, exact lengths; on plain tensors, no text anywhere."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leebert.checkpoint import Checkpoints
+from leebert.config import TrainConfig
+from leebert.data.batches import bucketed, plan_epoch, updates_per_epoch
+from leebert.errors import CheckpointError, DataError
+from leebert.losses import cross_entropy_per_exit
+from leebert.objective import ExitObjective
+from leebert.optim import ALGORITHMS, Fixed
+from leebert.record import MultiExit
+from leebert.stages import Stage
+from leebert.train import fit, schedule, train_epochs
+from toys import ThreeExitMLP, toy_mlp, toy_rows
+
+
+def config(**options):
+    return TrainConfig(**{"lr_theta": 1e-2, "lr_omega": 1e-2, "batch_size": 8, "max_epochs": 4, "precision": "fp32", **options})
+
+
+def parameters(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def plain(reports):
+    return [{k: v for k, v in r.plain().items() if k != "seconds"} for r in reports]
+
+
+def test_a_three_exit_mlp_is_a_multi_exit_model_and_learns():
+    model = toy_mlp()
+    assert isinstance(model, MultiExit)
+    result = fit(model, toy_rows(400), config(max_epochs=20, lr_theta=2e-2), held_out=toy_rows(200, seed=1))
+    assert result.best.score > 0.7
+    assert result.held_out.logits.shape == (3, 200, 2)
+    predicted = result.held_out.logits.argmax(-1)
+    assert result.best.score == pytest.approx((predicted == result.held_out.labels).mean())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(tmp_path, algorithm, cut):
+    settings = config(algorithm=algorithm, cycle_length=5)  # 6 updates an epoch: cycles cross epochs
+    whole = toy_mlp()
+    expected = fit(whole, toy_rows(), settings, held_out=toy_rows(seed=1))
+
+    torn = train_epochs(toy_mlp(), toy_rows(), settings, held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
+    for _ in range(cut):
+        next(torn)
+    torn.close()
+    torch.manual_seed(12345)  # another process has another generator state
+    resumed = toy_mlp(seed=99)
+    result = fit(resumed, toy_rows(), settings, held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
+    assert plain(result.reports) == plain(expected.reports)
+    assert np.array_equal(result.held_out.logits, expected.held_out.logits)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_finished_run_is_only_read_again(tmp_path):
+    first = fit(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
+    steps = []
+    again = fit(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path), on_step=steps.append)
+    assert steps == []
+    assert plain(again.reports) == plain(first.reports)
+
+
+def test_a_foreign_checkpoint_is_refused_by_name_of_what_differs(tmp_path):
+    next(train_epochs(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
+    with pytest.raises(CheckpointError, match="lr_theta"):
+        next(train_epochs(toy_mlp(), toy_rows(), config(lr_theta=5e-3), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "json", "missing"])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+    next(train_epochs(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
+    tensors, state = tmp_path / "epoch-0000" / "state.safetensors", tmp_path / "epoch-0000" / "state.json"
+    data = tensors.read_bytes()
+    if damage == "cut":
+        tensors.write_bytes(data[:-7])
+    elif damage == "flip":
+        tensors.write_bytes(data[:-7] + bytes([data[-7] ^ 1]) + data[-6:])
+    elif damage == "json":
+        state.write_text("{")
+    else:
+        tensors.unlink()
+    with pytest.raises(CheckpointError, match="epoch-0000 is damaged.*delete that folder"):
+        Checkpoints(tmp_path).load()
+
+
+def test_checkpoints_hold_no_pickle(tmp_path):
+    fit(toy_mlp(), toy_rows(), config(max_epochs=1), checkpoints=Checkpoints(tmp_path))
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert sorted(p.suffix for p in files) == [".json", ".safetensors"]
+    json.loads(next(p for p in files if p.suffix == ".json").read_text())
+
+
+def test_early_stopping_counts_epochs_without_a_better_mean():
+    result = fit(toy_mlp(), toy_rows(), config(max_epochs=30, patience=2), held_out=toy_rows(40, seed=1))
+    scores = [r.score for r in result.reports]
+    assert result.ended == "patience"
+    best = int(np.argmax(scores))
+    assert result.best.epoch == best
+    assert len(scores) == best + 3
+
+
+def test_updates_are_exact_and_leave_the_horizon_alone():
+    rates = []
+    result = fit(toy_mlp(), toy_rows(), config(), updates=9, on_step=rates.append)
+    assert result.ended == "updates"
+    assert result.reports[-1].theta_updates == 9 == len(rates)
+    long = fit(toy_mlp(), toy_rows(), config())
+    assert result.reports[0].train_loss == long.reports[0].train_loss  # the first epoch is the same
+
+
+def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_checkpoint(tmp_path):
+    class Poisoned(ThreeExitMLP):
+        calls = 0
+
+        def record(self, batch):
+            record = super().record(batch)
+            if self.training:
+                self.calls += 1
+            return dataclasses.replace(record, logits=record.logits * (float("nan") if self.calls > 8 else 1.0))
+
+    torch.manual_seed(0)
+    result = fit(
+        Poisoned(), toy_rows(), config(algorithm="uniform"), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)
+    )
+    assert [r.ended for r in result.reports] == [None, "diverged"]
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0000"]
+    assert all(torch.isfinite(t).all() for t in Checkpoints(tmp_path).load().tensors.values() if t.is_floating_point())
+
+
+def test_a_collapsed_exit_is_recorded_and_ends_nothing():
+    model = toy_mlp()
+    with torch.no_grad():
+        model.exits[0].bias.copy_(torch.tensor([50.0, -50.0]))
+    result = fit(model, toy_rows(), config(lr_theta=1e-4), held_out=toy_rows(seed=1))
+    assert all(0 in r.collapsed for r in result.reports)
+    assert result.ended == "max_epochs"
+
+
+def test_raw_weights_that_turn_negative_warn():
+    with pytest.warns(UserWarning, match="turned negative"):
+        fit(toy_mlp(), toy_rows(), config(parametrisation="raw", lr_omega=0.5, algorithm="blo"))
+
+
+@dataclasses.dataclass(frozen=True)
+class UpToLast:
+    """DeeBERT's second objective: Σ CE over all exits but the last."""
+
+    num_terms: int
+
+    def initial(self, generator):
+        return {}
+
+    def terms(self, record, state, teacher=None):
+        return cross_entropy_per_exit(record.logits, record.labels)[:-1]
+
+    def weights(self, state):
+        return torch.ones(self.num_terms)
+
+    def after_step(self, record, state):
+        return state
+
+
+def two_stages(settings):
+    """First the layers with the last exit's loss, then the other exits on the frozen backbone."""
+    return (
+        Stage("backbone", ExitObjective.of(settings, 3), Fixed(), epochs=2),
+        Stage("exits", UpToLast(2), Fixed(), trains=lambda name: name.startswith("exits"), epochs=3, lr_theta=5e-2),
+    )
+
+
+def test_a_two_stage_method_freezes_what_it_says(tmp_path):
+    settings = config(algorithm="uniform")
+    model = toy_mlp()
+    seen = []
+    reports = train_epochs(model, toy_rows(), settings, stages=two_stages(settings), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
+    for report in reports:
+        seen.append((report.stage, [p.detach().clone() for p in model.layers.parameters()], model.exits[0].weight.detach().clone()))
+        assert (report.ended is None) == (report.epoch < 4)
+    assert [name for name, _, _ in seen] == ["backbone"] * 2 + ["exits"] * 3
+    assert all(torch.equal(a, b) for a, b in zip(seen[1][1], seen[4][1], strict=True))
+    assert not torch.equal(seen[1][2], seen[4][2])
+    assert report.best_epoch >= 2  # the method's result is its last stage's
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_two_stage_method_resumes_bit_for_bit(tmp_path, cut):
+    settings = config(algorithm="uniform")
+    whole, resumed = toy_mlp(), toy_mlp(seed=5)
+    options = {"stages": two_stages(settings), "held_out": toy_rows(seed=1)}
+    expected = fit(whole, toy_rows(), settings, **options)
+    torn = train_epochs(toy_mlp(), toy_rows(), settings, checkpoints=Checkpoints(tmp_path), **options)
+    for _ in range(cut):
+        next(torn)
+    result = fit(resumed, toy_rows(), settings, checkpoints=Checkpoints(tmp_path), **options)
+    assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
+    assert plain(result.reports) == plain(expected.reports)
+
+
+def test_omega_stays_out_of_thetas_clipping():
+    loose, tight = (fit(toy_mlp(), toy_rows(), config(max_epochs=1, clip_norm=c, algorithm="slo")) for c in (1e6, 1e-12))
+    # With θ all but frozen by the clipping, ω still moves as far: Adam's step has its own scale.
+    moved = [abs(r.reports[-1].weights["ce"][0] - 1) for r in (loose, tight)]
+    assert moved[1] == pytest.approx(moved[0], rel=0.2)
+    assert moved[1] > 1e-3
+
+
+@given(total=st.integers(1, 500), warmup=st.floats(0, 0.9))
+def test_the_schedule_rises_then_falls_to_zero(total, warmup):
+    factors = [schedule(s, total, warmup) for s in range(total + 1)]
+    peak = int(np.argmax(factors))
+    assert all(0 < f <= 1 for f in factors[:-1])
+    assert factors[-1] == 0
+    assert all(a <= b for a, b in zip(factors[:peak], factors[1 : peak + 1], strict=True))
+    assert all(a >= b for a, b in zip(factors[peak:-1], factors[peak + 1 :], strict=True))
+
+
+@given(n=st.integers(4, 400), b=st.integers(1, 20), epoch=st.integers(0, 5), seed=st.integers(0, 50))
+def test_epochs_have_equal_updates_and_d1_never_meets_d2(n, b, epoch, seed):
+    if n < 2 * b:
+        with pytest.raises(DataError, match=f"batch size {b} is too large for {n}"):
+            updates_per_epoch(n, b)
+        return
+    lengths = np.random.default_rng(seed).integers(3, 60, n)
+    split = plan_epoch(lengths, b, True, (seed,), epoch)
+    assert split.d1.shape == (n // (2 * b), b)
+    d2 = split.d2()
+    seen = {int(i) for _ in range(5) for i in next(d2)}
+    assert not seen & set(split.d1.ravel().tolist())
+    # Without a split, two epochs are one pass without replacement.
+    halves = [plan_epoch(lengths, b, False, (seed,), 2 * epoch + h).d1 for h in (0, 1)]
+    assert [h.shape for h in halves] == [split.d1.shape] * 2
+    rows = np.concatenate([h.ravel() for h in halves])
+    assert len(set(rows.tolist())) == len(rows)
+
+
+def test_d1_and_d2_are_split_anew_in_each_epoch_and_alike_for_every_run():
+    lengths = np.ones(100, int)
+    first, again, second = (plan_epoch(lengths, 10, True, (3, 1), e) for e in (0, 0, 1))
+    assert np.array_equal(first.d1, again.d1)
+    assert set(first.d1.ravel()) != set(second.d1.ravel())
+
+
+def test_d2s_batches_run_on_and_are_reshuffled_when_used_up():
+    d2 = plan_epoch(np.ones(40, int), 5, True, (0,), 0).d2()
+    laps = [np.concatenate([next(d2) for _ in range(4)]) for _ in range(2)]
+    assert sorted(laps[0]) == sorted(laps[1])
+    assert laps[0].tolist() != laps[1].tolist()
+
+
+def test_buckets_save_padding():
+    lengths = np.random.default_rng(0).integers(5, 128, 3000)
+    batches = bucketed(np.arange(3000), lengths, 16, np.random.default_rng(1))
+    padded = sum(lengths[b].max() * 16 for b in batches)
+    assert padded < 1.1 * lengths[batches.ravel()].sum()
+    at_random = lengths.reshape(-1, 15).max(1).sum() * 15
+    assert at_random > 1.5 * lengths.sum()
+
+
+def test_a_batch_larger_than_half_the_data_is_refused_before_training():
+    with pytest.raises(DataError, match="batch size 64 is too large for 96"):
+        next(train_epochs(toy_mlp(), toy_rows(), config(batch_size=64)))

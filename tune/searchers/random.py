@@ -1,0 +1,54 @@
+"""Seeded uniform draws, the same for every algorithm, so that drawn configurations can be compared in pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+from tune.history import History
+from tune.space import SweepSpec, config_id
+
+#: After so many draws in a row without a new configuration, a finite space is listed instead.
+_FRUITLESS = 200
+
+
+def draws(spec: SweepSpec) -> Iterator[dict[str, Any]]:
+    """Distinct effective configurations without end, or until a finite space has no more.
+
+    Each draw of values is tried under all algorithms in turn: two algorithms are compared on the hyperparameters that
+    they share, and independent draws from a range would never share any.
+    """
+    seen: set[str] = set()
+    fruitless = 0
+    for i in itertools.count():
+        if fruitless == _FRUITLESS:
+            break
+        rng = Random(f"{spec.searcher.seed}/{i}")  # a text seeds alike in every process and version of Python
+        chosen = {option: values.draw(rng) for option, values in spec.space.items()}
+        fruitless += 1
+        for algorithm in spec.algorithms:
+            values = spec.configuration(algorithm, chosen)
+            if (identity := config_id(values)) not in seen:
+                seen.add(identity)
+                fruitless = 0
+                yield values
+    if spec.size is not None:
+        yield from (values for values in spec.configurations() if config_id(values) not in seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSearcher:
+    """The first draw that hasn't been suggested: more configurations continue the same sequence."""
+
+    spec: SweepSpec
+
+    def suggest(self, history: History) -> dict[str, Any] | None:
+        if self.spec.limit is not None and len(history) >= self.spec.limit:
+            return None
+        suggested = {configuration.id for configuration in history}
+        if self.spec.size is not None and len(suggested) >= self.spec.size:
+            return None  # known without drawing
+        return next((values for values in draws(self.spec) if config_id(values) not in suggested), None)

@@ -1,0 +1,176 @@
+"""The tree-structured Parzen estimator (Bergstra et al., 2011), Optuna's, asked and told by us.
+
+The study is in memory and rebuilt from the history at every suggestion. A stored study that outlives the sweep's own
+record by a moment contradicts it after a crash; this one can't.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from leebert.config import applies
+from tune.history import Cell, Configuration, History
+from tune.searchers.random import RandomSearcher
+from tune.space import SweepSpec, config_id
+from tune.values import Range, Values
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+#: Configurations that are drawn at random, before there is anything to model.
+STARTUP = 10
+#: Proposals per suggestion, before a random draw takes over.
+ATTEMPTS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TpeSearcher:
+    """Models the scores so far and proposes where the good ones are dense; random draws at first.
+
+    The algorithm is one more categorical value, and an option that only some algorithms use is asked for only under
+    these. What all algorithms use is modelled jointly, the rest one by one.
+    """
+
+    spec: SweepSpec
+
+    def suggest(self, history: History) -> dict[str, Any] | None:
+        at_random = RandomSearcher(self.spec)
+        drawn = at_random.suggest(history)
+        if drawn is None or sum(c.state in ("complete", "pruned") for c in history) < STARTUP:
+            return drawn
+        study = self.study(history)
+        suggested = {configuration.id for configuration in history}
+        for _ in range(ATTEMPTS):
+            # A proposal that isn't taken stays in the study as running, so that the next ones keep away from it.
+            values = self._ask(study)
+            if config_id(values) not in suggested:
+                return values
+        return drawn
+
+    def study(self, history: History) -> Study:
+        """An Optuna study that knows the history."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # else each study announces itself on the terminal
+        seed = hashlib.sha256(f"{self.spec.searcher.seed}/{len(history)}".encode()).digest()[:4]
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=1,
+            multivariate=True,
+            constant_liar=True,
+            warn_independent_sampling=False,
+            seed=int.from_bytes(seed),
+        )
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for configuration in history:
+            study.add_trial(self._trial(configuration))
+        return study
+
+    def _ask(self, study: Study) -> dict[str, Any]:
+        trial = study.ask()
+        algorithm = _suggest(trial, "algorithm", _categories(self.spec.algorithms))
+        chosen: dict[str, Any] = {}
+        for option, values in self.spec.space.items():
+            if applies(option, algorithm):
+                chosen[option] = _decoded(values, _suggest(trial, option, _axis(values)))
+        return {"algorithm": algorithm, **chosen}
+
+    def _trial(self, configuration: Configuration) -> FrozenTrial:
+        import optuna
+
+        values = configuration.values
+        swept = {option: axis for option, axis in self.spec.space.items() if option in values}
+        state, value, reported = self._outcome(configuration)
+        return optuna.trial.create_trial(
+            state=optuna.trial.TrialState[state],
+            value=value,
+            params={"algorithm": values["algorithm"], **{o: _encoded(axis, values[o]) for o, axis in swept.items()}},
+            distributions={
+                "algorithm": _categories(self.spec.algorithms),
+                **{option: _axis(axis) for option, axis in swept.items()},
+            },
+            intermediate_values=reported,
+        )
+
+    def _outcome(self, configuration: Configuration) -> tuple[str, float | None, dict[int, float]]:
+        """What Optuna is told: the name of a trial's state, its value, and the values of a pruned one by epoch.
+
+        A pruned one never counts as complete: its mean is over other cells than theirs. One that diverged is told as
+        pruned before its first epoch, which ranks it last: told as failed, its neighbourhood would be tried again.
+        """
+        if any(cell.state == "diverged" for cell in configuration.cells):
+            return "PRUNED", None, {}
+        if configuration.state == "running":
+            return "RUNNING", None, {}
+        if configuration.state == "pruned":
+            return "PRUNED", None, _means(configuration.cells, self.spec.max_epochs)
+        if configuration.state == "failed" or not configuration.scores:
+            return "FAIL", None, {}
+        return "COMPLETE", math.fsum(configuration.scores) / len(configuration.scores), {}
+
+
+def _means(cells: tuple[Cell, ...], max_epochs: int) -> dict[int, float]:
+    """Epochs so far → mean over the cells so far of their best scores so far."""
+    means: dict[int, float] = {}
+    done: list[float] = []
+    for position, cell in enumerate(cells):
+        best = -math.inf
+        for report in cell.epochs:
+            best = max(best, report.score)
+            means[position * max_epochs + report.epoch + 1] = math.fsum((*done, best)) / (len(done) + 1)
+        done.append(best)
+    return {epochs: mean for epochs, mean in means.items() if math.isfinite(mean)}
+
+
+def _levels(values: Values) -> tuple[Any, ...] | None:
+    """The values as levels in rising order; None for names, truth values and ranges without steps."""
+    if isinstance(values, Range):
+        return values.listed() if values.step is not None else None
+    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values)
+    return tuple(sorted(values.values)) if numeric else None
+
+
+def _axis(values: Values) -> BaseDistribution:
+    """How Optuna sees an option. Numbers in a list are levels, 0 to n - 1: as categories they would lose their order."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    levels = _levels(values)
+    if levels is not None:
+        return IntDistribution(0, len(levels) - 1)
+    if not isinstance(values, Range):
+        return _categories(values.values)
+    if values.whole:
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _categories(names: Sequence[Any]) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution
+
+    return CategoricalDistribution(tuple(names))
+
+
+def _encoded(values: Values, value: Any) -> Any:
+    levels = _levels(values)
+    return value if levels is None else levels.index(value)
+
+
+def _decoded(values: Values, value: Any) -> Any:
+    levels = _levels(values)
+    return value if levels is None else levels[value]
+
+
+def _suggest(trial: Trial, name: str, axis: BaseDistribution) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(axis, CategoricalDistribution):
+        return trial.suggest_categorical(name, axis.choices)
+    if isinstance(axis, IntDistribution):
+        return trial.suggest_int(name, axis.low, axis.high, log=axis.log)
+    assert isinstance(axis, FloatDistribution)
+    return trial.suggest_float(name, axis.low, axis.high, log=axis.log)
