@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from leebert.backbone import LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
-from leebert.errors import BackboneError, ConfigError
+from leebert.errors import BackboneError, CheckpointError, ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
@@ -179,3 +182,20 @@ def build_model(
     # post_init leaves an encoder alone that is initialised already; the exits are new in any case.
     model._init_weights(model.heads)
     return model
+
+
+def load_model(folder: str | Path) -> LeebertForSequenceClassification:
+    """A saved model, from safetensors and without a hub. Raises CheckpointError for a damaged or foreign folder."""
+    config_file = Path(folder) / "config.json"
+    try:
+        kind = json.loads(config_file.read_text()).get("model_type")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{config_file} can't be read: {error}") from None
+    if kind != LeebertConfig.model_type:
+        raise CheckpointError(
+            f"{folder} holds a {kind!r} model, not an early-exit one; train one with it as --backbone"
+        )
+    try:
+        return LeebertForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the model in {folder} is damaged: {str(error).strip().splitlines()[0]}") from None

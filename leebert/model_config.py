@@ -18,6 +18,10 @@ class LeebertConfig(PreTrainedConfig):
     exit_strategy: str = "patience"
     exit_threshold: float | None = None
     initializer_range: float = 0.02
+    # What the command line needs to read the data that this model was made for.
+    task: str | dict[str, Any] | None = None
+    max_length: int = 128
+    metric: str | None = None
 
     @property
     def num_exits(self) -> int:

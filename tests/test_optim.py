@@ -113,7 +113,12 @@ def test_a_hand_written_two_exit_example_of_algorithm_2():
         return {"x": torch.tensor([x for x, _ in pairs]).double(), "labels": torch.tensor([y for _, y in pairs])}
 
     config = TrainConfig(
-        lr_theta=lr_theta, lr_omega=lr_omega, parametrisation="raw", omega_optimizer="sgd", clip_norm=1e9, precision="fp32"
+        lr_theta=lr_theta,
+        lr_omega=lr_omega,
+        parametrisation="raw",
+        omega_optimizer="sgd",
+        clip_norm=1e9,
+        precision="fp32",
     )
     model = TwoLogits(0.4, -0.2)
     level = _Level(model, Stage("s", ExitObjective.of(config, 2), CLO(2)), config, CPU, (0,))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import math
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -258,23 +261,73 @@ def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, 
     assert served.history("CLO-v2 00 s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
 
 
-def test_a_hanging_server_leaves_no_second_run(
-    served: Sweep, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+@contextlib.contextmanager
+def proxy(url: str, late: float) -> Iterator[str]:
+    """A way to the server on which the first answers to `runs/create` are lost, and the requests themselves so late."""
+    to_lose = [2]
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            lost = "runs/create" in self.path and to_lose[0] > 0
+            if lost:
+                to_lose[0] -= 1
+                time.sleep(late)
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(url + self.path, body or None, headers, method=self.command)
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    status, content = answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                status, content = error.code, error.read()
+            self.close_connection = lost
+            if not lost:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("late", [0.0, 0.9])
+def test_a_lost_answer_leaves_no_second_run(
+    mlflow_server: MlflowServer, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking_runs, "open_store", lambda uri, *_: tracking_store.open_store(uri, 5.0, 0.5))
+    with proxy(mlflow_server.url, late) as uri:
+        sweep = Sweep(uri)
+        tracker = sweep.send(whole_sweep())
+        assert len(sweep.said) >= 2, "answers were lost"
+        assert len(sweep.runs()) == 7
+        assert len(sweep.history("CLO-v2 00 s0 f0", "score/mean")) == EPOCHS
+        assert tracker.waiting == 0
+
+
+def test_a_hanging_server(served: Sweep, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_runs, "open_store", lambda uri, *_: tracking_store.open_store(uri, 5.0, 0.5))
     tracker, events = served.tracker(), whole_sweep()
-    tracker.check()
+    tracker.put(events[0])
+    wait_for(lambda: tracker.waiting == 0)
     mlflow_server.pause()
     try:
-        for event in events:
+        for event in events[1:]:
             tracker.put(event)
         wait_for(lambda: served.said)
-        time.sleep(1.5)  # several requests are under way that nobody waits for any more
     finally:
         mlflow_server.resume()
     assert tracker.close(60) == 0
     assert len(served.runs()) == 7
-    assert len(served.history("CLO-v2 00 s0 f0", "score/mean")) == EPOCHS
 
 
 def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> None:

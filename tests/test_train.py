@@ -23,7 +23,9 @@ from toys import ThreeExitMLP, toy_mlp, toy_rows
 
 
 def config(**options):
-    return TrainConfig(**{"lr_theta": 1e-2, "lr_omega": 1e-2, "batch_size": 8, "max_epochs": 4, "precision": "fp32", **options})
+    return TrainConfig(
+        **{"lr_theta": 1e-2, "lr_omega": 1e-2, "batch_size": 8, "max_epochs": 4, "precision": "fp32", **options}
+    )
 
 
 def parameters(model):
@@ -67,7 +69,14 @@ def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(tmp_path, algori
 def test_a_finished_run_is_only_read_again(tmp_path):
     first = fit(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
     steps = []
-    again = fit(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path), on_step=steps.append)
+    again = fit(
+        toy_mlp(),
+        toy_rows(),
+        config(),
+        held_out=toy_rows(seed=1),
+        checkpoints=Checkpoints(tmp_path),
+        on_step=steps.append,
+    )
     assert steps == []
     assert plain(again.reports) == plain(first.reports)
 
@@ -75,7 +84,15 @@ def test_a_finished_run_is_only_read_again(tmp_path):
 def test_a_foreign_checkpoint_is_refused_by_name_of_what_differs(tmp_path):
     next(train_epochs(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
     with pytest.raises(CheckpointError, match="lr_theta"):
-        next(train_epochs(toy_mlp(), toy_rows(), config(lr_theta=5e-3), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
+        next(
+            train_epochs(
+                toy_mlp(),
+                toy_rows(),
+                config(lr_theta=5e-3),
+                held_out=toy_rows(seed=1),
+                checkpoints=Checkpoints(tmp_path),
+            )
+        )
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "json", "missing"])
@@ -132,7 +149,11 @@ def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_ch
 
     torch.manual_seed(0)
     result = fit(
-        Poisoned(), toy_rows(), config(algorithm="uniform"), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)
+        Poisoned(),
+        toy_rows(),
+        config(algorithm="uniform"),
+        held_out=toy_rows(seed=1),
+        checkpoints=Checkpoints(tmp_path),
     )
     assert [r.ended for r in result.reports] == [None, "diverged"]
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-0000"]
@@ -184,9 +205,22 @@ def test_a_two_stage_method_freezes_what_it_says(tmp_path):
     settings = config(algorithm="uniform")
     model = toy_mlp()
     seen = []
-    reports = train_epochs(model, toy_rows(), settings, stages=two_stages(settings), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
+    reports = train_epochs(
+        model,
+        toy_rows(),
+        settings,
+        stages=two_stages(settings),
+        held_out=toy_rows(seed=1),
+        checkpoints=Checkpoints(tmp_path),
+    )
     for report in reports:
-        seen.append((report.stage, [p.detach().clone() for p in model.layers.parameters()], model.exits[0].weight.detach().clone()))
+        seen.append(
+            (
+                report.stage,
+                [p.detach().clone() for p in model.layers.parameters()],
+                model.exits[0].weight.detach().clone(),
+            )
+        )
         assert (report.ended is None) == (report.epoch < 4)
     assert [name for name, _, _ in seen] == ["backbone"] * 2 + ["exits"] * 3
     assert all(torch.equal(a, b) for a, b in zip(seen[1][1], seen[4][1], strict=True))
@@ -209,7 +243,9 @@ def test_a_two_stage_method_resumes_bit_for_bit(tmp_path, cut):
 
 
 def test_omega_stays_out_of_thetas_clipping():
-    loose, tight = (fit(toy_mlp(), toy_rows(), config(max_epochs=1, clip_norm=c, algorithm="slo")) for c in (1e6, 1e-12))
+    loose, tight = (
+        fit(toy_mlp(), toy_rows(), config(max_epochs=1, clip_norm=c, algorithm="slo")) for c in (1e6, 1e-12)
+    )
     # With θ all but frozen by the clipping, ω still moves as far: Adam's step has its own scale.
     moved = [abs(r.reports[-1].weights["ce"][0] - 1) for r in (loose, tight)]
     assert moved[1] == pytest.approx(moved[0], rel=0.2)

@@ -119,26 +119,48 @@ class Driver:
             config, cell = record["config"], (record["seed"], record["fold"])
             if record["kind"] == "cell_end":
                 self._cell_ended(record)
-            elif record["ended"] is None and not self.pruner.decide(self.state.history(), config, cell, record["epoch"]):
-                self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": record["epoch"]})
-                self.say(f"{self._name(config)}  pruned after epoch {record['epoch'] + 1} of seed {cell[0]} fold {cell[1]}")
+            elif record["ended"] is None and not self.pruner.decide(
+                self.state.history(), config, cell, record["epoch"]
+            ):
+                self.record(
+                    {"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": record["epoch"]}
+                )
+                self.say(
+                    f"{self._name(config)}  pruned after epoch {record['epoch'] + 1} of seed {cell[0]} fold {cell[1]}"
+                )
         return not records or self.state.configs[records[-1]["config"]].state == "running"
 
     def _cell_ended(self, record: Record) -> None:
         config = record["config"]
         name, place = self._name(config), f"seed {record['seed']} fold {record['fold']}"
         if record["ended"] == "diverged":
-            self.say(f"{name}  {place}  diverged after {record['theta_updates']} updates: a loss, gradient or weight was not finite")
-            self.record({"kind": "fail", "config": config, "attempt": record["attempt"], "message": "diverged", "final": True})
+            self.say(
+                f"{name}  {place}  diverged after {record['theta_updates']} updates: a loss, gradient or weight was not finite"
+            )
+            self.record(
+                {"kind": "fail", "config": config, "attempt": record["attempt"], "message": "diverged", "final": True}
+            )
             return
-        self.say(f"{name}  {place}  {100 * record['score']:.2f}  best epoch {record['best_epoch'] + 1} of {record['epochs']}  {record['seconds']:.0f} s")
+        self.say(
+            f"{name}  {place}  {100 * record['score']:.2f}  best epoch {record['best_epoch'] + 1} of {record['epochs']}  {record['seconds']:.0f} s"
+        )
         finished = {(c.seed, c.fold) for c in self.state.configs[config].cells if c.state == "finished"}
         if finished >= set(self.study.cells):
             self.record({"kind": "complete", "config": config})
             scores = self.state.configs[config].scores
             self.say(f"{name}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
-        elif not self.pruner.decide(self.state.history(), config, (record["seed"], record["fold"]), record["epochs"] - 1):
-            self.record({"kind": "prune", "config": config, "seed": record["seed"], "fold": record["fold"], "epoch": record["epochs"] - 1})
+        elif not self.pruner.decide(
+            self.state.history(), config, (record["seed"], record["fold"]), record["epochs"] - 1
+        ):
+            self.record(
+                {
+                    "kind": "prune",
+                    "config": config,
+                    "seed": record["seed"],
+                    "fold": record["fold"],
+                    "epoch": record["epochs"] - 1,
+                }
+            )
             self.say(f"{name}  pruned after {place}")
 
     def gone(self, trial: str, message: str | None = None, *, permanent: bool = False) -> None:
@@ -152,7 +174,10 @@ class Driver:
         attempt = self.state.attempts[config]
         final = permanent or len(self.state.failures.get(config, [])) >= RETRIES
         self.record({"kind": "fail", "config": config, "attempt": attempt, "message": message[:2000], "final": final})
-        self.say(f"{self._name(config)}  failed: {message.strip().splitlines()[-1][:300]}" + ("; given up" if final else "; tried again"))
+        self.say(
+            f"{self._name(config)}  failed: {message.strip().splitlines()[-1][:300]}"
+            + ("; given up" if final else "; tried again")
+        )
         if not final:
             self.waiting.append(config)
 

@@ -114,7 +114,9 @@ def run_session(
     return status
 
 
-def beats(write: Callable[..., None], driver: Driver, planned_cells: int | None, every: float = 2.0) -> Callable[[], None]:
+def beats(
+    write: Callable[..., None], driver: Driver, planned_cells: int | None, every: float = 2.0
+) -> Callable[[], None]:
     """A function for Ray's loop that writes the driver's beat every few seconds."""
     last = 0.0
 
@@ -125,5 +127,3 @@ def beats(write: Callable[..., None], driver: Driver, planned_cells: int | None,
             write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
 
     return beat
-
-

@@ -81,7 +81,7 @@ class Choice:
 class Range:
     """Every number from `low` to `high`, both included; whole numbers where the option is one.
 
-    Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``: uniform in the logarithm.
+    Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``, uniform in the logarithm.
     """
 
     low: int | float

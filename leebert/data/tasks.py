@@ -1,4 +1,4 @@
-"""The tasks: GLUE's seven as a table, and a user's own, declared in YAML. A task is text, labels, a metric and files."""
+"""The tasks: GLUE's seven as a table, and a user's own, declared in YAML."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from leebert.errors import ConfigError
 Metric = Literal["accuracy", "matthews", "acc_f1"]
 #: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
 GroupBy = tuple[str, ...] | Literal["containing"]
+_HUB_SPLITS: Mapping[str, str] = {"train": "train", "dev": "validation", "test": "test"}
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
@@ -26,7 +27,7 @@ class Hub:
     config: str | None
     text_columns: tuple[str, ...]
     label_column: str = "label"
-    splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: _HUB_SPLITS)
+    splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(_HUB_SPLITS))
     revision: str | None = None
 
 
@@ -58,9 +59,15 @@ class Task:
     def num_labels(self) -> int:
         return len(self.label_names)
 
+    def label_ids(self) -> dict[str, int]:
+        """Label as written in a file → id: the names, and the ids themselves unless names are numbers already."""
+        ids = {name: i for i, name in enumerate(self.label_names)}
+        if not any(name.lstrip("-").isdigit() for name in self.label_names):
+            ids |= {str(i): i for i in range(self.num_labels)}
+        return ids
+
 
 _SPLITS = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
-_HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 _MATCHED = ("dev_matched", "dev_mismatched", "test_matched", "test_mismatched")
 
 
@@ -199,7 +206,9 @@ class OwnTask(Frozen):
     labels: tuple[Annotated[str, BeforeValidator(_label_text)], ...] = Field(
         min_length=2, description="The labels' names, in the order of their ids."
     )
-    metric: Metric = Field("accuracy", description="The score: accuracy, matthews, or acc_f1, the mean of accuracy and F1.")
+    metric: Metric = Field(
+        "accuracy", description="The score: accuracy, matthews, or acc_f1, the mean of accuracy and F1."
+    )
     group_by: tuple[str, ...] | Literal["containing", "none"] | None = Field(
         None,
         description="Rows that share a text in one of these columns stay in one fold (default: every text column); "
@@ -208,33 +217,36 @@ class OwnTask(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> OwnTask:
-        if self.name in TASKS:
-            raise ValueError(f"name: {self.name!r} is a task of GLUE; choose another name")
+        errors = [*self._file_errors(), *self._column_errors()]
+        if errors:
+            raise ValueError("; ".join(errors))
+        return self
+
+    def _file_errors(self) -> list[str]:
+        errors = [f"name: {self.name!r} is a task of GLUE, choose another"] if self.name in TASKS else []
         if (self.files is None) == (self.hub is None):
-            raise ValueError("files, hub: give exactly one of the two")
+            errors.append("give either files or hub")
         splits = self.hub_splits if self.files is None else self.files
         if "train" not in splits:
-            raise ValueError(f"files: there is no split 'train' among {', '.join(splits) or 'none'}")
+            errors.append(f"there is no split 'train' among {', '.join(splits) or 'none'}")
         for split, path in (self.files or {}).items():
             if Path(path).suffix.lower() not in FORMATS:
-                raise ValueError(f"files.{split}: {path!r} ends in none of {', '.join(FORMATS)}")
-        columns = [*self.text, self.label]
-        for kind, names in (("text and label: column", columns), ("labels:", list(self.labels))):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{kind} {twice[0]!r} is named twice")
+                errors.append(f"files.{split}: {path!r} ends in none of {', '.join(FORMATS)}")
+        return errors
+
+    def _column_errors(self) -> list[str]:
+        errors = []
+        for kind, names in (("column", [*self.text, self.label]), ("label", list(self.labels))):
+            errors += [f"{kind} {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
         if self.metric == "acc_f1" and len(self.labels) != 2:
-            raise ValueError(f"metric: acc_f1 needs two labels, not {len(self.labels)}; use accuracy")
+            errors.append(f"metric: acc_f1 needs two labels, not {len(self.labels)}; use accuracy")
         if self.group_by == "containing" and len(self.text) != 1:
-            raise ValueError("group_by: containing is for tasks of one text column")
-        if isinstance(self.group_by, tuple):
-            for column in self.group_by:
-                if column not in self.text:
-                    raise ValueError(
-                        f"group_by: {column!r} is none of the text columns {', '.join(self.text)}"
-                        f"{nearest(column, self.text)}"
-                    )
-        return self
+            errors.append("group_by: containing is for tasks of one text column")
+        for column in self.group_by if isinstance(self.group_by, tuple) else ():
+            if column not in self.text:
+                known = f"{', '.join(self.text)}{nearest(column, self.text)}"
+                errors.append(f"group_by: {column!r} is no text column; these are {known}")
+        return errors
 
     def task(self, base: Path | None = None) -> Task:
         """The task, its relative paths taken from the folder `base`."""
@@ -271,7 +283,5 @@ def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) 
         folded = {name.replace("-", "").replace("_", ""): name for name in TASKS}
         near = folded.get(task.lower().replace("-", "").replace("_", ""))
         hint = f" (did you mean '{near}'?)" if near else nearest(task.lower(), TASKS)
-        raise ConfigError(
-            f"unknown task {task!r}{hint}; known are {', '.join(TASKS)}, or declare your own with files, text and labels"
-        )
+        raise ConfigError(f"unknown task {task!r}{hint}; known are {', '.join(TASKS)}, or declare your own")
     return TASKS[task]

@@ -12,7 +12,7 @@ from tune.space import SweepSpec
 
 
 class Pruner(Protocol):
-    """Decides after every report of a cell: once an epoch, and once more when the cell has ended before its last one."""
+    """Decides after every report: an epoch's while its cell runs, and the cell's end unless it was the last cell."""
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
         """Whether a configuration goes on after an epoch (from 0) of its (seed, fold) cell, which the history holds."""

@@ -61,7 +61,8 @@ class HalvingPruner:
             if cell is None:
                 return None
             if cell.state == "diverged":
-                return -math.inf
+                scores.append(-math.inf)
+                continue
             last = self.max_epochs - 1 if place < position else epoch
             if not cell.epochs or (cell.state == "running" and max(report.epoch for report in cell.epochs) < last):
                 return None

@@ -136,7 +136,7 @@ def _levels(values: Values) -> tuple[Any, ...] | None:
 
 
 def _axis(values: Values) -> BaseDistribution:
-    """How Optuna sees an option. Numbers in a list are levels, 0 to n - 1: as categories they would lose their order."""
+    """How Optuna sees an option. Numbers in a list are levels, since categories have no order."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     levels = _levels(values)

@@ -1,0 +1,235 @@
+"""`leebert train | evaluate | predict`. Heavy imports stand inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leebert import console
+from leebert.errors import ConfigError, DataError
+
+app = typer.Typer(
+    help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout; without it, the Hugging Face hub.")]
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Option(help="A YAML file, such as best/mrpc.yaml.")] = None,
+    task: Annotated[str | None, typer.Option(help="cola, mnli, mrpc, qnli, qqp, rte or sst2.")] = None,
+    data_dir: DataDir = None,
+    backbone: Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="What the exits see: pooler, cls or mean.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the model goes; runs/<task> by default.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the configuration; repeatable.")] = None,
+    hold_out: Annotated[bool, typer.Option(help="Hold a fold of the training split out for early stopping.")] = True,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Train one early-exit model and save it."""
+    from leebert.config import parse
+    from leebert.recipe import RunConfig
+    from leebert.yaml import load_yaml
+
+    values: Any = load_yaml(config) if config else {}
+    where = str(config or "options")
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: a mapping of keys is expected")
+    for key, value in (
+        ("task", task),
+        ("data.dir", data_dir),
+        ("model.backbone", backbone),
+        ("model.pooling", pooling),
+    ):
+        if value is not None:
+            section, _, leaf = key.rpartition(".")
+            (values.setdefault(section, {}) if section else values)[leaf] = value
+    for assignment in set_ or []:
+        console.set_by_path(values, assignment)
+    if "task" not in values or "backbone" not in (values.get("model") or {}):
+        raise ConfigError("train needs --task and --backbone, or a --config that has both")
+    checked = parse(RunConfig, values, where)
+    name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
+    out = out or Path("runs") / name
+    if (out / "config.json").exists():
+        raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
+
+    from leebert.recipe import train_model
+
+    console.quiet_transformers()
+    summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
+    if json_:
+        console.emit_json({**summary, "out": str(out)})
+    else:
+        score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
+        print(f"{out}: {summary['theta_updates']} updates on {summary['rows']} rows{score}")
+        if summary["truncated_rows"]:
+            print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
+
+
+def _with_progress(work: Any) -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    warned: set[int] = set()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console.stderr_console(), transient=True) as progress:
+        bar = progress.add_task("training", total=None)
+
+        def report(epoch: Any) -> None:
+            score = "" if epoch.score is None else f"  score {100 * epoch.score:.2f}"
+            exits = " ".join(f"{100 * s:.1f}" for s in epoch.exits.get("score", []))
+            progress.console.print(
+                f"epoch {epoch.epoch + 1}  loss {epoch.train_loss or float('nan'):.4f}{score}  {exits}", highlight=False
+            )
+            fresh = set(epoch.collapsed) - warned
+            if fresh:
+                warned.update(fresh)
+                names = ", ".join(f"exit {e + 1}" for e in sorted(fresh))
+                progress.console.print(
+                    f"{names}: one class for every held-out row so far (shallow exits often start so)"
+                )
+
+        return work(
+            report=report,
+            on_step=lambda step: progress.update(bar, completed=step),
+            on_plan=lambda total: progress.update(bar, total=total),
+        )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    data_dir: DataDir = None,
+    split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
+    thresholds: Annotated[int, typer.Option(min=1, help="How many thresholds per strategy.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Score every exit, and every exit strategy over its thresholds, from one pass over the data."""
+    from leebert.runtime import Runtime
+
+    loaded, tokenizer = _load(model)
+    runtime = Runtime.of("auto", device)
+    loaded.to(runtime.device)
+    if loaded.config.task is None:
+        raise ConfigError(f"{model}: its configuration names no task; train it with `leebert train`")
+    from leebert.data.sources import read_split
+    from leebert.data.tasks import get_task
+    from leebert.evaluate import record_all
+    from leebert.report import evaluation, print_evaluation
+
+    task = get_task(loaded.config.task)
+    splits = [split] if split else list(task.eval_splits)
+    if not splits:
+        raise DataError(f"task {task.name}: no development split is declared; name one with --split")
+    results = {}
+    for name in splits:
+        rows = _tokenised(read_split(task, name, data_dir), tokenizer, loaded.config.max_length)
+        recorded = record_all(loaded, rows, runtime, progress=lambda r: _bar(r, name))
+        results[name] = evaluation(recorded, task.metric, thresholds)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1))
+    if json_:
+        console.emit_json(results)
+    else:
+        for name, result in results.items():
+            print_evaluation(name, result)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
+    input_: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="CSV, TSV, JSONL, Parquet or text; - is stdin.")
+    ] = "-",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=".jsonl or .csv; stdout by default.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="jsonl or csv.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Names of the text columns; the task's by default.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="patience, entropy, normalised_entropy, confidence, never.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="The strategy's threshold.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows that run through the layers together.")] = 32,
+    device: Device = "auto",
+) -> None:
+    """Answer rows with label, probability and the layer at which each one left."""
+    form = form or (out.suffix.lstrip(".").lower() if out and out.suffix else "jsonl")
+    if form not in ("jsonl", "csv"):
+        raise ConfigError(f"--format {form}: jsonl or csv")
+    loaded, tokenizer = _load(model)
+    from leebert.config import ExitConfig, parse
+    from leebert.data.tasks import get_task
+    from leebert.exits import make_strategy
+    from leebert.predict import answers, read_file, read_texts, write_answers
+    from leebert.runtime import Runtime
+
+    default = {"strategy": loaded.config.exit_strategy, "threshold": loaded.config.exit_threshold}
+    given = (
+        default
+        if strategy is None and threshold is None
+        else {"strategy": strategy or default["strategy"], "threshold": threshold}
+    )
+    exits = parse(ExitConfig, given, "--strategy/--threshold")
+    if exits.strategy == "patience" and (exits.threshold or 0) >= loaded.num_exits - 1:
+        print(
+            f"warning: patience {exits.threshold:g} can never be reached before the last of {loaded.num_exits} exits",
+            file=sys.stderr,
+        )
+    columns = text or (list(get_task(loaded.config.task).text_columns) if loaded.config.task else ["text"])
+    texts = read_texts(sys.stdin, columns, "stdin") if input_ == "-" else read_file(Path(input_), columns)
+    runtime = Runtime.of("auto", device)
+    loaded.to(runtime.device)
+    rule = make_strategy(
+        exits.strategy, exits.threshold, num_exits=loaded.num_exits, num_classes=loaded.config.num_labels
+    )
+    rows = answers(loaded, tokenizer, _bar(texts, "rows") if out else texts, rule, runtime, batch_size)
+    if out is None:
+        write_answers(rows, sys.stdout, form)
+        return
+    partial = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
+    with open(partial, "w", encoding="utf-8", newline="") as f:
+        count = write_answers(rows, f, form)
+    partial.replace(out)
+    print(f"{out}: {count} rows", file=sys.stderr)
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    """A saved early-exit model in evaluation mode, and its tokenizer."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder}: no model there (no config.json); it is written by `leebert train`")
+    from leebert.backbone import load_tokenizer
+    from leebert.model import load_model
+
+    console.quiet_transformers()
+    return load_model(folder).eval(), load_tokenizer(str(folder))
+
+
+def _tokenised(examples: Any, tokenizer: Any, max_length: int) -> Any:
+    import tempfile
+
+    from leebert.data.tokens import tokenise
+
+    with tempfile.TemporaryDirectory() as folder:
+        return tokenise(examples, tokenizer, max_length, Path(folder) / "rows.arrow")
+
+
+def _bar(items: Any, what: str) -> Any:
+    from rich.progress import track
+
+    return track(items, description=what, console=console.stderr_console(), transient=True)
+
+
+def main() -> None:
+    """The console script."""
+    console.run(app)

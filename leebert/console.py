@@ -1,0 +1,72 @@
+"""What both command lines share: errors as one message, JSON or tables, and quiet libraries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from leebert.errors import LeebertError
+
+
+def run(app: Callable[[], Any]) -> None:
+    """Run a command-line application; an error of ours becomes one message on stderr and exit code 1."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.showwarning = _warn
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        app()
+    except LeebertError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _warn(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+    # Only ours: a user can do nothing about a library's deprecations.
+    if "leebert" in filename or (category is UserWarning and "/tune/" in filename):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def emit_json(value: Any) -> None:
+    """Print a value as JSON on stdout."""
+    print(json.dumps(value, indent=1, default=str))
+
+
+def quiet_transformers() -> None:
+    """No progress bars and hints of transformers: our own output says what happens."""
+    from transformers.utils import logging as hf
+
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+
+
+def stderr_console() -> Any:
+    """A console for progress and tables that leaves stdout to results."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def set_by_path(target: dict[str, Any], assignment: str) -> None:
+    """Apply `key.sub=value` to a nested mapping, the value read as YAML."""
+    from leebert.errors import ConfigError
+    from leebert.yaml import parse_yaml
+
+    key, separator, text = assignment.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {assignment}: expected key=value, such as training.max_epochs=3")
+    *path, leaf = key.split(".")
+    for part in path:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {assignment}: {part} is not a section")
+    target[leaf] = parse_yaml(text, f"--set {key}")

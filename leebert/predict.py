@@ -1,0 +1,122 @@
+"""Rows in, answers out: label, probability and exit layer for files and streams of any length."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from leebert.errors import DataError
+
+CHUNK = 256  # rows tokenised and answered at a time
+
+
+def read_texts(lines: Iterable[str], columns: Sequence[str], name: str) -> Iterator[tuple[str, ...]]:
+    """Texts from a stream: JSON objects with the named columns, or plain lines (two texts with a tab between them)."""
+    for number, line in enumerate(lines, start=1):
+        line = line.rstrip("\r\n")
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("{"):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{name}, line {number}: not valid JSON ({error})") from None
+            yield _pick(row, columns, f"{name}, line {number}")
+        else:
+            parts = line.split("\t")
+            if len(parts) != len(columns):
+                raise DataError(
+                    f"{name}, line {number}: {len(parts)} text(s) where the model takes {len(columns)}; "
+                    f"give {' and '.join(columns)} with a tab between, or JSON objects with these keys"
+                )
+            yield _checked(tuple(parts), columns, f"{name}, line {number}")
+
+
+def read_file(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Texts from a CSV, TSV, JSONL, Parquet or plain text file."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        number = 0
+        for batch in pq.ParquetFile(path).iter_batches(1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield _pick(row, columns, f"{path}, row {number}")
+        return
+    with open(path, encoding="utf-8-sig", newline="") as f:
+        try:
+            if suffix in (".csv", ".tsv"):
+                # GLUE's TSV knows no quotes; CSV does.
+                rows = (
+                    csv.DictReader(f) if suffix == ".csv" else csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
+                )
+                for row in rows:
+                    yield _pick(row, columns, f"{path}, line {rows.line_num}")
+            else:
+                yield from read_texts(f, columns, str(path))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 text ({error}); convert the file") from None
+
+
+def _pick(row: Any, columns: Sequence[str], where: str) -> tuple[str, ...]:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a JSON object is expected")
+    missing = [c for c in columns if row.get(c) is None]
+    if missing:
+        there = ", ".join(str(k) for k in row if k is not None) or "none"
+        raise DataError(f"{where}: no column {missing[0]!r}; there are: {there} (name yours with --text)")
+    return _checked(tuple(str(row[c]) for c in columns), columns, where)
+
+
+def _checked(texts: tuple[str, ...], columns: Sequence[str], where: str) -> tuple[str, ...]:
+    for text, column in zip(texts, columns, strict=True):
+        if not text.strip():
+            raise DataError(f"{where}: empty text in {column!r}")
+    return texts
+
+
+def answers(
+    model: Any, tokenizer: Any, texts: Iterable[tuple[str, ...]], strategy: Any, runtime: Any, batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Label, probability and exit layer of each row, in order, by inference that stops at the exit."""
+    import torch
+
+    from leebert.inference import infer
+
+    texts = iter(texts)
+    while chunk := list(islice(texts, CHUNK)):
+        encoded = tokenizer(
+            *(list(c) for c in zip(*chunk, strict=True)), truncation=True, max_length=model.config.max_length
+        )
+        order = sorted(range(len(chunk)), key=lambda i: len(encoded["input_ids"][i]))
+        found: list[dict[str, Any]] = [{}] * len(chunk)
+        for start in range(0, len(order), batch_size):
+            index = order[start : start + batch_size]
+            batch = tokenizer.pad({k: [v[i] for i in index] for k, v in encoded.items()}, return_tensors="pt")
+            answer = infer(model, dict(batch), strategy, runtime)
+            probability, label = torch.softmax(answer.logits.float(), -1).max(-1)
+            for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
+                found[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}
+        yield from found
+
+
+def write_answers(rows: Iterable[dict[str, Any]], out: TextIO, form: str) -> int:
+    """Write answers as JSONL or CSV; returns how many."""
+    count = 0
+    writer = csv.DictWriter(out, ["label", "probability", "exit_layer"], lineterminator="\n") if form == "csv" else None
+    if writer:
+        writer.writeheader()
+    for row in rows:
+        if writer:
+            writer.writerow(row)
+        else:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        count += 1
+    return count

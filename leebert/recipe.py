@@ -1,0 +1,183 @@
+"""From a configuration to a trained model in a folder: what `leebert train` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from leebert.config import ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
+from leebert.errors import ConfigError, DataError
+
+#: How the held-out fold of a plain training run is made.
+HOLD_OUT_FOLDS = 5
+
+
+class DataConfig(Frozen):
+    """Where the rows come from, and which of them count."""
+
+    dir: str | None = Field(
+        None, description="A folder in GLUE's release layout; None: the Hugging Face hub, or the task's files."
+    )
+    subset: Subset | None = Field(None, description="A stratified part of the training split.")
+    group_by: tuple[str, ...] | str | None = Field(
+        None, description="Columns, 'containing' or 'none'; None: the task's own groups."
+    )
+
+
+class RunConfig(Frozen):
+    """One training run; a best file is one too, with `theta_updates` set and what it was found by under `found`."""
+
+    task: str | dict[str, Any] = Field(description="One of GLUE's seven tasks, or the declaration of your own.")
+    model: ModelConfig
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
+    training: TrainConfig = Field(default_factory=lambda: TrainConfig())  # type: ignore[call-arg]
+    exits: ExitConfig = Field(default_factory=lambda: ExitConfig())  # type: ignore[call-arg]
+    theta_updates: int | None = Field(
+        None, ge=1, description="Train exactly so long on the whole training split, nothing held out."
+    )
+    found: dict[str, Any] | None = Field(
+        None, description="Of a best file: how it was found; training doesn't read it."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The training split, ready: the task, its examples, and the tokenised rows."""
+
+    task: Any
+    examples: Any
+    tokens: Any
+    tokens_path: str
+    tokenizer: Any
+
+
+def effective_task(config_task: str | dict[str, Any], group_by: Any) -> Any:
+    """The task of a configuration, with the grouping that the data section asks for."""
+    from leebert.data.tasks import get_task
+
+    task = get_task(config_task)
+    if group_by is None:
+        return task
+    if group_by == "containing" and len(task.text_columns) != 1:
+        raise ConfigError("data.group_by: 'containing' is for tasks with one text column")
+    if group_by not in ("containing", "none"):
+        wrong = [c for c in group_by if c not in task.text_columns]
+        if isinstance(group_by, str) or wrong:
+            raise ConfigError(
+                f"data.group_by: {group_by!r} is not 'containing', 'none' or a list of {', '.join(task.text_columns)}"
+            )
+    return dataclasses.replace(task, group_by=() if group_by == "none" else group_by)
+
+
+def load_training_data(task: Any, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
+    """Read the training split (and nothing else), and tokenise it once into `cache`."""
+    from leebert.backbone import load_config, load_tokenizer
+    from leebert.data.sources import read_split, subset
+    from leebert.data.tokens import cached
+
+    longest = getattr(load_config(model.backbone), "max_position_embeddings", None)
+    if longest and model.max_length > longest:
+        raise ConfigError(f"max_length {model.max_length}: {model.backbone} takes at most {longest} tokens")
+    tokenizer = load_tokenizer(model.backbone)
+    examples = read_split(task, "train", data.dir)
+    if data.subset:
+        if data.subset.rows > len(examples):
+            raise DataError(f"subset of {data.subset.rows} rows: {examples.source} has only {len(examples)}")
+        examples = subset(examples, data.subset.rows, data.subset.seed)
+    tokens = cached(examples, tokenizer, model.max_length, cache)
+    return TrainingData(task, examples, tokens, str(tokens.path), tokenizer)
+
+
+def train_model(
+    config: RunConfig,
+    out: Path,
+    *,
+    device: str = "auto",
+    hold_out: bool = True,
+    cache: Path | None = None,
+    report: Callable[[Any], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
+    on_plan: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Train and save a model, its tokenizer and `training.json` into `out`; returns what that file says.
+
+    Without `theta_updates`, one grouped fold of the training split is held out for early stopping, and the best
+    epoch's weights are kept; with it, or without `hold_out`, the whole split is trained on and no evaluation data is
+    read. A run that was killed goes on from its last epoch when it is started again with the same `out`.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from leebert.checkpoint import Checkpoints
+    from leebert.data.batches import RowSubset, updates_per_epoch
+    from leebert.data.folds import make_folds
+    from leebert.problem import TextProblem
+    from leebert.runtime import Runtime, derive_seed
+    from leebert.train import fit
+
+    runtime = Runtime.of(config.training.precision, device)
+    task = effective_task(config.task, config.data.group_by)
+    data = load_training_data(task, config.data, config.model, cache or out / ".cache")
+    problem = TextProblem(
+        data.tokens_path, config.model.backbone, task.label_names, task.metric, config.model.pooling, config.exits
+    )
+    torch.manual_seed(derive_seed(config.training.seed, "init"))
+    model = problem.model(config.training)
+    model.config.task = config.task
+    model.config.max_length = config.model.max_length
+    model.config.metric = task.metric
+
+    rows, held_out = data.tokens, None
+    if hold_out and config.theta_updates is None:
+        folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed)
+        rows, held_out = RowSubset(data.tokens, folds.train(0)), RowSubset(data.tokens, folds.held_out(0))
+    if on_plan:
+        on_plan(
+            config.theta_updates
+            or config.training.max_epochs * updates_per_epoch(len(rows), config.training.batch_size)
+        )
+
+    out.mkdir(parents=True, exist_ok=True)
+    best_weights = out / ".best.safetensors"
+    checkpoints = Checkpoints(out / ".checkpoints")
+
+    def keep(best_model: Any) -> None:
+        save_file({k: v.detach().cpu().contiguous() for k, v in best_model.state_dict().items()}, best_weights)
+
+    result = fit(
+        model, rows, config.training, held_out=held_out, metric=task.metric, runtime=runtime,
+        seed=(config.training.seed,), updates=config.theta_updates, checkpoints=checkpoints,
+        on_best=keep, on_step=on_step, report=report,
+    )  # fmt: skip
+    if result.ended == "diverged":
+        raise DataError(
+            f"training diverged after {result.reports[-1].theta_updates} updates (a loss, gradient or weight was not finite); "
+            f"its last finite epoch is kept in {checkpoints.folder}; lower lr_theta, now {config.training.lr_theta:g}"
+        )
+    if held_out is not None:
+        model.load_state_dict(load_file(best_weights))
+    model.save_pretrained(out)
+    data.tokenizer.save_pretrained(out)
+    summary = {
+        "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
+        "rows": len(rows),
+        "held_out_rows": 0 if held_out is None else len(held_out),
+        "truncated_rows": int(data.tokens.truncated),
+        "skipped_rows": int(getattr(data.examples, "skipped", 0)),
+        "data_fingerprint": data.examples.fingerprint(),
+        "runtime": runtime.describe(),
+        "ended": result.ended,
+        "theta_updates": result.reports[-1].theta_updates,
+        "best_epoch": result.best.epoch,
+        "score": result.best.score,
+        "epochs": [r.plain() for r in result.reports],
+    }
+    (out / "training.json").write_text(json.dumps(summary, indent=1))
+    best_weights.unlink(missing_ok=True)
+    checkpoints.clear()
+    return summary

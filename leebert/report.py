@@ -1,0 +1,69 @@
+"""An evaluation as data and as tables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from leebert.evaluate import HeldOut, curve
+from leebert.exits import default_patience
+from leebert.metrics import per_exit
+
+
+def thresholds_of(strategy: str, count: int, num_exits: int, num_classes: int) -> list[float]:
+    """Evenly spaced thresholds over a strategy's range: every patience that can exit, or `count` values."""
+    if strategy == "patience":
+        return [float(p) for p in range(1, max(2, num_exits))]
+    if strategy == "entropy":
+        return [math.log(num_classes) * (i + 1) / count for i in range(count)]
+    if strategy == "normalised_entropy":
+        return [(i + 1) / count for i in range(count)]
+    return [1 / num_classes + (1 - 1 / num_classes) * i / count for i in range(count)]
+
+
+def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any]:
+    """All exits, and patience, entropy and maximum probability over their thresholds, as JSON-ready values."""
+    assert recorded.labels is not None
+    m, n, k = recorded.logits.shape
+    exits = {name: values.tolist() for name, values in per_exit(metric, recorded.labels, recorded.logits).items()}
+    return {
+        "rows": n,
+        "exits": exits,
+        "mean_over_exits": float(np.mean(exits["score"])),
+        "default_patience": default_patience(m),
+        "curves": {
+            name: [p.as_dict() for p in curve(recorded, metric, name, thresholds_of(name, count, m, k))]
+            for name in ("patience", "entropy", "confidence")
+        },
+    }
+
+
+def print_evaluation(split: str, result: dict[str, Any]) -> None:
+    """The tables of one split on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    measures = list(result["exits"])
+    table = Table(title=f"{split}: {result['rows']} rows, every exit", title_justify="left")
+    for name in ("exit", *measures):
+        table.add_column(name, justify="right")
+    for i in range(len(result["exits"]["score"])):
+        table.add_row(str(i + 1), *(f"{100 * result['exits'][name][i]:.2f}" for name in measures))
+    table.add_section()
+    table.add_row("mean", *(f"{100 * float(np.mean(result['exits'][name])):.2f}" for name in measures))
+    console.print(table)
+    table = Table(title=f"{split}: exit strategies", title_justify="left")
+    for name in ("strategy", "threshold", "mean layers", "speed-up", *measures):
+        table.add_column(name, justify="left" if name == "strategy" else "right")
+    for strategy, points in result["curves"].items():
+        for p in points:
+            threshold = f"{p['threshold']:g}" if strategy == "patience" else f"{p['threshold']:.4f}"
+            table.add_row(
+                strategy, threshold, f"{p['layers']:.2f}", f"{p['speed_up']:.2f}",
+                *(f"{100 * p['measures'][name]:.2f}" for name in measures),
+            )  # fmt: skip
+        table.add_section()
+    console.print(table)

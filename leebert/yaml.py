@@ -1,0 +1,52 @@
+"""YAML 1.2 files: `1e-5` is a number, `on` is text, and a key that stands twice is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import ConfigError
+
+
+def load_yaml(path: str | Path) -> Any:
+    """The contents of a YAML file. Raises ConfigError with file and line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as UTF-8 text ({error})") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The contents of YAML text; `where` is named in errors."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import DuplicateKeyError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        problem = (error.problem or "").split(" with value")[0]
+        raise ConfigError(f"{where}, line {line}: {problem}: keep one of the two") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{where}, line {line}: {error.problem or error.context}") from None
+    except YAMLError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def dump_yaml(value: Any) -> str:
+    """YAML 1.2 text, keys in their order."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 110
+    out = io.StringIO()
+    yaml.dump(value, out)
+    return out.getvalue()
