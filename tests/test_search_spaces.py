@@ -15,7 +15,9 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 PAPER = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
 #: Table 1, ALBERT-base, LeeBERT (LAE, CLO-v2) on dev.
 DEV = {"cola": 57.8, "mnli": 85.4, "mrpc": 89.7, "qnli": 89.7, "qqp": 90.2, "rte": 76.8, "sst2": 91.8}
-COST = re.compile(r"(\d+) configurations × (\d+) cells?.*? × (\d+) epochs = ([\d,]+) θ updates on ([\d,]+) training rows")
+COST = re.compile(
+    r"(\d+) configurations × (\d+) cells?.*? × (\d+) epochs = ([\d,]+) θ updates on ([\d,]+) training rows"
+)
 
 
 def header(path: Path) -> str:

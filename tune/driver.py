@@ -196,11 +196,11 @@ class Driver:
 
     def _budget_used(self) -> str | None:
         b = self.budget
-        if b.fold_epochs and len(self.state.epochs) >= b.fold_epochs:
+        if b.fold_epochs and self.state.fold_epochs >= b.fold_epochs:
             return f"the budget of {b.fold_epochs} fold-epochs is used"
         if b.hours and self.hours() >= b.hours:
             return f"the budget of {b.hours:g} hours is used"
-        if b.gpu_hours and self.gpus * sum(r["seconds"] for r in self.state.epochs.values()) / 3600 >= b.gpu_hours:
+        if b.gpu_hours and self.gpus * self.state.epoch_seconds() / 3600 >= b.gpu_hours:
             return f"the budget of {b.gpu_hours:g} GPU-hours is used"
         return None
 

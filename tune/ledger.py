@@ -143,7 +143,8 @@ class State:
     indices: dict[str, int] = dataclasses.field(default_factory=dict)
     attempts: dict[str, int] = dataclasses.field(default_factory=dict)
     fences: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
-    epochs: dict[tuple[str, int, int, int], Record] = dataclasses.field(default_factory=dict)
+    epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(default_factory=dict)  # by cell
+    fold_epochs: int = 0
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
     pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
     failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
@@ -156,7 +157,11 @@ class State:
 
     def seen(self, config: str, seed: int, fold: int) -> set[int]:
         """The epochs of a cell that are recorded."""
-        return {e for (c, s, f, e) in self.epochs if (c, s, f) == (config, seed, fold)}
+        return set(self.epochs.get((config, seed, fold), ()))
+
+    def epoch_seconds(self) -> float:
+        """Seconds that all recorded epochs took together."""
+        return float(sum(r["seconds"] for cell in self.epochs.values() for r in cell.values()))
 
     def counts(self, record: Record) -> bool:
         """Whether a trial's record was written before its attempt was given up."""
@@ -223,10 +228,11 @@ class State:
     # The trials':
 
     def _epoch(self, r: Record) -> bool:
-        key = (r["config"], r["seed"], r["fold"], r["epoch"])
-        if key in self.epochs or not self.counts(r):
+        cell = self.epochs.setdefault((r["config"], r["seed"], r["fold"]), {})
+        if r["epoch"] in cell or not self.counts(r):
             return False
-        self.epochs[key] = r
+        cell[r["epoch"]] = r
+        self.fold_epochs += 1
         if r["score"] is not None:
             score = EpochScore(r["epoch"], r["score"], tuple(r["exits"].get("score", ())))
             self._cell(r, lambda cell: dataclasses.replace(cell, epochs=(*cell.epochs, score)))

@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -399,14 +400,13 @@ def _in_both(spec: SweepSpec) -> Iterator[Finding]:
         yield Finding(f"training.{option}", shown(spec.training[option]), "is also in `space`: keep one of the two")
 
 
-def _unused(spec: SweepSpec) -> Iterator[Finding]:
-    plain = {"space": _plain_space(spec.space), "training": spec.training}
-    for section, options in plain.items():
-        for option, value in options.items():
-            if not any(applies(option, algorithm) for algorithm in spec.algorithms):
-                users = [name for name in get_args(AlgorithmName) if applies(option, name)]
-                expected = f"none of the algorithms listed uses it, only {', '.join(users)}"
-                yield Finding(f"{section}.{option}", shown(value), expected)
+def _unused(section: str, spec: SweepSpec) -> Iterator[Finding]:
+    options = _plain_space(spec.space) if section == "space" else spec.training
+    for option, value in options.items():
+        if not any(applies(option, algorithm) for algorithm in spec.algorithms):
+            users = ", ".join(name for name in get_args(AlgorithmName) if applies(option, name))
+            expected = f"none of the algorithms listed uses it, only {users}"
+            yield Finding(f"{section}.{option}", shown(value), expected)
 
 
 def _lists_in_a_grid(spec: SweepSpec) -> Iterator[Finding]:
@@ -449,7 +449,8 @@ def _payable(spec: SweepSpec) -> Iterator[Finding]:
 
 _CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], ...] = (
     (("space", "training"), _in_both),
-    (("space", "training", "algorithms"), _unused),
+    (("space", "algorithms"), partial(_unused, "space")),
+    (("training", "algorithms"), partial(_unused, "training")),
     (("space", "searcher"), _lists_in_a_grid),
     (("space", "searcher", "budget"), _bounded),
     (("space", "training", "pruner", "folds", "seeds"), _prunable),

@@ -184,7 +184,7 @@ class RunWriter:
 
     def _find_runs(self) -> dict[Key, _Run]:
         """The sweep's runs that MLflow already has, by their tags."""
-        if False:
+        if self._in_doubt:
             # A request that we gave up waiting for may still be carried out, just after the server is back.
             self._search()
             time.sleep(_SETTLE_SECONDS)

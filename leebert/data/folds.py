@@ -239,7 +239,7 @@ def _hold_out_part(assignment: np.ndarray, examples: Examples, groups: np.ndarra
     fitting = np.flatnonzero((share > 0.5) & (share < 1.5))
     if not len(fitting):
         raise DataError(
-            f"{examples.source}: folds: 1: no hold-out of about a {HOLD_OUT}th of the rows keeps the groups together; the "
-            f"largest group has {np.bincount(groups).max()} of {len(assignment)} rows; use folds: 2 or more, or group_by"
+            f"{examples.source}: folds: 1: no hold-out of about a {HOLD_OUT}th of the rows keeps groups together; the largest "
+            f"has {np.bincount(groups).max()} of {len(assignment)} rows; use folds: 2 or more, or other groups (group_by)"
         )
     return int(fitting[0])

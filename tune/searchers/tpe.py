@@ -63,7 +63,6 @@ class TpeSearcher:
             n_startup_trials=1,
             multivariate=True,
             constant_liar=True,
-            warn_independent_sampling=False,
             seed=int.from_bytes(seed),
         )
         study = optuna.create_study(direction="maximize", sampler=sampler)

@@ -1,0 +1,190 @@
+"""A small paraphrase data set from templates, for demonstrations and tests: no download, no licence.
+
+Half of the pairs are easy and half are hard, so that shallow exits suffice for some rows and not for others.
+
+| difficulty | paraphrase | different |
+| --- | --- | --- |
+| easy | almost the same words | another event altogether |
+| hard | voice, order and words changed | the same words, but roles swapped, denied, or another number or day |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import DataError
+
+LABELS = ("different", "paraphrase")
+
+#: Who acts and who receives: a word and another for the same thing.
+_PARTIES = (
+    ("museum", "gallery"), ("school", "academy"), ("hospital", "clinic"), ("company", "firm"),
+    ("farmer", "grower"), ("lawyer", "attorney"), ("doctor", "physician"), ("teacher", "instructor"),
+    ("shop", "store"), ("police", "officers"), ("author", "writer"), ("council", "assembly"),
+    ("airline", "carrier"), ("bank", "lender"), ("newspaper", "daily"), ("student", "pupil"),
+    ("tenant", "renter"), ("merchant", "trader"), ("director", "manager"), ("charity", "foundation"),
+)  # fmt: skip
+#: What is handed over: plurals.
+_THINGS = (
+    ("paintings", "pictures"), ("cars", "automobiles"), ("letters", "notes"), ("houses", "homes"),
+    ("coats", "jackets"), ("boats", "vessels"), ("computers", "machines"), ("bikes", "bicycles"),
+    ("films", "movies"), ("stones", "rocks"), ("sofas", "couches"), ("photos", "photographs"),
+    ("tickets", "passes"), ("carpets", "rugs"), ("presents", "gifts"), ("reports", "accounts"),
+)  # fmt: skip
+#: Verbs of handing over: past, base form, participle; and another verb's past and participle for the same act.
+_VERBS = (
+    ("sent", "send", "sent", "shipped", "shipped"),
+    ("gave", "give", "given", "handed", "handed"),
+    ("lent", "lend", "lent", "loaned", "loaned"),
+    ("showed", "show", "shown", "presented", "presented"),
+    ("offered", "offer", "offered", "proposed", "proposed"),
+    ("mailed", "mail", "mailed", "posted", "posted"),
+    ("delivered", "deliver", "delivered", "took", "taken"),
+    ("awarded", "award", "awarded", "granted", "granted"),
+)
+_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve")
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_ADJECTIVES = ("old", "new", "small", "expensive", "red", "heavy", "broken", "rare")
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Somebody hands things over to somebody else; the numbers point into the word lists."""
+
+    agent: int
+    verb: int
+    number: int
+    adjective: int
+    thing: int
+    recipient: int
+    day: int
+    denied: bool = False
+
+    def plain(self) -> str:
+        """The event in the active voice and the first words of the lists."""
+        past, base = _VERBS[self.verb][:2]
+        verb = f"did not {base}" if self.denied else past
+        what = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {_THINGS[self.thing][0]}"
+        who, whom = _PARTIES[self.agent][0], _PARTIES[self.recipient][0]
+        return f"The {who} {verb} {what} to the {whom} on {_DAYS[self.day]} ."
+
+    def near(self, rng: random.Random) -> str:
+        """Almost the words of `plain`: the day comes first, or the adjective goes."""
+        text = self.plain().removesuffix(" .")
+        day = f" on {_DAYS[self.day]}"
+        if rng.random() < 0.5:
+            return f"On {_DAYS[self.day]} , t{text.removesuffix(day)[1:]} ."
+        return f"{text.replace(f' {_ADJECTIVES[self.adjective]} ', ' ', 1)} ."
+
+    def reworded(self, rng: random.Random) -> str:
+        """The event in the passive voice, with the other words of the lists."""
+        participle = _VERBS[self.verb][4 if rng.random() < 0.7 else 2]
+        thing = _THINGS[self.thing][rng.random() < 0.7]
+        who, whom = (_PARTIES[i][rng.random() < 0.7] for i in (self.agent, self.recipient))
+        what = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {thing}"
+        verb = f"were {'not ' if self.denied else ''}{participle}"
+        if rng.random() < 0.5:
+            return f"On {_DAYS[self.day]} , {what} {verb} to the {whom} by the {who} ."
+        return f"{what.capitalize()} {verb} to the {whom} by the {who} on {_DAYS[self.day]} ."
+
+    def altered(self, rng: random.Random) -> Event:
+        """Another event in the same words or all but one: roles swapped, denied, another number or another day."""
+        kind = rng.choice(("roles", "roles", "denied", "number", "day"))
+        if kind == "roles":
+            return dataclasses.replace(self, agent=self.recipient, recipient=self.agent)
+        if kind == "denied":
+            return dataclasses.replace(self, denied=not self.denied)
+        if kind == "number":
+            return dataclasses.replace(self, number=_other(rng, len(_NUMBERS), self.number))
+        return dataclasses.replace(self, day=_other(rng, len(_DAYS), self.day))
+
+
+def _other(rng: random.Random, count: int, current: int) -> int:
+    return (current + rng.randrange(1, count)) % count
+
+
+def _event(rng: random.Random) -> Event:
+    agent = rng.randrange(len(_PARTIES))
+    return Event(
+        agent=agent,
+        verb=rng.randrange(len(_VERBS)),
+        number=rng.randrange(len(_NUMBERS)),
+        adjective=rng.randrange(len(_ADJECTIVES)),
+        thing=rng.randrange(len(_THINGS)),
+        recipient=_other(rng, len(_PARTIES), agent),
+        day=rng.randrange(len(_DAYS)),
+        denied=rng.random() < 0.15,  # so that a "not" alone tells nothing
+    )
+
+
+def _pair(rng: random.Random, event: Event, label: int, hard: bool) -> tuple[str, str]:
+    if label == 1:
+        return event.plain(), event.reworded(rng) if hard else event.near(rng)
+    if hard:
+        return event.plain(), event.altered(rng).plain()
+    other = _event(rng)
+    different = dataclasses.replace(
+        other, thing=_other(rng, len(_THINGS), event.thing), verb=_other(rng, len(_VERBS), event.verb)
+    )
+    return event.plain(), rng.choice((different.plain(), different.reworded(rng)))
+
+
+def demo_rows(rows: int, seed: int | str, avoid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """`rows` pairs: sentence1, sentence2, label, difficulty; labels and difficulties differ by one row at most.
+
+    About one row in twenty shares its first sentence with the row before it, as real data do. No sentence of `avoid`
+    is used.
+    """
+    rng = random.Random(f"paraphrases/{seed}")
+    made: list[dict[str, Any]] = []
+    event = _event(rng)
+    used = set(avoid)
+    # Shuffled, so that the rows' order tells nothing; each round of four holds every kind once.
+    kinds = [(i % 2, i // 2 % 2 == 1) for i in range(rows)]
+    rng.shuffle(kinds)
+    while len(made) < rows:
+        label, hard = kinds[len(made)]
+        shared = bool(made) and rng.random() < 0.05
+        event = event if shared else _event(rng)
+        first, second = _pair(rng, event, label, hard)
+        if second in used or first == second or (first in used and not shared):
+            continue
+        used |= {first, second}
+        difficulty = "hard" if hard else "easy"
+        made.append({"sentence1": first, "sentence2": second, "label": LABELS[label], "difficulty": difficulty})
+    return made
+
+
+def demo_task(folder: str | Path) -> dict[str, Any]:
+    """The declaration of the data set as a task of one's own, for `own_task` or a YAML file."""
+    return {
+        "name": "demo",
+        "files": {"train": str(Path(folder) / "train.jsonl"), "dev": str(Path(folder) / "dev.jsonl")},
+        "text": ["sentence1", "sentence2"],
+        "label": "label",
+        "labels": list(LABELS),
+        "metric": "accuracy",
+        "group_by": ["sentence1", "sentence2"],
+    }
+
+
+def write_demo(folder: str | Path, rows: int = 600, dev_rows: int = 200, seed: int = 0) -> dict[str, Any]:
+    """Write train.jsonl and dev.jsonl, the same for the same arguments; returns :func:`demo_task`'s declaration.
+
+    Raises DataError for fewer than four rows, which can't hold every kind of pair.
+    """
+    folder = Path(folder)
+    for name, count in (("rows", rows), ("dev_rows", dev_rows)):
+        if count < 4:
+            raise DataError(f"{folder}: {name} is {count}; at least 4 are needed, one of each kind of pair")
+    folder.mkdir(parents=True, exist_ok=True)
+    train = demo_rows(rows, f"{seed}/train")
+    sentences = frozenset(row[column] for row in train for column in ("sentence1", "sentence2"))
+    for name, made in (("train", train), ("dev", demo_rows(dev_rows, f"{seed}/dev", avoid=sentences))):
+        text = "".join(json.dumps(row) + "\n" for row in made)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
+    return demo_task(folder)

@@ -1,0 +1,237 @@
+"""Texts become token ids once, in an Arrow file that every process maps into memory instead of copying it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from leebert.data.sources import Examples
+from leebert.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Changes with the file's layout, so that older files are not taken for new ones.
+LAYOUT = 1
+
+
+def tokenise(
+    examples: Examples, tokenizer: Any, max_length: int, path: str | Path, chunk: int = 10_000
+) -> TokenisedSplit:
+    """Tokenise rows with a fast Hugging Face tokenizer into an Arrow IPC file, and open it.
+
+    Columns: input_ids list<int32>, token_type_ids list<int8> where the tokenizer's model takes them, label int64 where
+    there are labels, row_id int64. Pairs are cut longest first to max_length; cut rows are counted. Only a chunk of
+    rows exists as Python lists at a time, and the file appears under its name when it is complete. Raises DataError.
+    """
+    if not len(examples):
+        raise DataError(f"{examples.source}: no rows to tokenise")
+    backend = _configured(tokenizer, max_length, pairs=len(examples.texts) == 2)
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    ids, types, lengths, truncated = [], [], [], 0
+    for start in range(0, len(examples), chunk):
+        texts = [column[start : start + chunk] for column in examples.texts]
+        rows = backend.encode_batch_fast(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
+        lengths.append(np.fromiter(map(len, rows), np.int32, len(rows)))
+        ids.append(_joined([row.ids for row in rows], np.int32, int(lengths[-1].sum())))
+        if with_types:
+            types.append(_joined([row.type_ids for row in rows], np.int8, int(lengths[-1].sum())))
+        truncated += sum(1 for row in rows if row.overflowing)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise DataError(f"{examples.source}: {offsets[-1]} tokens are more than a file holds; use a subset of the rows")
+    ends = pa.array(offsets.astype(np.int32))
+    columns = {"input_ids": pa.ListArray.from_arrays(ends, pa.array(np.concatenate(ids)))}
+    if with_types:
+        columns["token_type_ids"] = pa.ListArray.from_arrays(ends, pa.array(np.concatenate(types)))
+    if examples.labels is not None:
+        columns["label"] = pa.array(examples.labels, pa.int64())
+    columns["row_id"] = pa.array(examples.ids, pa.int64())
+    # One batch holds all rows, so that each column of the mapped file is one flat array.
+    batch = pa.record_batch(columns)
+    metadata = {
+        "layout": LAYOUT,
+        "rows": len(examples),
+        "truncated": truncated,
+        "max_length": max_length,
+        "pad_id": tokenizer.pad_token_id,
+        "fingerprint": token_fingerprint(examples, tokenizer, max_length),
+        "crc32": _checksum(batch),
+    }
+    batch = batch.replace_schema_metadata({key: str(value) for key, value in metadata.items()})
+    _write(batch, Path(path))
+    return TokenisedSplit.open(path)
+
+
+def token_fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> str:
+    """sha256 (hex) of all that the token file depends on: rows and their ids, the tokenizer, max_length."""
+    digest = hashlib.sha256(f"{LAYOUT}/{max_length}/{examples.fingerprint()}".encode())
+    digest.update(examples.ids.astype("<i8").tobytes())
+    backend = _configured(tokenizer, max_length, pairs=len(examples.texts) == 2)
+    digest.update(backend.to_str().encode())
+    digest.update(f"{'token_type_ids' in tokenizer.model_input_names}/{tokenizer.pad_token_id}".encode())
+    return digest.hexdigest()
+
+
+def cached(examples: Examples, tokenizer: Any, max_length: int, folder: str | Path) -> TokenisedSplit:
+    """The tokenised rows from `folder`, made at the first call.
+
+    Processes that race for the same file each write their own and put it in place whole; either is right. Raises
+    DataError for a damaged file.
+    """
+    key = token_fingerprint(examples, tokenizer, max_length)
+    path = Path(folder) / f"{key}.arrow"
+    if not path.exists():
+        return tokenise(examples, tokenizer, max_length, path)
+    split = TokenisedSplit.open(path)
+    if split.fingerprint != key:
+        raise DataError(f"{path}: holds the tokens of other data or settings; delete it, and it will be made again")
+    return split
+
+
+def _configured(tokenizer: Any, max_length: int, pairs: bool) -> Any:
+    """A copy of the tokenizer's Rust backend that cuts at max_length and never pads.
+
+    Some tokenizer.json files bring their own truncation and padding (sentence encoders: both at 128), which would
+    shorten rows without a word; and the caller's tokenizer stays as it was.
+    """
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    if backend is None:
+        raise DataError(f"tokenizer {name}: not a fast tokenizer (it has no tokenizer.json); use one that has")
+    if tokenizer.pad_token_id is None:
+        raise DataError(f"tokenizer {name}: it has no padding token; set one in its tokenizer_config.json")
+    copy = Tokenizer.from_str(backend.to_str())
+    special = copy.num_special_tokens_to_add(pairs)
+    least, most = special + (2 if pairs else 1), tokenizer.model_max_length
+    if not least <= max_length <= most:
+        raise DataError(f"max_length {max_length}: the tokenizer {name} allows {least} to {most} tokens per row")
+    copy.no_padding()
+    copy.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
+    return copy
+
+
+def _joined(rows: Sequence[Sequence[int]], dtype: Any, total: int) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(rows), dtype, total)
+
+
+def _write(batch: pa.RecordBatch, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written: {error}; free some space, or choose another folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flat(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    return batch[name].values.to_numpy(zero_copy_only=True)
+
+
+def _checksum(batch: pa.RecordBatch) -> int:
+    value = 0
+    for name in batch.schema.names:
+        column = batch[name]
+        parts = [column.offsets, column.values] if pa.types.is_list(column.type) else [column]
+        for part in parts:
+            value = zlib.crc32(memoryview(part.to_numpy(zero_copy_only=True)), value)
+    return value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenisedSplit:
+    """The tokens of N rows, mapped from a file; pickles as the file's path.
+
+    input_ids: flat int32, row i at offsets[i]:offsets[i + 1], and token_type_ids beside it (None where the model takes
+    none). lengths: (N,) int32 tokens per row. labels: (N,) int64, None when unlabelled. row_ids: (N,) int64.
+    truncated: how many rows were cut at max_length.
+    """
+
+    path: str
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    token_type_ids: np.ndarray | None
+    lengths: np.ndarray
+    labels: np.ndarray | None
+    row_ids: np.ndarray
+    truncated: int
+    max_length: int
+    pad_id: int
+    fingerprint: str
+
+    @classmethod
+    def open(cls, path: str | Path) -> TokenisedSplit:
+        """Map a token file. Raises DataError where it is missing, damaged or of another layout."""
+        if not Path(path).is_file():
+            raise DataError(f"{path}: there is no such token file; it is made by `cached` or `tokenise`")
+        path = Path(path).resolve()
+        try:
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+                if reader.num_record_batches != 1:
+                    raise ValueError(f"{reader.num_record_batches} record batches, not 1")
+                batch = reader.get_batch(0)
+            batch.validate(full=True)
+            meta = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
+            if int(meta["layout"]) != LAYOUT or int(meta["crc32"]) != _checksum(batch):
+                raise ValueError("its checksum or layout differs")
+            names = batch.schema.names
+            offsets = batch["input_ids"].offsets.to_numpy(zero_copy_only=True)
+            return cls(
+                path=str(path),
+                input_ids=_flat(batch, "input_ids"),
+                offsets=offsets,
+                token_type_ids=_flat(batch, "token_type_ids") if "token_type_ids" in names else None,
+                lengths=np.diff(offsets),
+                labels=batch["label"].to_numpy(zero_copy_only=True) if "label" in names else None,
+                row_ids=batch["row_id"].to_numpy(zero_copy_only=True),
+                truncated=int(meta["truncated"]),
+                max_length=int(meta["max_length"]),
+                pad_id=int(meta["pad_id"]),
+                fingerprint=meta["fingerprint"],
+            )
+        except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"{path}: the token file is damaged ({error}); delete it, and it will be made again"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def __reduce__(self) -> tuple[Callable[[str], TokenisedSplit], tuple[str]]:
+        return TokenisedSplit.open, (self.path,)
+
+    def collate(self, indices: Any) -> dict[str, torch.Tensor]:
+        """Rows at these positions as int64 tensors, padded to the longest among them.
+
+        input_ids, attention_mask and, where there are any, token_type_ids: (B, L); labels: (B,).
+        """
+        import torch
+
+        index = np.asarray(indices, dtype=np.int64)
+        lengths = self.lengths[index]  # (B,)
+        steps = np.arange(lengths.max(initial=0))  # (L,)
+        mask = steps < lengths[:, None]  # (B, L)
+        where = (self.offsets[index].astype(np.int64)[:, None] + steps)[mask]  # flat positions of the tokens
+        arrays = {"input_ids": np.full(mask.shape, self.pad_id, np.int64), "attention_mask": mask.astype(np.int64)}
+        arrays["input_ids"][mask] = self.input_ids[where]
+        if self.token_type_ids is not None:
+            arrays["token_type_ids"] = np.zeros(mask.shape, np.int64)
+            arrays["token_type_ids"][mask] = self.token_type_ids[where]
+        if self.labels is not None:
+            arrays["labels"] = self.labels[index]
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,0 +1,74 @@
+"""The folder mlflow/: the server script works, and the folder never hides the package of the same name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.mlflow_server import MlflowServer
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVE = ROOT / "mlflow" / "serve.sh"
+
+
+def status(url: str, host: str) -> int:
+    request = urllib.request.Request(url, headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_script_is_sound() -> None:
+    subprocess.run(["bash", "-n", str(SERVE)], check=True)
+    assert os.access(SERVE, os.X_OK)
+
+
+def test_import_mlflow_is_the_package() -> None:
+    assert not (ROOT / "mlflow" / "__init__.py").exists()
+    code = "import mlflow; print(mlflow.__version__, mlflow.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "site-packages" in done.stdout
+
+
+def test_the_server_answers_on_this_machine_and_to_no_other_name(mlflow_server: MlflowServer) -> None:
+    assert status(mlflow_server.url, f"127.0.0.1:{mlflow_server.port}") == 200
+    assert status(mlflow_server.url, "tracking.example.org") == 403
+    assert mlflow_server.url in mlflow_server.log()
+
+
+def test_the_servers_data_stays_in_its_folder(mlflow_server: MlflowServer) -> None:
+    assert (mlflow_server.folder / "mlflow.db").exists()
+    assert not (ROOT / "mlflow.db").exists()
+    assert not (ROOT / "mlruns").exists()
+
+
+def test_the_server_is_one_worker_without_job_runners(mlflow_server: MlflowServer) -> None:
+    import psutil
+
+    commands = [process.cmdline() for process in psutil.process_iter() if process.is_running()]
+    ours = [command for command in commands if str(mlflow_server.port) in command]
+    assert [command[command.index("--workers") + 1] for command in ours] == ["1"]
+    assert not any("huey" in part for command in commands for part in command)
+
+
+@pytest.mark.slow
+def test_allowed_hosts_come_from_the_environment(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    server = type(mlflow_server)(
+        tmp_path, MLFLOW_SERVER_ALLOWED_HOSTS="localhost:*,127.0.0.1:*,tracking.example.org:5000"
+    )
+    server.start()
+    try:
+        assert status(server.url, "tracking.example.org:5000") == 200
+        assert status(server.url, "10.0.0.5:5000") == 403
+    finally:
+        server.kill()

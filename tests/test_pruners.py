@@ -1,0 +1,254 @@
+"""The contract of every pruner, and the pairing of successive halving."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tune.history import Cell, CellState, Configuration, EpochScore, History
+from tune.pruners import PRUNERS, make_pruner
+from tune.pruners.halving import HalvingPruner
+from tune.pruners.none import NoPruner
+from tune.space import PrunerName, SweepSpec
+
+FOLDS, EPOCHS = 3, 3
+CELLS = tuple((0, fold) for fold in range(FOLDS))
+Scores = list[list[float]]
+
+
+def spec_of(name: str, **pruner: Any) -> SweepSpec:
+    return SweepSpec.model_validate(
+        {
+            "task": "mrpc",
+            "backbone": "x",
+            "space": {"lr_theta": [1e-5, 2e-5]},
+            "training": {"max_epochs": EPOCHS},
+            "folds": FOLDS,
+            "pruner": {"name": name, **pruner},
+        }
+    )
+
+
+def config(name: str, scores: Scores, last: CellState = "running") -> Configuration:
+    """A configuration that has reported these scores, cell by cell; the last cell may have ended."""
+    cells = tuple(
+        Cell(
+            0, fold, last if fold == len(scores) - 1 else "finished", tuple(EpochScore(e, s) for e, s in enumerate(row))
+        )
+        for fold, row in enumerate(scores)
+    )
+    return Configuration(name, {"algorithm": "clo-v2"}, "running", cells)
+
+
+score = st.integers(0, 6).map(lambda n: n / 6)  # few values, so that there are ties
+whole_cell = st.lists(score, min_size=EPOCHS, max_size=EPOCHS)
+full_scores = st.lists(whole_cell, min_size=FOLDS, max_size=FOLDS)
+
+
+@st.composite
+def partial_scores(draw: st.DrawFn) -> Scores:
+    """Some ended cells, each perhaps stopped early, and a last one in progress."""
+    ended = draw(st.lists(st.lists(score, min_size=1, max_size=EPOCHS), max_size=FOLDS - 1))
+    return [*ended, draw(st.lists(score, min_size=1, max_size=EPOCHS))]
+
+
+histories = st.lists(partial_scores(), min_size=1, max_size=8).map(
+    lambda all_scores: tuple(config(f"c{i}", scores) for i, scores in enumerate(all_scores))
+)
+
+
+def place(configuration: Configuration) -> tuple[tuple[int, int], int]:
+    """The cell and epoch of its last report."""
+    cell = configuration.cells[-1]
+    return (cell.seed, cell.fold), cell.epochs[-1].epoch
+
+
+def decide(pruner: Any, history: History, configuration: Configuration) -> bool:
+    return pruner.decide(history, configuration.id, *place(configuration))
+
+
+def at(history: History, resource: int) -> History:
+    """What a history of full configurations was when each had trained so many epochs."""
+    whole, rest = divmod(resource, EPOCHS)
+    return tuple(
+        dataclasses.replace(
+            c,
+            cells=(
+                *c.cells[:whole],
+                *(
+                    dataclasses.replace(k, state="running", epochs=k.epochs[:rest])
+                    for k in c.cells[whole : whole + 1]
+                    if rest
+                ),
+            ),
+        )
+        for c in history
+    )
+
+
+@pytest.fixture(params=sorted(PRUNERS))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+names = st.sampled_from(sorted(PRUNERS))
+
+
+def test_names_are_those_of_the_file() -> None:
+    assert set(PRUNERS) == set(get_args(PrunerName))
+    assert make_pruner(spec_of("halving", eta=2, min_epochs=3)) == HalvingPruner(CELLS, EPOCHS, 2, 3)
+    assert make_pruner(spec_of("none")) == NoPruner()
+
+
+@given(name=names, history=histories)
+def test_same_history_same_decision(name: str, history: History) -> None:
+    for configuration in history:
+        first, second = (decide(make_pruner(spec_of(name)), history, configuration) for _ in range(2))
+        assert first == second
+
+
+@given(name=names, history=histories, data=st.data())
+def test_order_of_the_history_does_not_matter(name: str, history: History, data: st.DataObject) -> None:
+    shuffled = tuple(data.draw(st.permutations(history)))
+    pruner = make_pruner(spec_of(name))
+    assert [decide(pruner, history, c) for c in history] == [decide(pruner, shuffled, c) for c in history]
+
+
+@given(name=names, scores=partial_scores(), ended=st.sampled_from(["running", "finished", "diverged"]))
+def test_the_only_one_goes_on(name: str, scores: Scores, ended: CellState) -> None:
+    only = config("only", scores, ended)
+    assert decide(make_pruner(spec_of(name)), (only,), only)
+
+
+@given(name=names, every=st.lists(full_scores, min_size=1, max_size=9), resource=st.integers(1, FOLDS * EPOCHS))
+def test_the_best_at_a_place_goes_on(name: str, every: list[Scores], resource: int) -> None:
+    """With everything known up to there: whoever has the best paired mean isn't pruned."""
+    history = at(tuple(config(f"c{i}", scores, "finished") for i, scores in enumerate(every)), resource)
+    means = {c.id: math.fsum(max(e.score for e in k.epochs) for k in c.cells) for c in history}
+    for configuration in history:
+        if means[configuration.id] == max(means.values()):
+            assert decide(make_pruner(spec_of(name)), history, configuration)
+
+
+# Halving.
+
+
+def halving(eta: int = 3, min_epochs: int = 1) -> HalvingPruner:
+    return HalvingPruner(CELLS, EPOCHS, eta, min_epochs)
+
+
+@pytest.mark.parametrize(
+    ("eta", "min_epochs", "rungs"), [(3, 1, [1, 3]), (2, 1, [1, 2, 4, 8]), (2, 3, [3, 6]), (4, 2, [2, 8]), (3, 9, [])]
+)
+def test_rungs_end_before_the_last_epoch(eta: int, min_epochs: int, rungs: list[int]) -> None:
+    assert list(halving(eta, min_epochs).rungs()) == rungs
+
+
+def test_one_in_eta_passes() -> None:
+    history = tuple(config(f"c{i}", [[i / 10]]) for i in range(9))
+    assert [decide(halving(3), history, c) for c in history] == [False] * 6 + [True] * 3
+    assert [decide(halving(4), history, c) for c in history] == [False] * 7 + [True] * 2
+
+
+def test_between_rungs_everybody_goes_on() -> None:
+    history = (config("good", [[0.9, 0.9]]), config("bad", [[0.1, 0.1]]))
+    assert decide(halving(3), history, history[1])  # two epochs; the rungs are at one and three
+
+
+def test_ties_go_on() -> None:
+    history = tuple(config(f"c{i}", [[0.5]]) for i in range(6))
+    assert all(decide(halving(), history, c) for c in history)
+
+
+def test_those_who_come_first_pass() -> None:
+    """Asynchronous: nobody is judged by configurations that haven't come as far."""
+    bad, good = config("bad", [[0.1]]), config("good", [[0.9]])
+    assert decide(halving(), (bad,), bad)
+    assert decide(halving(), (bad, good), good)
+    assert not decide(halving(), (good, bad), bad)
+
+
+def test_compares_the_same_cells_only() -> None:
+    """The second fold is harder: whoever is in it mustn't look worse than those who are still in the first."""
+    pruner = HalvingPruner(CELLS, EPOCHS, 2, 4)  # one rung: the first epoch of the second cell
+    ahead = config("ahead", [[0.9, 0.9, 0.9], [0.3]])
+    others = tuple(config(f"c{i}", [[0.8, 0.8, 0.8]]) for i in range(5))
+    assert decide(pruner, (*others, ahead), ahead)
+    better = config("better", [[0.7, 0.7, 0.7], [0.7]])
+    assert not decide(pruner, (*others, ahead, better), ahead)
+
+
+def test_compares_the_same_epoch_only() -> None:
+    """A configuration that is far ahead is judged by what it had at the rung."""
+    ahead = config("ahead", [[0.2, 0.9, 0.9], [0.9]])
+    asked = config("asked", [[0.3]])
+    assert decide(halving(), (ahead, asked), asked)
+
+
+def test_best_so_far_counts_not_the_last() -> None:
+    pruner = halving(2, 2)
+    asked, other = config("asked", [[0.9, 0.1]]), config("other", [[0.5, 0.5]])
+    assert decide(pruner, (asked, other), asked)
+    assert not decide(pruner, (asked, other), other)
+
+
+def test_an_early_stop_counts_all_its_epochs() -> None:
+    """The cell ended after one epoch of three: its end is judged at the rung of the third."""
+    stopped = config("stopped", [[0.2]], "finished")
+    strong, weak = config("strong", [[0.1, 0.2, 0.9]]), config("weak", [[0.1, 0.1, 0.1]])
+    pruner = halving(3, 3)
+    assert not decide(pruner, (strong, stopped), stopped)
+    assert decide(pruner, (weak, stopped), stopped)
+    assert not decide(pruner, (weak, stopped), weak)
+
+
+def test_a_diverged_cell_is_worst() -> None:
+    diverged, weak = config("diverged", [[0.9]], "diverged"), config("weak", [[0.0]])
+    assert not decide(halving(), (weak, diverged), diverged)
+    assert decide(halving(), (weak, diverged), weak)
+    assert halving().value(diverged, 3) == -math.inf
+    assert halving().value(diverged, 4) is None  # it never came to the second cell
+
+
+def test_what_the_history_lacks_is_an_error() -> None:
+    history = (config("a", [[0.5]]),)
+    with pytest.raises(ValueError, match="no epoch 1 of configuration a"):
+        halving().decide(history, "a", (0, 0), 1)
+    with pytest.raises(ValueError, match="configuration b"):
+        halving().decide(history, "b", (0, 0), 0)
+
+
+@given(history=histories, data=st.data(), eta=st.integers(2, 4))
+def test_a_better_score_never_hurts(history: History, data: st.DataObject, eta: int) -> None:
+    asked = data.draw(st.sampled_from(history))
+    cells = list(asked.cells)
+    i = data.draw(st.integers(0, len(cells) - 1))
+    j = data.draw(st.integers(0, len(cells[i].epochs) - 1))
+    epochs = list(cells[i].epochs)
+    epochs[j] = dataclasses.replace(epochs[j], score=epochs[j].score + data.draw(score))
+    cells[i] = dataclasses.replace(cells[i], epochs=tuple(epochs))
+    raised = dataclasses.replace(asked, cells=tuple(cells))
+    if decide(halving(eta), history, asked):
+        assert decide(halving(eta), tuple(raised if c is asked else c for c in history), raised)
+
+
+@given(every=st.lists(full_scores, min_size=2, max_size=9), eta=st.integers(2, 4), data=st.data())
+def test_what_comes_later_changes_nothing(every: list[Scores], eta: int, data: st.DataObject) -> None:
+    """At a rung, others who have gone further are judged by what they had there."""
+    pruner = halving(eta)
+    rung = data.draw(st.sampled_from(list(pruner.rungs())))
+    full = tuple(config(f"c{i}", scores, "finished") for i, scores in enumerate(every))
+    then = at(full, rung)
+    asked = then[0]
+    assert decide(pruner, then, asked) == decide(pruner, (asked, *full[1:]), asked)
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=20, unique=True), eta=st.integers(2, 5))
+def test_as_many_pass_as_eta_says(values: list[float], eta: int) -> None:
+    history = tuple(config(f"c{i}", [[value]]) for i, value in enumerate(values))
+    assert sum(decide(halving(eta), history, c) for c in history) == max(1, len(values) // eta)

@@ -1,0 +1,88 @@
+"""The best file: a configuration with all that its cross-validated score depends on, which `leebert train` takes."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.data.batches import updates_per_epoch
+from leebert.recipe import RunConfig
+from leebert.yaml import dump_yaml
+from tune.folder import SweepFolder, write_atomically
+from tune.ledger import State
+from tune.prepare import data_config
+from tune.select import best, one_standard_error, score
+from tune.space import SweepSpec
+
+
+def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) -> dict[str, Any]:
+    """The contents of best/<task>.yaml for a sweep: a :class:`RunConfig` with `theta_updates` and `found`.
+
+    `theta_updates` is the median over cells of the best epoch's share of max_epochs, times the updates of the whole
+    split under the same schedule. Raises SweepError where no configuration is complete.
+    """
+    state = state or folder.ledger.read()
+    manifest = folder.manifest
+    chosen = best(state.history())
+    cells = [r for (config, _, _), r in sorted(state.cells.items()) if config == chosen.id]
+    training = spec.train_config(chosen.values, spec.seeds[0])
+    share = statistics.median((r["best_epoch"] + 1) / training.max_epochs for r in cells)
+    whole = training.max_epochs * updates_per_epoch(manifest["rows"], training.batch_size)
+    mean, std = score(chosen)
+    per_exit = np.mean([r["exits"]["score"] for r in cells], axis=0)
+    near = one_standard_error(state.history())
+    run = RunConfig(
+        task=spec.task,
+        model=spec.model,
+        data=data_config(spec),
+        training=training,
+        theta_updates=max(1, round(share * whole)),
+        found={
+            "sweep": folder.name,
+            "configuration": chosen.id,
+            "values": dict(chosen.values),
+            "score_mean": round(mean, 6),
+            "score_std": round(std, 6) if std == std else None,
+            "score_per_exit": [round(float(v), 6) for v in per_exit],
+            "cells": [
+                {
+                    "seed": r["seed"],
+                    "fold": r["fold"],
+                    "score": r["score"],
+                    "best_epoch": r["best_epoch"],
+                    "epochs": r["epochs"],
+                }
+                for r in cells
+            ],
+            "within_one_standard_error": [r.configuration.id for r in near],
+            "complete_configurations": sum(c.state == "complete" for c in state.history()),
+            "seeds": list(spec.seeds),
+            "folds": manifest["folds"],
+            "rows": manifest["rows"],
+            "data_fingerprint": manifest["data_fingerprint"],
+            "backbone": manifest["backbone"],
+            "versions": manifest["versions"],
+            "code": manifest["code"],
+            "runtime": manifest["runtime"],
+        },
+    )
+    return run.model_dump(mode="json", exclude_none=True)
+
+
+def write_best(values: dict[str, Any], out: Path, task: str) -> Path:
+    """Write best/<task>.yaml with a header that says how to use it; returns its path."""
+    path = out / f"{task}.yaml"
+    found = values["found"]
+    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
+    header = (
+        f"# The best of {found['complete_configurations']} complete configurations of sweep {found['sweep']}:\n"
+        f"# {100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells (cross-validated mean over exits, in per cent;\n"
+        "# another quantity than a score on dev). Train it on the whole training split with:\n"
+        f"#   leebert train --config {path}\n"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, header + dump_yaml(values))
+    return path

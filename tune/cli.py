@@ -1,0 +1,265 @@
+"""`leebert-tune`: launch sweeps, watch them, pick the best, compare. Ray, MLflow and torch are imported when needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from leebert import console
+from leebert.errors import ConfigError, SweepError
+
+app = typer.Typer(
+    help="Cross-validated sweeps of early-exit models: Ray Tune runs them, a ledger keeps them, MLflow shows them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Storage = Annotated[str | None, typer.Option(help="Where sweeps lie; else LEEBERT_STORAGE, else ./sweeps.")]
+Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its folder.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
+Device = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
+
+
+def _say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+
+
+@app.command()
+def sweep(
+    spaces: Annotated[list[Path], typer.Argument(help="Search spaces (YAML); several are run one after the other.")],
+    data_dir: Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep's name; with several spaces, NAME-TASK.")] = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; leebert-TASK by default.")] = None,
+    set_: Set = None,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it would cost.")] = False,
+    json_: Json = False,
+) -> None:
+    """Run one sweep per space: trials on Ray, results in the ledger and in MLflow, the best configuration as a file."""
+    from tune.folder import check_name, storage_root
+    from tune.space import load_space
+
+    options = {
+        "data.dir": data_dir and str(Path(data_dir).expanduser().resolve()),
+        "backbone": backbone,
+        "storage": storage or (str(storage_root(None)) if "LEEBERT_STORAGE" in os.environ else None),
+        "tracking.uri": tracking_uri,
+        "tracking.experiment": experiment,
+    }
+    overrides = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None] + (set_ or [])
+    if name is not None:
+        check_name(name)
+    # Every file is read before anything runs, so that a mistake in the last one shows at once.
+    loaded = [(path, load_space(path, overrides)) for path in spaces]
+    if dry_run:
+        from tune.dry_run import plan, print_plan
+
+        plans = [plan(spec) for _, spec in loaded]
+        if json_:
+            console.emit_json(plans)
+        else:
+            for (path, _), p in zip(loaded, plans, strict=True):
+                print_plan(str(path), p)
+        return
+    names = []
+    for path, spec in loaded:
+        several = len(loaded) > 1
+        names.append(f"{name}-{spec.task_name}" if name and several else name or _default_name(path))
+    if len(set(names)) < len(names):
+        raise SweepError(f"two of the sweeps would be named alike: {', '.join(names)}")
+
+    console.quiet_transformers()
+    from tune.sweep import new_sweep
+
+    outcomes = []
+    for (_, spec), this in zip(loaded, names, strict=True):
+        outcomes.append(new_sweep(spec, this, address=address, device=device, say=_say))
+        if outcomes[-1].status == "stopped":
+            break
+    _conclude(outcomes, json_)
+
+
+def _default_name(path: Path) -> str:
+    return f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@app.command()
+def resume(
+    name: Name,
+    address: Address = None,
+    storage: Storage = None,
+    set_: Set = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Go on with a sweep that was stopped, ran out of budget, or died."""
+    from tune.folder import SweepFolder
+
+    folder = SweepFolder.find(name, storage)
+    console.quiet_transformers()
+    from tune.sweep import resume_sweep
+
+    _conclude([resume_sweep(folder, overrides=set_ or [], address=address, device=device, say=_say)], json_)
+
+
+def _conclude(outcomes: list[Any], json_: bool) -> None:
+    from tune.overview import print_table, summary
+
+    told = []
+    for outcome in outcomes:
+        state = outcome.folder.ledger.read()
+        facts = summary(outcome.folder, outcome.spec, state)
+        told.append({**facts, "status": outcome.status, "mlflow": outcome.mlflow, "unsent": outcome.unsent})
+        if not json_:
+            print_table(facts)
+            print(f"MLflow: {outcome.mlflow}")
+            print(f"best:   leebert-tune best {outcome.folder.name}")
+    if json_:
+        console.emit_json(told)
+    if any(o.unsent for o in outcomes):
+        raise SweepError(
+            f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; they stand in the ledger, and "
+            "`leebert-tune resume` sends them when the server is back"
+        )
+    if all(not any(c["state"] == "complete" for c in t["configurations"]) for t in told) and all(
+        o.status == "finished" for o in outcomes
+    ):
+        raise SweepError("no configuration was completed; see the messages above")
+
+
+@app.command("list")
+def list_(storage: Storage = None, json_: Json = False) -> None:
+    """All sweeps of a storage."""
+    from tune.folder import SweepFolder
+    from tune.overview import print_list, status_of
+
+    found = [status_of(folder) for folder in SweepFolder.all(storage)]
+    console.emit_json(found) if json_ else print_list(found)
+
+
+@app.command()
+def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
+    """What a sweep has done, is doing and has left, from any terminal."""
+    from tune.folder import SweepFolder
+    from tune.overview import print_status, status_of
+
+    told = status_of(SweepFolder.find(name, storage))
+    console.emit_json(told) if json_ else print_status(told)
+
+
+@app.command()
+def stop(
+    name: Name,
+    storage: Storage = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the end.")] = 60.0,
+) -> None:
+    """Ask a running sweep to stop after the epochs that are under way; it can be resumed."""
+    from tune.folder import SweepFolder
+
+    folder = SweepFolder.find(name, storage)
+    if folder.driver() is None:
+        raise SweepError(f"sweep {folder.name} is not running; go on with it by: leebert-tune resume {name}")
+    folder.request_stop()
+    deadline = time.time() + wait
+    while folder.driver() is not None and time.time() < deadline:
+        time.sleep(0.2)
+    if folder.driver() is not None:
+        print(f"{folder.name}: asked to stop; it is still finishing its epochs")
+    else:
+        print(f"{folder.name}: stopped; go on by: leebert-tune resume {name}")
+
+
+@app.command()
+def best(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="Folder for <task>.yaml.")] = Path("best"),
+    storage: Storage = None,
+    json_: Json = False,
+) -> None:
+    """Write the best configuration as a file that `leebert train --config` takes."""
+    from tune.best import best_file, write_best
+    from tune.folder import SweepFolder
+    from tune.overview import spec_of
+
+    folder = SweepFolder.find(name, storage)
+    spec = spec_of(folder)
+    values = best_file(folder, spec)
+    path = write_best(values, out, spec.task_name)
+    if json_:
+        console.emit_json({**values, "file": str(path)})
+        return
+    from tune.driver import describe
+
+    found = values["found"]
+    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
+    print(f"{describe(found['values'])}\n{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells")
+    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
+    others = len(found["within_one_standard_error"]) - 1
+    print(f"{others} other configuration(s) lie within one standard error")
+    print(f"{path}: leebert train --config {path}")
+
+
+@app.command()
+def compare(
+    name: Name,
+    a: Annotated[str, typer.Option(help="One value of the option, such as clo-v2.")],
+    b: Annotated[str, typer.Option(help="The other value, such as blo.")],
+    option: Annotated[str, typer.Option(help="The swept option whose values are compared.")] = "algorithm",
+    where: Annotated[list[str] | None, typer.Option(help="option=value that narrows a side, such as c=4.")] = None,
+    storage: Storage = None,
+    json_: Json = False,
+) -> None:
+    """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
+    from tune.compare import compare as compare_
+    from tune.compare import render, sentences
+    from tune.folder import SweepFolder
+    from tune.overview import spec_of
+
+    folder = SweepFolder.find(name, storage)
+    spec = spec_of(folder)
+    aliases = {"c": "cycle_length", "lambda1": "lr_theta", "lambda2": "lr_omega", "b": "batch_size"}
+    picked: dict[str, Any] = {}
+    for assignment in where or []:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--where {assignment}: expected option=value, such as c=4")
+        picked[aliases.get(key.lower(), key)] = value
+    comparison = compare_(
+        folder.ledger.read().history(),
+        a,
+        b,
+        option=aliases.get(option, option),
+        where=picked,
+        folds=spec.folds,
+        test_train_ratio=folder.manifest["test_train_ratio"] if spec.folds == 1 else None,
+    )
+    if json_:
+        console.emit_json(comparison.as_dict())
+        return
+    from rich.console import Console
+
+    Console().print(render(comparison))
+    for sentence in sentences(comparison):
+        print(sentence)
+    if folder.driver():
+        print("the sweep is still running: this is what is there")
+
+
+def main() -> None:
+    """The console script."""
+    console.run(app)

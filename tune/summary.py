@@ -1,0 +1,60 @@
+"""Summaries over many configurations, for MLflow: per algorithm, and paired differences; these carry the truth at any size."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from leebert.errors import LeebertError
+from tune.compare import compare
+from tune.ledger import State
+from tune.names import algorithm_label
+from tune.stats import corrected_t
+from tune.tracking_events import Summary
+
+
+def summaries(state: State, folds: int, test_train_ratio: float) -> Iterator[Summary]:
+    """One per algorithm, and one per pair of algorithms whose configurations can be paired."""
+    history = [c for c in state.history() if c.state == "complete"]
+    algorithms = sorted({c.values.get("algorithm", "") for c in history})
+    for algorithm in algorithms:
+        mine = [c for c in history if c.values.get("algorithm", "") == algorithm]
+        # (cells, exits): each cell averaged over configurations, the unit of every interval here
+        scores = np.mean([[cell.best.exits for cell in c.cells if cell.best] for c in mine], axis=0)
+        intervals = [corrected_t(column.tolist(), test_train_ratio) for column in scores.T]
+        yield Summary(
+            algorithm_label(algorithm),
+            metrics={"summary/configs": float(len(mine))},
+            depth={
+                "summary/score": [i.mean for i in intervals],
+                "summary/score_low": [_known(i.low) for i in intervals],
+                "summary/score_high": [_known(i.high) for i in intervals],
+            },
+            algorithm=algorithm,
+        )
+    for a, b in itertools.permutations(algorithms, 2):
+        if not (a.startswith("clo") and not b.startswith("clo")):
+            continue
+        try:
+            comparison = compare(state.history(), a, b, folds=folds, test_train_ratio=test_train_ratio)
+        except LeebertError:
+            continue  # no common configurations: nothing to say
+        for line in comparison.lines:
+            only = " ".join(f"{k}={v}" for k, v in {**line.a_only, **line.b_only}.items())
+            yield Summary(
+                f"{algorithm_label(a)} minus {algorithm_label(b)} {only}".strip(),
+                metrics={"paired/pairs": float(line.pairs)},
+                depth={
+                    "paired/diff": [i.mean for i in line.exits],
+                    "paired/diff_low": [_known(i.low) for i in line.exits],
+                    "paired/diff_high": [_known(i.high) for i in line.exits],
+                },
+                note=line.verdict,
+            )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
