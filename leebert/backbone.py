@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_utils import PreTrainedModel
 
 from leebert.errors import BackboneError
 
@@ -122,6 +123,8 @@ def _folder(spec: str, folder: Path) -> str:
 
 def load_config(spec: str) -> PreTrainedConfig:
     """The encoder's configuration. Raises BackboneError with what to do."""
+    from transformers import AutoConfig
+
     where, revision = locate(spec)
     with _explained(spec, where):
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
@@ -139,6 +142,8 @@ def load_config(spec: str) -> PreTrainedConfig:
 
 def load_encoder(spec: str) -> PreTrainedModel:
     """The pretrained encoder, float32, from safetensors only: pickled weights are never opened, no remote code runs."""
+    from transformers import AutoModel
+
     config = load_config(spec)
     where, revision = locate(spec)
     with _explained(spec, where):
@@ -149,6 +154,8 @@ def load_encoder(spec: str) -> PreTrainedModel:
 
 def load_tokenizer(spec: str) -> Any:
     """The encoder's tokenizer. Raises BackboneError where there is none."""
+    from transformers import AutoTokenizer
+
     where, revision = locate(spec)
     if Path(where).is_dir():
         known = (

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from leebert.backbone import LayerStack, load_encoder
@@ -199,3 +199,6 @@ def load_model(folder: str | Path) -> LeebertForSequenceClassification:
         return LeebertForSequenceClassification.from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"the model in {folder} is damaged: {str(error).strip().splitlines()[0]}") from None
+
+
+AutoModelForSequenceClassification.register(LeebertConfig, LeebertForSequenceClassification, exist_ok=True)

@@ -6,6 +6,7 @@ once where transformers is loaded already, and otherwise right after the Auto mo
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -24,12 +25,9 @@ def _register_config() -> None:
 
 
 def _register_model() -> None:
-    from transformers.models.auto.modeling_auto import AutoModelForSequenceClassification
-
-    from leebert.model import LeebertForSequenceClassification
-    from leebert.model_config import LeebertConfig
-
-    AutoModelForSequenceClassification.register(LeebertConfig, LeebertForSequenceClassification, exist_ok=True)
+    # leebert.model registers its class itself when it is imported, which may be going on right now.
+    if "leebert.model" not in sys.modules:
+        importlib.import_module("leebert.model")
 
 
 _AFTER: dict[str, Callable[[], None]] = {

@@ -79,6 +79,14 @@ class MlflowServer:
         lines = re.findall(r'"(GET|POST) /api/2\.0/mlflow/([\w/-]+)', self.log())
         return [f"{method} {path}" for method, path in lines]
 
+    def commands(self) -> list[list[str]]:
+        """The command lines of the server's processes."""
+        import psutil
+
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        return [one.cmdline() for one in (process, *process.children(recursive=True))]
+
     def _signal(self, number: int) -> None:
         # The whole group: the server proper is a child of the command.
         if self._process is not None and self._process.poll() is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from leebert.data.tasks import OwnTask
 from tune.searchers import space_size
 from tune.space import SweepSpec, load_space, resolved_yaml
 
@@ -92,6 +93,8 @@ def test_the_papers_grid(task: str) -> None:
 
 def test_readme_names_every_key() -> None:
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name in OwnTask.model_fields:
+        assert re.search(rf"\b{name}\b", readme), f"task.{name}"
     for name, field in SweepSpec.model_fields.items():
         assert f"`{name}`" in readme or f"`{name}." in readme, name
         for below in getattr(field.annotation, "model_fields", ()):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.config import applies
-from tune.history import Cell, Configuration, ConfigState, EpochScore, History
+from tune.history import Cell, ConfigState, Configuration, EpochScore, History
 from tune.searchers import SEARCHERS, Searcher, make_searcher, space_size
 from tune.searchers.tpe import STARTUP, TpeSearcher
 from tune.space import SearcherName, SweepSpec, config_id, effective

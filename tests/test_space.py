@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from leebert.config import AlgorithmName, TrainConfig, applies
 from leebert.errors import ConfigError
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
-from tune.values import Choice, Range, read_space
+from tune.values import Choice, Findings, Range, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
 SPACE = "space: {lr_theta: [1e-5, 2e-5]}\n"
@@ -284,23 +285,34 @@ def test_own_task_is_kept_as_it_is(file: Path) -> None:
         f"backbone: x\n{SPACE}",
         encoding="utf-8",
     )
-    spec = load_space(file, ["task.metric=f1"])
+    spec = load_space(file, ["task.metric=matthews"])
     assert spec.task_name == "mine"
     assert isinstance(spec.task, dict)
-    assert spec.task["metric"] == "f1"
+    assert spec.task["metric"] == "matthews"
 
 
 @pytest.mark.parametrize(
-    ("task", "line"),
+    ("task", "expected"),
     [
-        ("{name: mine, lable: y}", "task.lable: 'y': unknown key (did you mean 'label'?)"),
-        ("{text: [s]}", "task.name: missing: should be the task's name"),
-        ("{name: mrpc}", "task.name: 'mrpc': is a task of the paper's: choose another name"),
-        ("3", "task: 3: should be the name of a task, or a mapping that declares one"),
+        (
+            "{name: mine, lable: y}",
+            [
+                "task.text: missing: is required",
+                "task.label: missing: is required",
+                "task.labels: missing: is required",
+                "task.lable: 'y': unknown key (did you mean 'label'?)",
+            ],
+        ),
+        (
+            "{name: mrpc, files: {train: a.jsonl}, text: s, label: y, labels: [n, p]}",
+            ["task: {'name': 'mrpc', "],
+        ),
+        ("3", ["task: 3: should be the name of a task, or a mapping that declares one"]),
     ],
 )
-def test_wrong_own_tasks(file: Path, task: str, line: str) -> None:
-    assert errors(file, f"task: {task}\nbackbone: x\n{SPACE}") == [line]
+def test_wrong_own_tasks(file: Path, task: str, expected: list[str]) -> None:
+    for line, start in zip(errors(file, f"task: {task}\nbackbone: x\n{SPACE}"), expected, strict=True):
+        assert line.startswith(start)
 
 
 def test_cells_are_seed_by_seed_and_fold_by_fold() -> None:
@@ -466,10 +478,8 @@ def test_size_counts_the_configurations(lists: dict[str, Any], names: list[str])
 def test_no_value_breaks_the_reader(raw: Any) -> None:
     for option in ("lr_theta", "batch_size", "teachers", "detach_teacher"):
         for value in (raw, [raw], {"range": raw}, {"log_range": [raw, raw]}, {"range": [1, 2], "step": raw}):
-            try:
-                read_space({option: value})
-            except ValueError as error:
-                assert str(error)
+            with contextlib.suppress(Findings):
+                assert list(read_space({option: value})) == [option]
 
 
 def test_imports_nothing_slow() -> None:

@@ -32,6 +32,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from leebert.config import AlgorithmName, Frozen, ModelConfig, Pooling, Subset, TrainConfig, applies, nearest
+from leebert.data.tasks import TASKS, OwnTask
 from leebert.errors import ConfigError
 from tune.values import (
     OPTIONS,
@@ -46,11 +47,6 @@ from tune.values import (
     read_training,
     shown,
 )
-
-#: The paper's tasks (section 4.1). Any other task is declared in the file, as a mapping.
-TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
-#: The keys of a task declared in the file; leebert.data.tasks says what each has to hold.
-TASK_KEYS = ("name", "files", "hub", "text", "label", "labels", "metric", "group_by")
 
 SearcherName = Literal["grid", "random", "tpe"]
 PrunerName = Literal["none", "halving"]
@@ -86,7 +82,7 @@ class Data(Frozen):
     subset: Subset | None = Field(default=None, description="A stratified part of the training split.")
     group_by: Annotated[tuple[str, ...], BeforeValidator(_several)] | None = Field(
         default=None,
-        description="Text columns whose equal values stay on one side of a fold; None: the task's own choice.",
+        description="Text columns whose equal values stay on one side of a fold, `containing`, `none`, or None: the task's.",
     )
 
 
@@ -147,18 +143,10 @@ def _read_task(raw: Any) -> str | dict[str, Any]:
         return raw
     if not isinstance(raw, Mapping):
         raise ValueError("should be the name of a task, or a mapping that declares one")
-    findings = [
-        Finding(str(key), shown(raw[key]), f"unknown key{nearest(str(key), TASK_KEYS)}")
-        for key in raw
-        if key not in TASK_KEYS
-    ]
-    name = raw.get("name")
-    if not isinstance(name, str) or not name:
-        findings.append(Finding("name", shown(name) if "name" in raw else "missing", "should be the task's name"))
-    elif name in TASKS:
-        findings.append(Finding("name", shown(name), "is a task of the paper's: choose another name"))
-    if findings:
-        raise Findings(findings)
+    try:
+        OwnTask.model_validate(raw)
+    except ValidationError as error:
+        raise Findings(finding for details in error.errors() for finding in _findings(details, "task")) from None
     return dict(raw)
 
 
@@ -489,18 +477,22 @@ def _validate(raw: Mapping[str, Any]) -> tuple[SweepSpec | None, list[Finding]]:
     return None, findings
 
 
-def _findings(details: Any) -> list[Finding]:
-    """One error of pydantic as findings."""
+def _findings(details: Any, inside: str = "") -> list[Finding]:
+    """One error of pydantic, for a model that stands under the key `inside`, as findings."""
     *parents, last = [str(part) for part in details["loc"]] or [""]
-    key, value = ".".join((*parents, last)), shown(details["input"])
+    key, value = _dotted(*parents, last), shown(details["input"])
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, Findings):
         return [finding.under(key) for finding in cause.findings]
     if details["type"] == "extra_forbidden":
-        return [Finding(key, value, f"unknown key{nearest(last, _KEYS.get('.'.join(parents), ()))}")]
+        return [Finding(key, value, f"unknown key{nearest(last, _KEYS.get(_dotted(inside, *parents), ()))}")]
     if details["type"] == "missing":
         return [Finding(key, "missing", "is required")]
     return [Finding(key, value, message(details))]
+
+
+def _dotted(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, ...]]:
@@ -510,7 +502,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, ...]
         kinds = [field.annotation, *get_args(field.annotation)]
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                keys |= _keys(kind, f"{prefix}.{name}".lstrip("."))
+                keys |= _keys(kind, _dotted(prefix, name))
     return keys
 
 
@@ -518,7 +510,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     **_keys(SweepSpec),
     "space": OPTIONS,
     "training": OPTIONS,
-    "task": TASK_KEYS,
+    **_keys(OwnTask, "task"),
     "task.files": ("train", "dev"),
 }
 
@@ -553,13 +545,13 @@ def _unknown_path(path: str) -> str:
         if prefix not in _KEYS:
             return f"unknown key: `{prefix}` has no keys below it"
         if part not in _KEYS[prefix]:
-            tails = [f"{prefix}.{key}".lstrip(".") for key in _KEYS[prefix]]
+            tails = [_dotted(prefix, key) for key in _KEYS[prefix]]
             return f"unknown key{nearest(path, tails) or nearest(path, _leaves())}"
     return ""
 
 
 def _leaves() -> list[str]:
-    return [f"{prefix}.{key}".lstrip(".") for prefix, keys in _KEYS.items() for key in keys]
+    return [_dotted(prefix, key) for prefix, keys in _KEYS.items() for key in keys]
 
 
 def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:
@@ -632,7 +624,7 @@ def _duplicates(node: Node | None, prefix: str = "") -> Iterator[Finding]:
     if isinstance(node, MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:
-            name, line = f"{prefix}.{key.value}".lstrip("."), key.start_mark.line + 1
+            name, line = _dotted(prefix, str(key.value)), key.start_mark.line + 1
             if name in first:
                 yield Finding(name, f"line {line}", f"the key is there already, in line {first[name]}")
             first.setdefault(name, line)

@@ -228,7 +228,7 @@ def _assign(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int) -> np
     alone = groups.max() + 1 == len(groups)
     splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(parts, shuffle=True, random_state=seed)
     assignment = np.full(len(labels), -1, np.int64)
-    for part, (_, held_out) in enumerate(splitter.split(np.zeros((len(labels), 1)), labels, groups)):
+    for part, (_, held_out) in enumerate(splitter.split(np.zeros((len(labels), 1)), labels, None if alone else groups)):
         assignment[held_out] = part
     return assignment
 

@@ -201,7 +201,7 @@ def _bad_label(task: Task, split: str, table: _Table, i: int, value: str) -> Dat
 
 
 def _hidden(task: Task, split: str, where: str) -> DataError:
-    others = ", ".join(("train", *task.eval_splits))
+    others = ", ".join(name for name in ("train", *task.eval_splits) if name != split)
     return DataError(
         f"{where}: the labels of the split {split!r} are hidden by its publisher; use a labelled split ({others}), "
         "or read it without labels for predictions"

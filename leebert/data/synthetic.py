@@ -5,7 +5,7 @@ Half of the pairs are easy and half are hard, so that shallow exits suffice for 
 | difficulty | paraphrase | different |
 | --- | --- | --- |
 | easy | almost the same words | another event altogether |
-| hard | voice, order and words changed | the same words, but roles swapped, denied, or another number or day |
+| hard | voice, order and words changed | roles swapped, denied, or another number or day, in old words or new |
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def _pair(rng: random.Random, event: Event, label: int, hard: bool) -> tuple[str
     if label == 1:
         return event.plain(), event.reworded(rng) if hard else event.near(rng)
     if hard:
-        return event.plain(), event.altered(rng).plain()
+        altered = event.altered(rng)
+        # Half in the form of the hard paraphrases, whose label would otherwise show in the form alone.
+        return event.plain(), altered.plain() if rng.random() < 0.5 else altered.reworded(rng)
     other = _event(rng)
     different = dataclasses.replace(
         other, thing=_other(rng, len(_THINGS), event.thing), verb=_other(rng, len(_VERBS), event.verb)
