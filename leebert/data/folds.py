@@ -153,7 +153,7 @@ class Folds:
             temporary.write_text(json.dumps(values), encoding="utf-8")
             temporary.replace(path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # gone already where all went well
                 temporary.unlink()
 
     @classmethod
@@ -187,7 +187,7 @@ def make_folds(examples: Examples, task: Task, k: int, seed: int) -> Folds:
         raise DataError(f"{examples.source}: folds need labels, and these rows have none")
     groups = group_ids(examples, task)
     parts = HOLD_OUT if k == 1 else k
-    _check_counts(examples, groups, task, k, parts)
+    _check_counts(examples, groups, task, k, parts, seed)
     assignment = _assign(examples.labels, groups, parts, seed)
     if k == 1:
         assignment = np.where(assignment == _hold_out_part(assignment, examples, groups), 0, -1)
@@ -204,11 +204,13 @@ def make_folds(examples: Examples, task: Task, k: int, seed: int) -> Folds:
     return folds
 
 
-def _check_counts(examples: Examples, groups: np.ndarray, task: Task, k: int, parts: int) -> None:
+def _check_counts(examples: Examples, groups: np.ndarray, task: Task, k: int, parts: int, seed: int) -> None:
     assert examples.labels is not None
     asked = f"{examples.source}: folds: {k}"
     if k < 1:
         raise DataError(f"{asked}: the number of folds is at least 1")
+    if not 0 <= seed < 2**32:
+        raise DataError(f"{asked}: the seed {seed} is out of range; use 0 to {2**32 - 1}")
     why = f" (one hold-out is a {HOLD_OUT}th of the rows)" if k == 1 else ""
     classes, counts = np.unique(examples.labels, return_counts=True)
     limits = [(len(examples), "rows"), (int(groups.max(initial=-1)) + 1, f"groups by {grouping_name(task)}")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -136,7 +137,8 @@ def _write(batch: pa.RecordBatch, path: Path) -> None:
     except OSError as error:
         raise DataError(f"{path}: can't be written: {error}; free some space, or choose another folder") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone already where all went well
+            temporary.unlink()
 
 
 def _flat(batch: pa.RecordBatch, name: str) -> np.ndarray:
