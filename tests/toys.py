@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import torch
 from torch import nn
 
+from leebert.config import TrainConfig
+from leebert.data.folds import Folds
 from leebert.record import Batch, Record, TensorRows
 
 
@@ -39,3 +44,23 @@ def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) ->
 def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
     torch.manual_seed(seed)
     return ThreeExitMLP(**options)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyProblem:
+    """The three-exit MLP as a problem: no text, no transformers."""
+
+    metric: str = "accuracy"
+    label_names: tuple[str, ...] = ("no", "yes")
+    size: int = 96
+
+    def rows(self) -> TensorRows:
+        return toy_rows(self.size)
+
+    def model(self, config: TrainConfig) -> ThreeExitMLP:
+        return ThreeExitMLP(dropout=config.exit_dropout)
+
+
+def toy_folds(k: int, size: int = 96) -> Folds:
+    """Folds of the toy rows, one row after the other."""
+    return Folds(k, 0, "none", np.arange(size) % k, np.arange(size))

@@ -119,7 +119,9 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, checkpoints:
         if report.ended:
             records.append({"kind": "cell_end", **where, **_summary(reports, started)})
             if best is not None and report.ended != "diverged":
-                save_held_out(held_out_path(folder, attempt.config, seed, fold), best, study.folds.ids[study.folds.held_out(fold)])
+                save_held_out(
+                    held_out_path(folder, attempt.config, seed, fold), best, study.folds.ids[study.folds.held_out(fold)]
+                )
         if records:
             yield records
 

@@ -190,3 +190,9 @@ def write_demo(folder: str | Path, rows: int = 600, dev_rows: int = 200, seed: i
         text = "".join(json.dumps(row) + "\n" for row in made)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
     return demo_task(folder)
+
+
+if __name__ == "__main__":
+    import sys
+
+    write_demo(sys.argv[1])

@@ -1,0 +1,52 @@
+# The developer's interface. `make demo` and `make test` start from nothing but a clone and Python 3.11.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Real data for tests and benchmarks, where it is there; tests that need it skip without.
+export LEEBERT_DATA ?= $(wildcard $(abspath ../shared/data))
+export RAY_AUTH_MODE ?= disabled
+
+.PHONY: help setup demo quick test lint bench clean
+
+help:
+	@echo "make demo   a small sweep, CLO-v2 against BLO, on generated data (minutes)"
+	@echo "make quick  the fast tests"
+	@echo "make test   all tests, what CI runs"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  the benchmarks (an hour; needs LEEBERT_DATA)"
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,cluster]"
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m tune.demo
+
+quick: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/trainer.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/tokenise.py
+	$(BIN)/python benchmarks/trial.py
+	$(BIN)/python benchmarks/best.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,218 @@
+"""The driver's decisions, without Ray: retries, fences, pruning, budgets, what is left after a restart."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leebert.data.folds import Folds
+from test_ledger import cell_end, epoch
+from tune.crossval import Study, run_attempt
+from tune.driver import Budget, Driver
+from tune.ledger import Ledger
+from toys import ToyProblem, toy_folds
+
+GRID = [{"algorithm": a, "lr_theta": r} for a in ("clo-v2", "blo") for r in (1e-2, 1e-3)]
+
+
+class Grid:
+    def suggest(self, history):
+        tried = [dict(c.values) for c in history]
+        return next((g for g in GRID if g not in tried), None)
+
+
+class NoPruner:
+    def decide(self, history, config_id, cell, epoch):
+        return True
+
+
+class PruneAt:
+    def __init__(self, config, cell, epoch):
+        self.at = (config, cell, epoch)
+
+    def decide(self, history, config_id, cell, epoch):
+        return (config_id, cell, epoch) != self.at
+
+
+def name(values):
+    return f"{values['algorithm']}-{values['lr_theta']:g}"
+
+
+def study(folder, folds=2, **training):
+    options = {"batch_size": 8, "max_epochs": 2, "precision": "fp32", "lr_omega": 1e-2, **training}
+    return Study(str(folder), ToyProblem(), toy_folds(folds), tuple((0, f) for f in range(folds)), options, None, "cpu")
+
+
+def driver(folder, pruner=None, fresh=True, **options):
+    ledger = Ledger(folder / "ledger")
+    if fresh:
+        writer = ledger.driver_writer()
+        writer.append({"kind": "sweep"})
+        writer.close()
+    said = []
+    d = Driver(study(folder), ledger, Grid(), pruner or NoPruner(), config_id=name, say=said.append, **options)
+    d.said = said
+    return d
+
+
+def run_all(d, trials=1):
+    """Drive attempts to their ends in this process."""
+    while (attempt := d.next_attempt("t")) is not None:
+        for records in run_attempt(d.study, attempt):
+            if not d.receive(records) or d.stop_reason():
+                break
+        d.gone("t")
+    return d.finish()
+
+
+def test_a_sweep_completes_every_configuration_on_every_cell(tmp_path):
+    d = driver(tmp_path)
+    assert run_all(d) == "finished"
+    assert [c.state for c in d.state.history()] == ["complete"] * 4
+    assert all(len(c.scores) == 2 for c in d.state.history())
+    again = Ledger(tmp_path / "ledger").read()
+    assert again.history() == d.state.history()
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert len(list((tmp_path / "cells").iterdir())) == 8
+
+
+def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_epoch(tmp_path):
+    whole = driver(tmp_path / "a")
+    run_all(whole)
+    d = driver(tmp_path / "b")
+    attempt = d.next_attempt("t1")
+    dying = run_attempt(d.study, attempt)
+    d.receive(next(dying))
+    next(dying)  # written to the ledger, but never reported: the process dies here
+    dying.close()
+    d.gone("t1", "worker killed")
+    second = d.next_attempt("t2")
+    assert (second.config, second.attempt) == (attempt.config, 2)
+    for records in run_attempt(d.study, second):
+        d.receive(records)
+    d.gone("t2")
+    run_all(d)
+    scores = lambda s: {c.id: [k.epochs for k in c.cells] for c in s.history()}  # noqa: E731
+    assert scores(d.state) == scores(whole.state)
+    epochs = [
+        (r["seed"], r["fold"], r["epoch"])
+        for a in (1, 2)
+        for r in d.ledger.records_of(attempt.config, a)
+        if r["kind"] == "epoch"
+    ]
+    assert len(epochs) == len(set(epochs))
+
+
+def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes_on(tmp_path):
+    d = driver(tmp_path)
+    first = d.next_attempt("t").config
+    for _ in range(2):
+        d.gone("t", "boom")
+        assert d.next_attempt("t").config == first
+    d.gone("t", "boom")
+    assert d.state.configs[first].state == "failed"
+    assert run_all(d) == "finished"
+    assert sorted(c.state for c in d.state.history()) == ["complete"] * 3 + ["failed"]
+    assert any("given up" in line for line in d.said)
+
+
+def test_a_permanent_failure_is_not_tried_again(tmp_path):
+    d = driver(tmp_path)
+    first = d.next_attempt("t").config
+    d.gone("t", "data is gone", permanent=True)
+    assert d.next_attempt("t").config != first
+
+
+def test_pruning_stops_the_trial_is_recorded_and_never_counts(tmp_path):
+    d = driver(tmp_path, pruner=PruneAt("blo-0.01", (0, 0), 0))
+    run_all(d)
+    pruned = d.state.configs["blo-0.01"]
+    assert pruned.state == "pruned"
+    assert sum(len(c.epochs) for c in pruned.cells) == 1
+    assert [c.state for c in d.state.history()].count("complete") == 3
+
+
+def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path):
+    d = driver(tmp_path)
+    d.study = study(tmp_path, clip_norm=1e30)
+    attempt = d.next_attempt("t")
+    d.receive([{"seq": 0, "time": 0.0, **epoch(attempt.config, score=None) | {"score": None, "ended": "diverged"}}])
+    go_on = d.receive(
+        [{"seq": 1, "time": 0.0, "theta_updates": 3, **cell_end(attempt.config, ended="diverged", score=None)}]
+    )
+    assert not go_on
+    assert d.state.configs[attempt.config].state == "failed"
+    assert any("diverged after 3 updates" in line for line in d.said)
+
+
+@pytest.mark.parametrize(
+    ("budget", "check"),
+    [
+        (Budget(trials=2), lambda s: len(s.configs) == 2),
+        (Budget(fold_epochs=5), lambda s: 5 <= s.fold_epochs <= 6),
+        (Budget(hours=1e-9), lambda s: s.fold_epochs <= 1),
+    ],
+)
+def test_a_budget_ends_cleanly_and_the_rest_can_be_done_later(tmp_path, budget, check):
+    d = driver(tmp_path, budget=budget)
+    status = run_all(d)
+    assert check(d.state)
+    assert status == ("finished" if budget.trials else "stopped")
+    later = driver(tmp_path, fresh=False)
+    assert run_all(later) == "finished"
+    assert [c.state for c in later.state.history()] == ["complete"] * 4
+    assert later.state.fold_epochs == 16
+
+
+@settings(max_examples=8, deadline=None)
+@given(cuts=st.lists(st.integers(1, 6), min_size=1, max_size=3))
+def test_stopped_anywhere_and_resumed_scores_are_bit_identical(tmp_path_factory, cuts):
+    whole, torn = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("torn")
+    expected = driver(whole)
+    run_all(expected)
+    fresh = True
+    for cut in cuts:
+        d = driver(torn, fresh=fresh)
+        fresh, reports = False, 0
+        while reports < cut and (attempt := d.next_attempt("t")) is not None:
+            for records in run_attempt(d.study, attempt):
+                reports += 1
+                if reports == cut:
+                    break  # killed after the ledger was written, before the driver heard
+                d.receive(records)
+            d.running.clear()
+        d.writer.close()  # no end record: the driver was killed, too
+    last = driver(torn, fresh=fresh)
+    run_all(last)
+    table = lambda d: {(c.id, k.seed, k.fold): k.epochs for c in d.state.history() for k in c.cells}  # noqa: E731
+    assert table(last) == table(expected)
+
+
+def test_a_stop_on_request_is_seen_between_epochs(tmp_path):
+    d = driver(tmp_path, stop_requested=lambda: (tmp_path / "STOP").exists())
+    attempt = d.next_attempt("t")
+    for records in run_attempt(d.study, attempt):
+        d.receive(records)
+        (tmp_path / "STOP").touch()
+        if d.stop_reason():
+            break
+    assert d.state.fold_epochs == 1
+    assert d.next_attempt("t2") is None
+    assert d.finish() == "stopped"
+    assert d.ledger.read().end["note"] == "stopped on request"
+
+
+def test_held_out_logits_reproduce_every_score(tmp_path):
+    from leebert.metrics import per_exit
+    from tune.crossval import held_out_path, load_held_out
+
+    d = driver(tmp_path)
+    run_all(d)
+    rows = set()
+    for (config, seed, fold), record in d.state.cells.items():
+        held_out, ids = load_held_out(held_out_path(tmp_path, config, seed, fold))
+        assert ids.tolist() == np.flatnonzero(toy_folds(2).assignment == fold).tolist()
+        assert per_exit("accuracy", held_out.labels, held_out.logits)["score"].tolist() == record["exits"]["score"]
+        rows |= set(ids.tolist())
+    assert len(rows) == 96
+    assert isinstance(toy_folds(2), Folds)

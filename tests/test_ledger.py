@@ -1,0 +1,161 @@
+"""The ledger: torn tails, damage, two writers, fences, and a state that does not depend on reading twice."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leebert.errors import SweepError
+from tune import ledger as ledger_module
+from tune.ledger import Ledger, State, Writer, decode, encode
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    max_leaves=8,
+)
+
+
+def epoch(config="c", seed=0, fold=0, n=0, attempt=1, score=0.5):
+    return {
+        "kind": "epoch", "config": config, "attempt": attempt, "seed": seed, "fold": fold, "epoch": n, "score": score,
+        "exits": {"score": [score, score]}, "weights": {"ce": [1.0, 1.0], "kd": [1.0, 1.0]}, "theta_updates": n + 1,
+        "seconds": 1.0, "train_loss": 1.0, "collapsed": [], "ended": None,
+    }  # fmt: skip
+
+
+def cell_end(config="c", seed=0, fold=0, attempt=1, score=0.5, ended="max_epochs"):
+    return {
+        "kind": "cell_end",
+        "config": config,
+        "attempt": attempt,
+        "seed": seed,
+        "fold": fold,
+        "ended": ended,
+        "score": score,
+    }
+
+
+def started(ledger, config="c", attempts=1):
+    driver = ledger.driver_writer()
+    driver.append({"kind": "sweep"})
+    driver.append({"kind": "suggest", "config": config, "index": 0, "values": {"algorithm": "clo-v2"}})
+    for attempt in range(1, attempts + 1):
+        driver.append({"kind": "grant", "config": config, "attempt": attempt, "fences": {}})
+    return driver
+
+
+@given(st.dictionaries(st.text(), JSON))
+def test_a_line_decodes_to_what_was_encoded_and_any_flipped_byte_is_seen(record):
+    line = encode(record)
+    assert line.count(b"\n") == 1
+    assert decode(line[:-1]) == record
+    damaged = line[:-2] + bytes([line[-2] ^ 1])
+    with pytest.raises(ValueError, match="."):
+        decode(damaged)
+
+
+def test_a_torn_tail_is_ignored_wherever_it_is_cut(tmp_path):
+    ledger = Ledger(tmp_path)
+    started(ledger)
+    writer = ledger.attempt_writer("c", 1)
+    writer.append(epoch(n=0))
+    writer.append(epoch(n=1))
+    path = next((tmp_path / "c" / "0001").iterdir())
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):
+        path.write_bytes(whole[:cut])
+        assert ledger.read().seen("c", 0, 0) == {0}
+    path.write_bytes(whole)
+    assert ledger.read().seen("c", 0, 0) == {0, 1}
+
+
+def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
+    ledger = Ledger(tmp_path)
+    started(ledger)
+    writer = ledger.attempt_writer("c", 1)
+    for n in range(3):
+        writer.append(epoch(n=n))
+    path = next((tmp_path / "c" / "0001").iterdir())
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SweepError, match=r"00000000\.jsonl, line 1: wrong checksum"):
+        ledger.read()
+
+
+def test_a_new_process_never_appends_behind_a_torn_line(tmp_path):
+    first = Writer(tmp_path)
+    first.append({"kind": "x"})
+    path = next(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes() + b"0000")
+    second = Writer(tmp_path)
+    assert second.append({"kind": "y"})["seq"] == 1
+    assert [r["kind"] for r in Ledger(tmp_path.parent)._read(tmp_path)] == ["x", "y"]
+
+
+def test_segments_are_numbered_and_full_ones_never_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_module, "SEGMENT", 2)
+    writer = Writer(tmp_path)
+    seen = {}
+    for i in range(5):
+        writer.append({"kind": "x", "i": i})
+        for path in sorted(tmp_path.iterdir())[:-1]:
+            assert seen.setdefault(path.name, path.read_bytes()) == path.read_bytes()
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["00000000.jsonl", "00000001.jsonl", "00000002.jsonl"]
+
+
+def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
+    ledger = Ledger(tmp_path)
+    driver = started(ledger)
+    old = ledger.attempt_writer("c", 1)
+    old.append(epoch(n=0, score=0.5))
+    driver.append({"kind": "grant", "config": "c", "attempt": 2, "fences": {"1": 1}})
+    old.append(epoch(n=1, attempt=1, score=0.1))  # a node that was cut off goes on writing
+    old.append(cell_end(attempt=1, score=0.1))
+    new = ledger.attempt_writer("c", 2)
+    new.append(epoch(n=1, attempt=2, score=0.9))
+    state = ledger.read()
+    assert state.seen("c", 0, 0) == {0, 1}
+    assert state.epochs["c", 0, 0][1]["score"] == 0.9
+    assert not state.cells
+
+
+@given(st.permutations(range(6)))
+def test_reading_twice_changes_nothing_and_identities_hold(order):
+    state = State()
+    state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
+    state.apply({"kind": "grant", "config": "c", "attempt": 1, "fences": {}})
+    records = [{"seq": i, **epoch(n=i % 3, fold=i // 3)} for i in range(6)]
+    for i in order:
+        assert state.apply(records[i])
+    for record in records:
+        assert not state.apply(record)
+    assert state.fold_epochs == 6
+    assert {(c.fold, len(c.epochs)) for c in state.history()[0].cells} == {(0, 3), (1, 3)}
+
+
+def test_histories_are_values_that_later_records_leave_alone():
+    state = State()
+    state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
+    state.apply({"seq": 0, **epoch(n=0)})
+    before = state.history()
+    state.apply({"seq": 1, **epoch(n=1)})
+    assert len(before[0].cells[0].epochs) == 1
+    assert len(state.history()[0].cells[0].epochs) == 2
+
+
+def test_a_diverged_cell_has_no_score_and_a_pruned_configuration_stays_pruned():
+    state = State()
+    state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
+    state.apply({"seq": 0, **epoch(n=0)})
+    state.apply({"seq": 1, **cell_end(ended="diverged", score=None)})
+    assert state.history()[0].cells[0].best is None
+    assert state.history()[0].scores == ()
+    state.apply({"kind": "prune", "config": "c"})
+    assert state.history()[0].state == "pruned"
+
+
+def test_no_ledger_is_said_so(tmp_path):
+    with pytest.raises(SweepError, match="is no ledger"):
+        Ledger(tmp_path).read()
