@@ -63,7 +63,7 @@ def test_a_torn_tail_is_ignored_wherever_it_is_cut(tmp_path):
     path = next((tmp_path / "c" / "0001").iterdir())
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
-    for cut in range(first, len(whole)):
+    for cut in range(first, len(whole) - 1):  # without its line end alone, a record is whole
         path.write_bytes(whole[:cut])
         assert ledger.read().seen("c", 0, 0) == {0}
     path.write_bytes(whole)

@@ -32,6 +32,12 @@ def model_of(family, pooling=None, **options):
     return model.eval()
 
 
+def middle_confidence(model, inputs):
+    """A threshold that about half of the rows reach at the first exit."""
+    with torch.no_grad():
+        return float(model.record(inputs).logits[0].softmax(-1).amax(-1).median())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layer_by_layer_is_the_encoders_own_forward(family):
     plain = encoder(family).eval()
@@ -70,11 +76,13 @@ def test_saved_and_loaded_without_a_hub(tmp_path, family, pooling):
 
 
 def test_the_forward_returns_the_strategys_answer_every_exit_and_eq1():
-    model = model_of("bert", exits=ExitConfig(strategy="confidence", threshold=0.7))
+    model = model_of("bert")
     inputs = batch(rows=16, padded=False)
+    threshold = middle_confidence(model, inputs)
+    model.config.exit_strategy, model.config.exit_threshold = "confidence", threshold
     out = model(**inputs)
     assert out.exit_logits.shape == (4, 16, 2)
-    where = replay(make_strategy("confidence", 0.7, num_exits=4, num_classes=2), out.exit_logits.detach().numpy())
+    where = replay(make_strategy("confidence", threshold, num_exits=4, num_classes=2), out.exit_logits.detach().numpy())
     assert (out.exit_layers - 1).tolist() == where.tolist()
     assert len(set(where.tolist())) > 1
     assert all(torch.equal(out.logits[i], out.exit_logits[e, i]) for i, e in enumerate(where))
@@ -113,10 +121,11 @@ def test_inference_computes_no_layer_after_the_last_row_has_left():
     calls = []
     for i, layer in enumerate(model.stack.layers()):
         layer.register_forward_hook(lambda module, args, out, i=i: calls.append((i, len(args[0]))))
-    logits = model.record(batch(rows=8, padded=False)).logits.detach().numpy()
+    inputs = batch(rows=8, padded=False)
+    logits = model.record(inputs).logits.detach().numpy()
+    rule = make_strategy("confidence", middle_confidence(model, inputs), num_exits=4, num_classes=2)
     calls.clear()
-    rule = make_strategy("confidence", 0.75, num_exits=4, num_classes=2)
-    infer(model, batch(rows=8, padded=False), rule, CPU)
+    infer(model, inputs, rule, CPU)
     left = replay(rule, logits)
     assert calls == [(i, int((left >= i).sum())) for i in range(4) if (left >= i).any()]
     assert calls[-1][1] < 8

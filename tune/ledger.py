@@ -47,6 +47,7 @@ class Writer:
     """Appends records to one writer's segments. Each is on the disk (fsync) when `append` returns."""
 
     def __init__(self, folder: Path) -> None:
+        self.file: Any = None
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         existing = sorted(folder.glob("*.jsonl"))
@@ -54,7 +55,6 @@ class Writer:
         self.segment = int(existing[-1].stem) + 1 if existing else 0
         self.seq = sum(1 for path in existing for _ in _read_segment(path))
         self.count = 0
-        self.file: Any = None
 
     def append(self, record: Mapping[str, Any]) -> Record:
         """Write one record and return it with its `seq` (its number within this writer) and `time`."""
@@ -74,6 +74,9 @@ class Writer:
         if self.file is not None:
             self.file.close()
             self.file = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _read_segment(path: Path) -> Iterator[Record]:
