@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class CLO:
-    """CLO-v2, algorithm 2, in groups of C steps; C = 1 is CLO-v1, algorithm 1.
+    """Eq. 9, algorithm 1 and algorithm 2: CLO-v2 in groups of C steps; C = 1 is CLO-v1.
 
     Steps 1..C−1: θ ← θ − λ1 ∇θ L_B1 and ω ← ω − λ1 ∇ω L_B1, both from the same forward, so that these steps cost
-    no more than plain ones. Step C, and every step of CLO-v1 (eq. 9): θ as before, then *with the updated θ*
+    no more than plain ones. Step C, and every step of CLO-v1: θ as before, then *with the updated θ*
     ω ← ω − λ1 ∇ω L_B1 − λ2 ∇ω L_B2. B2 is drawn once in C steps.
 
     `omega_in_cycle=False` is the reading of section 3.4, in which steps 1..C−1 move θ alone.
