@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,7 +136,7 @@ def evaluate(
     results = {}
     for name in splits:
         rows = _tokenised(read_split(task, name, data_dir), tokenizer, loaded.config.max_length)
-        recorded = record_all(loaded, rows, runtime, progress=lambda r: _bar(r, name))
+        recorded = record_all(loaded, rows, runtime, progress=partial(_bar, what=name))
         results[name] = evaluation(recorded, task.metric, thresholds)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)

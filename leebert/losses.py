@@ -80,10 +80,15 @@ TEACHERS: dict[str, Callable[[int], torch.Tensor]] = {"lae": lae, "lle": lle, "l
 
 
 def distillation(
-    logits: torch.Tensor, teachers: torch.Tensor, temperature: float = 1.0, **options: bool
+    logits: torch.Tensor,
+    teachers: torch.Tensor,
+    temperature: float = 1.0,
+    *,
+    detach_teacher: bool = True,
+    kl: bool = False,
 ) -> torch.Tensor:
     """Eq. 4, Σ_m Σ_{t∈T(m)} L_KD(p_t, p_m) / (M·|T(m)|): a mean over exits of a mean over teachers → scalar."""
-    pairs = distillation_pairs(logits, temperature, **options)
+    pairs = distillation_pairs(logits, temperature, detach_teacher=detach_teacher, kl=kl)
     return (pairs * mean_over_teachers(teachers).to(pairs)).sum()
 
 

@@ -19,7 +19,8 @@ State = dict[str, torch.Tensor]
 class Objective(Protocol):
     """A loss that is a weighted sum of terms. Its state is passed and returned, never hidden; weights never need a graph."""
 
-    num_terms: int
+    @property
+    def num_terms(self) -> int: ...
 
     def initial(self, generator: torch.Generator) -> State:
         """The state before the first step; `generator` (CPU) is for what is drawn once, such as rand's weights."""

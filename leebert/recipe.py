@@ -35,8 +35,8 @@ class RunConfig(Frozen):
     task: str | dict[str, Any] = Field(description="One of GLUE's seven tasks, or the declaration of your own.")
     model: ModelConfig
     data: DataConfig = Field(default_factory=lambda: DataConfig())
-    training: TrainConfig = Field(default_factory=lambda: TrainConfig())  # type: ignore[call-arg]
-    exits: ExitConfig = Field(default_factory=lambda: ExitConfig())  # type: ignore[call-arg]
+    training: TrainConfig = Field(default_factory=lambda: TrainConfig())
+    exits: ExitConfig = Field(default_factory=lambda: ExitConfig())
     theta_updates: int | None = Field(
         None, ge=1, description="Train exactly so long on the whole training split, nothing held out."
     )

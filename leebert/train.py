@@ -300,7 +300,9 @@ def train_epochs(
 
         ended: Ended | None = None
         outcome: HeldOut | None = None
-        score, exits, stuck = None, {}, []
+        score: float | None = None
+        exits: dict[str, list[float]] = {}
+        stuck: list[int] = []
         if not level.is_finite():
             ended = "diverged"
         elif at.theta_updates == updates:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
+import json
 import os
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +22,64 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+from mlflow_server import mlflow_server  # noqa: E402, F401
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a command left behind: exit code, stdout, stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., Ran]:
+    """`leebert` and `leebert-tune` in this process, as their console scripts run them; any other exception comes out."""
+
+    def run(program: str, *args: object, stdin: str = "") -> Ran:
+        from leebert import cli as leebert_cli
+        from leebert import console
+        from tune import cli as tune_cli
+
+        app = {"leebert": leebert_cli.app, "leebert-tune": tune_cli.app}[program]
+        out, err = io.StringIO(), io.StringIO()
+        code: Any = 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(warnings, "showwarning", warnings.showwarning)  # the console script puts its own there
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    console.run(lambda: app([str(a) for a in args]))
+                except SystemExit as end:
+                    code = end.code or 0
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ray_up() -> Iterator[str]:
+    """Ray with two CPUs and no GPU for the whole test session; its address, for other processes."""
+    import ray
+
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        object_store_memory=200_000_000,
+    )  # fmt: skip
+    try:
+        yield ray.get_runtime_context().gcs_address
+    finally:
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

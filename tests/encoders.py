@@ -7,10 +7,49 @@ from typing import Any
 
 import torch
 
-WORDS = (
-    "the a cat dog bird sat ran flew on under over mat roof tree big small red blue old new is was not very and or "
-    "man woman child saw heard found book house car fast slow good bad happy sad"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "sat",
+    "ran",
+    "flew",
+    "on",
+    "under",
+    "over",
+    "mat",
+    "roof",
+    "tree",
+    "big",
+    "small",
+    "red",
+    "blue",
+    "old",
+    "new",
+    "is",
+    "was",
+    "not",
+    "very",
+    "and",
+    "or",
+    "man",
+    "woman",
+    "child",
+    "saw",
+    "heard",
+    "found",
+    "book",
+    "house",
+    "car",
+    "fast",
+    "slow",
+    "good",
+    "bad",
+    "happy",
+    "sad",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 FAMILIES = ("bert", "albert", "roberta", "electra", "distilbert")
 COMMON: dict[str, Any] = {

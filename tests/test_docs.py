@@ -63,7 +63,11 @@ def test_every_name_in_the_readme_exists(name):
 
 
 def commands():
-    for path in (ROOT / "README.md", ROOT / "search_spaces" / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md"))):
+    for path in (
+        ROOT / "README.md",
+        ROOT / "search_spaces" / "README.md",
+        *sorted((ROOT / "docs" / "results").glob("*.md")),
+    ):
         for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.S):
             for line in block.replace("\\\n", " ").splitlines():
                 for part in line.split("|"):

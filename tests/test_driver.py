@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_ledger import cell_end, epoch
+from toys import ToyProblem, toy_folds
 
 from leebert.data.folds import Folds
-from test_ledger import cell_end, epoch
 from tune.crossval import Study, run_attempt
 from tune.driver import Budget, Driver
 from tune.ledger import Ledger
-from toys import ToyProblem, toy_folds
 
 GRID = [{"algorithm": a, "lr_theta": r} for a in ("clo-v2", "blo") for r in (1e-2, 1e-3)]
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from leebert.errors import ConfigError
 from leebert.config import ExitConfig, parse
+from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut, replay_point
 from leebert.exits import STRATEGIES, default_patience, make_strategy, replay
 from leebert.report import evaluation, thresholds_of

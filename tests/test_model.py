@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
+from encoders import FAMILIES, batch, encoder, save_backbone, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders import FAMILIES, batch, encoder, save_backbone, tokenizer
 from leebert.backbone import load_config, load_encoder, load_tokenizer, locate
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import BackboneError, CheckpointError

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from toys import toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
 from leebert.objective import ExitObjective
@@ -16,7 +17,6 @@ from leebert.record import Record
 from leebert.runtime import Runtime
 from leebert.stages import Stage
 from leebert.train import _Level, fit
-from toys import toy_mlp, toy_rows
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import ThreeExitMLP, toy_mlp, toy_rows
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
@@ -19,7 +20,6 @@ from leebert.optim import ALGORITHMS, Fixed
 from leebert.record import MultiExit
 from leebert.stages import Stage
 from leebert.train import fit, schedule, train_epochs
-from toys import ThreeExitMLP, toy_mlp, toy_rows
 
 
 def config(**options):

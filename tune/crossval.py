@@ -169,7 +169,7 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    m, n, k = held_out.logits.shape
+    m, _, k = held_out.logits.shape
     flat = pa.array(held_out.logits.transpose(1, 0, 2).reshape(-1), pa.float32())
     table = pa.table(
         {

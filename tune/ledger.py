@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
-from tune.history import Cell, CellState, Configuration, ConfigState, EpochScore, History
+from tune.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 SEGMENT = 1000
 DRIVER = "driver"

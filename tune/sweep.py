@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import SweepError, TrackingError
+from leebert.errors import SweepError
 from tune import results
 from tune.driver import Budget, Driver, EndStatus
-from tune.folder import SweepFolder, storage_root, write_atomically
+from tune.folder import SweepFolder, storage_root
 from tune.prepare import Prepared, manifest, prepare
 from tune.pruners import make_pruner
 from tune.searchers import make_searcher
 from tune.session import beats, check_resources, run_session, start_ray
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.summary import summaries
-from tune.tracking import Tracker, experiment_url, redact, resolve_uri
+from tune.tracking import Tracker, redact, resolve_uri
 
 Say = Callable[[str], None]
 

@@ -58,7 +58,7 @@ STRATEGIES: dict[str, Callable[[float, int], Strategy]] = {
 
 def make_strategy(name: str, threshold: float | None, *, num_exits: int, num_classes: int) -> Strategy:
     """The strategy of that name; `threshold=None` takes the default of patience. Raises ValueError out of range."""
-    checked = ExitConfig(strategy=name, threshold=threshold)  # type: ignore[arg-type]
+    checked = ExitConfig(strategy=name, threshold=threshold)
     if checked.threshold is None:
         return STRATEGIES[name](default_patience(num_exits), num_classes)
     return STRATEGIES[name](checked.threshold, num_classes)

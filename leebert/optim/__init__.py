@@ -44,7 +44,8 @@ class Level(Protocol):
 class Algorithm(Protocol):
     """One way to learn ω."""
 
-    splits_data: bool
+    @property
+    def splits_data(self) -> bool: ...
 
     def step(self, level: Level, b1: Batch, position: int) -> int:
         """One update of θ on B1 and what belongs to it; returns the position in the cycle for the next step."""
