@@ -171,7 +171,7 @@ def predict(
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.data.tasks import get_task
-    from leebert.exits import make_strategy
+    from leebert.exits import make_strategy, warn_if_unreachable
     from leebert.predict import answers, read_file, read_texts, write_answers
     from leebert.runtime import Runtime
 
@@ -182,11 +182,7 @@ def predict(
         else {"strategy": strategy or default["strategy"], "threshold": threshold}
     )
     exits = parse(ExitConfig, given, "--strategy/--threshold")
-    if exits.strategy == "patience" and (exits.threshold or 0) >= loaded.num_exits - 1:
-        print(
-            f"warning: patience {exits.threshold:g} can never be reached before the last of {loaded.num_exits} exits",
-            file=sys.stderr,
-        )
+    warn_if_unreachable(exits, loaded.num_exits)
     columns = text or (list(get_task(loaded.config.task).text_columns) if loaded.config.task else ["text"])
     texts = read_texts(sys.stdin, columns, "stdin") if input_ == "-" else read_file(Path(input_), columns)
     runtime = Runtime.of("auto", device)

@@ -116,6 +116,7 @@ def train_model(
     from leebert.checkpoint import Checkpoints
     from leebert.data.batches import RowSubset, updates_per_epoch
     from leebert.data.folds import make_folds
+    from leebert.exits import warn_if_unreachable
     from leebert.problem import TextProblem
     from leebert.runtime import Runtime, derive_seed
     from leebert.train import fit
@@ -128,6 +129,7 @@ def train_model(
     )
     torch.manual_seed(derive_seed(config.training.seed, "init"))
     model = problem.model(config.training)
+    warn_if_unreachable(config.exits, model.num_exits)
     model.config.task = config.task
     model.config.max_length = config.model.max_length
     model.config.metric = task.metric

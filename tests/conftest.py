@@ -24,7 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
-from mlflow_server import mlflow_server  # noqa: E402, F401
+from mlflow_server import mlflow_server  # noqa: F401
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,8 +109,3 @@ def test_every_console_script_runs(script):
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
     assert not done.stderr
-
-
-@pytest.mark.parametrize("module", ["leebert.data.synthetic", "tune.demo"])
-def test_modules_that_are_run_have_a_main(module):
-    assert callable(importlib.import_module(module).main)

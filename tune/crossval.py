@@ -20,11 +20,14 @@ from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
-from leebert.evaluate import HeldOut
+from leebert.evaluate import HeldOut, replay_point
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.train import EpochReport, train_epochs
 from tune.ledger import Ledger, Record
+
+#: Thresholds of the curve of score against layers that a cell reports.
+TRADEOFF = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +122,7 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, checkpoints:
         if report.ended:
             records.append({"kind": "cell_end", **where, **_summary(reports, started)})
             if best is not None and report.ended != "diverged":
+                records[-1]["tradeoff"] = _tradeoff(best, study.problem.metric)
                 save_held_out(
                     held_out_path(folder, attempt.config, seed, fold), best, study.folds.ids[study.folds.held_out(fold)]
                 )
@@ -142,6 +146,12 @@ def _summary(reports: list[EpochReport], started: float) -> Record:
         "seconds": sum(r.seconds for r in reports),
         "wall_seconds": time.time() - started,
     }
+
+
+def _tradeoff(held_out: HeldOut, metric: str) -> dict[str, list[float]]:
+    """Mean layers and score under the entropy exit at fixed thresholds, the same for every cell and configuration."""
+    points = [replay_point(held_out, metric, "normalised_entropy", (i + 1) / TRADEOFF) for i in range(TRADEOFF)]
+    return {"layers": [p.layers for p in points], "score": [p.measures["score"] for p in points]}
 
 
 def _jsonable(values: Record) -> Record:

@@ -74,6 +74,7 @@ class Driver:
         self.waiting = [c.id for c in self.state.history() if c.state == "running"]
         self.exhausted = False
         self._asked_to_stop: str | None = None
+        self._collapsed: set[int] = set()
 
     # What runs next.
 
@@ -117,6 +118,8 @@ class Driver:
             if not self._apply(record):
                 continue
             config, cell = record["config"], (record["seed"], record["fold"])
+            if record["kind"] == "epoch":
+                self._warn_of_collapse(record)
             if record["kind"] == "cell_end":
                 self._cell_ended(record)
             elif record["ended"] is None and not self.pruner.decide(
@@ -129,6 +132,15 @@ class Driver:
                     f"{self._name(config)}  pruned after epoch {record['epoch'] + 1} of seed {cell[0]} fold {cell[1]}"
                 )
         return not records or self.state.configs[records[-1]["config"]].state == "running"
+
+    def _warn_of_collapse(self, record: Record) -> None:
+        fresh = set(record["collapsed"]) - self._collapsed
+        if fresh:  # once per exit and session: it is recorded with every epoch
+            self._collapsed |= fresh
+            exits = ", ".join(f"exit {e + 1}" for e in sorted(fresh))
+            self.say(
+                f"{self._name(record['config'])}  {exits}: one class for every held-out row (shallow exits often start so)"
+            )
 
     def _cell_ended(self, record: Record) -> None:
         config = record["config"]

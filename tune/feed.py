@@ -84,6 +84,7 @@ def _config_ended(config: str, status: Any, state: State, time_ms: int) -> Confi
     cells = [r for (c, _, _), r in state.cells.items() if c == config and r["score"] is not None]
     metrics: dict[str, float] = {"cv/cells": float(len(cells))}
     depth: dict[str, list[float]] = {}
+    tradeoff: dict[str, list[float]] = {}
     if cells:
         scores = [r["score"] for r in cells]
         mean = float(np.mean(scores))
@@ -93,4 +94,6 @@ def _config_ended(config: str, status: Any, state: State, time_ms: int) -> Confi
         depth["score"] = np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()
         if all(r["weights"] for r in cells):
             depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
-    return ConfigEnded(config, status, metrics=metrics, depth=depth, time_ms=time_ms)
+        if all("tradeoff" in r for r in cells):
+            tradeoff = {k: np.mean([r["tradeoff"][k] for r in cells], axis=0).tolist() for k in ("layers", "score")}
+    return ConfigEnded(config, status, metrics=metrics, depth=depth, tradeoff=tradeoff, time_ms=time_ms)

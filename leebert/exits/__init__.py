@@ -6,6 +6,7 @@ that stops computing and the replay of recorded logits run the same function, so
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ __all__ = [
     "default_patience",
     "make_strategy",
     "replay",
+    "warn_if_unreachable",
 ]
 
 #: A strategy's memory of each row still in the model: tensors whose first dimension is the row, or None.
@@ -45,6 +47,15 @@ class Strategy(Protocol):
 def default_patience(num_exits: int) -> int:
     """round(M/3), the paper's 4 at M = 12."""
     return max(1, round(num_exits / 3))
+
+
+def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
+    """Warn where a patience can never be reached before the last exit (patience ≥ M−1)."""
+    if exits.strategy == "patience" and (exits.threshold or 0) >= num_exits - 1:
+        warnings.warn(
+            f"patience {exits.threshold:g} can't be reached before the last of {num_exits} exits: no row will leave early",
+            stacklevel=2,
+        )
 
 
 STRATEGIES: dict[str, Callable[[float, int], Strategy]] = {

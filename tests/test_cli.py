@@ -1,0 +1,342 @@
+"""`leebert train | evaluate | predict` from files to files, with a tiny encoder."""
+
+import csv
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoders import save_backbone, text_rows, write_task
+
+from leebert.yaml import dump_yaml
+
+SCRIPTS = Path(sys.executable).parent
+LAYERS = 4
+SMALL = {"batch_size": 8, "max_epochs": 3, "lr_theta": 1e-3, "precision": "fp32"}
+STRATEGIES = {"never": None, "patience": 1, "entropy": 0.6, "confidence": 0.55}
+
+
+def write_config(path, task, backbone, **more):
+    training = {**SMALL, **more.pop("training", {})}
+    path.write_text(
+        dump_yaml({"task": task, "model": {"backbone": str(backbone), "max_length": 32}, "training": training, **more})
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a task, a backbone of four layers and a configuration of both."""
+    folder = tmp_path_factory.mktemp("cli")
+    save_backbone(folder / "backbone", layers=LAYERS)
+    write_config(folder / "run.yaml", write_task(folder / "data"), folder / "backbone")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place, cli):
+    """A trained model's folder and what `train --json` said."""
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", place / "model", "--json")
+    assert ran.code == 0, ran.err
+    return place / "model", ran
+
+
+# train
+
+
+def test_train_writes_a_model_a_tokenizer_and_what_happened(trained):
+    folder, ran = trained
+    there = {p.name for p in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "training.json"} <= there
+    assert not {".checkpoints", ".best.safetensors"} & there
+    told = json.loads((folder / "training.json").read_text())
+    assert ran.json == {**told, "out": str(folder)}
+    assert told["rows"] + told["held_out_rows"] == 120
+    assert told["held_out_rows"] == pytest.approx(24, abs=3)
+    assert told["theta_updates"] == 3 * (told["rows"] // 16)
+    assert [e["epoch"] for e in told["epochs"]] == [0, 1, 2]
+    assert told["score"] == max(e["score"] for e in told["epochs"])
+    assert told["config"]["training"]["lr_theta"] == 1e-3
+    config = json.loads((folder / "config.json").read_text())
+    assert config["task"]["name"] == "pairs"
+    assert list(config["id2label"].values()) == ["no", "yes"]
+
+
+def test_progress_goes_to_stderr_and_the_result_to_stdout(trained):
+    _, ran = trained
+    assert [line.split("  ")[0] for line in ran.err.splitlines() if line.startswith("epoch")] == [
+        "epoch 1",
+        "epoch 2",
+        "epoch 3",
+    ]
+    assert "epoch" not in ran.out.split("{")[0]
+
+
+def test_set_overrides_the_file_and_reads_values_as_yaml(place, cli, tmp_path):
+    ran = cli(
+        "leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--json",
+        "--set", "training.max_epochs=1", "--set", "training.lr_theta=1e-4", "--set", "training.algorithm=blo",
+        "--set", "exits.strategy=entropy", "--set", "exits.threshold=0.3", "--pooling", "mean",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    config = ran.json["config"]
+    assert (config["training"]["max_epochs"], config["training"]["lr_theta"]) == (1, 1e-4)
+    assert config["training"]["algorithm"] == "blo"
+    assert config["model"]["pooling"] == "mean"
+    saved = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert (saved["exit_strategy"], saved["exit_threshold"], saved["pooling"]) == ("entropy", 0.3, "mean")
+
+
+def test_without_a_hold_out_every_row_trains_and_nothing_is_scored(place, cli, tmp_path):
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--no-hold-out", "--json")
+    assert ran.code == 0, ran.err
+    told = ran.json
+    assert (told["rows"], told["held_out_rows"], told["score"]) == (120, 0, None)
+    assert told["theta_updates"] == 3 * (120 // 16)
+
+
+@pytest.mark.parametrize("updates", [1, 10, 21])
+def test_theta_updates_are_exact_and_no_evaluation_data_is_read(place, cli, tmp_path, updates):
+    task = write_task(tmp_path / "data")
+    (tmp_path / "data" / "dev.jsonl").write_bytes(b"\xff\0 no JSON at all")
+    config = write_config(tmp_path / "run.yaml", task, place / "backbone", theta_updates=updates)
+    ran = cli("leebert", "train", "--config", config, "--out", tmp_path / "m", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["theta_updates"], ran.json["rows"], ran.json["held_out_rows"]) == (updates, 120, 0)
+
+
+def test_the_same_training_twice_is_the_same_file(trained, place, cli, tmp_path):
+    folder, _ = trained
+    assert cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m").code == 0
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hold_out", ["--hold-out", "--no-hold-out"])
+def test_killed_and_started_again_it_ends_with_the_identical_file(place, cli, tmp_path, hold_out):
+    task = json.loads(json.dumps(write_task(tmp_path / "data", n=200)))
+    config = write_config(
+        tmp_path / "run.yaml", task, place / "backbone", training={"max_epochs": 30, "patience": 30, "batch_size": 4}
+    )
+    torn, whole = tmp_path / "torn", tmp_path / "whole"
+    command = [SCRIPTS / "leebert", "train", "--config", config, hold_out, "--out", torn]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(torn.glob(".checkpoints/epoch-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    assert not (torn / "config.json").exists(), "what is unfinished must not look like a model"
+
+    again = cli("leebert", "train", "--config", config, hold_out, "--out", torn)
+    straight = cli("leebert", "train", "--config", config, hold_out, "--out", whole)
+    assert again.code == straight.code == 0, again.err + straight.err
+    assert (torn / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    told = [json.loads((folder / "training.json").read_text()) for folder in (torn, whole)]
+    for one in told:
+        for epoch in one["epochs"]:
+            del epoch["seconds"]
+    assert told[0] == told[1]
+
+
+# evaluate
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, cli):
+    ran = cli("leebert", "evaluate", trained[0], "--json", "--out", trained[0] / "eval" / "dev.json")
+    assert ran.code == 0, ran.err
+    return ran.json
+
+
+@pytest.fixture(scope="module")
+def recorded(trained):
+    """Every exit's logits on the development rows, straight from the library."""
+    from leebert.backbone import load_tokenizer
+    from leebert.data.sources import read_split
+    from leebert.data.tasks import get_task
+    from leebert.data.tokens import tokenise
+    from leebert.evaluate import record_all
+    from leebert.model import load_model
+    from leebert.runtime import Runtime
+
+    folder = trained[0]
+    model = load_model(folder).eval()
+    rows = tokenise(
+        read_split(get_task(model.config.task), "dev"), load_tokenizer(str(folder)), 32, folder / "dev.arrow"
+    )
+    return record_all(model, rows, Runtime.of("auto", "cpu"))
+
+
+def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trained):
+    dev = evaluated["dev"]
+    assert dev["rows"] == 40
+    accuracy = (recorded.logits.argmax(-1) == recorded.labels).mean(axis=1)
+    assert dev["exits"]["score"] == pytest.approx(accuracy.tolist())
+    assert dev["mean_over_exits"] == pytest.approx(float(accuracy.mean()))
+    curves = dev["curves"]
+    assert [p["threshold"] for p in curves["patience"]] == [1, 2, 3]
+    assert len(curves["entropy"]) == len(curves["confidence"]) == 20
+    for points in curves.values():
+        for p in points:
+            assert sum(p["exits"]) == 40
+            assert len(p["exits"]) == LAYERS
+            assert p["layers"] == pytest.approx(np.dot(p["exits"], range(1, LAYERS + 1)) / 40)
+            assert p["speed_up"] == pytest.approx(LAYERS / p["layers"])
+    # The highest patience can never exit before the last; entropy only leaves earlier with a higher threshold.
+    assert curves["patience"][-1]["exits"] == [0, 0, 0, 40]
+    assert curves["patience"][-1]["measures"]["score"] == pytest.approx(accuracy[-1])
+    layers = [p["layers"] for p in curves["entropy"]]
+    assert layers == sorted(layers, reverse=True)
+    assert curves["entropy"][-1]["exits"] == [40, 0, 0, 0]
+    assert json.loads((trained[0] / "eval" / "dev.json").read_text()) == evaluated
+
+
+def test_evaluate_prints_tables_and_takes_a_number_of_thresholds_and_a_split(trained, cli):
+    ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--thresholds", 3)
+    assert ran.code == 0, ran.err
+    assert "train: 120 rows" in ran.out
+    assert ran.out.count("entropy") == ran.out.count("confidence") == 3
+    for exit_ in range(1, LAYERS + 1):
+        assert any(line.strip("│ ").startswith(f"{exit_} ") for line in ran.out.splitlines())
+
+
+# predict
+
+
+def input_file(folder, kind, rows):
+    path = folder / f"rows.{kind}"
+    pairs = [(r["a"], r["b"]) for r in rows]
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    elif kind == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs], "n": [0] * len(pairs)}), path)
+    elif kind == "csv":
+        with open(path, "w", newline="") as f:
+            csv.writer(f).writerows([("b", "a"), *((b, a) for a, b in pairs)])
+    else:
+        header = "a\tb\n" if kind == "tsv" else ""
+        path.write_text(header + "".join(f"{a}\t{b}\n" for a, b in pairs))
+    return path
+
+
+def agree(answers, recorded, strategy, threshold):
+    from leebert.exits import make_strategy, replay
+
+    m, n, k = recorded.logits.shape
+    leaving = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), recorded.logits)
+    logits = recorded.logits[leaving, np.arange(n)]
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    assert [int(a["exit_layer"]) for a in answers] == (leaving + 1).tolist()
+    assert [a["label"] for a in answers] == [("no", "yes")[i] for i in logits.argmax(-1)]
+    assert [float(a["probability"]) for a in answers] == pytest.approx(p.max(-1).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "txt"])
+def test_predict_answers_every_kind_of_file_like_the_replay(trained, recorded, cli, tmp_path, kind):
+    ran = cli("leebert", "predict", trained[0], input_file(tmp_path, kind, text_rows(40, 1)), "--device", "cpu")
+    assert ran.code == 0, ran.err
+    agree([json.loads(line) for line in ran.out.splitlines()], recorded, "patience", 1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_inference_that_stops_agrees_with_the_replay_under_every_rule(trained, recorded, cli, strategy, batch_size):
+    text = "".join(json.dumps(r) + "\n" for r in text_rows(40, 1))
+    rule = ["--strategy", strategy] + (["--threshold", STRATEGIES[strategy]] if STRATEGIES[strategy] else [])
+    ran = cli("leebert", "predict", trained[0], "--batch-size", batch_size, "--device", "cpu", *rule, stdin=text)
+    assert ran.code == 0, ran.err
+    agree([json.loads(line) for line in ran.out.splitlines()], recorded, strategy, STRATEGIES[strategy])
+
+
+def test_predict_reads_stdin_and_writes_csv(trained, recorded, cli, tmp_path):
+    lines = "".join(f"{r['a']}\t{r['b']}\n" for r in text_rows(40, 1))
+    ran = cli("leebert", "predict", trained[0], "-", "--format", "csv", "--device", "cpu", stdin=lines)
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[0] == "label,probability,exit_layer"
+    agree(list(csv.DictReader(io.StringIO(ran.out))), recorded, "patience", 1)
+    out = tmp_path / "answers.csv"
+    again = cli("leebert", "predict", trained[0], "-o", out, "--device", "cpu", stdin=lines)
+    assert again.code == 0, again.err
+    assert not again.out
+    assert out.read_text() == ran.out
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_predict_takes_columns_under_other_names(trained, recorded, cli):
+    text = "".join(json.dumps({"x": r["a"], "y": r["b"]}) + "\n" for r in text_rows(40, 1))
+    ran = cli("leebert", "predict", trained[0], "--text", "x", "--text", "y", "--device", "cpu", stdin=text)
+    assert ran.code == 0, ran.err
+    agree([json.loads(line) for line in ran.out.splitlines()], recorded, "patience", 1)
+
+
+def test_a_patience_that_can_never_be_reached_is_warned_about(trained, cli):
+    ran = cli("leebert", "predict", trained[0], "--strategy", "patience", "--threshold", LAYERS - 1, stdin="the\tcat\n")
+    assert ran.code == 0
+    assert ran.err == f"warning: patience {LAYERS - 1} can never be reached before the last of {LAYERS} exits\n"
+    assert json.loads(ran.out)["exit_layer"] == LAYERS
+
+
+def test_nothing_in_gives_nothing_out(trained, cli):
+    assert cli("leebert", "predict", trained[0], stdin="").out == ""
+
+
+def test_a_saved_folder_works_in_transformers_own_pipeline(trained, recorded):
+    from transformers import pipeline
+
+    import leebert  # noqa: F401
+
+    classify = pipeline("text-classification", model=str(trained[0]), device="cpu")
+    answers = classify([{"text": r["a"], "text_pair": r["b"]} for r in text_rows(40, 1)])
+    leaving = [a["label"] for a in answers]
+    from leebert.exits import make_strategy, replay
+
+    at = replay(make_strategy("patience", 1, num_exits=LAYERS, num_classes=2), recorded.logits)
+    assert leaving == [("no", "yes")[i] for i in recorded.logits[at, np.arange(40)].argmax(-1)]
+
+
+# both programs
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("leebert",), ("leebert", "train"), ("leebert", "evaluate"), ("leebert", "predict"),
+        ("leebert-tune",), ("leebert-tune", "sweep"), ("leebert-tune", "compare"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_answers_within_a_second(command):
+    """By the processor time of the best of three runs: the clock's would measure what else the machine is doing."""
+
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([SCRIPTS / command[0], *command[1:], "--help"], capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 1
+
+
+def test_a_reader_that_has_read_enough_ends_predict_without_a_word(trained):
+    lines = "".join(f"{r['a']}\t{r['b']}\n" for r in text_rows(40, 1)) * 50
+    read, write = os.pipe()
+    command = [SCRIPTS / "leebert", "predict", trained[0], "-", "--device", "cpu"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    os.close(read)
+    _, err = process.communicate(lines)
+    assert (process.returncode, err) == (0, "")
