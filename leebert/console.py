@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from leebert.errors import LeebertError
@@ -32,7 +33,8 @@ def run(app: Callable[[], Any]) -> None:
 
 def _warn(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
     # Only ours: a user can do nothing about a library's deprecations.
-    if "leebert" in filename or (category is UserWarning and "/tune/" in filename):
+    root = Path(__file__).resolve().parent
+    if root in (path := Path(filename)).parents or root.parent / "tune" in path.parents:
         print(f"warning: {message}", file=sys.stderr)
 
 

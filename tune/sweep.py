@@ -40,6 +40,7 @@ def new_sweep(
     spec: SweepSpec, name: str, *, address: str | None = None, device: str = "auto", say: Say = print
 ) -> Outcome:
     """Prepare and run a new sweep. Nothing is created before space, data, backbone and tracking server are checked."""
+    spec = anchored(spec)
     storage = storage_root(spec.storage)
     if (storage / name).exists():
         SweepFolder.create(storage, name)  # raises, with the command to go on
@@ -140,6 +141,18 @@ def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Trac
     if status == "stopped":
         say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {_named(folder)}")
     return Outcome(folder, spec, status, unsent, mlflow_address(tracker))
+
+
+def anchored(spec: SweepSpec) -> SweepSpec:
+    """The space with absolute paths to its data, so that it can be resumed and trained from any folder."""
+    changes: dict[str, Any] = {}
+    if isinstance(spec.task, dict) and isinstance(spec.task.get("files"), dict):
+        changes["task"] = {**spec.task, "files": {k: str(Path(v).resolve()) for k, v in spec.task["files"].items()}}
+    if spec.data.dir:
+        changes["data"] = spec.data.model_copy(update={"dir": str(Path(spec.data.dir).expanduser().resolve())})
+    if Path(spec.backbone).is_dir():
+        changes["backbone"] = str(Path(spec.backbone).resolve())
+    return spec.model_copy(update=changes)
 
 
 def _named(folder: SweepFolder) -> str:

@@ -1,0 +1,146 @@
+"""Examples per second of one trial's training against Hugging Face's Trainer, with the same multi-exit model.
+
+Ours is `leebert.train.train_epochs` as a trial runs it, with automatic precision and length buckets: plain training
+(uniform weights, no teachers: the loss that the Trainer minimises, too) and CLO-v2. Against it run the Trainer in
+float32 with its padding collator and random order, and the Trainer in bf16 with its own grouping by length. All four
+train on the same rows of MRPC, each row once, in batches of 16, with AdamW and clipping at 1, from the first batch
+to the last; evaluation, saving and logging are off. The four alternate, and each round begins with a fresh model.
+The Trainer groups within 50 batches or a quarter of the rows, whichever is less: `--examples 3664` gives it its due.
+
+Targets for both of ours: >= 3 times the Trainer in float32, >= 1 times the one in bf16 that groups.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import BATCH, Result, alternate, mrpc, now, parser, problem, ratios, scratch, start, stop
+
+OURS: dict[str, dict[str, Any]] = {
+    "leebert plain": {"algorithm": "uniform", "teachers": "none"},
+    "leebert CLO-v2": {"algorithm": "clo-v2"},
+}
+TRAINERS: dict[str, dict[str, Any]] = {
+    "Trainer fp32": {},
+    "Trainer bf16 grouped": {"bf16": True, "grouped": True},
+}
+
+
+def ours(name: str, data: Any, rows: np.ndarray, device: str, seed: int) -> float:
+    """Examples per second of θ's batches. Two epochs of half of the rows each: a pass of plain training."""
+    import torch
+
+    from leebert.config import TrainConfig
+    from leebert.data.batches import RowSubset, updates_per_epoch
+    from leebert.runtime import Runtime
+    from leebert.train import train_epochs
+
+    config = TrainConfig(batch_size=BATCH, max_epochs=2, **OURS[name])
+    torch.manual_seed(seed)
+    model = problem(data).model(config)
+    runtime = Runtime.of(config.precision, device)
+    model.to(runtime.device)
+    part = RowSubset(data.tokens, rows)
+    started = now(device)
+    for _ in train_epochs(model, part, config, runtime=runtime, seed=(seed,)):
+        pass
+    seconds = now(device) - started
+    return 2 * updates_per_epoch(len(part), BATCH) * BATCH / seconds
+
+
+def theirs(name: str, data: Any, rows: np.ndarray, device: str, seed: int, folder: Path) -> float:
+    """Examples per second of the Trainer, its set-up left out."""
+    import dataclasses
+
+    import torch
+    from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+
+    from leebert.config import TrainConfig
+
+    class Clock(TrainerCallback):
+        started = ended = 0.0
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.started = now(device)
+
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+            self.ended = now(device)
+
+    settings: dict[str, Any] = {"bf16": TRAINERS[name].get("bf16", False)}
+    if TRAINERS[name].get("grouped"):
+        # The option's name before and after transformers 5.
+        names = {field.name for field in dataclasses.fields(TrainingArguments)}
+        new = {"train_sampling_strategy": "group_by_length"}
+        settings |= new if "train_sampling_strategy" in names else {"group_by_length": True}
+    torch.manual_seed(seed)
+    model = problem(data).model(TrainConfig(batch_size=BATCH))
+    clock = Clock()
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder / "trainer"), per_device_train_batch_size=BATCH, num_train_epochs=1,
+            learning_rate=1e-5, max_grad_norm=1.0, seed=seed, use_cpu=not device.startswith("cuda"), disable_tqdm=True,
+            report_to="none", logging_strategy="no", save_strategy="no", eval_strategy="no", **settings,
+        ),
+        train_dataset=features(data, rows),  # type: ignore[arg-type]
+        data_collator=DataCollatorWithPadding(data.tokenizer),
+        processing_class=data.tokenizer,
+        callbacks=[clock],
+    )  # fmt: skip
+    trainer.train()
+    return len(rows) / (clock.ended - clock.started)
+
+
+def features(data: Any, rows: np.ndarray) -> list[dict[str, Any]]:
+    """Tokenised rows as the Trainer's collator takes them."""
+    tokens, made = data.tokens, []
+    for row in rows:
+        at = slice(tokens.offsets[row], tokens.offsets[row + 1])
+        made.append(
+            {
+                "input_ids": tokens.input_ids[at].tolist(),
+                "attention_mask": [1] * int(tokens.lengths[row]),
+                "token_type_ids": tokens.token_type_ids[at].tolist(),
+                "labels": int(tokens.labels[row]),
+            }
+        )
+    return made
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--examples", type=int, default=480, help="rows per run, a multiple of 32 (%(default)s)")
+    options = made.parse_args()
+    if importlib.util.find_spec("accelerate") is None:
+        stop("the Trainer needs accelerate, which nothing else here does: pip install accelerate")
+    start(options.threads)
+    result = Result("trainer", options)
+    with scratch() as folder:
+        data = mrpc(folder)
+        if options.examples % (2 * BATCH) or not 0 < options.examples <= len(data.tokens):
+            stop(f"--examples {options.examples}: a multiple of {2 * BATCH}, at most {len(data.tokens)}")
+        rows = np.random.default_rng(0).permutation(len(data.tokens))[: options.examples]
+
+        def speed(name: str, part: np.ndarray, seed: int) -> float:
+            if name in OURS:
+                return ours(name, data, part, options.device, seed)
+            return theirs(name, data, part, options.device, seed, folder)
+
+        names = [*OURS, *TRAINERS]
+        for name in names:  # not timed: imports, allocators, kernels
+            speed(name, rows[: 2 * BATCH], 0)
+        found = alternate({name: (lambda number, n=name: speed(n, rows, number)) for name in names}, options.rounds)
+    for name, values in found.items():
+        result.figure(name, values, "examples/s")
+    for name in OURS:
+        result.target(f"{name} / Trainer fp32", ratios(found[name], found["Trainer fp32"]), 3.0, least=True)
+        grouped = found["Trainer bf16 grouped"]
+        result.target(f"{name} / Trainer bf16 grouped", ratios(found[name], grouped), 1.0, least=True)
+    result.end()
+
+
+if __name__ == "__main__":
+    main()
