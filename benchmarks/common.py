@@ -139,7 +139,8 @@ class Result:
 
     def __init__(self, benchmark: str, options: argparse.Namespace) -> None:
         self.options = options
-        given = {k: v for k, v in vars(options).items() if k not in ("json", "device", "threads") and k != "model"}
+        hidden = ("json", "device", "threads", "model", "memory_of", "profile")  # no paths, and what stands elsewhere
+        given = {k: v for k, v in vars(options).items() if k not in hidden}
         self.values: dict[str, Any] = {"benchmark": benchmark, "options": given, "figures": {}, "targets": {}}
 
     def figure(self, name: str, value: float | Sequence[float], unit: str = "") -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ class Contest:
             layers.extend(layer for part in left for layer in part.tolist())
         return seconds
 
+    def seconds(self, name: str, batches: list[Any], number: int) -> float:
+        """One round of `plain` or `early`."""
+        return self.plain(batches) if name == "plain" else self.early(batches)
+
 
 def threshold_for(recorded: Any, metric: str, ratio: float) -> float:
     """The entropy threshold whose layer ratio is nearest to `ratio`."""
@@ -96,10 +101,7 @@ def measure(contest: Contest, rows: Any, sizes: list[int], rounds: int, result: 
             contest.plain(batches[:8])
             contest.early(batches, layers)  # not timed: warms up, and gives the layers
             found = alternate(
-                {
-                    "plain": lambda number, b=batches: contest.plain(b),  # type: ignore[misc]
-                    "early": lambda number, b=batches: contest.early(b),  # type: ignore[misc]
-                },
+                {name: partial(contest.seconds, name, batches) for name in ("plain", "early")},
                 rounds,
             )
             where = f"batch {size}, {order}"

@@ -8,6 +8,8 @@ Target: < 1 s for all 60 points.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from common import Result, alternate, parser, start, timed
 
@@ -36,7 +38,7 @@ def main() -> None:
     def seconds_of(name: str, number: int) -> float:
         return timed(lambda: curve(recorded, "acc_f1", name, chosen[name]))
 
-    found = alternate({s: (lambda number, s=s: seconds_of(s, number)) for s in STRATEGIES}, options.rounds)
+    found = alternate({s: partial(seconds_of, s) for s in STRATEGIES}, options.rounds)
     result = Result("replay", options)
     for name, values in found.items():
         result.figure(name, values, "s")

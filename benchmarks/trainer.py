@@ -13,6 +13,7 @@ Targets for both of ours: >= 3 times the Trainer in float32, >= 1 times the one 
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def theirs(name: str, data: Any, rows: np.ndarray, device: str, seed: int, folde
     import dataclasses
 
     import torch
-    from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
+    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     from leebert.config import TrainConfig
 
@@ -85,11 +86,12 @@ def theirs(name: str, data: Any, rows: np.ndarray, device: str, seed: int, folde
             learning_rate=1e-5, max_grad_norm=1.0, seed=seed, use_cpu=not device.startswith("cuda"), disable_tqdm=True,
             report_to="none", logging_strategy="no", save_strategy="no", eval_strategy="no", **settings,
         ),
-        train_dataset=features(data, rows),  # type: ignore[arg-type]
+        train_dataset=features(data, rows),
         data_collator=DataCollatorWithPadding(data.tokenizer),
         processing_class=data.tokenizer,
         callbacks=[clock],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return len(rows) / (clock.ended - clock.started)
 
@@ -124,15 +126,15 @@ def main() -> None:
             stop(f"--examples {options.examples}: a multiple of {2 * BATCH}, at most {len(data.tokens)}")
         rows = np.random.default_rng(0).permutation(len(data.tokens))[: options.examples]
 
-        def speed(name: str, part: np.ndarray, seed: int) -> float:
+        def speed(name: str, seed: int, part: np.ndarray = rows) -> float:
             if name in OURS:
                 return ours(name, data, part, options.device, seed)
             return theirs(name, data, part, options.device, seed, folder)
 
         names = [*OURS, *TRAINERS]
         for name in names:  # not timed: imports, allocators, kernels
-            speed(name, rows[: 2 * BATCH], 0)
-        found = alternate({name: (lambda number, n=name: speed(n, rows, number)) for name in names}, options.rounds)
+            speed(name, 0, rows[: 2 * BATCH])
+        found = alternate({name: partial(speed, name) for name in names}, options.rounds)
     for name, values in found.items():
         result.figure(name, values, "examples/s")
     for name in OURS:

@@ -146,10 +146,25 @@ def load_encoder(spec: str) -> PreTrainedModel:
 
     config = load_config(spec)
     where, revision = locate(spec)
-    with _explained(spec, where):
-        return AutoModel.from_pretrained(
-            where, config=config, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    with _explained(spec, where), torch.random.fork_rng():
+        encoder, told = AutoModel.from_pretrained(
+            where,
+            config=config,
+            revision=revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
+    missing = sorted(told["missing_keys"])
+    if any(key.startswith("pooler.") for key in missing):
+        encoder.pooler = None  # a random pooler is worse than none, and would differ from process to process
+    others = [key for key in missing if not key.startswith("pooler.")]
+    if others:
+        raise BackboneError(
+            f"backbone {spec}: its weights lack {len(others)} parameter(s) of a {config.model_type} encoder, such as {others[0]}"
+        )
+    return encoder
 
 
 def load_tokenizer(spec: str) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Checkpoints:
     def save(self, snapshot: Snapshot, epoch: int) -> str:
         """Write and fsync the checkpoint of an epoch's end, then drop older ones; returns its digest."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".epoch-{epoch:04d}-{os.getpid()}"
+        temporary = self.folder / f".epoch-{epoch:04d}-{socket.gethostname()}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}

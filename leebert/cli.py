@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from functools import partial
@@ -82,7 +83,9 @@ def _with_progress(work: Any) -> Any:
 
     warned: set[int] = set()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console.stderr_console(), transient=True) as progress:
+    on = console.stderr_console()
+    # Where stderr is no terminal, a bar would leave nothing but an empty line.
+    with Progress(*columns, console=on, transient=True, disable=not on.is_terminal) as progress:
         bar = progress.add_task("training", total=None)
 
         def report(epoch: Any) -> None:
@@ -184,6 +187,8 @@ def predict(
     exits = parse(ExitConfig, given, "--strategy/--threshold")
     warn_if_unreachable(exits, loaded.num_exits)
     columns = text or (list(get_task(loaded.config.task).text_columns) if loaded.config.task else ["text"])
+    if input_ == "-" and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the locale says
     texts = read_texts(sys.stdin, columns, "stdin") if input_ == "-" else read_file(Path(input_), columns)
     runtime = Runtime.of("auto", device)
     loaded.to(runtime.device)
@@ -194,10 +199,14 @@ def predict(
     if out is None:
         write_answers(rows, sys.stdout, form)
         return
+    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
-    with open(partial, "w", encoding="utf-8", newline="") as f:
-        count = write_answers(rows, f, form)
-    partial.replace(out)
+    try:
+        with open(partial, "w", encoding="utf-8", newline="") as f:
+            count = write_answers(rows, f, form)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     print(f"{out}: {count} rows", file=sys.stderr)
 
 
@@ -224,7 +233,8 @@ def _tokenised(examples: Any, tokenizer: Any, max_length: int) -> Any:
 def _bar(items: Any, what: str) -> Any:
     from rich.progress import track
 
-    return track(items, description=what, console=console.stderr_console(), transient=True)
+    on = console.stderr_console()
+    return track(items, description=what, console=on, transient=True, disable=not on.is_terminal)
 
 
 def main() -> None:

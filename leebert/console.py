@@ -29,6 +29,9 @@ def run(app: Callable[[], Any]) -> None:
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that can't be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _warn(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from leebert.backbone import LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
-from leebert.errors import BackboneError, CheckpointError, ConfigError
+from leebert.errors import CheckpointError, ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
@@ -77,12 +77,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
         if encoder is None:
             encoder = AutoModel.from_config(AutoConfig.for_model(**config.backbone_config))
         self.backbone = encoder
-        if config.pooling == "pooler":
-            if getattr(encoder, "pooler", None) is None:
-                raise BackboneError(
-                    f"a {encoder.config.model_type} encoder has no pooler for its exits to share; use pooling cls or mean"
-                )
-        elif hasattr(encoder, "pooler"):
+        if config.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
+            config.pooling = "cls"  # section 2.2: the shared pooler where the backbone has one, else the CLS state
+        if config.pooling != "pooler" and hasattr(encoder, "pooler"):
             encoder.pooler = None  # unused weights would be trained, saved and counted
         self.num_exits = config.num_exits
         self.heads = ExitHeads(self.num_exits, encoder.config.hidden_size, config.num_labels, config.exit_dropout)
@@ -166,6 +163,8 @@ def build_model(
     `backbone` is a name as in :func:`leebert.backbone.locate`, or an encoder, which is then used as it is.
     """
     encoder = load_encoder(backbone) if isinstance(backbone, str) else backbone
+    if getattr(encoder, "pooler", None) is None and pooling == "pooler":
+        pooling = "cls"
     exits = exits or ExitConfig()
     described = encoder.config.to_dict()
     described["num_hidden_layers"] = encoder.config.num_hidden_layers

@@ -92,7 +92,7 @@ class ExitObjective:
         pairs = distillation_pairs(
             record.logits, self.temperature, detach_teacher=self.detach_teacher, kl=self.kl
         )  # (M, M)
-        kd = pairs[self.layout.teachers.to(pairs.device)] * self.layout.scale.to(pairs)
+        kd = pairs[self.layout.pairs] * self.layout.scale.to(pairs)
         return torch.cat([ce, kd])
 
     def weights(self, state: State) -> torch.Tensor:

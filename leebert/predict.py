@@ -16,7 +16,7 @@ CHUNK = 256  # rows tokenised and answered at a time
 
 def read_texts(lines: Iterable[str], columns: Sequence[str], name: str) -> Iterator[tuple[str, ...]]:
     """Texts from a stream: JSON objects with the named columns, or plain lines (two texts with a tab between them)."""
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_utf8(lines, name), start=1):
         line = line.rstrip("\r\n")
         if not line.strip():
             continue
@@ -42,27 +42,58 @@ def read_file(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if suffix == ".parquet":
-        import pyarrow.parquet as pq
+        yield from _read_parquet(path, columns)
+        return
+    with open(path, encoding="utf-8-sig", newline="") as f:
+        if suffix in (".csv", ".tsv"):
+            yield from _read_table(f, suffix, path, columns)
+        else:
+            yield from read_texts(f, columns, str(path))
 
-        number = 0
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
         for batch in pq.ParquetFile(path).iter_batches(1024):
             for row in batch.to_pylist():
                 number += 1
                 yield _pick(row, columns, f"{path}, row {number}")
-        return
-    with open(path, encoding="utf-8-sig", newline="") as f:
-        try:
-            if suffix in (".csv", ".tsv"):
-                # GLUE's TSV knows no quotes; CSV does.
-                rows = (
-                    csv.DictReader(f) if suffix == ".csv" else csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-                )
-                for row in rows:
-                    yield _pick(row, columns, f"{path}, line {rows.line_num}")
-            else:
-                yield from read_texts(f, columns, str(path))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text ({error}); convert the file") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+
+
+def _read_table(f: TextIO, suffix: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    # GLUE's TSV knows no quotes; CSV does.
+    lines = _utf8(f, str(path))
+    tabs = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = csv.reader(lines, strict=True) if suffix == ".csv" else tabs
+    header: list[str] = []
+    try:
+        for row in rows:
+            if not row:  # a blank line is no row
+                continue
+            if not header:
+                header = row
+                twice = sorted({name for name in header if header.count(name) > 1})
+                if twice:
+                    raise DataError(f"{path}, header: column {twice[0]!r} stands there twice; rename one of the two")
+                continue
+            where = f"{path}, line {rows.line_num}"
+            if len(row) != len(header):
+                raise DataError(f"{where}: expected {len(header)} columns, got {len(row)}; correct or remove the line")
+            yield _pick(dict(zip(header, row, strict=True)), columns, where)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: not valid: {error}; check the quotes there") from None
+
+
+def _utf8(lines: Iterable[str], name: str) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 text ({error}); convert it") from None
 
 
 def _pick(row: Any, columns: Sequence[str], where: str) -> tuple[str, ...]:
@@ -79,6 +110,8 @@ def _checked(texts: tuple[str, ...], columns: Sequence[str], where: str) -> tupl
     for text, column in zip(texts, columns, strict=True):
         if not text.strip():
             raise DataError(f"{where}: empty text in {column!r}")
+        if any("\ud800" <= c <= "\udfff" for c in text):  # what no tokenizer takes
+            raise DataError(f"{where}: the text in {column!r} is no valid Unicode; clean it")
     return texts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,7 @@ def train_model(
         model, rows, config.training, held_out=held_out, metric=task.metric, runtime=runtime,
         seed=(config.training.seed,), updates=config.theta_updates, checkpoints=checkpoints,
         on_best=keep, on_step=on_step, report=report,
+        identity={"data": data.examples.fingerprint(), "model": config.model.model_dump(), "group_by": str(task.group_by)},
     )  # fmt: skip
     if result.ended == "diverged":
         raise DataError(
@@ -182,4 +184,5 @@ def train_model(
     (out / "training.json").write_text(json.dumps(summary, indent=1))
     best_weights.unlink(missing_ok=True)
     checkpoints.clear()
+    shutil.rmtree(out / ".cache", ignore_errors=True)
     return summary

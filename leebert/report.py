@@ -13,7 +13,7 @@ from leebert.metrics import per_exit
 
 
 def thresholds_of(strategy: str, count: int, num_exits: int, num_classes: int) -> list[float]:
-    """Evenly spaced thresholds over a strategy's range: every patience that can exit, or `count` values."""
+    """Evenly spaced thresholds over a strategy's range: every patience up to M−1 (which never exits), or `count` values."""
     if strategy == "patience":
         return [float(p) for p in range(1, max(2, num_exits))]
     if strategy == "entropy":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -17,6 +17,19 @@ def everything(name: str) -> bool:
     return True
 
 
+def adamw(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
+    """The paper's Adam for text; weight decay as configured."""
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=True)
+
+
+def linear(step: int, total: int, warmup: float) -> float:
+    """Factor on λ1 for update `step` (from 0) of `total`: linear warm-up over a share of them, then linear decay to 0."""
+    rising = round(total * warmup)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return (total - step) / max(1, total - rising)
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage of a method.
@@ -27,6 +40,8 @@ class Stage:
     epochs: its length and the horizon of its schedule; None is the configuration's `max_epochs`.
     lr_theta: its λ1; None is the configuration's.
     transform: changes or replaces the model before the stage starts (pruning, say).
+    optimizer: θ's optimiser for its parameters and λ1; ω's is the configuration's.
+    schedule: the factor on λ1 for an update, of all updates, with a share of warm-up.
     """
 
     name: str
@@ -36,6 +51,8 @@ class Stage:
     epochs: int | None = None
     lr_theta: float | None = None
     transform: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+    optimizer: Callable[[Iterable[torch.nn.Parameter], float, TrainConfig], torch.optim.Optimizer] = adamw
+    schedule: Callable[[int, int, float], float] = linear
 
 
 Method = Callable[[TrainConfig, int], tuple[Stage, ...]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from leebert.checkpoint import Checkpoints, Snapshot
 from leebert.config import TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
-from leebert.errors import CheckpointError
+from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import HeldOut, record_all
 from leebert.metrics import collapsed, per_exit
 from leebert.objective import State
@@ -48,11 +48,13 @@ class EpochReport:
     collapsed: list[int]  # exits (from 0) that predict one class throughout
     best_epoch: int | None
     ended: Ended | None = None
+    negative_weights: int = 0  # loss weights below 0: their terms are being increased
     held_out: HeldOut | None = dataclasses.field(default=None, repr=False, compare=False)
+    model: Any = dataclasses.field(default=None, repr=False, compare=False)  # a stage may have replaced it
 
     def plain(self) -> dict[str, Any]:
-        """The report as JSON-ready values, without the held-out logits."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "held_out"}
+        """The report as JSON-ready values, without held-out logits and model."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,11 @@ class TrainResult:
     held_out: HeldOut | None
 
     @property
+    def model(self) -> Any:
+        """The trained model: the one given, unless a stage has replaced it."""
+        return self.reports[-1].model
+
+    @property
     def ended(self) -> Ended:
         return self.reports[-1].ended or "max_epochs"
 
@@ -71,14 +78,6 @@ class TrainResult:
         """The report of the best epoch (the last one where nothing was held out)."""
         best = self.reports[-1].best_epoch
         return self.reports[-1] if best is None else next(r for r in self.reports if r.epoch == best)
-
-
-def schedule(step: int, total: int, warmup: float) -> float:
-    """Factor on λ1 for update `step` (from 0) of `total`: linear warm-up over a share of them, then linear decay to 0."""
-    rising = round(total * warmup)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return (total - step) / max(1, total - rising)
 
 
 class _Level:
@@ -92,9 +91,7 @@ class _Level:
             parameter.requires_grad_(stage.trains(name))
         self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.lr_theta = stage.lr_theta or config.lr_theta
-        self.theta_optimizer = torch.optim.AdamW(
-            self.theta.values(), lr=self.lr_theta, weight_decay=config.weight_decay, fused=True
-        )
+        self.theta_optimizer = stage.optimizer(self.theta.values(), self.lr_theta, config)
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
         self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
         self.omega_optimizer: torch.optim.Optimizer | None = None
@@ -219,6 +216,7 @@ def train_epochs(
     checkpoints: Checkpoints | None = None,
     on_best: Callable[[Any], None] | None = None,
     on_step: Callable[[int], None] | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> Iterator[EpochReport]:
     """Train `model` in place by a method's stages; yields an :class:`EpochReport` after each epoch.
 
@@ -227,7 +225,8 @@ def train_epochs(
     after `config.patience` epochs without a better one. `updates` stops after exactly so many updates of θ (the
     schedule's horizon stays that of `max_epochs`). `seed` is (seed,) or (seed, fold), by default `config.seed`.
     With `checkpoints` every epoch's end is kept, and a run that finds one goes on from it, bit for bit on the CPU,
-    yielding the earlier epochs' reports again first. `on_step` is told the count of θ updates after each.
+    yielding the earlier epochs' reports again first. `on_step` is told the count of θ updates after each. `identity`
+    says what else (data, backbone) must be equal for a checkpoint to be gone on from.
 
     A non-finite loss, gradient or weight ends the run with `ended="diverged"`; the last finite checkpoint is kept.
     Raises DataError for a batch larger than half of the data, CheckpointError for a damaged or foreign checkpoint.
@@ -237,7 +236,13 @@ def train_epochs(
     stages = stages or method(config, model.num_exits)
     lengths = np.asarray(rows.lengths)
     per_epoch = updates_per_epoch(len(rows), config.batch_size)
-    identity = _identity(config, stages, len(rows), seed, updates, runtime)
+    horizon = per_epoch * sum(s.epochs or config.max_epochs for s in stages)
+    if updates is not None and updates > horizon:
+        raise ConfigError(
+            f"theta_updates {updates}: max_epochs {config.max_epochs} at batch size {config.batch_size} is a schedule of "
+            f"{horizon} updates on {len(rows)} rows; raise max_epochs"
+        )
+    run = {**_identity(config, stages, len(rows), seed, updates, runtime), **(identity or {})}
 
     model.to(runtime.device)
     at = _Progress()
@@ -246,22 +251,22 @@ def train_epochs(
     level: _Level | None = None
     snapshot = checkpoints.load() if checkpoints else None
     if snapshot is not None:
-        if snapshot.meta["identity"] != identity:
-            differs = [k for k in identity if snapshot.meta["identity"].get(k) != identity[k]]
+        if snapshot.meta["identity"] != run:
+            differs = [k for k in run if snapshot.meta["identity"].get(k) != run[k]]
             raise CheckpointError(
                 f"the checkpoint in {checkpoints.folder} belongs to another run: {', '.join(differs) or 'keys'} differ(s); "  # type: ignore[union-attr]
                 "use another folder, or delete it"
             )
         at = _Progress(**snapshot.meta["progress"])
         for stage in stages[: at.stage + 1]:
-            model = _enter(model, stage)
+            model = _enter(model, stage, runtime)
         level = _restore(model, stages[at.stage], config, runtime, seed, snapshot)
         reports = [EpochReport(**r) for r in snapshot.meta["reports"]]
         if "best/logits" in snapshot.tensors:
             best = HeldOut(snapshot.tensors["best/logits"].numpy(), snapshot.tensors["best/labels"].numpy())
         for report in reports:
             # The checkpoint holds one set of logits, the best epoch's.
-            yield dataclasses.replace(report, held_out=best if report.epoch == at.best_epoch else None)
+            yield dataclasses.replace(report, held_out=best if report.epoch == at.best_epoch else None, model=model)
         if reports[-1].ended:
             return
 
@@ -274,7 +279,7 @@ def train_epochs(
         stage, is_last = stages[at.stage], at.stage == len(stages) - 1
         stage_epochs = stage.epochs or config.max_epochs
         if level is None:
-            model = _enter(model, stage)
+            model = _enter(model, stage, runtime)
             level = _Level(model, stage, config, runtime, seed)
         started = time.perf_counter()
         epoch = len(reports)
@@ -285,7 +290,7 @@ def train_epochs(
         model.train()
         steps = 0
         for index in plan.d1:
-            level.rate = level.lr_theta * schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
+            level.rate = level.lr_theta * stage.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
             at.position = stage.algorithm.step(level, level.to_device(rows.collate(index)), at.position)
             at.theta_updates += 1
             at.stage_updates += 1
@@ -335,13 +340,15 @@ def train_epochs(
             collapsed=stuck,
             best_epoch=at.best_epoch,
             ended=ended,
+            negative_weights=int((stage.objective.weights(level.state) < 0).sum()),
             held_out=outcome if at.best_epoch == epoch else None,
+            model=model,
         )
         reports.append(report)
-        if ended != "diverged":
-            _warn_if_negative(stage, level.state)
-            if checkpoints:
-                checkpoints.save(_snapshot(model, level, at, reports, best, identity), epoch)
+        if report.negative_weights and ended != "diverged":
+            _warn_of_negative(report.negative_weights)
+        if checkpoints and ended != "diverged":
+            checkpoints.save(_snapshot(model, level, at, reports, best, run), epoch)
         yield report
         if ended:
             return
@@ -361,8 +368,8 @@ def fit(
     return TrainResult(reports, best)
 
 
-def _enter(model: Any, stage: Stage) -> Any:
-    return stage.transform(model) if stage.transform else model
+def _enter(model: Any, stage: Stage, runtime: Runtime) -> Any:
+    return stage.transform(model).to(runtime.device) if stage.transform else model
 
 
 def _scores(outcome: HeldOut, metric: str) -> tuple[dict[str, list[float]], float]:
@@ -380,14 +387,14 @@ def _weights(stage: Stage, state: State) -> dict[str, list[float]]:
     return {"ce": ce.tolist(), "kd": kd.sum(dim=1).tolist()}
 
 
-def _warn_if_negative(stage: Stage, state: State) -> None:
-    negative = int((stage.objective.weights(state) < 0).sum())
-    if negative:
-        warnings.warn(
-            f"{negative} loss weight(s) turned negative: their terms are now being increased; "
-            "use parametrisation softplus, exit_softmax or group_softmax",
-            stacklevel=3,
-        )
+NEGATIVE = (
+    "loss weight(s) turned negative: their terms are now being increased; "
+    "use parametrisation softplus, exit_softmax or group_softmax"
+)
+
+
+def _warn_of_negative(count: int) -> None:
+    warnings.warn(f"{count} {NEGATIVE}", stacklevel=3)
 
 
 def _identity(

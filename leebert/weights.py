@@ -28,6 +28,7 @@ class Terms:
     student: torch.Tensor  # (n,) int64: the exit that a term trains
     is_distillation: torch.Tensor  # (n,) bool
     scale: torch.Tensor  # (|pairs|,) float64: 1 / (M·|T(m)|)
+    pairs: tuple[torch.Tensor, torch.Tensor]  # student and teacher of each pair, (|pairs|,) int64
 
     @classmethod
     def of(cls, teachers: torch.Tensor) -> Terms:
@@ -35,7 +36,8 @@ class Terms:
         m = teachers.shape[0]
         students = teachers.nonzero()[:, 0]
         kd = torch.cat([torch.zeros(m, dtype=torch.bool), torch.ones(len(students), dtype=torch.bool)])
-        return cls(teachers, torch.cat([torch.arange(m), students]), kd, mean_over_teachers(teachers)[teachers])
+        pairs = (students, teachers.nonzero()[:, 1])
+        return cls(teachers, torch.cat([torch.arange(m), students]), kd, mean_over_teachers(teachers)[teachers], pairs)
 
     @property
     def num_exits(self) -> int:
@@ -48,7 +50,7 @@ class Terms:
         """(n,) → cross-entropy entries (M,), distillation entries (M, M) with 0 where nobody teaches."""
         m = self.num_exits
         pairs = torch.zeros(m, m, dtype=vector.dtype, device=vector.device)
-        pairs[self.teachers.to(vector.device)] = vector[m:]
+        pairs[self.pairs] = vector[m:]
         return vector[:m], pairs
 
 
@@ -111,25 +113,27 @@ class GroupedSoftmax:
             return terms.student
         return torch.where(terms.is_distillation, terms.student + 1, 0)
 
-    def _sums(self, values: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(int(group.max()) + 1, dtype=values.dtype, device=values.device).index_add(0, group, values)
+    def _sums(self, values: torch.Tensor, group: torch.Tensor, terms: Terms) -> torch.Tensor:
+        # At most one group per exit and one more: a fixed size spares a GPU the question how many there are.
+        zeros = torch.zeros(terms.num_exits + 1, dtype=values.dtype, device=values.device)
+        return zeros.index_add(0, group, values)
 
     def initial(self, terms: Terms) -> torch.Tensor:
         return torch.zeros(len(terms))
 
     def weights(self, omega: torch.Tensor, terms: Terms) -> torch.Tensor:
         group = self.groups(terms).to(omega.device)
-        size = self._sums(torch.ones_like(omega), group)
+        size = self._sums(torch.ones_like(omega), group, terms)
         # The largest ω of each group is taken off first: exp of a large number overflows.
         top = torch.full_like(size, -torch.inf).scatter_reduce(0, group, omega.detach(), "amax")
         e = (omega - top[group]).exp()
-        return size[group] * e / self._sums(e, group)[group]
+        return size[group] * e / self._sums(e, group, terms)[group]
 
     def pullback(self, omega: torch.Tensor, losses: torch.Tensor, terms: Terms) -> torch.Tensor:
         group = self.groups(terms).to(omega.device)
         w = self.weights(omega, terms)
-        size = self._sums(torch.ones_like(omega), group)
-        mean = self._sums(w * losses, group) / size.clamp(min=1)
+        size = self._sums(torch.ones_like(omega), group, terms)
+        mean = self._sums(w * losses, group, terms) / size.clamp(min=1)
         return w * (losses - mean[group])
 
 

@@ -13,13 +13,14 @@ from toys import ThreeExitMLP, toy_mlp, toy_rows
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import bucketed, plan_epoch, updates_per_epoch
-from leebert.errors import CheckpointError, DataError
+from leebert.errors import CheckpointError, ConfigError, DataError
 from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS, Fixed
 from leebert.record import MultiExit
 from leebert.stages import Stage
-from leebert.train import fit, schedule, train_epochs
+from leebert.stages import linear as schedule
+from leebert.train import fit, train_epochs
 
 
 def config(**options):
@@ -135,6 +136,34 @@ def test_updates_are_exact_and_leave_the_horizon_alone():
     assert result.reports[-1].theta_updates == 9 == len(rates)
     long = fit(toy_mlp(), toy_rows(), config())
     assert result.reports[0].train_loss == long.reports[0].train_loss  # the first epoch is the same
+
+
+def test_more_updates_than_the_schedule_has_are_refused():
+    with pytest.raises(ConfigError, match="theta_updates 1000.*schedule of 24 updates"):
+        next(train_epochs(toy_mlp(), toy_rows(), config(), updates=1000))
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    options = {"held_out": toy_rows(seed=1), "checkpoints": Checkpoints(tmp_path)}
+    next(train_epochs(toy_mlp(), toy_rows(), config(), identity={"data": "a"}, **options))
+    with pytest.raises(CheckpointError, match="data differ"):
+        next(train_epochs(toy_mlp(), toy_rows(), config(), identity={"data": "b"}, **options))
+
+
+def test_a_stage_may_replace_the_model_and_the_result_hands_it_back(tmp_path):
+    def two_exits(model):
+        model.num_exits = 2
+        model.layers, model.exits = model.layers[:2], model.exits[:2]
+        return model
+
+    settings = config(algorithm="uniform", max_epochs=1)
+    stages = (
+        Stage("all", ExitObjective.of(settings, 3), Fixed()),
+        Stage("two", ExitObjective.of(settings, 2), Fixed(), transform=two_exits),
+    )
+    result = fit(toy_mlp(), toy_rows(), settings, stages=stages, held_out=toy_rows(seed=1))
+    assert result.model.num_exits == 2
+    assert len(result.best.exits["score"]) == 2
 
 
 def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_checkpoint(tmp_path):

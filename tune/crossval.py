@@ -7,6 +7,7 @@ file of its own.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
+from leebert.errors import CheckpointError
 from leebert.evaluate import HeldOut, replay_point
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
@@ -75,7 +77,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                 if (seed, fold) in {tuple(cell) for cell in attempt.finished}:
                     continue
                 diverged = False
-                checkpoints = Checkpoints(Path(study.folder) / "checkpoints" / f"{attempt.config}-s{seed}-f{fold}")
+                checkpoints = checkpoint_folder(study, attempt.config, seed, fold)
                 for records in _run_cell(study, attempt, seed, fold, checkpoints):
                     written = [writer.append(r) for r in records]
                     diverged = records[-1]["ended"] == "diverged"
@@ -86,6 +88,11 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                     return
         finally:
             writer.close()
+
+
+def checkpoint_folder(study: Study, config: str, seed: int, fold: int) -> Checkpoints:
+    """Where a cell keeps its checkpoint while it runs."""
+    return Checkpoints(Path(study.folder) / "checkpoints" / f"{config}-s{seed}-f{fold}")
 
 
 def train_cell(
@@ -105,7 +112,20 @@ def train_cell(
         runtime=runtime,
         seed=(seed, fold),
         checkpoints=checkpoints,
+        identity={"folds": study.folds.digest},
     )
+
+
+def _from_checkpoint_or_anew(
+    study: Study, attempt: Attempt, seed: int, fold: int, checkpoints: Checkpoints
+) -> Iterator[EpochReport]:
+    """A damaged checkpoint costs its cell's epochs, not the configuration: the cell starts again, alike."""
+    try:
+        checkpoints.load()
+    except CheckpointError as error:
+        logging.getLogger(__name__).warning("%s: the cell is trained anew", error)
+        checkpoints.clear()
+    yield from train_cell(study, attempt.values, seed, fold, checkpoints)
 
 
 def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, checkpoints: Checkpoints) -> Iterator[list[Record]]:
@@ -113,14 +133,16 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, checkpoints:
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
     seen = set(attempt.seen.get(f"{seed}/{fold}", ()))
     started, reports, best = time.time(), [], None
-    for report in train_cell(study, attempt.values, seed, fold, checkpoints):
+    for report in _from_checkpoint_or_anew(study, attempt, seed, fold, checkpoints):
         reports.append(report)
         best = report.held_out or best
         records: list[Record] = []
         if report.epoch not in seen:
             records.append({"kind": "epoch", **where, **_jsonable(report.plain())})
         if report.ended:
-            records.append({"kind": "cell_end", **where, **_summary(reports, started)})
+            records.append(
+                {"kind": "cell_end", **where, **_summary(reports, started), "runtime": _runtime(study, attempt)}
+            )
             if best is not None and report.ended != "diverged":
                 records[-1]["tradeoff"] = _tradeoff(best, study.problem.metric)
                 save_held_out(
@@ -146,6 +168,10 @@ def _summary(reports: list[EpochReport], started: float) -> Record:
         "seconds": sum(r.seconds for r in reports),
         "wall_seconds": time.time() - started,
     }
+
+
+def _runtime(study: Study, attempt: Attempt) -> dict[str, object]:
+    return Runtime.of(study.train_config(attempt.values, 0).precision, study.device).describe()
 
 
 def _tradeoff(held_out: HeldOut, metric: str) -> dict[str, list[float]]:

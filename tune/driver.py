@@ -10,14 +10,18 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from tune.crossval import Attempt, Study
+from leebert.train import NEGATIVE
+from tune.crossval import Attempt, Study, checkpoint_folder
 from tune.feed import events
-from tune.history import History
+from tune.history import Configuration, History
 from tune.ledger import Ledger, Record, State
 from tune.tracking_events import Event
 
 #: How often a configuration whose process died is tried again.
 RETRIES = 2
+
+#: The failure that a configuration brings upon itself; it is not tried again.
+DIVERGED = "diverged"
 
 EndStatus = Literal["finished", "stopped", "failed"]
 
@@ -71,10 +75,19 @@ class Driver:
         self.started = time.time()
         self.interrupted = False
         self.running: dict[str, str] = {}  # Ray's trial → configuration
-        self.waiting = [c.id for c in self.state.history() if c.state == "running"]
         self.exhausted = False
         self._asked_to_stop: str | None = None
         self._collapsed: set[int] = set()
+        self._negative = False
+        self.waiting = []
+        for configuration in self.state.history():
+            if self._mendable(configuration) or (configuration.state == "running" and self._settle(configuration.id)):
+                self.waiting.append(configuration.id)
+
+    def _mendable(self, configuration: Configuration) -> bool:
+        """Whether a configuration failed for a reason that may be gone: anything but its own divergence."""
+        known = self.state.failures.get(configuration.id, [])
+        return configuration.state == "failed" and bool(known) and known[-1]["message"] != DIVERGED
 
     # What runs next.
 
@@ -82,9 +95,13 @@ class Driver:
         """An attempt for a free place, or None where nothing is left: what was begun before comes first."""
         if self.stop_reason():
             return None
-        if self.waiting:
+        config = None
+        while self.waiting and config is None:
             config = self.waiting.pop(0)
-        else:
+            self._collect(config)
+            if self.state.configs[config].state != "failed" and not self._settle(config):
+                config = None
+        if config is None:
             if self.exhausted or (self.budget.trials and len(self.state.configs) >= self.budget.trials):
                 return None
             values = self.searcher.suggest(self.state.history())
@@ -92,7 +109,7 @@ class Driver:
                 self.exhausted = True
                 return None
             config = self.config_id(values)
-            self.record({"kind": "suggest", "config": config, "index": len(self.state.configs), "values": values})
+            self.record({"kind": "suggest", "config": config, "index": len(self.state.configs) + 1, "values": values})
         self.running[trial] = config
         return self._grant(config)
 
@@ -102,13 +119,57 @@ class Driver:
         for earlier in range(1, attempt):
             records = list(self.ledger.records_of(config, earlier))
             known = self.state.fences.get(config, {}).get(earlier)
-            fences[str(earlier)] = known if known is not None else len(records)
-            for record in records:  # what a lost node wrote but could not report any more
+            fences[str(earlier)] = len(records) if known is None else known
+            for record in records:
                 self._apply(record)
+        for seed, fold in self.study.cells:
+            if (config, seed, fold) in self.state.cells and not self.study.keep_checkpoints:
+                checkpoint_folder(self.study, config, seed, fold).clear()  # killed between its end and this
         self.record({"kind": "grant", "config": config, "attempt": attempt, "fences": fences})
         finished = [(s, f) for (c, s, f) in self.state.cells if c == config]
         seen = {f"{s}/{f}": sorted(self.state.seen(config, s, f)) for s, f in self.study.cells}
         return Attempt(config, self.state.configs[config].values, attempt, finished, seen)
+
+    def _collect(self, config: str) -> None:
+        """Take what the configuration's attempts wrote but could not report any more."""
+        for attempt in range(1, self.state.attempts.get(config, 0) + 1):
+            for record in self.ledger.records_of(config, attempt):
+                self._apply(record)
+
+    def _settle(self, config: str) -> bool:
+        """Draw the conclusions from a configuration's newest record; whether it goes on.
+
+        Also where that record was read from the ledger after a restart: a trial may have written it and died, or Ray
+        may have stopped listening.
+        """
+        last = self.state.last_of.get(config)
+        if self.state.configs[config].state != "running" or last is None:
+            return self.state.configs[config].state == "running"
+        ended = [r for r in self.state.cells_of.get(config, []) if r["ended"] == "diverged"]
+        finished = {(c.seed, c.fold) for c in self.state.configs[config].cells if c.state == "finished"}
+        cell = (last["seed"], last["fold"])
+        if ended:
+            r = ended[0]
+            self.say(
+                f"{self._name(config)}  seed {r['seed']} fold {r['fold']}  diverged after {r['theta_updates']} updates: "
+                "a loss, gradient or weight was not finite"
+            )
+            self.record({"kind": "fail", "config": config, "attempt": r["attempt"], "message": DIVERGED, "final": True})
+        elif finished >= set(self.study.cells):
+            self.record({"kind": "complete", "config": config})
+            scores = self.state.configs[config].scores
+            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
+        else:
+            epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
+            waits = last["kind"] == "epoch" and last["ended"] is not None  # its cell's end comes with it
+            if not waits and not self.pruner.decide(self.state.history(), config, cell, epoch):
+                self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
+                self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
+        state = self.state.configs[config].state
+        if state != "running" and not ended and not self.study.keep_checkpoints:
+            for seed, fold in self.study.cells:
+                checkpoint_folder(self.study, config, seed, fold).clear()
+        return state == "running"
 
     # What comes back.
 
@@ -117,20 +178,18 @@ class Driver:
         for record in records:
             if not self._apply(record):
                 continue
-            config, cell = record["config"], (record["seed"], record["fold"])
             if record["kind"] == "epoch":
                 self._warn_of_collapse(record)
-            if record["kind"] == "cell_end":
-                self._cell_ended(record)
-            elif record["ended"] is None and not self.pruner.decide(
-                self.state.history(), config, cell, record["epoch"]
-            ):
-                self.record(
-                    {"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": record["epoch"]}
-                )
+                if record.get("negative_weights") and not self._negative:
+                    self._negative = True  # once: it is recorded with every epoch
+                    self.say(f"{self._name(record['config'])}  {record['negative_weights']} {NEGATIVE}")
+            elif record["ended"] != "diverged":
+                place = f"seed {record['seed']} fold {record['fold']}"
                 self.say(
-                    f"{self._name(config)}  pruned after epoch {record['epoch'] + 1} of seed {cell[0]} fold {cell[1]}"
+                    f"{self._name(record['config'])}  {place}  {100 * record['score']:.2f}  best epoch "
+                    f"{record['best_epoch'] + 1} of {record['epochs']}  {record['seconds']:.0f} s"
                 )
+            self._settle(record["config"])
         return not records or self.state.configs[records[-1]["config"]].state == "running"
 
     def _warn_of_collapse(self, record: Record) -> None:
@@ -141,39 +200,6 @@ class Driver:
             self.say(
                 f"{self._name(record['config'])}  {exits}: one class for every held-out row (shallow exits often start so)"
             )
-
-    def _cell_ended(self, record: Record) -> None:
-        config = record["config"]
-        name, place = self._name(config), f"seed {record['seed']} fold {record['fold']}"
-        if record["ended"] == "diverged":
-            self.say(
-                f"{name}  {place}  diverged after {record['theta_updates']} updates: a loss, gradient or weight was not finite"
-            )
-            self.record(
-                {"kind": "fail", "config": config, "attempt": record["attempt"], "message": "diverged", "final": True}
-            )
-            return
-        self.say(
-            f"{name}  {place}  {100 * record['score']:.2f}  best epoch {record['best_epoch'] + 1} of {record['epochs']}  {record['seconds']:.0f} s"
-        )
-        finished = {(c.seed, c.fold) for c in self.state.configs[config].cells if c.state == "finished"}
-        if finished >= set(self.study.cells):
-            self.record({"kind": "complete", "config": config})
-            scores = self.state.configs[config].scores
-            self.say(f"{name}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
-        elif not self.pruner.decide(
-            self.state.history(), config, (record["seed"], record["fold"]), record["epochs"] - 1
-        ):
-            self.record(
-                {
-                    "kind": "prune",
-                    "config": config,
-                    "seed": record["seed"],
-                    "fold": record["fold"],
-                    "epoch": record["epochs"] - 1,
-                }
-            )
-            self.say(f"{name}  pruned after {place}")
 
     def gone(self, trial: str, message: str | None = None, *, permanent: bool = False) -> None:
         """A trial's process has ended; with a message, it failed and its configuration is tried again, or given up.
@@ -212,14 +238,13 @@ class Driver:
             return f"the budget of {b.fold_epochs} fold-epochs is used"
         if b.hours and self.hours() >= b.hours:
             return f"the budget of {b.hours:g} hours is used"
-        if b.gpu_hours and self.gpus * self.state.epoch_seconds() / 3600 >= b.gpu_hours:
+        if b.gpu_hours and self.gpus * self.state.epoch_seconds / 3600 >= b.gpu_hours:
             return f"the budget of {b.gpu_hours:g} GPU-hours is used"
         return None
 
     def hours(self) -> float:
         """Wall-clock hours over all sessions."""
-        earlier = sum(r.get("elapsed", 0.0) for r in self.state.sessions)
-        return (earlier + time.time() - self.started) / 3600
+        return (self.state.elapsed + time.time() - self.started) / 3600
 
     def finish(self, error: str | None = None) -> EndStatus:
         """Write the end of this session; `stopped` where something is left to do."""
@@ -251,7 +276,7 @@ class Driver:
         return True
 
     def _name(self, config: str) -> str:
-        return f"[{self.state.indices[config] + 1}] {describe(self.state.configs[config].values)}"
+        return f"[{self.state.indices[config]}] {describe(self.state.configs[config].values)}"
 
 
 def describe(values: Any) -> str:
@@ -262,9 +287,12 @@ def describe(values: Any) -> str:
 
 def replay(state_of: Ledger, listener: Listener) -> State:
     """Tell a listener everything that a ledger holds, in the order in which it happened."""
-    records = sorted(state_of.all_records(), key=lambda r: (r["time"], r["kind"] != "sweep", r["seq"]))
-    state = State()
-    for record in records:
+    state, fences = State(), state_of.fences()
+    for record in state_of.in_order():
+        if "attempt" in record and record["kind"] in ("epoch", "cell_end"):
+            fence = fences.get(record["config"], {}).get(record["attempt"])
+            if fence is not None and record["seq"] >= fence:
+                continue  # written after its attempt had been given up
         if state.apply(record):
             for event in events(record, state):
                 listener.put(event)

@@ -81,7 +81,7 @@ def _open_cells(config: str, status: Any, state: State, time_ms: int) -> Iterato
 
 
 def _config_ended(config: str, status: Any, state: State, time_ms: int) -> ConfigEnded:
-    cells = [r for (c, _, _), r in state.cells.items() if c == config and r["score"] is not None]
+    cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
     metrics: dict[str, float] = {"cv/cells": float(len(cells))}
     depth: dict[str, list[float]] = {}
     tradeoff: dict[str, list[float]] = {}

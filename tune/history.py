@@ -30,11 +30,14 @@ class Cell:
     fold: int
     state: CellState = "running"
     epochs: tuple[EpochScore, ...] = ()
+    chosen: EpochScore | None = None  # what its end record says; in a method of several stages the last one's best
 
     @property
     def best(self) -> EpochScore | None:
-        if self.state == "diverged" or not self.epochs:
+        if self.state == "diverged":
             return None
+        if self.chosen is not None or not self.epochs:
+            return self.chosen
         return max(self.epochs, key=lambda e: (e.score, -e.epoch))
 
 

@@ -79,10 +79,10 @@ class Writer:
         self.close()
 
 
-def _read_segment(path: Path) -> Iterator[Record]:
+def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
-        if not line:
+        if not line or (not epochs and b'"kind":"epoch"' in line):
             continue
         try:
             yield decode(line)
@@ -111,17 +111,47 @@ class Ledger:
         """What one attempt wrote, in order."""
         return self._read(self._attempt(config, attempt))
 
-    def all_records(self) -> Iterator[Record]:
-        """Every record of every writer."""
-        for folder in sorted({path.parent for path in self.folder.glob("**/*.jsonl")}):
-            yield from self._read(folder)
+    def in_order(self) -> list[Record]:
+        """Every record, in an order in which it can have happened.
+
+        Clocks of several hosts disagree, so times are only trusted within bounds: the driver's records keep their
+        order, and an attempt's come after its grant and in theirs.
+        """
+        merged: list[tuple[float, int, int, Record]] = []
+        granted: dict[tuple[str, int], float] = {}
+        now = 0.0
+        for record in self._read(self.folder / DRIVER):
+            now = max(now, record["time"])
+            merged.append((now, 0, record["seq"], record))
+            if record["kind"] == "grant":
+                granted[record["config"], record["attempt"]] = now
+        for (config, attempt), since in granted.items():
+            now = since
+            for record in self.records_of(config, attempt):
+                now = max(now, record["time"])
+                merged.append((now, 1, record["seq"], record))
+        return [record for *_, record in sorted(merged, key=lambda m: m[:3])]
+
+    def fences(self) -> dict[str, dict[int, int]]:
+        """The fences of the newest grants: which records of given-up attempts count."""
+        found: dict[str, dict[int, int]] = {}
+        for record in self._read(self.folder / DRIVER):
+            if record["kind"] == "grant":
+                found[record["config"]] = {int(a): n for a, n in record["fences"].items()}
+        return found
 
     def _read(self, folder: Path) -> Iterator[Record]:
-        for path in sorted(folder.glob("*.jsonl")):
+        for path in self._segments(folder):
             yield from _read_segment(path)
 
-    def read(self) -> State:
-        """The state of the sweep from all files. Raises SweepError for a missing or damaged ledger."""
+    def _segments(self, folder: Path) -> list[Path]:
+        return sorted(folder.glob("*.jsonl"))
+
+    def read(self, *, epochs: bool = True) -> State:
+        """The state of the sweep from all files. Raises SweepError for a missing or damaged ledger.
+
+        `epochs=False` leaves the epochs' records undecoded, most of a large ledger: enough for finished cells' scores.
+        """
         if not (self.folder / DRIVER).is_dir():
             raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
         state = State()
@@ -129,8 +159,9 @@ class Ledger:
             state.apply(record)
         for config, attempts in list(state.attempts.items()):
             for attempt in range(1, attempts + 1):
-                for record in self.records_of(config, attempt):
-                    state.apply(record)
+                for path in self._segments(self._attempt(config, attempt)):
+                    for record in _read_segment(path, epochs=epochs):
+                        state.apply(record)
         return state
 
 
@@ -149,10 +180,14 @@ class State:
     epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(default_factory=dict)  # by cell
     fold_epochs: int = 0
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    cells_of: dict[str, list[Record]] = dataclasses.field(default_factory=dict)  # the same by configuration
+    last_of: dict[str, Record] = dataclasses.field(default_factory=dict)  # a configuration's newest record
+    epoch_seconds: float = 0.0
+    elapsed: float = 0.0  # seconds of sessions that are over, killed ones up to their last record
+    session: tuple[float, float] | None = None  # first and last record of the session that is under way
     pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
     failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
     end: Record | None = None
-    sessions: list[Record] = dataclasses.field(default_factory=list)  # the end of each of the driver's sessions
 
     def history(self) -> History:
         """The configurations in the order in which they were suggested."""
@@ -162,10 +197,6 @@ class State:
         """The epochs of a cell that are recorded."""
         return set(self.epochs.get((config, seed, fold), ()))
 
-    def epoch_seconds(self) -> float:
-        """Seconds that all recorded epochs took together."""
-        return float(sum(r["seconds"] for cell in self.epochs.values() for r in cell.values()))
-
     def counts(self, record: Record) -> bool:
         """Whether a trial's record was written before its attempt was given up."""
         fence = self.fences.get(record["config"], {}).get(record["attempt"])
@@ -173,18 +204,27 @@ class State:
 
     def apply(self, record: Record) -> bool:
         handler = getattr(self, f"_{record['kind']}", None)
-        return bool(handler(record)) if handler else False
+        told = bool(handler(record)) if handler else False
+        if told and self.session:
+            self.session = (self.session[0], max(self.session[1], record["time"]))
+        return told
 
     # One method per kind of record. The driver's:
 
     def _sweep(self, r: Record) -> bool:
         self.sweep, fresh = r, self.sweep is None
-        self.end = None
+        self._begin_session(r)
         return fresh
 
     def _resume(self, r: Record) -> bool:
-        self.end = None
+        self._begin_session(r)
         return True
+
+    def _begin_session(self, r: Record) -> None:
+        self.end = None
+        if self.session:  # the last one was killed before it could say how long it was
+            self.elapsed += self.session[1] - self.session[0]
+        self.session = (r["time"], r["time"])
 
     def _suggest(self, r: Record) -> bool:
         if r["config"] in self.configs:
@@ -225,7 +265,8 @@ class State:
 
     def _end(self, r: Record) -> bool:
         self.end = r
-        self.sessions.append(r)
+        self.elapsed += r.get("elapsed", 0.0)
+        self.session = None
         return True
 
     # The trials':
@@ -236,6 +277,8 @@ class State:
             return False
         cell[r["epoch"]] = r
         self.fold_epochs += 1
+        self.epoch_seconds += r["seconds"]
+        self.last_of[r["config"]] = r
         if r["score"] is not None:
             score = EpochScore(r["epoch"], r["score"], tuple(r["exits"].get("score", ())))
             self._cell(r, lambda cell: dataclasses.replace(cell, epochs=(*cell.epochs, score)))
@@ -248,8 +291,13 @@ class State:
         if key in self.cells or not self.counts(r):
             return False
         self.cells[key] = r
+        self.last_of[r["config"]] = r
+        self.cells_of.setdefault(r["config"], []).append(r)
         state: CellState = "diverged" if r["ended"] == "diverged" else "finished"
-        self._cell(r, lambda cell: dataclasses.replace(cell, state=state))
+        chosen = None
+        if r.get("score") is not None and r.get("best_epoch") is not None:
+            chosen = EpochScore(r["best_epoch"], r["score"], tuple(r["exits"].get("score", ())))
+        self._cell(r, lambda cell: dataclasses.replace(cell, state=state, chosen=chosen))
         return True
 
     def _cell(self, r: Record, change: Any) -> None:

@@ -55,11 +55,13 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
     loaded = load_training_data(task, data, spec.model, cache)
     folds = make_folds(loaded.examples, task, spec.folds, spec.fold_seed)
     held_out = len(folds.held_out(0))
+    problem = TextProblem(
+        str(Path(loaded.tokens_path).resolve()), spec.backbone, task.label_names, task.metric, spec.pooling
+    )
+    _check_model_and_batches(spec, problem, folds)
     return Prepared(
         spec=spec,
-        problem=TextProblem(
-            str(Path(loaded.tokens_path).resolve()), spec.backbone, task.label_names, task.metric, spec.pooling
-        ),
+        problem=problem,
         folds=folds,
         facts={
             "rows": len(loaded.examples),
@@ -73,6 +75,17 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
             "test_train_ratio": held_out / (len(loaded.examples) - held_out),
         },
     )
+
+
+def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
+    """Weights that can't be read, exits without a pooler, batches larger than a fold: now, not in every trial."""
+    from leebert.data.batches import updates_per_epoch
+
+    smallest = min(len(folds.train(fold)) for fold in range(folds.k))
+    searched = spec.space["batch_size"].listed() if "batch_size" in spec.space else None
+    for size in searched or (spec.train_config({}).batch_size,):
+        updates_per_epoch(smallest, int(size))
+    problem.model(spec.train_config({}))
 
 
 def manifest(

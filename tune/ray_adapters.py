@@ -40,7 +40,8 @@ class DriverSearcher(_Unpickled, Searcher):
         if result and "records" in result:
             self.driver.receive(result["records"])
         if not error:
-            self.driver.gone(trial_id)
+            refused = (result or {}).get("refused")
+            self.driver.gone(trial_id, refused, permanent=refused is not None)
 
     # The ledger is the only record: Ray is not to pickle anything of ours.
 
@@ -85,6 +86,17 @@ class DriverCallback(_Unpickled, Callback):
         self.beat()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = trial.get_pickled_error() or trial.get_error() or "the trial's process died"
-        cause = getattr(error, "cause", None) or error
+        error = _error_of(trial)
+        cause = getattr(error, "cause", None) or error or "the trial's process died"
         self.driver.gone(trial.trial_id, str(cause), permanent=isinstance(cause, LeebertError))
+
+
+def _error_of(trial: Any) -> Any:
+    """What ended a trial. Ray's own accessor looks into its storage, where the driver's file arrives only later."""
+    from ray import cloudpickle
+
+    try:
+        with open(trial.pickled_error_file, "rb") as f:  # written by this process just now
+            return cloudpickle.load(f)
+    except (OSError, TypeError, AttributeError, ImportError):
+        return trial.get_error()

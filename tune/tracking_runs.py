@@ -228,7 +228,8 @@ class RunWriter:
         if parent is not None:
             above = self._known[parent]
             tags["mlflow.parentRunId"] = above.id
-            self._reopen(above, ("sweep",))
+            if key[0] != "summary":  # summaries come after the end, and don't undo it
+                self._reopen(above, ("sweep",))
         entities = [RunTag(k, _clip(v, _MAX_TAG)) for k, v in tags.items() if v not in (None, "")]
         try:
             run = self._store.create_run(self.experiment_id, "", at, entities, name)

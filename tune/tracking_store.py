@@ -113,6 +113,8 @@ def ensure_experiment(store: Any, name: str) -> str:
 
 def is_permanent(error: Exception) -> bool:
     """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
+    if isinstance(error, json.JSONDecodeError):
+        return False  # a proxy's page in the place of an answer: its server is away
     wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
     return wrong or getattr(error, "error_code", None) in _PERMANENT
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.tune import Trainable
 
+from leebert.errors import LeebertError
 from tune.crossval import Attempt, Study, run_attempt
 from tune.ledger import Record
 
@@ -32,7 +33,10 @@ class CellTrial(Trainable):
 
     def step(self) -> dict[str, Any]:
         assert self.records is not None
-        records = next(self.records, [])
+        try:
+            records = next(self.records, [])
+        except LeebertError as error:  # the user's to mend: a message, not a traceback
+            return {"records": [], "refused": str(error), "done": True}
         ended = bool(records) and records[-1]["kind"] == "cell_end"
         is_last = ended and (
             (records[-1]["seed"], records[-1]["fold"]) == self.study.cells[-1] or records[-1]["ended"] == "diverged"

@@ -1,6 +1,6 @@
 """Draws docs/results/mrpc-small.png from a sweep's folder and the JSON of `leebert evaluate --out`.
 
-    python docs/results/plot.py sweeps/mrpc-small docs/results/mrpc-small-dev.json docs/results/mrpc-small.png
+python docs/results/plot.py sweeps/mrpc-small docs/results/mrpc-small-dev.json docs/results/mrpc-small.png
 """
 
 from __future__ import annotations
@@ -32,17 +32,35 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         layers = np.arange(1, curves.shape[2] + 1) + 0.06 * (shift - 0.5)
         mean = by_configuration.mean(axis=0)
         spread = np.abs(np.stack([by_configuration.min(axis=0), by_configuration.max(axis=0)]) - mean)
-        left.errorbar(layers, mean, yerr=spread, color=COLOURS[algorithm], marker="o", capsize=3, label=algorithm_label(algorithm))
-    left.set(xlabel="exit after layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations")
+        left.errorbar(
+            layers, mean, yerr=spread, color=COLOURS[algorithm], marker="o", capsize=3, label=algorithm_label(algorithm)
+        )
+    left.set(
+        xlabel="exit after layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations"
+    )
     left.legend()
     result = json.loads(Path(evaluation).read_text())["dev"]
     for (strategy, points), colour in zip(result["curves"].items(), ("#00855f", "#2272b4", "#de7921"), strict=True):
         right.plot(
-            [p["layers"] for p in points], [100 * p["measures"]["score"] for p in points], color=colour, marker=".", label=strategy
+            [p["layers"] for p in points],
+            [100 * p["measures"]["score"] for p in points],
+            color=colour,
+            marker=".",
+            label=strategy,
         )
     exits = result["exits"]["score"]
-    right.plot(range(1, len(exits) + 1), [100 * s for s in exits], color="#8c8c8c", ls=":", marker="s", ms=4, label="one exit for all rows")
-    right.set(xlabel="mean layers executed", ylabel="dev score, per cent", title="The best configuration, refitted, on dev")
+    right.plot(
+        range(1, len(exits) + 1),
+        [100 * s for s in exits],
+        color="#8c8c8c",
+        ls=":",
+        marker="s",
+        ms=4,
+        label="one exit for all rows",
+    )
+    right.set(
+        xlabel="mean layers executed", ylabel="dev score, per cent", title="The best configuration, refitted, on dev"
+    )
     right.legend()
     figure.savefig(out, dpi=130)
 

@@ -51,9 +51,10 @@ def default_patience(num_exits: int) -> int:
 
 def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
     """Warn where a patience can never be reached before the last exit (patience ≥ M−1)."""
-    if exits.strategy == "patience" and (exits.threshold or 0) >= num_exits - 1:
+    patience = exits.threshold or default_patience(num_exits)
+    if exits.strategy == "patience" and patience >= num_exits - 1:
         warnings.warn(
-            f"patience {exits.threshold:g} can't be reached before the last of {num_exits} exits: no row will leave early",
+            f"patience {patience:g} can't be reached before the last of {num_exits} exits: no row will leave early",
             stacklevel=2,
         )
 
