@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,22 @@ def code_version() -> str:
         for path in sorted(folder.rglob("*.py")):
             digest.update(str(path.relative_to(root.parent)).encode() + b"\0" + path.read_bytes())
     return f"{leebert.__version__}+{digest.hexdigest()[:12]}"
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between what a result was found with and the present, a line each: versions, code, runtime, data."""
+    lines = []
+    for key in ("data_fingerprint", "backbone", "code", "versions", "runtime"):
+        before, after = was.get(key), now.get(key)
+        if before is None or after is None or before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            for part in sorted({*before, *after}):
+                if before.get(part) != after.get(part):
+                    lines.append(f"{key} {part} was {before.get(part)}, is {after.get(part)}")
+        else:
+            lines.append(f"{key} was {before}, is {after}")
+    return lines
 
 
 def backbone_identity(spec: str) -> dict[str, Any]:

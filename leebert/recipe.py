@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,25 @@ def load_training_data(task: Any, data: DataConfig, model: ModelConfig, cache: P
     return TrainingData(task, examples, tokens, str(tokens.path), tokenizer)
 
 
+def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
+    """Say how this run differs from the one that a best file comes from; other data is an error."""
+    from leebert.provenance import backbone_identity, code_version, differences, versions
+
+    if found.get("data_fingerprint") not in (None, fingerprint):
+        raise DataError(
+            "the best file was found on other training data (its data_fingerprint differs): give the data by --data-dir, "
+            "or remove `found` and theta_updates from the file to train on this data"
+        )
+    now = {
+        "backbone": backbone_identity(backbone),
+        "code": code_version(),
+        "versions": versions(),
+        "runtime": runtime.describe(),
+    }
+    for line in differences(found, now):
+        warnings.warn(f"not as the best file was found: {line}", stacklevel=2)
+
+
 def train_model(
     config: RunConfig,
     out: Path,
@@ -125,6 +145,8 @@ def train_model(
     runtime = Runtime.of(config.training.precision, device)
     task = effective_task(config.task, config.data.group_by)
     data = load_training_data(task, config.data, config.model, cache or out / ".cache")
+    if config.found:
+        _check_found(config.found, data.examples.fingerprint(), config.model.backbone, runtime)
     problem = TextProblem(
         data.tokens_path, config.model.backbone, task.label_names, task.metric, config.model.pooling, config.exits
     )

@@ -186,6 +186,9 @@ def test_stopped_anywhere_and_resumed_scores_are_bit_identical(tmp_path_factory,
     run_all(last)
     table = lambda d: {(c.id, k.seed, k.fold): k.epochs for c in d.state.history() for k in c.cells}  # noqa: E731
     assert table(last) == table(expected)
+    assert {c.state for c in last.state.history()} == {"complete"}
+    assert last.state.end["status"] == "finished"
+    assert not list((torn / "checkpoints").iterdir())
 
 
 def test_a_stop_on_request_is_seen_between_epochs(tmp_path):

@@ -26,9 +26,7 @@ from tune.session import run_session
 
 SCRIPTS = Path(sys.executable).parent
 POISON = b"\xff\xfe\0 whoever opens the development split can't go on"
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -436,7 +434,7 @@ def test_stopped_from_another_process_it_can_be_resumed(tuned, place, ray_up, ml
         assert "is running" in busy.err
         stopped = tuned("stop", "long", "--wait", 90)
         assert "stopped; go on by: leebert-tune resume long" in stopped.out
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert.config import ModelConfig
 from leebert.data.batches import updates_per_epoch
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
@@ -24,7 +25,7 @@ def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) 
     `theta_updates` is the median over cells of the best epoch's share of max_epochs, times the updates of the whole
     split under the same schedule. Raises SweepError where no configuration is complete.
     """
-    state = state or folder.ledger.read()
+    state = state or folder.ledger.read(epochs=False)
     manifest = folder.manifest
     chosen = best(state.history())
     cells = [r for (config, _, _), r in sorted(state.cells.items()) if config == chosen.id]
@@ -36,7 +37,7 @@ def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) 
     near = one_standard_error(state.history())
     run = RunConfig(
         task=spec.task,
-        model=spec.model,
+        model=_pinned(spec.model, manifest["backbone"]),
         data=data_config(spec),
         training=training,
         theta_updates=max(1, round(share * whole)),
@@ -66,10 +67,18 @@ def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) 
             "backbone": manifest["backbone"],
             "versions": manifest["versions"],
             "code": manifest["code"],
-            "runtime": manifest["runtime"],
+            "runtime": cells[0].get("runtime", manifest["runtime"]),
         },
     )
     return run.model_dump(mode="json", exclude_none=True)
+
+
+def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
+    """A hub backbone at the revision that was used."""
+    revision = backbone.get("revision")
+    if not revision:
+        return model
+    return model.model_copy(update={"backbone": f"{model.backbone.partition('@')[0]}@{revision}"})
 
 
 def write_best(values: dict[str, Any], out: Path, task: str) -> Path:

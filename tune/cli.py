@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -51,13 +50,13 @@ def sweep(
     json_: Json = False,
 ) -> None:
     """Run one sweep per space: trials on Ray, results in the ledger and in MLflow, the best configuration as a file."""
-    from tune.folder import check_name, storage_root
+    from tune.folder import check_name
     from tune.space import load_space
 
     options = {
         "data.dir": data_dir and str(Path(data_dir).expanduser().resolve()),
         "backbone": backbone,
-        "storage": storage or (str(storage_root(None)) if "LEEBERT_STORAGE" in os.environ else None),
+        "storage": storage,
         "tracking.uri": tracking_uri,
         "tracking.experiment": experiment,
     }
@@ -69,7 +68,7 @@ def sweep(
     if dry_run:
         from tune.dry_run import plan, print_plan
 
-        plans = [plan(spec) for _, spec in loaded]
+        plans = [plan(spec, device) for _, spec in loaded]
         if json_:
             console.emit_json(plans)
         else:
@@ -89,8 +88,8 @@ def sweep(
     outcomes = []
     for (_, spec), this in zip(loaded, names, strict=True):
         outcomes.append(new_sweep(spec, this, address=address, device=device, say=_say))
-        if outcomes[-1].status == "stopped":
-            break
+        if outcomes[-1].by_hand:
+            break  # a budget ends only its own sweep
     _conclude(outcomes, json_)
 
 
@@ -119,6 +118,7 @@ def resume(
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
     from tune.overview import print_table, summary
+    from tune.sweep import named
 
     told = []
     for outcome in outcomes:
@@ -128,7 +128,7 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
         if not json_:
             print_table(facts)
             print(f"MLflow: {outcome.mlflow}")
-            print(f"best:   leebert-tune best {outcome.folder.name}")
+            print(f"best:   leebert-tune best {named(outcome.folder)}")
     if json_:
         console.emit_json(told)
     if any(o.unsent for o in outcomes):
@@ -146,9 +146,9 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
 def list_(storage: Storage = None, json_: Json = False) -> None:
     """All sweeps of a storage."""
     from tune.folder import SweepFolder
-    from tune.overview import print_list, status_of
+    from tune.overview import print_list, status_or_error
 
-    found = [status_of(folder) for folder in SweepFolder.all(storage)]
+    found = [status_or_error(folder) for folder in SweepFolder.all(storage)]
     console.emit_json(found) if json_ else print_list(found)
 
 
@@ -226,7 +226,7 @@ def compare(
 ) -> None:
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
     from tune.compare import compare as compare_
-    from tune.compare import render, sentences
+    from tune.compare import render
     from tune.folder import SweepFolder
     from tune.overview import spec_of
 
@@ -240,7 +240,7 @@ def compare(
             raise ConfigError(f"--where {assignment}: expected option=value, such as c=4")
         picked[aliases.get(key.lower(), key)] = value
     comparison = compare_(
-        folder.ledger.read().history(),
+        folder.ledger.read(epochs=False).history(),
         a,
         b,
         option=aliases.get(option, option),
@@ -254,8 +254,6 @@ def compare(
     from rich.console import Console
 
     Console().print(render(comparison))
-    for sentence in sentences(comparison):
-        print(sentence)
     if folder.driver():
         print("the sweep is still running: this is what is there")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import tempfile
 import time
@@ -14,22 +13,31 @@ import numpy as np
 
 from tune.driver import describe
 from tune.space import SweepSpec
+from tune.sweep import anchored
 
 #: Steps that are timed per batch size, after some that are not.
 TIMED, WARM = 4, 2
 SHOWN = 12
 
 
-def plan(spec: SweepSpec) -> dict[str, Any]:
-    """Configurations, cells, θ updates, estimated hours and disk of a sweep; JSON-ready."""
+def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
+    """Configurations, cells, θ updates, estimated hours and disk of a sweep; JSON-ready.
+
+    Steps are timed on this machine, on its CPU where trials ask for a GPU that it lacks; the plan says which.
+    """
+    import torch
+
     from leebert.console import quiet_transformers
     from tune.prepare import prepare
 
     quiet_transformers()
+    spec = anchored(spec)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(spec, Path(scratch))
         rows = prepared.facts["rows"]
-        study = prepared.study(Path(scratch))
+        if device == "auto":
+            device = "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"
+        study = prepared.study(Path(scratch), device)
         listed = list(itertools.islice(_configurations(spec), spec.planned)) if spec.planned else []
         sizes = sorted({study.train_config(v, 0).batch_size for v in listed} or {study.train_config({}, 0).batch_size})
         seconds_per_update = {size: _time_updates(study, size) for size in sizes}
@@ -53,6 +61,7 @@ def plan(spec: SweepSpec) -> dict[str, Any]:
         "folds": spec.folds,
         "seeds": list(spec.seeds),
         "theta_updates": spec.theta_updates(rows) if spec.planned else None,
+        "timed_on": device,
         "seconds_per_update": {str(k): round(v, 4) for k, v in seconds_per_update.items()},
         "concurrent_trials": concurrent,
         "estimated_hours": round(busy * cells / concurrent / 3600, 3) if listed else None,
@@ -85,7 +94,7 @@ def _time_updates(study: Any, batch_size: int) -> float:
     """Seconds per plain update at a batch size, the median of a few on the real rows."""
     import torch
 
-    from leebert.data.batches import RowSubset
+    from leebert.data.batches import RowSubset, updates_per_epoch
     from leebert.runtime import Runtime, limited_threads
     from leebert.train import train_epochs
 
@@ -97,10 +106,11 @@ def _time_updates(study: Any, batch_size: int) -> float:
     with limited_threads(study.threads):
         run = train_epochs(
             study.problem.model(config), part, config, runtime=Runtime.of(config.precision, study.device),
-            updates=WARM + TIMED, on_step=lambda step: times.append(time.perf_counter()),
+            updates=min(WARM + TIMED, updates_per_epoch(len(part), batch_size)), on_step=lambda step: times.append(time.perf_counter()),
         )  # fmt: skip
         list(run)
-    return float(np.median(np.diff(times)[WARM - 1 :])) if len(times) > WARM else math.nan
+    laps = np.diff(times)
+    return float(np.median(laps[min(WARM, len(laps) - 1) :])) if len(laps) else 0.0
 
 
 def _time_evaluation(study: Any) -> tuple[float, int]:
@@ -125,7 +135,7 @@ def _concurrent(spec: SweepSpec) -> int:
     if spec.resources.gpus:
         import torch
 
-        most = max(1, int(max(1, torch.cuda.device_count()) / spec.resources.gpus))
+        most = max(1, int(torch.cuda.device_count() / spec.resources.gpus))
     return min(most, spec.resources.concurrent or most)
 
 
@@ -145,7 +155,7 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
         f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; cells may stop early)"
     )
     rates = ", ".join(f"{v:.3f} s at batch {k}" for k, v in plan["seconds_per_update"].items())
-    print(f"one update      {rates} (timed here)")
+    print(f"one update      {rates} (timed here, on {plan['timed_on']})")
     if plan["estimated_hours"] is not None:
         print(
             f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time on this machine (an estimate)"

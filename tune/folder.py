@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,16 @@ class SweepFolder:
 
     def driver_gone(self) -> None:
         self.beat(gone=True)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the sweep while a driver works; SweepError where another does. The system drops it with the process."""
+        with open(self.path / "driver.lock", "w") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SweepError(f"sweep {self.name} is being driven by another process") from None
+            yield
 
     # The request to stop.
 

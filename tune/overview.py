@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from leebert.errors import LeebertError
 from tune.driver import describe
 from tune.folder import SweepFolder
 from tune.ledger import State
@@ -51,6 +52,14 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         told["configurations"]["running"] = 0
         told["configurations"]["unfinished"] = sum(c.state == "running" for c in history)
     return told
+
+
+def status_or_error(folder: SweepFolder) -> dict[str, Any]:
+    """The status, or what keeps it from being read: one damaged sweep is not to hide the others."""
+    try:
+        return status_of(folder)
+    except LeebertError as error:
+        return {"sweep": folder.name, "error": str(error)}
 
 
 def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any]:
@@ -120,6 +129,9 @@ def print_list(found: list[dict[str, Any]]) -> None:
     for name in ("sweep", "task", "state", "complete", "cells", "left"):
         table.add_column(name)
     for t in found:
+        if "error" in t:
+            table.add_row(t["sweep"], "", f"damaged: {t['error']}", "", "", "")
+            continue
         left = "" if t["cells_left"] is None else str(t["cells_left"])
         table.add_row(
             t["sweep"], t["task"], t["state"], str(t["configurations"]["complete"]), str(t["cells_done"]), left

@@ -63,9 +63,19 @@ def signals(driver: Driver) -> Iterator[None]:
 
 
 def run_session(
-    study: Study, driver: Driver, *, cpus: float, gpus: float, concurrent: int | None, beat: Callable[[], None]
+    study: Study,
+    driver: Driver,
+    *,
+    cpus: float,
+    gpus: float,
+    concurrent: int | None,
+    beat: Callable[[], None],
+    before_end: Callable[[], None] = lambda: None,
 ) -> EndStatus:
-    """Run trials until the driver has no more or stops; Ray must be up. The end is in the ledger when this returns."""
+    """Run trials until the driver has no more or stops; Ray must be up. The end is in the ledger when this returns.
+
+    `before_end` is called between the last trial and the record of the end.
+    """
     # Ray reads these when the Tuner is built: no pickles of trials, no progress table, one pending trial at a time so
     # that a searcher decides on what is known, and our own handling of signals.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -110,6 +120,7 @@ def run_session(
             error = f"{type(e).__name__}: {e}"
             raise SweepError(f"Ray ended the sweep: {error}") from e
         finally:
+            before_end()
             status = driver.finish(error)
     return status
 

@@ -344,6 +344,8 @@ class SweepSpec(Frozen):
         """
         content = self.model_dump(mode="json", exclude=set(_CIRCUMSTANCES))
         del content["data"]["dir"], content["searcher"]["configurations"]
+        if isinstance(content["task"], dict):
+            content["task"].pop("files", None)  # the data's fingerprint is compared anyway
         return _digest(content)[:16]
 
 

@@ -12,19 +12,23 @@ from leebert.errors import LeebertError
 from tune.compare import compare
 from tune.ledger import State
 from tune.names import algorithm_label
-from tune.stats import corrected_t
+from tune.stats import corrected_t, fold_ratio
 from tune.tracking_events import Summary
 
 
-def summaries(state: State, folds: int, test_train_ratio: float) -> Iterator[Summary]:
-    """One per algorithm, and one per pair of algorithms whose configurations can be paired."""
+def summaries(state: State, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
+    """One per algorithm, and one per pair of algorithms whose configurations can be paired.
+
+    The ratio of held-out to training rows is 1/(folds - 1) unless given, as in `tune.compare`.
+    """
+    ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
     history = [c for c in state.history() if c.state == "complete"]
     algorithms = sorted({c.values.get("algorithm", "") for c in history})
     for algorithm in algorithms:
         mine = [c for c in history if c.values.get("algorithm", "") == algorithm]
         # (cells, exits): each cell averaged over configurations, the unit of every interval here
         scores = np.mean([[cell.best.exits for cell in c.cells if cell.best] for c in mine], axis=0)
-        intervals = [corrected_t(column.tolist(), test_train_ratio) for column in scores.T]
+        intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
         yield Summary(
             algorithm_label(algorithm),
             metrics={"summary/configs": float(len(mine))},
@@ -39,7 +43,7 @@ def summaries(state: State, folds: int, test_train_ratio: float) -> Iterator[Sum
         if not (a.startswith("clo") and not b.startswith("clo")):
             continue
         try:
-            comparison = compare(state.history(), a, b, folds=folds, test_train_ratio=test_train_ratio)
+            comparison = compare(state.history(), a, b, folds=folds, test_train_ratio=ratio)
         except LeebertError:
             continue  # no common configurations: nothing to say
         for line in comparison.lines:

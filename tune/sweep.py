@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import shutil
+import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import SweepError
+from leebert.errors import SweepError, TrackingError
+from leebert.provenance import backbone_identity, code_version, differences, versions
 from tune import results
 from tune.driver import Budget, Driver, EndStatus
 from tune.folder import SweepFolder, storage_root
@@ -32,6 +33,7 @@ class Outcome:
     folder: SweepFolder
     spec: SweepSpec
     status: EndStatus
+    by_hand: bool  # stopped by a signal or on request, not by its budget
     unsent: int  # MLflow events that did not arrive
     mlflow: str  # how to open MLflow
 
@@ -63,7 +65,8 @@ def new_sweep(
     writer = folder.ledger.driver_writer()
     writer.append({"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)})
     writer.close()
-    return _run(folder, spec, prepared, tracker, device, say)
+    with folder.lock():
+        return _run(folder, spec, prepared, tracker, device, say)
 
 
 def resume_sweep(
@@ -78,28 +81,36 @@ def resume_sweep(
     alive = folder.driver()
     if alive:
         raise SweepError(
-            f"sweep {folder.name} is running (process {alive['pid']} on {alive['host']}); stop it by: leebert-tune stop {folder.name}"
+            f"sweep {folder.name} is running (process {alive['pid']} on {alive['host']}); "
+            f"stop it by: leebert-tune stop {named(folder)}"
         )
-    spec = load_space(folder.path / "space.yaml", [*overrides, f"storage={json.dumps(str(folder.path.parent))}"])
-    was = folder.manifest
-    if spec.digest != was["spec_digest"]:
-        raise SweepError(f"sweep {folder.name}: an override changes what is measured; start another sweep for that")
-    tracker = _tracker(spec, folder.name, say)
-    prepared = prepare(spec, folder.path.parent / ".tokens")
-    for key, what in (("data_fingerprint", "the training data"), ("folds", "the folds")):
-        if json.loads(json.dumps(prepared.facts[key])) != was[key]:
-            raise SweepError(
-                f"sweep {folder.name}: {what} changed since it was started, so its results can't be joined with new ones"
-            )
-    folder.clear_stop()
-    for left in folder.path.glob(".ray-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    start_ray(address)
-    check_resources(spec.resources.cpus, spec.resources.gpus)
-    writer = folder.ledger.driver_writer()
-    writer.append({"kind": "resume", "params": _params(spec, prepared)})
-    writer.close()
-    return _run(folder, spec, prepared, tracker, device, say)
+    with folder.lock():
+        where = json.dumps(str(folder.path.parent))
+        spec = load_space(folder.path / "space.yaml", [*overrides, f"storage={where}"])
+        was = folder.manifest
+        if spec.digest != was["spec_digest"]:
+            raise SweepError(f"sweep {folder.name}: an override changes what is measured; start another sweep for that")
+        tracker = _tracker(spec, folder.name, say)
+        prepared = prepare(spec, folder.path.parent / ".tokens")
+        now = {**prepared.facts, "backbone": backbone_identity(spec.backbone)}
+        for key, what in (("data_fingerprint", "training data"), ("folds", "folds"), ("backbone", "backbone's files")):
+            if json.loads(json.dumps(now[key])) != was[key]:
+                raise SweepError(
+                    f"sweep {folder.name}: the {what} changed since it was started, so its results can't be joined with new ones"
+                )
+        for line in differences(
+            was, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
+        ):
+            say(f"warning: {line}, so new cells may differ from old ones in their last digits")
+        folder.clear_stop()
+        for left in folder.path.glob(".ray-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        start_ray(address)
+        check_resources(spec.resources.cpus, spec.resources.gpus)
+        writer = folder.ledger.driver_writer()
+        writer.append({"kind": "resume", "params": _params(spec, prepared)})
+        writer.close()
+        return _run(folder, spec, prepared, tracker, device, say)
 
 
 def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Tracker, device: str, say: Say) -> Outcome:
@@ -122,6 +133,14 @@ def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Trac
     )
     planned = spec.planned * len(spec.cells()) if spec.planned else None
     folder.beat(started=driver.started, planned_cells=planned)
+
+    def summarise() -> None:
+        # Before the end is recorded, since MLflow's run of the sweep is closed with that.
+        ratio = prepared.facts["test_train_ratio"] if spec.folds == 1 else None
+        for event in summaries(driver.state, spec.folds, ratio):
+            tracker.put(event)
+
+    unsent = 0
     try:
         status = run_session(
             study,
@@ -130,37 +149,48 @@ def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Trac
             gpus=spec.resources.gpus,
             concurrent=spec.resources.concurrent,
             beat=beats(folder.beat, driver, planned),
+            before_end=summarise,
         )
     finally:
+        results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
+        unsent = tracker.close() + tracker.rejected
         folder.driver_gone()
-        results.write(folder.path / "results.parquet", driver.state, folder.name, spec.task_name)
-        for event in summaries(driver.state, spec.folds, prepared.facts["test_train_ratio"]):
-            tracker.put(event)
-        unsent = tracker.close()
     reason = driver.stop_reason()
     if status == "stopped":
-        say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {_named(folder)}")
-    return Outcome(folder, spec, status, unsent, mlflow_address(tracker))
+        say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")
+    by_hand = driver.interrupted or folder.stop_requested()
+    return Outcome(folder, spec, status, by_hand, unsent, mlflow_address(tracker))
 
 
 def anchored(spec: SweepSpec) -> SweepSpec:
-    """The space with absolute paths to its data, so that it can be resumed and trained from any folder."""
+    """The space with absolute paths to its data, so that it can be resumed and trained from any folder.
+
+    An own task's files are taken from the data's folder where one is given, else from the working folder.
+    """
     changes: dict[str, Any] = {}
+    base = Path(spec.data.dir or ".").expanduser().resolve()
     if isinstance(spec.task, dict) and isinstance(spec.task.get("files"), dict):
-        changes["task"] = {**spec.task, "files": {k: str(Path(v).resolve()) for k, v in spec.task["files"].items()}}
+        changes["task"] = {**spec.task, "files": {k: str((base / v).resolve()) for k, v in spec.task["files"].items()}}
     if spec.data.dir:
-        changes["data"] = spec.data.model_copy(update={"dir": str(Path(spec.data.dir).expanduser().resolve())})
+        changes["data"] = spec.data.model_copy(update={"dir": str(base)})
     if Path(spec.backbone).is_dir():
         changes["backbone"] = str(Path(spec.backbone).resolve())
     return spec.model_copy(update=changes)
 
 
-def _named(folder: SweepFolder) -> str:
+def named(folder: SweepFolder) -> str:
+    """What to call a sweep on the command line: its name, or its path where it lies elsewhere."""
     usual = storage_root(None) == folder.path.parent
     return folder.name if usual else str(folder.path)
 
 
 def _tracker(spec: SweepSpec, name: str, say: Say) -> Tracker:
+    if spec.tracking.uri and "@" in urllib.parse.urlsplit(spec.tracking.uri).netloc:
+        # The space is kept in the sweep's folder, where no secret may stand.
+        raise TrackingError(
+            f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
+        )
     uri = resolve_uri(spec.tracking.uri)
     tracker = Tracker(uri, spec.tracking.experiment or f"leebert-{spec.task_name}", name, spec.task_name, say=say)
     tracker.check()
@@ -196,8 +226,3 @@ def _runtime(prepared: Prepared, device: str) -> dict[str, Any]:
     with limited_threads(study.threads):
         wanted = study.device if study.device == "cpu" else "auto"
         return Runtime.of(study.train_config({}, 0).precision, wanted).describe()
-
-
-def default_name(path: Path) -> str:
-    """A sweep's name where none was given: the space's, with date and time."""
-    return f"{path.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
