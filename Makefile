@@ -1,6 +1,8 @@
 # The developer's interface. `make demo` and `make test` start from nothing but a clone and Python 3.11.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# The model that the inference benchmark runs, as `leebert train` has written it.
+MODEL ?= runs/mrpc
 # Real data for tests and benchmarks, where it is there; tests that need it skip without.
 export LEEBERT_DATA ?= $(wildcard $(abspath ../shared/data))
 export RAY_AUTH_MODE ?= disabled
@@ -42,7 +44,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/trainer.py
-	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/inference.py --model $(MODEL)
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/tokenise.py
 	$(BIN)/python benchmarks/trial.py

@@ -5,7 +5,7 @@ Ours is `leebert.train.train_epochs` as a trial runs it, with automatic precisio
 float32 with its padding collator and random order, and the Trainer in bf16 with its own grouping by length. All four
 train on the same rows of MRPC, each row once, in batches of 16, with AdamW and clipping at 1, from the first batch
 to the last; evaluation, saving and logging are off. The four alternate, and each round begins with a fresh model.
-The Trainer groups within 50 batches or a quarter of the rows, whichever is less: `--examples 3664` gives it its due.
+The Trainer groups within 50 batches or a quarter of the rows, whichever is less: `--examples 3648` gives it its due.
 
 Targets for both of ours: >= 3 times the Trainer in float32, >= 1 times the one in bf16 that groups.
 """

@@ -116,6 +116,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
     thresholds: Annotated[int, typer.Option(min=1, help="How many thresholds per strategy.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
+    timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -130,6 +131,7 @@ def evaluate(
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.evaluate import record_all
+    from leebert.latency import nearest_point, time_rules
     from leebert.report import evaluation, print_evaluation
 
     task = get_task(loaded.config.task)
@@ -141,6 +143,12 @@ def evaluate(
         rows = _tokenised(read_split(task, name, data_dir), tokenizer, loaded.config.max_length)
         recorded = record_all(loaded, rows, runtime, progress=partial(_bar, what=name))
         results[name] = evaluation(recorded, task.metric, thresholds)
+        results[name]["truncated_rows"] = int(rows.truncated)
+        if timed_rows:
+            curves = results[name]["curves"]
+            rules = [(rule, nearest_point(points)["threshold"]) for rule, points in curves.items()]
+            timed = time_rules(loaded, rows, recorded, task.metric, rules, runtime, timed_rows)
+            results[name]["wall_clock"] = timed
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1))

@@ -67,3 +67,16 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
             )  # fmt: skip
         table.add_section()
     console.print(table)
+    if result.get("wall_clock"):
+        table = Table(
+            title=f"{split}: wall-clock time at batch size 1, nearest to the paper's speed-up", title_justify="left"
+        )
+        for name in ("strategy", "threshold", "ms per row", "speed-up", "layer ratio"):
+            table.add_column(name, justify="left" if name == "strategy" else "right")
+        for t in result["wall_clock"]:
+            threshold = "" if t["threshold"] is None else f"{t['threshold']:.4g}"
+            figures = f"{t['milliseconds']:.2f}", f"{t['speed_up']:.2f}", f"{t['layer_ratio']:.2f}"
+            table.add_row(t["strategy"], threshold, *figures)
+        console.print(table)
+    if result.get("truncated_rows"):
+        print(f"{result['truncated_rows']} rows were cut at the model's maximal length")

@@ -26,7 +26,6 @@ from tune.session import run_session
 
 SCRIPTS = Path(sys.executable).parent
 POISON = b"\xff\xfe\0 whoever opens the development split can't go on"
-pytestmark = pytest.mark.filterwarnings("ignore:.*:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -410,47 +409,77 @@ def test_a_budget_stops_in_the_middle_of_a_configuration_and_resuming_gives_the_
     assert folder.ledger.read().fold_epochs == 8
 
 
-@pytest.mark.slow
-def test_stopped_from_another_process_it_can_be_resumed(tuned, place, ray_up, mlflow_server):
+@pytest.fixture
+def long(place, ray_up, mlflow_server, request):
+    """A sweep of 2000 epochs in a process of its own, two of them done; its folder and process."""
+    name = f"long-{request.node.name.split('_')[1]}"
     path = space(
-        place / "long.yaml", place, algorithms=["blo"],
+        place / f"{name}.yaml", place, algorithms=["blo"],
         training={"batch_size": 8, "max_epochs": 2000, "patience": 2000, "precision": "fp32"},
     )  # fmt: skip
-    command = [SCRIPTS / "leebert-tune", "sweep", path, "--name", "long", "--storage", place / "sweeps"]
+    command = [SCRIPTS / "leebert-tune", "sweep", path, "--name", name, "--storage", place / "sweeps"]
     command += ["--tracking-uri", mlflow_server.url, "--address", ray_up]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    folder = SweepFolder(place / "sweeps" / "long")
+    folder = SweepFolder(place / "sweeps" / name)
     deadline = time.monotonic() + 120
     try:
         while time.monotonic() < deadline and process.poll() is None:
             if (folder.path / "manifest.json").is_file() and folder.ledger.read().fold_epochs >= 2:
                 break
             time.sleep(0.2)
-        told = tuned("status", "long", "--json").json
-        assert told["state"] == "running"
-        assert len(told["running"]) == 1
-        busy = tuned("resume", "long")
-        assert busy.code == 1
-        assert "is running" in busy.err
-        stopped = tuned("stop", "long", "--wait", 90)
-        assert "stopped; go on by: leebert-tune resume long" in stopped.out
-        _, err = process.communicate(timeout=60)
+        yield folder, process
     finally:
         process.kill()
-        process.wait()
-    assert process.returncode == 0, err
-    assert "Traceback" not in err
-    assert "stopped on request" in err
-    done = folder.ledger.read().fold_epochs
-    assert 2 <= done < 2000
+        process.communicate()
 
-    again = tuned("resume", "long", "--json", "--set", f"budget.fold_epochs={done + 3}")
+
+def goes_on(folder, tuned, done):
+    """Three more epochs, and none twice."""
+    again = tuned("resume", folder.name, "--json", "--set", f"budget.fold_epochs={done + 3}")
     assert again.code == 0, again.err
     state = folder.ledger.read()
     assert done + 3 <= state.fold_epochs <= done + 5
     (epochs,) = state.epochs.values()
     assert sorted(epochs) == list(range(state.fold_epochs)), "no epoch was repeated or left out"
     assert set(state.attempts.values()) == {2}
+
+
+@pytest.mark.slow
+def test_stopped_from_another_process_it_can_be_resumed(long, tuned):
+    folder, process = long
+    told = tuned("status", folder.name, "--json").json
+    assert told["state"] == "running"
+    assert len(told["running"]) == 1
+    busy = tuned("resume", folder.name)
+    assert busy.code == 1
+    assert "is running" in busy.err
+    stopped = tuned("stop", folder.name, "--wait", 90)
+    assert f"stopped; go on by: leebert-tune resume {folder.name}" in stopped.out
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "stopped on request" in err
+    done = folder.ledger.read().fold_epochs
+    assert 2 <= done < 2000
+    goes_on(folder, tuned, done)
+
+
+@pytest.mark.slow
+def test_killed_with_its_driver_it_can_be_resumed(long, tuned):
+    folder, process = long
+    process.kill()
+    process.wait()
+    assert tuned("status", folder.name, "--json").json["state"] == "died"
+    state = folder.ledger.read()
+    assert state.end is None
+    # The trial's process ends when Ray notices; what it still writes counts, or is fenced.
+    again = tuned("resume", folder.name, "--json", "--set", f"budget.fold_epochs={state.fold_epochs + 30}")
+    assert again.code == 0, again.err
+    after = folder.ledger.read()
+    (epochs,) = after.epochs.values()
+    assert sorted(epochs) == list(range(after.fold_epochs)), "no epoch was repeated or left out"
+    assert after.fold_epochs >= state.fold_epochs + 30
+    assert set(after.attempts.values()) == {2}
 
 
 @pytest.mark.slow

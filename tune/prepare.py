@@ -78,7 +78,7 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
 
 
 def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
-    """Weights that can't be read, exits without a pooler, batches larger than a fold: now, not in every trial."""
+    """Weights that can't be read, batches larger than a fold: said now, not by every trial."""
     from leebert.data.batches import updates_per_epoch
 
     smallest = min(len(folds.train(fold)) for fold in range(folds.k))
