@@ -209,7 +209,7 @@ def test_dropped_pairs_are_counted_by_reason():
     assert "5 complete pairs of runs, 7 dropped (1 diverged, 1 failed, 2 pruned, 3 unfinished)" in plain(comparison)
     pruned, running = comparison.warnings
     assert "pruned (1 configurations, 1 of them" in pruned
-    assert "still running (2 configurations, 2 of them" in running
+    assert "unfinished (2 configurations, 2 of them" in running
 
 
 def test_an_unfinished_combination_is_left_out_with_a_warning():

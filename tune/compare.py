@@ -395,7 +395,7 @@ def _warnings(history: History, sides: Sides, left_out: Sequence[str], tuned: Tu
         warnings.append(f"this sweep was pruned ({count}): what is left was selected, differences may be biased")
     if every["running"]:
         count = f"{every['running']} configurations, {here['running']} of them on these two sides"
-        warnings.append(f"this sweep is still running ({count})")
+        warnings.append(f"this sweep is unfinished ({count})")
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         warnings.append(f"left out, with no pair that finished the same cell: {'; '.join(left_out[:3])}{more}")
