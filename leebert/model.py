@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from leebert.backbone import LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
+from leebert.dropout import speed_up
 from leebert.errors import CheckpointError, ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
@@ -76,6 +77,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
             raise ConfigError("a LeebertConfig needs a backbone_config")
         if encoder is None:
             encoder = AutoModel.from_config(AutoConfig.for_model(**config.backbone_config))
+        speed_up(encoder)
         self.backbone = encoder
         if config.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             config.pooling = "cls"  # section 2.2: the shared pooler where the backbone has one, else the CLS state

@@ -131,12 +131,14 @@ class _Level:
         return losses.detach()
 
     @torch.no_grad()
-    def losses(self, batch: Batch) -> torch.Tensor:
+    def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
         self.model.train(self.config.omega_forward == "train")
         try:
+            # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
+            # different lengths would pad each other, and BatchNorm would mix them.
             with self.runtime.autocast():
-                record = self.model.record(batch)
-            return self.stage.objective.terms(record, self.state)
+                records = [self.model.record(batch) for batch in batches]
+            return tuple(self.stage.objective.terms(record, self.state) for record in records)
         finally:
             self.model.train()
 

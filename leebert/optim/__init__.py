@@ -28,8 +28,8 @@ class Level(Protocol):
         """θ ← θ − λ1 ∇θ L(θ, ω) on a batch; returns l there, taken before the update."""
         ...
 
-    def losses(self, batch: Batch) -> torch.Tensor:
-        """l on a batch at the present θ: a forward pass without gradients."""
+    def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
+        """l on each batch at the present θ: forward passes without gradients, one per batch."""
         ...
 
     def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:

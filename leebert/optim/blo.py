@@ -18,5 +18,6 @@ class BLO:
 
     def step(self, level: Level, b1: Batch, position: int) -> int:
         level.theta_step(b1)
-        level.omega_step(at_lr_omega=level.losses(level.next_d2()))
+        (l2,) = level.losses(level.next_d2())
+        level.omega_step(at_lr_omega=l2)
         return 0

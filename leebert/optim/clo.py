@@ -31,5 +31,6 @@ class CLO:
             if self.omega_in_cycle:
                 level.omega_step(at_lr_theta=before)
             return position + 1
-        level.omega_step(at_lr_theta=level.losses(b1), at_lr_omega=level.losses(level.next_d2()))
+        l1, l2 = level.losses(b1, level.next_d2())
+        level.omega_step(at_lr_theta=l1, at_lr_omega=l2)
         return 0
