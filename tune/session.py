@@ -23,9 +23,9 @@ def start_ray(address: str | None) -> None:
         return
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": None}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        ray.init(address=address, **options) if address else ray.init(**options)
+        ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SweepError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
 
