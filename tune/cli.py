@@ -173,7 +173,11 @@ def stop(
 
     folder = SweepFolder.find(name, storage)
     if folder.driver() is None:
-        raise SweepError(f"sweep {folder.name} is not running; go on with it by: leebert-tune resume {name}")
+        end = (folder.ledger.read(epochs=False).end or {}).get("status", "died")
+        if end == "finished":
+            raise SweepError(f"sweep {folder.name} is not running: it has finished")
+        where = f" --storage {storage}" if storage else ""
+        raise SweepError(f"sweep {folder.name} is not running; go on with it by: leebert-tune resume {name}{where}")
     folder.request_stop()
     deadline = time.time() + wait
     while folder.driver() is not None and time.time() < deadline:

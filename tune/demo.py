@@ -16,7 +16,7 @@ def main() -> None:
     """Generate data, sweep CLO-v2 and BLO, pick the best, compare; in the working folder."""
     scripts = Path(sys.executable).parent
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('demo/mlflow.db').resolve()}")
-    os.environ["LEEBERT_STORAGE"] = str(Path("demo/sweeps").resolve())
+    storage = ("--storage", "demo/sweeps")
     seconds: dict[str, float] = {}
 
     def part(title: str, *command: str | Path) -> None:
@@ -28,9 +28,9 @@ def main() -> None:
     # A demo is run more than once: what an earlier one left would be in the way.
     shutil.rmtree("demo", ignore_errors=True)
     part("data", sys.executable, "-m", "leebert.data.synthetic", "demo")
-    part("sweep", scripts / "leebert-tune", "sweep", "search_spaces/demo.yaml", "--name", NAME)
-    part("best", scripts / "leebert-tune", "best", NAME, "--out", "demo/best")
-    part("compare", scripts / "leebert-tune", "compare", NAME, "--a", "clo-v2", "--b", "blo")
+    part("sweep", scripts / "leebert-tune", "sweep", "search_spaces/demo.yaml", "--name", NAME, *storage)
+    part("best", scripts / "leebert-tune", "best", NAME, "--out", "demo/best", *storage)
+    part("compare", scripts / "leebert-tune", "compare", NAME, "--a", "clo-v2", "--b", "blo", *storage)
     print(
         "\nOpen MLflow:  "
         + f"{scripts / 'mlflow'} ui --workers 1 --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}"

@@ -195,4 +195,5 @@ def write_demo(folder: str | Path, rows: int = 600, dev_rows: int = 200, seed: i
 if __name__ == "__main__":
     import sys
 
-    write_demo(sys.argv[1])
+    # Small enough for a sweep in minutes on two cores.
+    write_demo(sys.argv[1], rows=420, dev_rows=140)
