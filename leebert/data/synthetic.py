@@ -196,4 +196,4 @@ if __name__ == "__main__":
     import sys
 
     # Small enough for a sweep in minutes on two cores.
-    write_demo(sys.argv[1], rows=420, dev_rows=140)
+    write_demo(sys.argv[1], rows=520, dev_rows=170)
