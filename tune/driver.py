@@ -13,8 +13,10 @@ from typing import Any, Literal, Protocol
 from leebert.train import NEGATIVE
 from tune.crossval import Attempt, Study, checkpoint_folder
 from tune.feed import events
-from tune.history import Configuration, History
+from tune.history import Configuration
 from tune.ledger import Ledger, Record, State
+from tune.pruners import Pruner
+from tune.searchers import Searcher
 from tune.tracking_events import Event
 
 #: How often a configuration whose process died is tried again.
@@ -24,14 +26,6 @@ RETRIES = 2
 DIVERGED = "diverged"
 
 EndStatus = Literal["finished", "stopped", "failed"]
-
-
-class Searcher(Protocol):
-    def suggest(self, history: History) -> dict[str, Any] | None: ...
-
-
-class Pruner(Protocol):
-    def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool: ...
 
 
 class Listener(Protocol):
@@ -115,13 +109,8 @@ class Driver:
 
     def _grant(self, config: str) -> Attempt:
         attempt = self.state.attempts.get(config, 0) + 1
-        fences: dict[str, int] = {}
-        for earlier in range(1, attempt):
-            records = list(self.ledger.records_of(config, earlier))
-            known = self.state.fences.get(config, {}).get(earlier)
-            fences[str(earlier)] = len(records) if known is None else known
-            for record in records:
-                self._apply(record)
+        known = self.state.fences.get(config, {})
+        fences = {str(earlier): known.get(earlier, count) for earlier, count in self._collect(config).items()}
         for seed, fold in self.study.cells:
             if (config, seed, fold) in self.state.cells and not self.study.keep_checkpoints:
                 checkpoint_folder(self.study, config, seed, fold).clear()  # killed between its end and this
@@ -130,11 +119,15 @@ class Driver:
         seen = {f"{s}/{f}": sorted(self.state.seen(config, s, f)) for s, f in self.study.cells}
         return Attempt(config, self.state.configs[config].values, attempt, finished, seen)
 
-    def _collect(self, config: str) -> None:
-        """Take what the configuration's attempts wrote but could not report any more."""
+    def _collect(self, config: str) -> dict[int, int]:
+        """Take what the configuration's attempts wrote but could not report any more; how many records each has."""
+        counts = {}
         for attempt in range(1, self.state.attempts.get(config, 0) + 1):
-            for record in self.ledger.records_of(config, attempt):
+            records = list(self.ledger.records_of(config, attempt))
+            for record in records:
                 self._apply(record)
+            counts[attempt] = len(records)
+        return counts
 
     def _settle(self, config: str) -> bool:
         """Draw the conclusions from a configuration's newest record; whether it goes on.

@@ -46,7 +46,6 @@ __all__ = [
 ]
 
 CHECK_SECONDS = 5.0
-FIRST_PAUSE, CLOSING_PAUSE = 0.25, 0.25
 
 
 class Tracker:
