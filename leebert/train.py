@@ -51,9 +51,12 @@ class EpochReport:
     negative_weights: int = 0  # loss weights below 0: their terms are being increased
     held_out: HeldOut | None = dataclasses.field(default=None, repr=False, compare=False)
     model: Any = dataclasses.field(default=None, repr=False, compare=False)  # a stage may have replaced it
+    checkpoint: str | None = dataclasses.field(
+        default=None, compare=False
+    )  # its digest, where one was written just now
 
     def plain(self) -> dict[str, Any]:
-        """The report as JSON-ready values, without held-out logits and model."""
+        """The report as JSON-ready values, without held-out logits, model and checkpoint."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
 
@@ -350,7 +353,8 @@ def train_epochs(
         if report.negative_weights and ended != "diverged":
             _warn_of_negative(report.negative_weights)
         if checkpoints and ended != "diverged":
-            checkpoints.save(_snapshot(model, level, at, reports, best, run), epoch)
+            digest = checkpoints.save(_snapshot(model, level, at, reports, best, run), epoch)
+            report = dataclasses.replace(report, checkpoint=digest)
         yield report
         if ended:
             return

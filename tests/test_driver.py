@@ -10,6 +10,7 @@ from toys import ToyProblem, toy_folds
 from leebert.data.folds import Folds
 from tune.crossval import Study, run_attempt
 from tune.driver import Budget, Driver
+from tune.failures import Failure
 from tune.ledger import Ledger
 
 GRID = [{"algorithm": a, "lr_theta": r} for a in ("clo-v2", "blo") for r in (1e-2, 1e-3)]
@@ -46,7 +47,7 @@ def study(folder, folds=2, **training):
 def driver(folder, pruner=None, fresh=True, **options):
     ledger = Ledger(folder / "ledger")
     if fresh:
-        writer = ledger.driver_writer()
+        writer = ledger.driver_writer(options.get("number", 1))
         writer.append({"kind": "sweep"})
         writer.close()
     said = []
@@ -85,7 +86,7 @@ def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_ep
     d.receive(next(dying))
     next(dying)  # written to the ledger, but never reported: the process dies here
     dying.close()
-    d.gone("t1", "worker killed")
+    d.gone("t1", Failure("error", "worker killed"))
     second = d.next_attempt("t2")
     assert (second.config, second.attempt) == (attempt.config, 2)
     for records in run_attempt(d.study, second):
@@ -96,7 +97,7 @@ def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_ep
     assert scores(d.state) == scores(whole.state)
     epochs = [
         (r["seed"], r["fold"], r["epoch"])
-        for a in (1, 2)
+        for a in d.state.attempts[attempt.config].values()
         for r in d.ledger.records_of(attempt.config, a)
         if r["kind"] == "epoch"
     ]
@@ -107,9 +108,9 @@ def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes
     d = driver(tmp_path)
     first = d.next_attempt("t").config
     for _ in range(2):
-        d.gone("t", "boom")
+        d.gone("t", Failure("error", "boom"))
         assert d.next_attempt("t").config == first
-    d.gone("t", "boom")
+    d.gone("t", Failure("error", "boom"))
     assert d.state.configs[first].state == "failed"
     assert run_all(d) == "finished"
     assert sorted(c.state for c in d.state.history()) == ["complete"] * 3 + ["failed"]
@@ -119,7 +120,7 @@ def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes
 def test_a_permanent_failure_is_not_tried_again(tmp_path):
     d = driver(tmp_path)
     first = d.next_attempt("t").config
-    d.gone("t", "data is gone", permanent=True)
+    d.gone("t", Failure("refused", "data is gone"))
     assert d.next_attempt("t").config != first
 
 

@@ -100,20 +100,25 @@ def _default_name(path: Path) -> str:
 @app.command()
 def resume(
     name: Name,
+    space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
     device: Device = "auto",
+    take_over: Annotated[bool, typer.Option("--take-over", help="Even if another driver seems to live.")] = False,
     json_: Json = False,
 ) -> None:
-    """Go on with a sweep that was stopped, ran out of budget, or died."""
+    """Go on with a sweep that was stopped, ran out of budget, or died; or give it more configurations or seeds."""
     from tune.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
     console.quiet_transformers()
     from tune.sweep import resume_sweep
 
-    _conclude([resume_sweep(folder, overrides=set_ or [], address=address, device=device, say=_say)], json_)
+    outcome = resume_sweep(
+        folder, space=space, overrides=set_ or [], take_over=take_over, address=address, device=device, say=_say
+    )
+    _conclude([outcome], json_)
 
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:

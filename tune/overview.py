@@ -10,12 +10,12 @@ from tune.driver import describe
 from tune.folder import SweepFolder
 from tune.ledger import State
 from tune.select import ranking, score
-from tune.space import SweepSpec, load_space
+from tune.space import SweepSpec
 
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
-    """The space of an existing sweep, as it was resolved when it started."""
-    return load_space(folder.path / "space.yaml")
+    """The space of an existing sweep, as it was resolved when it started, or was extended last."""
+    return SweepSpec.model_validate(folder.manifest["spec"])
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:

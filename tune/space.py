@@ -52,7 +52,7 @@ SearcherName = Literal["grid", "random", "tpe"]
 PrunerName = Literal["none", "halving"]
 
 #: Sections that say where and how far a sweep runs, not what it measures; a sweep may be resumed with others.
-_CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
+CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
 
 
 def _no_bool(value: Any) -> Any:
@@ -113,6 +113,9 @@ class Resources(Frozen):
     gpus: Number = Field(default=0.0, ge=0, description="GPUs of one trial; 0.5 lets two share one.")
     concurrent: Whole | None = Field(
         default=None, ge=1, description="Trials at once; None: as many as the resources allow."
+    )
+    hang_minutes: Number = Field(
+        default=30.0, gt=0, description="A trial that asks for no batch in so long is ended and tried again."
     )
 
 
@@ -342,7 +345,7 @@ class SweepSpec(Frozen):
         Where it runs (resources, tracking, storage, the data's folder) and how long (budget, number of configurations)
         are left out, so that a sweep can be moved and extended.
         """
-        content = self.model_dump(mode="json", exclude=set(_CIRCUMSTANCES))
+        content = self.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
         del content["data"]["dir"], content["searcher"]["configurations"]
         if isinstance(content["task"], dict):
             content["task"].pop("files", None)  # the data's fingerprint is compared anyway
