@@ -55,7 +55,7 @@ def epoch(config: str, fold: int, number: int, score: float = 0.5) -> Epoch:
         "theta_updates": 10 * number,
         "seconds": 1.5,
     }
-    return Epoch(config, 0, fold, number, metrics, time_ms=1_700_000_000_000 + 1000 * number)
+    return Epoch(config, 0, fold, number, lambda: metrics, time_ms=1_700_000_000_000 + 1000 * number)
 
 
 def whole_sweep() -> list[Event]:
@@ -359,9 +359,9 @@ def test_a_deleted_run_does_not_hold_up_the_others(database: str) -> None:
 
 
 def test_values_that_no_chart_can_show_are_counted(sweep: Sweep) -> None:
-    bad = Epoch("clo", 0, 0, 0, {"score/mean": 0.5, "loss/exit_01": math.nan, "loss/exit_02": math.inf, "seconds": 2})
-    events = [*whole_sweep()[:3], bad, bad.__class__("clo", 0, 0, 1, {"score/mean": math.nan})]
-    sweep.send([*events, CellEnded("clo", 0, 0, "diverged")])
+    bad = {"score/mean": 0.5, "loss/exit_01": math.nan, "loss/exit_02": math.inf, "seconds": 2}
+    reports = [Epoch("clo", 0, 0, 0, lambda: bad), Epoch("clo", 0, 0, 1, lambda: {"score/mean": math.nan})]
+    sweep.send([*whole_sweep()[:3], *reports, CellEnded("clo", 0, 0, "diverged")])
     run = sweep.runs()["CLO-v2 00 s0 f0"]
     assert run.data.metrics == {"score/mean": 0.5, "seconds": 2.0}
     assert run.data.tags["nonfinite"] == "3"
