@@ -13,6 +13,7 @@ from tune.ledger import Record, State
 from tune.overview import spec_of
 from tune.summary import summaries
 from tune.sweep import held, mlflow_address, tracker_for
+from tune.tracking import CLOSE_SECONDS
 
 
 def rebuild(
@@ -36,7 +37,7 @@ def rebuild(
         ratio = folder.manifest["test_train_ratio"] if spec.folds == 1 else None
         for event in (*summaries(state, spec.folds, ratio), *events(_end(state), state)):
             tracker.put(event)
-        unsent = tracker.close()
+        unsent = tracker.close(CLOSE_SECONDS)
     return {
         "sweep": folder.name,
         "mlflow": mlflow_address(tracker),
