@@ -130,7 +130,7 @@ def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_w
 def test_of_a_sweep_that_died_no_run_is_left_running(swept, rebuild, tmp_path):
     copy = tmp_path / "died"
     shutil.copytree(swept.path, copy)
-    segment = copy / "ledger" / "driver" / "0002" / "00000000.jsonl"
+    segment = max((copy / "ledger" / "driver" / "0002").iterdir())
     lines = segment.read_bytes().splitlines(keepends=True)
     assert b'"kind":"end"' in lines[-1]
     assert b'"kind":"complete"' in lines[-2]
@@ -172,9 +172,12 @@ def test_a_trials_clock_that_is_ahead_does_not_change_what_is_told(swept, rebuil
     right["ahead"] = right.pop("right")
     assert {name: run["status"] for name, run in ahead.items()} == {name: run["status"] for name, run in right.items()}
     for name, run in right.items():
-        assert {m: [p[:2] for p in points] for m, points in run["metrics"].items()} == {
-            m: [p[:2] for p in points] for m, points in ahead[name]["metrics"].items()
-        }
+        # The last value of each step: whether an epoch came before the first session's end, no clock can tell any more.
+        last = [
+            {metric: {p[0]: p[1] for p in points} for metric, points in r["metrics"].items()}
+            for r in (run, ahead[name])
+        ]
+        assert last[0] == last[1]
 
 
 def _shift(folder: Path, seconds: float) -> None:
