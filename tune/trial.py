@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +42,8 @@ class CellTrial(Trainable):
                 raise  # a traceback, for whoever has to mend it
             error.__traceback__ = None  # it holds the tensors for which there was no memory
             self.cleanup()
-            return {"records": [], "failure": dataclasses.asdict(failure), "done": True}
+            # A list, as Ray flattens mappings on the way.
+            return {"records": [], "failure": [failure.kind, failure.message], "done": True}
         ended = bool(records) and records[-1]["kind"] == "cell_end"
         is_last = ended and (
             (records[-1]["seed"], records[-1]["fold"]) == self.study.cells[-1] or records[-1]["ended"] == "diverged"
