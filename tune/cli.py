@@ -212,7 +212,7 @@ def best(
     if json_:
         console.emit_json({**values, "file": str(path)})
         return
-    from tune.driver import describe
+    from tune.history import describe
 
     found = values["found"]
     spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"

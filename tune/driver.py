@@ -18,7 +18,7 @@ from leebert.train import NEGATIVE
 from tune.crossval import Attempt, CellRecord, Study, checkpoint_folder, hang_file
 from tune.failures import MOST, RETRIES, UNCOUNTED, Failure, Placement, placement
 from tune.feed import events
-from tune.history import Configuration
+from tune.history import Configuration, describe
 from tune.ledger import Ledger, Record, State
 from tune.pruners import Pruner
 from tune.searchers import Searcher
@@ -348,12 +348,6 @@ class Driver:
 
 def _finished(configuration: Configuration) -> set[tuple[int, int]]:
     return {(c.seed, c.fold) for c in configuration.cells if c.state == "finished"}
-
-
-def describe(values: Any) -> str:
-    """A configuration in a few words: the algorithm, then its options."""
-    rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
-    return f"{values.get('algorithm', '')} {rest}".strip()
 
 
 def replay(state_of: Ledger, listener: Listener) -> State:
