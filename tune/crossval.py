@@ -172,8 +172,8 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     checkpoints = Checkpoints(
         place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
     )
-    micro = attempt.placement.accumulate
-    values = {**attempt.values, "accumulate": micro} if micro > 1 else attempt.values
+    micro = attempt.placement.accumulate * study.train_config(attempt.values, seed).accumulate
+    values = {**attempt.values, "accumulate": micro}
     started, reports, best = time.monotonic(), [], None
     for report in train_cell(study, values, seed, fold, checkpoints, watchdog):
         reports.append(report)

@@ -141,8 +141,8 @@ class Driver:
         return Attempt(config, values, attempt, self.number, finished, cells, names, place)
 
     def _placement(self, failures: list[Record], config: str) -> Placement | None:
-        batch_size = self.study.train_config(self.state.configs[config].values, 0).batch_size
-        return placement(failures, batch_size, self.gpus)
+        training = self.study.train_config(self.state.configs[config].values, 0)
+        return placement(failures, training.batch_size // training.accumulate, self.gpus)
 
     def _remove_checkpoints(self, config: str, cells: Iterable[tuple[int, int]]) -> None:
         if not self.study.keep_checkpoints:
