@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from leebert import console
-from leebert.errors import ConfigError, SweepError
+from leebert.errors import ConfigError, SweepError, TrackingError
 
 app = typer.Typer(
     help="Cross-validated sweeps of early-exit models: Ray Tune runs them, a ledger keeps them, MLflow shows them.",
@@ -138,8 +138,8 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
         console.emit_json(told)
     if any(o.unsent for o in outcomes):
         raise SweepError(
-            f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; they stand in the ledger, and "
-            "`leebert-tune resume` sends them when the server is back"
+            f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; they stand in the ledger. When the server is "
+            "back: " + "; ".join(f"leebert-tune rebuild-mlflow {named(o.folder)}" for o in outcomes if o.unsent)
         )
     if all(not any(c["state"] == "complete" for c in t["configurations"]) for t in told) and all(
         o.status == "finished" for o in outcomes
@@ -221,6 +221,31 @@ def best(
     others = len(found["within_one_standard_error"]) - 1
     print(f"{others} other configuration(s) lie within one standard error")
     print(f"{path}: leebert train --config {path}")
+
+
+@app.command("rebuild-mlflow")
+def rebuild_mlflow(
+    name: Name,
+    storage: Storage = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; else the sweep's own, as when it started.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; else the sweep's own.")] = None,
+    json_: Json = False,
+) -> None:
+    """Write to MLflow what it lacks of a sweep: on a new server everything, after an outage what was not sent."""
+    from tune.folder import SweepFolder
+    from tune.rebuild import rebuild
+
+    folder = SweepFolder.find(name, storage)
+    told = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment, say=_say)
+    if json_:
+        console.emit_json(told)
+    else:
+        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s")
+        print(f"MLflow: {told['mlflow']}")
+    if told["unsent"]:
+        raise TrackingError(f"{told['unsent']} events did not reach MLflow; give the same command again")
+    if told["rejected"]:
+        raise TrackingError(f"MLflow can't take {told['rejected']} events; see the message above")
 
 
 @app.command()

@@ -323,6 +323,10 @@ class Driver:
         note = error or self.stop_reason() or ""
         self._remove_strays()
         with contextlib.suppress(StorageError, LeaseError):  # which the error, or the reason to stop, says already
+            self.may_decide()
+            for configuration in self.state.history():
+                if configuration.state == "running":
+                    self._collect(configuration.id)  # so that what is told of the end is what the ledger holds
             self.record({"kind": "end", "status": status, "note": note, "elapsed": self._seconds()})
         self.writer.close()
         return status

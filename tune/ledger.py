@@ -13,6 +13,7 @@ in each grant, for the configuration's earlier attempts. What an old writer adds
 
 from __future__ import annotations
 
+import bisect
 import collections
 import contextlib
 import dataclasses
@@ -173,21 +174,24 @@ class Ledger:
         """Every record, in an order in which it can have happened.
 
         Clocks of several hosts disagree, so times are only trusted within bounds: the driver's records keep their
-        order, and an attempt's come after its grant and in theirs.
+        order; an attempt's keep theirs, and stand between its grant and the driver's next decision on its configuration.
         """
-        merged: list[tuple[float, int, int, Record]] = []
-        granted: dict[tuple[str, str], float] = {}
-        now = 0.0
-        for number, (_, record) in enumerate(self._decisions()):
-            now = max(now, record["time"])
-            merged.append((now, 0, number, record))
-            if record["kind"] == "grant":
-                granted[record["config"], attempt_name(record)] = now
-        for (config, attempt), since in granted.items():
-            now = since
-            for record in self.records_of(config, attempt):
-                now = max(now, record["time"])
-                merged.append((now, 1, record["seq"], record))
+        decisions = [record for _, record in self._decisions()]
+        times = list(itertools.accumulate((record["time"] for record in decisions), max))
+        # Sorted by the decision that a record follows, then by time; a decision comes before what follows it.
+        merged: list[tuple[int, float, int, Record]] = [(n, -1.0, 0, record) for n, record in enumerate(decisions)]
+        following: dict[str, int] = {}
+        for n, decision in reversed(list(enumerate(decisions))):
+            if "config" not in decision:
+                continue
+            config, now = decision["config"], 0.0
+            if decision["kind"] == "grant":
+                last = following.get(config, len(decisions)) - 1
+                for record in self.records_of(config, attempt_name(decision)):
+                    now = max(now, record["time"])
+                    place = min(max(bisect.bisect_right(times, now) - 1, n), last)
+                    merged.append((place, now, record["seq"], record))
+            following[config] = n
         return [record for *_, record in sorted(merged, key=lambda m: m[:3])]
 
     def fences(self) -> dict[str, dict[int, int]]:

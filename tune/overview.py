@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -46,9 +47,10 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
     }
     if alive:
         told["running"] = [describe(state.configs[c].values) for c in alive.get("running", []) if c in state.configs]
-        since = [r for r in state.cells.values() if r["time"] >= alive["started"]]
+        started = alive.get("started", math.inf)  # which a driver that only prepares its work does not say yet
+        since = [r for r in state.cells.values() if r["time"] >= started]
         if since and left:
-            told["hours_left"] = (time.time() - alive["started"]) / len(since) * left / 3600
+            told["hours_left"] = (time.time() - started) / len(since) * left / 3600
     elif not alive and told["state"] != "finished" and history:
         told["configurations"]["running"] = 0
         told["configurations"]["unfinished"] = sum(c.state == "running" for c in history)

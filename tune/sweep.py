@@ -26,7 +26,7 @@ from tune.searchers import make_searcher
 from tune.session import beats, check_resources, run_session, start_ray
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.summary import summaries
-from tune.tracking import Tracker, redact, resolve_uri
+from tune.tracking import CLOSE_SECONDS, Tracker, redact, resolve_uri
 
 Say = Callable[[str], None]
 
@@ -50,7 +50,7 @@ def new_sweep(
     spec = anchored(spec)
     storage = storage_root(spec.storage)
     SweepFolder.refuse_taken(storage, name)
-    tracker = _tracker(spec, name, say)
+    tracker = tracker_for(spec, name, say)
     prepared = prepare(spec, storage / ".tokens")
     say(
         f"{spec.task_name}: {prepared.facts['rows']} rows, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
@@ -93,7 +93,7 @@ def resume_sweep(
         given = load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"])
         suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
         spec = extended(old, anchored(given), suggested, folder.name)
-        tracker = _tracker(spec, folder.name, say)
+        tracker = tracker_for(spec, folder.name, say)
         prepared = prepare(spec, folder.path.parent / ".tokens")
         _refuse_changed_data(folder, prepared)
         for line in differences(
@@ -171,7 +171,7 @@ def _run(
         for event in summaries(driver.state, spec.folds, ratio):
             tracker.put(event)
 
-    unsent, patience = 0, 30.0
+    unsent, patience = 0, CLOSE_SECONDS
     try:
         status = run_session(
             study,
@@ -218,15 +218,19 @@ def named(folder: SweepFolder) -> str:
     return folder.name if usual else str(folder.path)
 
 
-def _tracker(spec: SweepSpec, name: str, say: Say) -> Tracker:
-    if spec.tracking.uri and "@" in urllib.parse.urlsplit(spec.tracking.uri).netloc:
+def tracker_for(
+    spec: SweepSpec, name: str, say: Say, *, uri: str | None = None, experiment: str | None = None
+) -> Tracker:
+    """A sweep's way to MLflow, at the address and experiment given or else the space's; TrackingError if none answers."""
+    if uri is None and spec.tracking.uri and "@" in urllib.parse.urlsplit(spec.tracking.uri).netloc:
         # The space is kept in the sweep's folder, where no secret may stand.
         raise TrackingError(
             f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
         )
-    uri = resolve_uri(spec.tracking.uri)
-    tracker = Tracker(uri, spec.tracking.experiment or f"leebert-{spec.task_name}", name, spec.task_name, say=say)
+    uri = resolve_uri(uri or spec.tracking.uri)
+    experiment = experiment or spec.tracking.experiment or f"leebert-{spec.task_name}"
+    tracker = Tracker(uri, experiment, name, spec.task_name, say=say)
     tracker.check()
     return tracker
 
