@@ -14,10 +14,12 @@ from tune.history import Cell, CellState, Configuration, EpochScore, History
 from tune.pruners import PRUNERS, make_pruner
 from tune.pruners.halving import HalvingPruner
 from tune.pruners.none import NoPruner
+from tune.pruners.places import Places
 from tune.space import PrunerName, SweepSpec
 
 FOLDS, EPOCHS = 3, 3
 CELLS = tuple((0, fold) for fold in range(FOLDS))
+PLACES = Places(CELLS, EPOCHS)
 Scores = list[list[float]]
 
 
@@ -101,7 +103,7 @@ names = st.sampled_from(sorted(PRUNERS))
 
 def test_names_are_those_of_the_file() -> None:
     assert set(PRUNERS) == set(get_args(PrunerName))
-    assert make_pruner(spec_of("halving", eta=2, min_epochs=3)) == HalvingPruner(CELLS, EPOCHS, 2, 3)
+    assert make_pruner(spec_of("halving", eta=2, min_epochs=3)) == HalvingPruner(PLACES, 2, 3)
     assert make_pruner(spec_of("none")) == NoPruner()
 
 
@@ -139,7 +141,7 @@ def test_the_best_at_a_place_goes_on(name: str, every: list[Scores], resource: i
 
 
 def halving(eta: int = 3, min_epochs: int = 1) -> HalvingPruner:
-    return HalvingPruner(CELLS, EPOCHS, eta, min_epochs)
+    return HalvingPruner(PLACES, eta, min_epochs)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_those_who_come_first_pass() -> None:
 
 def test_compares_the_same_cells_only() -> None:
     """The second fold is harder: whoever is in it mustn't look worse than those who are still in the first."""
-    pruner = HalvingPruner(CELLS, EPOCHS, 2, 4)  # one rung: the first epoch of the second cell
+    pruner = HalvingPruner(PLACES, 2, 4)  # one rung: the first epoch of the second cell
     ahead = config("ahead", [[0.9, 0.9, 0.9], [0.3]])
     others = tuple(config(f"c{i}", [[0.8, 0.8, 0.8]]) for i in range(5))
     assert decide(pruner, (*others, ahead), ahead)
@@ -211,8 +213,8 @@ def test_a_diverged_cell_is_worst() -> None:
     diverged, weak = config("diverged", [[0.9]], "diverged"), config("weak", [[0.0]])
     assert not decide(halving(), (weak, diverged), diverged)
     assert decide(halving(), (weak, diverged), weak)
-    assert halving().value(diverged, 3) == -math.inf
-    assert halving().value(diverged, 4) is None  # it never came to the second cell
+    assert PLACES.score(diverged, 3) == -math.inf
+    assert PLACES.score(diverged, 4) is None  # it never came to the second cell
 
 
 def test_what_the_history_lacks_is_an_error() -> None:

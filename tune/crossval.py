@@ -77,7 +77,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                 if (seed, fold) in {tuple(cell) for cell in attempt.finished}:
                     continue
                 diverged = False
-                checkpoints = checkpoint_folder(study, attempt.config, seed, fold)
+                checkpoints = checkpoint_folder(study.folder, attempt.config, seed, fold)
                 for records in _run_cell(study, attempt, seed, fold, checkpoints):
                     written = [writer.append(r) for r in records]
                     diverged = records[-1]["ended"] == "diverged"
@@ -90,9 +90,9 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
             writer.close()
 
 
-def checkpoint_folder(study: Study, config: str, seed: int, fold: int) -> Checkpoints:
-    """Where a cell keeps its checkpoint while it runs."""
-    return Checkpoints(Path(study.folder) / "checkpoints" / f"{config}-s{seed}-f{fold}")
+def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Checkpoints:
+    """Where a cell of the sweep in `folder` keeps its checkpoint while it runs."""
+    return Checkpoints(Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}")
 
 
 def train_cell(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol
 
 from leebert.train import NEGATIVE
-from tune.crossval import Attempt, Study, checkpoint_folder
+from tune.crossval import Attempt, checkpoint_folder
 from tune.feed import events
 from tune.history import Configuration
 from tune.ledger import Ledger, Record, State
@@ -34,6 +34,32 @@ class Listener(Protocol):
     def put(self, event: Event) -> None: ...
 
 
+class Frame(Protocol):
+    """What the driver must know of a study."""
+
+    @property
+    def folder(self) -> str: ...
+    @property
+    def cells(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def keep_checkpoints(self) -> bool: ...
+
+
+class Appender(Protocol):
+    """Takes the driver's own records, and gives them back numbered and dated."""
+
+    def append(self, record: Record) -> Record: ...
+    def close(self) -> None: ...
+
+
+class Records(Protocol):
+    """What the driver needs of a ledger, so that a simulation can do without files."""
+
+    def read(self) -> State: ...
+    def driver_writer(self) -> Appender: ...
+    def records_of(self, config: str, attempt: int) -> Iterable[Record]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """When a sweep ends by itself; None is no limit. Hours count over all sessions of a sweep."""
@@ -49,8 +75,8 @@ class Driver:
 
     def __init__(
         self,
-        study: Study,
-        ledger: Ledger,
+        study: Frame,
+        ledger: Records,
         searcher: Searcher,
         pruner: Pruner,
         *,
@@ -113,7 +139,7 @@ class Driver:
         fences = {str(earlier): known.get(earlier, count) for earlier, count in self._collect(config).items()}
         for seed, fold in self.study.cells:
             if (config, seed, fold) in self.state.cells and not self.study.keep_checkpoints:
-                checkpoint_folder(self.study, config, seed, fold).clear()  # killed between its end and this
+                checkpoint_folder(self.study.folder, config, seed, fold).clear()  # killed between its end and this
         self.record({"kind": "grant", "config": config, "attempt": attempt, "fences": fences})
         finished = [(s, f) for (c, s, f) in self.state.cells if c == config]
         seen = {f"{s}/{f}": sorted(self.state.seen(config, s, f)) for s, f in self.study.cells}
@@ -161,7 +187,7 @@ class Driver:
         state = self.state.configs[config].state
         if state != "running" and not ended and not self.study.keep_checkpoints:
             for seed, fold in self.study.cells:
-                checkpoint_folder(self.study, config, seed, fold).clear()
+                checkpoint_folder(self.study.folder, config, seed, fold).clear()
         return state == "running"
 
     # What comes back.
