@@ -101,7 +101,7 @@ class PrunerSpec(Frozen):
 
     name: PrunerName = Field(default="none", description="Nobody, paired racing, or paired successive halving.")
     alpha: Number = Field(
-        default=0.05, gt=0, lt=0.5, description="Racing: stop where the chance to catch up with the best is lower."
+        default=0.1, gt=0, lt=0.5, description="Racing: stop where the chance to catch up with the best is lower."
     )
     eta: Whole = Field(default=3, ge=2, description="Halving: one configuration in so many passes a rung.")
     min_epochs: Whole = Field(

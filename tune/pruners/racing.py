@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 
 from scipy import special
 
 from tune.history import History
 from tune.pruners.places import Places
-from tune.select import complete
+from tune.select import complete, mean_and_std
 
 #: Complete configurations before anyone is stopped: two alike would show no spread at all.
 STARTUP = 3
@@ -33,7 +32,7 @@ class RacingPruner:
     """Stops a configuration whose chance to catch up with the best complete one is below `alpha`."""
 
     places: Places
-    alpha: float = 0.05
+    alpha: float = 0.1
     min_epochs: int = 1
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
@@ -50,4 +49,4 @@ class RacingPruner:
     def margin(self, gains: list[float]) -> float:
         """How far behind a configuration may be where the complete ones went on to gain so much."""
         t = float(special.stdtrit(len(gains) - 1, 1 - self.alpha))
-        return t * math.sqrt(2) * statistics.stdev(gains)
+        return t * math.sqrt(2) * mean_and_std(gains).std
