@@ -292,6 +292,36 @@ def compare(
         print("the sweep is still running: this is what is there")
 
 
+@app.command()
+def simulate(
+    name: Annotated[str, typer.Argument(help="A sweep that was run with `pruner: none`, or a copy of its scores.")],
+    pruner: Annotated[
+        str, typer.Option(help="none, racing or halving; its options by --set pruner.KEY=VALUE.")
+    ] = "racing",
+    searcher: Annotated[
+        str, typer.Option(help="grid or random: random orders of what was recorded; or tpe.")
+    ] = "random",
+    orders: Annotated[int, typer.Option(min=1, help="How many sweeps to simulate.")] = 200,
+    concurrent: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the orders.")] = 0,
+    set_: Set = None,
+    save: Annotated[Path | None, typer.Option(help="Keep a small copy of the scores in this folder.")] = None,
+    storage: Storage = None,
+    json_: Json = False,
+) -> None:
+    """What a pruner would have saved, and lost, on a sweep that has run without one."""
+    from tune.recording import Recording
+    from tune.simulate import print_simulation
+    from tune.simulate import simulate as simulate_
+
+    recording = Recording.find(name, storage)
+    spec = recording.spec([f"pruner.name={pruner}", f"searcher.name={searcher}", *(set_ or [])])
+    told = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
+    if save is not None:
+        recording.save(save)
+    console.emit_json(told) if json_ else print_simulation(told)
+
+
 def main() -> None:
     """The console script."""
     console.run(app)

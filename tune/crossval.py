@@ -117,7 +117,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                     written = [writer.append(r) for r in records]
                     diverged = records[-1].get("ended") == "diverged"
                     if records[-1]["kind"] == "cell_end" and not diverged and not study.keep_checkpoints:
-                        shutil.rmtree(checkpoint_folder(study, attempt.config, seed, fold), ignore_errors=True)
+                        shutil.rmtree(checkpoint_folder(study.folder, attempt.config, seed, fold), ignore_errors=True)
                     # Whoever asks for the epochs may take its time.
                     with watchdog.asleep():
                         yield written
@@ -127,9 +127,9 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
             writer.close()
 
 
-def checkpoint_folder(study: Study, config: str, seed: int, fold: int) -> Path:
+def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Path:
     """Where a cell's checkpoints lie while it runs, in a folder per attempt: each has one writer only."""
-    return Path(study.folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
+    return Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
 
 
 def hang_file(folder: Path, config: str, attempt: str) -> Path:
@@ -168,7 +168,7 @@ def train_cell(
 def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
-    known, place = attempt.known(seed, fold), checkpoint_folder(study, attempt.config, seed, fold)
+    known, place = attempt.known(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
     checkpoints = Checkpoints(
         place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
     )

@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from leebert.config import TrainConfig
 from leebert.errors import LeaseError, StorageError
 from leebert.train import NEGATIVE
-from tune.crossval import Attempt, CellRecord, Study, checkpoint_folder, hang_file
+from tune.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
 from tune.failures import MOST, RETRIES, UNCOUNTED, Failure, Placement, placement
 from tune.feed import events
 from tune.history import Configuration, describe
@@ -33,6 +34,33 @@ class Listener(Protocol):
     def put(self, event: Event) -> None: ...
 
 
+class Frame(Protocol):
+    """What the driver must know of a study."""
+
+    @property
+    def folder(self) -> str: ...
+    @property
+    def cells(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def keep_checkpoints(self) -> bool: ...
+    def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig: ...
+
+
+class Appender(Protocol):
+    """Takes the driver's own records, and gives them back numbered and dated."""
+
+    def append(self, record: Record) -> Record: ...
+    def close(self) -> None: ...
+
+
+class Records(Protocol):
+    """What the driver needs of a ledger, so that a simulation can do without files."""
+
+    def read(self) -> State: ...
+    def driver_writer(self, driver: int) -> Appender: ...
+    def records_of(self, config: str, attempt: str) -> Iterable[Record]: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """When a sweep ends by itself; None is no limit. Hours count over all sessions of a sweep."""
@@ -48,8 +76,8 @@ class Driver:
 
     def __init__(
         self,
-        study: Study,
-        ledger: Ledger,
+        study: Frame,
+        ledger: Records,
         searcher: Searcher,
         pruner: Pruner,
         *,
@@ -141,13 +169,15 @@ class Driver:
         return Attempt(config, values, attempt, self.number, finished, cells, names, place)
 
     def _placement(self, failures: list[Record], config: str) -> Placement | None:
+        if not failures:
+            return Placement()
         training = self.study.train_config(self.state.configs[config].values, 0)
         return placement(failures, training.batch_size // training.accumulate, self.gpus)
 
     def _remove_checkpoints(self, config: str, cells: Iterable[tuple[int, int]]) -> None:
         if not self.study.keep_checkpoints:
             for seed, fold in cells:
-                shutil.rmtree(checkpoint_folder(self.study, config, seed, fold), ignore_errors=True)
+                shutil.rmtree(checkpoint_folder(self.study.folder, config, seed, fold), ignore_errors=True)
 
     def _remove_strays(self) -> None:
         """Checkpoints of configurations that are done: a trial that was given up may have written on."""

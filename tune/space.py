@@ -59,7 +59,7 @@ from tune.values import (
 )
 
 SearcherName = Literal["grid", "random", "tpe"]
-PrunerName = Literal["none", "halving"]
+PrunerName = Literal["none", "racing", "halving"]
 
 #: Sections that say where and how far a sweep runs, not what it measures; a sweep may be resumed with others.
 CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
@@ -109,10 +109,13 @@ class SearcherSpec(Frozen):
 class PrunerSpec(Frozen):
     """Who stops a configuration before its last cell."""
 
-    name: PrunerName = Field(default="none", description="Nobody, or paired successive halving.")
-    eta: Whole = Field(default=3, ge=2, description="One configuration in so many passes a rung.")
+    name: PrunerName = Field(default="none", description="Nobody, paired racing, or paired successive halving.")
+    alpha: Number = Field(
+        default=0.1, gt=0, lt=0.5, description="Racing: stop where the chance to catch up with the best is lower."
+    )
+    eta: Whole = Field(default=3, ge=2, description="Halving: one configuration in so many passes a rung.")
     min_epochs: Whole = Field(
-        default=1, ge=1, description="Epochs before the first rung; the next are at eta, eta², … times that."
+        default=1, ge=1, description="Epochs before anyone stops; halving's next rungs are at eta, eta², … times that."
     )
 
 
