@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_driver import run_all, study
+from test_driver import a_study, run_all
 
 from leebert.errors import ConfigError, SweepError
 from tune.driver import Budget, Driver
@@ -85,13 +85,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
     def sweep(pruner: str, **options: object) -> State:
         folder = tmp_path_factory.mktemp(pruner)
         ledger = Ledger(folder / "ledger")
-        writer = ledger.driver_writer()
+        writer = ledger.driver_writer(1)
         writer.append({"kind": "sweep"})
         writer.close()
         values = {config_id(v): v for v in spec.configurations()}
         chosen = make_pruner(with_pruner(spec, pruner, **options))
         driver = Driver(
-            study(folder, max_epochs=3), ledger, InOrder(values), chosen, config_id=config_id, say=lambda line: None
+            a_study(folder, max_epochs=3), ledger, InOrder(values), chosen, config_id=config_id, say=lambda line: None
         )  # fmt: skip
         run_all(driver)
         return driver.state
@@ -234,7 +234,7 @@ def test_only_complete_configurations_are_replayed(tmp_path):
     (folder / "manifest.json").write_text("{}")
     (folder / "space.yaml").write_text(resolved_yaml(spec_of()))
     ledger = Ledger(folder / "ledger")
-    writer = ledger.driver_writer()
+    writer = ledger.driver_writer(1)
     writer.append({"kind": "sweep"})
     for index, (config, recorded) in enumerate(itertools.islice(configurations.items(), 4)):
         writer.append({"kind": "suggest", "config": config, "index": index + 1, "values": recorded.values})
