@@ -239,7 +239,7 @@ def test_only_complete_configurations_are_replayed(tmp_path):
     for index, (config, recorded) in enumerate(itertools.islice(configurations.items(), 4)):
         writer.append({"kind": "suggest", "config": config, "index": index + 1, "values": recorded.values})
         writer.append({"kind": "grant", "config": config, "attempt": 1, "fences": {}})
-        trial = ledger.attempt_writer(config, 1)
+        trial = ledger.attempt_writer(config, "0001-0001")
         for _, records in recorded.reports[: 12 if index < 2 else 5]:
             for record in records:
                 trial.append({k: v for k, v in record.items() if k not in ("seq", "time")})
