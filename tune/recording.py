@@ -33,6 +33,13 @@ class RecordedCell:
     best_epoch: int
     ended: str
 
+    @property
+    def score(self) -> float:
+        """The score at its best epoch."""
+        score = self.scores[self.best_epoch]
+        assert score is not None  # a best epoch is one that could be scored
+        return score
+
     def reports(self, config: str) -> Iterator[tuple[float, list[Record]]]:
         """The seconds of each epoch, and the records that a trial tells the driver after it."""
         where = {"config": config, "attempt": 1, "seed": self.seed, "fold": self.fold, "time": 0.0, "exits": {}}
@@ -41,7 +48,7 @@ class RecordedCell:
             epoch = {"epoch": i, "score": score, "seconds": seconds, "ended": self.ended if i == last else None}
             records = [{**where, "kind": "epoch", "seq": 0, "collapsed": (), **epoch}]
             if i == last:
-                end = {"best_epoch": self.best_epoch, "score": self.scores[self.best_epoch], "epochs": i + 1}
+                end = {"best_epoch": self.best_epoch, "score": self.score, "epochs": i + 1}
                 total = {"seconds": sum(self.seconds), "ended": self.ended}
                 records.append({**where, "kind": "cell_end", "seq": 0, **end, **total})
             yield seconds, records
@@ -62,7 +69,7 @@ class RecordedConfiguration:
     @property
     def score(self) -> float:
         """Its full cross-validated score."""
-        return mean_and_std(cell.scores[cell.best_epoch] or 0.0 for cell in self.cells).mean
+        return mean_and_std(cell.score for cell in self.cells).mean
 
     @functools.cached_property
     def reports(self) -> list[tuple[float, list[Record]]]:
