@@ -15,10 +15,12 @@ from leebert.provenance import backbone_identity, code_version, differences, ver
 from tune import results
 from tune.driver import Budget, Driver, EndStatus
 from tune.folder import SweepFolder, storage_root
+from tune.nodes import check_versions
+from tune.placement import check_resources
 from tune.prepare import Prepared, manifest, prepare
 from tune.pruners import make_pruner
 from tune.searchers import make_searcher
-from tune.session import beats, check_resources, run_session, start_ray
+from tune.session import beats, run_session, start_ray
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.summary import summaries
 from tune.tracking import Tracker, redact, resolve_uri
@@ -55,6 +57,7 @@ def new_sweep(
     if prepared.facts["truncated_rows"]:
         say(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
     start_ray(address)
+    check_versions(address)
     check_resources(spec.resources.cpus, spec.resources.gpus)
     folder = SweepFolder.create(storage, name)
     (folder.path / "space.yaml").write_text(resolved_yaml(spec))
@@ -106,6 +109,7 @@ def resume_sweep(
         for left in folder.path.glob(".ray-*"):
             shutil.rmtree(left, ignore_errors=True)
         start_ray(address)
+        check_versions(address)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         writer = folder.ledger.driver_writer()
         writer.append({"kind": "resume", "params": _params(spec, prepared)})
