@@ -21,7 +21,7 @@ from leebert.errors import SweepError
 #: Libraries whose version changes results, or what can be sent between nodes; the code's own version counts too.
 COMPARED = ("python", "torch", "transformers", "ray", "numpy")
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
