@@ -274,6 +274,19 @@ def test_a_sweep_on_unequal_nodes_is_refused_before_its_folder_is_made(cluster):
 
 
 @pytest.mark.slow
-def test_equal_nodes_pass_and_one_machine_is_not_asked(ray_up):
-    check_versions(ray_up)
-    check_versions(None)
+def test_equal_nodes_pass_also_while_all_their_cpus_are_taken(ray_up):
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([{"CPU": 2}])
+    try:
+        assert group.wait(30)
+        check_versions(ray_up)
+    finally:
+        remove_placement_group(group)
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_answer_in_time_is_refused(ray_up):
+    with pytest.raises(SweepError, match="no answer within 0 s"):
+        check_versions(ray_up, timeout=0)
+    check_versions(None, timeout=0)  # this machine alone is not asked

@@ -155,7 +155,8 @@ def nodes_for(trials: int | None, cpus: float, gpus: float) -> Iterator[Callable
         yield settle
     finally:
         if asked:
-            sdk.request_resources(bundles=[])
+            with contextlib.suppress(Exception):  # a cluster that is gone has no requests, and must not hide why
+                sdk.request_resources(bundles=[])
 
 
 def trials_per_gpu(estimate: MemoryEstimate, gpu_bytes: int) -> tuple[int, float]:
