@@ -49,6 +49,7 @@ bench: setup
 	$(BIN)/python benchmarks/tokenise.py
 	$(BIN)/python benchmarks/trial.py
 	$(BIN)/python benchmarks/best.py
+	$(BIN)/python benchmarks/feed.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -54,7 +54,7 @@ def sweep(path: Path, configurations: int) -> None:
     folder.write_manifest(made_up)
     rng = np.random.default_rng(0)
     with mock.patch("os.fsync"):
-        driver = folder.ledger.driver_writer()
+        driver = folder.ledger.driver_writer(1)
         driver.append({"kind": "sweep", "name": folder.name, "task": "mrpc", "params": {}})
         for index in range(configurations):
             lr_theta, lr_omega = 10 ** rng.uniform(-5, -3), 10 ** rng.uniform(-5, -2)
@@ -62,7 +62,7 @@ def sweep(path: Path, configurations: int) -> None:
             config = config_id(values)
             driver.append({"kind": "suggest", "config": config, "index": index, "values": values})
             driver.append({"kind": "grant", "config": config, "attempt": 1, "fences": {}})
-            trial = folder.ledger.attempt_writer(config, 1)
+            trial = folder.ledger.attempt_writer(config, "0001-0001")
             quality = rng.uniform(0.6, 0.8)
             for fold in range(FOLDS):
                 for record in cell(rng, config, fold, quality):

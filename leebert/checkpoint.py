@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from leebert.errors import CheckpointError
+from leebert.errors import CheckpointError, StorageError
+from leebert.files import fsync_folder
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,54 +32,88 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The newest checkpoint of one run in a folder of its own. At most two exist, while one replaces the other."""
+    """The newest two checkpoints of one run: should the last be damaged, the one before costs an epoch, not the run.
 
-    def __init__(self, folder: str | Path) -> None:
+    folder: where this process writes, and nobody else does. earlier: folders in which other processes left checkpoints
+    of the same run; they are read, and removed once newer ones take their places. known: the digests that count, where
+    somebody kept them (None: a checkpoint vouches for itself). anew: what to do where all are damaged: start again,
+    or raise CheckpointError.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        earlier: Collection[Path] = (),
+        known: Collection[str] | None = None,
+        anew: bool = False,
+    ) -> None:
         self.folder = Path(folder)
+        self.earlier, self.known, self.anew = tuple(earlier), known, anew
+        self._newest: Path | None = None  # the last one that this process wrote or found sound
 
     def save(self, snapshot: Snapshot, epoch: int) -> str:
-        """Write and fsync the checkpoint of an epoch's end, then drop older ones; returns its digest."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write and fsync the checkpoint of an epoch's end, and return its digest. Raises StorageError."""
         temporary = self.folder / f".epoch-{epoch:04d}-{socket.gethostname()}-{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
-        save_file(tensors, temporary / "state.safetensors")
-        digest = _digest(temporary / "state.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"tensors": digest, "meta": snapshot.meta}))
-        for file in ("state.safetensors", "state.json"):
-            with open(temporary / file, "rb+") as f:
-                os.fsync(f.fileno())
-        final = self.folder / f"epoch-{epoch:04d}"
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        for other in self._all():
-            if other != final:
-                shutil.rmtree(other, ignore_errors=True)
+        try:
+            # Before the new one is written, so that there are never three.
+            for path in self._all():
+                if path != self._newest:
+                    shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
+            save_file(tensors, temporary / "state.safetensors")
+            state = {"tensors": _digest(temporary / "state.safetensors"), "meta": snapshot.meta}
+            (temporary / "state.json").write_text(json.dumps(state))
+            digest = _digest(temporary / "state.json")
+            for file in ("state.safetensors", "state.json"):
+                with open(temporary / file, "rb+") as f:
+                    os.fsync(f.fileno())
+            final = self.folder / f"epoch-{epoch:04d}"
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+            fsync_folder(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise StorageError(f"a checkpoint can't be written into {self.folder}: {error}") from None
+        self._newest = final
         return digest
 
     def load(self) -> Snapshot | None:
-        """The newest checkpoint, or None where there is none. A damaged one raises CheckpointError."""
-        found = self._all()
-        if not found:
-            return None
-        newest = found[-1]
-        try:
-            state = json.loads((newest / "state.json").read_text())
-            if _digest(newest / "state.safetensors") != state["tensors"]:
-                raise ValueError("its contents don't match its digest")
-            return Snapshot(load_file(newest / "state.safetensors"), state["meta"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"checkpoint {newest} is damaged ({error}); delete that folder to start this run from its beginning"
-            ) from None
+        """The newest sound checkpoint that counts, or None where the run starts from its beginning."""
+        damaged = ""
+        for path in sorted(self._all(), key=lambda p: (p.name, p.parent == self.folder), reverse=True):
+            try:
+                state = (path / "state.json").read_bytes()
+                if self.known is not None and hashlib.sha256(state).hexdigest() not in self.known:
+                    # Of an epoch that was never recorded, or written after the run had been given to another process.
+                    raise ValueError("its digest is not the recorded one")
+                values = json.loads(state)
+                if _digest(path / "state.safetensors") != values["tensors"]:
+                    raise ValueError("its contents don't match its digest")
+                snapshot = Snapshot(load_file(path / "state.safetensors"), values["meta"])
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                damaged = damaged or f"checkpoint {path} can't be used: {error}"
+                continue
+            if damaged:
+                log.warning("%s; going on from %s", damaged, path.name)
+            self._newest = path
+            return snapshot
+        if damaged and not self.anew:
+            raise CheckpointError(f"{damaged}; delete {self.folder} to start this run from its beginning")
+        if damaged:
+            log.warning("%s; the run starts again from its beginning", damaged)
+        return None
 
     def clear(self) -> None:
         """Remove every checkpoint of this run."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, *self.earlier):
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _all(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*"))
+    def _all(self) -> Iterator[Path]:
+        for folder in (self.folder, *self.earlier):
+            yield from folder.glob("epoch-*")
 
 
 def _digest(path: Path) -> str:

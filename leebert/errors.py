@@ -21,6 +21,10 @@ class CheckpointError(LeebertError):
     """A checkpoint is missing, incomplete or altered."""
 
 
+class StorageError(LeebertError):
+    """What a run has to keep can't be written: the disk is full, read-only or gone."""
+
+
 class DeviceError(LeebertError):
     """A device or precision was asked for that this machine lacks."""
 
@@ -31,3 +35,7 @@ class TrackingError(LeebertError):
 
 class SweepError(LeebertError):
     """A sweep can't be started, found or read."""
+
+
+class LeaseError(SweepError):
+    """Another driver has a sweep, or has taken it over."""

@@ -2,11 +2,12 @@
 # Starts an MLflow tracking server for the sweeps:   mlflow/serve.sh [FOLDER]     (default: ./mlflow-data)
 #
 # From the environment:
-#   MLFLOW_BACKEND_STORE_URI     database (default: sqlite:///FOLDER/mlflow.db); for PostgreSQL postgresql://USER:PASSWORD@HOST/DATABASE
+#   MLFLOW_BACKEND_STORE_URI     database (default: sqlite:///FOLDER/mlflow.db); for PostgreSQL postgresql+psycopg2://USER:PASSWORD@HOST/DATABASE
 #   MLFLOW_ARTIFACTS_DESTINATION where files go (default: FOLDER/artifacts); for S3 s3://BUCKET/PREFIX
 #   MLFLOW_HOST, MLFLOW_PORT     default 127.0.0.1 and 5000: only this machine can reach it
 #   MLFLOW_SERVER_ALLOWED_HOSTS  Host headers to answer, each with its port, such as "localhost:*,10.0.0.5:5000"
-#   MLFLOW_APP_NAME              "basic-auth" asks for user and password (needs `pip install 'mlflow[auth]'`)
+#   MLFLOW_APP_NAME              "basic-auth" asks for user and password (needs `pip install 'mlflow[auth]'`), with
+#   MLFLOW_FLASK_SERVER_SECRET_KEY and, at its first start, MLFLOW_AUTH_ADMIN_PASSWORD
 #   PYTHON                       the Python that has MLflow (default: python)
 # The database's address stays in the environment and off the command lines: there, any user of the machine could read its password.
 set -euo pipefail
@@ -30,8 +31,9 @@ export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
 cd "$folder"
 
 # A new database gets its tables here, by one process that holds a lock, before anybody can ask for anything: two processes that
-# meet at a new SQLite file break each other's migration ("duplicate column name", "table already exists"). An old database is
-# never migrated by itself: back it up, then run `mlflow db upgrade`.
+# meet at a new SQLite file break each other's migration ("duplicate column name", "table already exists"). At a new PostgreSQL
+# database, where two machines may meet, one makes the tables; the other ends with an error and is to be started again. An old
+# database is never migrated by itself: back it up, then run `mlflow db upgrade`.
 (
   flock 9
   "$python" -c "import os; from mlflow import MlflowClient; MlflowClient(os.environ['MLFLOW_BACKEND_STORE_URI'])"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +52,10 @@ class MlflowServer:
                 self.kill()
                 raise RuntimeError(f"the MLflow server did not start:\n{self.log()[-3000:]}")
             time.sleep(0.1)
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "mlflow.db"
 
     def healthy(self) -> bool:
         try:
@@ -91,6 +98,33 @@ class MlflowServer:
         # The whole group: the server proper is a child of the command.
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, number)
+
+
+def contents(database: Path, sweep: str) -> dict[str, dict[str, Any]]:
+    """All that an SQLite database of MLflow holds of a sweep's runs, by their names, without MLflow's own identifiers.
+
+    A metric's points stand in the order in which they were stored.
+    """
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT run_uuid, name, status, start_time, end_time FROM runs JOIN tags USING (run_uuid) "
+            "WHERE tags.key = 'sweep' AND tags.value = ? AND lifecycle_stage = 'active'",
+            (sweep,),
+        ).fetchall()
+        names = {run: name for run, name, *_ in rows}
+        assert len(set(names.values())) == len(names), "run names are unique within a sweep"
+        found: dict[str, dict[str, Any]] = {}
+        for run, name, status, start, end in rows:
+            one = {"status": status, "start": start, "end": end}
+            for table in ("tags", "params"):
+                pairs = connection.execute(f"SELECT key, value FROM {table} WHERE run_uuid = ?", (run,))
+                one[table] = {k: names.get(v, v) for k, v in pairs if k != "mlflow.user"}
+            one["metrics"] = {}
+            points = "SELECT key, step, value, timestamp FROM metrics WHERE run_uuid = ? ORDER BY rowid"
+            for key, *point in connection.execute(points, (run,)):
+                one["metrics"].setdefault(key, []).append(tuple(point))
+            found[name] = one
+    return found
 
 
 @pytest.fixture(scope="session")

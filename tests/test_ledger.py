@@ -36,7 +36,7 @@ def cell_end(config="c", seed=0, fold=0, attempt=1, score=0.5, ended="max_epochs
 
 
 def started(ledger, config="c", attempts=1):
-    driver = ledger.driver_writer()
+    driver = ledger.driver_writer(1)
     driver.append({"kind": "sweep"})
     driver.append({"kind": "suggest", "config": config, "index": 0, "values": {"algorithm": "clo-v2"}})
     for attempt in range(1, attempts + 1):
@@ -57,10 +57,10 @@ def test_a_line_decodes_to_what_was_encoded_and_any_flipped_byte_is_seen(record)
 def test_a_torn_tail_is_ignored_wherever_it_is_cut(tmp_path):
     ledger = Ledger(tmp_path)
     started(ledger)
-    writer = ledger.attempt_writer("c", 1)
+    writer = ledger.attempt_writer("c", "0001-0001")
     writer.append(epoch(n=0))
     writer.append(epoch(n=1))
-    path = next((tmp_path / "c" / "0001").iterdir())
+    path = next((tmp_path / "c" / "0001-0001").iterdir())
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     for cut in range(first, len(whole) - 1):  # without its line end alone, a record is whole
@@ -73,10 +73,10 @@ def test_a_torn_tail_is_ignored_wherever_it_is_cut(tmp_path):
 def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
     ledger = Ledger(tmp_path)
     started(ledger)
-    writer = ledger.attempt_writer("c", 1)
+    writer = ledger.attempt_writer("c", "0001-0001")
     for n in range(3):
         writer.append(epoch(n=n))
-    path = next((tmp_path / "c" / "0001").iterdir())
+    path = next((tmp_path / "c" / "0001-0001").iterdir())
     data = bytearray(path.read_bytes())
     data[30] ^= 1
     path.write_bytes(data)
@@ -108,12 +108,12 @@ def test_segments_are_numbered_and_full_ones_never_change(tmp_path, monkeypatch)
 def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
     ledger = Ledger(tmp_path)
     driver = started(ledger)
-    old = ledger.attempt_writer("c", 1)
+    old = ledger.attempt_writer("c", "0001-0001")
     old.append(epoch(n=0, score=0.5))
     driver.append({"kind": "grant", "config": "c", "attempt": 2, "fences": {"1": 1}})
     old.append(epoch(n=1, attempt=1, score=0.1))  # a node that was cut off goes on writing
     old.append(cell_end(attempt=1, score=0.1))
-    new = ledger.attempt_writer("c", 2)
+    new = ledger.attempt_writer("c", "0002-0001")
     new.append(epoch(n=1, attempt=2, score=0.9))
     state = ledger.read()
     assert state.seen("c", 0, 0) == {0, 1}

@@ -88,7 +88,7 @@ def test_a_three_exit_mlp_is_swept_with_the_same_scores_at_any_concurrency(tmp_p
     assert [c.state for c in d.state.history()] == ["complete"] * 4
     assert table(d) == table(undisturbed)
     assert d.ledger.read().history() == d.state.history()
-    assert set(d.state.attempts.values()) == {1}
+    assert {len(attempts) for attempts in d.state.attempts.values()} == {1}
     assert not d.running
     # Ray's own files are gone, and nothing of the sweep is a pickle.
     assert not list(tmp_path.glob(".ray-*"))
@@ -131,13 +131,13 @@ def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_in_another(tmp_path
     d = toy_driver(tmp_path, problem=DyingProblem(mark=str(tmp_path / "killed")))
     assert session(d, 1) == "finished"
     assert (tmp_path / "killed").exists()
-    assert sorted(d.state.attempts.values()) == [1, 1, 1, 2]
+    assert sorted(len(attempts) for attempts in d.state.attempts.values()) == [1, 1, 1, 2]
     assert sum("tried again" in line for line in d.said) == 1
     assert table(d) == table(undisturbed)
     epochs = [
         (c, r["seed"], r["fold"], r["epoch"])
-        for c, n in d.state.attempts.items()
-        for a in range(1, n + 1)
+        for c, attempts in d.state.attempts.items()
+        for a in attempts.values()
         for r in d.ledger.records_of(c, a)
         if r["kind"] == "epoch"
     ]
@@ -163,7 +163,9 @@ def test_a_users_error_ends_a_configuration_at_once_and_a_bug_after_two_more_tri
     assert {c.id: c.state for c in d.state.history()} == {
         "clo-v2-0.01": "failed", "clo-v2-0.001": "failed", "blo-0.01": "complete", "blo-0.001": "complete",
     }  # fmt: skip
-    assert d.state.attempts == {"clo-v2-0.01": 1, "clo-v2-0.001": 3, "blo-0.01": 1, "blo-0.001": 1}
+    assert {c: len(attempts) for c, attempts in d.state.attempts.items()} == {
+        "clo-v2-0.01": 1, "clo-v2-0.001": 3, "blo-0.01": 1, "blo-0.001": 1,
+    }  # fmt: skip
     (refused,) = d.state.failures["clo-v2-0.01"]
     assert refused["message"] == "rows.tsv, line 3: the text is empty"
     assert all("a bug of ours" in f["message"] for f in d.state.failures["clo-v2-0.001"])
@@ -400,7 +402,7 @@ def test_a_budget_stops_in_the_middle_of_a_configuration_and_resuming_gives_the_
 
     other = tuned("resume", "short", "--set", "max_length=16")
     assert other.code == 1
-    assert "changes what is measured" in other.err
+    assert "max_length: 32 → 16" in other.err
 
     again = tuned("resume", "short", "--json", "--set", "budget.fold_epochs=null")
     assert again.code == 0, again.err
@@ -441,7 +443,7 @@ def goes_on(folder, tuned, done):
     assert done + 3 <= state.fold_epochs <= done + 5
     (epochs,) = state.epochs.values()
     assert sorted(epochs) == list(range(state.fold_epochs)), "no epoch was repeated or left out"
-    assert set(state.attempts.values()) == {2}
+    assert {len(attempts) for attempts in state.attempts.values()} == {2}
 
 
 @pytest.mark.slow
@@ -452,7 +454,7 @@ def test_stopped_from_another_process_it_can_be_resumed(long, tuned):
     assert len(told["running"]) == 1
     busy = tuned("resume", folder.name)
     assert busy.code == 1
-    assert "is running" in busy.err
+    assert f"driven by process {process.pid} on {socket.gethostname()}" in busy.err
     stopped = tuned("stop", folder.name, "--wait", 90)
     assert f"stopped; go on by: leebert-tune resume {folder.name}" in stopped.out
     _, err = process.communicate(timeout=60)
@@ -479,7 +481,7 @@ def test_killed_with_its_driver_it_can_be_resumed(long, tuned):
     (epochs,) = after.epochs.values()
     assert sorted(epochs) == list(range(after.fold_epochs)), "no epoch was repeated or left out"
     assert after.fold_epochs >= state.fold_epochs + 30
-    assert set(after.attempts.values()) == {2}
+    assert {len(attempts) for attempts in after.attempts.values()} == {2}
 
 
 @pytest.mark.slow

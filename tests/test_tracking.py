@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
 import uuid
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from leebert.errors import TrackingError
-from tune import names, tracking_runs, tracking_store
+from tune import feed, names, tracking, tracking_runs, tracking_store
+from tune.ledger import State
 from tune.tracking import (
     CellEnded,
     CellStarted,
@@ -55,7 +57,7 @@ def epoch(config: str, fold: int, number: int, score: float = 0.5) -> Epoch:
         "theta_updates": 10 * number,
         "seconds": 1.5,
     }
-    return Epoch(config, 0, fold, number, metrics, time_ms=1_700_000_000_000 + 1000 * number)
+    return Epoch(config, 0, fold, number, lambda: metrics, time_ms=1_700_000_000_000 + 1000 * number)
 
 
 def whole_sweep() -> list[Event]:
@@ -341,6 +343,58 @@ def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> N
     assert "events were not sent" in sweep.said[-1]
 
 
+def test_closing_waits_on_while_the_server_takes_something(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = tracking_runs.RunWriter.apply
+
+    def slowly(self: Any, event: Event) -> None:
+        time.sleep(0.2)
+        apply(self, event)
+
+    monkeypatch.setattr(tracking_runs.RunWriter, "apply", slowly)
+    monkeypatch.setattr(tracking, "PROGRESS_SECONDS", 1.0)
+    sweep = Sweep(database)
+    tracker = sweep.tracker()
+    for event in whole_sweep():
+        tracker.put(event)
+    started = time.monotonic()
+    assert tracker.close(2.0) == 0
+    assert time.monotonic() - started > 2.0, "else nothing was tested"
+    assert len(sweep.runs()) == 7
+    assert any("events are on their way" in line for line in sweep.said)
+
+
+def test_reports_that_wait_for_days_take_little_memory(free_port: int) -> None:
+    def record(number: int) -> dict[str, Any]:
+        exits = {"score": [number + e / 12 for e in range(12)], "loss": [number + e / 11 for e in range(12)]}
+        where = {
+            "config": "c",
+            "attempt": 1,
+            "seed": 0,
+            "fold": 0,
+            "epoch": number,
+            "seq": number,
+            "time": 1e9 + number,
+        }
+        numbers = {"score": 0.5, "theta_updates": number, "seconds": 1.5, "train_loss": 0.1}
+        return {"kind": "epoch", **where, **numbers, "exits": exits, "weights": {}, "collapsed": []}
+
+    count, state = 2000, State()
+    state.apply({"kind": "suggest", "config": "c", "index": 1, "values": {}})
+    tracker = Sweep(f"http://127.0.0.1:{free_port}").tracker()
+    records = [record(number) for number in range(count)]
+    for one in records:
+        state.apply(one)
+    tracemalloc.start()
+    for one in records:
+        for event in feed.events(one, state):
+            tracker.put(event)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert tracker.close(0) == tracker.waiting >= count
+    # 110,000 reports then take less than 80 MB; with 40 named values each it would be 4 kB and more.
+    assert size / count < 700
+
+
 def test_a_deleted_run_does_not_hold_up_the_others(database: str) -> None:
     from mlflow import MlflowClient
 
@@ -359,9 +413,9 @@ def test_a_deleted_run_does_not_hold_up_the_others(database: str) -> None:
 
 
 def test_values_that_no_chart_can_show_are_counted(sweep: Sweep) -> None:
-    bad = Epoch("clo", 0, 0, 0, {"score/mean": 0.5, "loss/exit_01": math.nan, "loss/exit_02": math.inf, "seconds": 2})
-    events = [*whole_sweep()[:3], bad, bad.__class__("clo", 0, 0, 1, {"score/mean": math.nan})]
-    sweep.send([*events, CellEnded("clo", 0, 0, "diverged")])
+    bad = {"score/mean": 0.5, "loss/exit_01": math.nan, "loss/exit_02": math.inf, "seconds": 2}
+    reports = [Epoch("clo", 0, 0, 0, lambda: bad), Epoch("clo", 0, 0, 1, lambda: {"score/mean": math.nan})]
+    sweep.send([*whole_sweep()[:3], *reports, CellEnded("clo", 0, 0, "diverged")])
     run = sweep.runs()["CLO-v2 00 s0 f0"]
     assert run.data.metrics == {"score/mean": 0.5, "seconds": 2.0}
     assert run.data.tags["nonfinite"] == "3"

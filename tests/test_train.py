@@ -1,6 +1,7 @@
 """The training loop: resuming, early stopping, divergence, stages, exact lengths; on plain tensors, no text anywhere."""
 
 import dataclasses
+import errno
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from toys import ThreeExitMLP, toy_mlp, toy_rows
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import bucketed, plan_epoch, updates_per_epoch
-from leebert.errors import CheckpointError, ConfigError, DataError
+from leebert.errors import CheckpointError, ConfigError, DataError, StorageError
 from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS, Fixed
@@ -64,7 +65,7 @@ def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(tmp_path, algori
     assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True))
     assert plain(result.reports) == plain(expected.reports)
     assert np.array_equal(result.held_out.logits, expected.held_out.logits)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0002", "epoch-0003"]
 
 
 def test_a_finished_run_is_only_read_again(tmp_path):
@@ -109,8 +110,84 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
         state.write_text("{")
     else:
         tensors.unlink()
-    with pytest.raises(CheckpointError, match="epoch-0000 is damaged.*delete that folder"):
+    with pytest.raises(CheckpointError, match="epoch-0000 can't be used.*delete"):
         Checkpoints(tmp_path).load()
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_damaged_checkpoint_costs_one_epoch_as_the_one_before_is_there(tmp_path, caplog, file):
+    options = {"held_out": toy_rows(seed=1)}
+    expected = fit(toy_mlp(), toy_rows(), config(), **options)
+    digests = {}
+    torn = train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path), **options)
+    for _ in range(3):
+        report = next(torn)
+        digests[report.epoch] = report.checkpoint
+    torn.close()
+    flip(tmp_path / "epoch-0002" / file)
+    steps = []
+    # state.json vouches for the tensors, and the digest that somebody kept for state.json
+    again = Checkpoints(tmp_path, known=set(digests.values()))
+    result = fit(toy_mlp(seed=9), toy_rows(), config(), checkpoints=again, on_step=steps.append, **options)
+    assert plain(result.reports) == plain(expected.reports)
+    assert len(steps) == 2 * 6, "the damaged epoch and the one that was left"
+    assert "epoch-0002 can't be used" in caplog.text
+    assert "going on from epoch-0001" in caplog.text
+
+
+def test_only_checkpoints_that_are_known_count_and_anew_starts_from_the_beginning(tmp_path):
+    options = {"held_out": toy_rows(seed=1)}
+    first = next(train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path / "a"), **options))
+    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known={first.checkpoint}).load() is not None
+    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known={"0" * 64}, anew=True).load() is None
+    with pytest.raises(CheckpointError, match="not the recorded one"):
+        Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known=set()).load()
+
+
+def test_a_second_process_goes_on_in_a_folder_of_its_own_and_there_are_never_more_than_two(tmp_path, monkeypatch):
+    import leebert.checkpoint
+
+    options = {"held_out": toy_rows(seed=1)}
+    torn = train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path / "one"), **options)
+    for _ in range(2):
+        next(torn)
+    most, save = [], leebert.checkpoint.save_file
+
+    def counting(*args):
+        save(*args)
+        most.append(len(list(tmp_path.glob("*/*epoch-*"))))
+
+    monkeypatch.setattr(leebert.checkpoint, "save_file", counting)
+    second = Checkpoints(tmp_path / "two", earlier=[tmp_path / "one"])
+    result = fit(toy_mlp(seed=9), toy_rows(), config(), checkpoints=second, **options)
+    expected = fit(toy_mlp(), toy_rows(), config(), **options)
+    assert plain(result.reports) == plain(expected.reports)
+    assert most == [2, 2], "the one that is written included"
+    # The first process was only cut off: what it goes on writing disturbs nobody.
+    next(torn)
+    assert (tmp_path / "two" / "epoch-0003").is_dir()
+
+
+def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    import leebert.checkpoint
+
+    torn = train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path))
+    next(torn)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(leebert.checkpoint, "save_file", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        next(torn)
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0000"]
+    assert Checkpoints(tmp_path).load() is not None
 
 
 def test_checkpoints_hold_no_pickle(tmp_path):

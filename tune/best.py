@@ -10,9 +10,10 @@ import numpy as np
 
 from leebert.config import ModelConfig
 from leebert.data.batches import updates_per_epoch
+from leebert.files import write_atomically
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
-from tune.folder import SweepFolder, write_atomically
+from tune.folder import SweepFolder
 from tune.ledger import State
 from tune.prepare import data_config
 from tune.select import best, one_standard_error, score

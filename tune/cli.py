@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from leebert import console
-from leebert.errors import ConfigError, SweepError
+from leebert.errors import ConfigError, SweepError, TrackingError
 
 app = typer.Typer(
     help="Cross-validated sweeps of early-exit models: Ray Tune runs them, a ledger keeps them, MLflow shows them.",
@@ -140,20 +140,25 @@ def doctor(
 @app.command()
 def resume(
     name: Name,
+    space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
     device: Device = "auto",
+    take_over: Annotated[bool, typer.Option("--take-over", help="Even if another driver seems to live.")] = False,
     json_: Json = False,
 ) -> None:
-    """Go on with a sweep that was stopped, ran out of budget, or died."""
+    """Go on with a sweep that was stopped, ran out of budget, or died; or give it more configurations or seeds."""
     from tune.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
     console.quiet_transformers()
     from tune.sweep import resume_sweep
 
-    _conclude([resume_sweep(folder, overrides=set_ or [], address=address, device=device, say=_say)], json_)
+    outcome = resume_sweep(
+        folder, space=space, overrides=set_ or [], take_over=take_over, address=address, device=device, say=_say
+    )
+    _conclude([outcome], json_)
 
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
@@ -173,8 +178,8 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
         console.emit_json(told)
     if any(o.unsent for o in outcomes):
         raise SweepError(
-            f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; they stand in the ledger, and "
-            "`leebert-tune resume` sends them when the server is back"
+            f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; they stand in the ledger. When the server is "
+            "back: " + "; ".join(f"leebert-tune rebuild-mlflow {named(o.folder)}" for o in outcomes if o.unsent)
         )
     if all(not any(c["state"] == "complete" for c in t["configurations"]) for t in told) and all(
         o.status == "finished" for o in outcomes
@@ -247,7 +252,7 @@ def best(
     if json_:
         console.emit_json({**values, "file": str(path)})
         return
-    from tune.driver import describe
+    from tune.history import describe
 
     found = values["found"]
     spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
@@ -256,6 +261,31 @@ def best(
     others = len(found["within_one_standard_error"]) - 1
     print(f"{others} other configuration(s) lie within one standard error")
     print(f"{path}: leebert train --config {path}")
+
+
+@app.command("rebuild-mlflow")
+def rebuild_mlflow(
+    name: Name,
+    storage: Storage = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; else the sweep's own, as when it started.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; else the sweep's own.")] = None,
+    json_: Json = False,
+) -> None:
+    """Write to MLflow what it lacks of a sweep: on a new server everything, after an outage what was not sent."""
+    from tune.folder import SweepFolder
+    from tune.rebuild import rebuild
+
+    folder = SweepFolder.find(name, storage)
+    told = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment, say=_say)
+    if json_:
+        console.emit_json(told)
+    else:
+        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s")
+        print(f"MLflow: {told['mlflow']}")
+    if told["unsent"]:
+        raise TrackingError(f"{told['unsent']} events did not reach MLflow; give the same command again")
+    if told["rejected"]:
+        raise TrackingError(f"MLflow can't take {told['rejected']} events; see the message above")
 
 
 @app.command()
@@ -300,6 +330,36 @@ def compare(
     Console().print(render(comparison))
     if folder.driver():
         print("the sweep is still running: this is what is there")
+
+
+@app.command()
+def simulate(
+    name: Annotated[str, typer.Argument(help="A sweep that was run with `pruner: none`, or a copy of its scores.")],
+    pruner: Annotated[
+        str, typer.Option(help="none, racing or halving; its options by --set pruner.KEY=VALUE.")
+    ] = "racing",
+    searcher: Annotated[
+        str, typer.Option(help="grid or random: random orders of what was recorded; or tpe.")
+    ] = "random",
+    orders: Annotated[int, typer.Option(min=1, help="How many sweeps to simulate.")] = 200,
+    concurrent: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the orders.")] = 0,
+    set_: Set = None,
+    save: Annotated[Path | None, typer.Option(help="Keep a small copy of the scores in this folder.")] = None,
+    storage: Storage = None,
+    json_: Json = False,
+) -> None:
+    """What a pruner would have saved, and lost, on a sweep that has run without one."""
+    from tune.recording import Recording
+    from tune.simulate import print_simulation
+    from tune.simulate import simulate as simulate_
+
+    recording = Recording.find(name, storage)
+    spec = recording.spec([f"pruner.name={pruner}", f"searcher.name={searcher}", *(set_ or [])])
+    told = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
+    if save is not None:
+        recording.save(save)
+    console.emit_json(told) if json_ else print_simulation(told)
 
 
 def main() -> None:

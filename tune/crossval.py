@@ -1,14 +1,14 @@
 """One configuration on all its cells, one after the other: what a trial does, without Ray.
 
-Every epoch goes into the ledger before it is handed on; a cell's held-out logits at its best epoch go into a Parquet
-file of its own.
+Every epoch goes into the ledger before it is handed on, with the digest of its checkpoint: only checkpoints that the
+ledger knows are gone on from. A cell's held-out logits at its best epoch go into a Parquet file of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,12 +21,14 @@ from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
-from leebert.errors import CheckpointError
+from leebert.errors import StorageError
 from leebert.evaluate import HeldOut, replay_point
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.train import EpochReport, train_epochs
-from tune.ledger import Ledger, Record
+from tune.failures import Placement
+from tune.ledger import Ledger, Record, attempt_name
+from tune.watchdog import Watchdog
 
 #: Thresholds of the curve of score against layers that a cell reports.
 TRADEOFF = 20
@@ -38,6 +40,8 @@ class Study:
 
     folder: the sweep's folder, which every node reaches. training: options that are not searched.
     cells: (seed, fold) in the fixed order of every trial. threads: CPUs of a trial; None leaves torch alone.
+    hang_seconds: a trial that has not asked for its next batch for so long is ended; None: never.
+    versions: what the driver runs (`tune.nodes`), which trials' processes are compared with; None: not compared.
     """
 
     folder: str
@@ -48,6 +52,8 @@ class Study:
     threads: int | None = None
     device: str = "auto"
     keep_checkpoints: bool = False
+    hang_seconds: float | None = None
+    versions: Mapping[str, str] | None = None
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """The training configuration of a configuration's values and a seed."""
@@ -55,14 +61,43 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True)
+class CellRecord:
+    """What the ledger holds of a cell: its epochs, and the digests of its checkpoints."""
+
+    epochs: Sequence[int] = ()
+    digests: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What the driver grants a trial: a configuration, an attempt number, and what is known of its cells already."""
+    """What the driver grants a trial: a configuration, an attempt number, and what is known of its cells already.
+
+    driver: the number of the driver that grants it. earlier: the names of the attempts before it. placement: how it is
+    run after memory ran out.
+    """
 
     config: str
     values: Mapping[str, Any]
     attempt: int
+    driver: int = 1
     finished: Sequence[tuple[int, int]] = ()
-    seen: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # "seed/fold" → epochs recorded
+    cells: Mapping[str, CellRecord] = dataclasses.field(default_factory=dict)  # by "seed/fold"
+    earlier: Sequence[str] = ()
+    placement: Placement = dataclasses.field(default_factory=Placement)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Attempt:
+        """From its plain form, `dataclasses.asdict`, in which it travels through Ray."""
+        cells = {key: CellRecord(**cell) for key, cell in plain["cells"].items()}
+        return cls(**{**plain, "cells": cells, "placement": Placement(**plain["placement"])})
+
+    @property
+    def name(self) -> str:
+        """Of its folders, for records and for checkpoints."""
+        return attempt_name({"attempt": self.attempt, "driver": self.driver})
+
+    def known(self, seed: int, fold: int) -> CellRecord:
+        return self.cells.get(f"{seed}/{fold}", CellRecord())
 
 
 def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
@@ -70,38 +105,52 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
 
     A diverged cell ends the configuration: the cells after it would tell nothing that counts.
     """
-    with limited_threads(study.threads):
-        writer = Ledger(Path(study.folder) / "ledger").attempt_writer(attempt.config, attempt.attempt)
+    hung = hang_file(Path(study.folder), attempt.config, attempt.name)
+    with limited_threads(study.threads), Watchdog(study.hang_seconds, hung) as watchdog:
+        writer = Ledger(Path(study.folder) / "ledger").attempt_writer(attempt.config, attempt.name)
         try:
             for seed, fold in study.cells:
                 if (seed, fold) in {tuple(cell) for cell in attempt.finished}:
                     continue
                 diverged = False
-                checkpoints = checkpoint_folder(study, attempt.config, seed, fold)
-                for records in _run_cell(study, attempt, seed, fold, checkpoints):
+                for records in _run_cell(study, attempt, seed, fold, watchdog):
                     written = [writer.append(r) for r in records]
-                    diverged = records[-1]["ended"] == "diverged"
+                    diverged = records[-1].get("ended") == "diverged"
                     if records[-1]["kind"] == "cell_end" and not diverged and not study.keep_checkpoints:
-                        checkpoints.clear()
-                    yield written
+                        shutil.rmtree(checkpoint_folder(study.folder, attempt.config, seed, fold), ignore_errors=True)
+                    # Whoever asks for the epochs may take its time.
+                    with watchdog.asleep():
+                        yield written
                 if diverged:
                     return
         finally:
             writer.close()
 
 
-def checkpoint_folder(study: Study, config: str, seed: int, fold: int) -> Checkpoints:
-    """Where a cell keeps its checkpoint while it runs."""
-    return Checkpoints(Path(study.folder) / "checkpoints" / f"{config}-s{seed}-f{fold}")
+def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Path:
+    """Where a cell's checkpoints lie while it runs, in a folder per attempt: each has one writer only."""
+    return Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
+
+
+def hang_file(folder: Path, config: str, attempt: str) -> Path:
+    """Where a trial that hangs leaves its stack before it is ended."""
+    return folder / "hung" / f"{config}-{attempt}.txt"
 
 
 def train_cell(
-    study: Study, values: Mapping[str, Any], seed: int, fold: int, checkpoints: Checkpoints | None = None
+    study: Study,
+    values: Mapping[str, Any],
+    seed: int,
+    fold: int,
+    checkpoints: Checkpoints | None = None,
+    watchdog: Watchdog | None = None,
 ) -> Iterator[EpochReport]:
     """Train one cell on its fold's rows and score it on the rows held out."""
     config = study.train_config(values, seed)
     runtime = Runtime.of(config.precision, study.device)
     rows = study.problem.rows()
+    if watchdog:
+        rows = watchdog.watch(rows)
     torch.manual_seed(derive_seed(seed, fold, "init"))
     yield from train_epochs(
         study.problem.model(config),
@@ -116,33 +165,31 @@ def train_cell(
     )
 
 
-def _from_checkpoint_or_anew(
-    study: Study, attempt: Attempt, seed: int, fold: int, checkpoints: Checkpoints
-) -> Iterator[EpochReport]:
-    """A damaged checkpoint costs its cell's epochs, not the configuration: the cell starts again, alike."""
-    try:
-        checkpoints.load()
-    except CheckpointError as error:
-        logging.getLogger(__name__).warning("%s: the cell is trained anew", error)
-        checkpoints.clear()
-    yield from train_cell(study, attempt.values, seed, fold, checkpoints)
-
-
-def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, checkpoints: Checkpoints) -> Iterator[list[Record]]:
+def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
-    seen = set(attempt.seen.get(f"{seed}/{fold}", ()))
-    started, reports, best = time.time(), [], None
-    for report in _from_checkpoint_or_anew(study, attempt, seed, fold, checkpoints):
+    known, place = attempt.known(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
+    checkpoints = Checkpoints(
+        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
+    )
+    micro = attempt.placement.accumulate * study.train_config(attempt.values, seed).accumulate
+    values = {**attempt.values, "accumulate": micro}
+    started, reports, best = time.monotonic(), [], None
+    for report in train_cell(study, values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
         records: list[Record] = []
-        if report.epoch not in seen:
-            records.append({"kind": "epoch", **where, **_jsonable(report.plain())})
+        digest = {"checkpoint": report.checkpoint} if report.checkpoint else {}
+        if report.epoch not in known.epochs:
+            records.append({"kind": "epoch", **where, **_jsonable(report.plain()), **digest})
+        elif digest:
+            records.append({"kind": "checkpoint", **where, "epoch": report.epoch, **digest})
         if report.ended:
             records.append(
                 {"kind": "cell_end", **where, **_summary(reports, started), "runtime": _runtime(study, attempt)}
             )
+            if attempt.placement != Placement():
+                records[-1]["placement"] = dataclasses.asdict(attempt.placement)
             if best is not None and report.ended != "diverged":
                 records[-1]["tradeoff"] = _tradeoff(best, study.problem.metric)
                 save_held_out(
@@ -166,7 +213,7 @@ def _summary(reports: list[EpochReport], started: float) -> Record:
         "theta_updates": last.theta_updates,
         "best_theta_updates": best.theta_updates if best else None,
         "seconds": sum(r.seconds for r in reports),
-        "wall_seconds": time.time() - started,
+        "wall_seconds": time.monotonic() - started,
     }
 
 
@@ -214,10 +261,13 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
             "logits": pa.FixedSizeListArray.from_arrays(flat, m * k),
         }
     ).replace_schema_metadata({"exits": str(m), "classes": str(k)})
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def load_held_out(path: Path) -> tuple[HeldOut, np.ndarray]:

@@ -5,25 +5,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from leebert.config import TrainConfig
+from leebert.errors import LeaseError, StorageError
 from leebert.train import NEGATIVE
-from tune.crossval import Attempt, Study, checkpoint_folder
+from tune.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
+from tune.failures import MOST, RETRIES, UNCOUNTED, Failure, Placement, placement
 from tune.feed import events
-from tune.history import Configuration
+from tune.history import Configuration, describe
 from tune.ledger import Ledger, Record, State
 from tune.pruners import Pruner
 from tune.searchers import Searcher
 from tune.tracking_events import Event
-
-#: How often a configuration whose process died is tried again.
-RETRIES = 2
-
-#: The failure that a configuration brings upon itself; it is not tried again.
-DIVERGED = "diverged"
 
 EndStatus = Literal["finished", "stopped", "failed"]
 
@@ -32,6 +32,33 @@ class Listener(Protocol):
     """Who is told of events: the tracker, or nobody."""
 
     def put(self, event: Event) -> None: ...
+
+
+class Frame(Protocol):
+    """What the driver must know of a study."""
+
+    @property
+    def folder(self) -> str: ...
+    @property
+    def cells(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def keep_checkpoints(self) -> bool: ...
+    def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig: ...
+
+
+class Appender(Protocol):
+    """Takes the driver's own records, and gives them back numbered and dated."""
+
+    def append(self, record: Record) -> Record: ...
+    def close(self) -> None: ...
+
+
+class Records(Protocol):
+    """What the driver needs of a ledger, so that a simulation can do without files."""
+
+    def read(self) -> State: ...
+    def driver_writer(self, driver: int) -> Appender: ...
+    def records_of(self, config: str, attempt: str) -> Iterable[Record]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,24 +76,32 @@ class Driver:
 
     def __init__(
         self,
-        study: Study,
-        ledger: Ledger,
+        study: Frame,
+        ledger: Records,
         searcher: Searcher,
         pruner: Pruner,
         *,
         config_id: Callable[[dict[str, Any]], str],
+        number: int = 1,
         budget: Budget | None = None,
         gpus: float = 0.0,
         listener: Listener | None = None,
         say: Callable[[str], None] = print,
         stop_requested: Callable[[], bool] = lambda: False,
+        may_decide: Callable[[], None] = lambda: None,
     ) -> None:
+        """`number` is the lease's (`tune.lease`), and `may_decide` raises once that is lost.
+
+        `gpus` are those of one trial.
+        """
         self.study, self.ledger, self.searcher, self.pruner = study, ledger, searcher, pruner
-        self.config_id, self.budget, self.gpus = config_id, budget or Budget(), gpus
-        self.listener, self.say, self.stop_requested = listener, say, stop_requested
+        self.config_id, self.number, self.budget = config_id, number, budget or Budget()
+        self.gpus, self.listener, self.say = gpus, listener, say
+        self.stop_requested, self.may_decide = stop_requested, may_decide
         self.state = ledger.read()
-        self.writer = ledger.driver_writer()
-        self.started = time.time()
+        self.writer = ledger.driver_writer(number)
+        self.started, self._clock = time.time(), time.monotonic()
+        self.storage_failed: str | None = None
         self.interrupted = False
         self.running: dict[str, str] = {}  # Ray's trial → configuration
         self.exhausted = False
@@ -75,13 +110,17 @@ class Driver:
         self._negative = False
         self.waiting = []
         for configuration in self.state.history():
-            if self._mendable(configuration) or (configuration.state == "running" and self._settle(configuration.id)):
+            if configuration.state == "complete" and not set(study.cells) <= _finished(configuration):
+                self.record({"kind": "reopen", "config": configuration.id})  # the sweep was given more seeds
+            if self._mendable(configuration) or (
+                self.state.configs[configuration.id].state == "running" and self._settle(configuration.id)
+            ):
                 self.waiting.append(configuration.id)
 
     def _mendable(self, configuration: Configuration) -> bool:
         """Whether a configuration failed for a reason that may be gone: anything but its own divergence."""
         known = self.state.failures.get(configuration.id, [])
-        return configuration.state == "failed" and bool(known) and known[-1]["message"] != DIVERGED
+        return configuration.state == "failed" and bool(known) and known[-1]["reason"] != "diverged"
 
     # What runs next.
 
@@ -108,25 +147,54 @@ class Driver:
         return self._grant(config)
 
     def _grant(self, config: str) -> Attempt:
-        attempt = self.state.attempts.get(config, 0) + 1
+        attempt, earlier = self.state.last_attempt(config) + 1, self.state.attempts.get(config, {})
         known = self.state.fences.get(config, {})
-        fences = {str(earlier): known.get(earlier, count) for earlier, count in self._collect(config).items()}
-        for seed, fold in self.study.cells:
-            if (config, seed, fold) in self.state.cells and not self.study.keep_checkpoints:
-                checkpoint_folder(self.study, config, seed, fold).clear()  # killed between its end and this
-        self.record({"kind": "grant", "config": config, "attempt": attempt, "fences": fences})
-        finished = [(s, f) for (c, s, f) in self.state.cells if c == config]
-        seen = {f"{s}/{f}": sorted(self.state.seen(config, s, f)) for s, f in self.study.cells}
-        return Attempt(config, self.state.configs[config].values, attempt, finished, seen)
+        fences = {str(number): known.get(number, count) for number, count in self._collect(config).items()}
+        finished = [(s, f) for s, f in self.study.cells if (config, s, f) in self.state.cells]
+        self._remove_checkpoints(config, finished)  # it may have been killed between a cell's end and this
+        place = self._placement(self.state.failures.get(config, []), config) or Placement()
+        placed = dataclasses.asdict(place) if place != Placement() else {}
+        names = [name for number, name in sorted(earlier.items())]
+        self.record(
+            {"kind": "grant", "config": config, "attempt": attempt, "driver": self.number, "fences": fences, **placed}
+        )
+        cells = {
+            f"{s}/{f}": CellRecord(
+                sorted(self.state.seen(config, s, f)), sorted(self.state.digests.get((config, s, f), ()))
+            )
+            for s, f in self.study.cells
+            if self.state.seen(config, s, f)
+        }
+        values = self.state.configs[config].values
+        return Attempt(config, values, attempt, self.number, finished, cells, names, place)
+
+    def _placement(self, failures: list[Record], config: str) -> Placement | None:
+        if not failures:
+            return Placement()
+        training = self.study.train_config(self.state.configs[config].values, 0)
+        return placement(failures, training.batch_size // training.accumulate, self.gpus)
+
+    def _remove_checkpoints(self, config: str, cells: Iterable[tuple[int, int]]) -> None:
+        if not self.study.keep_checkpoints:
+            for seed, fold in cells:
+                shutil.rmtree(checkpoint_folder(self.study.folder, config, seed, fold), ignore_errors=True)
+
+    def _remove_strays(self) -> None:
+        """Checkpoints of configurations that are done: a trial that was given up may have written on."""
+        if not self.study.keep_checkpoints:
+            for folder in (Path(self.study.folder) / "checkpoints").glob("*-s*-f*"):
+                configuration = self.state.configs.get(folder.name.rpartition("-s")[0])
+                if configuration is None or configuration.state in ("complete", "pruned"):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _collect(self, config: str) -> dict[int, int]:
         """Take what the configuration's attempts wrote but could not report any more; how many records each has."""
         counts = {}
-        for attempt in range(1, self.state.attempts.get(config, 0) + 1):
-            records = list(self.ledger.records_of(config, attempt))
+        for number, name in sorted(self.state.attempts.get(config, {}).items()):
+            records = list(self.ledger.records_of(config, name))
             for record in records:
                 self._apply(record)
-            counts[attempt] = len(records)
+            counts[number] = len(records)
         return counts
 
     def _settle(self, config: str) -> bool:
@@ -139,7 +207,7 @@ class Driver:
         if self.state.configs[config].state != "running" or last is None:
             return self.state.configs[config].state == "running"
         ended = [r for r in self.state.cells_of.get(config, []) if r["ended"] == "diverged"]
-        finished = {(c.seed, c.fold) for c in self.state.configs[config].cells if c.state == "finished"}
+        finished = _finished(self.state.configs[config])
         cell = (last["seed"], last["fold"])
         if ended:
             r = ended[0]
@@ -147,7 +215,16 @@ class Driver:
                 f"{self._name(config)}  seed {r['seed']} fold {r['fold']}  diverged after {r['theta_updates']} updates: "
                 "a loss, gradient or weight was not finite"
             )
-            self.record({"kind": "fail", "config": config, "attempt": r["attempt"], "message": DIVERGED, "final": True})
+            self.record(
+                {
+                    "kind": "fail",
+                    "config": config,
+                    "attempt": r["attempt"],
+                    "reason": "diverged",
+                    "message": "diverged",
+                    "final": True,
+                }
+            )
         elif finished >= set(self.study.cells):
             self.record({"kind": "complete", "config": config})
             scores = self.state.configs[config].scores
@@ -159,9 +236,8 @@ class Driver:
                 self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
                 self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
         state = self.state.configs[config].state
-        if state != "running" and not ended and not self.study.keep_checkpoints:
-            for seed, fold in self.study.cells:
-                checkpoint_folder(self.study, config, seed, fold).clear()
+        if state != "running" and not ended:
+            self._remove_checkpoints(config, self.study.cells)
         return state == "running"
 
     # What comes back.
@@ -185,6 +261,12 @@ class Driver:
             self._settle(record["config"])
         return not records or self.state.configs[records[-1]["config"]].state == "running"
 
+    def hung(self, trial: str) -> Path:
+        """Where a trial's watchdog would have reported."""
+        config = self.running.get(trial, "")
+        name = self.state.attempts.get(config, {}).get(self.state.last_attempt(config), "")
+        return hang_file(Path(self.study.folder), config, name)
+
     def _warn_of_collapse(self, record: Record) -> None:
         fresh = set(record["collapsed"]) - self._collapsed
         if fresh:  # once per exit and session: it is recorded with every epoch
@@ -194,21 +276,34 @@ class Driver:
                 f"{self._name(record['config'])}  {exits}: one class for every held-out row (shallow exits often start so)"
             )
 
-    def gone(self, trial: str, message: str | None = None, *, permanent: bool = False) -> None:
-        """A trial's process has ended; with a message, it failed and its configuration is tried again, or given up.
-
-        A `permanent` failure (a wrong value, missing data) would only happen again: it is given up at once.
-        """
+    def gone(self, trial: str, failure: Failure | None = None) -> None:
+        """A trial's process has ended; after a failure its configuration is tried again, or given up."""
         config = self.running.pop(trial, None)
-        if config is None or self.state.configs[config].state != "running" or message is None:
+        if config is None or self.state.configs[config].state != "running" or failure is None:
             return
-        attempt = self.state.attempts[config]
-        final = permanent or len(self.state.failures.get(config, [])) >= RETRIES
-        self.record({"kind": "fail", "config": config, "attempt": attempt, "message": message[:2000], "final": final})
-        self.say(
-            f"{self._name(config)}  failed: {message.strip().splitlines()[-1][:300]}"
-            + ("; given up" if final else "; tried again")
-        )
+        if failure.kind == "storage":
+            # Every other trial would meet the same: nothing is wrong with the configuration.
+            self.storage_failed = failure.message
+            self.waiting.append(config)
+            return
+        attempt = self.state.last_attempt(config)
+        known = self.state.failures.get(config, [])
+        record = {
+            "kind": "fail",
+            "config": config,
+            "attempt": attempt,
+            "reason": failure.kind,
+            "message": failure.message[:2000],
+        }
+        counted = [f for f in (*known, record) if f.get("reason") not in UNCOUNTED]
+        after = self._placement([*known, record], config)
+        final = failure.kind == "refused" or len(counted) > RETRIES or len(known) >= MOST or after is None
+        self.record({**record, "final": final})
+        what = failure.message.strip().splitlines()[-1][:300]
+        then = "given up" if final else "tried again"
+        if after and not final and failure.kind in ("gpu_memory", "host_memory"):
+            then += f" {after.described()}"
+        self.say(f"{self._name(config)}  failed: {what}; {then}")
         if not final:
             self.waiting.append(config)
 
@@ -217,7 +312,9 @@ class Driver:
     def stop_reason(self) -> str | None:
         """Why everything is to stop now, or None. Once it is so it stays so."""
         if self._asked_to_stop is None:
-            if self.interrupted:
+            if self.storage_failed:
+                self._asked_to_stop = self.storage_failed
+            elif self.interrupted:
                 self._asked_to_stop = "interrupted"
             elif self.stop_requested():
                 self._asked_to_stop = "stopped on request"
@@ -237,7 +334,11 @@ class Driver:
 
     def hours(self) -> float:
         """Wall-clock hours over all sessions."""
-        return (self.state.elapsed + time.time() - self.started) / 3600
+        return (self.state.elapsed + self._seconds()) / 3600
+
+    def _seconds(self) -> float:
+        # Not from the clock's time, which somebody may set back.
+        return time.monotonic() - self._clock
 
     def finish(self, error: str | None = None) -> EndStatus:
         """Write the end of this session; `stopped` where something is left to do."""
@@ -250,7 +351,13 @@ class Driver:
         else:
             status = "finished"
         note = error or self.stop_reason() or ""
-        self.record({"kind": "end", "status": status, "note": note, "elapsed": time.time() - self.started})
+        self._remove_strays()
+        with contextlib.suppress(StorageError, LeaseError):  # which the error, or the reason to stop, says already
+            self.may_decide()
+            for configuration in self.state.history():
+                if configuration.state == "running":
+                    self._collect(configuration.id)  # so that what is told of the end is what the ledger holds
+            self.record({"kind": "end", "status": status, "note": note, "elapsed": self._seconds()})
         self.writer.close()
         return status
 
@@ -258,6 +365,7 @@ class Driver:
 
     def record(self, record: Record) -> None:
         """Write one of the driver's own records, apply it, tell the listener."""
+        self.may_decide()
         self._apply(self.writer.append(record))
 
     def _apply(self, record: Record) -> bool:
@@ -272,10 +380,8 @@ class Driver:
         return f"[{self.state.indices[config]}] {describe(self.state.configs[config].values)}"
 
 
-def describe(values: Any) -> str:
-    """A configuration in a few words: the algorithm, then its options."""
-    rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
-    return f"{values.get('algorithm', '')} {rest}".strip()
+def _finished(configuration: Configuration) -> set[tuple[int, int]]:
+    return {(c.seed, c.fold) for c in configuration.cells if c.state == "finished"}
 
 
 def replay(state_of: Ledger, listener: Listener) -> State:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tune.driver import describe
+from tune.history import describe
 from tune.space import SweepSpec
 from tune.sweep import anchored
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,9 +33,10 @@ def events(record: Record, state: State) -> Iterator[Event]:
         yield ConfigStarted(record["config"], record["index"], record["values"], time_ms=time_ms)
     elif kind == "epoch":
         where = (record["config"], record["seed"], record["fold"])
-        if state.seen(*where) == {record["epoch"]}:
+        newest = list(itertools.islice(reversed(state.epochs[where].values()), 2))
+        if len({r["attempt"] for r in newest}) == len(newest):  # the cell's first, or its first of another attempt
             yield CellStarted(*where, attempt=record["attempt"], time_ms=time_ms)
-        yield Epoch(*where, record["epoch"], epoch_metrics(record), time_ms=time_ms)
+        yield Epoch(*where, record["epoch"], functools.partial(epoch_metrics, record), time_ms=time_ms)
     elif kind == "cell_end":
         status = "diverged" if record["ended"] == "diverged" else "finished"
         yield CellEnded(record["config"], record["seed"], record["fold"], status, time_ms=time_ms)  # type: ignore[arg-type]

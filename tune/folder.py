@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import re
-import socket
+import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import SweepError
+from leebert.errors import StorageError, SweepError
+from leebert.files import write_atomically
+from tune.lease import holder
 from tune.ledger import Ledger
-
-#: A driver that has not been heard of for so long is taken for dead.
-BEAT_TIMEOUT = 30.0
 
 
 def storage_root(option: str | None) -> Path:
@@ -38,25 +38,36 @@ def check_name(name: str) -> str:
 class SweepFolder:
     """The files of one sweep."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
-        self.name = path.name
+        self.name = name or path.name
         self.ledger = Ledger(path / "ledger")
 
     @classmethod
-    def create(cls, storage: Path, name: str) -> SweepFolder:
-        """A new, empty folder; refuses a name that is taken, and says how to go on with that sweep."""
-        path = storage / check_name(name)
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
+    def refuse_taken(cls, storage: Path, name: str) -> None:
+        """SweepError for a name that a sweep has already, with the command to go on with that one."""
+        if (storage / check_name(name)).exists():
             raise SweepError(
                 f"a sweep named {name!r} exists in {storage}; go on with it by: leebert-tune resume {name}"
                 + ("" if storage == storage_root(None) else f" --storage {storage}")
-            ) from None
+            )
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls, storage: Path, name: str) -> Iterator[SweepFolder]:
+        """A new sweep's folder, to be filled: it takes its name only when that is done, whole or not at all."""
+        cls.refuse_taken(storage, name)
+        unfinished = storage / f".{name}.{secrets.token_hex(4)}"
+        try:
+            unfinished.mkdir(parents=True)
+            yield cls(unfinished, name)
+            unfinished.rename(storage / name)
         except OSError as error:
-            raise SweepError(f"storage {storage} can't be written: {error.strerror or error}") from None
-        return cls(path)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                cls.refuse_taken(storage, name)  # somebody else was faster
+            raise StorageError(f"storage {storage} can't be written: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     @classmethod
     def find(cls, name: str, storage: str | None = None) -> SweepFolder:
@@ -75,7 +86,7 @@ class SweepFolder:
     @classmethod
     def all(cls, storage: str | None = None) -> list[SweepFolder]:
         """All sweeps in a storage, by name."""
-        return [cls(p.parent) for p in sorted(storage_root(storage).glob("*/manifest.json"))]
+        return [cls(p.parent) for p in sorted(storage_root(storage).glob("[!.]*/manifest.json"))]
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -88,37 +99,10 @@ class SweepFolder:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1))
 
-    # The driver's beat, for other terminals.
-
-    def beat(self, **what: Any) -> None:
-        """Say that a driver is at work here."""
-        told = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time(), **what}
-        write_atomically(self.path / "driver.json", json.dumps(told))
-
     def driver(self) -> dict[str, Any] | None:
         """What the driver at work said last, or None where none is alive."""
-        try:
-            told = json.loads((self.path / "driver.json").read_text())
-        except (OSError, ValueError):
-            return None
-        if told.get("gone") or time.time() - told["time"] > BEAT_TIMEOUT:
-            return None
-        if told["host"] == socket.gethostname() and not _alive(told["pid"]):
-            return None
-        return told
-
-    def driver_gone(self) -> None:
-        self.beat(gone=True)
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the sweep while a driver works; SweepError where another does. The system drops it with the process."""
-        with open(self.path / "driver.lock", "w") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise SweepError(f"sweep {self.name} is being driven by another process") from None
-            yield
+        newest = holder(self.path)
+        return newest.facts if newest is not None and newest.alive else None
 
     # The request to stop.
 
@@ -130,20 +114,3 @@ class SweepFolder:
 
     def clear_stop(self) -> None:
         (self.path / "STOP").unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,18 +1,23 @@
 """The record of a sweep, and the only module that touches its files.
 
-A ledger is a folder of append-only files with one writer each: `driver/` holds the driver's decisions, and
-`<configuration>/<attempt>/` what the process that trains that attempt has found, written before Ray hears of it.
-Files are numbered segments of at most :data:`SEGMENT` records and never change once the next one exists. A line is
-`crc32 json`; a torn last line of a segment is ignored, damage anywhere else is an error.
+A ledger is a folder of append-only files with one writer each: `driver/<number>/` holds the decisions of one driver
+(each session of a sweep has a number of its own, see `tune.lease`), and `<configuration>/<attempt>-<driver>/` what the
+process that trains that attempt has found, written before Ray hears of it. Files are numbered segments of at most
+:data:`SEGMENT` records and never change once the next one exists. A line is `crc32 json`; a torn last line of a segment
+is ignored, damage anywhere else is an error.
 
-Records have an identity (configuration, seed, fold, epoch), so reading one twice changes nothing. An attempt number
-is granted by the driver, together with how many records of earlier attempts count (`fences`): what an old writer
-adds after it was given up is ignored.
+Records have an identity (configuration, seed, fold, epoch), so reading one twice changes nothing. Whoever takes over
+writes how many records of those before count (`fences`): a driver in its first record, for the drivers before it, and
+in each grant, for the configuration's earlier attempts. What an old writer adds after it was given up is ignored.
 """
 
 from __future__ import annotations
 
+import bisect
+import collections
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -21,11 +26,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import SweepError
+from leebert.errors import StorageError, SweepError
+from leebert.files import fsync_folder
 from tune.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 SEGMENT = 1000
 DRIVER = "driver"
+KINDS = (
+    "sweep",
+    "resume",
+    "suggest",
+    "grant",
+    "prune",
+    "fail",
+    "reopen",
+    "complete",
+    "end",
+    "epoch",
+    "cell_end",
+    "checkpoint",
+)
 Record = dict[str, Any]
 
 
@@ -49,7 +69,8 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self.file: Any = None
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         existing = sorted(folder.glob("*.jsonl"))
         # Never append to a file of an earlier process: its last line may be torn.
         self.segment = int(existing[-1].stem) + 1 if existing else 0
@@ -57,18 +78,33 @@ class Writer:
         self.count = 0
 
     def append(self, record: Mapping[str, Any]) -> Record:
-        """Write one record and return it with its `seq` (its number within this writer) and `time`."""
-        if self.file is None or self.count == SEGMENT:
-            self.close()
-            self.file = open(self.folder / f"{self.segment:08d}.jsonl", "xb")  # noqa: SIM115
-            self.segment, self.count = self.segment + 1, 0
+        """Write one record and return it with its `seq` (its number within this writer) and `time`.
+
+        Raises StorageError where it can't be written; nothing can be appended after that, as its line may be torn.
+        """
         full = {"seq": self.seq, "time": round(time.time(), 3), **record}
-        self.file.write(encode(full))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line = encode(full)
+        with _writing(self.folder):
+            try:
+                if self.file is None or self.count == SEGMENT:
+                    self._next_segment()
+                self.file.write(line)
+                os.fsync(self.file.fileno())
+            except OSError:
+                self.close()
+                self.count = -1
+                raise
         self.seq += 1
         self.count += 1
         return full
+
+    def _next_segment(self) -> None:
+        if self.count < 0:
+            raise OSError("an earlier record could not be written")
+        self.close()
+        self.file = open(self.folder / f"{self.segment:08d}.jsonl", "xb", buffering=0)  # noqa: SIM115
+        fsync_folder(self.folder)
+        self.segment, self.count = self.segment + 1, 0
 
     def close(self) -> None:
         if self.file is not None:
@@ -77,6 +113,14 @@ class Writer:
 
     def __del__(self) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the sweep's record can't be written into {folder}: {error.strerror or error}") from None
 
 
 def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
@@ -98,47 +142,62 @@ class Ledger:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def driver_writer(self) -> Writer:
-        return Writer(self.folder / DRIVER)
+    def driver_writer(self, driver: int) -> Writer:
+        """For the decisions of the driver with this number."""
+        return Writer(self.folder / DRIVER / f"{driver:04d}")
 
-    def attempt_writer(self, config: str, attempt: int) -> Writer:
-        return Writer(self._attempt(config, attempt))
+    def attempt_writer(self, config: str, attempt: str) -> Writer:
+        """For the process that trains an attempt, by :func:`attempt_name`."""
+        return Writer(self.folder / config / attempt)
 
-    def _attempt(self, config: str, attempt: int) -> Path:
-        return self.folder / config / f"{attempt:04d}"
-
-    def records_of(self, config: str, attempt: int) -> Iterator[Record]:
+    def records_of(self, config: str, attempt: str) -> Iterator[Record]:
         """What one attempt wrote, in order."""
-        return self._read(self._attempt(config, attempt))
+        return self._read(self.folder / config / attempt)
+
+    def driver_fences(self) -> dict[str, int]:
+        """How many records of each driver so far count: for the first record of one that takes over."""
+        return dict(collections.Counter(number for number, _ in self._decisions()))
+
+    def _decisions(self) -> Iterator[tuple[str, Record]]:
+        """The drivers' records in order, without what one wrote after another had taken over."""
+        if not (self.folder / DRIVER).is_dir():
+            raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
+        folders = sorted((self.folder / DRIVER).iterdir())
+        first = next((r for folder in reversed(folders) for r in itertools.islice(self._read(folder), 1)), {})
+        fences = first.get("fences", {})
+        for folder in folders:
+            for record in self._read(folder):
+                if record["seq"] < fences.get(folder.name, record["seq"] + 1):
+                    yield folder.name, record
 
     def in_order(self) -> list[Record]:
         """Every record, in an order in which it can have happened.
 
         Clocks of several hosts disagree, so times are only trusted within bounds: the driver's records keep their
-        order, and an attempt's come after its grant and in theirs.
+        order; an attempt's keep theirs, and stand between its grant and the driver's next decision on its configuration.
         """
-        merged: list[tuple[float, int, int, Record]] = []
-        granted: dict[tuple[str, int], float] = {}
-        now = 0.0
-        for record in self._read(self.folder / DRIVER):
-            now = max(now, record["time"])
-            merged.append((now, 0, record["seq"], record))
-            if record["kind"] == "grant":
-                granted[record["config"], record["attempt"]] = now
-        for (config, attempt), since in granted.items():
-            now = since
-            for record in self.records_of(config, attempt):
-                now = max(now, record["time"])
-                merged.append((now, 1, record["seq"], record))
+        decisions = [record for _, record in self._decisions()]
+        times = list(itertools.accumulate((record["time"] for record in decisions), max))
+        # Sorted by the decision that a record follows, then by time; a decision comes before what follows it.
+        merged: list[tuple[int, float, int, Record]] = [(n, -1.0, 0, record) for n, record in enumerate(decisions)]
+        following: dict[str, int] = {}
+        for n, decision in reversed(list(enumerate(decisions))):
+            if "config" not in decision:
+                continue
+            config, now = decision["config"], 0.0
+            if decision["kind"] == "grant":
+                last = following.get(config, len(decisions)) - 1
+                for record in self.records_of(config, attempt_name(decision)):
+                    now = max(now, record["time"])
+                    place = min(max(bisect.bisect_right(times, now) - 1, n), last)
+                    merged.append((place, now, record["seq"], record))
+            following[config] = n
         return [record for *_, record in sorted(merged, key=lambda m: m[:3])]
 
     def fences(self) -> dict[str, dict[int, int]]:
         """The fences of the newest grants: which records of given-up attempts count."""
-        found: dict[str, dict[int, int]] = {}
-        for record in self._read(self.folder / DRIVER):
-            if record["kind"] == "grant":
-                found[record["config"]] = {int(a): n for a, n in record["fences"].items()}
-        return found
+        grants = (record for _, record in self._decisions() if record["kind"] == "grant")
+        return {r["config"]: {int(a): n for a, n in r["fences"].items()} for r in grants}
 
     def _read(self, folder: Path) -> Iterator[Record]:
         for path in self._segments(folder):
@@ -152,17 +211,23 @@ class Ledger:
 
         `epochs=False` leaves the epochs' records undecoded, most of a large ledger: enough for finished cells' scores.
         """
-        if not (self.folder / DRIVER).is_dir():
-            raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
         state = State()
-        for record in self._read(self.folder / DRIVER):
+        for _, record in self._decisions():
             state.apply(record)
         for config, attempts in list(state.attempts.items()):
-            for attempt in range(1, attempts + 1):
-                for path in self._segments(self._attempt(config, attempt)):
+            for attempt in attempts.values():
+                for path in self._segments(self.folder / config / attempt):
                     for record in _read_segment(path, epochs=epochs):
                         state.apply(record)
         return state
+
+
+def attempt_name(grant: Mapping[str, Any]) -> str:
+    """The folder of an attempt, for its records and its checkpoints.
+
+    The driver's number is in it, because one that was taken over may not know yet, and grant the same attempt again.
+    """
+    return f"{grant['attempt']:04d}-{grant.get('driver', 1):04d}"
 
 
 @dataclasses.dataclass
@@ -175,10 +240,11 @@ class State:
     sweep: Record | None = None
     configs: dict[str, Configuration] = dataclasses.field(default_factory=dict)
     indices: dict[str, int] = dataclasses.field(default_factory=dict)
-    attempts: dict[str, int] = dataclasses.field(default_factory=dict)
+    attempts: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)  # number → name, by configuration
     fences: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
     epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(default_factory=dict)  # by cell
     fold_epochs: int = 0
+    digests: dict[tuple[str, int, int], set[str]] = dataclasses.field(default_factory=dict)  # of a cell's checkpoints
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
     cells_of: dict[str, list[Record]] = dataclasses.field(default_factory=dict)  # the same by configuration
     last_of: dict[str, Record] = dataclasses.field(default_factory=dict)  # a configuration's newest record
@@ -197,14 +263,17 @@ class State:
         """The epochs of a cell that are recorded."""
         return set(self.epochs.get((config, seed, fold), ()))
 
+    def last_attempt(self, config: str) -> int:
+        """The number of a configuration's newest attempt, 0 before the first."""
+        return max(self.attempts.get(config, ()), default=0)
+
     def counts(self, record: Record) -> bool:
         """Whether a trial's record was written before its attempt was given up."""
         fence = self.fences.get(record["config"], {}).get(record["attempt"])
         return fence is None or record["seq"] < fence
 
     def apply(self, record: Record) -> bool:
-        handler = getattr(self, f"_{record['kind']}", None)
-        told = bool(handler(record)) if handler else False
+        told = record["kind"] in KINDS and bool(getattr(self, f"_{record['kind']}")(record))
         if told and self.session:
             self.session = (self.session[0], max(self.session[1], record["time"]))
         return told
@@ -229,15 +298,17 @@ class State:
     def _suggest(self, r: Record) -> bool:
         if r["config"] in self.configs:
             return False
+        if "/" in r["config"] or r["config"].startswith("."):
+            raise SweepError(f"the ledger names a configuration {r['config']!r}, which can't be a folder's name")
         self.configs[r["config"]] = Configuration(r["config"], r["values"])
         self.indices[r["config"]] = r["index"]
         return True
 
     def _grant(self, r: Record) -> bool:
         config, attempt = r["config"], r["attempt"]
-        if attempt <= self.attempts.get(config, 0):
+        if attempt <= self.last_attempt(config):
             return False
-        self.attempts[config] = attempt
+        self.attempts.setdefault(config, {})[attempt] = attempt_name(r)
         self.fences[config] = {int(a): n for a, n in r["fences"].items()}
         self._set(config, state="running")
         return True
@@ -258,6 +329,11 @@ class State:
             self._set(r["config"], state="failed")
         return True
 
+    def _reopen(self, r: Record) -> bool:
+        fresh = self.configs[r["config"]].state != "running"
+        self._set(r["config"], state="running")
+        return fresh
+
     def _complete(self, r: Record) -> bool:
         fresh = self.configs[r["config"]].state != "complete"
         self._set(r["config"], state="complete")
@@ -271,10 +347,18 @@ class State:
 
     # The trials':
 
+    def _checkpoint(self, r: Record) -> bool:
+        """Of an epoch that is recorded already, but had to be trained again as its checkpoint was damaged."""
+        if self.counts(r):
+            self.digests.setdefault((r["config"], r["seed"], r["fold"]), set()).add(r["checkpoint"])
+        return False
+
     def _epoch(self, r: Record) -> bool:
         cell = self.epochs.setdefault((r["config"], r["seed"], r["fold"]), {})
         if r["epoch"] in cell or not self.counts(r):
             return False
+        if r.get("checkpoint"):
+            self._checkpoint(r)
         cell[r["epoch"]] = r
         self.fold_epochs += 1
         self.epoch_seconds += r["seconds"]

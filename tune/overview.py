@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 from leebert.errors import LeebertError
-from tune.driver import describe
+from tune.failures import Placement
 from tune.folder import SweepFolder
+from tune.history import describe
 from tune.ledger import State
 from tune.select import ranking, score
-from tune.space import SweepSpec, load_space
+from tune.space import SweepSpec
 
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
-    """The space of an existing sweep, as it was resolved when it started."""
-    return load_space(folder.path / "space.yaml")
+    """The space of an existing sweep, as it was resolved when it started, or was extended last."""
+    return SweepSpec.model_validate(folder.manifest["spec"])
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:
@@ -45,9 +47,10 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
     }
     if alive:
         told["running"] = [describe(state.configs[c].values) for c in alive.get("running", []) if c in state.configs]
-        since = [r for r in state.cells.values() if r["time"] >= alive["started"]]
+        started = alive.get("started", math.inf)  # which a driver that only prepares its work does not say yet
+        since = [r for r in state.cells.values() if r["time"] >= started]
         if since and left:
-            told["hours_left"] = (time.time() - alive["started"]) / len(since) * left / 3600
+            told["hours_left"] = (time.time() - started) / len(since) * left / 3600
     elif not alive and told["state"] != "finished" and history:
         told["configurations"]["running"] = 0
         told["configurations"]["unfinished"] = sum(c.state == "running" for c in history)
@@ -77,9 +80,16 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
                 "cells": len(c.scores),
                 "score_mean": None if mean != mean else mean,
                 "score_std": None if std != std else std,
+                "placement": placed(state, c.id),
             }
         )
     return {"sweep": folder.name, "task": spec.task_name, "folder": str(folder.path), "configurations": rows}
+
+
+def placed(state: State, config: str) -> str:
+    """How a configuration was run after memory ran out, in words; empty where it ran as the space says."""
+    places = [Placement(**r["placement"]) for r in state.cells_of.get(config, []) if "placement" in r]
+    return max(places, key=lambda p: (p.accumulate, p.alone)).described() if places else ""
 
 
 def print_table(facts: dict[str, Any], most: int = 20) -> None:
@@ -100,7 +110,8 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for i, row in enumerate(rows[:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), row["state"])
+        state = row["state"] + (f", {row['placement']}" if row["placement"] else "")
+        table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), state)
     Console().print(table)
     if len(rows) > most:
         print(f"and {len(rows) - most} more; results.parquet in {facts['folder']} has all")

@@ -34,6 +34,7 @@ class Prepared:
             threads=max(1, int(spec.resources.cpus)),
             device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
             keep_checkpoints=spec.keep_checkpoints,
+            hang_seconds=60 * spec.resources.hang_minutes,
         )
 
 

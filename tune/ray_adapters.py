@@ -11,8 +11,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from leebert.errors import LeebertError
 from tune.driver import Driver
+from tune.failures import Failure, of_death
 
 
 class _Unpickled:
@@ -40,8 +40,8 @@ class DriverSearcher(_Unpickled, Searcher):
         if result and "records" in result:
             self.driver.receive(result["records"])
         if not error:
-            refused = (result or {}).get("refused")
-            self.driver.gone(trial_id, refused, permanent=refused is not None)
+            failure = (result or {}).get("failure")
+            self.driver.gone(trial_id, Failure(*failure) if failure else None)
 
     # The ledger is the only record: Ray is not to pickle anything of ours.
 
@@ -86,9 +86,7 @@ class DriverCallback(_Unpickled, Callback):
         self.beat()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = _error_of(trial)
-        cause = getattr(error, "cause", None) or error or "the trial's process died"
-        self.driver.gone(trial.trial_id, str(cause), permanent=isinstance(cause, LeebertError))
+        self.driver.gone(trial.trial_id, of_death(_error_of(trial), self.driver.hung(trial.trial_id)))
 
 
 def _error_of(trial: Any) -> Any:

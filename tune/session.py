@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from leebert.errors import SweepError
+from leebert.errors import LeebertError, SweepError
 from tune.crossval import Study
 from tune.driver import Driver, EndStatus
 
@@ -76,7 +78,7 @@ def run_session(
     from tune.trial import CellTrial
 
     trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(CellTrial, study=study), {"cpu": cpus, "gpu": gpus} if gpus else {"cpu": cpus}
+        ray_tune.with_parameters(CellTrial, study=study), functools.partial(_request, cpus=cpus, gpus=gpus)
     )
     error: str | None = None
     status: EndStatus | None = None
@@ -104,24 +106,46 @@ def run_session(
         except KeyboardInterrupt:
             driver.interrupted = True
         except Exception as e:
-            error = f"{type(e).__name__}: {e}"
-            raise SweepError(f"Ray ended the sweep: {error}") from e
+            own = _own(e)
+            error = str(own) if own else f"{type(e).__name__}: {e}"
+            raise own or SweepError(f"Ray ended the sweep: {error}") from e
         finally:
             before_end()
             status = driver.finish(error)
     return status
 
 
+def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
+    """What a trial asks Ray for; after memory ran out, a GPU or a node to itself."""
+    import ray
+    from ray.tune import PlacementGroupFactory
+
+    alone = config["attempt"]["placement"]["alone"]
+    if alone:
+        gpus = float(math.ceil(gpus))
+    if alone == "node":
+        nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        cpus = max((n.get("CPU", 0.0) for n in nodes if n.get("GPU", 0) >= gpus), default=cpus)
+    return PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
+
+
+def _own(error: BaseException | None) -> LeebertError | None:
+    """The error of ours that Ray may have wrapped into its own."""
+    while error is not None and not isinstance(error, LeebertError):
+        error = error.__cause__
+    return error
+
+
 def beats(
     write: Callable[..., None], driver: Driver, planned_cells: int | None, every: float = 2.0
 ) -> Callable[[], None]:
-    """A function for Ray's loop that writes the driver's beat every few seconds."""
-    last = 0.0
+    """A function for Ray's loop that tells every few seconds what the driver is doing."""
+    last = -every
 
     def beat() -> None:
         nonlocal last
-        if time.time() - last >= every:
-            last = time.time()
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
             write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
 
     return beat

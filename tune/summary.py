@@ -23,6 +23,8 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
     """
     ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
     history = [c for c in state.history() if c.state == "complete"]
+    # Of the newest cell, so that a summary made again later is the same.
+    time_ms = int(1000 * max((cell["time"] for cell in state.cells.values()), default=0))
     algorithms = sorted({c.values.get("algorithm", "") for c in history})
     for algorithm in algorithms:
         mine = [c for c in history if c.values.get("algorithm", "") == algorithm]
@@ -38,6 +40,7 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                 "summary/score_high": [_known(i.high) for i in intervals],
             },
             algorithm=algorithm,
+            time_ms=time_ms,
         )
     for a, b in itertools.permutations(algorithms, 2):
         if not (a.startswith("clo") and not b.startswith("clo")):
@@ -57,6 +60,7 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                     "paired/diff_high": [_known(i.high) for i in line.exits],
                 },
                 note=line.verdict,
+                time_ms=time_ms,
             )
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import SweepError, TrackingError
+from leebert.errors import LeaseError, SweepError, TrackingError
+from leebert.files import write_atomically
 from leebert.provenance import backbone_identity, code_version, differences, versions
 from tune import results
 from tune.driver import Budget, Driver, EndStatus
+from tune.extend import extended
 from tune.folder import SweepFolder, storage_root
+from tune.lease import Lease
 from tune.nodes import check_versions
+from tune.overview import spec_of
 from tune.placement import check_resources
 from tune.prepare import Prepared, manifest, prepare
 from tune.pruners import make_pruner
@@ -23,7 +28,7 @@ from tune.searchers import make_searcher
 from tune.session import beats, run_session, start_ray
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.summary import summaries
-from tune.tracking import Tracker, redact, resolve_uri
+from tune.tracking import CLOSE_SECONDS, Tracker, redact, resolve_uri
 
 Say = Callable[[str], None]
 
@@ -46,9 +51,8 @@ def new_sweep(
     """Prepare and run a new sweep. Nothing is created before space, data, backbone and tracking server are checked."""
     spec = anchored(spec)
     storage = storage_root(spec.storage)
-    if (storage / name).exists():
-        SweepFolder.create(storage, name)  # raises, with the command to go on
-    tracker = _tracker(spec, name, say)
+    SweepFolder.refuse_taken(storage, name)
+    tracker = tracker_for(spec, name, say)
     prepared = prepare(spec, storage / ".tokens")
     say(
         f"{spec.task_name}: {prepared.facts['rows']} rows, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
@@ -59,50 +63,44 @@ def new_sweep(
     start_ray(address)
     check_versions(address)
     check_resources(spec.resources.cpus, spec.resources.gpus)
-    folder = SweepFolder.create(storage, name)
-    (folder.path / "space.yaml").write_text(resolved_yaml(spec))
-    prepared.folds.save(folder.path / "folds.json")
-    folder.write_manifest(
-        manifest(prepared, folder, spec.model_dump(mode="json", exclude_none=True), _runtime(prepared, device))
-    )
-    writer = folder.ledger.driver_writer()
-    writer.append({"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)})
-    writer.close()
-    with folder.lock():
-        return _run(folder, spec, prepared, tracker, device, say)
+    with SweepFolder.create(storage, name) as folder:
+        _describe(folder, spec, prepared, device)
+        prepared.folds.save(folder.path / "folds.json")
+        writer = folder.ledger.driver_writer(1)
+        writer.append({"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)})
+        writer.close()
+    folder = SweepFolder(storage / name)
+    with held(folder) as lease:
+        if lease.number > 1:
+            raise LeaseError(f"sweep {name}: somebody has resumed it before it had begun")
+        return _run(folder, spec, prepared, tracker, lease, device, say)
 
 
 def resume_sweep(
     folder: SweepFolder,
     *,
+    space: Path | None = None,
     overrides: Sequence[str] = (),
+    take_over: bool = False,
     address: str | None = None,
     device: str = "auto",
     say: Say = print,
 ) -> Outcome:
-    """Go on with a sweep where its ledger stands: finished cells are kept, running ones continue from their checkpoint."""
-    alive = folder.driver()
-    if alive:
-        raise SweepError(
-            f"sweep {folder.name} is running (process {alive['pid']} on {alive['host']}); "
-            f"stop it by: leebert-tune stop {named(folder)}"
-        )
-    with folder.lock():
+    """Go on with a sweep where its ledger stands: finished cells are kept, running ones continue from their checkpoint.
+
+    `space` may bring more configurations or seeds (`tune.extend`); `take_over` ends another driver's right to it.
+    """
+    with held(folder, take_over) as lease:
+        old = spec_of(folder)
         where = json.dumps(str(folder.path.parent))
-        spec = load_space(folder.path / "space.yaml", [*overrides, f"storage={where}"])
-        was = folder.manifest
-        if spec.digest != was["spec_digest"]:
-            raise SweepError(f"sweep {folder.name}: an override changes what is measured; start another sweep for that")
-        tracker = _tracker(spec, folder.name, say)
+        given = load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"])
+        suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
+        spec = extended(old, anchored(given), suggested, folder.name)
+        tracker = tracker_for(spec, folder.name, say)
         prepared = prepare(spec, folder.path.parent / ".tokens")
-        now = {**prepared.facts, "backbone": backbone_identity(spec.backbone)}
-        for key, what in (("data_fingerprint", "training data"), ("folds", "folds"), ("backbone", "backbone's files")):
-            if json.loads(json.dumps(now[key])) != was[key]:
-                raise SweepError(
-                    f"sweep {folder.name}: the {what} changed since it was started, so its results can't be joined with new ones"
-                )
+        _refuse_changed_data(folder, prepared)
         for line in differences(
-            was, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
+            folder.manifest, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
         ):
             say(f"warning: {line}, so new cells may differ from old ones in their last digits")
         folder.clear_stop()
@@ -111,13 +109,45 @@ def resume_sweep(
         start_ray(address)
         check_versions(address)
         check_resources(spec.resources.cpus, spec.resources.gpus)
-        writer = folder.ledger.driver_writer()
-        writer.append({"kind": "resume", "params": _params(spec, prepared)})
+        if space is not None or spec.digest != old.digest:
+            _describe(folder, spec, prepared, device)
+            say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
+        fences = folder.ledger.driver_fences()
+        writer = folder.ledger.driver_writer(lease.number)
+        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences})
         writer.close()
-        return _run(folder, spec, prepared, tracker, device, say)
+        return _run(folder, spec, prepared, tracker, lease, device, say)
 
 
-def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Tracker, device: str, say: Say) -> Outcome:
+@contextlib.contextmanager
+def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
+    """The right to drive a sweep, released at the end."""
+    lease = Lease.take(folder.path, take_over=take_over)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _describe(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, device: str) -> None:
+    """Write down what the sweep is made of; the manifest, which counts, last."""
+    write_atomically(folder.path / "space.yaml", resolved_yaml(spec))
+    resolved = spec.model_dump(mode="json", exclude_none=True)
+    folder.write_manifest(manifest(prepared, folder, resolved, _runtime(prepared, device)))
+
+
+def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
+    now, was = {**prepared.facts, "backbone": backbone_identity(prepared.spec.backbone)}, folder.manifest
+    for key, what in (("data_fingerprint", "training data"), ("folds", "folds"), ("backbone", "backbone's files")):
+        if json.loads(json.dumps(now[key])) != was[key]:
+            raise SweepError(
+                f"sweep {folder.name}: the {what} changed since it was started, so its results can't be joined with new ones"
+            )
+
+
+def _run(
+    folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Tracker, lease: Lease, device: str, say: Say
+) -> Outcome:
     from tune.driver import replay
 
     study = prepared.study(folder.path, device)
@@ -129,14 +159,15 @@ def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Trac
         make_searcher(spec),
         make_pruner(spec),
         config_id=config_id,
+        number=lease.number,
         budget=Budget(**spec.budget.model_dump()),
         gpus=spec.resources.gpus,
         listener=tracker,
         say=say,
         stop_requested=folder.stop_requested,
+        may_decide=lease.check,
     )
     planned = spec.planned * len(spec.cells()) if spec.planned else None
-    folder.beat(started=driver.started, planned_cells=planned)
 
     def summarise() -> None:
         # Before the end is recorded, since MLflow's run of the sweep is closed with that.
@@ -144,7 +175,7 @@ def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Trac
         for event in summaries(driver.state, spec.folds, ratio):
             tracker.put(event)
 
-    unsent = 0
+    unsent, patience = 0, CLOSE_SECONDS
     try:
         status = run_session(
             study,
@@ -152,13 +183,16 @@ def _run(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Trac
             cpus=spec.resources.cpus,
             gpus=spec.resources.gpus,
             concurrent=spec.resources.concurrent,
-            beat=beats(folder.beat, driver, planned),
+            beat=beats(lease.tell, driver, planned),
             before_end=summarise,
         )
+        with contextlib.suppress(OSError):  # it is written anew from the ledger at any time
+            results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
+    except LeaseError:
+        patience = 0.0  # what is left to send is the new driver's
+        raise
     finally:
-        results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
-        unsent = tracker.close() + tracker.rejected
-        folder.driver_gone()
+        unsent = tracker.close(patience) + tracker.rejected
     reason = driver.stop_reason()
     if status == "stopped":
         say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")
@@ -188,15 +222,19 @@ def named(folder: SweepFolder) -> str:
     return folder.name if usual else str(folder.path)
 
 
-def _tracker(spec: SweepSpec, name: str, say: Say) -> Tracker:
-    if spec.tracking.uri and "@" in urllib.parse.urlsplit(spec.tracking.uri).netloc:
+def tracker_for(
+    spec: SweepSpec, name: str, say: Say, *, uri: str | None = None, experiment: str | None = None
+) -> Tracker:
+    """A sweep's way to MLflow, at the address and experiment given or else the space's; TrackingError if none answers."""
+    if uri is None and spec.tracking.uri and "@" in urllib.parse.urlsplit(spec.tracking.uri).netloc:
         # The space is kept in the sweep's folder, where no secret may stand.
         raise TrackingError(
             f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
         )
-    uri = resolve_uri(spec.tracking.uri)
-    tracker = Tracker(uri, spec.tracking.experiment or f"leebert-{spec.task_name}", name, spec.task_name, say=say)
+    uri = resolve_uri(uri or spec.tracking.uri)
+    experiment = experiment or spec.tracking.experiment or f"leebert-{spec.task_name}"
+    tracker = Tracker(uri, experiment, name, spec.task_name, say=say)
     tracker.check()
     return tracker
 

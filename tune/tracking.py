@@ -47,6 +47,10 @@ __all__ = [
 
 CHECK_SECONDS = 5.0
 
+#: How long the end of a sweep waits for a server that takes nothing; while it takes something, it waits on.
+CLOSE_SECONDS = 30.0
+PROGRESS_SECONDS = 10.0
+
 
 class Tracker:
     """The only way to MLflow: `check` once before the sweep, `put` each event, `close` at the end."""
@@ -102,18 +106,24 @@ class Tracker:
                 self._thread.start()
             self._changed.notify()
 
-    def close(self, timeout: float = 30.0) -> int:
-        """Send what is left for at most so many seconds; how many events are still waiting then."""
+    def close(self, patience: float = CLOSE_SECONDS) -> int:
+        """Send what is left, until the server has taken nothing for so many seconds; how many events still wait then."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
+        left, moved, told = self.waiting, time.monotonic(), time.monotonic()
+        while self._thread.is_alive() and (now := time.monotonic()) < moved + patience:
+            self._thread.join(min(0.5, moved + patience - now))
+            if self.waiting < left:
+                left, moved = self.waiting, now
+                if left and now > told + PROGRESS_SECONDS:
+                    told = now
+                    self._say(f"MLflow at {redact(self.uri)}: {left} events are on their way")
         self._abandoned = True
         if self.waiting:
             self._say(
-                f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's record "
-                f"and are sent when the sweep is resumed."
+                f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's record; "
+                f"`leebert-tune rebuild-mlflow` sends them, and so does resuming the sweep."
             )
         return self.waiting
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 Series = Mapping[str, Sequence[float | None]]
@@ -44,13 +44,17 @@ class CellStarted(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Epoch(Event):
-    """One report of a cell, under the names of `tune.names`; epochs count from 0."""
+    """One report of a cell, under the names of `tune.names`; epochs count from 0.
+
+    `metrics` is called when the report is sent: while a server is away for days, 100,000 of them wait, and those that
+    only point at the ledger's records take little memory.
+    """
 
     config_id: str
     seed: int
     fold: int
     epoch: int
-    metrics: Mapping[str, float]
+    metrics: Callable[[], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,6 +61,7 @@ class _Run:
     attempt: int = 1
     nonfinite: int = 0
     digest: str = ""
+    ended: int = 0  # ms, by the ledger's clock
 
 
 class RunWriter:
@@ -126,14 +127,14 @@ class RunWriter:
         if event.epoch <= run.epoch:
             return
         self._reopen(run, ("config", event.config_id), ("sweep",))
-        self._log(run, _points(event.metrics.items(), event.epoch), at=event.time_ms)
+        self._log(run, _points(event.metrics().items(), event.epoch), at=event.time_ms)
         run.epoch = event.epoch
 
     def _config_ended(self, event: ConfigEnded) -> None:
         from mlflow.entities import RunTag
 
         run = self._known[("config", event.config_id)]
-        if run.status in ("FINISHED", _STATUS[event.status]):
+        if _is_over(run, event.status, event.time_ms):
             return
         points = _points(event.metrics.items(), 0)
         if event.depth:
@@ -164,7 +165,7 @@ class RunWriter:
         from mlflow.entities import RunTag
 
         sweep = self._known[("sweep",)]
-        if sweep.status in ("FINISHED", _STATUS[event.status]):
+        if _is_over(sweep, event.status, event.time_ms):
             return
         for run in self._known.values():
             if run is not sweep and run.status == "RUNNING":
@@ -266,8 +267,7 @@ class RunWriter:
         run.nonfinite = nonfinite
 
     def _end(self, run: _Run, status: str, at: int) -> None:
-        """A run that finished stays so: an old end, met again in a replay, doesn't undo a later one."""
-        if run.status not in ("FINISHED", _STATUS[status]):
+        if not _is_over(run, status, at):
             self._set_status(run, _STATUS[status], at)
 
     def _reopen(self, run: _Run, *above: Key) -> None:
@@ -281,6 +281,12 @@ class RunWriter:
 
         self._store.update_run_info(run.id, RunStatus.from_string(status), at, None)
         run.status = status
+        run.ended = at or run.ended
+
+
+def _is_over(run: _Run, status: str, at: int) -> bool:
+    """Whether a run has ended so, or later: an old end, met again in a replay, doesn't undo what came after it."""
+    return run.status == _STATUS[status] or (run.status != "RUNNING" and at <= run.ended)
 
 
 def _points(metrics: Iterable[tuple[str, float]], step: int) -> list[tuple[str, float, int]]:
@@ -335,6 +341,7 @@ def _known_run(run: Any) -> _Run:
         attempt=int(tags.get("attempt", 1)),
         nonfinite=int(tags.get("nonfinite", 0)),
         digest=tags.get("digest", ""),
+        ended=run.info.end_time or 0,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 from ray.tune import Trainable
 
-from leebert.errors import LeebertError
 from tune.crossval import Attempt, Study, run_attempt
+from tune.failures import of_exception
 from tune.ledger import Record
 
 
@@ -29,14 +30,20 @@ class CellTrial(Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.cleanup()
-        self.records = run_attempt(self.study, Attempt(**config["attempt"]))
+        self.records = run_attempt(self.study, Attempt.of(config["attempt"]))
 
     def step(self) -> dict[str, Any]:
         assert self.records is not None
         try:
             records = next(self.records, [])
-        except LeebertError as error:  # the user's to mend: a message, not a traceback
-            return {"records": [], "refused": str(error), "done": True}
+        except Exception as error:
+            failure = of_exception(error)
+            if failure is None:
+                raise  # a traceback, for whoever has to mend it
+            error.__traceback__ = None  # it holds the tensors for which there was no memory
+            self.cleanup()
+            # A list, as Ray flattens mappings on the way.
+            return {"records": [], "failure": [failure.kind, failure.message], "done": True}
         ended = bool(records) and records[-1]["kind"] == "cell_end"
         is_last = ended and (
             (records[-1]["seed"], records[-1]["fold"]) == self.study.cells[-1] or records[-1]["ended"] == "diverged"
@@ -44,6 +51,14 @@ class CellTrial(Trainable):
         return {"records": records, "done": not records or is_last}
 
     def cleanup(self) -> None:
-        if self.records is not None:
-            self.records.close()  # type: ignore[attr-defined]
-            self.records = None
+        if self.records is None:
+            return
+        self.records.close()  # type: ignore[attr-defined]
+        self.records = None
+        if self.study.device != "cpu":
+            import torch
+
+            # The next configuration in this process, and whoever shares the GPU, gets what this one had.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()

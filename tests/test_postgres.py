@@ -1,0 +1,81 @@
+"""MLflow on a real PostgreSQL: as many writers at once as a busy group has sweeps, and nothing is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow_server import MlflowServer
+from postgres_server import postgres  # noqa: F401
+from test_tracking import EXITS
+
+from tune import names
+from tune.tracking import CellEnded, CellStarted, ConfigEnded, ConfigStarted, Epoch, SweepEnded, SweepStarted, Tracker
+
+WRITERS, EPOCHS = 32, 6
+
+
+@pytest.fixture(scope="module")
+def server(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:  # noqa: F811
+    server = MlflowServer(tmp_path_factory.mktemp("postgres"), MLFLOW_BACKEND_STORE_URI=postgres)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.slow
+def test_32_sweeps_at_once_lose_nothing_and_store_nothing_twice(server: MlflowServer, postgres: str) -> None:  # noqa: F811
+    together = threading.Barrier(WRITERS)
+    trackers = [Tracker(server.url, "shared", f"sweep {i}", "mrpc") for i in range(WRITERS)]
+
+    def write(number: int, tracker: Tracker) -> None:
+        tracker.check(60)
+        together.wait()
+        tracker.put(SweepStarted())
+        tracker.put(ConfigStarted("c", 0, {"algorithm": "clo-v2", "lr_theta": 1e-4}))
+        tracker.put(CellStarted("c", 0, 0))
+        for epoch in range(EPOCHS):
+            score = number + epoch / 10
+            metrics = {
+                names.exit_metric(q, e): score for q in ("score", "loss", "omega_ce") for e in range(1, EXITS + 1)
+            }
+            tracker.put(Epoch("c", 0, 0, epoch, lambda metrics=metrics: metrics, time_ms=1_700_000_000_000 + epoch))
+        tracker.put(CellEnded("c", 0, 0, "finished"))
+        tracker.put(ConfigEnded("c", "complete", {"cv/score_mean": float(number)}))
+        tracker.put(SweepEnded("finished"))
+
+    threads = [threading.Thread(target=write, args=pair) for pair in enumerate(trackers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [tracker.close(60) for tracker in trackers] == [0] * WRITERS
+    assert [tracker.rejected for tracker in trackers] == [0] * WRITERS
+
+    stored = rows(postgres, "SELECT value, status FROM runs JOIN tags USING (run_uuid) WHERE key = 'sweep'")
+    assert Counter(stored) == {(f"sweep {i}", "FINISHED"): 3 for i in range(WRITERS)}
+    points = rows(
+        postgres,
+        "SELECT tags.value, metrics.key, step, metrics.value FROM metrics JOIN tags USING (run_uuid) "
+        "WHERE tags.key = 'sweep' AND metrics.key LIKE '%exit%'",
+    )
+    kinds = [names.exit_metric(q, e) for q in ("score", "loss", "omega_ce") for e in range(1, EXITS + 1)]
+    wanted = {(f"sweep {i}", k, e, i + e / 10) for i in range(WRITERS) for k in kinds for e in range(EPOCHS)}
+    assert len(points) == len(wanted)
+    assert set(points) == wanted
+    assert not (Path(server.folder) / "mlflow.db").exists()
+
+
+def rows(uri: str, query: str) -> list[tuple[object, ...]]:
+    import psycopg2
+
+    connection = psycopg2.connect(uri.replace("+psycopg2", ""))
+    try:
+        cursor = connection.cursor()
+        cursor.execute(query)
+        return cursor.fetchall()
+    finally:
+        connection.close()

@@ -1,0 +1,191 @@
+"""`leebert-tune rebuild-mlflow`: a sweep that was stopped and resumed, and what other servers then hold of it."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from encoders import save_backbone, write_task
+from mlflow_server import contents
+from test_sweep import space
+
+from tune.folder import SweepFolder
+from tune.lease import Lease
+from tune.ledger import Ledger
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def rebuild(cli):
+    """The command, on a sweep's folder and a server's address."""
+    return lambda folder, uri, *more: cli("leebert-tune", "rebuild-mlflow", folder, "--tracking-uri", uri, *more)
+
+
+@pytest.fixture(scope="module")
+def swept(cli, mlflow_server, tmp_path_factory, ray_up):
+    """A sweep that its budget stopped within a cell and that was resumed; the test session's server saw it all."""
+    place = tmp_path_factory.mktemp("rebuild")
+    save_backbone(place / "backbone", layers=3)
+    (place / "task.json").write_text(json.dumps(write_task(place / "data", n=80)))
+    where = ("--storage", place / "sweeps")
+    ran = cli(
+        "leebert-tune", "sweep", space(place / "space.yaml", place), "--name", "rebuilt", *where,
+        "--tracking-uri", mlflow_server.url, "--set", "budget.fold_epochs=1",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    again = cli("leebert-tune", "resume", "rebuilt", *where, "--set", "budget.fold_epochs=null")
+    assert again.code == 0, again.err
+    return SweepFolder(place / "sweeps" / "rebuilt")
+
+
+def test_a_new_database_holds_what_the_old_one_does_and_is_left_alone_by_a_second_call(
+    swept, rebuild, mlflow_server, tmp_path
+):
+    database = tmp_path / "new.db"
+    ran = rebuild(swept.path, f"sqlite:///{database}", "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["reports"], ran.json["cells"], ran.json["unsent"], ran.json["rejected"]) == (8, 4, 0, 0)
+    original = contents(mlflow_server.database, "rebuilt")
+    assert Counter(run["tags"]["kind"] for run in original.values()) == {
+        "sweep": 1, "config": 2, "fold": 4, "summary": 3,
+    }  # fmt: skip
+    assert {run["status"] for run in original.values()} == {"FINISHED"}
+    assert Counter(run["tags"].get("attempt") for run in original.values())["2"] >= 1, "a fold was gone on with"
+    found = contents(database, "rebuilt")
+    assert found.keys() == original.keys()
+    for name, run in original.items():
+        assert found[name] == run
+
+    before = database.read_bytes()
+    again = rebuild(swept.path, f"sqlite:///{database}")
+    assert again.code == 0, again.err
+    assert database.read_bytes() == before
+
+    before = len(mlflow_server.requests())
+    assert rebuild(swept.path, mlflow_server.url).code == 0
+    assert mlflow_server.requests()[before:] == ["GET experiments/get-by-name", "POST runs/search"]
+
+
+@pytest.fixture
+def fickle(mlflow_server):
+    """A way to the server that answers 503 after so many requests; its address and the number that is left."""
+    left = [12]
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            left[0] -= 1
+            status, content = 503, b"{}"
+            if left[0] >= 0:
+                headers = {"Content-Type": "application/json"}
+                request = urllib.request.Request(mlflow_server.url + self.path, body or None, headers)
+                try:
+                    with urllib.request.urlopen(request) as answer:
+                        status, content = answer.status, answer.read()
+                except urllib.error.HTTPError as error:
+                    status, content = error.code, error.read()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", left
+        server.shutdown()
+
+
+def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_what_it_lacks(
+    swept, rebuild, mlflow_server, fickle, tmp_path, monkeypatch
+):
+    uri, left = fickle
+    copy = tmp_path / "half"
+    shutil.copytree(swept.path, copy)
+    monkeypatch.setattr("tune.rebuild.CLOSE_SECONDS", 1.0)
+    ran = rebuild(copy, uri)
+    assert ran.code == 1
+    assert "events did not reach MLflow; give the same command again" in ran.err
+    half = contents(mlflow_server.database, "half")
+    assert 0 < len(half) < len(contents(mlflow_server.database, "rebuilt"))
+    left[0] = 10_000
+    again = rebuild(copy, uri)
+    assert again.code == 0, again.err
+    rebuild(copy, f"sqlite:///{tmp_path}/whole.db")
+    assert contents(mlflow_server.database, "half") == contents(tmp_path / "whole.db", "half")
+
+
+def test_of_a_sweep_that_died_no_run_is_left_running(swept, rebuild, tmp_path):
+    copy = tmp_path / "died"
+    shutil.copytree(swept.path, copy)
+    segment = copy / "ledger" / "driver" / "0002" / "00000000.jsonl"
+    lines = segment.read_bytes().splitlines(keepends=True)
+    assert b'"kind":"end"' in lines[-1]
+    assert b'"kind":"complete"' in lines[-2]
+    segment.write_bytes(b"".join(lines[:-2]))
+    ran = rebuild(copy, f"sqlite:///{tmp_path}/mlflow.db")
+    assert ran.code == 0, ran.err
+    found = contents(tmp_path / "mlflow.db", "died")
+    assert found["died"]["status"] == "KILLED"
+    assert found["died"]["tags"]["mlflow.note.content"] == "its driver died"
+    statuses = Counter((run["tags"]["kind"], run["status"]) for run in found.values())
+    assert statuses["config", "KILLED"] == statuses["config", "FINISHED"] == 1
+    assert not any(status == "RUNNING" for _, status in statuses)
+    before = (tmp_path / "mlflow.db").read_bytes()
+    assert rebuild(copy, f"sqlite:///{tmp_path}/mlflow.db").code == 0
+    assert (tmp_path / "mlflow.db").read_bytes() == before
+
+
+def test_while_a_driver_is_at_work_it_is_refused(swept, rebuild, tmp_path):
+    copy = tmp_path / "driven"
+    shutil.copytree(swept.path, copy)
+    lease = Lease.take(copy)
+    try:
+        ran = rebuild(copy, f"sqlite:///{tmp_path}/mlflow.db")
+    finally:
+        lease.release()
+    assert ran.code == 1
+    assert "sweep driven is being driven by process" in ran.err
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_trials_clock_that_is_ahead_does_not_change_what_is_told(swept, rebuild, tmp_path):
+    database = tmp_path / "mlflow.db"
+    for name, ahead in (("right", 0.0), ("ahead", 3600.0)):
+        copy = tmp_path / name
+        shutil.copytree(swept.path, copy)
+        _shift(copy, ahead)
+        assert rebuild(copy, f"sqlite:///{database}").code == 0
+    right, ahead = contents(database, "right"), contents(database, "ahead")
+    right["ahead"] = right.pop("right")
+    assert {name: run["status"] for name, run in ahead.items()} == {name: run["status"] for name, run in right.items()}
+    for name, run in right.items():
+        assert {m: [p[:2] for p in points] for m, points in run["metrics"].items()} == {
+            m: [p[:2] for p in points] for m, points in ahead[name]["metrics"].items()
+        }
+
+
+def _shift(folder: Path, seconds: float) -> None:
+    """Every trial wrote its records by a clock that was so far ahead of the driver's."""
+    from tune.ledger import encode
+
+    ledger = Ledger(folder / "ledger")
+    for config, attempts in ledger.read().attempts.items():
+        for attempt in attempts.values():
+            records = list(ledger.records_of(config, attempt))
+            for path in (folder / "ledger" / config / attempt).glob("*.jsonl"):
+                path.unlink()
+            text = b"".join(encode({**r, "time": r["time"] + seconds}) for r in records)
+            (folder / "ledger" / config / attempt / "00000000.jsonl").write_bytes(text)

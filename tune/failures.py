@@ -1,0 +1,94 @@
+"""Why a trial ended before its work was done, and what follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from leebert.errors import LeebertError, StorageError
+
+Kind = Literal["error", "hang", "node", "gpu_memory", "host_memory", "refused", "storage", "diverged"]
+
+#: How often a configuration whose process died is tried again; what is no fault of its own doesn't count.
+RETRIES = 2
+
+#: Failures that are tried again without being counted: a node that was lost or taken away (spot machines are), and
+#: memory that ran out, which is answered with another placement instead.
+UNCOUNTED: tuple[Kind, ...] = ("node", "gpu_memory", "host_memory")
+
+#: Not even those for ever: a configuration may be what takes its nodes down.
+MOST = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """One trial's end, in a form that travels through Ray."""
+
+    kind: Kind
+    message: str
+
+
+def of_exception(error: Exception) -> Failure | None:
+    """What a trial's own exception means; None where only its traceback tells."""
+    if isinstance(error, StorageError):
+        return Failure("storage", str(error))
+    if isinstance(error, LeebertError):
+        return Failure("refused", str(error))
+    if isinstance(error, MemoryError):
+        return Failure("host_memory", "the node has no memory left for this trial")
+    import torch
+
+    # cuBLAS and cuDNN can't say it with PyTorch's own class.
+    said = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("CUDA out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said)
+    ):
+        return Failure("gpu_memory", said.splitlines()[0])
+    return None
+
+
+def of_death(error: BaseException | None, hung: Path) -> Failure:
+    """What the end of a trial's process or node means, seen from the driver; `hung` is where a watchdog reports."""
+    from ray.exceptions import NodeDiedError, OutOfMemoryError
+
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, Exception) and (known := of_exception(cause)):
+        return known
+    said = str(cause) if cause is not None else "the trial's process died"
+    if isinstance(cause, OutOfMemoryError):
+        return Failure("host_memory", said.strip().splitlines()[0])
+    if getattr(cause, "preempted", False) or isinstance(cause, NodeDiedError) or "its node has died" in said:
+        return Failure("node", "its node was lost")
+    if hung.exists() and hung.stat().st_size:
+        return Failure("hang", f"no batch was asked for in too long; where it stood: {hung}")
+    return Failure("error", said)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How a configuration is run after memory ran out: with a GPU or a node to itself, and in micro-batches."""
+
+    alone: Literal["", "gpu", "node"] = ""
+    accumulate: int = 1
+
+    def described(self) -> str:
+        """In words, empty where nothing is special."""
+        alone = {"": "", "gpu": "alone on a GPU", "node": "alone on a node"}[self.alone]
+        parts = f"{self.accumulate} micro-batches per batch" if self.accumulate > 1 else ""
+        return ", ".join(filter(None, (alone, parts)))
+
+
+def placement(failures: Sequence[Mapping[str, Any]], batch_size: int, gpus: float) -> Placement | None:
+    """What to try after these failures (the ledger's records), or None where nothing is left to try.
+
+    First alone, where it shared its GPU (`gpus` of a trial below 1) or node until now: that changes nothing in the
+    result. Then with gradients accumulated over 2, 4, … micro-batches of the same batch, which changes the last digits.
+    """
+    gpu = sum(f.get("reason") == "gpu_memory" for f in failures)
+    host = sum(f.get("reason") == "host_memory" for f in failures)
+    moves = min(gpu, 1 if 0 < gpus < 1 else 0) + min(host, 1)
+    accumulate = 1 << (gpu + host - moves)
+    alone: Literal["", "gpu", "node"] = "node" if host else "gpu" if gpu else ""
+    return Placement(alone, accumulate) if accumulate <= max(1, batch_size) else None
