@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -25,6 +26,9 @@ Storage = Annotated[str | None, typer.Option(help="Where sweeps lie; else LEEBER
 Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its folder.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
+Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 Device = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
 
 
@@ -35,14 +39,12 @@ def _say(line: str) -> None:
 @app.command()
 def sweep(
     spaces: Annotated[list[Path], typer.Argument(help="Search spaces (YAML); several are run one after the other.")],
-    data_dir: Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")] = None,
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; with several spaces, NAME-TASK.")] = None,
     address: Address = None,
     storage: Storage = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     experiment: Annotated[str | None, typer.Option(help="MLflow experiment; leebert-TASK by default.")] = None,
     set_: Set = None,
     device: Device = "auto",
@@ -53,14 +55,7 @@ def sweep(
     from tune.folder import check_name
     from tune.space import load_space
 
-    options = {
-        "data.dir": data_dir and str(Path(data_dir).expanduser().resolve()),
-        "backbone": backbone,
-        "storage": storage,
-        "tracking.uri": tracking_uri,
-        "tracking.experiment": experiment,
-    }
-    overrides = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None] + (set_ or [])
+    overrides = _overrides(data_dir, backbone, storage, tracking_uri, set_, experiment)
     if name is not None:
         check_name(name)
     # Every file is read before anything runs, so that a mistake in the last one shows at once.
@@ -93,8 +88,53 @@ def sweep(
     _conclude(outcomes, json_)
 
 
+def _overrides(
+    data_dir: str | None,
+    backbone: str | None,
+    storage: str | None,
+    tracking_uri: str | None,
+    set_: list[str] | None,
+    experiment: str | None = None,
+) -> list[str]:
+    """The options that stand for keys of the space file, as `--set` would write them."""
+    options = {
+        "data.dir": data_dir and str(Path(data_dir).expanduser().resolve()),
+        "backbone": backbone,
+        "storage": storage,
+        "tracking.uri": tracking_uri,
+        "tracking.experiment": experiment,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None] + (set_ or [])
+
+
 def _default_name(path: Path) -> str:
     return f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@app.command()
+def doctor(
+    space: Annotated[Path, typer.Argument(help="A search space (YAML).")],
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Look for what would make a sweep fail later: nodes, storage, disk, data, GPUs, MLflow, hub. Leaves nothing behind."""
+    from tune.space import load_space
+
+    spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
+    console.quiet_transformers()
+    from tune.doctor import examine, print_checks, verdict
+
+    checks = examine(spec, address)
+    if json_:
+        console.emit_json([dataclasses.asdict(check) for check in checks])
+    else:
+        print_checks(checks)
+    verdict(checks)
 
 
 @app.command()

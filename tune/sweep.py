@@ -19,11 +19,13 @@ from tune.driver import Budget, Driver, EndStatus
 from tune.extend import extended
 from tune.folder import SweepFolder, storage_root
 from tune.lease import Lease
+from tune.nodes import check_versions
 from tune.overview import spec_of
+from tune.placement import check_resources
 from tune.prepare import Prepared, manifest, prepare
 from tune.pruners import make_pruner
 from tune.searchers import make_searcher
-from tune.session import beats, check_resources, run_session, start_ray
+from tune.session import beats, run_session, start_ray
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.summary import summaries
 from tune.tracking import CLOSE_SECONDS, Tracker, redact, resolve_uri
@@ -59,6 +61,7 @@ def new_sweep(
     if prepared.facts["truncated_rows"]:
         say(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
     start_ray(address)
+    check_versions(address)
     check_resources(spec.resources.cpus, spec.resources.gpus)
     with SweepFolder.create(storage, name) as folder:
         _describe(folder, spec, prepared, device)
@@ -104,6 +107,7 @@ def resume_sweep(
         for left in folder.path.glob(".ray-*"):
             shutil.rmtree(left, ignore_errors=True)
         start_ray(address)
+        check_versions(address)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device)
