@@ -28,6 +28,7 @@ from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.train import EpochReport, train_epochs
 from tune.failures import Placement
 from tune.ledger import Ledger, Record, attempt_name
+from tune.nodes import Stamp
 from tune.watchdog import Watchdog
 
 #: Thresholds of the curve of score against layers that a cell reports.
@@ -41,7 +42,7 @@ class Study:
     folder: the sweep's folder, which every node reaches. training: options that are not searched.
     cells: (seed, fold) in the fixed order of every trial. threads: CPUs of a trial; None leaves torch alone.
     hang_seconds: a trial that has not asked for its next batch for so long is ended; None: never.
-    versions: what the driver runs (`tune.nodes`), which trials' processes are compared with; None: not compared.
+    stamp: the driver's versions, which the processes of trials must share; None: not compared.
     """
 
     folder: str
@@ -53,7 +54,7 @@ class Study:
     device: str = "auto"
     keep_checkpoints: bool = False
     hang_seconds: float | None = None
-    versions: Mapping[str, str] | None = None
+    stamp: Stamp | None = None
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """The training configuration of a configuration's values and a seed."""

@@ -17,7 +17,7 @@ from leebert.config import TrainConfig
 from leebert.errors import LeaseError, StorageError
 from leebert.train import NEGATIVE
 from tune.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
-from tune.failures import MOST, RETRIES, UNCOUNTED, Failure, Placement, placement
+from tune.failures import MOST, RETRIES, STOPPING, UNCOUNTED, Failure, Placement, placement
 from tune.feed import events
 from tune.history import Configuration, describe
 from tune.ledger import Ledger, Record, State
@@ -101,7 +101,7 @@ class Driver:
         self.state = ledger.read()
         self.writer = ledger.driver_writer(number)
         self.started, self._clock = time.time(), time.monotonic()
-        self.storage_failed: str | None = None
+        self.halted: str | None = None
         self.interrupted = False
         self.running: dict[str, str] = {}  # Ray's trial → configuration
         self.exhausted = False
@@ -281,9 +281,8 @@ class Driver:
         config = self.running.pop(trial, None)
         if config is None or self.state.configs[config].state != "running" or failure is None:
             return
-        if failure.kind == "storage":
-            # Every other trial would meet the same: nothing is wrong with the configuration.
-            self.storage_failed = failure.message
+        if failure.kind in STOPPING:
+            self.halted = failure.message
             self.waiting.append(config)
             return
         attempt = self.state.last_attempt(config)
@@ -312,8 +311,8 @@ class Driver:
     def stop_reason(self) -> str | None:
         """Why everything is to stop now, or None. Once it is so it stays so."""
         if self._asked_to_stop is None:
-            if self.storage_failed:
-                self._asked_to_stop = self.storage_failed
+            if self.halted:
+                self._asked_to_stop = self.halted
             elif self.interrupted:
                 self._asked_to_stop = "interrupted"
             elif self.stop_requested():

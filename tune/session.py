@@ -137,9 +137,13 @@ def _own(error: BaseException | None) -> LeebertError | None:
 
 
 def beats(
-    write: Callable[..., None], driver: Driver, planned_cells: int | None, every: float = 2.0
+    write: Callable[..., None],
+    driver: Driver,
+    planned_cells: int | None,
+    also: Callable[[], None] = lambda: None,
+    every: float = 2.0,
 ) -> Callable[[], None]:
-    """A function for Ray's loop that tells every few seconds what the driver is doing."""
+    """A function for Ray's loop that tells every few seconds what the driver is doing, and calls `also`."""
     last = -every
 
     def beat() -> None:
@@ -147,5 +151,6 @@ def beats(
         if time.monotonic() - last >= every:
             last = time.monotonic()
             write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
+            also()
 
     return beat
