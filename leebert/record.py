@@ -27,8 +27,9 @@ class Record:
 
     def detach(self) -> Record:
         """The same record without a graph."""
-        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Record(**{name: None if t is None else t.detach() for name, t in fields.items()})
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        detached: dict[str, Any] = {name: t if t is None else t.detach() for name, t in fields.items()}
+        return Record(**detached)
 
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
