@@ -151,21 +151,19 @@ def test_a_node_with_other_tokens_or_another_backbone_is_found(place, ray_up, tm
     assert found["backbone"] == ("failed", "its weights differ from the driver's; copy the driver's files")
 
 
-def test_the_largest_configuration_is_held_against_the_smallest_gpu(place, tmp_path):
+def test_the_largest_configuration_is_held_against_the_smallest_gpu(place):
     spec = load_space(place / "space.yaml", ["resources.gpus=0.5"])
-    prepared = prepare(spec, tmp_path)
     there = [NodeFacts(h, h * 6, {}, gpus=[(f"gpu of {h}", size * 10**9)]) for h, size in (("a", 24), ("b", 16))]
 
     def check(gigabytes):
-        def estimate(model, batch_size, max_length):
-            assert (batch_size, max_length) == (8, 24)
-            return Estimate(gigabytes * 10**9)
-
-        return gpu_memory(spec, there, prepared, estimate)
+        return gpu_memory(spec, there, lambda spec, device: ({"algorithm": "blo"}, Estimate(gigabytes * 10**9)))
 
     assert (check(8).status, check(9).status, check(17).status) == ("ok", "warning", "failed")
     assert "holds 2" in check(8).detail
     assert "gpu of b" in check(9).detail
+    real = gpu_memory(spec, there)
+    assert real.status == "ok", "an encoder of a few thousand parameters, by its real estimate"
+    assert "blo: about" in real.detail or "clo-v2" in real.detail
 
 
 def test_versions_differ_by_what_changes_results_not_by_builds():

@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.provenance import backbone_identity
 from tune import nodes, placement
 from tune.folder import storage_root
+from tune.footprint import estimate_for_space
+from tune.history import describe
 from tune.nodes import NodeFacts, Question, Stamp
 from tune.placement import MemoryEstimate
 from tune.prepare import Prepared, data_config, prepare
@@ -21,7 +23,6 @@ from tune.session import start_ray
 from tune.space import SweepSpec
 from tune.sweep import anchored
 from tune.tracking_store import advice, is_server, open_store, redact, resolve_uri
-from tune.values import Range
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 
@@ -58,17 +59,8 @@ class Driver:
     backbone: dict[str, Any] | None
 
 
-class Estimator(Protocol):
-    """Estimates the memory of training a model with batches of so many rows and tokens."""
-
-    def __call__(self, model: Any, batch_size: int, max_length: int) -> MemoryEstimate: ...
-
-
-def examine(spec: SweepSpec, address: str | None = None, estimate: Estimator | None = None) -> list[Check]:
-    """All checks of a sweep, in the order of the table; each runs whatever the others found.
-
-    Without `estimate`, the memory of GPUs is not judged.
-    """
+def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
+    """All checks of a sweep, in the order of the table; each runs whatever the others found."""
     spec = anchored(spec)
     storage = storage_root(spec.storage)
     ray_check, backbone_check = _ray(address), _backbone(spec)
@@ -90,7 +82,7 @@ def examine(spec: SweepSpec, address: str | None = None, estimate: Estimator | N
     trials = _concurrent(spec) if resources.status == "ok" else 1
     checks += [
         resources,
-        gpu_memory(spec, there, prepared, estimate),
+        gpu_memory(spec, there),
         _disk(storage, prepared, trials),
         _mlflow(spec),
         _hub(spec, prepared),
@@ -254,32 +246,26 @@ def _concurrent(spec: SweepSpec) -> int:
 
 
 def gpu_memory(
-    spec: SweepSpec, there: Sequence[NodeFacts], prepared: Prepared | None, estimate: Estimator | None
+    spec: SweepSpec,
+    there: Sequence[NodeFacts],
+    estimate: Callable[[SweepSpec, str], tuple[dict[str, Any], MemoryEstimate]] = estimate_for_space,
 ) -> Check:
     """The largest configuration against the smallest GPU."""
     gpus = [(size, f"{name} of {node.name}") for node in there for name, size in node.gpus]
     if not spec.resources.gpus:
         return Check("gpu memory", CLUSTER, "skipped", "trials ask for no GPU")
-    if estimate is None or prepared is None:
-        return Check("gpu memory", CLUSTER, "skipped", "there is no estimate of what a trial takes")
+    try:
+        values, took = estimate(spec, "cuda")
+    except LeebertError as error:
+        return Check("gpu memory", CLUSTER, "skipped", f"what a trial takes is unknown: {error}")
+    largest = f"{describe(values)}: about {took.total / 1e9:.1f} GB"
     if not gpus:
-        return Check("gpu memory", CLUSTER, "skipped", "no node that is up has a GPU that torch sees")
+        return Check("gpu memory", CLUSTER, "skipped", f"{largest}; no node that is up has a GPU that torch sees")
     size, smallest = min(gpus)
-    largest = largest_batch(spec)
-    took = estimate(prepared.problem.model(spec.train_config({})), largest, spec.max_length)
     fit, _ = placement.trials_per_gpu(took, size)
     if problem := placement.crowding(took, size, spec.resources.gpus):
         return Check("gpu memory", CLUSTER, "warning" if fit else "failed", f"{smallest}: {problem}")
-    detail = f"{took.total / 1e9:.1f} GB a trial at batch_size {largest}, {smallest} holds {fit}"
-    return Check("gpu memory", CLUSTER, "ok", detail)
-
-
-def largest_batch(spec: SweepSpec) -> int:
-    """The largest batch of a space."""
-    values = spec.space.get("batch_size")
-    if values is None:
-        return spec.train_config({}).batch_size
-    return int(values.high) if isinstance(values, Range) else max(int(v) for v in values.values)
+    return Check("gpu memory", CLUSTER, "ok", f"{largest}; {smallest} holds {fit}")
 
 
 def _disk(storage: Path, prepared: Prepared | None, trials: int) -> Check:

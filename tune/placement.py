@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leebert.errors import DeviceError
-from tune.nodes import run_on
+from tune.footprint import estimate_for_space
+from tune.nodes import Question, ask, run_on
+from tune.space import SweepSpec
 
 #: The custom resource that Ray gives a cluster's head.
 _HEAD = "node:__internal_head__"
@@ -180,6 +182,15 @@ def crowding(estimate: MemoryEstimate, gpu_bytes: int, gpus: float) -> str:
     return (
         f"resources.gpus {gpus:g} puts {sharers(gpus)} trials on a GPU that holds {fit} ({each}); set it to {share:g}"
     )
+
+
+def warn_of_crowding(spec: SweepSpec, say: Callable[[str], None]) -> None:
+    """Say it where trials that share a GPU would not fit on the smallest one that is up. Ray must be up."""
+    if 0 < spec.resources.gpus < 1:
+        sizes = [size for node in ask(Question(gpus=True)) for _, size in node.gpus]
+        problem = crowding(estimate_for_space(spec, "cuda")[1], min(sizes), spec.resources.gpus) if sizes else ""
+        if problem:
+            say(f"warning: {problem}; trials that run out of memory are tried again alone")
 
 
 def _up() -> list[Mapping[str, float]]:

@@ -21,7 +21,7 @@ from tune.folder import SweepFolder, storage_root
 from tune.lease import Lease
 from tune.nodes import check_versions
 from tune.overview import spec_of
-from tune.placement import check_resources, nodes_for
+from tune.placement import check_resources, nodes_for, warn_of_crowding
 from tune.prepare import Prepared, manifest, prepare
 from tune.pruners import make_pruner
 from tune.searchers import make_searcher
@@ -63,6 +63,7 @@ def new_sweep(
     start_ray(address)
     check_versions(address)
     check_resources(spec.resources.cpus, spec.resources.gpus)
+    warn_of_crowding(spec, say)
     with SweepFolder.create(storage, name) as folder:
         _describe(folder, spec, prepared, device)
         prepared.folds.save(folder.path / "folds.json")
