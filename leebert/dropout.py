@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -27,11 +28,17 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
+    # The factor is applied apart from the mask: in bf16 it would be rounded there.
+    return (x * _mask(x, p)) * (1 / (1 - p))
+
+
+def _mask(x: torch.Tensor, p: float) -> torch.Tensor:
+    """What is kept, bool in the shape of x; of a fake tensor, which has a shape and no numbers, a fake one."""
+    if isinstance(x, FakeTensor):
+        return torch.empty_like(x, dtype=torch.bool)
     seed = int(torch.randint(2**62, (1,)))
     raw = np.random.SFC64(seed).random_raw((x.numel() + 3) // 4).view(np.int16)[: x.numel()]
-    keep = torch.from_numpy(raw >= round(p * 2**16) - 2**15).view(x.shape)
-    # The factor is applied apart from the mask: in bf16 it would be rounded there.
-    return (x * keep) * (1 / (1 - p))
+    return torch.from_numpy(raw >= round(p * 2**16) - 2**15).view(x.shape)
 
 
 class FastDropout(nn.Module):

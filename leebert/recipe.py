@@ -76,15 +76,22 @@ def effective_task(config_task: str | dict[str, Any], group_by: Any) -> Any:
     return dataclasses.replace(task, group_by=() if group_by == "none" else group_by)
 
 
-def load_training_data(task: Any, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
-    """Read the training split (and nothing else), and tokenise it once into `cache`."""
-    from leebert.backbone import load_config, load_tokenizer
-    from leebert.data.sources import read_split, subset
-    from leebert.data.tokens import cached
+def check_length(model: ModelConfig) -> None:
+    """Raises ConfigError where rows would be longer than the backbone has positions for."""
+    from leebert.backbone import load_config
 
     longest = getattr(load_config(model.backbone), "max_position_embeddings", None)
     if longest and model.max_length > longest:
         raise ConfigError(f"max_length {model.max_length}: {model.backbone} takes at most {longest} tokens")
+
+
+def load_training_data(task: Any, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
+    """Read the training split (and nothing else), and tokenise it once into `cache`."""
+    from leebert.backbone import load_tokenizer
+    from leebert.data.sources import read_split, subset
+    from leebert.data.tokens import cached
+
+    check_length(model)
     tokenizer = load_tokenizer(model.backbone)
     examples = read_split(task, "train", data.dir)
     if data.subset:

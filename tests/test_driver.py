@@ -1,5 +1,8 @@
 """The driver's decisions, without Ray: retries, fences, pruning, budgets, what is left after a restart."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,9 +11,10 @@ from test_ledger import cell_end, epoch
 from toys import ToyProblem, toy_folds
 
 from leebert.data.folds import Folds
+from leebert.errors import LeaseError, StorageError
 from tune.crossval import Study, run_attempt
 from tune.driver import Budget, Driver
-from tune.failures import Failure
+from tune.failures import MOST, Failure, Placement
 from tune.ledger import Ledger
 
 GRID = [{"algorithm": a, "lr_theta": r} for a in ("clo-v2", "blo") for r in (1e-2, 1e-3)]
@@ -39,19 +43,21 @@ def name(values):
     return f"{values['algorithm']}-{values['lr_theta']:g}"
 
 
-def study(folder, folds=2, **training):
+def a_study(folder, folds=2, **training):
     options = {"batch_size": 8, "max_epochs": 2, "precision": "fp32", "lr_omega": 1e-2, **training}
     return Study(str(folder), ToyProblem(), toy_folds(folds), tuple((0, f) for f in range(folds)), options, None, "cpu")
 
 
-def driver(folder, pruner=None, fresh=True, **options):
+def driver(folder, pruner=None, fresh=True, study=None, **options):
     ledger = Ledger(folder / "ledger")
     if fresh:
         writer = ledger.driver_writer(options.get("number", 1))
         writer.append({"kind": "sweep"})
         writer.close()
     said = []
-    d = Driver(study(folder), ledger, Grid(), pruner or NoPruner(), config_id=name, say=said.append, **options)
+    d = Driver(
+        study or a_study(folder), ledger, Grid(), pruner or NoPruner(), config_id=name, say=said.append, **options
+    )
     d.said = said
     return d
 
@@ -135,7 +141,7 @@ def test_pruning_stops_the_trial_is_recorded_and_never_counts(tmp_path):
 
 def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path):
     d = driver(tmp_path)
-    d.study = study(tmp_path, clip_norm=1e30)
+    d.study = a_study(tmp_path, clip_norm=1e30)
     attempt = d.next_attempt("t")
     d.receive([{"seq": 0, "time": 0.0, **epoch(attempt.config, score=None) | {"score": None, "ended": "diverged"}}])
     go_on = d.receive(
@@ -220,3 +226,158 @@ def test_held_out_logits_reproduce_every_score(tmp_path):
         rows |= set(ids.tolist())
     assert len(rows) == 96
     assert isinstance(toy_folds(2), Folds)
+
+
+def two_drivers(folder):
+    """A first driver that was taken over by a second one without knowing it, and the second."""
+    first = driver(folder)
+    first.next_attempt("a")
+    ledger = Ledger(folder / "ledger")
+    writer = ledger.driver_writer(2)
+    writer.append({"kind": "resume", "fences": ledger.driver_fences()})
+    writer.close()
+    return first, driver(folder, fresh=False, number=2)
+
+
+def test_what_a_driver_decides_after_it_was_taken_over_does_not_count(tmp_path):
+    first, second = two_drivers(tmp_path)
+    late = first.next_attempt("b")  # it suggests another configuration and grants an attempt
+    mine = second.next_attempt("a")
+    assert (mine.config, mine.attempt) == ("clo-v2-0.01", 2)
+    assert late.config not in second.ledger.read().configs
+    for records in run_attempt(first.study, late):
+        first.receive(records)
+    second.gone("a", Failure("node", "lost"))
+    assert run_all(second) == "finished"
+    state = Ledger(tmp_path / "ledger").read()
+    assert state.history() == second.state.history()
+    assert state.fold_epochs == 16
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_two_drivers_that_grant_the_same_attempt_give_it_folders_of_its_own(tmp_path):
+    first, second = two_drivers(tmp_path)
+    first.gone("a", Failure("error", "its worker died"))
+    theirs, ours = first.next_attempt("a"), second.next_attempt("a")
+    assert (theirs.config, theirs.attempt) == (ours.config, ours.attempt)
+    zombie, alive = run_attempt(first.study, theirs), run_attempt(second.study, ours)
+    next(zombie)
+    second.receive(next(alive))
+    next(zombie)  # both write on, each in its own folder
+    for records in alive:
+        second.receive(records)
+    second.gone("a")
+    whole = driver(tmp_path / "whole")
+    run_all(whole)
+    run_all(second)
+    table = lambda d: {(c.id, k.seed, k.fold): k.epochs for c in d.state.history() for k in c.cells}  # noqa: E731
+    assert table(second) == table(whole)
+
+
+def test_a_third_driver_leaves_out_what_the_second_did(tmp_path):
+    first, second = two_drivers(tmp_path)
+    second.next_attempt("a")
+    first.next_attempt("b")
+    ledger = Ledger(tmp_path / "ledger")
+    assert ledger.driver_fences()["0001"] == 3, "sweep, suggest, grant"
+    writer = ledger.driver_writer(3)
+    writer.append({"kind": "resume", "fences": ledger.driver_fences()})
+    writer.close()
+    first.next_attempt("c")
+    second.next_attempt("c")
+    third = driver(tmp_path, fresh=False, number=3)
+    assert set(third.state.configs) == {"clo-v2-0.01"}
+    assert run_all(third) == "finished"
+    assert [c.state for c in ledger.read().history()] == ["complete"] * 4
+
+
+def test_whoever_lost_the_lease_decides_nothing_more(tmp_path):
+    d = driver(tmp_path)
+    d.next_attempt("t")
+    before = sum(1 for _ in d.ledger.in_order())
+
+    def lost():
+        raise LeaseError("taken over by process 2 on far")
+
+    d.may_decide = lost
+    with pytest.raises(LeaseError, match="taken over"):
+        d.next_attempt("u")
+    d.finish("taken over")
+    assert sum(1 for _ in d.ledger.in_order()) == before
+
+
+def test_lost_nodes_are_no_failures_of_the_configuration_but_not_for_ever(tmp_path):
+    d = driver(tmp_path)
+    first = d.next_attempt("t").config
+    for n in range(MOST + 1):
+        assert d.state.configs[first].state == "running", n
+        d.gone("t", Failure("node", "its node was lost"))
+        d.next_attempt("t")
+    assert d.state.configs[first].state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "kind", "placements"),
+    [
+        (0.5, "gpu_memory", [("gpu", 1), ("gpu", 2), ("gpu", 4), ("gpu", 8), None]),
+        (1, "gpu_memory", [("gpu", 2), ("gpu", 4), ("gpu", 8), None]),
+        (0, "host_memory", [("node", 1), ("node", 2), ("node", 4), ("node", 8), None]),
+        (0.5, "host_memory", [("node", 1), ("node", 2), ("node", 4), ("node", 8), None]),
+    ],
+)
+def test_after_memory_ran_out_a_trial_is_alone_then_in_micro_batches_until_these_are_rows(
+    tmp_path, gpus, kind, placements
+):
+    d = driver(tmp_path, gpus=gpus)
+    attempt = d.next_attempt("t")
+    assert attempt.placement == Placement()
+    for expected in placements:
+        d.gone("t", Failure(kind, "out of memory"))
+        attempt = d.next_attempt("t")
+        if expected is not None:
+            assert attempt.placement == Placement(*expected)
+    assert attempt.config != "clo-v2-0.01"
+    assert d.state.configs["clo-v2-0.01"].state == "failed"
+    # A driver that comes later knows it from the ledger.
+    later = driver(tmp_path, fresh=False, gpus=gpus)
+    assert later._placement(later.state.failures["clo-v2-0.01"][:1], "clo-v2-0.01") == Placement(*placements[0])
+
+
+def test_where_storage_fails_the_sweep_stops_and_nothing_is_marked_failed(tmp_path):
+    d = driver(tmp_path)
+    d.next_attempt("t")
+    d.gone("t", Failure("storage", "a checkpoint can't be written: No space left on device"))
+    assert d.next_attempt("t") is None
+    assert d.finish() == "stopped"
+    assert d.ledger.read().end["note"].endswith("No space left on device")
+    later = driver(tmp_path, fresh=False)
+    assert run_all(later) == "finished"
+    assert [c.state for c in later.state.history()] == ["complete"] * 4
+
+
+def test_a_driver_whose_own_records_cannot_be_written_ends_without_one(tmp_path):
+    d = driver(tmp_path)
+    folder = tmp_path / "ledger" / "driver" / "0001"
+    shutil.rmtree(folder)
+    folder.write_text("the storage is gone")
+    with pytest.raises(StorageError, match="can't be written"):
+        d.next_attempt("t")
+    assert d.finish("storage") == "failed"
+
+
+def test_more_seeds_reopen_what_was_complete_and_train_only_the_new_cells(tmp_path):
+    d = driver(tmp_path)
+    run_all(d)
+    before = {(c.id, k.seed, k.fold): k.epochs for c in d.state.history() for k in c.cells}
+    more = dataclasses.replace(a_study(tmp_path), cells=((0, 0), (0, 1), (1, 0), (1, 1)))
+    later = driver(tmp_path, fresh=False, study=more)
+    assert [c.state for c in later.state.history()] == ["running"] * 4
+    attempt = later.next_attempt("t")
+    assert sorted(attempt.finished) == [(0, 0), (0, 1)]
+    later.gone("t", Failure("node", "lost"))
+    assert run_all(later) == "finished"
+    after = {(c.id, k.seed, k.fold): k.epochs for c in later.state.history() for k in c.cells}
+    assert before.items() <= after.items()
+    assert len(after) == 16
+    assert later.state.fold_epochs == 32
+    assert [c.state for c in Ledger(tmp_path / "ledger").read().history()] == ["complete"] * 4

@@ -1,4 +1,4 @@
-"""The contract of every pruner, and the pairing of successive halving."""
+"""The contract of every pruner, the pairing of successive halving, and the margin of racing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import dataclasses
 import math
 from typing import Any, get_args
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
-from tune.history import Cell, CellState, Configuration, EpochScore, History
+from tune.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 from tune.pruners import PRUNERS, make_pruner
 from tune.pruners.halving import HalvingPruner
 from tune.pruners.none import NoPruner
+from tune.pruners.places import Places
+from tune.pruners.racing import STARTUP, RacingPruner
 from tune.space import PrunerName, SweepSpec
 
 FOLDS, EPOCHS = 3, 3
 CELLS = tuple((0, fold) for fold in range(FOLDS))
+PLACES = Places(CELLS, EPOCHS)
 Scores = list[list[float]]
 
 
@@ -34,7 +39,7 @@ def spec_of(name: str, **pruner: Any) -> SweepSpec:
     )
 
 
-def config(name: str, scores: Scores, last: CellState = "running") -> Configuration:
+def config(name: str, scores: Scores, last: CellState = "running", state: ConfigState = "running") -> Configuration:
     """A configuration that has reported these scores, cell by cell; the last cell may have ended."""
     cells = tuple(
         Cell(
@@ -42,7 +47,12 @@ def config(name: str, scores: Scores, last: CellState = "running") -> Configurat
         )
         for fold, row in enumerate(scores)
     )
-    return Configuration(name, {"algorithm": "clo-v2"}, "running", cells)
+    return Configuration(name, {"algorithm": "clo-v2"}, state, cells)
+
+
+def finished(name: str, scores: Scores) -> Configuration:
+    """A configuration that has completed these cells."""
+    return config(name, scores, "finished", "complete")
 
 
 score = st.integers(0, 6).map(lambda n: n / 6)  # few values, so that there are ties
@@ -57,9 +67,20 @@ def partial_scores(draw: st.DrawFn) -> Scores:
     return [*ended, draw(st.lists(score, min_size=1, max_size=EPOCHS))]
 
 
-histories = st.lists(partial_scores(), min_size=1, max_size=8).map(
-    lambda all_scores: tuple(config(f"c{i}", scores) for i, scores in enumerate(all_scores))
-)
+@st.composite
+def histories(draw: st.DrawFn) -> History:
+    """Some configurations that run, and some that are complete."""
+    running = draw(st.lists(partial_scores(), min_size=1, max_size=6))
+    complete = draw(st.lists(full_scores, max_size=5))
+    return (
+        *(config(f"r{i}", scores) for i, scores in enumerate(running)),
+        *(finished(f"c{i}", scores) for i, scores in enumerate(complete)),
+    )
+
+
+def running(history: History) -> list[Configuration]:
+    """Those that a pruner is asked about."""
+    return [c for c in history if c.state == "running"]
 
 
 def place(configuration: Configuration) -> tuple[tuple[int, int], int]:
@@ -101,22 +122,25 @@ names = st.sampled_from(sorted(PRUNERS))
 
 def test_names_are_those_of_the_file() -> None:
     assert set(PRUNERS) == set(get_args(PrunerName))
-    assert make_pruner(spec_of("halving", eta=2, min_epochs=3)) == HalvingPruner(CELLS, EPOCHS, 2, 3)
+    assert make_pruner(spec_of("halving", eta=2, min_epochs=3)) == HalvingPruner(PLACES, 2, 3)
+    assert make_pruner(spec_of("racing", alpha=0.1, min_epochs=2)) == RacingPruner(PLACES, 0.1, 2)
     assert make_pruner(spec_of("none")) == NoPruner()
 
 
-@given(name=names, history=histories)
+@given(name=names, history=histories())
 def test_same_history_same_decision(name: str, history: History) -> None:
-    for configuration in history:
+    for configuration in running(history):
         first, second = (decide(make_pruner(spec_of(name)), history, configuration) for _ in range(2))
         assert first == second
 
 
-@given(name=names, history=histories, data=st.data())
+@given(name=names, history=histories(), data=st.data())
 def test_order_of_the_history_does_not_matter(name: str, history: History, data: st.DataObject) -> None:
     shuffled = tuple(data.draw(st.permutations(history)))
     pruner = make_pruner(spec_of(name))
-    assert [decide(pruner, history, c) for c in history] == [decide(pruner, shuffled, c) for c in history]
+    assert [decide(pruner, history, c) for c in running(history)] == [
+        decide(pruner, shuffled, c) for c in running(history)
+    ]
 
 
 @given(name=names, scores=partial_scores(), ended=st.sampled_from(["running", "finished", "diverged"]))
@@ -135,11 +159,41 @@ def test_the_best_at_a_place_goes_on(name: str, every: list[Scores], resource: i
             assert decide(make_pruner(spec_of(name)), history, configuration)
 
 
+@given(name=names, history=histories(), asked=partial_scores())
+def test_who_is_behind_nobody_on_the_same_cells_goes_on(name: str, history: History, asked: Scores) -> None:
+    new = config("new", asked)
+    (seed, fold), epoch = place(new)
+    at_place = CELLS.index((seed, fold)) * EPOCHS + epoch + 1
+    others = [PLACES.score(c, at_place) for c in history]
+    own = PLACES.score(new, at_place)
+    assume(own is not None and all(other is None or own >= other for other in others))
+    assert decide(make_pruner(spec_of(name)), (*history, new), new)
+
+
+@given(name=names, history=histories(), shifts=st.lists(st.integers(0, 24), min_size=FOLDS, max_size=FOLDS))
+def test_how_hard_a_fold_is_does_not_matter(name: str, history: History, shifts: list[int]) -> None:
+    """The paired differences alone decide: a fold may add the same to everybody's scores."""
+
+    def shifted(c: Configuration) -> Configuration:
+        cells = (
+            dataclasses.replace(
+                k, epochs=tuple(dataclasses.replace(e, score=e.score + shifts[k.fold] / 6) for e in k.epochs)
+            )
+            for k in c.cells
+        )
+        return dataclasses.replace(c, cells=tuple(cells))
+
+    moved = tuple(shifted(c) for c in history)
+    pruner = make_pruner(spec_of(name))
+    for before, after in zip(running(history), running(moved), strict=True):
+        assert decide(pruner, history, before) == decide(pruner, moved, after)
+
+
 # Halving.
 
 
 def halving(eta: int = 3, min_epochs: int = 1) -> HalvingPruner:
-    return HalvingPruner(CELLS, EPOCHS, eta, min_epochs)
+    return HalvingPruner(PLACES, eta, min_epochs)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +229,7 @@ def test_those_who_come_first_pass() -> None:
 
 def test_compares_the_same_cells_only() -> None:
     """The second fold is harder: whoever is in it mustn't look worse than those who are still in the first."""
-    pruner = HalvingPruner(CELLS, EPOCHS, 2, 4)  # one rung: the first epoch of the second cell
+    pruner = HalvingPruner(PLACES, 2, 4)  # one rung: the first epoch of the second cell
     ahead = config("ahead", [[0.9, 0.9, 0.9], [0.3]])
     others = tuple(config(f"c{i}", [[0.8, 0.8, 0.8]]) for i in range(5))
     assert decide(pruner, (*others, ahead), ahead)
@@ -211,8 +265,8 @@ def test_a_diverged_cell_is_worst() -> None:
     diverged, weak = config("diverged", [[0.9]], "diverged"), config("weak", [[0.0]])
     assert not decide(halving(), (weak, diverged), diverged)
     assert decide(halving(), (weak, diverged), weak)
-    assert halving().value(diverged, 3) == -math.inf
-    assert halving().value(diverged, 4) is None  # it never came to the second cell
+    assert PLACES.score(diverged, 3) == -math.inf
+    assert PLACES.score(diverged, 4) is None  # it never came to the second cell
 
 
 def test_what_the_history_lacks_is_an_error() -> None:
@@ -223,9 +277,9 @@ def test_what_the_history_lacks_is_an_error() -> None:
         halving().decide(history, "b", (0, 0), 0)
 
 
-@given(history=histories, data=st.data(), eta=st.integers(2, 4))
-def test_a_better_score_never_hurts(history: History, data: st.DataObject, eta: int) -> None:
-    asked = data.draw(st.sampled_from(history))
+@given(history=histories(), data=st.data(), name=names)
+def test_a_better_score_never_hurts(history: History, data: st.DataObject, name: str) -> None:
+    asked = data.draw(st.sampled_from(running(history)))
     cells = list(asked.cells)
     i = data.draw(st.integers(0, len(cells) - 1))
     j = data.draw(st.integers(0, len(cells[i].epochs) - 1))
@@ -233,8 +287,9 @@ def test_a_better_score_never_hurts(history: History, data: st.DataObject, eta: 
     epochs[j] = dataclasses.replace(epochs[j], score=epochs[j].score + data.draw(score))
     cells[i] = dataclasses.replace(cells[i], epochs=tuple(epochs))
     raised = dataclasses.replace(asked, cells=tuple(cells))
-    if decide(halving(eta), history, asked):
-        assert decide(halving(eta), tuple(raised if c is asked else c for c in history), raised)
+    pruner = make_pruner(spec_of(name))
+    if decide(pruner, history, asked):
+        assert decide(pruner, tuple(raised if c is asked else c for c in history), raised)
 
 
 @given(every=st.lists(full_scores, min_size=2, max_size=9), eta=st.integers(2, 4), data=st.data())
@@ -252,3 +307,59 @@ def test_what_comes_later_changes_nothing(every: list[Scores], eta: int, data: s
 def test_as_many_pass_as_eta_says(values: list[float], eta: int) -> None:
     history = tuple(config(f"c{i}", [[value]]) for i, value in enumerate(values))
     assert sum(decide(halving(eta), history, c) for c in history) == max(1, len(values) // eta)
+
+
+# Racing.
+
+RACING = RacingPruner(PLACES, 0.05)
+
+
+def ended(name: str, first: float, gain: float) -> Configuration:
+    """A complete configuration with one score in its first cell, whose mean over all cells is `gain` higher."""
+    rest = first + gain * FOLDS / (FOLDS - 1)
+    return finished(name, [[first] * EPOCHS, *[[rest] * EPOCHS] * (FOLDS - 1)])
+
+
+GAINS = (0.01, -0.02, 0.03, 0.0)
+RIVALS = tuple(ended(f"c{i}", 0.7, gain) for i, gain in enumerate(GAINS))
+MARGIN = stats.t.ppf(0.95, len(GAINS) - 1) * math.sqrt(2) * np.std(GAINS, ddof=1)
+
+
+@pytest.mark.parametrize(("behind", "goes_on"), [(0.98, True), (1.02, False)])
+def test_racing_stops_beyond_the_margin_of_the_gains(behind: float, goes_on: bool) -> None:
+    asked = config("asked", [[0.7 - behind * MARGIN] * EPOCHS], "finished")
+    assert decide(RACING, (*RIVALS, asked), asked) is goes_on
+
+
+def test_racing_asks_how_far_behind_the_best_complete_one_it_was_then() -> None:
+    """The best in the end was behind at first: who is as far behind as it was is not stopped for that."""
+    late = ended("late", 0.5, 0.4)
+    asked = config("asked", [[0.5] * EPOCHS], "finished")
+    assert decide(RACING, (*RIVALS, late, asked), asked)
+
+
+def test_racing_needs_some_complete_ones_first() -> None:
+    hopeless = config("hopeless", [[0.0] * EPOCHS], "finished")
+    assert decide(RACING, (*RIVALS[: STARTUP - 1], hopeless), hopeless)
+    assert not decide(RACING, (*RIVALS[:STARTUP], hopeless), hopeless)
+    patient = RacingPruner(PLACES, 0.05, min_epochs=EPOCHS + 1)
+    assert decide(patient, (*RIVALS, hopeless), hopeless)
+
+
+@given(history=histories(), asked=partial_scores())
+def test_racing_looks_at_complete_ones_only(history: History, asked: Scores) -> None:
+    """Those that run, were pruned or have failed were picked by their scores so far, or say nothing of the end."""
+    new = config("new", asked)
+    complete = tuple(c for c in history if c.state == "complete")
+    others = tuple(dataclasses.replace(c, state="pruned") for c in running(history))
+    expected = decide(RACING, (*complete, new), new)
+    assert decide(RACING, (*history, new), new) == expected
+    assert decide(RACING, (*complete, *others, new), new) == expected
+
+
+def test_racings_margin_holds_what_alpha_says() -> None:
+    """With normal gains, the difference to a rival makes up the margin with about the probability alpha."""
+    rng = np.random.default_rng(0)
+    gains = rng.normal(0.0, 0.01, size=(4000, 9))  # the last column: the one that is asked about
+    made_up = [asked - rivals[0] > RACING.margin(list(rivals)) for *rivals, asked in gains.tolist()]
+    assert np.mean(made_up) == pytest.approx(RACING.alpha, abs=0.02)

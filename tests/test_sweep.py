@@ -545,6 +545,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(cli, place, tmp_pa
     assert (plan["rows"], plan["configurations"], plan["cells"], plan["folds"]) == (80, 2, 4, 2)
     assert plan["theta_updates"] == 4 * 2 * (40 // 16)
     assert plan["estimated_hours"] >= 0
+    assert 0.5e9 < plan["memory_bytes"] < 1.5e9  # a tiny encoder: little more than the process itself
     printed = cli("leebert-tune", "sweep", path, path, "--dry-run")
     assert printed.code == 0, printed.err
     assert printed.out.count("configurations  2") == 2

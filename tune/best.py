@@ -15,6 +15,7 @@ from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.folder import SweepFolder
 from tune.ledger import State
+from tune.overview import placed
 from tune.prepare import data_config
 from tune.select import best, one_standard_error, score
 from tune.space import SweepSpec
@@ -31,6 +32,9 @@ def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) 
     chosen = best(state.history())
     cells = [r for (config, _, _), r in sorted(state.cells.items()) if config == chosen.id]
     training = spec.train_config(chosen.values, spec.seeds[0])
+    # Memory that ran out in the sweep would run out again.
+    micro = max(r.get("placement", {}).get("accumulate", 1) for r in cells)
+    training = training.model_copy(update={"accumulate": training.accumulate * micro})
     share = statistics.median((r["best_epoch"] + 1) / training.max_epochs for r in cells)
     whole = training.max_epochs * updates_per_epoch(manifest["rows"], training.batch_size)
     mean, std = score(chosen)
@@ -60,6 +64,7 @@ def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) 
                 for r in cells
             ],
             "within_one_standard_error": [r.configuration.id for r in near],
+            "placement": placed(state, chosen.id) or None,
             "complete_configurations": sum(c.state == "complete" for c in state.history()),
             "seeds": list(spec.seeds),
             "folds": manifest["folds"],

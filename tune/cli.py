@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -25,6 +26,9 @@ Storage = Annotated[str | None, typer.Option(help="Where sweeps lie; else LEEBER
 Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its folder.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
+Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 Device = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
 
 
@@ -35,14 +39,12 @@ def _say(line: str) -> None:
 @app.command()
 def sweep(
     spaces: Annotated[list[Path], typer.Argument(help="Search spaces (YAML); several are run one after the other.")],
-    data_dir: Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")] = None,
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; with several spaces, NAME-TASK.")] = None,
     address: Address = None,
     storage: Storage = None,
-    tracking_uri: Annotated[
-        str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")
-    ] = None,
+    tracking_uri: TrackingUri = None,
     experiment: Annotated[str | None, typer.Option(help="MLflow experiment; leebert-TASK by default.")] = None,
     set_: Set = None,
     device: Device = "auto",
@@ -53,14 +55,7 @@ def sweep(
     from tune.folder import check_name
     from tune.space import load_space
 
-    options = {
-        "data.dir": data_dir and str(Path(data_dir).expanduser().resolve()),
-        "backbone": backbone,
-        "storage": storage,
-        "tracking.uri": tracking_uri,
-        "tracking.experiment": experiment,
-    }
-    overrides = [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None] + (set_ or [])
+    overrides = _overrides(data_dir, backbone, storage, tracking_uri, set_, experiment)
     if name is not None:
         check_name(name)
     # Every file is read before anything runs, so that a mistake in the last one shows at once.
@@ -93,8 +88,53 @@ def sweep(
     _conclude(outcomes, json_)
 
 
+def _overrides(
+    data_dir: str | None,
+    backbone: str | None,
+    storage: str | None,
+    tracking_uri: str | None,
+    set_: list[str] | None,
+    experiment: str | None = None,
+) -> list[str]:
+    """The options that stand for keys of the space file, as `--set` would write them."""
+    options = {
+        "data.dir": data_dir and str(Path(data_dir).expanduser().resolve()),
+        "backbone": backbone,
+        "storage": storage,
+        "tracking.uri": tracking_uri,
+        "tracking.experiment": experiment,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in options.items() if value is not None] + (set_ or [])
+
+
 def _default_name(path: Path) -> str:
     return f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@app.command()
+def doctor(
+    space: Annotated[Path, typer.Argument(help="A search space (YAML).")],
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
+    address: Address = None,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Look for what would make a sweep fail later: nodes, storage, disk, data, GPUs, MLflow, hub. Leaves nothing behind."""
+    from tune.space import load_space
+
+    spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
+    console.quiet_transformers()
+    from tune.doctor import examine, print_checks, verdict
+
+    checks = examine(spec, address)
+    if json_:
+        console.emit_json([dataclasses.asdict(check) for check in checks])
+    else:
+        print_checks(checks)
+    verdict(checks)
 
 
 @app.command()
@@ -212,7 +252,7 @@ def best(
     if json_:
         console.emit_json({**values, "file": str(path)})
         return
-    from tune.driver import describe
+    from tune.history import describe
 
     found = values["found"]
     spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
@@ -290,6 +330,36 @@ def compare(
     Console().print(render(comparison))
     if folder.driver():
         print("the sweep is still running: this is what is there")
+
+
+@app.command()
+def simulate(
+    name: Annotated[str, typer.Argument(help="A sweep that was run with `pruner: none`, or a copy of its scores.")],
+    pruner: Annotated[
+        str, typer.Option(help="none, racing or halving; its options by --set pruner.KEY=VALUE.")
+    ] = "racing",
+    searcher: Annotated[
+        str, typer.Option(help="grid or random: random orders of what was recorded; or tpe.")
+    ] = "random",
+    orders: Annotated[int, typer.Option(min=1, help="How many sweeps to simulate.")] = 200,
+    concurrent: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the orders.")] = 0,
+    set_: Set = None,
+    save: Annotated[Path | None, typer.Option(help="Keep a small copy of the scores in this folder.")] = None,
+    storage: Storage = None,
+    json_: Json = False,
+) -> None:
+    """What a pruner would have saved, and lost, on a sweep that has run without one."""
+    from tune.recording import Recording
+    from tune.simulate import print_simulation
+    from tune.simulate import simulate as simulate_
+
+    recording = Recording.find(name, storage)
+    spec = recording.spec([f"pruner.name={pruner}", f"searcher.name={searcher}", *(set_ or [])])
+    told = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
+    if save is not None:
+        recording.save(save)
+    console.emit_json(told) if json_ else print_simulation(told)
 
 
 def main() -> None:

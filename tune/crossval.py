@@ -28,6 +28,7 @@ from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.train import EpochReport, train_epochs
 from tune.failures import Placement
 from tune.ledger import Ledger, Record, attempt_name
+from tune.nodes import Stamp
 from tune.watchdog import Watchdog
 
 #: Thresholds of the curve of score against layers that a cell reports.
@@ -41,7 +42,7 @@ class Study:
     folder: the sweep's folder, which every node reaches. training: options that are not searched.
     cells: (seed, fold) in the fixed order of every trial. threads: CPUs of a trial; None leaves torch alone.
     hang_seconds: a trial that has not asked for its next batch for so long is ended; None: never.
-    versions: what the driver runs (`tune.nodes`), which trials' processes are compared with; None: not compared.
+    stamp: the driver's versions, which the processes of trials must share; None: not compared.
     """
 
     folder: str
@@ -53,7 +54,7 @@ class Study:
     device: str = "auto"
     keep_checkpoints: bool = False
     hang_seconds: float | None = None
-    versions: Mapping[str, str] | None = None
+    stamp: Stamp | None = None
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """The training configuration of a configuration's values and a seed."""
@@ -117,7 +118,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                     written = [writer.append(r) for r in records]
                     diverged = records[-1].get("ended") == "diverged"
                     if records[-1]["kind"] == "cell_end" and not diverged and not study.keep_checkpoints:
-                        shutil.rmtree(checkpoint_folder(study, attempt.config, seed, fold), ignore_errors=True)
+                        shutil.rmtree(checkpoint_folder(study.folder, attempt.config, seed, fold), ignore_errors=True)
                     # Whoever asks for the epochs may take its time.
                     with watchdog.asleep():
                         yield written
@@ -127,9 +128,9 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
             writer.close()
 
 
-def checkpoint_folder(study: Study, config: str, seed: int, fold: int) -> Path:
+def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Path:
     """Where a cell's checkpoints lie while it runs, in a folder per attempt: each has one writer only."""
-    return Path(study.folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
+    return Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
 
 
 def hang_file(folder: Path, config: str, attempt: str) -> Path:
@@ -168,12 +169,12 @@ def train_cell(
 def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
-    known, place = attempt.known(seed, fold), checkpoint_folder(study, attempt.config, seed, fold)
+    known, place = attempt.known(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
     checkpoints = Checkpoints(
         place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
     )
-    micro = attempt.placement.accumulate
-    values = {**attempt.values, "accumulate": micro} if micro > 1 else attempt.values
+    micro = attempt.placement.accumulate * study.train_config(attempt.values, seed).accumulate
+    values = {**attempt.values, "accumulate": micro}
     started, reports, best = time.monotonic(), [], None
     for report in train_cell(study, values, seed, fold, checkpoints, watchdog):
         reports.append(report)

@@ -9,16 +9,17 @@ import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from leebert.config import TrainConfig
 from leebert.errors import LeaseError, StorageError
 from leebert.train import NEGATIVE
-from tune.crossval import Attempt, CellRecord, Study, checkpoint_folder, hang_file
-from tune.failures import MOST, RETRIES, UNCOUNTED, Failure, Placement, placement
+from tune.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
+from tune.failures import MOST, RETRIES, STOPPING, UNCOUNTED, Failure, Placement, placement
 from tune.feed import events
-from tune.history import Configuration
+from tune.history import Configuration, describe
 from tune.ledger import Ledger, Record, State
 from tune.pruners import Pruner
 from tune.searchers import Searcher
@@ -31,6 +32,33 @@ class Listener(Protocol):
     """Who is told of events: the tracker, or nobody."""
 
     def put(self, event: Event) -> None: ...
+
+
+class Frame(Protocol):
+    """What the driver must know of a study."""
+
+    @property
+    def folder(self) -> str: ...
+    @property
+    def cells(self) -> tuple[tuple[int, int], ...]: ...
+    @property
+    def keep_checkpoints(self) -> bool: ...
+    def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig: ...
+
+
+class Appender(Protocol):
+    """Takes the driver's own records, and gives them back numbered and dated."""
+
+    def append(self, record: Record) -> Record: ...
+    def close(self) -> None: ...
+
+
+class Records(Protocol):
+    """What the driver needs of a ledger, so that a simulation can do without files."""
+
+    def read(self) -> State: ...
+    def driver_writer(self, driver: int) -> Appender: ...
+    def records_of(self, config: str, attempt: str) -> Iterable[Record]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +76,8 @@ class Driver:
 
     def __init__(
         self,
-        study: Study,
-        ledger: Ledger,
+        study: Frame,
+        ledger: Records,
         searcher: Searcher,
         pruner: Pruner,
         *,
@@ -73,7 +101,7 @@ class Driver:
         self.state = ledger.read()
         self.writer = ledger.driver_writer(number)
         self.started, self._clock = time.time(), time.monotonic()
-        self.storage_failed: str | None = None
+        self.halted: str | None = None
         self.interrupted = False
         self.running: dict[str, str] = {}  # Ray's trial → configuration
         self.exhausted = False
@@ -141,13 +169,15 @@ class Driver:
         return Attempt(config, values, attempt, self.number, finished, cells, names, place)
 
     def _placement(self, failures: list[Record], config: str) -> Placement | None:
-        batch_size = self.study.train_config(self.state.configs[config].values, 0).batch_size
-        return placement(failures, batch_size, self.gpus)
+        if not failures:
+            return Placement()
+        training = self.study.train_config(self.state.configs[config].values, 0)
+        return placement(failures, training.batch_size // training.accumulate, self.gpus)
 
     def _remove_checkpoints(self, config: str, cells: Iterable[tuple[int, int]]) -> None:
         if not self.study.keep_checkpoints:
             for seed, fold in cells:
-                shutil.rmtree(checkpoint_folder(self.study, config, seed, fold), ignore_errors=True)
+                shutil.rmtree(checkpoint_folder(self.study.folder, config, seed, fold), ignore_errors=True)
 
     def _remove_strays(self) -> None:
         """Checkpoints of configurations that are done: a trial that was given up may have written on."""
@@ -251,9 +281,8 @@ class Driver:
         config = self.running.pop(trial, None)
         if config is None or self.state.configs[config].state != "running" or failure is None:
             return
-        if failure.kind == "storage":
-            # Every other trial would meet the same: nothing is wrong with the configuration.
-            self.storage_failed = failure.message
+        if failure.kind in STOPPING:
+            self.halted = failure.message
             self.waiting.append(config)
             return
         attempt = self.state.last_attempt(config)
@@ -282,8 +311,8 @@ class Driver:
     def stop_reason(self) -> str | None:
         """Why everything is to stop now, or None. Once it is so it stays so."""
         if self._asked_to_stop is None:
-            if self.storage_failed:
-                self._asked_to_stop = self.storage_failed
+            if self.halted:
+                self._asked_to_stop = self.halted
             elif self.interrupted:
                 self._asked_to_stop = "interrupted"
             elif self.stop_requested():
@@ -352,12 +381,6 @@ class Driver:
 
 def _finished(configuration: Configuration) -> set[tuple[int, int]]:
     return {(c.seed, c.fold) for c in configuration.cells if c.state == "finished"}
-
-
-def describe(values: Any) -> str:
-    """A configuration in a few words: the algorithm, then its options."""
-    rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
-    return f"{values.get('algorithm', '')} {rest}".strip()
 
 
 def replay(state_of: Ledger, listener: Listener) -> State:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tune.driver import describe
+from tune.footprint import estimate_for_space
+from tune.history import describe
 from tune.space import SweepSpec
 from tune.sweep import anchored
 
@@ -21,7 +22,7 @@ SHOWN = 12
 
 
 def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
-    """Configurations, cells, θ updates, estimated hours and disk of a sweep; JSON-ready.
+    """Configurations, cells, θ updates, estimated hours, memory and disk of a sweep; JSON-ready.
 
     Steps are timed on this machine, on its CPU where trials ask for a GPU that it lacks; the plan says which.
     """
@@ -42,6 +43,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         sizes = sorted({study.train_config(v, 0).batch_size for v in listed} or {study.train_config({}, 0).batch_size})
         seconds_per_update = {size: _time_updates(study, size) for size in sizes}
         seconds_per_row, parameters = _time_evaluation(study)
+    largest, memory = estimate_for_space(spec, device)
     held_out = rows / spec.folds if spec.folds > 1 else rows / 10
     concurrent = _concurrent(spec)
     busy = 0.0
@@ -65,6 +67,8 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         "seconds_per_update": {str(k): round(v, 4) for k, v in seconds_per_update.items()},
         "concurrent_trials": concurrent,
         "estimated_hours": round(busy * cells / concurrent / 3600, 3) if listed else None,
+        "memory_bytes": memory.total,
+        "largest": describe(largest),
         "disk_bytes": int(2 * checkpoint * concurrent + (spec.planned or 0) * len(spec.seeds) * rows * 64),
     }
 
@@ -160,4 +164,7 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
         print(
             f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time on this machine (an estimate)"
         )
+    print(
+        f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB for the largest configuration, {plan['largest']} (an estimate)"
+    )
     print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")

@@ -8,11 +8,11 @@ from typing import Any
 
 from leebert.config import applies
 from leebert.errors import SweepError
-from tune.space import CIRCUMSTANCES, SweepSpec
+from tune.space import SweepSpec
 from tune.values import Choice, Values
 
 #: Compared by what they still contain, not word for word.
-_GROWING = frozenset({"seeds", "space", "algorithms", "searcher.configurations"})
+_GROWING = frozenset({"seeds", "space", "algorithms"})
 
 
 def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, Any]], name: str) -> SweepSpec:
@@ -21,12 +21,9 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
     Refuses (SweepError, with each difference) whatever would join results that can't be compared, and a space that no
     longer holds a configuration that was suggested.
     """
-    was, now = dict(_flat(_measured(old))), dict(_flat(_measured(new)))
-    lines = [
-        f"{key}: {was.get(key, 'not set')} was {now.get(key, 'taken out')}".replace(" was ", " → ")
-        for key in sorted({*was, *now})
-        if was.get(key) != now.get(key)
-    ]
+    was, now = dict(_flat(old.measured())), dict(_flat(new.measured()))
+    changed = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+    lines = [f"{key}: {was.get(key, 'not set')} → {now.get(key, 'taken out')}" for key in changed]
     lines += [f"seeds: {seed} is missing" for seed in old.seeds if seed not in new.seeds]
     lost = [values for values in suggested if not _admits(new, values)]
     lines += [f"space: no longer holds {dict(values)}" for values in lost[:5]]
@@ -43,14 +40,6 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
     return new.model_copy(update={"seeds": seeds, "data": data})
 
 
-def _measured(spec: SweepSpec) -> dict[str, Any]:
-    content = spec.model_dump(mode="json", exclude_none=True, exclude=set(CIRCUMSTANCES))
-    content["data"].pop("dir", None)
-    if isinstance(content["task"], dict):
-        content["task"].pop("files", None)  # the data's fingerprint is compared anyway
-    return content
-
-
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
         dotted = f"{prefix}{key}"
@@ -58,7 +47,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{dotted}.")
-        else:
+        elif value is not None:
             yield dotted, value
 
 

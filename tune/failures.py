@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from leebert.errors import LeebertError, StorageError
 
-Kind = Literal["error", "hang", "node", "gpu_memory", "host_memory", "refused", "storage", "diverged"]
+Kind = Literal["error", "hang", "node", "gpu_memory", "host_memory", "refused", "storage", "mismatch", "diverged"]
 
 #: How often a configuration whose process died is tried again; what is no fault of its own doesn't count.
 RETRIES = 2
@@ -20,6 +20,9 @@ UNCOUNTED: tuple[Kind, ...] = ("node", "gpu_memory", "host_memory")
 
 #: Not even those for ever: a configuration may be what takes its nodes down.
 MOST = 20
+
+#: What every other trial would meet, too: nothing is wrong with the configuration, and the sweep stops.
+STOPPING: tuple[Kind, ...] = ("storage", "mismatch")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tune.failures import Placement
 from tune.ledger import Record, State
 from tune.names import exit_metric
 from tune.tracking_events import (
@@ -35,7 +36,8 @@ def events(record: Record, state: State) -> Iterator[Event]:
         where = (record["config"], record["seed"], record["fold"])
         newest = list(itertools.islice(reversed(state.epochs[where].values()), 2))
         if len({r["attempt"] for r in newest}) == len(newest):  # the cell's first, or its first of another attempt
-            yield CellStarted(*where, attempt=record["attempt"], time_ms=time_ms)
+            place = state.placements.get((record["config"], record["attempt"]), Placement())
+            yield CellStarted(*where, attempt=record["attempt"], placement=place.described(), time_ms=time_ms)
         yield Epoch(*where, record["epoch"], functools.partial(epoch_metrics, record), time_ms=time_ms)
     elif kind == "cell_end":
         status = "diverged" if record["ended"] == "diverged" else "finished"

@@ -62,3 +62,9 @@ class Configuration:
 
 
 History = tuple[Configuration, ...]
+
+
+def describe(values: Any) -> str:
+    """A configuration in a few words: the algorithm, then its options."""
+    rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
+    return f"{values.get('algorithm', '')} {rest}".strip()

@@ -101,10 +101,10 @@ class Lease:
             temporary = lease._write_beside()
             try:
                 os.link(temporary, _path(folder, lease.number))
+            except FileExistsError:
+                raise LeaseError(f"sweep {folder.name}: another driver has just taken it") from None
             finally:
                 temporary.unlink()
-        except FileExistsError:
-            raise LeaseError(f"sweep {folder.name}: another driver has just taken it") from None
         except OSError as error:
             raise StorageError(f"{folder} can't be written: {error.strerror or error}") from None
         lease._thread.start()
@@ -139,7 +139,7 @@ class Lease:
     def _write_beside(self) -> Path:
         # A renewal differs from the one before by more than its time: clocks stand still, and go backwards.
         text = json.dumps({**self.facts, "time": time.time(), "renewal": uuid.uuid4().hex})
-        temporary = self.folder / "lease" / f".{self.number:04d}-{self.facts['host']}-{self.facts['pid']}"
+        temporary = self.folder / "lease" / f".{self.number:04d}-{uuid.uuid4().hex}"
         temporary.write_text(text)
         return temporary
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from leebert.errors import StorageError, SweepError
 from leebert.files import fsync_folder
+from tune.failures import Placement
 from tune.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 SEGMENT = 1000
@@ -241,6 +242,9 @@ class State:
     configs: dict[str, Configuration] = dataclasses.field(default_factory=dict)
     indices: dict[str, int] = dataclasses.field(default_factory=dict)
     attempts: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)  # number → name, by configuration
+    placements: dict[tuple[str, int], Placement] = dataclasses.field(
+        default_factory=dict
+    )  # by configuration and attempt
     fences: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
     epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(default_factory=dict)  # by cell
     fold_epochs: int = 0
@@ -309,6 +313,8 @@ class State:
         if attempt <= self.last_attempt(config):
             return False
         self.attempts.setdefault(config, {})[attempt] = attempt_name(r)
+        if "accumulate" in r:
+            self.placements[config, attempt] = Placement(r["alone"], r["accumulate"])
         self.fences[config] = {int(a): n for a, n in r["fences"].items()}
         self._set(config, state="running")
         return True

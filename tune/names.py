@@ -90,6 +90,7 @@ NAMES: tuple[Name, ...] = (
     _tag("seed", ("fold",), "seed of the cell"),
     _tag("fold", ("fold",), "fold of the cell"),
     _tag("attempt", ("fold",), "attempt that wrote last: above 1 after a restart"),
+    _tag("placement", ("fold",), "how that attempt ran after memory ran out: alone, in micro-batches"),
     _tag("outcome", ("config",), "`complete`, `pruned`, `failed` or `stopped`: MLflow has no status for pruned"),
     _tag("nonfinite", ("config", "fold", "summary"), "how many values were NaN or infinite, and so are in no chart"),
     _tag("label", ("summary",), "what the summary is about, unique within the sweep"),

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from leebert.errors import LeebertError
-from tune.driver import describe
+from tune.failures import Placement
 from tune.folder import SweepFolder
+from tune.history import describe
 from tune.ledger import State
 from tune.select import ranking, score
 from tune.space import SweepSpec
@@ -79,9 +80,16 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
                 "cells": len(c.scores),
                 "score_mean": None if mean != mean else mean,
                 "score_std": None if std != std else std,
+                "placement": placed(state, c.id),
             }
         )
     return {"sweep": folder.name, "task": spec.task_name, "folder": str(folder.path), "configurations": rows}
+
+
+def placed(state: State, config: str) -> str:
+    """How a configuration was run after memory ran out, in words; empty where it ran as the space says."""
+    places = [Placement(**r["placement"]) for r in state.cells_of.get(config, []) if "placement" in r]
+    return max(places, key=lambda p: (p.accumulate, p.alone)).described() if places else ""
 
 
 def print_table(facts: dict[str, Any], most: int = 20) -> None:
@@ -102,7 +110,8 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for i, row in enumerate(rows[:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), row["state"])
+        state = row["state"] + (f", {row['placement']}" if row["placement"] else "")
+        table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), state)
     Console().print(table)
     if len(rows) > most:
         print(f"and {len(rows) - most} more; results.parquet in {facts['folder']} has all")

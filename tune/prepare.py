@@ -10,6 +10,7 @@ from leebert.provenance import backbone_identity, code_version, versions
 from leebert.recipe import DataConfig, effective_task, load_training_data
 from tune.crossval import Study
 from tune.folder import SweepFolder
+from tune.nodes import Stamp
 from tune.space import SweepSpec
 
 
@@ -35,6 +36,7 @@ class Prepared:
             device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
             keep_checkpoints=spec.keep_checkpoints,
             hang_seconds=60 * spec.resources.hang_minutes,
+            stamp=Stamp.here(),
         )
 
 

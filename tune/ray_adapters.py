@@ -41,7 +41,7 @@ class DriverSearcher(_Unpickled, Searcher):
             self.driver.receive(result["records"])
         if not error:
             failure = (result or {}).get("failure")
-            self.driver.gone(trial_id, Failure(**failure) if failure else None)
+            self.driver.gone(trial_id, Failure(*failure) if failure else None)
 
     # The ledger is the only record: Ray is not to pickle anything of ours.
 

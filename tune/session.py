@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from leebert.errors import DeviceError, LeebertError, SweepError
+from leebert.errors import LeebertError, SweepError
 from tune.crossval import Study
 from tune.driver import Driver, EndStatus
 
@@ -30,19 +30,6 @@ def start_ray(address: str | None) -> None:
         ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SweepError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
-
-
-def check_resources(cpus: float, gpus: float) -> None:
-    """DeviceError for a request that no node can meet: Ray would wait for ever."""
-    import ray
-
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    if not any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
-        have = "; ".join(f"{n.get('CPU', 0):g} CPUs, {n.get('GPU', 0):g} GPUs" for n in nodes)
-        raise DeviceError(
-            f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, which no node has (nodes: {have}); "
-            "change resources in the space, or --set resources.gpus=0"
-        )
 
 
 @contextlib.contextmanager
@@ -150,9 +137,13 @@ def _own(error: BaseException | None) -> LeebertError | None:
 
 
 def beats(
-    write: Callable[..., None], driver: Driver, planned_cells: int | None, every: float = 2.0
+    write: Callable[..., None],
+    driver: Driver,
+    planned_cells: int | None,
+    also: Callable[[], None] = lambda: None,
+    every: float = 2.0,
 ) -> Callable[[], None]:
-    """A function for Ray's loop that tells every few seconds what the driver is doing."""
+    """A function for Ray's loop that tells every few seconds what the driver is doing, and calls `also`."""
     last = -every
 
     def beat() -> None:
@@ -160,5 +151,6 @@ def beats(
         if time.monotonic() - last >= every:
             last = time.monotonic()
             write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
+            also()
 
     return beat

@@ -31,7 +31,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from leebert.config import AlgorithmName, Frozen, ModelConfig, Pooling, Subset, TrainConfig, applies, nearest
+from leebert.config import (
+    COST_ONLY,
+    AlgorithmName,
+    Frozen,
+    ModelConfig,
+    Pooling,
+    Subset,
+    TrainConfig,
+    applies,
+    nearest,
+)
 from leebert.data.tasks import TASKS, OwnTask
 from leebert.errors import ConfigError
 from tune.values import (
@@ -49,7 +59,7 @@ from tune.values import (
 )
 
 SearcherName = Literal["grid", "random", "tpe"]
-PrunerName = Literal["none", "halving"]
+PrunerName = Literal["none", "racing", "halving"]
 
 #: Sections that say where and how far a sweep runs, not what it measures; a sweep may be resumed with others.
 CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
@@ -99,10 +109,13 @@ class SearcherSpec(Frozen):
 class PrunerSpec(Frozen):
     """Who stops a configuration before its last cell."""
 
-    name: PrunerName = Field(default="none", description="Nobody, or paired successive halving.")
-    eta: Whole = Field(default=3, ge=2, description="One configuration in so many passes a rung.")
+    name: PrunerName = Field(default="none", description="Nobody, paired racing, or paired successive halving.")
+    alpha: Number = Field(
+        default=0.1, gt=0, lt=0.5, description="Racing: stop where the chance to catch up with the best is lower."
+    )
+    eta: Whole = Field(default=3, ge=2, description="Halving: one configuration in so many passes a rung.")
     min_epochs: Whole = Field(
-        default=1, ge=1, description="Epochs before the first rung; the next are at eta, eta², … times that."
+        default=1, ge=1, description="Epochs before anyone stops; halving's next rungs are at eta, eta², … times that."
     )
 
 
@@ -342,14 +355,19 @@ class SweepSpec(Frozen):
     def digest(self) -> str:
         """Digest of what is measured and how it is searched: a sweep may only be resumed with a file of equal digest.
 
-        Where it runs (resources, tracking, storage, the data's folder) and how long (budget, number of configurations)
-        are left out, so that a sweep can be moved and extended.
+        Where it runs (resources, tracking, storage, the data's folder, options that only change memory) and how long
+        (budget, number of configurations) are left out, so that a sweep can be moved and extended.
         """
+        return _digest(self.measured())[:16]
+
+    def measured(self) -> dict[str, Any]:
+        """What the digest is over, as plain values."""
         content = self.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
         del content["data"]["dir"], content["searcher"]["configurations"]
+        content["training"] = {o: value for o, value in content["training"].items() if o not in COST_ONLY}
         if isinstance(content["task"], dict):
             content["task"].pop("files", None)  # the data's fingerprint is compared anyway
-        return _digest(content)[:16]
+        return content
 
 
 def effective(values: Mapping[str, Any]) -> dict[str, Any]:

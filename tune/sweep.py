@@ -19,11 +19,13 @@ from tune.driver import Budget, Driver, EndStatus
 from tune.extend import extended
 from tune.folder import SweepFolder, storage_root
 from tune.lease import Lease
+from tune.nodes import check_versions
 from tune.overview import spec_of
+from tune.placement import check_resources, nodes_for, warn_of_crowding
 from tune.prepare import Prepared, manifest, prepare
 from tune.pruners import make_pruner
 from tune.searchers import make_searcher
-from tune.session import beats, check_resources, run_session, start_ray
+from tune.session import beats, run_session, start_ray
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.summary import summaries
 from tune.tracking import CLOSE_SECONDS, Tracker, redact, resolve_uri
@@ -59,7 +61,9 @@ def new_sweep(
     if prepared.facts["truncated_rows"]:
         say(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
     start_ray(address)
+    check_versions(address)
     check_resources(spec.resources.cpus, spec.resources.gpus)
+    warn_of_crowding(spec, say)
     with SweepFolder.create(storage, name) as folder:
         _describe(folder, spec, prepared, device)
         prepared.folds.save(folder.path / "folds.json")
@@ -70,7 +74,7 @@ def new_sweep(
     with held(folder) as lease:
         if lease.number > 1:
             raise LeaseError(f"sweep {name}: somebody has resumed it before it had begun")
-        return _run(folder, spec, prepared, tracker, lease, device, say)
+        return _run(folder, spec, prepared, tracker, lease, address, device, say)
 
 
 def resume_sweep(
@@ -104,6 +108,7 @@ def resume_sweep(
         for left in folder.path.glob(".ray-*"):
             shutil.rmtree(left, ignore_errors=True)
         start_ray(address)
+        check_versions(address)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device)
@@ -112,7 +117,7 @@ def resume_sweep(
         writer = folder.ledger.driver_writer(lease.number)
         writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences})
         writer.close()
-        return _run(folder, spec, prepared, tracker, lease, device, say)
+        return _run(folder, spec, prepared, tracker, lease, address, device, say)
 
 
 @contextlib.contextmanager
@@ -142,7 +147,14 @@ def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
 
 
 def _run(
-    folder: SweepFolder, spec: SweepSpec, prepared: Prepared, tracker: Tracker, lease: Lease, device: str, say: Say
+    folder: SweepFolder,
+    spec: SweepSpec,
+    prepared: Prepared,
+    tracker: Tracker,
+    lease: Lease,
+    address: str | None,
+    device: str,
+    say: Say,
 ) -> Outcome:
     from tune.driver import replay
 
@@ -172,16 +184,20 @@ def _run(
             tracker.put(event)
 
     unsent, patience = 0, CLOSE_SECONDS
+    asked = spec.resources
+    # Only a cluster that somebody named can have an autoscaler, which is told of all trials at once.
+    nodes = nodes_for(asked.concurrent, asked.cpus, asked.gpus) if address else contextlib.nullcontext(lambda: None)
     try:
-        status = run_session(
-            study,
-            driver,
-            cpus=spec.resources.cpus,
-            gpus=spec.resources.gpus,
-            concurrent=spec.resources.concurrent,
-            beat=beats(lease.tell, driver, planned),
-            before_end=summarise,
-        )
+        with nodes as settle:
+            status = run_session(
+                study,
+                driver,
+                cpus=asked.cpus,
+                gpus=asked.gpus,
+                concurrent=asked.concurrent,
+                beat=beats(lease.tell, driver, planned, settle),
+                before_end=summarise,
+            )
         with contextlib.suppress(OSError):  # it is written anew from the ledger at any time
             results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
     except LeaseError:

@@ -40,6 +40,7 @@ class CellStarted(Event):
     seed: int
     fold: int
     attempt: int = 1
+    placement: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,11 +115,14 @@ class RunWriter:
 
         config = self._known[("config", event.config_id)]
         name = names.fold_run_name(names.prefix_of(config.name), event.seed, event.fold)
-        tags = {"config": event.config_id, "seed": event.seed, "fold": event.fold, "attempt": event.attempt}
+        tags = {
+            "config": event.config_id, "seed": event.seed, "fold": event.fold, "attempt": event.attempt,
+            "placement": event.placement,
+        }  # fmt: skip
         parent, attempt = ("config", event.config_id), event.attempt
         run = self._create(_cell(event), name, config.algorithm, tags, event.time_ms, parent=parent, attempt=attempt)
         if event.attempt > run.attempt:
-            self._log(run, tags=[RunTag("attempt", str(event.attempt))])
+            self._log(run, tags=[RunTag("attempt", str(event.attempt)), RunTag("placement", event.placement)])
             run.attempt = event.attempt
 
     def _epoch(self, event: Epoch) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Iterator
 from typing import Any
 
 from ray.tune import Trainable
 
+from leebert.errors import SweepError
 from tune.crossval import Attempt, Study, run_attempt
-from tune.failures import of_exception
+from tune.failures import Failure, of_exception
 from tune.ledger import Record
 
 
@@ -19,10 +19,12 @@ class CellTrial(Trainable):
 
     study: Study
     records: Iterator[list[Record]] | None = None
+    refusal: Failure | None = None  # why nothing is trained in this process
 
     def setup(self, config: dict[str, Any], study: Study | None = None) -> None:
         assert study is not None
         self.study = study
+        self.refusal = self._refusal()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -33,8 +35,19 @@ class CellTrial(Trainable):
         self.cleanup()
         self.records = run_attempt(self.study, Attempt.of(config["attempt"]))
 
+    def _refusal(self) -> Failure | None:
+        """A node that joined after the sweep had begun may be another than those that were asked."""
+        try:
+            if self.study.stamp is not None:
+                self.study.stamp.require()
+        except SweepError as error:
+            return Failure("mismatch", str(error))
+        return None
+
     def step(self) -> dict[str, Any]:
         assert self.records is not None
+        if self.refusal:
+            return self._failed(self.refusal)
         try:
             records = next(self.records, [])
         except Exception as error:
@@ -42,13 +55,17 @@ class CellTrial(Trainable):
             if failure is None:
                 raise  # a traceback, for whoever has to mend it
             error.__traceback__ = None  # it holds the tensors for which there was no memory
-            self.cleanup()
-            return {"records": [], "failure": dataclasses.asdict(failure), "done": True}
+            return self._failed(failure)
         ended = bool(records) and records[-1]["kind"] == "cell_end"
         is_last = ended and (
             (records[-1]["seed"], records[-1]["fold"]) == self.study.cells[-1] or records[-1]["ended"] == "diverged"
         )
         return {"records": records, "done": not records or is_last}
+
+    def _failed(self, failure: Failure) -> dict[str, Any]:
+        self.cleanup()
+        # A list, as Ray flattens mappings on the way.
+        return {"records": [], "failure": [failure.kind, failure.message], "done": True}
 
     def cleanup(self) -> None:
         if self.records is None:

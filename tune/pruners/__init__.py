@@ -8,6 +8,8 @@ from typing import Protocol
 from tune.history import History
 from tune.pruners.halving import HalvingPruner
 from tune.pruners.none import NoPruner
+from tune.pruners.places import Places
+from tune.pruners.racing import RacingPruner
 from tune.space import SweepSpec
 
 
@@ -19,13 +21,14 @@ class Pruner(Protocol):
         ...
 
 
-def _halving(spec: SweepSpec) -> HalvingPruner:
-    return HalvingPruner(spec.cells(), spec.max_epochs, spec.pruner.eta, spec.pruner.min_epochs)
+def _places(spec: SweepSpec) -> Places:
+    return Places(spec.cells(), spec.max_epochs)
 
 
 PRUNERS: dict[str, Callable[[SweepSpec], Pruner]] = {
     "none": lambda spec: NoPruner(),
-    "halving": _halving,
+    "racing": lambda spec: RacingPruner(_places(spec), spec.pruner.alpha, spec.pruner.min_epochs),
+    "halving": lambda spec: HalvingPruner(_places(spec), spec.pruner.eta, spec.pruner.min_epochs),
 }
 
 

@@ -1,0 +1,290 @@
+"""`leebert-tune doctor` and the refusal of unequal nodes: real Ray, real MLflow, and each kind of trouble made for real."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from encoders import save_backbone, write_task
+from raylets import Raylets
+from test_placement import Estimate
+
+import leebert
+from leebert.errors import SweepError
+from leebert.provenance import LIBRARIES, backbone_identity
+from leebert.yaml import dump_yaml
+from tune.doctor import Driver, gpu_memory, node_checks
+from tune.nodes import NodeFacts, Question, Stamp, ask, check_versions, marked
+from tune.prepare import prepare
+from tune.space import load_space
+
+SCRIPTS = Path(sys.executable).parent
+#: A folder that nobody can write to, root included.
+READ_ONLY = "/sys/kernel"
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """./sweeps and ./mlflow.db would lie in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LEEBERT_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A space of two batch sizes on a small task, and a backbone of two layers."""
+    folder = tmp_path_factory.mktemp("doctor")
+    save_backbone(folder / "backbone", layers=2)
+    values = {
+        "task": write_task(folder / "data", n=60), "backbone": str(folder / "backbone"), "max_length": 24, "folds": 2,
+        "space": {"batch_size": [4, 8]}, "training": {"max_epochs": 1, "precision": "fp32"},
+    }  # fmt: skip
+    (folder / "space.yaml").write_text(dump_yaml(values))
+    return folder
+
+
+@pytest.fixture
+def doctor(cli, place, ray_up, tmp_path):
+    """The command on the session's Ray → what it exited with, and its findings by name and place."""
+
+    def run(*options):
+        ran = cli("leebert-tune", "doctor", place / "space.yaml", "--storage", tmp_path / "sweeps", "--json", *options)
+        return ran, by_place(ran.json)
+
+    return run
+
+
+def by_place(checks):
+    """(name, driver | cluster | node) → status and detail; there is one node."""
+    where = {c["where"] for c in checks} - {"driver", "cluster"}
+    assert len(where) <= 1
+    return {(c["name"], "node" if c["where"] in where else c["where"]): (c["status"], c["detail"]) for c in checks}
+
+
+def failed(found):
+    return {key for key, (status, _) in found.items() if status == "failed"}
+
+
+@pytest.mark.slow
+def test_a_sound_sweep_passes_and_nothing_is_left_behind(doctor, mlflow_server, tmp_path):
+    import mlflow
+
+    client = mlflow.MlflowClient(mlflow_server.url)
+    before = [e.name for e in client.search_experiments()]
+    ran, found = doctor("--tracking-uri", mlflow_server.url)
+    assert ran.code == 0, ran.err
+    assert {key for key, (status, _) in found.items() if status == "ok"} == {
+        ("ray", "driver"), ("storage", "driver"), ("backbone", "driver"), ("data", "driver"),
+        ("versions", "node"), ("storage", "node"), ("data", "node"), ("backbone", "node"),
+        ("resources", "cluster"), ("disk", "driver"), ("mlflow", "driver"),
+    }  # fmt: skip
+    assert {key for key, (status, _) in found.items() if status == "skipped"} == {
+        ("gpu memory", "cluster"), ("hub", "driver"),
+    }  # fmt: skip
+    assert "60 rows" in found["data", "driver"][1]
+    assert "2 trial(s) at once" in found["resources", "cluster"][1]
+    assert not list(tmp_path.iterdir())
+    assert [e.name for e in client.search_experiments()] == before
+
+
+@pytest.mark.slow
+def test_every_check_runs_although_others_fail(doctor, tmp_path):
+    options = ["--storage", READ_ONLY + "/sweeps", "--tracking-uri", NOBODY, "--set", "resources.gpus=1"]
+    ran, found = doctor(*options, "--backbone", "nobody/nothing")
+    assert ran.code == 1
+    assert failed(found) == {
+        (name, "driver") for name in ("storage", "backbone", "mlflow", "hub")
+    } | {("resources", "cluster")}  # fmt: skip
+    assert ran.err.startswith("error: 5 check(s) failed")
+    assert READ_ONLY in found["storage", "driver"][1]
+    assert NOBODY in found["mlflow", "driver"][1]
+    assert "nobody/nothing is not in the cache" in found["hub", "driver"][1]
+    assert "1 GPUs, which no node has" in found["resources", "cluster"][1]
+    assert found["versions", "node"][0] == "ok"
+    assert {key for key, (status, _) in found.items() if status == "skipped"} == {
+        ("data", "driver"), ("storage", "node"), ("data", "node"), ("backbone", "node"), ("disk", "driver"),
+        ("gpu memory", "cluster"),
+    }  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_wrong_data_and_a_full_disk_are_found(doctor, tmp_path, monkeypatch):
+    wrong = write_task(tmp_path / "wrong", n=20)
+    rows = Path(wrong["files"]["train"]).read_text().replace('"no"', '"nope"', 1)
+    Path(wrong["files"]["train"]).write_text(rows)
+    ran, found = doctor("--set", f"task.files={json.dumps(wrong['files'])}")
+    assert (ran.code, failed(found)) == (1, {("data", "driver")})
+    assert "'nope' is no label" in found["data", "driver"][1]
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("tune.doctor.shutil.disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
+    ran, found = doctor()
+    assert (ran.code, failed(found)) == (1, {("disk", "driver")})
+    assert "2 trial(s)" in found["disk", "driver"][1]
+
+
+@pytest.mark.slow
+def test_a_node_with_other_tokens_or_another_backbone_is_found(place, ray_up, tmp_path):
+    """What the node reads differs from what the driver read: as if its file system were behind, or another."""
+    spec = load_space(place / "space.yaml")
+    other = load_space(place / "space.yaml", ["max_length=12"])
+    shutil.copytree(place / "backbone", tmp_path / "backbone")
+    driver = Driver(Stamp.here(), tmp_path, prepare(spec, tmp_path), backbone_identity(str(tmp_path / "backbone")))
+    save_backbone(tmp_path / "backbone", layers=2, seed=1)
+    with marked(tmp_path / "storage") as mark:
+        tokens = prepare(other, mark).facts["tokens"]
+        (node,) = ask(Question(str(mark.parent), mark.name, tokens, str(tmp_path / "backbone")))
+        (mark / node.node_id).unlink()
+        found = {c.name: (c.status, c.detail) for c in node_checks(node, dataclasses.replace(driver, mark=mark))}
+    assert found["versions"][0] == "ok"
+    assert found["storage"][0] == "failed"
+    assert "not seen by the driver" in found["storage"][1]
+    assert found["data"] == ("failed", "its tokens differ from the driver's; see that the storage is one")
+    assert found["backbone"] == ("failed", "its weights differ from the driver's; copy the driver's files")
+
+
+def test_the_largest_configuration_is_held_against_the_smallest_gpu(place):
+    spec = load_space(place / "space.yaml", ["resources.gpus=0.5"])
+    there = [NodeFacts(h, h * 6, {}, gpus=[(f"gpu of {h}", size * 10**9)]) for h, size in (("a", 24), ("b", 16))]
+
+    def check(gigabytes):
+        return gpu_memory(spec, there, lambda spec, device: ({"algorithm": "blo"}, Estimate(gigabytes * 10**9)))
+
+    assert (check(8).status, check(9).status, check(17).status) == ("ok", "warning", "failed")
+    assert "holds 2" in check(8).detail
+    assert "gpu of b" in check(9).detail
+    real = gpu_memory(spec, there)
+    assert real.status == "ok", "an encoder of a few thousand parameters, by its real estimate"
+    assert "blo: about" in real.detail or "clo-v2" in real.detail
+
+
+def test_versions_differ_by_what_changes_results_not_by_builds():
+    here = Stamp.here()
+    assert set(here.versions) <= {"python", *LIBRARIES}
+    assert here.differences(here.versions, here.code) == []
+    here.require()
+    same = {**here.versions, "torch": here.versions["torch"].split("+")[0] + "+cu999", "optuna": "0"}
+    assert here.differences(same, here.code) == []
+    other = {**here.versions, "torch": "1.0", "python": "2.7"}
+    assert [row[0] for row in here.differences(other, "0+0")] == ["python", "torch", "leebert"]
+    with pytest.raises(SweepError, match=r"torch +\S+ +1\.0"):
+        Stamp(other | {"python": here.versions["python"]}, here.code).require()
+
+
+# Three nodes: one like the driver, one with another checkout, cache and storage, one whose package is broken.
+
+
+def hub_cache(folder, backbone):
+    """A cache of the hub that holds the model toys/bert."""
+    model = folder / "hub" / "models--toys--bert"
+    shutil.copytree(backbone, model / "snapshots" / "c0ffee")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("c0ffee")
+    return folder
+
+
+def checkout(folder):
+    """A copy of the packages, of another version."""
+    root = Path(leebert.__file__).parent
+    for package in (root, root.parent / "tune"):
+        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (folder / "leebert" / "__init__.py").open("a") as f:
+        f.write('\n__version__ = "0.0.7"\n')
+    return folder
+
+
+def may_mount():
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def cluster(place, tmp_path_factory):
+    """Such a cluster, and `leebert-tune` on it, in processes of its own."""
+    folder = tmp_path_factory.mktemp("cluster")
+    storage, full = folder / "sweeps", hub_cache(folder / "full", place / "backbone")
+    storage.mkdir()
+    (folder / "broken" / "leebert").mkdir(parents=True)
+    (folder / "broken" / "leebert" / "__init__.py").write_text("raise ImportError('broken')\n")
+    own = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {storage} && exec "$@"', "sh"]
+    raylets = Raylets()
+
+    def run(command, *options):
+        line = [SCRIPTS / "leebert-tune", command, place / "space.yaml", "--address", raylets.address]
+        line += ["--storage", storage, "--backbone", "toys/bert", *options]
+        env = {**os.environ, "HF_HOME": str(full), "PYTHONPATH": str(Path(leebert.__file__).parent.parent)}
+        return subprocess.run([str(a) for a in line], capture_output=True, text=True, timeout=150, env=env, cwd=folder)
+
+    try:
+        raylets.head("--num-cpus=1", HF_HOME=str(full), PYTHONPATH=str(Path(leebert.__file__).parent.parent))
+        raylets.worker(
+            "--num-cpus=1", within=own if may_mount() else (),
+            HF_HOME=str(folder / "empty"), PYTHONPATH=str(checkout(folder / "other")),
+        )  # fmt: skip
+        raylets.worker("--num-cpus=1", PYTHONPATH=str(folder / "broken"))
+        run.storage = storage
+        yield run
+    finally:
+        raylets.stop()
+
+
+@pytest.mark.slow
+def test_each_node_is_told_what_is_wrong_with_it(cluster):
+    ran = cluster("doctor", "--json")
+    assert ran.returncode == 1, ran.stderr
+    nodes = {}
+    for c in json.loads(ran.stdout):
+        nodes.setdefault(c["where"], {})[c["name"]] = (c["status"], c["detail"])
+    assert nodes.pop("driver")["hub"] == ("ok", "not reached, but toys/bert is in the cache")
+    assert nodes.pop("cluster")["resources"][0] == "ok"
+    (sound,) = (n for n in nodes.values() if n["versions"][0] == "ok")
+    other, broken = sorted((n for n in nodes.values() if n is not sound), key=lambda n: "broken" in n["versions"][1])
+    assert {status for status, _ in sound.values()} == {"ok"}
+    assert "leebert 0.0.7+" in other["versions"][1]
+    assert "not in the local cache" in other["backbone"][1]
+    assert "broken" in broken["versions"][1]
+    assert broken["storage"][0] == "ok"
+    assert not list(cluster.storage.iterdir())
+    if not may_mount():
+        pytest.skip("another file system on one node takes the right to mount")
+    assert other["storage"][0] == "failed"
+    assert "another folder than the driver's" in other["storage"][1]
+    assert "there is no such token file" in other["data"][1]
+
+
+@pytest.mark.slow
+def test_a_sweep_on_unequal_nodes_is_refused_before_its_folder_is_made(cluster):
+    ran = cluster("sweep", "--name", "never")
+    assert ran.returncode == 1
+    table = ran.stderr[ran.stderr.index("error: nodes differ from the driver") :].splitlines()
+    assert table[1].split() == ["node", "what", "there", "driver"]
+    assert any("0.0.7+" in line and f"{leebert.__version__}+" in line for line in table[2:])
+    assert any("broken" in line for line in table[2:])
+    assert len(table) == 4
+    assert not (cluster.storage / "never").exists()
+
+
+@pytest.mark.slow
+def test_equal_nodes_pass_also_while_all_their_cpus_are_taken(ray_up):
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([{"CPU": 2}])
+    try:
+        assert group.wait(30)
+        check_versions(ray_up)
+    finally:
+        remove_placement_group(group)
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_answer_in_time_is_refused(ray_up):
+    with pytest.raises(SweepError, match="no answer within 0 s"):
+        check_versions(ray_up, timeout=0)
+    check_versions(None, timeout=0)  # this machine alone is not asked
