@@ -27,6 +27,11 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-
 # No usage reports to MLflow's makers, from machines that may not reach the internet at all. Set it to false to send them.
 export MLFLOW_DISABLE_TELEMETRY=${MLFLOW_DISABLE_TELEMETRY:-true}
 
+# The worker has 40 threads, and one request may take two connections to the database. SQLAlchemy's own limit of 15 lets 32 sweeps
+# lock each other out, until after 30 s their requests are refused as wrong ones. PostgreSQL's default limit is 100.
+export MLFLOW_SQLALCHEMYSTORE_POOL_SIZE=${MLFLOW_SQLALCHEMYSTORE_POOL_SIZE:-20}
+export MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW=${MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW:-60}
+
 # What MLflow names relative to where it runs (its user database, with basic-auth) belongs to the data.
 cd "$folder"
 

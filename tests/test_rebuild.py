@@ -58,7 +58,7 @@ def test_a_new_database_holds_what_the_old_one_does_and_is_left_alone_by_a_secon
         "sweep": 1, "config": 2, "fold": 4, "summary": 3,
     }  # fmt: skip
     assert {run["status"] for run in original.values()} == {"FINISHED"}
-    assert Counter(run["tags"].get("attempt") for run in original.values())["2"] >= 1, "a fold was gone on with"
+    assert Counter(run["tags"].get("attempt") for run in original.values())["2"] >= 1, "the resumed sweep's attempts are known"
     found = contents(database, "rebuilt")
     assert found.keys() == original.keys()
     for name, run in original.items():
@@ -130,7 +130,7 @@ def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_w
 def test_of_a_sweep_that_died_no_run_is_left_running(swept, rebuild, tmp_path):
     copy = tmp_path / "died"
     shutil.copytree(swept.path, copy)
-    segment = copy / "ledger" / "driver" / "0002" / "00000000.jsonl"
+    segment = max((copy / "ledger" / "driver" / "0002").iterdir())
     lines = segment.read_bytes().splitlines(keepends=True)
     assert b'"kind":"end"' in lines[-1]
     assert b'"kind":"complete"' in lines[-2]
@@ -172,9 +172,12 @@ def test_a_trials_clock_that_is_ahead_does_not_change_what_is_told(swept, rebuil
     right["ahead"] = right.pop("right")
     assert {name: run["status"] for name, run in ahead.items()} == {name: run["status"] for name, run in right.items()}
     for name, run in right.items():
-        assert {m: [p[:2] for p in points] for m, points in run["metrics"].items()} == {
-            m: [p[:2] for p in points] for m, points in ahead[name]["metrics"].items()
-        }
+        # The last value of each step: whether an epoch came before the first session's end, no clock can tell any more.
+        last = [
+            {metric: {p[0]: p[1] for p in points} for metric, points in r["metrics"].items()}
+            for r in (run, ahead[name])
+        ]
+        assert last[0] == last[1]
 
 
 def _shift(folder: Path, seconds: float) -> None:
@@ -185,6 +188,8 @@ def _shift(folder: Path, seconds: float) -> None:
     for config, attempts in ledger.read().attempts.items():
         for attempt in attempts.values():
             records = list(ledger.records_of(config, attempt))
+            if not records:
+                continue  # stopped before its first epoch
             for path in (folder / "ledger" / config / attempt).glob("*.jsonl"):
                 path.unlink()
             text = b"".join(encode({**r, "time": r["time"] + seconds}) for r in records)

@@ -115,6 +115,8 @@ def is_permanent(error: Exception) -> bool:
     """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
     if isinstance(error, json.JSONDecodeError):
         return False  # a proxy's page in the place of an answer: its server is away
+    if "QueuePool limit" in str(error):
+        return False  # more requests at once than it has connections to its database, for which MLflow says BAD_REQUEST
     wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
     return wrong or getattr(error, "error_code", None) in _PERMANENT
 
