@@ -116,6 +116,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
     thresholds: Annotated[int, typer.Option(min=1, help="How many thresholds per strategy.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
     timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
     device: Device = "auto",
     json_: Json = False,
@@ -141,7 +142,7 @@ def evaluate(
     results = {}
     for name in splits:
         rows = _tokenised(read_split(task, name, data_dir), tokenizer, loaded.config.max_length)
-        recorded = record_all(loaded, rows, runtime, progress=partial(_bar, what=name))
+        recorded = record_all(loaded, rows, runtime, batch_size, progress=partial(_bar, what=name))
         results[name] = evaluation(recorded, task.metric, thresholds)
         results[name]["truncated_rows"] = int(rows.truncated)
         if timed_rows:

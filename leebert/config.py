@@ -44,6 +44,12 @@ class TrainConfig(Frozen):
     lr_omega: Rate = Field(1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO and CLO use it.")
     cycle_length: int = Field(4, ge=1, description="C, θ steps per use of D2 (algorithm 2; 4 in table 3). CLO-v2 only.")
     batch_size: int = Field(32, ge=1, description="B, rows per θ step (table 3).")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Forward and backward take a batch in so many parts, for less memory; the same updates but for "
+        "rounding, dropout masks, and BatchNorm, which sees each part alone (ours).",
+    )
     max_epochs: int = Field(
         10, ge=1, description="Epochs of ⌊|D_train| / 2B⌋ θ updates each, and the schedule's horizon (ours)."
     )
@@ -96,6 +102,10 @@ USED_BY: dict[str, frozenset[str]] = {
     "cycle_length": frozenset({"clo-v2"}),
     "omega_in_cycle": frozenset({"clo-v2"}),
 }
+
+
+#: Options that change memory and speed, not what is trained: not searched, and a run may go on with others.
+COST_ONLY: frozenset[str] = frozenset({"accumulate", "eval_batch_size"})
 
 
 def applies(option: str, algorithm: str) -> bool:

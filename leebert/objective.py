@@ -27,7 +27,10 @@ class Objective(Protocol):
         ...
 
     def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
-        """The loss terms l, (n,), with a graph where the record has one."""
+        """The loss terms l, (n,), with a graph where the record has one.
+
+        Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows.
+        """
         ...
 
     def weights(self, state: State) -> torch.Tensor:
@@ -35,7 +38,10 @@ class Objective(Protocol):
         ...
 
     def after_step(self, record: Record, state: State) -> State:
-        """The state after a step of θ (a temperature that anneals, say); most return it as it is."""
+        """The state after a step of θ (a temperature that anneals, say); most return it as it is.
+
+        `record` is the whole batch's from before the update, without a graph.
+        """
         ...
 
 

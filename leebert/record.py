@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+#: Tensors by name, each with the row as its first dimension.
 Batch = Mapping[str, torch.Tensor]
 
 
@@ -23,6 +24,31 @@ class Record:
     logits: torch.Tensor
     labels: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+
+    def detach(self) -> Record:
+        """The same record without a graph."""
+        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Record(**{name: None if t is None else t.detach() for name, t in fields.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Record]) -> Record:
+        """The record of all rows of some records of one model, one after the other."""
+
+        def along(name: str, rows: int) -> Any:
+            tensors = [getattr(part, name) for part in parts]
+            return None if tensors[0] is None else torch.cat(tensors, dim=rows)
+
+        return cls(along("logits", 1), along("labels", 0), along("hidden", 1))
+
+
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
+    """A batch's rows in `count` parts, equal to within a row and in order; one row each where there are fewer rows.
+
+    A part is padded like the whole batch: what padding is only the model knows.
+    """
+    rows = len(next(iter(batch.values())))
+    parts = {name: t.tensor_split(min(count, rows)) for name, t in batch.items()}
+    return [dict(zip(parts, tensors, strict=True)) for tensors in zip(*parts.values(), strict=True)]
 
 
 @runtime_checkable

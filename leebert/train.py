@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from leebert.checkpoint import Checkpoints, Snapshot
-from leebert.config import TrainConfig
+from leebert.config import COST_ONLY, TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import HeldOut, record_all
 from leebert.metrics import collapsed, per_exit
 from leebert.objective import State
-from leebert.record import Batch, Rows
+from leebert.record import Batch, Record, Rows, micro_batches
 from leebert.runtime import Runtime, derive_seed
 from leebert.stages import Stage, method
 
@@ -119,19 +119,31 @@ class _Level:
     def theta_step(self, batch: Batch) -> torch.Tensor:
         for group in self.theta_optimizer.param_groups:
             group["lr"] = self.rate
-        with self.runtime.autocast():
-            record = self.model.record(batch)
-        losses = self.stage.objective.terms(record, self.state)  # (n,)
+        rows = len(batch["labels"])
+        parts = [
+            self._backward(part, len(part["labels"]) / rows) for part in micro_batches(batch, self.config.accumulate)
+        ]
+        losses = torch.stack([losses for losses, _ in parts]).sum(dim=0)  # (n,)
         loss = self.stage.objective.weights(self.state).detach() @ losses
-        loss.backward()
         # ω is no part of this list: it stays out of θ's clipping.
         norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
         self.theta_optimizer.step()
         self.theta_optimizer.zero_grad(set_to_none=True)
-        self.state = self.stage.objective.after_step(record, self.state)
-        self.loss_sum += loss.detach()
-        self.finite &= torch.isfinite(loss.detach()) & torch.isfinite(norm)
-        return losses.detach()
+        self.state = self.stage.objective.after_step(Record.joined([record for _, record in parts]), self.state)
+        self.loss_sum += loss
+        self.finite &= torch.isfinite(loss) & torch.isfinite(norm)
+        return losses
+
+    def _backward(self, part: Batch, share: float) -> tuple[torch.Tensor, Record]:
+        """Add the gradient of a part that is this `share` of its batch; returns the share's l, (n,), and its record.
+
+        Nothing that is returned holds the part's graph: the next part finds its memory free.
+        """
+        with self.runtime.autocast():
+            record = self.model.record(part)
+        losses = self.stage.objective.terms(record, self.state) * share
+        (self.stage.objective.weights(self.state).detach() @ losses).backward()
+        return losses.detach(), record.detach()
 
     @torch.no_grad()
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
@@ -140,7 +152,10 @@ class _Level:
             # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
             # different lengths would pad each other, and BatchNorm would mix them.
             with self.runtime.autocast():
-                records = [self.model.record(batch) for batch in batches]
+                records = [
+                    Record.joined([self.model.record(part) for part in micro_batches(batch, self.config.accumulate)])
+                    for batch in batches
+                ]
             return tuple(self.stage.objective.terms(record, self.state) for record in records)
         finally:
             self.model.train()
@@ -412,7 +427,7 @@ def _identity(
     runtime: Runtime,
 ) -> dict[str, Any]:
     """What must be equal for a checkpoint to be gone on from."""
-    settings = config.model_dump(mode="json", exclude={"eval_batch_size", "precision", "seed"})
+    settings = config.model_dump(mode="json", exclude={*COST_ONLY, "precision", "seed"})
     return {
         **settings, "stages": [s.name for s in stages], "rows": rows, "seed": list(seed), "updates": updates,
         "precision": runtime.precision,

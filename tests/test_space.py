@@ -82,6 +82,7 @@ WRONG = {
     "cycle below 1": ("space: {cycle_length: [0, 4]}", ["space.cycle_length: 0: should be greater than or equal to 1"]),
     "cycle broken": ("space: {cycle_length: [2.5]}", ["space.cycle_length: 2.5: should be a valid integer"]),
     "truth as number": ("space: {batch_size: [true]}", ["space.batch_size: true: should be a number"]),
+    "cost only": ("space: {accumulate: [1, 2]}", ["space.accumulate: [1, 2]: changes memory and speed, not what"]),
     "name misspelt": ("space: {teachers: [lea]}", ["space.teachers: 'lea': should be 'lae', 'lle', 'last' or 'none' (did"]),
     "option misspelt": ("space: {lr_teta: [1]}", ["space.lr_teta: [1]: unknown option (did you mean 'lr_theta'?)"]),
     "seed in space": ("space: {seed: [1]}", ["space.seed: [1]: not an option of a configuration: use the key `seeds`"]),
@@ -361,6 +362,7 @@ def test_config_id_is_stable() -> None:
 def test_digest_holds_what_is_measured_not_where() -> None:
     spec = spec_of()
     same = [{"resources": {"cpus": 4}}, {"budget": {"hours": 1}}, {"storage": "s3://x"}, {"data": {"dir": "/d"}}]
+    same += [{"training": {"accumulate": 4, "eval_batch_size": 8}}]
     for keys in same:
         assert spec_of(**keys).digest == spec.digest, keys
     other = [{"folds": 4}, {"fold_seed": 1}, {"seeds": 2}, {"backbone": "y"}, {"training": {"max_epochs": 2}}]

@@ -31,7 +31,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from leebert.config import AlgorithmName, Frozen, ModelConfig, Pooling, Subset, TrainConfig, applies, nearest
+from leebert.config import (
+    COST_ONLY,
+    AlgorithmName,
+    Frozen,
+    ModelConfig,
+    Pooling,
+    Subset,
+    TrainConfig,
+    applies,
+    nearest,
+)
 from leebert.data.tasks import TASKS, OwnTask
 from leebert.errors import ConfigError
 from tune.values import (
@@ -342,11 +352,12 @@ class SweepSpec(Frozen):
     def digest(self) -> str:
         """Digest of what is measured and how it is searched: a sweep may only be resumed with a file of equal digest.
 
-        Where it runs (resources, tracking, storage, the data's folder) and how long (budget, number of configurations)
-        are left out, so that a sweep can be moved and extended.
+        Where it runs (resources, tracking, storage, the data's folder, options that only change memory) and how long
+        (budget, number of configurations) are left out, so that a sweep can be moved and extended.
         """
         content = self.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
         del content["data"]["dir"], content["searcher"]["configurations"]
+        content["training"] = {o: value for o, value in content["training"].items() if o not in COST_ONLY}
         if isinstance(content["task"], dict):
             content["task"].pop("files", None)  # the data's fingerprint is compared anyway
         return _digest(content)[:16]

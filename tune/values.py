@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leebert.config import TrainConfig, nearest
+from leebert.config import COST_ONLY, TrainConfig, nearest
 
 #: The fields of TrainConfig that a space or `training` may name: seeds belong to cells, algorithms have a key.
 OPTIONS: tuple[str, ...] = tuple(name for name in TrainConfig.model_fields if name not in ("seed", "algorithm"))
@@ -187,6 +187,10 @@ def _read_one(option: str, raw: Any) -> Scalar:
 
 
 def _read_values(option: str, raw: Any) -> Values:
+    if option in COST_ONLY:
+        raise Findings(
+            [Finding("", shown(raw), "changes memory and speed, not what is trained: move it to `training`")]
+        )
     if isinstance(raw, Choice | Range):
         return raw
     if isinstance(raw, Mapping):
