@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from leebert.config import parse
 from leebert.errors import LeebertError
 from tune.driver import describe
 from tune.folder import SweepFolder
@@ -15,7 +16,7 @@ from tune.space import SweepSpec
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
     """The space of an existing sweep, as it was resolved when it started, or was extended last."""
-    return SweepSpec.model_validate(folder.manifest["spec"])
+    return parse(SweepSpec, folder.manifest.get("spec") or {}, str(folder.path / "manifest.json"))
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:
