@@ -90,9 +90,16 @@ def run_session(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
     from ray import tune as ray_tune
 
-    from tune.ray_adapters import DriverCallback, DriverScheduler, DriverSearcher, DriverStopper
+    from tune.ray_adapters import (
+        DriverCallback,
+        DriverScheduler,
+        DriverSearcher,
+        DriverStopper,
+        use_memory_aware_actors,
+    )
     from tune.trial import CellTrial
 
+    use_memory_aware_actors()
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(CellTrial, study=study), functools.partial(_request, cpus=cpus, gpus=gpus)
     )
