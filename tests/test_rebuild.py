@@ -58,7 +58,9 @@ def test_a_new_database_holds_what_the_old_one_does_and_is_left_alone_by_a_secon
         "sweep": 1, "config": 2, "fold": 4, "summary": 3,
     }  # fmt: skip
     assert {run["status"] for run in original.values()} == {"FINISHED"}
-    assert Counter(run["tags"].get("attempt") for run in original.values())["2"] >= 1, "the resumed sweep's attempts are known"
+    assert Counter(run["tags"].get("attempt") for run in original.values())["2"] >= 1, (
+        "the resumed sweep's attempts are known"
+    )
     found = contents(database, "rebuilt")
     assert found.keys() == original.keys()
     for name, run in original.items():

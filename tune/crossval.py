@@ -173,8 +173,10 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     checkpoints = Checkpoints(
         place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
     )
-    micro = attempt.placement.accumulate * study.train_config(attempt.values, seed).accumulate
-    values = {**attempt.values, "accumulate": micro}
+    micro = attempt.placement.accumulate
+    values = attempt.values
+    if micro > 1:  # in parts of what its batches were taken in anyway
+        values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
     started, reports, best = time.monotonic(), [], None
     for report in train_cell(study, values, seed, fold, checkpoints, watchdog):
         reports.append(report)

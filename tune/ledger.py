@@ -20,6 +20,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -130,11 +131,22 @@ def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
         if not line or (not epochs and b'"kind":"epoch"' in line):
             continue
         try:
-            yield decode(line)
+            record = decode(line)
+            if not _is_record(record):
+                raise ValueError("this is no record")
         except ValueError as error:
             if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
                 return  # the tail of a writer that was killed
             raise SweepError(f"{path}, line {number}: {error}; the ledger was damaged after it was written") from None
+        yield record
+
+
+def _is_record(found: Any) -> bool:
+    """Whether a line holds what all records have: who reads further may rely on it."""
+    if not isinstance(found, dict) or not isinstance(found.get("fences", {}), dict):
+        return False
+    numbers = (found.get("seq"), found.get("time"), *found.get("fences", {}).values())
+    return isinstance(found.get("kind"), str) and all(isinstance(n, int | float) for n in numbers)
 
 
 class Ledger:
@@ -277,7 +289,13 @@ class State:
         return fence is None or record["seq"] < fence
 
     def apply(self, record: Record) -> bool:
-        told = record["kind"] in KINDS and bool(getattr(self, f"_{record['kind']}")(record))
+        """Take a record in; whether it told anything new. SweepError for one that no sweep can have written."""
+        try:
+            told = record["kind"] in KINDS and bool(getattr(self, f"_{record['kind']}")(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SweepError(
+                f"the ledger holds a record that can't be understood ({error!r}): {str(record)[:300]}"
+            ) from error
         if told and self.session:
             self.session = (self.session[0], max(self.session[1], record["time"]))
         return told
@@ -302,7 +320,7 @@ class State:
     def _suggest(self, r: Record) -> bool:
         if r["config"] in self.configs:
             return False
-        if "/" in r["config"] or r["config"].startswith("."):
+        if not re.fullmatch(r"\w[\w.-]*", r["config"]) or r["config"] == DRIVER:
             raise SweepError(f"the ledger names a configuration {r['config']!r}, which can't be a folder's name")
         self.configs[r["config"]] = Configuration(r["config"], r["values"])
         self.indices[r["config"]] = r["index"]

@@ -6,13 +6,14 @@ import contextlib
 import functools
 import math
 import os
+import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from leebert.errors import LeebertError, SweepError
+from leebert.errors import LeebertError, StorageError, SweepError
 from tune.crossval import Study
 from tune.driver import Driver, EndStatus
 
@@ -66,7 +67,9 @@ def run_session(
     `before_end` is called between the last trial and the record of the end.
     """
     # Ray reads these when the Tuner is built: no pickles of trials, no progress table, one pending trial at a time so
-    # that a searcher decides on what is known, and our own handling of signals.
+    # that a searcher decides on what is known, and our own handling of signals and of nodes that are taken away (Ray
+    # would start the same attempt once more, which knows nothing of the epochs that are done).
+    os.environ["RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -74,15 +77,22 @@ def run_session(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
     from ray import tune as ray_tune
 
-    from tune.ray_adapters import DriverCallback, DriverScheduler, DriverSearcher, DriverStopper
+    from tune.ray_adapters import (
+        DriverCallback,
+        DriverScheduler,
+        DriverSearcher,
+        DriverStopper,
+        use_memory_aware_actors,
+    )
     from tune.trial import CellTrial
 
+    use_memory_aware_actors()
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(CellTrial, study=study), functools.partial(_request, cpus=cpus, gpus=gpus)
     )
     error: str | None = None
     status: EndStatus | None = None
-    with signals(driver), tempfile.TemporaryDirectory(dir=study.folder, prefix=".ray-") as scratch:
+    with signals(driver), _scratch(study.folder) as scratch:
         tuner = ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
@@ -113,6 +123,19 @@ def run_session(
             before_end()
             status = driver.finish(error)
     return status
+
+
+@contextlib.contextmanager
+def _scratch(folder: str) -> Iterator[str]:
+    """A folder for Ray's own files, which it wants where every node reaches it."""
+    try:
+        scratch = tempfile.mkdtemp(dir=folder, prefix=".ray-")
+    except OSError as error:
+        raise StorageError(f"{folder} can't be written: {error.strerror or error}") from None
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # what is left is removed by the next session
 
 
 def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
