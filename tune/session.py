@@ -152,13 +152,14 @@ def _own(error: BaseException | None) -> LeebertError | None:
 def beats(
     write: Callable[..., None], driver: Driver, planned_cells: int | None, every: float = 2.0
 ) -> Callable[[], None]:
-    """A function for Ray's loop that tells every few seconds what the driver is doing."""
+    """A function for Ray's loop that tells every few seconds what the driver is doing, and ends one that was taken over."""
     last = -every
 
     def beat() -> None:
         nonlocal last
         if time.monotonic() - last >= every:
             last = time.monotonic()
+            driver.may_decide()
             write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
 
     return beat
