@@ -58,7 +58,7 @@ class Marks:
 
 
 def ray_alone(trials: int, folder: Path) -> dict[str, float]:
-    """A: Ray Tune and a class that does nothing."""
+    """A: Ray Tune and a class that does nothing; two at a time, because there are two CPUs."""
     from ray import tune
 
     class Nothing(tune.Trainable):
@@ -81,7 +81,7 @@ def ray_alone(trials: int, folder: Path) -> dict[str, float]:
     tune.Tuner(
         Nothing,
         param_space={"lr_theta": tune.loguniform(1e-5, 1e-3)},
-        tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=2, reuse_actors=True),
+        tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
         run_config=tune.RunConfig(name="alone", storage_path=str(folder), callbacks=[Counts()], verbose=0),
     ).fit()
     return marks.told(trials)

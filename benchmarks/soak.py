@@ -49,6 +49,7 @@ from tune.select import ranking  # noqa: E402
 STANDSTILL = 40.0  # seconds that a driver is stopped while another takes over
 AWAY = (5.0, 60.0)  # seconds without MLflow, at least and at most
 PATIENCE = 400.0  # seconds for anything to happen
+NOT_STARTED = "Ray could not be started"  # in its 30 seconds, on a very busy machine: begun again
 DRAWN = {"lr_theta": {"log_range": [1e-3, 1e-2]}}
 
 
@@ -345,13 +346,16 @@ class Fault:
         if not options:
             old.end()
         before = self.sweep.attempts()
-        new = self.sweep.begin(*options)
-        self._recovered(new, new.started, before)
+        new = first = self.sweep.begin(*options)
+        while not self._recovered(new, first.started, before) and NOT_STARTED in new.said():
+            new = self.sweep.begin(*options)
         return new
 
-    def _recovered(self, command: Command, since: float, before: set[tuple[str, str]]) -> None:
-        if self.sweep.wait(command, lambda: any(self.sweep.epochs(a) for a in self.sweep.attempts() - before)):
+    def _recovered(self, command: Command, since: float, before: set[tuple[str, str]]) -> bool:
+        done = self.sweep.wait(command, lambda: any(self.sweep.epochs(a) for a in self.sweep.attempts() - before))
+        if done:
             self.found.recovered.append((self.found.faults[-1], time.monotonic() - since))
+        return done
 
 
 def _is_trial(process: psutil.Process) -> bool:
