@@ -517,8 +517,10 @@ def disturbed(bench: Bench, case: Case, reference: Sweep, start_up: float, score
                 command.end()
                 command = sweep.begin()
             time.sleep(rng.uniform(0.05, 1.0) * start_up)
-        elif not sweep.wait_for_epochs(command, sweep.state().fold_epochs + epochs):
-            break
+        while kind != "driver at start-up" and not sweep.wait_for_epochs(command, sweep.state().fold_epochs + epochs):
+            if NOT_STARTED not in command.said():
+                break
+            command = sweep.begin()
         time.sleep(rng.uniform(0.0, pause))
         before = sweep.snapshot()
         if command.process.poll() is not None:
@@ -526,7 +528,7 @@ def disturbed(bench: Bench, case: Case, reference: Sweep, start_up: float, score
         command = fault.apply(kind, command)
         unchanged(before, sweep.snapshot(), found)
         print(f"{case.name}: {kind} at {len(before.epochs)} epochs, {found.recovered[-1:]}", flush=True)
-    for _ in range(4):  # MLflow may have been away at the end
+    for _ in range(6):  # MLflow may have been away at the end
         if command.end() == 0 and (sweep.state().end or {}).get("status") == "finished":
             break
         command = sweep.begin()
@@ -571,6 +573,8 @@ def main() -> None:
     options = made.parse_args()
     if options.keep and options.keep.exists():
         stop(f"{options.keep} exists already")
+    # A shell that starts this in the background has it ignore Ctrl-C, and so would everything that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cases = [case for case in CASES if case.name in options.only]
     results: list[Found] = []
     with contextlib.nullcontext(options.keep) if options.keep else scratch() as folder:
@@ -579,11 +583,11 @@ def main() -> None:
         try:
             references: dict[str, tuple[Sweep, float]] = {}
             for case in cases:
-                for name in filter(None, (case.name, case.scores_of)):
+                for name in {case.name if case.same else "", case.scores_of} - {""}:
                     if name not in references:
                         references[name] = undisturbed(bench, next(c for c in CASES if c.name == name))
             for case in cases:
-                reference, start_up = references[case.name]
+                reference, start_up = references[case.name if case.same else case.scores_of]
                 scores = references[case.scores_of or case.name][0].state()
                 results.append(disturbed(bench, case, reference, start_up, scores, options.seed))
                 for note in results[-1].notes:
