@@ -66,7 +66,7 @@ def decode(line: bytes) -> Record:
 
 
 class Writer:
-    """Appends records to one writer's segments. Each is on the disk (fsync) when `append` returns."""
+    """Appends records to one writer's segments."""
 
     def __init__(self, folder: Path) -> None:
         self.file: Any = None
@@ -79,31 +79,37 @@ class Writer:
         self.seq = sum(1 for path in existing for _ in _read_segment(path))
         self.count = 0
 
-    def append(self, record: Mapping[str, Any]) -> Record:
-        """Write one record and return it with its `seq` (its number within this writer) and `time`.
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+        """Write records and return them, each with its `seq` (its number within this writer) and `time`.
 
-        Raises StorageError where it can't be written; nothing can be appended after that, as its line may be torn.
+        They are on the disk (fsync) when this returns; with `sync` off they survive this process, and a loss of power
+        only once a later call has put them there. Raises StorageError where they can't be written; nothing can be
+        appended after that, as the last line may be torn.
         """
-        full = {"seq": self.seq, "time": round(time.time(), 3), **record}
-        line = encode(full)
+        now = round(time.time(), 3)
+        full = [{"seq": seq, "time": now, **record} for seq, record in enumerate(records, start=self.seq)]
         with _writing(self.folder):
             try:
-                if self.file is None or self.count == SEGMENT:
-                    self._next_segment()
-                self.file.write(line)
-                os.fsync(self.file.fileno())
+                for record in full:
+                    if self.file is None or self.count == SEGMENT:
+                        self._next_segment()
+                    self.file.write(encode(record))
+                    self.count += 1
+                if sync:
+                    os.fsync(self.file.fileno())
             except OSError:
                 self.close()
                 self.count = -1
                 raise
-        self.seq += 1
-        self.count += 1
+        self.seq += len(full)
         return full
 
     def _next_segment(self) -> None:
         if self.count < 0:
             raise OSError("an earlier record could not be written")
-        self.close()
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+            self.close()
         self.file = open(self.folder / f"{self.segment:08d}.jsonl", "xb", buffering=0)  # noqa: SIM115
         fsync_folder(self.folder)
         self.segment, self.count = self.segment + 1, 0

@@ -29,8 +29,15 @@ def start_ray(address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SweepError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # where its processes take too long to come up, Ray raises no class of its own
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        ray.shutdown()
+        raise SweepError(
+            f"--address {address}: no Ray cluster answers there ({said})"
+            if address
+            else f"Ray could not be started on this machine ({said}); try again when it is less busy, "
+            "or give the address of a cluster by --address"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -166,13 +173,14 @@ def beats(
     also: Callable[[], None] = lambda: None,
     every: float = 2.0,
 ) -> Callable[[], None]:
-    """A function for Ray's loop that tells every few seconds what the driver is doing, and calls `also`."""
+    """A function for Ray's loop: tells every few seconds what the driver does, ends one that was taken over, calls `also`."""
     last = -every
 
     def beat() -> None:
         nonlocal last
         if time.monotonic() - last >= every:
             last = time.monotonic()
+            driver.may_decide()
             write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
             also()
 

@@ -160,6 +160,7 @@ def _run(
     from tune.driver import replay
 
     study = prepared.study(folder.path, device)
+    tracker.fence(lease.check)
     # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
     replay(folder.ledger, tracker)
     driver = Driver(
