@@ -26,7 +26,12 @@ def start_ray(address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if any(isinstance(e, ray.exceptions.AuthenticationError) for e in (error, error.__cause__)):
+            raise SweepError(
+                f"--address {address}: the cluster's token is missing or wrong here; it belongs into ~/.ray/auth_token, "
+                "with RAY_AUTH_MODE=token in the environment"
+            ) from None
         raise SweepError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
 
 
