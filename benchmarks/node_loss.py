@@ -20,7 +20,74 @@ from common import Result, scratch, stop
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from hosts import Host, Hosts, why_not
+from ray_hosts import (
+    Watch,
+    examine,
+    host_of_first_trial,
+    start_head,
+    start_worker,
+    sweep_on,
+    wait_for_epochs,
+    write_space,
+)
+
 SETTLED = 6  # seconds after which a new node is looked after; Ray's own delay is 5
+LOSSES = {"killed": (Host.crash, Host.boot), "cut off": (Host.cut, Host.heal)}
+
+
+def idle(result: Result, watch: Watch, head: Host, worker: Host, storage: Path) -> None:
+    """Lose a worker on which nothing runs."""
+    for kind, (lose, mend) in LOSSES.items():
+        noticed = []
+        for _ in range(result.options.rounds):
+            time.sleep(SETTLED)
+            at = time.time()
+            lose(worker)
+            noticed.append(watch.dead_after(worker, at))
+            mend(worker)
+            start_worker(worker, head, storage)
+            watch.wait_alive(worker)
+        result.target(f"idle worker {kind}: noticed after, s", noticed, 5)
+
+
+def loaded(result: Result, watch: Watch, worker: Host) -> None:
+    """Busy loops on all of a worker's cores."""
+    log = worker.hosts.folder / "load"
+    spinning = [worker.start("python", "-c", "while True: pass", log=log) for _ in range(os.cpu_count() or 1)]
+    before = len(watch.events(worker))
+    time.sleep(result.options.load)
+    result.target(f"given up in {result.options.load:g} s at full load", len(watch.events(worker)) - before, 0)
+    for process in spinning:
+        process.kill()
+        process.wait()
+
+
+def sweeping(result: Result, watch: Watch, head: Host, workers: list[Host], storage: Path) -> None:
+    """Lose the worker on which a sweep's first trial runs."""
+    space = write_space(head.hosts.folder / "text")
+    scores = []
+    for kind, (lose, mend) in LOSSES.items():
+        sweep, log = storage / kind.replace(" ", "-"), head.hosts.folder / "sweep.log"
+        process = sweep_on(head, space, sweep, log)
+        wait_for_epochs(sweep, 3, process, log)
+        victim = host_of_first_trial(*workers)
+        at = time.time()
+        lose(victim)
+        result.target(f"worker {kind} in a sweep: noticed after, s", watch.dead_after(victim, at), 5)
+        if process.wait(timeout=300):
+            stop(log.read_text())
+        found = examine(sweep, at)
+        result.figure(f"worker {kind} in a sweep: next epoch after", found.goes_on, "s")
+        result.figure(f"worker {kind} in a sweep: epochs", len(found.trained))
+        twice = sum(found.trained.values()) - len(found.trained)
+        result.target(f"worker {kind} in a sweep: epochs trained twice", twice, 0)
+        scores.append(found.scores)
+        mend(victim)
+        start_worker(victim, head, storage)
+        watch.wait_alive(victim)
+    differ = sum(scores[1][cell] != score for cell, score in scores[0].items())
+    result.target("cells whose scores differ between the two", differ, 0)
 
 
 def main() -> None:
@@ -30,80 +97,21 @@ def main() -> None:
     made.add_argument("--json", type=Path, metavar="FILE", help="append the result to this file as one JSON line")
     options = made.parse_args()
     options.device, options.threads = "cpu", 1
-
-    from hosts import Hosts, why_not
-    from ray_hosts import (
-        Watch,
-        busy_with_trials,
-        examine,
-        start_head,
-        start_worker,
-        sweep_on,
-        wait_for_epochs,
-        write_space,
-    )
-
     if reason := why_not():
         stop(reason)
     result = Result("node_loss", options)
-    losses = {"killed": ("crash", "boot"), "cut off": ("cut", "heal")}
     with scratch() as folder, Hosts(folder / "hosts", "head", "w1", "w2") as hosts:
-        head, w1, w2 = hosts.all.values()
+        head, *workers = hosts.all.values()
         storage = hosts.folder / "sweeps"
         storage.mkdir()
-        space = write_space(hosts.folder / "text")
         start_head(head, storage)
-        for worker in (w1, w2):
+        for worker in workers:
             start_worker(worker, head, storage)
         watch = Watch(head)
-        watch.wait_alive(w1, w2)
-
-        for kind, (lose, mend) in losses.items():
-            noticed = []
-            for _ in range(options.rounds):
-                time.sleep(SETTLED)
-                at = time.time()
-                getattr(w2, lose)()
-                noticed.append(watch.dead_after(w2, at))
-                getattr(w2, mend)()
-                start_worker(w2, head, storage)
-                watch.wait_alive(w2)
-            result.target(f"idle worker {kind}: noticed after, s", noticed, 5)
-
-        spinning = [
-            w2.start("python", "-c", "while True: pass", log=folder / "load") for _ in range(os.cpu_count() or 1)
-        ]
-        before = len(watch.events(w2))
-        time.sleep(options.load)
-        result.target(f"given up in {options.load:g} s at full load", len(watch.events(w2)) - before, 0)
-        for process in spinning:
-            process.kill()
-            process.wait()
-
-        scores = []
-        for kind, (lose, mend) in losses.items():
-            sweep, log = storage / kind.replace(" ", "-"), folder / "sweep.log"
-            process = sweep_on(head, space, sweep, log)
-            wait_for_epochs(sweep, 5, process, log)
-            (victim, *_) = busy_with_trials(w1, w2)
-            at = time.time()
-            getattr(victim, lose)()
-            result.target(f"worker {kind} in a sweep: noticed after, s", watch.dead_after(victim, at), 5)
-            if process.wait(timeout=300):
-                stop(log.read_text())
-            found = examine(sweep, at)
-            result.figure(f"worker {kind} in a sweep: next epoch after", found.goes_on, "s")
-            result.figure(f"worker {kind} in a sweep: epochs trained", sum(found.trained.values()))
-            result.target(
-                f"worker {kind} in a sweep: epochs trained twice", sum(found.trained.values()) - len(found.trained), 0
-            )
-            scores.append(found.scores)
-            getattr(victim, mend)()
-            start_worker(victim, head, storage)
-            watch.wait_alive(victim)
-        result.target(
-            "cells whose scores differ between the two", sum(scores[1][c] != s for c, s in scores[0].items()), 0
-        )
+        watch.wait_alive(*workers)
+        idle(result, watch, head, workers[-1], storage)
+        loaded(result, watch, workers[-1])
+        sweeping(result, watch, head, workers, storage)
         watch.close()
     result.end()
 

@@ -170,7 +170,7 @@ class Host:
             (venv / "bin" / name).chmod(0o755)
 
     def run(
-        self, *words: str, check: bool = True, timeout: float = 180, **environment: str
+        self, *words: str, check: bool = True, timeout: float = 300, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the host to its end."""
         done = subprocess.run(

@@ -15,7 +15,7 @@ from hosts import ROOT, Host, seconds_until
 from leebert.yaml import dump_yaml
 from tune.folder import SweepFolder
 
-TRIAL = "^ray::ResourceTrainable"
+TRIAL = " ray::ResourceTrainable"
 MLFLOW = "http://127.0.0.1:5000"
 
 # Prints every change of a node's life as it is known to the head.
@@ -50,10 +50,10 @@ class Watch:
         events = self.events(host)
         return bool(events) and events[-1][1]
 
-    def wait_alive(self, *hosts: Host, within: float = 120) -> float:
+    def wait_alive(self, *hosts: Host, within: float = 300) -> float:
         return seconds_until(lambda: all(map(self.alive, hosts)), within, f"{[h.name for h in hosts]} are up")
 
-    def dead_after(self, host: Host, since: float, within: float = 120) -> float:
+    def dead_after(self, host: Host, since: float, within: float = 300) -> float:
         """Seconds from a point in time to the host's node being declared dead."""
         seconds_until(lambda: not self.alive(host), within, f"the head notices that {host.name} is lost")
         return self.events(host)[-1][0] - since
@@ -85,7 +85,7 @@ def _prepare(host: Host) -> None:
         (host.home / "leebert").symlink_to(ROOT)
 
 
-def write_space(folder: Path, rows: int = 1000, epochs: int = 4) -> Path:
+def write_space(folder: Path, rows: int = 1500, epochs: int = 4) -> Path:
     """A space of two configurations on two folds, of text, with an encoder that takes about a second for an epoch."""
     save_backbone(folder / "backbone", layers=3)
     path = folder / "space.yaml"
@@ -105,20 +105,28 @@ def sweep_on(head: Host, space: Path, sweep: Path, log: Path) -> subprocess.Pope
     return head.start(*words, "--address", "auto", log=log, RAY_AUTH_MODE="token", MLFLOW_TRACKING_URI=MLFLOW)
 
 
-def wait_for_epochs(folder: Path, epochs: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until a sweep's ledger holds so many epochs."""
+def wait_for_epochs(sweep: Path, epochs: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the first configuration of a sweep under way has so many epochs in the ledger."""
 
     def there() -> bool:
         assert process.poll() is None, log.read_text()
-        driver = folder / "ledger" / "driver"
-        return any(driver.glob("*.jsonl")) and SweepFolder(folder).ledger.read().fold_epochs >= epochs
+        if not any((sweep / "ledger" / "driver").glob("*.jsonl")):
+            return False
+        history = SweepFolder(sweep).ledger.read().history()
+        return bool(history) and sum(len(cell.epochs) for cell in history[0].cells) >= epochs
 
-    seconds_until(there, 120, f"{epochs} epochs of {folder.name}")
+    seconds_until(there, 300, f"{epochs} epochs of {sweep.name}")
 
 
-def busy_with_trials(*hosts: Host) -> list[Host]:
-    """The hosts on which trials run."""
-    return [h for h in hosts if h.init and h.run("pgrep", "-f", TRIAL, check=False).stdout]
+def host_of_first_trial(*hosts: Host) -> Host:
+    """Where the trial runs that began first, which is the first configuration's."""
+    ages = {}
+    for host in hosts:
+        processes = host.run("ps", "-eo", "etimes,args").stdout.splitlines()
+        found = [int(line.split()[0]) for line in processes if TRIAL in line]
+        if found:
+            ages[host] = max(found)
+    return max(ages, key=lambda host: ages[host])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@ def start_ray(address: str | None) -> None:
     try:
         ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        if any(isinstance(e, ray.exceptions.AuthenticationError) for e in (error, error.__cause__)):
+        # Without a token Ray says so by a class, with a wrong one only by the text of the cause.
+        if isinstance(error, ray.exceptions.AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
             raise SweepError(
                 f"--address {address}: the cluster's token is missing or wrong here; it belongs into ~/.ray/auth_token, "
                 "with RAY_AUTH_MODE=token in the environment"
