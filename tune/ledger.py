@@ -17,6 +17,7 @@ import bisect
 import collections
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -93,7 +94,9 @@ class Writer:
                 for record in full:
                     if self.file is None or self.count == SEGMENT:
                         self._next_segment()
-                    self.file.write(encode(record))
+                    line = encode(record)
+                    if self.file.write(line) < len(line):  # what a disk does that is almost full
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     self.count += 1
                 if sync:
                     os.fsync(self.file.fileno())

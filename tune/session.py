@@ -31,6 +31,12 @@ def start_ray(address: str | None) -> None:
         ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
     except Exception as error:  # where its processes take too long to come up, Ray raises no class of its own
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Without a token Ray says so by a class, with a wrong one only by the text of the cause.
+        if isinstance(error, ray.exceptions.AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
+            raise SweepError(
+                f"--address {address}: the cluster's token is missing or wrong here; it belongs into ~/.ray/auth_token, "
+                "with RAY_AUTH_MODE=token in the environment"
+            ) from None
         ray.shutdown()
         raise SweepError(
             f"--address {address}: no Ray cluster answers there ({said})"
