@@ -42,7 +42,8 @@ def sweep(path: Path, configurations: int) -> None:
     from tune.folder import SweepFolder
     from tune.space import config_id, load_space, resolved_yaml
 
-    folder = SweepFolder.create(path.parent, path.name)
+    path.mkdir()
+    folder = SweepFolder(path)
     source = path / "given.yaml"
     source.write_text(json.dumps(SPACE))  # JSON is YAML
     (path / "space.yaml").write_text(resolved_yaml(load_space(source)))

@@ -134,12 +134,25 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def rss() -> int:
+    """The memory that this process has now, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 class Result:
     """What a benchmark found: figures, and targets with whether they were met."""
 
     def __init__(self, benchmark: str, options: argparse.Namespace) -> None:
         self.options = options
-        hidden = ("json", "device", "threads", "model", "memory_of", "profile")  # no paths, and what stands elsewhere
+        hidden = (
+            "json",
+            "device",
+            "threads",
+            "model",
+            "memory_of",
+            "of",
+            "profile",
+        )  # no paths, and what stands elsewhere
         given = {k: v for k, v in vars(options).items() if k not in hidden}
         self.values: dict[str, Any] = {"benchmark": benchmark, "options": given, "figures": {}, "targets": {}}
 

@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
+from clusters import nodes  # noqa: F401
 from mlflow_server import mlflow_server  # noqa: F401
 
 

@@ -90,7 +90,7 @@ def test_a_new_process_never_appends_behind_a_torn_line(tmp_path):
     path = next(tmp_path.iterdir())
     path.write_bytes(path.read_bytes() + b"0000")
     second = Writer(tmp_path)
-    assert second.append({"kind": "y"})["seq"] == 1
+    assert second.append({"kind": "y"})[0]["seq"] == 1
     assert [r["kind"] for r in Ledger(tmp_path.parent)._read(tmp_path)] == ["x", "y"]
 
 

@@ -60,6 +60,33 @@ class Study:
         """The training configuration of a configuration's values and a seed."""
         return TrainConfig(**{**self.training, **values, "seed": seed})
 
+    def train(
+        self,
+        values: Mapping[str, Any],
+        seed: int,
+        fold: int,
+        checkpoints: Checkpoints | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> Iterator[EpochReport]:
+        """Train one cell on its fold's rows and score it on the rows held out."""
+        config = self.train_config(values, seed)
+        runtime = Runtime.of(config.precision, self.device)
+        rows = self.problem.rows()
+        if watchdog:
+            rows = watchdog.watch(rows)
+        torch.manual_seed(derive_seed(seed, fold, "init"))
+        yield from train_epochs(
+            self.problem.model(config),
+            RowSubset(rows, self.folds.train(fold)),
+            config,
+            held_out=RowSubset(rows, self.folds.held_out(fold)),
+            metric=self.problem.metric,
+            runtime=runtime,
+            seed=(seed, fold),
+            checkpoints=checkpoints,
+            identity={"folds": self.folds.digest},
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class CellRecord:
@@ -115,7 +142,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                     continue
                 diverged = False
                 for records in _run_cell(study, attempt, seed, fold, watchdog):
-                    written = [writer.append(r) for r in records]
+                    written = writer.append(*records)
                     diverged = records[-1].get("ended") == "diverged"
                     if records[-1]["kind"] == "cell_end" and not diverged and not study.keep_checkpoints:
                         shutil.rmtree(checkpoint_folder(study.folder, attempt.config, seed, fold), ignore_errors=True)
@@ -138,34 +165,6 @@ def hang_file(folder: Path, config: str, attempt: str) -> Path:
     return folder / "hung" / f"{config}-{attempt}.txt"
 
 
-def train_cell(
-    study: Study,
-    values: Mapping[str, Any],
-    seed: int,
-    fold: int,
-    checkpoints: Checkpoints | None = None,
-    watchdog: Watchdog | None = None,
-) -> Iterator[EpochReport]:
-    """Train one cell on its fold's rows and score it on the rows held out."""
-    config = study.train_config(values, seed)
-    runtime = Runtime.of(config.precision, study.device)
-    rows = study.problem.rows()
-    if watchdog:
-        rows = watchdog.watch(rows)
-    torch.manual_seed(derive_seed(seed, fold, "init"))
-    yield from train_epochs(
-        study.problem.model(config),
-        RowSubset(rows, study.folds.train(fold)),
-        config,
-        held_out=RowSubset(rows, study.folds.held_out(fold)),
-        metric=study.problem.metric,
-        runtime=runtime,
-        seed=(seed, fold),
-        checkpoints=checkpoints,
-        identity={"folds": study.folds.digest},
-    )
-
-
 def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
@@ -173,10 +172,12 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     checkpoints = Checkpoints(
         place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
     )
-    micro = attempt.placement.accumulate * study.train_config(attempt.values, seed).accumulate
-    values = {**attempt.values, "accumulate": micro}
+    micro = attempt.placement.accumulate
+    values = attempt.values
+    if micro > 1:  # in parts of what its batches were taken in anyway
+        values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
     started, reports, best = time.monotonic(), [], None
-    for report in train_cell(study, values, seed, fold, checkpoints, watchdog):
+    for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
         records: list[Record] = []

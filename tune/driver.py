@@ -49,7 +49,7 @@ class Frame(Protocol):
 class Appender(Protocol):
     """Takes the driver's own records, and gives them back numbered and dated."""
 
-    def append(self, record: Record) -> Record: ...
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]: ...
     def close(self) -> None: ...
 
 
@@ -142,7 +142,11 @@ class Driver:
                 self.exhausted = True
                 return None
             config = self.config_id(values)
-            self.record({"kind": "suggest", "config": config, "index": len(self.state.configs) + 1, "values": values})
+            # On the disk with the grant that follows.
+            self.record(
+                {"kind": "suggest", "config": config, "index": len(self.state.configs) + 1, "values": values},
+                sync=False,
+            )
         self.running[trial] = config
         return self._grant(config)
 
@@ -226,7 +230,8 @@ class Driver:
                 }
             )
         elif finished >= set(self.study.cells):
-            self.record({"kind": "complete", "config": config})
+            # On the disk with the next record: were it lost, the cells' ends say the same.
+            self.record({"kind": "complete", "config": config}, sync=False)
             scores = self.state.configs[config].scores
             self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
         else:
@@ -244,6 +249,7 @@ class Driver:
 
     def receive(self, records: list[Record]) -> bool:
         """Take a trial's new records; False when the trial is to stop. Telling the same twice changes nothing."""
+        self.may_decide()  # whoever has taken over tells the listener what this trial has found, or ignores it
         for record in records:
             if not self._apply(record):
                 continue
@@ -362,10 +368,11 @@ class Driver:
 
     # Records.
 
-    def record(self, record: Record) -> None:
+    def record(self, record: Record, *, sync: bool = True) -> None:
         """Write one of the driver's own records, apply it, tell the listener."""
         self.may_decide()
-        self._apply(self.writer.append(record))
+        (written,) = self.writer.append(record, sync=sync)
+        self._apply(written)
 
     def _apply(self, record: Record) -> bool:
         if not self.state.apply(record):

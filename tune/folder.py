@@ -92,9 +92,23 @@ class SweepFolder:
     def manifest(self) -> dict[str, Any]:
         """What the sweep is made of: see `tune.prepare`."""
         try:
-            return json.loads((self.path / "manifest.json").read_text())
+            found = json.loads((self.path / "manifest.json").read_text())
         except (OSError, ValueError) as error:
             raise SweepError(f"{self.path / 'manifest.json'} can't be read: {error}") from None
+        if not isinstance(found, dict):
+            raise SweepError(f"{self.path / 'manifest.json'} is no manifest of a sweep")
+        return found
+
+    def refuse_links(self) -> None:
+        """SweepError for a symbolic link in the folder: what a sweep writes and removes is to lie in it."""
+        for place, folders, files in os.walk(self.path):
+            folders[:] = [name for name in folders if not name.startswith(".ray-")]  # Ray's own
+            for name in (*folders, *files):
+                if os.path.islink(os.path.join(place, name)):
+                    raise SweepError(
+                        f"{os.path.join(place, name)} is a symbolic link, and a sweep's folder has none: going on could write "
+                        "or remove files elsewhere; put the files themselves in its place"
+                    )
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1))

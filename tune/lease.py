@@ -62,7 +62,8 @@ def holder(folder: Path) -> Holder | None:
     if not numbers:
         return None
     try:
-        return Holder(numbers[-1], json.loads(_path(folder, numbers[-1]).read_text()))
+        facts = json.loads(_path(folder, numbers[-1]).read_text())
+        return Holder(numbers[-1], facts if isinstance(facts, dict) else {})
     except (OSError, ValueError):
         return Holder(numbers[-1], {})
 

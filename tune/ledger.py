@@ -17,9 +17,11 @@ import bisect
 import collections
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -65,7 +67,7 @@ def decode(line: bytes) -> Record:
 
 
 class Writer:
-    """Appends records to one writer's segments. Each is on the disk (fsync) when `append` returns."""
+    """Appends records to one writer's segments."""
 
     def __init__(self, folder: Path) -> None:
         self.file: Any = None
@@ -78,31 +80,39 @@ class Writer:
         self.seq = sum(1 for path in existing for _ in _read_segment(path))
         self.count = 0
 
-    def append(self, record: Mapping[str, Any]) -> Record:
-        """Write one record and return it with its `seq` (its number within this writer) and `time`.
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+        """Write records and return them, each with its `seq` (its number within this writer) and `time`.
 
-        Raises StorageError where it can't be written; nothing can be appended after that, as its line may be torn.
+        They are on the disk (fsync) when this returns; with `sync` off they survive this process, and a loss of power
+        only once a later call has put them there. Raises StorageError where they can't be written; nothing can be
+        appended after that, as the last line may be torn.
         """
-        full = {"seq": self.seq, "time": round(time.time(), 3), **record}
-        line = encode(full)
+        now = round(time.time(), 3)
+        full = [{"seq": seq, "time": now, **record} for seq, record in enumerate(records, start=self.seq)]
         with _writing(self.folder):
             try:
-                if self.file is None or self.count == SEGMENT:
-                    self._next_segment()
-                self.file.write(line)
-                os.fsync(self.file.fileno())
+                for record in full:
+                    if self.file is None or self.count == SEGMENT:
+                        self._next_segment()
+                    line = encode(record)
+                    if self.file.write(line) < len(line):  # what a disk does that is almost full
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    self.count += 1
+                if sync:
+                    os.fsync(self.file.fileno())
             except OSError:
                 self.close()
                 self.count = -1
                 raise
-        self.seq += 1
-        self.count += 1
+        self.seq += len(full)
         return full
 
     def _next_segment(self) -> None:
         if self.count < 0:
             raise OSError("an earlier record could not be written")
-        self.close()
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+            self.close()
         self.file = open(self.folder / f"{self.segment:08d}.jsonl", "xb", buffering=0)  # noqa: SIM115
         fsync_folder(self.folder)
         self.segment, self.count = self.segment + 1, 0
@@ -130,11 +140,22 @@ def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
         if not line or (not epochs and b'"kind":"epoch"' in line):
             continue
         try:
-            yield decode(line)
+            record = decode(line)
+            if not _is_record(record):
+                raise ValueError("this is no record")
         except ValueError as error:
             if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
                 return  # the tail of a writer that was killed
             raise SweepError(f"{path}, line {number}: {error}; the ledger was damaged after it was written") from None
+        yield record
+
+
+def _is_record(found: Any) -> bool:
+    """Whether a line holds what all records have: who reads further may rely on it."""
+    if not isinstance(found, dict) or not isinstance(found.get("fences", {}), dict):
+        return False
+    numbers = (found.get("seq"), found.get("time"), *found.get("fences", {}).values())
+    return isinstance(found.get("kind"), str) and all(isinstance(n, int | float) for n in numbers)
 
 
 class Ledger:
@@ -277,7 +298,13 @@ class State:
         return fence is None or record["seq"] < fence
 
     def apply(self, record: Record) -> bool:
-        told = record["kind"] in KINDS and bool(getattr(self, f"_{record['kind']}")(record))
+        """Take a record in; whether it told anything new. SweepError for one that no sweep can have written."""
+        try:
+            told = record["kind"] in KINDS and bool(getattr(self, f"_{record['kind']}")(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SweepError(
+                f"the ledger holds a record that can't be understood ({error!r}): {str(record)[:300]}"
+            ) from error
         if told and self.session:
             self.session = (self.session[0], max(self.session[1], record["time"]))
         return told
@@ -302,7 +329,7 @@ class State:
     def _suggest(self, r: Record) -> bool:
         if r["config"] in self.configs:
             return False
-        if "/" in r["config"] or r["config"].startswith("."):
+        if not re.fullmatch(r"\w[\w.-]*", r["config"]) or r["config"] == DRIVER:
             raise SweepError(f"the ledger names a configuration {r['config']!r}, which can't be a folder's name")
         self.configs[r["config"]] = Configuration(r["config"], r["values"])
         self.indices[r["config"]] = r["index"]

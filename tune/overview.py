@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from leebert.config import parse
 from leebert.errors import LeebertError
 from tune.failures import Placement
 from tune.folder import SweepFolder
@@ -17,7 +18,7 @@ from tune.space import SweepSpec
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
     """The space of an existing sweep, as it was resolved when it started, or was extended last."""
-    return SweepSpec.model_validate(folder.manifest["spec"])
+    return parse(SweepSpec, folder.manifest.get("spec") or {}, str(folder.path / "manifest.json"))
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:

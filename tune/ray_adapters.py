@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
+from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -87,6 +90,32 @@ class DriverCallback(_Unpickled, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.driver.gone(trial.trial_id, of_death(_error_of(trial), self.driver.hung(trial.trial_id)))
+
+
+class KilledForMemory(RayActorError, OutOfMemoryError):
+    """Ray's monitor ended a trial because its node ran out of memory."""
+
+    def __init__(self, message: str) -> None:
+        RayActorError.__init__(self, error_msg=message)
+
+
+class MemoryAwareActors(RayActorManager):
+    """Tune takes Ray's OutOfMemoryError for a fault of Tune's own and ends all trials: here it is the end of an actor."""
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        super()._actor_task_failed(tracked_actor_task, _as_actor_error(exception))
+
+    def _actor_start_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        super()._actor_start_failed(tracked_actor, _as_actor_error(exception))
+
+
+def _as_actor_error(exception: Exception) -> Exception:
+    return KilledForMemory(str(exception)) if isinstance(exception, OutOfMemoryError) else exception
+
+
+def use_memory_aware_actors() -> None:
+    """For the Tuners of this process; Tune has no option for it."""
+    tune_controller.RayActorManager = MemoryAwareActors
 
 
 def _error_of(trial: Any) -> Any:

@@ -6,13 +6,14 @@ import contextlib
 import functools
 import math
 import os
+import shutil
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from leebert.errors import LeebertError, SweepError
+from leebert.errors import LeebertError, StorageError, SweepError
 from tune.crossval import Study
 from tune.driver import Driver, EndStatus
 
@@ -28,8 +29,21 @@ def start_ray(address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SweepError(f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # where its processes take too long to come up, Ray raises no class of its own
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Without a token Ray says so by a class, with a wrong one only by the text of the cause.
+        if isinstance(error, ray.exceptions.AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
+            raise SweepError(
+                f"--address {address}: the cluster's token is missing or wrong here; it belongs into ~/.ray/auth_token, "
+                "with RAY_AUTH_MODE=token in the environment"
+            ) from None
+        ray.shutdown()
+        raise SweepError(
+            f"--address {address}: no Ray cluster answers there ({said})"
+            if address
+            else f"Ray could not be started on this machine ({said}); try again when it is less busy, "
+            "or give the address of a cluster by --address"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -66,7 +80,9 @@ def run_session(
     `before_end` is called between the last trial and the record of the end.
     """
     # Ray reads these when the Tuner is built: no pickles of trials, no progress table, one pending trial at a time so
-    # that a searcher decides on what is known, and our own handling of signals.
+    # that a searcher decides on what is known, and our own handling of signals and of nodes that are taken away (Ray
+    # would start the same attempt once more, which knows nothing of the epochs that are done).
+    os.environ["RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
@@ -74,15 +90,22 @@ def run_session(
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
     from ray import tune as ray_tune
 
-    from tune.ray_adapters import DriverCallback, DriverScheduler, DriverSearcher, DriverStopper
+    from tune.ray_adapters import (
+        DriverCallback,
+        DriverScheduler,
+        DriverSearcher,
+        DriverStopper,
+        use_memory_aware_actors,
+    )
     from tune.trial import CellTrial
 
+    use_memory_aware_actors()
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(CellTrial, study=study), functools.partial(_request, cpus=cpus, gpus=gpus)
     )
     error: str | None = None
     status: EndStatus | None = None
-    with signals(driver), tempfile.TemporaryDirectory(dir=study.folder, prefix=".ray-") as scratch:
+    with signals(driver), _scratch(study.folder) as scratch:
         tuner = ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
@@ -115,6 +138,19 @@ def run_session(
     return status
 
 
+@contextlib.contextmanager
+def _scratch(folder: str) -> Iterator[str]:
+    """A folder for Ray's own files, which it wants where every node reaches it."""
+    try:
+        scratch = tempfile.mkdtemp(dir=folder, prefix=".ray-")
+    except OSError as error:
+        raise StorageError(f"{folder} can't be written: {error.strerror or error}") from None
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # what is left is removed by the next session
+
+
 def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
     """What a trial asks Ray for; after memory ran out, a GPU or a node to itself."""
     import ray
@@ -143,13 +179,14 @@ def beats(
     also: Callable[[], None] = lambda: None,
     every: float = 2.0,
 ) -> Callable[[], None]:
-    """A function for Ray's loop that tells every few seconds what the driver is doing, and calls `also`."""
+    """A function for Ray's loop: tells every few seconds what the driver does, ends one that was taken over, calls `also`."""
     last = -every
 
     def beat() -> None:
         nonlocal last
         if time.monotonic() - last >= every:
             last = time.monotonic()
+            driver.may_decide()
             write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
             also()
 

@@ -218,8 +218,8 @@ class _Memory:
     def driver_writer(self, driver: int) -> _Memory:
         return self
 
-    def append(self, record: Record) -> Record:
-        return {"seq": 0, "time": 0.0, **record}
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+        return [{"seq": 0, "time": 0.0, **record} for record in records]
 
     def close(self) -> None: ...
 

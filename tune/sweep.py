@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import LeaseError, SweepError, TrackingError
+from leebert.errors import LeaseError, StorageError, SweepError, TrackingError
 from leebert.files import write_atomically
 from leebert.provenance import backbone_identity, code_version, differences, versions
 from tune import results
@@ -91,6 +91,7 @@ def resume_sweep(
 
     `space` may bring more configurations or seeds (`tune.extend`); `take_over` ends another driver's right to it.
     """
+    folder.refuse_links()
     with held(folder, take_over) as lease:
         old = spec_of(folder)
         where = json.dumps(str(folder.path.parent))
@@ -159,6 +160,7 @@ def _run(
     from tune.driver import replay
 
     study = prepared.study(folder.path, device)
+    tracker.fence(lease.check)
     # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
     replay(folder.ledger, tracker)
     driver = Driver(
@@ -200,6 +202,8 @@ def _run(
             )
         with contextlib.suppress(OSError):  # it is written anew from the ledger at any time
             results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
+    except StorageError as error:
+        raise StorageError(f"{error}; mend that, then go on by: leebert-tune resume {named(folder)}") from None
     except LeaseError:
         patience = 0.0  # what is left to send is the new driver's
         raise

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from leebert.errors import TrackingError
+from leebert.errors import LeaseError, TrackingError
 from tune.tracking_events import (
     CellEnded,
     CellStarted,
@@ -73,6 +73,7 @@ class Tracker:
         self._events: collections.deque[Event] = collections.deque()
         self._changed = threading.Condition()
         self._closing = self._abandoned = False
+        self._may_send: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     @property
@@ -95,6 +96,10 @@ class Tracker:
         except Exception as error:
             # No cause is chained: only the message was cleaned of secrets.
             raise TrackingError(advice(self.uri, error)) from None
+
+    def fence(self, may_send: Callable[[], None]) -> None:
+        """Send only while `may_send` doesn't raise LeaseError: what another driver has taken over is told by that one."""
+        self._may_send = may_send
 
     def put(self, event: Event) -> None:
         """Hand over an event: returns at once and never raises, whatever the server does."""
@@ -143,7 +148,10 @@ class Tracker:
         pause, away = 0.25, False
         while not self._abandoned:
             try:
+                self._may_send()
                 self._writer.apply(event)
+            except LeaseError:
+                self._abandoned = True
             except Exception as error:
                 if is_permanent(error):
                     self._reject(event, error)

@@ -139,11 +139,12 @@ class RunWriter:
         run = self._known[("config", event.config_id)]
         if _is_over(run, event.status, event.time_ms):
             return
-        points = _points(event.metrics.items(), 0)
-        if event.depth:
-            layers = range(1, 1 + max(len(values) for values in event.depth.values()))
-            points += _series("depth/", {**event.depth, "layer": layers}, first=1)
-        points += _series("tradeoff/", event.tradeoff, first=0)
+        points: Points = []
+        if event.status in ("complete", "pruned"):  # one that was stopped or failed may go on: no step is to come twice
+            points = _points(event.metrics.items(), 0) + _series("tradeoff/", event.tradeoff, first=0)
+            if event.depth:
+                layers = range(1, 1 + max(len(values) for values in event.depth.values()))
+                points = [*points, *_series("depth/", {**event.depth, "layer": layers}, first=1)]
         self._log(run, _rounded(points), at=event.time_ms, tags=[RunTag("outcome", event.status)])
         self._end(run, event.status, event.time_ms)
 

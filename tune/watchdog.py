@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from leebert.errors import StorageError
 from leebert.record import Batch, Rows
 
 
@@ -27,8 +28,11 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         if self.seconds:
-            self.report.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.report, "w")
+            try:
+                self.report.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.report, "w")
+            except OSError as error:
+                raise StorageError(f"{self.report} can't be written: {error.strerror or error}") from None
             self.alive()
         return self
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from tune.history import History
-from tune.space import SweepSpec, config_id
+from tune.searchers.listing import Listing
+from tune.space import SweepSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,5 +18,8 @@ class GridSearcher:
     spec: SweepSpec
 
     def suggest(self, history: History) -> dict[str, Any] | None:
-        suggested = {configuration.id for configuration in history}
-        return next((v for v in self.spec.configurations() if config_id(v) not in suggested), None)
+        return self._listing.first_new(history)
+
+    @functools.cached_property
+    def _listing(self) -> Listing:
+        return Listing(self.spec.configurations())

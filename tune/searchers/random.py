@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 from tune.history import History
+from tune.searchers.listing import Listing
 from tune.space import SweepSpec, config_id
 
 #: After so many draws in a row without a new configuration, a finite space is listed instead.
@@ -48,7 +50,10 @@ class RandomSearcher:
     def suggest(self, history: History) -> dict[str, Any] | None:
         if self.spec.limit is not None and len(history) >= self.spec.limit:
             return None
-        suggested = {configuration.id for configuration in history}
-        if self.spec.size is not None and len(suggested) >= self.spec.size:
+        if self.spec.size is not None and len(history) >= self.spec.size:
             return None  # known without drawing
-        return next((values for values in draws(self.spec) if config_id(values) not in suggested), None)
+        return self._listing.first_new(history)
+
+    @functools.cached_property
+    def _listing(self) -> Listing:
+        return Listing(draws(self.spec))

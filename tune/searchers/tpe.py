@@ -7,6 +7,7 @@ record by a moment contradicts it after a crash; this one can't.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -40,8 +41,7 @@ class TpeSearcher:
     spec: SweepSpec
 
     def suggest(self, history: History) -> dict[str, Any] | None:
-        at_random = RandomSearcher(self.spec)
-        drawn = at_random.suggest(history)
+        drawn = self._at_random.suggest(history)
         if drawn is None or sum(c.state in ("complete", "pruned") for c in history) < STARTUP:
             return drawn
         study = self.study(history)
@@ -52,6 +52,10 @@ class TpeSearcher:
             if config_id(values) not in suggested:
                 return values
         return drawn
+
+    @functools.cached_property
+    def _at_random(self) -> RandomSearcher:
+        return RandomSearcher(self.spec)
 
     def study(self, history: History) -> Study:
         """An Optuna study that knows the history."""

@@ -1,0 +1,115 @@
+"""A Ray cluster of several raylets on this machine, in a process of its own, beside the test session's own Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def health_checks() -> dict[str, str]:
+    """The settings with which the project's clusters notice a lost node."""
+    places = (ROOT / "cluster" / "start.sh", ROOT / "cluster.yaml")
+    text = "".join(path.read_text() for path in places if path.is_file())
+    found = dict(re.findall(r"(RAY_health_check_\w+)=(\d+)", text))
+    assert len(found) == 3, found
+    return found
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
+    """What `condition` returns as soon as that is true; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterNode:
+    """A node: Ray's id of it, and its raylet's process."""
+
+    id: str
+    raylet: int
+
+
+class Nodes:
+    """The cluster as tests see it: a head without CPUs, and the nodes that they add."""
+
+    def __init__(self, server: subprocess.Popen[str]) -> None:
+        self.server = server
+        self.address: str = self._ask({})
+
+    def add(self, cpus: int, gpus: int = 0, env: dict[str, str] | None = None) -> ClusterNode:
+        return ClusterNode(**self._ask({"add": {"num_cpus": cpus, "num_gpus": gpus, "env_vars": env}}))
+
+    def remove(self, node: ClusterNode) -> None:
+        """The node's processes ended, whether its raylet lives or not."""
+        self._ask({"remove": node.id})
+
+    def alive(self) -> set[str]:
+        """The nodes that Ray takes for alive."""
+        return set(self._ask({"alive": True}))
+
+    def _ask(self, what: dict[str, Any]) -> Any:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(what) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """A cluster with the project's own settings and no node that trials could run on, for the whole test session."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as temporary:
+        # A folder of its own: Ray notes the newest cluster in it, which `ray.init()` of others would join.
+        env = {**os.environ, **health_checks(), "RAY_TMPDIR": temporary}
+        server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env=env,
+        )  # fmt: skip
+        try:
+            yield Nodes(server)
+        finally:
+            server.communicate()  # the end of its input ends it
+
+
+def serve() -> None:
+    """Answer one request a line until there are no more."""
+    from ray.cluster_utils import Cluster
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    started: dict[str, Any] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: Any = cluster.address
+        if "add" in request:
+            node = cluster.add_node(**{k: v for k, v in request["add"].items() if v is not None})
+            started[node.node_id] = node
+            answer = {"id": node.node_id, "raylet": node.all_processes["raylet"][0].process.pid}
+        elif "remove" in request:
+            cluster.remove_node(started.pop(request["remove"]), allow_graceful=False)
+        elif "alive" in request:
+            answer = [n["NodeID"] for n in cluster.global_state.node_table() if n["Alive"]]
+        print(json.dumps(answer), file=answers, flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    serve()

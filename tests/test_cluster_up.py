@@ -1,0 +1,185 @@
+"""cluster/onprem.yaml brought up over ssh between four hosts (see hosts.py): sweeps, a machine lost and back, down.
+
+Only addresses, user, key and storage are edited as a user would; packages are there already instead of being installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hosts import ROOT, Host, Hosts, seconds_until, why_not
+from ray_hosts import MLFLOW, Watch, examine, host_of_first_trial, wait_for_epochs, write_space
+
+pytestmark = pytest.mark.slow
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A cluster that is up, and what a test needs of it."""
+
+    laptop: Host
+    head: Host
+    workers: list[Host]
+    config: Path
+    storage: Path
+    space: Path
+    watch: Watch
+
+    def ray(self, *words: str, **environment: str) -> str:
+        """What `ray ...` prints on the laptop."""
+        done = self.laptop.run("ray", *words, **environment)
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """`ray up` from a laptop: a head and two workers."""
+    if reason := why_not():
+        assert not os.environ.get("LEEBERT_HOSTS"), f"LEEBERT_HOSTS is set, but {reason}"
+        pytest.skip(reason)
+    with Hosts(tmp_path_factory.mktemp("cluster") / "hosts", "laptop", "head", "w1", "w2", sshd=True) as hosts:
+        laptop, head, *workers = hosts.all.values()
+        for host in hosts.all.values():
+            host.install()
+        (storage := hosts.folder / "sweeps").mkdir()
+        config = yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text())
+        config["provider"].update(head_ip=head.ip, worker_ips=[w.ip for w in workers])
+        config["auth"].update(ssh_user="root", ssh_private_key=str(hosts.folder / "key"))
+        config["setup_commands"] = []
+        for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+            config[key] = [command.replace("/mnt/sweeps", str(storage)) for command in config[key]]
+        (path := hosts.folder / "onprem.yaml").write_text(yaml.safe_dump(config))
+        space = write_space(hosts.folder / "text")
+        laptop.run("ray", "get-auth-token", "--generate")
+        laptop.run("ray", "up", "--yes", str(path))
+        watch = Watch(head)
+        watch.wait_alive(*workers)
+        yield Cluster(laptop, head, workers, path, storage, space, watch)
+        watch.close()
+
+
+def answer(host: Host, url: str, *options: str) -> str:
+    """The status that a host gets from a web server; 000 where there is none."""
+    return host.run("curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", *options, url, check=False).stdout
+
+
+def test_dashboard_and_mlflow_answer_the_head_only(cluster: Cluster) -> None:
+    seconds_until(lambda: answer(cluster.head, f"{MLFLOW}/health") == "200", 120, "MLflow is up")
+    for port in (5000, 8265):
+        for host in (cluster.laptop, *cluster.workers):
+            assert answer(host, f"http://{cluster.head.ip}:{port}/") == "000"
+    assert answer(cluster.head, f"{MLFLOW}/", "-H", "Host: evil.example.org") == "403"
+    assert answer(cluster.head, "http://127.0.0.1:8265/api/jobs/") == "401"
+    token = cluster.head.run("cat", f"{cluster.head.hosts.home}/.ray/auth_token").stdout
+    assert answer(cluster.head, "http://127.0.0.1:8265/api/jobs/", "-H", f"Authorization: Bearer {token}") == "200"
+
+
+def test_every_port_of_ray_refuses_a_stranger(cluster: Cluster) -> None:
+    """Ports that speak HTTP answer 401 without the token, but for figures that are read only (Prometheus)."""
+    open_ports = re.findall(r"(?:\*|0\.0\.0\.0|10\.77\.0\.\d+):(\d+) ", cluster.head.run("ss", "-ltn").stdout)
+    assert {"6379", "8076", "52365"} <= set(open_ports)
+    for port in set(open_ports):
+        assert answer(cluster.laptop, f"http://{cluster.head.ip}:{port}/api/") in ("000", "401", "404", "200")
+        assert "# HELP" in body(cluster, port) or answer(cluster.laptop, f"http://{cluster.head.ip}:{port}/") in (
+            "000",
+            "401",
+        )
+
+
+def body(cluster: Cluster, port: str) -> str:
+    return cluster.laptop.run("curl", "-s", "-m", "5", f"http://{cluster.head.ip}:{port}/", check=False).stdout
+
+
+@pytest.mark.parametrize("token", ["0" * 64, None])
+def test_a_driver_without_the_token_is_refused_with_one_line(cluster: Cluster, token: str | None) -> None:
+    wrong = {"RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_TOKEN_PATH": "/none"}
+    words = (
+        "--name",
+        "stranger",
+        "--storage",
+        str(cluster.storage),
+        "--tracking-uri",
+        f"sqlite:///{cluster.storage}/x.db",
+    )
+    done = cluster.head.run(
+        "leebert-tune", "sweep", str(cluster.space), *words, "--address", f"{cluster.head.ip}:6379",
+        check=False, RAY_AUTH_MODE="token", **wrong,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"error: --address {cluster.head.ip}:6379: the cluster's token is missing or wrong here")
+    assert not (cluster.storage / "stranger").exists()
+
+
+def sweep_named(name: str, cluster: Cluster) -> list[str]:
+    return ["sweep", str(cluster.space), "--name", name, "--address", "auto"]
+
+
+def lose_one_during(
+    cluster: Cluster, name: str, process: subprocess.Popen[bytes], log: Path, lose: Callable[[Host], None]
+) -> tuple[Host, float]:
+    """Take away the host on which a sweep's first trial runs, when it has a checkpoint; which, and when."""
+    wait_for_epochs(cluster.storage / name, 3, process, log)
+    victim = host_of_first_trial(*cluster.workers)
+    at = time.time()
+    lose(victim)
+    # Ray's defaults take 13 s for a dead machine and a minute for one that is cut off.
+    assert cluster.watch.dead_after(victim, at) < 12
+    return victim, at
+
+
+def check_nothing_was_lost(cluster: Cluster, name: str, at: float) -> None:
+    found = examine(cluster.storage / name, at)
+    assert found.status == "finished"
+    assert set(found.trained.values()) == {1}, "no epoch was trained twice"
+    assert len(found.trained) == 2 * 2 * 4
+    assert max(found.attempts.values()) == 2
+
+
+def test_a_sweep_by_ray_submit_survives_a_machine_that_dies(cluster: Cluster, tmp_path: Path) -> None:
+    words = [str(ROOT / "tune" / "__main__.py"), *sweep_named("submitted", cluster)]
+    process = cluster.laptop.start("ray", "submit", str(cluster.config), *words, log=tmp_path / "log")
+    victim, at = lose_one_during(cluster, "submitted", process, tmp_path / "log", Host.crash)
+    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    check_nothing_was_lost(cluster, "submitted", at)
+    experiment = f"{MLFLOW}/api/2.0/mlflow/experiments/get-by-name?experiment_name=leebert-pairs"
+    assert "experiment_id" in cluster.ray("exec", str(cluster.config), f"curl -s {experiment}")
+
+    victim.boot()
+    cluster.watch.wait_alive(victim, within=300)  # Ray's autoscaler starts it again, by ssh
+
+
+def test_a_sweep_by_ray_job_submit_survives_a_machine_that_is_cut_off(cluster: Cluster, tmp_path: Path) -> None:
+    tunnel = cluster.laptop.start("ray", "dashboard", str(cluster.config), log=tmp_path / "tunnel")
+    seconds_until(lambda: answer(cluster.laptop, "http://127.0.0.1:8265/") != "000", 60, "the dashboard is forwarded")
+    process = cluster.laptop.start(
+        "ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", "leebert-tune", *sweep_named("job", cluster),
+        log=tmp_path / "log", RAY_AUTH_MODE="token",
+    )  # fmt: skip
+    victim, at = lose_one_during(cluster, "job", process, tmp_path / "log", Host.cut)
+    assert process.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    assert "succeeded" in (tmp_path / "log").read_text()
+    check_nothing_was_lost(cluster, "job", at)
+    victim.heal()
+    tunnel.kill()
+    tunnel.wait()
+
+
+def test_down(cluster: Cluster) -> None:
+    """The last: Ray ends on the head at once, and on the workers as soon as they miss it."""
+    assert "No nodes remaining" in cluster.ray("down", "--yes", str(cluster.config))
+    for host in (cluster.head, *cluster.workers):
+        seconds_until(lambda host=host: not raylets(host), 60, f"Ray has ended on {host.name}")
+
+
+def raylets(host: Host) -> str:
+    return host.run("pgrep", "-f", "raylet/raylet|gcs_server|ray::", check=False).stdout

@@ -1,0 +1,230 @@
+"""`leebert-tune resume` after its driver was killed, stood still, or with a space that has grown; MLflow and Ray are real."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from encoders import save_backbone, write_task
+
+from leebert.yaml import dump_yaml
+from tune.folder import SweepFolder
+
+SCRIPTS = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A task and a backbone of three layers."""
+    folder = tmp_path_factory.mktemp("resume")
+    save_backbone(folder / "backbone", layers=3)
+    (folder / "task.json").write_text(json.dumps(write_task(folder / "data", n=160)))
+    return folder
+
+
+def space(place, name, **more):
+    values = {
+        "task": json.loads((place / "task.json").read_text()), "backbone": str(place / "backbone"), "max_length": 32,
+        "algorithms": ["clo-v2", "blo"], "space": {"lr_theta": [2e-3]}, "folds": 2, "seeds": [0],
+        "training": {"batch_size": 4, "max_epochs": 3, "precision": "fp32"},
+    }  # fmt: skip
+    path = place / f"{name}.yaml"
+    path.write_text(dump_yaml(values | more))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(cli, mlflow_server, place, ray_up):
+    """`leebert-tune` in this process, on the module's storage and the test session's MLflow server."""
+
+    def run(command, *args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
+            return cli("leebert-tune", command, *args, "--storage", place / "sweeps")
+
+    return run
+
+
+@pytest.fixture
+def started(place, mlflow_server, ray_up):
+    """Starts `leebert-tune` in a process of its own."""
+    processes = []
+
+    def start(command, *args):
+        where = ["--storage", place / "sweeps", "--address", ray_up]
+        processes.append(
+            subprocess.Popen(
+                [SCRIPTS / "leebert-tune", command, *args, *where],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url},
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def until(process, reached, seconds=120):
+    """Wait for something that a process is to bring about."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def recorded(folder):
+    return folder.ledger.read().fold_epochs if (folder.path / "manifest.json").is_file() else 0
+
+
+def numbers(folder):
+    """Every score and loss of every epoch, by cell."""
+    epochs = folder.ledger.read().epochs
+    return {cell: {n: (r["train_loss"], r["exits"]) for n, r in known.items()} for cell, known in epochs.items()}
+
+
+def told_to_mlflow(server, sweep):
+    """A sweep's runs: their identities, statuses, and how often a step of `score/mean` is there."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name("leebert-pairs").experiment_id
+    runs = client.search_runs([experiment], f"tags.sweep = '{sweep}'", max_results=1000)
+    names = ("kind", "config", "seed", "fold", "label")
+    identities = Counter(tuple(run.data.tags.get(name) for name in names) for run in runs)
+    steps = Counter(
+        (run.info.run_id, name, metric.step)
+        for run in runs
+        for name in run.data.metrics.keys() & {"score/mean", "cv/score_mean", "depth/score"}
+        for metric in client.get_metric_history(run.info.run_id, name)
+    )
+    return identities, {run.info.status for run in runs}, steps
+
+
+@pytest.fixture(scope="module")
+def whole(tuned, place):
+    """The sweep that nobody disturbs."""
+    ran = tuned("sweep", space(place, "pairs"), "--name", "whole")
+    assert ran.code == 0, ran.err
+    return SweepFolder(place / "sweeps" / "whole")
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_at_any_moment_loses_and_repeats_nothing(whole, tuned, started, place, mlflow_server):
+    folder, rng = SweepFolder(place / "sweeps" / "torn"), random.Random(7)
+    first = started("sweep", place / "pairs.yaml", "--name", "torn")
+    until(first, (folder.path / "manifest.json").is_file)
+    first.kill()  # the folder is there, but no trial was granted
+    first.wait()
+    assert not folder.ledger.read().attempts
+    decisions = [folder.ledger.in_order()]
+    for epochs in (1, rng.randint(3, 7)):
+        process = started("resume", "torn")
+        until(process, lambda: recorded(folder) >= epochs)  # noqa: B023
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        decisions.append([r for r in folder.ledger.in_order() if r["kind"] in ("suggest", "grant", "complete")])
+    last = tuned("resume", "torn", "--json")
+    assert last.code == 0, last.err
+    assert last.json[0]["status"] == "finished"
+    assert numbers(folder) == numbers(whole)
+    records = folder.ledger.in_order()
+    epochs = Counter((r["config"], r["seed"], r["fold"], r["epoch"]) for r in records if r["kind"] == "epoch")
+    fences = folder.ledger.fences()
+    ignored = [r for r in records if r["kind"] == "epoch" and r["seq"] >= fences[r["config"]].get(r["attempt"], 1e9)]
+    assert sum(epochs.values()) - len(ignored) == len(epochs) == 12
+    made = [r for r in records if r["kind"] in ("suggest", "grant", "complete")]
+    for before in decisions[1:]:
+        assert made[: len(before)] == before
+    identities, statuses, steps = told_to_mlflow(mlflow_server, "torn")
+    assert identities.keys() == told_to_mlflow(mlflow_server, "whole")[0].keys()
+    assert set(identities.values()) == {1}
+    assert statuses == {"FINISHED"}
+    assert set(steps.values()) == {1}
+    assert not list((folder.path / "checkpoints").iterdir())
+    assert not list(folder.path.glob(".ray-*"))
+
+
+@pytest.mark.slow
+def test_a_driver_that_stood_still_while_another_took_over_ends_itself(tuned, started, place, mlflow_server):
+    path = space(
+        place, "still", algorithms=["blo"],
+        training={"batch_size": 4, "max_epochs": 3000, "patience": 3000, "precision": "fp32"},
+    )  # fmt: skip
+    folder = SweepFolder(place / "sweeps" / "still")
+    old = started("sweep", path, "--name", "still")
+    until(old, lambda: recorded(folder) >= 2)
+    old.send_signal(signal.SIGSTOP)
+    refused = tuned("resume", "still")
+    assert refused.code == 1
+    assert f"driven by process {old.pid} on {socket.gethostname()}" in refused.err
+    assert "--take-over" in refused.err
+    done = recorded(folder)
+    new = tuned("resume", "still", "--take-over", "--json", "--set", f"budget.fold_epochs={done + 20}")
+    assert new.code == 0, new.err
+    epochs = {cell: dict(known) for cell, known in folder.ledger.read().epochs.items()}
+    decided = folder.ledger.driver_fences()
+    assert len(decided) == 2
+    told = told_to_mlflow(mlflow_server, "still")
+    old.send_signal(signal.SIGCONT)
+    _, err = old.communicate(timeout=60)
+    assert old.returncode == 1
+    assert f"was taken over by process {os.getpid()}" in err
+    assert "Traceback" not in err
+    after = folder.ledger.read()
+    assert {cell: dict(known) for cell, known in after.epochs.items()} == epochs
+    assert folder.ledger.driver_fences() == decided
+    assert after.end["status"] == "stopped"
+    assert told_to_mlflow(mlflow_server, "still") == told
+    assert set(told[0].values()) == set(told[2].values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_sweep_takes_more_values_and_seeds_and_trains_only_what_is_new(whole, tuned, place):
+    before = {cell: r for cell, r in whole.ledger.read().cells.items()}
+    ran = tuned("resume", "whole", space(place, "more", space={"lr_theta": [2e-3, 4e-3]}, seeds=[0, 1]))
+    assert ran.code == 0, ran.err
+    state = whole.ledger.read()
+    assert {cell: state.cells[cell] for cell in before} == before
+    assert [c.state for c in state.history()] == ["complete"] * 4
+    assert {c.id: {(k.seed, k.fold) for k in c.cells} for c in state.history()} == {
+        c.id: {(s, f) for s in (0, 1) for f in (0, 1)} for c in state.history()
+    }
+    assert state.fold_epochs == 4 * 4 * 3
+    assert tuned("status", "whole", "--json").json["cells_left"] == 0
+    # What was extended is what goes on.
+    again = tuned("resume", "whole", place / "pairs.yaml")
+    assert again.code == 1
+    assert "seeds: 1 is missing" in again.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("folds=3", "folds: 2 → 3"),
+        ("data.subset={rows: 100, seed: 0}", "data.subset.rows: not set → 100"),
+        ("training.max_epochs=4", "training.max_epochs: 3 → 4"),
+        ("training.warmup=0.2", "training.warmup: not set → 0.2"),
+    ],
+)
+def test_what_would_make_results_that_cannot_be_joined_is_refused(whole, tuned, change, told):
+    before = {p: p.read_bytes() for p in whole.path.rglob("*") if p.is_file() and p.parent.name != "lease"}
+    ran = tuned("resume", "whole", "--set", change)
+    assert ran.code == 1
+    assert told in ran.err
+    assert "start another sweep" in ran.err
+    assert {p: p.read_bytes() for p in whole.path.rglob("*") if p.is_file() and p.parent.name != "lease"} == before

@@ -1,0 +1,188 @@
+"""Folders from strangers: what is in them is data. Nothing is executed, and nothing outside of them is removed or written."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from encoders import save_backbone
+from test_driver import driver, run_all
+
+from leebert.checkpoint import Checkpoints
+from leebert.errors import LeebertError, SweepError
+from tune.crossval import load_held_out, run_attempt
+from tune.folder import SweepFolder
+from tune.ledger import Ledger, encode
+from tune.overview import status_of
+
+
+class Payload:
+    """What a pickle can do: here it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.fixture
+def payload(tmp_path):
+    """A pickle that must not be opened; the test fails if it was."""
+    mark = tmp_path / "executed"
+    data = pickle.dumps(Payload(mark))
+    pickle.loads(data)
+    assert mark.exists(), "the payload works"
+    mark.unlink()
+    yield data
+    assert not mark.exists()
+
+
+def everything(folder):
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+SPEC = {
+    "task": "mrpc", "backbone": "b", "algorithms": ["blo"], "folds": 2, "space": {"lr_theta": [1e-2, 1e-3]},
+    "training": {"max_epochs": 2, "batch_size": 8},
+}  # fmt: skip
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    """A sweep's folder as somebody else has left it: one configuration begun, one epoch done."""
+    folder = tmp_path / "storage" / "s"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"spec": SPEC}))
+    d = driver(folder)
+    running = run_attempt(d.study, d.next_attempt("t"))
+    next(running)
+    running.close()
+    d.writer.close()
+    return folder
+
+
+def add(stranger, *records, number=1):
+    """Records with good checksums at the end of a driver's."""
+    folder = stranger / "ledger" / "driver" / f"{number:04d}"
+    seq = sum(1 for _ in Ledger(stranger / "ledger")._read(folder))
+    lines = b"".join(
+        encode({"seq": seq + i, "time": 1.0, **r} if isinstance(r, dict) else r) for i, r in enumerate(records)
+    )
+    (folder / "00000009.jsonl").write_bytes(lines + encode({"seq": 99, "time": 1.0, "kind": "unknown"}))
+
+
+FOREIGN = "clo-v2-0.01"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [{"kind": "suggest", "config": "../../x", "index": 2, "values": {}}],
+        [{"kind": "suggest", "config": "/etc", "index": 2, "values": {}}],
+        [{"kind": "suggest", "config": "", "index": 2, "values": {}}],
+        [{"kind": "suggest", "config": "..", "index": 2, "values": {}}],
+        [{"kind": "suggest", "config": "a\0b", "index": 2, "values": {}}],
+        [{"kind": "suggest", "config": "driver", "index": 2, "values": {}}],
+        [{"kind": "suggest", "config": 7, "index": 2, "values": {}}],
+        [{"kind": "grant", "config": "../../x", "attempt": 1, "fences": {}}],
+        [{"kind": "grant", "config": FOREIGN, "attempt": "../../../x", "fences": {}}],
+        [{"kind": "grant", "config": FOREIGN, "attempt": 2, "driver": "../../x", "fences": {}}],
+        [{"kind": "grant", "config": FOREIGN, "attempt": 2, "fences": {"../x": 1}}],
+        [{"kind": "grant", "config": FOREIGN, "attempt": 2, "fences": [1]}],
+        [{"kind": "complete", "config": "unheard-of"}],
+        [{"kind": "fail"}],
+        [{"kind": "end"}, [1, 2, 3]],
+        ["a line"],
+    ],
+    ids=lambda records: json.dumps(records)[:60],
+)  # fmt: skip
+def test_a_record_that_no_sweep_writes_is_an_error_that_names_it(stranger, records):
+    add(stranger, *records)
+    before = everything(stranger.parents[1])
+    with pytest.raises(SweepError, match="ledger") as error:
+        Ledger(stranger / "ledger").read()
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(SweepError):
+        status_of(SweepFolder(stranger))
+    assert everything(stranger.parents[1]) == before
+
+
+@pytest.mark.parametrize("kind", ["apply", "history", "__init__", "cell", "counts", "set"])
+def test_a_kind_of_record_is_no_name_of_a_method(stranger, kind):
+    before = Ledger(stranger / "ledger").read().history()
+    add(stranger, {"kind": kind, "config": FOREIGN, "state": "complete"})
+    assert Ledger(stranger / "ledger").read().history() == before
+
+
+@pytest.mark.parametrize("file", ["ledger", "manifest.json", "lease", "held-out"])
+def test_a_pickle_in_a_sweeps_folder_is_never_opened(stranger, payload, file):
+    if file == "ledger":
+        (stranger / "ledger" / "driver" / "0001" / "00000007.jsonl").write_bytes(payload + b"\n" + payload + b"\n")
+        with pytest.raises(SweepError, match="00000007.jsonl, line 1.*damaged"):
+            Ledger(stranger / "ledger").read()
+    elif file == "manifest.json":
+        (stranger / "manifest.json").write_bytes(payload)
+        with pytest.raises(SweepError, match="manifest.json can't be read"):
+            status_of(SweepFolder(stranger))
+    elif file == "lease":
+        (stranger / "lease").mkdir()
+        (stranger / "lease" / "0001.json").write_bytes(payload)
+        assert status_of(SweepFolder(stranger))["state"] == "died"
+    else:
+        (stranger / "x.parquet").write_bytes(payload)
+        with pytest.raises((LeebertError, ValueError)):
+            load_held_out(stranger / "x.parquet")
+
+
+@pytest.mark.parametrize(
+    "manifest", [[], {}, {"spec": []}, {"spec": {**SPEC, "task": {"__reduce__": "x"}}}, {"spec": {"folds": -1}}]
+)
+def test_a_manifest_of_anything_else_is_one_clear_error(stranger, cli, manifest):
+    (stranger / "manifest.json").write_text(json.dumps(manifest))
+    for command in (["status", stranger], ["best", stranger], ["resume", stranger]):
+        ran = cli("leebert-tune", *command)
+        assert ran.code == 1
+        assert ran.err.startswith("error: "), ran.err
+        assert "manifest.json" in ran.err
+    assert cli("leebert-tune", "list", "--storage", stranger.parent).code == 0
+
+
+def test_a_checkpoint_with_a_pickle_is_passed_over(stranger, payload):
+    d = driver(stranger, fresh=False)
+    (checkpoint,) = stranger.glob("checkpoints/*/*/epoch-0000")
+    (checkpoint / "state.safetensors").write_bytes(payload)
+    assert Checkpoints(checkpoint.parent, anew=True).load() is None
+    assert run_all(d) == "finished"
+
+
+def test_a_model_folder_with_pickles_or_code_of_its_own_is_refused(tmp_path, payload, cli):
+    model = tmp_path / "model"
+    save_backbone(model)
+    (model / "modeling_evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_evil.Evil", "AutoModelForSequenceClassification": "modeling_evil.Evil"}
+    (model / "config.json").write_text(json.dumps(config))
+    (tmp_path / "rows.tsv").write_text("sentence\nhello\n")
+    for weights in ("model.safetensors", "pytorch_model.bin"):
+        (model / "model.safetensors").unlink(missing_ok=True)
+        (model / weights).write_bytes(payload)
+        ran = cli("leebert", "predict", model, "--input", tmp_path / "rows.tsv", stdin="hello\n")
+        assert ran.code != 0
+        assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("where", ["checkpoints", "ledger/clo-v2-0.01", "cells", "hung", "lease", "STOP"])
+def test_a_link_out_of_the_folder_is_refused_before_anything_is_written(stranger, cli, where):
+    outside = stranger.parents[1] / "outside"
+    (outside / "my-s0-files").mkdir(parents=True)
+    (outside / "my-s0-files" / "thesis.txt").write_text("years of work")
+    place = stranger / where
+    if place.is_dir():
+        place.rename(stranger.parents[1] / "moved")
+    place.symlink_to(outside, target_is_directory=True)
+    before = everything(stranger.parents[1])
+    ran = cli("leebert-tune", "resume", stranger)
+    assert ran.code == 1
+    assert f"{place} is a symbolic link" in ran.err
+    assert everything(stranger.parents[1]) == before

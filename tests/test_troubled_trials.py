@@ -1,0 +1,114 @@
+"""Trials that hang, wait, find their checkpoints damaged or their clocks set back, in real sweeps."""
+
+import time
+
+import pytest
+from toy_problems import SlowProblem, TroubledProblem, keep_the_interpreter, set_the_clock_back, sleep_for_ever
+from toy_sweep import by_value, scores, session, toy_driver, undisturbed
+from toys import ToyProblem
+
+from tune.driver import Budget
+from tune.lease import Lease, holder
+from tune.ledger import Ledger
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return undisturbed(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(autouse=True)
+def travelling(ray_up):
+    with by_value():
+        yield
+
+
+def of(expected, state):
+    """The expected scores of the configurations that a sweep has tried."""
+    return {cell: epochs for cell, epochs in expected.items() if cell[0] in state.configs}
+
+
+def test_a_trial_that_hangs_is_ended_and_tried_again_and_its_stack_is_kept(tmp_path, expected):
+    problem = TroubledProblem(marks=str(tmp_path), troubles=(sleep_for_ever, keep_the_interpreter))
+    d = toy_driver(tmp_path, problem, study={"hang_seconds": 4.0}, budget=Budget(trials=1))
+    assert session(d) == "finished"
+    ((config, failures),) = d.state.failures.items()
+    assert [f["reason"] for f in failures] == ["hang", "hang"]
+    for attempt, trouble in ((1, "sleep_for_ever"), (2, "keep_the_interpreter")):
+        path = tmp_path / "hung" / f"{config}-{attempt:04d}-0001.txt"
+        stack = path.read_text()
+        assert trouble in stack
+        assert "in train_epochs" in stack
+        assert str(path) in failures[attempt - 1]["message"]
+    assert scores(d.state) == of(expected, d.state)
+
+
+def test_a_slow_trial_lives_and_so_does_one_that_waits_to_be_asked(tmp_path, expected):
+    d = toy_driver(tmp_path, SlowProblem(pause=0.7), study={"hang_seconds": 5.0}, budget=Budget(trials=1))
+    waited = []
+
+    def wait():
+        if d.state.fold_epochs and not waited:
+            waited.append(time.sleep(8))  # Ray's loop stands still, and with it whatever asks for epochs
+
+    assert session(d, beat=wait) == "finished"
+    assert waited
+    assert not d.state.failures
+    assert {len(a) for a in d.state.attempts.values()} == {1}
+    assert not list((tmp_path / "hung").iterdir())
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
+def test_a_checkpoint_that_was_altered_while_the_sweep_was_stopped_costs_an_epoch(tmp_path, expected, file):
+    d = toy_driver(tmp_path, ToyProblem(), study={"training": {"max_epochs": 3}}, budget=Budget(fold_epochs=2))
+    assert session(d, 1) == "stopped"
+    newest = sorted(tmp_path.glob("checkpoints/*/*/epoch-*"))[-1]
+    data = bytearray((newest / file).read_bytes())
+    data[-7] ^= 1
+    (newest / file).write_bytes(data)
+    later = toy_driver(tmp_path, ToyProblem(), 2, {"training": {"max_epochs": 3}}, budget=Budget(trials=1))
+    done = later.state.fold_epochs
+    assert session(later, 1) == "finished"
+    assert scores(later.state) == of(undisturbed(tmp_path / "plain", max_epochs=3), later.state)
+    # It was really trained again: no epoch is recorded twice, but the new attempt wrote a checkpoint of the damaged one.
+    (config,) = later.state.configs
+    repeated = [r for r in later.ledger.records_of(config, "0002-0002") if r["kind"] == "checkpoint"]
+    assert len(repeated) == 1
+    assert later.state.fold_epochs == 6 > done
+
+
+def test_clocks_that_are_set_back_change_nothing(tmp_path, expected, monkeypatch):
+    problem = TroubledProblem(marks=str(tmp_path), troubles=(set_the_clock_back,))
+    d = toy_driver(tmp_path, problem, budget=Budget(hours=1.0))
+    lease = Lease.take(tmp_path)
+    d.may_decide = lease.check
+    real, back = time.time, []
+
+    def set_back():
+        if d.state.fold_epochs >= 4 and not back:
+            back.append(True)
+            monkeypatch.setattr(time, "time", lambda: real() - 3600)
+
+    try:
+        assert session(d, beat=set_back) == "finished"
+        assert back
+        assert (tmp_path / "set_the_clock_back").exists()
+        assert d.hours() < 0.5
+        assert Lease.take is not None
+        assert holder(tmp_path).alive
+    finally:
+        lease.release()
+    state = Ledger(tmp_path / "ledger").read()
+    assert scores(state) == scores(d.state) == expected
+    assert 0 <= state.elapsed < 1800
+    order = [
+        (r["kind"], r["config"], r.get("epoch"))
+        for r in d.ledger.in_order()
+        if r["kind"] in ("epoch", "grant", "complete")
+    ]
+    for config in state.configs:
+        mine = [(kind, epoch) for kind, c, epoch in order if c == config]
+        assert mine[0][0] == "grant"
+        assert [epoch for kind, epoch in mine if kind == "epoch"] == [0, 1, 0, 1]
