@@ -333,7 +333,7 @@ class Fault:
     def server_killed(self, command: Command) -> Command:
         self.bench.server.kill()
         time.sleep(self.rng.uniform(*AWAY))
-        self.bench.server.start()
+        self.bench.server.start(PATIENCE)
         return command
 
     def server_paused(self, command: Command) -> Command:
@@ -579,7 +579,7 @@ def main() -> None:
     results: list[Found] = []
     with contextlib.nullcontext(options.keep) if options.keep else scratch() as folder:
         bench = Bench(folder)
-        bench.server.start()
+        bench.server.start(PATIENCE)
         try:
             references: dict[str, tuple[Sweep, float]] = {}
             for case in cases:
