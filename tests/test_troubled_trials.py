@@ -32,7 +32,7 @@ def of(expected, state):
 
 def test_a_trial_that_hangs_is_ended_and_tried_again_and_its_stack_is_kept(tmp_path, expected):
     problem = TroubledProblem(marks=str(tmp_path), troubles=(sleep_for_ever, keep_the_interpreter))
-    d = toy_driver(tmp_path, problem, study={"hang_seconds": 4.0}, budget=Budget(trials=1))
+    d = toy_driver(tmp_path, problem, study={"hang_seconds": 5.0}, budget=Budget(trials=1))
     assert session(d) == "finished"
     ((config, failures),) = d.state.failures.items()
     assert [f["reason"] for f in failures] == ["hang", "hang"]

@@ -39,6 +39,12 @@ class SlowRows:
 class SlowProblem(ToyProblem):
     pause: float = 0.0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # The first optimiser of a process imports it, which takes seconds: not while a watchdog of seconds looks on.
+        import torch._dynamo  # noqa: F401
+
+        self.__dict__.update(state)
+
     def rows(self) -> Any:
         return SlowRows(toy_rows(self.size), self.pause)
 
