@@ -488,7 +488,10 @@ def test_a_damaged_checkpoint_of_a_training_is_named_and_kept(place, cli, tmp_pa
     (damaged,) = (tmp_path / "m" / ".checkpoints").glob("epoch-*")
     (damaged / "state.safetensors").write_bytes(b"nothing")
     refuses(
-        cli("leebert", "train", "--config", config, "--out", tmp_path / "m"), damaged, "damaged", "delete that folder"
+        cli("leebert", "train", "--config", config, "--out", tmp_path / "m"),
+        damaged,
+        "can't be used",
+        "to start this run from its beginning",
     )
     assert (damaged / "state.safetensors").read_bytes() == b"nothing"
 
