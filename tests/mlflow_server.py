@@ -37,7 +37,7 @@ class MlflowServer:
         self._log = self.folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, seconds: float = 120.0) -> None:
+    def start(self, seconds: float = 300.0) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [str(SERVE), str(self.folder)],

@@ -159,3 +159,25 @@ def test_a_diverged_cell_has_no_score_and_a_pruned_configuration_stays_pruned():
 def test_no_ledger_is_said_so(tmp_path):
     with pytest.raises(SweepError, match="is no ledger"):
         Ledger(tmp_path).read()
+
+
+@pytest.mark.parametrize("ahead", [-3600, 0, 3600])
+def test_a_trials_clock_does_not_move_its_records_past_the_driver_s_decisions(tmp_path, ahead):
+    ledger = Ledger(tmp_path)
+    driver, clock = ledger.driver_writer(1), 1_000_000
+    told = []
+    for config in ("a", "b"):
+        trial = ledger.attempt_writer(config, "0001-0001")
+        suggest = {"kind": "suggest", "config": config, "index": 0, "values": {}}
+        grant = {"kind": "grant", "config": config, "attempt": 1, "fences": {}}
+        for writer, record in (
+            (driver, suggest), (driver, grant), (trial, epoch(config)), (trial, epoch(config, n=1)),
+            (trial, cell_end(config)), (driver, {"kind": "complete", "config": config}),
+        ):  # fmt: skip
+            # The conclusion comes in the same moment as what it concludes from.
+            clock += record["kind"] != "complete"
+            writer.append({**record, "time": clock + (ahead if writer is trial else 0)})
+            told.append((record["kind"], config, record.get("epoch")))
+    driver.append({"kind": "end", "time": clock + 1})
+    found = [(r["kind"], r.get("config"), r.get("epoch")) for r in ledger.in_order()]
+    assert found == [*told, ("end", None, None)]
