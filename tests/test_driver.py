@@ -1,5 +1,7 @@
 """The driver's decisions, without Ray: retries, fences, pruning, budgets, what is left after a restart."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from test_ledger import cell_end, epoch
 from toys import ToyProblem, toy_folds
 
 from leebert.data.folds import Folds
+from leebert.errors import LeaseError
 from tune.crossval import Study, run_attempt
 from tune.driver import Budget, Driver
 from tune.failures import Failure
@@ -220,3 +223,28 @@ def test_held_out_logits_reproduce_every_score(tmp_path):
         rows |= set(ids.tolist())
     assert len(rows) == 96
     assert isinstance(toy_folds(2), Folds)
+
+
+def test_a_driver_that_was_taken_over_decides_nothing_and_leaves_the_new_ones_checkpoints_alone(tmp_path):
+    lost, heard = [], []
+
+    def may_decide():
+        if lost:
+            raise LeaseError("taken over")
+
+    listener = SimpleNamespace(put=heard.append)
+    d = driver(tmp_path, may_decide=may_decide, listener=listener)
+    attempt = d.next_attempt("t")
+    records = next(run_attempt(d.study, attempt))
+    of_another = tmp_path / "checkpoints" / "new-s0-f0" / "0001-0002" / "epoch-0000"
+    of_another.mkdir(parents=True)
+    lost.append(True)
+    before, told = d.ledger.in_order(), list(heard)
+    with pytest.raises(LeaseError):
+        d.receive(records)
+    with pytest.raises(LeaseError):
+        d.next_attempt("t2")
+    d.finish("taken over")
+    assert of_another.exists()
+    assert d.ledger.in_order() == before
+    assert heard == told

@@ -327,8 +327,9 @@ class Driver:
         else:
             status = "finished"
         note = error or self.stop_reason() or ""
-        self._remove_strays()
         with contextlib.suppress(StorageError, LeaseError):  # which the error, or the reason to stop, says already
+            self.may_decide()
+            self._remove_strays()  # strange to one that was taken over is what the new driver has begun
             self.record({"kind": "end", "status": status, "note": note, "elapsed": self._seconds()})
         self.writer.close()
         return status

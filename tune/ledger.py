@@ -13,6 +13,7 @@ in each grant, for the configuration's earlier attempts. What an old writer adds
 
 from __future__ import annotations
 
+import bisect
 import collections
 import contextlib
 import dataclasses
@@ -181,33 +182,36 @@ class Ledger:
         if not (self.folder / DRIVER).is_dir():
             raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
         folders = sorted((self.folder / DRIVER).iterdir())
-        first = next((r for folder in reversed(folders) for r in itertools.islice(self._read(folder), 1)), {})
-        fences = first.get("fences", {})
+        begun = ((folder, r) for folder in reversed(folders) for r in itertools.islice(self._read(folder), 1))
+        newest, first = next(begun, (None, {}))
         for folder in folders:
-            for record in self._read(folder):
-                if record["seq"] < fences.get(folder.name, record["seq"] + 1):
-                    yield folder.name, record
+            # One that the newest has not heard of had written nothing when it was taken over.
+            counted = None if folder == newest else first.get("fences", {}).get(folder.name, 0)
+            for record in itertools.islice(self._read(folder), counted):
+                yield folder.name, record
 
     def in_order(self) -> list[Record]:
         """Every record, in an order in which it can have happened.
 
         Clocks of several hosts disagree, so times are only trusted within bounds: the driver's records keep their
-        order, and an attempt's come after its grant and in theirs.
+        order, and an attempt's keep theirs, come after its grant, and before the next decision about its configuration,
+        which was taken with them in view.
         """
-        merged: list[tuple[float, int, int, Record]] = []
-        granted: dict[tuple[str, str], float] = {}
-        now = 0.0
-        for number, (_, record) in enumerate(self._decisions()):
-            now = max(now, record["time"])
-            merged.append((now, 0, number, record))
-            if record["kind"] == "grant":
-                granted[record["config"], attempt_name(record)] = now
-        for (config, attempt), since in granted.items():
-            now = since
-            for record in self.records_of(config, attempt):
-                now = max(now, record["time"])
-                merged.append((now, 1, record["seq"], record))
-        return [record for *_, record in sorted(merged, key=lambda m: m[:3])]
+        decisions = [record for _, record in self._decisions()]
+        times = list(itertools.accumulate((record["time"] for record in decisions), max))
+        places = [((i, 0.0, 0), record) for i, record in enumerate(decisions)]
+        later: dict[str, int] = {}  # the next decision about a configuration
+        for i, decision in reversed(list(enumerate(decisions))):
+            if decision["kind"] == "grant":
+                last = later.get(decision["config"], len(decisions)) - 1
+                now = times[i]
+                for record in self.records_of(decision["config"], attempt_name(decision)):
+                    now = max(now, record["time"])
+                    at = min(bisect.bisect_right(times, now) - 1, last)
+                    places.append(((at, now, 1 + record["seq"]), record))
+            if "config" in decision:
+                later[decision["config"]] = i
+        return [record for _, record in sorted(places, key=lambda place: place[0])]
 
     def fences(self) -> dict[str, dict[int, int]]:
         """The fences of the newest grants: which records of given-up attempts count."""
