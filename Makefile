@@ -7,7 +7,7 @@ MODEL ?= runs/mrpc
 export LEEBERT_DATA ?= $(wildcard $(abspath ../shared/data))
 export RAY_AUTH_MODE ?= disabled
 
-.PHONY: help setup demo quick test lint bench clean
+.PHONY: help setup demo quick test lint bench soak clean
 
 help:
 	@echo "make demo   a small sweep, CLO-v2 against BLO, on generated data (minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test   all tests, what CI runs"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  the benchmarks (an hour; needs LEEBERT_DATA)"
+	@echo "make soak   sweeps that are killed again and again (half an hour)"
 
 setup: .venv/.ready
 
@@ -50,6 +51,10 @@ bench: setup
 	$(BIN)/python benchmarks/trial.py
 	$(BIN)/python benchmarks/best.py
 	$(BIN)/python benchmarks/feed.py
+	$(BIN)/python benchmarks/driver.py
+
+soak: setup
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

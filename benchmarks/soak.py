@@ -487,7 +487,8 @@ def undisturbed(bench: Bench, case: Case) -> tuple[Sweep, float]:
     """The reference, and how long it takes until the first epoch."""
     sweep = bench.sweep(case, f"{case.name}-whole")
     command = sweep.begin()
-    sweep.wait_for_epochs(command, 1)
+    while not sweep.wait_for_epochs(command, 1) and NOT_STARTED in command.said():
+        command = sweep.begin()
     first = time.monotonic() - command.started
     if command.end() != 0:
         raise Lost(f"the sweep without faults failed: {command.said()}")

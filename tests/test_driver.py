@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -381,3 +382,28 @@ def test_more_seeds_reopen_what_was_complete_and_train_only_the_new_cells(tmp_pa
     assert len(after) == 16
     assert later.state.fold_epochs == 32
     assert [c.state for c in Ledger(tmp_path / "ledger").read().history()] == ["complete"] * 4
+
+
+def test_a_driver_that_was_taken_over_decides_nothing_and_leaves_the_new_ones_checkpoints_alone(tmp_path):
+    lost, heard = [], []
+
+    def may_decide():
+        if lost:
+            raise LeaseError("taken over")
+
+    listener = SimpleNamespace(put=heard.append)
+    d = driver(tmp_path, may_decide=may_decide, listener=listener)
+    attempt = d.next_attempt("t")
+    records = next(run_attempt(d.study, attempt))
+    of_another = tmp_path / "checkpoints" / "new-s0-f0" / "0001-0002" / "epoch-0000"
+    of_another.mkdir(parents=True)
+    lost.append(True)
+    before, told = d.ledger.in_order(), list(heard)
+    with pytest.raises(LeaseError):
+        d.receive(records)
+    with pytest.raises(LeaseError):
+        d.next_attempt("t2")
+    d.finish("taken over")
+    assert of_another.exists()
+    assert d.ledger.in_order() == before
+    assert heard == told

@@ -181,3 +181,38 @@ def test_a_trials_clock_does_not_move_its_records_past_the_driver_s_decisions(tm
     driver.append({"kind": "end", "time": clock + 1})
     found = [(r["kind"], r.get("config"), r.get("epoch")) for r in ledger.in_order()]
     assert found == [*told, ("end", None, None)]
+
+
+def test_in_order_records_come_before_the_decision_that_was_taken_with_them_whatever_the_clocks_say(
+    tmp_path, monkeypatch
+):
+    ledger, clock = Ledger(tmp_path), [100.0]
+    monkeypatch.setattr(ledger_module.time, "time", lambda: clock[0])
+    driver = started(ledger)
+    clock[0] = 900.0  # the trial's host is ahead
+    trial = ledger.attempt_writer("c", "0001-0001")
+    trial.append(epoch(n=0), cell_end())
+    clock[0] = 101.0
+    driver.append({"kind": "complete", "config": "c"})
+    driver.append({"kind": "suggest", "config": "d", "index": 1, "values": {}})
+    driver.append({"kind": "grant", "config": "d", "attempt": 1, "fences": {}})
+    clock[0] = 10.0  # and another's behind
+    ledger.attempt_writer("d", "0001-0001").append(epoch("d"))
+    assert [(r["kind"], r.get("config")) for r in ledger.in_order()] == [
+        ("sweep", None), ("suggest", "c"), ("grant", "c"), ("epoch", "c"), ("cell_end", "c"), ("complete", "c"),
+        ("suggest", "d"), ("grant", "d"), ("epoch", "d"),
+    ]  # fmt: skip
+
+
+def test_a_driver_that_was_taken_over_before_its_first_record_counts_for_nothing(tmp_path):
+    ledger = Ledger(tmp_path)
+    started(ledger).append({"kind": "complete", "config": "c"})
+    fences = ledger.driver_fences()
+    third = ledger.driver_writer(3)
+    third.append({"kind": "resume", "fences": fences})
+    second = ledger.driver_writer(2)  # it has stood still since it got its number
+    second.append({"kind": "resume", "fences": fences})
+    second.append({"kind": "reopen", "config": "c"})
+    third.append({"kind": "end", "status": "finished"})
+    assert ledger.read().configs["c"].state == "complete"
+    assert [r["kind"] for r in ledger.in_order()][-2:] == ["resume", "end"]

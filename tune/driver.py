@@ -356,9 +356,9 @@ class Driver:
         else:
             status = "finished"
         note = error or self.stop_reason() or ""
-        self._remove_strays()
         with contextlib.suppress(StorageError, LeaseError):  # which the error, or the reason to stop, says already
             self.may_decide()
+            self._remove_strays()  # strange to one that was taken over is what the new driver has begun
             for configuration in self.state.history():
                 if configuration.state == "running":
                     self._collect(configuration.id)  # so that what is told of the end is what the ledger holds

@@ -198,12 +198,13 @@ class Ledger:
         if not (self.folder / DRIVER).is_dir():
             raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
         folders = sorted((self.folder / DRIVER).iterdir())
-        first = next((r for folder in reversed(folders) for r in itertools.islice(self._read(folder), 1)), {})
-        fences = first.get("fences", {})
+        begun = ((folder, r) for folder in reversed(folders) for r in itertools.islice(self._read(folder), 1))
+        newest, first = next(begun, (None, {}))
         for folder in folders:
-            for record in self._read(folder):
-                if record["seq"] < fences.get(folder.name, record["seq"] + 1):
-                    yield folder.name, record
+            # One that the newest has not heard of had written nothing when it was taken over.
+            counted = None if folder == newest else first.get("fences", {}).get(folder.name, 0)
+            for record in itertools.islice(self._read(folder), counted):
+                yield folder.name, record
 
     def in_order(self) -> list[Record]:
         """Every record, in an order in which it can have happened.

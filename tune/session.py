@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from leebert.errors import LeebertError, StorageError, SweepError
+from leebert.errors import LeaseError, LeebertError, StorageError, SweepError
 from tune.crossval import Study
 from tune.driver import Driver, EndStatus
 
@@ -129,7 +129,8 @@ def run_session(
         except KeyboardInterrupt:
             driver.interrupted = True
         except Exception as e:
-            own = _own(e)
+            # Whoever has taken over has cleared away Ray's files, and Ray may have missed them first.
+            own = _own(e) or _lost(driver)
             error = str(own) if own else f"{type(e).__name__}: {e}"
             raise own or SweepError(f"Ray ended the sweep: {error}") from e
         finally:
@@ -163,6 +164,14 @@ def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
         cpus = max((n.get("CPU", 0.0) for n in nodes if n.get("GPU", 0) >= gpus), default=cpus)
     return PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
+
+
+def _lost(driver: Driver) -> LeaseError | None:
+    try:
+        driver.may_decide()
+    except LeaseError as error:
+        return error
+    return None
 
 
 def _own(error: BaseException | None) -> LeebertError | None:

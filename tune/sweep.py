@@ -111,6 +111,7 @@ def resume_sweep(
         start_ray(address)
         check_versions(address)
         check_resources(spec.resources.cpus, spec.resources.gpus)
+        lease.check()  # much may have happened since it was taken
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device)
             say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
