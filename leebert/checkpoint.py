@@ -57,7 +57,7 @@ class Checkpoints:
         temporary = self.folder / f".epoch-{epoch:04d}-{socket.gethostname()}-{os.getpid()}"
         try:
             # Before the new one is written, so that there are never three.
-            for path in self._all():
+            for path in (*self._all(), *self._unfinished()):
                 if path != self._newest:
                     shutil.rmtree(path, ignore_errors=True)
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,6 +110,11 @@ class Checkpoints:
         """Remove every checkpoint of this run."""
         for folder in (self.folder, *self.earlier):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _unfinished(self) -> Iterator[Path]:
+        """What was being written when its process was killed."""
+        for folder in (self.folder, *self.earlier):
+            yield from folder.glob(".epoch-*")
 
     def _all(self) -> Iterator[Path]:
         for folder in (self.folder, *self.earlier):

@@ -407,3 +407,40 @@ def test_a_driver_that_was_taken_over_decides_nothing_and_leaves_the_new_ones_ch
     assert of_another.exists()
     assert d.ledger.in_order() == before
     assert heard == told
+
+
+def test_a_trial_that_was_given_up_and_ends_its_cell_leaves_the_next_ones_checkpoints_alone(tmp_path):
+    d = driver(tmp_path)
+    zombie = run_attempt(d.study, d.next_attempt("a"))
+    d.receive(next(zombie))
+    d.gone("a", Failure("node", "lost"))
+    alive = run_attempt(d.study, d.next_attempt("b"))
+    next(zombie)  # the end of the cell, for the one that was given up
+    (first,) = [next(alive)]
+    assert [r["epoch"] for r in first if r["kind"] == "epoch"] == [1], "it goes on from what the other has left"
+    d.receive(first)  # its own end of the cell
+    d.receive(next(alive))
+    mine = tmp_path / "checkpoints" / "clo-v2-0.01-s0-f1" / "0002-0001"
+    assert list(mine.glob("epoch-*"))
+    next(zombie)
+    list(zombie)
+    assert list(mine.glob("epoch-*"))
+
+
+@pytest.mark.parametrize("end", ["diverged", "max_epochs"])
+def test_a_trial_that_wrote_its_end_and_died_before_it_said_so_has_ended(tmp_path, end):
+    d = driver(tmp_path)
+    attempt = d.next_attempt("t")
+    writer = d.ledger.attempt_writer(attempt.config, attempt.name)
+    score = None if end == "diverged" else 0.5
+    for fold in range(1 if end == "diverged" else 2):
+        best = {"best_epoch": 0, "epochs": 1, "seconds": 1.0, "exits": {"score": [0.5]}}
+        writer.append(epoch(attempt.config, fold=fold) | {"score": score, "ended": end})
+        writer.append(cell_end(attempt.config, fold=fold, ended=end, score=score) | {"theta_updates": 3, **best})
+    d.gone("t", Failure("node", "its node was lost"))
+    state = "failed" if end == "diverged" else "complete"
+    assert d.state.configs[attempt.config].state == state
+    assert attempt.config not in d.waiting
+    assert Ledger(tmp_path / "ledger").read().configs[attempt.config].state == state
+    later = driver(tmp_path, fresh=False)
+    assert attempt.config not in later.waiting

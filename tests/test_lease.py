@@ -114,13 +114,13 @@ def test_a_lease_is_renewed_while_its_driver_lives_and_says_what_it_does(tmp_pat
 @pytest.mark.parametrize("age", [0, 20])
 def test_a_driver_on_another_host_that_was_heard_of_lately_is_not_disturbed(tmp_path, age):
     foreign(tmp_path, time=time.time() - age)
-    with pytest.raises(LeaseError, match=f"process 1 on far, heard of {age // 10}"):
+    with pytest.raises(LeaseError, match="process 1 on far, heard of "):
         Lease.take(tmp_path)
 
 
 @pytest.mark.parametrize("age", [31, 1e6, -3600], ids=["expired", "long ago", "its clock is ahead"])
 def test_a_driver_on_another_host_is_taken_over_only_if_it_really_stands_still(tmp_path, monkeypatch, age):
-    monkeypatch.setattr(lease_module, "WATCHED", 1.0)
+    monkeypatch.setattr(lease_module, "WATCHED", 4.0)
     foreign(tmp_path, time=time.time() - age)
     renewal = threading.Timer(0.3, lambda: foreign(tmp_path, time=time.time() - age, renewal="b"))
     renewal.start()

@@ -32,7 +32,7 @@ def of(expected, state):
 
 def test_a_trial_that_hangs_is_ended_and_tried_again_and_its_stack_is_kept(tmp_path, expected):
     problem = TroubledProblem(marks=str(tmp_path), troubles=(sleep_for_ever, keep_the_interpreter))
-    d = toy_driver(tmp_path, problem, study={"hang_seconds": 5.0}, budget=Budget(trials=1))
+    d = toy_driver(tmp_path, problem, study={"hang_seconds": 10.0}, budget=Budget(trials=1))
     assert session(d) == "finished"
     ((config, failures),) = d.state.failures.items()
     assert [f["reason"] for f in failures] == ["hang", "hang"]
@@ -46,7 +46,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_again_and_its_stack_is_kept(tmp_p
 
 
 def test_a_slow_trial_lives_and_so_does_one_that_waits_to_be_asked(tmp_path, expected):
-    d = toy_driver(tmp_path, SlowProblem(pause=0.7), study={"hang_seconds": 5.0}, budget=Budget(trials=1))
+    d = toy_driver(tmp_path, SlowProblem(pause=0.7), study={"hang_seconds": 10.0}, budget=Budget(trials=1))
     waited = []
 
     def wait():
@@ -96,7 +96,6 @@ def test_clocks_that_are_set_back_change_nothing(tmp_path, expected, monkeypatch
         assert back
         assert (tmp_path / "set_the_clock_back").exists()
         assert d.hours() < 0.5
-        assert Lease.take is not None
         assert holder(tmp_path).alive
     finally:
         lease.release()

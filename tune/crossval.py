@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +23,7 @@ from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
 from leebert.errors import StorageError
 from leebert.evaluate import HeldOut, replay_point
+from leebert.files import fsync_folder
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.train import EpochReport, train_epochs
@@ -144,8 +145,6 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                 for records in _run_cell(study, attempt, seed, fold, watchdog):
                     written = writer.append(*records)
                     diverged = records[-1].get("ended") == "diverged"
-                    if records[-1]["kind"] == "cell_end" and not diverged and not study.keep_checkpoints:
-                        shutil.rmtree(checkpoint_folder(study.folder, attempt.config, seed, fold), ignore_errors=True)
                     # Whoever asks for the epochs may take its time.
                     with watchdog.asleep():
                         yield written
@@ -156,7 +155,10 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
 
 
 def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Path:
-    """Where a cell's checkpoints lie while it runs, in a folder per attempt: each has one writer only."""
+    """Where a cell's checkpoints lie while it runs, in a folder per attempt: each has one writer only.
+
+    The driver removes them at the cell's end, since a trial can't know whether its attempt still counts.
+    """
     return Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
 
 
@@ -263,12 +265,16 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
             "logits": pa.FixedSizeListArray.from_arrays(flat, m * k),
         }
     ).replace_schema_metadata({"exits": str(m), "classes": str(k)})
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, temporary, compression="zstd")
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())  # the record of the cell's end, which comes next, is on the disk as well
         temporary.replace(path)
+        fsync_folder(path.parent)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
 
 

@@ -89,8 +89,11 @@ class Driver:
         say: Callable[[str], None] = print,
         stop_requested: Callable[[], bool] = lambda: False,
         may_decide: Callable[[], None] = lambda: None,
+        state: State | None = None,
     ) -> None:
         """`number` is the lease's (`tune.lease`), and `may_decide` raises once that is lost.
+
+        `state` is what the listener has been told already (:func:`replay`), where it was.
 
         `gpus` are those of one trial.
         """
@@ -98,7 +101,7 @@ class Driver:
         self.config_id, self.number, self.budget = config_id, number, budget or Budget()
         self.gpus, self.listener, self.say = gpus, listener, say
         self.stop_requested, self.may_decide = stop_requested, may_decide
-        self.state = ledger.read()
+        self.state = state or ledger.read()
         self.writer = ledger.driver_writer(number)
         self.started, self._clock = time.time(), time.monotonic()
         self.halted: str | None = None
@@ -108,11 +111,15 @@ class Driver:
         self._asked_to_stop: str | None = None
         self._collapsed: set[int] = set()
         self._negative = False
-        self.waiting = []
+        self.waiting: list[str] = []
+        self._reopened: set[str] = set()  # and not yet gone on with
         for configuration in self.state.history():
             if configuration.state == "complete" and not set(study.cells) <= _finished(configuration):
-                self.record({"kind": "reopen", "config": configuration.id})  # the sweep was given more seeds
-            if self._mendable(configuration) or (
+                # The sweep was given more seeds. No pruner is asked: there was nothing left to prune where it stands.
+                self.record({"kind": "reopen", "config": configuration.id})
+                self.waiting.append(configuration.id)
+                self._reopened.add(configuration.id)
+            elif self._mendable(configuration) or (
                 self.state.configs[configuration.id].state == "running" and self._settle(configuration.id)
             ):
                 self.waiting.append(configuration.id)
@@ -148,6 +155,7 @@ class Driver:
                 sync=False,
             )
         self.running[trial] = config
+        self._reopened.discard(config)
         return self._grant(config)
 
     def _grant(self, config: str) -> Attempt:
@@ -237,7 +245,8 @@ class Driver:
         else:
             epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
             waits = last["kind"] == "epoch" and last["ended"] is not None  # its cell's end comes with it
-            if not waits and not self.pruner.decide(self.state.history(), config, cell, epoch):
+            asked = not waits and config not in self._reopened
+            if asked and not self.pruner.decide(self.state.history(), config, cell, epoch):
                 self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
                 self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
         state = self.state.configs[config].state
@@ -259,6 +268,7 @@ class Driver:
                     self._negative = True  # once: it is recorded with every epoch
                     self.say(f"{self._name(record['config'])}  {record['negative_weights']} {NEGATIVE}")
             elif record["ended"] != "diverged":
+                self._remove_checkpoints(record["config"], [(record["seed"], record["fold"])])
                 place = f"seed {record['seed']} fold {record['fold']}"
                 self.say(
                     f"{self._name(record['config'])}  {place}  {100 * record['score']:.2f}  best epoch "
@@ -287,6 +297,9 @@ class Driver:
         config = self.running.pop(trial, None)
         if config is None or self.state.configs[config].state != "running" or failure is None:
             return
+        self._collect(config)
+        if not self._settle(config):
+            return  # it had done all that it was to do, or diverged, and died before it could say so
         if failure.kind in STOPPING:
             self.halted = failure.message
             self.waiting.append(config)

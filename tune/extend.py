@@ -37,7 +37,10 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
     # The old cells stay first, so that every configuration goes on where it stands.
     seeds = (*old.seeds, *(seed for seed in new.seeds if seed not in old.seeds))
     data = new.data if new.data.dir else new.data.model_copy(update={"dir": old.data.dir})
-    return new.model_copy(update={"seeds": seeds, "data": data})
+    tracking = new.tracking.model_copy(
+        update={key: value for key, value in old.tracking if getattr(new.tracking, key) is None}
+    )
+    return new.model_copy(update={"seeds": seeds, "data": data, "tracking": tracking})
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

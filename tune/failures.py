@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from leebert.errors import LeebertError, StorageError
+from leebert.errors import CheckpointError, LeebertError, StorageError
 
 Kind = Literal["error", "hang", "node", "gpu_memory", "host_memory", "refused", "storage", "mismatch", "diverged"]
 
@@ -21,7 +21,7 @@ UNCOUNTED: tuple[Kind, ...] = ("node", "gpu_memory", "host_memory")
 #: Not even those for ever: a configuration may be what takes its nodes down.
 MOST = 20
 
-#: What every other trial would meet, too: nothing is wrong with the configuration, and the sweep stops.
+#: What is wrong with a node or the storage, not with the configuration: others would meet it too, so the sweep stops.
 STOPPING: tuple[Kind, ...] = ("storage", "mismatch")
 
 
@@ -37,6 +37,8 @@ def of_exception(error: Exception) -> Failure | None:
     """What a trial's own exception means; None where only its traceback tells."""
     if isinstance(error, StorageError):
         return Failure("storage", str(error))
+    if isinstance(error, CheckpointError):
+        return Failure("error", str(error))  # of a node with another precision, say: the next one may fit
     if isinstance(error, LeebertError):
         return Failure("refused", str(error))
     if isinstance(error, MemoryError):

@@ -43,7 +43,8 @@ class Holder:
     @property
     def age(self) -> float:
         """Seconds since the last renewal, if the clocks of both hosts agree."""
-        return time.time() - float(self.facts.get("time", 0.0))
+        told = self.facts.get("time")
+        return time.time() - (float(told) if isinstance(told, int | float) else 0.0)
 
     @property
     def alive(self) -> bool | None:
@@ -51,7 +52,8 @@ class Holder:
         if self.facts.get("released"):
             return False
         if self.facts.get("machine") == _machine():
-            return _started(int(self.facts["pid"])) == self.facts.get("started_ticks")
+            pid = self.facts.get("pid")
+            return isinstance(pid, int) and _started(pid) == self.facts.get("started_ticks")
         # An old renewal, or one from the future: its host is gone, or one of the clocks is wrong.
         return True if abs(self.age) <= EXPIRY else None
 
@@ -117,7 +119,11 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseError where another driver has taken over: this one may not decide anything more."""
-        if _path(self.folder, self.number + 1).exists():
+        try:
+            lost = _path(self.folder, self.number + 1).exists()
+        except OSError as error:
+            raise StorageError(f"{self.folder} can't be read: {error.strerror or error}") from None
+        if lost:
             now = holder(self.folder)
             who = now.described if now else "another driver"
             raise LeaseError(f"sweep {self.folder.name} was taken over by {who}; this driver has ended")
@@ -141,7 +147,11 @@ class Lease:
         # A renewal differs from the one before by more than its time: clocks stand still, and go backwards.
         text = json.dumps({**self.facts, "time": time.time(), "renewal": uuid.uuid4().hex})
         temporary = self.folder / "lease" / f".{self.number:04d}-{uuid.uuid4().hex}"
-        temporary.write_text(text)
+        try:
+            temporary.write_text(text)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
 

@@ -370,7 +370,7 @@ class State:
 
     def _fail(self, r: Record) -> bool:
         known = self.failures.setdefault(r["config"], [])
-        if any(k["attempt"] == r["attempt"] for k in known):
+        if any(k["attempt"] == r["attempt"] and (k["final"] or not r["final"]) for k in known):
             return False
         known.append(r)
         if r["final"]:

@@ -147,9 +147,10 @@ def nodes_for(trials: int | None, cpus: float, gpus: float) -> Iterator[Callable
 
     def settle() -> None:
         nonlocal asked
-        if asked and _room(cpus, gpus) >= wanted:
-            sdk.request_resources(bundles=[])
-            asked = False
+        with contextlib.suppress(Exception):  # it only saves machines, and must not end a sweep: next time, then
+            if asked and _room(cpus, gpus) >= wanted:
+                sdk.request_resources(bundles=[])
+                asked = False
 
     if asked:
         sdk.request_resources(bundles=[{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * wanted)

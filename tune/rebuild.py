@@ -28,10 +28,12 @@ def rebuild(
     `unsent` counts events for which the server was away, `rejected` those that it refused. Raises LeaseError while
     another process drives the sweep, TrackingError where MLflow can't be used at all.
     """
+    folder.refuse_links()
     spec = spec_of(folder)
     # Feeding MLflow is the driver's: two at once would create runs twice.
-    with held(folder):
+    with held(folder) as lease:
         tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
+        tracker.fence(lease.check)
         started = time.monotonic()
         state = replay(folder.ledger, tracker)
         ratio = folder.manifest["test_train_ratio"] if spec.folds == 1 else None

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import shutil
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +92,7 @@ def resume_sweep(
     """
     folder.refuse_links()
     with held(folder, take_over) as lease:
+        folder.clear_stop()  # an old request; one that comes while this prepares counts
         old = spec_of(folder)
         where = json.dumps(str(folder.path.parent))
         given = load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"])
@@ -105,13 +105,12 @@ def resume_sweep(
             folder.manifest, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
         ):
             say(f"warning: {line}, so new cells may differ from old ones in their last digits")
-        folder.clear_stop()
-        for left in folder.path.glob(".ray-*"):
-            shutil.rmtree(left, ignore_errors=True)
         start_ray(address)
         check_versions(address)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         lease.check()  # much may have happened since it was taken
+        for left in folder.path.glob(".ray-*"):
+            shutil.rmtree(left, ignore_errors=True)
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device)
             say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
@@ -163,12 +162,13 @@ def _run(
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
     # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
-    replay(folder.ledger, tracker)
+    state = replay(folder.ledger, tracker)
     driver = Driver(
         study,
         folder.ledger,
         make_searcher(spec),
         make_pruner(spec),
+        state=state,  # not read again: a trial of an earlier driver may have written something since
         config_id=config_id,
         number=lease.number,
         budget=Budget(**spec.budget.model_dump()),
@@ -243,7 +243,7 @@ def tracker_for(
     spec: SweepSpec, name: str, say: Say, *, uri: str | None = None, experiment: str | None = None
 ) -> Tracker:
     """A sweep's way to MLflow, at the address and experiment given or else the space's; TrackingError if none answers."""
-    if uri is None and spec.tracking.uri and "@" in urllib.parse.urlsplit(spec.tracking.uri).netloc:
+    if uri is None and spec.tracking.uri and redact(spec.tracking.uri) != spec.tracking.uri:
         # The space is kept in the sweep's folder, where no secret may stand.
         raise TrackingError(
             f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "

@@ -1,4 +1,4 @@
-"""Ends a trial that hangs: a deadlock in a library, a network file system that went away, a GPU that stopped answering.
+"""Ends a trial that hangs: a deadlock in a library, a data loader that waits for ever, a GPU that stopped answering.
 
 Every batch that is asked for is a sign of life. Where none comes for too long, the process writes all its threads'
 stacks into a file and ends itself; the driver sees a dead trial, and the configuration goes on elsewhere.
@@ -41,7 +41,8 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
             self._file.close()
             self._file = None
-            self.report.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of storage that fails, an error is on its way already
+                self.report.unlink(missing_ok=True)
 
     def alive(self) -> None:
         """A sign of life. Taken once in a hundredth of the time at most: it starts a thread."""
