@@ -97,7 +97,7 @@ def test_clocks_that_are_set_back_change_nothing(tmp_path, expected, monkeypatch
         assert back
         assert (tmp_path / "set_the_clock_back").exists()
         assert d.hours() < 0.5
-            assert holder(tmp_path).alive
+        assert holder(tmp_path).alive
     finally:
         lease.release()
     state = Ledger(tmp_path / "ledger").read()
