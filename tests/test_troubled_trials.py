@@ -61,22 +61,23 @@ def test_a_slow_trial_lives_and_so_does_one_that_waits_to_be_asked(tmp_path, exp
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
-def test_a_checkpoint_that_was_altered_while_the_sweep_was_stopped_costs_an_epoch(tmp_path, expected, file):
-    d = toy_driver(tmp_path, ToyProblem(), study={"training": {"max_epochs": 3}}, budget=Budget(fold_epochs=2))
+def test_a_checkpoint_that_was_altered_while_the_sweep_was_stopped_costs_an_epoch(tmp_path, file):
+    training = {"max_epochs": 6, "patience": 6}
+    d = toy_driver(tmp_path, SlowProblem(pause=0.03), study={"training": training}, budget=Budget(fold_epochs=2))
     assert session(d, 1) == "stopped"
     newest = sorted(tmp_path.glob("checkpoints/*/*/epoch-*"))[-1]
     data = bytearray((newest / file).read_bytes())
     data[-7] ^= 1
     (newest / file).write_bytes(data)
-    later = toy_driver(tmp_path, ToyProblem(), 2, {"training": {"max_epochs": 3}}, budget=Budget(trials=1))
+    later = toy_driver(tmp_path, ToyProblem(), 2, {"training": training}, budget=Budget(trials=1))
     done = later.state.fold_epochs
     assert session(later, 1) == "finished"
-    assert scores(later.state) == of(undisturbed(tmp_path / "plain", max_epochs=3), later.state)
+    assert scores(later.state) == of(undisturbed(tmp_path / "plain", **training), later.state)
     # It was really trained again: no epoch is recorded twice, but the new attempt wrote a checkpoint of the damaged one.
     (config,) = later.state.configs
     repeated = [r for r in later.ledger.records_of(config, "0002-0002") if r["kind"] == "checkpoint"]
     assert len(repeated) == 1
-    assert later.state.fold_epochs == 6 > done
+    assert later.state.fold_epochs == 12 > done
 
 
 def test_clocks_that_are_set_back_change_nothing(tmp_path, expected, monkeypatch):
