@@ -34,7 +34,7 @@ def start_ray(address: str | None) -> None:
         # Without a token Ray says so by a class, with a wrong one only by the text of the cause.
         if isinstance(error, ray.exceptions.AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
             raise SweepError(
-                f"{address or 'Ray'}: the cluster's token is missing or wrong here; it belongs into ~/.ray/auth_token, "
+                f"{f'--address {address}' if address else 'Ray'}: the cluster's token is missing or wrong here; it belongs into ~/.ray/auth_token, "
                 "with RAY_AUTH_MODE=token in the environment"
             ) from None
         ray.shutdown()
