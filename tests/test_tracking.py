@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from mlflow_server import contents
 
 from leebert.errors import TrackingError
 from tune import feed, names, tracking, tracking_runs, tracking_store
@@ -238,6 +239,31 @@ def test_requests_stay_within_one_per_report_and_three_per_run(served: Sweep, ml
     assert mlflow_server.requests()[before:] == ["GET experiments/get-by-name", "POST runs/search"]
 
 
+def test_reports_that_waited_share_requests_that_hold_whole_epochs(served: Sweep, mlflow_server: MlflowServer) -> None:
+    def report(fold: int, number: int) -> Epoch:
+        metrics = {f"train/term_{i:03d}": float(number) for i in range(120)}
+        return Epoch("clo", 0, fold, number, lambda: metrics, time_ms=1_700_000_000_000 + number)
+
+    events: list[Event] = [SweepStarted(), ConfigStarted("clo", 0, VALUES["clo"])]
+    events += [CellStarted("clo", 0, 0), CellStarted("clo", 0, 1)]
+    events += [report(fold, number) for number in range(10) for fold in range(2)]
+    tracker = served.tracker()
+    tracker.check()
+    mlflow_server.pause()
+    for event in events:
+        tracker.put(event)
+    before = len(mlflow_server.requests())
+    mlflow_server.resume()
+    assert tracker.close(60) == 0
+    logged = Counter(mlflow_server.requests()[before:])["POST runs/log-batch"]
+    assert logged == 1 + 2 * 2, "parameters, and for either fold 10 epochs of which 6 fit into a request"
+    for fold in range(2):
+        run = contents(mlflow_server.database, served.name)[f"CLO-v2 00 s0 f{fold}"]
+        assert len(run["metrics"]) == 120
+        for points in run["metrics"].values():
+            assert points == [(number, number, 1_700_000_000_000 + number) for number in range(10)]
+
+
 def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, mlflow_server: MlflowServer) -> None:
     tracker, events = served.tracker(), whole_sweep()
     tracker.check()
@@ -346,9 +372,9 @@ def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> N
 def test_closing_waits_on_while_the_server_takes_something(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = tracking_runs.RunWriter.apply
 
-    def slowly(self: Any, event: Event) -> None:
-        time.sleep(0.3)
-        apply(self, event)
+    def slowly(self: Any, *events: Event) -> None:
+        time.sleep(0.3 * len(events))
+        apply(self, *events)
 
     monkeypatch.setattr(tracking_runs.RunWriter, "apply", slowly)
     monkeypatch.setattr(tracking, "PROGRESS_SECONDS", 1.0)

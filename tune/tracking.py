@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import threading
 import time
@@ -50,6 +51,9 @@ CHECK_SECONDS = 5.0
 #: How long the end of a sweep waits for a server that takes nothing; while it takes something, it waits on.
 CLOSE_SECONDS = 30.0
 PROGRESS_SECONDS = 10.0
+
+#: So many reports that wait are written together.
+BATCH = 24
 
 
 class Tracker:
@@ -138,22 +142,35 @@ class Tracker:
                 self._changed.wait_for(lambda: self._events or self._closing)
                 if not self._events:
                     return
-                event = self._events[0]
-            if not self._send(event):
+                event, more = self._next()
+            if not self._send(event, *more):
                 return
-            self._events.popleft()
+            for _ in (event, *more):
+                self._events.popleft()
 
-    def _send(self, event: Event) -> bool:
-        """Until the event is written or turned out to be unwritable; False once the tracker was given up."""
+    def _next(self) -> tuple[Event, list[Epoch]]:
+        """The event that has waited longest; if it is a report, also the reports that directly follow it."""
+        first, *following = itertools.islice(self._events, BATCH)
+        more: list[Epoch] = []
+        for event in following:
+            if not (isinstance(first, Epoch) and isinstance(event, Epoch)):
+                break
+            more.append(event)
+        return first, more
+
+    def _send(self, event: Event, *more: Epoch) -> bool:
+        """Until the events are written or turned out to be unwritable; False once the tracker was given up."""
         pause, away = 0.25, False
         while not self._abandoned:
             try:
                 self._may_send()
-                self._writer.apply(event)
+                self._writer.apply(event, *more)
             except LeaseError:
                 self._abandoned = True
             except Exception as error:
                 if is_permanent(error):
+                    if more:
+                        return all(self._send(one) for one in (event, *more))
                     self._reject(event, error)
                     return True
                 if not away:

@@ -1,6 +1,6 @@
 """From one event of a sweep to requests: the runs of MLflow, found by their tags, and what is written to each.
 
-Requests, besides one search at the start: one per epoch report; two more for a fold's run (create, end), four for a
+Requests, besides one search at the start: at most one per epoch report; two more for a fold's run (create, end), four for a
 configuration's (also its parameters at its start, its results at its end), at most four for the sweep's. As each
 configuration has at least one fold, a sweep stays within one per report plus three per run.
 """
@@ -81,7 +81,8 @@ class RunWriter:
             self.experiment_id = ensure_experiment(open_store(self._uri, *quick), self._experiment)
             self._store = open_store(self._uri)
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: Event, *more: Epoch) -> None:
+        """Write an event; if it is a report, others with it: those of one run share requests, at a third of the cost."""
         self.connect()
         if self._runs is None:
             self._runs = self._find_runs()
@@ -98,7 +99,11 @@ class RunWriter:
             case CellStarted():
                 self._cell_started(event)
             case Epoch():
-                self._epoch(event)
+                by_cell: dict[Key, list[Epoch]] = {}
+                for report in (event, *more):
+                    by_cell.setdefault(_cell(report), []).append(report)
+                for cell, reports in by_cell.items():
+                    self._epochs(self._runs[cell], reports)
             case CellEnded():
                 self._end(self._runs[_cell(event)], event.status, event.time_ms)
             case ConfigEnded():
@@ -125,13 +130,23 @@ class RunWriter:
             self._log(run, tags=[RunTag("attempt", str(event.attempt)), RunTag("placement", event.placement)])
             run.attempt = event.attempt
 
-    def _epoch(self, event: Epoch) -> None:
-        run = self._known[_cell(event)]
-        if event.epoch <= run.epoch:
-            return
-        self._reopen(run, ("config", event.config_id), ("sweep",))
-        self._log(run, _points(event.metrics().items(), event.epoch), at=event.time_ms)
-        run.epoch = event.epoch
+    def _epochs(self, run: _Run, reports: Sequence[Epoch]) -> None:
+        """A request holds whole epochs: by a run's last step we know later which of them it has."""
+        points: list[tuple[str, float, int]] = []
+        times: dict[int, int] = {}
+        for report in reports:
+            if report.epoch <= max(times, default=run.epoch):
+                continue
+            self._reopen(run, ("config", report.config_id), ("sweep",))
+            more = _points(report.metrics().items(), report.epoch)
+            if times and len(points) + len(more) > _METRICS_PER_REQUEST:
+                self._log(run, points, at=times)
+                run.epoch, points, times = max(times), [], {}
+            points += more
+            times[report.epoch] = report.time_ms
+        if times:
+            self._log(run, points, at=times)
+            run.epoch = max(times)
 
     def _config_ended(self, event: ConfigEnded) -> None:
         from mlflow.entities import RunTag
@@ -254,12 +269,24 @@ class RunWriter:
         run.described = True
 
     def _log(
-        self, run: _Run, points: Points = (), at: int = 0, params: Sequence[Any] = (), tags: Sequence[Any] = ()
+        self,
+        run: _Run,
+        points: Points = (),
+        at: int | Mapping[int, int] = 0,
+        params: Sequence[Any] = (),
+        tags: Sequence[Any] = (),
     ) -> None:
-        """One request (more only above MLflow's limits); what no chart can show is left out and counted in a tag."""
+        """One request (more only above MLflow's limits); what no chart can show is left out and counted in a tag.
+
+        `at` is when the points were found, all or by step.
+        """
         from mlflow.entities import Metric, RunTag
 
-        metrics = [Metric(name, value, at, step) for name, value, step in points if math.isfinite(value)]
+        metrics = [
+            Metric(name, value, at if isinstance(at, int) else at[step], step)
+            for name, value, step in points
+            if math.isfinite(value)
+        ]
         nonfinite = run.nonfinite + len(points) - len(metrics)
         if nonfinite != run.nonfinite:
             tags = [*tags, RunTag("nonfinite", str(nonfinite))]
