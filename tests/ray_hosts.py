@@ -110,7 +110,7 @@ def wait_for_epochs(sweep: Path, epochs: int, process: subprocess.Popen[bytes], 
 
     def there() -> bool:
         assert process.poll() is None, log.read_text()
-        if not any((sweep / "ledger" / "driver").glob("*.jsonl")):
+        if not (sweep / "manifest.json").is_file():
             return False
         history = SweepFolder(sweep).ledger.read().history()
         return bool(history) and sum(len(cell.epochs) for cell in history[0].cells) >= epochs
@@ -156,4 +156,5 @@ def examine(sweep: Path, at: float) -> Found:
             if r["attempt"] > 1 and granted[r["config"], r["attempt"]] > at:
                 later.append(r["time"] - at)
     scores = {cell: (r["score"], r["exits"]["score"]) for cell, r in state.cells.items()}
-    return Found(trained, state.attempts, state.end["status"] if state.end else "running", min(later), scores)
+    attempts = {config: len(names) for config, names in state.attempts.items()}
+    return Found(trained, attempts, state.end["status"] if state.end else "running", min(later), scores)

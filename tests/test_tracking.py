@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from mlflow_server import contents
 
-from leebert.errors import TrackingError
+from leebert.errors import LeaseError, TrackingError
 from tune import feed, names, tracking, tracking_runs, tracking_store
 from tune.ledger import State
 from tune.tracking import (
@@ -208,6 +208,39 @@ def test_a_sweep_whose_driver_died_goes_on_in_the_same_runs(database: str, cut: 
     assert Counter(run.info.status for run in runs.values()) == {"FINISHED": 5, "KILLED": 2}
     assert [step for step, _ in sweep.history("CLO-v2 00 s0 f0", "score/mean")] == [0, 1, 2]
     assert [step for step, _ in sweep.history("CLO-v2 00 s0 f1", "score/mean")] == [0, 1, 2]
+
+
+def test_results_are_written_once_though_a_configuration_was_stopped_before(database: str) -> None:
+    sweep, events = Sweep(database), whole_sweep()
+    (end,) = [i for i, event in enumerate(events) if isinstance(event, ConfigEnded) and event.config_id == "clo"]
+    clo = "CLO-v2 00 · clo"
+    early = ConfigEnded("clo", "stopped", {"cv/cells": 1, "cv/score_mean": 0.4}, {"score": [0.1] * EXITS})
+    sweep.send([*events[: end - 2], early, SweepEnded("stopped")])
+    assert sweep.runs()[clo].data.tags["outcome"] == "stopped"
+    sweep.send([*events[: end - 2], early, SweepEnded("stopped"), *events[end - 2 :]])
+    assert sweep.runs()[clo].data.tags["outcome"] == "complete"
+    assert sweep.history(clo, "cv/score_mean") == [(0, 0.512346)]
+    assert [step for step, _ in sweep.history(clo, "depth/score")] == [1, 2, 3, 4]
+
+
+def test_nothing_is_sent_any_more_once_another_driver_has_taken_over(database: str) -> None:
+    sweep, events, lost = Sweep(database), whole_sweep(), threading.Event()
+
+    def may_send() -> None:
+        if lost.is_set():
+            raise LeaseError("taken over")
+
+    tracker = sweep.tracker()
+    tracker.fence(may_send)
+    for event in events[:4]:
+        tracker.put(event)
+    wait_for(lambda: not tracker.waiting)
+    before = {name: run.data.to_dictionary() for name, run in sweep.runs().items()}
+    lost.set()
+    for event in events[4:]:
+        tracker.put(event)
+    assert tracker.close(10) == len(events) - 4
+    assert {name: run.data.to_dictionary() for name, run in sweep.runs().items()} == before
 
 
 def test_a_restarted_cell_continues_its_run(database: str) -> None:

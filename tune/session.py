@@ -28,7 +28,11 @@ def start_ray(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        ray.init(address=address, **options) if address else ray.init(include_dashboard=False, **options)
+        # Without an address and outside of a job Ray would join whatever cluster was started last on this machine.
+        if where := address or os.environ.get("RAY_ADDRESS"):
+            ray.init(address=where, **options)
+        else:
+            ray.init(address="local", include_dashboard=False, **options)
     except Exception as error:  # where its processes take too long to come up, Ray raises no class of its own
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         # Without a token Ray says so by a class, with a wrong one only by the text of the cause.
