@@ -58,7 +58,7 @@ class Marks:
 
 
 def ray_alone(trials: int, folder: Path) -> dict[str, float]:
-    """A: Ray Tune and a class that does nothing; two at a time, because there are two CPUs."""
+    """A: Ray Tune and a class that does nothing."""
     from ray import tune
 
     class Nothing(tune.Trainable):
@@ -78,12 +78,20 @@ def ray_alone(trials: int, folder: Path) -> dict[str, float]:
             marks.take(self.ended)
 
     marks = Marks()
-    tune.Tuner(
+    results = tune.Tuner(
         Nothing,
         param_space={"lr_theta": tune.loguniform(1e-5, 1e-3)},
-        tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=True),
-        run_config=tune.RunConfig(name="alone", storage_path=str(folder), callbacks=[Counts()], verbose=0),
+        tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=2, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="alone",
+            storage_path=str(folder),
+            callbacks=[Counts()],
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
     ).fit()
+    if results.num_errors:
+        raise SystemExit(f"{results.num_errors} trials failed")
     return marks.told(trials)
 
 

@@ -284,11 +284,12 @@ class Fault:
         return self._again(command)
 
     def checkpoint(self, command: Command) -> Command:
+        folder = self.sweep.folder.path / "checkpoints"
+        self.sweep.wait(command, lambda: any(folder.glob("*/*/epoch-*")))
         command.signal(signal.SIGKILL, group=True)
         command.end()
         time.sleep(1)  # a trial that is just writing one dies with its Ray
-        there = sorted((self.sweep.folder.path / "checkpoints").glob("*/*/epoch-*"))
-        if there:
+        if there := sorted(folder.glob("*/*/epoch-*")):
             path = self.rng.choice(there) / self.rng.choice(["state.json", "state.safetensors"])
             os.truncate(path, path.stat().st_size // 2)
         else:
