@@ -25,7 +25,12 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
 from clusters import nodes  # noqa: F401
+from hypothesis import settings
 from mlflow_server import mlflow_server  # noqa: F401
+
+# How long an example takes says something of the machine, nothing of the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 
 @dataclasses.dataclass(frozen=True)
