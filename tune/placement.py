@@ -115,7 +115,7 @@ def autoscaler() -> Autoscaler | None:
 
 def _autoscaling_config(node_id: str, gcs_address: str) -> dict[str, Any] | None:
     """On the head: the configuration that the autoscaler of the cluster at this address was started with."""
-    import yaml
+    from ruamel.yaml import YAML
 
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -124,7 +124,7 @@ def _autoscaling_config(node_id: str, gcs_address: str) -> dict[str, Any] | None
             continue  # ended by now
         options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
         if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
-            config: dict[str, Any] = yaml.safe_load(Path(options["--autoscaling-config"]).expanduser().read_text())
+            config: dict[str, Any] = YAML(typ="safe").load(Path(options["--autoscaling-config"]).expanduser())
             return config
     return None
 
