@@ -220,8 +220,8 @@ def test_held_out_logits_reproduce_every_score(tmp_path):
     d = driver(tmp_path)
     run_all(d)
     rows = set()
-    for (config, seed, fold), record in d.state.cells.items():
-        held_out, ids = load_held_out(held_out_path(tmp_path, config, seed, fold))
+    for (_, _, fold), record in d.state.cells.items():
+        held_out, ids = load_held_out(held_out_path(tmp_path, record))
         assert ids.tolist() == np.flatnonzero(toy_folds(2).assignment == fold).tolist()
         assert per_exit("accuracy", held_out.labels, held_out.logits)["score"].tolist() == record["exits"]["score"]
         rows |= set(ids.tolist())
@@ -342,6 +342,27 @@ def test_after_memory_ran_out_a_trial_is_alone_then_in_micro_batches_until_these
     # A driver that comes later knows it from the ledger.
     later = driver(tmp_path, fresh=False, gpus=gpus)
     assert later._placement(later.state.failures["clo-v2-0.01"][:1], "clo-v2-0.01") == Placement(*placements[0])
+
+
+def test_where_nothing_ever_trains_the_sweep_stops_instead_of_failing_every_configuration(tmp_path):
+    d = driver(tmp_path)
+    for n in range(3):
+        assert d.next_attempt(f"t{n}")
+        d.gone(f"t{n}", Failure("refused", "no module named leebert"))
+    assert d.next_attempt("t4") is None
+    assert "no module named leebert" in d.stop_reason()
+    assert d.finish() == "stopped"
+    assert run_all(driver(tmp_path, fresh=False)) == "finished"  # once it is mended, with those three
+
+
+def test_where_one_configuration_has_trained_others_may_fail(tmp_path):
+    d = driver(tmp_path)
+    config = d.next_attempt("t").config
+    d.receive([{"seq": 0, "time": 0.0, **epoch(config)}])
+    for n in range(3):
+        d.next_attempt(f"t{n}")
+        d.gone(f"t{n}", Failure("refused", "too long for this model"))
+    assert d.stop_reason() is None
 
 
 def test_where_storage_fails_the_sweep_stops_and_nothing_is_marked_failed(tmp_path):

@@ -95,7 +95,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
             a_study(folder, max_epochs=3), ledger, InOrder(values), chosen, config_id=config_id, say=lambda line: None
         )  # fmt: skip
         run_all(driver)
-        return driver.state
+        return ledger.read()
 
     return spec, sweep, sweep("none")
 

@@ -35,6 +35,9 @@ from tune.watchdog import Watchdog
 #: Thresholds of the curve of score against layers that a cell reports.
 TRADEOFF = 20
 
+#: The folder of held-out logits within a sweep's.
+HELD_OUT = "cells"
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -196,9 +199,10 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
                 records[-1]["placement"] = dataclasses.asdict(attempt.placement)
             if best is not None and report.ended != "diverged":
                 records[-1]["tradeoff"] = _tradeoff(best, study.problem.metric)
-                save_held_out(
-                    held_out_path(folder, attempt.config, seed, fold), best, study.folds.ids[study.folds.held_out(fold)]
-                )
+                # A file per attempt: what a node that was cut off writes later is nobody's.
+                name = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}.parquet"
+                save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
+                records[-1]["held_out"] = name
         if records:
             yield records
 
@@ -246,9 +250,9 @@ def _jsonable(values: Record) -> Record:
     return clean(values)
 
 
-def held_out_path(folder: Path, config: str, seed: int, fold: int) -> Path:
-    """Where a cell's held-out logits lie."""
-    return folder / "cells" / f"{config}-s{seed}-f{fold}.parquet"
+def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:
+    """Where the held-out logits of a finished cell lie, by the record of its end. KeyError for a diverged one."""
+    return folder / HELD_OUT / Path(cell_end["held_out"]).name
 
 
 def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from leebert.config import TrainConfig
 from leebert.errors import LeaseError, StorageError
 from leebert.train import NEGATIVE
 from tune.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
-from tune.failures import MOST, RETRIES, STOPPING, UNCOUNTED, Failure, Placement, placement
+from tune.failures import HOPELESS, MOST, RETRIES, STOPPING, UNCOUNTED, Failure, Placement, placement
 from tune.feed import events
 from tune.history import Configuration, describe
 from tune.ledger import Ledger, Record, State
@@ -102,6 +102,7 @@ class Driver:
         self.gpus, self.listener, self.say = gpus, listener, say
         self.stop_requested, self.may_decide = stop_requested, may_decide
         self.state = state or ledger.read()
+        self.state.slim = True
         self.writer = ledger.driver_writer(number)
         self.started, self._clock = time.time(), time.monotonic()
         self.halted: str | None = None
@@ -324,6 +325,8 @@ class Driver:
         self.say(f"{self._name(config)}  failed: {what}; {then}")
         if not final:
             self.waiting.append(config)
+        elif not self.state.fold_epochs and sum(c.state == "failed" for c in self.state.history()) >= HOPELESS:
+            self.halted = f"{HOPELESS} configurations failed before one had trained an epoch, the last by: {what}"
 
     # When it ends.
 

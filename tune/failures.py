@@ -21,6 +21,9 @@ UNCOUNTED: tuple[Kind, ...] = ("node", "gpu_memory", "host_memory")
 #: Not even those for ever: a configuration may be what takes its nodes down.
 MOST = 20
 
+#: Where so many configurations were given up before one of the sweep had trained an epoch, no other will fare better.
+HOPELESS = 3
+
 #: What is wrong with a node or the storage, not with the configuration: others would meet it too, so the sweep stops.
 STOPPING: tuple[Kind, ...] = ("storage", "mismatch")
 

@@ -282,7 +282,9 @@ class State:
         default_factory=dict
     )  # by configuration and attempt
     fences: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
-    epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(default_factory=dict)  # by cell
+    epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(
+        default_factory=dict
+    )  # by cell, then by epoch
     fold_epochs: int = 0
     digests: dict[tuple[str, int, int], set[str]] = dataclasses.field(default_factory=dict)  # of a cell's checkpoints
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
@@ -294,6 +296,9 @@ class State:
     pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
     failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
     end: Record | None = None
+    # In a process that lives for days: of a finished cell's epochs only the numbers are kept here, and the scores in
+    # the history, a twentieth of the records.
+    slim: bool = False
 
     def history(self) -> History:
         """The configurations in the order in which they were suggested."""
@@ -423,6 +428,8 @@ class State:
         if key in self.cells or not self.counts(r):
             return False
         self.cells[key] = r
+        if self.slim:
+            self.epochs[key] = {epoch: {"attempt": r["attempt"]} for epoch in self.epochs.get(key, ())}
         self.last_of[r["config"]] = r
         self.cells_of.setdefault(r["config"], []).append(r)
         state: CellState = "diverged" if r["ended"] == "diverged" else "finished"

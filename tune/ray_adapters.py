@@ -40,8 +40,6 @@ class DriverSearcher(_Unpickled, Searcher):
         return None if self.driver.running and not self.driver.stop_reason() else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if result and "records" in result:
-            self.driver.receive(result["records"])
         if not error:
             failure = (result or {}).get("failure")
             self.driver.gone(trial_id, Failure(*failure) if failure else None)
@@ -80,13 +78,19 @@ class DriverStopper(_Unpickled, Stopper):
 
 
 class DriverCallback(_Unpickled, Callback):
-    """Failures, and a beat on every turn of Ray's loop."""
+    """The last records of a trial, failures, and a beat on every turn of Ray's loop."""
 
     def __init__(self, driver: Driver, beat: Callable[[], None]) -> None:
         self.driver, self.beat = driver, beat
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.beat()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        # With what ends a trial Ray goes to no scheduler. Taken out, as Ray keeps a trial's last result for ever.
+        self.driver.receive(result.pop("records", []))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.driver.gone(trial.trial_id, of_death(_error_of(trial), self.driver.hung(trial.trial_id)))
