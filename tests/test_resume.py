@@ -116,9 +116,9 @@ def told_to_mlflow(server, sweep):
 @pytest.fixture(scope="module")
 def whole(tuned, place):
     """The sweep that nobody disturbs."""
-    ran = tuned("sweep", space(place, "pairs"), "--name", "whole")
+    ran = tuned("sweep", space(place, "pairs"), "--name", "uninterrupted")
     assert ran.code == 0, ran.err
-    return SweepFolder(place / "sweeps" / "whole")
+    return SweepFolder(place / "sweeps" / "uninterrupted")
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_driver_that_is_killed_at_any_moment_loses_and_repeats_nothing(whole, 
     for before in decisions[1:]:
         assert made[: len(before)] == before
     identities, statuses, steps = told_to_mlflow(mlflow_server, "torn")
-    assert identities.keys() == told_to_mlflow(mlflow_server, "whole")[0].keys()
+    assert identities.keys() == told_to_mlflow(mlflow_server, "uninterrupted")[0].keys()
     assert set(identities.values()) == {1}
     assert statuses == {"FINISHED"}
     assert set(steps.values()) == {1}
@@ -195,7 +195,7 @@ def test_a_driver_that_stood_still_while_another_took_over_ends_itself(tuned, st
 @pytest.mark.slow
 def test_a_sweep_takes_more_values_and_seeds_and_trains_only_what_is_new(whole, tuned, place):
     before = {cell: r for cell, r in whole.ledger.read().cells.items()}
-    ran = tuned("resume", "whole", space(place, "more", space={"lr_theta": [2e-3, 4e-3]}, seeds=[0, 1]))
+    ran = tuned("resume", "uninterrupted", space(place, "more", space={"lr_theta": [2e-3, 4e-3]}, seeds=[0, 1]))
     assert ran.code == 0, ran.err
     state = whole.ledger.read()
     assert {cell: state.cells[cell] for cell in before} == before
@@ -206,7 +206,7 @@ def test_a_sweep_takes_more_values_and_seeds_and_trains_only_what_is_new(whole, 
     assert state.fold_epochs == 4 * 4 * 3
     assert tuned("status", "whole", "--json").json["cells_left"] == 0
     # What was extended is what goes on.
-    again = tuned("resume", "whole", place / "pairs.yaml")
+    again = tuned("resume", "uninterrupted", place / "pairs.yaml")
     assert again.code == 1
     assert "seeds: 1 is missing" in again.err
 
@@ -223,7 +223,7 @@ def test_a_sweep_takes_more_values_and_seeds_and_trains_only_what_is_new(whole, 
 )
 def test_what_would_make_results_that_cannot_be_joined_is_refused(whole, tuned, change, told):
     before = {p: p.read_bytes() for p in whole.path.rglob("*") if p.is_file() and p.parent.name != "lease"}
-    ran = tuned("resume", "whole", "--set", change)
+    ran = tuned("resume", "uninterrupted", "--set", change)
     assert ran.code == 1
     assert told in ran.err
     assert "start another sweep" in ran.err
