@@ -17,6 +17,9 @@ from ray.tune.stopper import Stopper
 from tune.driver import Driver
 from tune.failures import Failure, of_death
 
+#: What Ray, and the searcher above, read of a trial's last result.
+KEPT = {"done", "failure", "node_ip", "pid", "training_iteration", "trial_id"}
+
 
 class _Unpickled:
     """Ray pickles its state now and then, for a restore that is never used: the driver is no part of that."""
@@ -89,8 +92,10 @@ class DriverCallback(_Unpickled, Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        # With what ends a trial Ray goes to no scheduler. Taken out, as Ray keeps a trial's last result for ever.
-        self.driver.receive(result.pop("records", []))
+        self.driver.receive(result.get("records", []))  # with what ends a trial Ray goes to no scheduler
+        # Ray keeps every trial's last result, and three means of each number in it, until the sweep ends.
+        for key in result.keys() - KEPT:
+            del result[key]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.driver.gone(trial.trial_id, of_death(_error_of(trial), self.driver.hung(trial.trial_id)))
