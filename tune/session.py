@@ -161,7 +161,6 @@ def _scratch(folder: str) -> Iterator[str]:
 def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
     """What a trial asks Ray for; after memory ran out, a GPU or a node to itself."""
     import ray
-    from ray.tune import PlacementGroupFactory
 
     alone = config["attempt"]["placement"]["alone"]
     if alone:
@@ -169,6 +168,14 @@ def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
     if alone == "node":
         nodes = [n["Resources"] for n in ray.nodes() if n["Alive"]]
         cpus = max((n.get("CPU", 0.0) for n in nodes if n.get("GPU", 0) >= gpus), default=cpus)
+    return _bundle(cpus, gpus)
+
+
+@functools.cache
+def _bundle(cpus: float, gpus: float) -> Any:
+    """The same for all trials that ask for the same: Ray takes a millisecond to make one."""
+    from ray.tune import PlacementGroupFactory
+
     return PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
 
 
