@@ -42,6 +42,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from encoders import save_backbone, write_task  # noqa: E402
 from mlflow_server import MlflowServer  # noqa: E402
 
+from tune.crossval import held_out_path, load_held_out  # noqa: E402
 from tune.folder import SweepFolder  # noqa: E402
 from tune.ledger import Record, State  # noqa: E402
 from tune.select import ranking  # noqa: E402
@@ -398,18 +399,23 @@ def trained_once(sweep: Sweep, found: Found) -> None:
     found.count("epochs twice", len(twice), str(twice))
 
 
-VOLATILE = {"seq", "time", "seconds", "wall_seconds", "attempt", "checkpoint", "runtime"}
+VOLATILE = {"seq", "time", "seconds", "wall_seconds", "attempt", "checkpoint", "runtime", "held_out"}
 
 
-def same_scores(sweep: Sweep, reference: State, found: Found) -> None:
-    """Every number of every epoch and cell is the undisturbed one's, except times."""
-    state, other = sweep.state(), []
+def same_scores(sweep: Sweep, undisturbed: Sweep, found: Found) -> None:
+    """Every number of every epoch and cell is the undisturbed one's, except times, and so is every held-out logit."""
+    state, reference, other = sweep.state(), undisturbed.state(), []
     for cell, epochs in state.epochs.items():
         for epoch, record in epochs.items():
             expected = reference.epochs.get(cell, {}).get(epoch)
             if expected is None or _plain(record) != _plain(expected):
                 other.append((*cell, epoch))
     other += [(*c, "end") for c, r in state.cells.items() if _plain(r) != _plain(reference.cells.get(c, {}))]
+    for cell, record in state.cells.items():
+        if "held_out" in record:
+            ours = load_held_out(held_out_path(sweep.folder.path, record))[0]
+            theirs = load_held_out(held_out_path(undisturbed.folder.path, reference.cells[cell]))[0]
+            other += [] if (ours.logits == theirs.logits).all() else [(*cell, "logits")]
     found.count("scores changed", len(other), str(other))
 
 
@@ -505,7 +511,7 @@ def moments(case: Case, epochs: int, rng: random.Random) -> Iterator[tuple[str, 
         yield kind, 0 if kind == "driver at start-up" else rng.randint(1, most)
 
 
-def disturbed(bench: Bench, case: Case, reference: Sweep, start_up: float, scores: State, seed: int) -> Found:
+def disturbed(bench: Bench, case: Case, reference: Sweep, start_up: float, scores: Sweep, seed: int) -> Found:
     """The same sweep with all its faults."""
     found, sweep, rng = Found(case.name), bench.sweep(case, case.name), random.Random(f"{seed}/{case.name}")
     command = sweep.begin()
@@ -590,7 +596,7 @@ def main() -> None:
                         references[name] = undisturbed(bench, next(c for c in CASES if c.name == name))
             for case in cases:
                 reference, start_up = references[case.name if case.same else case.scores_of]
-                scores = references[case.scores_of or case.name][0].state()
+                scores = references[case.scores_of or case.name][0]
                 results.append(disturbed(bench, case, reference, start_up, scores, options.seed))
                 for note in results[-1].notes:
                     print(f"LOST  {case.name}: {note}", flush=True)

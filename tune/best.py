@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,81 @@ import numpy as np
 
 from leebert.config import ModelConfig
 from leebert.data.batches import updates_per_epoch
+from leebert.errors import SweepError
 from leebert.files import write_atomically
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.folder import SweepFolder
+from tune.history import describe
 from tune.ledger import State
-from tune.overview import placed
+from tune.overview import placed, spec_of
 from tune.prepare import data_config
-from tune.select import best, one_standard_error, score
+from tune.select import best, complete, one_standard_error, score
 from tune.space import SweepSpec
+from tune.tradeoff import Objective, curves, pareto, recorded
+
+#: What must agree between sweeps for their scores to be comparable: the same rows in the same folds with the same seeds.
+SAME = ("data_fingerprint", "folds", "rows")
 
 
-def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) -> dict[str, Any]:
+def best_of(folders: Sequence[SweepFolder], objective: Objective | None = None) -> dict[str, dict[str, Any]]:
+    """The best file of every task among these sweeps; of several sweeps of one task, that of the highest score.
+
+    Raises SweepError where sweeps of one task differ in data, folds or seeds.
+    """
+    found: dict[str, list[tuple[SweepFolder, SweepSpec]]] = {}
+    for folder in folders:
+        spec = spec_of(folder)
+        found.setdefault(spec.task_name, []).append((folder, spec))
+    chosen = {}
+    for task, sweeps in found.items():
+        _require_comparable(task, sweeps)
+        files = [best_file(folder, spec, objective=objective) for folder, spec in sweeps]
+        top = max(files, key=lambda f: f["found"]["objective"]["value"])
+        if len(files) > 1:
+            top["found"]["sweeps"] = {
+                f["found"]["sweep"]: {
+                    "configuration": f["found"]["configuration"],
+                    "value": f["found"]["objective"]["value"],
+                }
+                for f in files
+            }
+        chosen[task] = top
+    return chosen
+
+
+def _require_comparable(task: str, sweeps: Sequence[tuple[SweepFolder, SweepSpec]]) -> None:
+    first, spec = sweeps[0]
+    for other, its in sweeps[1:]:
+        differ = [key for key in SAME if other.manifest[key] != first.manifest[key]]
+        differ += ["seeds"] if list(its.seeds) != list(spec.seeds) else []
+        if differ:
+            raise SweepError(
+                f"{first.name} and {other.name} are sweeps of {task} with different {', '.join(differ)}: "
+                "their scores can't be compared"
+            )
+
+
+def best_file(
+    folder: SweepFolder, spec: SweepSpec, state: State | None = None, *, objective: Objective | None = None
+) -> dict[str, Any]:
     """The contents of best/<task>.yaml for a sweep: a :class:`RunConfig` with `theta_updates` and `found`.
 
     `theta_updates` is the median over cells of the best epoch's share of max_epochs, times the updates of the whole
-    split under the same schedule. Raises SweepError where no configuration is complete.
+    split under the same schedule. `objective` says what is best (the mean over exits); the score that the file promises
+    is the mean over exits all the same. Raises SweepError where no configuration is complete.
     """
-    state = state or folder.ledger.read(epochs=False)
+    state, objective = state or folder.ledger.read(epochs=False), objective or Objective()
     manifest = folder.manifest
-    chosen = best(state.history())
+    finished = complete(state.history())
+    ids = {c.id for c in finished}
+    mine = {key: r for key, r in state.cells.items() if key[0] in ids}
+    if objective.kind == "score":
+        replayed = recorded(mine)
+    else:
+        replayed = curves(folder.path, mine, manifest["metric"], objective.rule)
+    judged = objective.rescored(state.history(), replayed)
+    chosen = best(judged)
     cells = [r for (config, _, _), r in sorted(state.cells.items()) if config == chosen.id]
     training = spec.train_config(chosen.values, spec.seeds[0])
     # Memory that ran out in the sweep would run out again.
@@ -37,9 +93,9 @@ def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) 
     training = training.model_copy(update={"accumulate": training.accumulate * micro})
     share = statistics.median((r["best_epoch"] + 1) / training.max_epochs for r in cells)
     whole = training.max_epochs * updates_per_epoch(manifest["rows"], training.batch_size)
-    mean, std = score(chosen)
+    mean, std = score(next(c for c in state.history() if c.id == chosen.id))
     per_exit = np.mean([r["exits"]["score"] for r in cells], axis=0)
-    near = one_standard_error(state.history())
+    near = one_standard_error(judged)
     run = RunConfig(
         task=spec.task,
         model=_pinned(spec.model, manifest["backbone"]),
@@ -52,6 +108,8 @@ def best_file(folder: SweepFolder, spec: SweepSpec, state: State | None = None) 
             "values": dict(chosen.values),
             "score_mean": round(mean, 6),
             "score_std": round(std, 6) if std == std else None,
+            "objective": {"name": str(objective), "value": round(score(chosen).mean, 6)},
+            "pareto": [point.as_dict() for point in pareto(finished, replayed)] or None,
             "score_per_exit": [round(float(v), 6) for v in per_exit],
             "cells": [
                 {
@@ -101,3 +159,22 @@ def write_best(values: dict[str, Any], out: Path, task: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, header + dump_yaml(values))
     return path
+
+
+def print_best(values: dict[str, Any], path: Path) -> None:
+    """What was chosen, and why, on stdout."""
+    found = values["found"]
+    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
+    print(f"{describe(found['values'])}\n{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells")
+    if found["objective"]["name"] != str(Objective()):
+        print(f"chosen by the {found['objective']['name']}: {100 * found['objective']['value']:.2f}")
+    for sweep, other in found.get("sweeps", {}).items():
+        mark = "  (chosen)" if sweep == found["sweep"] else ""
+        print(f"sweep {sweep}: {100 * other['value']:.2f}{mark}")
+    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
+    others = len(found["within_one_standard_error"]) - 1
+    print(f"{others} other configuration(s) lie within one standard error")
+    on_front = {point["configuration"] for point in found.get("pareto") or []}
+    if on_front:
+        print(f"{len(on_front)} configuration(s) lie on the front of score against mean layers")
+    print(f"{path}: leebert train --config {path}")

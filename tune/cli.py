@@ -24,6 +24,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Storage = Annotated[str | None, typer.Option(help="Where sweeps lie; else LEEBERT_STORAGE, else ./sweeps.")]
 Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its folder.")]
+Names = Annotated[list[str], typer.Argument(help="Names of sweeps in the storage, or their folders.")]
+Rule = Annotated[str, typer.Option(help="Exit rule of speed-ups: normalised_entropy, entropy, confidence or patience.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
 DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
@@ -235,32 +237,29 @@ def stop(
 
 @app.command()
 def best(
-    name: Name,
+    names: Names,
     out: Annotated[Path, typer.Option(help="Folder for <task>.yaml.")] = Path("best"),
+    objective: Annotated[
+        str, typer.Option(help="What is best: score (mean over exits), speed-up=2 (score at it) or area (over layers).")
+    ] = "score",
+    rule: Rule = "normalised_entropy",
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Write the best configuration as a file that `leebert train --config` takes."""
-    from tune.best import best_file, write_best
+    """Write the best configuration per task, over one or several sweeps, as a file that `leebert train --config` takes."""
+    from tune.best import best_of, print_best, write_best
     from tune.folder import SweepFolder
-    from tune.overview import spec_of
+    from tune.tradeoff import Objective
 
-    folder = SweepFolder.find(name, storage)
-    spec = spec_of(folder)
-    values = best_file(folder, spec)
-    path = write_best(values, out, spec.task_name)
+    folders = [SweepFolder.find(name, storage) for name in names]
+    files = best_of(folders, Objective.of(objective, rule))
+    paths = {task: write_best(values, out, task) for task, values in files.items()}
     if json_:
-        console.emit_json({**values, "file": str(path)})
+        told = [{**values, "file": str(paths[task])} for task, values in files.items()]
+        console.emit_json(told[0] if len(told) == 1 else told)
         return
-    from tune.history import describe
-
-    found = values["found"]
-    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
-    print(f"{describe(found['values'])}\n{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells")
-    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
-    others = len(found["within_one_standard_error"]) - 1
-    print(f"{others} other configuration(s) lie within one standard error")
-    print(f"{path}: leebert train --config {path}")
+    for task, values in files.items():
+        print_best(values, paths[task])
 
 
 @app.command("rebuild-mlflow")
@@ -290,22 +289,24 @@ def rebuild_mlflow(
 
 @app.command()
 def compare(
-    name: Name,
+    names: Names,
     a: Annotated[str, typer.Option(help="One value of the option, such as clo-v2.")],
     b: Annotated[str, typer.Option(help="The other value, such as blo.")],
     option: Annotated[str, typer.Option(help="The swept option whose values are compared.")] = "algorithm",
     where: Annotated[list[str] | None, typer.Option(help="option=value that narrows a side, such as c=4.")] = None,
+    speed_up: Annotated[
+        list[float] | None, typer.Option(help="Compare the score at this speed-up as well; repeatable. [default: 2]")
+    ] = None,
+    rule: Rule = "normalised_entropy",
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
-    from tune.compare import compare as compare_
-    from tune.compare import render
+    from tune.comparing import across, compare_sweep, print_comparisons
     from tune.folder import SweepFolder
-    from tune.overview import spec_of
+    from tune.tradeoff import Objective
 
-    folder = SweepFolder.find(name, storage)
-    spec = spec_of(folder)
+    folders = [SweepFolder.find(name, storage) for name in names]
     aliases = {"c": "cycle_length", "lambda1": "lr_theta", "lambda2": "lr_omega", "b": "batch_size"}
     picked: dict[str, Any] = {}
     for assignment in where or []:
@@ -313,23 +314,17 @@ def compare(
         if not separator:
             raise ConfigError(f"--where {assignment}: expected option=value, such as c=4")
         picked[aliases.get(key.lower(), key)] = value
-    comparison = compare_(
-        folder.ledger.read(epochs=False).history(),
-        a,
-        b,
-        option=aliases.get(option, option),
-        where=picked,
-        folds=spec.folds,
-        test_train_ratio=folder.manifest["test_train_ratio"] if spec.folds == 1 else None,
-    )
-    if json_:
-        console.emit_json(comparison.as_dict())
+    objectives = [Objective.of(f"speed-up={s}", rule) for s in speed_up or [2.0]]
+    found = [
+        compare_sweep(folder, a, b, option=aliases.get(option, option), where=picked, objectives=objectives)
+        for folder in folders
+    ]
+    if not json_:
+        print_comparisons(found)
         return
-    from rich.console import Console
-
-    Console().print(render(comparison))
-    if folder.driver():
-        print("the sweep is still running: this is what is there")
+    told = [one.as_dict() for one in found]
+    together = across(found)
+    console.emit_json(told[0] if together is None else {"sweeps": told, "across": dataclasses.asdict(together)})
 
 
 @app.command()

@@ -1,0 +1,139 @@
+"""Score against speed from held-out logits: the curve, what is read from it, and who lies on the front."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leebert.errors import ConfigError, SweepError
+from leebert.evaluate import HeldOut, replay_point
+from tune.compare import compare
+from tune.crossval import save_held_out
+from tune.history import Cell, Configuration, EpochScore
+from tune.select import best
+from tune.tradeoff import RULES, Objective, Tradeoff, curves, mean_curve, pareto, recorded, tradeoff
+
+
+def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> HeldOut:
+    """Logits that say more of the label the deeper the exit."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=rows)
+    signal = np.linspace(0.3, 2.0, exits)[:, None, None] * np.eye(classes)[labels][None]
+    return HeldOut((rng.normal(size=(exits, rows, classes)) + signal).astype(np.float32), labels)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.sampled_from(RULES), st.integers(2, 6), st.integers(2, 4))
+def test_a_curve_ends_at_the_last_exit_and_holds_points_of_replay(seed, rule, exits, classes):
+    record = held_out(seed, exits, 40, classes)
+    found = tradeoff(record, "accuracy", rule)
+    assert (np.diff(found.layers) > 0).all()
+    assert found.layers[-1] == exits
+    last = float((record.logits[-1].argmax(-1) == record.labels).mean())
+    assert found.at_speed_up(1.0) == pytest.approx(last)
+    assert found.scores.min() - 1e-12 <= found.area() <= found.scores.max() + 1e-12
+    if rule != "patience":  # whose rows stay for two exits at least
+        assert found.layers[0] == pytest.approx(1.0)
+        first = float((record.logits[0].argmax(-1) == record.labels).mean())
+        assert found.scores[0] == pytest.approx(first)
+
+
+def test_the_score_at_a_speed_up_lies_between_the_thresholds_beside_it():
+    record = held_out(0, rows=500)
+    found = tradeoff(record, "accuracy", "normalised_entropy")
+    wanted = 4 / 1.7
+    beside = [replay_point(record, "accuracy", "normalised_entropy", t) for t in np.linspace(0, 1, 2000)]
+    near = [p.measures["score"] for p in beside if abs(p.layers - wanted) < 0.1]
+    assert min(near) - 0.01 <= found.at_speed_up(1.7) <= max(near) + 0.01
+
+
+@pytest.mark.parametrize(("rule", "reach"), [("patience", r"1\.[0-9]{2}"), ("normalised_entropy", r"4\.00")])
+def test_a_speed_up_out_of_reach_is_refused_with_what_is_in_reach(rule, reach):
+    with pytest.raises(ConfigError, match=rf"speed-up 4\.1: {rule} reaches from 1 to {reach} on 4 exits"):
+        tradeoff(held_out(1), "accuracy", rule).at_speed_up(4.1)
+
+
+@pytest.mark.parametrize("text", ["speed-up", "speed-up=x", "speed-up=0.5", "speed-up=nan", "area=1", "f1"])
+def test_an_objective_that_is_none(text):
+    with pytest.raises(ConfigError, match="--objective"):
+        Objective.of(text)
+
+
+def test_a_rule_that_is_none():
+    with pytest.raises(ConfigError, match="--rule softmax: one of normalised_entropy"):
+        Objective.of("area", "softmax")
+
+
+def flat(low: float, high: float, exits: int = 2) -> Tradeoff:
+    return Tradeoff("normalised_entropy", np.array([1.0, float(exits)]), np.array([low, high]), exits)
+
+
+def one(name: str, algorithm: str, mean: float, folds: int = 3) -> Configuration:
+    cells = tuple(Cell(0, k, "finished", (EpochScore(0, mean + k / 100),)) for k in range(folds))
+    return Configuration(name, {"algorithm": algorithm, "lr_theta": 1e-4}, "complete", cells)
+
+
+def test_by_another_objective_another_configuration_is_best():
+    history = (one("slow", "blo", 0.8), one("fast", "slo", 0.7))
+    ends = {"slow": (0.4, 0.9), "fast": (0.7, 0.75)}
+    found = {(name, 0, k): flat(*ends[name]) for name in ends for k in range(3)}
+    assert best(history).id == "slow"
+    assert best(Objective.of("area").rescored(history, found)).id == "fast"  # 0.725 against 0.65
+    assert best(Objective.of("speed-up=2").rescored(history, found)).id == "fast"
+    assert best(Objective.of("speed-up=1").rescored(history, found)).id == "slow"
+    assert Objective().rescored(history, {}) == history
+
+
+def test_two_algorithms_are_compared_at_a_speed_up_by_hand():
+    history = (one("x", "blo", 0.8), one("y", "slo", 0.7))
+    lows = {"x": (0.5, 0.5, 0.5), "y": (0.51, 0.53, 0.55)}
+    found = {(name, 0, k): flat(lows[name][k], 0.9) for name in lows for k in range(3)}
+    rescored = Objective.of("speed-up=2").rescored(history, found)
+    (line,) = compare(rescored, "slo", "blo", folds=3).lines
+    assert line.difference.mean == pytest.approx(0.03)
+    assert line.exits == ()
+    del found["x", 0, 1]
+    (line,) = compare(Objective.of("speed-up=2").rescored(history, found), "slo", "blo", folds=3).lines
+    assert line.complete == 2
+
+
+curve_of = st.lists(st.integers(0, 100), min_size=4, max_size=4).map(
+    lambda s: Tradeoff("confidence", np.arange(1.0, 5.0), np.array(s) / 100, 4)
+)
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), curve_of, min_size=1))
+def test_nothing_lies_above_the_front_and_everything_on_it_is_somebodys(by_name):
+    history = tuple(
+        Configuration(name, {}, "complete", (Cell(0, 0, "finished", (EpochScore(0, 0.5),)),)) for name in by_name
+    )
+    front = pareto(history, {(name, 0, 0): t for name, t in by_name.items()})
+    assert [p.layers for p in front] == sorted({p.layers for p in front})
+    assert [p.score for p in front] == sorted({p.score for p in front})
+    for name, mine in by_name.items():
+        for layers, score in zip(*mean_curve([mine]), strict=True):
+            reached = [p.score for p in front if p.layers <= layers]
+            assert reached[-1] >= score
+            assert not [p for p in front if p.configuration == name and p.layers == layers and p.score != score]
+
+
+def test_logits_come_from_the_file_that_the_record_names_and_a_missing_one_is_named(tmp_path):
+    record = held_out(3)
+    save_held_out(tmp_path / "cells" / "c-s0-f0-0001-0001.parquet", record, np.arange(60))
+    cells = {("c", 0, 0): {"held_out": "c-s0-f0-0001-0001.parquet"}, ("d", 0, 0): {"ended": "diverged"}}
+    found = curves(tmp_path, cells, "accuracy", "confidence")
+    assert found.keys() == {("c", 0, 0)}
+    assert found["c", 0, 0].scores.tolist() == tradeoff(record, "accuracy", "confidence").scores.tolist()
+    cells["c", 0, 0] = {"held_out": "../../elsewhere.parquet"}
+    with pytest.raises(SweepError, match=r"cells/elsewhere\.parquet is missing"):
+        curves(tmp_path, cells, "accuracy", "confidence")
+
+
+def test_the_curve_in_a_record_starts_at_the_first_exit_and_ends_at_the_last():
+    record = {"exits": {"score": [0.5, 0.6, 0.8]}, "tradeoff": {"layers": [1.0, 2.5], "score": [0.5, 0.7]}}
+    found = recorded({("c", 0, 0): record, ("d", 0, 0): {"exits": {}}})
+    assert found.keys() == {("c", 0, 0)}
+    assert found["c", 0, 0].layers.tolist() == [1.0, 2.5, 3.0]
+    assert found["c", 0, 0].scores.tolist() == [0.5, 0.7, 0.8]

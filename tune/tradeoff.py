@@ -1,0 +1,207 @@
+"""Score against speed, replayed from the held-out logits that every cell has left: no model is run.
+
+A speed-up is the number of exits M divided by the mean number of layers executed. Between two neighbouring thresholds
+the score is interpolated in layers: what one gets by drawing the threshold anew for every row (exactly so for accuracy).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from leebert.errors import ConfigError, SweepError
+from leebert.evaluate import HeldOut, curve
+from tune.crossval import held_out_path, load_held_out
+from tune.history import Cell, Configuration, EpochScore, History
+from tune.ledger import Record
+
+#: Rules with a threshold that sets the speed.
+RULES = ("normalised_entropy", "entropy", "confidence", "patience")
+
+#: Thresholds of a curve whose rule has a continuous one.
+THRESHOLDS = 41
+
+CellKey = tuple[str, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tradeoff:
+    """One cell under one rule: mean layers, rising from (T,) thresholds' fastest to M, and the score at each."""
+
+    rule: str
+    layers: np.ndarray
+    scores: np.ndarray
+    exits: int
+
+    def at_speed_up(self, speed_up: float) -> float:
+        """The score at M / `speed_up` layers. ConfigError for one that the rule can't reach."""
+        wanted = self.exits / speed_up
+        if not self.layers[0] - 1e-9 <= wanted <= self.exits:
+            most = self.exits / self.layers[0]
+            raise ConfigError(f"speed-up {speed_up:g}: {self.rule} reaches from 1 to {most:.2f} on {self.exits} exits")
+        return float(np.interp(wanted, self.layers, self.scores))
+
+    def area(self) -> float:
+        """The mean score over layers from the fastest point to M: the area under the curve, as a fraction."""
+        width = float(self.layers[-1] - self.layers[0])
+        return float(np.trapezoid(self.scores, self.layers)) / width if width else float(self.scores[-1])
+
+
+def tradeoff(held_out: HeldOut, metric: str, rule: str) -> Tradeoff:
+    """A cell's curve; its thresholds are spread over the values that its logits take, so that no stretch is empty."""
+    m = len(held_out.logits)
+    if m < 2:
+        raise ConfigError("a model with one exit has one speed only")
+    points = curve(held_out, metric, rule, _thresholds(held_out, rule)) + curve(held_out, metric, "never", [None])
+    return _of_points(rule, [(point.layers, point.measures["score"]) for point in points], m)
+
+
+def _of_points(rule: str, points: Iterable[tuple[float, float]], exits: int) -> Tradeoff:
+    by_layers: dict[float, list[float]] = {}
+    for at, score in points:
+        by_layers.setdefault(round(at, 9), []).append(score)
+    layers = sorted(by_layers)
+    return Tradeoff(rule, np.array(layers), np.array([float(np.mean(by_layers[x])) for x in layers]), exits)
+
+
+def recorded(cells: Mapping[CellKey, Record]) -> dict[CellKey, Tradeoff]:
+    """The coarse curves that the ends of cells hold, under normalised entropy: no file of logits is read."""
+    found = {}
+    for key, record in cells.items():
+        if "tradeoff" in record and len(record["exits"].get("score", ())) > 1:
+            scores, points = record["exits"]["score"], record["tradeoff"]
+            ends = [(1.0, scores[0]), (float(len(scores)), scores[-1])]
+            pairs = [*zip(points["layers"], points["score"], strict=True), *ends]
+            found[key] = _of_points("normalised_entropy", pairs, len(scores))
+    return found
+
+
+def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
+    m, _, k = held_out.logits.shape
+    if rule == "patience":
+        return [float(p) for p in range(1, m)]
+    if rule not in RULES:
+        raise ConfigError(f"--rule {rule}: one of {', '.join(RULES)}")
+    z = held_out.logits[:-1].astype(np.float64)
+    log_p = z - z.max(axis=-1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=-1, keepdims=True))
+    if rule == "confidence":
+        values, low, high = np.exp(log_p).max(axis=-1), 1 / k, 1.0
+    else:
+        scale = math.log(k) if rule == "normalised_entropy" else 1.0
+        values, low, high = -(np.exp(log_p) * log_p).sum(axis=-1) / scale, 0.0, math.log(k) / scale
+    spread = np.quantile(values, np.linspace(0, 1, THRESHOLDS))
+    return [float(t) for t in np.unique(np.clip([low, *spread, high], low, high))]
+
+
+def curves(folder: Path, cells: Mapping[CellKey, Record], metric: str, rule: str) -> dict[CellKey, Tradeoff]:
+    """The curve of every finished cell (the ledger's `State.cells`). SweepError where a cell's logits are missing."""
+    found = {}
+    for key, record in cells.items():
+        if "held_out" not in record:
+            continue  # diverged
+        path = held_out_path(folder, record)
+        if not path.is_file():
+            raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
+        found[key] = tradeoff(load_held_out(path)[0], metric, rule)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a cell is judged by: its mean over exits, its score at a speed-up, or the area under score against layers."""
+
+    kind: Literal["score", "speed-up", "area"] = "score"
+    speed_up: float | None = None
+    rule: str = "normalised_entropy"
+
+    @classmethod
+    def of(cls, text: str, rule: str = "normalised_entropy") -> Objective:
+        """From `score`, `area` or `speed-up=2.5`. Raises ConfigError."""
+        if rule not in RULES:
+            raise ConfigError(f"--rule {rule}: one of {', '.join(RULES)}")
+        kind, separator, number = text.partition("=")
+        if kind == "score" and not separator:
+            return cls(rule=rule)
+        if kind == "area" and not separator:
+            return cls("area", rule=rule)
+        if kind == "speed-up":
+            try:
+                speed_up = float(number)
+            except ValueError:
+                speed_up = math.nan
+            if 1 <= speed_up < math.inf:
+                return cls("speed-up", speed_up, rule)
+            raise ConfigError(f"--objective {text}: a speed-up is a number of at least 1, such as speed-up=2")
+        raise ConfigError(f"--objective {text}: one of score, area, speed-up=NUMBER")
+
+    def __str__(self) -> str:
+        if self.kind == "score":
+            return "mean over exits"
+        under = self.rule.replace("_", " ")
+        if self.kind == "area":
+            return f"mean score over layers under {under}"
+        return f"score at speed-up {self.speed_up:g} under {under}"
+
+    def of_cell(self, found: Tradeoff) -> float:
+        """One number for a cell."""
+        return found.area() if self.kind == "area" else found.at_speed_up(self.speed_up or 1.0)
+
+    def rescored(self, history: History, found: Mapping[CellKey, Tradeoff]) -> History:
+        """The history with every cell's score replaced by this one; cells without a curve count as unfinished."""
+        if self.kind == "score":
+            return history
+        return tuple(self._configuration(c, found) for c in history)
+
+    def _configuration(self, c: Configuration, found: Mapping[CellKey, Tradeoff]) -> Configuration:
+        return dataclasses.replace(c, cells=tuple(self._cell(k, found.get((c.id, k.seed, k.fold))) for k in c.cells))
+
+    def _cell(self, cell: Cell, found: Tradeoff | None) -> Cell:
+        if cell.state != "finished" or cell.best is None:
+            return cell
+        if found is None:
+            return Cell(cell.seed, cell.fold, "running")
+        return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, self.of_cell(found)))
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontPoint:
+    """One point of the Pareto front: no configuration scores higher with as few layers."""
+
+    configuration: str
+    layers: float
+    score: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "configuration": self.configuration,
+            "layers": round(self.layers, 4),
+            "score": round(self.score, 6),
+        }
+
+
+def mean_curve(found: list[Tradeoff], steps: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Layers (from the slowest cell's fastest point to M, `steps` to a layer) and the cells' mean score there."""
+    exits, low = found[0].exits, max(float(t.layers[0]) for t in found)
+    grid = np.arange(1, exits + 1e-9, 1 / steps)
+    grid = np.unique(np.concatenate([[low], grid[grid > low]]))
+    return grid, np.mean([np.interp(grid, t.layers, t.scores) for t in found], axis=0)
+
+
+def pareto(history: History, found: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
+    """The front of score against mean layers over these configurations, fewest layers first."""
+    points = []
+    for c in history:
+        mine = [found[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in found]
+        if mine:
+            points += [FrontPoint(c.id, float(x), float(y)) for x, y in zip(*mean_curve(mine), strict=True)]
+    front: list[FrontPoint] = []
+    for point in sorted(points, key=lambda p: (p.layers, -p.score, p.configuration)):
+        if not front or point.score > front[-1].score:
+            front.append(point)
+    return front
