@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -340,6 +342,81 @@ def test_compare_says_what_two_cells_can_tell(swept, tuned):
     unknown = tuned("compare", "whole", "--a", "clo-v2", "--b", "slo")
     assert unknown.code == 1
     assert "slo" in unknown.err
+
+
+@pytest.mark.slow
+def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tuned, tmp_path):
+    from tune.tradeoff import tradeoff
+
+    folder, _ = swept
+    at = {}
+    for (config, _, fold), r in folder.ledger.read().cells.items():
+        held_out = load_held_out(held_out_path(folder.path, r))[0]
+        at[config, fold] = tradeoff(held_out, "accuracy", "confidence").at_speed_up(1.5)
+    configs = {c.values["algorithm"]: c.id for c in folder.ledger.read().history()}
+    ran = tuned(
+        "compare", "whole", "--a", "clo-v2", "--b", "blo", "--speed-up", "1.5", "--rule", "confidence", "--json"
+    )
+    assert ran.code == 0, ran.err
+    (there,) = ran.json["at_speed_ups"]
+    assert (there["speed_up"], there["rule"]) == (1.5, "confidence")
+    differences = [at[configs["clo-v2"], f] - at[configs["blo"], f] for f in (0, 1)]
+    assert there["lines"][0]["difference"]["mean"] == pytest.approx(np.mean(differences))
+
+    chosen = tuned("best", "whole", "--objective", "speed-up=1.5", "--rule", "confidence", "--out", tmp_path, "--json")
+    assert chosen.code == 0, chosen.err
+    means = {config: np.mean([at[config, 0], at[config, 1]]) for config in configs.values()}
+    assert chosen.json["found"]["objective"]["value"] == pytest.approx(max(means.values()), abs=1e-6)
+    assert means[chosen.json["found"]["configuration"]] == max(means.values())
+    assert chosen.json["found"]["pareto"]
+    beyond = tuned("best", "whole", "--objective", "speed-up=4", "--out", tmp_path / "none")
+    assert beyond.code == 1
+    assert "from 1 to 3.00 on 3 exits" in beyond.err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_pages_stand_in_one_file_and_beside_the_sweep_in_mlflow(swept, tuned, mlflow_server, tmp_path):
+    from mlflow import MlflowClient
+
+    folder, _ = swept
+    compared = tuned("compare", "whole", "--a", "clo-v2", "--b", "blo", "--html", tmp_path / "compared.html")
+    assert compared.code == 0, compared.err
+    page = (tmp_path / "compared.html").read_text()
+    assert page.count("<figure>") == 3
+    assert "<h2>Learned weights over time</h2>" in page
+    reported = tuned("report", "whole")
+    assert reported.code == 0, reported.err
+    whole = (folder.path / "report.html").read_text()
+    assert whole.count("<figure>") == 2  # two configurations are too few for importance
+    assert "4 complete configurations" in whole
+    for text in (page, whole):
+        assert not re.search(r"""(src|href)=["'](?!data:)""", text), "nothing is fetched from anywhere"
+    client = MlflowClient(mlflow_server.url)
+    experiment = client.get_experiment_by_name("leebert-pairs").experiment_id
+    (run,) = client.search_runs([experiment], "tags.sweep = 'whole' AND tags.kind = 'sweep'")
+    logged = {file.path for file in client.list_artifacts(run.info.run_id, "reports")}
+    assert logged == {"reports/compared.html", "reports/report.html"}
+    assert f"runs/{run.info.run_id}/artifacts/reports/report.html" in reported.err
+
+
+@pytest.mark.slow
+def test_sweeps_of_other_folds_are_not_compared(swept, tuned, place, tmp_path):
+    refolded = SweepFolder(place / "sweeps" / "refolded")
+    shutil.copytree(swept[0].path, refolded.path)
+    same = tuned("best", "whole", "refolded", "--out", tmp_path, "--json")
+    assert same.code == 0, same.err
+    assert same.json["found"]["sweeps"].keys() == {"whole", "refolded"}
+    together = tuned("compare", "whole", "refolded", "--a", "clo-v2", "--b", "blo", "--json")
+    assert together.json["across"]["differences"].keys() == {"whole", "refolded"}
+    manifest = json.loads((refolded.path / "manifest.json").read_text())
+    manifest["folds"]["digest"] = "0" * 64
+    (refolded.path / "manifest.json").write_text(json.dumps(manifest))
+    other = tuned("best", "whole", "refolded", "--out", tmp_path / "none")
+    assert other.code == 1
+    assert "whole and refolded are sweeps of pairs with different folds" in other.err
+    assert not (tmp_path / "none").exists()
+    shutil.rmtree(refolded.path)
 
 
 @pytest.mark.slow

@@ -298,6 +298,9 @@ def compare(
         list[float] | None, typer.Option(help="Compare the score at this speed-up as well; repeatable. [default: 2]")
     ] = None,
     rule: Rule = "normalised_entropy",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with figures here (one sweep), and log it to MLflow.")
+    ] = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
@@ -319,12 +322,32 @@ def compare(
         compare_sweep(folder, a, b, option=aliases.get(option, option), where=picked, objectives=objectives)
         for folder in folders
     ]
+    if html is not None:
+        from tune.report import comparison_page, deliver
+
+        if len(folders) > 1:
+            raise ConfigError("--html: a page is of one sweep; give one name")
+        deliver(comparison_page(folders[0], found[0], folders[0].ledger.read()), html, folders[0], say=_say)
     if not json_:
         print_comparisons(found)
         return
     told = [one.as_dict() for one in found]
     together = across(found)
     console.emit_json(told[0] if together is None else {"sweeps": told, "across": dataclasses.asdict(together)})
+
+
+@app.command()
+def report(
+    name: Name,
+    out: Annotated[Path | None, typer.Option(help="The page; report.html in the sweep's folder by default.")] = None,
+    storage: Storage = None,
+) -> None:
+    """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
+    from tune.folder import SweepFolder
+    from tune.report import deliver, sweep_page
+
+    folder = SweepFolder.find(name, storage)
+    print(deliver(sweep_page(folder), out or folder.path / "report.html", folder, say=_say))
 
 
 @app.command()

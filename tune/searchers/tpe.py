@@ -71,7 +71,7 @@ class TpeSearcher:
         )
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for configuration in history:
-            study.add_trial(self._trial(configuration))
+            study.add_trial(self.trial(configuration))
         return study
 
     def _ask(self, study: Study) -> dict[str, Any]:
@@ -83,7 +83,8 @@ class TpeSearcher:
                 chosen[option] = _decoded(values, _suggest(trial, option, _axis(values)))
         return {"algorithm": algorithm, **chosen}
 
-    def _trial(self, configuration: Configuration) -> FrozenTrial:
+    def trial(self, configuration: Configuration) -> FrozenTrial:
+        """A configuration as Optuna would have seen it."""
         import optuna
 
         values = configuration.values

@@ -1,0 +1,112 @@
+"""The figures of reports: each takes plain numbers and draws them, no window and no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tune.names import COLOURS
+
+#: For sides that are no algorithm with a colour of its own.
+PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
+
+#: A curve: x, y, and how far it spreads below and above (y again where there is no spread).
+Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def colour(name: str, position: int) -> str:
+    """The colour of an algorithm, or of what stands at this position."""
+    return COLOURS.get(name, PALETTE[position % len(PALETTE)])
+
+
+def bands(curves: Mapping[str, Band], x: str, y: str, colours: Sequence[str]) -> Figure:
+    """Curves with what they spread over."""
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for (name, (at, mean, low, high)), drawn in zip(curves.items(), colours, strict=True):
+        axes.plot(at, mean, marker="o", ms=4, color=drawn, label=name)
+        axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_xticks(next(iter(curves.values()))[0])
+    axes.grid(alpha=0.25)
+    axes.legend()
+    return figure
+
+
+def patience(curves: Mapping[str, Sequence[tuple[int, float, float]]], colours: Sequence[str]) -> Figure:
+    """Score and layers against patience: (patience, layers, score in per cent) per curve (the paper's figures 3 and 4)."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, points), drawn in zip(curves.items(), colours, strict=True):
+        p, layers, score = zip(*points, strict=True)
+        left.plot(p, score, marker="o", ms=4, color=drawn, label=name)
+        right.plot(p, layers, marker="o", ms=4, color=drawn, label=name)
+    left.set(xlabel="patience", ylabel="held-out score, per cent")
+    right.set(xlabel="patience", ylabel="mean layers executed")
+    for axes in (left, right):
+        axes.set_xticks([point[0] for point in next(iter(curves.values()))])
+        axes.grid(alpha=0.25)
+    left.legend()
+    return figure
+
+
+def heat_maps(maps: Mapping[str, np.ndarray], columns: int = 2) -> Figure:
+    """One (exits, epochs) map of learned weights per title, with colours of its own: their scales differ by far."""
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(5.0 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (title, values) in zip(grid, maps.items(), strict=False):
+        image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
+        axes.set(title=title, xlabel="epoch", ylabel="exit")
+        axes.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1))
+        axes.set_yticks(range(values.shape[0]), range(1, values.shape[0] + 1))
+        figure.colorbar(image, ax=axes)
+    for axes in list(grid)[len(maps) :]:
+        axes.remove()
+    return figure
+
+
+def learning(curves: Sequence[tuple[str, str, Sequence[float], bool]]) -> Figure:
+    """(algorithm, colour, score per epoch in per cent, whether it stands out) per configuration."""
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    named: set[str] = set()
+    for algorithm, drawn, scores, first in curves:
+        label = None if algorithm in named else algorithm
+        named.add(algorithm)
+        style = {"lw": 2.5, "alpha": 1.0, "zorder": 3} if first else {"lw": 1.0, "alpha": 0.5}
+        axes.plot(range(1, len(scores) + 1), scores, marker=".", color=drawn, label=label, **style)  # type: ignore[arg-type]
+    axes.set(xlabel="epoch", ylabel="held-out score, mean over exits, per cent")
+    axes.set_xticks(range(1, max(len(scores) for _, _, scores, _ in curves) + 1))
+    axes.grid(alpha=0.25)
+    axes.legend()
+    return figure
+
+
+def shares(groups: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Bars of shares between 0 and 1, one panel per group."""
+    height = 0.8 + 0.32 * max(len(group) for group in groups.values())
+    figure = Figure(figsize=(min(4.2 * len(groups), 13), height), layout="constrained")
+    for axes, (title, group) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        ordered = sorted(group.items(), key=lambda item: item[1])
+        axes.barh([name for name, _ in ordered], [share for _, share in ordered], color=PALETTE[0])
+        axes.set(title=title, xlim=(0, 1))
+    return figure
+
+
+def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Sequence[tuple[float, float]]) -> Figure:
+    """(algorithm, colour, layers, score in per cent) per configuration, and the front over them."""
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.subplots()
+    named: set[str] = set()
+    for algorithm, drawn, layers, scores in curves:
+        axes.plot(layers, scores, color=drawn, alpha=0.35, lw=1, label=None if algorithm in named else algorithm)
+        named.add(algorithm)
+    axes.step(*zip(*best, strict=True), where="post", color="#1c1c1c", lw=1.6, marker="o", ms=4, label="front")
+    axes.set(xlabel="mean layers executed", ylabel="held-out score, per cent")
+    axes.grid(alpha=0.25)
+    axes.legend()
+    return figure
