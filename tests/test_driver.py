@@ -14,7 +14,7 @@ from toys import ToyProblem, toy_folds
 from leebert.data.folds import Folds
 from leebert.errors import LeaseError, StorageError
 from tune.crossval import Study, run_attempt
-from tune.driver import Budget, Driver
+from tune.driver import Budget, Driver, replay
 from tune.failures import MOST, Failure, Placement
 from tune.ledger import Ledger
 
@@ -353,6 +353,93 @@ def test_where_nothing_ever_trains_the_sweep_stops_instead_of_failing_every_conf
     assert "no module named leebert" in d.stop_reason()
     assert d.finish() == "stopped"
     assert run_all(driver(tmp_path, fresh=False)) == "finished"  # once it is mended, with those three
+
+
+def test_where_the_cause_is_not_mended_a_resumed_sweep_still_gets_past_what_failed(tmp_path):
+    def fail(d):
+        tried = []
+        while attempt := d.next_attempt(f"t{len(tried)}"):
+            tried.append(attempt.config)
+            d.gone(f"t{len(tried) - 1}", Failure("refused", "not with this option"))
+        return tried, d.finish()
+
+    first, status = fail(driver(tmp_path))
+    assert (len(first), status) == (3, "stopped")
+    second, status = fail(driver(tmp_path, fresh=False))
+    assert second[:3] == first
+    assert len(second) == 4, "the fourth is tried as well"
+
+
+def test_no_sweep_is_given_up_while_something_trains_for_the_first_time(tmp_path):
+    d = driver(tmp_path)
+    d.next_attempt("long")
+    for n in range(3):
+        d.next_attempt(f"t{n}")
+        d.gone(f"t{n}", Failure("refused", "too long for this model"))
+    assert d.stop_reason() is None
+
+
+class Answers:
+    """A pruner that answers by the number of configurations that have reported, and counts how often it is asked."""
+
+    def __init__(self, most):
+        self.most, self.asked = most, []
+
+    def decide(self, history, config, cell, epoch):
+        self.asked.append((config, cell, epoch))
+        return sum(bool(c.cells) for c in history) <= self.most
+
+
+def test_a_pruner_that_is_asked_about_the_same_report_again_answers_as_it_did(tmp_path):
+    d = driver(tmp_path, pruner=Answers(most=1))
+    first, second = d.next_attempt("a").config, d.next_attempt("b").config
+    assert d.receive([{"seq": 0, "time": 0.0, **epoch(first)}])
+    assert not d.receive([{"seq": 0, "time": 1.0, **epoch(second)}])
+    d.gone("a", Failure("node", "its node was lost"))
+    assert d.state.configs[first].state == "running", "by today's history it would have been pruned"
+    assert first in d.waiting
+
+
+def test_after_a_restart_too(tmp_path):
+    d = driver(tmp_path, pruner=Answers(most=1))
+    first, second = d.next_attempt("a"), d.next_attempt("b")
+    for attempt in (first, second):
+        writer = d.ledger.attempt_writer(attempt.config, attempt.name)
+        d.receive(writer.append(epoch(attempt.config)))
+    told = []
+    state = replay(d.ledger, SimpleNamespace(put=told.append))
+    later = driver(tmp_path, fresh=False, pruner=Answers(most=1), state=state, number=2)
+    assert first.config in later.waiting
+    assert later.state.configs[second.config].state == "pruned"
+
+
+def test_cells_from_before_the_sweep_took_more_seeds_are_never_put_to_the_pruner(tmp_path):
+    assert run_all(driver(tmp_path)) == "finished"
+    more = dataclasses.replace(a_study(tmp_path), cells=((0, 0), (0, 1), (1, 0), (1, 1)))
+    begun = driver(tmp_path, fresh=False, pruner=Answers(most=0), study=more)  # reopens all, and dies
+    begun.next_attempt("t")
+    begun.gone("t", Failure("node", "its node was lost"))
+    later = driver(tmp_path, fresh=False, pruner=Answers(most=0), study=more)
+    assert len(later.waiting) == 4
+    assert not begun.pruner.asked
+    assert not later.pruner.asked
+
+
+def test_an_end_that_cannot_be_recorded_is_no_success(tmp_path):
+    lost = []
+
+    def may_decide():
+        if lost:
+            raise LeaseError("taken over")
+
+    d = driver(tmp_path, may_decide=may_decide)
+    while (attempt := d.next_attempt("t")) is not None:
+        for records in run_attempt(d.study, attempt):
+            d.receive(records)
+        d.gone("t")
+    lost.append(True)
+    with pytest.raises(LeaseError):
+        d.finish()
 
 
 def test_where_one_configuration_has_trained_others_may_fail(tmp_path):

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from raylets import Raylets
 
 from leebert.errors import DeviceError
+from tune.failures import of_exception
 from tune.placement import Autoscaler, NodeType, check_resources, crowding, holds, nodes_for, sharers, trials_per_gpu
 
 
@@ -162,3 +164,26 @@ def test_ray_puts_as_many_trials_on_nodes_as_was_computed(told):
     assert computed == {1: 2, 0.5: 4, 0.34: 4, 0.3333: 6, 0.0769: 26}
     for gpus, most, placed, one_more in told["at_once"]:
         assert (placed, one_more) == (most, False), gpus
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+)
+def test_every_way_to_say_that_gpu_memory_ran_out_is_understood(error):
+    failure = of_exception(error)
+    assert failure is not None
+    assert failure.kind == "gpu_memory"
+    assert "\n" not in failure.message
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: device-side assert triggered"), ValueError("out of memory")]
+)
+def test_other_errors_keep_their_traceback(error):
+    assert of_exception(error) is None

@@ -204,7 +204,7 @@ def test_a_sweep_takes_more_values_and_seeds_and_trains_only_what_is_new(whole, 
         c.id: {(s, f) for s in (0, 1) for f in (0, 1)} for c in state.history()
     }
     assert state.fold_epochs == 4 * 4 * 3
-    assert tuned("status", "whole", "--json").json["cells_left"] == 0
+    assert tuned("status", "uninterrupted", "--json").json["cells_left"] == 0
     # What was extended is what goes on.
     again = tuned("resume", "uninterrupted", place / "pairs.yaml")
     assert again.code == 1

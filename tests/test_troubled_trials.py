@@ -45,6 +45,22 @@ def test_a_trial_that_hangs_is_ended_and_tried_again_and_its_stack_is_kept(tmp_p
     assert scores(d.state) == of(expected, d.state)
 
 
+def test_a_sweep_that_is_asked_to_stop_waits_for_an_epoch_that_takes_longer_than_ray_would(tmp_path, expected):
+    stop = tmp_path / "STOP"
+    d = toy_driver(tmp_path, SlowProblem(pause=5.0), study={"hang_seconds": 600.0}, stop_requested=stop.exists)
+
+    def stop_early():
+        if not began and any((tmp_path / "hung").glob("*")):  # its watchdog is up: it trains
+            stop.touch()
+            began.append(time.monotonic())
+
+    began = []
+    assert session(d, concurrent=1, beat=stop_early) == "stopped"
+    assert time.monotonic() - began[0] > 12, "Ray gives what runs ten seconds"
+    assert d.state.fold_epochs == 1
+    assert d.state.end["note"] == "stopped on request"
+
+
 def test_a_slow_trial_lives_and_so_does_one_that_waits_to_be_asked(tmp_path, expected):
     d = toy_driver(tmp_path, SlowProblem(pause=0.7), study={"hang_seconds": 10.0}, budget=Budget(trials=1))
     waited = []

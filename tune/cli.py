@@ -219,7 +219,7 @@ def stop(
     from tune.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
-    if folder.driver() is None:
+    if folder.driver(certain=True) is None:
         end = (folder.ledger.read(epochs=False).end or {}).get("status", "died")
         if end == "finished":
             raise SweepError(f"sweep {folder.name} is not running: it has finished")
@@ -227,9 +227,9 @@ def stop(
         raise SweepError(f"sweep {folder.name} is not running; go on with it by: leebert-tune resume {name}{where}")
     folder.request_stop()
     deadline = time.time() + wait
-    while folder.driver() is not None and time.time() < deadline:
+    while (alive := folder.driver(certain=True)) is not None and time.time() < deadline:
         time.sleep(0.2)
-    if folder.driver() is not None:
+    if alive is not None:
         print(f"{folder.name}: asked to stop; it is still finishing its epochs")
     else:
         print(f"{folder.name}: stopped; go on by: leebert-tune resume {name}")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 import time
@@ -113,13 +112,13 @@ class Driver:
         self._collapsed: set[int] = set()
         self._negative = False
         self.waiting: list[str] = []
-        self._reopened: set[str] = set()  # and not yet gone on with
+        self._given_up: set[str] = set()  # in this session, and for the first time
         for configuration in self.state.history():
             if configuration.state == "complete" and not set(study.cells) <= _finished(configuration):
                 # The sweep was given more seeds. No pruner is asked: there was nothing left to prune where it stands.
-                self.record({"kind": "reopen", "config": configuration.id})
+                finished = sorted(_finished(configuration))
+                self.record({"kind": "reopen", "config": configuration.id, "cells": finished})
                 self.waiting.append(configuration.id)
-                self._reopened.add(configuration.id)
             elif self._mendable(configuration) or (
                 self.state.configs[configuration.id].state == "running" and self._settle(configuration.id)
             ):
@@ -156,7 +155,6 @@ class Driver:
                 sync=False,
             )
         self.running[trial] = config
-        self._reopened.discard(config)
         return self._grant(config)
 
     def _grant(self, config: str) -> Attempt:
@@ -246,8 +244,9 @@ class Driver:
         else:
             epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
             waits = last["kind"] == "epoch" and last["ended"] is not None  # its cell's end comes with it
-            asked = not waits and config not in self._reopened
-            if asked and not self.pruner.decide(self.state.history(), config, cell, epoch):
+            asked = not waits and cell not in self.state.settled.get(config, ())
+            history = self.state.then.get(config) or self.state.history()
+            if asked and not self.pruner.decide(history, config, cell, epoch):
                 self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
                 self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
         state = self.state.configs[config].state
@@ -307,6 +306,7 @@ class Driver:
             return
         attempt = self.state.last_attempt(config)
         known = self.state.failures.get(config, [])
+        before = list(known)
         record = {
             "kind": "fail",
             "config": config,
@@ -325,10 +325,19 @@ class Driver:
         self.say(f"{self._name(config)}  failed: {what}; {then}")
         if not final:
             self.waiting.append(config)
-        elif not self.state.fold_epochs and sum(c.state == "failed" for c in self.state.history()) >= HOPELESS:
+        elif not any(f["final"] for f in before):
+            self._given_up.add(config)
+        # One that hasn't failed yet may be about to show that all is well.
+        tried = all(self.state.failures.get(other) for other in self.running.values())
+        if not self.state.fold_epochs and len(self._given_up) >= HOPELESS and tried:
             self.halted = f"{HOPELESS} configurations failed before one had trained an epoch, the last by: {what}"
 
     # When it ends.
+
+    @property
+    def at_once(self) -> bool:
+        """Whether what is under way is not to be waited for: who sends a signal may take the machine away."""
+        return self.interrupted or self.halted is not None
 
     def stop_reason(self) -> str | None:
         """Why everything is to stop now, or None. Once it is so it stays so."""
@@ -372,14 +381,18 @@ class Driver:
         else:
             status = "finished"
         note = error or self.stop_reason() or ""
-        with contextlib.suppress(StorageError, LeaseError):  # which the error, or the reason to stop, says already
+        try:
             self.may_decide()
             self._remove_strays()  # strange to one that was taken over is what the new driver has begun
             for configuration in self.state.history():
                 if configuration.state == "running":
                     self._collect(configuration.id)  # so that what is told of the end is what the ledger holds
             self.record({"kind": "end", "status": status, "note": note, "elapsed": self._seconds()})
-        self.writer.close()
+        except (StorageError, LeaseError):
+            if not note:
+                raise  # else the error, or the reason to stop, says it already
+        finally:
+            self.writer.close()
         return status
 
     # Records.
@@ -391,7 +404,7 @@ class Driver:
         self._apply(written)
 
     def _apply(self, record: Record) -> bool:
-        if not self.state.apply(record):
+        if not self.state.apply_in_order(record):
             return False
         if self.listener:
             for event in events(record, self.state):
@@ -408,13 +421,13 @@ def _finished(configuration: Configuration) -> set[tuple[int, int]]:
 
 def replay(state_of: Ledger, listener: Listener) -> State:
     """Tell a listener everything that a ledger holds, in the order in which it happened."""
-    state, fences = State(), state_of.fences()
+    state, fences = State(slim=True), state_of.fences()
     for record in state_of.in_order():
         if "attempt" in record and record["kind"] in ("epoch", "cell_end"):
             fence = fences.get(record["config"], {}).get(record["attempt"])
             if fence is not None and record["seq"] >= fence:
                 continue  # written after its attempt had been given up
-        if state.apply(record):
+        if state.apply_in_order(record):
             for event in events(record, state):
                 listener.put(event)
     return state

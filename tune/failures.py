@@ -21,8 +21,17 @@ UNCOUNTED: tuple[Kind, ...] = ("node", "gpu_memory", "host_memory")
 #: Not even those for ever: a configuration may be what takes its nodes down.
 MOST = 20
 
-#: Where so many configurations were given up before one of the sweep had trained an epoch, no other will fare better.
+#: Where so many configurations were given up, none for the second time, before one of the sweep had trained an epoch, no
+#: other will fare better.
 HOPELESS = 3
+
+#: How the parts of CUDA say it: PyTorch's allocator, the driver (for a context, say), cuBLAS, cuDNN.
+OUT_OF_GPU_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 #: What is wrong with a node or the storage, not with the configuration: others would meet it too, so the sweep stops.
 STOPPING: tuple[Kind, ...] = ("storage", "mismatch")
@@ -51,7 +60,7 @@ def of_exception(error: Exception) -> Failure | None:
     # cuBLAS and cuDNN can't say it with PyTorch's own class.
     said = str(error)
     if isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("CUDA out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said)
+        isinstance(error, RuntimeError) and any(text in said for text in OUT_OF_GPU_MEMORY)
     ):
         return Failure("gpu_memory", said.splitlines()[0])
     return None

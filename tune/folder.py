@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import StorageError, SweepError
-from leebert.files import write_atomically
-from tune.lease import holder
+from leebert.files import fsync_folder, write_atomically
+from tune.lease import holder, watch
 from tune.ledger import Ledger
 
 
@@ -61,7 +61,9 @@ class SweepFolder:
         try:
             unfinished.mkdir(parents=True)
             yield cls(unfinished, name)
+            fsync_folder(unfinished)
             unfinished.rename(storage / name)
+            fsync_folder(storage)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 cls.refuse_taken(storage, name)  # somebody else was faster
@@ -113,10 +115,19 @@ class SweepFolder:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1))
 
-    def driver(self) -> dict[str, Any] | None:
-        """What the driver at work said last, or None where none is alive."""
+    def driver(self, *, certain: bool = False) -> dict[str, Any] | None:
+        """What the driver at work said last, or None where none is alive.
+
+        `certain` takes ten seconds to see whether one of another host still renews its lease, where its clock or ours is
+        wrong or it is slow; without it such a driver counts as dead.
+        """
         newest = holder(self.path)
-        return newest.facts if newest is not None and newest.alive else None
+        if newest is None:
+            return None
+        alive = newest.alive
+        if alive is None and certain:
+            alive = watch(self.path, newest)
+        return newest.facts if alive else None
 
     # The request to stop.
 

@@ -92,7 +92,7 @@ class Lease:
         if before is not None and not take_over:
             alive = before.alive
             if alive is None:
-                alive = _watch(folder, before)
+                alive = watch(folder, before)
             if alive:
                 raise LeaseError(
                     f"sweep {folder.name} is being driven by {before.described}, heard of {before.age:.0f} s ago; stop it by: "
@@ -159,7 +159,7 @@ def _path(folder: Path, number: int) -> Path:
     return folder / "lease" / f"{number:04d}.json"
 
 
-def _watch(folder: Path, before: Holder) -> bool:
+def watch(folder: Path, before: Holder) -> bool:
     """Whether a lease is renewed while one looks on: trusts no clock but this process's own."""
     end = time.monotonic() + WATCHED
     while time.monotonic() < end:

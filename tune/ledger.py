@@ -288,11 +288,17 @@ class State:
     fold_epochs: int = 0
     digests: dict[tuple[str, int, int], set[str]] = dataclasses.field(default_factory=dict)  # of a cell's checkpoints
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
+        default_factory=dict
+    )  # cells before more were asked for
     cells_of: dict[str, list[Record]] = dataclasses.field(default_factory=dict)  # the same by configuration
     last_of: dict[str, Record] = dataclasses.field(default_factory=dict)  # a configuration's newest record
     epoch_seconds: float = 0.0
     elapsed: float = 0.0  # seconds of sessions that are over, killed ones up to their last record
     session: tuple[float, float] | None = None  # first and last record of the session that is under way
+    # The history when a running configuration's newest record came, for who applies records in their order: a pruner that
+    # is asked about that record once more, as its node was lost, is to answer as it did.
+    then: dict[str, History] = dataclasses.field(default_factory=dict)
     pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
     failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
     end: Record | None = None
@@ -328,6 +334,17 @@ class State:
         if told and self.session:
             self.session = (self.session[0], max(self.session[1], record["time"]))
         return told
+
+    def apply_in_order(self, record: Record) -> bool:
+        """:meth:`apply`, for records that come in the order in which they happened: keeps `then`."""
+        if not self.apply(record):
+            return False
+        config = record.get("config")
+        if config is not None and record["kind"] in ("epoch", "cell_end"):
+            self.then[config] = self.history()
+        elif config is not None and self.configs[config].state != "running":
+            self.then.pop(config, None)
+        return True
 
     # One method per kind of record. The driver's:
 
@@ -383,6 +400,7 @@ class State:
         return True
 
     def _reopen(self, r: Record) -> bool:
+        self.settled[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
         fresh = self.configs[r["config"]].state != "running"
         self._set(r["config"], state="running")
         return fresh

@@ -28,7 +28,9 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
     history = state.history()
     per_config = len(spec.cells())
     done = len(state.cells)
-    given_up = sum(per_config - len(c.scores) for c in history if c.state in ("pruned", "failed"))
+    given_up = sum(
+        per_config - sum(k.state != "running" for k in c.cells) for c in history if c.state in ("pruned", "failed")
+    )
     planned = spec.planned * per_config if spec.planned else None
     left = None if planned is None else max(0, planned - done - given_up)
     told: dict[str, Any] = {

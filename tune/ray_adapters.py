@@ -10,6 +10,7 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import Callback
 from ray.tune.execution import tune_controller
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -64,30 +65,37 @@ class DriverScheduler(_Unpickled, FIFOScheduler):
         self.driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return TrialScheduler.CONTINUE if self.driver.receive(result.get("records", [])) else TrialScheduler.STOP
+        goes_on = self.driver.receive(result.get("records", [])) and self.driver.stop_reason() is None
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 
 class DriverStopper(_Unpickled, Stopper):
-    """Stops everything when the driver says so: budget, request or signal."""
+    """Ends the session when the driver says so: after the epochs that are under way, on a signal at once.
+
+    Ray gives what still runs then ten seconds.
+    """
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
+        self.training = False  # whether a trial has a process
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.driver.stop_reason() is not None
+        return self.driver.stop_reason() is not None and (self.driver.at_once or not self.training)
 
 
 class DriverCallback(_Unpickled, Callback):
     """The last records of a trial, failures, and a beat on every turn of Ray's loop."""
 
-    def __init__(self, driver: Driver, beat: Callable[[], None]) -> None:
-        self.driver, self.beat = driver, beat
+    def __init__(self, driver: Driver, stopper: DriverStopper, beat: Callable[[], None]) -> None:
+        self.driver, self.stopper, self.beat = driver, stopper, beat
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.beat()
+        if self.driver.stop_reason() is not None:
+            self.stopper.training = any(trial.status == Trial.RUNNING for trial in trials)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -110,6 +110,7 @@ def run_session(
     error: str | None = None
     status: EndStatus | None = None
     with signals(driver), _scratch(study.folder) as scratch:
+        stopper = DriverStopper(driver)
         tuner = ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
@@ -122,8 +123,8 @@ def run_session(
             run_config=ray_tune.RunConfig(
                 name="trials",
                 storage_path=scratch,
-                stop=DriverStopper(driver),
-                callbacks=[DriverCallback(driver, beat)],
+                stop=stopper,
+                callbacks=[DriverCallback(driver, stopper, beat)],
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
             ),
