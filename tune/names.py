@@ -60,10 +60,19 @@ NAMES: tuple[Name, ...] = (
     _metric("seconds", "fold", "s", "epoch", "time that the epoch took, with its evaluation"),
     _metric("depth/score", "config", "fraction", "layer", "mean over cells of the exit's score at the best epoch"),
     _metric("depth/omega_ce", "config", "weight", "layer", "mean over cells of its `omega_ce` at the best epoch"),
-    _metric("depth/layer", "config", "layer", "layer", "the layer itself: as x-axis it labels the axis"),
+    Name(
+        "metric",
+        "depth/layer",
+        ("config", "summary"),
+        "layer",
+        "layer",
+        "the layer itself: as x-axis it labels the axis",
+    ),
     _metric("cv/score_mean", "config", "fraction", "none", "score of the configuration: mean over its finished cells"),
     _metric("cv/score_std", "config", "fraction", "none", "standard deviation of the score over its finished cells"),
     _metric("cv/score_pct", "config", "per cent", "none", "the mean in per cent: bars print two decimals"),
+    _metric("cv/score_std_pct", "config", "points", "none", "the standard deviation in points, for bars as well"),
+    _metric("cv/layers", "config", "layers", "none", "fewest on its exit curve that cost at most 1 point against all"),
     _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
     _metric("tradeoff/layers", "config", "layers", "threshold", "mean number of layers computed under the exit rule"),
     _metric(
@@ -78,6 +87,9 @@ NAMES: tuple[Name, ...] = (
     _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % interval"),
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
     Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` too"),
+    Name(
+        "param", "variant", ("config",), "", "", "`CLO-v2 C=4`, `BLO`: MLflow drops a run that lacks an axis's option"
+    ),
     Name("param", "log10_lr_theta", ("config",), "log10", "", "MLflow's scatter plots have no logarithmic axis"),
     Name("param", "log10_lr_omega", ("config",), "log10", "", "the same for ω's learning rate"),
     Name("param", "{option}", ("sweep",), "as in the space", "", "what holds for the whole sweep, such as folds"),
@@ -170,8 +182,11 @@ def summary_run_name(label: str) -> str:
 
 
 def config_params(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's values, and the logarithms of its learning rates."""
+    """A configuration's values, the logarithms of its learning rates, and its algorithm with its C in one word."""
     params = dict(values)
+    if "algorithm" in values:
+        cycle = values.get("cycle_length")
+        params["variant"] = algorithm_label(str(values["algorithm"])) + (f" C={cycle}" if cycle is not None else "")
     for key in ("lr_theta", "lr_omega"):
         rate = values.get(key)
         if isinstance(rate, int | float) and rate > 0:

@@ -35,6 +35,7 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
             algorithm_label(algorithm),
             metrics={"summary/configs": float(len(mine))},
             depth={
+                "depth/layer": range(1, len(intervals) + 1),
                 "summary/score": [i.mean for i in intervals],
                 "summary/score_low": [_known(i.low) for i in intervals],
                 "summary/score_high": [_known(i.high) for i in intervals],
@@ -55,6 +56,7 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                 f"{algorithm_label(a)} minus {algorithm_label(b)} {only}".strip(),
                 metrics={"paired/pairs": float(line.pairs)},
                 depth={
+                    "depth/layer": range(1, len(line.exits) + 1),
                     "paired/diff": [i.mean for i in line.exits],
                     "paired/diff_low": [_known(i.low) for i in line.exits],
                     "paired/diff_high": [_known(i.high) for i in line.exits],

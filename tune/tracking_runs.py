@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tune import names
+from tune import names, tracking_views
 from tune.tracking_events import (
     CellEnded,
     CellStarted,
@@ -23,6 +23,7 @@ from tune.tracking_events import (
     ConfigStarted,
     Epoch,
     Event,
+    SavedViews,
     Series,
     Summary,
     SweepEnded,
@@ -84,6 +85,10 @@ class RunWriter:
     def apply(self, event: Event, *more: Epoch) -> None:
         """Write an event; if it is a report, others with it: those of one run share requests, at a third of the cost."""
         self.connect()
+        if isinstance(event, SavedViews):
+            assert self.experiment_id is not None
+            tracking_views.save(self._store, self._uri, self.experiment_id, self._sweep, event.views)
+            return
         if self._runs is None:
             self._runs = self._find_runs()
         match event:
