@@ -101,7 +101,7 @@ def browser(path: str) -> Iterator[Browser]:
     answers, answer_end = os.pipe()
 
     # It reads commands from descriptor 3 and answers on 4, which are set up after the fork by a shell.
-    command = 'exec "$0" "$@" 3<&%d 4>&%d 2>/dev/null' % (request_end, answer_end)
+    command = f'exec "$0" "$@" 3<&{request_end} 4>&{answer_end}'
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             ["bash", "-c", command, path, *FLAGS, f"--user-data-dir={profile}"],

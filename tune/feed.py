@@ -112,4 +112,4 @@ def config_ended(config: str, status: Any, state: State, time_ms: int = 0) -> Co
 def _layers_needed(tradeoff: dict[str, list[float]], by_exit: list[float]) -> float:
     """The fewest mean layers on the exit curve that cost at most a point against running all; all where none does."""
     near = [n for n, score in zip(tradeoff["layers"], tradeoff["score"], strict=True) if score >= by_exit[-1] - POINT]
-    return min(near, default=float(len(by_exit)))
+    return round(min(near, default=float(len(by_exit))), 2)

@@ -81,14 +81,25 @@ NAMES: tuple[Name, ...] = (
     _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over an algorithm's runs"),
     _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % interval"),
     _metric("summary/score_high", "summary", "fraction", "layer", "upper end of its 95 % interval"),
+    _metric("summary/score_pct", "summary", "per cent", "none", "the algorithm's mean score over runs and exits"),
+    _metric("summary/score_pct_low", "summary", "per cent", "none", "lower end of its 95 % interval"),
+    _metric("summary/score_pct_high", "summary", "per cent", "none", "upper end of its 95 % interval"),
     _metric("summary/configs", "summary", "configurations", "none", "configurations that the summary stands on"),
     _metric("paired/diff", "summary", "fraction", "layer", "mean paired difference of two algorithms' scores"),
     _metric("paired/diff_low", "summary", "fraction", "layer", "lower end of its corrected 95 % interval"),
     _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % interval"),
+    _metric("paired/diff_pct", "summary", "points", "none", "mean paired difference of the means over exits"),
+    _metric("paired/diff_pct_low", "summary", "points", "none", "lower end of its corrected 95 % interval"),
+    _metric("paired/diff_pct_high", "summary", "points", "none", "upper end of its corrected 95 % interval"),
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
     Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` too"),
     Name(
-        "param", "variant", ("config",), "", "", "`CLO-v2 C=4`, `BLO`: MLflow drops a run that lacks an axis's option"
+        "param",
+        "variant",
+        ("config",),
+        "text",
+        "",
+        "`CLO-v2 C=4`, `BLO`: MLflow drops a run that lacks an axis's option",
     ),
     Name("param", "log10_lr_theta", ("config",), "log10", "", "MLflow's scatter plots have no logarithmic axis"),
     Name("param", "log10_lr_omega", ("config",), "log10", "", "the same for ω's learning rate"),
@@ -108,7 +119,7 @@ NAMES: tuple[Name, ...] = (
     _tag("label", ("summary",), "what the summary is about, unique within the sweep"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
     _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
-    _tag("mlflow.runColor", ("config", "fold", "summary"), "the algorithm's colour in charts"),
+    _tag("mlflow.runColor", ("config", "fold", "summary"), "the algorithm's or the comparison's colour in charts"),
     _tag("mlflow.note.content", ("sweep", "summary"), "the description on the run's page"),
 )
 
@@ -131,6 +142,9 @@ COLOURS: Mapping[str, str] = {
     "uniform": "#8c8c8c",
     "rand": "#a6559d",
 }
+
+#: Of runs that are about two algorithms at once, in turn.
+PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
 
 
 def find(family: Family, name: str) -> Name | None:

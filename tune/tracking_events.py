@@ -91,6 +91,7 @@ class Summary(Event):
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     depth: Series = dataclasses.field(default_factory=dict)
     algorithm: str | None = None
+    colour: str | None = None  # where it isn't the algorithm's
     note: str = ""
 
 

@@ -177,6 +177,7 @@ class RunWriter:
             self._store.delete_run(old.id)
             del self._known[key]
         tags = {"label": event.label, "digest": digest, "mlflow.note.content": event.note}
+        tags |= {"mlflow.runColor": event.colour} if event.colour else {}
         parent: Key | None = ("sweep",) if ("sweep",) in self._known else None
         name, algorithm = names.summary_run_name(event.label), event.algorithm or ""
         run = self._create(key, name, algorithm, tags, event.time_ms, parent=parent, digest=digest)

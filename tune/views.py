@@ -96,12 +96,12 @@ def encoded(view: View, created: int, updated: int) -> str:
 
 
 def decoded(value: str) -> tuple[str, State_, int]:
-    """Name, state and time of creation back from a tag's value; ValueError or KeyError for what is none of ours."""
-    whole = json.loads(value)
-    packed = whole["state"].removeprefix(_ENCODED)
+    """Name, state and time of creation back from a tag's value; ValueError for what is none of ours."""
     try:
+        whole = json.loads(value)
+        packed = whole["state"].removeprefix(_ENCODED)
         return whole["name"], json.loads(zlib.decompress(base64.b64decode(packed))), int(whole["createdAt"])
-    except (zlib.error, TypeError) as error:
+    except (zlib.error, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"no saved view: {error}") from None
 
 
@@ -109,11 +109,11 @@ def decoded(value: str) -> tuple[str, State_, int]:
 
 
 def _algorithms(sweep: str, of: Found) -> State_:
-    cut = f", of the best {LOADED_RUNS} of {of.complete}: see the summary" if of.complete > LOADED_RUNS else ""
+    cut = f" of the best {LOADED_RUNS} of {of.complete}" if of.complete > LOADED_RUNS else ""
     depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
     sections = [
-        _Section("depth", f"By exit layer: mean and range over configurations{cut}", depth, 2, 440),
-        _Section("score", f"Cross-validated: score, deviation, layers{cut}", [_bar(k) for k in _BARS], 3, 300),
+        _Section("depth", f"By exit: mean and range{cut}", depth, 2, 440),
+        _Section("score", f"Cross-validated{cut}", [_bar(k) for k in _BARS], 3, 300),
     ]
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
@@ -122,10 +122,8 @@ def _algorithms(sweep: str, of: Found) -> State_:
 def _speed(sweep: str, of: Found) -> State_:
     curve = _line("tradeoff/score", over="tradeoff/layers")
     sections = [
-        _Section(
-            "curve", "Exit curves: score against mean layers computed, one line per configuration", [curve], 1, 620
-        ),
-        _Section("points", "Layers needed to stay within a point of running all", [_scatter(_LAYERS, _SCORE)], 1, 440),
+        _Section("curve", "Exit curves, one line per configuration", [curve], 1, 620),
+        _Section("points", "Score, and layers that cost at most a point", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
 
@@ -133,27 +131,32 @@ def _speed(sweep: str, of: Found) -> State_:
 def _configurations(sweep: str, of: Found) -> State_:
     axes = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in of.shared]
     every = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in (*of.shared, *of.others)]
-    parallel = [_parallel("all", ["variant", *axes])]
+    parallel = [_parallel("all", [*axes[:1], "variant", *axes[1:]])]  # the first axis would cut off its labels
     # MLflow leaves out each run that lacks one of the axes: a second chart is for those that have all.
     if of.others:
         parallel.append(_parallel("some", every))
     scatters = [_scatter(axis, _SCORE, "PARAM") for axis in every[:6]] + [_scatter(_DEVIATION, _SCORE)]
     sections = [
-        _Section("parallel", "Every configuration across its options, coloured by score", parallel, len(parallel), 440),
+        _Section("parallel", "Every configuration, coloured by score", parallel, 1, 400),
         _Section("scatter", "Score against each option", scatters, 3, 320),
     ]
     return _state(_where(sweep, "config"), _config_columns(of), sections)
 
 
 def _summary(sweep: str) -> State_:
-    interval = [("summary/score", "Score by exit, with its 95 % interval, for each algorithm")]
-    interval += [("paired/diff", "Difference by exit, paired, with its 95 % interval: above 0 the first is better")]
+    by_exit = {
+        key: _line(key, f"{key}_low", f"{key}_high", over="depth/layer") for key in ("summary/score", "paired/diff")
+    }
+    overall = {key: [f"{key}_low", key, f"{key}_high"] for key in ("summary/score_pct", "paired/diff_pct")}
+    bars = {key: [_bar(metric) for metric in metrics] for key, metrics in overall.items()}
     sections = [
-        _Section(key.split("/")[0], title, [_line(key, f"{key}_low", f"{key}_high", over="depth/layer")], 1, 460)
-        for key, title in interval
+        _Section("diff", "Paired difference by exit, with interval", [by_exit["paired/diff"]], 1, 420),
+        _Section("score", "Score by exit, with 95 % interval", [by_exit["summary/score"]], 1, 420),
+        _Section("diff-bars", "Paired difference in points: low, mean, high", bars["paired/diff_pct"], 3, 280),
+        _Section("score-bars", "Score in per cent: low, mean, high", bars["summary/score_pct"], 3, 280),
     ]
-    sections.append(_Section("size", "What they stand on", [_bar("summary/configs"), _bar("paired/pairs")], 2, 240))
-    columns = {"tags.`mlflow.note.content`": 600, "metrics.`summary/configs`": 150, "metrics.`paired/pairs`": 130}
+    metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
+    columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
     return _state(_where(sweep, "summary"), columns, sections, kind="summary", order="attributes.`start_time`")
 
 
@@ -195,7 +198,7 @@ def _state(
         "orderByAsc": False,
         "selectedColumns": list(columns),
         "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
-        "columnWidths": {"attributes.`Run Name`": 260, **columns},
+        "columnWidths": {"attributes.`Run Name`": 230, **columns},
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
         "compareRunSections": [
