@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoders import save_backbone, write_task
 from made_sweep import SPEC, made_sweep
-from test_tracking import Sweep, free_port, whole_sweep  # noqa: F401
+from test_sweep import space
+from test_tracking import Sweep, whole_sweep
 
 from tune import names, tracking_views, views
 from tune.lease import Lease
@@ -370,8 +372,10 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
     assert (ran.code, "has begun no configuration yet" in ran.err) == (1, True)
 
 
-def test_a_server_that_is_away_is_one_line(cli, tmp_path, free_port: int) -> None:
-    made = made_sweep(tmp_path / "away", f"http://127.0.0.1:{free_port}", **SMALL)
+def test_a_server_that_is_away_is_one_line(cli, tmp_path) -> None:
+    with refusing("http://nowhere", "") as url:
+        pass  # nobody listens there any more
+    made = made_sweep(tmp_path / "away", url, **SMALL)
     ran = cli("leebert-tune", "views", made.path)
     assert ran.code == 1
     assert ran.err.startswith("error: MLflow can't be used at ")
@@ -385,3 +389,18 @@ def test_another_version_of_the_server_is_named(mlflow_server, monkeypatch) -> N
     monkeypatch.setattr(tracking_views, "KNOWN_VERSION", "2.9")
     assert f"this is {mlflow.__version__}" in tracking_views.doubts(mlflow_server.url)
     assert tracking_views.doubts("sqlite:///mlflow.db") == ""
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli, ray_up, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_backbone(tmp_path / "backbone", layers=3)
+    (tmp_path / "task.json").write_text(json.dumps(write_task(tmp_path / "data", n=80)))
+    ran = cli(
+        "leebert-tune", "sweep", space(tmp_path / "space.yaml", tmp_path), "--name", "unwelcome",
+        "--tracking-uri", refused,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert f"MLflow: {refused}/#/experiments/" in ran.out
+    assert "viewStateShareKey" not in ran.out
+    assert ran.err.count("doesn't take the saved views") == 1

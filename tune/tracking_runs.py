@@ -2,7 +2,8 @@
 
 Requests, besides one search at the start: at most one per epoch report; two more for a fold's run (create, end), four for a
 configuration's (also its parameters at its start, its results at its end), at most four for the sweep's. As each
-configuration has at least one fold, a sweep stays within one per report plus three per run.
+configuration has at least one fold, a sweep stays within one per report plus three per run. Its saved views come to that:
+one to read the experiment and at most five to change it, each time that the complete configurations have doubled.
 """
 
 from __future__ import annotations
