@@ -103,5 +103,11 @@ def test_run_names_are_unique_within_a_sweep() -> None:
 
 def test_parameters_hold_logarithms_of_the_rates() -> None:
     values = {"algorithm": "clo-v2", "lr_theta": 1e-4, "lr_omega": 3e-3, "batch_size": 16}
-    assert names.config_params(values) == {**values, "log10_lr_theta": -4.0, "log10_lr_omega": -2.5229}
-    assert names.config_params({"algorithm": "uniform", "lr_omega": None}) == {"algorithm": "uniform", "lr_omega": None}
+    logarithms = {"log10_lr_theta": -4.0, "log10_lr_omega": -2.5229}
+    assert names.config_params(values) == {**values, **logarithms, "variant": "CLO-v2"}
+    without = {"algorithm": "uniform", "lr_omega": None}
+    assert names.config_params(without) == {**without, "variant": "Uniform"}
+
+
+def test_one_word_says_the_algorithm_and_its_c() -> None:
+    assert names.config_params({"algorithm": "clo-v2", "cycle_length": 4})["variant"] == "CLO-v2 C=4"

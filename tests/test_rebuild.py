@@ -73,7 +73,11 @@ def test_a_new_database_holds_what_the_old_one_does_and_is_left_alone_by_a_secon
 
     before = len(mlflow_server.requests())
     assert rebuild(swept.path, mlflow_server.url).code == 0
-    assert mlflow_server.requests()[before:] == ["GET experiments/get-by-name", "POST runs/search"]
+    assert mlflow_server.requests()[before:] == [
+        "GET experiments/get-by-name",
+        "POST runs/search",
+        "GET experiments/get",
+    ]
 
 
 @pytest.fixture

@@ -164,17 +164,26 @@ def resume(
 
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
-    from tune.overview import print_table, summary
+    from tune.overview import print_table, print_views, summary
     from tune.sweep import named
 
     told = []
     for outcome in outcomes:
         state = outcome.folder.ledger.read()
         facts = summary(outcome.folder, outcome.spec, state)
-        told.append({**facts, "status": outcome.status, "mlflow": outcome.mlflow, "unsent": outcome.unsent})
+        told.append(
+            {
+                **facts,
+                "status": outcome.status,
+                "mlflow": outcome.mlflow,
+                "views": outcome.views,
+                "unsent": outcome.unsent,
+            }
+        )
         if not json_:
             print_table(facts)
             print(f"MLflow: {outcome.mlflow}")
+            print_views(outcome.views, outcome.views_note)
             print(f"best:   leebert-tune best {named(outcome.folder)}")
     if json_:
         console.emit_json(told)
@@ -272,6 +281,7 @@ def rebuild_mlflow(
 ) -> None:
     """Write to MLflow what it lacks of a sweep: on a new server everything, after an outage what was not sent."""
     from tune.folder import SweepFolder
+    from tune.overview import print_views
     from tune.rebuild import rebuild
 
     folder = SweepFolder.find(name, storage)
@@ -281,10 +291,35 @@ def rebuild_mlflow(
     else:
         print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s")
         print(f"MLflow: {told['mlflow']}")
+        print_views(told["views"])
     if told["unsent"]:
         raise TrackingError(f"{told['unsent']} events did not reach MLflow; give the same command again")
     if told["rejected"]:
         raise TrackingError(f"MLflow can't take {told['rejected']} events; see the message above")
+
+
+@app.command()
+def views(
+    name: Name,
+    storage: Storage = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; else the sweep's own, as when it started.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; else the sweep's own.")] = None,
+    json_: Json = False,
+) -> None:
+    """Make the sweep's saved views in MLflow again, from what it has found by now, and print their addresses."""
+    from tune.folder import SweepFolder
+    from tune.overview import print_views
+    from tune.showing import show
+
+    told = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
+    if json_:
+        console.emit_json(told)
+        return
+    print_views(told["views"], told["note"])
+    if told["running"]:
+        print(
+            f"the sweep is still running: the views show its {told['complete']} complete configurations, and more by and by"
+        )
 
 
 @app.command()

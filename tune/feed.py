@@ -23,6 +23,8 @@ from tune.tracking_events import (
     SweepStarted,
 )
 
+POINT = 0.01
+
 
 def events(record: Record, state: State) -> Iterator[Event]:
     """What MLflow is to hear of one record, `state` being the ledger's with the record applied."""
@@ -43,18 +45,18 @@ def events(record: Record, state: State) -> Iterator[Event]:
         status = "diverged" if record["ended"] == "diverged" else "finished"
         yield CellEnded(record["config"], record["seed"], record["fold"], status, time_ms=time_ms)  # type: ignore[arg-type]
     elif kind == "complete":
-        yield _config_ended(record["config"], "complete", state, time_ms)
+        yield config_ended(record["config"], "complete", state, time_ms)
     elif kind == "prune":
         yield from _open_cells(record["config"], "pruned", state, time_ms)
-        yield _config_ended(record["config"], "pruned", state, time_ms)
+        yield config_ended(record["config"], "pruned", state, time_ms)
     elif kind == "fail" and record["final"]:
         yield from _open_cells(record["config"], "failed", state, time_ms)
-        yield _config_ended(record["config"], "failed", state, time_ms)
+        yield config_ended(record["config"], "failed", state, time_ms)
     elif kind == "end":
         for config in state.history():
             if config.state == "running":
                 yield from _open_cells(config.id, "stopped", state, time_ms)
-                yield _config_ended(config.id, "stopped", state, time_ms)
+                yield config_ended(config.id, "stopped", state, time_ms)
         yield SweepEnded(record["status"], note=record.get("note", ""), time_ms=time_ms)
 
 
@@ -85,7 +87,8 @@ def _open_cells(config: str, status: Any, state: State, time_ms: int) -> Iterato
             yield CellEnded(config, cell.seed, cell.fold, status, time_ms=time_ms)
 
 
-def _config_ended(config: str, status: Any, state: State, time_ms: int) -> ConfigEnded:
+def config_ended(config: str, status: Any, state: State, time_ms: int = 0) -> ConfigEnded:
+    """A configuration's results from its finished cells."""
     cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
     metrics: dict[str, float] = {"cv/cells": float(len(cells))}
     depth: dict[str, list[float]] = {}
@@ -95,10 +98,18 @@ def _config_ended(config: str, status: Any, state: State, time_ms: int) -> Confi
         mean = float(np.mean(scores))
         metrics |= {"cv/score_mean": mean, "cv/score_pct": round(100 * mean, 3)}
         if len(scores) > 1:
-            metrics["cv/score_std"] = float(np.std(scores, ddof=1))
+            std = float(np.std(scores, ddof=1))
+            metrics |= {"cv/score_std": std, "cv/score_std_pct": round(100 * std, 3)}
         depth["score"] = np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()
         if all(r["weights"] for r in cells):
             depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
         if all("tradeoff" in r for r in cells):
             tradeoff = {k: np.mean([r["tradeoff"][k] for r in cells], axis=0).tolist() for k in ("layers", "score")}
+            metrics["cv/layers"] = _layers_needed(tradeoff, depth["score"])
     return ConfigEnded(config, status, metrics=metrics, depth=depth, tradeoff=tradeoff, time_ms=time_ms)
+
+
+def _layers_needed(tradeoff: dict[str, list[float]], by_exit: list[float]) -> float:
+    """The fewest mean layers on the exit curve that cost at most a point against running all; all where none does."""
+    near = [n for n, score in zip(tradeoff["layers"], tradeoff["score"], strict=True) if score >= by_exit[-1] - POINT]
+    return round(min(near, default=float(len(by_exit))), 2)

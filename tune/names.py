@@ -60,10 +60,19 @@ NAMES: tuple[Name, ...] = (
     _metric("seconds", "fold", "s", "epoch", "time that the epoch took, with its evaluation"),
     _metric("depth/score", "config", "fraction", "layer", "mean over cells of the exit's score at the best epoch"),
     _metric("depth/omega_ce", "config", "weight", "layer", "mean over cells of its `omega_ce` at the best epoch"),
-    _metric("depth/layer", "config", "layer", "layer", "the layer itself: as x-axis it labels the axis"),
+    Name(
+        "metric",
+        "depth/layer",
+        ("config", "summary"),
+        "layer",
+        "layer",
+        "the layer itself: as x-axis it labels the axis",
+    ),
     _metric("cv/score_mean", "config", "fraction", "none", "score of the configuration: mean over its finished cells"),
     _metric("cv/score_std", "config", "fraction", "none", "standard deviation of the score over its finished cells"),
     _metric("cv/score_pct", "config", "per cent", "none", "the mean in per cent: bars print two decimals"),
+    _metric("cv/score_std_pct", "config", "points", "none", "the standard deviation in points, for bars as well"),
+    _metric("cv/layers", "config", "layers", "none", "fewest on its exit curve that cost at most 1 point against all"),
     _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
     _metric("tradeoff/layers", "config", "layers", "threshold", "mean number of layers computed under the exit rule"),
     _metric(
@@ -72,12 +81,26 @@ NAMES: tuple[Name, ...] = (
     _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over an algorithm's runs"),
     _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % interval"),
     _metric("summary/score_high", "summary", "fraction", "layer", "upper end of its 95 % interval"),
+    _metric("summary/score_pct", "summary", "per cent", "none", "the algorithm's mean score over runs and exits"),
+    _metric("summary/score_pct_low", "summary", "per cent", "none", "lower end of its 95 % interval"),
+    _metric("summary/score_pct_high", "summary", "per cent", "none", "upper end of its 95 % interval"),
     _metric("summary/configs", "summary", "configurations", "none", "configurations that the summary stands on"),
     _metric("paired/diff", "summary", "fraction", "layer", "mean paired difference of two algorithms' scores"),
     _metric("paired/diff_low", "summary", "fraction", "layer", "lower end of its corrected 95 % interval"),
     _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % interval"),
+    _metric("paired/diff_pct", "summary", "points", "none", "mean paired difference of the means over exits"),
+    _metric("paired/diff_pct_low", "summary", "points", "none", "lower end of its corrected 95 % interval"),
+    _metric("paired/diff_pct_high", "summary", "points", "none", "upper end of its corrected 95 % interval"),
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
     Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` too"),
+    Name(
+        "param",
+        "variant",
+        ("config",),
+        "text",
+        "",
+        "`CLO-v2 C=4`, `BLO`: MLflow drops a run that lacks an axis's option",
+    ),
     Name("param", "log10_lr_theta", ("config",), "log10", "", "MLflow's scatter plots have no logarithmic axis"),
     Name("param", "log10_lr_omega", ("config",), "log10", "", "the same for ω's learning rate"),
     Name("param", "{option}", ("sweep",), "as in the space", "", "what holds for the whole sweep, such as folds"),
@@ -96,7 +119,7 @@ NAMES: tuple[Name, ...] = (
     _tag("label", ("summary",), "what the summary is about, unique within the sweep"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
     _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
-    _tag("mlflow.runColor", ("config", "fold", "summary"), "the algorithm's colour in charts"),
+    _tag("mlflow.runColor", ("config", "fold", "summary"), "the algorithm's or the comparison's colour in charts"),
     _tag("mlflow.note.content", ("sweep", "summary"), "the description on the run's page"),
 )
 
@@ -119,6 +142,9 @@ COLOURS: Mapping[str, str] = {
     "uniform": "#8c8c8c",
     "rand": "#a6559d",
 }
+
+#: Of runs that are about two algorithms at once, in turn.
+PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
 
 
 def find(family: Family, name: str) -> Name | None:
@@ -170,8 +196,11 @@ def summary_run_name(label: str) -> str:
 
 
 def config_params(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's values, and the logarithms of its learning rates."""
+    """A configuration's values, the logarithms of its learning rates, and its algorithm with its C in one word."""
     params = dict(values)
+    if "algorithm" in values:
+        cycle = values.get("cycle_length")
+        params["variant"] = algorithm_label(str(values["algorithm"])) + (f" C={cycle}" if cycle is not None else "")
     for key in ("lr_theta", "lr_omega"):
         rate = values.get(key)
         if isinstance(rate, int | float) and rate > 0:

@@ -120,6 +120,15 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
         print(f"and {len(rows) - most} more; results.parquet in {facts['folder']} has all")
 
 
+def print_views(views: dict[str, str], note: str = "") -> None:
+    """The saved views in MLflow, one line each; nothing where there are none."""
+    width = max(map(len, views), default=0)
+    for i, (name, address) in enumerate(views.items()):
+        print(f"{'views:  ' if i == 0 else ' ' * 8}{name:{width}}  {address}")
+    if note:
+        print(f"{' ' * 8}{note}")
+
+
 def print_status(told: dict[str, Any]) -> None:
     """One sweep's status on stdout."""
     counts = ", ".join(f"{n} {name}" for name, n in told["configurations"].items() if n) or "none started"

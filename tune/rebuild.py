@@ -11,7 +11,7 @@ from tune.feed import events
 from tune.folder import SweepFolder
 from tune.ledger import Record, State
 from tune.overview import spec_of
-from tune.summary import summaries
+from tune.showing import Showing
 from tune.sweep import held, mlflow_address, tracker_for
 from tune.tracking import CLOSE_SECONDS
 
@@ -36,13 +36,14 @@ def rebuild(
         tracker.fence(lease.check)
         started = time.monotonic()
         state = replay(folder.ledger, tracker)
-        ratio = folder.manifest["test_train_ratio"] if spec.folds == 1 else None
-        for event in (*summaries(state, spec.folds, ratio), *events(_end(state), state)):
+        Showing(tracker, spec, folder.manifest["test_train_ratio"], say).end(state)
+        for event in events(_end(state), state):
             tracker.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
     return {
         "sweep": folder.name,
         "mlflow": mlflow_address(tracker),
+        "views": tracker.views,
         "cells": len(state.epochs),
         "reports": state.fold_epochs,
         "seconds": time.monotonic() - started,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from leebert.errors import LeebertError
 from tune.compare import compare
 from tune.ledger import State
-from tune.names import algorithm_label
-from tune.stats import corrected_t, fold_ratio
+from tune.names import PAIR_COLOURS, algorithm_label
+from tune.stats import Interval, corrected_t, fold_ratio
 from tune.tracking_events import Summary
 
 
@@ -30,18 +31,22 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
         mine = [c for c in history if c.values.get("algorithm", "") == algorithm]
         # (cells, exits): each cell averaged over configurations, the unit of every interval here
         scores = np.mean([[cell.best.exits for cell in c.cells if cell.best] for c in mine], axis=0)
+        overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
         intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
         yield Summary(
             algorithm_label(algorithm),
-            metrics={"summary/configs": float(len(mine))},
+            metrics={"summary/configs": float(len(mine)), **_percent("summary/score_pct", overall)},
             depth={
+                "depth/layer": range(1, len(intervals) + 1),
                 "summary/score": [i.mean for i in intervals],
                 "summary/score_low": [_known(i.low) for i in intervals],
                 "summary/score_high": [_known(i.high) for i in intervals],
             },
             algorithm=algorithm,
+            note=f"{_counted(len(mine), 'configuration')}, each on {_counted(len(scores), 'cell')}",
             time_ms=time_ms,
         )
+    colours = itertools.cycle(PAIR_COLOURS)
     for a, b in itertools.permutations(algorithms, 2):
         if not (a.startswith("clo") and not b.startswith("clo")):
             continue
@@ -50,15 +55,16 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
         except LeebertError:
             continue  # no common configurations: nothing to say
         for line in comparison.lines:
-            only = " ".join(f"{k}={v}" for k, v in {**line.a_only, **line.b_only}.items())
             yield Summary(
-                f"{algorithm_label(a)} minus {algorithm_label(b)} {only}".strip(),
-                metrics={"paired/pairs": float(line.pairs)},
+                f"{_side(a, line.a_only)} minus {_side(b, line.b_only)}",
+                metrics={"paired/pairs": float(line.pairs), **_percent("paired/diff_pct", line.difference)},
                 depth={
+                    "depth/layer": range(1, len(line.exits) + 1),
                     "paired/diff": [i.mean for i in line.exits],
                     "paired/diff_low": [_known(i.low) for i in line.exits],
                     "paired/diff_high": [_known(i.high) for i in line.exits],
                 },
+                colour=next(colours),
                 note=line.verdict,
                 time_ms=time_ms,
             )
@@ -66,3 +72,19 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _percent(name: str, interval: Interval) -> dict[str, float]:
+    """An interval of fractions in per cent, without the ends that aren't known."""
+    numbers = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {key: round(100 * value, 3) for key, value in numbers.items() if not math.isnan(value)}
+
+
+def _side(algorithm: str, only: Mapping[str, Any]) -> str:
+    """``CLO-v2 C=2``: an algorithm and the options that it alone has in a comparison."""
+    options = (f"{'C' if option == 'cycle_length' else option}={value}" for option, value in only.items())
+    return " ".join([algorithm_label(algorithm), *options])
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -25,9 +25,10 @@ from tune.prepare import Prepared, manifest, prepare
 from tune.pruners import make_pruner
 from tune.searchers import make_searcher
 from tune.session import beats, run_session, start_ray
+from tune.showing import Showing, experiment_of
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
-from tune.summary import summaries
 from tune.tracking import CLOSE_SECONDS, Tracker, redact, resolve_uri
+from tune.tracking_views import doubts
 
 Say = Callable[[str], None]
 
@@ -42,6 +43,8 @@ class Outcome:
     by_hand: bool  # stopped by a signal or on request, not by its budget
     unsent: int  # MLflow events that did not arrive
     mlflow: str  # how to open MLflow
+    views: dict[str, str]  # its saved views: name → address
+    views_note: str  # what there is to say of them
 
 
 def new_sweep(
@@ -179,27 +182,27 @@ def _run(
         may_decide=lease.check,
     )
     planned = spec.planned * len(spec.cells()) if spec.planned else None
-
-    def summarise() -> None:
-        # Before the end is recorded, since MLflow's run of the sweep is closed with that.
-        ratio = prepared.facts["test_train_ratio"] if spec.folds == 1 else None
-        for event in summaries(driver.state, spec.folds, ratio):
-            tracker.put(event)
-
+    showing = Showing(tracker, spec, prepared.facts["test_train_ratio"], say)
+    showing.start(driver.state)
     unsent, patience = 0, CLOSE_SECONDS
     asked = spec.resources
     # Only a cluster that somebody named can have an autoscaler, which is told of all trials at once.
     nodes = nodes_for(asked.concurrent, asked.cpus, asked.gpus) if address else contextlib.nullcontext(lambda: None)
     try:
         with nodes as settle:
+
+            def also() -> None:
+                settle()
+                showing.follow(driver.state)
+
             status = run_session(
                 study,
                 driver,
                 cpus=asked.cpus,
                 gpus=asked.gpus,
                 concurrent=asked.concurrent,
-                beat=beats(lease.tell, driver, planned, settle),
-                before_end=summarise,
+                beat=beats(lease.tell, driver, planned, also),
+                before_end=lambda: showing.end(driver.state),
             )
         with contextlib.suppress(OSError):  # it is written anew from the ledger at any time
             results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
@@ -214,7 +217,9 @@ def _run(
     if status == "stopped":
         say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")
     by_hand = driver.interrupted or folder.stop_requested()
-    return Outcome(folder, spec, status, by_hand, unsent, mlflow_address(tracker))
+    views = tracker.views
+    note = doubts(tracker.uri) if views else ""
+    return Outcome(folder, spec, status, by_hand, unsent, mlflow_address(tracker), views, note)
 
 
 def anchored(spec: SweepSpec) -> SweepSpec:
@@ -250,8 +255,7 @@ def tracker_for(
             "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
         )
     uri = resolve_uri(uri or spec.tracking.uri)
-    experiment = experiment or spec.tracking.experiment or f"leebert-{spec.task_name}"
-    tracker = Tracker(uri, experiment, name, spec.task_name, say=say)
+    tracker = Tracker(uri, experiment or experiment_of(spec), name, spec.task_name, say=say)
     tracker.check()
     return tracker
 

@@ -23,12 +23,14 @@ from tune.tracking_events import (
     ConfigStarted,
     Epoch,
     Event,
+    SavedViews,
     Summary,
     SweepEnded,
     SweepStarted,
 )
 from tune.tracking_runs import RunWriter
 from tune.tracking_store import advice, experiment_url, is_permanent, redact, resolve_uri
+from tune.tracking_views import ViewsRefused, links
 
 __all__ = [
     "CellEnded",
@@ -37,6 +39,7 @@ __all__ = [
     "ConfigStarted",
     "Epoch",
     "Event",
+    "SavedViews",
     "Summary",
     "SweepEnded",
     "SweepStarted",
@@ -71,6 +74,8 @@ class Tracker:
     ) -> None:
         self.uri, self.experiment, self.sweep, self.task = uri, experiment, sweep, task
         self.rejected = 0
+        self._views: SavedViews | None = None  # that MLflow has
+        self._views_refused = False
         self._say = say or logging.getLogger(__name__).warning
         self._longest_pause = longest_pause
         self._writer = RunWriter(uri, experiment, sweep, task)
@@ -90,6 +95,14 @@ class Tracker:
         """The page that compares this sweep's configurations, once the experiment is known and if a server shows it."""
         experiment_id = self._writer.experiment_id
         return experiment_id and experiment_url(self.uri, experiment_id, self.sweep)
+
+    @property
+    def views(self) -> dict[str, str]:
+        """The addresses of the saved views by their names; none if MLflow didn't take them."""
+        experiment_id = self._writer.experiment_id
+        if self._views is None or experiment_id is None:
+            return {}
+        return links(self.uri, experiment_id, self.sweep, self._views.views)
 
     def check(self, seconds: float = CHECK_SECONDS) -> None:
         """One quick request before anything is trained; creates a missing experiment or SQLite database."""
@@ -167,6 +180,12 @@ class Tracker:
                 self._writer.apply(event, *more)
             except LeaseError:
                 self._abandoned = True
+            except ViewsRefused as error:
+                self._views = None
+                if not self._views_refused:
+                    self._say(str(error))
+                self._views_refused = True
+                return True
             except Exception as error:
                 if is_permanent(error):
                     if more:
@@ -182,6 +201,8 @@ class Tracker:
                     time.sleep(0.25)
                 pause = min(2 * pause, self._longest_pause)
             else:
+                if isinstance(event, SavedViews):
+                    self._views = event
                 if away:
                     self._say(f"MLflow at {redact(self.uri)} is back; {self.waiting} events are on their way.")
                 return True

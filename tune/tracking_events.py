@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from tune.views import View
 
 Series = Mapping[str, Sequence[float | None]]
 
@@ -88,7 +91,15 @@ class Summary(Event):
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     depth: Series = dataclasses.field(default_factory=dict)
     algorithm: str | None = None
+    colour: str | None = None  # where it isn't the algorithm's
     note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedViews(Event):
+    """The sweep's saved views as they are to be now. MLflow may refuse them, which is said and counts as no loss."""
+
+    views: Sequence[View] = ()
 
 
 @dataclasses.dataclass(frozen=True)

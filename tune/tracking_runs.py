@@ -2,7 +2,8 @@
 
 Requests, besides one search at the start: at most one per epoch report; two more for a fold's run (create, end), four for a
 configuration's (also its parameters at its start, its results at its end), at most four for the sweep's. As each
-configuration has at least one fold, a sweep stays within one per report plus three per run.
+configuration has at least one fold, a sweep stays within one per report plus three per run. Its saved views come to that:
+one to read the experiment and at most five to change it, each time that the complete configurations have doubled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tune import names
+from tune import names, tracking_views
 from tune.tracking_events import (
     CellEnded,
     CellStarted,
@@ -23,6 +24,7 @@ from tune.tracking_events import (
     ConfigStarted,
     Epoch,
     Event,
+    SavedViews,
     Series,
     Summary,
     SweepEnded,
@@ -84,6 +86,10 @@ class RunWriter:
     def apply(self, event: Event, *more: Epoch) -> None:
         """Write an event; if it is a report, others with it: those of one run share requests, at a third of the cost."""
         self.connect()
+        if isinstance(event, SavedViews):
+            assert self.experiment_id is not None
+            tracking_views.save(self._store, self._uri, self.experiment_id, self._sweep, event.views)
+            return
         if self._runs is None:
             self._runs = self._find_runs()
         match event:
@@ -172,6 +178,7 @@ class RunWriter:
             self._store.delete_run(old.id)
             del self._known[key]
         tags = {"label": event.label, "digest": digest, "mlflow.note.content": event.note}
+        tags |= {"mlflow.runColor": event.colour} if event.colour else {}
         parent: Key | None = ("sweep",) if ("sweep",) in self._known else None
         name, algorithm = names.summary_run_name(event.label), event.algorithm or ""
         run = self._create(key, name, algorithm, tags, event.time_ms, parent=parent, digest=digest)

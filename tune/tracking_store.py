@@ -15,7 +15,7 @@ import os
 import re
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,20 @@ def ensure_experiment(store: Any, name: str) -> str:
     return str(found.experiment_id)
 
 
+def server_version(uri: str) -> str:
+    """The server's version; empty if it doesn't say."""
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer = http_request(
+            _credentials(uri)(_address(uri)), "/version", "GET", max_retries=0, timeout=CONNECT_SECONDS
+        )
+        found = re.fullmatch(r"\s*(\d+\.\d+[\w.]*)\s*", answer.text[:100])
+    except Exception:
+        return ""  # who asks for it can do without
+    return found.group(1) if found and answer.status_code == 200 else ""
+
+
 def is_permanent(error: Exception) -> bool:
     """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
     if isinstance(error, json.JSONDecodeError):
@@ -137,7 +151,6 @@ def advice(uri: str, error: Exception) -> str:
 
 def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
     from mlflow.store.tracking.rest_store import RestStore
-    from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.proto_json_utils import parse_dict
     from mlflow.utils.rest_utils import http_request, verify_rest_response
 
@@ -161,9 +174,20 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
             parse_dict(js_dict=json.loads(verify_rest_response(response, endpoint).text), message=answer)
             return answer
 
-    # The credentials leave the address before MLflow sees it: its error messages quote the address.
+    return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
+
+
+def _address(uri: str) -> str:
+    """The URI without its credentials, which leave it before MLflow sees it: its error messages quote the address."""
     parts = urllib.parse.urlsplit(uri)
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _credentials(uri: str) -> Callable[[str], Any]:
+    """What makes credentials for an address: those of the URI, else those of the environment."""
+    from mlflow.utils.credentials import get_default_host_creds
+
+    parts = urllib.parse.urlsplit(uri)
 
     def credentials(address: str) -> Any:
         creds = get_default_host_creds(address)
@@ -172,7 +196,7 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
             creds.password = urllib.parse.unquote(parts.password or "")
         return creds
 
-    return OneRequestStore(functools.partial(credentials, address))
+    return credentials
 
 
 @contextlib.contextmanager

@@ -1,0 +1,77 @@
+"""A sweep's folder as a driver leaves it, without training: its scores are made up, and the same each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tune.crossval import TRADEOFF
+from tune.folder import SweepFolder
+from tune.ledger import Ledger
+from tune.space import SweepSpec, config_id
+
+EXITS, FOLDS, EPOCHS = 6, 3, 2
+SPEC: dict[str, Any] = {
+    "task": "mrpc", "backbone": "made-up", "algorithms": ["clo-v2", "blo"], "folds": FOLDS,
+    "space": {
+        "lr_theta": [1e-5, 3e-5, 1e-4], "lr_omega": [1e-4, 1e-3], "cycle_length": [2, 4], "batch_size": [16, 32],
+    },
+}  # fmt: skip
+
+
+def made_sweep(folder: Path, uri: str, *, end: bool = True, configs: int | None = None, **change: Any) -> SweepFolder:
+    """All configurations of the space (or the first so many) complete, but for the last, which is pruned."""
+    spec = SweepSpec.model_validate({**SPEC, "tracking": {"uri": uri}, **change})
+    ledger, rng = Ledger(folder / "ledger"), np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = spec.model_dump(mode="json", exclude_none=True)
+    (folder / "manifest.json").write_text(json.dumps({"spec": resolved, "test_train_ratio": None}))
+    driver = ledger.driver_writer(1)
+    driver.append({"kind": "sweep", "params": {"folds": FOLDS}})
+    every = list(spec.configurations())[:configs]
+    for index, values in enumerate(every):
+        config = config_id(values)
+        last = index == len(every) - 1
+        driver.append({"kind": "suggest", "config": config, "index": index, "values": values})
+        driver.append({"kind": "grant", "config": config, "attempt": 1, "driver": 1, "fences": {}})
+        trial = ledger.attempt_writer(config, "0001-0001")
+        for fold in range(1 if last else FOLDS):
+            for record in _cell(values, rng):
+                trial.append({"config": config, "attempt": 1, "seed": 0, "fold": fold, **record})
+        trial.close()
+        driver.append({"kind": "prune", "config": config} if last else {"kind": "complete", "config": config})
+    if end:
+        driver.append({"kind": "end", "status": "finished", "note": "", "elapsed": 60.0})
+    driver.close()
+    return SweepFolder(folder)
+
+
+def _cell(values: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
+    depth = np.arange(1, EXITS + 1)
+    clo = values["algorithm"] == "clo-v2"
+    quality = 0.84 + 0.02 * clo - 0.02 * abs(np.log10(values["lr_theta"]) + 4.5) + 0.004 * np.log10(values["lr_omega"])
+    quality += 0.003 * (values.get("batch_size") == 16) + 0.004 * (values.get("cycle_length") == 4)
+    scores = quality - (0.16 if clo else 0.2) * np.exp(-depth / 2) + rng.normal(0, 0.008, EXITS)
+    weights = 0.6 + 0.15 * depth * (1 if clo else 0.7) + rng.normal(0, 0.04, EXITS)
+    records: list[dict[str, Any]] = []
+    for epoch in range(EPOCHS):
+        exits = (scores - 0.03 * (EPOCHS - 1 - epoch)).round(6).tolist()
+        records.append({
+            "kind": "epoch", "epoch": epoch, "score": float(np.mean(exits)), "theta_updates": 50 * (epoch + 1),
+            "seconds": 3.0, "train_loss": 1.0 / (1 + epoch), "collapsed": [], "ended": None,
+            "exits": {"score": exits, "loss": [0.5] * EXITS}, "weights": {"ce": weights.round(6).tolist()},
+        })  # fmt: skip
+    threshold = np.arange(1, TRADEOFF + 1) / TRADEOFF
+    layers = EXITS - (EXITS - 1) * threshold ** (0.7 if clo else 0.9)
+    curve = np.interp(layers, depth, scores) + 0.01 * np.sin(np.pi * threshold)
+    best = records[-1]
+    records.append({
+        "kind": "cell_end", "ended": "finished", "best_epoch": EPOCHS - 1, "score": best["score"],
+        "exits": best["exits"], "weights": best["weights"], "last_score": best["score"], "epochs": EPOCHS,
+        "theta_updates": 100, "best_theta_updates": 100, "seconds": 6.0, "wall_seconds": 6.5,
+        "tradeoff": {"layers": layers.round(6).tolist(), "score": curve.round(6).tolist()},
+    })  # fmt: skip
+    return records

@@ -1,0 +1,406 @@
+"""Saved views: what they hold, how they are written to a real server, what is said where they can't be."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import math
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from encoders import save_backbone, write_task
+from made_sweep import SPEC, made_sweep
+from test_sweep import space
+from test_tracking import Sweep, whole_sweep
+
+from tune import names, tracking_views, views
+from tune.lease import Lease
+from tune.ledger import State
+from tune.showing import Showing
+from tune.space import SweepSpec
+from tune.tracking import SavedViews, Summary
+from tune.views import Found, View, decoded, encoded, found, saved_views, view_key
+
+FOUND = Found(
+    ("clo-v2", "blo"), ("lr_theta", "lr_omega", "batch_size"), ("cycle_length",), 36,
+    {"depth/score": (0.7, 0.8), "depth/omega_ce": (0.5, 1.5)},
+)  # fmt: skip
+SMALL = {"space": {"lr_theta": [1e-4], "lr_omega": [1e-3], "cycle_length": [2, 4]}}
+
+
+def cards(view: View) -> list[dict[str, Any]]:
+    return [card for card in view.state["compareRunCharts"] if not card["deleted"]]
+
+
+# The views themselves.
+
+
+def test_each_view_keeps_to_its_sweep_and_leaves_folds_out() -> None:
+    made = saved_views("mrpc-small", FOUND)
+    assert [view.name for view in made] == [
+        "mrpc-small: CLO vs BLO", "mrpc-small: speed against accuracy", "mrpc-small: all configurations",
+        "mrpc-small: summary",
+    ]  # fmt: skip
+    kinds = ["config", "config", "config", "summary"]
+    for view, kind in zip(made, kinds, strict=True):
+        where = view.state["searchFilter"]
+        assert where.startswith(f"tags.sweep = 'mrpc-small' AND tags.kind = '{kind}'")
+        assert view.state["runsHiddenMode"] == "SHOW_ALL"
+    assert [("groupBy" in view.state) for view in made] == [True, False, False, False]
+
+
+def test_each_chart_shows_what_runs_of_its_kind_have_and_each_metric_has_a_place() -> None:
+    for view in saved_views("s", FOUND):
+        kind = "summary" if "'summary'" in view.state["searchFilter"] else "config"
+        listed = {line.pattern for line in names.NAMES if line.family == "metric" and kind in line.runs}
+        metrics, params = set(), set()
+        for card in cards(view):
+            metrics |= {card["metricKey"]} if "metricKey" in card else set()
+            metrics |= {*card.get("selectedMetricKeys", ()), *card.get("selectedMetrics", ())}
+            metrics |= {card["selectedXAxisMetricKey"]} if "selectedXAxisMetricKey" in card else set()
+            params |= set(card.get("selectedParams", ()))
+            for axis in (card.get("xaxis"), card.get("yaxis")):
+                if axis:
+                    (metrics if axis["type"] == "METRIC" else params).add(axis["key"])
+        assert metrics <= listed
+        swept = {"lr_theta", "lr_omega", "batch_size", "cycle_length"}
+        assert params <= names.config_params({"algorithm": "clo-v2"} | dict.fromkeys(swept, 1)).keys()
+        # MLflow makes a card of its own for every metric that is the first of none.
+        assert {card.get("metricKey") for card in view.state["compareRunCharts"]} >= listed
+        sections = {section["uuid"] for section in view.state["compareRunSections"]}
+        assert {card["metricSectionId"] for card in view.state["compareRunCharts"]} == sections
+        ids = [card["uuid"] for card in view.state["compareRunCharts"]]
+        assert len(ids) == len(set(ids))
+
+
+def parallel(of: Found) -> list[list[str]]:
+    return [card["selectedParams"] for card in cards(saved_views("s", of)[2]) if card["type"] == "PARALLEL"]
+
+
+def test_one_parallel_chart_has_all_algorithms_and_another_the_options_that_only_some_use() -> None:
+    assert parallel(FOUND) == [
+        ["log10_lr_theta", "variant", "log10_lr_omega", "batch_size"],
+        ["log10_lr_theta", "log10_lr_omega", "batch_size", "cycle_length"],
+    ]
+    assert parallel(Found(("blo", "slo"), ("lr_theta",))) == [["log10_lr_theta", "variant"]]
+
+
+def test_grouped_charts_say_when_mlflow_averages_over_a_part_only() -> None:
+    few, many = (saved_views("s", Found(("clo-v2", "blo"), complete=n))[0].state for n in (100, 101))
+    assert not any("of the best" in section["name"] for section in few["compareRunSections"])
+    assert all(section["name"].endswith("of the best 100 of 101") for section in many["compareRunSections"])
+
+
+def test_a_view_of_other_algorithms_does_not_name_these_two() -> None:
+    assert saved_views("s", Found(("slo", "uniform")))[0].name == "s: algorithms compared"
+
+
+def test_axes_begin_where_the_values_do() -> None:
+    score, omega = (card["range"] for card in cards(saved_views("s", FOUND)[0])[:2])
+    assert (score["yMin"], score["yMax"]) == pytest.approx((0.692, 0.808))
+    assert (omega["yMin"], omega["yMax"]) == pytest.approx((0.42, 1.58))
+    assert "range" not in cards(saved_views("s", Found(("clo-v2", "blo")))[0])[0], "nothing is known at the start"
+
+
+def test_a_tag_holds_a_view_and_mlflow_takes_both_its_key_and_its_length() -> None:
+    from mlflow.utils.validation import MAX_EXPERIMENT_TAG_VAL_LENGTH, _validate_experiment_tag
+
+    for view in saved_views("a" * 100, FOUND):
+        value = encoded(view, 5, 7)
+        assert decoded(value) == (view.name, view.state, 5)
+        assert len(value) < MAX_EXPERIMENT_TAG_VAL_LENGTH / 4
+        _validate_experiment_tag("mlflow.sharedViewState." + view_key("a" * 100, view), value)
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", "[]", '{"name": "x", "createdAt": 1, "state": "deflate;e30="}', "null"])
+def test_what_is_no_view_of_ours_is_told_apart(damaged: str) -> None:
+    with pytest.raises(ValueError):
+        decoded(damaged)
+
+
+def test_what_views_depend_on_is_found_in_the_ledger(tmp_path: Path) -> None:
+    made = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL)
+    spec = SweepSpec.model_validate({**SPEC, **SMALL})
+    known = found(spec, made.ledger.read(epochs=False))
+    assert (known.algorithms, known.complete) == (("clo-v2", "blo"), 2)
+    assert (known.shared, known.others) == (("lr_theta", "lr_omega"), ("cycle_length",))
+    low, high = known.ranges["depth/score"]
+    assert 0.5 < low < high < 1
+    assert found(spec, State()) == Found(("clo-v2", "blo"), known.shared, known.others)
+
+
+class Heard:
+    """Keeps what it is told, where a tracker would send it."""
+
+    sweep = "s"
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def put(self, event: Any) -> None:
+        self.events.append(event)
+
+
+def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_path: Path) -> None:
+    spec = SweepSpec.model_validate(SPEC)
+    whole = made_sweep(tmp_path, "sqlite:///nowhere.db")
+    heard: Any = Heard()
+    showing, state, told = Showing(heard, spec, None, print), State(), []
+    showing.start(state)
+    assert [type(event) for event in heard.events] == [SavedViews]
+    for record in whole.ledger.in_order():
+        state.apply(record)
+        before = len(heard.events)
+        showing.follow(state)
+        if new := heard.events[before:]:
+            assert isinstance(new[-1], SavedViews)
+            assert {type(event) for event in new[:-1]} == {Summary}
+            told.append(sum(c.state == "complete" for c in state.history()))
+    assert told == [1, 2, 4, 8, 16, 32]
+
+
+def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None:
+    class Broken(Heard):
+        def put(self, event: Any) -> None:
+            raise RuntimeError("no")
+
+    said: list[str] = []
+    broken: Any = Broken()
+    state = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL).ledger.read()
+    showing = Showing(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
+    showing.start(State())
+    showing.follow(state)
+    assert said == ["no saved views: RuntimeError: no", "no summaries yet: RuntimeError: no", said[0]]
+
+
+def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
+    from tune.summary import summaries
+
+    state = made_sweep(tmp_path, "sqlite:///nowhere.db").ledger.read()
+    told = {summary.label: summary for summary in summaries(state, 3, None)}
+    assert set(told) == {"BLO", "CLO-v2", "CLO-v2 C=2 minus BLO", "CLO-v2 C=4 minus BLO"}
+    clo, diff = told["CLO-v2"], told["CLO-v2 C=4 minus BLO"]
+    assert clo.note == "23 configurations, each on 3 cells"
+    mean = 100 * sum(v for v in clo.depth["summary/score"] if v is not None) / 6
+    assert clo.metrics["summary/score_pct"] == pytest.approx(mean, abs=1e-3)
+    for one, name in ((clo, "summary/score_pct"), (diff, "paired/diff_pct")):
+        assert one.metrics[f"{name}_low"] < one.metrics[name] < one.metrics[f"{name}_high"]
+        assert not any(math.isnan(value) for value in one.metrics.values())
+    assert len({summary.colour for label, summary in told.items() if "minus" in label}) == 2
+
+
+# In MLflow.
+
+
+def tags(uri: str, experiment: str) -> dict[str, str]:
+    from mlflow import MlflowClient
+
+    found = MlflowClient(uri).get_experiment_by_name(experiment)
+    assert found is not None
+    return dict(found.tags)
+
+
+def of_sweep(found: dict[str, str], sweep: str) -> set[str]:
+    prefix = f"mlflow.sharedViewState.{sweep}."
+    return {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
+
+
+def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    one, two = Sweep(uri), Sweep(uri)
+    two.experiment = one.experiment
+    for sweep in (one, two):
+        sweep.send([*whole_sweep()[:1], SavedViews(saved_views(sweep.name, FOUND))])
+    slugs = {"clo-vs-blo", "speed", "configurations", "summary"}
+    before = tags(uri, one.experiment)
+    assert of_sweep(before, one.name) == of_sweep(before, two.name) == slugs
+    newest_first = sorted(
+        slugs, key=lambda slug: -json.loads(before[f"mlflow.sharedViewState.{two.name}.{slug}"])["updatedAt"]
+    )
+    assert newest_first[0] == "clo-vs-blo", "the menu begins with what was updated last"
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(one.experiment).experiment_id
+    note = "what this is for\n\n" + before["mlflow.note.content"] + "\n\nand so on"
+    client.set_experiment_tag(experiment, "mlflow.note.content", note)
+    sent = one.send([SavedViews(saved_views(one.name, FOUND))])
+    assert tags(uri, one.experiment) == {**before, "mlflow.note.content": note}
+    assert [address.split("#")[0] for address in sent.views.values()] == ["http://127.0.0.1:5000/"] * 4
+
+    more = Found(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+    one.send([SavedViews(saved_views(one.name, more))])
+    after = tags(uri, one.experiment)
+    key = f"mlflow.sharedViewState.{one.name}.clo-vs-blo"
+    assert after.keys() == before.keys()
+    assert {k for k in after if after[k] != before[k]} == {key, "mlflow.note.content"}
+    assert json.loads(after[key])["createdAt"] == json.loads(before[key])["createdAt"]
+    assert after["mlflow.note.content"] == note
+
+
+def test_the_links_open_from_the_description_whatever_the_servers_name(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sweep = Sweep(uri)
+    sweep.send([SavedViews(saved_views(sweep.name, FOUND))])
+    (line,) = tags(uri, sweep.experiment)["mlflow.note.content"].splitlines()
+    assert line.startswith(
+        f"**{sweep.name}**: [CLO vs BLO](#/experiments/1/runs?viewStateShareKey={sweep.name}.clo-vs-blo&"
+    )
+    assert line.count("](#/experiments/1/runs?viewStateShareKey=") == 4
+
+
+@contextlib.contextmanager
+def refusing(url: str, what: str) -> Iterator[str]:
+    """A way to the server on which a request for `what` is answered as by one that takes no such thing."""
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, content = 400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such tags here"}'
+            if what not in self.path:
+                headers = {"Content-Type": "application/json"}
+                request = urllib.request.Request(url + self.path, body or None, headers, method=self.command)
+                try:
+                    with urllib.request.urlopen(request) as answer:
+                        status, content = answer.status, answer.read()
+                except urllib.error.HTTPError as error:
+                    status, content = error.code, error.read()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def refused(mlflow_server) -> Iterator[str]:
+    with refusing(mlflow_server.url, "set-experiment-tag") as url:
+        yield url
+
+
+def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str) -> None:
+    sweep = Sweep(refused)
+    events = whole_sweep()
+    made = SavedViews(saved_views(sweep.name, FOUND))
+    tracker = sweep.send([events[0], made, *events[1:-1], made, events[-1]])
+    assert len(sweep.runs()) == 7
+    assert tracker.views == {}
+    assert tracker.url is not None
+    (line,) = sweep.said
+    assert "doesn't take the saved views (INVALID_PARAMETER_VALUE: no such tags here)" in line
+    assert f"`leebert-tune views {sweep.name}` tries again" in line
+
+
+def test_a_rebuild_ends_well_where_the_tags_are_rejected_and_prints_the_plain_link(refused: str, cli, tmp_path) -> None:
+    made = made_sweep(tmp_path / "refused", refused, **SMALL)
+    ran = cli("leebert-tune", "rebuild-mlflow", made.path)
+    assert ran.code == 0, ran.err
+    assert f"MLflow: {refused}/#/experiments/" in ran.out
+    assert "viewStateShareKey" not in ran.out
+    assert "doesn't take the saved views" in ran.err
+    again = cli("leebert-tune", "views", made.path)
+    assert again.code == 1
+    assert again.err.startswith("error: MLflow at ")
+    assert "doesn't take the saved views" in again.err
+    assert len(again.err.splitlines()) == 1
+
+
+def test_the_command_makes_views_again_that_somebody_deleted(mlflow_server, cli, tmp_path) -> None:
+    from mlflow import MlflowClient
+
+    made = made_sweep(tmp_path / "sweeps" / "deleted", mlflow_server.url, **SMALL)
+    assert cli("leebert-tune", "rebuild-mlflow", made.path).code == 0
+    before = tags(mlflow_server.url, "leebert-mrpc")
+    experiment = MlflowClient(mlflow_server.url).get_experiment_by_name("leebert-mrpc").experiment_id
+    MlflowClient(mlflow_server.url).delete_experiment_tag(experiment, "mlflow.sharedViewState.deleted.speed")
+    ran = cli("leebert-tune", "views", "deleted", "--storage", made.path.parent, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["sweep"], ran.json["running"], ran.json["complete"]) == ("deleted", False, 2)
+    after = tags(mlflow_server.url, "leebert-mrpc")
+    assert after.keys() == before.keys()
+    assert {key for key in after if after[key] != before[key]} <= {"mlflow.sharedViewState.deleted.speed"}
+    plain = cli("leebert-tune", "views", "deleted", "--storage", made.path.parent)
+    for (name, address), line in zip(ran.json["views"].items(), plain.out.splitlines(), strict=True):
+        assert line.split()[-1] == address
+        assert name in line
+
+
+def test_a_sweep_that_is_still_running_gets_its_views_and_is_told_so(mlflow_server, cli, tmp_path) -> None:
+    made = made_sweep(tmp_path / "running", mlflow_server.url, end=False, **SMALL)
+    assert cli("leebert-tune", "rebuild-mlflow", made.path).code == 0
+    lease = Lease.take(made.path)
+    try:
+        ran = cli("leebert-tune", "views", made.path)
+    finally:
+        lease.release()
+    assert ran.code == 0, ran.err
+    assert "still running: the views show its 2 complete configurations" in ran.out
+
+
+def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli, tmp_path) -> None:
+    made = made_sweep(tmp_path / "unsent", mlflow_server.url, tracking={"uri": mlflow_server.url, "experiment": "none"})
+    ran = cli("leebert-tune", "views", made.path)
+    assert ran.code == 1
+    assert "has no configurations of sweep unsent in experiment 'none'" in ran.err
+    assert "leebert-tune rebuild-mlflow unsent" in ran.err
+    with urllib.request.urlopen(f"{mlflow_server.url}/api/2.0/mlflow/experiments/search?max_results=100") as answer:
+        assert "none" not in {one["name"] for one in json.load(answer)["experiments"]}, "and none was created"
+
+    nothing = cli("leebert-tune", "views", "nothing", "--storage", tmp_path)
+    assert (nothing.code, nothing.err) == (1, f"error: no sweep 'nothing' in {tmp_path}; there are: unsent\n")
+
+    empty = made_sweep(tmp_path / "empty", mlflow_server.url, configs=0)
+    ran = cli("leebert-tune", "views", empty.path)
+    assert (ran.code, "has begun no configuration yet" in ran.err) == (1, True)
+
+
+def test_a_server_that_is_away_is_one_line(cli, tmp_path) -> None:
+    with refusing("http://nowhere", "") as url:
+        pass  # nobody listens there any more
+    made = made_sweep(tmp_path / "away", url, **SMALL)
+    ran = cli("leebert-tune", "views", made.path)
+    assert ran.code == 1
+    assert ran.err.startswith("error: MLflow can't be used at ")
+
+
+def test_another_version_of_the_server_is_named(mlflow_server, monkeypatch) -> None:
+    import mlflow
+
+    assert mlflow.__version__.startswith(f"{views.KNOWN_VERSION}."), "look at all views in a browser, then change this"
+    assert tracking_views.doubts(mlflow_server.url) == ""
+    monkeypatch.setattr(tracking_views, "KNOWN_VERSION", "2.9")
+    assert f"this is {mlflow.__version__}" in tracking_views.doubts(mlflow_server.url)
+    assert tracking_views.doubts("sqlite:///mlflow.db") == ""
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli, ray_up, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_backbone(tmp_path / "backbone", layers=3)
+    (tmp_path / "task.json").write_text(json.dumps(write_task(tmp_path / "data", n=80)))
+    ran = cli(
+        "leebert-tune", "sweep", space(tmp_path / "space.yaml", tmp_path), "--name", "unwelcome",
+        "--tracking-uri", refused,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert f"MLflow: {refused}/#/experiments/" in ran.out
+    assert "viewStateShareKey" not in ran.out
+    assert ran.err.count("doesn't take the saved views") == 1

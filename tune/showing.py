@@ -1,0 +1,93 @@
+"""What MLflow shows of a sweep as a whole, its summaries and saved views, kept up while the sweep runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from leebert.errors import SweepError
+from tune.folder import SweepFolder
+from tune.ledger import State
+from tune.overview import spec_of
+from tune.space import SweepSpec
+from tune.summary import summaries
+from tune.tracking import SavedViews, Tracker, resolve_uri
+from tune.tracking_views import doubts, links, save_now
+from tune.views import found, saved_views
+
+
+class Showing:
+    """Puts summaries and views at a sweep's start, whenever its complete configurations have doubled, and at its end.
+
+    So they are there from the first hour of a sweep of days, and are written a few times only.
+    """
+
+    def __init__(self, tracker: Tracker, spec: SweepSpec, test_train_ratio: float | None, say: Callable[[str], None]):
+        self._tracker, self._spec, self._say = tracker, spec, say
+        self._ratio = test_train_ratio if spec.folds == 1 else None
+        self._next = 1
+
+    def start(self, state: State) -> None:
+        self._views(state)
+        self._next = max(1, 2 * _complete(state))
+
+    def follow(self, state: State) -> None:
+        """Called every few seconds; never raises."""
+        complete = _complete(state)
+        if complete < self._next:
+            return
+        self._next = 2 * complete
+        try:
+            self._summaries(state)
+        except Exception as error:  # training is worth more than what is shown of it
+            self._say(f"no summaries yet: {type(error).__name__}: {error}")
+        self._views(state)
+
+    def end(self, state: State) -> None:
+        """Before the end is recorded: MLflow's run of the sweep is closed with that."""
+        self._summaries(state)
+        self._views(state)
+
+    def _summaries(self, state: State) -> None:
+        for event in summaries(state, self._spec.folds, self._ratio):
+            self._tracker.put(event)
+
+    def _views(self, state: State) -> None:
+        try:
+            self._tracker.put(SavedViews(saved_views(self._tracker.sweep, found(self._spec, state))))
+        except Exception as error:
+            self._say(f"no saved views: {type(error).__name__}: {error}")
+
+
+def show(
+    folder: SweepFolder,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str | None = None,
+) -> dict[str, Any]:
+    """Write the views of a sweep that MLflow has, as they are to be now; JSON-ready. Writes nothing else.
+
+    Raises SweepError for a sweep without configurations, TrackingError where MLflow lacks the sweep or refuses its views.
+    """
+    spec, state = spec_of(folder), folder.ledger.read(epochs=False)
+    if not state.history():
+        raise SweepError(f"sweep {folder.name} has begun no configuration yet: there is nothing to show")
+    uri = resolve_uri(tracking_uri or spec.tracking.uri)
+    views = saved_views(folder.name, found(spec, state))
+    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views)
+    return {
+        "sweep": folder.name,
+        "views": links(uri, experiment_id, folder.name, views),
+        "complete": _complete(state),
+        "running": folder.driver() is not None,
+        "note": doubts(uri),
+    }
+
+
+def experiment_of(spec: SweepSpec) -> str:
+    """The name of the MLflow experiment that a space asks for."""
+    return spec.tracking.experiment or f"leebert-{spec.task_name}"
+
+
+def _complete(state: State) -> int:
+    return sum(c.state == "complete" for c in state.configs.values())

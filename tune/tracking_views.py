@@ -1,0 +1,123 @@
+"""Saved views in MLflow: tags of the experiment, and a line of links in its description. Several sweeps may share both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leebert.errors import TrackingError
+from tune.tracking_store import advice, is_server, open_store, quoted, redact, server_version
+from tune.views import KNOWN_VERSION, View, decoded, encoded, view_key
+
+#: Where `mlflow ui` listens if it isn't told otherwise.
+LOCAL_UI = "http://127.0.0.1:5000"
+
+_TAG = "mlflow.sharedViewState."
+_NOTE = "mlflow.note.content"
+_MAX_NOTE = 20_000
+
+
+class ViewsRefused(Exception):
+    """MLflow answers, but doesn't take the views; what a sweep found is in its runs all the same."""
+
+
+def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> None:
+    """Write the views that MLflow lacks or has otherwise, and their links. ViewsRefused if it takes no such tags."""
+    experiment = store.get_experiment(experiment_id)  # whether it is away shows here
+    try:
+        for key, value in _changes(experiment.tags, experiment_id, sweep, views).items():
+            _set(store, experiment_id, key, value)
+    except Exception as error:
+        said = redact(" ".join(str(error).split()))[:300]
+        raise ViewsRefused(
+            f"MLflow at {redact(uri)} doesn't take the saved views ({said}); its runs are all there. "
+            f"`leebert-tune views {sweep}` tries again."
+        ) from None
+
+
+def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View]) -> str:
+    """The same for a sweep that MLflow has already; the experiment's id. TrackingError where that can't be done."""
+    from mlflow.entities import ViewType
+
+    try:
+        store = open_store(uri)
+        known = store.get_experiment_by_name(experiment)
+        where = f"tags.sweep = {quoted(sweep)} AND tags.kind = 'config'"
+        runs = known and store.search_runs([known.experiment_id], where, ViewType.ACTIVE_ONLY, 1)
+        if not runs:
+            raise TrackingError(
+                f"MLflow at {redact(uri)} has no configurations of sweep {sweep} in experiment {experiment!r}; "
+                f"fill it by: leebert-tune rebuild-mlflow {sweep}"
+            )
+        save(store, uri, known.experiment_id, sweep, views)
+    except ViewsRefused as error:
+        raise TrackingError(str(error)) from None
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(advice(uri, error)) from None  # no cause is chained: only the message is free of secrets
+    return str(known.experiment_id)
+
+
+def links(uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
+    """Each view's address by its name; for a database that of `mlflow ui`, once somebody starts it."""
+    base = redact(uri).rstrip("/") if is_server(uri) else LOCAL_UI
+    return {view.name: f"{base}/{_fragment(experiment_id, sweep, view)}" for view in views}
+
+
+def doubts(uri: str) -> str:
+    """What to say where the server is not of the version that the views were made for; else nothing."""
+    version = server_version(uri) if is_server(uri) else ""
+    if not version or version == KNOWN_VERSION or version.startswith(f"{KNOWN_VERSION}."):
+        return ""
+    return f"the views were made for MLflow {KNOWN_VERSION}, this is {version}: where they show no charts, take the first link"
+
+
+def _fragment(experiment_id: str, sweep: str, view: View) -> str:
+    """`compareRunsMode` is not part of a view: without it, its table would open."""
+    query = f"viewStateShareKey={view_key(sweep, view)}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"#/experiments/{experiment_id}/runs?{query}"
+
+
+def _set(store: Any, experiment_id: str, key: str, value: str) -> None:
+    from mlflow.entities import ExperimentTag
+
+    store.set_experiment_tag(experiment_id, ExperimentTag(key, value))
+
+
+def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
+    """Tags to write, and nothing where all is there: a replay leaves MLflow as it is."""
+    now, changes = time.time_ns() // 1_000_000, {}
+    # The menu shows the newest first, which is to be the first of ours.
+    for rank, view in enumerate(reversed(views)):
+        key, created = _TAG + view_key(sweep, view), now
+        try:
+            name, state, created = decoded(tags[key])
+            if (name, state) == (view.name, view.state):
+                continue
+        except (KeyError, ValueError):
+            pass  # not there yet, or somebody else's
+        changes[key] = encoded(view, created, now + rank)
+    note = _description(tags.get(_NOTE, ""), experiment_id, sweep, views)
+    if note != tags.get(_NOTE, ""):
+        changes[_NOTE] = note
+    return changes
+
+
+def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]) -> str:
+    """The description with the sweep's line of links: in its place, else above all others; the rest stays as it is.
+
+    The links have no host, since whoever reads them may reach the server under another name than the sweep does.
+    """
+    named = [f"[{view.name.removeprefix(f'{sweep}: ')}]({_fragment(experiment_id, sweep, view)})" for view in views]
+    start = f"**{sweep}**: ["
+    line = f"**{sweep}**: " + " · ".join(named)
+    lines = old.split("\n\n") if old else []
+    at = next((i for i, one in enumerate(lines) if one.startswith(start) and "viewStateShareKey=" in one), None)
+    if at is None:
+        lines.insert(0, line)
+    else:
+        lines[at] = line
+    whole = "\n\n".join(lines)
+    return whole if len(whole) <= _MAX_NOTE else old
