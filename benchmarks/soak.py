@@ -304,8 +304,9 @@ class Fault:
         return self._clean(command, signal.SIGINT, group=True)  # as a terminal does
 
     def _clean(self, command: Command, number: int, group: bool) -> Command:
+        before = len(command.said())  # which may hold what Ray says of a process that was killed
         command.signal(number, group)
-        code, said = command.end(), command.said()
+        code, said = command.end(), command.said()[before:]
         clean = code == 0 and "Traceback" not in said
         if not clean or (f"leebert-tune resume {self.sweep.name}" not in said and "complete" not in said):
             self.found.count("unclean ends", 1, f"code {code}: {said}")
@@ -326,8 +327,9 @@ class Fault:
         since = time.monotonic()
         other = self._again(command, "--take-over")
         time.sleep(max(0.0, STANDSTILL - (time.monotonic() - since)))
+        before = len(command.said())
         command.signal(signal.SIGCONT)
-        code, said = command.end(), command.said()
+        code, said = command.end(), command.said()[before:]
         if code != 1 or "was taken over by" not in said or "Traceback" in said:
             self.found.count("unclean ends", 1, f"code {code}: {said}")
         return other
