@@ -241,14 +241,14 @@ def best(
     json_: Json = False,
 ) -> None:
     """Write the best configuration as a file that `leebert train --config` takes."""
-    from tune.best import best_file, write_best
+    from tune.best import best_file, best_logits, write_best
     from tune.folder import SweepFolder
     from tune.overview import spec_of
 
     folder = SweepFolder.find(name, storage)
     spec = spec_of(folder)
     values = best_file(folder, spec)
-    path = write_best(values, out, spec.task_name)
+    path = write_best(values, out, spec.task_name, best_logits(folder, values["found"]["configuration"]))
     if json_:
         console.emit_json({**values, "file": str(path)})
         return
@@ -261,6 +261,32 @@ def best(
     others = len(found["within_one_standard_error"]) - 1
     print(f"{others} other configuration(s) lie within one standard error")
     print(f"{path}: leebert train --config {path}")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
+    device: Annotated[str | None, typer.Option(help="As recorded by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="As recorded by default.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; as recorded by default.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Train other data or code, too; claims nothing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Train a best file's cells again: does its score come out? Exit code 0 if it does, else 1."""
+    from tune.found import read_best
+
+    best = read_best(file).moved(data_dir, backbone)
+    if precision not in (None, "fp32", "bf16"):
+        raise ConfigError(f"--precision {precision}: fp32 or bf16")
+    console.quiet_transformers()
+    from tune.verify import claim, print_verdict
+    from tune.verify import verify as verify_
+
+    verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway, say=_say)  # type: ignore[arg-type]
+    console.emit_json(verdict.as_dict()) if json_ else print_verdict(verdict)
+    claim(verdict)
 
 
 @app.command("rebuild-mlflow")
