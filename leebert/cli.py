@@ -131,9 +131,7 @@ def evaluate(
         raise ConfigError(f"{model}: its configuration names no task; train it with `leebert train`")
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
-    from leebert.evaluate import record_all
-    from leebert.latency import nearest_point, time_rules
-    from leebert.report import evaluation, print_evaluation
+    from leebert.report import evaluate_split, print_evaluation
 
     task = get_task(loaded.config.task)
     splits = [split] if split else list(task.eval_splits)
@@ -141,15 +139,10 @@ def evaluate(
         raise DataError(f"task {task.name}: no development split is declared; name one with --split")
     results = {}
     for name in splits:
-        rows = _tokenised(read_split(task, name, data_dir), tokenizer, loaded.config.max_length)
-        recorded = record_all(loaded, rows, runtime, batch_size, progress=partial(_bar, what=name))
-        results[name] = evaluation(recorded, task.metric, thresholds)
-        results[name]["truncated_rows"] = int(rows.truncated)
-        if timed_rows:
-            curves = results[name]["curves"]
-            rules = [(rule, nearest_point(points)["threshold"]) for rule, points in curves.items()]
-            timed = time_rules(loaded, rows, recorded, task.metric, rules, runtime, timed_rows)
-            results[name]["wall_clock"] = timed
+        results[name] = evaluate_split(
+            loaded, tokenizer, read_split(task, name, data_dir), task.metric, runtime, thresholds=thresholds,
+            batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
+        )  # fmt: skip
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=1))
@@ -228,15 +221,6 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
     console.quiet_transformers()
     return load_model(folder).eval(), load_tokenizer(str(folder))
-
-
-def _tokenised(examples: Any, tokenizer: Any, max_length: int) -> Any:
-    import tempfile
-
-    from leebert.data.tokens import tokenise
-
-    with tempfile.TemporaryDirectory() as folder:
-        return tokenise(examples, tokenizer, max_length, Path(folder) / "rows.arrow")
 
 
 def _bar(items: Any, what: str) -> Any:

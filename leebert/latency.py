@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,3 +64,17 @@ def time_rules(
         }
         for (name, threshold), median in zip(everything, medians, strict=True)
     ]
+
+
+def machine(runtime: Runtime) -> str:
+    """What a latency was measured on, in words: processor or GPU, threads, precision."""
+    told = runtime.describe()
+    if runtime.device.type != "cpu":
+        return f"{told['device']}, {told['precision']}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {told['threads']} thread(s), {told['precision']}"

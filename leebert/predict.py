@@ -33,7 +33,7 @@ def read_texts(lines: Iterable[str], columns: Sequence[str], name: str) -> Itera
                     f"{name}, line {number}: {len(parts)} text(s) where the model takes {len(columns)}; "
                     f"give {' and '.join(columns)} with a tab between, or JSON objects with these keys"
                 )
-            yield _checked(tuple(parts), columns, f"{name}, line {number}")
+            yield checked(tuple(parts), columns, f"{name}, line {number}")
 
 
 def read_file(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -103,10 +103,11 @@ def _pick(row: Any, columns: Sequence[str], where: str) -> tuple[str, ...]:
     if missing:
         there = ", ".join(str(k) for k in row if k is not None) or "none"
         raise DataError(f"{where}: no column {missing[0]!r}; there are: {there} (name yours with --text)")
-    return _checked(tuple(str(row[c]) for c in columns), columns, where)
+    return checked(tuple(str(row[c]) for c in columns), columns, where)
 
 
-def _checked(texts: tuple[str, ...], columns: Sequence[str], where: str) -> tuple[str, ...]:
+def checked(texts: tuple[str, ...], columns: Sequence[str], where: str) -> tuple[str, ...]:
+    """Texts as they are, if none is empty or undecodable; `where` is named in the DataError."""
     for text, column in zip(texts, columns, strict=True):
         if not text.strip():
             raise DataError(f"{where}: empty text in {column!r}")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leebert.evaluate import HeldOut, curve
+from leebert.evaluate import HeldOut, curve, record_all, replay_point
 from leebert.exits import default_patience
+from leebert.latency import nearest_point, time_rules
 from leebert.metrics import per_exit
+from leebert.runtime import Runtime
 
 
 def thresholds_of(strategy: str, count: int, num_exits: int, num_classes: int) -> list[float]:
@@ -38,6 +43,38 @@ def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any
             for name in ("patience", "entropy", "confidence")
         },
     }
+
+
+def evaluate_split(
+    model: Any,
+    tokenizer: Any,
+    examples: Any,
+    metric: str,
+    runtime: Runtime,
+    *,
+    thresholds: int = 20,
+    rules: list[tuple[str, float | None]] | None = None,
+    batch_size: int = 64,
+    timed_rows: int = 50,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> dict[str, Any]:
+    """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `rules` on a few rows.
+
+    `rules` with their thresholds stand under `chosen`; without any, those nearest to the paper's speed-up are timed.
+    """
+    from leebert.data.tokens import tokenise
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
+        recorded = record_all(model, rows, runtime, batch_size, progress=progress)
+        result = evaluation(recorded, metric, thresholds)
+        result["truncated_rows"] = int(rows.truncated)
+        if rules:
+            result["chosen"] = [replay_point(recorded, metric, *rule).as_dict() for rule in rules]
+        if timed_rows:
+            near = [(rule, nearest_point(points)["threshold"]) for rule, points in result["curves"].items()]
+            result["wall_clock"] = time_rules(model, rows, recorded, metric, rules or near, runtime, timed_rows)
+    return result
 
 
 def print_evaluation(split: str, result: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 
+from best_files import best_place  # noqa: F401
 from clusters import nodes  # noqa: F401
 from hypothesis import settings
 from mlflow_server import mlflow_server  # noqa: F401

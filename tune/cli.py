@@ -256,19 +256,90 @@ def best(
     json_: Json = False,
 ) -> None:
     """Write the best configuration per task, over one or several sweeps, as a file that `leebert train --config` takes."""
-    from tune.best import best_of, print_best, write_best
+    from tune.best import best_logits, best_of, print_best, write_best
     from tune.folder import SweepFolder
     from tune.tradeoff import Objective
 
     folders = [SweepFolder.find(name, storage) for name in names]
-    files = best_of(folders, Objective.of(objective, rule))
-    paths = {task: write_best(values, out, task) for task, values in files.items()}
+    chosen = best_of(folders, Objective.of(objective, rule))
+    files = {task: values for task, (_, values) in chosen.items()}
+    logits = {task: best_logits(folder, values["found"]["configuration"]) for task, (folder, values) in chosen.items()}
+    paths = {task: write_best(values, out, task, logits[task]) for task, values in files.items()}
     if json_:
         told = [{**values, "file": str(paths[task])} for task, values in files.items()]
         console.emit_json(told[0] if len(told) == 1 else told)
         return
     for task, values in files.items():
         print_best(values, paths[task])
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
+    device: Annotated[str | None, typer.Option(help="As recorded by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="As recorded by default.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; as recorded by default.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Train other data or code, too; claims nothing.")] = False,
+    json_: Json = False,
+) -> None:
+    """Train a best file's cells again: does its score come out? Exit code 0 if it does, else 1."""
+    from tune.found import read_best
+
+    best = read_best(file).moved(data_dir, backbone)
+    if precision not in (None, "fp32", "bf16"):
+        raise ConfigError(f"--precision {precision}: fp32 or bf16")
+    console.quiet_transformers()
+    from tune.verify import claim, print_verdict
+    from tune.verify import verify as verify_
+
+    verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway, say=_say)  # type: ignore[arg-type]
+    console.emit_json(verdict.as_dict()) if json_ else print_verdict(verdict)
+    claim(verdict)
+
+
+@app.command()
+def refit(
+    file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many models; the sweep's seeds first.")] = 1,
+    first_seed: Annotated[int | None, typer.Option(min=0, help="Seeds from here on; the first is registered.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the models go; refits/TASK by default.")] = None,
+    strategy: Annotated[
+        str, typer.Option(help="Exit rule of the models: entropy, confidence or patience.")
+    ] = "entropy",
+    speed_up: Annotated[
+        float, typer.Option(help="M / mean layers that thresholds are chosen for; the paper's.")
+    ] = 1.95,
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
+    tracking_uri: TrackingUri = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; leebert-TASK by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Registered model; leebert-TASK by default.")] = None,
+    alias: Annotated[str, typer.Option(help="Alias of the registered version.")] = "champion",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json_: Json = False,
+) -> None:
+    """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
+    from tune.found import read_best
+
+    best = read_best(file).moved(data_dir, backbone)
+    console.quiet_transformers()
+    from tune.refit import Plan, finish, print_refit, seeds_of
+    from tune.refit import refit as refit_
+    from tune.register import check_server, log_refit, model_name
+    from tune.tracking_store import resolve_uri
+
+    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, device)
+    out = out or Path("refits") / best.task_name
+    uri, name = resolve_uri(tracking_uri), name or model_name(best.task_name)
+    experiment = experiment or f"leebert-{best.task_name}"
+    check_server(uri, experiment)
+    told = refit_(best, out, plan, served_as=f"models:/{name}@{alias}", say=_say)
+    logged = log_refit(best, out, told, uri=uri, experiment=experiment, name=name, alias=alias, say=_say)
+    told["mlflow"] = logged
+    finish(out, told)
+    console.emit_json(told) if json_ else print_refit(told, out)
 
 
 @app.command("rebuild-mlflow")

@@ -1,7 +1,8 @@
 """Every metric, parameter and tag name that a sweep writes to MLflow, as data.
 
 The page docs/metrics.md says the same, and a test holds both equal. In a pattern, ``{exit}`` is an exit's number from
-01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space.
+01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space,
+``{split}`` an evaluated split such as dev, ``{rule}`` an exit rule.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-RunKind = Literal["sweep", "config", "fold", "summary"]
+RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
 
-_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+"}
+_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{rule}": r"\w+"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ def _tag(pattern: str, runs: tuple[RunKind, ...], meaning: str) -> Name:
     return Name("tag", pattern, runs, "", "", meaning)
 
 
-_ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary")
+_ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary", "refit")
 
 NAMES: tuple[Name, ...] = (
     _metric("score/exit_{exit}", "fold", "fraction", "epoch", "held-out score of the exit, by the task's metric"),
@@ -92,6 +93,17 @@ NAMES: tuple[Name, ...] = (
     _metric("paired/diff_pct_low", "summary", "points", "none", "lower end of its corrected 95 % interval"),
     _metric("paired/diff_pct_high", "summary", "points", "none", "upper end of its corrected 95 % interval"),
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
+    _metric("on_{split}/score", "refit", "fraction", "layer", "the exit's score on a split, after all training"),
+    _metric("on_{split}/score_mean", "refit", "fraction", "none", "mean of the scores over exits"),
+    _metric(
+        "on_{split}/{rule}_layers", "refit", "layers", "threshold", "mean number of layers computed under the rule"
+    ),
+    _metric("on_{split}/{rule}_score", "refit", "fraction", "threshold", "score under the rule, against its layers"),
+    _metric("on_{split}/{rule}_speed_up", "refit", "ratio", "none", "M / mean layers at the threshold that was chosen"),
+    _metric("on_{split}/{rule}_ms", "refit", "ms", "none", "wall-clock time per row at that threshold, one at a time"),
+    Name(
+        "param", "{option}", ("refit",), "as in the space", "", "each training option, and how the model leaves early"
+    ),
     Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` too"),
     Name(
         "param",
@@ -106,11 +118,11 @@ NAMES: tuple[Name, ...] = (
     Name("param", "{option}", ("sweep",), "as in the space", "", "what holds for the whole sweep, such as folds"),
     _tag("sweep", _ALL, "name of the sweep"),
     _tag("task", _ALL, "name of the task"),
-    _tag("kind", _ALL, "`sweep`, `config`, `fold` or `summary`"),
-    _tag("algorithm", ("config", "fold", "summary"), "the algorithm as the search space spells it"),
-    _tag("approach", ("config", "fold", "summary"), "the algorithm as the paper spells it: group by this"),
-    _tag("config", ("config", "fold"), "digest of the configuration, the same in every sweep"),
-    _tag("seed", ("fold",), "seed of the cell"),
+    _tag("kind", _ALL, "`sweep`, `config`, `fold`, `summary` or `refit`"),
+    _tag("algorithm", ("config", "fold", "summary", "refit"), "the algorithm as the search space spells it"),
+    _tag("approach", ("config", "fold", "summary", "refit"), "the algorithm as the paper spells it: group by this"),
+    _tag("config", ("config", "fold", "refit"), "digest of the configuration, the same in every sweep"),
+    _tag("seed", ("fold", "refit"), "seed of the cell, or of the refit"),
     _tag("fold", ("fold",), "fold of the cell"),
     _tag("attempt", ("fold",), "attempt that wrote last: above 1 after a restart"),
     _tag("placement", ("fold",), "how that attempt ran after memory ran out: alone, in micro-batches"),
@@ -119,8 +131,12 @@ NAMES: tuple[Name, ...] = (
     _tag("label", ("summary",), "what the summary is about, unique within the sweep"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
     _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
-    _tag("mlflow.runColor", ("config", "fold", "summary"), "the algorithm's or the comparison's colour in charts"),
-    _tag("mlflow.note.content", ("sweep", "summary"), "the description on the run's page"),
+    _tag(
+        "mlflow.runColor",
+        ("config", "fold", "summary", "refit"),
+        "the algorithm's or the comparison's colour in charts",
+    ),
+    _tag("mlflow.note.content", ("sweep", "summary", "refit"), "the description on the run's page"),
 )
 
 LABELS: Mapping[str, str] = {
@@ -188,6 +204,11 @@ def prefix_of(run_name: str) -> str:
 def fold_run_name(prefix: str, seed: int, fold: int) -> str:
     """``CLO-v2 04 s0 f1``."""
     return f"{prefix} s{seed} f{fold}"
+
+
+def refit_run_name(task: str, algorithm: str, seed: int) -> str:
+    """``Refit · mrpc CLO-v2 s0``."""
+    return f"Refit · {task} {algorithm_label(algorithm)} s{seed}"
 
 
 def summary_run_name(label: str) -> str:

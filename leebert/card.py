@@ -1,0 +1,203 @@
+"""A saved model's card: README.md in the Hugging Face hub's format, written from measured figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.data.tasks import TASKS
+from leebert.thresholds import Chosen
+from leebert.yaml import dump_yaml
+
+_METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "matthews": "matthews_correlation"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CardFacts:
+    """What a card says. Scores are fractions.
+
+    evaluations: split → this model's evaluation (:func:`leebert.report.evaluate_split`). spread: split → each seed's
+    mean over exits. chosen: the rule of each kind at the speed-up asked for; `rule` is the model's own. found: how the
+    configuration was found (a best file's section). picked: how this seed came to be the one that is served.
+    """
+
+    task: str
+    columns: tuple[str, ...]
+    backbone: str
+    algorithm: str
+    layers: int
+    max_length: int
+    training: Mapping[str, Any]
+    theta_updates: int
+    rows: int
+    seed: int
+    seeds: Sequence[int]
+    picked: str
+    rule: Chosen
+    chosen: Sequence[Chosen]
+    found: Mapping[str, Any]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    spread: Mapping[str, Sequence[float]]
+    machine: str
+    versions: Mapping[str, str]
+    served_as: str = ""
+
+
+def card(facts: CardFacts) -> str:
+    """The text of README.md."""
+    parts = [
+        f"---\n{dump_yaml(_front(facts))}---\n\n# {facts.task}: an encoder that exits early",
+        f"A LeeBERT model (Zhu, ACL 2021; trained by {facts.algorithm}) with a classifier after each of its {facts.layers} layers. "
+        f"By default a row leaves by the rule **{facts.rule.strategy}** at {facts.rule.threshold:.6g}.",
+        _use(facts),
+        *(_evaluation(facts, split, told) for split, told in facts.evaluations.items()),
+        _training(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_card(folder: Path, facts: CardFacts) -> Path:
+    """Write the card into a model's folder; returns its path."""
+    path = folder / "README.md"
+    path.write_text(card(facts), encoding="utf-8")
+    return path
+
+
+def _front(facts: CardFacts) -> dict[str, Any]:
+    glue = TASKS.get(facts.task)
+    hub = glue.hub if glue else None
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["leebert", "early-exit", facts.algorithm],
+    }
+    if hub:
+        front["language"] = "en"
+        front["datasets"] = [hub.repo]
+    if "/" in facts.backbone and not facts.backbone.startswith(("package:", "/", ".", "~")):
+        front["base_model"] = facts.backbone.partition("@")[0]
+    dataset: dict[str, str] = {
+        "type": hub.repo if hub else facts.task,
+        "name": facts.task.upper() if hub else facts.task,
+    }
+    if hub and hub.config:
+        dataset["config"] = hub.config
+    results = []
+    for split, told in facts.evaluations.items():
+        own = _point(told, facts.rule)
+        values = [(name, scores[-1], "all layers") for name, scores in told["exits"].items()]
+        values += [
+            (name, value, f"{own['speed_up']:.2f} times fewer layers") for name, value in own["measures"].items()
+        ]
+        results.append(
+            {
+                "task": {"type": "text-classification"},
+                "dataset": dataset | {"split": hub.splits.get(split, split) if hub else split},
+                "metrics": [
+                    {"type": _METRIC_NAMES[name], "value": round(value, 6), "name": f"{name}, {how}"}
+                    for name, value, how in values
+                    if name in _METRIC_NAMES
+                ],
+            }
+        )
+    if results:
+        metrics = results[0]["metrics"]
+        assert isinstance(metrics, list)
+        front["metrics"] = list(dict.fromkeys(m["type"] for m in metrics))
+        front["model-index"] = [{"name": f"leebert-{facts.task}", "results": results}]
+    return front
+
+
+def _use(facts: CardFacts) -> str:
+    texts = '"text": "…", "text_pair": "…"' if len(facts.columns) == 2 else '"text": "…"'
+    columns = ", ".join(f'"{name}": ["…"]' for name in facts.columns)
+    lines = [
+        "## Use",
+        f"```python\nimport leebert  # registers the model with transformers' Auto classes\nfrom transformers import pipeline\n\n"
+        f'pipeline("text-classification", model="THIS FOLDER")({{{texts}}})\n```',
+        "The pipeline computes all layers and answers as the exit rule would. `leebert predict` and the MLflow model stop computing:",
+    ]
+    if facts.served_as:
+        lines.append(
+            f'```python\nimport mlflow, pandas\n\nmodel = mlflow.pyfunc.load_model("{facts.served_as}")\n'
+            f"rows = pandas.DataFrame({{{columns}}})\n"
+            'model.predict(rows, params={"strategy": "entropy", "speed_up": 2.0})  # label, probability, exit_layer, layers_saved\n```'
+        )
+    lines.append(f"Texts longer than {facts.max_length} tokens are refused there unless `truncate` is set.")
+    return "\n\n".join(lines)
+
+
+def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
+    measures = list(told["exits"])
+    exits = [
+        [str(i + 1), *(f"{100 * told['exits'][name][i]:.2f}" for name in measures)]
+        for i in range(len(told["exits"]["score"]))
+    ]
+    lines = [f"## On {split}: {told['rows']} rows", "Every exit, in per cent:", _table(["layer", *measures], exits)]
+    spread = facts.spread.get(split, ())
+    if len(spread) > 1:
+        lines.append(
+            f"Mean over exits: {100 * told['mean_over_exits']:.2f} for this seed; {100 * float(np.mean(spread)):.2f} ± "
+            f"{100 * float(np.std(spread, ddof=1)):.2f} over {len(spread)} seeds ({', '.join(f'{100 * s:.2f}' for s in spread)})."
+        )
+    times = {(t["strategy"], t["threshold"]): t for t in told.get("wall_clock", ())}
+    rows = []
+    for chosen in facts.chosen:
+        point = _point(told, chosen)
+        time = times.get((chosen.strategy, chosen.threshold))
+        clock = [f"{time['milliseconds']:.2f}", f"{time['speed_up']:.2f}"] if time else ["", ""]
+        rows.append(
+            [chosen.strategy, f"{chosen.threshold:.6g}", f"{chosen.reached:.2f}", f"{point['speed_up']:.2f}"]
+            + [f"{100 * point['measures'][name]:.2f}" for name in measures]
+            + clock
+        )
+    head = ["rule", "threshold", "layer ratio, cross-validation", f"layer ratio, {split}", *measures]
+    head += ["ms per row", "wall-clock ratio"]
+    everything = times.get(("never", None))
+    lines += [
+        f"Thresholds chosen for a speed-up of {facts.rule.asked:g} on the held-out rows of cross-validation, never on {split}. "
+        "The layer ratio is M / mean layers executed:",
+        _table(head, rows),
+    ]
+    for chosen in facts.chosen:
+        if not chosen.near:
+            lines.append(
+                f"{chosen.strategy} has only {facts.layers - 1} thresholds: {chosen.reached:.2f} is the nearest that it attains."
+            )
+    if everything:
+        lines.append(
+            f"Wall-clock time at batch size 1, all layers: {everything['milliseconds']:.2f} ms per row; measured on {facts.machine}, "
+            f"on up to 100 rows spread over {split}."
+        )
+    if told.get("truncated_rows"):
+        lines.append(f"{told['truncated_rows']} rows were cut at {facts.max_length} tokens.")
+    return "\n\n".join(lines)
+
+
+def _training(facts: CardFacts) -> str:
+    found = facts.found
+    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
+    options = ", ".join(f"{key} {value}" for key, value in facts.training.items() if key != "seed")
+    lines = [
+        "## Training",
+        f"Backbone {facts.backbone}; {facts.theta_updates} updates on the whole training split ({facts.rows} rows), nothing held out. "
+        f"The configuration is the best of {found['complete_configurations']} in sweep {found['sweep']}: "
+        f"{100 * found['score_mean']:.2f}{spread} by cross-validation (mean over exits, {len(found['cells'])} cells).",
+        f"Seed {facts.seed} of {', '.join(map(str, facts.seeds))}. {facts.picked}",
+        f"Options: {options}.",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
+    ]
+    return "\n\n".join(lines)
+
+
+def _point(told: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any]:
+    return next(p for p in told["chosen"] if (p["strategy"], p["threshold"]) == (chosen.strategy, chosen.threshold))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

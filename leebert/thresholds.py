@@ -1,0 +1,145 @@
+"""Which threshold gives a speed-up: chosen by replay on recorded logits, of which the development split is never one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from leebert.config import StrategyName
+from leebert.errors import ConfigError
+from leebert.evaluate import HeldOut
+from leebert.exits import make_strategy, replay
+
+#: The file of a model's folder that says which threshold gives which speed-up.
+FILE = "exits.json"
+
+#: Rules for which a threshold can be chosen.
+RULES: tuple[StrategyName, ...] = ("entropy", "normalised_entropy", "confidence", "patience")
+
+# A curve's neighbours differ by at most 2 % in speed-up, or by a millionth of the threshold's range.
+_STEP, _FINEST, _HALVINGS = 0.02, 1e-6, 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A rule with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows."""
+
+    strategy: StrategyName
+    threshold: float
+    asked: float
+    reached: float
+
+    @property
+    def near(self) -> bool:
+        """Whether it is within 5 % of what was asked: patience has only M−1 thresholds."""
+        return abs(self.reached / self.asked - 1) <= 0.05
+
+
+def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None) -> float:
+    """M / mean layers executed under a rule, on recorded logits."""
+    m, _, k = recorded.logits.shape
+    exits = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), recorded.logits)
+    return m / float(exits.mean() + 1)
+
+
+def check_speed_up(asked: float, num_exits: int) -> float:
+    """`asked` as it is, if rows could leave so early; ConfigError otherwise."""
+    if not 1 <= asked <= num_exits:
+        raise ConfigError(
+            f"speed-up {asked:g}: lies between 1 (all layers) and {num_exits} (one of {num_exits} layers)"
+        )
+    return asked
+
+
+def choose(recorded: HeldOut, strategy: str, asked: float) -> Chosen:
+    """The threshold whose speed-up, M / mean layers, on the recorded rows is nearest to `asked`."""
+    m, _, k = recorded.logits.shape
+    check_speed_up(asked, m)
+    name = _choosable(strategy)
+
+    def reached(threshold: float) -> float:
+        return layer_ratio(recorded, name, threshold)
+
+    if name == "patience":
+        points = {float(p): reached(p) for p in range(1, max(2, m))}
+    else:
+        low, high = _range(name, k)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            if (reached(middle) < asked) == (name != "confidence"):
+                low = middle
+            else:
+                high = middle
+        points = {t: reached(t) for t in (low, high)}
+    threshold = min(points, key=lambda t: abs(math.log(points[t] / asked)))
+    return Chosen(name, threshold, asked, points[threshold])
+
+
+def curves(recorded: HeldOut) -> dict[str, list[list[float]]]:
+    """[threshold, speed-up] for each rule, rising in the threshold, fine enough to find any speed-up by :func:`look_up`."""
+    m, _, k = recorded.logits.shape
+    found: dict[str, list[list[float]]] = {}
+    for name in RULES:
+
+        def reached(threshold: float, name: str = name) -> float:
+            return layer_ratio(recorded, name, threshold)
+
+        if name == "patience":
+            found[name] = [[float(p), reached(p)] for p in range(1, max(2, m))]
+        elif name == "normalised_entropy":  # entropy's, in another unit
+            scaled = (min(1.0, t / math.log(k)) for t, _ in found["entropy"])
+            found[name] = [[t, reached(t)] for t in scaled]
+        else:
+            found[name] = _refined(reached, *_range(name, k))
+    return found
+
+
+def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float) -> Chosen:
+    """As :func:`choose`, from a model's curves: to within their 2 %."""
+    name = _choosable(strategy)
+    if name not in curves:
+        raise ConfigError(f"this model has no curve of the rule {name!r}: give a threshold")
+    threshold, reached = min(curves[name], key=lambda point: abs(math.log(point[1] / asked)))
+    return Chosen(name, threshold, asked, reached)
+
+
+def read_curves(folder: Path) -> dict[str, list[list[float]]]:
+    """The curves of a saved model; empty where it was trained without cross-validation."""
+    try:
+        found: dict[str, Any] = json.loads((folder / FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / FILE} can't be read: {error}") from None
+    return dict(found["curves"])
+
+
+def _choosable(strategy: str) -> StrategyName:
+    if strategy not in RULES:
+        raise ConfigError(f"no threshold of the rule {strategy!r} gives a speed-up; use one of {', '.join(RULES)}")
+    return strategy
+
+
+def _range(strategy: str, classes: int) -> tuple[float, float]:
+    """From the threshold at which hardly any row leaves early to the one at which all do, or the other way round."""
+    if strategy == "entropy":
+        return 0.0, math.nextafter(math.log(classes), math.inf) + 1e-6
+    return (1 / classes, 1.0) if strategy == "confidence" else (0.0, 1.0)
+
+
+def _refined(reached: Callable[[float], float], low: float, high: float) -> list[list[float]]:
+    points = {low: reached(low), high: reached(high)}
+    open_ = [(low, high)]
+    finest = _FINEST * (high - low)
+    while open_:
+        a, b = open_.pop()
+        if b - a < finest or abs(math.log(points[a] / points[b])) <= _STEP:
+            continue
+        middle = (a + b) / 2
+        points[middle] = reached(middle)
+        open_ += [(a, middle), (middle, b)]
+    return [[t, points[t]] for t in sorted(points)]

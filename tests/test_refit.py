@@ -1,0 +1,466 @@
+"""`leebert-tune refit`: models on the whole training split, evaluated, in MLflow's registry, and answering there."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from best_files import LAYERS
+from encoders import text_rows
+
+from leebert.yaml import dump_yaml, load_yaml
+from tune import names
+from tune.found import content_digest, read_best
+
+# MLflow's loader of models warns of MLflow's own type hints when it is imported.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")]
+
+SCRIPTS = Path(sys.executable).parent
+ADDRESS = "models:/leebert-pairs@champion"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def refitted(best_place, cli, mlflow_server, tmp_path_factory):
+    """The folder of a refit with two seeds, and what the command said."""
+    out = tmp_path_factory.mktemp("refit") / "models"
+    ran = cli(
+        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--speed-up", 2, "--out", out, "--json",
+        "--tracking-uri", mlflow_server.url,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    return out, ran
+
+
+@pytest.fixture
+def served(refitted, mlflow_server, monkeypatch):
+    """The registered model, as anybody loads it."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
+    return mlflow.pyfunc.load_model(ADDRESS)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in text_rows(40, 7)])
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def refused(ran, *parts):
+    assert ran.code == 1, ran.out
+    (line,) = [one for one in ran.err.splitlines() if one.startswith("error: ")]
+    for part in parts:
+        assert str(part) in line
+
+
+def refit(cli, file, mlflow_server, *more):
+    return cli("leebert-tune", "refit", file, "--tracking-uri", mlflow_server.url, *more)
+
+
+# What is trained and written.
+
+
+def test_each_seed_is_trained_for_the_recorded_updates_on_all_rows(refitted, best_place):
+    out, ran = refitted
+    best = read_best(best_place.file)
+    assert ran.json["seeds"] == [0, 1]
+    weights = set()
+    for seed in (0, 1):
+        told = json.loads((out / f"seed-{seed}" / "training.json").read_text())
+        assert (told["rows"], told["held_out_rows"], told["score"]) == (240, 0, None)
+        assert told["theta_updates"] == best.config.theta_updates == ran.json["theta_updates"]
+        assert told["config"]["training"]["seed"] == seed
+        weights.add((out / f"seed-{seed}" / "model.safetensors").read_bytes())
+    assert len(weights) == 2
+    assert json.loads((out / "refit.json").read_text()) == ran.json
+
+
+def test_the_first_seed_is_registered_whatever_dev_says(refitted):
+    out, ran = refitted
+    assert ran.json["registered_seed"] == 0
+    assert "because it comes first, settled before training" in ran.json["picked"]
+    assert ran.json["picked"] in (out / "seed-1" / "README.md").read_text()
+
+
+def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_place):
+    from leebert.thresholds import choose
+    from tune.found import pooled
+
+    out, ran = refitted
+    held_out = pooled(read_best(best_place.file).logits())
+    points = {p["strategy"]: p for p in ran.json["evaluations"]["0"]["dev"]["chosen"]}
+    for rule in ("entropy", "confidence", "patience"):
+        chosen = choose(held_out, rule, 2)
+        assert ran.json["chosen"][rule]["threshold"] == chosen.threshold == points[rule]["threshold"]
+        if rule != "patience":
+            assert chosen.reached == pytest.approx(2, rel=0.02)
+    saved = json.loads((out / "seed-0" / "config.json").read_text())
+    assert (saved["exit_strategy"], saved["exit_threshold"]) == ("entropy", points["entropy"]["threshold"])
+
+
+def test_a_finished_refit_is_never_overwritten(refitted, best_place, cli, mlflow_server):
+    out, _ = refitted
+    before = contents(out)
+    refused(refit(cli, best_place.file, mlflow_server, "--out", out), out, "there is a refit already")
+    assert contents(out) == before
+
+
+def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli, mlflow_server, tmp_path):
+    path = best_place.copy(tmp_path / "best")
+    values = load_yaml(path)
+    shutil.copytree(best_place.folder / "data", tmp_path / "data")
+    values["task"]["files"] = {s: str(tmp_path / "data" / f"{s}.jsonl") for s in ("train", "dev")}
+    path.write_text(dump_yaml(values))
+    dev = tmp_path / "data" / "dev.jsonl"
+    good = dev.read_bytes()
+    dev.write_bytes(b"\xff\xfe\0 nobody reads this")
+    options = ("--seeds", 2, "--out", tmp_path / "m", "--name", "again", "--strategy", "confidence")
+    refused(refit(cli, path, mlflow_server, *options), "dev.jsonl")
+    weights = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "m").rglob("model.safetensors")}
+    assert len(weights) == 2, "both models were trained before dev was opened"
+
+    refused(refit(cli, path, mlflow_server, *options, "--speed-up", 1.5), "an unfinished refit with another speed_up")
+    dev.write_bytes(good)
+    ran = refit(cli, path, mlflow_server, *options, "--json")
+    assert ran.code == 0, ran.err
+    assert "updates on the whole training split" not in ran.err
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in weights} == weights
+    assert ran.json["mlflow"]["version"] == 1
+    # A second one of the same name is a new version; the first stays.
+    again = refit(cli, path, mlflow_server, "--out", tmp_path / "n", "--name", "again")
+    assert again.code == 0, again.err
+    assert "models:/again@champion was version 1, which stays, and is version 2 now" in again.err
+    assert "mlflow models serve --env-manager local --model-uri 'models:/again@champion'" in again.out
+    assert re.search(
+        r"^entropy \S+: asked 1.95, held out 1.\d\d, on dev \d.\d\d, \d.\d\d by the clock", again.out, re.M
+    )
+
+
+# MLflow.
+
+
+def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
+    import mlflow
+
+    _, ran = refitted
+    client = mlflow.MlflowClient(mlflow_server.url)
+    for seed, run_id in ran.json["mlflow"]["runs"].items():
+        run = client.get_run(run_id)
+        assert run.info.status == "FINISHED"
+        assert (run.data.tags["kind"], run.data.tags["seed"], run.data.tags["sweep"]) == ("refit", seed, "toy")
+        assert all(names.find("metric", name) for name in run.data.metrics)
+        told = ran.json["evaluations"][seed]["dev"]
+        depth = client.get_metric_history(run_id, "on_dev/score")
+        assert [(m.step, m.value) for m in depth] == list(enumerate(told["exits"]["score"], start=1))
+        assert len(client.get_metric_history(run_id, "on_dev/entropy_layers")) == 20
+        assert run.data.metrics["on_dev/score_mean"] == pytest.approx(told["mean_over_exits"])
+        assert run.data.params["exit_strategy"] == "entropy"
+        there = {a.path for a in client.list_artifacts(run_id)}
+        assert {"evaluation.json", "training.json", "exits.json", "README.md", "exit_curve.png"} <= there
+
+
+def test_the_registered_version_has_signature_example_and_no_pickle(refitted, served, mlflow_server, tmp_path):
+    import mlflow
+
+    _, ran = refitted
+    client = mlflow.MlflowClient(mlflow_server.url)
+    version = client.get_model_version_by_alias("leebert-pairs", "champion")
+    assert int(version.version) == ran.json["mlflow"]["version"]
+    assert version.tags == {"sweep": "toy", "config": ran.json["configuration"], "seed": "0"}
+    assert [c.name for c in served.metadata.signature.inputs] == ["a", "b"]
+    assert [c.name for c in served.metadata.signature.outputs] == ["label", "probability", "exit_layer", "layers_saved"]
+    assert {p.name for p in served.metadata.signature.params} == {
+        "strategy", "threshold", "speed_up", "truncate", "batch_size",
+    }  # fmt: skip
+    assert served.metadata.flavors["python_function"]["loader_module"] == "tune.serving"
+    logged = client.get_logged_model(ran.json["mlflow"]["model_id"])
+    assert "on_dev/score_mean" in {m.key for m in logged.metrics}
+    folder = Path(mlflow.artifacts.download_artifacts(ADDRESS, dst_path=str(tmp_path / "model")))
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".bin", ".pt", ".joblib")]
+    assert {"input_example.json", "serving_input_example.json", "requirements.txt"} <= {p.name for p in files}
+    assert "+cpu" not in (folder / "requirements.txt").read_text()
+
+
+def test_the_code_travels_with_the_model(refitted, mlflow_server):
+    code = (
+        f"import mlflow; mlflow.set_tracking_uri({mlflow_server.url!r}); m = mlflow.pyfunc.load_model({ADDRESS!r})\n"
+        "import leebert, tune; print('CODE', leebert.__file__, tune.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for path in re.search("CODE (.*)", done.stdout).group(1).split():
+        assert Path(path).parent.parent.name == "code"
+
+
+# Answers.
+
+
+def test_batch_scoring_answers_as_the_library_does(served, refitted, rows, cli, tmp_path):
+    out, ran = refitted
+    answer = served.predict(rows)
+    (tmp_path / "rows.jsonl").write_text(rows.to_json(orient="records", lines=True))
+    predicted = cli("leebert", "predict", out / "seed-0", tmp_path / "rows.jsonl")
+    assert predicted.code == 0, predicted.err
+    lines = [json.loads(line) for line in predicted.out.splitlines()]
+    assert answer[["label", "probability", "exit_layer"]].to_dict("records") == lines
+    assert (answer["layers_saved"] == LAYERS - answer["exit_layer"]).all()
+    assert answer.index.equals(rows.index)
+    entropy = ran.json["chosen"]["entropy"]["threshold"]
+    pd.testing.assert_frame_equal(served.predict(rows, params={"strategy": "entropy", "threshold": entropy}), answer)
+
+
+def test_strategy_and_threshold_are_parameters_of_a_request(served, rows):
+    everything = served.predict(rows, params={"strategy": "never"})
+    assert (everything["layers_saved"] == 0).all()
+    assert (served.predict(rows, params={"strategy": "confidence", "threshold": 0.5})["exit_layer"] == 1).all()
+    assert set(served.predict(rows, params={"strategy": "patience", "threshold": 3})["exit_layer"]) == {LAYERS}
+    assert (served.predict(rows, params={"strategy": "patience"})["exit_layer"] >= 2).all()
+    assert served.predict(rows.iloc[:0]).empty
+
+
+@pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
+def test_a_request_may_ask_for_a_speed_up(served, rule):
+    dev = pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in text_rows(200, 1)])
+    layers = [
+        served.predict(dev, params={"strategy": rule, "speed_up": s})["exit_layer"].mean() for s in (1, 1.5, 2, 4)
+    ]
+    assert layers == sorted(layers, reverse=True)
+    assert layers[0] == pytest.approx(LAYERS, abs=0.05)
+    assert layers[-1] == 1
+
+
+WRONG = {
+    "a threshold above its range": ({"strategy": "confidence", "threshold": 1.5}, "between 0 and 1, not 1.5"),
+    "a threshold below its range": ({"strategy": "entropy", "threshold": -0.1}, "at least 0, not -0.1"),
+    "half a patience": ({"strategy": "patience", "threshold": 1.5}, "a whole number of at least 1, not 1.5"),
+    "a rule that nobody knows": ({"strategy": "guess", "threshold": 1}, "'patience'"),
+    "a rule without its threshold": ({"strategy": "confidence"}, "'confidence' needs a threshold"),
+    "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of the two"),
+    "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: lies between 1 (all layers) and 4"),
+    "a speed-up of never": ({"strategy": "never", "speed_up": 2}, "no threshold of the rule 'never'"),
+    "no batch": ({"batch_size": 0}, "batch_size 0: at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_parameters_are_named_in_one_line(served, rows, name):
+    from mlflow.exceptions import MlflowException
+
+    params, part = WRONG[name]
+    with pytest.raises(MlflowException) as caught:
+        served.predict(rows, params=params)
+    assert caught.value.message.startswith("error: ")
+    assert part in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_wrong_rows_are_named(served, rows):
+    from mlflow.exceptions import MlflowException
+
+    long = rows.copy()
+    long.loc[3, "a"] = "cat " * 50
+    cases = [
+        (rows[["a"]], "Model is missing inputs ['b']"),
+        (long, "error: the model takes at most 32 tokens, row 3 has"),
+        (rows.assign(b=[*rows["b"][:-1], "  "]), "error: row 39: empty text in 'b'"),
+    ]
+    for data, part in cases:
+        with pytest.raises(MlflowException) as caught:
+            served.predict(data)
+        assert part in caught.value.message
+    cut = served.predict(long, params={"truncate": True})
+    pd.testing.assert_frame_equal(cut.drop(index=3), served.predict(rows).drop(index=3))
+
+
+def test_the_library_alone_names_wrong_columns(refitted):
+    from leebert.errors import DataError
+    from leebert.serving import Served
+
+    served = Served(refitted[0] / "seed-0")
+    with pytest.raises(DataError, match="no column 'a'; there are: 'x'"):
+        served.predict(pd.DataFrame({"x": ["cat"]}))
+    with pytest.raises(DataError, match="row 0: 'b' holds 1.5, not a text"):
+        served.predict(pd.DataFrame({"a": ["cat"], "b": [1.5]}))
+
+
+# Processes of their own.
+
+
+@contextlib.contextmanager
+def serving(mlflow_server, log):
+    """The address of `mlflow models serve` on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        SCRIPTS / "mlflow", "models", "serve", "--env-manager", "local", "--model-uri", ADDRESS, "--port", str(port),
+    ]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5)
+                break
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def post(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_mlflow_models_serve_answers_and_refuses(served, rows, mlflow_server, tmp_path):
+    split = {"columns": ["a", "b"], "data": rows.to_numpy().tolist()}
+    with serving(mlflow_server, tmp_path / "serve.log") as url:
+        code, told = post(url, {"dataframe_split": split})
+        assert code == 200, told
+        expected = served.predict(rows)
+        assert [r["label"] for r in told["predictions"]] == expected["label"].tolist()
+        assert [r["probability"] for r in told["predictions"]] == pytest.approx(expected["probability"], abs=1e-5)
+        code, told = post(url, {"dataframe_split": split, "params": {"strategy": "never"}})
+        assert {r["exit_layer"] for r in told["predictions"]} == {LAYERS}
+        code, fast = post(url, {"dataframe_split": split, "params": {"strategy": "confidence", "speed_up": 4}})
+        assert {r["layers_saved"] for r in fast["predictions"]} == {LAYERS - 1}
+        for body, part in (
+            ({"dataframe_split": split, "params": {"strategy": "entropy", "threshold": -1}}, "at least 0"),
+            ({"dataframe_split": {"columns": ["x"], "data": [["y"]]}}, "missing inputs ['a', 'b']"),
+            ({"dataframe_split": {"columns": ["a", "b"], "data": [["cat " * 99, "dog"]]}}, "at most 32 tokens"),
+        ):
+            code, told = post(url, body)
+            assert code == 400
+            assert part in told["message"]
+        assert post(url, {"dataframe_split": split})[0] == 200, "it is alive after all that"
+
+
+def test_mlflow_models_predict_scores_a_file(served, rows, mlflow_server, tmp_path):
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    done = subprocess.run(
+        [
+            SCRIPTS / "mlflow", "models", "predict", "--env-manager", "local", "--model-uri", ADDRESS,
+            "--input-path", tmp_path / "rows.csv", "--content-type", "csv", "--output-path", tmp_path / "out.json",
+        ],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    assert [r["label"] for r in told] == served.predict(rows)["label"].tolist()
+
+
+# The folder by itself.
+
+
+def test_transformers_pipeline_takes_the_folder(refitted, served, rows):
+    from transformers import pipeline
+
+    import leebert  # noqa: F401
+
+    classify = pipeline("text-classification", model=str(refitted[0] / "seed-0"))
+    told = classify([{"text": a, "text_pair": b} for a, b in rows.to_numpy().tolist()])
+    expected = served.predict(rows)
+    assert [t["label"] for t in told] == expected["label"].tolist()
+    assert [t["score"] for t in told] == pytest.approx(expected["probability"], abs=1e-3)
+
+
+def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_place):
+    from huggingface_hub import ModelCard
+
+    out, ran = refitted
+    loaded = ModelCard.load(out / "seed-0" / "README.md")
+    told = ran.json["evaluations"]["0"]["dev"]
+    data = loaded.data.to_dict()
+    assert (data["pipeline_tag"], data["library_name"]) == ("text-classification", "transformers")
+    values = {r.metric_name: r.metric_value for r in loaded.data.eval_results}
+    assert values["accuracy, all layers"] == pytest.approx(told["exits"]["accuracy"][-1], abs=1e-6)
+    (own,) = [p for p in told["chosen"] if p["strategy"] == "entropy"]
+    assert values[f"accuracy, {own['speed_up']:.2f} times fewer layers"] == pytest.approx(own["measures"]["score"])
+    text = loaded.text
+    for time_ in told["wall_clock"]:
+        assert f"{time_['milliseconds']:.2f}" in text
+    for p in told["chosen"]:
+        assert f"{p['speed_up']:.2f}" in text
+    scores = [e["dev"]["mean_over_exits"] for e in ran.json["evaluations"].values()]
+    assert f"{100 * np.mean(scores):.2f} ± {100 * np.std(scores, ddof=1):.2f} over 2 seeds" in text
+    assert "thread(s), " in text, "what the times were measured on"
+    assert ADDRESS in text
+    assert str(best_place.folder) not in (out / "seed-0" / "README.md").read_text(), "no place on one machine"
+
+
+# Bad input: nothing is trained, nothing is overwritten.
+
+
+def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflow_server, tmp_path):
+    def wrong(file, *more):
+        return refit(cli, file, mlflow_server, "--out", tmp_path / "m", *more)
+
+    refused(wrong(tmp_path / "none.yaml"), "none.yaml: no such file")
+    refused(wrong(best_place.file, "--speed-up", 9), "speed-up 9: lies between 1 (all layers) and 4")
+    refused(wrong(best_place.file, "--strategy", "never"), "no threshold of the rule 'never'")
+    path = best_place.copy(tmp_path / "best")
+    logits = path.with_name("pairs.held-out.parquet")
+    moved = logits.rename(tmp_path / "elsewhere")
+    refused(wrong(path), logits, "no such file")
+    moved.rename(logits)
+    values = load_yaml(path)
+    values["found"]["backbone"]["weights"] = "0" * 16
+    values["found"]["digest"] = content_digest(values)
+    path.write_text(dump_yaml(values))
+    refused(wrong(path), "another backbone: its weights was 0000")
+    values["theta_updates"] = 1
+    path.write_text(dump_yaml(values))
+    refused(wrong(path), "it was edited")
+    away = cli(
+        "leebert-tune", "refit", best_place.file, "--out", tmp_path / "m", "--tracking-uri", "http://127.0.0.1:9"
+    )
+    refused(away, "MLflow can't be used at http://127.0.0.1:9")
+    assert not (tmp_path / "m").exists()
+
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine.txt").write_text("precious")
+    refused(wrong(best_place.file), "it is not empty, and no refit")
+    assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
+
+
+def test_missing_and_other_data_is_said(best_place, cli, mlflow_server, tmp_path):
+    path = best_place.copy(tmp_path / "best")
+    values = load_yaml(path)
+    lines = (best_place.folder / "data" / "train.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    for name, part in (("none.jsonl", "none.jsonl: no such file"), ("train.jsonl", "found on other training data")):
+        values["task"]["files"]["train"] = str(tmp_path / name)
+        path.write_text(dump_yaml(values))
+        refused(refit(cli, path, mlflow_server, "--out", tmp_path / name.split(".")[0]), part)

@@ -1,0 +1,88 @@
+"""Which threshold gives a speed-up: on recorded logits, for every rule."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from leebert.errors import ConfigError
+from leebert.evaluate import HeldOut
+from leebert.thresholds import FILE, RULES, check_speed_up, choose, curves, layer_ratio, look_up, read_curves
+
+M = 6
+
+
+def recorded(rows=800, classes=3, seed=0):
+    """Exits that grow surer with depth, each row at its own pace."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, rows)
+    pace = rng.gamma(2.0, 0.5, rows)
+    logits = rng.normal(size=(M, rows, classes))
+    logits[:, np.arange(rows), labels] += np.arange(1, M + 1)[:, None] * pace
+    return HeldOut(logits.astype(np.float32), labels)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return recorded()
+
+
+@pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
+@pytest.mark.parametrize("asked", [1, 1.2, 1.95, 2, 3.5, M])
+def test_a_speed_up_is_hit(held_out, rule, asked):
+    chosen = choose(held_out, rule, asked)
+    assert chosen.reached == pytest.approx(asked, rel=0.01)
+    assert chosen.reached == layer_ratio(held_out, rule, chosen.threshold)
+    assert chosen.near
+
+
+def test_the_layer_ratio_by_hand():
+    logits = np.zeros((2, 4, 2), np.float32)
+    logits[0, :3, 0] = 9  # three of four rows leave at the first of two exits
+    assert layer_ratio(HeldOut(logits, np.zeros(4, int)), "confidence", 0.9) == 2 / (5 / 4)
+
+
+@pytest.mark.parametrize("asked", [1, 1.3, 1.95, 3, 5])
+def test_patience_takes_the_nearest_that_it_attains(held_out, asked):
+    chosen = choose(held_out, "patience", asked)
+    all_ = {p: layer_ratio(held_out, "patience", p) for p in range(1, M)}
+    assert abs(math.log(chosen.reached / asked)) == min(abs(math.log(s / asked)) for s in all_.values())
+    assert all_[chosen.threshold] == chosen.reached
+    assert chosen.near == (abs(chosen.reached / asked - 1) <= 0.05)
+
+
+def test_rows_that_are_all_alike_have_no_speed_up_between():
+    alike = HeldOut(np.tile(np.array([0.5, 0.0], np.float32), (M, 10, 1)), np.zeros(10, int))
+    chosen = choose(alike, "entropy", 2)
+    assert chosen.reached in (1, M)
+    assert not chosen.near
+
+
+@pytest.mark.parametrize("asked", [0.9, 0, -2, M + 0.1, math.inf, math.nan])
+def test_what_no_row_can_do_is_refused(held_out, asked):
+    for wrong in (lambda: check_speed_up(asked, M), lambda: choose(held_out, "entropy", asked)):
+        with pytest.raises(ConfigError, match=r"speed-up .*: lies between 1 .* and 6"):
+            wrong()
+
+
+def test_never_has_no_threshold(held_out):
+    with pytest.raises(ConfigError, match="'never' gives a speed-up; use one of entropy"):
+        choose(held_out, "never", 2)
+
+
+def test_curves_find_any_speed_up_again(held_out, tmp_path):
+    (tmp_path / FILE).write_text(json.dumps({"curves": curves(held_out)}))
+    read = read_curves(tmp_path)
+    assert set(read) == set(RULES)
+    for rule in ("entropy", "normalised_entropy", "confidence"):
+        thresholds = [t for t, _ in read[rule]]
+        assert thresholds == sorted(thresholds)
+        assert len(thresholds) < 500
+        for asked in (1, 1.37, 2, 4.2, M):
+            found = look_up(read, rule, asked)
+            assert found.reached == pytest.approx(asked, rel=0.021)
+            assert layer_ratio(held_out, rule, found.threshold) == pytest.approx(found.reached)
+    assert read_curves(tmp_path / "none") == {}
+    with pytest.raises(ConfigError, match="no curve of the rule 'patience'"):
+        look_up({}, "patience", 2)

@@ -1,0 +1,140 @@
+"""`leebert-tune verify`: a best file's score comes out again, from the file alone, or what differs is said."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from leebert.yaml import dump_yaml, load_yaml
+from tune.found import content_digest, load_logits, read_best
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def rewrite(path, change, seal=False):
+    """Edit a best file; `seal`: with the digest of its new contents, as if it had been written so."""
+    values = load_yaml(path)
+    change(values)
+    if seal:
+        values["found"]["digest"] = content_digest(values)
+    path.write_text(dump_yaml(values))
+
+
+def refused(ran, *parts):
+    assert ran.code == 1, ran.out
+    (line,) = [one for one in ran.err.splitlines() if one.startswith("error: ")]
+    for part in parts:
+        assert part in line
+    assert not ran.out or json.loads(ran.out)["reproduced"] is False
+
+
+def test_the_file_alone_reproduces_its_score_to_the_last_bit(best_place, cli, tmp_path):
+    """The sweep's folder is not needed, and the logits come out too, not only scores that few rows make coarse."""
+    sweeps = best_place.folder / "sweeps"
+    shutil.move(sweeps, tmp_path / "away")
+    try:
+        ran = cli("leebert-tune", "verify", best_place.file, "--json")
+    finally:
+        shutil.move(tmp_path / "away", sweeps)
+    assert ran.code == 0, ran.err
+    told, found = ran.json, load_yaml(best_place.file)["found"]
+    assert (told["reproduced"], told["bit_for_bit"], told["logits_identical"]) == (True, True, True)
+    assert told["differs"] == told["foreign"] == []
+    assert told["now"] == told["recorded"] == pytest.approx(found["score_mean"], abs=1e-6)
+    assert [(c["seed"], c["fold"]) for c in told["cells"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert len(re.findall(r"cell \d of 4: seed", ran.err)) == 4
+
+
+def test_logits_beside_the_file_are_those_of_the_cells(best_place):
+    best = read_best(best_place.file)
+    cells = best.logits()
+    assert best.found["held_out"]["rows"] == sum(len(c.rows) for c in cells) == 2 * 240
+    for cell, recorded in zip(cells, best.found["cells"], strict=True):
+        assert (cell.seed, cell.fold) == (recorded["seed"], recorded["fold"])
+        accuracy = (cell.held_out.logits.argmax(-1) == cell.held_out.labels).mean(axis=1)
+        assert accuracy.tolist() == recorded["exits"]
+        assert np.mean(accuracy) == recorded["score"]
+    assert load_logits(best_place.file.with_name("pairs.held-out.parquet"))[0].held_out.logits.dtype == np.float32
+
+
+def test_another_precision_is_said_and_half_a_point_is_the_limit(best_place, cli):
+    ran = cli("leebert-tune", "verify", best_place.file, "--precision", "bf16", "--json")
+    told = ran.json
+    assert told["differs"] == ["runtime precision was fp32, is bf16"]
+    assert told["bit_for_bit"] is told["logits_identical"] is False
+    off = abs(told["now"] - told["recorded"])
+    assert told["reproduced"] == (off <= 0.005)
+    assert ran.code == (0 if told["reproduced"] else 1)
+    assert "runtime precision was fp32, is bf16" in told["conclusion"]
+
+
+def test_the_claim_by_hand():
+    from tune.verify import CellCheck, Verdict
+
+    def verdict(now, identical=False, **more):
+        cells = (CellCheck(0, 0, 0.8, now, identical),)
+        return Verdict(0.8, now, cells, more.get("foreign", ()), more.get("differs", ()), more.get("logits"))
+
+    assert verdict(0.8, True).reproduced
+    assert not verdict(0.8, True, logits=False).reproduced, "equal settings: equal logits"
+    assert not verdict(0.801).reproduced, "equal settings leave no room"
+    assert verdict(0.805 - 1e-9, differs=("threads",)).reproduced
+    assert not verdict(0.806, differs=("threads",)).reproduced
+    assert not verdict(0.8, True, foreign=("the code",)).reproduced
+    assert not verdict(None).reproduced
+
+
+def test_other_code_is_not_trained_and_nothing_is_claimed(best_place, cli, tmp_path):
+    path = best_place.copy(tmp_path / "best")
+    rewrite(path, lambda v: v["found"].update(code="0.0.9+abc"), seal=True)
+    ran = cli("leebert-tune", "verify", path)
+    refused(ran, "not reproduced, another experiment", "the code was 0.0.9+abc, is ")
+    assert "cell 1" not in ran.err
+    ran = cli("leebert-tune", "verify", path, "--anyway", "--json")
+    refused(ran, "the code was 0.0.9+abc")
+    assert ran.json["now"] == ran.json["recorded"], "its figures are shown all the same"
+
+
+def test_other_data_is_named(best_place, cli, tmp_path):
+    path = best_place.copy(tmp_path / "best")
+    rows = (best_place.folder / "data" / "train.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(rows[1:]) + "\n")
+    rewrite(path, lambda v: v["task"]["files"].update(train=str(tmp_path / "train.jsonl")))
+    refused(cli("leebert-tune", "verify", path), "the training data's fingerprint was", "is")
+    rewrite(path, lambda v: v["task"]["files"].update(train=str(tmp_path / "none.jsonl")))
+    refused(cli("leebert-tune", "verify", path), "none.jsonl: no such file")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v["training"].update(lr_theta=2e-3),
+        lambda v: v.update(theta_updates=1),
+        lambda v: v["found"]["cells"][0].update(score=0.9),
+        lambda v: v["model"].update(max_length=16),
+    ],
+)
+def test_an_edited_file_is_refused(best_place, cli, tmp_path, change):
+    path = best_place.copy(tmp_path / "best")
+    rewrite(path, change)
+    refused(cli("leebert-tune", "verify", path), str(path), "it was edited", "leebert-tune best toy")
+
+
+def test_missing_foreign_and_damaged_files(best_place, cli, tmp_path):
+    refused(cli("leebert-tune", "verify", tmp_path / "none.yaml"), "none.yaml: no such file")
+    (tmp_path / "run.yaml").write_text("task: mrpc\nmodel: {backbone: x}\n")
+    refused(cli("leebert-tune", "verify", tmp_path / "run.yaml"), "no best file", "leebert-tune best NAME")
+    path = best_place.copy(tmp_path / "best")
+    logits = path.with_name("pairs.held-out.parquet")
+    logits.write_bytes(logits.read_bytes()[:-1] + b"?")
+    refused(cli("leebert-tune", "verify", path), str(logits), "its digest differs")
+    logits.unlink()
+    refused(cli("leebert-tune", "verify", path), str(logits), "no such file")
+    assert cli("leebert-tune", "verify", path, "--precision", "fp64").code == 1

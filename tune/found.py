@@ -1,0 +1,168 @@
+"""Reading a best file back: what it holds, whether it was edited, and the held-out logits that lie beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.config import parse
+from leebert.errors import ConfigError, DataError
+from leebert.evaluate import HeldOut
+from leebert.provenance import digest_of
+from leebert.recipe import RunConfig
+from leebert.yaml import load_yaml
+
+#: What a best file must hold for its score to be found again.
+_NEEDED = (
+    "digest",
+    "configuration",
+    "cells",
+    "score_mean",
+    "folds",
+    "data_fingerprint",
+    "backbone",
+    "versions",
+    "code",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CellLogits:
+    """What all exits of one cell said of the rows held out, at its best epoch; `rows` (N,) are their ids."""
+
+    seed: int
+    fold: int
+    held_out: HeldOut
+    rows: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class BestFile:
+    """A best file as it was written: the run that it describes, and how it was found."""
+
+    path: Path
+    config: RunConfig
+    found: dict[str, Any]
+
+    @property
+    def task_name(self) -> str:
+        task = self.config.task
+        return task if isinstance(task, str) else str(task["name"])
+
+    def moved(self, data_dir: str | None = None, backbone: str | None = None) -> BestFile:
+        """The same with data and backbone at other places; that they are the same ones is checked where they are read."""
+        data = self.config.data.model_copy(update={"dir": data_dir} if data_dir else {})
+        model = self.config.model.model_copy(update={"backbone": backbone} if backbone else {})
+        return dataclasses.replace(self, config=self.config.model_copy(update={"data": data, "model": model}))
+
+    def logits(self) -> list[CellLogits]:
+        """The held-out logits of its cells. Raises DataError where their file is missing or another one."""
+        named = self.found.get("held_out")
+        if not named:
+            raise DataError(f"{self.path}: it names no held-out logits; write it anew by: {self._again()}")
+        path = self.path.with_name(Path(str(named["file"])).name)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; it belongs to {self.path}: put it back, or {self._again()}")
+        if digest_of(path) != named["digest"]:
+            raise DataError(
+                f"{path}: not the file that {self.path} was written with (its digest differs); {self._again()}"
+            )
+        return load_logits(path)
+
+    def _again(self) -> str:
+        return f"leebert-tune best {self.found.get('sweep', 'NAME')} --out {self.path.parent}"
+
+
+def read_best(path: Path) -> BestFile:
+    """A best file, unchanged since it was written. Raises ConfigError for one that is missing, foreign or edited.
+
+    Where data, backbone and a task's files lie, and the exit rule, may be changed by hand: none decides the score.
+    """
+    values = load_yaml(path)
+    if not isinstance(values, dict) or not isinstance(values.get("found"), dict):
+        raise ConfigError(
+            f"{path}: no best file (it has no section `found`); one is written by: leebert-tune best NAME"
+        )
+    found = values["found"]
+    again = f"leebert-tune best {found.get('sweep', 'NAME')} --out {path.parent}"
+    if missing := [key for key in _NEEDED if key not in found]:
+        raise ConfigError(
+            f"{path}: found.{missing[0]} is missing, so it can't be reproduced; write it anew by: {again}"
+        )
+    if found["digest"] != content_digest(values):
+        raise ConfigError(f"{path}: it was edited after it was written (its digest differs); write it anew by: {again}")
+    return BestFile(path, parse(RunConfig, values, str(path)), found)
+
+
+def content_digest(values: Mapping[str, Any]) -> str:
+    """A digest of a best file's contents, but for itself, for where data and backbone lie, and for the exit rule."""
+    plain = json.loads(json.dumps(values))
+    plain.get("found", {}).pop("digest", None)
+    plain.pop("exits", None)
+    plain.get("data", {}).pop("dir", None)
+    plain.get("model", {}).pop("backbone", None)
+    if isinstance(plain.get("task"), dict):
+        plain["task"].pop("files", None)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
+    """Write seed, fold, row id, label and M×K logits of every held-out row, atomically; returns how a best file names it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    m, _, k = cells[0].held_out.logits.shape
+    flat = np.concatenate([c.held_out.logits.transpose(1, 0, 2).reshape(-1) for c in cells])
+    sizes = [len(c.rows) for c in cells]
+    table = pa.table(
+        {
+            "seed": pa.array(np.repeat([c.seed for c in cells], sizes), pa.int64()),
+            "fold": pa.array(np.repeat([c.fold for c in cells], sizes), pa.int32()),
+            "row": pa.array(np.concatenate([c.rows for c in cells]), pa.int64()),
+            "label": pa.array(np.concatenate([c.held_out.labels for c in cells]), pa.int64()),
+            "logits": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), m * k),
+        }
+    ).replace_schema_metadata({"exits": str(m), "classes": str(k)})
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        digest = digest_of(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"file": path.name, "digest": digest, "rows": sum(sizes)}
+
+
+def load_logits(path: Path) -> list[CellLogits]:
+    """Every cell's logits from a file of :func:`save_logits`."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    m, k = (int(table.schema.metadata[key]) for key in (b"exits", b"classes"))
+    seeds, folds, rows, labels = (table[name].to_numpy() for name in ("seed", "fold", "row", "label"))
+    flat = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    logits = flat.reshape(-1, m, k).transpose(1, 0, 2)
+    cells = []
+    for seed, fold in sorted({(int(s), int(f)) for s, f in zip(seeds, folds, strict=True)}):
+        at = (seeds == seed) & (folds == fold)
+        cells.append(CellLogits(seed, fold, HeldOut(np.ascontiguousarray(logits[:, at]), labels[at]), rows[at]))
+    return cells
+
+
+def pooled(cells: Sequence[CellLogits]) -> HeldOut:
+    """All cells' held-out rows as one: (M, ΣN, K). A row counts once per seed."""
+    labels = [c.held_out.labels for c in cells]
+    return HeldOut(
+        np.concatenate([c.held_out.logits for c in cells], axis=1),
+        np.concatenate([part for part in labels if part is not None]),
+    )

@@ -1,0 +1,31 @@
+"""How MLflow loads a registered model: by this module and the saved folder, with no pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import LeebertError
+
+
+def _load_pyfunc(path: str) -> Any:
+    """MLflow's hook: the model of a saved folder."""
+    from leebert.serving import Served
+
+    return Answering(Served(Path(path)))
+
+
+class Answering:
+    """A served model whose errors MLflow passes on: of other exceptions its server shows only a traceback."""
+
+    def __init__(self, served: Any) -> None:
+        self.served = served
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """See `leebert.serving.Served.predict`."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.served.predict(model_input, params)
+        except LeebertError as error:
+            raise MlflowException.invalid_parameter_value(f"error: {error}") from None
