@@ -106,7 +106,7 @@ def by_title(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def test_clo_vs_blo(page, addresses) -> None:
     titles = ("depth/score", "depth/omega_ce", "cv/score_pct", "cv/score_std_pct", "cv/layers")
-    seen = look(page, addresses["CLO vs BLO"], "clo-vs-blo", 1150, drawn(*titles))
+    seen = look(page, addresses["CLO vs BLO"], "clo-vs-blo", 1280, drawn(*titles))
     assert [card["title"] for card in seen["cards"]] == list(titles)
     assert seen["view"] == f"{NAME}: CLO vs BLO"
     assert seen["sections"] == ["By exit: mean and range", "Cross-validated"]

@@ -24,8 +24,6 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
     """
     ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
     history = [c for c in state.history() if c.state == "complete"]
-    # Of the newest cell, so that a summary made again later is the same.
-    time_ms = int(1000 * max((cell["time"] for cell in state.cells.values()), default=0))
     algorithms = sorted({c.values.get("algorithm", "") for c in history})
     for algorithm in algorithms:
         mine = [c for c in history if c.values.get("algorithm", "") == algorithm]
@@ -44,7 +42,7 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
             },
             algorithm=algorithm,
             note=f"{_counted(len(mine), 'configuration')}, each on {_counted(len(scores), 'cell')}",
-            time_ms=time_ms,
+            time_ms=_newest(state, {"algorithm": algorithm}),
         )
     colours = itertools.cycle(PAIR_COLOURS)
     for a, b in itertools.permutations(algorithms, 2):
@@ -66,8 +64,16 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                 },
                 colour=next(colours),
                 note=line.verdict,
-                time_ms=time_ms,
+                time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
             )
+
+
+def _newest(state: State, *sides: Mapping[str, Any]) -> int:
+    """When the newest cell was done (ms) of all that a summary is about: made again later, it is the same."""
+    about = [
+        c.id for c in state.history() if any(side.items() <= {"algorithm": "", **c.values}.items() for side in sides)
+    ]
+    return int(1000 * max((cell["time"] for config in about for cell in state.cells_of.get(config, ())), default=0))
 
 
 def _known(value: float) -> float | None:

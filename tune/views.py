@@ -157,7 +157,7 @@ def _summary(sweep: str) -> State_:
     ]
     metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
-    return _state(_where(sweep, "summary"), columns, sections, kind="summary", order="attributes.`start_time`")
+    return _state(_where(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
 
 
 _BARS = (_SCORE, _DEVIATION, _LAYERS)
