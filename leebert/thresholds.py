@@ -66,6 +66,9 @@ def choose(recorded: HeldOut, strategy: str, asked: float) -> Chosen:
 
     if name == "patience":
         points = {float(p): reached(p) for p in range(1, max(2, m))}
+    elif asked in (1, m):
+        threshold = _end(name, k, asked)
+        return Chosen(name, threshold, asked, reached(threshold))
     else:
         low, high = _range(name, k)
         for _ in range(_HALVINGS):
@@ -103,7 +106,11 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float) -
     name = _choosable(strategy)
     if name not in curves:
         raise ConfigError(f"this model has no curve of the rule {name!r}: give a threshold")
-    threshold, reached = min(curves[name], key=lambda point: abs(math.log(point[1] / asked)))
+    points = curves[name]
+    if name != "patience" and asked in (min(s for _, s in points), max(s for _, s in points)):
+        # Other rows may be less sure, or surer, than any recorded one: the end of the range holds for them, too.
+        points = [points[0], points[-1]]
+    threshold, reached = min(points, key=lambda point: abs(math.log(point[1] / asked)))
     return Chosen(name, threshold, asked, reached)
 
 
@@ -129,6 +136,12 @@ def _range(strategy: str, classes: int) -> tuple[float, float]:
     if strategy == "entropy":
         return 0.0, math.nextafter(math.log(classes), math.inf) + 1e-6
     return (1 / classes, 1.0) if strategy == "confidence" else (0.0, 1.0)
+
+
+def _end(strategy: str, classes: int, asked: float) -> float:
+    """The end of a range at which no row leaves early (`asked` 1), or all leave at the first exit."""
+    low, high = _range(strategy, classes)
+    return high if (asked == 1) == (strategy == "confidence") else low
 
 
 def _refined(reached: Callable[[float], float], low: float, high: float) -> list[list[float]]:

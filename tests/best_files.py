@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoders import save_backbone, text_rows, write_task
+from encoders import graded_rows, save_backbone, write_task
 
 from leebert.yaml import dump_yaml
 
 LAYERS = 4
+ROWS = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,13 @@ class BestPlace:
 def best_place(tmp_path_factory: pytest.TempPathFactory, cli: Any, mlflow_server: Any, ray_up: str) -> BestPlace:
     folder = tmp_path_factory.mktemp("best_file")
     save_backbone(folder / "backbone", layers=LAYERS)
-    task = write_task(folder / "data", n=240)
-    (folder / "data" / "dev.jsonl").write_text("".join(json.dumps(r) + "\n" for r in text_rows(200, 1)))
+    task = write_task(folder / "data")
+    for split, rows in (("train", graded_rows(ROWS, 0)), ("dev", graded_rows(400, 1))):
+        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     space = {
-        "task": task, "backbone": str(folder / "backbone"), "max_length": 32, "algorithms": ["clo-v2", "blo"],
-        "space": {"lr_theta": [1e-3]}, "folds": 2, "seeds": 2,
-        "training": {"batch_size": 8, "max_epochs": 3, "precision": "fp32"},
+        "task": task, "backbone": str(folder / "backbone"), "max_length": 32, "algorithms": ["clo-v2"],
+        "space": {"lr_theta": [2e-3]}, "folds": 3, "seeds": 2,
+        "training": {"batch_size": 8, "max_epochs": 6, "precision": "fp32"},
     }  # fmt: skip
     (folder / "space.yaml").write_text(dump_yaml(space))
     storage = ("--storage", folder / "sweeps")

@@ -128,6 +128,22 @@ def text_rows(n: int, seed: int = 0) -> list[dict[str, str]]:
     return rows
 
 
+def graded_rows(n: int, seed: int = 0) -> list[dict[str, str]]:
+    """Sentence pairs of happy and sad words; the more of one kind, the surer the label: easy rows and hopeless ones."""
+    import math
+    import random
+
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        happy, sad = rng.randint(0, 5), rng.randint(0, 5)
+        label = "yes" if rng.random() < 1 / (1 + math.exp(sad - happy)) else "no"
+        words = ["happy"] * happy + ["sad"] * sad + [rng.choice(WORDS[:20]) for _ in range(rng.randint(2, 5))]
+        rng.shuffle(words)
+        rows.append({"a": " ".join(words[::2]), "b": " ".join([*words[1::2], str(i)]), "label": label})
+    return rows
+
+
 def write_task(folder: Path, n: int = 120) -> dict[str, Any]:
     """Train and dev files of such pairs, and the declaration of the task."""
     import json

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from best_files import LAYERS
-from encoders import text_rows
+from best_files import LAYERS, ROWS
+from encoders import graded_rows
 
 from leebert.yaml import dump_yaml, load_yaml
 from tune import names
@@ -59,7 +59,7 @@ def served(refitted, mlflow_server, monkeypatch):
 
 @pytest.fixture(scope="module")
 def rows():
-    return pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in text_rows(40, 7)])
+    return pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in graded_rows(40, 7)])
 
 
 def contents(folder):
@@ -87,7 +87,7 @@ def test_each_seed_is_trained_for_the_recorded_updates_on_all_rows(refitted, bes
     weights = set()
     for seed in (0, 1):
         told = json.loads((out / f"seed-{seed}" / "training.json").read_text())
-        assert (told["rows"], told["held_out_rows"], told["score"]) == (240, 0, None)
+        assert (told["rows"], told["held_out_rows"], told["score"]) == (ROWS, 0, None)
         assert told["theta_updates"] == best.config.theta_updates == ran.json["theta_updates"]
         assert told["config"]["training"]["seed"] == seed
         weights.add((out / f"seed-{seed}" / "model.safetensors").read_bytes())
@@ -114,6 +114,7 @@ def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_pl
         assert ran.json["chosen"][rule]["threshold"] == chosen.threshold == points[rule]["threshold"]
         if rule != "patience":
             assert chosen.reached == pytest.approx(2, rel=0.02)
+            assert points[rule]["speed_up"] == pytest.approx(2, rel=0.1)
     saved = json.loads((out / "seed-0" / "config.json").read_text())
     assert (saved["exit_strategy"], saved["exit_threshold"]) == ("entropy", points["entropy"]["threshold"])
 
@@ -241,13 +242,11 @@ def test_strategy_and_threshold_are_parameters_of_a_request(served, rows):
 
 @pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
 def test_a_request_may_ask_for_a_speed_up(served, rule):
-    dev = pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in text_rows(200, 1)])
-    layers = [
-        served.predict(dev, params={"strategy": rule, "speed_up": s})["exit_layer"].mean() for s in (1, 1.5, 2, 4)
-    ]
+    dev = pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in graded_rows(400, 1)])
+    layers = [served.predict(dev, params={"strategy": rule, "speed_up": s})["exit_layer"].mean() for s in (1, 2, 3, 4)]
     assert layers == sorted(layers, reverse=True)
-    assert layers[0] == pytest.approx(LAYERS, abs=0.05)
-    assert layers[-1] == 1
+    assert (layers[0], layers[-1]) == (LAYERS, 1)
+    assert LAYERS / np.array(layers[1:3]) == pytest.approx([2, 3], rel=0.15)
 
 
 WRONG = {
@@ -392,8 +391,11 @@ def test_transformers_pipeline_takes_the_folder(refitted, served, rows):
     classify = pipeline("text-classification", model=str(refitted[0] / "seed-0"))
     told = classify([{"text": a, "text_pair": b} for a, b in rows.to_numpy().tolist()])
     expected = served.predict(rows)
-    assert [t["label"] for t in told] == expected["label"].tolist()
-    assert [t["score"] for t in told] == pytest.approx(expected["probability"], abs=1e-3)
+    # The pipeline computes in float32, the service in bf16 where the hardware has it: a row may leave elsewhere.
+    alike = [t["label"] == label for t, label in zip(told, expected["label"], strict=True)]
+    assert np.mean(alike) >= 0.9
+    near = np.abs(np.array([t["score"] for t in told]) - expected["probability"].to_numpy()) < 0.02
+    assert near.mean() >= 0.9
 
 
 def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_place):
@@ -463,4 +465,5 @@ def test_missing_and_other_data_is_said(best_place, cli, mlflow_server, tmp_path
     for name, part in (("none.jsonl", "none.jsonl: no such file"), ("train.jsonl", "found on other training data")):
         values["task"]["files"]["train"] = str(tmp_path / name)
         path.write_text(dump_yaml(values))
-        refused(refit(cli, path, mlflow_server, "--out", tmp_path / name.split(".")[0]), part)
+        refused(refit(cli, path, mlflow_server, "--out", tmp_path / "m"), part)
+        assert not (tmp_path / "m").exists()

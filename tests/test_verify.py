@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from best_files import ROWS
 
 from leebert.yaml import dump_yaml, load_yaml
 from tune.found import content_digest, load_logits, read_best
@@ -48,14 +49,14 @@ def test_the_file_alone_reproduces_its_score_to_the_last_bit(best_place, cli, tm
     assert (told["reproduced"], told["bit_for_bit"], told["logits_identical"]) == (True, True, True)
     assert told["differs"] == told["foreign"] == []
     assert told["now"] == told["recorded"] == pytest.approx(found["score_mean"], abs=1e-6)
-    assert [(c["seed"], c["fold"]) for c in told["cells"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert len(re.findall(r"cell \d of 4: seed", ran.err)) == 4
+    assert [(c["seed"], c["fold"]) for c in told["cells"]] == [(s, f) for s in (0, 1) for f in (0, 1, 2)]
+    assert len(re.findall(r"cell \d of 6: seed", ran.err)) == 6
 
 
 def test_logits_beside_the_file_are_those_of_the_cells(best_place):
     best = read_best(best_place.file)
     cells = best.logits()
-    assert best.found["held_out"]["rows"] == sum(len(c.rows) for c in cells) == 2 * 240
+    assert best.found["held_out"]["rows"] == sum(len(c.rows) for c in cells) == 2 * ROWS
     for cell, recorded in zip(cells, best.found["cells"], strict=True):
         assert (cell.seed, cell.fold) == (recorded["seed"], recorded["fold"])
         accuracy = (cell.held_out.logits.argmax(-1) == cell.held_out.labels).mean(axis=1)

@@ -73,6 +73,7 @@ def refit(
     if config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing, so nobody knows how long to train")
     check_backbone(best)
+    check_data(best)
     recorded = pooled(best.logits())
     check_speed_up(plan.speed_up, len(recorded.logits))
     chosen = {rule: choose(recorded, rule, plan.speed_up) for rule in (*RULES, plan.strategy)}
@@ -94,11 +95,6 @@ def refit(
             train_model(_run(config, seed, own), folder, device=plan.device, **(hooks or {}))
         write_atomically(folder / FILE, json.dumps(table))
         summaries[seed] = json.loads((folder / "training.json").read_text())
-        if summaries[seed]["data_fingerprint"] != best.found["data_fingerprint"]:
-            raise DataError(
-                f"{best.path} was found on other training data (fingerprint {best.found['data_fingerprint']}, that of this "
-                f"data is {summaries[seed]['data_fingerprint']}): give the data by --data-dir and another --out"
-            )
     # Only now, with every model and threshold settled, is another split opened.
     evaluations = {
         seed: _evaluated(out / f"seed-{seed}", best, plan, list(chosen.values()), say) for seed in plan.seeds
@@ -133,6 +129,22 @@ def check_backbone(best: BestFile) -> None:
                 f"{best.path} was found with another backbone: its {part} was {was.get(part)}, is {now.get(part)}; "
                 "give the right one by --backbone"
             )
+
+
+def check_data(best: BestFile) -> None:
+    """DataError where the training split is not the one that the best file was found on."""
+    from leebert.data.sources import read_split, subset
+    from leebert.recipe import effective_task
+
+    data = best.config.data
+    examples = read_split(effective_task(best.config.task, data.group_by), "train", data.dir)
+    if data.subset and data.subset.rows <= len(examples):
+        examples = subset(examples, data.subset.rows, data.subset.seed)
+    if examples.fingerprint() != best.found["data_fingerprint"]:
+        raise DataError(
+            f"{best.path} was found on other training data (fingerprint {best.found['data_fingerprint']}, that of "
+            f"{examples.source} is {examples.fingerprint()}): give the right one by --data-dir"
+        )
 
 
 def finish(out: Path, told: dict[str, Any]) -> None:
