@@ -129,10 +129,13 @@ def test_what_views_depend_on_is_found_in_the_ledger(tmp_path: Path) -> None:
     spec = SweepSpec.model_validate({**SPEC, **SMALL})
     known = found(spec, made.ledger.read(epochs=False))
     assert (known.algorithms, known.complete) == (("clo-v2", "blo"), 2)
-    assert (known.shared, known.others) == (("lr_theta", "lr_omega"), ("cycle_length",))
+    assert (known.shared, known.others) == ((), ("cycle_length",)), "what has one value tells nothing apart"
     low, high = known.ranges["depth/score"]
     assert 0.5 < low < high < 1
-    assert found(spec, State()) == Found(("clo-v2", "blo"), known.shared, known.others)
+    assert found(spec, State()) == Found(("clo-v2", "blo"), (), ("cycle_length",))
+    assert parallel(known) == [["variant"], ["cycle_length"]]
+    whole = found(SweepSpec.model_validate(SPEC), State())
+    assert (whole.shared, whole.others) == (FOUND.shared, FOUND.others)
 
 
 class Heard:

@@ -24,6 +24,9 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
     """
     ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
     history = [c for c in state.history() if c.state == "complete"]
+    # One that was completed before the sweep got more seeds has fewer cells: no mean with the others then.
+    most = max((len(c.scores) for c in history), default=0)
+    history = [c for c in history if len(c.scores) == most == len(c.cells)]
     algorithms = sorted({c.values.get("algorithm", "") for c in history})
     for algorithm in algorithms:
         mine = [c for c in history if c.values.get("algorithm", "") == algorithm]

@@ -58,18 +58,20 @@ class Found:
 def found(spec: SweepSpec, state: State) -> Found:
     """What is known of a sweep by now."""
     complete = [c.id for c in state.history() if c.state == "complete"]
-    values: dict[str, list[float]] = {}
+    seen: dict[str, list[float]] = {}
     for config in complete:
         ended = config_ended(config, "complete", state)
         for series, numbers in ended.depth.items():
-            values.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
-    options = {o: all(applies(o, a) for a in spec.algorithms) for o in spec.space}
+            seen.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
+    # An option with one value tells nothing apart.
+    swept = [option for option, values in spec.space.items() if values.count != 1]
+    options = {o: all(applies(o, a) for a in spec.algorithms) for o in swept}
     return Found(
         algorithms=spec.algorithms,
         shared=tuple(o for o, all_use_it in options.items() if all_use_it),
         others=tuple(o for o, all_use_it in options.items() if not all_use_it),
         complete=len(complete),
-        ranges={series: (min(numbers), max(numbers)) for series, numbers in values.items() if numbers},
+        ranges={series: (min(numbers), max(numbers)) for series, numbers in seen.items() if numbers},
     )
 
 
