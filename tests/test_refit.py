@@ -154,7 +154,7 @@ def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli
     assert "models:/again@champion was version 1, which stays, and is version 2 now" in again.err
     assert "mlflow models serve --env-manager local --model-uri 'models:/again@champion'" in again.out
     assert re.search(
-        r"^entropy \S+: asked 1.95, held out 1.\d\d, on dev \d.\d\d, \d.\d\d by the clock", again.out, re.M
+        r"^entropy \S+: asked 1.95, held out 1.\d\d, on dev \d.\d\d \([+-]\d+%\), \d.\d\d by the clock", again.out, re.M
     )
 
 
