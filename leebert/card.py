@@ -187,7 +187,7 @@ def _training(facts: CardFacts) -> str:
         f"Backbone {facts.backbone}; {facts.theta_updates} updates on the whole training split ({facts.rows} rows), nothing held out. "
         f"The configuration is the best of {found['complete_configurations']} in sweep {found['sweep']}: "
         f"{100 * found['score_mean']:.2f}{spread} by cross-validation (mean over exits, {len(found['cells'])} cells).",
-        f"Seed {facts.seed} of {', '.join(map(str, facts.seeds))}. {facts.picked}",
+        f"Seed {facts.seed}; trained with seed(s) {', '.join(map(str, facts.seeds))}. {facts.picked}",
         f"Options: {options}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
     ]

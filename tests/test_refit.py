@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -153,11 +154,41 @@ def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli
     assert "models:/again@champion was version 1, which stays, and is version 2 now" in again.err
     assert "mlflow models serve --env-manager local --model-uri 'models:/again@champion'" in again.out
     assert re.search(
-        r"^entropy \S+: asked 1.95, held out 1.\d\d, on dev \d.\d\d, \d.\d\d by the clock", again.out, re.M
+        r"^entropy \S+: asked 1.95, held out 1.\d\d, on dev \d.\d\d \([+-]\d+%\), \d.\d\d by the clock", again.out, re.M
     )
 
 
 # MLflow.
+
+
+def test_a_server_that_goes_away_at_the_end_costs_no_training(best_place, cli, tmp_path, monkeypatch):
+    """It is killed once the models are evaluated; when it is back, the same command logs them."""
+    from mlflow_server import MlflowServer
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server = MlflowServer(tmp_path / "server")
+    server.start()
+    try:
+        path = best_place.copy(tmp_path / "best")
+        killer = tmp_path / "m" / "seed-0" / "evaluation.json"
+
+        def kill_when_evaluated():
+            while not killer.exists():
+                time.sleep(0.01)
+            server.kill()
+
+        thread = threading.Thread(target=kill_when_evaluated, daemon=True)
+        thread.start()
+        ran = refit(cli, path, server, "--out", tmp_path / "m")
+        thread.join()
+        refused(ran, f"MLflow can't be used at {server.url}", "give the same command again to log them")
+        server.start()
+        again = refit(cli, path, server, "--out", tmp_path / "m", "--json")
+        assert again.code == 0, again.err
+        assert "updates on the whole training split" not in again.err
+        assert again.json["mlflow"]["version"] == 1
+    finally:
+        server.kill()
 
 
 def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
@@ -432,6 +463,8 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
     refused(wrong(tmp_path / "none.yaml"), "none.yaml: no such file")
     refused(wrong(best_place.file, "--speed-up", 9), "speed-up 9: lies between 1 (all layers) and 4")
     refused(wrong(best_place.file, "--strategy", "never"), "no threshold of the rule 'never'")
+    refused(wrong(best_place.file, "--name", "a/b"), "--name 'a/b'")
+    refused(wrong(best_place.file, "--alias", "v1"), "--alias 'v1'")
     path = best_place.copy(tmp_path / "best")
     logits = path.with_name("pairs.held-out.parquet")
     moved = logits.rename(tmp_path / "elsewhere")

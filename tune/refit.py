@@ -62,12 +62,12 @@ def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int,
 
 
 def refit(
-    best: BestFile, out: Path, plan: Plan, *, served_as: str = "", say: Say = lambda line: None, hooks: Any = None
+    best: BestFile, out: Path, plan: Plan, *, served_as: str = "", say: Say = lambda line: None
 ) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; returns what `out`/refit.json is to say.
 
     A refit that was killed goes on in the same `out`; any other contents of it are refused. `served_as` is the address
-    that the cards name; `hooks` are those of `leebert.recipe.train_model`. Raises DataError for other data than the best file's, SweepError for a taken `out`.
+    that the cards name. Raises DataError for other data than the best file's, SweepError for a taken `out`.
     """
     config = best.config
     if config.theta_updates is None:
@@ -92,7 +92,7 @@ def refit(
         folder = out / f"seed-{seed}"
         if not (folder / "training.json").is_file():  # written last
             say(f"seed {seed}: {config.theta_updates} updates on the whole training split")
-            train_model(_run(config, seed, own), folder, device=plan.device, **(hooks or {}))
+            train_model(_run(config, seed, own), folder, device=plan.device, report=_progress(seed, say))
         write_atomically(folder / FILE, json.dumps(table))
         summaries[seed] = json.loads((folder / "training.json").read_text())
     # Only now, with every model and threshold settled, is another split opened.
@@ -167,7 +167,7 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
             in_time = f", {time['speed_up']:.2f} by the clock" if time else ""
             print(
                 f"{p['strategy']} {p['threshold']:.6g}: asked {chosen['asked']:g}, held out {chosen['reached']:.2f}, on {split} "
-                f"{p['speed_up']:.2f}{in_time}; score {100 * p['measures']['score']:.2f}"
+                f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f}"
             )
     for line in told["differs"]:
         print(f"not as the best file was found: {line}")
@@ -175,6 +175,15 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
     address = f"models:/{told['mlflow']['name']}@{told['mlflow']['alias']}"
     print(f"{out}: {address}, version {told['mlflow']['version']}; serve it by:")
     print(f"  mlflow models serve --env-manager local --model-uri '{address}'")
+
+
+def _progress(seed: int, say: Say) -> Callable[[Any], None]:
+    def report(epoch: Any) -> None:
+        say(
+            f"seed {seed}: epoch {epoch.epoch + 1}, {epoch.theta_updates} updates, loss {epoch.train_loss or float('nan'):.4f}"
+        )
+
+    return report
 
 
 def _run(config: RunConfig, seed: int, own: Chosen) -> RunConfig:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import TrackingError
+from leebert.errors import ConfigError, TrackingError
 from leebert.files import write_atomically
 from leebert.serving import ANSWER, PARAMETERS, text_columns
 from tune import names
@@ -32,6 +32,21 @@ LOGGED = ".mlflow.json"
 def model_name(task: str) -> str:
     """``leebert-mrpc``: how a task's registered model is called, without what MLflow's addresses are made of."""
     return "leebert-" + re.sub(r"[^\w.-]", "-", task)
+
+
+def check_names(name: str, alias: str) -> None:
+    """ConfigError for a name or alias that MLflow's registry won't take, before anything is trained."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
+
+    for option, value, check in (
+        ("--name", name, _validate_model_name),
+        ("--alias", alias, _validate_model_alias_name),
+    ):
+        try:
+            check(value)
+        except MlflowException as error:
+            raise ConfigError(f"{option} {value!r}: {' '.join(error.message.split())}") from None
 
 
 def check_server(uri: str, experiment: str) -> str:
