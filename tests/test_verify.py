@@ -116,7 +116,7 @@ def test_other_data_is_named(best_place, cli, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda v: v["training"].update(lr_theta=2e-3),
+        lambda v: v["training"].update(lr_theta=3e-3),
         lambda v: v.update(theta_updates=1),
         lambda v: v["found"]["cells"][0].update(score=0.9),
         lambda v: v["model"].update(max_length=16),

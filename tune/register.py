@@ -37,12 +37,18 @@ def model_name(task: str) -> str:
 def check_names(name: str, alias: str) -> None:
     """ConfigError for a name or alias that MLflow's registry won't take, before anything is trained."""
     from mlflow.exceptions import MlflowException
-    from mlflow.utils.validation import _validate_model_alias_name, _validate_model_name
+    from mlflow.utils.validation import (
+        _validate_model_alias_name,
+        _validate_model_alias_name_reserved,
+        _validate_model_name,
+    )
 
-    for option, value, check in (
+    checks = (
         ("--name", name, _validate_model_name),
         ("--alias", alias, _validate_model_alias_name),
-    ):
+        ("--alias", alias, _validate_model_alias_name_reserved),
+    )
+    for option, value, check in checks:
         try:
             check(value)
         except MlflowException as error:
@@ -71,7 +77,7 @@ def log_refit(
     try:
         with _tracking(uri):
             return _log(best, out, told, experiment, name, alias, say)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, ValueError) as error:
         raise TrackingError(
             f"{advice(uri, error)} The models lie in {redact(str(out))}; give the same command again to log them."
         ) from None
@@ -82,7 +88,7 @@ def _log(
 ) -> dict[str, Any]:
     import mlflow
 
-    experiment_id = check_server(mlflow.get_tracking_uri(), experiment)
+    experiment_id = ensure_experiment(open_store(mlflow.get_tracking_uri()), experiment)
     kept = out / LOGGED
     logged: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {"runs": {}}
     for seed in told["seeds"]:
