@@ -13,7 +13,7 @@ from tune.compare import compare
 from tune.crossval import save_held_out
 from tune.history import Cell, Configuration, EpochScore
 from tune.select import best
-from tune.tradeoff import RULES, Objective, Tradeoff, curves, mean_curve, pareto, recorded, tradeoff
+from tune.tradeoff import RULES, Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
 
 
 def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> HeldOut:
@@ -129,11 +129,10 @@ def test_logits_come_from_the_file_that_the_record_names_and_a_missing_one_is_na
     cells["c", 0, 0] = {"held_out": "../../elsewhere.parquet"}
     with pytest.raises(SweepError, match=r"cells/elsewhere\.parquet is missing"):
         curves(tmp_path, cells, "accuracy", "confidence")
+    assert curves_if_there(tmp_path, cells, "accuracy") == {}
+    assert curves_if_there(tmp_path, {}, "accuracy", most=0) == {}
 
 
-def test_the_curve_in_a_record_starts_at_the_first_exit_and_ends_at_the_last():
-    record = {"exits": {"score": [0.5, 0.6, 0.8]}, "tradeoff": {"layers": [1.0, 2.5], "score": [0.5, 0.7]}}
-    found = recorded({("c", 0, 0): record, ("d", 0, 0): {"exits": {}}})
-    assert found.keys() == {("c", 0, 0)}
-    assert found["c", 0, 0].layers.tolist() == [1.0, 2.5, 3.0]
-    assert found["c", 0, 0].scores.tolist() == [0.5, 0.7, 0.8]
+def test_an_option_is_named_as_it_was_given():
+    with pytest.raises(ConfigError, match=r"^--speed-up 0\.5: a speed-up is a number"):
+        Objective.of("speed-up=0.5", option="--speed-up")

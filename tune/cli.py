@@ -31,6 +31,9 @@ Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:POR
 DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
 Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
+SweepsMlflow = Annotated[
+    str | None, typer.Option("--tracking-uri", help="MLflow; else the sweep's own, as when it started.")
+]
 Device = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
 
 
@@ -408,6 +411,7 @@ def compare(
     html: Annotated[
         Path | None, typer.Option(help="Write a page with figures here (one sweep), and log it to MLflow.")
     ] = None,
+    tracking_uri: SweepsMlflow = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
@@ -424,7 +428,7 @@ def compare(
         if not separator:
             raise ConfigError(f"--where {assignment}: expected option=value, such as c=4")
         picked[aliases.get(key.lower(), key)] = value
-    objectives = [Objective.of(f"speed-up={s}", rule) for s in speed_up or [2.0]]
+    objectives = [Objective.of(f"speed-up={s:g}", rule, option="--speed-up") for s in speed_up or [2.0]]
     found = [
         compare_sweep(folder, a, b, option=aliases.get(option, option), where=picked, objectives=objectives)
         for folder in folders
@@ -434,7 +438,8 @@ def compare(
 
         if len(folders) > 1:
             raise ConfigError("--html: a page is of one sweep; give one name")
-        deliver(comparison_page(folders[0], found[0], folders[0].ledger.read()), html, folders[0], say=_say)
+        page = comparison_page(folders[0], found[0], folders[0].ledger.read())
+        deliver(page, html, folders[0], tracking_uri=tracking_uri, say=_say)
     if not json_:
         print_comparisons(found)
         return
@@ -447,6 +452,7 @@ def compare(
 def report(
     name: Name,
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the sweep's folder by default.")] = None,
+    tracking_uri: SweepsMlflow = None,
     storage: Storage = None,
 ) -> None:
     """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
@@ -454,7 +460,7 @@ def report(
     from tune.report import deliver, sweep_page
 
     folder = SweepFolder.find(name, storage)
-    print(deliver(sweep_page(folder), out or folder.path / "report.html", folder, say=_say))
+    print(deliver(sweep_page(folder), out or folder.path / "report.html", folder, tracking_uri=tracking_uri, say=_say))
 
 
 @app.command()

@@ -15,8 +15,11 @@ NAME = "demo"
 def main() -> None:
     """Generate data, sweep CLO-v2 and BLO, pick the best, compare; in the working folder."""
     scripts = Path(sys.executable).parent
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path('demo/mlflow.db').resolve()}")
-    storage = ("--storage", "demo/sweeps")
+    storage, uri = ("--storage", "demo/sweeps"), os.environ.get("MLFLOW_TRACKING_URI")
+    tracking: tuple[str, ...] = ()
+    if not uri:  # one from the environment may hold a password, which belongs into no sweep's folder
+        uri = f"sqlite:///{Path('demo/mlflow.db').resolve()}"
+        tracking = ("--tracking-uri", uri)
     seconds: dict[str, float] = {}
 
     def part(title: str, *command: str | Path) -> None:
@@ -28,14 +31,12 @@ def main() -> None:
     # A demo is run more than once: what an earlier one left would be in the way.
     shutil.rmtree("demo", ignore_errors=True)
     part("data", sys.executable, "-m", "leebert.data.synthetic", "demo")
-    part("sweep", scripts / "leebert-tune", "sweep", "search_spaces/demo.yaml", "--name", NAME, *storage)
+    part("sweep", scripts / "leebert-tune", "sweep", "search_spaces/demo.yaml", "--name", NAME, *storage, *tracking)
     part("best", scripts / "leebert-tune", "best", NAME, "--out", "demo/best", *storage)
     part("compare", scripts / "leebert-tune", "compare", NAME, "--a", "clo-v2", "--b", "blo", *storage)
-    print(
-        "\nOpen MLflow:  "
-        + f"{scripts / 'mlflow'} ui --workers 1 --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}"
-    )
+    print("\nOpen MLflow:  " + f"{scripts / 'mlflow'} ui --workers 1 --backend-store-uri {uri}")
     print("              then http://127.0.0.1:5000/#/experiments, experiment leebert-demo")
+    print("More of it:   leebert-tune report demo --storage demo/sweeps   (and status, compare --html, verify, refit)")
     print(
         "\nseconds:  "
         + ", ".join(f"{title} {s:.0f}" for title, s in seconds.items())

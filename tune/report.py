@@ -24,10 +24,11 @@ from tune.names import algorithm_label
 from tune.overview import spec_of, summary
 from tune.page import Page
 from tune.select import best, complete, one_standard_error
+from tune.showing import again_by, experiment_of
 from tune.space import SweepSpec
 from tune.tracking_files import log_file
 from tune.tracking_store import resolve_uri
-from tune.tradeoff import Objective, mean_curve, pareto, recorded
+from tune.tradeoff import Objective, curves_if_there, mean_curve, pareto
 from tune.values import Range, Values
 
 #: What the terms of ω are called in the paper.
@@ -112,13 +113,15 @@ def sweep_page(folder: SweepFolder) -> Page:
     return page
 
 
-def deliver(page: Page, path: Path, folder: SweepFolder, *, say: Callable[[str], None]) -> Path:
+def deliver(
+    page: Page, path: Path, folder: SweepFolder, *, tracking_uri: str | None = None, say: Callable[[str], None]
+) -> Path:
     """Write a page, and put it beside the sweep's run in MLflow; where that can't be done, say so and go on."""
     spec = spec_of(folder)
     page.write(path)
-    experiment = spec.tracking.experiment or f"leebert-{spec.task_name}"
     try:
-        say(f"{path}, and in MLflow: {log_file(resolve_uri(spec.tracking.uri), experiment, folder.name, path)}")
+        uri, again = resolve_uri(tracking_uri or spec.tracking.uri), again_by(folder, tracking_uri)
+        say(f"{path}, and in MLflow: {log_file(uri, experiment_of(spec), folder.name, path, again=again)}")
     except TrackingError as error:
         say(f"{path}; not logged to MLflow: {error}")
     return path
@@ -171,7 +174,7 @@ def _chosen(page: Page, folder: SweepFolder, spec: SweepSpec, state: State) -> N
     if near:
         rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("within one standard error", "score"), *rest])
-    _front(page, state)
+    _front(page, folder, state)
     page.heading("Learning curves")
     page.figure(
         figures.learning(
@@ -181,9 +184,11 @@ def _chosen(page: Page, folder: SweepFolder, spec: SweepSpec, state: State) -> N
     )
 
 
-def _front(page: Page, state: State) -> None:
+def _front(page: Page, folder: SweepFolder, state: State) -> None:
     finished = complete(state.history())
-    replayed = recorded(state.cells)
+    ids = {c.id for c in finished}
+    ended = {key: r for key, r in state.cells.items() if key[0] in ids}
+    replayed = curves_if_there(folder.path, ended, folder.manifest["metric"])
     curves = []
     for position, c in enumerate(finished):
         mine = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]

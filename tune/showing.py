@@ -11,7 +11,7 @@ from tune.ledger import State
 from tune.overview import spec_of
 from tune.space import SweepSpec
 from tune.summary import summaries
-from tune.tracking import SavedViews, Tracker, resolve_uri
+from tune.tracking import SavedViews, Tracker, redact, resolve_uri
 from tune.tracking_views import doubts, links, save_now
 from tune.views import found, saved_views
 
@@ -74,7 +74,8 @@ def show(
         raise SweepError(f"sweep {folder.name} has begun no configuration yet: there is nothing to show")
     uri = resolve_uri(tracking_uri or spec.tracking.uri)
     views = saved_views(folder.name, found(spec, state))
-    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views)
+    again = again_by(folder, tracking_uri)
+    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, again=again)
     return {
         "sweep": folder.name,
         "views": links(uri, experiment_id, folder.name, views),
@@ -82,6 +83,13 @@ def show(
         "running": folder.driver() is not None,
         "note": doubts(uri),
     }
+
+
+def again_by(folder: SweepFolder, tracking_uri: str | None = None) -> str:
+    """The command that fills MLflow from a sweep's folder, from wherever it is given."""
+    return f"leebert-tune rebuild-mlflow {folder.path}" + (
+        f" --tracking-uri {redact(tracking_uri)}" if tracking_uri else ""
+    )
 
 
 def experiment_of(spec: SweepSpec) -> str:

@@ -11,14 +11,17 @@ from tune.tracking_store import advice, is_server, open_store, quoted, redact
 PATIENCE = 5.0
 
 
-def log_file(uri: str, experiment: str, sweep: str, path: Path, folder: str = "reports") -> str:
-    """Put a file into the artifacts of the sweep's own run; returns where it stands. Raises TrackingError."""
+def log_file(uri: str, experiment: str, sweep: str, path: Path, *, again: str, folder: str = "reports") -> str:
+    """Put a file into the artifacts of the sweep's own run; returns where it stands.
+
+    Raises TrackingError; `again` is the command that writes a missing sweep to MLflow.
+    """
     from mlflow import MlflowClient
     from mlflow.entities import ViewType
 
     database = uri.removeprefix("sqlite:///")
     if database != uri and not Path(database).exists():
-        raise TrackingError(f"there is no {redact(uri)}")  # which would be created
+        raise TrackingError(f"there is no {redact(uri)}; name the server that has the sweep")  # which would be created
     try:
         # The first request is one that is not repeated for minutes, as the client's own are.
         store = open_store(uri, PATIENCE, PATIENCE)
@@ -28,7 +31,7 @@ def log_file(uri: str, experiment: str, sweep: str, path: Path, folder: str = "r
         if not runs:
             raise TrackingError(
                 f"{redact(uri)}: experiment {experiment!r} has no run of sweep {sweep}; "
-                f"write it there by: leebert-tune rebuild-mlflow {sweep}"
+                f"write it there by: {again}, or name the server that has it"
             )
         run = runs[0].info
         MlflowClient(tracking_uri=uri).log_artifact(run.run_id, str(path), folder)

@@ -36,7 +36,7 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
         ) from None
 
 
-def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View]) -> str:
+def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, again: str) -> str:
     """The same for a sweep that MLflow has already; the experiment's id. TrackingError where that can't be done."""
     from mlflow.entities import ViewType
 
@@ -48,7 +48,7 @@ def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View]) -> st
         if not runs:
             raise TrackingError(
                 f"MLflow at {redact(uri)} has no configurations of sweep {sweep} in experiment {experiment!r}; "
-                f"fill it by: leebert-tune rebuild-mlflow {sweep}"
+                f"fill it by: {again}, or name the server that has them"
             )
         save(store, uri, known.experiment_id, sweep, views)
     except ViewsRefused as error:

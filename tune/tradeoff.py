@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from leebert.errors import ConfigError, SweepError
+from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut, curve
 from tune.crossval import held_out_path, load_held_out
 from tune.history import Cell, Configuration, EpochScore, History
@@ -69,18 +69,6 @@ def _of_points(rule: str, points: Iterable[tuple[float, float]], exits: int) -> 
     return Tradeoff(rule, np.array(layers), np.array([float(np.mean(by_layers[x])) for x in layers]), exits)
 
 
-def recorded(cells: Mapping[CellKey, Record]) -> dict[CellKey, Tradeoff]:
-    """The coarse curves that the ends of cells hold, under normalised entropy: no file of logits is read."""
-    found = {}
-    for key, record in cells.items():
-        if "tradeoff" in record and len(record["exits"].get("score", ())) > 1:
-            scores, points = record["exits"]["score"], record["tradeoff"]
-            ends = [(1.0, scores[0]), (float(len(scores)), scores[-1])]
-            pairs = [*zip(points["layers"], points["score"], strict=True), *ends]
-            found[key] = _of_points("normalised_entropy", pairs, len(scores))
-    return found
-
-
 def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
     m, _, k = held_out.logits.shape
     if rule == "patience":
@@ -121,11 +109,12 @@ class Objective:
     rule: str = "normalised_entropy"
 
     @classmethod
-    def of(cls, text: str, rule: str = "normalised_entropy") -> Objective:
-        """From `score`, `area` or `speed-up=2.5`. Raises ConfigError."""
+    def of(cls, text: str, rule: str = "normalised_entropy", *, option: str = "--objective") -> Objective:
+        """From `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
         if rule not in RULES:
             raise ConfigError(f"--rule {rule}: one of {', '.join(RULES)}")
         kind, separator, number = text.partition("=")
+        said = f"--speed-up {number}" if option == "--speed-up" else f"{option} {text}"
         if kind == "score" and not separator:
             return cls(rule=rule)
         if kind == "area" and not separator:
@@ -137,8 +126,8 @@ class Objective:
                 speed_up = math.nan
             if 1 <= speed_up < math.inf:
                 return cls("speed-up", speed_up, rule)
-            raise ConfigError(f"--objective {text}: a speed-up is a number of at least 1, such as speed-up=2")
-        raise ConfigError(f"--objective {text}: one of score, area, speed-up=NUMBER")
+            raise ConfigError(f"{said}: a speed-up is a number of at least 1, such as speed-up=2")
+        raise ConfigError(f"{said}: one of score, area, speed-up=NUMBER")
 
     def __str__(self) -> str:
         if self.kind == "score":
@@ -167,6 +156,23 @@ class Objective:
         if found is None:
             return Cell(cell.seed, cell.fold, "running")
         return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, self.of_cell(found)))
+
+
+def curves_if_there(
+    folder: Path,
+    cells: Mapping[CellKey, Record],
+    metric: str,
+    rule: str = "normalised_entropy",
+    *,
+    most: int | None = None,
+) -> dict[CellKey, Tradeoff]:
+    """:func:`curves`, for what is good to have: none where logits are missing, or of more than `most` cells."""
+    if most is not None and len(cells) > most:
+        return {}
+    try:
+        return curves(folder, cells, metric, rule)
+    except LeebertError:
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
