@@ -347,7 +347,9 @@ def serving(mlflow_server, log):
     command = [
         SCRIPTS / "mlflow", "models", "serve", "--env-manager", "local", "--model-uri", ADDRESS, "--port", str(port),
     ]  # fmt: skip
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url}
+    # As in an activated environment: MLflow looks for uvicorn on the path.
+    path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url, "PATH": path}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
     try:

@@ -136,3 +136,9 @@ def test_logits_come_from_the_file_that_the_record_names_and_a_missing_one_is_na
 def test_an_option_is_named_as_it_was_given():
     with pytest.raises(ConfigError, match=r"^--speed-up 0\.5: a speed-up is a number"):
         Objective.of("speed-up=0.5", option="--speed-up")
+
+
+def test_rows_that_are_exactly_undecided_can_leave_at_the_first_exit_too():
+    undecided = HeldOut(np.zeros((2, 10, 2), np.float32), np.arange(10) % 2)
+    for rule in ("normalised_entropy", "entropy", "confidence"):
+        assert tradeoff(undecided, "accuracy", rule).at_speed_up(2.0) == 0.5

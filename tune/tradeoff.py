@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from leebert.errors import ConfigError, LeebertError, SweepError
-from leebert.evaluate import HeldOut, curve
+from leebert.evaluate import HeldOut, curve, replay_point
 from tune.crossval import held_out_path, load_held_out
 from tune.history import Cell, Configuration, EpochScore, History
 from tune.ledger import Record
@@ -58,7 +58,11 @@ def tradeoff(held_out: HeldOut, metric: str, rule: str) -> Tradeoff:
     if m < 2:
         raise ConfigError("a model with one exit has one speed only")
     points = curve(held_out, metric, rule, _thresholds(held_out, rule)) + curve(held_out, metric, "never", [None])
-    return _of_points(rule, [(point.layers, point.measures["score"]) for point in points], m)
+    told = [(point.layers, point.measures["score"]) for point in points]
+    if rule != "patience":  # an end that thresholds only come near to where a row is exactly undecided
+        first = HeldOut(held_out.logits[:1], held_out.labels)
+        told.append((1.0, replay_point(first, metric, "never", None).measures["score"]))
+    return _of_points(rule, told, m)
 
 
 def _of_points(rule: str, points: Iterable[tuple[float, float]], exits: int) -> Tradeoff:
