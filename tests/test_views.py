@@ -363,7 +363,7 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
     ran = cli("leebert-tune", "views", made.path)
     assert ran.code == 1
     assert "has no configurations of sweep unsent in experiment 'none'" in ran.err
-    assert "leebert-tune rebuild-mlflow unsent" in ran.err
+    assert f"leebert-tune rebuild-mlflow {made.path}" in ran.err
     with urllib.request.urlopen(f"{mlflow_server.url}/api/2.0/mlflow/experiments/search?max_results=100") as answer:
         assert "none" not in {one["name"] for one in json.load(answer)["experiments"]}, "and none was created"
 
