@@ -39,8 +39,8 @@ FRONT_CELLS = 100
 
 def best_of(
     folders: Sequence[SweepFolder], objective: Objective | None = None
-) -> dict[str, tuple[SweepFolder, dict[str, Any]]]:
-    """Per task among these sweeps the best one and its best file: of several of one task, that of the highest score.
+) -> dict[str, tuple[dict[str, Any], list[CellLogits] | None]]:
+    """Per task among these sweeps the best file and its logits: of several of one task, that of the highest score.
 
     Raises SweepError where sweeps of one task differ in data, folds or seeds.
     """
@@ -51,7 +51,11 @@ def best_of(
     chosen = {}
     for task, sweeps in found.items():
         _require_comparable(task, sweeps)
-        files = [best_file(folder, spec, objective=objective) for folder, spec in sweeps]
+        states = [folder.ledger.read(epochs=False) for folder, _ in sweeps]
+        files = [
+            best_file(folder, spec, state, objective=objective)
+            for (folder, spec), state in zip(sweeps, states, strict=True)
+        ]
         place = max(range(len(files)), key=lambda i: files[i]["found"]["objective"]["value"])
         top = files[place]
         if len(files) > 1:
@@ -62,7 +66,7 @@ def best_of(
                 }
                 for f in files
             }
-        chosen[task] = sweeps[place][0], top
+        chosen[task] = top, best_logits(sweeps[place][0], top["found"]["configuration"], states[place])
     return chosen
 
 
@@ -158,9 +162,8 @@ def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> d
     return cell
 
 
-def best_logits(folder: SweepFolder, config: str, state: State | None = None) -> list[CellLogits] | None:
+def best_logits(folder: SweepFolder, config: str, state: State) -> list[CellLogits] | None:
     """The held-out logits of a configuration's cells at their best epochs; None, with a warning, where files are gone."""
-    state = state or folder.ledger.read(epochs=False)
     found = []
     for (owner, seed, fold), record in sorted(state.cells.items()):
         if owner != config:

@@ -259,20 +259,18 @@ def best(
     json_: Json = False,
 ) -> None:
     """Write the best configuration per task, over one or several sweeps, as a file that `leebert train --config` takes."""
-    from tune.best import best_logits, best_of, print_best, write_best
+    from tune.best import best_of, print_best, write_best
     from tune.folder import SweepFolder
     from tune.tradeoff import Objective
 
     folders = [SweepFolder.find(name, storage) for name in names]
     chosen = best_of(folders, Objective.of(objective, rule))
-    files = {task: values for task, (_, values) in chosen.items()}
-    logits = {task: best_logits(folder, values["found"]["configuration"]) for task, (folder, values) in chosen.items()}
-    paths = {task: write_best(values, out, task, logits[task]) for task, values in files.items()}
+    paths = {task: write_best(values, out, task, logits) for task, (values, logits) in chosen.items()}
     if json_:
-        told = [{**values, "file": str(paths[task])} for task, values in files.items()]
+        told = [{**values, "file": str(paths[task])} for task, (values, _) in chosen.items()]
         console.emit_json(told[0] if len(told) == 1 else told)
         return
-    for task, values in files.items():
+    for task, (values, _) in chosen.items():
         print_best(values, paths[task])
 
 

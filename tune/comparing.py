@@ -14,7 +14,7 @@ from tune.folder import SweepFolder
 from tune.ledger import State
 from tune.overview import spec_of
 from tune.stats import sign_flip
-from tune.tradeoff import Objective, Tradeoff, curves
+from tune.tradeoff import CellKey, Objective, Tradeoff, curves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,26 +66,28 @@ def compare_sweep(
     where: Mapping[str, Any] | None = None,
     objectives: Sequence[Objective] = (),
     state: State | None = None,
+    replayed: Mapping[CellKey, Tradeoff] | None = None,
 ) -> OnSweep:
-    """A minus B on what a sweep holds so far. `objectives` are the speed-ups at which to compare as well."""
+    """A minus B on what a sweep holds so far. `objectives` are the speed-ups at which to compare as well, under one rule.
+
+    `replayed` are that rule's curves, where they are known already.
+    """
     spec, running = spec_of(folder), folder.driver() is not None
     state = state or folder.ledger.read(epochs=False)
     options: dict[str, Any] = {"option": option, "where": where, "folds": spec.folds}
     if spec.folds == 1:
         options["test_train_ratio"] = folder.manifest["test_train_ratio"]
     scores = compare(state.history(), a, b, **options)
+    if objectives and replayed is None:
+        replayed = curves(folder.path, _of_sides(state, scores), folder.manifest["metric"], objectives[0].rule)
     there = []
-    replayed: dict[str, dict[tuple[str, int, int], Tradeoff]] = {}
     for objective in objectives:
-        if objective.rule not in replayed:
-            mine = _of_sides(state, scores)
-            replayed[objective.rule] = curves(folder.path, mine, folder.manifest["metric"], objective.rule)
-        history = objective.rescored(state.history(), replayed[objective.rule])
+        history = objective.rescored(state.history(), replayed or {})
         there.append((objective, compare(history, scores.a, scores.b, **options)))
     return OnSweep(folder.name, spec.task_name, running, scores, tuple(there))
 
 
-def _of_sides(state: State, comparison: Comparison) -> dict[tuple[str, int, int], Any]:
+def _of_sides(state: State, comparison: Comparison) -> dict[CellKey, Any]:
     """The ends of cells whose configuration stands on one of the two sides."""
     wanted = {comparison.a, comparison.b}
     sides = {c.id for c in state.history() if c.values.get(comparison.option) in wanted}

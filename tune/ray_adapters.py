@@ -100,7 +100,8 @@ class DriverCallback(_Unpickled, Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self.driver.receive(result.get("records", []))  # with what ends a trial Ray goes to no scheduler
+        if result.get("done"):
+            self.driver.receive(result.get("records", []))  # with what ends a trial Ray goes to no scheduler
         # Ray keeps every trial's last result, and three means of each number in it, until the sweep ends.
         for key in result.keys() - KEPT:
             del result[key]

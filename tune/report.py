@@ -12,7 +12,6 @@ import numpy as np
 from leebert.errors import LeebertError, TrackingError
 from leebert.evaluate import replay_point
 from tune import figures
-from tune.best import best_file
 from tune.compare import rows, sentences
 from tune.comparing import OnSweep, compare_sweep
 from tune.crossval import held_out_path, load_held_out
@@ -23,12 +22,12 @@ from tune.ledger import State
 from tune.names import algorithm_label
 from tune.overview import spec_of, summary
 from tune.page import Page
-from tune.select import best, complete, one_standard_error
+from tune.select import best, complete, one_standard_error, score
 from tune.showing import again_by, experiment_of
 from tune.space import SweepSpec
 from tune.tracking_files import log_file
 from tune.tracking_store import resolve_uri
-from tune.tradeoff import Objective, curves_if_there, mean_curve, pareto
+from tune.tradeoff import CellKey, Objective, Tradeoff, curves_if_there, mean_curve, pareto
 from tune.values import Range, Values
 
 #: What the terms of ω are called in the paper.
@@ -97,9 +96,10 @@ def sweep_page(folder: SweepFolder) -> Page:
     if not complete(history):
         page.text("No configuration has finished all its cells yet.")
     else:
-        _chosen(page, folder, spec, state)
+        replayed = curves_if_there(folder.path, state.cells, folder.manifest["metric"])
+        _chosen(page, state, replayed)
         _importance(page, spec, history)
-        _compared(page, folder, spec, state)
+        _compared(page, folder, spec, state, replayed)
     page.heading("All configurations, best first")
     page.table(_configurations(folder, spec, state))
     troubles = [
@@ -153,20 +153,20 @@ def _values(values: Values) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values.values)
 
 
-def _chosen(page: Page, folder: SweepFolder, spec: SweepSpec, state: State) -> None:
+def _chosen(page: Page, state: State, replayed: Mapping[CellKey, Tradeoff]) -> None:
     """Best, its equals, the front, and how scores grew."""
     history = state.history()
     top = best(history)
-    found = best_file(folder, spec, state)["found"]
+    exits = _depth((top,))[1]
     page.heading("Best")
     page.text(
-        f"{describe(top.values)}: {100 * found['score_mean']:.2f} over {len(found['cells'])} cells "
+        f"{describe(top.values)}: {100 * score(top).mean:.2f} over {len(top.scores)} cells "
         "(cross-validated mean over exits, in per cent)."
     )
     page.table(
         [
-            ("exit", *range(1, len(found["score_per_exit"]) + 1)),
-            ("score", *(f"{100 * s:.2f}" for s in found["score_per_exit"])),
+            ("exit", *range(1, len(exits) + 1)),
+            ("score", *(f"{s:.2f}" for s in exits)),
         ]
     )
     near = [r for r in one_standard_error(history) if r.configuration.id != top.id]
@@ -174,7 +174,7 @@ def _chosen(page: Page, folder: SweepFolder, spec: SweepSpec, state: State) -> N
     if near:
         rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("within one standard error", "score"), *rest])
-    _front(page, folder, state)
+    _front(page, state, replayed)
     page.heading("Learning curves")
     page.figure(
         figures.learning(
@@ -184,11 +184,8 @@ def _chosen(page: Page, folder: SweepFolder, spec: SweepSpec, state: State) -> N
     )
 
 
-def _front(page: Page, folder: SweepFolder, state: State) -> None:
+def _front(page: Page, state: State, replayed: Mapping[CellKey, Tradeoff]) -> None:
     finished = complete(state.history())
-    ids = {c.id for c in finished}
-    ended = {key: r for key, r in state.cells.items() if key[0] in ids}
-    replayed = curves_if_there(folder.path, ended, folder.manifest["metric"])
     curves = []
     for position, c in enumerate(finished):
         mine = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
@@ -229,11 +226,15 @@ def _importance(page: Page, spec: SweepSpec, history: History) -> None:
     )
 
 
-def _compared(page: Page, folder: SweepFolder, spec: SweepSpec, state: State) -> None:
+def _compared(
+    page: Page, folder: SweepFolder, spec: SweepSpec, state: State, replayed: Mapping[CellKey, Tradeoff]
+) -> None:
     page.heading("Algorithms, paired")
     for a, b in itertools.combinations(spec.algorithms, 2):
         try:
-            found = compare_sweep(folder, a, b, objectives=[Objective.of("speed-up=2")], state=state)
+            found = compare_sweep(
+                folder, a, b, objectives=[Objective.of("speed-up=2")], state=state, replayed=replayed or None
+            )
         except LeebertError as error:
             page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {error}")
             continue
