@@ -7,8 +7,6 @@ ledger knows are gone on from. A cell's held-out logits at its best epoch go int
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +21,10 @@ from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
 from leebert.errors import StorageError
 from leebert.evaluate import HeldOut, replay_point
-from leebert.files import fsync_folder
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.train import EpochReport, train_epochs
+from tune import logits
 from tune.failures import Placement
 from tune.ledger import Ledger, Record, attempt_name
 from tune.nodes import Stamp
@@ -256,38 +254,17 @@ def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:
 
 
 def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
-    """Write row id, label and M×K logits per row, atomically; the shape stands in the file's metadata."""
+    """Write row id, label and M×K logits per row, atomically (see `tune.logits`). Raises StorageError."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    m, _, k = held_out.logits.shape
-    flat = pa.array(held_out.logits.transpose(1, 0, 2).reshape(-1), pa.float32())
-    table = pa.table(
-        {
-            "row": pa.array(row_ids, pa.int64()),
-            "label": pa.array(held_out.labels, pa.int64()),
-            "logits": pa.FixedSizeListArray.from_arrays(flat, m * k),
-        }
-    ).replace_schema_metadata({"exits": str(m), "classes": str(k)})
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    columns = {"row": pa.array(row_ids, pa.int64()), "label": pa.array(held_out.labels, pa.int64())}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary, compression="zstd")
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())  # the record of the cell's end, which comes next, is on the disk as well
-        temporary.replace(path)
-        fsync_folder(path.parent)
+        logits.write(path, columns, held_out.logits)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def load_held_out(path: Path) -> tuple[HeldOut, np.ndarray]:
     """A cell's held-out logits and the row ids that they belong to."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    m, k = (int(table.schema.metadata[key]) for key in (b"exits", b"classes"))
-    flat = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    logits = np.ascontiguousarray(flat.reshape(-1, m, k).transpose(1, 0, 2))
-    return HeldOut(logits, table["label"].to_numpy()), table["row"].to_numpy()
+    columns, values = logits.read(path)
+    return HeldOut(values, columns["label"]), columns["row"]

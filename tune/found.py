@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from leebert.evaluate import HeldOut
 from leebert.provenance import digest_of
 from leebert.recipe import RunConfig
 from leebert.yaml import load_yaml
+from tune import logits
 
 #: What a best file must hold for its score to be found again.
 _NEEDED = (
@@ -117,45 +116,27 @@ def content_digest(values: Mapping[str, Any]) -> str:
 def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
     """Write seed, fold, row id, label and M×K logits of every held-out row, atomically; returns how a best file names it."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    m, _, k = cells[0].held_out.logits.shape
-    flat = np.concatenate([c.held_out.logits.transpose(1, 0, 2).reshape(-1) for c in cells])
     sizes = [len(c.rows) for c in cells]
-    table = pa.table(
-        {
-            "seed": pa.array(np.repeat([c.seed for c in cells], sizes), pa.int64()),
-            "fold": pa.array(np.repeat([c.fold for c in cells], sizes), pa.int32()),
-            "row": pa.array(np.concatenate([c.rows for c in cells]), pa.int64()),
-            "label": pa.array(np.concatenate([c.held_out.labels for c in cells]), pa.int64()),
-            "logits": pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), m * k),
-        }
-    ).replace_schema_metadata({"exits": str(m), "classes": str(k)})
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-    try:
-        pq.write_table(table, temporary, compression="zstd")
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
-        digest = digest_of(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return {"file": path.name, "digest": digest, "rows": sum(sizes)}
+    columns = {
+        "seed": pa.array(np.repeat([c.seed for c in cells], sizes), pa.int64()),
+        "fold": pa.array(np.repeat([c.fold for c in cells], sizes), pa.int32()),
+        "row": pa.array(np.concatenate([c.rows for c in cells]), pa.int64()),
+        "label": pa.array(np.concatenate([c.held_out.labels for c in cells]), pa.int64()),
+    }
+    logits.write(path, columns, np.concatenate([c.held_out.logits for c in cells], axis=1))
+    return {"file": path.name, "digest": digest_of(path), "rows": sum(sizes)}
 
 
 def load_logits(path: Path) -> list[CellLogits]:
     """Every cell's logits from a file of :func:`save_logits`."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    m, k = (int(table.schema.metadata[key]) for key in (b"exits", b"classes"))
-    seeds, folds, rows, labels = (table[name].to_numpy() for name in ("seed", "fold", "row", "label"))
-    flat = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    logits = flat.reshape(-1, m, k).transpose(1, 0, 2)
+    columns, values = logits.read(path)
+    seeds, folds = columns["seed"], columns["fold"]
     cells = []
     for seed, fold in sorted({(int(s), int(f)) for s, f in zip(seeds, folds, strict=True)}):
         at = (seeds == seed) & (folds == fold)
-        cells.append(CellLogits(seed, fold, HeldOut(np.ascontiguousarray(logits[:, at]), labels[at]), rows[at]))
+        held_out = HeldOut(np.ascontiguousarray(values[:, at]), columns["label"][at])
+        cells.append(CellLogits(seed, fold, held_out, columns["row"][at]))
     return cells
 
 

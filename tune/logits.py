@@ -1,0 +1,46 @@
+"""Held-out logits as Parquet: columns per row, and the row's M×K logits as one list whose shape is in the file's metadata."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.files import fsync_folder
+
+
+def write(path: Path, columns: Mapping[str, Any], logits: np.ndarray) -> None:
+    """Write columns of N values (pyarrow arrays) and (M, N, K) logits as float32, whole or not at all. Raises OSError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    m, _, k = logits.shape
+    flat = pa.array(logits.transpose(1, 0, 2).reshape(-1), pa.float32())
+    table = pa.table({**columns, "logits": pa.FixedSizeListArray.from_arrays(flat, m * k)})
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(
+            table.replace_schema_metadata({"exits": str(m), "classes": str(k)}), temporary, compression="zstd"
+        )
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())  # whoever names the file next, in a record or a best file, finds it after a crash too
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The columns by name, and the logits, (M, N, K)."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    m, k = (int(table.schema.metadata[key]) for key in (b"exits", b"classes"))
+    flat = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    columns = {name: table[name].to_numpy() for name in table.column_names if name != "logits"}
+    return columns, np.ascontiguousarray(flat.reshape(-1, m, k).transpose(1, 0, 2))
