@@ -116,18 +116,20 @@ def command(path: Path, out: Path) -> None:
 def run(options: argparse.Namespace, path: Path, result: Result) -> None:
     """The command, its imports, reading and choosing."""
     from tune.best import best_file
+    from tune.choosing import Sweep, choose
     from tune.folder import SweepFolder
-    from tune.overview import spec_of
+    from tune.tradeoff import Objective
 
     folder = SweepFolder(path)
-    spec, state = spec_of(folder), folder.ledger.read()
+    sweep = Sweep.read(folder)
+    state = folder.ledger.read()
     size = sum(p.stat().st_size for p in (path / "ledger").rglob("*.jsonl"))
     imports = [sys.executable, "-c", "import tune.cli, tune.best, tune.folder, tune.overview"]
     found = alternate(
         {
             "importing": lambda number: timed(lambda: subprocess.run(imports, check=True)),
             "reading the ledger": lambda number: timed(folder.ledger.read),
-            "choosing": lambda number: timed(lambda: best_file(folder, spec, state)),
+            "choosing": lambda number: timed(lambda: best_file(choose([sweep], Objective()))),
             "leebert-tune best": lambda number: timed(lambda: command(path, path / "best")),
         },
         options.rounds,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tune.crossval import TRADEOFF
+from leebert.evaluate import HeldOut
+from tune.crossval import TRADEOFF, save_held_out
 from tune.folder import SweepFolder
 from tune.ledger import Ledger
 from tune.space import SweepSpec, config_id
@@ -22,13 +24,31 @@ SPEC: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made_sweep(folder: Path, uri: str, *, end: bool = True, configs: int | None = None, **change: Any) -> SweepFolder:
-    """All configurations of the space (or the first so many) complete, but for the last, which is pruned."""
+def made_sweep(
+    folder: Path,
+    uri: str,
+    *,
+    end: bool = True,
+    configs: int | None = None,
+    held_out: Callable[[int, int], HeldOut] | None = None,
+    diverged: Collection[tuple[int, int]] = (),
+    **change: Any,
+) -> SweepFolder:
+    """All configurations of the space (or the first so many) complete, but for the last, which is pruned.
+
+    `held_out` makes the logits of a cell, which scores know nothing of, from the configuration's number and the fold;
+    `diverged` names such cells.
+    """
     spec = SweepSpec.model_validate({**SPEC, "tracking": {"uri": uri}, **change})
     ledger, rng = Ledger(folder / "ledger"), np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     resolved = spec.model_dump(mode="json", exclude_none=True)
-    (folder / "manifest.json").write_text(json.dumps({"spec": resolved, "test_train_ratio": None}))
+    facts = {
+        "spec": resolved, "test_train_ratio": None, "metric": "accuracy", "rows": 300, "data_fingerprint": "made up",
+        "folds": {"k": FOLDS, "digest": "made up"}, "backbone": {"name": "made-up"}, "versions": {}, "code": "made up",
+        "runtime": {},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(facts))
     driver = ledger.driver_writer(1)
     driver.append({"kind": "sweep", "params": {"folds": FOLDS}})
     every = list(spec.configurations())[:configs]
@@ -39,7 +59,15 @@ def made_sweep(folder: Path, uri: str, *, end: bool = True, configs: int | None 
         driver.append({"kind": "grant", "config": config, "attempt": 1, "driver": 1, "fences": {}})
         trial = ledger.attempt_writer(config, "0001-0001")
         for fold in range(1 if last else FOLDS):
-            for record in _cell(values, rng):
+            *epochs, cell_end = _cell(values, rng)
+            if (index, fold) in diverged:
+                cell_end |= {"ended": "diverged", "score": None, "exits": {}, "weights": {}}
+            elif held_out is not None:
+                recorded = held_out(index, fold)
+                cell_end["held_out"] = f"{config}-s0-f{fold}-0001-0001.parquet"
+                rows = np.arange(recorded.logits.shape[1])
+                save_held_out(folder / "cells" / cell_end["held_out"], recorded, rows)
+            for record in (*epochs, cell_end):
                 trial.append({"config": config, "attempt": 1, "seed": 0, "fold": fold, **record})
         trial.close()
         driver.append({"kind": "prune", "config": config} if last else {"kind": "complete", "config": config})

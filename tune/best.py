@@ -5,9 +5,9 @@ Beside it lie the held-out logits of its cells, from which thresholds are chosen
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,130 +19,128 @@ from leebert.errors import SweepError
 from leebert.files import write_atomically
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
+from tune.choosing import Candidate, Choice
 from tune.crossval import held_out_path, load_held_out
-from tune.folder import SweepFolder
+from tune.feed import config_ended
 from tune.found import CellLogits, content_digest, save_logits
 from tune.history import describe
-from tune.ledger import State
-from tune.overview import placed, spec_of
+from tune.overview import placed
 from tune.prepare import data_config
-from tune.select import best, complete, one_standard_error, score
-from tune.space import SweepSpec
-from tune.tradeoff import Objective, curves, curves_if_there, pareto
+from tune.select import score
 
-#: What must agree between sweeps for their scores to be comparable: the same rows in the same folds with the same seeds.
-SAME = ("data_fingerprint", "folds", "rows")
-
-#: Of more cells the front is only computed where curves are needed anyway, for another objective: it takes 0.1 s a cell.
-FRONT_CELLS = 100
+#: So many lines of a list are printed; the file has all.
+PRINTED = 10
 
 
-def best_of(
-    folders: Sequence[SweepFolder], objective: Objective | None = None
-) -> dict[str, tuple[dict[str, Any], list[CellLogits] | None]]:
-    """Per task among these sweeps the best file and its logits: of several of one task, that of the highest score.
-
-    Raises SweepError where sweeps of one task differ in data, folds or seeds.
-    """
-    found: dict[str, list[tuple[SweepFolder, SweepSpec]]] = {}
-    for folder in folders:
-        spec = spec_of(folder)
-        found.setdefault(spec.task_name, []).append((folder, spec))
-    chosen = {}
-    for task, sweeps in found.items():
-        _require_comparable(task, sweeps)
-        states = [folder.ledger.read(epochs=False) for folder, _ in sweeps]
-        files = [
-            best_file(folder, spec, state, objective=objective)
-            for (folder, spec), state in zip(sweeps, states, strict=True)
-        ]
-        place = max(range(len(files)), key=lambda i: files[i]["found"]["objective"]["value"])
-        top = files[place]
-        if len(files) > 1:
-            top["found"]["sweeps"] = {
-                f["found"]["sweep"]: {
-                    "configuration": f["found"]["configuration"],
-                    "value": f["found"]["objective"]["value"],
-                }
-                for f in files
-            }
-        chosen[task] = top, best_logits(sweeps[place][0], top["found"]["configuration"], states[place])
-    return chosen
-
-
-def _require_comparable(task: str, sweeps: Sequence[tuple[SweepFolder, SweepSpec]]) -> None:
-    first, spec = sweeps[0]
-    for other, its in sweeps[1:]:
-        differ = [key for key in SAME if other.manifest[key] != first.manifest[key]]
-        differ += ["seeds"] if list(its.seeds) != list(spec.seeds) else []
-        if differ:
-            raise SweepError(
-                f"{first.name} and {other.name} are sweeps of {task} with different {', '.join(differ)}: "
-                "their scores can't be compared"
-            )
-
-
-def best_file(
-    folder: SweepFolder, spec: SweepSpec, state: State | None = None, *, objective: Objective | None = None
-) -> dict[str, Any]:
-    """The contents of best/<task>.yaml for a sweep: a :class:`RunConfig` with `theta_updates` and `found`.
+def best_file(choice: Choice) -> dict[str, Any]:
+    """The contents of best/<task>.yaml for a choice: a :class:`RunConfig` with `theta_updates` and `found`.
 
     `theta_updates` is the median over cells of the best epoch's share of max_epochs, times the updates of the whole
-    split under the same schedule. `objective` says what is best (the mean over exits); the score that the file promises
-    is the mean over exits all the same. Raises SweepError where no configuration is complete.
+    split under the same schedule. The score that the file promises is the mean over exits, whatever the objective.
     """
-    state, objective = state or folder.ledger.read(epochs=False), objective or Objective()
-    manifest = folder.manifest
-    finished = complete(state.history())
-    ids = {c.id for c in finished}
-    mine = {key: r for key, r in state.cells.items() if key[0] in ids}
-    if objective.kind == "score":
-        replayed = curves_if_there(folder.path, mine, manifest["metric"], objective.rule, most=FRONT_CELLS)
-    else:
-        replayed = curves(folder.path, mine, manifest["metric"], objective.rule)
-    judged = objective.rescored(state.history(), replayed)
-    chosen = best(judged)
-    cells = [r for (config, _, _), r in sorted(state.cells.items()) if config == chosen.id]
-    training = spec.train_config(chosen.values, spec.seeds[0])
+    chosen, objective = choice.best, choice.objective
+    sweep, config = chosen.sweep, chosen.configuration
+    spec, manifest, cells = sweep.spec, sweep.manifest, chosen.records
+    training = spec.train_config(config.values, spec.seeds[0])
     # Memory that ran out in the sweep would run out again.
     micro = max(r.get("placement", {}).get("accumulate", 1) for r in cells)
     training = training.model_copy(update={"accumulate": training.accumulate * micro})
     runtime = cells[0].get("runtime", manifest["runtime"])
     share = statistics.median((r["best_epoch"] + 1) / training.max_epochs for r in cells)
     whole = training.max_epochs * updates_per_epoch(manifest["rows"], training.batch_size)
-    mean, std = score(next(c for c in state.history() if c.id == chosen.id))
+    mean, std = score(config)
     per_exit = np.mean([r["exits"]["score"] for r in cells], axis=0)
-    near = one_standard_error(judged)
     run = RunConfig(
         task=spec.task,
         model=_pinned(spec.model, manifest["backbone"]),
         data=data_config(spec),
         training=training,
         theta_updates=max(1, round(share * whole)),
-        found={
-            "sweep": folder.name,
-            "configuration": chosen.id,
-            "values": dict(chosen.values),
-            "score_mean": round(mean, 6),
-            "score_std": round(std, 6) if std == std else None,
-            "objective": {"name": str(objective), "value": round(score(chosen).mean, 6)},
-            "pareto": [point.as_dict() for point in pareto(finished, replayed)] or None,
-            "score_per_exit": [round(float(v), 6) for v in per_exit],
-            "cells": [_cell(r, training.accumulate // micro, runtime) for r in cells],
-            "within_one_standard_error": [r.configuration.id for r in near],
-            "placement": placed(state, chosen.id) or None,
-            "complete_configurations": sum(c.state == "complete" for c in state.history()),
-            "seeds": list(spec.seeds),
-            "folds": manifest["folds"],
-            "rows": manifest["rows"],
-            "data_fingerprint": manifest["data_fingerprint"],
-            "backbone": manifest["backbone"],
-            "versions": manifest["versions"],
-            "code": manifest["code"],
-            "runtime": runtime,
-        },
+        found=_known(
+            {
+                "sweep": sweep.name,
+                "configuration": config.id,
+                "values": dict(config.values),
+                "score_mean": round(mean, 6),
+                "score_std": round(std, 6) if std == std else None,
+                "objective": _known(
+                    {
+                        "name": str(objective),
+                        "rule": None if objective.kind == "score" else objective.rule,
+                        "value": round(choice.ranked[0].score.mean, 6),
+                    }
+                ),
+                "complete_configurations": len(choice.candidates),
+                "too_slow": [_named(choice, key) for key in choice.too_slow] or None,
+                "sweeps": _sweeps(choice),
+                "within_one_standard_error": [
+                    _known(
+                        {
+                            **_named(choice, near.configuration.id),
+                            "score": round(near.score.mean, 6),
+                            "layers": _layers(choice.candidates[near.configuration.id]),
+                        }
+                    )
+                    for near in choice.near
+                ],
+                "pareto": _front(choice) if choice.front else None,
+                "score_per_exit": [round(float(v), 6) for v in per_exit],
+                "cells": [_cell(r, training.accumulate // micro, runtime) for r in cells],
+                "placement": placed(sweep.state, config.id) or None,
+                "seeds": list(spec.seeds),
+                "folds": manifest["folds"],
+                "rows": manifest["rows"],
+                "data_fingerprint": manifest["data_fingerprint"],
+                "backbone": manifest["backbone"],
+                "versions": manifest["versions"],
+                "code": manifest["code"],
+                "runtime": runtime,
+            }
+        ),
     )
     return run.model_dump(mode="json", exclude_none=True)
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what is None."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _named(choice: Choice, key: str) -> dict[str, Any]:
+    """A configuration by its id, its sweep where there are several, and its values."""
+    candidate = choice.candidates[key]
+    sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
+    return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
+
+
+def _layers(candidate: Candidate) -> float | None:
+    """`cv/layers`, as MLflow has it: the fewest mean layers that cost at most a point against running all."""
+    return config_ended(candidate.configuration.id, "complete", candidate.sweep.state).metrics.get("cv/layers")
+
+
+def _front(choice: Choice) -> dict[str, Any]:
+    points = [
+        {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
+        for p in choice.front
+    ]
+    return {"rule": choice.objective.rule, "points": points}
+
+
+def _sweeps(choice: Choice) -> dict[str, Any]:
+    """Each sweep: how far it has come, and its own best, if it has any."""
+    told = {}
+    for sweep in choice.sweeps:
+        own = next((r for r in choice.ranked if choice.candidates[r.configuration.id].sweep is sweep), None)
+        told[sweep.name] = _known(
+            {
+                "status": sweep.status,
+                "complete": choice.complete_of(sweep),
+                "planned": sweep.spec.planned,
+                "configuration": own and choice.candidates[own.configuration.id].configuration.id,
+                "value": own and round(own.score.mean, 6),
+            }
+        )
+    return told
 
 
 def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> dict[str, Any]:
@@ -162,22 +160,20 @@ def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> d
     return cell
 
 
-def best_logits(folder: SweepFolder, config: str, state: State) -> list[CellLogits] | None:
+def best_logits(chosen: Candidate) -> list[CellLogits] | None:
     """The held-out logits of a configuration's cells at their best epochs; None, with a warning, where files are gone."""
     found = []
-    for (owner, seed, fold), record in sorted(state.cells.items()):
-        if owner != config:
-            continue
+    for record in chosen.records:
         try:
-            held_out, rows = load_held_out(held_out_path(folder.path, record))
-        except (OSError, ValueError, KeyError) as error:
+            held_out, rows = load_held_out(held_out_path(chosen.sweep.folder.path, record))
+        except SweepError as error:
             warnings.warn(
-                f"the held-out logits of seed {seed}, fold {fold} can't be read ({str(error).splitlines()[0]}): "
+                f"configuration {chosen.configuration.id}, seed {record['seed']}, fold {record['fold']}: {error}; "
                 "no threshold can be chosen for a speed-up from this best file",
                 stacklevel=2,
             )
             return None
-        found.append(CellLogits(seed, fold, held_out, rows))
+        found.append(CellLogits(record["seed"], record["fold"], held_out, rows))
     return found
 
 
@@ -189,44 +185,91 @@ def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
     return model.model_copy(update={"backbone": f"{model.backbone.partition('@')[0]}@{revision}"})
 
 
-def write_best(values: dict[str, Any], out: Path, task: str, logits: list[CellLogits] | None = None) -> Path:
-    """Write best/<task>.yaml with a header that says how to use it, and the logits beside it; returns its path.
+def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
+    """Write best/<task>.yaml with a header that says how to use it, and the logits beside it; its contents and path.
 
-    `values` gains `found.held_out`, which names that file, and `found.digest`, by which an edited file is known.
+    `found.held_out` names the logits' file, and `found.digest` is what an edited file is known by.
     """
-    path = out / f"{task}.yaml"
+    path = out / f"{choice.task}.yaml"
+    values = best_file(choice)
     found = values["found"]
     out.mkdir(parents=True, exist_ok=True)
-    if logits:
+    if logits := best_logits(choice.best):
         # The file that the YAML names comes first: whoever reads the new YAML finds it.
-        found["held_out"] = save_logits(out / f"{task}.held-out.parquet", logits)
+        found["held_out"] = save_logits(out / f"{choice.task}.held-out.parquet", logits)
     found["digest"] = content_digest(values)
-    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
-    header = (
-        f"# The best of {found['complete_configurations']} complete configurations of sweep {found['sweep']}:\n"
-        f"# {100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells (cross-validated mean over exits, in per cent;\n"
-        "# another quantity than a score on dev). Train it on the whole training split, or see whether the score comes out:\n"
-        f"#   leebert train --config {path}\n"
-        f"#   leebert-tune verify {path}\n"
-    )
-    write_atomically(path, header + dump_yaml(values))
-    return path
+    header = [
+        f"The best of {_counted(choice)}:",
+        f"{_score(found)} (cross-validated mean over exits, in per cent;",
+        "another quantity than a score on dev). Train it on the whole training split, or see whether the score comes out:",
+        f"  leebert train --config {path}",
+        f"  leebert-tune verify {path}",
+        *choice.progress().values(),
+    ]
+    write_atomically(path, "".join(f"# {line}\n" for line in header) + dump_yaml(values))
+    return values, path
 
 
-def print_best(values: dict[str, Any], path: Path) -> None:
-    """What was chosen, and why, on stdout."""
-    found = values["found"]
+def _counted(choice: Choice) -> str:
+    names = ", ".join(sweep.name for sweep in choice.sweeps)
+    slow = f" that reach speed-up {choice.objective.speed_up:g}" if choice.too_slow else ""
+    return f"{len(choice.ranked)} complete configurations{slow} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+
+
+def _score(found: dict[str, Any]) -> str:
     spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
-    print(f"{describe(found['values'])}\n{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells")
-    if found["objective"]["name"] != str(Objective()):
-        print(f"chosen by the {found['objective']['name']}: {100 * found['objective']['value']:.2f}")
-    for sweep, other in found.get("sweeps", {}).items():
-        mark = "  (chosen)" if sweep == found["sweep"] else ""
-        print(f"sweep {sweep}: {100 * other['value']:.2f}{mark}")
+    return f"{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells"
+
+
+def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
+    """What was chosen, from what, and why, on stdout."""
+    found, objective = values["found"], choice.objective
+    print(f"the best of {_counted(choice)}:\n{describe(found['values'])}\n{_score(found)}")
+    for line in choice.progress().values():
+        print(line)
+    if choice.too_slow:
+        under = objective.rule.replace("_", " ")
+        print(
+            f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "
+            f"{objective.speed_up:g} under {under} and were left out"
+        )
+    if objective.kind != "score":
+        print(f"chosen by the {objective}: {100 * found['objective']['value']:.2f}")
+    if len(found["sweeps"]) > 1:
+        for sweep, own in found["sweeps"].items():
+            mark = "  (chosen)" if sweep == found["sweep"] else ""
+            print(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "nothing to choose") + mark)
     print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
-    others = len(found["within_one_standard_error"]) - 1
-    print(f"{others} other configuration(s) lie within one standard error")
-    on_front = {point["configuration"] for point in found.get("pareto") or []}
-    if on_front:
-        print(f"{len(on_front)} configuration(s) lie on the front of score against mean layers")
+    near = found["within_one_standard_error"]
+    print(f"{len(near) - 1} other configuration(s) lie within one standard error")
+    if len(near) > 1:
+        _print_configurations("layers: the fewest that cost at most a point", near, path)
+    if "pareto" in found:
+        rule = found["pareto"]["rule"].replace("_", " ")
+        # Each configuration where it begins to be the best one.
+        begins = [next(group) for _, group in itertools.groupby(found["pareto"]["points"], key=_whose)]
+        print(f"{len({_whose(p) for p in begins})} configuration(s) lie on the front of score against mean layers")
+        _print_configurations(f"on the front from, under {rule}", begins, path)
+    elif choice.no_front:
+        print(f"no front of score against mean layers: {choice.no_front}")
     print(f"{path}: leebert train --config {path}")
+
+
+def _whose(point: dict[str, Any]) -> tuple[str, str]:
+    return point.get("sweep", ""), point["configuration"]
+
+
+def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("configuration")
+    for name in ("score", "layers"):
+        table.add_column(name, justify="right")
+    for one in told[:PRINTED]:
+        name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
+        table.add_row(name, f"{100 * one['score']:.2f}", f"{one['layers']:.2f}" if "layers" in one else "")
+    Console().print(table)
+    if len(told) > PRINTED:
+        print(f"and {len(told) - PRINTED} more in {path}")

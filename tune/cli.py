@@ -255,23 +255,34 @@ def best(
         str, typer.Option(help="What is best: score (mean over exits), speed-up=2 (score at it) or area (over layers).")
     ] = "score",
     rule: Rule = "normalised_entropy",
+    front: Annotated[
+        bool, typer.Option("--front", help="Find the front of score against layers, however many cells there are.")
+    ] = False,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Write the best configuration per task, over one or several sweeps, as a file that `leebert train --config` takes."""
-    from tune.best import best_of, print_best, write_best
+    """Write the best configuration per task, over one or several sweeps, as a file that `leebert train --config` takes.
+
+    Exit code 1 if a sweep or task has none; the others' files are written all the same.
+    """
+    from tune.best import print_best, write_best
+    from tune.choosing import choose_each
     from tune.folder import SweepFolder
     from tune.tradeoff import Objective
 
     folders = [SweepFolder.find(name, storage) for name in names]
-    chosen = best_of(folders, Objective.of(objective, rule))
-    paths = {task: write_best(values, out, task, logits) for task, (values, logits) in chosen.items()}
-    if json_:
-        told = [{**values, "file": str(paths[task])} for task, (values, _) in chosen.items()]
+    choices, errors = choose_each(folders, Objective.of(objective, rule), front=front, say=_say)
+    written = [(choice, *write_best(choice, out)) for choice in choices]
+    if json_ and written:
+        told = [{**values, "file": str(path)} for _, values, path in written]
         console.emit_json(told[0] if len(told) == 1 else told)
-        return
-    for task, (values, _) in chosen.items():
-        print_best(values, paths[task])
+    elif not json_:
+        for choice, values, path in written:
+            print_best(choice, values, path)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    if errors:
+        raise typer.Exit(1)
 
 
 @app.command()

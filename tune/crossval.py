@@ -19,7 +19,7 @@ from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
-from leebert.errors import StorageError
+from leebert.errors import StorageError, SweepError
 from leebert.evaluate import HeldOut, replay_point
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
@@ -265,6 +265,15 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
 
 
 def load_held_out(path: Path) -> tuple[HeldOut, np.ndarray]:
-    """A cell's held-out logits and the row ids that they belong to."""
-    columns, values = logits.read(path)
-    return HeldOut(values, columns["label"]), columns["row"]
+    """A cell's held-out logits and the row ids that they belong to. SweepError for a file that is missing or damaged."""
+    import pyarrow as pa
+
+    if not path.is_file():
+        raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
+    try:
+        columns, values = logits.read(path)
+        return HeldOut(values, columns["label"]), columns["row"]
+    # Arrow has an error for what is no Parquet; a table that is not ours fails in any of the other ways.
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise SweepError(f"{path} can't be read as a cell's held-out logits: {type(error).__name__}: {said}") from None

@@ -2,15 +2,17 @@
 
 A speed-up is the number of exits M divided by the mean number of layers executed. Between two neighbouring thresholds
 the score is interpolated in layers: what one gets by drawing the threshold anew for every row (exactly so for accuracy).
+An area is over all of 1 to M layers, for every rule: over what a cell's rule reaches, leaving late would pay.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -26,30 +28,45 @@ RULES = ("normalised_entropy", "entropy", "confidence", "patience")
 #: Thresholds of a curve whose rule has a continuous one.
 THRESHOLDS = 41
 
+#: A replay that takes longer is announced.
+LONG_SECONDS = 10.0
+
 CellKey = tuple[str, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tradeoff:
-    """One cell under one rule: mean layers, rising from (T,) thresholds' fastest to M, and the score at each."""
+    """One cell under one rule: mean layers, rising from (T,) thresholds' fastest to M, and the score at each.
+
+    `first_exit` is the score of running exit 1 alone, to which patience has no threshold that leads.
+    """
 
     rule: str
     layers: np.ndarray
     scores: np.ndarray
     exits: int
+    first_exit: float
+
+    @property
+    def fastest(self) -> float:
+        """The greatest speed-up that the rule reaches."""
+        return self.exits / float(self.layers[0])
+
+    def reaches(self, speed_up: float) -> bool:
+        return bool(self.layers[0] - 1e-9 <= self.exits / speed_up <= self.exits)
 
     def at_speed_up(self, speed_up: float) -> float:
         """The score at M / `speed_up` layers. ConfigError for one that the rule can't reach."""
-        wanted = self.exits / speed_up
-        if not self.layers[0] - 1e-9 <= wanted <= self.exits:
-            most = self.exits / self.layers[0]
-            raise ConfigError(f"speed-up {speed_up:g}: {self.rule} reaches from 1 to {most:.2f} on {self.exits} exits")
-        return float(np.interp(wanted, self.layers, self.scores))
+        if not self.reaches(speed_up):
+            raise ConfigError(
+                f"speed-up {speed_up:g}: {self.rule} reaches from 1 to {self.fastest:.2f} on {self.exits} exits"
+            )
+        return float(np.interp(self.exits / speed_up, self.layers, self.scores))
 
     def area(self) -> float:
-        """The mean score over layers from the fastest point to M: the area under the curve, as a fraction."""
-        width = float(self.layers[-1] - self.layers[0])
-        return float(np.trapezoid(self.scores, self.layers)) / width if width else float(self.scores[-1])
+        """The mean score over 1 to M layers: the area under the curve drawn down to exit 1 alone, as a fraction."""
+        layers, scores = np.append(1.0, self.layers), np.append(self.first_exit, self.scores)
+        return float(np.trapezoid(scores, layers)) / (self.exits - 1)
 
 
 def tradeoff(held_out: HeldOut, metric: str, rule: str) -> Tradeoff:
@@ -59,18 +76,16 @@ def tradeoff(held_out: HeldOut, metric: str, rule: str) -> Tradeoff:
         raise ConfigError("a model with one exit has one speed only")
     points = curve(held_out, metric, rule, _thresholds(held_out, rule)) + curve(held_out, metric, "never", [None])
     told = [(point.layers, point.measures["score"]) for point in points]
+    alone = HeldOut(held_out.logits[:1], held_out.labels)
+    first = replay_point(alone, metric, "never", None).measures["score"]
     if rule != "patience":  # an end that thresholds only come near to where a row is exactly undecided
-        first = HeldOut(held_out.logits[:1], held_out.labels)
-        told.append((1.0, replay_point(first, metric, "never", None).measures["score"]))
-    return _of_points(rule, told, m)
-
-
-def _of_points(rule: str, points: Iterable[tuple[float, float]], exits: int) -> Tradeoff:
+        told.append((1.0, first))
     by_layers: dict[float, list[float]] = {}
-    for at, score in points:
+    for at, score in told:
         by_layers.setdefault(round(at, 9), []).append(score)
     layers = sorted(by_layers)
-    return Tradeoff(rule, np.array(layers), np.array([float(np.mean(by_layers[x])) for x in layers]), exits)
+    scores = [float(np.mean(by_layers[x])) for x in layers]
+    return Tradeoff(rule, np.array(layers), np.array(scores), m, first)
 
 
 def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
@@ -91,17 +106,34 @@ def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
     return [float(t) for t in np.unique(np.clip([low, *spread, high], low, high))]
 
 
-def curves(folder: Path, cells: Mapping[CellKey, Record], metric: str, rule: str) -> dict[CellKey, Tradeoff]:
-    """The curve of every finished cell (the ledger's `State.cells`). SweepError where a cell's logits are missing."""
-    found = {}
-    for key, record in cells.items():
-        if "held_out" not in record:
-            continue  # diverged
-        path = held_out_path(folder, record)
-        if not path.is_file():
-            raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
-        found[key] = tradeoff(load_held_out(path)[0], metric, rule)
+def curves(
+    folder: Path,
+    cells: Mapping[CellKey, Record],
+    metric: str,
+    rule: str,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[CellKey, Tradeoff]:
+    """The curve of every finished cell (the ledger's `State.cells`). SweepError where a cell's logits can't be read.
+
+    `say` is told how long it will take, where that is long.
+    """
+    found: dict[CellKey, Tradeoff] = {}
+    finished = {key: record for key, record in cells.items() if "held_out" in record}  # others have diverged
+    for number, (key, record) in enumerate(finished.items(), start=1):
+        started = time.monotonic()
+        try:
+            found[key] = tradeoff(load_held_out(held_out_path(folder, record))[0], metric, rule)
+        except SweepError as error:
+            raise SweepError(f"{_of_cell(*key)}: {error}") from None
+        left = (len(finished) - number) * (time.monotonic() - started)
+        if number == 2 and left > LONG_SECONDS:  # the first also loads libraries
+            say(f"replaying the held-out logits of {len(finished)} cells takes about {left:.0f} s")
     return found
+
+
+def _of_cell(configuration: str, seed: int, fold: int) -> str:
+    return f"configuration {configuration}, seed {seed}, fold {fold}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,25 +173,33 @@ class Objective:
             return f"mean score over layers under {under}"
         return f"score at speed-up {self.speed_up:g} under {under}"
 
-    def of_cell(self, found: Tradeoff) -> float:
-        """One number for a cell."""
-        return found.area() if self.kind == "area" else found.at_speed_up(self.speed_up or 1.0)
-
     def rescored(self, history: History, found: Mapping[CellKey, Tradeoff]) -> History:
-        """The history with every cell's score replaced by this one; cells without a curve count as unfinished."""
+        """The history with every cell's score replaced by this one; cells without a curve count as unfinished.
+
+        Raises ConfigError, which names configuration and cell, for a speed-up out of a cell's reach.
+        """
         if self.kind == "score":
             return history
-        return tuple(self._configuration(c, found) for c in history)
+        return tuple(
+            dataclasses.replace(c, cells=tuple(self._cell(c.id, cell, found) for cell in c.cells)) for c in history
+        )
 
-    def _configuration(self, c: Configuration, found: Mapping[CellKey, Tradeoff]) -> Configuration:
-        return dataclasses.replace(c, cells=tuple(self._cell(k, found.get((c.id, k.seed, k.fold))) for k in c.cells))
-
-    def _cell(self, cell: Cell, found: Tradeoff | None) -> Cell:
+    def _cell(self, config: str, cell: Cell, found: Mapping[CellKey, Tradeoff]) -> Cell:
         if cell.state != "finished" or cell.best is None:
             return cell
-        if found is None:
+        key = (config, cell.seed, cell.fold)
+        if key not in found:
             return Cell(cell.seed, cell.fold, "running")
-        return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, self.of_cell(found)))
+        try:
+            value = found[key].area() if self.speed_up is None else found[key].at_speed_up(self.speed_up)
+        except ConfigError as error:
+            raise ConfigError(f"{_of_cell(*key)}: {error}") from None
+        return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, value))
+
+    def in_reach(self, configuration: Configuration, found: Mapping[CellKey, Tradeoff]) -> bool:
+        """Whether all cells of a configuration reach the speed-up, if this is one."""
+        mine = (found.get((configuration.id, cell.seed, cell.fold)) for cell in configuration.cells)
+        return self.speed_up is None or all(t is None or t.reaches(self.speed_up) for t in mine)
 
 
 def curves_if_there(
@@ -167,12 +207,8 @@ def curves_if_there(
     cells: Mapping[CellKey, Record],
     metric: str,
     rule: str = "normalised_entropy",
-    *,
-    most: int | None = None,
 ) -> dict[CellKey, Tradeoff]:
-    """:func:`curves`, for what is good to have: none where logits are missing, or of more than `most` cells."""
-    if most is not None and len(cells) > most:
-        return {}
+    """:func:`curves`, for what is good to have: none where logits are missing or damaged."""
     try:
         return curves(folder, cells, metric, rule)
     except LeebertError:
@@ -186,13 +222,6 @@ class FrontPoint:
     configuration: str
     layers: float
     score: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "configuration": self.configuration,
-            "layers": round(self.layers, 4),
-            "score": round(self.score, 6),
-        }
 
 
 def mean_curve(found: list[Tradeoff], steps: int = 4) -> tuple[np.ndarray, np.ndarray]:

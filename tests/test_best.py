@@ -1,0 +1,250 @@
+"""`leebert-tune best` on sweeps of made-up scores and logits: who may be chosen, what is said, what the file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_sweep import EXITS, FOLDS, made_sweep
+
+from leebert.evaluate import HeldOut
+from leebert.yaml import load_yaml
+from tune import choosing, tradeoff
+from tune.folder import SweepFolder
+from tune.history import Cell, Configuration, EpochScore
+from tune.lease import Lease
+from tune.select import best
+from tune.tradeoff import Objective, Tradeoff
+
+SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "batch_size": [16]}
+PLANNED = 4
+
+
+def logits(index: int, fold: int, settled: int = 1) -> HeldOut:
+    """Exits agree from exit `settled` on: before it, neighbours contradict each other, so that patience runs out late."""
+    rng = np.random.default_rng([index, fold])
+    labels = rng.integers(2, size=60)
+    right = rng.random((EXITS, 60)) < np.linspace(0.6, 0.9, EXITS)[:, None]
+    right[settled - 1 :] = right[settled - 1]
+    said = np.where(right, labels, 1 - labels)
+    for exit_ in range(settled - 2, -1, -1):
+        said[exit_] = 1 - said[exit_ + 1]
+    strength = rng.uniform(0.5, 3, (EXITS, 60))
+    return HeldOut((np.eye(2)[said] * strength[..., None]).astype(np.float32), labels)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Callable[..., SweepFolder]:
+    """A sweep of four planned configurations, of which the last is pruned."""
+
+    def make(name: str, held_out: Callable[[int, int], HeldOut] | None = logits, **change: Any) -> SweepFolder:
+        return made_sweep(tmp_path / name, "sqlite:///nowhere.db", **{"held_out": held_out, "space": SMALL, **change})
+
+    return make
+
+
+@pytest.fixture
+def choose(cli: Any, tmp_path: Path) -> Callable[..., Any]:
+    """The command on these sweeps."""
+    return lambda *names, **how: cli(
+        "leebert-tune", "best", *names, "--storage", tmp_path, "--out", tmp_path / "best", *how.get("more", ())
+    )
+
+
+def found_in(tmp_path: Path, task: str = "mrpc") -> dict[str, Any]:
+    found: dict[str, Any] = load_yaml(tmp_path / "best" / f"{task}.yaml")["found"]
+    return found
+
+
+def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep, choose, tmp_path):
+    whole = sweep("whole")
+    ran = choose("whole", more=("--rule", "confidence", "--json"))
+    assert ran.code == 0, ran.err
+    found = found_in(tmp_path)
+    assert found == ran.json["found"]
+    history = {c.id: c for c in whole.ledger.read().history()}
+    assert found["complete_configurations"] == PLANNED - 1
+    near = found["within_one_standard_error"]
+    assert near[0]["configuration"] == found["configuration"]
+    assert near[0]["score"] == found["score_mean"] == found["objective"]["value"]
+    assert "rule" not in found["objective"], "a mean over exits has none"
+    assert found["pareto"]["rule"] == "confidence"
+    for one in (*near, *found["pareto"]["points"]):
+        assert one["values"] == history[one["configuration"]].values
+        assert 1 <= one["layers"] <= EXITS
+        assert 0 < one["score"] < 1
+    printed = choose("whole", more=("--rule", "confidence"))
+    assert "on the front from, under confidence" in printed.out
+    assert f"{100 * found['pareto']['points'][0]['score']:.2f}" in printed.out
+    assert f"the best of {PLANNED - 1} complete configurations of sweep whole:" in printed.out
+    assert "running" not in printed.out + (tmp_path / "best" / "mrpc.yaml").read_text()
+    by_area = choose("whole", more=("--objective", "area", "--rule", "patience", "--json"))
+    assert by_area.json["found"]["objective"]["rule"] == by_area.json["found"]["pareto"]["rule"] == "patience"
+
+
+@pytest.mark.parametrize("state", ["running", "died"])
+def test_a_sweep_that_is_not_finished_is_said_to_be_so_in_words_and_in_the_file(state, sweep, choose, tmp_path):
+    folder = sweep("early", configs=3, end=False)
+    lease = Lease.take(folder.path) if state == "running" else None
+    try:
+        ran = choose("early")
+    finally:
+        if lease is not None:
+            lease.release()
+    assert ran.code == 0, ran.err
+    words = "is still running" if state == "running" else "has died"
+    line = f"sweep early {words}: 2 of {PLANNED} planned configurations complete"
+    assert line in ran.out.splitlines()
+    assert f"# {line}\n" in (tmp_path / "best" / "mrpc.yaml").read_text()
+    told = found_in(tmp_path)["sweeps"]["early"]
+    assert (told["status"], told["complete"], told["planned"]) == (state, 2, PLANNED)
+
+
+def test_a_configuration_with_a_diverged_cell_is_not_counted(sweep, choose, tmp_path):
+    sweep("partly", diverged=[(0, 1)])
+    ran = choose("partly")
+    assert ran.code == 0, ran.err
+    assert "the best of 2 complete configurations of sweep partly" in ran.out
+    assert "# The best of 2 complete configurations" in (tmp_path / "best" / "mrpc.yaml").read_text()
+    assert found_in(tmp_path)["complete_configurations"] == 2
+
+
+def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_path):
+    sweep("mixed", lambda index, fold: logits(index, fold, settled=5 if index == 1 else 1))
+    rule = ("--rule", "patience")
+    ran = choose("mixed", more=("--objective", "speed-up=2", *rule))
+    assert ran.code == 0, ran.err
+    assert "1 of 3 complete configurations can't reach speed-up 2 under patience and were left out" in ran.out
+    assert "the best of 2 complete configurations that reach speed-up 2 of sweep mixed" in ran.out
+    (slow,) = found_in(tmp_path)["too_slow"]
+    state = SweepFolder(tmp_path / "mixed").ledger.read()
+    assert state.indices[slow["configuration"]] == 1
+    assert found_in(tmp_path)["configuration"] != slow["configuration"]
+    none = choose("mixed", more=("--objective", "speed-up=5.5", *rule))
+    assert none.code == 1
+    assert "sweep mixed: speed-up 5.5: none of 3 complete configurations reaches it" in none.err
+    assert "(clo-v2 " in none.err or "(blo " in none.err, "the fastest is named"
+
+
+def test_an_unfinished_sweep_does_not_deny_other_tasks_their_files(sweep, choose, tmp_path):
+    sweep("good")
+    sweep("early", task="rte", configs=1)
+    sweep("damaged", task="sst2")
+    (tmp_path / "damaged" / "manifest.json").write_text("{")
+    ran = choose("early", "damaged", "good")
+    assert ran.code == 1
+    assert (tmp_path / "best" / "mrpc.yaml").exists()
+    assert not (tmp_path / "best" / "rte.yaml").exists()
+    errors = ran.err.splitlines()
+    assert (
+        "error: sweep early: no configuration has finished all its cells yet: 0 running, 1 pruned, 0 failed" in errors
+    )
+    assert any(line.startswith("error: sweep damaged: ") for line in errors)
+    twice = choose("good", "good")
+    assert (twice.code, "named twice" in twice.err) == (1, True)
+
+
+def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choose, tmp_path):
+    one, two = sweep("one"), sweep("two", lambda index, fold: logits(index, fold, settled=4))
+    early = sweep("early", configs=1, end=False)
+    ran = choose("one", "two", "early", more=("--json",))
+    assert ran.code == 0, ran.err
+    found = ran.json["found"]
+    assert found["complete_configurations"] == 2 * (PLANNED - 1)
+    assert {sweep: told["complete"] for sweep, told in found["sweeps"].items()} == {"one": 3, "two": 3, "early": 0}
+    near = found["within_one_standard_error"]
+    by_sweep = [{n["configuration"] for n in near if n["sweep"] == name} for name in ("one", "two")]
+    assert by_sweep[0] == by_sweep[1] != set(), "their scores are the same"
+    objective, points = Objective(), []
+    for folder in (one, two):
+        (choice,), _ = choosing.choose_each([folder], objective)
+        points += [(p.layers, p.score) for p in choice.front]
+    best_at = {x: max(y for at, y in points if at <= x) for x, _ in points}
+    for point in found["pareto"]["points"]:
+        assert point["score"] == pytest.approx(best_at[point["layers"]], abs=1e-6)
+    assert {p["sweep"] for p in found["pareto"]["points"]} == {"one", "two"}
+    printed = choose("one", "two", early.name).out
+    assert "sweep early has died: 0 of 4 planned configurations complete" in printed
+    assert "sweep early: nothing to choose" in printed
+
+
+def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, tmp_path):
+    sweep("one")
+    manifest = sweep("other").path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"accuracy"', '"f1"'))
+    ran = choose("one", "other")
+    assert ran.code == 1
+    assert ran.err == (
+        "error: sweeps one, other: one and other are sweeps of mrpc with different metric: their scores can't be compared\n"
+    )
+
+
+def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose, tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "FRONT_CELLS", 3 * FOLDS - 1)
+    monkeypatch.setattr(tradeoff, "LONG_SECONDS", 0.0)
+    sweep("large")
+    ran = choose("large")
+    assert ran.code == 0, ran.err
+    assert f"it takes replaying the held-out logits of {3 * FOLDS} cells; --front does so" in ran.out
+    assert "replaying" not in ran.err
+    assert "pareto" not in found_in(tmp_path)
+    asked = choose("large", more=("--front",))
+    assert asked.code == 0, asked.err
+    assert f"replaying the held-out logits of {3 * FOLDS} cells takes about" in asked.err
+    assert found_in(tmp_path)["pareto"]["points"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_logits_are_named_with_their_cell(damage, sweep, choose, tmp_path):
+    folder = sweep("damaged")
+    (chosen, *_), _ = choosing.choose_each([folder], Objective())
+    (record, *_) = chosen.best.records
+    path = folder.path / "cells" / record["held_out"]
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        path.unlink()
+    ran = choose("damaged", more=("--objective", "area"))
+    assert ran.code == 1
+    cell = f"configuration {record['config']}, seed 0, fold 0"
+    said = "is missing" if damage == "missing" else "can't be read as a cell's held-out logits: ArrowInvalid"
+    assert ran.err.startswith(f"error: sweep damaged: {cell}: {path} {said}")
+    without = choose("damaged")
+    assert without.code == 0, without.err
+    assert "no front of score against mean layers: " in without.out
+    assert f"warning: {cell}: {path} {said}" in without.err
+    assert "no threshold can be chosen" in without.err
+    assert "held_out" not in found_in(tmp_path)
+    assert choose("damaged", more=("--front",)).code == 1
+
+
+def one(name: str, layers: list[float], scores: list[float], first: float) -> tuple[Configuration, Tradeoff]:
+    configuration = Configuration(name, {}, "complete", (Cell(0, 0, "finished", (EpochScore(0, 0.5),)),))
+    return configuration, Tradeoff("patience", np.array(layers), np.array(scores), EXITS, first)
+
+
+def test_an_area_rewards_nobody_for_leaving_late():
+    a, of_a = one("a", [2, 4, 6], [0.70, 0.80, 0.84], 0.60)
+    b, of_b = one("b", [4.5, 5, 6], [0.79, 0.80, 0.82], 0.60)
+    found = {("a", 0, 0): of_a, ("b", 0, 0): of_b}
+    assert best(Objective.of("area", "patience").rescored((a, b), found)).id == "a"
+    assert of_a.area() == pytest.approx((0.65 * 1 + 0.75 * 2 + 0.82 * 2) / 5)
+    assert of_b.area() == pytest.approx((0.695 * 3.5 + 0.795 * 0.5 + 0.81 * 1) / 5)
+
+
+def test_by_area_under_patience_the_command_agrees_with_the_curves(sweep, choose, tmp_path):
+    folder = sweep("late", lambda index, fold: logits(index, fold, settled=1 + index))
+    ran = choose("late", more=("--objective", "area", "--rule", "patience", "--json"))
+    assert ran.code == 0, ran.err
+    state = folder.ledger.read()
+    means = {
+        config: np.mean([
+            tradeoff.tradeoff(logits(index, k, settled=1 + index), "accuracy", "patience").area() for k in range(FOLDS)
+        ])
+        for config, index in state.indices.items() if index < PLANNED - 1
+    }  # fmt: skip
+    assert ran.json["found"]["configuration"] == max(means, key=lambda c: means[c])
+    assert ran.json["found"]["objective"]["value"] == pytest.approx(max(means.values()), abs=1e-6)
