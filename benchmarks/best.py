@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import os
 import pstats
 import subprocess
@@ -40,17 +39,15 @@ def sweep(path: Path, configurations: int) -> None:
     """Write the folder of a finished sweep."""
     from leebert.provenance import code_version, versions
     from tune.folder import SweepFolder
-    from tune.space import config_id, load_space, resolved_yaml
+    from tune.space import SweepSpec, config_id
 
     path.mkdir()
     folder = SweepFolder(path)
-    source = path / "given.yaml"
-    source.write_text(json.dumps(SPACE))  # JSON is YAML
-    (path / "space.yaml").write_text(resolved_yaml(load_space(source)))
+    spec = SweepSpec.model_validate(SPACE).model_dump(mode="json", exclude_none=True)
     made_up = {
         "sweep": folder.name, "task": "mrpc", "rows": 3668, "data_fingerprint": "0" * 64, "test_train_ratio": 0.25,
         "folds": {"k": FOLDS, "seed": 0, "grouping": "made up", "digest": "0" * 64}, "backbone": {"name": BACKBONE},
-        "versions": versions(), "code": code_version(), "runtime": {},
+        "versions": versions(), "code": code_version(), "runtime": {}, "metric": "accuracy", "spec": spec,
     }  # fmt: skip
     folder.write_manifest(made_up)
     rng = np.random.default_rng(0)
@@ -100,7 +97,7 @@ def cell(rng: np.random.Generator, config: str, fold: int, quality: float) -> li
         "ended": "max_epochs", "best_epoch": best["epoch"], "score": best["score"], "exits": best["exits"],
         "weights": best["weights"], "last_score": records[-1]["score"], "epochs": EPOCHS,
         "theta_updates": records[-1]["theta_updates"], "best_theta_updates": best["theta_updates"],
-        "seconds": 250.0, "wall_seconds": 251.0,
+        "seconds": 250.0, "wall_seconds": 251.0, "held_out": "left-out.parquet",
     }  # fmt: skip
     return [*records, {"kind": "cell_end", **where, **summary}]
 
@@ -121,7 +118,7 @@ def run(options: argparse.Namespace, path: Path, result: Result) -> None:
     from tune.tradeoff import Objective
 
     folder = SweepFolder(path)
-    sweep = Sweep.read(folder)
+    made_up = Sweep.read(folder)
     state = folder.ledger.read()
     size = sum(p.stat().st_size for p in (path / "ledger").rglob("*.jsonl"))
     imports = [sys.executable, "-c", "import tune.cli, tune.best, tune.folder, tune.overview"]
@@ -129,7 +126,7 @@ def run(options: argparse.Namespace, path: Path, result: Result) -> None:
         {
             "importing": lambda number: timed(lambda: subprocess.run(imports, check=True)),
             "reading the ledger": lambda number: timed(folder.ledger.read),
-            "choosing": lambda number: timed(lambda: best_file(choose([sweep], Objective()))),
+            "choosing": lambda number: timed(lambda: best_file(choose([made_up], Objective()))),
             "leebert-tune best": lambda number: timed(lambda: command(path, path / "best")),
         },
         options.rounds,
