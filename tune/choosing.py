@@ -167,10 +167,10 @@ def choose(
             if front or objective.kind != "score":
                 raise
             no_front = str(error)
-    reaching = tuple(c for c in finished if objective.in_reach(c, replayed))
-    if finished and not reaching:
+    too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
+    if finished and len(too_slow) == len(finished):
         raise ConfigError(_none_reaches(objective, candidates, replayed))
-    judged = objective.rescored(reaching or everything, replayed)
+    judged = objective.rescored(tuple(c for c in finished if c.id not in too_slow) or everything, replayed)
     near = one_standard_error(judged)  # a SweepError where none is complete
     return Choice(
         task=sweeps[0].spec.task_name,
@@ -179,7 +179,7 @@ def choose(
         candidates=candidates,
         ranked=ranking(judged),
         near=near,
-        too_slow=tuple(c.id for c in finished if c not in reaching),
+        too_slow=tuple(c.id for c in finished if c.id in too_slow),
         front=tuple(pareto(finished, replayed)),
         no_front=no_front,
     )
