@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import shutil
-import threading
-import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from encoders import save_backbone, write_task
 from mlflow_server import contents
+from proxy import Fault, proxy
 from test_sweep import space
 
 from tune.folder import SweepFolder
@@ -85,33 +82,12 @@ def fickle(mlflow_server):
     """A way to the server that answers 503 after so many requests; its address and the number that is left."""
     left = [12]
 
-    class Proxy(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            left[0] -= 1
-            status, content = 503, b"{}"
-            if left[0] >= 0:
-                headers = {"Content-Type": "application/json"}
-                request = urllib.request.Request(mlflow_server.url + self.path, body or None, headers)
-                try:
-                    with urllib.request.urlopen(request) as answer:
-                        status, content = answer.status, answer.read()
-                except urllib.error.HTTPError as error:
-                    status, content = error.code, error.read()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def fault(path):
+        left[0] -= 1
+        return Fault(503) if left[0] < 0 else None
 
-        do_GET = do_POST
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", left
-        server.shutdown()
+    with proxy(mlflow_server.url, fault) as url:
+        yield url, left
 
 
 def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_what_it_lacks(

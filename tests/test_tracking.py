@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import math
 import subprocess
@@ -10,8 +9,6 @@ import sys
 import threading
 import time
 import tracemalloc
-import urllib.error
-import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow_server import contents
+from proxy import Fault, proxy
 
 from leebert.errors import LeaseError, TrackingError
 from tune import feed, names, tracking, tracking_runs, tracking_store
@@ -322,51 +320,18 @@ def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, 
     assert served.history("CLO-v2 00 s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
 
 
-@contextlib.contextmanager
-def proxy(url: str, late: float) -> Iterator[str]:
-    """A way to the server on which the first answers to `runs/create` are lost, and the requests themselves so late."""
-    to_lose = [2]
-
-    class Proxy(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            lost = "runs/create" in self.path and to_lose[0] > 0
-            if lost:
-                to_lose[0] -= 1
-                time.sleep(late)
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(url + self.path, body or None, headers, method=self.command)
-            try:
-                with urllib.request.urlopen(request) as answer:
-                    status, content = answer.status, answer.read()
-            except urllib.error.HTTPError as error:
-                status, content = error.code, error.read()
-            self.close_connection = lost
-            if not lost:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-        do_GET = do_POST
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 @pytest.mark.parametrize("late", [0.0, 0.9])
 def test_a_lost_answer_leaves_no_second_run(
     mlflow_server: MlflowServer, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking_runs, "open_store", lambda uri, *_: tracking_store.open_store(uri, 5.0, 0.5))
-    with proxy(mlflow_server.url, late) as uri:
+    to_lose = [2]
+
+    def fault(path: str) -> Fault | None:
+        to_lose[0] -= "runs/create" in path
+        return Fault(forwarded=True, late=late) if "runs/create" in path and to_lose[0] >= 0 else None
+
+    with proxy(mlflow_server.url, fault) as uri:
         sweep = Sweep(uri)
         tracker = sweep.send(whole_sweep())
         assert len(sweep.said) >= 2, "answers were lost"

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import math
-import threading
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +12,7 @@ from typing import Any
 import pytest
 from encoders import save_backbone, write_task
 from made_sweep import SPEC, made_sweep
+from proxy import Fault, proxy
 from test_sweep import space
 from test_tracking import Sweep, whole_sweep
 
@@ -91,10 +88,23 @@ def test_one_parallel_chart_has_all_algorithms_and_another_the_options_that_only
     assert parallel(Found(("blo", "slo"), ("lr_theta",))) == [["log10_lr_theta", "variant"]]
 
 
-def test_grouped_charts_say_when_mlflow_averages_over_a_part_only() -> None:
-    few, many = (saved_views("s", Found(("clo-v2", "blo"), complete=n))[0].state for n in (100, 101))
-    assert not any("of the best" in section["name"] for section in few["compareRunSections"])
-    assert all(section["name"].endswith("of the best 100 of 101") for section in many["compareRunSections"])
+def test_titles_say_when_mlflow_loads_a_part_only() -> None:
+    def noted(complete: int, begun: int) -> list[bool]:
+        made = saved_views("s", Found(("clo-v2", "blo"), complete=complete, begun=begun))[:3]
+        titles = [[section["name"] for section in view.state["compareRunSections"]] for view in made]
+        assert all(len({title.endswith(" (the best 100 only)") for title in of_view}) == 1 for of_view in titles)
+        return [of_view[0].endswith(" (the best 100 only)") for of_view in titles]
+
+    assert noted(100, 100) == [False, False, False]
+    assert noted(100, 101) == [False, False, True], "pruned ones count where they are shown"
+    assert noted(101, 130) == [True, True, True]
+
+
+def test_every_option_has_its_chart() -> None:
+    options = tuple(f"option_{i}" for i in range(9))
+    (scatters,) = ([card["xaxis"]["key"] for card in cards(saved_views("s", Found(("blo", "slo"), options))[2])
+                    if card["type"] == "SCATTER"],)  # fmt: skip
+    assert scatters == [*options, "cv/score_std_pct"]
 
 
 def test_a_view_of_other_algorithms_does_not_name_these_two() -> None:
@@ -128,7 +138,7 @@ def test_what_views_depend_on_is_found_in_the_ledger(tmp_path: Path) -> None:
     made = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL)
     spec = SweepSpec.model_validate({**SPEC, **SMALL})
     known = found(spec, made.ledger.read(epochs=False))
-    assert (known.algorithms, known.complete) == (("clo-v2", "blo"), 2)
+    assert (known.algorithms, known.complete, known.begun) == (("clo-v2", "blo"), 2, 3)
     assert (known.shared, known.others) == ((), ("cycle_length",)), "what has one value tells nothing apart"
     low, high = known.ranges["depth/score"]
     assert 0.5 < low < high < 1
@@ -179,7 +189,35 @@ def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None
     showing = Showing(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
     showing.start(State())
     showing.follow(state)
-    assert said == ["no saved views: RuntimeError: no", "no summaries yet: RuntimeError: no", said[0]]
+    no_views, no_summaries = "no saved views: RuntimeError: no", "no summaries: RuntimeError: no"
+    assert said == [no_views, no_summaries, no_views]
+    said.clear()
+    showing.end(state)
+    assert said == [no_summaries, no_views]
+
+
+def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -> None:
+    def titles(n: int) -> list[str]:
+        heard: Any = Heard()
+        showing = Showing(heard, SweepSpec.model_validate(SPEC), None, print)
+        showing.start(at(64))
+        heard.events.clear()
+        for known in (at(65), at(n)):
+            showing.follow(known)
+        return [
+            event.views[1].state["compareRunSections"][0]["name"]
+            for event in heard.events if isinstance(event, SavedViews)
+        ]  # fmt: skip
+
+    def at(complete: int) -> State:
+        state = State()
+        for i in range(complete):
+            state.apply({"kind": "suggest", "config": f"c{i}", "index": i, "values": {"algorithm": "blo"}})
+            state.apply({"kind": "complete", "config": f"c{i}"})
+        return state
+
+    assert titles(100) == []
+    assert titles(101) == ["Exit curves, one line per configuration (the best 100 only)"]
 
 
 def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
@@ -207,6 +245,13 @@ def tags(uri: str, experiment: str) -> dict[str, str]:
     found = MlflowClient(uri).get_experiment_by_name(experiment)
     assert found is not None
     return dict(found.tags)
+
+
+def write_note(uri: str, experiment: str, note: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    client.set_experiment_tag(client.get_experiment_by_name(experiment).experiment_id, "mlflow.note.content", note)
 
 
 def of_sweep(found: dict[str, str], sweep: str) -> set[str]:
@@ -259,43 +304,38 @@ def test_the_links_open_from_the_description_whatever_the_servers_name(tmp_path:
     assert line.count("](#/experiments/1/runs?viewStateShareKey=") == 4
 
 
-@contextlib.contextmanager
-def refusing(url: str, what: str) -> Iterator[str]:
-    """A way to the server on which a request for `what` is answered as by one that takes no such thing."""
+def test_in_a_full_description_the_oldest_links_make_room_and_the_rest_stays(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sweeps = [Sweep(uri) for _ in range(4)]
+    own = "what this is for " + "x" * 18_500
+    for sweep in sweeps:
+        sweep.experiment = sweeps[0].experiment
+        sweep.send([SavedViews(saved_views(sweep.name, FOUND))])
+        if sweep is sweeps[0]:
+            write_note(uri, sweep.experiment, own + "\n\n" + tags(uri, sweep.experiment)["mlflow.note.content"])
+    lines = tags(uri, sweeps[0].experiment)["mlflow.note.content"].split("\n\n")
+    there = [sweep.name for sweep in reversed(sweeps) if any(line.startswith(f"**{sweep.name}**") for line in lines)]
+    assert 0 < len(there) < len(sweeps)
+    assert there == [sweep.name for sweep in reversed(sweeps)][: len(there)], "the newest stay"
+    assert own in lines
+    assert [line for line in lines if "no room for the links of older sweeps" in line] == lines[-1:]
+    before = tags(uri, sweeps[0].experiment)
+    sweeps[-1].send([SavedViews(saved_views(sweeps[-1].name, FOUND))])
+    assert tags(uri, sweeps[0].experiment) == before
 
-    class Proxy(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    full = "y" * 20_000
+    write_note(uri, sweeps[0].experiment, full)
+    sweeps[0].send([SavedViews(saved_views(sweeps[0].name, FOUND))])
+    assert tags(uri, sweeps[0].experiment)["mlflow.note.content"] == full
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, content = 400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such tags here"}'
-            if what not in self.path:
-                headers = {"Content-Type": "application/json"}
-                request = urllib.request.Request(url + self.path, body or None, headers, method=self.command)
-                try:
-                    with urllib.request.urlopen(request) as answer:
-                        status, content = answer.status, answer.read()
-                except urllib.error.HTTPError as error:
-                    status, content = error.code, error.read()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
 
-        do_GET = do_POST
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+NO_SUCH_TAGS = Fault(400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such tags here"}')
 
 
 @pytest.fixture
 def refused(mlflow_server) -> Iterator[str]:
-    with refusing(mlflow_server.url, "set-experiment-tag") as url:
+    """A way to the server on which experiments take no tags."""
+    with proxy(mlflow_server.url, lambda path: NO_SUCH_TAGS if "set-experiment-tag" in path else None) as url:
         yield url
 
 
@@ -310,6 +350,38 @@ def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str) -> None
     (line,) = sweep.said
     assert "doesn't take the saved views (INVALID_PARAMETER_VALUE: no such tags here)" in line
     assert f"`leebert-tune views {sweep.name}` tries again" in line
+
+
+@pytest.mark.parametrize("outage", [Fault(503, b"<html>busy</html>"), Fault()], ids=["busy", "cut"])
+def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_server) -> None:
+    left = [3]
+
+    def fault(path: str) -> Fault | None:
+        left[0] -= "set-experiment-tag" in path
+        return outage if "set-experiment-tag" in path and left[0] >= 0 else None
+
+    with proxy(mlflow_server.url, fault) as url:
+        sweep = Sweep(url)
+        tracker = sweep.send([whole_sweep()[0], SavedViews(saved_views(sweep.name, FOUND))])
+    assert len(of_sweep(tags(mlflow_server.url, sweep.experiment), sweep.name)) == 4
+    assert len(tracker.views) == 4
+    assert [("Training goes on" in line, "is back" in line) for line in sweep.said] == [(True, False), (False, True)]
+
+
+def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlflow_server) -> None:
+    taken = [5]  # four views and the links
+
+    def fault(path: str) -> Fault | None:
+        taken[0] -= "set-experiment-tag" in path
+        return NO_SUCH_TAGS if taken[0] < 0 and "set-experiment-tag" in path else None
+
+    with proxy(mlflow_server.url, fault) as url:
+        sweep = Sweep(url)
+        more = Found(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+        tracker = sweep.send([whole_sweep()[0], *(SavedViews(saved_views(sweep.name, of)) for of in (FOUND, more))])
+    assert taken[0] < 0
+    assert len(tracker.views) == 4
+    assert any("doesn't take the saved views" in line for line in sweep.said)
 
 
 def test_a_rebuild_ends_well_where_the_tags_are_rejected_and_prints_the_plain_link(refused: str, cli, tmp_path) -> None:
@@ -375,8 +447,18 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
     assert (ran.code, "has begun no configuration yet" in ran.err) == (1, True)
 
 
+def test_views_from_another_folder_leave_no_empty_database_behind(cli, tmp_path, monkeypatch) -> None:
+    made = made_sweep(tmp_path / "swept", "sqlite:///mlflow.db", **SMALL)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ran = cli("leebert-tune", "views", made.path)
+    assert ran.code == 1
+    assert f"there is no database {tmp_path}/elsewhere/mlflow.db; fill it by: leebert-tune rebuild-mlflow" in ran.err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_server_that_is_away_is_one_line(cli, tmp_path) -> None:
-    with refusing("http://nowhere", "") as url:
+    with proxy("http://nowhere", lambda path: None) as url:
         pass  # nobody listens there any more
     made = made_sweep(tmp_path / "away", url, **SMALL)
     ran = cli("leebert-tune", "views", made.path)

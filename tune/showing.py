@@ -13,34 +13,33 @@ from tune.space import SweepSpec
 from tune.summary import summaries
 from tune.tracking import SavedViews, Tracker, redact, resolve_uri
 from tune.tracking_views import doubts, links, save_now
-from tune.views import found, saved_views
+from tune.views import LOADED_RUNS, found, saved_views
 
 
 class Showing:
     """Puts summaries and views at a sweep's start, whenever its complete configurations have doubled, and at its end.
 
-    So they are there from the first hour of a sweep of days, and are written a few times only.
+    So they are there from the first hour of a sweep of days, and are written a few times only. What goes wrong is said
+    and never raised: training is worth more than what is shown of it.
     """
 
     def __init__(self, tracker: Tracker, spec: SweepSpec, test_train_ratio: float | None, say: Callable[[str], None]):
         self._tracker, self._spec, self._say = tracker, spec, say
         self._ratio = test_train_ratio if spec.folds == 1 else None
-        self._next = 1
+        self._next, self._begun = 1, 0
 
     def start(self, state: State) -> None:
         self._views(state)
-        self._next = max(1, 2 * _complete(state))
+        self._next, self._begun = _next_after(_complete(state)), len(state.configs)
 
     def follow(self, state: State) -> None:
-        """Called every few seconds; never raises."""
-        complete = _complete(state)
-        if complete < self._next:
+        """Called every few seconds."""
+        complete, begun = _complete(state), len(state.configs)
+        too_many = self._begun <= LOADED_RUNS < begun  # which the titles are to say
+        if complete < self._next and not too_many:
             return
-        self._next = 2 * complete
-        try:
-            self._summaries(state)
-        except Exception as error:  # training is worth more than what is shown of it
-            self._say(f"no summaries yet: {type(error).__name__}: {error}")
+        self._next, self._begun = _next_after(complete), begun
+        self._summaries(state)
         self._views(state)
 
     def end(self, state: State) -> None:
@@ -49,8 +48,11 @@ class Showing:
         self._views(state)
 
     def _summaries(self, state: State) -> None:
-        for event in summaries(state, self._spec.folds, self._ratio):
-            self._tracker.put(event)
+        try:
+            for event in summaries(state, self._spec.folds, self._ratio):
+                self._tracker.put(event)
+        except Exception as error:
+            self._say(f"no summaries: {type(error).__name__}: {error}")
 
     def _views(self, state: State) -> None:
         try:
@@ -95,6 +97,11 @@ def again_by(folder: SweepFolder, tracking_uri: str | None = None) -> str:
 def experiment_of(spec: SweepSpec) -> str:
     """The name of the MLflow experiment that a space asks for."""
     return spec.tracking.experiment or f"leebert-{spec.task_name}"
+
+
+def _next_after(complete: int) -> int:
+    """With how many the views are made anew: twice as many, and as soon as MLflow loads only a part of them."""
+    return max(1, LOADED_RUNS + 1 if complete <= LOADED_RUNS < 2 * complete else 2 * complete)
 
 
 def _complete(state: State) -> int:

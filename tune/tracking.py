@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from leebert.errors import LeaseError, TrackingError
+from leebert.errors import LeaseError
 from tune.tracking_events import (
     CellEnded,
     CellStarted,
@@ -29,7 +29,7 @@ from tune.tracking_events import (
     SweepStarted,
 )
 from tune.tracking_runs import RunWriter
-from tune.tracking_store import advice, experiment_url, is_permanent, redact, resolve_uri
+from tune.tracking_store import advice, experiment_url, is_permanent, readable_errors, redact, resolve_uri
 from tune.tracking_views import ViewsRefused, links
 
 __all__ = [
@@ -98,7 +98,7 @@ class Tracker:
 
     @property
     def views(self) -> dict[str, str]:
-        """The addresses of the saved views by their names; none if MLflow didn't take them."""
+        """The addresses of the saved views that MLflow took last, by their names; none if it took none."""
         experiment_id = self._writer.experiment_id
         if self._views is None or experiment_id is None:
             return {}
@@ -106,13 +106,8 @@ class Tracker:
 
     def check(self, seconds: float = CHECK_SECONDS) -> None:
         """One quick request before anything is trained; creates a missing experiment or SQLite database."""
-        try:
+        with readable_errors(self.uri):
             self._writer.connect(seconds)
-        except TrackingError:
-            raise
-        except Exception as error:
-            # No cause is chained: only the message was cleaned of secrets.
-            raise TrackingError(advice(self.uri, error)) from None
 
     def fence(self, may_send: Callable[[], None]) -> None:
         """Send only while `may_send` doesn't raise LeaseError: what another driver has taken over is told by that one."""
@@ -181,7 +176,6 @@ class Tracker:
             except LeaseError:
                 self._abandoned = True
             except ViewsRefused as error:
-                self._views = None
                 if not self._views_refused:
                     self._say(str(error))
                 self._views_refused = True

@@ -24,6 +24,11 @@ from leebert.errors import TrackingError
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 
+#: The same where somebody waits for the answer.
+WAITED_FOR_SECONDS = 5.0
+
+_KINDS = {"sweep": "run", "config": "configurations"}
+
 # What a server answers when the request itself is wrong, so that sending it again can't help.
 _PERMANENT = {
     "INVALID_PARAMETER_VALUE",
@@ -109,6 +114,43 @@ def ensure_experiment(store: Any, name: str) -> str:
             f"--experiment-id {found.experiment_id}`), or choose another name."
         )
     return str(found.experiment_id)
+
+
+def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str) -> tuple[Any, Any]:
+    """A store, and the info of one run of this kind of a sweep that MLflow has; creates nothing.
+
+    TrackingError where there is none; `again` is the command that fills MLflow. Whoever asks is waiting, so that the
+    first requests, unlike those of MLflow's own client, are not repeated for minutes.
+    """
+    from mlflow.entities import ViewType
+
+    file = _database_file(uri)
+    if file is not None and not file.exists():
+        raise TrackingError(
+            f"there is no database {file.resolve()}; fill it by: {again}, or name the server that has {sweep}"
+        )
+    store = open_store(uri, WAITED_FOR_SECONDS, WAITED_FOR_SECONDS)
+    known = store.get_experiment_by_name(experiment)
+    where = f"tags.sweep = {quoted(sweep)} AND tags.kind = '{kind}'"
+    runs = store.search_runs([known.experiment_id], where, ViewType.ACTIVE_ONLY, 1) if known else []
+    if not runs:
+        raise TrackingError(
+            f"MLflow at {redact(uri)} has no {_KINDS[kind]} of sweep {sweep} in experiment {experiment!r}; "
+            f"fill it by: {again}, or name the server that has {sweep}"
+        )
+    return store, runs[0].info
+
+
+@contextlib.contextmanager
+def readable_errors(uri: str) -> Iterator[None]:
+    """Whatever goes wrong at an address as a TrackingError with advice."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        # No cause is chained: only the message was cleaned of secrets.
+        raise TrackingError(advice(uri, error)) from None
 
 
 def server_version(uri: str) -> str:
@@ -202,11 +244,11 @@ def _credentials(uri: str) -> Callable[[str], Any]:
 @contextlib.contextmanager
 def _only_one_creates(uri: str) -> Iterator[None]:
     """Two processes that create the tables of one new SQLite file break each other; its folder is the lock."""
-    path = uri.removeprefix("sqlite:///").split("?")[0]
-    if path == uri or path == ":memory:":
+    file = _database_file(uri)
+    if file is None:
         yield
         return
-    folder = Path(urllib.parse.unquote(path)).parent
+    folder = file.parent
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -214,3 +256,9 @@ def _only_one_creates(uri: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _database_file(uri: str) -> Path | None:
+    """The file of an SQLite address."""
+    path = uri.removeprefix("sqlite:///").split("?")[0]
+    return None if path in (uri, ":memory:") else Path(urllib.parse.unquote(path))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leebert.errors import TrackingError
-from tune.tracking_store import advice, is_server, open_store, quoted, redact, server_version
+from tune.tracking_store import existing_run, is_permanent, is_server, readable_errors, redact, server_version
 from tune.views import KNOWN_VERSION, View, decoded, encoded, view_key
 
 #: Where `mlflow ui` listens if it isn't told otherwise.
@@ -16,6 +16,9 @@ LOCAL_UI = "http://127.0.0.1:5000"
 _TAG = "mlflow.sharedViewState."
 _NOTE = "mlflow.note.content"
 _MAX_NOTE = 20_000
+_LEFT_OUT = (
+    "_There is no room for the links of older sweeps: `leebert-tune views NAME` prints them, and puts them on top._"
+)
 
 
 class ViewsRefused(Exception):
@@ -23,12 +26,17 @@ class ViewsRefused(Exception):
 
 
 def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> None:
-    """Write the views that MLflow lacks or has otherwise, and their links. ViewsRefused if it takes no such tags."""
-    experiment = store.get_experiment(experiment_id)  # whether it is away shows here
+    """Write the views that MLflow lacks or has otherwise, and their links.
+
+    ViewsRefused if it takes no such tags; whatever else is raised may pass, and the same again completes what was begun.
+    """
+    experiment = store.get_experiment(experiment_id)
     try:
         for key, value in _changes(experiment.tags, experiment_id, sweep, views).items():
             _set(store, experiment_id, key, value)
     except Exception as error:
+        if not is_permanent(error):
+            raise
         said = redact(" ".join(str(error).split()))[:300]
         raise ViewsRefused(
             f"MLflow at {redact(uri)} doesn't take the saved views ({said}); its runs are all there. "
@@ -38,26 +46,13 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
 
 def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, again: str) -> str:
     """The same for a sweep that MLflow has already; the experiment's id. TrackingError where that can't be done."""
-    from mlflow.entities import ViewType
-
-    try:
-        store = open_store(uri)
-        known = store.get_experiment_by_name(experiment)
-        where = f"tags.sweep = {quoted(sweep)} AND tags.kind = 'config'"
-        runs = known and store.search_runs([known.experiment_id], where, ViewType.ACTIVE_ONLY, 1)
-        if not runs:
-            raise TrackingError(
-                f"MLflow at {redact(uri)} has no configurations of sweep {sweep} in experiment {experiment!r}; "
-                f"fill it by: {again}, or name the server that has them"
-            )
-        save(store, uri, known.experiment_id, sweep, views)
-    except ViewsRefused as error:
-        raise TrackingError(str(error)) from None
-    except TrackingError:
-        raise
-    except Exception as error:
-        raise TrackingError(advice(uri, error)) from None  # no cause is chained: only the message is free of secrets
-    return str(known.experiment_id)
+    with readable_errors(uri):
+        store, run = existing_run(uri, experiment, sweep, "config", again=again)
+        try:
+            save(store, uri, run.experiment_id, sweep, views)
+        except ViewsRefused as error:
+            raise TrackingError(str(error)) from None
+    return str(run.experiment_id)
 
 
 def links(uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
@@ -108,16 +103,27 @@ def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Seq
 def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]) -> str:
     """The description with the sweep's line of links: in its place, else above all others; the rest stays as it is.
 
+    Where that is longer than MLflow takes, the oldest of our lines make room, and a line says so.
+
     The links have no host, since whoever reads them may reach the server under another name than the sweep does.
     """
     named = [f"[{view.name.removeprefix(f'{sweep}: ')}]({_fragment(experiment_id, sweep, view)})" for view in views]
     start = f"**{sweep}**: ["
     line = f"**{sweep}**: " + " · ".join(named)
     lines = old.split("\n\n") if old else []
-    at = next((i for i, one in enumerate(lines) if one.startswith(start) and "viewStateShareKey=" in one), None)
+    at = next((i for i, one in enumerate(lines) if one.startswith(start) and _is_ours(one)), None)
     if at is None:
         lines.insert(0, line)
     else:
         lines[at] = line
-    whole = "\n\n".join(lines)
-    return whole if len(whole) <= _MAX_NOTE else old
+    while len(whole := "\n\n".join(lines)) > _MAX_NOTE:
+        others = [i for i, one in enumerate(lines) if one != line and _is_ours(one)]
+        if not others:
+            return old  # somebody's own text takes all the room
+        oldest = others[-1]  # new ones are put above
+        lines[oldest : oldest + 1] = [] if _LEFT_OUT in lines else [_LEFT_OUT]
+    return whole
+
+
+def _is_ours(line: str) -> bool:
+    return line.startswith("**") and "](#/experiments/" in line and "viewStateShareKey=" in line

@@ -45,7 +45,8 @@ class Found:
     """What views depend on besides the sweep's name.
 
     `shared` are the swept options that every algorithm uses, `others` those that only some do; `ranges` are the least and
-    greatest value of a series over the `complete` configurations: grouped charts would begin at 0 without.
+    greatest value of a series over the `complete` configurations: grouped charts would begin at 0 without. Of those
+    that were `begun` some may be pruned, failed or running.
     """
 
     algorithms: tuple[str, ...]
@@ -53,6 +54,7 @@ class Found:
     others: tuple[str, ...] = ()
     complete: int = 0
     ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    begun: int = 0
 
 
 def found(spec: SweepSpec, state: State) -> Found:
@@ -72,6 +74,7 @@ def found(spec: SweepSpec, state: State) -> Found:
         others=tuple(o for o, all_use_it in options.items() if not all_use_it),
         complete=len(complete),
         ranges={series: (min(numbers), max(numbers)) for series, numbers in seen.items() if numbers},
+        begun=len(state.configs),
     )
 
 
@@ -111,21 +114,22 @@ def decoded(value: str) -> tuple[str, State_, int]:
 
 
 def _algorithms(sweep: str, of: Found) -> State_:
-    cut = f" of the best {LOADED_RUNS} of {of.complete}" if of.complete > LOADED_RUNS else ""
+    part = _part(of.complete)
     depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
     sections = [
-        _Section("depth", f"By exit: mean and range{cut}", depth, 2, 440),
-        _Section("score", f"Cross-validated{cut}", [_bar(k) for k in _BARS], 3, 300),
+        _Section("depth", f"By exit: mean and range{part}", depth, 2, 440),
+        _Section("score", f"Cross-validated{part}", [_bar(k) for k in _BARS], 3, 300),
     ]
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
 
 
 def _speed(sweep: str, of: Found) -> State_:
+    part = _part(of.complete)
     curve = _line("tradeoff/score", over="tradeoff/layers")
     sections = [
-        _Section("curve", "Exit curves, one line per configuration", [curve], 1, 620),
-        _Section("points", "Score, and layers that cost at most a point", [_scatter(_LAYERS, _SCORE)], 1, 440),
+        _Section("curve", f"Exit curves, one line per configuration{part}", [curve], 1, 620),
+        _Section("points", f"Score, and layers that cost at most a point{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
 
@@ -137,10 +141,11 @@ def _configurations(sweep: str, of: Found) -> State_:
     # MLflow leaves out each run that lacks one of the axes: a second chart is for those that have all.
     if of.others:
         parallel.append(_parallel("some", every))
-    scatters = [_scatter(axis, _SCORE, "PARAM") for axis in every[:6]] + [_scatter(_DEVIATION, _SCORE)]
+    scatters = [_scatter(axis, _SCORE, "PARAM") for axis in every] + [_scatter(_DEVIATION, _SCORE)]
+    part = _part(of.begun)
     sections = [
-        _Section("parallel", "Every configuration, coloured by score", parallel, 1, 400),
-        _Section("scatter", "Score against each option", scatters, 3, 320),
+        _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
+        _Section("scatter", f"Score against each option{part}", scatters, 3, 320),
     ]
     return _state(_where(sweep, "config"), _config_columns(of), sections)
 
@@ -211,6 +216,11 @@ def _state(
         "compareRunCharts": cards,
         **more,
     }  # fmt: skip
+
+
+def _part(runs: int) -> str:
+    """What a title adds where MLflow doesn't load all of so many runs."""
+    return f" (the best {LOADED_RUNS} only)" if runs > LOADED_RUNS else ""
 
 
 def _where(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:

@@ -1,0 +1,88 @@
+"""Files beside a sweep's run: where they stand, and what is said where they can't be put."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from proxy import Fault, proxy
+from test_tracking import Sweep, whole_sweep
+
+from leebert.errors import TrackingError
+from tune.tracking_files import log_file
+
+AGAIN = "leebert-tune rebuild-mlflow it"
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "page.html"
+    path.write_text("<p>found</p>")
+    return path
+
+
+def sent(uri: str) -> Sweep:
+    sweep = Sweep(uri)
+    sweep.send(whole_sweep()[:1])
+    return sweep
+
+
+def refused(uri: str, sweep: Sweep, page: Path) -> str:
+    with pytest.raises(TrackingError) as error:
+        log_file(uri, sweep.experiment, sweep.name, page, again=AGAIN)
+    assert error.value.__cause__ is None
+    return str(error.value)
+
+
+def test_a_page_stands_at_the_address_that_is_returned(mlflow_server, page, tmp_path) -> None:
+    from mlflow import MlflowClient
+
+    sweep = sent(mlflow_server.url)
+    address = log_file(sweep.uri, sweep.experiment, sweep.name, page, again=AGAIN)
+    run = sweep.runs()[sweep.name].info
+    assert address == f"{sweep.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/reports/page.html"
+    copy = MlflowClient(sweep.uri).download_artifacts(run.run_id, "reports/page.html", str(tmp_path))
+    assert Path(copy).read_text() == page.read_text()
+
+
+def test_of_a_database_the_run_is_named(tmp_path, page, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts
+    sweep = sent(f"sqlite:///{tmp_path}/mlflow.db")
+    told = log_file(sweep.uri, sweep.experiment, sweep.name, page, again=AGAIN)
+    assert told == f"reports/page.html of run {sweep.runs()[sweep.name].info.run_id}"
+
+
+def test_a_database_that_is_not_there_is_not_created(tmp_path, page, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = refused("sqlite:///new/mlflow.db", Sweep("unused"), page)
+    assert f"there is no database {tmp_path}/new/mlflow.db; fill it by: {AGAIN}" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_experiment_or_sweep_that_the_server_lacks_is_named(mlflow_server, page) -> None:
+    known, unknown = sent(mlflow_server.url), Sweep(mlflow_server.url)
+    assert f"has no run of sweep {unknown.name} in experiment {unknown.experiment!r}" in refused(
+        known.uri, unknown, page
+    )
+    unknown.experiment = known.experiment
+    said = refused(known.uri, unknown, page)
+    assert f"has no run of sweep {unknown.name} in experiment {known.experiment!r}; fill it by: {AGAIN}" in said
+
+
+def test_a_server_that_is_away_is_said_soon_and_without_secrets(page) -> None:
+    with proxy("http://nowhere", lambda path: None) as url:
+        pass  # nobody listens there any more
+    started = time.monotonic()
+    said = refused(url.replace("http://", "http://me:secret@"), Sweep("unused"), page)
+    assert time.monotonic() - started < 10
+    assert said.startswith(f"MLflow can't be used at {url}: ")
+    assert "secret" not in said
+
+
+def test_a_server_that_takes_no_files_says_why(mlflow_server, page) -> None:
+    sweep = sent(mlflow_server.url)
+    with proxy(mlflow_server.url, lambda path: Fault(403, b"no files here") if "artifacts" in path else None) as url:
+        said = refused(url, sweep, page)
+    assert said.startswith(f"MLflow can't be used at {url}: ")
+    assert "403" in said
