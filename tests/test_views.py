@@ -368,6 +368,19 @@ def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_
     assert [("Training goes on" in line, "is back" in line) for line in sweep.said] == [(True, False), (False, True)]
 
 
+@pytest.mark.parametrize("status", [403, 404, 501])
+def test_a_server_that_forbids_or_does_not_know_such_tags_holds_nothing_up(status: int, mlflow_server) -> None:
+    refusal = Fault(status, b"no")
+    with proxy(mlflow_server.url, lambda path: refusal if "set-experiment-tag" in path else None) as url:
+        sweep = Sweep(url)
+        start, *_, end = whole_sweep()
+        sweep.send([start, SavedViews(saved_views(sweep.name, FOUND)), end])
+    (line,) = sweep.said
+    assert f"failed with error code {status}" in line
+    sweep.uri = mlflow_server.url
+    assert [run.info.status for run in sweep.runs().values()] == ["FINISHED"]
+
+
 def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlflow_server) -> None:
     taken = [5]  # four views and the links
 

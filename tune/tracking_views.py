@@ -20,6 +20,9 @@ _LEFT_OUT = (
     "_There is no room for the links of older sweeps: `leebert-tune views NAME` prints them, and puts them on top._"
 )
 
+# What a server answers that knows no such tags or forbids them. For a run's results one would wait, but not for a view.
+_UNWILLING = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED"}
+
 
 class ViewsRefused(Exception):
     """MLflow answers, but doesn't take the views; what a sweep found is in its runs all the same."""
@@ -35,7 +38,7 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
         for key, value in _changes(experiment.tags, experiment_id, sweep, views).items():
             _set(store, experiment_id, key, value)
     except Exception as error:
-        if not is_permanent(error):
+        if not is_permanent(error) and getattr(error, "error_code", None) not in _UNWILLING:
             raise
         said = redact(" ".join(str(error).split()))[:300]
         raise ViewsRefused(
