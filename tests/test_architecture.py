@@ -52,18 +52,8 @@ def test_all_of_leebert_imports_without_ray_mlflow_or_optuna():
 
 def test_searchers_pruners_and_cross_validation_know_no_ray():
     names = (
-        "crossval",
-        "driver",
-        "ledger",
-        "history",
-        "select",
-        "space",
-        "values",
-        "compare",
-        "stats",
-        "best",
-        "choosing",
-    )
+        "crossval", "driver", "ledger", "history", "select", "space", "values", "compare", "stats", "choosing", "best",
+    )  # fmt: skip
     files = [ROOT / "tune" / f"{n}.py" for n in names]
     files += [p for p in MODULES if {"searchers", "pruners"} & set(p.parts)]
     for path in files:

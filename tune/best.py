@@ -57,51 +57,45 @@ def best_file(choice: Choice) -> dict[str, Any]:
         training=training,
         theta_updates=max(1, round(share * whole)),
         found=_known(
-            {
-                "sweep": sweep.name,
-                "configuration": config.id,
-                "values": dict(config.values),
-                "score_mean": round(mean, 6),
-                "score_std": round(std, 6) if std == std else None,
-                "objective": _known(
-                    {
-                        "name": str(objective),
-                        "rule": None if objective.kind == "score" else objective.rule,
-                        "value": round(choice.ranked[0].score.mean, 6),
-                    }
-                ),
-                "complete_configurations": len(choice.candidates),
-                "too_slow": [_named(choice, key) for key in choice.too_slow] or None,
-                "sweeps": _sweeps(choice),
-                "within_one_standard_error": [
-                    _known(
-                        {
-                            **_named(choice, near.configuration.id),
-                            "score": round(near.score.mean, 6),
-                            "layers": _layers(choice.candidates[near.configuration.id]),
-                        }
-                    )
-                    for near in choice.near
-                ],
-                "pareto": _front(choice) if choice.front else None,
-                "score_per_exit": [round(float(v), 6) for v in per_exit],
-                "cells": [_cell(r, training.accumulate // micro, runtime) for r in cells],
-                "placement": placed(sweep.state, config.id) or None,
-                "seeds": list(spec.seeds),
-                "folds": manifest["folds"],
-                "rows": manifest["rows"],
-                "data_fingerprint": manifest["data_fingerprint"],
-                "backbone": manifest["backbone"],
-                "versions": manifest["versions"],
-                "code": manifest["code"],
-                "runtime": runtime,
-            }
+            sweep=sweep.name,
+            configuration=config.id,
+            values=dict(config.values),
+            score_mean=round(mean, 6),
+            score_std=round(std, 6) if std == std else None,
+            objective=_known(
+                name=str(objective),
+                rule=None if objective.kind == "score" else objective.rule,
+                value=round(choice.ranked[0].score.mean, 6),
+            ),
+            complete_configurations=len(choice.candidates),
+            too_slow=[_named(choice, key) for key in choice.too_slow] or None,
+            sweeps=_sweeps(choice),
+            within_one_standard_error=[
+                _known(
+                    **_named(choice, near.configuration.id),
+                    score=round(near.score.mean, 6),
+                    layers=_layers(choice.candidates[near.configuration.id]),
+                )
+                for near in choice.near
+            ],
+            pareto=_front(choice) if choice.front else None,
+            score_per_exit=[round(float(v), 6) for v in per_exit],
+            cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
+            placement=placed(sweep.state, config.id) or None,
+            seeds=list(spec.seeds),
+            folds=manifest["folds"],
+            rows=manifest["rows"],
+            data_fingerprint=manifest["data_fingerprint"],
+            backbone=manifest["backbone"],
+            versions=manifest["versions"],
+            code=manifest["code"],
+            runtime=runtime,
         ),
     )
     return run.model_dump(mode="json", exclude_none=True)
 
 
-def _known(values: dict[str, Any]) -> dict[str, Any]:
+def _known(**values: Any) -> dict[str, Any]:
     """Without what is None."""
     return {key: value for key, value in values.items() if value is not None}
 
@@ -132,13 +126,11 @@ def _sweeps(choice: Choice) -> dict[str, Any]:
     for sweep in choice.sweeps:
         own = next((r for r in choice.ranked if choice.candidates[r.configuration.id].sweep is sweep), None)
         told[sweep.name] = _known(
-            {
-                "status": sweep.status,
-                "complete": choice.complete_of(sweep),
-                "planned": sweep.spec.planned,
-                "configuration": own and choice.candidates[own.configuration.id].configuration.id,
-                "value": own and round(own.score.mean, 6),
-            }
+            status=sweep.status,
+            complete=choice.complete_of(sweep),
+            planned=sweep.spec.planned,
+            configuration=own and choice.candidates[own.configuration.id].configuration.id,
+            value=own and round(own.score.mean, 6),
         )
     return told
 
