@@ -194,9 +194,8 @@ def load_model(folder: str | Path) -> LeebertForSequenceClassification:
         raise CheckpointError(f"{config_file} can't be read: {error}") from None
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != LeebertConfig.model_type:
-        raise CheckpointError(
-            f"{folder} holds a {kind!r} model, not an early-exit one; train one with it as --backbone"
-        )
+        held = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
+        raise CheckpointError(f"{folder} holds {held}; train one with it as --backbone")
     try:
         model, told = LeebertForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True

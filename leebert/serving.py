@@ -118,8 +118,8 @@ class Served:
                 raise ConfigError(f"unknown parameter {name!r}{nearest(name, PARAMETERS)}; there are: {known}")
         given = {name: value for name, value in params.items() if value is not None}
         asked = {name: default for name, (_, default, _) in PARAMETERS.items()} | given
-        if asked["batch_size"] < 1:
-            raise ConfigError(f"batch_size {asked['batch_size']}: at least 1")
+        if not isinstance(size := asked["batch_size"], int) or size < 1:
+            raise ConfigError(f"batch_size {size}: a whole number of at least 1")
         return asked
 
     def _texts(self, data: Any) -> list[tuple[str, ...]]:

@@ -480,11 +480,11 @@ def test_strategy_and_threshold_are_parameters_of_a_request(served, rows):
 @pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
 def test_a_request_may_ask_for_a_speed_up(served, rule):
     dev = pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in graded_rows(400, 1)])
-    asked = (1, 1.5, 2, 4)
+    asked = (1, 2, 3, 4)
     layers = [served.predict(dev, params={"strategy": rule, "speed_up": s})["exit_layer"].mean() for s in asked]
     assert layers == sorted(layers, reverse=True)
     assert (layers[0], layers[-1]) == (LAYERS, 1)
-    assert LAYERS / np.array(layers[1:3]) == pytest.approx([1.5, 2], rel=0.1)
+    assert LAYERS / np.array(layers[1:3]) == pytest.approx([2, 3], rel=0.1)
 
 
 def test_patience_takes_the_nearest_and_says_so(served, rows, caplog):
@@ -506,7 +506,7 @@ WRONG = {
     "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of the two"),
     "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: lies between 1 (all layers) and 4"),
     "a speed-up of never": ({"strategy": "never", "speed_up": 2}, "no threshold of the rule 'never'"),
-    "no batch": ({"batch_size": 0}, "batch_size 0: at least 1"),
+    "no batch": ({"batch_size": 0}, "batch_size 0: a whole number of at least 1"),
 }
 
 
@@ -686,6 +686,10 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
     text = loaded.text
     for time_ in told["wall_clock"]:
         assert f"{time_['milliseconds']:.2f}" in text
+    for time_ in told["wall_clock"][1:]:  # the first are all layers
+        assert f"{time_['milliseconds']:.2f} | {time_['speed_up']:.2f} | {time_['layer_ratio']:.2f} |" in text
+    assert "on 100 rows spread over dev" in text
+    assert "the best of 1 in sweep toy by its mean over exits" in text
     for p in told["chosen"]:
         assert f"{p['speed_up']:.2f}" in text
     scores = [e["dev"]["mean_over_exits"] for e in ran.json["evaluations"].values()]
@@ -725,6 +729,9 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
     )
     refused(away, "MLflow can't be used at http://127.0.0.1:9")
     assert not (tmp_path / "m").exists()
+    refused(cli("leebert-tune", "refit", path, "--out", tmp_path / "m"), "it was edited")
+    refused(cli("leebert-tune", "refit", best_place.file, "--speed-up", 9, "--out", tmp_path / "m"), "speed-up 9")
+    assert not list(tmp_path.glob("**/mlflow.db")), "a refit that is refused leaves nothing"
 
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("precious")

@@ -206,6 +206,24 @@ def test_a_table_of_thresholds_that_is_none_is_one_clear_error(model_folder, tex
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_model_folder_without_its_exits_weights_is_refused(model_folder, cli):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model_folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("heads.")}
+    save_file(kept, model_folder / "model.safetensors", {"format": "pt"})
+    ran = predicted(cli, model_folder)
+    assert ran.code == 1
+    assert "is damaged: 2 weights are missing, such as heads.bias" in ran.err
+
+
+def test_a_model_configuration_that_is_a_list_is_one_clear_error(model_folder, cli):
+    (model_folder / "config.json").write_text("[]")
+    ran = predicted(cli, model_folder)
+    assert ran.code == 1
+    assert ran.err.startswith(f"error: {model_folder} holds no early-exit model")
+
+
 def test_a_pickle_as_a_table_of_thresholds_is_never_opened(model_folder, payload):
     from leebert.serving import Served
 
