@@ -205,13 +205,15 @@ def test_what_may_be_changed_by_hand_may_be_left_out(best_place, tmp_path):
     ):
         rewrite(path, change)
         assert read_best(path).config.training == recorded.training
+    rewrite(path, lambda v: v.pop("data"))
+    path.write_text(path.read_text() + "data: {dir: 2026-01-31}\n")
+    assert read_best(path).config.data.dir == "2026-01-31", "a name, although YAML reads a date"
 
 
 @pytest.mark.parametrize(
     ("line", "part"),
     [
         ("data: 3", "data: "),
-        ("data: {dir: 2026-01-31}", "data.dir: "),
         ("model:", "model: "),
         ("2026-01-31: x", "quotes"),
         ("found: {digest: 2026-01-31}", "found.configuration is missing"),

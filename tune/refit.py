@@ -240,7 +240,7 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
         clock = {t["strategy"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
             chosen, time = told["chosen"][p["strategy"]], clock.get(p["strategy"])
-            in_time = f", {time['speed_up']:.2f} by the clock" if time else ""
+            in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
             print(
                 f"{p['strategy']} {p['threshold']:.6g}: asked {chosen['asked']:g}, held out {chosen['reached']:.2f}, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f}"
