@@ -205,7 +205,7 @@ def test_what_may_be_changed_by_hand_may_be_left_out(best_place, tmp_path):
     ):
         rewrite(path, change)
         assert read_best(path).config.training == recorded.training
-    rewrite(path, lambda v: v.pop("data"))
+    rewrite(path, lambda v: v.pop("data", None))
     path.write_text(path.read_text() + "data: {dir: 2026-01-31}\n")
     assert read_best(path).config.data.dir == "2026-01-31", "a name, although YAML reads a date"
 
