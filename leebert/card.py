@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from leebert.data.tasks import TASKS
+from leebert.files import write_atomically
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
 
@@ -20,6 +21,8 @@ _METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "matthews": "matthews_corre
 class CardFacts:
     """What a card says. Scores are fractions.
 
+    backbone: a hub id, a package's, or a folder's name. trained_on: the rows, in words. timed_rows: how many rows at most
+    were timed. served_as: the address of the registered model, where this is it.
     evaluations: split → this model's evaluation (:func:`leebert.report.evaluate_split`). spread: split → each seed's
     mean over exits. chosen: the rule of each kind at the speed-up asked for; `rule` is the model's own. found: how the
     configuration was found (a best file's section). picked: how this seed came to be the one that is served.
@@ -33,7 +36,7 @@ class CardFacts:
     max_length: int
     training: Mapping[str, Any]
     theta_updates: int
-    rows: int
+    trained_on: str
     seed: int
     seeds: Sequence[int]
     picked: str
@@ -43,6 +46,7 @@ class CardFacts:
     evaluations: Mapping[str, Mapping[str, Any]]
     spread: Mapping[str, Sequence[float]]
     machine: str
+    timed_rows: int
     versions: Mapping[str, str]
     served_as: str = ""
 
@@ -63,7 +67,7 @@ def card(facts: CardFacts) -> str:
 def write_card(folder: Path, facts: CardFacts) -> Path:
     """Write the card into a model's folder; returns its path."""
     path = folder / "README.md"
-    path.write_text(card(facts), encoding="utf-8")
+    write_atomically(path, card(facts))
     return path
 
 
@@ -119,7 +123,8 @@ def _use(facts: CardFacts) -> str:
         "## Use",
         f"```python\nimport leebert  # registers the model with transformers' Auto classes\nfrom transformers import pipeline\n\n"
         f'pipeline("text-classification", model="THIS FOLDER")({{{texts}}})\n```',
-        "The pipeline computes all layers and answers as the exit rule would. `leebert predict` and the MLflow model stop computing:",
+        "The pipeline computes all layers and answers as the exit rule would. `leebert predict THIS_FOLDER` stops computing"
+        + (", and so does the MLflow model:" if facts.served_as else "."),
     ]
     if facts.served_as:
         lines.append(
@@ -149,14 +154,14 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
     for chosen in facts.chosen:
         point = _point(told, chosen)
         time = times.get((chosen.strategy, chosen.threshold))
-        clock = [f"{time['milliseconds']:.2f}", f"{time['speed_up']:.2f}"] if time else ["", ""]
+        clock = [f"{time[key]:.2f}" for key in ("milliseconds", "speed_up", "layer_ratio")] if time else [""] * 3
         rows.append(
             [chosen.strategy, f"{chosen.threshold:.6g}", f"{chosen.reached:.2f}", f"{point['speed_up']:.2f}"]
             + [f"{100 * point['measures'][name]:.2f}" for name in measures]
             + clock
         )
     head = ["rule", "threshold", "layer ratio, cross-validation", f"layer ratio, {split}", *measures]
-    head += ["ms per row", "wall-clock ratio"]
+    head += ["ms per row", "wall-clock ratio", "layer ratio of the timed rows"]
     everything = times.get(("never", None))
     lines += [
         f"Thresholds chosen for a speed-up of {facts.rule.asked:g} on the held-out rows of cross-validation, never on {split}. "
@@ -165,13 +170,17 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
     ]
     for chosen in facts.chosen:
         if not chosen.near:
+            lines.append(f"{chosen.shortfall}.")
+        if chosen.missed(speed_up := _point(told, chosen)["speed_up"]):
             lines.append(
-                f"{chosen.strategy} has only {facts.layers - 1} thresholds: {chosen.reached:.2f} is the nearest that it attains."
+                f"**{chosen.strategy} missed the speed-up on {split}**: {speed_up:.2f} where {chosen.aim:.2f} was aimed at "
+                f"({speed_up / chosen.aim - 1:+.0%}). If the speed matters, give a threshold of your own."
             )
     if everything:
         lines.append(
             f"Wall-clock time at batch size 1, all layers: {everything['milliseconds']:.2f} ms per row; measured on {facts.machine}, "
-            f"on up to 100 rows spread over {split}."
+            f"on {min(facts.timed_rows, told['rows'])} rows spread over {split}, of which the last column is. "
+            "Tokenisation is not in it."
         )
     if told.get("truncated_rows"):
         lines.append(f"{told['truncated_rows']} rows were cut at {facts.max_length} tokens.")
@@ -184,14 +193,24 @@ def _training(facts: CardFacts) -> str:
     options = ", ".join(f"{key} {value}" for key, value in facts.training.items() if key != "seed")
     lines = [
         "## Training",
-        f"Backbone {facts.backbone}; {facts.theta_updates} updates on the whole training split ({facts.rows} rows), nothing held out. "
-        f"The configuration is the best of {found['complete_configurations']} in sweep {found['sweep']}: "
-        f"{100 * found['score_mean']:.2f}{spread} by cross-validation (mean over exits, {len(found['cells'])} cells).",
+        f"Backbone {facts.backbone}; {facts.theta_updates} updates on {facts.trained_on}, nothing held out. "
+        f"The configuration is the best of {found['complete_configurations']} in {_sweeps(found)} by its {_objective(found)}; "
+        f"{100 * found['score_mean']:.2f}{spread} by cross-validation (mean over exits, "
+        f"{len(found['cells'])} cells).",
         f"Seed {facts.seed}; trained with seed(s) {', '.join(map(str, facts.seeds))}. {facts.picked}",
         f"Options: {options}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
     ]
     return "\n\n".join(lines)
+
+
+def _objective(found: Mapping[str, Any]) -> str:
+    return str((found.get("objective") or {}).get("name", "mean over exits"))
+
+
+def _sweeps(found: Mapping[str, Any]) -> str:
+    names = list(found.get("sweeps") or [found["sweep"]])
+    return f"sweep{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _point(told: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any]:

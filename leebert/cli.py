@@ -21,6 +21,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
 DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout; without it, the Hugging Face hub.")]
 
 
@@ -119,13 +120,12 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
     timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
     device: Device = "auto",
+    precision: Precision = None,
     json_: Json = False,
 ) -> None:
     """Score every exit, and every exit strategy over its thresholds, from one pass over the data."""
-    from leebert.runtime import Runtime
-
     loaded, tokenizer = _load(model)
-    runtime = Runtime.of("auto", device)
+    runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
     if loaded.config.task is None:
         raise ConfigError(f"{model}: its configuration names no task; train it with `leebert train`")
@@ -168,6 +168,7 @@ def predict(
     threshold: Annotated[float | None, typer.Option(help="The strategy's threshold.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that run through the layers together.")] = 32,
     device: Device = "auto",
+    precision: Precision = None,
 ) -> None:
     """Answer rows with label, probability and the layer at which each one left."""
     form = form or (out.suffix.lstrip(".").lower() if out and out.suffix else "jsonl")
@@ -176,9 +177,8 @@ def predict(
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.data.tasks import get_task
-    from leebert.exits import make_strategy, warn_if_unreachable
+    from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
     from leebert.predict import answers, read_file, read_texts, write_answers
-    from leebert.runtime import Runtime
 
     default = {"strategy": loaded.config.exit_strategy, "threshold": loaded.config.exit_threshold}
     given = (
@@ -187,12 +187,13 @@ def predict(
         else {"strategy": strategy or default["strategy"], "threshold": threshold}
     )
     exits = parse(ExitConfig, given, "--strategy/--threshold")
+    check_threshold(exits, loaded.num_exits, loaded.config.num_labels)
     warn_if_unreachable(exits, loaded.num_exits)
     columns = text or (list(get_task(loaded.config.task).text_columns) if loaded.config.task else ["text"])
     if input_ == "-" and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the locale says
     texts = read_texts(sys.stdin, columns, "stdin") if input_ == "-" else read_file(Path(input_), columns)
-    runtime = Runtime.of("auto", device)
+    runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
     rule = make_strategy(
         exits.strategy, exits.threshold, num_exits=loaded.num_exits, num_classes=loaded.config.num_labels
@@ -221,6 +222,16 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
     console.quiet_transformers()
     return load_model(folder).eval(), load_tokenizer(str(folder))
+
+
+def _runtime(model: Any, precision: str | None, device: str) -> Any:
+    """Where a saved model runs: in the precision that it was trained in, unless another is given."""
+    from leebert.runtime import Runtime
+
+    if precision not in (None, "auto", "fp32", "bf16"):
+        raise ConfigError(f"--precision {precision}: auto, fp32 or bf16")
+    chosen: Any = precision or model.config.precision
+    return Runtime.of(chosen, device)
 
 
 def _bar(items: Any, what: str) -> Any:

@@ -130,6 +130,10 @@ class Subset(Frozen):
     seed: int = Field(0, ge=0, description="Which rows.")
 
 
+#: How far above its range's end an entropy threshold may lie: in float32 a row that knows nothing exceeds ln K.
+THRESHOLD_SLACK = 1e-5
+
+
 class ExitConfig(Frozen):
     """When a row leaves. The threshold's meaning and range are the strategy's."""
 
@@ -144,8 +148,10 @@ class ExitConfig(Frozen):
                 raise ValueError(f"strategy {self.strategy!r} needs a threshold")
         elif self.strategy == "patience" and (t != int(t) or t < 1):
             raise ValueError(f"patience must be a whole number of at least 1, not {t}")
-        elif self.strategy in ("confidence", "normalised_entropy") and not 0 <= t <= 1:
+        elif self.strategy in ("confidence", "normalised_entropy") and not 0 <= t <= 1 + THRESHOLD_SLACK:
             raise ValueError(f"a threshold for {self.strategy} lies between 0 and 1, not {t}")
+        elif self.strategy == "confidence" and t == 0:
+            raise ValueError("a threshold for confidence lies above 0, not 0")
         elif self.strategy == "entropy" and t < 0:
             raise ValueError(f"an entropy threshold is at least 0, not {t}")
         return self
@@ -164,7 +170,8 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line per error of a validation: key, value seen, what was expected."""
     lines = []
     for e in error.errors():
-        where = ".".join(str(p) for p in e["loc"]) or "(whole)"
+        where = ".".join(str(p) for p in e["loc"])
+        said = f"{where}: " if where else ""
         if e["type"] == "extra_forbidden":
             fields = _fields_at(model, e["loc"][:-1])
             lines.append(f"{where}: unknown key{nearest(str(e['loc'][-1]), fields)}")
@@ -177,7 +184,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
                 if not isinstance(e["input"], Mapping) and repr(e["input"]) not in message
                 else ""
             )
-            lines.append(f"{where}: {message}{shown}")
+            lines.append(f"{said}{message}{shown}")
     return lines
 
 

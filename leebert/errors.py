@@ -13,6 +13,10 @@ class DataError(LeebertError):
     """A data file, split, row or fold is wrong."""
 
 
+class DivergedError(DataError):
+    """A loss, gradient or weight of a training run was not finite."""
+
+
 class BackboneError(LeebertError):
     """An encoder or its tokenizer can't be used."""
 

@@ -189,17 +189,24 @@ def load_model(folder: str | Path) -> LeebertForSequenceClassification:
     """A saved model, from safetensors and without a hub. Raises CheckpointError for a damaged or foreign folder."""
     config_file = Path(folder) / "config.json"
     try:
-        kind = json.loads(config_file.read_text()).get("model_type")
+        values = json.loads(config_file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{config_file} can't be read: {error}") from None
+    kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != LeebertConfig.model_type:
-        raise CheckpointError(
-            f"{folder} holds a {kind!r} model, not an early-exit one; train one with it as --backbone"
-        )
+        held = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
+        raise CheckpointError(f"{folder} holds {held}; train one with it as --backbone")
     try:
-        return LeebertForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        model, told = LeebertForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"the model in {folder} is damaged: {str(error).strip().splitlines()[0]}") from None
+    if missing := sorted(told["missing_keys"]):
+        raise CheckpointError(
+            f"the model in {folder} is damaged: {len(missing)} weights are missing, such as {missing[0]}"
+        )
+    return model
 
 
 AutoModelForSequenceClassification.register(LeebertConfig, LeebertForSequenceClassification, exist_ok=True)

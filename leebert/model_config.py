@@ -22,6 +22,8 @@ class LeebertConfig(PreTrainedConfig):
     task: str | dict[str, Any] | None = None
     max_length: int = 128
     metric: str | None = None
+    # What thresholds were chosen in; the same logits in bf16 and fp32 leave elsewhere.
+    precision: str = "auto"
 
     @property
     def num_exits(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -119,26 +119,42 @@ def checked(texts: tuple[str, ...], columns: Sequence[str], where: str) -> tuple
 def answers(
     model: Any, tokenizer: Any, texts: Iterable[tuple[str, ...]], strategy: Any, runtime: Any, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Label, probability and exit layer of each row, in order, by inference that stops at the exit."""
+    """Label, probability and exit layer of each row, in order; texts that are too long are cut."""
+    texts = iter(texts)
+    while chunk := list(islice(texts, CHUNK)):
+        encoded = encode(tokenizer, chunk, model.config.max_length)
+        yield from answer_encoded(model, tokenizer, encoded, strategy, runtime, batch_size)
+
+
+def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Any:
+    """Tokenised rows, not padded; cut at `max_length` unless that is None."""
+    cut = (
+        {"truncation": False, "verbose": False}
+        if max_length is None
+        else {"truncation": True, "max_length": max_length}
+    )
+    return tokenizer(*(list(column) for column in zip(*texts, strict=True)), **cut)
+
+
+def answer_encoded(
+    model: Any, tokenizer: Any, encoded: Mapping[str, Any], strategy: Any, runtime: Any, batch_size: int
+) -> list[dict[str, Any]]:
+    """The answers to rows of :func:`encode`, in order, by inference that stops at the exit."""
     import torch
 
     from leebert.inference import infer
 
-    texts = iter(texts)
-    while chunk := list(islice(texts, CHUNK)):
-        encoded = tokenizer(
-            *(list(c) for c in zip(*chunk, strict=True)), truncation=True, max_length=model.config.max_length
-        )
-        order = sorted(range(len(chunk)), key=lambda i: len(encoded["input_ids"][i]))
-        found: list[dict[str, Any]] = [{}] * len(chunk)
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
-            batch = tokenizer.pad({k: [v[i] for i in index] for k, v in encoded.items()}, return_tensors="pt")
-            answer = infer(model, dict(batch), strategy, runtime)
-            probability, label = torch.softmax(answer.logits.float(), -1).max(-1)
-            for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
-                found[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}
-        yield from found
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    found: list[dict[str, Any]] = [{}] * len(lengths)
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        batch = tokenizer.pad({k: [v[i] for i in index] for k, v in encoded.items()}, return_tensors="pt")
+        answer = infer(model, dict(batch), strategy, runtime)
+        probability, label = torch.softmax(answer.logits.float(), -1).max(-1)
+        for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
+            found[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}
+    return found
 
 
 def write_answers(rows: Iterable[dict[str, Any]], out: TextIO, form: str) -> int:

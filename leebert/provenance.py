@@ -5,11 +5,21 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "ray", "optuna", "mlflow", "pyarrow")
+
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "spiece.model",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+_TOKENIZER_FILES = ("tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 
 def versions() -> dict[str, str]:
@@ -42,7 +52,9 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         before, after = was.get(key), now.get(key)
         if before is None or after is None or before == after:
             continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
+        if key == "backbone":
+            lines += [f"backbone {line}" for line in backbone_differences(before, after)]
+        elif isinstance(before, Mapping) and isinstance(after, Mapping):
             for part in sorted({*before, *after}):
                 if before.get(part) != after.get(part):
                     lines.append(f"{key} {part} was {before.get(part)}, is {after.get(part)}")
@@ -52,22 +64,65 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def backbone_identity(spec: str) -> dict[str, Any]:
-    """The backbone's name, its revision on the hub, and digests of weights and tokenizer where these are local files."""
+    """The backbone's name, its revision on the hub, and digests of its files: of a folder, or of the hub's local copy.
+
+    weights: all safetensors. config: config.json. tokenizer: its vocabulary. tokenizer_files: all that is its. A part
+    whose files are not there is left out.
+    """
     from leebert.backbone import load_config, locate
 
     where, revision = locate(spec)
     found: dict[str, Any] = {"name": spec}
-    if not Path(where).is_dir():
-        return {**found, "revision": getattr(load_config(spec), "_commit_hash", None) or revision}
-    for key, names in (
-        ("weights", ("model.safetensors",)),
-        ("tokenizer", ("tokenizer.json", "vocab.txt", "spiece.model", "vocab.json")),
-    ):
-        for name in names:
-            if (Path(where) / name).is_file():
-                found[key] = digest_of(Path(where) / name)
-                break
+    folder = Path(where)
+    if not folder.is_dir():
+        commit = getattr(load_config(spec), "_commit_hash", None) or revision
+        found["revision"] = commit
+        folder = _snapshot(where, commit) or folder
+    vocabularies = [folder / name for name in _VOCABULARIES if (folder / name).is_file()]
+    parts = {
+        "weights": sorted(folder.glob("model*.safetensors")),
+        "config": [folder / "config.json"],
+        "tokenizer": vocabularies[:1],
+        "tokenizer_files": sorted({*vocabularies, *(folder / name for name in _TOKENIZER_FILES)}),
+    }
+    for part, files in parts.items():
+        there = [path for path in files if path.is_file()]
+        if there:
+            found[part] = digest_of(there[0]) if len(there) == 1 else _digest_of_all(there)
     return found
+
+
+def backbone_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Why two identities are not of one backbone, a line each; none where they are.
+
+    What only one of them knows is no difference, but weights or, where these are not known, the revision must agree.
+    """
+    decisive = next((part for part in ("weights", "revision") if was.get(part) and now.get(part)), None)
+    if decisive is None:
+        known, here = (", ".join(key for key in side if key != "name") or "nothing" for side in (was, now))
+        return [f"files can't be compared: of the one {known} is known, of the other {here}"]
+    parts = (decisive, "config", "tokenizer", "tokenizer_files")
+    return [
+        f"{part} was {was[part]}, is {now[part]}"
+        for part in parts
+        if was.get(part) and now.get(part) and was[part] != now[part]
+    ]
+
+
+def _snapshot(repo: str, revision: str | None) -> Path | None:
+    """The folder of the hub's cache that holds a model at a revision; None where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
+def _digest_of_all(paths: Sequence[Path]) -> str:
+    lines = "".join(f"{path.name} {digest_of(path)}\n" for path in paths)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def digest_of(path: Path) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from leebert.config import ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
-from leebert.errors import ConfigError, DataError
+from leebert.errors import ConfigError, DataError, DivergedError
+from leebert.files import write_atomically
 
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
@@ -49,10 +50,11 @@ class RunConfig(Frozen):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """The training split, ready: the task, its examples, and the tokenised rows."""
+    """The training split, ready: the task, its examples (of `split_rows` rows in the split), and the tokenised rows."""
 
     task: Any
     examples: Any
+    split_rows: int
     tokens: Any
     tokens_path: str
     tokenizer: Any
@@ -94,12 +96,13 @@ def load_training_data(task: Any, data: DataConfig, model: ModelConfig, cache: P
     check_length(model)
     tokenizer = load_tokenizer(model.backbone)
     examples = read_split(task, "train", data.dir)
+    split_rows = len(examples)
     if data.subset:
         if data.subset.rows > len(examples):
             raise DataError(f"subset of {data.subset.rows} rows: {examples.source} has only {len(examples)}")
         examples = subset(examples, data.subset.rows, data.subset.seed)
     tokens = cached(examples, tokenizer, model.max_length, cache)
-    return TrainingData(task, examples, tokens, str(tokens.path), tokenizer)
+    return TrainingData(task, examples, split_rows, tokens, str(tokens.path), tokenizer)
 
 
 def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
@@ -144,7 +147,7 @@ def train_model(
     from leebert.checkpoint import Checkpoints
     from leebert.data.batches import RowSubset, updates_per_epoch
     from leebert.data.folds import make_folds
-    from leebert.exits import warn_if_unreachable
+    from leebert.exits import check_threshold, warn_if_unreachable
     from leebert.problem import TextProblem
     from leebert.runtime import Runtime, derive_seed
     from leebert.train import fit
@@ -159,7 +162,9 @@ def train_model(
     )
     torch.manual_seed(derive_seed(config.training.seed, "init"))
     model = problem.model(config.training)
+    check_threshold(config.exits, model.num_exits, len(task.label_names))
     warn_if_unreachable(config.exits, model.num_exits)
+    model.config.precision = runtime.precision
     model.config.task = config.task
     model.config.max_length = config.model.max_length
     model.config.metric = task.metric
@@ -188,7 +193,7 @@ def train_model(
         identity={"data": data.examples.fingerprint(), "model": config.model.model_dump(), "group_by": str(task.group_by)},
     )  # fmt: skip
     if result.ended == "diverged":
-        raise DataError(
+        raise DivergedError(
             f"training diverged after {result.reports[-1].theta_updates} updates (a loss, gradient or weight was not finite); "
             f"its last finite epoch is kept in {checkpoints.folder}; lower lr_theta, now {config.training.lr_theta:g}"
         )
@@ -199,6 +204,7 @@ def train_model(
     summary = {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
         "rows": len(rows),
+        "split_rows": data.split_rows,
         "held_out_rows": 0 if held_out is None else len(held_out),
         "truncated_rows": int(data.tokens.truncated),
         "skipped_rows": int(getattr(data.examples, "skipped", 0)),
@@ -210,8 +216,8 @@ def train_model(
         "score": result.best.score,
         "epochs": [r.plain() for r in result.reports],
     }
-    (out / "training.json").write_text(json.dumps(summary, indent=1))
     best_weights.unlink(missing_ok=True)
     checkpoints.clear()
     shutil.rmtree(out / ".cache", ignore_errors=True)
+    write_atomically(out / "training.json", json.dumps(summary, indent=1))  # last: where it lies, all is whole
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import torch
 
-from leebert.config import ExitConfig, problems
+from leebert.config import ExitConfig, Precision, nearest, problems
 from leebert.errors import ConfigError, DataError
-from leebert.exits import make_strategy
-from leebert.predict import answers, checked
+from leebert.exits import check_threshold, make_strategy
+from leebert.predict import CHUNK, answer_encoded, checked, encode
 from leebert.runtime import Runtime
 from leebert.thresholds import check_speed_up, look_up, read_curves
+
+log = logging.getLogger(__name__)
 
 #: Parameters of a request: name → (type as MLflow calls it, default, what it does). None: not asked for.
 PARAMETERS: dict[str, tuple[str, Any, str]] = {
@@ -32,9 +35,12 @@ _SHOWN = 3  # rows that an error names
 
 
 class Served:
-    """A model of a folder, ready to answer. One request at a time: a tokenizer's truncation is shared state."""
+    """A model of a folder, ready to answer, in the precision that it was trained in unless another is given.
 
-    def __init__(self, folder: str | Path, device: str = "auto") -> None:
+    Requests take turns, by chunks of rows: a tokenizer's truncation is shared state.
+    """
+
+    def __init__(self, folder: str | Path, device: str = "auto", precision: Precision | None = None) -> None:
         from leebert.backbone import load_tokenizer
         from leebert.model import load_model
 
@@ -42,30 +48,32 @@ class Served:
         self.tokenizer = load_tokenizer(str(folder))
         self.columns = text_columns(self.model.config.task)
         self.curves = read_curves(Path(folder))
-        self.runtime = Runtime.of("auto", device)
+        self.runtime = Runtime.of(precision or self.model.config.precision, device)
         self.model.to(self.runtime.device)
         self._alone = threading.Lock()
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Label, probability, exit layer (from 1) and layers saved for each row of a pandas DataFrame of texts.
 
-        `params` are those of :data:`PARAMETERS`. Raises DataError for wrong columns, empty texts and, unless `truncate`
-        is set, for texts longer than the model takes; ConfigError for a rule or threshold that does not exist.
+        `params` are those of :data:`PARAMETERS`; None stands for a parameter's default. Raises DataError for wrong
+        columns, empty texts and, unless `truncate` is set, for texts longer than the model takes; ConfigError for an
+        unknown parameter, a rule or threshold that the model does not have, and a speed-up that no threshold gives.
         """
         import pandas as pd
 
-        asked = {name: default for name, (_, default, _) in PARAMETERS.items()} | dict(params or {})
+        asked = self._asked(params or {})
         rule = self.rule(asked)
-        if asked["batch_size"] < 1:
-            raise ConfigError(f"batch_size {asked['batch_size']}: at least 1")
-        texts = self._texts(data)
-        with self._alone, torch.inference_mode():
-            if not asked["truncate"]:
-                self._refuse_long(texts)
-            strategy = make_strategy(
-                rule.strategy, rule.threshold, num_exits=self.model.num_exits, num_classes=self.model.config.num_labels
-            )
-            found = list(answers(self.model, self.tokenizer, texts, strategy, self.runtime, asked["batch_size"]))
+        strategy = make_strategy(
+            rule.strategy, rule.threshold, num_exits=self.model.num_exits, num_classes=self.model.config.num_labels
+        )
+        # All rows are tokenised before the first is answered: whatever is wrong with one shows at once.
+        chunks = self._encoded(self._texts(data), truncate=asked["truncate"])
+        found: list[dict[str, Any]] = []
+        for encoded in chunks:
+            with self._alone, torch.inference_mode():
+                found += answer_encoded(
+                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"]
+                )
         table = pd.DataFrame(found, columns=["label", "probability", "exit_layer"], index=data.index)
         table["layers_saved"] = self.model.num_exits - table["exit_layer"]
         return table
@@ -78,21 +86,49 @@ class Served:
         if speed_up is not None:
             if threshold is not None:
                 raise ConfigError("threshold and speed_up: give one of the two")
-            if not self.curves:
-                raise ConfigError("speed_up: this model has no curves of cross-validation: give a threshold")
-            threshold = look_up(self.curves, name, check_speed_up(speed_up, self.model.num_exits)).threshold
-        elif threshold is None and name == own.exit_strategy:
+            return self._of_speed_up(name, speed_up)
+        if threshold is None and name == own.exit_strategy:
             threshold = own.exit_threshold
         try:
-            return ExitConfig(strategy=name, threshold=threshold)
+            rule = ExitConfig(strategy=name, threshold=threshold)
         except ValueError as error:
             raise ConfigError("; ".join(problems(error, ExitConfig))) from None  # type: ignore[arg-type]
+        check_threshold(rule, self.model.num_exits, own.num_labels)
+        return rule
+
+    def _of_speed_up(self, name: str, speed_up: float) -> ExitConfig:
+        if not self.curves:
+            raise ConfigError("speed_up: this model has no curves of cross-validation: give a threshold")
+        chosen = look_up(self.curves, name, check_speed_up(speed_up, self.model.num_exits))
+        if speed_up == 1:
+            return ExitConfig(strategy="never")  # confidence at 1 lets a row go whose probability float32 rounds to 1
+        if not chosen.near and name != "patience":
+            raise ConfigError(f"speed_up: {chosen.shortfall}; ask for that, or give a threshold")
+        if chosen.near:
+            log.info("speed_up %g: %s at %.6g, %.2f expected", speed_up, name, chosen.threshold, chosen.reached)
+        else:
+            log.warning("speed_up: %s", chosen.shortfall)
+        return ExitConfig(strategy=chosen.strategy, threshold=chosen.threshold)
+
+    @staticmethod
+    def _asked(params: Mapping[str, Any]) -> dict[str, Any]:
+        for name in params:
+            if name not in PARAMETERS:
+                known = ", ".join(PARAMETERS)
+                raise ConfigError(f"unknown parameter {name!r}{nearest(name, PARAMETERS)}; there are: {known}")
+        given = {name: value for name, value in params.items() if value is not None}
+        asked = {name: default for name, (_, default, _) in PARAMETERS.items()} | given
+        if not isinstance(size := asked["batch_size"], int) or size < 1:
+            raise ConfigError(f"batch_size {size}: a whole number of at least 1")
+        return asked
 
     def _texts(self, data: Any) -> list[tuple[str, ...]]:
-        missing = [name for name in self.columns if name not in data.columns]
-        if missing:
-            there = ", ".join(repr(name) for name in data.columns) or "none"
-            raise DataError(f"no column {missing[0]!r}; there are: {there}")
+        for name in self.columns:
+            if name not in data.columns:
+                there = ", ".join(repr(name) for name in data.columns) or "none"
+                raise DataError(f"no column {name!r}; there are: {there}")
+            if list(data.columns).count(name) > 1:
+                raise DataError(f"column {name!r} stands there twice: rename one of the two")
         rows = []
         for number, row in enumerate(zip(*(data[name] for name in self.columns), strict=True)):
             for name, text in zip(self.columns, row, strict=True):
@@ -101,18 +137,22 @@ class Served:
             rows.append(checked(row, self.columns, f"row {number}"))
         return rows
 
-    def _refuse_long(self, texts: list[tuple[str, ...]]) -> None:
-        if not texts:
-            return
+    def _encoded(self, texts: list[tuple[str, ...]], *, truncate: bool) -> list[Any]:
         limit = self.model.config.max_length
-        ids = self.tokenizer(*(list(c) for c in zip(*texts, strict=True)), truncation=False, verbose=False)["input_ids"]
-        long = [(row, len(tokens)) for row, tokens in enumerate(ids) if len(tokens) > limit]
+        chunks, long = [], []
+        for start in range(0, len(texts), CHUNK):
+            with self._alone:
+                encoded = encode(self.tokenizer, texts[start : start + CHUNK], limit if truncate else None)
+            lengths = [len(ids) for ids in encoded["input_ids"]]
+            long += [(start + row, length) for row, length in enumerate(lengths) if length > limit]
+            chunks.append(encoded)
         if long:
             shown = ", ".join(f"row {row} has {count}" for row, count in long[:_SHOWN])
             more = f" and {len(long) - _SHOWN} more rows are too long" if len(long) > _SHOWN else ""
             raise DataError(
                 f"the model takes at most {limit} tokens, {shown}{more}; shorten, or send truncate: true to have them cut"
             )
+        return chunks
 
 
 def text_columns(task: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from leebert.config import StrategyName
+from leebert.config import THRESHOLD_SLACK, StrategyName
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.exits import make_strategy, replay
@@ -22,6 +22,9 @@ RULES: tuple[StrategyName, ...] = ("entropy", "normalised_entropy", "confidence"
 
 # A curve's neighbours differ by at most 2 % in speed-up, or by a millionth of the threshold's range.
 _STEP, _FINEST, _HALVINGS = 0.02, 1e-6, 40
+
+# How far a layer ratio on other rows may be off what was aimed at before it is called missed.
+_MISSED = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,24 @@ class Chosen:
     def near(self) -> bool:
         """Whether it is within 5 % of what was asked: patience has only M−1 thresholds."""
         return abs(self.reached / self.asked - 1) <= 0.05
+
+    @property
+    def aim(self) -> float:
+        """What other rows are held to: the speed-up asked for, for patience the nearest that it attains."""
+        return self.reached if self.strategy == "patience" else self.asked
+
+    def missed(self, speed_up: float) -> bool:
+        """Whether other rows' speed-up is off by more than 10 %."""
+        return abs(speed_up / self.aim - 1) > _MISSED
+
+    @property
+    def shortfall(self) -> str:
+        """What the nearest threshold means where it is not near, in words."""
+        why = "its thresholds are whole numbers" if self.strategy == "patience" else "rows leave together"
+        return (
+            f"{self.strategy} does not attain a speed-up of {self.asked:g}, since {why}: the nearest is {self.reached:.2f}, "
+            f"at {self.threshold:.6g}"
+        )
 
 
 def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None) -> float:
@@ -94,7 +115,7 @@ def curves(recorded: HeldOut) -> dict[str, list[list[float]]]:
         if name == "patience":
             found[name] = [[float(p), reached(p)] for p in range(1, max(2, m))]
         elif name == "normalised_entropy":  # entropy's, in another unit
-            scaled = (min(1.0, t / math.log(k)) for t, _ in found["entropy"])
+            scaled = (t / math.log(k) for t, _ in found["entropy"])
             found[name] = [[t, reached(t)] for t in scaled]
         else:
             found[name] = _refined(reached, *_range(name, k))
@@ -117,12 +138,21 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float) -
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
     """The curves of a saved model; empty where it was trained without cross-validation."""
     try:
-        found: dict[str, Any] = json.loads((folder / FILE).read_text())
+        found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / FILE} can't be read: {error}") from None
-    return dict(found["curves"])
+    try:
+        return {
+            str(rule): [[float(threshold), float(speed_up)] for threshold, speed_up in points]
+            for rule, points in found["curves"].items()
+            if points
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ConfigError(
+            f"{folder / FILE}: no table of thresholds and speed-ups; remove the file to serve the model without speed_up"
+        ) from None
 
 
 def _choosable(strategy: str) -> StrategyName:
@@ -132,10 +162,14 @@ def _choosable(strategy: str) -> StrategyName:
 
 
 def _range(strategy: str, classes: int) -> tuple[float, float]:
-    """From the threshold at which hardly any row leaves early to the one at which all do, or the other way round."""
-    if strategy == "entropy":
-        return 0.0, math.nextafter(math.log(classes), math.inf) + 1e-6
-    return (1 / classes, 1.0) if strategy == "confidence" else (0.0, 1.0)
+    """From the threshold at which hardly any row leaves early to the one at which all do, or the other way round.
+
+    The end at which all leave lies a little beyond what a row can have, since float32 rounds.
+    """
+    beyond = 1 + THRESHOLD_SLACK / 2
+    if strategy == "confidence":
+        return 1 / classes / beyond, 1.0
+    return 0.0, beyond * (math.log(classes) if strategy == "entropy" else 1.0)
 
 
 def _end(strategy: str, classes: int, asked: float) -> float:

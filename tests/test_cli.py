@@ -172,7 +172,7 @@ def recorded(trained):
     rows = tokenise(
         read_split(get_task(model.config.task), "dev"), load_tokenizer(str(folder)), 32, folder / "dev.arrow"
     )
-    return record_all(model, rows, Runtime.of("auto", "cpu"))
+    return record_all(model, rows, Runtime.of(model.config.precision, "cpu"))
 
 
 def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trained):

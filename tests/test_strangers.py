@@ -9,7 +9,7 @@ from encoders import save_backbone
 from test_driver import driver, run_all
 
 from leebert.checkpoint import Checkpoints
-from leebert.errors import SweepError
+from leebert.errors import LeebertError, SweepError
 from tune.crossval import load_held_out, run_attempt
 from tune.folder import SweepFolder
 from tune.ledger import Ledger, encode
@@ -156,20 +156,93 @@ def test_a_checkpoint_with_a_pickle_is_passed_over(stranger, payload):
     assert run_all(d) == "finished"
 
 
-def test_a_model_folder_with_pickles_or_code_of_its_own_is_refused(tmp_path, payload, cli):
-    model = tmp_path / "model"
-    save_backbone(model)
-    (model / "modeling_evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
-    config = json.loads((model / "config.json").read_text())
-    config["auto_map"] = {"AutoModel": "modeling_evil.Evil", "AutoModelForSequenceClassification": "modeling_evil.Evil"}
-    (model / "config.json").write_text(json.dumps(config))
-    (tmp_path / "rows.tsv").write_text("sentence\nhello\n")
-    for weights in ("model.safetensors", "pytorch_model.bin"):
-        (model / "model.safetensors").unlink(missing_ok=True)
-        (model / weights).write_bytes(payload)
-        ran = cli("leebert", "predict", model, "--input", tmp_path / "rows.tsv", stdin="hello\n")
-        assert ran.code != 0
-        assert "Traceback" not in ran.err
+@pytest.fixture
+def model_folder(tmp_path):
+    """An early-exit model as `leebert train` saves it."""
+    from leebert.backbone import load_tokenizer
+    from leebert.model import build_model
+
+    save_backbone(tmp_path / "backbone")
+    build_model(str(tmp_path / "backbone"), ("no", "yes")).save_pretrained(tmp_path / "model")
+    load_tokenizer(str(tmp_path / "backbone")).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def predicted(cli, folder):
+    rows = folder.parent / "rows.txt"
+    rows.write_text("the cat\n")
+    return cli("leebert", "predict", folder, rows)
+
+
+def test_code_in_a_model_folder_is_not_run(tmp_path, model_folder, payload, cli):
+    (model_folder / "modeling_evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    config = json.loads((model_folder / "config.json").read_text())
+    names = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoTokenizer")
+    config["auto_map"] = dict.fromkeys(names, "modeling_evil.Evil")
+    (model_folder / "config.json").write_text(json.dumps(config))
+    ran = predicted(cli, model_folder)
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["label"] in ("no", "yes")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_are_a_pickle_are_refused(model_folder, payload, cli, name):
+    (model_folder / "model.safetensors").unlink()
+    (model_folder / name).write_bytes(payload)
+    ran = predicted(cli, model_folder)
+    assert ran.code == 1
+    assert ran.err.startswith(f"error: the model in {model_folder} is damaged: ")
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"curves": []}', '{"curves": {"entropy": [[1]]}}', '{"curves": {"entropy": 7}}']
+)
+def test_a_table_of_thresholds_that_is_none_is_one_clear_error(model_folder, text):
+    from leebert.serving import Served
+
+    (model_folder / "exits.json").write_text(text)
+    with pytest.raises(LeebertError, match=r"exits\.json: no table of thresholds") as error:
+        Served(model_folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_model_folder_without_its_exits_weights_is_refused(model_folder, cli):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(model_folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("heads.")}
+    save_file(kept, model_folder / "model.safetensors", {"format": "pt"})
+    ran = predicted(cli, model_folder)
+    assert ran.code == 1
+    assert "is damaged: 2 weights are missing, such as heads.bias" in ran.err
+
+
+def test_a_model_configuration_that_is_a_list_is_one_clear_error(model_folder, cli):
+    (model_folder / "config.json").write_text("[]")
+    ran = predicted(cli, model_folder)
+    assert ran.code == 1
+    assert ran.err.startswith(f"error: {model_folder} holds no early-exit model")
+
+
+def test_a_pickle_as_a_table_of_thresholds_is_never_opened(model_folder, payload):
+    from leebert.serving import Served
+
+    (model_folder / "exits.json").write_bytes(payload)
+    with pytest.raises(LeebertError, match=r"exits\.json can't be read"):
+        Served(model_folder)
+
+
+@pytest.mark.parametrize("command", ["verify", "refit"])
+def test_a_best_file_of_a_stranger_constructs_nothing(tmp_path, payload, cli, command):
+    path = tmp_path / "best.yaml"
+    path.write_text(f"task: !!python/object/apply:pathlib.Path.touch [{tmp_path / 'executed'}]\nfound: {{}}\n")
+    ran = cli("leebert-tune", command, path)
+    assert ran.code == 1
+    assert ran.err.startswith(f"error: {path}, line 1: ")
+    path.write_bytes(payload)
+    ran = cli("leebert-tune", command, path)
+    assert ran.code == 1
+    assert ran.err.startswith(f"error: {path}")
 
 
 @pytest.mark.parametrize("where", ["checkpoints", "ledger/clo-v2-0.01", "cells", "hung", "lease", "STOP"])

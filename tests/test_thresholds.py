@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
+from leebert.exits import check_threshold
 from leebert.thresholds import FILE, RULES, check_speed_up, choose, curves, layer_ratio, look_up, read_curves
 
 M = 6
@@ -64,6 +66,20 @@ def test_what_no_row_can_do_is_refused(held_out, asked):
     for wrong in (lambda: check_speed_up(asked, M), lambda: choose(held_out, "entropy", asked)):
         with pytest.raises(ConfigError, match=r"speed-up .*: lies between 1 .* and 6"):
             wrong()
+
+
+def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():
+    logits = np.zeros((M, 40, 3), np.float32)
+    logits[:, :20, 0] = 200  # of probability 1 after rounding; the others know nothing
+    extreme = HeldOut(logits, np.zeros(40, int))
+    for rule in ("entropy", "normalised_entropy", "confidence"):
+        assert choose(extreme, rule, M).reached == M
+    for classes in range(2, 40):
+        clueless = HeldOut(np.zeros((2, 1, classes), np.float32), np.zeros(1, int))
+        for rule in ("entropy", "normalised_entropy", "confidence"):
+            chosen = choose(clueless, rule, 2)
+            assert chosen.reached == 2
+            check_threshold(ExitConfig(strategy=rule, threshold=chosen.threshold), 2, classes)
 
 
 def test_never_has_no_threshold(held_out):

@@ -1,5 +1,6 @@
 """`leebert-tune verify`: a best file's score comes out again, from the file alone, or what differs is said."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -76,20 +77,68 @@ def test_another_precision_is_said_and_half_a_point_is_the_limit(best_place, cli
     assert "runtime precision was fp32, is bf16" in told["conclusion"]
 
 
-def test_the_claim_by_hand():
+RECORDED = (0.81, 0.79, 0.80)
+
+
+def judged(*points, differs=("runtime threads was 1, is 2",), unlike=(0, 1, 2)):
+    """The verdict on three recorded cells of which each comes out so many points off; `unlike`: which ran elsewhere."""
     from tune.verify import CellCheck, Verdict
 
-    def verdict(now, identical=False, **more):
-        cells = (CellCheck(0, 0, 0.8, now, identical),)
-        return Verdict(0.8, now, cells, more.get("foreign", ()), more.get("differs", ()), more.get("logits"))
+    return Verdict.of([
+        CellCheck(0, fold, was, was + off / 100, off == 0, off == 0, differs if fold in unlike else ())
+        for fold, (was, off) in enumerate(zip(RECORDED, points, strict=True))
+    ])  # fmt: skip
 
-    assert verdict(0.8, True).reproduced
-    assert not verdict(0.8, True, logits=False).reproduced, "equal settings: equal logits"
-    assert not verdict(0.801).reproduced, "equal settings leave no room"
-    assert verdict(0.805 - 1e-9, differs=("threads",)).reproduced
-    assert not verdict(0.806, differs=("threads",)).reproduced
-    assert not verdict(0.8, True, foreign=("the code",)).reproduced
-    assert not verdict(None).reproduced
+
+def test_four_tenths_of_a_point_on_another_runtime_is_reproduced_and_six_is_not():
+    near, far = judged(0.4, 0.4, 0.4), judged(0.6, 0.6, 0.6)
+    assert (near.reproduced, near.bit_for_bit) == (True, False)
+    assert "within 0.5 points: 80.4000 against 80.0000, +0.4000 points" in near.conclusion
+    assert "runtime threads was 1, is 2" in near.conclusion
+    assert not far.reproduced
+    assert "not reproduced: 80.6000 against 80.0000" in far.conclusion
+    assert judged(1.0, -1.0, 0.3).reproduced, "the mean is what is promised"
+
+
+def test_on_equal_settings_a_tenth_of_a_point_is_too_much():
+    verdict = judged(0.1, 0, 0, unlike=())
+    assert not verdict.reproduced
+    assert "the settings of seed 0 fold 0 are the recorded ones" in verdict.conclusion
+    assert judged(0, 0, 0, unlike=()).conclusion == "reproduced bit for bit: 80.0000 over 3 cells"
+
+
+def test_a_cell_that_ran_elsewhere_excuses_itself_alone():
+    assert judged(0, 0.1, 0, unlike=(1,)).reproduced
+    verdict = judged(0.1, 0.1, 0, unlike=(1,))
+    assert not verdict.reproduced
+    assert "seed 0 fold 0 are the recorded ones" in verdict.conclusion
+    assert "fold 1 are" not in verdict.conclusion
+
+
+def test_equal_scores_of_other_logits_are_no_reproduction_on_equal_settings():
+    same = judged(0, 0, 0, unlike=())
+    cells = [dataclasses.replace(c, logits_identical=False) for c in same.cells]
+    assert not type(same).of(cells).reproduced
+    assert not type(same).of([dataclasses.replace(same.cells[0], now=None)]).reproduced
+    assert not dataclasses.replace(same, foreign=("the code",)).reproduced
+
+
+def test_a_cell_is_run_and_judged_by_its_own_runtime(best_place, cli, tmp_path):
+    """One of two cells was recorded in bf16: it alone differs from the file's runtime, and is trained so."""
+    path = best_place.copy(tmp_path / "best")
+
+    def change(values):
+        found = values["found"]
+        found["cells"] = found["cells"][:2]
+        found["cells"][1]["runtime"] = {**found["runtime"], "precision": "bf16"}
+
+    rewrite(path, change, seal=True)
+    ran = cli("leebert-tune", "verify", path, "--json")
+    first, second = ran.json["cells"]
+    assert (first["identical"], first["logits_identical"], first["differs"]) == (True, True, [])
+    assert second["differs"] == [], "it ran as it is recorded"
+    assert second["logits_identical"] is False, "in bf16, where the logits are fp32's"
+    assert ran.code == 1
 
 
 def test_other_code_is_not_trained_and_nothing_is_claimed(best_place, cli, tmp_path):
@@ -97,6 +146,9 @@ def test_other_code_is_not_trained_and_nothing_is_claimed(best_place, cli, tmp_p
     rewrite(path, lambda v: v["found"].update(code="0.0.9+abc"), seal=True)
     ran = cli("leebert-tune", "verify", path)
     refused(ran, "not reproduced, another experiment", "the code was 0.0.9+abc, is ")
+    assert "settings differ" not in ran.err
+    ran = cli("leebert-tune", "verify", path, "--precision", "bf16")
+    refused(ran, "the code was 0.0.9+abc", "settings differ, too: runtime precision was fp32, is bf16")
     assert "cell 1" not in ran.err
     ran = cli("leebert-tune", "verify", path, "--anyway", "--json")
     refused(ran, "the code was 0.0.9+abc")
@@ -139,3 +191,40 @@ def test_missing_foreign_and_damaged_files(best_place, cli, tmp_path):
     logits.unlink()
     refused(cli("leebert-tune", "verify", path), str(logits), "no such file")
     assert cli("leebert-tune", "verify", path, "--precision", "fp64").code == 1
+
+
+def test_what_may_be_changed_by_hand_may_be_left_out(best_place, tmp_path):
+    path = best_place.copy(tmp_path / "best")
+    recorded = read_best(path).config
+    for change in (
+        lambda v: v.update(data=None),
+        lambda v: v.pop("data"),
+        lambda v: v.update(exits=None),
+        lambda v: v.pop("exits", None),
+        lambda v: v.update(exits={"strategy": "never"}),
+    ):
+        rewrite(path, change)
+        assert read_best(path).config.training == recorded.training
+    rewrite(path, lambda v: v.pop("data", None))
+    path.write_text(path.read_text() + "data: {dir: 2026-01-31}\n")
+    assert read_best(path).config.data.dir == "2026-01-31", "a name, although YAML reads a date"
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("data: 3", "data: "),
+        ("model:", "model: "),
+        ("2026-01-31: x", "quotes"),
+        ("found: {digest: 2026-01-31}", "found.configuration is missing"),
+    ],
+)
+def test_contents_that_nobody_writes_are_named(best_place, cli, tmp_path, line, part):
+    path = best_place.copy(tmp_path / "best")
+    values = load_yaml(path)
+    values.pop(line.partition(":")[0], None)
+    path.write_text(dump_yaml(values) + line + "\n")
+    ran = cli("leebert-tune", "verify", path)
+    assert ran.code == 1
+    assert ran.err.startswith(f"error: {path}: ")
+    assert part in ran.err

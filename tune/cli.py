@@ -337,21 +337,22 @@ def refit(
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
-    from tune.refit import Plan, finish, print_refit, seeds_of
+    from tune.refit import Plan, claimed, finish, prepare, print_refit, seeds_of
     from tune.refit import refit as refit_
-    from tune.register import check_names, check_server, log_refit, model_name
+    from tune.register import Target, check_names, check_server, log_refit, model_name
     from tune.tracking_store import resolve_uri
 
     plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, device)
     out = out or Path("refits") / best.task_name
-    uri, name = resolve_uri(tracking_uri), name or model_name(best.task_name)
     experiment = experiment or f"leebert-{best.task_name}"
-    check_names(name, alias)
-    check_server(uri, experiment)
-    told = refit_(best, out, plan, served_as=f"models:/{name}@{alias}", say=_say)
-    logged = log_refit(best, out, told, uri=uri, experiment=experiment, name=name, alias=alias, say=_say)
-    told["mlflow"] = logged
-    finish(out, told)
+    to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
+    check_names(to, best.task_name)
+    ready = prepare(best, out, plan)
+    check_server(to)
+    with claimed(ready):
+        told = refit_(ready, served_as=to.address, say=_say)
+        told["mlflow"] = log_refit(best, out, told, to, say=_say)
+        finish(out, told)
     console.emit_json(told) if json_ else print_refit(told, out)
 
 

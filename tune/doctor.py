@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leebert.errors import BackboneError, LeebertError, SweepError
-from leebert.provenance import backbone_identity
+from leebert.provenance import backbone_differences, backbone_identity
 from tune import nodes, placement
 from tune.folder import storage_root
 from tune.footprint import estimate_for_space
@@ -221,8 +221,8 @@ def _node_backbone(node: NodeFacts, wanted: dict[str, Any] | None) -> Check:
         return Check("backbone", node.name, "skipped", "the driver has none")
     if node.backbone_error:
         return Check("backbone", node.name, "failed", node.backbone_error)
-    if dict(node.backbone) != wanted:
-        parts = ", ".join(key for key in wanted if wanted[key] != node.backbone.get(key))
+    if lines := backbone_differences(wanted, node.backbone):
+        parts = ", ".join(line.partition(" ")[0] for line in lines)
         return Check("backbone", node.name, "failed", f"its {parts} differ from the driver's; copy the driver's files")
     return Check("backbone", node.name, "ok", "equal to the driver's")
 

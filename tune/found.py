@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -77,28 +78,53 @@ class BestFile:
         return load_logits(path)
 
     def _again(self) -> str:
-        return f"leebert-tune best {self.found.get('sweep', 'NAME')} --out {self.path.parent}"
+        return _again(self.found, self.path)
 
 
 def read_best(path: Path) -> BestFile:
     """A best file, unchanged since it was written. Raises ConfigError for one that is missing, foreign or edited.
 
-    Where data, backbone and a task's files lie, and the exit rule, may be changed by hand: none decides the score.
+    Where data, backbone and a task's files lie, and the exit rule, may be changed by hand: none decides the score. (The
+    exit rule is `leebert train`'s; a refit chooses its own.)
     """
     values = load_yaml(path)
     if not isinstance(values, dict) or not isinstance(values.get("found"), dict):
         raise ConfigError(
             f"{path}: no best file (it has no section `found`); one is written by: leebert-tune best NAME"
         )
+    for section in ("data", "exits"):
+        if values.get(section) is None:  # left empty
+            values[section] = {}
+    try:
+        values = json.loads(json.dumps(values, default=_date))
+    except TypeError as error:
+        raise ConfigError(f"{path}: {error}; put it in quotes") from None
     found = values["found"]
-    again = f"leebert-tune best {found.get('sweep', 'NAME')} --out {path.parent}"
+    again = _again(found, path)
     if missing := [key for key in _NEEDED if key not in found]:
         raise ConfigError(
             f"{path}: found.{missing[0]} is missing, so it can't be reproduced; write it anew by: {again}"
         )
+    config = parse(RunConfig, values, str(path))
     if found["digest"] != content_digest(values):
         raise ConfigError(f"{path}: it was edited after it was written (its digest differs); write it anew by: {again}")
-    return BestFile(path, parse(RunConfig, values, str(path)), found)
+    return BestFile(path, config, found)
+
+
+def _date(value: Any) -> str:
+    if isinstance(value, datetime.date):  # which is how YAML reads a name such as 2026-01-31
+        return value.isoformat()
+    raise TypeError(f"{value!r} is no value that a best file holds")
+
+
+def _again(found: Mapping[str, Any], path: Path) -> str:
+    """The command that wrote a best file, as far as the file tells."""
+    sweeps = found.get("sweeps") or {found.get("sweep", "NAME"): None}
+    objective = found.get("objective") or {}
+    other = (
+        f" (chosen by: {objective['name']})" if objective.get("name", "mean over exits") != "mean over exits" else ""
+    )
+    return f"leebert-tune best {' '.join(map(str, sweeps))} --out {path.parent}{other}"
 
 
 def content_digest(values: Mapping[str, Any]) -> str:
@@ -106,7 +132,7 @@ def content_digest(values: Mapping[str, Any]) -> str:
     plain = json.loads(json.dumps(values))
     plain.get("found", {}).pop("digest", None)
     plain.pop("exits", None)
-    plain.get("data", {}).pop("dir", None)
+    plain["data"] = {key: value for key, value in (plain.get("data") or {}).items() if key != "dir"}
     plain.get("model", {}).pop("backbone", None)
     if isinstance(plain.get("task"), dict):
         plain["task"].pop("files", None)

@@ -129,6 +129,8 @@ NAMES: tuple[Name, ...] = (
     _tag("outcome", ("config",), "`complete`, `pruned`, `failed` or `stopped`: MLflow has no status for pruned"),
     _tag("nonfinite", ("config", "fold", "summary"), "how many values were NaN or infinite, and so are in no chart"),
     _tag("label", ("summary",), "what the summary is about, unique within the sweep"),
+    _tag("best_digest", ("refit",), "digest of the best file"),
+    _tag("code", ("refit",), "version of this package, and a digest of its sources"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
     _tag("mlflow.parentRunId", ("config", "fold", "summary"), "the run above it: sweep, then config, then fold"),
     _tag(
@@ -206,9 +208,9 @@ def fold_run_name(prefix: str, seed: int, fold: int) -> str:
     return f"{prefix} s{seed} f{fold}"
 
 
-def refit_run_name(task: str, algorithm: str, seed: int) -> str:
-    """``Refit · mrpc CLO-v2 s0``."""
-    return f"Refit · {task} {algorithm_label(algorithm)} s{seed}"
+def refit_run_name(task: str, algorithm: str, seed: int, number: int = 1) -> str:
+    """``Refit · mrpc CLO-v2 s0``, from the second of that name on with its number: ``Refit · mrpc CLO-v2 s0 no. 2``."""
+    return f"Refit · {task} {algorithm_label(algorithm)} s{seed}" + (f" no. {number}" if number > 1 else "")
 
 
 def summary_run_name(label: str) -> str:

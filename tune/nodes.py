@@ -263,6 +263,7 @@ def _identity(spec: str) -> dict[str, Any]:
     found = backbone_identity(spec)
     if "weights" not in found:  # without a digest to compare, only loading shows that the weights are there
         load_encoder(spec)
+        found = backbone_identity(spec)  # a hub's weights are in its local copy now
     return found
 
 

@@ -2,35 +2,38 @@
 
 The order keeps the development split out of every choice: thresholds are chosen on the held-out logits of
 cross-validation, training takes the recorded number of updates, and which seed is registered is settled before any
-labelled row of another split is opened.
+labelled row of another split is opened. A refit is prepared (everything checked, nothing written), then claimed, then run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-from collections.abc import Callable
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leebert.card import CardFacts, write_card
-from leebert.config import ExitConfig
-from leebert.errors import ConfigError, DataError, SweepError
+from leebert.config import ExitConfig, Subset
+from leebert.errors import ConfigError, DataError, DivergedError, SweepError
+from leebert.evaluate import HeldOut
 from leebert.files import write_atomically
-from leebert.provenance import backbone_identity, code_version, differences, versions
+from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, train_model
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, choose, curves
 from tune.found import BestFile, pooled
+from tune.shipping import backbone_name
 
 Say = Callable[[str], None]
 
 #: Written first and last: which refit a folder belongs to, and what came of it.
 PLAN, DONE = ".refit.json", "refit.json"
-
-#: How far a speed-up may be off what was reached on held-out rows before it is called missed.
-MISSED = 0.1
 
 #: Rules of which each model gets a threshold for the speed-up asked for.
 RULES = ("entropy", "confidence", "patience")
@@ -64,27 +67,76 @@ def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int,
     return (*known, *(next(following) for _ in range(count - len(known))))
 
 
-def refit(
-    best: BestFile, out: Path, plan: Plan, *, served_as: str = "", say: Say = lambda line: None
-) -> dict[str, Any]:
-    """Train, evaluate and describe one model per seed in `out`/seed-N; returns what `out`/refit.json is to say.
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A refit of which all is checked and nothing is written. chosen: a threshold for each rule. trained_on: in words."""
 
-    A refit that was killed goes on in the same `out`; any other contents of it are refused. `served_as` is the address
-    that the cards name. Raises DataError for other data than the best file's, SweepError for a taken `out`.
+    best: BestFile
+    out: Path
+    plan: Plan
+    recorded: HeldOut
+    chosen: dict[str, Chosen]
+    trained_on: str
+
+    @property
+    def own(self) -> Chosen:
+        """The models' own rule."""
+        return self.chosen[self.plan.strategy]
+
+
+def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
+    """Check backbone, data, logits, speed-up and `out`, and choose the thresholds.
+
+    Raises ConfigError for another backbone, DataError for other data than the best file's, SweepError for a taken `out`.
     """
-    config = best.config
-    if config.theta_updates is None:
+    if best.config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing, so nobody knows how long to train")
+    _refuse_taken(out, best, plan)
     check_backbone(best)
-    check_data(best)
+    split_rows = check_data(best)
     recorded = pooled(best.logits())
     check_speed_up(plan.speed_up, len(recorded.logits))
     chosen = {rule: choose(recorded, rule, plan.speed_up) for rule in (*RULES, plan.strategy)}
-    own = chosen[plan.strategy]
+    return Ready(best, out, plan, recorded, chosen, rows_in_words(split_rows, best.config.data.subset))
+
+
+def rows_in_words(split_rows: int, subset: Subset | None) -> str:
+    """The rows that are trained on, for people."""
+    if subset is None:
+        return f"the whole training split ({split_rows:,} rows)"
+    return f"a stratified subset of {subset.rows:,} of {split_rows:,} rows (seed {subset.seed})"
+
+
+@contextlib.contextmanager
+def claimed(ready: Ready) -> Iterator[None]:
+    """The folder is this process's: new, or one that the same refit has begun. SweepError for any other."""
+    ready.out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(ready.out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SweepError(
+                f"--out {ready.out}: another refit is at work there; wait, or choose another folder"
+            ) from None
+        _refuse_taken(ready.out, ready.best, ready.plan)  # it may have been until now
+        write_atomically(ready.out / PLAN, json.dumps(_identity(ready.best, ready.plan)))
+        yield
+    finally:
+        os.close(handle)
+
+
+def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) -> dict[str, Any]:
+    """Train, evaluate and describe one model per seed in `out`/seed-N; returns what `out`/refit.json is to say.
+
+    A refit that was killed goes on in the same `out`. A seed that diverges is left out, unless it is the registered one.
+    `served_as` is the address that the registered seed's card names.
+    """
+    best, out, plan, chosen, own = ready.best, ready.out, ready.plan, ready.chosen, ready.own
+    config, recorded = best.config, ready.recorded
     for rule in chosen.values():
         if not rule.near:
-            say(f"{rule.strategy}: {plan.speed_up:g} is not attained; the nearest is {rule.reached:.2f}")
-    _claim(out, best, plan)
+            say(rule.shortfall)
     table = {
         "chosen_on": f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows",
         "num_exits": len(recorded.logits),
@@ -94,21 +146,30 @@ def refit(
     for seed in plan.seeds:
         folder = out / f"seed-{seed}"
         if not (folder / "training.json").is_file():  # written last
-            say(f"seed {seed}: {config.theta_updates} updates on the whole training split")
-            train_model(_run(config, seed, own), folder, device=plan.device, report=_progress(seed, say))
+            say(f"seed {seed}: {config.theta_updates} updates on {ready.trained_on}")
+            try:
+                train_model(_run(best, seed, own), folder, device=plan.device, report=_progress(seed, say))
+            except DivergedError as error:
+                if seed == plan.seeds[0]:
+                    raise DataError(
+                        f"seed {seed}: {error}. It would be the registered one: give another by --first-seed and --out"
+                    ) from None
+                say(f"seed {seed} is left out: {error}")
+                continue
         write_atomically(folder / FILE, json.dumps(table))
-        summaries[seed] = json.loads((folder / "training.json").read_text())
+        summaries[seed] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     # Only now, with every model and threshold settled, is another split opened.
-    evaluations = {
-        seed: _evaluated(out / f"seed-{seed}", best, plan, list(chosen.values()), say) for seed in plan.seeds
-    }
+    evaluations = {seed: _evaluated(out / f"seed-{seed}", best, plan, list(chosen.values()), say) for seed in summaries}
     told = {
         "best": str(best.path),
         "best_digest": best.found["digest"],
         "task": best.task_name,
         "configuration": best.found["configuration"],
-        "seeds": list(plan.seeds),
+        "code": code_version(),
+        "seeds": list(summaries),
+        "diverged": [seed for seed in plan.seeds if seed not in summaries],
         "registered_seed": plan.seeds[0],
+        "trained_on": ready.trained_on,
         "picked": plan.picked,
         "strategy": own.strategy,
         "chosen": {name: dataclasses.asdict(rule) for name, rule in chosen.items()},
@@ -116,38 +177,50 @@ def refit(
         "cross_validated": best.found["score_mean"],
         "differs": list(_differs(best, summaries[plan.seeds[0]])),
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
+        "missed": _missed(evaluations, chosen),
     }
-    for seed in plan.seeds:
-        facts = _facts(best, plan, seed, chosen, summaries[seed], evaluations)
-        write_card(out / f"seed-{seed}", dataclasses.replace(facts, served_as=served_as))
+    for seed, summary in summaries.items():
+        address = served_as if seed == plan.seeds[0] else ""
+        write_card(out / f"seed-{seed}", _facts(ready, seed, summary, evaluations, address))
     return told
+
+
+def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
+    """Where a model leaves at other layers than was aimed at."""
+    return [
+        {"seed": seed, "split": split, "strategy": point["strategy"], "aim": rule.aim, "speed_up": point["speed_up"]}
+        for seed, evaluation in evaluations.items()
+        for split, told in evaluation["splits"].items()
+        for point in told["chosen"]
+        if (rule := chosen[point["strategy"]]).missed(point["speed_up"])
+    ]
 
 
 def check_backbone(best: BestFile) -> None:
     """ConfigError where backbone or tokenizer are not those of the best file."""
-    was, now = best.found["backbone"], backbone_identity(best.config.model.backbone)
-    for part in ("weights", "tokenizer", "revision"):
-        if was.get(part) != now.get(part):
-            raise ConfigError(
-                f"{best.path} was found with another backbone: its {part} was {was.get(part)}, is {now.get(part)}; "
-                "give the right one by --backbone"
-            )
+    identity = backbone_identity(best.config.model.backbone)
+    if lines := backbone_differences(best.found["backbone"], identity):
+        raise ConfigError(
+            f"{best.path} was found with another backbone: its {'; its '.join(lines)}; give the right one by --backbone"
+        )
 
 
-def check_data(best: BestFile) -> None:
-    """DataError where the training split is not the one that the best file was found on."""
+def check_data(best: BestFile) -> int:
+    """How many rows the training split has; DataError where it is not the one that the best file was found on."""
     from leebert.data.sources import read_split, subset
     from leebert.recipe import effective_task
 
     data = best.config.data
     examples = read_split(effective_task(best.config.task, data.group_by), "train", data.dir)
-    if data.subset and data.subset.rows <= len(examples):
+    split_rows = len(examples)
+    if data.subset and data.subset.rows <= split_rows:
         examples = subset(examples, data.subset.rows, data.subset.seed)
     if examples.fingerprint() != best.found["data_fingerprint"]:
         raise DataError(
             f"{best.path} was found on other training data (fingerprint {best.found['data_fingerprint']}, that of "
             f"{examples.source} is {examples.fingerprint()}): give the right one by --data-dir"
         )
+    return split_rows
 
 
 def finish(out: Path, told: dict[str, Any]) -> None:
@@ -167,22 +240,26 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
         clock = {t["strategy"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
             chosen, time = told["chosen"][p["strategy"]], clock.get(p["strategy"])
-            in_time = f", {time['speed_up']:.2f} by the clock" if time else ""
+            in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
             print(
                 f"{p['strategy']} {p['threshold']:.6g}: asked {chosen['asked']:g}, held out {chosen['reached']:.2f}, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f}"
             )
-            if abs(p["speed_up"] / chosen["reached"] - 1) > MISSED:
-                print(
-                    f"warning: {split} is left at other layers than the held-out rows were; if the speed matters, "
-                    f"give requests a threshold of {p['strategy']} of your own"
-                )
+    for m in told["missed"]:
+        print(
+            f"warning: seed {m['seed']} misses the speed-up of {m['strategy']} on {m['split']}: {m['speed_up']:.2f} where "
+            f"{m['aim']:.2f} was aimed at ({m['speed_up'] / m['aim'] - 1:+.0%}); if the speed matters, give requests a "
+            "threshold of your own"
+        )
+    for seed in told["diverged"]:
+        print(f"seed {seed} diverged and is left out")
     for line in told["differs"]:
         print(f"not as the best file was found: {line}")
     print(told["picked"])
     address = f"models:/{told['mlflow']['name']}@{told['mlflow']['alias']}"
     print(f"{out}: {address}, version {told['mlflow']['version']}; serve it by:")
-    print(f"  mlflow models serve --env-manager local --model-uri '{address}'")
+    server = f"MLFLOW_TRACKING_URI={shlex.quote(told['mlflow']['tracking_uri'])}"
+    print(f"  {server} mlflow models serve --env-manager local --model-uri '{address}'")
 
 
 def _progress(seed: int, say: Say) -> Callable[[Any], None]:
@@ -194,21 +271,31 @@ def _progress(seed: int, say: Say) -> Callable[[Any], None]:
     return report
 
 
-def _run(config: RunConfig, seed: int, own: Chosen) -> RunConfig:
-    """One seed's training. `found` stays out: data and backbone are checked here, and other settings said once."""
+def _run(best: BestFile, seed: int, own: Chosen) -> RunConfig:
+    """One seed's training, in the precision of the logits that its thresholds were chosen on.
+
+    `found` stays out: data and backbone are checked here, and other settings said once.
+    """
+    config = best.config
+    precision = (best.found.get("runtime") or {}).get("precision", config.training.precision)
     return config.model_copy(
         update={
-            "training": config.training.model_copy(update={"seed": seed}),
+            "training": config.training.model_copy(update={"seed": seed, "precision": precision}),
             "exits": ExitConfig(strategy=own.strategy, threshold=own.threshold),
             "found": None,
         }
     )
 
 
-def _claim(out: Path, best: BestFile, plan: Plan) -> None:
-    """Take a new folder, or one that the same refit has begun. SweepError for any other: nothing is overwritten."""
+def _identity(best: BestFile, plan: Plan) -> dict[str, Any]:
+    """What a folder's refit is known by."""
     mine = {"best": best.found["digest"], "code": code_version(), **dataclasses.asdict(plan)}
-    mine = json.loads(json.dumps(mine))
+    return dict(json.loads(json.dumps(mine)))
+
+
+def _refuse_taken(out: Path, best: BestFile, plan: Plan) -> None:
+    """SweepError for a folder that is neither new nor begun by the same refit: nothing is overwritten."""
+    mine = _identity(best, plan)
     if (out / DONE).exists():
         raise SweepError(f"--out {out}: there is a refit already; choose another folder, or remove it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -221,16 +308,13 @@ def _claim(out: Path, best: BestFile, plan: Plan) -> None:
             raise SweepError(
                 f"--out {out}: an unfinished refit with another {', '.join(changed)} lies there; choose another folder, or remove it"
             )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / PLAN, json.dumps(mine))
 
 
 def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], say: Say) -> dict[str, Any]:
     """Each evaluated split's figures and the machine they were measured on, from evaluation.json where it exists."""
     kept = folder / "evaluation.json"
     if kept.is_file():
-        return dict(json.loads(kept.read_text()))
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
     from leebert.backbone import load_tokenizer
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
@@ -242,7 +326,7 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
     if not task.eval_splits:
         say(f"task {task.name} declares no development split: nothing is evaluated")
     model, tokenizer = load_model(folder).eval(), load_tokenizer(str(folder))
-    runtime = Runtime.of("auto", plan.device)
+    runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
     rules: list[tuple[str, float | None]] = [(c.strategy, c.threshold) for c in chosen]
     splits = {}
@@ -266,29 +350,23 @@ def _differs(best: BestFile, summary: dict[str, Any]) -> list[str]:
 
 
 def _facts(
-    best: BestFile,
-    plan: Plan,
-    seed: int,
-    chosen: dict[str, Chosen],
-    summary: dict[str, Any],
-    evaluations: dict[int, Any],
+    ready: Ready, seed: int, summary: Mapping[str, Any], evaluations: Mapping[int, Any], served_as: str
 ) -> CardFacts:
+    best, plan, chosen = ready.best, ready.plan, ready.chosen
     config = best.config
     splits = evaluations[seed]["splits"]
     return CardFacts(
         task=best.task_name,
         columns=text_columns(config.task),
-        backbone=config.model.backbone
-        if not Path(config.model.backbone).is_absolute()
-        else Path(config.model.backbone).name,
+        backbone=backbone_name(config.model.backbone),
         algorithm=config.training.algorithm,
         layers=len(next(iter(splits.values()))["exits"]["score"]) if splits else len(best.found["score_per_exit"]),
         max_length=config.model.max_length,
         training=dict(best.found["values"]),
         theta_updates=summary["theta_updates"],
-        rows=summary["rows"],
+        trained_on=ready.trained_on,
         seed=seed,
-        seeds=plan.seeds,
+        seeds=list(evaluations),
         picked=plan.picked,
         rule=chosen[plan.strategy],
         chosen=list(chosen.values()),
@@ -296,5 +374,7 @@ def _facts(
         evaluations=splits,
         spread={split: [e["splits"][split]["mean_over_exits"] for e in evaluations.values()] for split in splits},
         machine=evaluations[seed]["machine"],
+        timed_rows=plan.timed_rows,
         versions=versions(),
+        served_as=served_as,
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from leebert.errors import LeebertError
 
 
-def _load_pyfunc(path: str) -> Any:
-    """MLflow's hook: the model of a saved folder."""
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Any:
+    """MLflow's hook: the model of a saved folder; `model_config` may name another `device` and `precision`."""
     from leebert.serving import Served
 
-    return Answering(Served(Path(path)))
+    return Answering(Served(Path(path), **(model_config or {})))
 
 
 class Answering:

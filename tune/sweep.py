@@ -12,7 +12,7 @@ from typing import Any
 
 from leebert.errors import LeaseError, StorageError, SweepError, TrackingError
 from leebert.files import write_atomically
-from leebert.provenance import backbone_identity, code_version, differences, versions
+from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from tune import results
 from tune.driver import Budget, Driver, EndStatus
 from tune.extend import extended
@@ -142,9 +142,14 @@ def _describe(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, device: 
 
 
 def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
-    now, was = {**prepared.facts, "backbone": backbone_identity(prepared.spec.backbone)}, folder.manifest
-    for key, what in (("data_fingerprint", "training data"), ("folds", "folds"), ("backbone", "backbone's files")):
-        if json.loads(json.dumps(now[key])) != was[key]:
+    now, was = json.loads(json.dumps(prepared.facts)), folder.manifest
+    identity = backbone_identity(prepared.spec.backbone)
+    for changed, what in (
+        (now["data_fingerprint"] != was["data_fingerprint"], "training data"),
+        (now["folds"] != was["folds"], "folds"),
+        (bool(backbone_differences(was["backbone"], identity)), "backbone's files"),
+    ):
+        if changed:
             raise SweepError(
                 f"sweep {folder.name}: the {what} changed since it was started, so its results can't be joined with new ones"
             )

@@ -219,6 +219,20 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
     return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
 
 
+def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """A server's address alone, and its credentials as the environment variables that MLflow's own client reads.
+
+    MLflow prints and quotes the address that it is given.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if not is_server(uri) or parts.username is None:
+        return uri, {}
+    return _address(uri), {
+        "MLFLOW_TRACKING_USERNAME": urllib.parse.unquote(parts.username),
+        "MLFLOW_TRACKING_PASSWORD": urllib.parse.unquote(parts.password or ""),
+    }
+
+
 def _address(uri: str) -> str:
     """The URI without its credentials, which leave it before MLflow sees it: its error messages quote the address."""
     parts = urllib.parse.urlsplit(uri)

@@ -1,6 +1,6 @@
 """Does a best file's cross-validated score come out again? Every cell is trained anew, from the file alone.
 
-Bit for bit where versions, CPU flags, threads, precision and device are those of the sweep; elsewhere within
+Bit for bit where versions, CPU flags, threads, precision and device are those of the cell; elsewhere within
 :data:`TOLERANCE`. With other data, folds, weights or code it would be another experiment, and nothing is claimed.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from leebert.config import Precision
 from leebert.errors import SweepError
 from leebert.problem import TextProblem
-from leebert.provenance import backbone_identity, code_version, differences, versions
+from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import effective_task, load_training_data
 from leebert.runtime import Runtime, limited_threads
 from tune.crossval import Study
@@ -32,21 +32,31 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class CellCheck:
-    """One cell: its recorded score and the one that came out (None: diverged); `identical` down to each exit's score."""
+    """One cell: its recorded score and the one that came out (None: diverged).
+
+    identical: down to each exit's score. logits_identical: to the last bit; None where none are recorded. differs:
+    settings unlike those that it was recorded with, which may change last digits.
+    """
 
     seed: int
     fold: int
     recorded: float
     now: float | None
     identical: bool
+    logits_identical: bool | None = None
+    differs: tuple[str, ...] = ()
+
+    @property
+    def bit_for_bit(self) -> bool:
+        return self.identical and self.logits_identical is not False
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """What came out. Scores are fractions; `logits_identical` is None without recorded logits.
 
-    foreign: what makes it another experiment (data, folds, weights, code). differs: settings unlike the recorded ones,
-    which may change last digits.
+    foreign: what makes it another experiment (data, folds, weights, code). differs: settings of any cell unlike the
+    recorded ones.
     """
 
     recorded: float
@@ -54,25 +64,38 @@ class Verdict:
     cells: tuple[CellCheck, ...]
     foreign: tuple[str, ...]
     differs: tuple[str, ...]
-    logits_identical: bool | None = None
+
+    @classmethod
+    def of(cls, cells: Sequence[CellCheck], foreign: Sequence[str] = ()) -> Verdict:
+        """What the cells add up to."""
+        now = None if any(c.now is None for c in cells) else math.fsum(c.now or 0.0 for c in cells) / len(cells)
+        before = math.fsum(c.recorded for c in cells) / len(cells)
+        differs = dict.fromkeys(line for c in cells for line in c.differs)
+        return cls(before, now, tuple(cells), tuple(foreign), tuple(differs))
+
+    @property
+    def logits_identical(self) -> bool | None:
+        told = [c.logits_identical for c in self.cells if c.logits_identical is not None]
+        return all(told) if told else None
 
     @property
     def bit_for_bit(self) -> bool:
-        cells = bool(self.cells) and all(cell.identical for cell in self.cells)
-        return cells and self.logits_identical is not False
+        return bool(self.cells) and all(cell.bit_for_bit for cell in self.cells)
 
     @property
     def reproduced(self) -> bool:
-        """Whether it may be claimed: equal settings leave no room, other settings half a point."""
-        if self.foreign or self.now is None:
+        """Whether it may be claimed: a cell on equal settings has no room, the mean half a point where others differ."""
+        if self.foreign or self.now is None or not self.cells:
             return False
-        return self.bit_for_bit or (bool(self.differs) and abs(self.now - self.recorded) <= TOLERANCE)
+        exact = all(cell.bit_for_bit or cell.differs for cell in self.cells)
+        return self.bit_for_bit or (exact and abs(self.now - self.recorded) <= TOLERANCE)
 
     @property
     def conclusion(self) -> str:
         """One line for a person."""
         if self.foreign:
-            return "not reproduced, another experiment: " + "; ".join(self.foreign)
+            other = f" (settings differ, too: {'; '.join(self.differs)})" if self.differs else ""
+            return "not reproduced, another experiment: " + "; ".join(self.foreign) + other
         if self.now is None:
             return "not reproduced: a cell diverged"
         off = f"{100 * self.now:.4f} against {100 * self.recorded:.4f}, {100 * (self.now - self.recorded):+.4f} points"
@@ -81,11 +104,16 @@ class Verdict:
             return f"reproduced bit for bit: {100 * self.now:.4f} over {len(self.cells)} cells" + because
         if self.reproduced:
             return f"reproduced within {100 * TOLERANCE:g} points: {off}; settings differ{because}"
-        return f"not reproduced: {off}" + (because or "; the settings are the recorded ones, so every bit should agree")
+        strict = [c for c in self.cells if not c.differs and not c.bit_for_bit]
+        if strict:
+            names = ", ".join(f"seed {c.seed} fold {c.fold}" for c in strict)
+            because += f"; the settings of {names} are the recorded ones, so every bit should agree"
+        return f"not reproduced: {off}" + because
 
     def as_dict(self) -> dict[str, Any]:
         return {
             **dataclasses.asdict(self),
+            "logits_identical": self.logits_identical,
             "reproduced": self.reproduced,
             "bit_for_bit": self.bit_for_bit,
             "conclusion": self.conclusion,
@@ -101,12 +129,11 @@ def verify(
     anyway: bool = False,
     say: Say = lambda line: None,
 ) -> Verdict:
-    """Train the best file's cells again and compare; device, threads and precision are the recorded ones unless given.
+    """Train the best file's cells again and compare; device, threads and precision are each cell's own unless given.
 
     Another experiment is not trained at all, unless `anyway` asks for its figures: the verdict stays the same.
     """
     config, found = best.config, best.found
-    recorded = dict(found.get("runtime") or {})
     with tempfile.TemporaryDirectory() as cache:
         from leebert.data.folds import make_folds
 
@@ -114,9 +141,11 @@ def verify(
         data = load_training_data(task, config.data, config.model, Path(cache))
         facts = found["folds"]
         folds = make_folds(data.examples, task, facts["k"], facts["seed"])
+        settings = [_settings(best, cell, device, threads, precision) for cell in found["cells"]]
         foreign = _foreign(best, data.examples.fingerprint(), folds.digest)
         if foreign and not anyway:
-            return Verdict(found["score_mean"], None, (), foreign, ())
+            unlike = dict.fromkeys(line for one in settings for line in one.differs(found))
+            return Verdict(found["score_mean"], None, (), foreign, tuple(unlike))
         problem: Any = TextProblem(
             data.tokens_path, config.model.backbone, task.label_names, task.metric, config.model.pooling
         )
@@ -125,77 +154,96 @@ def verify(
             problem=problem,
             folds=folds,
             cells=tuple((cell["seed"], cell["fold"]) for cell in found["cells"]),
-            training={
-                **config.training.model_dump(exclude={"seed"}),
-                "precision": precision or recorded.get("precision", config.training.precision),
-            },
-            device=device or ("cpu" if recorded.get("device") == "cpu" else "auto"),
+            training=config.training.model_dump(exclude={"seed"}),
         )
         logits = {(c.seed, c.fold): c for c in _logits_if_there(best)}
-        with limited_threads(threads or recorded.get("threads")):
-            runtime = Runtime.of(study.training["precision"], study.device)
-            differs = _differs(found, runtime)
+        checks: list[CellCheck] = []
+        said: set[str] = set()
+        for number, (cell, own) in enumerate(zip(found["cells"], settings, strict=True), start=1):
+            differs = own.differs(found)
             for line in differs:
-                say(f"not as recorded: {line}")
-            checks, same = _train(study, found["cells"], logits, say)
-    now = None if any(c.now is None for c in checks) else math.fsum(c.now or 0.0 for c in checks) / len(checks)
-    before = math.fsum(c.recorded for c in checks) / len(checks)
-    return Verdict(before, now, tuple(checks), foreign, differs, same if logits else None)
+                if line not in said:
+                    say(f"not as recorded: {line}")
+            said.update(differs)
+            check = _train(own.applied(study), cell, logits.get((cell["seed"], cell["fold"])), own.threads)
+            checks.append(dataclasses.replace(check, differs=differs))
+            shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
+            say(
+                f"cell {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
+                f"recorded {100 * check.recorded:.4f}"
+            )
+    return Verdict.of(checks, foreign)
 
 
-def _train(
-    study: Study, cells: list[dict[str, Any]], logits: Mapping[tuple[int, int], CellLogits], say: Say
-) -> tuple[list[CellCheck], bool]:
-    """Each cell's check, and whether all recorded logits came out to the last bit."""
-    checks, same = [], True
-    for i, cell in enumerate(cells, start=1):
-        seed, fold = cell["seed"], cell["fold"]
-        kept: Any = None
-        reports = []
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """How a cell is run; `recorded`: how it ran in the sweep, as `Runtime.describe` says it."""
+
+    device: str
+    threads: int | None
+    precision: Precision
+    recorded: Mapping[str, Any]
+
+    def applied(self, study: Study) -> Study:
+        return dataclasses.replace(study, training={**study.training, "precision": self.precision}, device=self.device)
+
+    def differs(self, found: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is unlike the recorded settings, in words; a GPU is, since its sums have no fixed order."""
+        with limited_threads(self.threads):
+            runtime = Runtime.of(self.precision, self.device)
+            now = {"versions": versions(), "runtime": runtime.describe()}
+        lines = differences({"versions": found.get("versions"), "runtime": self.recorded or None}, now)
+        if runtime.device.type == "cuda":
+            lines.append("a GPU adds up in no fixed order")
+        return tuple(lines)
+
+
+def _settings(
+    best: BestFile, cell: Mapping[str, Any], device: str | None, threads: int | None, precision: Precision | None
+) -> _Settings:
+    recorded = dict(cell.get("runtime") or best.found.get("runtime") or {})
+    return _Settings(
+        device or ("cpu" if recorded.get("device") == "cpu" else "auto"),
+        threads or recorded.get("threads"),
+        precision or recorded.get("precision", best.config.training.precision),
+        recorded,
+    )
+
+
+def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, threads: int | None) -> CellCheck:
+    """A cell trained anew, and what came out beside its record."""
+    seed, fold = cell["seed"], cell["fold"]
+    kept: Any = None
+    reports = []
+    with limited_threads(threads):
         for report in study.train({"accumulate": cell.get("accumulate", 1)}, seed, fold):
             kept = report.held_out or kept
             # Neither model nor logits of finished epochs are needed: they would fill the memory.
             reports.append(dataclasses.replace(report, held_out=None, model=None))
-        last = reports[-1]
-        best = next((r for r in reports if r.epoch == last.best_epoch), None)
-        now = best.score if best is not None and last.ended != "diverged" else None
-        identical = now == cell["score"] and best is not None and best.exits["score"] == list(cell["exits"])
-        checks.append(CellCheck(seed, fold, cell["score"], now, identical))
-        if kept is not None and (was := logits.get((seed, fold))) is not None:
-            rows = study.folds.ids[study.folds.held_out(fold)]
-            same &= np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, kept.logits)
-        shown = "diverged" if now is None else f"{100 * now:.4f}"
-        say(f"cell {i} of {len(cells)}: seed {seed}, fold {fold}: {shown}, recorded {100 * cell['score']:.4f}")
-    return checks, same
+    last = reports[-1]
+    best = next((r for r in reports if r.epoch == last.best_epoch), None)
+    now = best.score if best is not None and last.ended != "diverged" else None
+    identical = now == cell["score"] and best is not None and best.exits["score"] == list(cell["exits"])
+    same = None
+    if kept is not None and was is not None:
+        rows = study.folds.ids[study.folds.held_out(fold)]
+        same = np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, kept.logits)
+    return CellCheck(seed, fold, cell["score"], now, identical, same)
 
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
     """What makes it another experiment, a line each."""
     found = best.found
-    name = backbone_identity(best.config.model.backbone)
     lines = []
     if found["data_fingerprint"] != fingerprint:
         lines.append(f"the training data's fingerprint was {found['data_fingerprint']}, is {fingerprint}")
     elif found["folds"]["digest"] != folds:
         lines.append(f"the folds' digest was {found['folds']['digest']}, is {folds}")
-    for part in ("weights", "tokenizer", "revision"):
-        if found["backbone"].get(part) != name.get(part):
-            lines.append(f"the backbone's {part} was {found['backbone'].get(part)}, is {name.get(part)}")
+    identity = backbone_identity(best.config.model.backbone)
+    lines += [f"the backbone's {line}" for line in backbone_differences(found["backbone"], identity)]
     if found["code"] != code_version():
         lines.append(f"the code was {found['code']}, is {code_version()}")
     return tuple(lines)
-
-
-def _differs(found: Mapping[str, Any], runtime: Runtime) -> tuple[str, ...]:
-    """Settings unlike the recorded ones, in words; a GPU is one, since its sums have no fixed order."""
-    now = {"versions": versions(), "runtime": runtime.describe()}
-    lines = list(differences({key: found.get(key) for key in now}, now))
-    for cell in found["cells"]:
-        if "runtime" in cell:
-            lines += differences({"runtime": cell["runtime"]}, now)
-    if runtime.device.type == "cuda":
-        lines.append("a GPU adds up in no fixed order")
-    return tuple(dict.fromkeys(lines))
 
 
 def _logits_if_there(best: BestFile) -> list[CellLogits]:

@@ -6,6 +6,7 @@ that stops computing and the replay of recorded logits run the same function, so
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from leebert.config import ExitConfig
+from leebert.config import THRESHOLD_SLACK, ExitConfig
+from leebert.errors import ConfigError
 from leebert.exits.confidence import Confidence
 from leebert.exits.entropy import Entropy
 from leebert.exits.never import Never
@@ -26,6 +28,7 @@ __all__ = [
     "Never",
     "Patience",
     "Strategy",
+    "check_threshold",
     "default_patience",
     "make_strategy",
     "replay",
@@ -47,6 +50,24 @@ class Strategy(Protocol):
 def default_patience(num_exits: int) -> int:
     """round(M/3), the paper's 4 at M = 12."""
     return max(1, round(num_exits / 3))
+
+
+def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None:
+    """Raises ConfigError where a model of M exits and K classes has no use for a threshold: entropy > ln K, patience ≥ M."""
+    t = exits.threshold
+    if t is None:
+        return
+    if exits.strategy == "patience" and t >= num_exits:
+        raise ConfigError(
+            f"patience {t:g}: this model has {num_exits} exits, so patience lies between 1 and {num_exits - 1} "
+            f"({num_exits - 1}: all layers)"
+        )
+    highest = math.log(num_classes)
+    if exits.strategy == "entropy" and t > highest * (1 + THRESHOLD_SLACK):
+        hint = " (did you mean normalised_entropy, which lies between 0 and 1?)" if t <= 1 else ""
+        raise ConfigError(
+            f"entropy threshold {t:g}: with {num_classes} classes it lies between 0 and ln {num_classes} = {highest:.4f}{hint}"
+        )
 
 
 def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:

@@ -1,0 +1,66 @@
+"""What of a refit leaves the machine: named files only, and in them no place on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leebert.thresholds import FILE
+
+#: A saved model's own files beside its tokenizer's, which differ from tokenizer to tokenizer.
+_DESCRIBED = ("training.json", "evaluation.json", FILE, "README.md")
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
+    "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+def shipped(folder: Path, to: Path) -> Path:
+    """A copy of a saved model's files in the new folder `to`; leftovers of training and whatever else lies there stay."""
+    to.mkdir(parents=True)
+    weights = [path.name for path in sorted(folder.glob("model*.safetensors*"))]
+    for name in ("config.json", *weights, *_TOKENIZER, *_DESCRIBED):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, to / name)
+    _rewrite(to / "config.json", _model_config)
+    _rewrite(to / "training.json", lambda told: {**told, "config": without_places(told["config"])})
+    return to
+
+
+def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration where files, data and backbone have their names, but no place on this machine."""
+    values = dict(values)
+    if values.get("data"):
+        values["data"] = {key: value for key, value in values["data"].items() if key != "dir"}
+    if values.get("model"):
+        values["model"] = {**values["model"], "backbone": backbone_name(values["model"]["backbone"])}
+    found = values.get("found")
+    if found and isinstance(found.get("backbone"), dict) and "name" in found["backbone"]:
+        identity = {**found["backbone"], "name": backbone_name(found["backbone"]["name"])}
+        values["found"] = {**found, "backbone": identity}
+    return _with_file_names(values)
+
+
+def backbone_name(spec: str) -> str:
+    """A backbone without its place: a hub's or a package's is one everywhere, of a folder the last name is left."""
+    local = spec.startswith((".", "/", "~")) or Path(spec).exists()
+    return Path(spec).resolve().name if local and not spec.startswith("package:") else spec
+
+
+def _with_file_names(values: dict[str, Any]) -> dict[str, Any]:
+    task = values.get("task")
+    if isinstance(task, dict) and task.get("files"):
+        values["task"] = {**task, "files": {split: Path(path).name for split, path in task["files"].items()}}
+    return values
+
+
+def _model_config(values: dict[str, Any]) -> dict[str, Any]:
+    described = {key: value for key, value in values["backbone_config"].items() if key != "_name_or_path"}
+    return _with_file_names({**values, "backbone_config": described})
+
+
+def _rewrite(path: Path, change: Any) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8"))), indent=1), encoding="utf-8")
