@@ -21,17 +21,23 @@ def colour(name: str, position: int) -> str:
     return COLOURS.get(name, PALETTE[position % len(PALETTE)])
 
 
-def bands(curves: Mapping[str, Band], x: str, y: str, colours: Sequence[str]) -> Figure:
-    """Curves with what they spread over."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for (name, (at, mean, low, high)), drawn in zip(curves.items(), colours, strict=True):
-        axes.plot(at, mean, marker="o", ms=4, color=drawn, label=name)
-        axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
-    axes.set(xlabel=x, ylabel=y)
-    axes.set_xticks(next(iter(curves.values()))[0])
-    axes.grid(alpha=0.25)
-    axes.legend()
+def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Sequence[str]) -> Figure:
+    """Curves with what they spread over, by panel; the same colours in each panel, in the order of its curves."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    width = 6.4 if columns == 1 else 4.4 * columns
+    figure = Figure(figsize=(width, 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+        for (name, (at, mean, low, high)), drawn in zip(curves.items(), colours, strict=True):
+            axes.plot(at, mean, marker="o", ms=4, color=drawn, label=name)
+            axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
+        axes.set(xlabel=x, ylabel=y, title=title)
+        axes.set_xticks(next(iter(curves.values()))[0])
+        axes.grid(alpha=0.25)
+        axes.legend()
+    for axes in list(grid)[len(panels) :]:
+        axes.remove()
     return figure
 
 
