@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 
 import numpy as np
@@ -18,7 +19,7 @@ SPEC = {
     "task": "mrpc",
     "backbone": "x",
     "algorithms": ["clo-v2", "blo"],
-    "space": {"lr_theta": [1e-5, 1e-4, 1e-3], "cycle_length": [2, 4], "batch_size": [8, 16]},
+    "space": {"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4], "batch_size": [8, 16]},
     "folds": 2,
 }
 
@@ -34,20 +35,58 @@ def history(spec: SweepSpec, score, state="complete"):
 def test_the_option_that_decides_is_the_important_one():
     spec = SweepSpec.model_validate(SPEC)
     found = importances(spec, history(spec, lambda v: 0.5 + 0.1 * np.log10(v["lr_theta"] / 1e-5)))
-    assert found.keys() == {TOGETHER, "clo-v2", "blo"}
-    for name, shares in found.items():
-        assert sum(shares.values()) == pytest.approx(1.0)
-        assert shares["lr_theta"] > 0.9, name
-    assert "cycle_length" in found["clo-v2"]
-    assert "cycle_length" not in found["blo"]
+    assert {name: of.configurations for name, of in found.items()} == {TOGETHER: 24, "clo-v2": 16, "blo": 8}
+    for name, of in found.items():
+        shares = of.shares
+        assert sum(share.fanova for share in shares.values()) <= 1 + 1e-9
+        assert sum(share.ped_anova for share in shares.values()) == pytest.approx(1.0)
+        assert all(share.low <= share.fanova <= share.high for share in shares.values())
+        assert shares["lr_theta"].fanova > 0.9, name
+        assert max(shares, key=lambda option: shares[option].ped_anova) == "lr_theta", name
+    assert "cycle_length" in found["clo-v2"].shares
+    assert "cycle_length" not in found["blo"].shares
     algorithms = importances(spec, history(spec, lambda v: 0.5 + 0.2 * (v["algorithm"] == "blo")))
-    assert algorithms[TOGETHER]["algorithm"] > 0.9
+    assert algorithms[TOGETHER].shares["algorithm"].fanova > 0.9
     assert algorithms.keys() == {TOGETHER}, "within an algorithm all scores are equal"
 
 
-def test_what_is_unfinished_says_nothing_of_importance():
+def test_main_effects_leave_out_what_options_do_together():
     spec = SweepSpec.model_validate(SPEC)
-    assert importances(spec, history(spec, lambda v: v["lr_theta"], state="pruned")) == {}
+    found = importances(spec, history(spec, lambda v: 0.5 + 0.1 * ((v["lr_theta"] > 5e-5) == (v["batch_size"] == 8))))
+    assert sum(share.fanova for share in found[TOGETHER].shares.values()) < 0.6
+
+
+def test_equal_means_of_unequal_cells_say_nothing():
+    spec = SweepSpec.model_validate(SPEC)
+    told = []
+    for i, c in enumerate(history(spec, lambda v: 0.5)):
+        shift = 0.01 * i
+        cells = [dataclasses.replace(c.cells[k], epochs=(EpochScore(0, 0.5 + (-1) ** k * shift),)) for k in range(2)]
+        told.append(dataclasses.replace(c, cells=tuple(cells)))
+    assert len({c.scores for c in told}) > 1
+    assert importances(spec, tuple(told)) == {}
+
+
+def test_what_is_searched_on_a_log_scale_is_seen_on_it():
+    wide = {**SPEC, "algorithms": ["blo"], "searcher": {"name": "random", "configurations": 40}}
+    spec = SweepSpec.model_validate({**wide, "space": {"lr_theta": {"log_range": [1e-7, 1.0]}, "batch_size": [8, 16]}})
+    rng = np.random.default_rng(0)
+    told = []
+    for i, log in enumerate(rng.uniform(-7, 0, 40)):
+        values = {"algorithm": "blo", "lr_theta": float(10**log), "batch_size": (8, 16)[i % 2]}
+        cells = tuple(Cell(0, k, "finished", (EpochScore(0, 0.5 + 0.1 * float(log < -3.5)),)) for k in range(2))
+        told.append(Configuration(f"c{i}", values, "complete", cells))
+    shares = importances(spec, tuple(told))["blo"].shares
+    assert shares["lr_theta"].fanova > 0.9
+    assert shares["lr_theta"].ped_anova > 0.8, "on a plain scale nine tenths of the values are one"
+
+
+@pytest.mark.parametrize(
+    ("state", "space"), [("pruned", {}), ("complete", {"lr_theta": [1e-5], "cycle_length": [2, 4]})]
+)
+def test_what_is_unfinished_or_too_little_says_nothing_of_importance(state, space):
+    spec = SweepSpec.model_validate({**SPEC, "space": space or SPEC["space"]})
+    assert importances(spec, history(spec, lambda v: v["lr_theta"] + v.get("cycle_length", 0) / 10, state=state)) == {}
 
 
 def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
@@ -56,7 +95,7 @@ def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
     page.text("<img src=x>")
     page.table([("x", "y"), ("<b>", 1)])
     ramp = np.arange(1, 4)
-    page.figure(figures.bands({"a<b": (ramp, ramp, ramp - 1, ramp + 1)}, "x", "y", ["#123456"]), '"quoted"')
+    page.figure(figures.bands({"": {"a<b": (ramp, ramp, ramp - 1, ramp + 1)}}, "x", "y", ["#123456"]), '"quoted"')
     text = page.write(tmp_path / "new" / "page.html").read_text()
     assert "<script>" not in text
     assert "<img src=x>" not in text
@@ -70,7 +109,7 @@ def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
 def test_the_same_figure_is_the_same_file():
     def drawn():
         page = Page("t")
-        page.figure(figures.shares({"g": {"a": 0.4, "b": 0.6}}), "c")
+        page.figure(figures.shares({"g": {"a": (0.4, 0.3, 0.5, 0.2), "b": (0.6, 0.5, 0.7, 0.8)}}), "c")
         return str(page)
 
     assert drawn() == drawn()

@@ -92,14 +92,21 @@ def learning(curves: Sequence[tuple[str, str, Sequence[float], bool]]) -> Figure
     return figure
 
 
-def shares(groups: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Bars of shares between 0 and 1, one panel per group."""
-    height = 0.8 + 0.32 * max(len(group) for group in groups.values())
-    figure = Figure(figsize=(min(4.2 * len(groups), 13), height), layout="constrained")
-    for axes, (title, group) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
-        ordered = sorted(group.items(), key=lambda item: item[1])
-        axes.barh([name for name, _ in ordered], [share for _, share in ordered], color=PALETTE[0])
+def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]) -> Figure:
+    """Bars between 0 and 1, one panel per group: (share, its lowest, its highest, a second measure) by option."""
+    height = 1.0 + 0.45 * max(len(group) for group in groups.values())
+    figure = Figure(figsize=(min(4.4 * len(groups), 13), height), layout="constrained")
+    grid = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (title, group) in zip(grid, groups.items(), strict=True):
+        ordered = sorted(group.items(), key=lambda item: item[1][0])
+        at = np.arange(len(ordered))
+        share, low, high, second = (np.array(column) for column in zip(*(v for _, v in ordered), strict=True))
+        spread = np.maximum(0, [share - low, high - share])
+        axes.barh(at + 0.2, share, 0.36, xerr=spread, color=PALETTE[0], capsize=2, label="fANOVA")
+        axes.barh(at - 0.2, second, 0.36, color=PALETTE[1], label="PED-ANOVA")
+        axes.set_yticks(at, [name for name, _ in ordered])
         axes.set(title=title, xlim=(0, 1))
+    grid[0].legend(fontsize=8)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from tune.comparing import compare_pool
 from tune.figure_data import band, learning
 from tune.folder import SweepFolder
 from tune.history import History, describe
-from tune.importance import LEAST, TOGETHER, importances
+from tune.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.ledger import State
 from tune.names import algorithm_label
 from tune.overview import spec_of, summary
@@ -212,10 +213,18 @@ def _importance(page: Page, spec: SweepSpec, history: History) -> None:
     if not found:
         page.text(f"It takes {LEAST} complete configurations of one algorithm that differ in options and score.")
         return
-    named = {name if name == TOGETHER else algorithm_label(name): shares for name, shares in found.items()}
     page.figure(
-        figures.shares(named),
-        "Share of the variance of the cross-validated score that an option explains (functional ANOVA).",
+        figures.shares(
+            {
+                f"{name if name == TOGETHER else algorithm_label(name)}, n = {of.configurations}": {
+                    option: dataclasses.astuple(share) for option, share in of.shares.items()
+                }
+                for name, of in found.items()
+            }
+        ),
+        f"n complete configurations; pruned and failed ones are left out. Functional ANOVA: share of the variance of the "
+        f"score that the option alone explains (main effects only; mean and range of {FORESTS} forests). PED-ANOVA: the "
+        f"option's part in what tells the best quarter (at least {TOP_LEAST}) from the others.",
     )
 
 
