@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import html
 import re
+import shutil
 
 import numpy as np
 import pytest
+from scored_sweep import scored_sweep
 
 from tune import figures
+from tune.figure_data import by_epoch
 from tune.history import Cell, Configuration, EpochScore
 from tune.importance import TOGETHER, importances
 from tune.page import Page
+from tune.report import sweep_page
 from tune.space import SweepSpec
+from tune.stats import corrected_t
+from tune.summary import summaries
 
 SPEC = {
     "task": "mrpc",
@@ -113,3 +120,92 @@ def test_the_same_figure_is_the_same_file():
         return str(page)
 
     assert drawn() == drawn()
+
+
+# A whole sweep's page
+
+
+def told(page: Page) -> str:
+    """The page's text, without its drawings."""
+    return html.unescape(re.sub(r"data:image[^\"]+", "", str(page)))
+
+
+def score_of(values, seed, fold):
+    rng = np.random.default_rng([seed, fold, int(1e6 * values["lr_theta"]), values.get("cycle_length", 0)])
+    return 0.7 + 0.1 * (values["algorithm"] == "clo-v2") + 0.01 * float(rng.normal())
+
+
+def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path):
+    def state(values):
+        if values["algorithm"] == "blo" and values["lr_theta"] == 1e-4:
+            return "pruned"
+        if values["lr_theta"] == 1e-2:
+            return ""
+        return "failed" if values.get("cycle_length") == 4 and values["lr_theta"] == 1e-5 else "complete"
+
+    sweep = scored_sweep(
+        tmp_path / "s", score_of, state=state, cells=lambda v: 3 if state(v) == "complete" else 1, status="stopped",
+        space={"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4]},
+    )  # fmt: skip
+    text = told(sweep_page(sweep))
+    assert "Sweep s is stopped, 7 of 12 configurations complete: this is what is there." in text
+    assert "complete pairs of configurations: 2, dropped: 1 (1 pruned), without a partner: 0 + 0" in text
+    assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
+    assert text.count("Warning: this sweep was pruned (1 configurations") == 1
+    assert text.count("Warning: this sweep is unfinished (7 of 12 configurations complete") == 1
+    assert "This page holds 6 comparisons at 95 %" in text, "two values of C and tuned, at all layers and at speed-up 2"
+    assert "about 0.3 of them" in text
+    assert "pruned at epoch 2 of seed 0 fold 0" in text
+    assert "<td>crash</td><td></td>" in text, "a failure that left no message"
+
+
+def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
+    sweep = scored_sweep(tmp_path / "s", score_of)
+    text = told(sweep_page(sweep))
+    for heading in ("Exits of each algorithm", "Patience", "Learned weights over time", "Learning curves"):
+        assert f"<h2>{heading}</h2>" in text
+    mine = [c for c in sweep.ledger.read().history() if c.values["algorithm"] == "clo-v2"]
+    for exit in range(3):
+        cells = [float(np.mean([c.cells[k].best.exits[exit] for c in mine])) for k in range(3)]
+        interval = corrected_t(cells, 1 / 2)
+        low, mean, high = (100 * v for v in (interval.low, interval.mean, interval.high))
+        assert f"<td>{mean:.2f} ({low:.2f} to {high:.2f})</td>" in text
+    assert "CLO-v2: clo-v2 lr_theta=" in text
+    assert "BLO: blo lr_theta=" in text
+
+
+def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
+    sweep = scored_sweep(tmp_path / "s", score_of)
+    shutil.rmtree(sweep.path / "cells")
+    text = told(sweep_page(sweep))
+    assert "No patience curves:" in text
+    assert "Not at speed-up 2.0:" in text
+    assert "tuned clo-v2" in text, "what needs no logits stands all the same"
+
+
+def test_a_mean_over_cells_ends_where_the_first_cell_ends():
+    cells = [{0: {"score": 0.1}, 1: {"score": 0.2}}, {0: {"score": 0.5}, 1: {"score": 0.6}, 2: {"score": 0.9}}]
+    assert by_epoch(cells, lambda record: record["score"]) == pytest.approx([0.3, 0.4])
+
+
+# Summaries for MLflow
+
+
+def test_summaries_pair_all_algorithms_and_only_what_is_complete(tmp_path):
+    def state(values):
+        return "running" if values["algorithm"] == "slo" and values["lr_theta"] == 1e-4 else "complete"
+
+    sweep = scored_sweep(
+        tmp_path / "s", score_of, state=state, cells=lambda v: 3 if state(v) == "complete" else 2, status=None,
+        algorithms=["uniform", "slo", "blo"], space={"lr_theta": [1e-5, 1e-4]},
+    )  # fmt: skip
+    found = {one.label: one for one in summaries(sweep.ledger.read(), 3, None)}
+    pairs = ["BLO minus SLO", "BLO minus Uniform", "SLO minus Uniform"]
+    assert list(found) == ["BLO", "SLO", "Uniform", *pairs]
+    assert [found[label].metrics["paired/pairs"] for label in pairs] == [1.0, 2.0, 1.0]
+    note = found["BLO minus SLO"].note
+    assert "complete pairs of configurations: 1, dropped: 1 (1 unfinished)" in note
+    assert "Warning: this sweep is unfinished (5 configurations complete" in note
+    history = {(c.values["algorithm"], c.values["lr_theta"]): c for c in sweep.ledger.read().history()}
+    difference = np.mean(history["blo", 1e-5].scores) - np.mean(history["slo", 1e-5].scores)
+    assert found["BLO minus SLO"].metrics["paired/diff_pct"] == pytest.approx(100 * difference, abs=1e-3)
