@@ -81,11 +81,13 @@ def test_what_is_searched_on_a_log_scale_is_seen_on_it():
     told = []
     for i, log in enumerate(rng.uniform(-7, 0, 40)):
         values = {"algorithm": "blo", "lr_theta": float(10**log), "batch_size": (8, 16)[i % 2]}
-        cells = tuple(Cell(0, k, "finished", (EpochScore(0, 0.5 + 0.1 * float(log < -3.5)),)) for k in range(2))
+        score = 0.5 + 0.1 * float(log < -3.5) + 0.1 * (i % 2)
+        cells = tuple(Cell(0, k, "finished", (EpochScore(0, score),)) for k in range(2))
         told.append(Configuration(f"c{i}", values, "complete", cells))
     shares = importances(spec, tuple(told))["blo"].shares
-    assert shares["lr_theta"].fanova > 0.9
-    assert shares["lr_theta"].ped_anova > 0.8, "on a plain scale nine tenths of the values are one"
+    # On a plain scale nearly all of the range lies above the step, so that the rate would explain nothing.
+    assert 0.3 < shares["lr_theta"].fanova < 0.7
+    assert 0.3 < shares["lr_theta"].ped_anova < 0.7
 
 
 @pytest.mark.parametrize(
