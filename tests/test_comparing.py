@@ -200,6 +200,18 @@ def test_a_may_stand_in_one_sweep_and_b_in_another(tmp_path):
     assert "Learned weights over time" in str(comparison_page([joined]))
 
 
+def test_what_two_joined_sweeps_have_beside_the_sides_is_in_nobodys_way(tmp_path):
+    clo = scored_sweep(tmp_path / "clo", ahead(0.1), algorithms=["clo-v2", "slo"])
+    space = {"lr_theta": [1e-5, 1e-4]}
+    blo = scored_sweep(tmp_path / "blo", ahead(0.1), algorithms=["blo", "slo"], space=space)
+    (joined,) = compare_sweeps([clo, blo], "clo-v2", "blo", objectives=AT_2)
+    assert [len(side) for side in joined.scores.sides] == [4, 2]
+    assert not isinstance(joined.at_speed_ups[0][1], str)
+    with pytest.raises(ConfigError, match="clo and more share configurations"):
+        more = scored_sweep(tmp_path / "more", ahead(0.1, noise=1), algorithms=["clo-v2"])
+        compare_sweeps([clo, more, blo], "clo-v2", "blo")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

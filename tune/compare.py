@@ -170,7 +170,7 @@ def compare(
 
 def holds(history: History, option: str, given: Any) -> bool:
     """Whether any configuration has this value of the option, itself or as text."""
-    return any(_is(given, c.values[option]) for c in history if option in c.values)
+    return any(means(given, c.values[option]) for c in history if option in c.values)
 
 
 def _ratio(folds: int, given: float | None) -> float:
@@ -193,13 +193,13 @@ def _value(history: History, option: str, given: Any) -> Any:
         )
     held = sorted({c.values[option] for c in history if option in c.values}, key=_order)
     for value in held:
-        if _is(given, value):
+        if means(given, value):
             return value
     near = nearest(str(given), map(str, held))
     raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, held))}")
 
 
-def _is(given: Any, value: Any) -> bool:
+def means(given: Any, value: Any) -> bool:
     """Whether what was given means this value."""
     if value == given:
         return True

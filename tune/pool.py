@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import ConfigError
-from tune.compare import holds
+from tune.compare import holds, means
 from tune.folder import SweepFolder
 from tune.ledger import State
 from tune.overview import spec_of
@@ -52,7 +52,7 @@ class Pool:
             running=running,
             unfinished=""
             if at_end
-            else f"sweep {folder.name} is {_WORDS[status]}, {complete}{of} configurations complete",
+            else f"sweep {folder.name} is {_WORDS.get(status, status)}, {complete}{of} configurations complete",
             planned=None if at_end else spec.planned,
         )
 
@@ -68,6 +68,11 @@ class Pool:
         axis = self.spec.space.get(option)
         listed = self.spec.algorithms if option == "algorithm" else () if axis is None else axis.listed() or ()
         return any(str(value).lower() == str(v).lower() or _number(value) == v for v in listed)
+
+    def narrowed(self, option: str, a: str, b: str) -> Pool:
+        """Without the configurations that stand on neither side."""
+        configs = {id: c for id, c in self.state.configs.items() if any(means(s, c.values.get(option)) for s in (a, b))}
+        return dataclasses.replace(self, state=dataclasses.replace(self.state, configs=configs))
 
     def scores(self) -> dict[tuple[str, int, int], float]:
         """The score of every finished cell."""
@@ -104,7 +109,7 @@ def pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs
     told = []
     for mine in by_task.values():
         apart = len(mine) > 1 and not any(p.has(option, a) and p.has(option, b) for p in mine)
-        told += [_joined(mine)] if apart else mine
+        told += [_joined([p.narrowed(option, a, b) for p in mine])] if apart else mine
     return told
 
 
