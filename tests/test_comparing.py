@@ -207,8 +207,8 @@ def test_what_two_joined_sweeps_have_beside_the_sides_is_in_nobodys_way(tmp_path
     (joined,) = compare_sweeps([clo, blo], "clo-v2", "blo", objectives=AT_2)
     assert [len(side) for side in joined.scores.sides] == [4, 2]
     assert not isinstance(joined.at_speed_ups[0][1], str)
+    more = scored_sweep(tmp_path / "more", ahead(0.1, noise=1), algorithms=["clo-v2"])
     with pytest.raises(ConfigError, match="clo and more share configurations"):
-        more = scored_sweep(tmp_path / "more", ahead(0.1, noise=1), algorithms=["clo-v2"])
         compare_sweeps([clo, more, blo], "clo-v2", "blo")
 
 
