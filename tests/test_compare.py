@@ -490,6 +490,7 @@ def test_the_table_holds_every_row_and_the_sentences():
         "p_folds",
     ):
         assert shown in table
+    assert any(sentence.startswith("† p adjusted by Holm") for sentence in sentences(comparison))
     for line in comparison.lines:
         assert line.verdict in sentences(comparison)
         assert f"{100 * line.difference.mean:+.2f}" in table

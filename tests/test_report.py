@@ -124,6 +124,14 @@ def test_the_same_figure_is_the_same_file():
     assert drawn() == drawn()
 
 
+def test_no_empty_axes_are_drawn():
+    ramp = np.arange(1, 4)
+    panels = {str(i): {"a": (ramp, ramp, ramp, ramp)} for i in range(4)}
+    assert len(figures.bands(panels, "x", "y", ["#123456"]).axes) == 4
+    drawn = figures.heat_maps({str(i): np.ones((3, 2)) for i in range(3)})
+    assert len(drawn.axes) == 2 * 3, "each with its colour bar"
+
+
 # A whole sweep's page
 
 
@@ -174,6 +182,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         assert f"<td>{mean:.2f} ({low:.2f} to {high:.2f})</td>" in text
     assert "CLO-v2: clo-v2 lr_theta=" in text
     assert "BLO: blo lr_theta=" in text
+    assert "<p>By the score at speed-up 2 under normalised entropy:</p>" in text
 
 
 def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):

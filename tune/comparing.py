@@ -200,7 +200,9 @@ def _across(
 
 def across_rows(told: Sequence[Across]) -> list[tuple[str, ...]]:
     """The table over tasks as texts, the header first."""
-    table: list[tuple[str, ...]] = [("over tasks", *told[0].tasks, "mean", "interval", "p", "flip p")]
+    table: list[tuple[str, ...]] = [
+        ("over tasks", *told[0].tasks, "mean", f"{100 * told[0].difference.confidence:g} % interval", "p", "flip p")
+    ]
     for one in told:
         p = "-" if not one.difference.known else f"{one.difference.p:.3f}"
         each = (points(d) for d in one.tasks.values())

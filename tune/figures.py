@@ -27,7 +27,7 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
     rows = -(-len(panels) // columns)
     width = 6.4 if columns == 1 else 4.4 * columns
     figure = Figure(figsize=(width, 3.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes, (title, curves) in zip(grid, panels.items(), strict=False):
         for (name, (at, mean, low, high)), drawn in zip(curves.items(), colours, strict=True):
             axes.plot(at, mean, marker="o", ms=4, color=drawn, label=name)
@@ -36,7 +36,7 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
         axes.set_xticks(next(iter(curves.values()))[0])
         axes.grid(alpha=0.25)
         axes.legend()
-    for axes in list(grid)[len(panels) :]:
+    for axes in grid[len(panels) :]:
         axes.remove()
     return figure
 
@@ -63,14 +63,14 @@ def heat_maps(maps: Mapping[str, np.ndarray], columns: int = 2) -> Figure:
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
     figure = Figure(figsize=(5.0 * columns, 2.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (title, values) in zip(grid, maps.items(), strict=False):
         image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
         axes.set(title=title, xlabel="epoch", ylabel="exit")
         axes.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1))
         axes.set_yticks(range(values.shape[0]), range(1, values.shape[0] + 1))
         figure.colorbar(image, ax=axes)
-    for axes in list(grid)[len(maps) :]:
+    for axes in grid[len(maps) :]:
         axes.remove()
     return figure
 

@@ -250,7 +250,7 @@ def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> N
             if isinstance(there, str):
                 page.text(f"Not at speed-up {objective.speed_up}: {there}")
             else:
-                page.text(*(f"{objective}: {sentence.strip()}" for sentence in findings(there)))
+                page.text(f"By the {objective}:", *findings(there))
                 warnings += there.warnings
     page.text(*(f"Warning: {warning}" for warning in dict.fromkeys(warnings)))
     page.text(

@@ -112,13 +112,9 @@ def notes(comparison: Comparison) -> list[str]:
     """What the columns of the table are."""
     said = ["* sign-flip permutation test, optimistic: cells share training data"]
     if any(line.p_folds is not None for line in comparison.lines):
-        said.append(
-            "p_folds: the same test over folds, seeds averaged within each; p is too small where folds differ much"
-        )
+        said.append("p_folds: seeds averaged within each fold; where folds differ much, p alone is too small")
     if any(line.exits for line in comparison.lines):
-        said.append(
-            "exits: p adjusted by Holm, intervals that hold simultaneously (Bonferroni), so the two may disagree"
-        )
+        said.append("† p adjusted by Holm; intervals hold simultaneously (Bonferroni), so the two may disagree")
     if len(comparison.lines) > 1:
         said.append(f"note: {len(comparison.lines)} comparisons share runs; nothing is adjusted for their number")
     return said
