@@ -245,7 +245,7 @@ def test_dropped_pairs_are_counted_by_reason():
     assert "  complete pairs of configurations: 1, dropped: 3 (1 diverged, 1 pruned, 1 unfinished)" in said[1]
     pruned, running = comparison.warnings
     assert "pruned (1 configurations, 1 of them" in pruned
-    assert "unfinished (4 configurations complete, 2 begun" in running
+    assert "unfinished (4 configurations complete, 2 on these" in running
 
 
 def test_an_unfinished_combination_is_left_out_with_a_warning():

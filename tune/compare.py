@@ -446,7 +446,7 @@ def _warnings(
         warnings.append(f"this sweep was pruned ({count}): what is left was selected, differences may be biased")
     if every["running"] or (planned or 0) > len(history):
         of = f" of {planned}" if planned else ""
-        count = f"{every['complete']}{of} configurations complete, {here['running']} begun on these two sides"
+        count = f"{every['complete']}{of} configurations complete, {here['running']} on these two sides begun but not complete"
         warnings.append(f"this sweep is unfinished ({count})")
     for line in lines:
         if len(line.cells) < line.planned:
