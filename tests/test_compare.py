@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.errors import ConfigError
-from tune.compare import compare, plain, render, sentences, verdict
+from tune.compare import compare
 from tune.history import Cell, Configuration, EpochScore
 from tune.stats import Interval, corrected_t, sign_flip
+from tune.verdicts import render, rows, sentences, verdict
 
 RATES = (1e-5, 1e-4)
 CYCLES = (2, 4)
@@ -74,7 +75,8 @@ def test_by_hand():
     assert line.sign_flip_p == sign_flip([0.01, 0.03, 0.05]) == 0.25
     assert [exit.mean for exit in line.exits] == pytest.approx([0.03, 0.03])
     assert line.exits[0].p == pytest.approx(2 * expected.p)
-    assert (line.pairs, line.complete, line.dropped, line.unpaired) == (1, 3, {}, (0, 0))
+    assert (len(line.paired), len(line.cells), line.planned, line.dropped, line.unpaired) == (1, 3, 3, {}, (0, 0))
+    assert line.p_folds is None, "one seed"
     assert line.verdict.startswith("the data cannot tell slo from blo: +3.00 points, 95 % interval ")
     assert line.verdict.endswith(", 3 cells")
     assert comparison.warnings == ()
@@ -89,7 +91,7 @@ def test_each_value_of_a_one_sided_option_is_its_own_comparison_with_the_same_pa
     lines = compare(history, "clo-v2", "blo", folds=3).lines
     assert [line.a for line in lines] == ["clo-v2 (cycle_length=2)", "clo-v2 (cycle_length=4)"]
     assert [line.b for line in lines] == ["blo", "blo"]
-    assert [line.pairs for line in lines] == [2, 2]
+    assert [len(line.paired) for line in lines] == [2, 2]
     assert [line.difference.cells for line in lines] == [FOLDS, FOLDS]
     extra = sum(noise.values()) / 6
     assert [line.difference.mean for line in lines] == pytest.approx([0.2 + extra, 0.4 + 3 * extra])
@@ -101,7 +103,7 @@ def test_where_picks_one_value_on_the_side_that_uses_it():
     assert [line.a_only for line in comparison.lines] == [{"cycle_length": 4}]
     assert comparison.where == {"cycle_length": 4}
     (line, _) = compare(history_of(), "clo-v2", "blo", folds=3, where={"lr_theta": "1e-5"}).lines
-    assert line.pairs == 1
+    assert len(line.paired) == 1
 
 
 def test_any_option_can_be_compared_and_values_given_as_text():
@@ -110,12 +112,12 @@ def test_any_option_can_be_compared_and_values_given_as_text():
     )
     (line,) = comparison.lines
     assert (comparison.a, comparison.b) == (1e-4, 1e-5)
-    assert line.pairs == 3  # BLO, and CLO-v2 with each C: each with itself at the other rate
+    assert len(line.paired) == 3  # BLO, and CLO-v2 with each C: each with itself at the other rate
     assert line.difference.mean == pytest.approx(2 * 10 * 9e-5)
     (line,) = compare(history_of(), 2, 4, option="cycle_length", folds=3).lines
-    assert line.pairs == 2
+    assert len(line.paired) == 2
     (line,) = compare(history_of(), 1e-4, 1e-5, option="lr_theta", folds=3, where={"cycle_length": 4}).lines
-    assert line.pairs == 1  # BLO has no C, so it isn't "C = 4"
+    assert len(line.paired) == 1  # BLO has no C, so it isn't "C = 4"
 
 
 @settings(max_examples=100)
@@ -153,8 +155,9 @@ def test_the_order_of_the_history_changes_nothing(history, shuffler):
 
 @settings(max_examples=100)
 @given(histories())
-def test_pairs_are_complete_and_each_run_counts_once(history):
-    """Recounted from the definition: a run is (configuration, cell), and enters a line's interval at most once."""
+def test_every_cell_of_a_line_stands_on_the_same_complete_pairs(history):
+    """Recounted from the definition: the pairs that are complete on all cells, else the most runs that can be paired."""
+    by_id = {c.id: c for c in history}
     by_values = {(c.values["algorithm"], c.values["lr_theta"], c.values.get("cycle_length")): c for c in history}
     cells = {(k.seed, k.fold) for c in history for k in c.cells}
 
@@ -162,16 +165,49 @@ def test_pairs_are_complete_and_each_run_counts_once(history):
         return {(k.seed, k.fold): k.best.score for k in c.cells if k.state == "finished"}
 
     for cycle, line in zip(CYCLES, compare(history, "clo-v2", "blo", folds=3).lines, strict=True):
-        diffs = {}
-        for rate in RATES:
-            a, b = finished(by_values["clo-v2", rate, cycle]), finished(by_values["blo", rate, None])
-            for key in a.keys() & b.keys():
-                diffs.setdefault(key, []).append(a[key] - b[key])
-        means = [sum(d) / len(d) for d in diffs.values()]
+        assert line.planned == len(cells)
+        assert len(line.paired) + sum(line.dropped.values()) == len(RATES)
+        pairs = [(finished(by_id[a]), finished(by_id[b])) for a, b in line.paired]
+        means = [sum(a[key] - b[key] for a, b in pairs) / len(pairs) for key in line.cells]
         assert line.difference.mean == pytest.approx(sum(means) / len(means), abs=1e-9)
-        assert line.difference.cells == len(diffs)
-        assert line.complete == sum(map(len, diffs.values()))
-        assert line.complete + sum(line.dropped.values()) == line.pairs * len(cells)
+        assert line.difference.cells == len(line.cells)
+        shared = [finished(by_values["clo-v2", r, cycle]).keys() & finished(by_values["blo", r, None]) for r in RATES]
+        assert len(line.paired) == sum(set(line.cells) <= mine for mine in shared)
+        whole = [mine for mine in shared if mine == cells]
+        if whole:
+            assert set(line.cells) == cells
+        else:
+            runs = len(line.paired) * len(line.cells)
+            subsets = [{key for key in cells if bits >> i & 1} for bits in range(8) for i, key in enumerate(cells)]
+            assert runs == max(len(some) * sum(some <= mine for mine in shared) for some in subsets)
+
+
+def test_a_pair_that_was_pruned_after_one_fold_changes_no_cell():
+    # The first pair is 1 ahead on every fold, the second 3 behind on the only one that it has.
+    history = (
+        configuration({"algorithm": "slo", "lr": 1}, [0.6, 0.6, 0.6]),
+        configuration({"algorithm": "blo", "lr": 1}, [0.5, 0.5, 0.5]),
+        configuration({"algorithm": "slo", "lr": 2}, [0.2], "pruned"),
+        configuration({"algorithm": "blo", "lr": 2}, [0.5, 0.5, 0.5]),
+    )
+    (line,) = compare(history, "slo", "blo", folds=3).lines
+    assert (line.difference.mean, line.difference.cells) == (pytest.approx(0.1), 3)
+    assert line.paired == (("slo-1", "blo-1"),)
+    assert line.dropped == {"pruned": 1}
+
+
+def test_while_no_pair_is_complete_the_most_runs_that_are_paired_count():
+    def side(algorithm, rate, cells):
+        return configuration({"algorithm": algorithm, "lr": rate}, [0.5 + 0.1 * rate] * cells, "running")
+
+    history = (side("slo", 1, 2), side("slo", 2, 2), side("slo", 3, 1), *(side("blo", r, 3) for r in (1, 2, 3)))
+    comparison = compare(history, "slo", "blo", folds=3)
+    (line,) = comparison.lines
+    assert line.cells == ((0, 0), (0, 1)), "2 cells of 2 pairs are more than 1 cell of 3"
+    assert (line.paired, line.dropped) == ((("slo-1", "blo-1"), ("slo-2", "blo-2")), {"unfinished": 1})
+    assert any("slo against blo stands on 2 of 3 cells" in warning for warning in comparison.warnings)
+    (line,) = compare(history, "slo", "blo", folds=3, cells=[(s, k) for s in range(2) for k in range(3)]).lines
+    assert (len(line.cells), line.planned) == (2, 6)
 
 
 @settings(max_examples=50)
@@ -204,12 +240,12 @@ def test_dropped_pairs_are_counted_by_reason():
     )
     comparison = compare(history, "slo", "blo", folds=3)
     (line,) = comparison.lines
-    assert line.dropped == {"diverged": 1, "failed": 1, "pruned": 2, "unfinished": 3}
-    assert line.complete == 3 + 1 + 1
-    assert "5 complete pairs of runs, 7 dropped (1 diverged, 1 failed, 2 pruned, 3 unfinished)" in plain(comparison)
+    assert line.dropped == {"diverged": 1, "pruned": 1, "unfinished": 1}, "of two reasons the first counts"
+    said = sentences(comparison)
+    assert "  complete pairs of configurations: 1, dropped: 3 (1 diverged, 1 pruned, 1 unfinished)" in said[1]
     pruned, running = comparison.warnings
     assert "pruned (1 configurations, 1 of them" in pruned
-    assert "unfinished (2 configurations, 2 of them" in running
+    assert "unfinished (4 configurations complete, 2 on these" in running
 
 
 def test_an_unfinished_combination_is_left_out_with_a_warning():
@@ -220,10 +256,22 @@ def test_an_unfinished_combination_is_left_out_with_a_warning():
     assert any("left out" in w and "cycle_length=2" in w for w in comparison.warnings)
 
 
+def test_a_sweep_that_was_stopped_between_two_configurations_is_unfinished_too():
+    assert compare(history_of(), "clo-v2", "blo", folds=3, planned=6).warnings == ()
+    (warning,) = compare(history_of(), "clo-v2", "blo", folds=3, planned=8).warnings
+    assert warning.startswith("this sweep is unfinished (6 of 8 configurations complete")
+
+
+def test_the_sides_and_pairs_are_handed_on_after_where():
+    comparison = compare(history_of(), "clo-v2", "blo", folds=3, where={"cycle_length": 4})
+    assert comparison.sides == (("clo-v2-0.0001-4", "clo-v2-1e-05-4"), ("blo-0.0001", "blo-1e-05"))
+    assert set(comparison.lines[0].paired) == set(zip(*comparison.sides, strict=True))
+
+
 # Tuned against tuned
 
 
-def test_tuned_choice_does_not_see_the_cell_it_is_scored_on():
+def test_tuned_choice_does_not_see_the_fold_it_is_scored_on():
     # With all cells, "flash" has the higher mean thanks to fold 0 alone: (1 + .5 + .5)/3 > .6. Without fold 0 it loses.
     flash = configuration({"algorithm": "slo", "lr": 1}, [1.0, 0.5, 0.5])
     steady = configuration({"algorithm": "slo", "lr": 2}, [0.6, 0.6, 0.6])
@@ -237,15 +285,24 @@ def test_tuned_choice_does_not_see_the_cell_it_is_scored_on():
 
 
 @settings(max_examples=50)
-@given(st.lists(fraction, min_size=18, max_size=18), st.integers(0, FOLDS - 1), st.data())
-def test_no_score_of_a_cell_changes_the_choice_for_that_cell(scores, fold, data):
-    def chosen(values):
+@given(st.lists(fraction, min_size=36, max_size=36), st.integers(0, FOLDS - 1), st.data())
+def test_no_score_of_a_fold_changes_the_choices_for_its_cells(scores, fold, data):
+    """With two seeds: the other seed of the fold shares its rows, so it isn't asked either."""
+
+    def tuned(values):
         table = iter(values)
-        tuned = compare(history_of(lambda v, k: next(table)), "clo-v2", "blo", folds=3).tuned
-        return [(c.a, c.b) for c in tuned.choices if c.fold == fold]
+        history = []
+        for v in grid():
+            cells = tuple(cell(s, k, next(table)) for s in range(2) for k in range(FOLDS))
+            history.append(Configuration("-".join(map(str, v.values())), v, "complete", cells))
+        return compare(tuple(history), "clo-v2", "blo", folds=3).tuned
 
     changed = [data.draw(fraction) if i % FOLDS == fold else s for i, s in enumerate(scores)]
-    assert chosen(changed) == chosen(scores)
+    before, after = tuned(scores), tuned(changed)
+    assert [(c.seed, c.fold) for c in before.choices] == [(s, k) for s in range(2) for k in range(FOLDS)]
+    picked = [[(c.a, c.b) for c in t.choices if c.fold == fold] for t in (before, after)]
+    assert picked[0] == picked[1]
+    assert picked[0][0] == picked[0][1], "both seeds of a fold are chosen for by the same cells"
 
 
 def test_tuned_takes_only_complete_configurations():
@@ -256,13 +313,58 @@ def test_tuned_takes_only_complete_configurations():
     assert not {c.a for c in tuned.choices} & {history[1].id, history[2].id}
 
 
-def test_tuned_needs_two_cells():
+def test_tuned_says_how_many_each_side_chose_from():
+    comparison = compare(history_of(lambda v, k: 0.5 + 0.01 * k), "clo-v2", "blo", folds=3)
+    assert comparison.tuned.candidates == (4, 2)
+    assert "  chosen by the other folds out of 4 configurations of clo-v2 and 2 of blo" in sentences(comparison)
+
+
+def test_tuned_needs_two_folds_whatever_the_seeds():
+    history = tuple(
+        Configuration(str(i), v, "complete", tuple(cell(s, 0, 0.5 + 0.01 * s) for s in range(3)))
+        for i, v in enumerate(grid())
+    )
+    comparison = compare(history, "clo-v2", "blo", folds=1, test_train_ratio=0.1)
+    assert comparison.tuned is None
+    assert any("no tuned against tuned: it takes two folds" in w for w in comparison.warnings)
+
+
+def test_one_cell_has_no_spread():
     history = tuple(configuration(v, [0.5]) for v in grid())
     comparison = compare(history, "clo-v2", "blo", folds=1, test_train_ratio=0.1)
     assert comparison.tuned is None
     assert any("no tuned against tuned" in w for w in comparison.warnings)
     assert not comparison.lines[0].difference.known
     assert "one cell has no spread" in comparison.lines[0].verdict
+
+
+# Seeds within folds
+
+
+def test_seeds_averaged_within_folds_give_a_second_p_that_must_agree():
+    def side(algorithm, shifts):
+        cells = tuple(
+            cell(s, k, 0.5 + shift + 0.0001 * s * (k + 1)) for s in range(3) for k, shift in enumerate(shifts)
+        )
+        return Configuration(algorithm, {"algorithm": algorithm}, "complete", cells)
+
+    def line(*shifts):
+        history = (side("slo", shifts), side("blo", [0.0] * len(shifts)))
+        history = (
+            history[0],
+            dataclasses.replace(history[1], cells=tuple(cell(s, k, 0.5) for s in range(3) for k in range(3))),
+        )
+        return compare(history, "slo", "blo", folds=3).lines[0]
+
+    apart = line(0.02, 0.05, 0.03)
+    means = [shift + 0.0001 * (k + 1) for k, shift in enumerate((0.02, 0.05, 0.03))]
+    assert apart.p_folds == pytest.approx(corrected_t(means, 1 / 2).p)
+    assert apart.difference.p < 0.05 < apart.p_folds
+    assert apart.verdict.startswith("the data cannot tell slo from blo: +3.")
+    assert apart.verdict.endswith("they disagree")
+    alike = line(0.03, 0.0305, 0.0295)
+    assert max(alike.difference.p, alike.p_folds) < 0.05
+    assert alike.verdict.startswith("slo is better than blo: +3.")
 
 
 # Settings and errors
@@ -372,19 +474,25 @@ def test_unknown_numbers_are_none():
     assert line["sign_flip_p"] == 1.0
 
 
-def test_table_and_text_hold_the_same_rows():
+def test_the_table_holds_every_row_and_the_sentences():
     from rich.console import Console
 
     draw = random.Random(0)
     comparison = compare(history_of(lambda v, k: draw.random()), "clo-v2", "blo", folds=3)
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = Console(width=140, record=True, file=io.StringIO())
     console.print(render(comparison))
-    table, text = console.export_text(), plain(comparison)
-    for shown in (table, text):
-        for word in ("clo-v2 (cycle_length=2) - blo", "exit_02 (Holm)", "tuned clo-v2 - tuned blo", "95 % interval"):
-            assert word in shown
+    table = console.export_text()
+    assert len(rows(comparison)) == 1 + 2 * (1 + 2) + 1
+    for shown in (
+        "clo-v2 (cycle_length=2) - blo",
+        "exit_02†",
+        "tuned clo-v2 - tuned blo",
+        "p_folds",
+    ):
+        assert shown in table
+    assert any(sentence.startswith("† p adjusted by Holm") for sentence in sentences(comparison))
     for line in comparison.lines:
-        assert line.verdict in text
+        assert line.verdict in sentences(comparison)
         assert f"{100 * line.difference.mean:+.2f}" in table
 
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import html
 import re
+import shutil
 
 import numpy as np
 import pytest
+from scored_sweep import scored_sweep
 
 from tune import figures
+from tune.figure_data import by_epoch
 from tune.history import Cell, Configuration, EpochScore
 from tune.importance import TOGETHER, importances
 from tune.page import Page
+from tune.report import sweep_page
 from tune.space import SweepSpec
+from tune.stats import corrected_t
+from tune.summary import summaries
 
 SPEC = {
     "task": "mrpc",
     "backbone": "x",
     "algorithms": ["clo-v2", "blo"],
-    "space": {"lr_theta": [1e-5, 1e-4, 1e-3], "cycle_length": [2, 4], "batch_size": [8, 16]},
+    "space": {"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4], "batch_size": [8, 16]},
     "folds": 2,
 }
 
@@ -34,20 +42,60 @@ def history(spec: SweepSpec, score, state="complete"):
 def test_the_option_that_decides_is_the_important_one():
     spec = SweepSpec.model_validate(SPEC)
     found = importances(spec, history(spec, lambda v: 0.5 + 0.1 * np.log10(v["lr_theta"] / 1e-5)))
-    assert found.keys() == {TOGETHER, "clo-v2", "blo"}
-    for name, shares in found.items():
-        assert sum(shares.values()) == pytest.approx(1.0)
-        assert shares["lr_theta"] > 0.9, name
-    assert "cycle_length" in found["clo-v2"]
-    assert "cycle_length" not in found["blo"]
+    assert {name: of.configurations for name, of in found.items()} == {TOGETHER: 24, "clo-v2": 16, "blo": 8}
+    for name, of in found.items():
+        shares = of.shares
+        assert sum(share.fanova for share in shares.values()) <= 1 + 1e-9
+        assert sum(share.ped_anova for share in shares.values()) == pytest.approx(1.0)
+        assert all(share.low <= share.fanova <= share.high for share in shares.values())
+        assert shares["lr_theta"].fanova > 0.9, name
+        assert max(shares, key=lambda option: shares[option].ped_anova) == "lr_theta", name
+    assert "cycle_length" in found["clo-v2"].shares
+    assert "cycle_length" not in found["blo"].shares
     algorithms = importances(spec, history(spec, lambda v: 0.5 + 0.2 * (v["algorithm"] == "blo")))
-    assert algorithms[TOGETHER]["algorithm"] > 0.9
+    assert algorithms[TOGETHER].shares["algorithm"].fanova > 0.9
     assert algorithms.keys() == {TOGETHER}, "within an algorithm all scores are equal"
 
 
-def test_what_is_unfinished_says_nothing_of_importance():
+def test_main_effects_leave_out_what_options_do_together():
     spec = SweepSpec.model_validate(SPEC)
-    assert importances(spec, history(spec, lambda v: v["lr_theta"], state="pruned")) == {}
+    found = importances(spec, history(spec, lambda v: 0.5 + 0.1 * ((v["lr_theta"] > 5e-5) == (v["batch_size"] == 8))))
+    assert sum(share.fanova for share in found[TOGETHER].shares.values()) < 0.6
+
+
+def test_equal_means_of_unequal_cells_say_nothing():
+    spec = SweepSpec.model_validate(SPEC)
+    told = []
+    for i, c in enumerate(history(spec, lambda v: 0.5)):
+        shift = 0.01 * i
+        cells = [dataclasses.replace(c.cells[k], epochs=(EpochScore(0, 0.5 + (-1) ** k * shift),)) for k in range(2)]
+        told.append(dataclasses.replace(c, cells=tuple(cells)))
+    assert len({c.scores for c in told}) > 1
+    assert importances(spec, tuple(told)) == {}
+
+
+def test_what_is_searched_on_a_log_scale_is_seen_on_it():
+    wide = {**SPEC, "algorithms": ["blo"], "searcher": {"name": "random", "configurations": 40}}
+    spec = SweepSpec.model_validate({**wide, "space": {"lr_theta": {"log_range": [1e-7, 1.0]}, "batch_size": [8, 16]}})
+    rng = np.random.default_rng(0)
+    told = []
+    for i, log in enumerate(rng.uniform(-7, 0, 40)):
+        values = {"algorithm": "blo", "lr_theta": float(10**log), "batch_size": (8, 16)[i % 2]}
+        score = 0.5 + 0.1 * float(log < -3.5) + 0.1 * (i % 2)
+        cells = tuple(Cell(0, k, "finished", (EpochScore(0, score),)) for k in range(2))
+        told.append(Configuration(f"c{i}", values, "complete", cells))
+    shares = importances(spec, tuple(told))["blo"].shares
+    # On a plain scale nearly all of the range lies above the step, so that the rate would explain nothing.
+    assert 0.3 < shares["lr_theta"].fanova < 0.7
+    assert 0.3 < shares["lr_theta"].ped_anova < 0.7
+
+
+@pytest.mark.parametrize(
+    ("state", "space"), [("pruned", {}), ("complete", {"lr_theta": [1e-5], "cycle_length": [2, 4]})]
+)
+def test_what_is_unfinished_or_too_little_says_nothing_of_importance(state, space):
+    spec = SweepSpec.model_validate({**SPEC, "space": space or SPEC["space"]})
+    assert importances(spec, history(spec, lambda v: v["lr_theta"] + v.get("cycle_length", 0) / 10, state=state)) == {}
 
 
 def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
@@ -56,7 +104,7 @@ def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
     page.text("<img src=x>")
     page.table([("x", "y"), ("<b>", 1)])
     ramp = np.arange(1, 4)
-    page.figure(figures.bands({"a<b": (ramp, ramp, ramp - 1, ramp + 1)}, "x", "y", ["#123456"]), '"quoted"')
+    page.figure(figures.bands({"": {"a<b": (ramp, ramp, ramp - 1, ramp + 1)}}, "x", "y", ["#123456"]), '"quoted"')
     text = page.write(tmp_path / "new" / "page.html").read_text()
     assert "<script>" not in text
     assert "<img src=x>" not in text
@@ -70,7 +118,105 @@ def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
 def test_the_same_figure_is_the_same_file():
     def drawn():
         page = Page("t")
-        page.figure(figures.shares({"g": {"a": 0.4, "b": 0.6}}), "c")
+        page.figure(figures.shares({"g": {"a": (0.4, 0.3, 0.5, 0.2), "b": (0.6, 0.5, 0.7, 0.8)}}), "c")
         return str(page)
 
     assert drawn() == drawn()
+
+
+def test_no_empty_axes_are_drawn():
+    ramp = np.arange(1, 4)
+    panels = {str(i): {"a": (ramp, ramp, ramp, ramp)} for i in range(4)}
+    assert len(figures.bands(panels, "x", "y", ["#123456"]).axes) == 4
+    drawn = figures.heat_maps({str(i): np.ones((3, 2)) for i in range(3)})
+    assert len(drawn.axes) == 2 * 3, "each with its colour bar"
+
+
+# A whole sweep's page
+
+
+def told(page: Page) -> str:
+    """The page's text, without its drawings."""
+    return html.unescape(re.sub(r"data:image[^\"]+", "", str(page)))
+
+
+def score_of(values, seed, fold):
+    rng = np.random.default_rng([seed, fold, int(1e6 * values["lr_theta"]), values.get("cycle_length", 0)])
+    return 0.7 + 0.1 * (values["algorithm"] == "clo-v2") + 0.01 * float(rng.normal())
+
+
+def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path):
+    def state(values):
+        if values["algorithm"] == "blo" and values["lr_theta"] == 1e-4:
+            return "pruned"
+        if values["lr_theta"] == 1e-2:
+            return ""
+        return "failed" if values.get("cycle_length") == 4 and values["lr_theta"] == 1e-5 else "complete"
+
+    sweep = scored_sweep(
+        tmp_path / "s", score_of, state=state, cells=lambda v: 3 if state(v) == "complete" else 1, status="stopped",
+        space={"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4]},
+    )  # fmt: skip
+    text = told(sweep_page(sweep))
+    assert "Sweep s is stopped, 7 of 12 configurations complete: this is what is there." in text
+    assert "complete pairs of configurations: 2, dropped: 1 (1 pruned), without a partner: 0 + 0" in text
+    assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
+    assert text.count("Warning: this sweep was pruned (1 configurations") == 1
+    assert text.count("Warning: this sweep is unfinished (7 of 12 configurations complete") == 1
+    assert "This page holds 6 comparisons at 95 %" in text, "two values of C and tuned, at all layers and at speed-up 2"
+    assert "about 0.3 of them" in text
+    assert "pruned at epoch 2 of seed 0 fold 0" in text
+    assert "<td>crash</td><td></td>" in text, "a failure that left no message"
+
+
+def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
+    sweep = scored_sweep(tmp_path / "s", score_of)
+    text = told(sweep_page(sweep))
+    for heading in ("Exits of each algorithm", "Patience", "Learned weights over time", "Learning curves"):
+        assert f"<h2>{heading}</h2>" in text
+    mine = [c for c in sweep.ledger.read().history() if c.values["algorithm"] == "clo-v2"]
+    for exit in range(3):
+        cells = [float(np.mean([c.cells[k].best.exits[exit] for c in mine])) for k in range(3)]
+        interval = corrected_t(cells, 1 / 2)
+        low, mean, high = (100 * v for v in (interval.low, interval.mean, interval.high))
+        assert f"<td>{mean:.2f} ({low:.2f} to {high:.2f})</td>" in text
+    assert "CLO-v2: clo-v2 lr_theta=" in text
+    assert "BLO: blo lr_theta=" in text
+    assert "<p>By the score at speed-up 2 under normalised entropy:</p>" in text
+
+
+def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
+    sweep = scored_sweep(tmp_path / "s", score_of)
+    shutil.rmtree(sweep.path / "cells")
+    text = told(sweep_page(sweep))
+    assert "No patience curves:" in text
+    assert "Not at speed-up 2.0:" in text
+    assert "tuned clo-v2" in text, "what needs no logits stands all the same"
+
+
+def test_a_mean_over_cells_ends_where_the_first_cell_ends():
+    cells = [{0: {"score": 0.1}, 1: {"score": 0.2}}, {0: {"score": 0.5}, 1: {"score": 0.6}, 2: {"score": 0.9}}]
+    assert by_epoch(cells, lambda record: record["score"]) == pytest.approx([0.3, 0.4])
+
+
+# Summaries for MLflow
+
+
+def test_summaries_pair_all_algorithms_and_only_what_is_complete(tmp_path):
+    def state(values):
+        return "running" if values["algorithm"] == "slo" and values["lr_theta"] == 1e-4 else "complete"
+
+    sweep = scored_sweep(
+        tmp_path / "s", score_of, state=state, cells=lambda v: 3 if state(v) == "complete" else 2, status=None,
+        algorithms=["uniform", "slo", "blo"], space={"lr_theta": [1e-5, 1e-4]},
+    )  # fmt: skip
+    found = {one.label: one for one in summaries(sweep.ledger.read(), 3, None)}
+    pairs = ["BLO minus SLO", "BLO minus Uniform", "SLO minus Uniform"]
+    assert list(found) == ["BLO", "SLO", "Uniform", *pairs]
+    assert [found[label].metrics["paired/pairs"] for label in pairs] == [1.0, 2.0, 1.0]
+    note = found["BLO minus SLO"].note
+    assert "complete pairs of configurations: 1, dropped: 1 (1 unfinished)" in note
+    assert "Warning: this sweep is unfinished (5 configurations complete" in note
+    history = {(c.values["algorithm"], c.values["lr_theta"]): c for c in sweep.ledger.read().history()}
+    difference = np.mean(history["blo", 1e-5].scores) - np.mean(history["slo", 1e-5].scores)
+    assert found["BLO minus SLO"].metrics["paired/diff_pct"] == pytest.approx(100 * difference, abs=1e-3)

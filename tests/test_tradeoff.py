@@ -97,7 +97,7 @@ def test_two_algorithms_are_compared_at_a_speed_up_by_hand():
     assert line.exits == ()
     del found["x", 0, 1]
     (line,) = compare(Objective.of("speed-up=2").rescored(history, found), "slo", "blo", folds=3).lines
-    assert line.complete == 2
+    assert line.cells == ((0, 0), (0, 2))
 
 
 curve_of = st.lists(st.integers(0, 100), min_size=4, max_size=4).map(

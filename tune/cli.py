@@ -34,6 +34,9 @@ TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACK
 SweepsMlflow = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow; else the sweep's own, as when it started.")
 ]
+SweepsExperiment = Annotated[
+    str | None, typer.Option("--experiment", help="MLflow experiment; else the sweep's own, as when it started.")
+]
 Device = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
 
 
@@ -418,44 +421,53 @@ def compare(
         list[float] | None, typer.Option(help="Compare the score at this speed-up as well; repeatable. [default: 2]")
     ] = None,
     rule: Rule = "normalised_entropy",
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with figures here (one sweep), and log it to MLflow.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with figures here, and log it to MLflow.")] = None,
     tracking_uri: SweepsMlflow = None,
+    experiment: SweepsExperiment = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
-    from tune.comparing import across, compare_sweep, print_comparisons
+    from tune.comparing import across, compare_sweeps, print_comparisons
     from tune.folder import SweepFolder
     from tune.tradeoff import Objective
 
+    objectives = [Objective.of(f"speed-up={s}", rule, option="--speed-up") for s in speed_up or [2.0]]
+    picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
-    aliases = {"c": "cycle_length", "lambda1": "lr_theta", "lambda2": "lr_omega", "b": "batch_size"}
-    picked: dict[str, Any] = {}
-    for assignment in where or []:
-        key, separator, value = assignment.partition("=")
-        if not separator:
-            raise ConfigError(f"--where {assignment}: expected option=value, such as c=4")
-        picked[aliases.get(key.lower(), key)] = value
-    objectives = [Objective.of(f"speed-up={s:g}", rule, option="--speed-up") for s in speed_up or [2.0]]
-    found = [
-        compare_sweep(folder, a, b, option=aliases.get(option, option), where=picked, objectives=objectives)
-        for folder in folders
-    ]
+    found = compare_sweeps(
+        folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
+    )
     if html is not None:
-        from tune.report import comparison_page, deliver
+        from tune.compare_page import comparison_page
+        from tune.report import deliver
 
-        if len(folders) > 1:
-            raise ConfigError("--html: a page is of one sweep; give one name")
-        page = comparison_page(folders[0], found[0], folders[0].ledger.read())
-        deliver(page, html, folders[0], tracking_uri=tracking_uri, say=_say)
+        deliver(comparison_page(found), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
     if not json_:
         print_comparisons(found)
         return
     told = [one.as_dict() for one in found]
-    together = across(found)
-    console.emit_json(told[0] if together is None else {"sweeps": told, "across": dataclasses.asdict(together)})
+    together = [one.as_dict() for one in across(found)]
+    console.emit_json({"sweeps": told, "across": together} if together else told[0])
+
+
+def _option(name: str) -> str:
+    """An option by its name, or by its letter in the paper."""
+    letters = {"c": "cycle_length", "lambda1": "lr_theta", "lambda2": "lr_omega", "b": "batch_size"}
+    return letters.get(name.lower(), name)
+
+
+def _picked(where: list[str]) -> dict[str, str]:
+    """What `--where` says, by option."""
+    picked: dict[str, str] = {}
+    for assignment in where:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--where {assignment}: expected option=value, such as c=4")
+        if _option(key) in picked:
+            raise ConfigError(f"--where {assignment}: {_option(key)} is picked already; one value of an option")
+        picked[_option(key)] = value
+    return picked
 
 
 @app.command()
@@ -463,6 +475,7 @@ def report(
     name: Name,
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the sweep's folder by default.")] = None,
     tracking_uri: SweepsMlflow = None,
+    experiment: SweepsExperiment = None,
     storage: Storage = None,
 ) -> None:
     """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
@@ -470,7 +483,8 @@ def report(
     from tune.report import deliver, sweep_page
 
     folder = SweepFolder.find(name, storage)
-    print(deliver(sweep_page(folder), out or folder.path / "report.html", folder, tracking_uri=tracking_uri, say=_say))
+    page, path = sweep_page(folder), out or folder.path / "report.html"
+    print(deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment, say=_say))
 
 
 @app.command()

@@ -2,35 +2,34 @@
 
 Configurations are paired on the options that both sides use. Where one side has more (C of CLO-v2 against BLO), each of
 its values is a comparison of its own, against the same partners. The unit is the (seed, fold) cell: the difference,
-averaged over the pairs that finished that cell on both sides; the other pairs are dropped from it, and counted. Beside
-these stands tuned against tuned. Scores are fractions here; tables show them x100, as points.
+averaged over pairs, always the same pairs on every cell; the others are dropped, and counted. Beside these stands tuned
+against tuned. Scores are fractions here; `tune.verdicts` shows them x100, as points.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from leebert.config import nearest
 from leebert.errors import ConfigError
 from tune.history import Cell, Configuration, EpochScore, History
 from tune.select import complete, mean_and_std
 from tune.stats import Interval, Judge, fold_ratio
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from tune.verdicts import label, side_name, verdict
 
 CellKey = tuple[int, int]
 Values = tuple[Any, ...]
 Sides = tuple[History, History]
 Names = tuple[str, str]
-PairsByCell = dict[CellKey, list[tuple[EpochScore, EpochScore]]]
+Pair = tuple[Configuration, Configuration]
+Numbers = tuple[Interval, float | None, float]
 
-#: Why a pair's cell doesn't count; where the two sides differ, the first of these that applies to either.
+#: Why a pair of configurations doesn't count: the first of these that applies to a cell of either.
 REASONS = ("diverged", "failed", "pruned", "unfinished")
 _ABSENT = "\0absent"
 
@@ -40,8 +39,10 @@ class Line:
     """One comparison: A minus B over paired configurations. No run counts twice in it.
 
     `difference` is of the mean over exits at each cell's best epoch; `exits` of each exit there, with Holm-adjusted p
-    and Bonferroni intervals. `sign_flip_p` is optimistic: cells share training data. `complete` counts the pairs' cells
-    that both sides finished, `dropped` those they didn't, by reason; `unpaired` A's and B's configurations left alone.
+    and Bonferroni intervals. `p_folds` is the p of the same t over folds, with seeds averaged within each; None where no
+    fold has two seeds. `sign_flip_p` is optimistic: cells share training data. `paired` holds the ids of the pairs that
+    count, all of them complete on all `cells`, out of so many `planned`; `dropped` counts the other pairs, by reason,
+    and `unpaired` A's and B's configurations that have no partner.
     """
 
     a: str
@@ -49,10 +50,12 @@ class Line:
     a_only: Mapping[str, Any]
     b_only: Mapping[str, Any]
     difference: Interval
+    p_folds: float | None
     sign_flip_p: float
     exits: tuple[Interval, ...]
-    pairs: int
-    complete: int
+    paired: tuple[tuple[str, str], ...]
+    cells: tuple[CellKey, ...]
+    planned: int
     dropped: Mapping[str, int]
     unpaired: tuple[int, int]
     verdict: str
@@ -60,7 +63,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The ids of the configurations that each side's other cells chose for this one, and their difference on it."""
+    """The ids of the configurations that the other folds chose for this cell on each side, and their difference on it."""
 
     seed: int
     fold: int
@@ -71,17 +74,26 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """Tuned A minus tuned B: on each cell, each side's best complete configuration by the mean over the other cells."""
+    """Tuned A minus tuned B: on each cell, each side's best complete configuration by its mean over the other folds.
+
+    The other seeds of a cell's fold share its rows, so they have no say in the choice. `candidates` counts the
+    configurations that each side chose from.
+    """
 
     difference: Interval
+    p_folds: float | None
     sign_flip_p: float
+    candidates: tuple[int, int]
     choices: tuple[Choice, ...]
     verdict: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A against B: one line per combination of the options that only one side uses, and the tuned one."""
+    """A against B: one line per combination of the options that only one side uses, and the tuned one.
+
+    `sides` holds the ids of A's and B's configurations, after `where`.
+    """
 
     option: str
     a: Any
@@ -90,13 +102,19 @@ class Comparison:
     folds: int
     test_train_ratio: float
     confidence: float
+    sides: tuple[tuple[str, ...], tuple[str, ...]]
     lines: tuple[Line, ...]
     tuned: Tuned | None
     warnings: tuple[str, ...]
 
+    @property
+    def size(self) -> int:
+        """How many tests it holds, exits apart."""
+        return len(self.lines) + (self.tuned is not None)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, scores as fractions, None where a number is unknown."""
-        plain: dict[str, Any] = _jsonable(dataclasses.asdict(self))
+        plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
         return plain
 
 
@@ -112,11 +130,15 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
     permutations: int = 10_000,
+    cells: Iterable[CellKey] | None = None,
+    planned: int | None = None,
 ) -> Comparison:
     """A minus B, where A and B are two values of `option`; values may be given as text, as on a command line.
 
     `where` keeps, on each side that uses these options, the configurations with these values (``{"cycle_length": 4}``).
     `test_train_ratio` is 1/(folds - 1) unless given, and must be given for one fold (held-out to training rows).
+    `cells` are those that each configuration is to have, by default all that either side has begun; `planned` is how many
+    configurations a sweep is to have that isn't at its end.
     """
     a, b = _value(history, option, a), _value(history, option, b)
     if a == b:
@@ -126,11 +148,29 @@ def compare(
         raise ConfigError(f"{option}: it's what is compared, so it can't be picked as well")
     sides = _sides(history, option, (a, b), picked)
     judge = Judge(_ratio(folds, test_train_ratio), confidence, seed, permutations)
-    names = (_name(option, a), _name(option, b))
-    lines, left_out = _lines(sides, option, names, judge)
-    tuned = _tuned(sides, names, judge)
-    warnings = _warnings(history, sides, left_out, tuned)
-    return Comparison(option, a, b, picked, folds, judge.test_train_ratio, confidence, lines, tuned, warnings)
+    names = (side_name(option, a), side_name(option, b))
+    every = sorted(cells if cells is not None else {_key(cell) for side in sides for c in side for cell in c.cells})
+    lines, left_out = _lines(sides, option, names, judge, every)
+    tuned, no_tuned = _tuned(sides, names, judge)
+    warnings = _warnings(history, sides, lines, left_out, planned)
+    return Comparison(
+        option=option,
+        a=a,
+        b=b,
+        where=picked,
+        folds=folds,
+        test_train_ratio=judge.test_train_ratio,
+        confidence=confidence,
+        sides=(_ids(sides[0]), _ids(sides[1])),
+        lines=lines,
+        tuned=tuned,
+        warnings=(*warnings, *([no_tuned] if no_tuned else ())),
+    )
+
+
+def holds(history: History, option: str, given: Any) -> bool:
+    """Whether any configuration has this value of the option, itself or as text."""
+    return any(means(given, c.values[option]) for c in history if option in c.values)
 
 
 def _ratio(folds: int, given: float | None) -> float:
@@ -153,17 +193,22 @@ def _value(history: History, option: str, given: Any) -> Any:
         )
     held = sorted({c.values[option] for c in history if option in c.values}, key=_order)
     for value in held:
-        if value == given or (isinstance(given, str) and _means(given, value)):
+        if means(given, value):
             return value
     near = nearest(str(given), map(str, held))
     raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, held))}")
 
 
-def _means(text: str, value: Any) -> bool:
+def means(given: Any, value: Any) -> bool:
+    """Whether what was given means this value."""
+    if value == given:
+        return True
+    if not isinstance(given, str):
+        return False
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return text.lower() == str(value).lower()
+        return given.lower() == str(value).lower()
     try:
-        return float(text) == value
+        return float(given) == value
     except ValueError:
         return False
 
@@ -188,37 +233,42 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
 # Pairs
 
 
-def _lines(sides: Sides, option: str, names: Names, judge: Judge) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+def _lines(
+    sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[CellKey]
+) -> tuple[tuple[Line, ...], tuple[str, ...]]:
     """One line per combination of one-sided options, and the names of those that have nothing to compare."""
     keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
     shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
     groups_a, groups_b = _groups(sides[0], only_a, shared), _groups(sides[1], only_b, shared)
-    cells = sorted({_key(cell) for side in sides for c in side for cell in c.cells})
     lines, left_out = [], []
-    for values_a, values_b in product(sorted(groups_a, key=_orders), sorted(groups_b, key=_orders)):
+    for values_a, values_b in itertools.product(sorted(groups_a, key=_orders), sorted(groups_b, key=_orders)):
         group_a, group_b = groups_a[values_a], groups_b[values_b]
-        pairs = [(group_a[values], group_b[values]) for values in group_a.keys() & group_b.keys()]
+        common = sorted(group_a.keys() & group_b.keys(), key=_orders)
+        pairs = [(group_a[values], group_b[values]) for values in common]
         extra_a, extra_b = _present(only_a, values_a), _present(only_b, values_b)
-        labels = _label(names[0], extra_a), _label(names[1], extra_b)
-        by_cell, dropped = _complete_pairs(pairs, cells)
-        if not by_cell:
+        labels = label(names[0], extra_a), label(names[1], extra_b)
+        used, lacking, cells = _complete_pairs(pairs, planned)
+        if not used:
             left_out.append(" against ".join(labels))
             continue
-        diffs = [_mean(left.score - right.score for left, right in both) for both in by_cell.values()]
-        interval = judge.interval(diffs)
+        best = [(_best(a), _best(b)) for a, b in used]
+        by_cell = {key: [(left[key], right[key]) for left, right in best] for key in cells}
+        numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
         line = Line(
             a=labels[0],
             b=labels[1],
             a_only=extra_a,
             b_only=extra_b,
-            difference=interval,
-            sign_flip_p=judge.sign_flip(diffs),
+            difference=numbers[0],
+            p_folds=numbers[1],
+            sign_flip_p=numbers[2],
             exits=judge.intervals(_exit_diffs(by_cell)),
-            pairs=len(pairs),
-            complete=sum(map(len, by_cell.values())),
-            dropped=dropped,
+            paired=tuple((a.id, b.id) for a, b in used),
+            cells=tuple(cells),
+            planned=len(planned),
+            dropped=_reasons(lacking, cells),
             unpaired=(len(group_a) - len(pairs), len(group_b) - len(pairs)),
-            verdict=verdict(*labels, interval),
+            verdict=verdict(*labels, numbers[0], numbers[1]),
         )
         lines.append(line)
     if not lines:
@@ -236,28 +286,52 @@ def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[V
     return groups
 
 
-def _complete_pairs(
-    pairs: Iterable[tuple[Configuration, Configuration]], cells: Sequence[CellKey]
-) -> tuple[PairsByCell, dict[str, int]]:
-    """Per cell the best epochs of the pairs that finished it on both sides; and how many didn't, by reason."""
-    by_cell: PairsByCell = {}
-    dropped: Counter[int] = Counter()
-    for a, b in pairs:
-        cells_a, cells_b = _by_key(a), _by_key(b)
-        for key in cells:
-            left, right = _finished(cells_a.get(key)), _finished(cells_b.get(key))
-            if left is not None and right is not None:
-                by_cell.setdefault(key, []).append((left, right))
-            else:
-                dropped[min(_lack(a, cells_a.get(key)), _lack(b, cells_b.get(key)))] += 1
-    return dict(sorted(by_cell.items())), {r: dropped[i] for i, r in enumerate(REASONS) if dropped[i]}
+def _complete_pairs(pairs: Sequence[Pair], planned: Sequence[CellKey]) -> tuple[list[Pair], list[Pair], list[CellKey]]:
+    """The pairs that both sides finished on every planned cell, the others, and these cells: each has the same runs.
+
+    Where there is no such pair yet, the cells on which the most runs are paired, and the pairs that are complete on
+    those. Cells run in a fixed order, so what pairs have finished is nested, or nearly so, and the best set is what one
+    or two of them have in common.
+    """
+    every = frozenset(planned)
+    done = [every.intersection(_best(a), _best(b)) for a, b in pairs]
+    finished = set(done)
+    candidates = {every} if every in finished else {a & b for a in finished for b in finished}
+
+    def rank(cells: frozenset[CellKey]) -> tuple[Any, ...]:
+        return -len(cells) * sum(cells <= mine for mine in done), -len(cells), sorted(cells)
+
+    chosen = min(candidates, key=rank, default=frozenset())
+    used = [pair for pair, mine in zip(pairs, done, strict=True) if chosen and chosen <= mine]
+    dropped = [pair for pair, mine in zip(pairs, done, strict=True) if not chosen <= mine]
+    return used, dropped, sorted(chosen)
 
 
-def _exit_diffs(by_cell: PairsByCell) -> list[list[float]]:
+def _reasons(dropped: Iterable[Pair], cells: Sequence[CellKey]) -> dict[str, int]:
+    """How many pairs lack one of these cells, by reason."""
+    counts = Counter(
+        min(_lack(c, mine.get(key)) for c in pair for mine in [_by_key(c)] for key in cells) for pair in dropped
+    )
+    return {reason: counts[i] for i, reason in enumerate(REASONS) if counts[i]}
+
+
+def _exit_diffs(by_cell: Mapping[CellKey, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
     """(M, J) differences; empty where the exits weren't recorded, or not equally many of them."""
     counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
     exits = counts.pop() if len(counts) == 1 else 0
     return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
+
+
+def _numbers(diffs: Mapping[CellKey, float], judge: Judge) -> Numbers:
+    """Of one difference per cell: interval, p over folds, and the sign-flip's p."""
+    by_fold: dict[int, list[float]] = {}
+    for (_, fold), diff in diffs.items():
+        by_fold.setdefault(fold, []).append(diff)
+    p_folds = None
+    if len(diffs) > len(by_fold) > 1:
+        p_folds = judge.interval([_mean(of_fold) for of_fold in by_fold.values()]).p
+    every = list(diffs.values())
+    return judge.interval(every), p_folds, judge.sign_flip(every)
 
 
 def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
@@ -273,22 +347,23 @@ def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
 # Tuned against tuned
 
 
-def _tuned(sides: Sides, names: Names, judge: Judge) -> Tuned | None:
-    """For each cell, each side's configuration is chosen without it (by the others' mean) and scored on it."""
+def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[Tuned | None, str]:
+    """For each cell, each side's configuration is chosen by the other folds, and scored on it; or why there is none."""
     tables = [{c.id: _scores(c) for c in complete(side)} for side in sides]
     if not all(tables):
-        return None
+        lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
+        return None, f"no tuned against tuned: {lacking} without a complete configuration"
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
-    if len(cells) < 2:
-        return None
+    if len({fold for _, fold in cells}) < 2:
+        return None, "no tuned against tuned: it takes two folds, one to choose by and one to be scored on"
     choices = []
     for cell in cells:
-        a, b = (_chosen(table, [other for other in cells if other != cell]) for table in tables)
+        a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)
         choices.append(Choice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
-    diffs = [choice.difference for choice in choices]
-    interval = judge.interval(diffs)
-    said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval)
-    return Tuned(interval, judge.sign_flip(diffs), tuple(choices), said)
+    interval, p_folds, sign_flip_p = _numbers({(c.seed, c.fold): c.difference for c in choices}, judge)
+    said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval, p_folds)
+    candidates = (len(tables[0]), len(tables[1]))
+    return Tuned(interval, p_folds, sign_flip_p, candidates, tuple(choices), said), ""
 
 
 def _chosen(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKey]) -> str:
@@ -307,6 +382,10 @@ def _values(configuration: Configuration, keys: Sequence[str]) -> Values:
     return tuple(configuration.values.get(key, _ABSENT) for key in keys)
 
 
+def _ids(side: History) -> tuple[str, ...]:
+    return tuple(sorted(c.id for c in side))
+
+
 def _by_key(configuration: Configuration) -> dict[CellKey, Cell]:
     return {_key(cell): cell for cell in configuration.cells}
 
@@ -315,8 +394,13 @@ def _finished(cell: Cell | None) -> EpochScore | None:
     return cell.best if cell is not None and cell.state == "finished" else None
 
 
+def _best(configuration: Configuration) -> dict[CellKey, EpochScore]:
+    """The best epochs of its finished cells."""
+    return {_key(cell): epoch for cell in configuration.cells if (epoch := _finished(cell)) is not None}
+
+
 def _scores(configuration: Configuration) -> dict[CellKey, float]:
-    return {_key(cell): epoch.score for cell in configuration.cells if (epoch := _finished(cell)) is not None}
+    return {key: epoch.score for key, epoch in _best(configuration).items()}
 
 
 def _lack(configuration: Configuration, cell: Cell | None) -> int:
@@ -349,121 +433,37 @@ def _present(keys: Sequence[str], values: Values) -> dict[str, Any]:
     return {key: value for key, value in zip(keys, values, strict=True) if value != _ABSENT}
 
 
-# Words
+# Warnings
 
 
-def _name(option: str, value: Any) -> str:
-    return str(value) if option == "algorithm" else f"{option}={value}"
-
-
-def _label(name: str, extra: Mapping[str, Any]) -> str:
-    return f"{name} ({', '.join(f'{key}={value}' for key, value in extra.items())})" if extra else name
-
-
-def _points(fraction: float, sign: str = "+") -> str:
-    return f"{round(100 * fraction, 2) + 0.0:{sign}.2f}"
-
-
-def _span(interval: Interval) -> str:
-    return f"{_points(interval.low, '')} to {_points(interval.high, '')}" if interval.known else "unknown"
-
-
-def _p(p: float) -> str:
-    return "-" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def verdict(a: str, b: str, interval: Interval) -> str:
-    """A sentence in plain words on the difference A minus B; where B is better, on B minus A."""
-    cells = f"{interval.cells} cell{'s' if interval.cells > 1 else ''}"
-    if not interval.known:
-        why = "one cell has no spread" if interval.cells == 1 else "every cell shows the same difference"
-        return f"the data cannot tell {a} from {b}: {_points(interval.mean)} points, no interval ({why}), {cells}"
-    clear = interval.p < 1 - interval.confidence
-    if clear and interval.mean < 0:
-        flipped = dataclasses.replace(interval, mean=-interval.mean, low=-interval.high, high=-interval.low)
-        return verdict(b, a, flipped)
-    opening = f"{a} is better than {b}" if clear else f"the data cannot tell {a} from {b}"
-    level = f"{100 * interval.confidence:g} % interval {_span(interval)}"
-    return f"{opening}: {_points(interval.mean)} points, {level}, {cells}"
-
-
-def _warnings(history: History, sides: Sides, left_out: Sequence[str], tuned: Tuned | None) -> tuple[str, ...]:
+def _warnings(
+    history: History, sides: Sides, lines: Sequence[Line], left_out: Sequence[str], planned: int | None
+) -> tuple[str, ...]:
     every, here = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
     warnings = []
     if every["pruned"]:
         count = f"{every['pruned']} configurations, {here['pruned']} of them on these two sides"
         warnings.append(f"this sweep was pruned ({count}): what is left was selected, differences may be biased")
-    if every["running"]:
-        count = f"{every['running']} configurations, {here['running']} of them on these two sides"
+    if every["running"] or (planned or 0) > len(history):
+        of = f" of {planned}" if planned else ""
+        count = f"{every['complete']}{of} configurations complete, {here['running']} on these two sides begun but not complete"
         warnings.append(f"this sweep is unfinished ({count})")
+    for line in lines:
+        if len(line.cells) < line.planned:
+            warnings.append(
+                f"{line.a} against {line.b} stands on {len(line.cells)} of {line.planned} cells: "
+                "no pair is complete on all of them"
+            )
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         warnings.append(f"left out, with no pair that finished the same cell: {'; '.join(left_out[:3])}{more}")
-    if tuned is None:
-        warnings.append("no tuned against tuned: it takes two cells and a complete configuration on each side")
     return tuple(warnings)
 
 
-def rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The table as texts, the header first; an exit's p is Holm-adjusted, its interval Bonferroni's."""
-    level = f"{100 * comparison.confidence:g} % interval"
-    table: list[tuple[str, ...]] = [("A - B", "points", level, "p", "flip p*", "cells")]
-    for line in comparison.lines:
-        table.append((f"{line.a} - {line.b}", *_numbers(line.difference, line.sign_flip_p)))
-        for m, interval in enumerate(line.exits, start=1):
-            table.append((f"  exit_{m:02d} (Holm)", *_numbers(interval, math.nan)))
-    if comparison.tuned is not None:
-        tuned = f"tuned {_name(comparison.option, comparison.a)} - tuned {_name(comparison.option, comparison.b)}"
-        table.append((tuned, *_numbers(comparison.tuned.difference, comparison.tuned.sign_flip_p)))
-    return table
-
-
-def _numbers(interval: Interval, sign_flip_p: float) -> tuple[str, ...]:
-    return _points(interval.mean), _span(interval), _p(interval.p), _p(sign_flip_p), str(interval.cells)
-
-
-def sentences(comparison: Comparison) -> list[str]:
-    """The verdicts, each with what it rests on, then notes and warnings."""
-    said = []
-    for line in comparison.lines:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items())
-        counts = f"{line.complete} complete pairs of runs, {sum(line.dropped.values())} dropped"
-        alone = f"{line.unpaired[0]} + {line.unpaired[1]} configurations without a partner"
-        said += [line.verdict, f"  {counts}{f' ({dropped})' if dropped else ''}, {alone}"]
-    if comparison.tuned is not None:
-        said.append(comparison.tuned.verdict)
-    said.append("* sign-flip permutation test, optimistic: cells share training data")
-    if len(comparison.lines) > 1:
-        said.append(f"note: {len(comparison.lines)} comparisons share runs; nothing is adjusted for their number")
-    return [*said, *(f"warning: {warning}" for warning in comparison.warnings)]
-
-
-def plain(comparison: Comparison) -> str:
-    """The comparison as plain text: the table in aligned columns, then one sentence per line."""
-    table = rows(comparison)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    aligned = ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*aligned, "", *sentences(comparison)])
-
-
-def render(comparison: Comparison) -> Table:
-    """The comparison as a rich table, with the verdicts and warnings below it."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, caption=Text("\n".join(sentences(comparison))), caption_justify="left")
-    header, *body = rows(comparison)
-    for name in header:
-        table.add_column(Text(name), justify="left" if name == "A - B" else "right")
-    for row in body:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """Plain lists and mappings; numbers that aren't finite become None."""
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
+        return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,17 +21,23 @@ def colour(name: str, position: int) -> str:
     return COLOURS.get(name, PALETTE[position % len(PALETTE)])
 
 
-def bands(curves: Mapping[str, Band], x: str, y: str, colours: Sequence[str]) -> Figure:
-    """Curves with what they spread over."""
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for (name, (at, mean, low, high)), drawn in zip(curves.items(), colours, strict=True):
-        axes.plot(at, mean, marker="o", ms=4, color=drawn, label=name)
-        axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
-    axes.set(xlabel=x, ylabel=y)
-    axes.set_xticks(next(iter(curves.values()))[0])
-    axes.grid(alpha=0.25)
-    axes.legend()
+def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Sequence[str]) -> Figure:
+    """Curves with what they spread over, by panel; the same colours in each panel, in the order of its curves."""
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    width = 6.4 if columns == 1 else 4.4 * columns
+    figure = Figure(figsize=(width, 3.8 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for axes, (title, curves) in zip(grid, panels.items(), strict=False):
+        for (name, (at, mean, low, high)), drawn in zip(curves.items(), colours, strict=True):
+            axes.plot(at, mean, marker="o", ms=4, color=drawn, label=name)
+            axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
+        axes.set(xlabel=x, ylabel=y, title=title)
+        axes.set_xticks(next(iter(curves.values()))[0])
+        axes.grid(alpha=0.25)
+        axes.legend()
+    for axes in grid[len(panels) :]:
+        axes.remove()
     return figure
 
 
@@ -57,14 +63,14 @@ def heat_maps(maps: Mapping[str, np.ndarray], columns: int = 2) -> Figure:
     columns = min(columns, len(maps))
     rows = -(-len(maps) // columns)
     figure = Figure(figsize=(5.0 * columns, 2.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (title, values) in zip(grid, maps.items(), strict=False):
         image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
         axes.set(title=title, xlabel="epoch", ylabel="exit")
         axes.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1))
         axes.set_yticks(range(values.shape[0]), range(1, values.shape[0] + 1))
         figure.colorbar(image, ax=axes)
-    for axes in list(grid)[len(maps) :]:
+    for axes in grid[len(maps) :]:
         axes.remove()
     return figure
 
@@ -86,14 +92,21 @@ def learning(curves: Sequence[tuple[str, str, Sequence[float], bool]]) -> Figure
     return figure
 
 
-def shares(groups: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Bars of shares between 0 and 1, one panel per group."""
-    height = 0.8 + 0.32 * max(len(group) for group in groups.values())
-    figure = Figure(figsize=(min(4.2 * len(groups), 13), height), layout="constrained")
-    for axes, (title, group) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
-        ordered = sorted(group.items(), key=lambda item: item[1])
-        axes.barh([name for name, _ in ordered], [share for _, share in ordered], color=PALETTE[0])
+def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]) -> Figure:
+    """Bars between 0 and 1, one panel per group: (share, its lowest, its highest, a second measure) by option."""
+    height = 1.0 + 0.45 * max(len(group) for group in groups.values())
+    figure = Figure(figsize=(min(4.4 * len(groups), 13), height), layout="constrained")
+    grid = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (title, group) in zip(grid, groups.items(), strict=True):
+        ordered = sorted(group.items(), key=lambda item: item[1][0])
+        at = np.arange(len(ordered))
+        share, low, high, second = (np.array(column) for column in zip(*(v for _, v in ordered), strict=True))
+        spread = np.maximum(0, [share - low, high - share])
+        axes.barh(at + 0.2, share, 0.36, xerr=spread, color=PALETTE[0], capsize=2, label="fANOVA")
+        axes.barh(at - 0.2, second, 0.36, color=PALETTE[1], label="PED-ANOVA")
+        axes.set_yticks(at, [name for name, _ in ordered])
         axes.set(title=title, xlim=(0, 1))
+    grid[0].legend(fontsize=8)
     return figure
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from leebert.errors import LeebertError
-from tune.compare import compare
+from tune.compare import CellKey, compare
+from tune.history import Configuration, History
 from tune.ledger import State
-from tune.names import PAIR_COLOURS, algorithm_label
+from tune.names import LABELS, PAIR_COLOURS, algorithm_label
+from tune.select import complete
 from tune.stats import Interval, corrected_t, fold_ratio
 from tune.tracking_events import Summary
+from tune.verdicts import rests_on
 
 
 def summaries(state: State, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
@@ -23,15 +27,12 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
     The ratio of held-out to training rows is 1/(folds - 1) unless given, as in `tune.compare`.
     """
     ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
-    history = [c for c in state.history() if c.state == "complete"]
-    # One that was completed before the sweep got more seeds has fewer cells: no mean with the others then.
-    most = max((len(c.scores) for c in history), default=0)
-    history = [c for c in history if len(c.scores) == most == len(c.cells)]
-    algorithms = sorted({c.values.get("algorithm", "") for c in history})
+    finished = complete(state.history())
+    algorithms = sorted({str(c.values.get("algorithm", "")) for c in finished}, key=_order)
     for algorithm in algorithms:
-        mine = [c for c in history if c.values.get("algorithm", "") == algorithm]
+        mine = tuple(c for c in finished if c.values.get("algorithm", "") == algorithm)
         # (cells, exits): each cell averaged over configurations, the unit of every interval here
-        scores = np.mean([[cell.best.exits for cell in c.cells if cell.best] for c in mine], axis=0)
+        scores = exit_scores(mine, cells_of(mine))
         overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
         intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
         yield Summary(
@@ -48,17 +49,18 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
             time_ms=_newest(state, {"algorithm": algorithm}),
         )
     colours = itertools.cycle(PAIR_COLOURS)
-    for a, b in itertools.permutations(algorithms, 2):
-        if not (a.startswith("clo") and not b.startswith("clo")):
-            continue
+    # What isn't complete has no cells here, but is still there to be counted.
+    ids = {c.id for c in finished}
+    history = tuple(c if c.id in ids else dataclasses.replace(c, cells=()) for c in state.history())
+    for a, b in itertools.combinations(algorithms, 2):
         try:
-            comparison = compare(state.history(), a, b, folds=folds, test_train_ratio=ratio)
+            comparison = compare(history, a, b, folds=folds, test_train_ratio=ratio)
         except LeebertError:
             continue  # no common configurations: nothing to say
         for line in comparison.lines:
             yield Summary(
                 f"{_side(a, line.a_only)} minus {_side(b, line.b_only)}",
-                metrics={"paired/pairs": float(line.pairs), **_percent("paired/diff_pct", line.difference)},
+                metrics={"paired/pairs": float(len(line.paired)), **_percent("paired/diff_pct", line.difference)},
                 depth={
                     "depth/layer": range(1, len(line.exits) + 1),
                     "paired/diff": [i.mean for i in line.exits],
@@ -66,9 +68,30 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                     "paired/diff_high": [_known(i.high) for i in line.exits],
                 },
                 colour=next(colours),
-                note=line.verdict,
+                note="\n\n".join([line.verdict, rests_on(line), *(f"Warning: {w}" for w in comparison.warnings)]),
                 time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
             )
+
+
+def exit_scores(side: Iterable[Configuration], cells: Iterable[CellKey]) -> np.ndarray:
+    """(cells, exits): each exit's score at the best epoch, a mean over configurations that all finished these cells.
+
+    Empty where the exits weren't recorded.
+    """
+    best = [{(k.seed, k.fold): k.best.exits for k in c.cells if k.best is not None} for c in side]
+    rows = [[mine[cell] for mine in best] for cell in cells]
+    return np.mean(rows, axis=1) if all(exits for row in rows for exits in row) else np.empty((0, 0))
+
+
+def cells_of(side: History) -> list[CellKey]:
+    """The cells of complete configurations, which are the same for all."""
+    return sorted((k.seed, k.fold) for k in side[0].cells)
+
+
+def _order(algorithm: str) -> tuple[int, str]:
+    """CLO first, then as the paper has them; a user's own methods last."""
+    known = list(LABELS)
+    return known.index(algorithm) if algorithm in known else len(known), algorithm
 
 
 def _newest(state: State, *sides: Mapping[str, Any]) -> int:
