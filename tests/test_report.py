@@ -128,8 +128,13 @@ def test_no_empty_axes_are_drawn():
     ramp = np.arange(1, 4)
     panels = {str(i): {"a": (ramp, ramp, ramp, ramp)} for i in range(4)}
     assert len(figures.bands(panels, "x", "y", ["#123456"]).axes) == 4
-    drawn = figures.heat_maps({str(i): np.ones((3, 2)) for i in range(3)})
+    drawn = figures.heat_maps({"A": {"x": np.ones((3, 2)), "y": np.ones((3, 2))}, "B": {"x": np.ones((3, 2))}})
     assert len(drawn.axes) == 2 * 3, "each with its colour bar"
+
+
+def test_weights_of_both_sides_are_drawn_to_one_scale():
+    drawn = figures.heat_maps({"A": {"x": np.full((3, 2), 1.0)}, "B": {"x": np.full((3, 2), 4.0)}})
+    assert [image.get_clim() for axes in drawn.axes for image in axes.images] == [(1.0, 4.0)] * 2
 
 
 # A whole sweep's page

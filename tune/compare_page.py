@@ -90,7 +90,8 @@ def draw_best(
         )
     page.text(*(f"{name}: {describe(c.values)}" for name, c in tops.items()))
     page.heading(f"{prefix}Learned weights over time")
-    maps = {f"{name}: {TERMS[term]}": m for name, c in tops.items() for term, m in omega(pool.state, c).items()}
+    maps = {name: {TERMS[term]: m for term, m in omega(pool.state, c).items()} for name, c in tops.items()}
+    maps = {name: terms for name, terms in maps.items() if terms}
     if maps:
         page.figure(
             figures.heat_maps(maps),

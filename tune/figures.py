@@ -58,20 +58,23 @@ def patience(curves: Mapping[str, Sequence[tuple[int, float, float]]], colours: 
     return figure
 
 
-def heat_maps(maps: Mapping[str, np.ndarray], columns: int = 2) -> Figure:
-    """One (exits, epochs) map of learned weights per title, with colours of its own: their scales differ by far."""
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(5.0 * columns, 2.9 * rows), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes, (title, values) in zip(grid, maps.items(), strict=False):
-        image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
-        axes.set(title=title, xlabel="epoch", ylabel="exit")
-        axes.set_xticks(range(values.shape[1]), range(1, values.shape[1] + 1))
-        axes.set_yticks(range(values.shape[0]), range(1, values.shape[0] + 1))
-        figure.colorbar(image, ax=axes)
-    for axes in grid[len(maps) :]:
-        axes.remove()
+def heat_maps(maps: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """(exits, epochs) maps of learned weights: a row per side, a column per term, with one scale of colours per term."""
+    terms = list(dict.fromkeys(term for side in maps.values() for term in side))
+    figure = Figure(figsize=(5.0 * len(terms), 2.9 * len(maps)), layout="constrained")
+    grid = figure.subplots(len(maps), len(terms), squeeze=False)
+    for term, column in zip(terms, grid.T, strict=True):
+        values = [side[term] for side in maps.values() if term in side]
+        low, high = min(v.min() for v in values), max(v.max() for v in values)
+        for axes, (name, side) in zip(column, maps.items(), strict=True):
+            if term not in side:
+                axes.remove()
+                continue
+            image = axes.imshow(side[term], aspect="auto", origin="lower", interpolation="nearest", vmin=low, vmax=high)
+            axes.set(title=f"{name}: {term}", xlabel="epoch", ylabel="exit")
+            axes.set_xticks(range(side[term].shape[1]), range(1, side[term].shape[1] + 1))
+            axes.set_yticks(range(side[term].shape[0]), range(1, side[term].shape[0] + 1))
+            figure.colorbar(image, ax=axes)
     return figure
 
 

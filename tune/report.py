@@ -196,15 +196,16 @@ def _by_algorithm(page: Page, pool: Pool) -> None:
 
 
 def _exits(groups: Mapping[str, History], pool: Pool) -> list[tuple[str, ...]]:
-    """Each exit's score over cells with its interval, in per cent; the header alone where exits weren't recorded."""
+    """A row per exit: its score over cells with its interval, in per cent; the header alone where exits weren't recorded."""
     folds = pool.spec.folds
     ratio = fold_ratio(folds) if folds > 1 else pool.manifest["test_train_ratio"]
-    rows: list[tuple[str, ...]] = []
+    columns: list[tuple[str, ...]] = []
     for name, side in groups.items():
         intervals = [corrected_t(column.tolist(), ratio) for column in exit_scores(side, cells_of(side)).T]
         told = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
-        rows += [(name, *told)] if intervals else []
-    return [("exit", *(str(m) for m in range(1, max(map(len, rows), default=1)))), *rows]
+        columns += [(name, *told)] if intervals else []
+    exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
+    return list(zip(exits, *columns, strict=True))
 
 
 def _importance(page: Page, spec: SweepSpec, history: History) -> None:
