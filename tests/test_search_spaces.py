@@ -35,8 +35,8 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_the_folder_has_the_papers_tasks_and_two_small_ones() -> None:
-    assert {path.stem for path in FILES} >= {*PAPER, "mrpc_small", "demo"}
+def test_the_folder_has_the_papers_tasks_and_three_small_ones() -> None:
+    assert {path.stem for path in FILES} >= {*PAPER, "mrpc_small", "sst2_small", "demo"}
 
 
 def test_header_states_the_command(path: Path) -> None:
