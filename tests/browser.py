@@ -25,6 +25,12 @@ FLAGS = (
     "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )  # fmt: skip
 
+# MLflow's first visit opens an assistant over the charts.
+NO_ASSISTANT = """
+localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
+"""
+
 
 def chromium() -> str:
     """Its path. Without it a test is skipped, and fails where LEEBERT_BROWSER=required says that it should be there."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Browser, browser, chromium
+from browser import NO_ASSISTANT, Browser, browser, chromium
 from made_sweep import made_sweep
 
 from tune.names import COLOURS
@@ -23,11 +23,6 @@ NAME = "views-made"
 SCREENSHOTS = Path(os.environ.get("LEEBERT_SCREENSHOTS") or Path(__file__).resolve().parent.parent / "build" / "views")
 CLO, BLO = COLOURS["clo-v2"], COLOURS["blo"]
 
-# MLflow's first visit opens an assistant over the charts.
-NO_ASSISTANT = """
-localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
-localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
-"""
 LOOK = """
 (() => {
   const hex = c => '#' + (c.match(/[0-9]+/g) || []).slice(0, 3).map(n => (+n).toString(16).padStart(2, '0')).join('');
