@@ -388,8 +388,19 @@ def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
         assert len(client.get_metric_history(run_id, "on_dev/entropy_layers")) == 20
         assert run.data.metrics["on_dev/score_mean"] == pytest.approx(told["mean_over_exits"])
         assert run.data.params["exit_strategy"] == "entropy"
+        assert run.data.params["precision"] == "fp32"
         there = {a.path for a in client.list_artifacts(run_id)}
         assert {"evaluation.json", "training.json", "exits.json", "README.md", "exit_curve.png"} <= there
+
+
+def test_params_are_the_options_as_they_were_used(best_place):
+    """With `auto`, MLflow has the model's own precision as a param already, and refuses to change it."""
+    from tune.register import _params
+
+    best = read_best(best_place.file)
+    told = {"theta_updates": 1, "strategy": "entropy", "chosen": {"entropy": {"threshold": 0.5}}}
+    params = {p.key: p.value for p in _params(best, told, 3, "bf16")}
+    assert (params["precision"], params["seed"], params["lr_theta"]) == ("bf16", "3", "0.002")
 
 
 def test_the_registered_version_has_signature_example_and_no_pickle(

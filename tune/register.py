@@ -173,7 +173,7 @@ class _Logging:
             splits = told["evaluations"][str(seed)]
             # The run's own time: points that were sent before the refit was interrupted are the same points.
             points = _metrics(splits, self.kept["model_id"] if first else None, run.info.start_time)
-            self.client.log_batch(run_id, metrics=points, params=_params(self.best, told, seed))
+            self.client.log_batch(run_id, metrics=points, params=_params(self.best, told, seed, precision_of(folder)))
             for file in ("evaluation.json", "training.json", "exits.json", "README.md"):
                 mlflow.log_artifact(str(folder / file))
             self._log_best()
@@ -289,7 +289,6 @@ def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
     columns = text_columns(best.config.task)
     root = Path(__file__).resolve().parent.parent
     example = pd.DataFrame({c: [f"An example of {c}.", "It is raining."] for c in columns})
-    precision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"]
     info = mlflow.pyfunc.log_model(
         name=logged_name(best.task_name),
         loader_module="tune.serving",
@@ -300,7 +299,7 @@ def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
         input_example=example,
         pip_requirements=_requirements(),
         # What whoever loads the model may choose otherwise.
-        model_config={"device": "auto", "precision": precision},
+        model_config={"device": "auto", "precision": precision_of(folder)},
         params={"strategy": told["strategy"], "configuration": told["configuration"]},
     )
     return str(info.model_id)
@@ -341,12 +340,19 @@ def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
     }
 
 
-def _params(best: BestFile, told: Mapping[str, Any], seed: int) -> list[Any]:
+def precision_of(folder: Path) -> str:
+    """What a saved model was trained in and is served in."""
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"])
+
+
+def _params(best: BestFile, told: Mapping[str, Any], seed: int, precision: str) -> list[Any]:
+    """The options as they were used: a model's own settings become params of its run, and MLflow lets none be changed."""
     from mlflow.entities import Param
 
     values = {
         **best.config.training.model_dump(mode="json"),
         "seed": seed,
+        "precision": precision,
         "theta_updates": told["theta_updates"],
         "exit_strategy": told["strategy"],
         "exit_threshold": told["chosen"][told["strategy"]]["threshold"],
