@@ -156,7 +156,7 @@ class Served:
 
 
 def text_columns(task: Any) -> tuple[str, ...]:
-    """The columns that a model's requests have: its task's texts, or `text` where it knows no task."""
+    """The columns that a model's requests have: its task's texts by their names on the hub; `text` without a task."""
     from leebert.data.tasks import get_task
 
-    return tuple(get_task(task).text_columns) if task else ("text",)
+    return get_task(task).request_columns if task else ("text",)

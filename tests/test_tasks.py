@@ -127,3 +127,20 @@ def test_the_data_layer_imports_without_the_slow_libraries() -> None:
     code = f"import sys; from leebert.data import {modules}; print(*({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_requests_use_the_names_of_the_hub():
+    assert get_task("mrpc").text_columns == ("#1 String", "#2 String")
+    assert get_task("mrpc").request_columns == ("sentence1", "sentence2")
+    assert get_task("mnli").request_columns == ("premise", "hypothesis")
+    own = own_task(
+        {
+            "name": "x",
+            "text": "body",
+            "label": "y",
+            "labels": ["a", "b"],
+            "metric": "accuracy",
+            "files": {"train": "t.csv"},
+        }
+    )
+    assert own.request_columns == ("body",)

@@ -56,6 +56,11 @@ class Task:
     skip_broken: bool = False
 
     @property
+    def request_columns(self) -> tuple[str, ...]:
+        """What requests to a served model call the texts: the hub's names, where the release's files have their own."""
+        return self.hub.text_columns if self.hub else self.text_columns
+
+    @property
     def num_labels(self) -> int:
         return len(self.label_names)
 
