@@ -1,4 +1,4 @@
-"""Draws docs/results/mrpc-small.png from a sweep's folder and the JSON of `leebert evaluate --out`.
+"""Draws docs/results/mrpc-small.png from a sweep's folder and a refitted model's evaluation.json.
 
 python docs/results/plot.py sweeps/mrpc-small docs/results/mrpc-small-dev.json docs/results/mrpc-small.png
 """
@@ -39,7 +39,7 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         xlabel="exit after layer", ylabel="cross-validated score, per cent", title="Mean and range over configurations"
     )
     left.legend()
-    result = json.loads(Path(evaluation).read_text())["dev"]
+    result = json.loads(Path(evaluation).read_text())["splits"]["dev"]
     for (strategy, points), colour in zip(result["curves"].items(), ("#00855f", "#2272b4", "#de7921"), strict=True):
         right.plot(
             [p["layers"] for p in points],
@@ -59,7 +59,9 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         label="one exit for all rows",
     )
     right.set(
-        xlabel="mean layers executed", ylabel="dev score, per cent", title="The best configuration, refitted, on dev"
+        xlabel="mean layers executed",
+        ylabel="dev score, per cent",
+        title="The best configuration, refitted (seed 0), on dev",
     )
     right.legend()
     figure.savefig(out, dpi=130)
