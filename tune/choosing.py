@@ -41,8 +41,7 @@ class Sweep:
         """Raises SweepError or ConfigError for a damaged one."""
         running = folder.driver() is not None
         state = folder.ledger.read(epochs=False)
-        status = "running" if running else (state.end or {}).get("status", "died")
-        return cls(folder, spec_of(folder), folder.manifest, state, status)
+        return cls(folder, spec_of(folder), folder.manifest, state, state.status(running))
 
     @property
     def name(self) -> str:
@@ -129,8 +128,7 @@ def choose_each(
         try:
             choices.append(choose(sweeps, objective, front=front, say=say))
         except LeebertError as error:
-            running = {"running": " (still running)"}
-            named = ", ".join(sweep.name + running.get(sweep.status, "") for sweep in sweeps)
+            named = ", ".join(s.name + (" (still running)" if s.status == "running" else "") for s in sweeps)
             errors.append(SweepError(f"sweep{'s' if len(sweeps) > 1 else ''} {named}: {error}"))
     return choices, errors
 

@@ -235,7 +235,7 @@ def stop(
 
     folder = SweepFolder.find(name, storage)
     if folder.driver(certain=True) is None:
-        end = (folder.ledger.read(epochs=False).end or {}).get("status", "died")
+        end = folder.ledger.read(epochs=False).status(False)
         if end == "finished":
             raise SweepError(f"sweep {folder.name} is not running: it has finished")
         where = f" --storage {storage}" if storage else ""

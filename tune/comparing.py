@@ -96,10 +96,9 @@ def compare_pool(
     """
     history, spec = pool.state.history(), pool.spec
     options: dict[str, Any] = {
-        "option": option, "where": where, "folds": spec.folds, "cells": spec.cells(), "planned": pool.planned,
+        "option": option, "where": where, "folds": spec.folds, "test_train_ratio": pool.test_train_ratio,
+        "cells": spec.cells(), "planned": pool.planned,
     }  # fmt: skip
-    if spec.folds == 1:
-        options["test_train_ratio"] = pool.manifest["test_train_ratio"]
     try:
         scores = compare(history, a, b, **options)
     except ConfigError as error:

@@ -310,6 +310,10 @@ class State:
         """The configurations in the order in which they were suggested."""
         return tuple(self.configs.values())
 
+    def status(self, driven: bool) -> str:
+        """running, while a driver is at work; else how it ended: finished, stopped or failed, or died without a word."""
+        return "running" if driven else str((self.end or {}).get("status", "died"))
+
     def seen(self, config: str, seed: int, fold: int) -> set[int]:
         """The epochs of a cell that are recorded."""
         return set(self.epochs.get((config, seed, fold), ()))

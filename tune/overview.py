@@ -36,7 +36,7 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
     told: dict[str, Any] = {
         "sweep": folder.name,
         "task": spec.task_name,
-        "state": "running" if alive else (state.end or {}).get("status", "died"),
+        "state": state.status(bool(alive)),
         "note": (state.end or {}).get("note", ""),
         "configurations": {
             name: sum(c.state == name for c in history) for name in ("complete", "running", "pruned", "failed")

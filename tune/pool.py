@@ -13,6 +13,7 @@ from tune.folder import SweepFolder
 from tune.ledger import State
 from tune.overview import spec_of
 from tune.space import SweepSpec
+from tune.stats import fold_ratio
 
 #: What two sweeps must share for one's runs to be paired with the other's: all but the options that are searched.
 SAME = ("data_fingerprint", "folds", "rows", "metric", "backbone")
@@ -39,7 +40,7 @@ class Pool:
         """One sweep, as far as it has come. `epochs`: with the records of epochs, which weights over time need."""
         spec, running = spec_of(folder), folder.driver() is not None
         state = state or folder.ledger.read(epochs=epochs)
-        status = "running" if running else (state.end or {}).get("status", "died")
+        status = state.status(running)
         at_end = status == "finished"
         complete = sum(c.state == "complete" for c in state.history())
         of = f" of {spec.planned}" if spec.planned else ""
@@ -60,6 +61,11 @@ class Pool:
     def manifest(self) -> dict[str, Any]:
         """What the sweep, or the first of them, is made of."""
         return self.folders[0].manifest
+
+    @property
+    def test_train_ratio(self) -> float:
+        """Held-out rows per training row in each cell, as the corrected intervals need it."""
+        return fold_ratio(self.spec.folds) if self.spec.folds > 1 else float(self.manifest["test_train_ratio"])
 
     def has(self, option: str, value: str) -> bool:
         """Whether it searches this value of an option, begun or not."""

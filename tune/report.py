@@ -23,7 +23,7 @@ from tune.pool import Pool
 from tune.select import best, complete, one_standard_error, score
 from tune.showing import again_by, experiment_of
 from tune.space import SweepSpec
-from tune.stats import corrected_t, fold_ratio
+from tune.stats import corrected_t
 from tune.summary import cells_of, exit_scores
 from tune.tracking_files import log_file
 from tune.tracking_store import resolve_uri
@@ -197,11 +197,11 @@ def _by_algorithm(page: Page, pool: Pool) -> None:
 
 def _exits(groups: Mapping[str, History], pool: Pool) -> list[tuple[str, ...]]:
     """A row per exit: its score over cells with its interval, in per cent; the header alone where exits weren't recorded."""
-    folds = pool.spec.folds
-    ratio = fold_ratio(folds) if folds > 1 else pool.manifest["test_train_ratio"]
     columns: list[tuple[str, ...]] = []
     for name, side in groups.items():
-        intervals = [corrected_t(column.tolist(), ratio) for column in exit_scores(side, cells_of(side)).T]
+        intervals = [
+            corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
+        ]
         told = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
         columns += [(name, *told)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
