@@ -38,8 +38,8 @@ SPACE = {
 def sweep(path: Path, configurations: int) -> None:
     """Write the folder of a finished sweep."""
     from leebert.provenance import code_version, versions
-    from tune.folder import SweepFolder
     from tune.space import SweepSpec, config_id
+    from tune.store.folder import SweepFolder
 
     path.mkdir()
     folder = SweepFolder(path)
@@ -112,16 +112,16 @@ def command(path: Path, out: Path) -> None:
 
 def run(options: argparse.Namespace, path: Path, result: Result) -> None:
     """The command, its imports, reading and choosing."""
-    from tune.best import best_file
-    from tune.choosing import Sweep, choose
-    from tune.folder import SweepFolder
-    from tune.tradeoff import Objective
+    from tune.analysis.best import best_file
+    from tune.analysis.choosing import Sweep, choose
+    from tune.analysis.tradeoff import Objective
+    from tune.store.folder import SweepFolder
 
     folder = SweepFolder(path)
     made_up = Sweep.read(folder)
     state = folder.ledger.read()
     size = sum(p.stat().st_size for p in (path / "ledger").rglob("*.jsonl"))
-    imports = [sys.executable, "-c", "import tune.cli, tune.best, tune.folder, tune.overview"]
+    imports = [sys.executable, "-c", "import tune.cli, tune.analysis.best, tune.store.folder, tune.analysis.overview"]
     found = alternate(
         {
             "importing": lambda number: timed(lambda: subprocess.run(imports, check=True)),

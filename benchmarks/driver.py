@@ -1,7 +1,7 @@
 """What a trial costs besides training: Ray Tune alone against our driver, 2,000 trials that do nothing.
 
 A is Ray Tune with a class that reports once, reused actors, two at a time, its file loggers off. B is a session of a
-sweep (`tune.session.run_session`, a grid of as many configurations, one cell each) whose cells are not trained but
+sweep (`tune.running.session.run_session`, a grid of as many configurations, one cell each) whose cells are not trained but
 reported at once: the driver's decisions and the trials' records go into a ledger on the disk, MLflow is off. Each runs
 in a process of its own, A and B alternating. The first 200 trials, in which processes start and import, don't count.
 
@@ -25,7 +25,7 @@ from typing import Any
 from common import Result, alternate, parser, ratios, rss, scratch, start
 
 from leebert.train import EpochReport
-from tune.crossval import Study
+from tune.running.crossval import Study
 
 WARM, SETTLED = 200, 500  # trials before the clock and the memory are read first
 EXITS = 12
@@ -109,12 +109,12 @@ class Untrained(Study):
 
 def ours(trials: int, folder: Path) -> dict[str, float]:
     """B: a session of a sweep."""
-    from tune.driver import Driver
-    from tune.ledger import Ledger
     from tune.pruners import make_pruner
+    from tune.running.driver import Driver
+    from tune.running.session import run_session
     from tune.searchers import make_searcher
-    from tune.session import run_session
     from tune.space import config_id, load_space
+    from tune.store.ledger import Ledger
 
     path = folder / "space.yaml"
     rates = [1e-5 * (1 + i) for i in range(trials // 2)]

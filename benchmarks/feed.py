@@ -1,6 +1,6 @@
 """MLflow's part in a sweep: reports into a real server with one worker (`mlflow/serve.sh`), 12 exits, 64 values a report.
 
-A ledger is written as a trial's process would, and told to a `tune.tracking.Tracker`: report by report as in a running
+A ledger is written as a trial's process would, and told to a `tune.tracking.tracker.Tracker`: report by report as in a running
 sweep, each put once the one before is stored (live), and all at once, as after an outage and in `rebuild-mlflow`. `put`
 is timed while reports wait: it is all that the driver itself does. MLflow's share of a trial is the time of a live
 report over that of an epoch of MRPC (2 folds of 800 rows, CLO-v2), as if training stood still meanwhile.
@@ -56,7 +56,7 @@ def server(folder: Path) -> Iterator[str]:
 
 def write_ledger(folder: Path, configs: int, epochs: int, exits: int) -> Any:
     """A sweep's ledger: so many configurations of two cells, each of so many epochs."""
-    from tune.ledger import Ledger
+    from tune.store.ledger import Ledger
 
     rng = np.random.default_rng(0)
     ledger = Ledger(folder)
@@ -93,7 +93,7 @@ class Live:
         self.tracker, self.reports, self.puts = tracker, list[float](), list[float]()
 
     def put(self, event: Any) -> None:
-        from tune.tracking import Epoch
+        from tune.tracking.tracker import Epoch
 
         started = time.perf_counter()
         self.tracker.put(event)
@@ -118,8 +118,8 @@ class Timed:
 
 def epoch_seconds(folder: Path, device: str) -> float:
     """What an epoch of a small trial takes: the last of two, when everything is loaded."""
-    from tune.crossval import Attempt, run_attempt
-    from tune.prepare import prepare
+    from tune.running.crossval import Attempt, run_attempt
+    from tune.running.prepare import prepare
     from tune.space import config_id, load_space
 
     small = ["data.subset={rows: 800, seed: 0}", "folds=2", "training.max_epochs=2"]
@@ -139,8 +139,8 @@ def main() -> None:
     made.add_argument("--exits", type=int, default=12, help="exits (%(default)s)")
     options = made.parse_args()
     start(options.threads)
-    from tune.driver import replay
-    from tune.tracking import Tracker
+    from tune.running.driver import replay
+    from tune.tracking.tracker import Tracker
 
     result = Result("feed", options)
     live: list[float] = []

@@ -1,6 +1,6 @@
 """The start of a trial in a process that has run one before, as Ray's reused actors do.
 
-What is timed is from the creation of an attempt (`tune.crossval.run_attempt` on the real MRPC, batch size 16, CLO-v2)
+What is timed is from the creation of an attempt (`tune.running.crossval.run_attempt` on the real MRPC, batch size 16, CLO-v2)
 to the end of its first step of θ: its ledger writer, the fresh model, optimisers, the plan of the epoch, one batch and
 the step itself. The first attempt, which also loads the encoder and the rows, is shown beside it. Ray's own share and
 MLflow, which the driver feeds, are left out.
@@ -58,9 +58,9 @@ def main() -> None:
     start(options.threads)
     import dataclasses
 
-    from tune import crossval
-    from tune.crossval import Attempt, run_attempt
-    from tune.prepare import prepare
+    from tune.running import crossval
+    from tune.running.crossval import Attempt, run_attempt
+    from tune.running.prepare import prepare
     from tune.space import config_id, load_space
 
     result = Result("trial", options)

@@ -13,7 +13,7 @@ from encoders import save_backbone, write_task
 from hosts import ROOT, Host, seconds_until
 
 from leebert.yaml import dump_yaml
-from tune.folder import SweepFolder
+from tune.store.folder import SweepFolder
 
 TRIAL = " ray::ResourceTrainable"
 MLFLOW = "http://127.0.0.1:5000"

@@ -12,12 +12,12 @@ from made_sweep import EXITS, FOLDS, made_sweep
 
 from leebert.evaluate import HeldOut
 from leebert.yaml import load_yaml
-from tune import choosing, tradeoff
-from tune.folder import SweepFolder
-from tune.history import Cell, Configuration, EpochScore
-from tune.lease import Lease
-from tune.select import best
-from tune.tradeoff import Objective, Tradeoff
+from tune.analysis import choosing, tradeoff
+from tune.analysis.select import best
+from tune.analysis.tradeoff import Objective, Tradeoff
+from tune.store.folder import SweepFolder
+from tune.store.history import Cell, Configuration, EpochScore
+from tune.store.lease import Lease
 
 SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "batch_size": [16]}
 PLANNED = 4

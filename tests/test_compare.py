@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.errors import ConfigError
-from tune.compare import compare
-from tune.history import Cell, Configuration, EpochScore
-from tune.stats import Interval, corrected_t, sign_flip
-from tune.verdicts import render, rows, sentences, verdict
+from tune.analysis.compare import compare
+from tune.analysis.stats import Interval, corrected_t, sign_flip
+from tune.analysis.verdicts import render, rows, sentences, verdict
+from tune.store.history import Cell, Configuration, EpochScore
 
 RATES = (1e-5, 1e-4)
 CYCLES = (2, 4)

@@ -10,14 +10,14 @@ import pytest
 from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
-from tune.compare_page import comparison_page, sides
-from tune.comparing import across, across_sentences, compare_sweeps, print_comparisons
-from tune.figure_data import depth
-from tune.lease import Lease
-from tune.report import sweep_page
-from tune.stats import corrected_t
-from tune.tradeoff import Objective
-from tune.verdicts import sentences
+from tune.analysis.compare_page import comparison_page, sides
+from tune.analysis.comparing import across, across_sentences, compare_sweeps, print_comparisons
+from tune.analysis.figure_data import depth
+from tune.analysis.report import sweep_page
+from tune.analysis.stats import corrected_t
+from tune.analysis.tradeoff import Objective
+from tune.analysis.verdicts import sentences
+from tune.store.lease import Lease
 
 AT_2 = (Objective.of("speed-up=2"),)
 

@@ -13,10 +13,10 @@ from toys import ToyProblem, toy_folds
 
 from leebert.data.folds import Folds
 from leebert.errors import LeaseError, StorageError
-from tune.crossval import Study, run_attempt
-from tune.driver import Budget, Driver, replay
-from tune.failures import MOST, Failure, Placement
-from tune.ledger import Ledger
+from tune.running.crossval import Study, run_attempt
+from tune.running.driver import Budget, Driver, replay
+from tune.running.failures import MOST, Failure, Placement
+from tune.store.ledger import Ledger
 
 GRID = [{"algorithm": a, "lr_theta": r} for a in ("clo-v2", "blo") for r in (1e-2, 1e-3)]
 
@@ -215,7 +215,7 @@ def test_a_stop_on_request_is_seen_between_epochs(tmp_path):
 
 def test_held_out_logits_reproduce_every_score(tmp_path):
     from leebert.metrics import per_exit
-    from tune.crossval import held_out_path, load_held_out
+    from tune.running.crossval import held_out_path, load_held_out
 
     d = driver(tmp_path)
     run_all(d)

@@ -3,7 +3,7 @@
 import pytest
 
 from leebert.errors import SweepError
-from tune.extend import extended
+from tune.running.extend import extended
 from tune.space import SweepSpec
 
 BASE = {

@@ -12,13 +12,13 @@ import time
 import pytest
 
 from leebert.errors import LeaseError, StorageError
-from tune import lease as lease_module
-from tune.lease import Lease, holder
+from tune.store import lease as lease_module
+from tune.store.lease import Lease, holder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tune.lease import Lease
+from tune.store.lease import Lease
 lease = Lease.take(Path(sys.argv[1]))
 print(lease.number, flush=True)
 time.sleep(600)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leebert.errors import SweepError
-from tune import ledger as ledger_module
-from tune.ledger import Ledger, State, Writer, decode, encode
+from tune.store import ledger as ledger_module
+from tune.store.ledger import Ledger, State, Writer, decode, encode
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -19,7 +19,7 @@ from leebert.objective import ExitObjective
 from leebert.optim import Fixed
 from leebert.runtime import Runtime
 from leebert.stages import Stage
-from tune.footprint import estimate_for_space
+from tune.machines.footprint import estimate_for_space
 from tune.space import SweepSpec
 
 CPU, GPU = Runtime(torch.device("cpu")), Runtime(torch.device("cuda"), torch.bfloat16)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tune import names
+from tune.tracking import names
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text()
 HEADINGS = {"Metrics": "metric", "Parameters": "param", "Tags": "tag"}

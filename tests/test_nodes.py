@@ -13,7 +13,7 @@ import toy_sweep
 from clusters import wait_until
 from toy_problems import told
 
-from tune.ledger import Ledger
+from tune.store.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from encoders import save_backbone, write_task
 from mlflow_server import contents
 from test_sweep import space
 
-from tune.folder import SweepFolder
+from tune.store.folder import SweepFolder
 
 pytestmark = pytest.mark.slow
 EPOCHS = 4
@@ -116,7 +116,7 @@ def test_a_server_that_hangs_does_not_hold_up_the_sweep(sweep_with, server):
 
 
 def test_a_server_that_stays_away_is_an_error_at_the_end_which_a_rebuild_mends(sweep_with, server, cli, monkeypatch):
-    monkeypatch.setattr("tune.sweep.CLOSE_SECONDS", 3.0)
+    monkeypatch.setattr("tune.running.sweep.CLOSE_SECONDS", 3.0)
 
     def outage(folder):
         _wait(lambda: any(r["tags"]["kind"] == "fold" for r in contents(server.database, "away").values()), 240)

@@ -10,8 +10,17 @@ import torch
 from raylets import Raylets
 
 from leebert.errors import DeviceError
-from tune.failures import of_exception
-from tune.placement import Autoscaler, NodeType, check_resources, crowding, holds, nodes_for, sharers, trials_per_gpu
+from tune.machines.placement import (
+    Autoscaler,
+    NodeType,
+    check_resources,
+    crowding,
+    holds,
+    nodes_for,
+    sharers,
+    trials_per_gpu,
+)
+from tune.running.failures import of_exception
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +100,7 @@ DRIVER = """
 from ray.util import placement_group, remove_placement_group
 from ray.experimental.internal_kv import _internal_kv_get
 from leebert.errors import DeviceError
-from tune.placement import capacity, check_resources, holds, nodes_for
+from tune.machines.placement import capacity, check_resources, holds, nodes_for
 def requested():
     return json.loads(_internal_kv_get("autoscaler_resource_request") or "[]")
 told = {"nodes": len(ray.nodes()), "capacity": capacity(1, 0.5)}

@@ -6,7 +6,7 @@ import pytest
 import toy_sweep
 from toy_problems import told
 
-from tune.ledger import Ledger, attempt_name
+from tune.store.ledger import Ledger, attempt_name
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,17 @@ from mlflow_server import MlflowServer
 from postgres_server import postgres  # noqa: F401
 from test_tracking import EXITS
 
-from tune import names
-from tune.tracking import CellEnded, CellStarted, ConfigEnded, ConfigStarted, Epoch, SweepEnded, SweepStarted, Tracker
+from tune.tracking import names
+from tune.tracking.tracker import (
+    CellEnded,
+    CellStarted,
+    ConfigEnded,
+    ConfigStarted,
+    Epoch,
+    SweepEnded,
+    SweepStarted,
+    Tracker,
+)
 
 WRITERS, EPOCHS = 32, 4
 

@@ -12,13 +12,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tune.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 from tune.pruners import PRUNERS, make_pruner
 from tune.pruners.halving import HalvingPruner
 from tune.pruners.none import NoPruner
 from tune.pruners.places import Places
 from tune.pruners.racing import STARTUP, RacingPruner
 from tune.space import PrunerName, SweepSpec
+from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 FOLDS, EPOCHS = 3, 3
 CELLS = tuple((0, fold) for fold in range(FOLDS))

@@ -13,9 +13,9 @@ from mlflow_server import contents
 from proxy import Fault, proxy
 from test_sweep import space
 
-from tune.folder import SweepFolder
-from tune.lease import Lease
-from tune.ledger import Ledger
+from tune.store.folder import SweepFolder
+from tune.store.lease import Lease
+from tune.store.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_w
     uri, left = fickle
     copy = tmp_path / "half"
     shutil.copytree(swept.path, copy)
-    monkeypatch.setattr("tune.rebuild.CLOSE_SECONDS", 1.0)
+    monkeypatch.setattr("tune.tracking.rebuild.CLOSE_SECONDS", 1.0)
     ran = rebuild(copy, uri)
     assert ran.code == 1
     assert "events did not reach MLflow; give the same command again" in ran.err
@@ -164,7 +164,7 @@ def test_a_trials_clock_that_is_ahead_does_not_change_what_is_told(swept, rebuil
 
 def _shift(folder: Path, seconds: float) -> None:
     """Every trial wrote its records by a clock that was so far ahead of the driver's."""
-    from tune.ledger import encode
+    from tune.store.ledger import encode
 
     ledger = Ledger(folder / "ledger")
     for config, attempts in ledger.read().attempts.items():

@@ -23,8 +23,8 @@ from encoders import graded_rows
 from leebert.errors import ConfigError, DataError
 from leebert.provenance import code_version
 from leebert.yaml import dump_yaml, load_yaml
-from tune import names
-from tune.found import content_digest, read_best
+from tune.models.found import content_digest, read_best
+from tune.tracking import names
 
 # MLflow's loader of models warns of MLflow's own type hints when it is imported.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")]
@@ -110,7 +110,7 @@ def test_the_first_seed_is_registered_whatever_dev_says(refitted):
 
 def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_place):
     from leebert.thresholds import choose
-    from tune.found import pooled
+    from tune.models.found import pooled
 
     out, ran = refitted
     held_out = pooled(read_best(best_place.file).logits())
@@ -210,7 +210,7 @@ def test_a_seed_that_diverges_is_left_out_unless_it_is_the_registered_one(
                 raise DivergedError("training diverged after 3 updates")
             return train_model(config, *args, **more)
 
-        monkeypatch.setattr("tune.refit.train_model", one)
+        monkeypatch.setattr("tune.models.refit.train_model", one)
 
     options = ("--seeds", 2, "--name", "diverged", "--out")
     training(0)
@@ -241,7 +241,7 @@ def test_two_refits_of_one_folder_are_refused(best_place, cli, mlflow_server, tm
 
 def test_a_subset_is_called_one():
     from leebert.config import Subset
-    from tune.refit import rows_in_words
+    from tune.models.refit import rows_in_words
 
     assert rows_in_words(600, None) == "the whole training split (600 rows)"
     told = rows_in_words(67349, Subset(rows=6000))
@@ -299,7 +299,7 @@ def test_an_interrupted_refit_is_logged_once_and_where_it_was_told_to_last(
 
 def test_what_was_logged_to_one_server_is_logged_anew_to_another(refitted, best_place, tmp_path):
     """The folder remembers the place; an SQLite file is a server of its own."""
-    from tune.register import LOGGED, Target, log_refit
+    from tune.models.register import LOGGED, Target, log_refit
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
     to = Target(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
@@ -315,7 +315,7 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
     from leebert.errors import TrackingError
-    from tune.register import LOGGED, Target, log_refit
+    from tune.models.register import LOGGED, Target, log_refit
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
     (out / LOGGED).unlink()
@@ -395,7 +395,7 @@ def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
 
 def test_params_are_the_options_as_they_were_used(best_place):
     """With `auto`, MLflow has the model's own precision as a param already, and refuses to change it."""
-    from tune.register import _params
+    from tune.models.register import _params
 
     best = read_best(best_place.file)
     told = {"theta_updates": 1, "strategy": "entropy", "chosen": {"entropy": {"threshold": 0.5}}}
@@ -421,7 +421,7 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
     assert {p.name for p in served.metadata.signature.params} == {
         "strategy", "threshold", "speed_up", "truncate", "batch_size",
     }  # fmt: skip
-    assert served.metadata.flavors["python_function"]["loader_module"] == "tune.serving"
+    assert served.metadata.flavors["python_function"]["loader_module"] == "tune.models.serving"
     logged = client.get_logged_model(ran.json["mlflow"]["model_id"])
     assert "on_dev/score_mean" in {m.key for m in logged.metrics}
     folder = Path(mlflow.artifacts.download_artifacts(ADDRESS, dst_path=str(tmp_path / "model")))

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from scored_sweep import scored_sweep
 
-from tune import figures
-from tune.figure_data import by_epoch
-from tune.history import Cell, Configuration, EpochScore
-from tune.importance import TOGETHER, importances
-from tune.page import Page
-from tune.report import sweep_page
+from tune.analysis import figures
+from tune.analysis.figure_data import by_epoch
+from tune.analysis.importance import TOGETHER, importances
+from tune.analysis.page import Page
+from tune.analysis.report import sweep_page
+from tune.analysis.stats import corrected_t
 from tune.space import SweepSpec
-from tune.stats import corrected_t
-from tune.summary import summaries
+from tune.store.history import Cell, Configuration, EpochScore
+from tune.tracking.summary import summaries
 
 SPEC = {
     "task": "mrpc",

@@ -15,7 +15,7 @@ import pytest
 from encoders import save_backbone, write_task
 
 from leebert.yaml import dump_yaml
-from tune.folder import SweepFolder
+from tune.store.folder import SweepFolder
 
 SCRIPTS = Path(sys.executable).parent
 

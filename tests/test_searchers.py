@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.config import applies
-from tune.history import Cell, ConfigState, Configuration, EpochScore, History
 from tune.searchers import SEARCHERS, Searcher, make_searcher, space_size
 from tune.searchers.tpe import STARTUP, TpeSearcher
 from tune.space import SearcherName, SweepSpec, config_id, effective
+from tune.store.history import Cell, ConfigState, Configuration, EpochScore, History
 
 LISTS = {"lr_theta": [1e-5, 2e-5, 5e-5], "cycle_length": [2, 4], "lr_omega": [1e-4, 1e-3], "teachers": ["lae", "lle"]}
 RANGES = {

@@ -12,14 +12,14 @@ import pytest
 from test_driver import a_study, run_all
 
 from leebert.errors import ConfigError, SweepError
-from tune.driver import Budget, Driver
-from tune.history import History
-from tune.ledger import Ledger, State
 from tune.pruners import make_pruner
 from tune.pruners.none import NoPruner
-from tune.recording import RecordedCell, RecordedConfiguration, Recording, recorded_configurations
-from tune.simulate import InOrder, replay, simulate
+from tune.running.driver import Budget, Driver
+from tune.running.recording import RecordedCell, RecordedConfiguration, Recording, recorded_configurations
+from tune.running.simulate import InOrder, replay, simulate
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
+from tune.store.history import History
+from tune.store.ledger import Ledger, State
 
 RECORDS = Path(__file__).parent.parent / "docs" / "results" / "pruning"
 GRID = Path(__file__).parent.parent / "benchmarks" / "pruning_grid.yaml"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from leebert.config import AlgorithmName, TrainConfig, applies
 from leebert.errors import ConfigError
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
-from tune.values import Choice, Findings, Range, read_space
+from tune.space.findings import Findings
+from tune.space.values import Choice, Range, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
 SPACE = "space: {lr_theta: [1e-5, 2e-5]}\n"

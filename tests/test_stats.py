@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from tune.stats import Judge, corrected_t, fold_ratio, holm, holm_intervals, sign_flip
+from tune.analysis.stats import Judge, corrected_t, fold_ratio, holm, holm_intervals, sign_flip
 
 #: Score differences in thousandths: coarse enough to have ties, and to keep spreads away from rounding noise.
 diff = st.integers(-1000, 1000).map(lambda n: n / 1000)

@@ -13,7 +13,7 @@ from toy_problems import SlowProblem
 from toy_sweep import by_value, scores, session, toy_driver, undisturbed
 
 from leebert.errors import StorageError
-from tune.ledger import Ledger
+from tune.store.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 

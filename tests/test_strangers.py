@@ -10,10 +10,10 @@ from test_driver import driver, run_all
 
 from leebert.checkpoint import Checkpoints
 from leebert.errors import LeebertError, SweepError
-from tune.crossval import load_held_out, run_attempt
-from tune.folder import SweepFolder
-from tune.ledger import Ledger, encode
-from tune.overview import status_of
+from tune.analysis.overview import status_of
+from tune.running.crossval import load_held_out, run_attempt
+from tune.store.folder import SweepFolder
+from tune.store.ledger import Ledger, encode
 
 
 class Payload:

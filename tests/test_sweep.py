@@ -21,10 +21,10 @@ from toys import ToyProblem, toy_rows
 from leebert.errors import DataError
 from leebert.metrics import per_exit
 from leebert.yaml import dump_yaml, load_yaml
-from tune.crossval import held_out_path, load_held_out, run_attempt
-from tune.folder import SweepFolder
-from tune.results import COLUMNS
-from tune.session import run_session
+from tune.running.crossval import held_out_path, load_held_out, run_attempt
+from tune.running.session import run_session
+from tune.store.folder import SweepFolder
+from tune.store.results import COLUMNS
 
 SCRIPTS = Path(sys.executable).parent
 POISON = b"\xff\xfe\0 whoever opens the development split can't go on"
@@ -353,7 +353,7 @@ def test_compare_says_what_two_cells_can_tell(swept, tuned):
 
 @pytest.mark.slow
 def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tuned, tmp_path):
-    from tune.tradeoff import tradeoff
+    from tune.analysis.tradeoff import tradeoff
 
     folder, _ = swept
     at = {}

@@ -20,9 +20,10 @@ from mlflow_server import contents
 from proxy import Fault, proxy
 
 from leebert.errors import LeaseError, TrackingError
-from tune import feed, names, tracking, tracking_runs, tracking_store
-from tune.ledger import State
-from tune.tracking import (
+from tune.store.ledger import State
+from tune.tracking import feed, names, runs, server
+from tune.tracking import tracker as tracking
+from tune.tracking.tracker import (
     CellEnded,
     CellStarted,
     ConfigEnded,
@@ -324,7 +325,7 @@ def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, 
 def test_a_lost_answer_leaves_no_second_run(
     mlflow_server: MlflowServer, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking_runs, "open_store", lambda uri, *_: tracking_store.open_store(uri, 5.0, 0.5))
+    monkeypatch.setattr(runs, "open_store", lambda uri, *_: server.open_store(uri, 5.0, 0.5))
     to_lose = [2]
 
     def fault(path: str) -> Fault | None:
@@ -341,7 +342,7 @@ def test_a_lost_answer_leaves_no_second_run(
 
 
 def test_a_hanging_server(served: Sweep, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking_runs, "open_store", lambda uri, *_: tracking_store.open_store(uri, 5.0, 0.5))
+    monkeypatch.setattr(runs, "open_store", lambda uri, *_: server.open_store(uri, 5.0, 0.5))
     tracker, events = served.tracker(), whole_sweep()
     tracker.put(events[0])
     wait_for(lambda: tracker.waiting == 0)
@@ -368,13 +369,13 @@ def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> N
 
 
 def test_closing_waits_on_while_the_server_takes_something(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    apply = tracking_runs.RunWriter.apply
+    apply = runs.RunWriter.apply
 
     def slowly(self: Any, *events: Event) -> None:
         time.sleep(0.3 * len(events))
         apply(self, *events)
 
-    monkeypatch.setattr(tracking_runs.RunWriter, "apply", slowly)
+    monkeypatch.setattr(runs.RunWriter, "apply", slowly)
     monkeypatch.setattr(tracking, "PROGRESS_SECONDS", 1.0)
     sweep = Sweep(database)
     tracker = sweep.tracker()
@@ -517,8 +518,8 @@ def test_a_server_without_a_free_connection_is_busy_and_what_it_refused_is_sent_
     from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
     busy = "QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00"
-    assert not tracking_store.is_permanent(MlflowException(busy, BAD_REQUEST))
-    assert tracking_store.is_permanent(MlflowException("(psycopg2.errors.StringDataRightTruncation)", BAD_REQUEST))
+    assert not server.is_permanent(MlflowException(busy, BAD_REQUEST))
+    assert server.is_permanent(MlflowException("(psycopg2.errors.StringDataRightTruncation)", BAD_REQUEST))
 
 
 def test_many_sweeps_may_create_one_experiment_at_once(mlflow_server: MlflowServer) -> None:
@@ -534,7 +535,7 @@ def test_many_sweeps_may_create_one_experiment_at_once(mlflow_server: MlflowServ
 
 @pytest.mark.slow
 def test_many_processes_may_create_one_database_at_once(tmp_path: Path) -> None:
-    code = "import sys; from tune.tracking import Tracker; Tracker(sys.argv[1], 'e', 's', 't').check()"
+    code = "import sys; from tune.tracking.tracker import Tracker; Tracker(sys.argv[1], 'e', 's', 't').check()"
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     root = Path(__file__).resolve().parent.parent
     processes = [

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from leebert.errors import ConfigError, SweepError
 from leebert.evaluate import HeldOut, replay_point
-from tune.compare import compare
-from tune.crossval import save_held_out
-from tune.history import Cell, Configuration, EpochScore
-from tune.select import best
-from tune.tradeoff import RULES, Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
+from tune.analysis.compare import compare
+from tune.analysis.select import best
+from tune.analysis.tradeoff import RULES, Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
+from tune.running.crossval import save_held_out
+from tune.store.history import Cell, Configuration, EpochScore
 
 
 def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> HeldOut:

@@ -10,7 +10,7 @@ import pytest
 from best_files import ROWS
 
 from leebert.yaml import dump_yaml, load_yaml
-from tune.found import content_digest, load_logits, read_best
+from tune.models.found import content_digest, load_logits, read_best
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ RECORDED = (0.81, 0.79, 0.80)
 
 def judged(*points, differs=("runtime threads was 1, is 2",), unlike=(0, 1, 2)):
     """The verdict on three recorded cells of which each comes out so many points off; `unlike`: which ran elsewhere."""
-    from tune.verify import CellCheck, Verdict
+    from tune.models.verify import CellCheck, Verdict
 
     return Verdict.of([
         CellCheck(0, fold, was, was + off / 100, off == 0, off == 0, differs if fold in unlike else ())

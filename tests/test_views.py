@@ -16,13 +16,14 @@ from proxy import Fault, proxy
 from test_sweep import space
 from test_tracking import Sweep, whole_sweep
 
-from tune import names, tracking_views, views
-from tune.lease import Lease
-from tune.ledger import State
-from tune.showing import Showing
 from tune.space import SweepSpec
-from tune.tracking import SavedViews, Summary
-from tune.views import Found, View, decoded, encoded, found, saved_views, view_key
+from tune.store.lease import Lease
+from tune.store.ledger import State
+from tune.tracking import names, views
+from tune.tracking import saved_views as saving
+from tune.tracking.showing import Showing
+from tune.tracking.tracker import SavedViews, Summary
+from tune.tracking.views import Found, View, decoded, encoded, found, saved_views, view_key
 
 FOUND = Found(
     ("clo-v2", "blo"), ("lr_theta", "lr_omega", "batch_size"), ("cycle_length",), 36,
@@ -221,7 +222,7 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
 
 
 def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
-    from tune.summary import summaries
+    from tune.tracking.summary import summaries
 
     state = made_sweep(tmp_path, "sqlite:///nowhere.db").ledger.read()
     told = {summary.label: summary for summary in summaries(state, 3, None)}
@@ -483,10 +484,10 @@ def test_another_version_of_the_server_is_named(mlflow_server, monkeypatch) -> N
     import mlflow
 
     assert mlflow.__version__.startswith(f"{views.KNOWN_VERSION}."), "look at all views in a browser, then change this"
-    assert tracking_views.doubts(mlflow_server.url) == ""
-    monkeypatch.setattr(tracking_views, "KNOWN_VERSION", "2.9")
-    assert f"this is {mlflow.__version__}" in tracking_views.doubts(mlflow_server.url)
-    assert tracking_views.doubts("sqlite:///mlflow.db") == ""
+    assert saving.doubts(mlflow_server.url) == ""
+    monkeypatch.setattr(saving, "KNOWN_VERSION", "2.9")
+    assert f"this is {mlflow.__version__}" in saving.doubts(mlflow_server.url)
+    assert saving.doubts("sqlite:///mlflow.db") == ""
 
 
 @pytest.mark.slow

@@ -18,10 +18,10 @@ from typing import Any
 from test_driver import Grid, NoPruner, a_study, name
 from toys import ToyProblem
 
-from tune.crossval import run_attempt
-from tune.driver import Budget, Driver
-from tune.ledger import Ledger, State
-from tune.session import run_session, start_ray
+from tune.running.crossval import run_attempt
+from tune.running.driver import Budget, Driver
+from tune.running.session import run_session, start_ray
+from tune.store.ledger import Ledger, State
 
 
 def start(folder: Path, **settings: Any) -> subprocess.Popen[str]:

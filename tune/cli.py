@@ -60,8 +60,8 @@ def sweep(
     json_: Json = False,
 ) -> None:
     """Run one sweep per space: trials on Ray, results in the ledger and in MLflow, the best configuration as a file."""
-    from tune.folder import check_name
     from tune.space import load_space
+    from tune.store.folder import check_name
 
     overrides = _overrides(data_dir, backbone, storage, tracking_uri, set_, experiment)
     if name is not None:
@@ -69,7 +69,7 @@ def sweep(
     # Every file is read before anything runs, so that a mistake in the last one shows at once.
     loaded = [(path, load_space(path, overrides)) for path in spaces]
     if dry_run:
-        from tune.dry_run import plan, print_plan
+        from tune.running.dry_run import plan, print_plan
 
         plans = [plan(spec, device) for _, spec in loaded]
         if json_:
@@ -86,7 +86,7 @@ def sweep(
         raise SweepError(f"two of the sweeps would be named alike: {', '.join(names)}")
 
     console.quiet_transformers()
-    from tune.sweep import new_sweep
+    from tune.running.sweep import new_sweep
 
     outcomes = []
     for (_, spec), this in zip(loaded, names, strict=True):
@@ -135,7 +135,7 @@ def doctor(
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
     console.quiet_transformers()
-    from tune.doctor import examine, print_checks, verdict
+    from tune.machines.doctor import examine, print_checks, verdict
 
     checks = examine(spec, address)
     if json_:
@@ -157,11 +157,11 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Go on with a sweep that was stopped, ran out of budget, or died; or give it more configurations or seeds."""
-    from tune.folder import SweepFolder
+    from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
     console.quiet_transformers()
-    from tune.sweep import resume_sweep
+    from tune.running.sweep import resume_sweep
 
     outcome = resume_sweep(
         folder, space=space, overrides=set_ or [], take_over=take_over, address=address, device=device, say=_say
@@ -170,8 +170,8 @@ def resume(
 
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
-    from tune.overview import print_table, print_views, summary
-    from tune.sweep import named
+    from tune.analysis.overview import print_table, print_views, summary
+    from tune.running.sweep import named
 
     told = []
     for outcome in outcomes:
@@ -207,8 +207,8 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
 @app.command("list")
 def list_(storage: Storage = None, json_: Json = False) -> None:
     """All sweeps of a storage."""
-    from tune.folder import SweepFolder
-    from tune.overview import print_list, status_or_error
+    from tune.analysis.overview import print_list, status_or_error
+    from tune.store.folder import SweepFolder
 
     found = [status_or_error(folder) for folder in SweepFolder.all(storage)]
     console.emit_json(found) if json_ else print_list(found)
@@ -217,8 +217,8 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
 @app.command()
 def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
     """What a sweep has done, is doing and has left, from any terminal."""
-    from tune.folder import SweepFolder
-    from tune.overview import print_status, status_of
+    from tune.analysis.overview import print_status, status_of
+    from tune.store.folder import SweepFolder
 
     told = status_of(SweepFolder.find(name, storage))
     console.emit_json(told) if json_ else print_status(told)
@@ -231,7 +231,7 @@ def stop(
     wait: Annotated[float, typer.Option(help="Seconds to wait for the end.")] = 60.0,
 ) -> None:
     """Ask a running sweep to stop after the epochs that are under way; it can be resumed."""
-    from tune.folder import SweepFolder
+    from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
     if folder.driver(certain=True) is None:
@@ -268,10 +268,10 @@ def best(
 
     Exit code 1 if a sweep or task has none; the others' files are written all the same.
     """
-    from tune.best import print_best, write_best
-    from tune.choosing import choose_each
-    from tune.folder import SweepFolder
-    from tune.tradeoff import Objective
+    from tune.analysis.best import print_best, write_best
+    from tune.analysis.choosing import choose_each
+    from tune.analysis.tradeoff import Objective
+    from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
     choices, errors = choose_each(folders, Objective.of(objective, rule), front=front, say=_say)
@@ -300,14 +300,14 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Train a best file's cells again: does its score come out? Exit code 0 if it does, else 1."""
-    from tune.found import read_best
+    from tune.models.found import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     if precision not in (None, "fp32", "bf16"):
         raise ConfigError(f"--precision {precision}: fp32 or bf16")
     console.quiet_transformers()
-    from tune.verify import claim, print_verdict
-    from tune.verify import verify as verify_
+    from tune.models.verify import claim, print_verdict
+    from tune.models.verify import verify as verify_
 
     verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway, say=_say)  # type: ignore[arg-type]
     console.emit_json(verdict.as_dict()) if json_ else print_verdict(verdict)
@@ -336,14 +336,14 @@ def refit(
     json_: Json = False,
 ) -> None:
     """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
-    from tune.found import read_best
+    from tune.models.found import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
-    from tune.refit import Plan, claimed, finish, prepare, print_refit, seeds_of
-    from tune.refit import refit as refit_
-    from tune.register import Target, check_names, check_server, log_refit, model_name
-    from tune.tracking_store import resolve_uri
+    from tune.models.refit import Plan, claimed, finish, prepare, print_refit, seeds_of
+    from tune.models.refit import refit as refit_
+    from tune.models.register import Target, check_names, check_server, log_refit, model_name
+    from tune.tracking.server import resolve_uri
 
     plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, device)
     out = out or Path("refits") / best.task_name
@@ -368,9 +368,9 @@ def rebuild_mlflow(
     json_: Json = False,
 ) -> None:
     """Write to MLflow what it lacks of a sweep: on a new server everything, after an outage what was not sent."""
-    from tune.folder import SweepFolder
-    from tune.overview import print_views
-    from tune.rebuild import rebuild
+    from tune.analysis.overview import print_views
+    from tune.store.folder import SweepFolder
+    from tune.tracking.rebuild import rebuild
 
     folder = SweepFolder.find(name, storage)
     told = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment, say=_say)
@@ -395,9 +395,9 @@ def views(
     json_: Json = False,
 ) -> None:
     """Make the sweep's saved views in MLflow again, from what it has found by now, and print their addresses."""
-    from tune.folder import SweepFolder
-    from tune.overview import print_views
-    from tune.showing import show
+    from tune.analysis.overview import print_views
+    from tune.store.folder import SweepFolder
+    from tune.tracking.showing import show
 
     told = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
     if json_:
@@ -428,9 +428,9 @@ def compare(
     json_: Json = False,
 ) -> None:
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
-    from tune.comparing import across, compare_sweeps, print_comparisons
-    from tune.folder import SweepFolder
-    from tune.tradeoff import Objective
+    from tune.analysis.comparing import across, compare_sweeps, print_comparisons
+    from tune.analysis.tradeoff import Objective
+    from tune.store.folder import SweepFolder
 
     objectives = [Objective.of(f"speed-up={s}", rule, option="--speed-up") for s in speed_up or [2.0]]
     picked = _picked(where or [])
@@ -439,8 +439,8 @@ def compare(
         folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
     )
     if html is not None:
-        from tune.compare_page import comparison_page
-        from tune.report import deliver
+        from tune.analysis.compare_page import comparison_page
+        from tune.analysis.report import deliver
 
         deliver(comparison_page(found), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
     if not json_:
@@ -479,8 +479,8 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
-    from tune.folder import SweepFolder
-    from tune.report import deliver, sweep_page
+    from tune.analysis.report import deliver, sweep_page
+    from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
     page, path = sweep_page(folder), out or folder.path / "report.html"
@@ -505,9 +505,9 @@ def simulate(
     json_: Json = False,
 ) -> None:
     """What a pruner would have saved, and lost, on a sweep that has run without one."""
-    from tune.recording import Recording
-    from tune.simulate import print_simulation
-    from tune.simulate import simulate as simulate_
+    from tune.running.recording import Recording
+    from tune.running.simulate import print_simulation
+    from tune.running.simulate import simulate as simulate_
 
     recording = Recording.find(name, storage)
     spec = recording.spec([f"pruner.name={pruner}", f"searcher.name={searcher}", *(set_ or [])])

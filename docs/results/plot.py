@@ -15,8 +15,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tune.folder import SweepFolder
-from tune.names import COLOURS, algorithm_label
+from tune.store.folder import SweepFolder
+from tune.tracking.names import COLOURS, algorithm_label
 
 
 def main(sweep: str, evaluation: str, out: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tune.recording import Recording
-from tune.simulate import simulate
+from tune.running.recording import Recording
+from tune.running.simulate import simulate
 
 HERE = Path(__file__).parent
 COPIES, PAGE = HERE / "pruning", HERE / "pruning.md"

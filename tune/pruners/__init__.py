@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tune.history import History
 from tune.pruners.halving import HalvingPruner
 from tune.pruners.none import NoPruner
 from tune.pruners.places import Places
 from tune.pruners.racing import RacingPruner
 from tune.space import SweepSpec
+from tune.store.history import History
 
 
 class Pruner(Protocol):

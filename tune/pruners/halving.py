@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from tune.history import Configuration, History
 from tune.pruners.places import Places
+from tune.store.history import Configuration, History
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tune.history import History
+from tune.store.history import History
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from tune.history import Cell, Configuration, History
+from tune.store.history import Cell, Configuration, History
 
 
 @dataclasses.dataclass(frozen=True)

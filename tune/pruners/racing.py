@@ -19,9 +19,9 @@ import math
 
 from scipy import special
 
-from tune.history import History
+from tune.analysis.select import complete, mean_and_std
 from tune.pruners.places import Places
-from tune.select import complete, mean_and_std
+from tune.store.history import History
 
 #: Complete configurations before anyone is stopped: two alike would show no spread at all.
 STARTUP = 3

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tune.history import History
 from tune.searchers.grid import GridSearcher
 from tune.searchers.random import RandomSearcher
 from tune.searchers.tpe import TpeSearcher
 from tune.space import SweepSpec
+from tune.store.history import History
 
 
 class Searcher(Protocol):

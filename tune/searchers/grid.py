@@ -6,9 +6,9 @@ import dataclasses
 import functools
 from typing import Any
 
-from tune.history import History
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec
+from tune.store.history import History
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tune.history import History
 from tune.space import config_id
+from tune.store.history import History
 
 
 class Listing:

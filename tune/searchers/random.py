@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from tune.history import History
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec, config_id
+from tune.store.history import History
 
 #: After so many draws in a row without a new configuration, a finite space is listed instead.
 _FRUITLESS = 200

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from leebert.config import applies
-from tune.history import Cell, Configuration, History
 from tune.searchers.random import RandomSearcher
 from tune.space import SweepSpec, config_id
-from tune.values import Range, Values
+from tune.space.values import Range, Values
+from tune.store.history import Cell, Configuration, History
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

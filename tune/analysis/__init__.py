@@ -1,0 +1,1 @@
+"""What finished cells say: statistics, comparisons, choices, figures and pages."""

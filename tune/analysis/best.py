@@ -1,0 +1,267 @@
+"""The best file: a configuration with all that its cross-validated score depends on, which `leebert train` takes.
+
+Beside it lie the held-out logits of its cells, from which thresholds are chosen later without the sweep's folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.config import ModelConfig
+from leebert.data.batches import updates_per_epoch
+from leebert.errors import SweepError
+from leebert.files import write_atomically
+from leebert.recipe import RunConfig
+from leebert.yaml import dump_yaml
+from tune.analysis.choosing import Candidate, Choice
+from tune.analysis.overview import placed
+from tune.analysis.select import score
+from tune.models.found import CellLogits, content_digest, save_logits
+from tune.running.crossval import held_out_path, load_held_out
+from tune.running.prepare import data_config
+from tune.store.history import describe
+from tune.tracking.feed import config_ended
+
+#: So many lines of a list are printed; the file has all.
+PRINTED = 10
+
+
+def best_file(choice: Choice) -> dict[str, Any]:
+    """The contents of best/<task>.yaml for a choice: a :class:`RunConfig` with `theta_updates` and `found`.
+
+    `theta_updates` is the median over cells of the best epoch's share of max_epochs, times the updates of the whole
+    split under the same schedule. The score that the file promises is the mean over exits, whatever the objective.
+    """
+    chosen, objective = choice.best, choice.objective
+    sweep, config = chosen.sweep, chosen.configuration
+    spec, manifest, cells = sweep.spec, sweep.manifest, chosen.records
+    training = spec.train_config(config.values, spec.seeds[0])
+    # Memory that ran out in the sweep would run out again.
+    micro = max(r.get("placement", {}).get("accumulate", 1) for r in cells)
+    training = training.model_copy(update={"accumulate": training.accumulate * micro})
+    runtime = cells[0].get("runtime", manifest["runtime"])
+    share = statistics.median((r["best_epoch"] + 1) / training.max_epochs for r in cells)
+    whole = training.max_epochs * updates_per_epoch(manifest["rows"], training.batch_size)
+    mean, std = score(config)
+    per_exit = np.mean([r["exits"]["score"] for r in cells], axis=0)
+    run = RunConfig(
+        task=spec.task,
+        model=_pinned(spec.model, manifest["backbone"]),
+        data=data_config(spec),
+        training=training,
+        theta_updates=max(1, round(share * whole)),
+        found=_known(
+            sweep=sweep.name,
+            configuration=config.id,
+            values=dict(config.values),
+            score_mean=round(mean, 6),
+            score_std=round(std, 6) if std == std else None,
+            objective=_known(
+                name=str(objective),
+                rule=None if objective.kind == "score" else objective.rule,
+                value=round(choice.ranked[0].score.mean, 6),
+            ),
+            complete_configurations=len(choice.candidates),
+            too_slow=[_named(choice, key) for key in choice.too_slow] or None,
+            sweeps=_sweeps(choice),
+            within_one_standard_error=[
+                _known(
+                    **_named(choice, near.configuration.id),
+                    score=round(near.score.mean, 6),
+                    layers=_layers(choice.candidates[near.configuration.id]),
+                )
+                for near in choice.near
+            ],
+            pareto=_front(choice) if choice.front else None,
+            score_per_exit=[round(float(v), 6) for v in per_exit],
+            cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
+            placement=placed(sweep.state, config.id) or None,
+            seeds=list(spec.seeds),
+            folds=manifest["folds"],
+            rows=manifest["rows"],
+            data_fingerprint=manifest["data_fingerprint"],
+            backbone=manifest["backbone"],
+            versions=manifest["versions"],
+            code=manifest["code"],
+            runtime=runtime,
+        ),
+    )
+    return run.model_dump(mode="json", exclude_none=True)
+
+
+def _known(**values: Any) -> dict[str, Any]:
+    """Without what is None."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _named(choice: Choice, key: str) -> dict[str, Any]:
+    """A configuration by its id, its sweep where there are several, and its values."""
+    candidate = choice.candidates[key]
+    sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
+    return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
+
+
+def _layers(candidate: Candidate) -> float | None:
+    """`cv/layers`, as MLflow has it: the fewest mean layers that cost at most a point against running all."""
+    return config_ended(candidate.configuration.id, "complete", candidate.sweep.state).metrics.get("cv/layers")
+
+
+def _front(choice: Choice) -> dict[str, Any]:
+    points = [
+        {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
+        for p in choice.front
+    ]
+    return {"rule": choice.objective.rule, "points": points}
+
+
+def _sweeps(choice: Choice) -> dict[str, Any]:
+    """Each sweep: how far it has come, and its own best, if it has any."""
+    told = {}
+    for sweep in choice.sweeps:
+        own = next((r for r in choice.ranked if choice.candidates[r.configuration.id].sweep is sweep), None)
+        told[sweep.name] = _known(
+            status=sweep.status,
+            complete=choice.complete_of(sweep),
+            planned=sweep.spec.planned,
+            configuration=own and choice.candidates[own.configuration.id].configuration.id,
+            value=own and round(own.score.mean, 6),
+        )
+    return told
+
+
+def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> dict[str, Any]:
+    """A cell as the best file has it: its scores unrounded, and how it ran where that was unlike the first."""
+    cell = {
+        "seed": record["seed"],
+        "fold": record["fold"],
+        "score": record["score"],
+        "exits": record["exits"]["score"],
+        "best_epoch": record["best_epoch"],
+        "epochs": record["epochs"],
+        "theta_updates": record["best_theta_updates"],
+        "accumulate": accumulate * record.get("placement", {}).get("accumulate", 1),
+    }
+    if record.get("runtime", runtime) != runtime:
+        cell["runtime"] = record["runtime"]
+    return cell
+
+
+def best_logits(chosen: Candidate) -> list[CellLogits] | None:
+    """The held-out logits of a configuration's cells at their best epochs; None, with a warning, where files are gone."""
+    found = []
+    for record in chosen.records:
+        try:
+            held_out, rows = load_held_out(held_out_path(chosen.sweep.folder.path, record))
+        except SweepError as error:
+            warnings.warn(
+                f"configuration {chosen.configuration.id}, seed {record['seed']}, fold {record['fold']}: {error}; "
+                "no threshold can be chosen for a speed-up from this best file",
+                stacklevel=2,
+            )
+            return None
+        found.append(CellLogits(record["seed"], record["fold"], held_out, rows))
+    return found
+
+
+def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
+    """A hub backbone at the revision that was used."""
+    revision = backbone.get("revision")
+    if not revision:
+        return model
+    return model.model_copy(update={"backbone": f"{model.backbone.partition('@')[0]}@{revision}"})
+
+
+def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
+    """Write best/<task>.yaml with a header that says how to use it, and the logits beside it; its contents and path.
+
+    `found.held_out` names the logits' file, and `found.digest` is what an edited file is known by.
+    """
+    path = out / f"{choice.task}.yaml"
+    values = best_file(choice)
+    found = values["found"]
+    out.mkdir(parents=True, exist_ok=True)
+    if logits := best_logits(choice.best):
+        # The file that the YAML names comes first: whoever reads the new YAML finds it.
+        found["held_out"] = save_logits(out / f"{choice.task}.held-out.parquet", logits)
+    found["digest"] = content_digest(values)
+    header = [
+        f"The best of {_counted(choice)}:",
+        f"{_score(found)} (cross-validated mean over exits, in per cent;",
+        "another quantity than a score on dev). Train it on the whole training split, or see whether the score comes out:",
+        f"  leebert train --config {path}",
+        f"  leebert-tune verify {path}",
+        *choice.progress().values(),
+    ]
+    write_atomically(path, "".join(f"# {line}\n" for line in header) + dump_yaml(values))
+    return values, path
+
+
+def _counted(choice: Choice) -> str:
+    names = ", ".join(sweep.name for sweep in choice.sweeps)
+    slow = f" that reach speed-up {choice.objective.speed_up:g}" if choice.too_slow else ""
+    return f"{len(choice.ranked)} complete configurations{slow} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+
+
+def _score(found: dict[str, Any]) -> str:
+    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
+    return f"{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells"
+
+
+def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
+    """What was chosen, from what, and why, on stdout."""
+    found, objective = values["found"], choice.objective
+    print(f"the best of {_counted(choice)}:\n{describe(found['values'])}\n{_score(found)}")
+    for line in choice.progress().values():
+        print(line)
+    if choice.too_slow:
+        under = objective.rule.replace("_", " ")
+        print(
+            f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "
+            f"{objective.speed_up:g} under {under} and were left out"
+        )
+    if objective.kind != "score":
+        print(f"chosen by the {objective}: {100 * found['objective']['value']:.2f}")
+    if len(found["sweeps"]) > 1:
+        for sweep, own in found["sweeps"].items():
+            mark = "  (chosen)" if sweep == found["sweep"] else ""
+            print(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "nothing to choose") + mark)
+    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
+    near = found["within_one_standard_error"]
+    print(f"{len(near) - 1} other configuration(s) lie within one standard error")
+    if len(near) > 1:
+        _print_configurations("layers: the fewest that cost at most a point", near, path)
+    if "pareto" in found:
+        rule = found["pareto"]["rule"].replace("_", " ")
+        # Each configuration where it begins to be the best one.
+        begins = [next(group) for _, group in itertools.groupby(found["pareto"]["points"], key=_whose)]
+        print(f"{len({_whose(p) for p in begins})} configuration(s) lie on the front of score against mean layers")
+        _print_configurations(f"on the front from, under {rule}", begins, path)
+    elif choice.no_front:
+        print(f"no front of score against mean layers: {choice.no_front}")
+    print(f"{path}: leebert train --config {path}")
+
+
+def _whose(point: dict[str, Any]) -> tuple[str, str]:
+    return point.get("sweep", ""), point["configuration"]
+
+
+def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("configuration")
+    for name in ("score", "layers"):
+        table.add_column(name, justify="right")
+    for one in told[:PRINTED]:
+        name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
+        table.add_row(name, f"{100 * one['score']:.2f}", f"{one['layers']:.2f}" if "layers" in one else "")
+    Console().print(table)
+    if len(told) > PRINTED:
+        print(f"and {len(told) - PRINTED} more in {path}")

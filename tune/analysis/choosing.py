@@ -1,0 +1,222 @@
+"""The best configuration over one or several sweeps of a task, its equals, and the front of score against layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from leebert.errors import ConfigError, LeebertError, SweepError
+from tune.analysis.overview import spec_of
+from tune.analysis.select import Ranked, complete, one_standard_error, ranking
+from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
+from tune.space import SweepSpec
+from tune.store.folder import SweepFolder
+from tune.store.history import Configuration, describe
+from tune.store.ledger import Record, State
+
+#: What must agree between sweeps for their scores to be comparable: the same rows in the same folds, scored alike.
+SAME = ("data_fingerprint", "folds", "rows", "metric")
+
+#: Of more cells the front is only computed where it is asked for, or the objective takes curves anyway.
+FRONT_CELLS = 100
+
+_UNFINISHED = {
+    "running": "is still running", "stopped": "was stopped", "failed": "has failed", "died": "has died",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was when it was read."""
+
+    folder: SweepFolder
+    spec: SweepSpec
+    manifest: dict[str, Any]
+    state: State
+    status: str  # running, finished, stopped, failed or died
+
+    @classmethod
+    def read(cls, folder: SweepFolder) -> Sweep:
+        """Raises SweepError or ConfigError for a damaged one."""
+        running = folder.driver() is not None
+        state = folder.ledger.read(epochs=False)
+        return cls(folder, spec_of(folder), folder.manifest, state, state.status(running))
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A configuration that may be chosen, and the sweep that has it. Two sweeps may hold the same configuration."""
+
+    sweep: Sweep
+    configuration: Configuration
+
+    @property
+    def records(self) -> list[Record]:
+        """The ends of its cells, by seed and fold."""
+        cells = self.sweep.state.cells
+        return [cells[key] for key in sorted(cells) if key[0] == self.configuration.id]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What one task's sweeps say together. Configurations are named by the keys of `candidates`.
+
+    `ranked` holds those that were judged, best first, with the objective's score; `near` those of them within one
+    standard error; `too_slow` those that were left out, since a cell can't reach the speed-up. `no_front` says why
+    there is none.
+    """
+
+    task: str
+    objective: Objective
+    sweeps: tuple[Sweep, ...]
+    candidates: dict[str, Candidate]
+    ranked: tuple[Ranked, ...]
+    near: tuple[Ranked, ...]
+    too_slow: tuple[str, ...]
+    front: tuple[FrontPoint, ...]
+    no_front: str
+
+    @property
+    def best(self) -> Candidate:
+        return self.candidates[self.ranked[0].configuration.id]
+
+    def complete_of(self, sweep: Sweep) -> int:
+        """How many of a sweep's configurations may be chosen."""
+        return sum(c.sweep is sweep for c in self.candidates.values())
+
+    def progress(self) -> dict[str, str]:
+        """What to say of each sweep that has not come to its end."""
+        told = {}
+        for sweep in self.sweeps:
+            if sweep.status in _UNFINISHED:
+                planned = f" of {sweep.spec.planned} planned" if sweep.spec.planned else ""
+                complete = f"{self.complete_of(sweep)}{planned} configurations complete"
+                told[sweep.name] = f"sweep {sweep.name} {_UNFINISHED[sweep.status]}: {complete}"
+        return told
+
+
+def choose_each(
+    folders: Sequence[SweepFolder],
+    objective: Objective,
+    *,
+    front: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Choice], list[LeebertError]]:
+    """A choice per task among these sweeps, and what is wrong with sweeps or tasks that have none, naming them.
+
+    Raises ConfigError where a sweep is named twice.
+    """
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        raise ConfigError("a sweep is named twice, or two have the same name")
+    by_task: dict[str, list[Sweep]] = {}
+    choices: list[Choice] = []
+    errors: list[LeebertError] = []
+    for folder in folders:
+        try:
+            sweep = Sweep.read(folder)
+        except LeebertError as error:
+            errors.append(SweepError(f"sweep {folder.name}: {error}"))
+        else:
+            by_task.setdefault(sweep.spec.task_name, []).append(sweep)
+    for sweeps in by_task.values():
+        try:
+            choices.append(choose(sweeps, objective, front=front, say=say))
+        except LeebertError as error:
+            named = ", ".join(s.name + (" (still running)" if s.status == "running" else "") for s in sweeps)
+            errors.append(SweepError(f"sweep{'s' if len(sweeps) > 1 else ''} {named}: {error}"))
+    return choices, errors
+
+
+def choose(
+    sweeps: Sequence[Sweep],
+    objective: Objective,
+    *,
+    front: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Choice:
+    """The choice among sweeps of one task. `front` asks for the front however many cells there are.
+
+    Raises SweepError where sweeps differ in data, folds, metric or seeds, where no configuration is complete, and where
+    logits that the objective takes can't be read; ConfigError where no configuration reaches the speed-up.
+    """
+    _require_comparable(sweeps)
+    owners: dict[str, Candidate] = {}
+    for sweep in sweeps:
+        for c in sweep.state.history():
+            owners[c.id if len(sweeps) == 1 else f"{sweep.name}/{c.id}"] = Candidate(sweep, c)
+    everything = tuple(dataclasses.replace(owner.configuration, id=key) for key, owner in owners.items())
+    finished = complete(everything)
+    candidates = {c.id: owners[c.id] for c in finished}
+    replayed: dict[CellKey, Tradeoff] = {}
+    no_front = ""
+    cells = sum(len(c.cells) for c in finished)
+    if objective.kind == "score" and not front and cells > FRONT_CELLS:
+        no_front = f"it takes replaying the held-out logits of {cells} cells; --front does so"
+    else:
+        try:
+            replayed = _replayed(sweeps, candidates, objective.rule, say)
+        except LeebertError as error:
+            if front or objective.kind != "score":
+                raise
+            no_front = str(error)
+    too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
+    if finished and len(too_slow) == len(finished):
+        raise ConfigError(_none_reaches(objective, candidates, replayed))
+    judged = objective.rescored(tuple(c for c in finished if c.id not in too_slow) or everything, replayed)
+    near = one_standard_error(judged)  # a SweepError where none is complete
+    return Choice(
+        task=sweeps[0].spec.task_name,
+        objective=objective,
+        sweeps=tuple(sweeps),
+        candidates=candidates,
+        ranked=ranking(judged),
+        near=near,
+        too_slow=tuple(c.id for c in finished if c.id in too_slow),
+        front=tuple(pareto(finished, replayed)),
+        no_front=no_front,
+    )
+
+
+def _replayed(
+    sweeps: Sequence[Sweep], candidates: dict[str, Candidate], rule: str, say: Callable[[str], None]
+) -> dict[CellKey, Tradeoff]:
+    """The curves of the candidates' cells, by the candidates' keys."""
+    found: dict[CellKey, Tradeoff] = {}
+    for sweep in sweeps:
+        keys = {c.configuration.id: key for key, c in candidates.items() if c.sweep is sweep}
+        mine = {cell: record for cell, record in sweep.state.cells.items() if cell[0] in keys}
+        told = curves(sweep.folder.path, mine, sweep.manifest["metric"], rule, say=say)
+        found |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in told.items()}
+    return found
+
+
+def _none_reaches(objective: Objective, candidates: dict[str, Candidate], replayed: dict[CellKey, Tradeoff]) -> str:
+    slowest = {
+        key: min((curve for cell, curve in replayed.items() if cell[0] == key), key=lambda curve: curve.fastest)
+        for key in candidates
+    }
+    key = max(slowest, key=lambda k: slowest[k].fastest)
+    curve = slowest[key]
+    return (
+        f"speed-up {objective.speed_up:g}: none of {len(candidates)} complete configurations reaches it; on its slowest "
+        f"cell the fastest, {key} ({describe(candidates[key].configuration.values)}), under {curve.rule} reaches "
+        f"from 1 to {curve.fastest:.2f} on {curve.exits} exits"
+    )
+
+
+def _require_comparable(sweeps: Sequence[Sweep]) -> None:
+    first = sweeps[0]
+    for other in sweeps[1:]:
+        differ = [key for key in SAME if other.manifest[key] != first.manifest[key]]
+        differ += ["seeds"] if list(other.spec.seeds) != list(first.spec.seeds) else []
+        if differ:
+            raise SweepError(
+                f"{first.name} and {other.name} are sweeps of {first.spec.task_name} with different "
+                f"{', '.join(differ)}: their scores can't be compared"
+            )

@@ -1,0 +1,469 @@
+"""The paired comparison of two values of a swept option, by default two algorithms.
+
+Configurations are paired on the options that both sides use. Where one side has more (C of CLO-v2 against BLO), each of
+its values is a comparison of its own, against the same partners. The unit is the (seed, fold) cell: the difference,
+averaged over pairs, always the same pairs on every cell; the others are dropped, and counted. Beside these stands tuned
+against tuned. Scores are fractions here; `tune.analysis.verdicts` shows them x100, as points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from leebert.config import nearest
+from leebert.errors import ConfigError
+from tune.analysis.select import complete, mean_and_std
+from tune.analysis.stats import Interval, Judge, fold_ratio
+from tune.analysis.verdicts import label, side_name, verdict
+from tune.store.history import Cell, Configuration, EpochScore, History
+
+CellKey = tuple[int, int]
+Values = tuple[Any, ...]
+Sides = tuple[History, History]
+Names = tuple[str, str]
+Pair = tuple[Configuration, Configuration]
+Numbers = tuple[Interval, float | None, float]
+
+#: Why a pair of configurations doesn't count: the first of these that applies to a cell of either.
+REASONS = ("diverged", "failed", "pruned", "unfinished")
+_ABSENT = "\0absent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One comparison: A minus B over paired configurations. No run counts twice in it.
+
+    `difference` is of the mean over exits at each cell's best epoch; `exits` of each exit there, with Holm-adjusted p
+    and Bonferroni intervals. `p_folds` is the p of the same t over folds, with seeds averaged within each; None where no
+    fold has two seeds. `sign_flip_p` is optimistic: cells share training data. `paired` holds the ids of the pairs that
+    count, all of them complete on all `cells`, out of so many `planned`; `dropped` counts the other pairs, by reason,
+    and `unpaired` A's and B's configurations that have no partner.
+    """
+
+    a: str
+    b: str
+    a_only: Mapping[str, Any]
+    b_only: Mapping[str, Any]
+    difference: Interval
+    p_folds: float | None
+    sign_flip_p: float
+    exits: tuple[Interval, ...]
+    paired: tuple[tuple[str, str], ...]
+    cells: tuple[CellKey, ...]
+    planned: int
+    dropped: Mapping[str, int]
+    unpaired: tuple[int, int]
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The ids of the configurations that the other folds chose for this cell on each side, and their difference on it."""
+
+    seed: int
+    fold: int
+    a: str
+    b: str
+    difference: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """Tuned A minus tuned B: on each cell, each side's best complete configuration by its mean over the other folds.
+
+    The other seeds of a cell's fold share its rows, so they have no say in the choice. `candidates` counts the
+    configurations that each side chose from.
+    """
+
+    difference: Interval
+    p_folds: float | None
+    sign_flip_p: float
+    candidates: tuple[int, int]
+    choices: tuple[Choice, ...]
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A against B: one line per combination of the options that only one side uses, and the tuned one.
+
+    `sides` holds the ids of A's and B's configurations, after `where`.
+    """
+
+    option: str
+    a: Any
+    b: Any
+    where: Mapping[str, Any]
+    folds: int
+    test_train_ratio: float
+    confidence: float
+    sides: tuple[tuple[str, ...], tuple[str, ...]]
+    lines: tuple[Line, ...]
+    tuned: Tuned | None
+    warnings: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """How many tests it holds, exits apart."""
+        return len(self.lines) + (self.tuned is not None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, scores as fractions, None where a number is unknown."""
+        plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
+        return plain
+
+
+def compare(
+    history: History,
+    a: Any,
+    b: Any,
+    *,
+    folds: int,
+    option: str = "algorithm",
+    where: Mapping[str, Any] | None = None,
+    test_train_ratio: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    permutations: int = 10_000,
+    cells: Iterable[CellKey] | None = None,
+    planned: int | None = None,
+) -> Comparison:
+    """A minus B, where A and B are two values of `option`; values may be given as text, as on a command line.
+
+    `where` keeps, on each side that uses these options, the configurations with these values (``{"cycle_length": 4}``).
+    `test_train_ratio` is 1/(folds - 1) unless given, and must be given for one fold (held-out to training rows).
+    `cells` are those that each configuration is to have, by default all that either side has begun; `planned` is how many
+    configurations a sweep is to have that isn't at its end.
+    """
+    a, b = _value(history, option, a), _value(history, option, b)
+    if a == b:
+        raise ConfigError(f"{option}: both sides are {a!r}; name two different values")
+    picked = {key: _value(history, key, value) for key, value in (where or {}).items()}
+    if option in picked:
+        raise ConfigError(f"{option}: it's what is compared, so it can't be picked as well")
+    sides = _sides(history, option, (a, b), picked)
+    judge = Judge(_ratio(folds, test_train_ratio), confidence, seed, permutations)
+    names = (side_name(option, a), side_name(option, b))
+    every = sorted(cells if cells is not None else {_key(cell) for side in sides for c in side for cell in c.cells})
+    lines, left_out = _lines(sides, option, names, judge, every)
+    tuned, no_tuned = _tuned(sides, names, judge)
+    warnings = _warnings(history, sides, lines, left_out, planned)
+    return Comparison(
+        option=option,
+        a=a,
+        b=b,
+        where=picked,
+        folds=folds,
+        test_train_ratio=judge.test_train_ratio,
+        confidence=confidence,
+        sides=(_ids(sides[0]), _ids(sides[1])),
+        lines=lines,
+        tuned=tuned,
+        warnings=(*warnings, *([no_tuned] if no_tuned else ())),
+    )
+
+
+def holds(history: History, option: str, given: Any) -> bool:
+    """Whether any configuration has this value of the option, itself or as text."""
+    return any(means(given, c.values[option]) for c in history if option in c.values)
+
+
+def _ratio(folds: int, given: float | None) -> float:
+    if given is not None:
+        return given
+    if folds < 2:
+        raise ConfigError("folds: 1 is a hold-out; give test_train_ratio, its rows divided by the training rows")
+    return fold_ratio(folds)
+
+
+# Sides
+
+
+def _value(history: History, option: str, given: Any) -> Any:
+    """The value of `option` that the sweep holds and `given` means, itself or as text ('16', '1e-4', 'true')."""
+    options = sorted({key for c in history for key in c.values})
+    if option not in options:
+        raise ConfigError(
+            f"{option}: no such option in this sweep{nearest(option, options)}; it has {', '.join(options)}"
+        )
+    held = sorted({c.values[option] for c in history if option in c.values}, key=_order)
+    for value in held:
+        if means(given, value):
+            return value
+    near = nearest(str(given), map(str, held))
+    raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, held))}")
+
+
+def means(given: Any, value: Any) -> bool:
+    """Whether what was given means this value."""
+    if value == given:
+        return True
+    if not isinstance(given, str):
+        return False
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return given.lower() == str(value).lower()
+    try:
+        return float(given) == value
+    except ValueError:
+        return False
+
+
+def _sides(history: History, option: str, values: tuple[Any, Any], where: Mapping[str, Any]) -> Sides:
+    """The configurations of A and of B. A condition on an option that a side doesn't use leaves that side alone."""
+    a, b = (tuple(c for c in history if c.values.get(option, _ABSENT) == value) for value in values)
+    for key, wanted in where.items():
+        used = [any(key in c.values for c in side) for side in (a, b)]
+        if not any(used):
+            raise ConfigError(f"{key}: neither {option} {values[0]} nor {values[1]} uses it")
+        a, b = (
+            tuple(c for c in side if not uses or c.values.get(key, _ABSENT) == wanted)
+            for side, uses in zip((a, b), used, strict=True)
+        )
+        if not (a and b):
+            lost = values[1] if a else values[0]
+            raise ConfigError(f"{key}: no configuration of {option} {lost} is left with {key} {wanted}")
+    return a, b
+
+
+# Pairs
+
+
+def _lines(
+    sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[CellKey]
+) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+    """One line per combination of one-sided options, and the names of those that have nothing to compare."""
+    keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
+    shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
+    groups_a, groups_b = _groups(sides[0], only_a, shared), _groups(sides[1], only_b, shared)
+    lines, left_out = [], []
+    for values_a, values_b in itertools.product(sorted(groups_a, key=_orders), sorted(groups_b, key=_orders)):
+        group_a, group_b = groups_a[values_a], groups_b[values_b]
+        common = sorted(group_a.keys() & group_b.keys(), key=_orders)
+        pairs = [(group_a[values], group_b[values]) for values in common]
+        extra_a, extra_b = _present(only_a, values_a), _present(only_b, values_b)
+        labels = label(names[0], extra_a), label(names[1], extra_b)
+        used, lacking, cells = _complete_pairs(pairs, planned)
+        if not used:
+            left_out.append(" against ".join(labels))
+            continue
+        best = [(_best(a), _best(b)) for a, b in used]
+        by_cell = {key: [(left[key], right[key]) for left, right in best] for key in cells}
+        numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
+        line = Line(
+            a=labels[0],
+            b=labels[1],
+            a_only=extra_a,
+            b_only=extra_b,
+            difference=numbers[0],
+            p_folds=numbers[1],
+            sign_flip_p=numbers[2],
+            exits=judge.intervals(_exit_diffs(by_cell)),
+            paired=tuple((a.id, b.id) for a, b in used),
+            cells=tuple(cells),
+            planned=len(planned),
+            dropped=_reasons(lacking, cells),
+            unpaired=(len(group_a) - len(pairs), len(group_b) - len(pairs)),
+            verdict=verdict(*labels, numbers[0], numbers[1]),
+        )
+        lines.append(line)
+    if not lines:
+        raise ConfigError(_nothing_common(sides, names, shared))
+    return tuple(lines), tuple(left_out)
+
+
+def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[Values, dict[Values, Configuration]]:
+    """Values of the one-sided options → values of the shared ones → the one configuration that has both."""
+    groups: dict[Values, dict[Values, Configuration]] = {}
+    for c in side:
+        twin = groups.setdefault(_values(c, only), {}).setdefault(_values(c, shared), c)
+        if twin is not c:
+            raise ConfigError(f"configurations {twin.id} and {c.id} have the same values, so neither can be paired")
+    return groups
+
+
+def _complete_pairs(pairs: Sequence[Pair], planned: Sequence[CellKey]) -> tuple[list[Pair], list[Pair], list[CellKey]]:
+    """The pairs that both sides finished on every planned cell, the others, and these cells: each has the same runs.
+
+    Where there is no such pair yet, the cells on which the most runs are paired, and the pairs that are complete on
+    those. Cells run in a fixed order, so what pairs have finished is nested, or nearly so, and the best set is what one
+    or two of them have in common.
+    """
+    every = frozenset(planned)
+    done = [every.intersection(_best(a), _best(b)) for a, b in pairs]
+    finished = set(done)
+    candidates = {every} if every in finished else {a & b for a in finished for b in finished}
+
+    def rank(cells: frozenset[CellKey]) -> tuple[Any, ...]:
+        return -len(cells) * sum(cells <= mine for mine in done), -len(cells), sorted(cells)
+
+    chosen = min(candidates, key=rank, default=frozenset())
+    used = [pair for pair, mine in zip(pairs, done, strict=True) if chosen and chosen <= mine]
+    dropped = [pair for pair, mine in zip(pairs, done, strict=True) if not chosen <= mine]
+    return used, dropped, sorted(chosen)
+
+
+def _reasons(dropped: Iterable[Pair], cells: Sequence[CellKey]) -> dict[str, int]:
+    """How many pairs lack one of these cells, by reason."""
+    counts = Counter(
+        min(_lack(c, mine.get(key)) for c in pair for mine in [_by_key(c)] for key in cells) for pair in dropped
+    )
+    return {reason: counts[i] for i, reason in enumerate(REASONS) if counts[i]}
+
+
+def _exit_diffs(by_cell: Mapping[CellKey, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
+    """(M, J) differences; empty where the exits weren't recorded, or not equally many of them."""
+    counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
+    exits = counts.pop() if len(counts) == 1 else 0
+    return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
+
+
+def _numbers(diffs: Mapping[CellKey, float], judge: Judge) -> Numbers:
+    """Of one difference per cell: interval, p over folds, and the sign-flip's p."""
+    by_fold: dict[int, list[float]] = {}
+    for (_, fold), diff in diffs.items():
+        by_fold.setdefault(fold, []).append(diff)
+    p_folds = None
+    if len(diffs) > len(by_fold) > 1:
+        p_folds = judge.interval([_mean(of_fold) for of_fold in by_fold.values()]).p
+    every = list(diffs.values())
+    return judge.interval(every), p_folds, judge.sign_flip(every)
+
+
+def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
+    both = f"{names[0]} and {names[1]}"
+    if not {_values(c, shared) for c in sides[0]} & {_values(c, shared) for c in sides[1]}:
+        return f"{both} have no configuration in common (the same {', '.join(shared)}); compare them on a grid"
+    a, b = ([_key(cell) for c in side for cell in c.cells if _finished(cell)] for side in sides)
+    if a and b and not set(a) & set(b):
+        return f"{both} have no (seed, fold) in common"
+    return f"{both} have no pair that finished the same cell yet ({len(a)} and {len(b)} cells are finished)"
+
+
+# Tuned against tuned
+
+
+def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[Tuned | None, str]:
+    """For each cell, each side's configuration is chosen by the other folds, and scored on it; or why there is none."""
+    tables = [{c.id: _scores(c) for c in complete(side)} for side in sides]
+    if not all(tables):
+        lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
+        return None, f"no tuned against tuned: {lacking} without a complete configuration"
+    cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
+    if len({fold for _, fold in cells}) < 2:
+        return None, "no tuned against tuned: it takes two folds, one to choose by and one to be scored on"
+    choices = []
+    for cell in cells:
+        a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)
+        choices.append(Choice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
+    interval, p_folds, sign_flip_p = _numbers({(c.seed, c.fold): c.difference for c in choices}, judge)
+    said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval, p_folds)
+    candidates = (len(tables[0]), len(tables[1]))
+    return Tuned(interval, p_folds, sign_flip_p, candidates, tuple(choices), said), ""
+
+
+def _chosen(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKey]) -> str:
+    """The id with the highest mean over these cells, ties by id."""
+    return min(table, key=lambda name: (-mean_and_std(table[name][cell] for cell in cells).mean, name))
+
+
+# Cells and values
+
+
+def _key(cell: Cell) -> CellKey:
+    return cell.seed, cell.fold
+
+
+def _values(configuration: Configuration, keys: Sequence[str]) -> Values:
+    return tuple(configuration.values.get(key, _ABSENT) for key in keys)
+
+
+def _ids(side: History) -> tuple[str, ...]:
+    return tuple(sorted(c.id for c in side))
+
+
+def _by_key(configuration: Configuration) -> dict[CellKey, Cell]:
+    return {_key(cell): cell for cell in configuration.cells}
+
+
+def _finished(cell: Cell | None) -> EpochScore | None:
+    return cell.best if cell is not None and cell.state == "finished" else None
+
+
+def _best(configuration: Configuration) -> dict[CellKey, EpochScore]:
+    """The best epochs of its finished cells."""
+    return {_key(cell): epoch for cell in configuration.cells if (epoch := _finished(cell)) is not None}
+
+
+def _scores(configuration: Configuration) -> dict[CellKey, float]:
+    return {key: epoch.score for key, epoch in _best(configuration).items()}
+
+
+def _lack(configuration: Configuration, cell: Cell | None) -> int:
+    """The place in :data:`REASONS` of why a cell has no score, or one past the end where it has one."""
+    if _finished(cell) is not None:
+        return len(REASONS)
+    state = cell.state if cell is not None and cell.state == "diverged" else configuration.state
+    return REASONS.index(state) if state in REASONS else REASONS.index("unfinished")
+
+
+def _mean(values: Iterable[float]) -> float:
+    return _rounded(mean_and_std(values).mean)
+
+
+def _rounded(value: float) -> float:
+    """Without the rounding noise of a difference of fractions, so that equal differences are equal and 0 is 0."""
+    return round(value, 12) + 0.0
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float)
+    return not number, value if number else 0.0, str(value)
+
+
+def _orders(values: Values) -> tuple[tuple[bool, float, str], ...]:
+    return tuple(map(_order, values))
+
+
+def _present(keys: Sequence[str], values: Values) -> dict[str, Any]:
+    return {key: value for key, value in zip(keys, values, strict=True) if value != _ABSENT}
+
+
+# Warnings
+
+
+def _warnings(
+    history: History, sides: Sides, lines: Sequence[Line], left_out: Sequence[str], planned: int | None
+) -> tuple[str, ...]:
+    every, here = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
+    warnings = []
+    if every["pruned"]:
+        count = f"{every['pruned']} configurations, {here['pruned']} of them on these two sides"
+        warnings.append(f"this sweep was pruned ({count}): what is left was selected, differences may be biased")
+    if every["running"] or (planned or 0) > len(history):
+        of = f" of {planned}" if planned else ""
+        count = f"{every['complete']}{of} configurations complete, {here['running']} on these two sides begun but not complete"
+        warnings.append(f"this sweep is unfinished ({count})")
+    for line in lines:
+        if len(line.cells) < line.planned:
+            warnings.append(
+                f"{line.a} against {line.b} stands on {len(line.cells)} of {line.planned} cells: "
+                "no pair is complete on all of them"
+            )
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        warnings.append(f"left out, with no pair that finished the same cell: {'; '.join(left_out[:3])}{more}")
+    return tuple(warnings)
+
+
+def jsonable(value: Any) -> Any:
+    """Plain lists and mappings; numbers that aren't finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,274 @@
+"""The page of `report`: all of a sweep; and how pages are written and put beside sweeps in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from leebert.errors import LeebertError, TrackingError
+from tune.analysis import figures
+from tune.analysis.compare_page import draw_best
+from tune.analysis.comparing import compare_pool
+from tune.analysis.figure_data import band, learning
+from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
+from tune.analysis.overview import spec_of, summary
+from tune.analysis.page import Page
+from tune.analysis.pool import Pool
+from tune.analysis.select import best, complete, one_standard_error, score
+from tune.analysis.stats import corrected_t
+from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves_if_there, mean_curve, pareto
+from tune.analysis.verdicts import findings, span
+from tune.space import SweepSpec
+from tune.space.values import Range, Values
+from tune.store.folder import SweepFolder
+from tune.store.history import History, describe
+from tune.store.ledger import State
+from tune.tracking.files import log_file
+from tune.tracking.names import algorithm_label
+from tune.tracking.server import resolve_uri
+from tune.tracking.showing import again_by, experiment_of
+from tune.tracking.summary import cells_of, exit_scores
+
+
+def sweep_page(folder: SweepFolder) -> Page:
+    """All of a sweep: what was searched, best and front, learning curves, importance, comparisons, what went wrong."""
+    pool = Pool.of(folder, epochs=True)
+    spec, state = pool.spec, pool.state
+    page = Page(f"Sweep {folder.name} on {spec.task_name}")
+    if pool.unfinished:
+        page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: this is what is there.")
+    page.heading("What was searched")
+    page.table(_searched(folder, spec, state), numbers=False)
+    if not complete(state.history()):
+        page.text("No configuration has finished all its cells yet.")
+    else:
+        replayed = curves_if_there(folder.path, state.cells, folder.manifest["metric"])
+        _chosen(page, pool, replayed)
+        _by_algorithm(page, pool)
+        _importance(page, spec, state.history())
+        _compared(page, pool, replayed)
+    page.heading("All configurations, best first")
+    page.table(_configurations(folder, spec, state))
+    troubles = [
+        (describe(state.configs[config].values), r["reason"], _last_line(str(r["message"])))
+        for config, known in state.failures.items()
+        for r in known
+    ]
+    if troubles:
+        page.heading("Failures")
+        page.table([("configuration", "kind", "message"), *troubles], numbers=False)
+    return page
+
+
+def deliver(
+    page: Page,
+    path: Path,
+    folders: Sequence[SweepFolder],
+    *,
+    tracking_uri: str | None = None,
+    experiment: str | None = None,
+    say: Callable[[str], None],
+) -> Path:
+    """Write a page, and put it beside its sweeps' runs in MLflow; where that can't be done, say so and go on."""
+    page.write(path)
+    for folder in folders:
+        spec = spec_of(folder)
+        try:
+            uri, again = resolve_uri(tracking_uri or spec.tracking.uri), again_by(folder, tracking_uri)
+            logged = log_file(uri, experiment or experiment_of(spec), folder.name, path, again=again)
+            say(f"{path}, and in MLflow: {logged}")
+        except TrackingError as error:
+            say(f"{path}; not logged to MLflow: {error}")
+    return path
+
+
+def _last_line(text: str) -> str:
+    """What a long message ends with."""
+    return (text.strip().splitlines() or [""])[-1][:160]
+
+
+def _searched(folder: SweepFolder, spec: SweepSpec, state: State) -> list[tuple[object, ...]]:
+    counts = {
+        name: sum(c.state == name for c in state.history()) for name in ("complete", "pruned", "failed", "running")
+    }
+    manifest = folder.manifest
+    return [
+        ("what", "value"),
+        ("algorithms", ", ".join(map(algorithm_label, spec.algorithms))),
+        *((option, _values(values)) for option, values in spec.space.items()),
+        ("searcher, pruner", f"{spec.searcher.name}, {spec.pruner.name}"),
+        ("cells of a configuration", f"{len(spec.cells())}: {spec.folds} folds × {len(spec.seeds)} seeds"),
+        ("configurations", ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "none"),
+        ("fold-epochs", state.fold_epochs),
+        ("hours of training", f"{state.epoch_seconds / 3600:.2f}"),
+        ("rows", manifest["rows"]),
+        ("data", manifest["data_fingerprint"]),
+        ("code", manifest["code"]),
+    ]
+
+
+def _values(values: Values) -> str:
+    if isinstance(values, Range):
+        return f"{values.low:g} to {values.high:g}" + (", log" if values.log else "")
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values.values)
+
+
+def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
+    """Best, its equals, the front, and how scores grew."""
+    state = pool.state
+    history = state.history()
+    top = best(history)
+    page.heading("Best")
+    page.text(
+        f"{describe(top.values)}: {100 * score(top).mean:.2f} over {len(top.scores)} cells "
+        "(cross-validated mean over exits, in per cent)."
+    )
+    page.table(_exits({"score": (top,)}, pool))
+    page.text(
+        "Intervals are the corrected resampled t over cells; it was chosen as the best, so its scores are optimistic."
+    )
+    near = [r for r in one_standard_error(history) if r.configuration.id != top.id]
+    page.text(f"{len(near)} other configuration(s) lie within one standard error of it.")
+    if near:
+        rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
+        page.table([("within one standard error", "score"), *rest])
+    _front(page, state, replayed)
+    page.heading("Learning curves")
+    page.figure(
+        figures.learning(
+            [(algorithm_label(a), figures.colour(a, i), mean, c.id == top.id) for a, i, c, mean in learning(state)]
+        ),
+        "Mean over cells, one line per complete configuration, up to where its first cell ends; the best is thick.",
+    )
+
+
+def _front(page: Page, state: State, replayed: Mapping[CellKey, Tradeoff]) -> None:
+    finished = complete(state.history())
+    curves = []
+    for position, c in enumerate(finished):
+        mine = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
+        if mine:
+            layers, scores = mean_curve(mine)
+            name = str(c.values["algorithm"])
+            curves.append((algorithm_label(name), figures.colour(name, position), layers, 100 * scores))
+    points = pareto(finished, replayed)
+    if not points:
+        return
+    page.heading("Score against mean layers")
+    page.figure(
+        figures.front(curves, [(p.layers, 100 * p.score) for p in points]),
+        "Held-out logits under normalised entropy at rising thresholds; the front is what no configuration beats.",
+    )
+    changes = [next(group) for _, group in itertools.groupby(points, key=lambda p: p.configuration)]
+    page.table(
+        [
+            ("on the front from", "layers", "score"),
+            *(
+                (describe(state.configs[p.configuration].values), f"{p.layers:.2f}", f"{100 * p.score:.2f}")
+                for p in changes
+            ),
+        ]
+    )
+
+
+def _by_algorithm(page: Page, pool: Pool) -> None:
+    """Depth, patience and weights of each algorithm."""
+    finished = complete(pool.state.history())
+    names = [a for a in pool.spec.algorithms if any(c.values["algorithm"] == a for c in finished)]
+    colours = [figures.colour(a, i) for i, a in enumerate(names)]
+    groups = {algorithm_label(a): tuple(c for c in finished if c.values["algorithm"] == a) for a in names}
+    page.heading("Exits of each algorithm")
+    table = _exits(groups, pool)
+    if len(table) > 1:
+        bands = {name: band(exit_scores(side, cells_of(side))) for name, side in groups.items()}
+        page.figure(
+            figures.bands({"": bands}, "exit after layer", "held-out score, per cent", colours),
+            "Score of each exit at the best epoch: mean over cells of the mean over complete configurations, and range "
+            "over cells.",
+        )
+        page.table(table)
+        page.text(
+            "With 95 % intervals over cells (corrected resampled t). An algorithm's mean depends on what was tried."
+        )
+    draw_best(page, pool, {name: best(side) for name, side in groups.items()}, colours, of="algorithm")
+
+
+def _exits(groups: Mapping[str, History], pool: Pool) -> list[tuple[str, ...]]:
+    """A row per exit: its score over cells with its interval, in per cent; the header alone where exits weren't recorded."""
+    columns: list[tuple[str, ...]] = []
+    for name, side in groups.items():
+        intervals = [
+            corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
+        ]
+        told = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
+        columns += [(name, *told)] if intervals else []
+    exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
+    return list(zip(exits, *columns, strict=True))
+
+
+def _importance(page: Page, spec: SweepSpec, history: History) -> None:
+    page.heading("Importance")
+    found = importances(spec, history)
+    if not found:
+        page.text(f"It takes {LEAST} complete configurations of one algorithm that differ in options and score.")
+        return
+    page.figure(
+        figures.shares(
+            {
+                f"{name if name == TOGETHER else algorithm_label(name)}, n = {of.configurations}": {
+                    option: dataclasses.astuple(share) for option, share in of.shares.items()
+                }
+                for name, of in found.items()
+            }
+        ),
+        f"n complete configurations; pruned and failed ones are left out. Functional ANOVA: share of the variance of the "
+        f"score that the option alone explains (main effects only; mean and range of {FORESTS} forests). PED-ANOVA: the "
+        f"option's part in what tells the best quarter (at least {TOP_LEAST}) from the others.",
+    )
+
+
+def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
+    """All pairs of algorithms: verdicts with what they rest on, each warning once, and how many tests that makes."""
+    page.heading("Algorithms, paired")
+    algorithms = pool.spec.algorithms
+    if len(algorithms) < 2:
+        page.text("The sweep has one algorithm.")
+        return
+    size = 0
+    warnings: list[str] = []
+    for a, b in itertools.combinations(algorithms, 2):
+        try:
+            found = compare_pool(pool, a, b, objectives=[Objective.of("speed-up=2")], replayed=replayed or None)
+        except LeebertError as error:
+            page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {error}")
+            continue
+        size += found.size
+        page.text(*findings(found.scores))
+        warnings += found.scores.warnings
+        for objective, there in found.at_speed_ups:
+            if isinstance(there, str):
+                page.text(f"Not at speed-up {objective.speed_up}: {there}")
+            else:
+                page.text(f"By the {objective}:", *findings(there))
+                warnings += there.warnings
+    page.text(*(f"Warning: {warning}" for warning in dict.fromkeys(warnings)))
+    page.text(
+        f"This page holds {size} comparisons at 95 %, and nothing is adjusted for their number: were there no differences "
+        f"at all, about {0.05 * size:.1f} of them would still look clear."
+    )
+
+
+def _configurations(folder: SweepFolder, spec: SweepSpec, state: State) -> list[tuple[object, ...]]:
+    table: list[tuple[object, ...]] = [("configuration", "score", "sd", "cells", "state")]
+    for row in summary(folder, spec, state)["configurations"]:
+        points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
+        told = row["state"]
+        if row["configuration"] in state.pruned:
+            r = state.pruned[row["configuration"]]
+            told += f" at epoch {r['epoch'] + 1} of seed {r['seed']} fold {r['fold']}"
+        table.append(
+            (describe(row["values"]), *points, row["cells"], ", ".join(filter(None, (told, row["placement"]))))
+        )
+    return table

@@ -1,0 +1,62 @@
+"""The memory of a space's largest configuration, from the backbone's config alone: no weights, no data, no device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tune.space import SweepSpec
+from tune.space.values import Range, Scalar, Values
+
+
+def estimate_for_space(spec: SweepSpec, device: str = "auto") -> tuple[dict[str, Any], Any]:
+    """The configuration of a space that needs most memory, and its :class:`leebert.memory.MemoryEstimate`.
+
+    Rows are taken to be `max_length` long. `device` is cpu or cuda; auto: cuda where trials ask for a GPU. For a GPU on
+    a machine without one, precision `auto` is taken to be bf16. Raises BackboneError, ConfigError.
+    """
+    import torch
+    from transformers import AutoModel
+
+    from leebert.backbone import load_config
+    from leebert.data.tasks import get_task
+    from leebert.memory import estimate
+    from leebert.model import build_model
+    from leebert.recipe import check_length
+
+    check_length(spec.model)
+    encoder_config = load_config(spec.backbone)
+    label_names = get_task(spec.task).label_names
+    if device == "auto":
+        device = "cuda" if spec.resources.gpus else "cpu"
+    found = []
+    for values in _largest(spec):
+        config = spec.train_config(values)
+        with torch.device("meta"):
+            encoder = AutoModel.from_config(encoder_config)
+            model = build_model(encoder, label_names, pooling=spec.pooling, train=config)
+        runtime = _runtime(device, config.precision)
+        found.append((values, estimate(model, config.batch_size, spec.max_length, config, runtime=runtime)))
+    return max(found, key=lambda pair: pair[1].total)
+
+
+def _largest(spec: SweepSpec) -> list[dict[str, Any]]:
+    """One configuration per algorithm, at the largest batch size; of the other options none costs memory to speak of."""
+    chosen = {option: _any(values) for option, values in spec.space.items()}
+    if "batch_size" in spec.space:
+        sizes = spec.space["batch_size"]
+        chosen["batch_size"] = sizes.high if isinstance(sizes, Range) else max(int(size) for size in sizes.values)
+    return [spec.configuration(algorithm, chosen) for algorithm in spec.algorithms]
+
+
+def _any(values: Values) -> Scalar:
+    return values.low if isinstance(values, Range) else values.values[0]
+
+
+def _runtime(device: str, precision: Any) -> Any:
+    import torch
+
+    from leebert.runtime import Runtime
+
+    if device == "cpu" or torch.cuda.is_available():
+        return Runtime.of(precision, device)
+    return Runtime(torch.device(device), torch.float32 if precision == "fp32" else torch.bfloat16)

@@ -1,0 +1,1 @@
+"""From a best file to models: verified, refitted, registered and served."""

@@ -1,0 +1,413 @@
+"""A refit in MLflow: a run per seed, and the first seed's model logged, registered and given an alias."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import ConfigError, TrackingError
+from leebert.files import write_atomically
+from leebert.serving import ANSWER, PARAMETERS, text_columns
+from leebert.yaml import dump_yaml, load_yaml
+from tune.models.found import BestFile, content_digest
+from tune.models.refit import Say
+from tune.models.shipping import shipped, without_places
+from tune.tracking import names
+from tune.tracking.server import (
+    advice,
+    ensure_experiment,
+    is_permanent,
+    open_store,
+    quoted,
+    redact,
+    without_credentials,
+)
+
+#: What a served model needs installed; its code travels with it.
+REQUIREMENTS = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pydantic")
+
+#: Which runs, model and version a refit has made where, so that going on with it makes none of them twice.
+LOGGED = ".mlflow.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where a refit is logged (server and experiment) and what it is registered as."""
+
+    uri: str
+    experiment: str
+    name: str
+    alias: str
+
+    @property
+    def address(self) -> str:
+        """What the registered model is loaded by."""
+        return f"models:/{self.name}@{self.alias}"
+
+
+def model_name(task: str) -> str:
+    """``leebert-mrpc``: how a task's registered model is called, without what MLflow's addresses are made of."""
+    return "leebert-" + re.sub(r"[^\w.-]", "-", task)
+
+
+def logged_name(task: str) -> str:
+    """The same without dots, which the registry takes and the names of logged models may not have."""
+    return model_name(task).replace(".", "-")
+
+
+def check_names(to: Target, task: str) -> None:
+    """ConfigError for a name that MLflow won't take, before anything is trained."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import (
+        _validate_experiment_name,
+        _validate_logged_model_name,
+        _validate_model_alias_name,
+        _validate_model_alias_name_reserved,
+        _validate_model_name,
+    )
+
+    checks = (
+        ("--experiment", to.experiment, _validate_experiment_name),
+        ("--name", to.name, _validate_model_name),
+        ("--alias", to.alias, _validate_model_alias_name),
+        ("--alias", to.alias, _validate_model_alias_name_reserved),
+        ("the task's name as a model's,", logged_name(task), _validate_logged_model_name),
+    )
+    for option, value, check in checks:
+        try:
+            check(value)
+        except MlflowException as error:
+            raise ConfigError(f"{option} {value!r}: {_said(error)}") from None
+
+
+def check_server(to: Target) -> None:
+    """The experiment is there, before anything is trained; TrackingError where MLflow can't be used."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        ensure_experiment(open_store(to.uri), to.experiment)
+    except (MlflowException, OSError, ValueError) as error:
+        raise TrackingError(advice(to.uri, error)) from None
+
+
+def log_refit(best: BestFile, out: Path, told: Mapping[str, Any], to: Target, *, say: Say) -> dict[str, Any]:
+    """Log every seed and register the first; returns run ids by seed, and the registered version.
+
+    TrackingError where MLflow fails; the same refit then goes on here, with nothing logged twice.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with _tracking(to.uri), tempfile.TemporaryDirectory() as staging:
+            return _Logging(best, out, told, to, Path(staging), say).all()
+    except (MlflowException, OSError, ValueError) as error:
+        lie = f"The models lie in {redact(str(out))}"
+        if isinstance(error, MlflowException) and is_permanent(error):
+            raise TrackingError(
+                f"MLflow at {redact(to.uri)} rejected what is to be logged: {_said(error)}. {lie}; when that is mended, "
+                "the same command goes on"
+            ) from None
+        raise TrackingError(f"{advice(to.uri, error)} {lie}; give the same command again to log them.") from None
+
+
+class _Logging:
+    """One refit on its way into MLflow. What is there already stands in :data:`LOGGED`, written after every step."""
+
+    def __init__(self, best: BestFile, out: Path, told: Mapping[str, Any], to: Target, staging: Path, say: Say) -> None:
+        import mlflow
+
+        self.best, self.out, self.told, self.to, self.staging, self.say = best, out, told, to, staging, say
+        self.client = mlflow.MlflowClient()
+        self.store = open_store(mlflow.get_tracking_uri())
+        self.experiment_id = ensure_experiment(self.store, to.experiment)
+        self.kept = self._begun()
+
+    def all(self) -> dict[str, Any]:
+        for seed in self.told["seeds"]:
+            if seed not in self.kept["finished"]:
+                self._log_seed(seed)
+        if "version" not in self.kept:
+            self._keep(version=self._register())
+        return {key: value for key, value in self.kept.items() if key != "finished"}
+
+    def _begun(self) -> dict[str, Any]:
+        """What an interrupted refit has logged here already; nothing of what it logged to another server."""
+        place = {"tracking_uri": redact(self.to.uri), "experiment_id": self.experiment_id}
+        registered = {"name": self.to.name, "alias": self.to.alias}
+        path = self.out / LOGGED
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if any(kept.get(key) != value for key, value in place.items()):
+            kept = {**place, "runs": {}, "finished": []}
+        if any(kept.get(key) != value for key, value in registered.items()):
+            kept.pop("version", None)
+        return {**kept, **registered}
+
+    def _keep(self, **facts: Any) -> None:
+        self.kept |= facts
+        write_atomically(self.out / LOGGED, json.dumps(self.kept))
+
+    def _log_seed(self, seed: int) -> None:
+        import mlflow
+
+        told, first = self.told, seed == self.told["registered_seed"]
+        folder = shipped(self.out / f"seed-{seed}", self.staging / f"seed-{seed}")
+        with mlflow.start_run(run_id=self._run(seed)) as run:
+            run_id = run.info.run_id
+            _set_tags(
+                lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, told, seed), self.say
+            )
+            if first and "model_id" not in self.kept:
+                self._keep(model_id=_log_model(self.best, folder, told))
+            splits = told["evaluations"][str(seed)]
+            # The run's own time: points that were sent before the refit was interrupted are the same points.
+            points = _metrics(splits, self.kept["model_id"] if first else None, run.info.start_time)
+            self.client.log_batch(run_id, metrics=points, params=_params(self.best, told, seed, precision_of(folder)))
+            for file in ("evaluation.json", "training.json", "exits.json", "README.md"):
+                mlflow.log_artifact(str(folder / file))
+            self._log_best()
+            if splits:
+                mlflow.log_figure(_figure(splits), "exit_curve.png")
+        self._keep(finished=[*self.kept["finished"], seed])
+
+    def _log_best(self) -> None:
+        """The best file and its logits, from which all this came, and what came of it."""
+        import mlflow
+
+        path, values = self.best.path, without_places(load_yaml(self.best.path))
+        values["found"]["digest"] = content_digest(values)
+        mlflow.log_text(dump_yaml(values), f"best/{path.name}")
+        if held_out := self.best.found.get("held_out"):
+            mlflow.log_artifact(str(path.with_name(held_out["file"])), "best")
+        mlflow.log_dict({**self.told, "best": path.name}, "refit.json")
+
+    def _run(self, seed: int) -> str:
+        """The seed's run: the one that was begun, where it is still there, or a new one."""
+        from mlflow.entities import RunTag
+
+        known = self.kept["runs"].get(str(seed))
+        if known and self._is_there(known):
+            return str(known)
+        if seed == self.told["registered_seed"]:
+            self.kept.pop("model_id", None)
+        told = self.told
+        note = f"{self.best.path.name}, seed {seed}, on {told['trained_on']}. {told['picked']}"
+        run = self.store.create_run(
+            self.experiment_id,
+            "",
+            int(time.time() * 1000),
+            [RunTag("mlflow.note.content", note)],
+            self._free_name(seed),
+        )
+        self._keep(runs={**self.kept["runs"], str(seed): run.info.run_id})
+        return str(run.info.run_id)
+
+    def _is_there(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self.store.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+    def _free_name(self, seed: int) -> str:
+        runs = self.client.search_runs([self.experiment_id], f"tags.kind = 'refit' AND tags.seed = '{seed}'")
+        taken = {run.info.run_name for run in runs}
+        algorithm = self.best.config.training.algorithm
+        numbered = (names.refit_run_name(self.best.task_name, algorithm, seed, n) for n in itertools.count(1))
+        return next(name for name in numbered if name not in taken)
+
+    def _register(self) -> int:
+        """The version of the registered model, made unless it was made before the refit was interrupted."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        client, name, alias, model_id = self.client, self.to.name, self.to.alias, self.kept["model_id"]
+        try:
+            before = client.get_model_version_by_alias(name, alias).version
+        except MlflowException as error:
+            if not is_permanent(error):
+                raise
+            before = None
+        source = f"models:/{model_id}"
+        there = client.search_model_versions(f"name = {quoted(name)}")
+        version = next((v for v in there if v.source == source or v.model_id == model_id), None)
+        version = version or mlflow.register_model(source, name)
+        _set_tags(
+            lambda key, value: client.set_model_version_tag(name, version.version, key, value),
+            {
+                "sweep": str(self.best.found["sweep"]),
+                "config": str(self.told["configuration"]),
+                "seed": str(self.told["registered_seed"]),
+                **_origin(self.told),
+            },
+            self.say,
+        )
+        client.update_model_version(name, version.version, description=self.told["picked"])
+        client.set_registered_model_alias(name, alias, version.version)
+        if before not in (None, version.version):
+            self.say(f"{self.to.address} was version {before}, which stays, and is version {version.version} now")
+        return int(version.version)
+
+
+def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str], say: Say) -> None:
+    """One at a time, so that a tag that the server rejects costs that tag alone."""
+    from mlflow.exceptions import MlflowException
+
+    for key, value in tags.items():
+        try:
+            set_tag(key, value)
+        except MlflowException as error:
+            if not is_permanent(error):
+                raise
+            say(f"warning: MLflow rejected the tag {key!r}, and the refit goes on without it: {_said(error)}")
+
+
+def _said(error: Exception) -> str:
+    """A rejection as one line without secrets."""
+    return redact(" ".join(str(getattr(error, "message", error)).split()))[:300].rstrip(".")
+
+
+def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
+    """Log a shipped folder as a model that `tune.models.serving` loads; returns its id in MLflow. Nothing in it is a pickle."""
+    import mlflow
+    import pandas as pd
+
+    columns = text_columns(best.config.task)
+    root = Path(__file__).resolve().parent.parent.parent
+    example = pd.DataFrame({c: [f"An example of {c}.", "It is raining."] for c in columns})
+    info = mlflow.pyfunc.log_model(
+        name=logged_name(best.task_name),
+        loader_module="tune.models.serving",
+        data_path=str(folder),
+        # The code travels along, so that a later version of this package changes nothing about an old model.
+        code_paths=[str(root / "leebert"), str(root / "tune")],
+        signature=_signature(columns),
+        input_example=example,
+        pip_requirements=_requirements(),
+        # What whoever loads the model may choose otherwise.
+        model_config={"device": "auto", "precision": precision_of(folder)},
+        params={"strategy": told["strategy"], "configuration": told["configuration"]},
+    )
+    return str(info.model_id)
+
+
+def _signature(columns: tuple[str, ...]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema([ColSpec("string", name) for name in columns]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in ANSWER.items()]),
+        params=ParamSchema([ParamSpec(name, kind, default) for name, (kind, default, _) in PARAMETERS.items()]),
+    )
+
+
+def _requirements() -> list[str]:
+    # A local version such as 2.9.0+cpu is in no registry.
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+
+
+def _origin(told: Mapping[str, Any]) -> dict[str, str]:
+    return {"best_digest": told["best_digest"], "code": told["code"]}
+
+
+def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
+    algorithm = best.config.training.algorithm
+    return {
+        "sweep": str(best.found["sweep"]),
+        "task": best.task_name,
+        "kind": "refit",
+        "algorithm": algorithm,
+        "approach": names.algorithm_label(algorithm),
+        "config": str(best.found["configuration"]),
+        "seed": str(seed),
+        **_origin(told),
+        "mlflow.runColor": names.algorithm_colour(algorithm) or "#8c8c8c",
+    }
+
+
+def precision_of(folder: Path) -> str:
+    """What a saved model was trained in and is served in."""
+    return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"])
+
+
+def _params(best: BestFile, told: Mapping[str, Any], seed: int, precision: str) -> list[Any]:
+    """The options as they were used: a model's own settings become params of its run, and MLflow lets none be changed."""
+    from mlflow.entities import Param
+
+    values = {
+        **best.config.training.model_dump(mode="json"),
+        "seed": seed,
+        "precision": precision,
+        "theta_updates": told["theta_updates"],
+        "exit_strategy": told["strategy"],
+        "exit_threshold": told["chosen"][told["strategy"]]["threshold"],
+    }
+    return [Param(key, str(value)) for key, value in values.items()]
+
+
+def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> list[Any]:
+    """The exit curve with a layer as step, each rule's curve with its threshold's place as step, and the chosen points."""
+    from mlflow.entities import Metric
+
+    points: list[tuple[str, float, int]] = []
+    for split, told in splits.items():
+        on = f"on_{split}"
+        points += [(f"{on}/score", score, layer) for layer, score in enumerate(told["exits"]["score"], start=1)]
+        points.append((f"{on}/score_mean", told["mean_over_exits"], 0))
+        for rule, curve in told["curves"].items():
+            for step, point in enumerate(curve, start=1):
+                points.append((f"{on}/{rule}_layers", point["layers"], step))
+                points.append((f"{on}/{rule}_score", point["measures"]["score"], step))
+        points += [(f"{on}/{p['strategy']}_speed_up", p["speed_up"], 0) for p in told["chosen"]]
+        points += [(f"{on}/{t['strategy']}_ms", t["milliseconds"], 0) for t in told.get("wall_clock", ())]
+    return [Metric(key, value, at_ms, step, model_id=model_id) for key, value, step in points]
+
+
+def _figure(splits: Mapping[str, Any]) -> Any:
+    """Score against layers executed: every exit for all rows, and each rule over its thresholds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
+    for axes, (split, told) in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True):
+        scores = told["exits"]["score"]
+        axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all rows")
+        for rule, curve in told["curves"].items():
+            axes.plot([p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve], ".-", label=rule)
+        axes.set(title=split, xlabel="mean layers executed", ylabel="score, per cent")
+        axes.legend()
+    return figure
+
+
+@contextlib.contextmanager
+def _tracking(uri: str) -> Iterator[None]:
+    """MLflow's global address for a while, without credentials, and its messages off stdout, which is for results."""
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+    address, credentials = without_credentials(uri)
+    # It hands the address on to child processes by the environment, and would leave that empty.
+    before = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", *credentials)}
+    os.environ.update(credentials)
+    try:
+        with _use_tracking_uri(address), warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")  # MLflow warns of its own type hints and of what it deprecates itself
+            yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value

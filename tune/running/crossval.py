@@ -1,0 +1,279 @@
+"""One configuration on all its cells, one after the other: what a trial does, without Ray.
+
+Every epoch goes into the ledger before it is handed on, with the digest of its checkpoint: only checkpoints that the
+ledger knows are gone on from. A cell's held-out logits at its best epoch go into a Parquet file of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leebert.checkpoint import Checkpoints
+from leebert.config import TrainConfig
+from leebert.data.batches import RowSubset
+from leebert.data.folds import Folds
+from leebert.errors import StorageError, SweepError
+from leebert.evaluate import HeldOut, replay_point
+from leebert.problem import Problem
+from leebert.runtime import Runtime, derive_seed, limited_threads
+from leebert.train import EpochReport, train_epochs
+from tune.machines.nodes import Stamp
+from tune.running.failures import Placement
+from tune.running.watchdog import Watchdog
+from tune.store import logits
+from tune.store.ledger import Ledger, Record, attempt_name
+
+#: Thresholds of the curve of score against layers that a cell reports.
+TRADEOFF = 20
+
+#: The folder of held-out logits within a sweep's.
+HELD_OUT = "cells"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What all trials of a sweep share; sent to each process once.
+
+    folder: the sweep's folder, which every node reaches. training: options that are not searched.
+    cells: (seed, fold) in the fixed order of every trial. threads: CPUs of a trial; None leaves torch alone.
+    hang_seconds: a trial that has not asked for its next batch for so long is ended; None: never.
+    stamp: the driver's versions, which the processes of trials must share; None: not compared.
+    """
+
+    folder: str
+    problem: Problem
+    folds: Folds
+    cells: tuple[tuple[int, int], ...]
+    training: Mapping[str, Any]
+    threads: int | None = None
+    device: str = "auto"
+    keep_checkpoints: bool = False
+    hang_seconds: float | None = None
+    stamp: Stamp | None = None
+
+    def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
+        """The training configuration of a configuration's values and a seed."""
+        return TrainConfig(**{**self.training, **values, "seed": seed})
+
+    def train(
+        self,
+        values: Mapping[str, Any],
+        seed: int,
+        fold: int,
+        checkpoints: Checkpoints | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> Iterator[EpochReport]:
+        """Train one cell on its fold's rows and score it on the rows held out."""
+        config = self.train_config(values, seed)
+        runtime = Runtime.of(config.precision, self.device)
+        rows = self.problem.rows()
+        if watchdog:
+            rows = watchdog.watch(rows)
+        torch.manual_seed(derive_seed(seed, fold, "init"))
+        yield from train_epochs(
+            self.problem.model(config),
+            RowSubset(rows, self.folds.train(fold)),
+            config,
+            held_out=RowSubset(rows, self.folds.held_out(fold)),
+            metric=self.problem.metric,
+            runtime=runtime,
+            seed=(seed, fold),
+            checkpoints=checkpoints,
+            identity={"folds": self.folds.digest},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CellRecord:
+    """What the ledger holds of a cell: its epochs, and the digests of its checkpoints."""
+
+    epochs: Sequence[int] = ()
+    digests: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """What the driver grants a trial: a configuration, an attempt number, and what is known of its cells already.
+
+    driver: the number of the driver that grants it. earlier: the names of the attempts before it. placement: how it is
+    run after memory ran out.
+    """
+
+    config: str
+    values: Mapping[str, Any]
+    attempt: int
+    driver: int = 1
+    finished: Sequence[tuple[int, int]] = ()
+    cells: Mapping[str, CellRecord] = dataclasses.field(default_factory=dict)  # by "seed/fold"
+    earlier: Sequence[str] = ()
+    placement: Placement = dataclasses.field(default_factory=Placement)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Attempt:
+        """From its plain form, `dataclasses.asdict`, in which it travels through Ray."""
+        cells = {key: CellRecord(**cell) for key, cell in plain["cells"].items()}
+        return cls(**{**plain, "cells": cells, "placement": Placement(**plain["placement"])})
+
+    @property
+    def name(self) -> str:
+        """Of its folders, for records and for checkpoints."""
+        return attempt_name({"attempt": self.attempt, "driver": self.driver})
+
+    def known(self, seed: int, fold: int) -> CellRecord:
+        return self.cells.get(f"{seed}/{fold}", CellRecord())
+
+
+def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
+    """Train the cells that are left; yields the ledger's new records after each epoch (a cell's last with its end).
+
+    A diverged cell ends the configuration: the cells after it would tell nothing that counts.
+    """
+    hung = hang_file(Path(study.folder), attempt.config, attempt.name)
+    with limited_threads(study.threads), Watchdog(study.hang_seconds, hung) as watchdog:
+        writer = Ledger(Path(study.folder) / "ledger").attempt_writer(attempt.config, attempt.name)
+        try:
+            for seed, fold in study.cells:
+                if (seed, fold) in {tuple(cell) for cell in attempt.finished}:
+                    continue
+                diverged = False
+                for records in _run_cell(study, attempt, seed, fold, watchdog):
+                    written = writer.append(*records)
+                    diverged = records[-1].get("ended") == "diverged"
+                    # Whoever asks for the epochs may take its time.
+                    with watchdog.asleep():
+                        yield written
+                if diverged:
+                    return
+        finally:
+            writer.close()
+
+
+def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Path:
+    """Where a cell's checkpoints lie while it runs, in a folder per attempt: each has one writer only.
+
+    The driver removes them at the cell's end, since a trial can't know whether its attempt still counts.
+    """
+    return Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
+
+
+def hang_file(folder: Path, config: str, attempt: str) -> Path:
+    """Where a trial that hangs leaves its stack before it is ended."""
+    return folder / "hung" / f"{config}-{attempt}.txt"
+
+
+def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
+    folder = Path(study.folder)
+    where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
+    known, place = attempt.known(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
+    checkpoints = Checkpoints(
+        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
+    )
+    micro = attempt.placement.accumulate
+    values = attempt.values
+    if micro > 1:  # in parts of what its batches were taken in anyway
+        values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
+    started, reports, best = time.monotonic(), [], None
+    for report in study.train(values, seed, fold, checkpoints, watchdog):
+        reports.append(report)
+        best = report.held_out or best
+        records: list[Record] = []
+        digest = {"checkpoint": report.checkpoint} if report.checkpoint else {}
+        if report.epoch not in known.epochs:
+            records.append({"kind": "epoch", **where, **_jsonable(report.plain()), **digest})
+        elif digest:
+            records.append({"kind": "checkpoint", **where, "epoch": report.epoch, **digest})
+        if report.ended:
+            records.append(
+                {"kind": "cell_end", **where, **_summary(reports, started), "runtime": _runtime(study, attempt)}
+            )
+            if attempt.placement != Placement():
+                records[-1]["placement"] = dataclasses.asdict(attempt.placement)
+            if best is not None and report.ended != "diverged":
+                records[-1]["tradeoff"] = _tradeoff(best, study.problem.metric)
+                # A file per attempt: what a node that was cut off writes later is nobody's.
+                name = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}.parquet"
+                save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
+                records[-1]["held_out"] = name
+        if records:
+            yield records
+
+
+def _summary(reports: list[EpochReport], started: float) -> Record:
+    last = reports[-1]
+    best = next((r for r in reports if r.epoch == last.best_epoch), None)
+    return {
+        "ended": last.ended,
+        "best_epoch": last.best_epoch,
+        "score": best.score if best and last.ended != "diverged" else None,
+        "exits": best.exits if best else {},
+        "weights": best.weights if best else {},
+        "last_score": last.score,
+        "epochs": len(reports),
+        "theta_updates": last.theta_updates,
+        "best_theta_updates": best.theta_updates if best else None,
+        "seconds": sum(r.seconds for r in reports),
+        "wall_seconds": time.monotonic() - started,
+    }
+
+
+def _runtime(study: Study, attempt: Attempt) -> dict[str, object]:
+    return Runtime.of(study.train_config(attempt.values, 0).precision, study.device).describe()
+
+
+def _tradeoff(held_out: HeldOut, metric: str) -> dict[str, list[float]]:
+    """Mean layers and score under the entropy exit at fixed thresholds, the same for every cell and configuration."""
+    points = [replay_point(held_out, metric, "normalised_entropy", (i + 1) / TRADEOFF) for i in range(TRADEOFF)]
+    return {"layers": [p.layers for p in points], "score": [p.measures["score"] for p in points]}
+
+
+def _jsonable(values: Record) -> Record:
+    """Non-finite numbers become None: JSON has no word for them, and a report of a diverging run may hold some."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, float):
+            return value if np.isfinite(value) else None
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        return value
+
+    return clean(values)
+
+
+def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:
+    """Where the held-out logits of a finished cell lie, by the record of its end. KeyError for a diverged one."""
+    return folder / HELD_OUT / Path(cell_end["held_out"]).name
+
+
+def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
+    """Write row id, label and M×K logits per row, atomically (see `tune.store.logits`). Raises StorageError."""
+    import pyarrow as pa
+
+    columns = {"row": pa.array(row_ids, pa.int64()), "label": pa.array(held_out.labels, pa.int64())}
+    try:
+        logits.write(path, columns, held_out.logits)
+    except OSError as error:
+        raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
+
+
+def load_held_out(path: Path) -> tuple[HeldOut, np.ndarray]:
+    """A cell's held-out logits and the row ids that they belong to. SweepError for a file that is missing or damaged."""
+    import pyarrow as pa
+
+    if not path.is_file():
+        raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
+    try:
+        columns, values = logits.read(path)
+        return HeldOut(values, columns["label"]), columns["row"]
+    # Arrow has an error for what is no Parquet; a table that is not ours fails in any of the other ways.
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise SweepError(f"{path} can't be read as a cell's held-out logits: {type(error).__name__}: {said}") from None

@@ -1,0 +1,170 @@
+"""What a sweep would run and cost, from a few timed steps; nothing is written but the token cache."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tune.machines.footprint import estimate_for_space
+from tune.running.sweep import anchored
+from tune.space import SweepSpec
+from tune.store.history import describe
+
+#: Steps that are timed per batch size, after some that are not.
+TIMED, WARM = 4, 2
+SHOWN = 12
+
+
+def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
+    """Configurations, cells, θ updates, estimated hours, memory and disk of a sweep; JSON-ready.
+
+    Steps are timed on this machine, on its CPU where trials ask for a GPU that it lacks; the plan says which.
+    """
+    import torch
+
+    from leebert.console import quiet_transformers
+    from tune.running.prepare import prepare
+
+    quiet_transformers()
+    spec = anchored(spec)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare(spec, Path(scratch))
+        rows = prepared.facts["rows"]
+        if device == "auto":
+            device = "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"
+        study = prepared.study(Path(scratch), device)
+        listed = list(itertools.islice(_configurations(spec), spec.planned)) if spec.planned else []
+        sizes = sorted({study.train_config(v, 0).batch_size for v in listed} or {study.train_config({}, 0).batch_size})
+        seconds_per_update = {size: _time_updates(study, size) for size in sizes}
+        seconds_per_row, parameters = _time_evaluation(study)
+    largest, memory = estimate_for_space(spec, device)
+    held_out = rows / spec.folds if spec.folds > 1 else rows / 10
+    concurrent = _concurrent(spec)
+    busy = 0.0
+    for values in listed:
+        config = study.train_config(values, 0)
+        factor = _cost(values.get("algorithm", config.algorithm), config.cycle_length)
+        busy += spec.cell_updates(values, rows) * seconds_per_update[config.batch_size] * factor
+        busy += config.max_epochs * held_out * seconds_per_row
+    cells = len(spec.cells())
+    checkpoint = 12 * parameters  # θ and Adam's two moments, float32
+    return {
+        "task": spec.task_name,
+        "rows": rows,
+        "configurations": spec.planned,
+        "first": [describe(v) for v in listed[:SHOWN]],
+        "cells": spec.planned * cells if spec.planned else None,
+        "folds": spec.folds,
+        "seeds": list(spec.seeds),
+        "theta_updates": spec.theta_updates(rows) if spec.planned else None,
+        "timed_on": device,
+        "seconds_per_update": {str(k): round(v, 4) for k, v in seconds_per_update.items()},
+        "concurrent_trials": concurrent,
+        "estimated_hours": round(busy * cells / concurrent / 3600, 3) if listed else None,
+        "memory_bytes": memory.total,
+        "largest": describe(largest),
+        "disk_bytes": int(2 * checkpoint * concurrent + (spec.planned or 0) * len(spec.seeds) * rows * 64),
+    }
+
+
+def _configurations(spec: SweepSpec) -> Any:
+    """The grid itself, or as many draws as the searcher will make."""
+    from tune.searchers import make_searcher
+    from tune.space import config_id
+    from tune.store.history import Configuration
+
+    if spec.searcher.name == "grid":
+        yield from spec.configurations()
+        return
+    searcher = make_searcher(spec.model_copy(update={"searcher": spec.searcher.model_copy(update={"name": "random"})}))
+    history: list[Configuration] = []
+    while (values := searcher.suggest(tuple(history))) is not None:
+        history.append(Configuration(config_id(values), values))
+        yield values
+
+
+def _cost(algorithm: str, cycle: int) -> float:
+    """Forward and backward passes per θ update, against plain training's 3 units."""
+    return {"blo": 4 / 3, "clo-v1": 5 / 3, "clo-v2": 1 + 2 / (3 * cycle)}.get(algorithm, 1.0)
+
+
+def _time_updates(study: Any, batch_size: int) -> float:
+    """Seconds per plain update at a batch size, the median of a few on the real rows."""
+    import torch
+
+    from leebert.data.batches import RowSubset, updates_per_epoch
+    from leebert.runtime import Runtime, limited_threads
+    from leebert.train import train_epochs
+
+    config = study.train_config({"algorithm": "uniform", "batch_size": batch_size, "max_epochs": 1}, 0)
+    rows = study.problem.rows()
+    part = RowSubset(rows, np.random.default_rng(0).permutation(len(rows)))
+    times: list[float] = []
+    torch.manual_seed(0)
+    with limited_threads(study.threads):
+        run = train_epochs(
+            study.problem.model(config), part, config, runtime=Runtime.of(config.precision, study.device),
+            updates=min(WARM + TIMED, updates_per_epoch(len(part), batch_size)), on_step=lambda step: times.append(time.perf_counter()),
+        )  # fmt: skip
+        list(run)
+    laps = np.diff(times)
+    return float(np.median(laps[min(WARM, len(laps) - 1) :])) if len(laps) else 0.0
+
+
+def _time_evaluation(study: Any) -> tuple[float, int]:
+    """Seconds per evaluated row, and the model's parameters."""
+    from leebert.data.batches import RowSubset
+    from leebert.evaluate import record_all
+    from leebert.runtime import Runtime, limited_threads
+
+    config = study.train_config({}, 0)
+    runtime = Runtime.of(config.precision, study.device)
+    model = study.problem.model(config).to(runtime.device)
+    rows = study.problem.rows()
+    part = RowSubset(rows, np.arange(min(len(rows), 2 * config.eval_batch_size)))
+    with limited_threads(study.threads):
+        started = time.perf_counter()
+        record_all(model, part, runtime, config.eval_batch_size)
+    return (time.perf_counter() - started) / len(part), sum(p.numel() for p in model.parameters())
+
+
+def _concurrent(spec: SweepSpec) -> int:
+    most = max(1, int((os.cpu_count() or 1) / spec.resources.cpus))
+    if spec.resources.gpus:
+        import torch
+
+        most = max(1, int(torch.cuda.device_count() / spec.resources.gpus))
+    return min(most, spec.resources.concurrent or most)
+
+
+def print_plan(path: str, plan: dict[str, Any]) -> None:
+    """A plan on stdout."""
+    count = plan["configurations"]
+    print(
+        f"{path}: {plan['task']}, {plan['rows']} training rows, {plan['folds']} fold(s), {len(plan['seeds'])} seed(s)"
+    )
+    print(f"configurations  {count or 'as many as the budget allows'}")
+    for line in plan["first"]:
+        print(f"                {line}")
+    if count and count > len(plan["first"]):
+        print(f"                and {count - len(plan['first'])} more")
+    print(f"cells           {plan['cells'] or '?'}")
+    print(
+        f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; cells may stop early)"
+    )
+    rates = ", ".join(f"{v:.3f} s at batch {k}" for k, v in plan["seconds_per_update"].items())
+    print(f"one update      {rates} (timed here, on {plan['timed_on']})")
+    if plan["estimated_hours"] is not None:
+        print(
+            f"time            about {plan['estimated_hours']:.2f} h, {plan['concurrent_trials']} trial(s) at a time on this machine (an estimate)"
+        )
+    print(
+        f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB for the largest configuration, {plan['largest']} (an estimate)"
+    )
+    print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")

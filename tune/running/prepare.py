@@ -1,0 +1,109 @@
+"""From a search space to what trials need: rows read and tokenised once, folds made and saved, all of it written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from leebert.provenance import backbone_identity, code_version, versions
+from leebert.recipe import DataConfig, effective_task, load_training_data
+from tune.machines.nodes import Stamp
+from tune.running.crossval import Study
+from tune.space import SweepSpec
+from tune.store.folder import SweepFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The training split of a space, ready for trials."""
+
+    spec: SweepSpec
+    problem: Any
+    folds: Any
+    facts: dict[str, Any]  # what the manifest says of the data
+
+    def study(self, folder: Path, device: str = "auto") -> Study:
+        """What the trials of a sweep in `folder` share."""
+        spec = self.spec
+        return Study(
+            folder=str(folder),
+            problem=self.problem,
+            folds=self.folds,
+            cells=spec.cells(),
+            training=spec.training,
+            threads=max(1, int(spec.resources.cpus)),
+            device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
+            keep_checkpoints=spec.keep_checkpoints,
+            hang_seconds=60 * spec.resources.hang_minutes,
+            stamp=Stamp.here(),
+        )
+
+
+def data_config(spec: SweepSpec) -> DataConfig:
+    """The data section of a space as `leebert train` has it."""
+    group_by: Any = spec.data.group_by
+    if group_by in (("containing",), ("none",)):
+        group_by = group_by[0]
+    return DataConfig(dir=spec.data.dir, subset=spec.data.subset, group_by=group_by)
+
+
+def prepare(spec: SweepSpec, cache: Path) -> Prepared:
+    """Read, subset, split and tokenise the training split; no other split is opened. `cache` is shared by all nodes."""
+    from leebert.data.folds import make_folds
+    from leebert.problem import TextProblem
+
+    data = data_config(spec)
+    task = effective_task(spec.task, data.group_by)
+    loaded = load_training_data(task, data, spec.model, cache)
+    folds = make_folds(loaded.examples, task, spec.folds, spec.fold_seed)
+    held_out = len(folds.held_out(0))
+    problem = TextProblem(
+        str(Path(loaded.tokens_path).resolve()), spec.backbone, task.label_names, task.metric, spec.pooling
+    )
+    _check_model_and_batches(spec, problem, folds)
+    return Prepared(
+        spec=spec,
+        problem=problem,
+        folds=folds,
+        facts={
+            "rows": len(loaded.examples),
+            "truncated_rows": int(loaded.tokens.truncated),
+            "skipped_rows": int(getattr(loaded.examples, "skipped", 0)),
+            "data_fingerprint": loaded.examples.fingerprint(),
+            "tokens": str(Path(loaded.tokens_path).resolve()),
+            "label_names": list(task.label_names),
+            "metric": task.metric,
+            "folds": {"k": spec.folds, "seed": spec.fold_seed, "grouping": folds.grouping, "digest": folds.digest},
+            "test_train_ratio": held_out / (len(loaded.examples) - held_out),
+        },
+    )
+
+
+def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
+    """Weights that can't be read, batches larger than a fold: said now, not by every trial."""
+    from leebert.data.batches import updates_per_epoch
+
+    smallest = min(len(folds.train(fold)) for fold in range(folds.k))
+    searched = spec.space["batch_size"].listed() if "batch_size" in spec.space else None
+    for size in searched or (spec.train_config({}).batch_size,):
+        updates_per_epoch(smallest, int(size))
+    problem.model(spec.train_config({}))
+
+
+def manifest(
+    prepared: Prepared, folder: SweepFolder, resolved: dict[str, Any], runtime: dict[str, Any]
+) -> dict[str, Any]:
+    """What stands in a sweep's manifest.json: enough to go on with it, and to say what its numbers depend on."""
+    return {
+        "sweep": folder.name,
+        "task": prepared.spec.task_name,
+        "spec": resolved,
+        "spec_digest": prepared.spec.digest,
+        "cells": [list(cell) for cell in prepared.spec.cells()],
+        **prepared.facts,
+        "backbone": backbone_identity(prepared.spec.backbone),
+        "versions": versions(),
+        "code": code_version(),
+        "runtime": runtime,
+    }

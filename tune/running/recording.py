@@ -1,0 +1,152 @@
+"""What a simulation replays: every epoch of a sweep's complete configurations, from its ledger or from a small copy.
+
+A copy is a folder with `space.yaml`, the sweep's space, and `scores.json`, its scores and seconds by configuration, cell
+and epoch. Exits' own scores are left out, since no searcher and no pruner reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import SweepError
+from tune.analysis.select import complete, mean_and_std
+from tune.space import SweepSpec, config_id, load_space, resolved_yaml
+from tune.store.folder import SweepFolder
+from tune.store.ledger import Record, State
+
+_SPACE, _SCORES = "space.yaml", "scores.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedCell:
+    """The epochs of a finished cell: held-out scores (fractions; None where not finite) and seconds."""
+
+    seed: int
+    fold: int
+    scores: tuple[float | None, ...]
+    seconds: tuple[float, ...]
+    best_epoch: int
+    ended: str
+
+    @property
+    def score(self) -> float:
+        """The score at its best epoch."""
+        score = self.scores[self.best_epoch]
+        assert score is not None  # a best epoch is one that could be scored
+        return score
+
+    def reports(self, config: str) -> Iterator[tuple[float, list[Record]]]:
+        """The seconds of each epoch, and the records that a trial tells the driver after it."""
+        where = {"config": config, "attempt": 1, "seed": self.seed, "fold": self.fold, "time": 0.0, "exits": {}}
+        last = len(self.scores) - 1
+        for i, (score, seconds) in enumerate(zip(self.scores, self.seconds, strict=True)):
+            epoch = {"epoch": i, "score": score, "seconds": seconds, "ended": self.ended if i == last else None}
+            records = [{**where, "kind": "epoch", "seq": 0, "collapsed": (), **epoch}]
+            if i == last:
+                end = {"best_epoch": self.best_epoch, "score": self.score, "epochs": i + 1}
+                total = {"seconds": sum(self.seconds), "ended": self.ended}
+                records.append({**where, "kind": "cell_end", "seq": 0, **end, **total})
+            yield seconds, records
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedConfiguration:
+    """A complete configuration with its cells in the sweep's order."""
+
+    values: dict[str, Any]
+    cells: tuple[RecordedCell, ...]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs it took."""
+        return sum(len(cell.scores) for cell in self.cells)
+
+    @property
+    def score(self) -> float:
+        """Its full cross-validated score."""
+        return mean_and_std(cell.score for cell in self.cells).mean
+
+    @functools.cached_property
+    def reports(self) -> list[tuple[float, list[Record]]]:
+        """All its reports in their order, see :meth:`RecordedCell.reports`."""
+        return [report for cell in self.cells for report in cell.reports(config_id(self.values))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """The complete configurations of a sweep in the order in which they were suggested, and how many others it had."""
+
+    name: str
+    space: Path
+    configurations: tuple[RecordedConfiguration, ...]
+    left_out: int = 0
+
+    @classmethod
+    def find(cls, name: str, storage: str | None = None) -> Recording:
+        """A sweep's by name or folder, or a copy by its folder; SweepError where too few configurations are complete."""
+        if (Path(name) / _SCORES).is_file():
+            return cls._load(Path(name))
+        folder = SweepFolder.find(name, storage)
+        state = folder.ledger.read()
+        recorded = recorded_configurations(state)
+        if len(recorded) < 2:
+            raise SweepError(
+                f"sweep {folder.name}: {len(recorded)} of its {len(state.configs)} configurations are complete; "
+                "a simulation needs two at least, from a sweep with `pruner: none`"
+            )
+        return cls(folder.name, folder.path / _SPACE, recorded, len(state.configs) - len(recorded))
+
+    @classmethod
+    def _load(cls, folder: Path) -> Recording:
+        try:
+            content = json.loads((folder / _SCORES).read_text())
+            cells = [[RecordedCell(**_tuples(cell)) for cell in c["cells"]] for c in content["configurations"]]
+            found = [c["values"] for c in content["configurations"]]
+            name, left_out = content["sweep"], content["left_out"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SweepError(f"{folder / _SCORES} is no copy of a sweep's scores: {error!r}") from None
+        both = zip(found, cells, strict=True)
+        return cls(name, folder / _SPACE, tuple(RecordedConfiguration(v, tuple(c)) for v, c in both), left_out)
+
+    def save(self, folder: Path) -> None:
+        """Write the copy that :meth:`find` takes, without what only its machine knows."""
+        spec = self.spec()
+        kept = {"data": spec.data.model_copy(update={"dir": None}), "storage": None, "tracking": type(spec.tracking)()}
+        content = {
+            "sweep": self.name,
+            "left_out": self.left_out,
+            "configurations": [dataclasses.asdict(c) for c in self.configurations],
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _SPACE).write_text(resolved_yaml(spec.model_copy(update=kept)))
+        lines = json.dumps(content).replace('{"values"', '\n{"values"').replace('{"seed"', '\n {"seed"')
+        (folder / _SCORES).write_text(lines + "\n")
+
+    def spec(self, overrides: Sequence[str] = ()) -> SweepSpec:
+        """The sweep's space, with ``key=value`` overrides."""
+        return load_space(self.space, overrides)
+
+
+def recorded_configurations(state: State) -> tuple[RecordedConfiguration, ...]:
+    """The complete configurations of a ledger."""
+    return tuple(
+        RecordedConfiguration(
+            dict(c.values), tuple(_recorded_cell(state, (c.id, cell.seed, cell.fold)) for cell in c.cells)
+        )
+        for c in complete(state.history())
+    )
+
+
+def _recorded_cell(state: State, key: tuple[str, int, int]) -> RecordedCell:
+    epochs, end = [r for _, r in sorted(state.epochs[key].items())], state.cells[key]
+    scores, seconds = tuple(r["score"] for r in epochs), tuple(r["seconds"] for r in epochs)
+    return RecordedCell(key[1], key[2], scores, seconds, end["best_epoch"], end["ended"])
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

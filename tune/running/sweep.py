@@ -1,0 +1,296 @@
+"""A sweep from its space to its results: what `leebert-tune sweep` and `resume` do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import LeaseError, StorageError, SweepError, TrackingError
+from leebert.files import write_atomically
+from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
+from tune.analysis.overview import spec_of
+from tune.machines.nodes import check_versions
+from tune.machines.placement import check_resources, nodes_for, warn_of_crowding
+from tune.pruners import make_pruner
+from tune.running.driver import Budget, Driver, EndStatus
+from tune.running.extend import extended
+from tune.running.prepare import Prepared, manifest, prepare
+from tune.running.session import beats, run_session, start_ray
+from tune.searchers import make_searcher
+from tune.space import SweepSpec, config_id, load_space, resolved_yaml
+from tune.store import results
+from tune.store.folder import SweepFolder, storage_root
+from tune.store.lease import Lease
+from tune.tracking.saved_views import doubts
+from tune.tracking.showing import Showing, experiment_of
+from tune.tracking.tracker import CLOSE_SECONDS, Tracker, redact, resolve_uri
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one session of a sweep ended."""
+
+    folder: SweepFolder
+    spec: SweepSpec
+    status: EndStatus
+    by_hand: bool  # stopped by a signal or on request, not by its budget
+    unsent: int  # MLflow events that did not arrive
+    mlflow: str  # how to open MLflow
+    views: dict[str, str]  # its saved views: name → address
+    views_note: str  # what there is to say of them
+
+
+def new_sweep(
+    spec: SweepSpec, name: str, *, address: str | None = None, device: str = "auto", say: Say = print
+) -> Outcome:
+    """Prepare and run a new sweep. Nothing is created before space, data, backbone and tracking server are checked."""
+    spec = anchored(spec)
+    storage = storage_root(spec.storage)
+    SweepFolder.refuse_taken(storage, name)
+    tracker = tracker_for(spec, name, say)
+    prepared = prepare(spec, storage / ".tokens")
+    say(
+        f"{spec.task_name}: {prepared.facts['rows']} rows, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
+        f"{spec.planned or 'any number of'} configurations"
+    )
+    if prepared.facts["truncated_rows"]:
+        say(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
+    start_ray(address)
+    check_versions(address)
+    check_resources(spec.resources.cpus, spec.resources.gpus)
+    warn_of_crowding(spec, say)
+    with SweepFolder.create(storage, name) as folder:
+        _describe(folder, spec, prepared, device)
+        prepared.folds.save(folder.path / "folds.json")
+        writer = folder.ledger.driver_writer(1)
+        writer.append({"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)})
+        writer.close()
+    folder = SweepFolder(storage / name)
+    with held(folder) as lease:
+        if lease.number > 1:
+            raise LeaseError(f"sweep {name}: somebody has resumed it before it had begun")
+        return _run(folder, spec, prepared, tracker, lease, address, device, say)
+
+
+def resume_sweep(
+    folder: SweepFolder,
+    *,
+    space: Path | None = None,
+    overrides: Sequence[str] = (),
+    take_over: bool = False,
+    address: str | None = None,
+    device: str = "auto",
+    say: Say = print,
+) -> Outcome:
+    """Go on with a sweep where its ledger stands: finished cells are kept, running ones continue from their checkpoint.
+
+    `space` may bring more configurations or seeds (`tune.running.extend`); `take_over` ends another driver's right to it.
+    """
+    folder.refuse_links()
+    with held(folder, take_over) as lease:
+        folder.clear_stop()  # an old request; one that comes while this prepares counts
+        old = spec_of(folder)
+        where = json.dumps(str(folder.path.parent))
+        given = load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"])
+        suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
+        spec = extended(old, anchored(given), suggested, folder.name)
+        tracker = tracker_for(spec, folder.name, say)
+        prepared = prepare(spec, folder.path.parent / ".tokens")
+        _refuse_changed_data(folder, prepared)
+        for line in differences(
+            folder.manifest, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
+        ):
+            say(f"warning: {line}, so new cells may differ from old ones in their last digits")
+        start_ray(address)
+        check_versions(address)
+        check_resources(spec.resources.cpus, spec.resources.gpus)
+        lease.check()  # much may have happened since it was taken
+        for left in folder.path.glob(".ray-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if space is not None or spec.digest != old.digest:
+            _describe(folder, spec, prepared, device)
+            say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
+        fences = folder.ledger.driver_fences()
+        writer = folder.ledger.driver_writer(lease.number)
+        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences})
+        writer.close()
+        return _run(folder, spec, prepared, tracker, lease, address, device, say)
+
+
+@contextlib.contextmanager
+def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
+    """The right to drive a sweep, released at the end."""
+    lease = Lease.take(folder.path, take_over=take_over)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _describe(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, device: str) -> None:
+    """Write down what the sweep is made of; the manifest, which counts, last."""
+    write_atomically(folder.path / "space.yaml", resolved_yaml(spec))
+    resolved = spec.model_dump(mode="json", exclude_none=True)
+    folder.write_manifest(manifest(prepared, folder, resolved, _runtime(prepared, device)))
+
+
+def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
+    now, was = json.loads(json.dumps(prepared.facts)), folder.manifest
+    identity = backbone_identity(prepared.spec.backbone)
+    for changed, what in (
+        (now["data_fingerprint"] != was["data_fingerprint"], "training data"),
+        (now["folds"] != was["folds"], "folds"),
+        (bool(backbone_differences(was["backbone"], identity)), "backbone's files"),
+    ):
+        if changed:
+            raise SweepError(
+                f"sweep {folder.name}: the {what} changed since it was started, so its results can't be joined with new ones"
+            )
+
+
+def _run(
+    folder: SweepFolder,
+    spec: SweepSpec,
+    prepared: Prepared,
+    tracker: Tracker,
+    lease: Lease,
+    address: str | None,
+    device: str,
+    say: Say,
+) -> Outcome:
+    from tune.running.driver import replay
+
+    study = prepared.study(folder.path, device)
+    tracker.fence(lease.check)
+    # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
+    state = replay(folder.ledger, tracker)
+    driver = Driver(
+        study,
+        folder.ledger,
+        make_searcher(spec),
+        make_pruner(spec),
+        state=state,  # not read again: a trial of an earlier driver may have written something since
+        config_id=config_id,
+        number=lease.number,
+        budget=Budget(**spec.budget.model_dump()),
+        gpus=spec.resources.gpus,
+        listener=tracker,
+        say=say,
+        stop_requested=folder.stop_requested,
+        may_decide=lease.check,
+    )
+    planned = spec.planned * len(spec.cells()) if spec.planned else None
+    showing = Showing(tracker, spec, prepared.facts["test_train_ratio"], say)
+    showing.start(driver.state)
+    unsent, patience = 0, CLOSE_SECONDS
+    asked = spec.resources
+    # Only a cluster that somebody named can have an autoscaler, which is told of all trials at once.
+    nodes = nodes_for(asked.concurrent, asked.cpus, asked.gpus) if address else contextlib.nullcontext(lambda: None)
+    try:
+        with nodes as settle:
+
+            def also() -> None:
+                settle()
+                showing.follow(driver.state)
+
+            status = run_session(
+                study,
+                driver,
+                cpus=asked.cpus,
+                gpus=asked.gpus,
+                concurrent=asked.concurrent,
+                beat=beats(lease.tell, driver, planned, also),
+                before_end=lambda: showing.end(driver.state),
+            )
+        with contextlib.suppress(OSError):  # it is written anew from the ledger at any time
+            results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
+    except StorageError as error:
+        raise StorageError(f"{error}; mend that, then go on by: leebert-tune resume {named(folder)}") from None
+    except LeaseError:
+        patience = 0.0  # what is left to send is the new driver's
+        raise
+    finally:
+        unsent = tracker.close(patience) + tracker.rejected
+    reason = driver.stop_reason()
+    if status == "stopped":
+        say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")
+    by_hand = driver.interrupted or folder.stop_requested()
+    views = tracker.views
+    note = doubts(tracker.uri) if views else ""
+    return Outcome(folder, spec, status, by_hand, unsent, mlflow_address(tracker), views, note)
+
+
+def anchored(spec: SweepSpec) -> SweepSpec:
+    """The space with absolute paths to its data, so that it can be resumed and trained from any folder.
+
+    An own task's files are taken from the data's folder where one is given, else from the working folder.
+    """
+    changes: dict[str, Any] = {}
+    base = Path(spec.data.dir or ".").expanduser().resolve()
+    if isinstance(spec.task, dict) and isinstance(spec.task.get("files"), dict):
+        changes["task"] = {**spec.task, "files": {k: str((base / v).resolve()) for k, v in spec.task["files"].items()}}
+    if spec.data.dir:
+        changes["data"] = spec.data.model_copy(update={"dir": str(base)})
+    if Path(spec.backbone).is_dir():
+        changes["backbone"] = str(Path(spec.backbone).resolve())
+    return spec.model_copy(update=changes)
+
+
+def named(folder: SweepFolder) -> str:
+    """What to call a sweep on the command line: its name, or its path where it lies elsewhere."""
+    usual = storage_root(None) == folder.path.parent
+    return folder.name if usual else str(folder.path)
+
+
+def tracker_for(
+    spec: SweepSpec, name: str, say: Say, *, uri: str | None = None, experiment: str | None = None
+) -> Tracker:
+    """A sweep's way to MLflow, at the address and experiment given or else the space's; TrackingError if none answers."""
+    if uri is None and spec.tracking.uri and redact(spec.tracking.uri) != spec.tracking.uri:
+        # The space is kept in the sweep's folder, where no secret may stand.
+        raise TrackingError(
+            f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
+        )
+    uri = resolve_uri(uri or spec.tracking.uri)
+    tracker = Tracker(uri, experiment or experiment_of(spec), name, spec.task_name, say=say)
+    tracker.check()
+    return tracker
+
+
+def mlflow_address(tracker: Tracker) -> str:
+    """How a person opens what was tracked."""
+    if tracker.url:
+        return tracker.url
+    return f"mlflow ui --backend-store-uri {redact(tracker.uri)}"
+
+
+def _params(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
+    return {
+        "backbone": spec.backbone,
+        "pooling": spec.pooling,
+        "folds": spec.folds,
+        "fold_hash": prepared.facts["folds"]["digest"][:16],
+        "seeds": ",".join(map(str, spec.seeds)),
+        "rows": prepared.facts["rows"],
+        "searcher": spec.searcher.name,
+        "pruner": spec.pruner.name,
+        **{k: v for k, v in spec.training.items()},
+    }
+
+
+def _runtime(prepared: Prepared, device: str) -> dict[str, Any]:
+    """What trials will run on, as far as this machine can tell: device, precision, threads, CPU flags."""
+    from leebert.runtime import Runtime, limited_threads
+
+    study = prepared.study(Path("."), device)
+    with limited_threads(study.threads):
+        wanted = study.device if study.device == "cpu" else "auto"
+        return Runtime.of(study.train_config({}, 0).precision, wanted).describe()

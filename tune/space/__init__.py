@@ -1,0 +1,11 @@
+"""A search space: a YAML file becomes a checked, frozen :class:`SweepSpec`, or one error that lists all that is wrong.
+
+search_spaces/README.md is the grammar. The package imports neither torch, ray, mlflow nor optuna, so that `--help` and
+`--dry-run` answer at once.
+"""
+
+from tune.space.file import load_space
+from tune.space.sections import PrunerName, SearcherName
+from tune.space.spec import SweepSpec, config_id, effective, resolved_yaml
+
+__all__ = ["PrunerName", "SearcherName", "SweepSpec", "config_id", "effective", "load_space", "resolved_yaml"]

@@ -1,0 +1,76 @@
+"""What no single key of a search space shows: checks across keys, each with the keys that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import get_args
+
+from leebert.config import AlgorithmName, applies
+from tune.space.findings import Finding, shown
+from tune.space.spec import SweepSpec, plain_space
+from tune.space.values import Range
+
+
+def _in_both(spec: SweepSpec) -> Iterator[Finding]:
+    for option in spec.space.keys() & spec.training.keys():
+        yield Finding(f"training.{option}", shown(spec.training[option]), "is also in `space`: keep one of the two")
+
+
+def _unused(section: str, spec: SweepSpec) -> Iterator[Finding]:
+    options = plain_space(spec.space) if section == "space" else spec.training
+    for option, value in options.items():
+        if not any(applies(option, algorithm) for algorithm in spec.algorithms):
+            users = ", ".join(name for name in get_args(AlgorithmName) if applies(option, name))
+            expected = f"none of the algorithms listed uses it, only {users}"
+            yield Finding(f"{section}.{option}", shown(value), expected)
+
+
+def _lists_in_a_grid(spec: SweepSpec) -> Iterator[Finding]:
+    if spec.searcher.name == "grid":
+        for option, values in spec.space.items():
+            if isinstance(values, Range):
+                expected = "a grid needs lists; ranges are for the searchers random and tpe"
+                yield Finding(f"space.{option}", shown(values.plain()), expected)
+        if spec.searcher.configurations is not None:
+            expected = "a grid runs all its configurations: use `budget.trials` to stop earlier"
+            yield Finding("searcher.configurations", shown(spec.searcher.configurations), expected)
+
+
+def _bounded(spec: SweepSpec) -> Iterator[Finding]:
+    ranges = [option for option, values in spec.space.items() if isinstance(values, Range)]
+    if spec.searcher.name != "grid" and ranges and spec.limit is None:
+        expected = f"needs `configurations` (or `budget.trials`): the range of {', '.join(ranges)} has no natural end"
+        yield Finding("searcher", shown(spec.searcher.name), expected)
+
+
+def _prunable(spec: SweepSpec) -> Iterator[Finding]:
+    if spec.pruner.name == "none":
+        return
+    name = shown(spec.pruner.name)
+    if len(spec.cells()) == 1:
+        expected = "has nothing to prune: folds × seeds is one cell; use more folds or seeds, or `pruner: none`"
+        yield Finding("pruner", name, expected)
+    if "max_epochs" in spec.space:
+        expected = f"the pruner {spec.pruner.name} compares epochs of equal schedules: move it to `training`"
+        yield Finding("space.max_epochs", shown(spec.space["max_epochs"].plain()), expected)
+    elif spec.pruner.min_epochs >= (total := len(spec.cells()) * spec.max_epochs):
+        expected = f"should be below {total}, the epochs of a configuration, else nothing is ever pruned"
+        yield Finding("pruner.min_epochs", shown(spec.pruner.min_epochs), expected)
+
+
+def _payable(spec: SweepSpec) -> Iterator[Finding]:
+    if spec.budget.gpu_hours is not None and not spec.resources.gpus:
+        yield Finding("budget.gpu_hours", shown(spec.budget.gpu_hours), "never runs out with `resources.gpus` at 0")
+
+
+#: A check is left out while one of the keys that it reads is wrong itself.
+CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], ...] = (
+    (("space", "training"), _in_both),
+    (("space", "algorithms"), partial(_unused, "space")),
+    (("training", "algorithms"), partial(_unused, "training")),
+    (("space", "searcher"), _lists_in_a_grid),
+    (("space", "searcher", "budget"), _bounded),
+    (("space", "training", "pruner", "folds", "seeds"), _prunable),
+    (("budget", "resources"), _payable),
+)

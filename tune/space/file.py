@@ -1,0 +1,176 @@
+"""Reading a search space from YAML with overrides: everything that is wrong with a file, in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from leebert.config import nearest
+from leebert.data.tasks import OwnTask
+from leebert.errors import ConfigError
+from tune.space.findings import Finding, dotted, keys_below, of_details, shown
+from tune.space.sections import named
+from tune.space.spec import SweepSpec
+from tune.space.values import OPTIONS, Choice
+
+#: Stand-ins for required keys that are missing or wrong, so that the checks of the others can still run.
+_STAND_INS: dict[str, Any] = {"task": "mrpc", "backbone": "?", "space": {"batch_size": Choice((32,))}}
+
+
+def load_space(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """The sweep that a file describes, with ``key=value`` overrides (dotted keys, YAML values).
+
+    Everything that is wrong is in one :class:`ConfigError`, a line ``file: key: value: what was expected`` each.
+    """
+    raw, findings = _read_yaml(_text(Path(path)), str(path))
+    findings += _override(raw, overrides)
+    spec, more = _validate(raw)
+    if spec is None or findings:
+        raise ConfigError("\n".join(finding.line(str(path)) for finding in (*findings, *more)))
+    return spec
+
+
+def _validate(raw: Mapping[str, Any]) -> tuple[SweepSpec | None, list[Finding]]:
+    try:
+        return SweepSpec.model_validate(raw), []
+    except ValidationError as error:
+        findings = [finding for details in error.errors() for finding in of_details(details, _KEYS)]
+        broken = frozenset(str(details["loc"][0]) for details in error.errors() if details["loc"])
+    if broken:  # the checks across keys haven't run: run those that the sound keys allow
+        sound = {key: value for key, value in raw.items() if str(key) not in broken}
+        try:
+            SweepSpec.model_validate({**_STAND_INS, **sound}, context={"broken": broken})
+        except ValidationError as error:
+            findings += [finding for details in error.errors() for finding in of_details(details, _KEYS)]
+    return None, findings
+
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    **keys_below(SweepSpec),
+    "space": OPTIONS,
+    "training": OPTIONS,
+    **keys_below(OwnTask, "task"),
+    "task.files": ("train", "dev"),
+}
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[Finding]:
+    """Write ``key=value`` overrides into the file's mapping; returns what is wrong with them."""
+    findings: list[Finding] = []
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        path = path.strip()
+        wrong = _unknown_path(path)
+        if not equals:
+            findings.append(Finding("--set", shown(override), "should be key=value"))
+        elif wrong:
+            findings.append(Finding("--set", shown(override), wrong))
+        else:
+            try:
+                value = _yaml().load(text)
+                _put(raw, path.split("."), value)
+            except YAMLError as error:
+                findings.append(Finding("--set", shown(override), f"is no YAML: {_problem(error)[1]}"))
+            except TypeError as error:
+                findings.append(Finding("--set", shown(override), str(error)))
+    return findings
+
+
+def _unknown_path(path: str) -> str:
+    """Why a dotted path names no key; an empty string where it does."""
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        prefix = ".".join(parts[:depth])
+        if prefix not in _KEYS:
+            return f"unknown key: `{prefix}` has no keys below it"
+        if part not in _KEYS[prefix]:
+            tails = [dotted(prefix, key) for key in _KEYS[prefix]]
+            return f"unknown key{nearest(path, tails) or nearest(path, _leaves())}"
+    return ""
+
+
+def _leaves() -> list[str]:
+    return [dotted(prefix, key) for prefix, keys in _KEYS.items() for key in keys]
+
+
+def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:
+    target = raw
+    for depth, part in enumerate(parts[:-1]):
+        below = target.get(part)
+        if below is None:
+            below = {}
+        elif part in ("searcher", "pruner"):
+            below = named(below)
+        if not isinstance(below, dict):
+            raise TypeError(f"`{'.'.join(parts[: depth + 1])}` is {shown(below)}, not a mapping with keys")
+        target[part] = below
+        target = below
+    target[parts[-1]] = value
+
+
+def _yaml() -> YAML:
+    """A reader of YAML 1.2: `1e-5` is a number, `on` a text; the safe one, which builds plain values only."""
+    return YAML(typ="safe", pure=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        folder = path.parent
+        names = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
+        raise ConfigError(f"{path}: no such file{nearest(path.name, names)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as text in UTF-8: {error}") from None
+
+
+def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], list[Finding]]:
+    """The mapping that a text holds, and its duplicate keys: all of them, where the parser would stop at the first."""
+    yaml = _yaml()
+    yaml.allow_duplicate_keys = True
+    try:
+        node = _yaml().compose(text)
+        content = yaml.load(text)
+    except YAMLError as error:
+        line, problem = _problem(error)
+        raise ConfigError(f"{where}: line {line}: {problem}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: {shown(content)}: should be a mapping, see search_spaces/README.md")
+    try:
+        return _unshared(content), list(_duplicates(node))
+    except RecursionError:
+        raise ConfigError(f"{where}: an alias (`*name`) stands inside its own anchor (`&name`)") from None
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which the aliases of one anchor are separate values: an override of one must not reach the others."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _problem(error: YAMLError) -> tuple[int, str]:
+    """Line and description of what the parser stopped at."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return error.problem_mark.line + 1, ", ".join(filter(None, (error.context, error.problem)))
+    return 1, str(error).splitlines()[0]
+
+
+def _duplicates(node: Node | None, prefix: str = "") -> Iterator[Finding]:
+    if isinstance(node, SequenceNode):
+        for item in node.value:
+            yield from _duplicates(item, prefix)
+    if isinstance(node, MappingNode):
+        first: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = dotted(prefix, str(key.value)), key.start_mark.line + 1
+            if name in first:
+                yield Finding(name, f"line {line}", f"the key is there already, in line {first[name]}")
+            first.setdefault(name, line)
+            yield from _duplicates(value, name)

@@ -1,0 +1,231 @@
+"""What an option of a search space may be: a list of values or a range, each checked by its field of TrainConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from leebert.config import COST_ONLY, TrainConfig, nearest
+from tune.space.findings import Finding, Findings, message, shown
+
+#: The fields of TrainConfig that a space or `training` may name: seeds belong to cells, algorithms have a key.
+OPTIONS: tuple[str, ...] = tuple(name for name in TrainConfig.model_fields if name not in ("seed", "algorithm"))
+
+_ELSEWHERE = {"seed": "not an option of a configuration: use the key `seeds`", "algorithm": "use the key `algorithms`"}
+
+Scalar = bool | int | float | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A list of distinct values, written ``[a, b]``; a single value is a list of one."""
+
+    values: tuple[Scalar, ...]
+
+    @property
+    def count(self) -> int:
+        """How many values there are."""
+        return len(self.values)
+
+    def listed(self) -> tuple[Scalar, ...]:
+        """All values, in the order of the file."""
+        return self.values
+
+    def draw(self, rng: random.Random) -> Scalar:
+        """One value, each as probable."""
+        return rng.choice(self.values)
+
+    def plain(self) -> list[Scalar]:
+        """As it is written in YAML."""
+        return list(self.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Every number from `low` to `high`, both included; whole numbers where the option is one.
+
+    Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``, uniform in the logarithm.
+    """
+
+    low: int | float
+    high: int | float
+    step: int | float | None = None
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether its numbers are whole."""
+        return isinstance(self.low, int)
+
+    @property
+    def count(self) -> int | None:
+        """How many numbers there are; None for a continuum."""
+        step = self.step or (1 if self.whole else None)
+        # A tiny tolerance, so that 0.1 to 0.3 by 0.1 has three values although (0.3 - 0.1) / 0.1 < 2.
+        return None if step is None else math.floor((self.high - self.low) / step * (1 + 1e-12) + 1e-12) + 1
+
+    def listed(self) -> tuple[Scalar, ...] | None:
+        """All numbers, rising; None for a continuum."""
+        return None if self.count is None else tuple(self._at(i) for i in range(self.count))
+
+    def draw(self, rng: random.Random) -> Scalar:
+        """One number, uniform in the range or in its logarithm."""
+        if self.log and self.whole:  # half a step beyond both ends, else these would be drawn half as often
+            drawn = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
+            return min(max(drawn, int(self.low)), int(self.high))
+        if self.log:
+            drawn_float = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+            return min(max(drawn_float, self.low), self.high)
+        return rng.uniform(self.low, self.high) if self.count is None else self._at(rng.randrange(self.count))
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written in YAML."""
+        bounds = {"log_range" if self.log else "range": [self.low, self.high]}
+        return bounds if self.step is None else {**bounds, "step": self.step}
+
+    def _at(self, i: int) -> int | float:
+        if self.whole:
+            return int(self.low) + i * int(self.step or 1)
+        return float(f"{self.low + i * (self.step or 0):.12g}")  # 0.3, not 0.30000000000000004
+
+
+Values = Choice | Range
+
+
+def coerce(option: str, value: Any) -> Scalar:
+    """A value as its field of TrainConfig takes it ("1e-5" is a float); a ValueError says what the field expects."""
+    numeric = TrainConfig.model_fields[option].annotation in (int, float)
+    if numeric and isinstance(value, bool):
+        raise ValueError("should be a number")  # pydantic would take true for 1
+    try:
+        coerced: Scalar = getattr(TrainConfig.model_validate({option: value}), option)
+    except ValidationError as error:
+        raise ValueError("; ".join(message(details) for details in error.errors())) from None
+    return coerced
+
+
+def read_space(raw: Any) -> dict[str, Values]:
+    """The mapping `space` of a file; :class:`Findings` lists all that is wrong with it."""
+    return _read_options(raw, _read_values)
+
+
+def read_training(raw: Any) -> dict[str, Scalar]:
+    """The mapping `training` of a file: options with one value each; :class:`Findings` lists all that is wrong."""
+    return _read_options(raw, _read_one)
+
+
+def _read_options(raw: Any, read: Any) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise Findings([Finding("", shown(raw), "should be a mapping of options to values")])
+    findings: list[Finding] = []
+    result: dict[str, Any] = {}
+    for option, value in raw.items():
+        if option not in OPTIONS:
+            expected = _ELSEWHERE.get(option, f"unknown option{nearest(str(option), OPTIONS)}")
+            findings.append(Finding(str(option), shown(value), expected))
+            continue
+        try:
+            result[option] = read(option, value)
+        except Findings as error:
+            findings += [finding.under(option) for finding in error.findings]
+    if findings:
+        raise Findings(findings)
+    return result
+
+
+def _read_one(option: str, raw: Any) -> Scalar:
+    try:
+        return coerce(option, raw)
+    except ValueError as error:
+        raise Findings([Finding("", shown(raw), str(error))]) from None
+
+
+def _read_values(option: str, raw: Any) -> Values:
+    if option in COST_ONLY:
+        raise Findings(
+            [Finding("", shown(raw), "changes memory and speed, not what is trained: move it to `training`")]
+        )
+    if isinstance(raw, Choice | Range):
+        return raw
+    if isinstance(raw, Mapping):
+        return _read_range(option, raw)
+    return _read_choice(option, raw if isinstance(raw, list | tuple) else [raw])
+
+
+def _read_choice(option: str, raw: Iterable[Any]) -> Choice:
+    findings: list[Finding] = []
+    values: list[Scalar] = []
+    for item in raw:
+        try:
+            value = coerce(option, item)
+        except ValueError as error:
+            findings.append(Finding("", shown(item), str(error)))
+            continue
+        if value in values:
+            findings.append(Finding("", shown(item), "is in the list twice"))
+        values.append(value)
+    if not findings and not values:
+        findings.append(Finding("", "[]", "should have at least one value"))
+    if findings:
+        raise Findings(findings)
+    return Choice(tuple(values))
+
+
+def _read_range(option: str, raw: Mapping[str, Any]) -> Range:
+    def wrong(expected: str, key: str = "", value: Any = raw) -> Findings:
+        return Findings([Finding(key, shown(dict(value) if value is raw else value), expected)])
+
+    kind = TrainConfig.model_fields[option].annotation
+    if kind not in (int, float):
+        raise wrong("is no number and has no range: use a list")
+    unknown = [key for key in raw if key not in ("range", "log_range", "step")]
+    if unknown:
+        close = nearest(str(unknown[0]), ("range", "log_range", "step"))
+        raise wrong(f"unknown key{close}; `range`, `log_range` and `step` exist", str(unknown[0]), raw[unknown[0]])
+    names = [name for name in ("range", "log_range") if name in raw]
+    if len(names) != 1:
+        raise wrong("should have exactly one of `range` and `log_range`")
+    name = names[0]
+    bounds = raw[name]
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        raise wrong("should be [lowest, highest]", name, bounds)
+    if name == "log_range" and _number(bounds[0], kind) is not None and not _number(bounds[0], kind) > 0:
+        raise wrong("should begin above 0, since zero has no logarithm", name, list(bounds))
+    findings: list[Finding] = []
+    coerced: list[Any] = []
+    for bound in bounds:
+        try:
+            coerced.append(coerce(option, bound))
+        except ValueError as error:
+            findings.append(Finding(name, shown(bound), str(error)))
+    if findings:
+        raise Findings(findings)
+    low, high = coerced
+    if not low < high:
+        raise wrong("should rise: [lowest, highest]", name, list(bounds))
+    step = raw.get("step")
+    if step is None:
+        return Range(low, high, log=name == "log_range")
+    if name == "log_range":
+        raise wrong("a `log_range` has no step: use a list", "step", step)
+    number = _number(step, kind)
+    if number is None or not 0 < number <= high - low:
+        whole = "a whole number " if kind is int else ""
+        raise wrong(f"should be {whole}above 0 and at most {high - low!r}", "step", step)
+    return Range(low, high, number)
+
+
+def _number(value: Any, kind: Any) -> Any:
+    """`value` as an int or float, None where it is neither."""
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        return None
+    return kind(number)

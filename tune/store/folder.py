@@ -1,0 +1,141 @@
+"""A sweep's folder: its name, its files, who drives it now, and the request to stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import StorageError, SweepError
+from leebert.files import fsync_folder, write_atomically
+from tune.store.lease import holder, watch
+from tune.store.ledger import Ledger
+
+
+def storage_root(option: str | None) -> Path:
+    """Where sweeps lie: the option, else LEEBERT_STORAGE, else ./sweeps."""
+    return Path(option or os.environ.get("LEEBERT_STORAGE") or "sweeps").expanduser().resolve()
+
+
+def check_name(name: str) -> str:
+    """A sweep's name as it is, if it can be a folder's; SweepError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or ".." in name:
+        raise SweepError(
+            f"--name {name!r}: a sweep's name has letters, digits, '.', '_' and '-' only (at most 100, no '..'), "
+            "and begins with a letter or digit"
+        )
+    return name
+
+
+class SweepFolder:
+    """The files of one sweep."""
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        self.path = path
+        self.name = name or path.name
+        self.ledger = Ledger(path / "ledger")
+
+    @classmethod
+    def refuse_taken(cls, storage: Path, name: str) -> None:
+        """SweepError for a name that a sweep has already, with the command to go on with that one."""
+        if (storage / check_name(name)).exists():
+            raise SweepError(
+                f"a sweep named {name!r} exists in {storage}; go on with it by: leebert-tune resume {name}"
+                + ("" if storage == storage_root(None) else f" --storage {storage}")
+            )
+
+    @classmethod
+    @contextlib.contextmanager
+    def create(cls, storage: Path, name: str) -> Iterator[SweepFolder]:
+        """A new sweep's folder, to be filled: it takes its name only when that is done, whole or not at all."""
+        cls.refuse_taken(storage, name)
+        unfinished = storage / f".{name}.{secrets.token_hex(4)}"
+        try:
+            unfinished.mkdir(parents=True)
+            yield cls(unfinished, name)
+            fsync_folder(unfinished)
+            unfinished.rename(storage / name)
+            fsync_folder(storage)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                cls.refuse_taken(storage, name)  # somebody else was faster
+            raise StorageError(f"storage {storage} can't be written: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    @classmethod
+    def find(cls, name: str, storage: str | None = None) -> SweepFolder:
+        """An existing sweep by name in the storage, or by path."""
+        as_path = Path(name)
+        path = as_path if (as_path / "manifest.json").is_file() else storage_root(storage) / name
+        if "/" not in name and not (path / "manifest.json").is_file():
+            check_name(name)
+        if not (path / "manifest.json").is_file():
+            known = [folder.name for folder in cls.all(storage)]
+            raise SweepError(
+                f"no sweep {name!r} in {storage_root(storage)}" + (f"; there are: {', '.join(known)}" if known else "")
+            )
+        return cls(path.resolve())
+
+    @classmethod
+    def all(cls, storage: str | None = None) -> list[SweepFolder]:
+        """All sweeps in a storage, by name."""
+        return [cls(p.parent) for p in sorted(storage_root(storage).glob("[!.]*/manifest.json"))]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the sweep is made of: see `tune.running.prepare`."""
+        try:
+            found = json.loads((self.path / "manifest.json").read_text())
+        except (OSError, ValueError) as error:
+            raise SweepError(f"{self.path / 'manifest.json'} can't be read: {error}") from None
+        if not isinstance(found, dict):
+            raise SweepError(f"{self.path / 'manifest.json'} is no manifest of a sweep")
+        return found
+
+    def refuse_links(self) -> None:
+        """SweepError for a symbolic link in the folder: what a sweep writes and removes is to lie in it."""
+        for place, folders, files in os.walk(self.path):
+            folders[:] = [name for name in folders if not name.startswith(".ray-")]  # Ray's own
+            for name in (*folders, *files):
+                if os.path.islink(os.path.join(place, name)):
+                    raise SweepError(
+                        f"{os.path.join(place, name)} is a symbolic link, and a sweep's folder has none: going on could write "
+                        "or remove files elsewhere; put the files themselves in its place"
+                    )
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1))
+
+    def driver(self, *, certain: bool = False) -> dict[str, Any] | None:
+        """What the driver at work said last, or None where none is alive.
+
+        `certain` takes ten seconds to see whether one of another host still renews its lease, where its clock or ours is
+        wrong or it is slow; without it such a driver counts as dead.
+        """
+        newest = holder(self.path)
+        if newest is None:
+            return None
+        alive = newest.alive
+        if alive is None and certain:
+            alive = watch(self.path, newest)
+        return newest.facts if alive else None
+
+    # The request to stop.
+
+    def request_stop(self) -> None:
+        (self.path / "STOP").write_text(f"{time.time()}\n")
+
+    def stop_requested(self) -> bool:
+        return (self.path / "STOP").exists()
+
+    def clear_stop(self) -> None:
+        (self.path / "STOP").unlink(missing_ok=True)

@@ -1,0 +1,203 @@
+"""Who drives a sweep: one process at a time, on whatever host, and each with a number of its own.
+
+A lease is a file `lease/<number>.json` that one driver creates, renews every few seconds and releases at its end; the
+highest number counts. Creating it is atomic on every file system with hard links, NFS included, so of two drivers one
+gets it. The number also fences: what a driver with a lower one still writes is ignored (see `tune.store.ledger`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import LeaseError, StorageError
+
+#: Seconds between two renewals, and after how many without one a driver on another host is taken for dead.
+RENEWAL = 5.0
+EXPIRY = 30.0
+
+#: How long a lease whose age can't be right is watched before it is taken over: two renewals.
+WATCHED = 2 * RENEWAL
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """What the newest lease of a sweep says."""
+
+    number: int
+    facts: dict[str, Any]
+
+    @property
+    def described(self) -> str:
+        return f"process {self.facts.get('pid')} on {self.facts.get('host')}"
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last renewal, if the clocks of both hosts agree."""
+        told = self.facts.get("time")
+        return time.time() - (float(told) if isinstance(told, int | float) else 0.0)
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether the driver lives: certain on this machine, by the last renewal elsewhere; None: can't be told."""
+        if self.facts.get("released"):
+            return False
+        if self.facts.get("machine") == _machine():
+            pid = self.facts.get("pid")
+            return isinstance(pid, int) and _started(pid) == self.facts.get("started_ticks")
+        # An old renewal, or one from the future: its host is gone, or one of the clocks is wrong.
+        return True if abs(self.age) <= EXPIRY else None
+
+
+def holder(folder: Path) -> Holder | None:
+    """The newest lease of a sweep's folder; None before the first."""
+    numbers = sorted(int(path.stem) for path in (folder / "lease").glob("*.json") if path.stem.isdigit())
+    if not numbers:
+        return None
+    try:
+        facts = json.loads(_path(folder, numbers[-1]).read_text())
+        return Holder(numbers[-1], facts if isinstance(facts, dict) else {})
+    except (OSError, ValueError):
+        return Holder(numbers[-1], {})
+
+
+class Lease:
+    """This process's right to drive a sweep, from :meth:`take` to :meth:`release`; renewed by a thread in between."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder, self.number = folder, number
+        self.facts: dict[str, Any] = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "machine": _machine(),
+            "started_ticks": _started(os.getpid()),
+        }
+        self._ended = threading.Event()
+        self._writing = threading.Lock()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    @classmethod
+    def take(cls, folder: Path, *, take_over: bool = False) -> Lease:
+        """The next lease. LeaseError where another driver lives (unless `take_over`) or is faster just now."""
+        before = holder(folder)
+        if before is not None and not take_over:
+            alive = before.alive
+            if alive is None:
+                alive = watch(folder, before)
+            if alive:
+                raise LeaseError(
+                    f"sweep {folder.name} is being driven by {before.described}, heard of {before.age:.0f} s ago; stop it by: "
+                    f"leebert-tune stop {folder.name}, or, if you know that it is dead, resume with --take-over"
+                )
+        lease = cls(folder, before.number + 1 if before else 1)
+        try:
+            (folder / "lease").mkdir(exist_ok=True)
+            temporary = lease._write_beside()
+            try:
+                os.link(temporary, _path(folder, lease.number))
+            except FileExistsError:
+                raise LeaseError(f"sweep {folder.name}: another driver has just taken it") from None
+            finally:
+                temporary.unlink()
+        except OSError as error:
+            raise StorageError(f"{folder} can't be written: {error.strerror or error}") from None
+        lease._thread.start()
+        return lease
+
+    def tell(self, **facts: Any) -> None:
+        """What the next renewal says of the driver's work, to `leebert-tune status` in other terminals."""
+        self.facts = {**self.facts, **facts}
+
+    def check(self) -> None:
+        """Raises LeaseError where another driver has taken over: this one may not decide anything more."""
+        try:
+            lost = _path(self.folder, self.number + 1).exists()
+        except OSError as error:
+            raise StorageError(f"{self.folder} can't be read: {error.strerror or error}") from None
+        if lost:
+            now = holder(self.folder)
+            who = now.described if now else "another driver"
+            raise LeaseError(f"sweep {self.folder.name} was taken over by {who}; this driver has ended")
+
+    def release(self) -> None:
+        """The last word: the sweep is free. Says nothing where it can't be written; the lease then expires."""
+        self._ended.set()
+        self.tell(released=True)
+        self._renew_once()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWAL):
+            self._renew_once()
+
+    def _renew_once(self) -> None:
+        # Storage that is full or away shows where a record is to be written, with a message.
+        with self._writing, contextlib.suppress(OSError):
+            self._write_beside().replace(_path(self.folder, self.number))
+
+    def _write_beside(self) -> Path:
+        # A renewal differs from the one before by more than its time: clocks stand still, and go backwards.
+        text = json.dumps({**self.facts, "time": time.time(), "renewal": uuid.uuid4().hex})
+        temporary = self.folder / "lease" / f".{self.number:04d}-{uuid.uuid4().hex}"
+        try:
+            temporary.write_text(text)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / "lease" / f"{number:04d}.json"
+
+
+def watch(folder: Path, before: Holder) -> bool:
+    """Whether a lease is renewed while one looks on: trusts no clock but this process's own."""
+    end = time.monotonic() + WATCHED
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        now = holder(folder)
+        if now is not None and (now.number, now.facts.get("renewal")) != (before.number, before.facts.get("renewal")):
+            return not now.facts.get("released")
+    return False
+
+
+@functools.cache
+def _machine() -> str:
+    """This machine, or container: where process numbers mean the same processes."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux: the host's name must do
+        return socket.gethostname()
+
+
+def _started(pid: int) -> int | None:
+    """When a process of this machine was started, in clock ticks since its boot; None where there is none.
+
+    Process numbers are used again: only number and start together are a process.
+    """
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else int(rest[18])  # a zombie only waits for its parent
+    except (OSError, IndexError, ValueError):
+        return _exists(pid)
+
+
+def _exists(pid: int) -> int | None:
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return 0

@@ -1,0 +1,477 @@
+"""The record of a sweep, and the only module that touches its files.
+
+A ledger is a folder of append-only files with one writer each: `driver/<number>/` holds the decisions of one driver
+(each session of a sweep has a number of its own, see `tune.store.lease`), and `<configuration>/<attempt>-<driver>/` what the
+process that trains that attempt has found, written before Ray hears of it. Files are numbered segments of at most
+:data:`SEGMENT` records and never change once the next one exists. A line is `crc32 json`; a torn last line of a segment
+is ignored, damage anywhere else is an error.
+
+Records have an identity (configuration, seed, fold, epoch), so reading one twice changes nothing. Whoever takes over
+writes how many records of those before count (`fences`): a driver in its first record, for the drivers before it, and
+in each grant, for the configuration's earlier attempts. What an old writer adds after it was given up is ignored.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import contextlib
+import dataclasses
+import errno
+import gc
+import itertools
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import StorageError, SweepError
+from leebert.files import fsync_folder
+from tune.running.failures import Placement
+from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
+
+SEGMENT = 1000
+DRIVER = "driver"
+KINDS = (
+    "sweep",
+    "resume",
+    "suggest",
+    "grant",
+    "prune",
+    "fail",
+    "reopen",
+    "complete",
+    "end",
+    "epoch",
+    "cell_end",
+    "checkpoint",
+)
+Record = dict[str, Any]
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """One line: the CRC-32 of the JSON text in hexadecimal, a space, the text."""
+    text = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def decode(line: bytes) -> Record:
+    """The record of a line without its line end; ValueError where the checksum does not fit."""
+    checksum, _, text = line.partition(b" ")
+    if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
+        raise ValueError("wrong checksum")
+    return json.loads(text)
+
+
+class Writer:
+    """Appends records to one writer's segments."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file: Any = None
+        self.folder = folder
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        existing = sorted(folder.glob("*.jsonl"))
+        # Never append to a file of an earlier process: its last line may be torn.
+        self.segment = int(existing[-1].stem) + 1 if existing else 0
+        self.seq = sum(1 for path in existing for _ in _read_segment(path))
+        self.count = 0
+
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+        """Write records and return them, each with its `seq` (its number within this writer) and `time`.
+
+        They are on the disk (fsync) when this returns; with `sync` off they survive this process, and a loss of power
+        only once a later call has put them there. Raises StorageError where they can't be written; nothing can be
+        appended after that, as the last line may be torn.
+        """
+        now = round(time.time(), 3)
+        full = [{"seq": seq, "time": now, **record} for seq, record in enumerate(records, start=self.seq)]
+        with _writing(self.folder):
+            try:
+                for record in full:
+                    if self.file is None or self.count == SEGMENT:
+                        self._next_segment()
+                    line = encode(record)
+                    if self.file.write(line) < len(line):  # what a disk does that is almost full
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    self.count += 1
+                if sync:
+                    os.fsync(self.file.fileno())
+            except OSError:
+                self.close()
+                self.count = -1
+                raise
+        self.seq += len(full)
+        return full
+
+    def _next_segment(self) -> None:
+        if self.count < 0:
+            raise OSError("an earlier record could not be written")
+        if self.file is not None:
+            os.fsync(self.file.fileno())
+            self.close()
+        self.file = open(self.folder / f"{self.segment:08d}.jsonl", "xb", buffering=0)  # noqa: SIM115
+        fsync_folder(self.folder)
+        self.segment, self.count = self.segment + 1, 0
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the sweep's record can't be written into {folder}: {error.strerror or error}") from None
+
+
+def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line or (not epochs and b'"kind":"epoch"' in line):
+            continue
+        try:
+            record = decode(line)
+            if not _is_record(record):
+                raise ValueError("this is no record")
+        except ValueError as error:
+            if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
+                return  # the tail of a writer that was killed
+            raise SweepError(f"{path}, line {number}: {error}; the ledger was damaged after it was written") from None
+        yield record
+
+
+def _is_record(found: Any) -> bool:
+    """Whether a line holds what all records have: who reads further may rely on it."""
+    if not isinstance(found, dict) or not isinstance(found.get("fences", {}), dict):
+        return False
+    numbers = (found.get("seq"), found.get("time"), *found.get("fences", {}).values())
+    return isinstance(found.get("kind"), str) and all(isinstance(n, int | float) for n in numbers)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which would look through all that was read again and again: records have no cycles."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+class Ledger:
+    """A sweep's ledger: reads everything, and hands out writers."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def driver_writer(self, driver: int) -> Writer:
+        """For the decisions of the driver with this number."""
+        return Writer(self.folder / DRIVER / f"{driver:04d}")
+
+    def attempt_writer(self, config: str, attempt: str) -> Writer:
+        """For the process that trains an attempt, by :func:`attempt_name`."""
+        return Writer(self.folder / config / attempt)
+
+    def records_of(self, config: str, attempt: str) -> Iterator[Record]:
+        """What one attempt wrote, in order."""
+        return self._read(self.folder / config / attempt)
+
+    def driver_fences(self) -> dict[str, int]:
+        """How many records of each driver so far count: for the first record of one that takes over."""
+        return dict(collections.Counter(number for number, _ in self._decisions()))
+
+    def _decisions(self) -> Iterator[tuple[str, Record]]:
+        """The drivers' records in order, without what one wrote after another had taken over."""
+        if not (self.folder / DRIVER).is_dir():
+            raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
+        folders = sorted((self.folder / DRIVER).iterdir())
+        begun = ((folder, r) for folder in reversed(folders) for r in itertools.islice(self._read(folder), 1))
+        newest, first = next(begun, (None, {}))
+        for folder in folders:
+            # One that the newest has not heard of had written nothing when it was taken over.
+            counted = None if folder == newest else first.get("fences", {}).get(folder.name, 0)
+            for record in itertools.islice(self._read(folder), counted):
+                yield folder.name, record
+
+    def in_order(self) -> list[Record]:
+        """Every record, in an order in which it can have happened.
+
+        Clocks of several hosts disagree, so times are only trusted within bounds: the driver's records keep their
+        order; an attempt's keep theirs, and stand between its grant and the driver's next decision on its configuration.
+        """
+        decisions = [record for _, record in self._decisions()]
+        times = list(itertools.accumulate((record["time"] for record in decisions), max))
+        # Sorted by the decision that a record follows, then by time; a decision comes before what follows it.
+        merged: list[tuple[int, float, int, Record]] = [(n, -1.0, 0, record) for n, record in enumerate(decisions)]
+        following: dict[str, int] = {}
+        for n, decision in reversed(list(enumerate(decisions))):
+            if "config" not in decision:
+                continue
+            config, now = decision["config"], 0.0
+            if decision["kind"] == "grant":
+                last = following.get(config, len(decisions)) - 1
+                for record in self.records_of(config, attempt_name(decision)):
+                    now = max(now, record["time"])
+                    place = min(max(bisect.bisect_right(times, now) - 1, n), last)
+                    merged.append((place, now, record["seq"], record))
+            following[config] = n
+        return [record for *_, record in sorted(merged, key=lambda m: m[:3])]
+
+    def fences(self) -> dict[str, dict[int, int]]:
+        """The fences of the newest grants: which records of given-up attempts count."""
+        grants = (record for _, record in self._decisions() if record["kind"] == "grant")
+        return {r["config"]: {int(a): n for a, n in r["fences"].items()} for r in grants}
+
+    def _read(self, folder: Path) -> Iterator[Record]:
+        for path in self._segments(folder):
+            yield from _read_segment(path)
+
+    def _segments(self, folder: Path) -> list[Path]:
+        return sorted(folder.glob("*.jsonl"))
+
+    def read(self, *, epochs: bool = True) -> State:
+        """The state of the sweep from all files. Raises SweepError for a missing or damaged ledger.
+
+        `epochs=False` leaves the epochs' records undecoded, most of a large ledger: enough for finished cells' scores.
+        """
+        state = State()
+        with _uncollected():
+            for _, record in self._decisions():
+                state.apply(record)
+            for config, attempts in list(state.attempts.items()):
+                for attempt in attempts.values():
+                    for path in self._segments(self.folder / config / attempt):
+                        for record in _read_segment(path, epochs=epochs):
+                            state.apply(record)
+        return state
+
+
+def attempt_name(grant: Mapping[str, Any]) -> str:
+    """The folder of an attempt, for its records and its checkpoints.
+
+    The driver's number is in it, because one that was taken over may not know yet, and grant the same attempt again.
+    """
+    return f"{grant['attempt']:04d}-{grant.get('driver', 1):04d}"
+
+
+@dataclasses.dataclass
+class State:
+    """What a ledger says, built by applying its records in any order that keeps each writer's own.
+
+    `apply` returns whether a record told anything new. Values handed out (histories, records) are never changed later.
+    """
+
+    sweep: Record | None = None
+    configs: dict[str, Configuration] = dataclasses.field(default_factory=dict)
+    indices: dict[str, int] = dataclasses.field(default_factory=dict)
+    attempts: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)  # number → name, by configuration
+    placements: dict[tuple[str, int], Placement] = dataclasses.field(
+        default_factory=dict
+    )  # by configuration and attempt
+    fences: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
+    epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(
+        default_factory=dict
+    )  # by cell, then by epoch
+    fold_epochs: int = 0
+    digests: dict[tuple[str, int, int], set[str]] = dataclasses.field(default_factory=dict)  # of a cell's checkpoints
+    cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
+        default_factory=dict
+    )  # cells before more were asked for
+    cells_of: dict[str, list[Record]] = dataclasses.field(default_factory=dict)  # the same by configuration
+    last_of: dict[str, Record] = dataclasses.field(default_factory=dict)  # a configuration's newest record
+    epoch_seconds: float = 0.0
+    elapsed: float = 0.0  # seconds of sessions that are over, killed ones up to their last record
+    session: tuple[float, float] | None = None  # first and last record of the session that is under way
+    # The history when a running configuration's newest record came, for who applies records in their order: a pruner that
+    # is asked about that record once more, as its node was lost, is to answer as it did.
+    then: dict[str, History] = dataclasses.field(default_factory=dict)
+    pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
+    failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
+    end: Record | None = None
+    # In a process that lives for days: of a finished cell's epochs only the numbers are kept here, and the scores in
+    # the history, a twentieth of the records.
+    slim: bool = False
+
+    def history(self) -> History:
+        """The configurations in the order in which they were suggested."""
+        return tuple(self.configs.values())
+
+    def status(self, driven: bool) -> str:
+        """running, while a driver is at work; else how it ended: finished, stopped or failed, or died without a word."""
+        return "running" if driven else str((self.end or {}).get("status", "died"))
+
+    def seen(self, config: str, seed: int, fold: int) -> set[int]:
+        """The epochs of a cell that are recorded."""
+        return set(self.epochs.get((config, seed, fold), ()))
+
+    def last_attempt(self, config: str) -> int:
+        """The number of a configuration's newest attempt, 0 before the first."""
+        return max(self.attempts.get(config, ()), default=0)
+
+    def counts(self, record: Record) -> bool:
+        """Whether a trial's record was written before its attempt was given up."""
+        fence = self.fences.get(record["config"], {}).get(record["attempt"])
+        return fence is None or record["seq"] < fence
+
+    def apply(self, record: Record) -> bool:
+        """Take a record in; whether it told anything new. SweepError for one that no sweep can have written."""
+        try:
+            told = record["kind"] in KINDS and bool(getattr(self, f"_{record['kind']}")(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SweepError(
+                f"the ledger holds a record that can't be understood ({error!r}): {str(record)[:300]}"
+            ) from error
+        if told and self.session:
+            self.session = (self.session[0], max(self.session[1], record["time"]))
+        return told
+
+    def apply_in_order(self, record: Record) -> bool:
+        """:meth:`apply`, for records that come in the order in which they happened: keeps `then`."""
+        if not self.apply(record):
+            return False
+        config = record.get("config")
+        if config is not None and record["kind"] in ("epoch", "cell_end"):
+            self.then[config] = self.history()
+        elif config is not None and self.configs[config].state != "running":
+            self.then.pop(config, None)
+        return True
+
+    # One method per kind of record. The driver's:
+
+    def _sweep(self, r: Record) -> bool:
+        self.sweep, fresh = r, self.sweep is None
+        self._begin_session(r)
+        return fresh
+
+    def _resume(self, r: Record) -> bool:
+        self._begin_session(r)
+        return True
+
+    def _begin_session(self, r: Record) -> None:
+        self.end = None
+        if self.session:  # the last one was killed before it could say how long it was
+            self.elapsed += self.session[1] - self.session[0]
+        self.session = (r["time"], r["time"])
+
+    def _suggest(self, r: Record) -> bool:
+        if r["config"] in self.configs:
+            return False
+        if not re.fullmatch(r"\w[\w.-]*", r["config"]) or r["config"] == DRIVER:
+            raise SweepError(f"the ledger names a configuration {r['config']!r}, which can't be a folder's name")
+        self.configs[r["config"]] = Configuration(r["config"], r["values"])
+        self.indices[r["config"]] = r["index"]
+        return True
+
+    def _grant(self, r: Record) -> bool:
+        config, attempt = r["config"], r["attempt"]
+        if attempt <= self.last_attempt(config):
+            return False
+        self.attempts.setdefault(config, {})[attempt] = attempt_name(r)
+        if "accumulate" in r:
+            self.placements[config, attempt] = Placement(r["alone"], r["accumulate"])
+        self.fences[config] = {int(a): n for a, n in r["fences"].items()}
+        self._set(config, state="running")
+        return True
+
+    def _prune(self, r: Record) -> bool:
+        fresh = r["config"] not in self.pruned
+        if fresh:
+            self.pruned[r["config"]] = r
+        self._set(r["config"], state="pruned")
+        return fresh
+
+    def _fail(self, r: Record) -> bool:
+        known = self.failures.setdefault(r["config"], [])
+        if any(k["attempt"] == r["attempt"] and (k["final"] or not r["final"]) for k in known):
+            return False
+        known.append(r)
+        if r["final"]:
+            self._set(r["config"], state="failed")
+        return True
+
+    def _reopen(self, r: Record) -> bool:
+        self.settled[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
+        fresh = self.configs[r["config"]].state != "running"
+        self._set(r["config"], state="running")
+        return fresh
+
+    def _complete(self, r: Record) -> bool:
+        fresh = self.configs[r["config"]].state != "complete"
+        self._set(r["config"], state="complete")
+        return fresh
+
+    def _end(self, r: Record) -> bool:
+        self.end = r
+        self.elapsed += r.get("elapsed", 0.0)
+        self.session = None
+        return True
+
+    # The trials':
+
+    def _checkpoint(self, r: Record) -> bool:
+        """Of an epoch that is recorded already, but had to be trained again as its checkpoint was damaged."""
+        if self.counts(r):
+            self.digests.setdefault((r["config"], r["seed"], r["fold"]), set()).add(r["checkpoint"])
+        return False
+
+    def _epoch(self, r: Record) -> bool:
+        cell = self.epochs.setdefault((r["config"], r["seed"], r["fold"]), {})
+        if r["epoch"] in cell or not self.counts(r):
+            return False
+        if r.get("checkpoint"):
+            self._checkpoint(r)
+        cell[r["epoch"]] = r
+        self.fold_epochs += 1
+        self.epoch_seconds += r["seconds"]
+        self.last_of[r["config"]] = r
+        if r["score"] is not None:
+            score = EpochScore(r["epoch"], r["score"], tuple(r["exits"].get("score", ())))
+            self._cell(r, lambda c: Cell(c.seed, c.fold, c.state, (*c.epochs, score), c.chosen))
+        else:
+            self._cell(r, lambda cell: cell)
+        return True
+
+    def _cell_end(self, r: Record) -> bool:
+        key = (r["config"], r["seed"], r["fold"])
+        if key in self.cells or not self.counts(r):
+            return False
+        self.cells[key] = r
+        if self.slim:
+            self.epochs[key] = {epoch: {"attempt": r["attempt"]} for epoch in self.epochs.get(key, ())}
+        self.last_of[r["config"]] = r
+        self.cells_of.setdefault(r["config"], []).append(r)
+        state: CellState = "diverged" if r["ended"] == "diverged" else "finished"
+        chosen = None
+        if r.get("score") is not None and r.get("best_epoch") is not None:
+            chosen = EpochScore(r["best_epoch"], r["score"], tuple(r["exits"].get("score", ())))
+        self._cell(r, lambda cell: dataclasses.replace(cell, state=state, chosen=chosen))
+        return True
+
+    # New values are made by their constructors: `dataclasses.replace` takes four times as long, once per epoch.
+
+    def _cell(self, r: Record, change: Callable[[Cell], Cell]) -> None:
+        config = self.configs[r["config"]]
+        at = next((i for i, c in enumerate(config.cells) if (c.seed, c.fold) == (r["seed"], r["fold"])), None)
+        cells = list(config.cells)
+        if at is None:
+            cells.append(change(Cell(r["seed"], r["fold"])))
+        else:
+            cells[at] = change(cells[at])
+        self.configs[r["config"]] = Configuration(config.id, config.values, config.state, tuple(cells))
+
+    def _set(self, config: str, *, state: ConfigState) -> None:
+        self.configs[config] = dataclasses.replace(self.configs[config], state=state)

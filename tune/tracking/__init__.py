@@ -1,0 +1,1 @@
+"""MLflow, fed from the ledger: runs, names, files, summaries and the saved views."""

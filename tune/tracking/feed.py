@@ -1,0 +1,115 @@
+"""From the ledger's records to MLflow's events: pure functions, used live by the driver and again by a replay."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tune.running.failures import Placement
+from tune.store.ledger import Record, State
+from tune.tracking.events import (
+    CellEnded,
+    CellStarted,
+    ConfigEnded,
+    ConfigStarted,
+    Epoch,
+    Event,
+    SweepEnded,
+    SweepStarted,
+)
+from tune.tracking.names import exit_metric
+
+POINT = 0.01
+
+
+def events(record: Record, state: State) -> Iterator[Event]:
+    """What MLflow is to hear of one record, `state` being the ledger's with the record applied."""
+    time_ms = int(record["time"] * 1000)
+    kind = record["kind"]
+    if kind in ("sweep", "resume"):
+        yield SweepStarted(params=record.get("params", {}), note=record.get("note", ""), time_ms=time_ms)
+    elif kind == "suggest":
+        yield ConfigStarted(record["config"], record["index"], record["values"], time_ms=time_ms)
+    elif kind == "epoch":
+        where = (record["config"], record["seed"], record["fold"])
+        newest = list(itertools.islice(reversed(state.epochs[where].values()), 2))
+        if len({r["attempt"] for r in newest}) == len(newest):  # the cell's first, or its first of another attempt
+            place = state.placements.get((record["config"], record["attempt"]), Placement())
+            yield CellStarted(*where, attempt=record["attempt"], placement=place.described(), time_ms=time_ms)
+        yield Epoch(*where, record["epoch"], functools.partial(epoch_metrics, record), time_ms=time_ms)
+    elif kind == "cell_end":
+        status = "diverged" if record["ended"] == "diverged" else "finished"
+        yield CellEnded(record["config"], record["seed"], record["fold"], status, time_ms=time_ms)  # type: ignore[arg-type]
+    elif kind == "complete":
+        yield config_ended(record["config"], "complete", state, time_ms)
+    elif kind == "prune":
+        yield from _open_cells(record["config"], "pruned", state, time_ms)
+        yield config_ended(record["config"], "pruned", state, time_ms)
+    elif kind == "fail" and record["final"]:
+        yield from _open_cells(record["config"], "failed", state, time_ms)
+        yield config_ended(record["config"], "failed", state, time_ms)
+    elif kind == "end":
+        for config in state.history():
+            if config.state == "running":
+                yield from _open_cells(config.id, "stopped", state, time_ms)
+                yield config_ended(config.id, "stopped", state, time_ms)
+        yield SweepEnded(record["status"], note=record.get("note", ""), time_ms=time_ms)
+
+
+def epoch_metrics(record: Record) -> dict[str, float]:
+    """An epoch's numbers under the names of `tune.tracking.names`."""
+    metrics: dict[str, float | None] = {
+        "score/mean": record["score"],
+        "theta_updates": record["theta_updates"],
+        "seconds": record["seconds"],
+        "train/loss_theta": record["train_loss"],
+    }
+    groups = {
+        "score": record["exits"].get("score", []),
+        "loss": record["exits"].get("loss", []),
+        "omega_ce": record["weights"].get("ce", []),
+        "omega_kd": record["weights"].get("kd", []),
+    }
+    for group, values in groups.items():
+        metrics |= {exit_metric(group, i): v for i, v in enumerate(values, start=1)}
+    exits = len(groups["score"])
+    metrics |= {exit_metric("collapsed", i + 1): float(i in record["collapsed"]) for i in range(exits)}
+    return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def _open_cells(config: str, status: Any, state: State, time_ms: int) -> Iterator[Event]:
+    for cell in state.configs[config].cells:
+        if cell.state == "running":
+            yield CellEnded(config, cell.seed, cell.fold, status, time_ms=time_ms)
+
+
+def config_ended(config: str, status: Any, state: State, time_ms: int = 0) -> ConfigEnded:
+    """A configuration's results from its finished cells."""
+    cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
+    metrics: dict[str, float] = {"cv/cells": float(len(cells))}
+    depth: dict[str, list[float]] = {}
+    tradeoff: dict[str, list[float]] = {}
+    if cells:
+        scores = [r["score"] for r in cells]
+        mean = float(np.mean(scores))
+        metrics |= {"cv/score_mean": mean, "cv/score_pct": round(100 * mean, 3)}
+        if len(scores) > 1:
+            std = float(np.std(scores, ddof=1))
+            metrics |= {"cv/score_std": std, "cv/score_std_pct": round(100 * std, 3)}
+        depth["score"] = np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()
+        if all(r["weights"] for r in cells):
+            depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
+        if all("tradeoff" in r for r in cells):
+            tradeoff = {k: np.mean([r["tradeoff"][k] for r in cells], axis=0).tolist() for k in ("layers", "score")}
+            metrics["cv/layers"] = _layers_needed(tradeoff, depth["score"])
+    return ConfigEnded(config, status, metrics=metrics, depth=depth, tradeoff=tradeoff, time_ms=time_ms)
+
+
+def _layers_needed(tradeoff: dict[str, list[float]], by_exit: list[float]) -> float:
+    """The fewest mean layers on the exit curve that cost at most a point against running all; all where none does."""
+    near = [n for n, score in zip(tradeoff["layers"], tradeoff["score"], strict=True) if score >= by_exit[-1] - POINT]
+    return round(min(near, default=float(len(by_exit))), 2)

@@ -1,0 +1,392 @@
+"""From one event of a sweep to requests: the runs of MLflow, found by their tags, and what is written to each.
+
+Requests, besides one search at the start: at most one per epoch report; two more for a fold's run (create, end), four for a
+configuration's (also its parameters at its start, its results at its end), at most four for the sweep's. As each
+configuration has at least one fold, a sweep stays within one per report plus three per run. Its saved views come to that:
+one to read the experiment and at most five to change it, each time that the complete configurations have doubled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tune.tracking import names, saved_views
+from tune.tracking.events import (
+    CellEnded,
+    CellStarted,
+    ConfigEnded,
+    ConfigStarted,
+    Epoch,
+    Event,
+    SavedViews,
+    Series,
+    Summary,
+    SweepEnded,
+    SweepStarted,
+)
+from tune.tracking.server import ensure_experiment, is_permanent, open_store, quoted, redact
+
+# MLflow has three ends. KILLED is its own convention (in its Optuna storage) for what was cut short on purpose.
+_STATUS = {
+    "finished": "FINISHED",
+    "complete": "FINISHED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+    "pruned": "KILLED",
+    "stopped": "KILLED",
+}
+_PAGE = 250
+_METRICS_PER_REQUEST, _PARAMS_PER_REQUEST = 800, 80  # a request takes 1000 values in all, and 100 parameters
+_MAX_PARAM, _MAX_TAG = 6000, 8000
+_SETTLE_SECONDS = 1.0
+
+Key = tuple[str, ...]
+Points = Sequence[tuple[str, float, int]]
+
+
+@dataclasses.dataclass
+class _Run:
+    """What is known of a run in MLflow."""
+
+    id: str
+    name: str
+    algorithm: str = ""
+    status: str = "RUNNING"
+    described: bool = False
+    epoch: int = -1
+    attempt: int = 1
+    nonfinite: int = 0
+    digest: str = ""
+    ended: int = 0  # ms, by the ledger's clock
+
+
+class RunWriter:
+    """Turns one event into requests. Raises if one fails; applied again, it continues where it was cut off."""
+
+    def __init__(self, uri: str, experiment: str, sweep: str, task: str) -> None:
+        self._uri, self._experiment, self._sweep, self._task = uri, experiment, sweep, task
+        self._store: Any = None
+        self.experiment_id: str | None = None
+        self._runs: dict[Key, _Run] | None = None
+        self._in_doubt = False
+
+    def connect(self, seconds: float | None = None) -> None:
+        """Know the experiment's id, creating it if need be; `seconds` is the patience of this one request."""
+        if self.experiment_id is None or seconds is not None:
+            quick = (seconds, seconds) if seconds is not None else ()
+            self.experiment_id = ensure_experiment(open_store(self._uri, *quick), self._experiment)
+            self._store = open_store(self._uri)
+
+    def apply(self, event: Event, *more: Epoch) -> None:
+        """Write an event; if it is a report, others with it: those of one run share requests, at a third of the cost."""
+        self.connect()
+        if isinstance(event, SavedViews):
+            assert self.experiment_id is not None
+            saved_views.save(self._store, self._uri, self.experiment_id, self._sweep, event.views)
+            return
+        if self._runs is None:
+            self._runs = self._find_runs()
+        match event:
+            case SweepStarted():
+                run = self._create(("sweep",), self._sweep, "", {"mlflow.note.content": event.note}, event.time_ms)
+                self._describe(run, event.params)
+            case ConfigStarted():
+                algorithm = str(event.values.get("algorithm", ""))
+                name = names.config_run_name(algorithm, event.index, event.config_id)
+                key = ("config", event.config_id)
+                run = self._create(key, name, algorithm, {"config": event.config_id}, event.time_ms, parent=("sweep",))
+                self._describe(run, names.config_params(event.values))
+            case CellStarted():
+                self._cell_started(event)
+            case Epoch():
+                by_cell: dict[Key, list[Epoch]] = {}
+                for report in (event, *more):
+                    by_cell.setdefault(_cell(report), []).append(report)
+                for cell, reports in by_cell.items():
+                    self._epochs(self._runs[cell], reports)
+            case CellEnded():
+                self._end(self._runs[_cell(event)], event.status, event.time_ms)
+            case ConfigEnded():
+                self._config_ended(event)
+            case Summary():
+                self._summary(event)
+            case SweepEnded():
+                self._sweep_ended(event)
+            case _:
+                raise TypeError(f"{type(event).__name__} is no event of a sweep")
+
+    def _cell_started(self, event: CellStarted) -> None:
+        from mlflow.entities import RunTag
+
+        config = self._known[("config", event.config_id)]
+        name = names.fold_run_name(names.prefix_of(config.name), event.seed, event.fold)
+        tags = {
+            "config": event.config_id, "seed": event.seed, "fold": event.fold, "attempt": event.attempt,
+            "placement": event.placement,
+        }  # fmt: skip
+        parent, attempt = ("config", event.config_id), event.attempt
+        run = self._create(_cell(event), name, config.algorithm, tags, event.time_ms, parent=parent, attempt=attempt)
+        if event.attempt > run.attempt:
+            self._log(run, tags=[RunTag("attempt", str(event.attempt)), RunTag("placement", event.placement)])
+            run.attempt = event.attempt
+
+    def _epochs(self, run: _Run, reports: Sequence[Epoch]) -> None:
+        """A request holds whole epochs: by a run's last step we know later which of them it has."""
+        points: list[tuple[str, float, int]] = []
+        times: dict[int, int] = {}
+        for report in reports:
+            if report.epoch <= max(times, default=run.epoch):
+                continue
+            self._reopen(run, ("config", report.config_id), ("sweep",))
+            more = _points(report.metrics().items(), report.epoch)
+            if times and len(points) + len(more) > _METRICS_PER_REQUEST:
+                self._log(run, points, at=times)
+                run.epoch, points, times = max(times), [], {}
+            points += more
+            times[report.epoch] = report.time_ms
+        if times:
+            self._log(run, points, at=times)
+            run.epoch = max(times)
+
+    def _config_ended(self, event: ConfigEnded) -> None:
+        from mlflow.entities import RunTag
+
+        run = self._known[("config", event.config_id)]
+        if _is_over(run, event.status, event.time_ms):
+            return
+        points: Points = []
+        if event.status in ("complete", "pruned"):  # one that was stopped or failed may go on: no step is to come twice
+            points = _points(event.metrics.items(), 0) + _series("tradeoff/", event.tradeoff, first=0)
+            if event.depth:
+                layers = range(1, 1 + max(len(values) for values in event.depth.values()))
+                points = [*points, *_series("depth/", {**event.depth, "layer": layers}, first=1)]
+        self._log(run, _rounded(points), at=event.time_ms, tags=[RunTag("outcome", event.status)])
+        self._end(run, event.status, event.time_ms)
+
+    def _summary(self, event: Summary) -> None:
+        key = ("summary", event.label)
+        contents = json.dumps([event.metrics, event.depth, event.algorithm, event.note], sort_keys=True, default=list)
+        digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
+        old = self._known.get(key)
+        if old is not None and old.digest != digest:
+            self._store.delete_run(old.id)
+            del self._known[key]
+        tags = {"label": event.label, "digest": digest, "mlflow.note.content": event.note}
+        tags |= {"mlflow.runColor": event.colour} if event.colour else {}
+        parent: Key | None = ("sweep",) if ("sweep",) in self._known else None
+        name, algorithm = names.summary_run_name(event.label), event.algorithm or ""
+        run = self._create(key, name, algorithm, tags, event.time_ms, parent=parent, digest=digest)
+        if run.status == "RUNNING":
+            points = _points(event.metrics.items(), 0) + _series("", event.depth, first=1)
+            self._log(run, _rounded(points), at=event.time_ms)
+            self._end(run, "finished", event.time_ms)
+
+    def _sweep_ended(self, event: SweepEnded) -> None:
+        from mlflow.entities import RunTag
+
+        sweep = self._known[("sweep",)]
+        if _is_over(sweep, event.status, event.time_ms):
+            return
+        for run in self._known.values():
+            if run is not sweep and run.status == "RUNNING":
+                try:
+                    self._end(run, "failed" if event.status == "failed" else "stopped", event.time_ms)
+                except Exception as error:
+                    if not is_permanent(error):
+                        raise  # else somebody deleted this run, which must not keep the sweep's from ending
+        if event.note:
+            self._log(sweep, tags=[RunTag("mlflow.note.content", _clip(event.note, _MAX_TAG))])
+        self._end(sweep, event.status, event.time_ms)
+
+    @property
+    def _known(self) -> dict[Key, _Run]:
+        assert self._runs is not None
+        return self._runs
+
+    def _find_runs(self) -> dict[Key, _Run]:
+        """The sweep's runs that MLflow already has, by their tags."""
+        if self._in_doubt:
+            # A request that we gave up waiting for may still be carried out, just after the server is back.
+            self._search()
+            time.sleep(_SETTLE_SECONDS)
+        runs = self._search()
+        self._in_doubt = False
+        return runs
+
+    def _search(self) -> dict[Key, _Run]:
+        from mlflow.entities import ViewType
+
+        found: dict[Key, _Run] = {}
+        token = None
+        while True:
+            where, order = f"tags.sweep = {quoted(self._sweep)}", ["attributes.start_time ASC"]
+            page = self._store.search_runs([self.experiment_id], where, ViewType.ACTIVE_ONLY, _PAGE, order, token)
+            for run in page:
+                key = _key(run.data.tags)
+                if key is not None and key not in found:
+                    found[key] = _known_run(run)
+            token = page.token
+            if not token:
+                return found
+
+    def _create(
+        self,
+        key: Key,
+        name: str,
+        algorithm: str,
+        tags: Mapping[str, Any],
+        at: int,
+        *,
+        parent: Key | None = None,
+        **known: Any,
+    ) -> _Run:
+        """The run of this key: created with its tags in one request, unless it is there."""
+        from mlflow.entities import RunTag
+
+        if key in self._known:
+            return self._known[key]
+        tags = {"sweep": self._sweep, "task": self._task, "kind": key[0], **tags, **_algorithm_tags(algorithm)}
+        if parent is not None:
+            above = self._known[parent]
+            tags["mlflow.parentRunId"] = above.id
+            if key[0] != "summary":  # summaries come after the end, and don't undo it
+                self._reopen(above, ("sweep",))
+        entities = [RunTag(k, _clip(v, _MAX_TAG)) for k, v in tags.items() if v not in (None, "")]
+        try:
+            run = self._store.create_run(self.experiment_id, "", at, entities, name)
+        except Exception:
+            # It may have been created all the same, so look before trying again.
+            self._runs, self._in_doubt = None, True
+            raise
+        self._known[key] = _Run(run.info.run_id, name, algorithm, **known)
+        return self._known[key]
+
+    def _describe(self, run: _Run, params: Mapping[str, Any]) -> None:
+        """Parameters can be written once only: a resumed sweep leaves them as they are."""
+        from mlflow.entities import Param
+
+        if not run.described and params:
+            self._log(run, params=[Param(k, _clip(v, _MAX_PARAM)) for k, v in params.items() if v is not None])
+        run.described = True
+
+    def _log(
+        self,
+        run: _Run,
+        points: Points = (),
+        at: int | Mapping[int, int] = 0,
+        params: Sequence[Any] = (),
+        tags: Sequence[Any] = (),
+    ) -> None:
+        """One request (more only above MLflow's limits); what no chart can show is left out and counted in a tag.
+
+        `at` is when the points were found, all or by step.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        metrics = [
+            Metric(name, value, at if isinstance(at, int) else at[step], step)
+            for name, value, step in points
+            if math.isfinite(value)
+        ]
+        nonfinite = run.nonfinite + len(points) - len(metrics)
+        if nonfinite != run.nonfinite:
+            tags = [*tags, RunTag("nonfinite", str(nonfinite))]
+        requests = max(1, math.ceil(len(metrics) / _METRICS_PER_REQUEST), math.ceil(len(params) / _PARAMS_PER_REQUEST))
+        for i in range(requests):
+            some = metrics[i * _METRICS_PER_REQUEST : (i + 1) * _METRICS_PER_REQUEST]
+            few = params[i * _PARAMS_PER_REQUEST : (i + 1) * _PARAMS_PER_REQUEST]
+            self._store.log_batch(run.id, some, few, tags if i == 0 else [])
+        run.nonfinite = nonfinite
+
+    def _end(self, run: _Run, status: str, at: int) -> None:
+        if not _is_over(run, status, at):
+            self._set_status(run, _STATUS[status], at)
+
+    def _reopen(self, run: _Run, *above: Key) -> None:
+        """A run that was stopped and goes on is running again, and so are those above it."""
+        for one in (run, *(self._known[key] for key in above if key in self._known)):
+            if one.status != "RUNNING":
+                self._set_status(one, "RUNNING", None)
+
+    def _set_status(self, run: _Run, status: str, at: int | None) -> None:
+        from mlflow.entities import RunStatus
+
+        self._store.update_run_info(run.id, RunStatus.from_string(status), at, None)
+        run.status = status
+        run.ended = at or run.ended
+
+
+def _is_over(run: _Run, status: str, at: int) -> bool:
+    """Whether a run has ended so, or later: an old end, met again in a replay, doesn't undo what came after it."""
+    return run.status == _STATUS[status] or (run.status != "RUNNING" and at <= run.ended)
+
+
+def _points(metrics: Iterable[tuple[str, float]], step: int) -> list[tuple[str, float, int]]:
+    return [(name, float(value), step) for name, value in metrics if value is not None]
+
+
+def _series(prefix: str, series: Series, first: int) -> list[tuple[str, float, int]]:
+    """One point per step, counted from `first`; a gap (None) stays a gap."""
+    points = [(prefix + name, v, step) for name, values in series.items() for step, v in enumerate(values, first)]
+    return [(name, float(value), step) for name, value, step in points if value is not None]
+
+
+def _rounded(points: Points) -> list[tuple[str, float, int]]:
+    """MLflow's table prints all digits it is given."""
+    return [(name, round(value, 6), step) for name, value, step in points]
+
+
+def _algorithm_tags(algorithm: str) -> dict[str, str | None]:
+    if not algorithm:
+        return {}
+    return {
+        "algorithm": algorithm,
+        "approach": names.algorithm_label(algorithm),
+        "mlflow.runColor": names.algorithm_colour(algorithm),
+    }
+
+
+def _cell(event: CellStarted | Epoch | CellEnded) -> Key:
+    return ("fold", event.config_id, str(event.seed), str(event.fold))
+
+
+def _key(tags: Mapping[str, str]) -> Key | None:
+    """A run's identity within its sweep, from its tags; None for a run that somebody else made."""
+    parts = {"sweep": (), "config": ("config",), "fold": ("config", "seed", "fold"), "summary": ("label",)}
+    wanted: tuple[str, ...] | None = parts.get(tags.get("kind", ""))
+    if wanted is None or any(name not in tags for name in wanted):
+        return None
+    return (tags["kind"], *(tags[name] for name in wanted))
+
+
+def _known_run(run: Any) -> _Run:
+    # A search answers with each metric's last point, its step included, which only this private list shows.
+    steps = [metric.step for metric in run.data._metric_objs or ()]
+    tags = run.data.tags
+    return _Run(
+        id=run.info.run_id,
+        name=run.info.run_name,
+        algorithm=tags.get("algorithm", ""),
+        status=run.info.status,
+        described=bool(run.data.params),
+        epoch=max(steps, default=-1),
+        attempt=int(tags.get("attempt", 1)),
+        nonfinite=int(tags.get("nonfinite", 0)),
+        digest=tags.get("digest", ""),
+        ended=run.info.end_time or 0,
+    )
+
+
+def _clip(value: Any, most: int) -> str:
+    """A value as MLflow stores it: text, no longer than it takes, without the secrets of any URI in it."""
+    if isinstance(value, bool):
+        value = str(value).lower()
+    elif isinstance(value, Mapping | list | tuple):
+        value = json.dumps(value, default=str)
+    return redact(str(value))[:most]

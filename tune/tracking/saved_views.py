@@ -1,0 +1,132 @@
+"""Saved views in MLflow: tags of the experiment, and a line of links in its description. Several sweeps may share both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leebert.errors import TrackingError
+from tune.tracking.server import existing_run, is_permanent, is_server, readable_errors, redact, server_version
+from tune.tracking.views import KNOWN_VERSION, View, decoded, encoded, view_key
+
+#: Where `mlflow ui` listens if it isn't told otherwise.
+LOCAL_UI = "http://127.0.0.1:5000"
+
+_TAG = "mlflow.sharedViewState."
+_NOTE = "mlflow.note.content"
+_MAX_NOTE = 20_000
+_LEFT_OUT = (
+    "_There is no room for the links of older sweeps: `leebert-tune views NAME` prints them, and puts them on top._"
+)
+
+# What a server answers that knows no such tags or forbids them. For a run's results one would wait, but not for a view.
+_UNWILLING = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED"}
+
+
+class ViewsRefused(Exception):
+    """MLflow answers, but doesn't take the views; what a sweep found is in its runs all the same."""
+
+
+def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> None:
+    """Write the views that MLflow lacks or has otherwise, and their links.
+
+    ViewsRefused if it takes no such tags; whatever else is raised may pass, and the same again completes what was begun.
+    """
+    experiment = store.get_experiment(experiment_id)
+    try:
+        for key, value in _changes(experiment.tags, experiment_id, sweep, views).items():
+            _set(store, experiment_id, key, value)
+    except Exception as error:
+        if not is_permanent(error) and getattr(error, "error_code", None) not in _UNWILLING:
+            raise
+        said = redact(" ".join(str(error).split()))[:300]
+        raise ViewsRefused(
+            f"MLflow at {redact(uri)} doesn't take the saved views ({said}); its runs are all there. "
+            f"`leebert-tune views {sweep}` tries again."
+        ) from None
+
+
+def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, again: str) -> str:
+    """The same for a sweep that MLflow has already; the experiment's id. TrackingError where that can't be done."""
+    with readable_errors(uri):
+        store, run = existing_run(uri, experiment, sweep, "config", again=again)
+        try:
+            save(store, uri, run.experiment_id, sweep, views)
+        except ViewsRefused as error:
+            raise TrackingError(str(error)) from None
+    return str(run.experiment_id)
+
+
+def links(uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
+    """Each view's address by its name; for a database that of `mlflow ui`, once somebody starts it."""
+    base = redact(uri).rstrip("/") if is_server(uri) else LOCAL_UI
+    return {view.name: f"{base}/{_fragment(experiment_id, sweep, view)}" for view in views}
+
+
+def doubts(uri: str) -> str:
+    """What to say where the server is not of the version that the views were made for; else nothing."""
+    version = server_version(uri) if is_server(uri) else ""
+    if not version or version == KNOWN_VERSION or version.startswith(f"{KNOWN_VERSION}."):
+        return ""
+    return f"the views were made for MLflow {KNOWN_VERSION}, this is {version}: where they show no charts, take the first link"
+
+
+def _fragment(experiment_id: str, sweep: str, view: View) -> str:
+    """`compareRunsMode` is not part of a view: without it, its table would open."""
+    query = f"viewStateShareKey={view_key(sweep, view)}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"#/experiments/{experiment_id}/runs?{query}"
+
+
+def _set(store: Any, experiment_id: str, key: str, value: str) -> None:
+    from mlflow.entities import ExperimentTag
+
+    store.set_experiment_tag(experiment_id, ExperimentTag(key, value))
+
+
+def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
+    """Tags to write, and nothing where all is there: a replay leaves MLflow as it is."""
+    now, changes = time.time_ns() // 1_000_000, {}
+    # The menu shows the newest first, which is to be the first of ours.
+    for rank, view in enumerate(reversed(views)):
+        key, created = _TAG + view_key(sweep, view), now
+        try:
+            name, state, created = decoded(tags[key])
+            if (name, state) == (view.name, view.state):
+                continue
+        except (KeyError, ValueError):
+            pass  # not there yet, or somebody else's
+        changes[key] = encoded(view, created, now + rank)
+    note = _description(tags.get(_NOTE, ""), experiment_id, sweep, views)
+    if note != tags.get(_NOTE, ""):
+        changes[_NOTE] = note
+    return changes
+
+
+def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]) -> str:
+    """The description with the sweep's line of links: in its place, else above all others; the rest stays as it is.
+
+    Where that is longer than MLflow takes, the oldest of our lines make room, and a line says so.
+
+    The links have no host, since whoever reads them may reach the server under another name than the sweep does.
+    """
+    named = [f"[{view.name.removeprefix(f'{sweep}: ')}]({_fragment(experiment_id, sweep, view)})" for view in views]
+    start = f"**{sweep}**: ["
+    line = f"**{sweep}**: " + " · ".join(named)
+    lines = old.split("\n\n") if old else []
+    at = next((i for i, one in enumerate(lines) if one.startswith(start) and _is_ours(one)), None)
+    if at is None:
+        lines.insert(0, line)
+    else:
+        lines[at] = line
+    while len(whole := "\n\n".join(lines)) > _MAX_NOTE:
+        others = [i for i, one in enumerate(lines) if one != line and _is_ours(one)]
+        if not others:
+            return old  # somebody's own text takes all the room
+        oldest = others[-1]  # new ones are put above
+        lines[oldest : oldest + 1] = [] if _LEFT_OUT in lines else [_LEFT_OUT]
+    return whole
+
+
+def _is_ours(line: str) -> bool:
+    return line.startswith("**") and "](#/experiments/" in line and "viewStateShareKey=" in line

@@ -1,0 +1,278 @@
+"""How the sweep reaches MLflow: which address, never with its secrets, and a store whose calls are one request each.
+
+MLflow's own client repeats a failed request seven times by itself, for minutes, and repeats `runs/create` too, which
+leaves two runs where one was meant. The store made here tries once and says what happened: whether, when and how to try
+again is decided in `tune.tracking.tracker`, which knows what has been written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import re
+import urllib.parse
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import TrackingError
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+
+#: The same where somebody waits for the answer.
+WAITED_FOR_SECONDS = 5.0
+
+_KINDS = {"sweep": "run", "config": "configurations"}
+
+# What a server answers when the request itself is wrong, so that sending it again can't help.
+_PERMANENT = {
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "MALFORMED_REQUEST",
+    "INVALID_STATE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+}
+_USERINFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
+_SECRET_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|sslpassword|access_token)=)[^&\s]*", re.IGNORECASE)
+
+
+def resolve_uri(option: str | None = None) -> str:
+    """The option, else MLFLOW_TRACKING_URI, else MLflow's own default in the working folder."""
+    if uri := option or os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
+def redact(text: str) -> str:
+    """A URI, or a text with URIs in it, without user names, passwords and tokens.
+
+    What the environment holds as a password or token is taken out too, wherever it stands.
+    """
+    text = _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\1", text))
+    for variable in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        if secret := os.environ.get(variable):
+            text = text.replace(secret, "***")
+    return text
+
+
+def is_server(uri: str) -> bool:
+    return uri.lower().startswith(("http://", "https://"))
+
+
+def experiment_url(uri: str, experiment_id: str, sweep: str | None = None) -> str | None:
+    """The link that compares an experiment's (or one sweep's) configurations in charts; None where no server shows it.
+
+    `workflowType` is in it because without it MLflow opens its page for language-model applications.
+    """
+    if not is_server(uri):
+        return None
+    search = "tags.kind = 'config'" + (f" AND tags.sweep = {quoted(sweep)}" if sweep else "")
+    query = f"searchFilter={urllib.parse.quote(search)}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{redact(uri).rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def quoted(text: str) -> str:
+    """A value for MLflow's search language, which has two kinds of quotes and no escapes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS) -> Any:
+    """MLflow's low-level store for a URI; an SQLite database is created here, once, before anybody writes to it."""
+    if is_server(uri):
+        return _one_request_store(uri, (connect_seconds, read_seconds))
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    # MLflow's own search uses what SQLAlchemy 2.1 calls deprecated; under -W error no run would ever be found.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    with _only_one_creates(uri):
+        return _get_store(uri)
+
+
+def ensure_experiment(store: Any, name: str) -> str:
+    """The id of the experiment, created if need be; two sweeps may do so at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    found = store.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(store.create_experiment(name))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = store.get_experiment_by_name(name)
+    if found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"MLflow experiment {name!r} was deleted: restore it (`mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}`), or choose another name."
+        )
+    return str(found.experiment_id)
+
+
+def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str) -> tuple[Any, Any]:
+    """A store, and the info of one run of this kind of a sweep that MLflow has; creates nothing.
+
+    TrackingError where there is none; `again` is the command that fills MLflow. Whoever asks is waiting, so that the
+    first requests, unlike those of MLflow's own client, are not repeated for minutes.
+    """
+    from mlflow.entities import ViewType
+
+    file = _database_file(uri)
+    if file is not None and not file.exists():
+        raise TrackingError(
+            f"there is no database {file.resolve()}; fill it by: {again}, or name the server that has {sweep}"
+        )
+    store = open_store(uri, WAITED_FOR_SECONDS, WAITED_FOR_SECONDS)
+    known = store.get_experiment_by_name(experiment)
+    where = f"tags.sweep = {quoted(sweep)} AND tags.kind = '{kind}'"
+    runs = store.search_runs([known.experiment_id], where, ViewType.ACTIVE_ONLY, 1) if known else []
+    if not runs:
+        raise TrackingError(
+            f"MLflow at {redact(uri)} has no {_KINDS[kind]} of sweep {sweep} in experiment {experiment!r}; "
+            f"fill it by: {again}, or name the server that has {sweep}"
+        )
+    return store, runs[0].info
+
+
+@contextlib.contextmanager
+def readable_errors(uri: str) -> Iterator[None]:
+    """Whatever goes wrong at an address as a TrackingError with advice."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        # No cause is chained: only the message was cleaned of secrets.
+        raise TrackingError(advice(uri, error)) from None
+
+
+def server_version(uri: str) -> str:
+    """The server's version; empty if it doesn't say."""
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer = http_request(
+            _credentials(uri)(_address(uri)), "/version", "GET", max_retries=0, timeout=CONNECT_SECONDS
+        )
+        found = re.fullmatch(r"\s*(\d+\.\d+[\w.]*)\s*", answer.text[:100])
+    except Exception:
+        return ""  # who asks for it can do without
+    return found.group(1) if found and answer.status_code == 200 else ""
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
+    if isinstance(error, json.JSONDecodeError):
+        return False  # a proxy's page in the place of an answer: its server is away
+    if "QueuePool limit" in str(error):
+        return False  # more requests at once than it has connections to its database, for which MLflow says BAD_REQUEST
+    wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
+    return wrong or getattr(error, "error_code", None) in _PERMANENT
+
+
+def advice(uri: str, error: Exception) -> str:
+    """What went wrong at an address and what to do about it, without secrets."""
+    said = redact(" ".join(str(error).split()))
+    if not is_server(uri):
+        todo = "Give a server's address, or sqlite:///FILE, by --tracking-uri or MLFLOW_TRACKING_URI."
+    elif "Invalid Host header" in said:
+        todo = "The server runs, but not for this host name: start it with --allowed-hosts (see mlflow/README.md)."
+    elif getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
+        todo = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
+    else:
+        todo = "Start one with mlflow/serve.sh, or give another address by --tracking-uri or MLFLOW_TRACKING_URI."
+    return f"MLflow can't be used at {redact(uri)}: {said[:300]}. {todo}"
+
+
+def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
+    from mlflow.store.tracking.rest_store import RestStore
+    from mlflow.utils.proto_json_utils import parse_dict
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    class OneRequestStore(RestStore):
+        """MLflow's REST store, but a call is one request: no repetition behind our back, and short time-outs."""
+
+        def _call_endpoint(self, api: Any, json_body: str | None = None, *args: Any, **kwargs: Any) -> Any:
+            self._validate_workspace_support_if_specified()
+            endpoint, method = self._METHOD_TO_INFO[api]
+            body = None if json_body is None else json.loads(json_body)
+            response = http_request(
+                self.get_host_creds(),
+                endpoint,
+                method,
+                max_retries=0,
+                raise_on_status=False,
+                timeout=timeout,
+                **{"params" if method == "GET" else "json": body},
+            )
+            answer = api.Response()
+            parse_dict(js_dict=json.loads(verify_rest_response(response, endpoint).text), message=answer)
+            return answer
+
+    return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
+
+
+def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """A server's address alone, and its credentials as the environment variables that MLflow's own client reads.
+
+    MLflow prints and quotes the address that it is given.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if not is_server(uri) or parts.username is None:
+        return uri, {}
+    return _address(uri), {
+        "MLFLOW_TRACKING_USERNAME": urllib.parse.unquote(parts.username),
+        "MLFLOW_TRACKING_PASSWORD": urllib.parse.unquote(parts.password or ""),
+    }
+
+
+def _address(uri: str) -> str:
+    """The URI without its credentials, which leave it before MLflow sees it: its error messages quote the address."""
+    parts = urllib.parse.urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _credentials(uri: str) -> Callable[[str], Any]:
+    """What makes credentials for an address: those of the URI, else those of the environment."""
+    from mlflow.utils.credentials import get_default_host_creds
+
+    parts = urllib.parse.urlsplit(uri)
+
+    def credentials(address: str) -> Any:
+        creds = get_default_host_creds(address)
+        if parts.username is not None:
+            creds.username = urllib.parse.unquote(parts.username)
+            creds.password = urllib.parse.unquote(parts.password or "")
+        return creds
+
+    return credentials
+
+
+@contextlib.contextmanager
+def _only_one_creates(uri: str) -> Iterator[None]:
+    """Two processes that create the tables of one new SQLite file break each other; its folder is the lock."""
+    file = _database_file(uri)
+    if file is None:
+        yield
+        return
+    folder = file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _database_file(uri: str) -> Path | None:
+    """The file of an SQLite address."""
+    path = uri.removeprefix("sqlite:///").split("?")[0]
+    return None if path in (uri, ":memory:") else Path(urllib.parse.unquote(path))

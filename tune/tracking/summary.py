@@ -1,0 +1,122 @@
+"""Summaries over many configurations, for MLflow: per algorithm, and paired differences; these carry the truth at any size."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from leebert.errors import LeebertError
+from tune.analysis.compare import CellKey, compare
+from tune.analysis.select import complete
+from tune.analysis.stats import Interval, corrected_t, fold_ratio
+from tune.analysis.verdicts import rests_on
+from tune.store.history import Configuration, History
+from tune.store.ledger import State
+from tune.tracking.events import Summary
+from tune.tracking.names import LABELS, PAIR_COLOURS, algorithm_label
+
+
+def summaries(state: State, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
+    """One per algorithm, and one per pair of algorithms whose configurations can be paired.
+
+    The ratio of held-out to training rows is 1/(folds - 1) unless given, as in `tune.analysis.compare`.
+    """
+    ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
+    finished = complete(state.history())
+    algorithms = sorted({str(c.values.get("algorithm", "")) for c in finished}, key=_order)
+    for algorithm in algorithms:
+        mine = tuple(c for c in finished if c.values.get("algorithm", "") == algorithm)
+        # (cells, exits): each cell averaged over configurations, the unit of every interval here
+        scores = exit_scores(mine, cells_of(mine))
+        overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
+        intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
+        yield Summary(
+            algorithm_label(algorithm),
+            metrics={"summary/configs": float(len(mine)), **_percent("summary/score_pct", overall)},
+            depth={
+                "depth/layer": range(1, len(intervals) + 1),
+                "summary/score": [i.mean for i in intervals],
+                "summary/score_low": [_known(i.low) for i in intervals],
+                "summary/score_high": [_known(i.high) for i in intervals],
+            },
+            algorithm=algorithm,
+            note=f"{_counted(len(mine), 'configuration')}, each on {_counted(len(scores), 'cell')}",
+            time_ms=_newest(state, {"algorithm": algorithm}),
+        )
+    colours = itertools.cycle(PAIR_COLOURS)
+    # What isn't complete has no cells here, but is still there to be counted.
+    ids = {c.id for c in finished}
+    history = tuple(c if c.id in ids else dataclasses.replace(c, cells=()) for c in state.history())
+    for a, b in itertools.combinations(algorithms, 2):
+        try:
+            comparison = compare(history, a, b, folds=folds, test_train_ratio=ratio)
+        except LeebertError:
+            continue  # no common configurations: nothing to say
+        for line in comparison.lines:
+            yield Summary(
+                f"{_side(a, line.a_only)} minus {_side(b, line.b_only)}",
+                metrics={"paired/pairs": float(len(line.paired)), **_percent("paired/diff_pct", line.difference)},
+                depth={
+                    "depth/layer": range(1, len(line.exits) + 1),
+                    "paired/diff": [i.mean for i in line.exits],
+                    "paired/diff_low": [_known(i.low) for i in line.exits],
+                    "paired/diff_high": [_known(i.high) for i in line.exits],
+                },
+                colour=next(colours),
+                note="\n\n".join([line.verdict, rests_on(line), *(f"Warning: {w}" for w in comparison.warnings)]),
+                time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
+            )
+
+
+def exit_scores(side: Iterable[Configuration], cells: Iterable[CellKey]) -> np.ndarray:
+    """(cells, exits): each exit's score at the best epoch, a mean over configurations that all finished these cells.
+
+    Empty where the exits weren't recorded.
+    """
+    best = [{(k.seed, k.fold): k.best.exits for k in c.cells if k.best is not None} for c in side]
+    rows = [[mine[cell] for mine in best] for cell in cells]
+    return np.mean(rows, axis=1) if all(exits for row in rows for exits in row) else np.empty((0, 0))
+
+
+def cells_of(side: History) -> list[CellKey]:
+    """The cells of complete configurations, which are the same for all."""
+    return sorted((k.seed, k.fold) for k in side[0].cells)
+
+
+def _order(algorithm: str) -> tuple[int, str]:
+    """CLO first, then as the paper has them; a user's own methods last."""
+    known = list(LABELS)
+    return known.index(algorithm) if algorithm in known else len(known), algorithm
+
+
+def _newest(state: State, *sides: Mapping[str, Any]) -> int:
+    """When the newest cell was done (ms) of all that a summary is about: made again later, it is the same."""
+    about = [
+        c.id for c in state.history() if any(side.items() <= {"algorithm": "", **c.values}.items() for side in sides)
+    ]
+    return int(1000 * max((cell["time"] for config in about for cell in state.cells_of.get(config, ())), default=0))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(name: str, interval: Interval) -> dict[str, float]:
+    """An interval of fractions in per cent, without the ends that aren't known."""
+    numbers = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {key: round(100 * value, 3) for key, value in numbers.items() if not math.isnan(value)}
+
+
+def _side(algorithm: str, only: Mapping[str, Any]) -> str:
+    """``CLO-v2 C=2``: an algorithm and the options that it alone has in a comparison."""
+    options = (f"{'C' if option == 'cycle_length' else option}={value}" for option, value in only.items())
+    return " ".join([algorithm_label(algorithm), *options])
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -1,0 +1,212 @@
+"""MLflow, fed by the driver from the ledger's records: training never waits for it, and loses nothing while it is away.
+
+The driver puts events; one thread sends them in order and tries again until the server takes them. MLflow holds a view
+of the ledger and nothing of its own: given the same events again, a new `Tracker` finds the runs by their tags and
+writes only what is missing. So a resumed sweep, or one whose server was away at its end, is completed by a replay.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from leebert.errors import LeaseError
+from tune.tracking.events import (
+    CellEnded,
+    CellStarted,
+    ConfigEnded,
+    ConfigStarted,
+    Epoch,
+    Event,
+    SavedViews,
+    Summary,
+    SweepEnded,
+    SweepStarted,
+)
+from tune.tracking.runs import RunWriter
+from tune.tracking.saved_views import ViewsRefused, links
+from tune.tracking.server import advice, experiment_url, is_permanent, readable_errors, redact, resolve_uri
+
+__all__ = [
+    "CellEnded",
+    "CellStarted",
+    "ConfigEnded",
+    "ConfigStarted",
+    "Epoch",
+    "Event",
+    "SavedViews",
+    "Summary",
+    "SweepEnded",
+    "SweepStarted",
+    "Tracker",
+    "experiment_url",
+    "redact",
+    "resolve_uri",
+]
+
+CHECK_SECONDS = 5.0
+
+#: How long the end of a sweep waits for a server that takes nothing; while it takes something, it waits on.
+CLOSE_SECONDS = 30.0
+PROGRESS_SECONDS = 10.0
+
+#: So many reports that wait are written together.
+BATCH = 24
+
+
+class Tracker:
+    """The only way to MLflow: `check` once before the sweep, `put` each event, `close` at the end."""
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        sweep: str,
+        task: str,
+        *,
+        say: Callable[[str], None] | None = None,
+        longest_pause: float = 15.0,
+    ) -> None:
+        self.uri, self.experiment, self.sweep, self.task = uri, experiment, sweep, task
+        self.rejected = 0
+        self._views: SavedViews | None = None  # that MLflow has
+        self._views_refused = False
+        self._say = say or logging.getLogger(__name__).warning
+        self._longest_pause = longest_pause
+        self._writer = RunWriter(uri, experiment, sweep, task)
+        self._events: collections.deque[Event] = collections.deque()
+        self._changed = threading.Condition()
+        self._closing = self._abandoned = False
+        self._may_send: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Events that MLflow does not have yet."""
+        return len(self._events)
+
+    @property
+    def url(self) -> str | None:
+        """The page that compares this sweep's configurations, once the experiment is known and if a server shows it."""
+        experiment_id = self._writer.experiment_id
+        return experiment_id and experiment_url(self.uri, experiment_id, self.sweep)
+
+    @property
+    def views(self) -> dict[str, str]:
+        """The addresses of the saved views that MLflow took last, by their names; none if it took none."""
+        experiment_id = self._writer.experiment_id
+        if self._views is None or experiment_id is None:
+            return {}
+        return links(self.uri, experiment_id, self.sweep, self._views.views)
+
+    def check(self, seconds: float = CHECK_SECONDS) -> None:
+        """One quick request before anything is trained; creates a missing experiment or SQLite database."""
+        with readable_errors(self.uri):
+            self._writer.connect(seconds)
+
+    def fence(self, may_send: Callable[[], None]) -> None:
+        """Send only while `may_send` doesn't raise LeaseError: what another driver has taken over is told by that one."""
+        self._may_send = may_send
+
+    def put(self, event: Event) -> None:
+        """Hand over an event: returns at once and never raises, whatever the server does."""
+        if not event.time_ms:
+            event = dataclasses.replace(event, time_ms=time.time_ns() // 1_000_000)
+        with self._changed:
+            self._events.append(event)
+            if self._thread.ident is None:
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self, patience: float = CLOSE_SECONDS) -> int:
+        """Send what is left, until the server has taken nothing for so many seconds; how many events still wait then."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        left, moved, told = self.waiting, time.monotonic(), time.monotonic()
+        while self._thread.is_alive() and (now := time.monotonic()) < moved + patience:
+            self._thread.join(min(0.5, moved + patience - now))
+            if self.waiting < left:
+                left, moved = self.waiting, now
+                if left and now > told + PROGRESS_SECONDS:
+                    told = now
+                    self._say(f"MLflow at {redact(self.uri)}: {left} events are on their way")
+        self._abandoned = True
+        if self.waiting:
+            self._say(
+                f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's record; "
+                f"`leebert-tune rebuild-mlflow` sends them, and so does resuming the sweep."
+            )
+        return self.waiting
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._events or self._closing)
+                if not self._events:
+                    return
+                event, more = self._next()
+            if not self._send(event, *more):
+                return
+            for _ in (event, *more):
+                self._events.popleft()
+
+    def _next(self) -> tuple[Event, list[Epoch]]:
+        """The event that has waited longest; if it is a report, also the reports that directly follow it."""
+        first, *following = itertools.islice(self._events, BATCH)
+        more: list[Epoch] = []
+        for event in following:
+            if not (isinstance(first, Epoch) and isinstance(event, Epoch)):
+                break
+            more.append(event)
+        return first, more
+
+    def _send(self, event: Event, *more: Epoch) -> bool:
+        """Until the events are written or turned out to be unwritable; False once the tracker was given up."""
+        pause, away = 0.25, False
+        while not self._abandoned:
+            try:
+                self._may_send()
+                self._writer.apply(event, *more)
+            except LeaseError:
+                self._abandoned = True
+            except ViewsRefused as error:
+                if not self._views_refused:
+                    self._say(str(error))
+                self._views_refused = True
+                return True
+            except Exception as error:
+                if is_permanent(error):
+                    if more:
+                        return all(self._send(one) for one in (event, *more))
+                    self._reject(event, error)
+                    return True
+                if not away:
+                    self._say(advice(self.uri, error) + " Training goes on; what it reports is sent later.")
+                    away = True
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, timeout=pause)
+                if self._closing:
+                    time.sleep(0.25)
+                pause = min(2 * pause, self._longest_pause)
+            else:
+                if isinstance(event, SavedViews):
+                    self._views = event
+                if away:
+                    self._say(f"MLflow at {redact(self.uri)} is back; {self.waiting} events are on their way.")
+                return True
+        return False
+
+    def _reject(self, event: Event, error: Exception) -> None:
+        """One event that MLflow will never take (its run was deleted, say) must not hold up the others."""
+        self.rejected += 1
+        if self.rejected == 1:
+            what = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            self._say(
+                f"MLflow at {redact(self.uri)} can't take {type(event).__name__}: {what[:300]}. Such are left out."
+            )

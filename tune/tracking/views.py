@@ -1,0 +1,285 @@
+"""Saved views of a sweep in MLflow's UI, as data: which runs, which charts, which columns. Nothing here asks a server.
+
+The format is MLflow's own and not documented; it is that of `KNOWN_VERSION`. What it does not understand of a view, MLflow
+leaves out without a word, so every view is checked in a browser by the tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from leebert.config import applies
+from tune.space import SweepSpec
+from tune.store.ledger import State
+from tune.tracking import names
+from tune.tracking.feed import config_ended
+from tune.tracking.server import quoted
+
+KNOWN_VERSION = "3.17"
+
+#: So many runs the UI loads, whatever the filter finds; what it averages in groups, it averages over these.
+LOADED_RUNS = 100
+
+_ENCODED = "deflate;"
+_SCORE, _DEVIATION, _LAYERS = "cv/score_pct", "cv/score_std_pct", "cv/layers"
+
+State_ = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One saved view: `slug` names it in addresses, `name` in the menu; `state` is what MLflow restores."""
+
+    slug: str
+    name: str
+    state: State_
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What views depend on besides the sweep's name.
+
+    `shared` are the swept options that every algorithm uses, `others` those that only some do; `ranges` are the least and
+    greatest value of a series over the `complete` configurations: grouped charts would begin at 0 without. Of those
+    that were `begun` some may be pruned, failed or running.
+    """
+
+    algorithms: tuple[str, ...]
+    shared: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    complete: int = 0
+    ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    begun: int = 0
+
+
+def found(spec: SweepSpec, state: State) -> Found:
+    """What is known of a sweep by now."""
+    complete = [c.id for c in state.history() if c.state == "complete"]
+    seen: dict[str, list[float]] = {}
+    for config in complete:
+        ended = config_ended(config, "complete", state)
+        for series, numbers in ended.depth.items():
+            seen.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
+    # An option with one value tells nothing apart.
+    swept = [option for option, values in spec.space.items() if values.count != 1]
+    options = {o: all(applies(o, a) for a in spec.algorithms) for o in swept}
+    return Found(
+        algorithms=spec.algorithms,
+        shared=tuple(o for o, all_use_it in options.items() if all_use_it),
+        others=tuple(o for o, all_use_it in options.items() if not all_use_it),
+        complete=len(complete),
+        ranges={series: (min(numbers), max(numbers)) for series, numbers in seen.items() if numbers},
+        begun=len(state.configs),
+    )
+
+
+def saved_views(sweep: str, of: Found) -> tuple[View, ...]:
+    """The views of one sweep, the most important first."""
+    return (
+        View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
+        View("speed", f"{sweep}: speed against accuracy", _speed(sweep, of)),
+        View("configurations", f"{sweep}: all configurations", _configurations(sweep, of)),
+        View("summary", f"{sweep}: summary", _summary(sweep)),
+    )
+
+
+def view_key(sweep: str, view: View) -> str:
+    """What MLflow knows a view by: the same each time, so that a view that is made again takes the old one's place."""
+    return f"{sweep}.{view.slug}"
+
+
+def encoded(view: View, created: int, updated: int) -> str:
+    """A view as the value of an experiment's tag; times are in ms."""
+    packed = base64.b64encode(zlib.compress(json.dumps(view.state, sort_keys=True).encode())).decode()
+    whole = {"name": view.name, "createdAt": created, "updatedAt": updated, "state": _ENCODED + packed}
+    return json.dumps(whole)
+
+
+def decoded(value: str) -> tuple[str, State_, int]:
+    """Name, state and time of creation back from a tag's value; ValueError for what is none of ours."""
+    try:
+        whole = json.loads(value)
+        packed = whole["state"].removeprefix(_ENCODED)
+        return whole["name"], json.loads(zlib.decompress(base64.b64decode(packed))), int(whole["createdAt"])
+    except (zlib.error, TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"no saved view: {error}") from None
+
+
+# The four views.
+
+
+def _algorithms(sweep: str, of: Found) -> State_:
+    part = _part(of.complete)
+    depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
+    sections = [
+        _Section("depth", f"By exit: mean and range{part}", depth, 2, 440),
+        _Section("score", f"Cross-validated{part}", [_bar(k) for k in _BARS], 3, 300),
+    ]
+    grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
+    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
+
+
+def _speed(sweep: str, of: Found) -> State_:
+    part = _part(of.complete)
+    curve = _line("tradeoff/score", over="tradeoff/layers")
+    sections = [
+        _Section("curve", f"Exit curves, one line per configuration{part}", [curve], 1, 620),
+        _Section("points", f"Score, and layers that cost at most a point{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
+    ]
+    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
+
+
+def _configurations(sweep: str, of: Found) -> State_:
+    axes = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in of.shared]
+    every = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in (*of.shared, *of.others)]
+    parallel = [_parallel("all", [*axes[:1], "variant", *axes[1:]])]  # the first axis would cut off its labels
+    # MLflow leaves out each run that lacks one of the axes: a second chart is for those that have all.
+    if of.others:
+        parallel.append(_parallel("some", every))
+    scatters = [_scatter(axis, _SCORE, "PARAM") for axis in every] + [_scatter(_DEVIATION, _SCORE)]
+    part = _part(of.begun)
+    sections = [
+        _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
+        _Section("scatter", f"Score against each option{part}", scatters, 3, 320),
+    ]
+    return _state(_where(sweep, "config"), _config_columns(of), sections)
+
+
+def _summary(sweep: str) -> State_:
+    by_exit = {
+        key: _line(key, f"{key}_low", f"{key}_high", over="depth/layer") for key in ("summary/score", "paired/diff")
+    }
+    overall = {key: [f"{key}_low", key, f"{key}_high"] for key in ("summary/score_pct", "paired/diff_pct")}
+    bars = {key: [_bar(metric) for metric in metrics] for key, metrics in overall.items()}
+    sections = [
+        _Section("diff", "Paired difference by exit, with interval", [by_exit["paired/diff"]], 1, 420),
+        _Section("score", "Score by exit, with 95 % interval", [by_exit["summary/score"]], 1, 420),
+        _Section("diff-bars", "Paired difference in points: low, mean, high", bars["paired/diff_pct"], 3, 280),
+        _Section("score-bars", "Score in per cent: low, mean, high", bars["summary/score_pct"], 3, 280),
+    ]
+    metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
+    columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
+    return _state(_where(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
+
+
+_BARS = (_SCORE, _DEVIATION, _LAYERS)
+
+
+# Their parts.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Section:
+    id: str
+    title: str
+    cards: Sequence[State_]
+    columns: int
+    height: int
+
+
+def _state(
+    where: str,
+    columns: Mapping[str, int],
+    sections: Sequence[_Section],
+    *,
+    kind: names.RunKind = "config",
+    order: str = f"metrics.`{_SCORE}`",
+    **more: Any,
+) -> State_:
+    cards = [{**card, "metricSectionId": section.id} for section in sections for card in section.cards]
+    shown = {card["metricKey"] for card in cards if "metricKey" in card}
+    # A metric without a card would get one, in a section of its own; unless there is one that was deleted.
+    cards += [
+        {"uuid": f"no-{metric}", "type": "BAR", "metricSectionId": sections[0].id, "metricKey": metric, "deleted": True,
+         "isGenerated": True}
+        for metric in _metrics(kind) if metric not in shown
+    ]  # fmt: skip
+    return {
+        "searchFilter": where,
+        "orderByKey": order,
+        "orderByAsc": False,
+        "selectedColumns": list(columns),
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
+        "columnWidths": {"attributes.`Run Name`": 230, **columns},
+        "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,
+        "compareRunSections": [
+            {"uuid": s.id, "name": s.title, "display": True, "isReordered": True, "columns": s.columns,
+             "cardHeight": s.height}
+            for s in sections
+        ],
+        "compareRunCharts": cards,
+        **more,
+    }  # fmt: skip
+
+
+def _part(runs: int) -> str:
+    """What a title adds where MLflow doesn't load all of so many runs."""
+    return f" (the best {LOADED_RUNS} only)" if runs > LOADED_RUNS else ""
+
+
+def _where(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:
+    parts = [f"tags.sweep = {quoted(sweep)}", f"tags.kind = '{kind}'"]
+    return " AND ".join([*parts, f"tags.outcome = '{outcome}'"] if outcome else parts)
+
+
+def _metrics(kind: names.RunKind) -> Iterable[str]:
+    return (line.pattern for line in names.NAMES if line.family == "metric" and kind in line.runs)
+
+
+def _config_columns(of: Found) -> dict[str, int]:
+    """Columns of the table, with their widths."""
+    metrics = {f"metrics.`{metric}`": 130 for metric in (*_BARS, "cv/cells")}
+    params = {f"params.`{option}`": 110 for option in (*of.shared, *of.others)}
+    return {"params.`variant`": 120, **metrics, **params, "tags.`outcome`": 110}
+
+
+def _title(algorithms: Sequence[str]) -> str:
+    clo = any(a.startswith("clo") for a in algorithms)
+    return "CLO vs BLO" if clo and "blo" in algorithms else "algorithms compared"
+
+
+def _card(id: str, type: str, **more: Any) -> State_:
+    return {
+        "uuid": id, "type": type, "deleted": False, "isGenerated": False, "runsCountToCompare": LOADED_RUNS, **more,
+    }  # fmt: skip
+
+
+def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = None) -> State_:
+    """Lines of one metric and others `with_` it, over a metric of the same steps: that one labels the axis."""
+    return _card(
+        f"line-{metric}",
+        "LINE",
+        metricKey=metric,
+        selectedMetricKeys=[metric, *with_],
+        xAxisKey="metric",
+        selectedXAxisMetricKey=over,
+        useGlobalXaxisKey=False,
+        lineSmoothness=0,
+        useGlobalLineSmoothing=False,
+        displayPoints=True,
+        **({"range": {"yMin": y[0], "yMax": y[1]}} if y else {}),
+    )
+
+
+def _depth(metric: str, of: Found) -> State_:
+    low, high = of.ranges.get(metric, (0.0, 0.0))
+    margin = 0.08 * (high - low)
+    return _line(metric, over="depth/layer", y=(low - margin, high + margin) if margin else None)
+
+
+def _bar(metric: str) -> State_:
+    return _card(f"bar-{metric}", "BAR", metricKey=metric)
+
+
+def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> State_:
+    return _card(f"scatter-{x}", "SCATTER", xaxis={"key": x, "type": kind}, yaxis={"key": y, "type": "METRIC"})
+
+
+def _parallel(id: str, params: Sequence[str]) -> State_:
+    return _card(f"parallel-{id}", "PARALLEL", selectedParams=list(params), selectedMetrics=[_SCORE], showAllRuns=False)
