@@ -12,13 +12,19 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from leebert.errors import ConfigError
+from leebert.methods import METHODS
 
-AlgorithmName = Literal["uniform", "rand", "slo", "blo", "clo-v1", "clo-v2"]
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
 Pooling = Literal["pooler", "cls", "mean"]
 StrategyName = Literal["patience", "entropy", "normalised_entropy", "confidence", "never"]
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+def nearest(key: str, valid: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for a misspelt key, or an empty string."""
+    close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _positive_rate(value: float) -> float:
@@ -27,7 +33,14 @@ def _positive_rate(value: float) -> float:
     return value
 
 
+def _method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}")
+    return name
+
+
 Rate = Annotated[float, AfterValidator(_positive_rate)]
+AlgorithmName = Annotated[str, AfterValidator(_method)]
 
 
 class Frozen(BaseModel):
@@ -39,7 +52,9 @@ class Frozen(BaseModel):
 class TrainConfig(Frozen):
     """How one model is trained. The defaults are the paper's where it gives them, else ours."""
 
-    algorithm: AlgorithmName = Field("clo-v2", description="How ω is learned (sections 3.3-3.4, table 1).")
+    algorithm: AlgorithmName = Field(
+        "clo-v2", description="The method: how ω is learned (sections 3.3-3.4), or a rival (table 1)."
+    )
     lr_theta: Rate = Field(1e-5, description="λ1, the peak learning rate of θ (table 3; chosen for 5 of 7 tasks).")
     lr_omega: Rate = Field(1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO and CLO use it.")
     cycle_length: int = Field(4, ge=1, description="C, θ steps per use of D2 (algorithm 2; 4 in table 3). CLO-v2 only.")
@@ -84,6 +99,30 @@ class TrainConfig(Frozen):
     exit_dropout: float = Field(
         0.1, ge=0, lt=1, description="Dropout before each exit's linear layer, in training only (ours)."
     )
+    first_epochs: int | None = Field(
+        None, ge=1, description="Epochs of each stage before a method's last; None: max_epochs (ours)."
+    )
+    finetune_first: bool = Field(
+        False, description="Fine-tune for the last exit before all exits are trained (Kubaty et al., 2025: mixed)."
+    )
+    two_stage: bool = Field(
+        False, description="FastBERT's own second stage: the backbone frozen, KL to the last exit, no labels."
+    )
+    keep: float = Field(
+        0.5, gt=0, le=1, description="Share that static compression keeps: of layers, heads or, in COST-EFF, widths."
+    )
+    layerdrop: float = Field(0.2, gt=0, lt=1, description="Chance that a layer is skipped in training (LayerDrop).")
+    prune_rounds: int = Field(4, ge=1, description="Cuts on the way to `keep`, each followed by training (ours).")
+    alpha: float = Field(
+        0.5, ge=0, le=1, description="Weight of distillation, 1 − α of labels (DBT; BERT-PKD searches .2, .5, .7)."
+    )
+    beta: float = Field(100.0, ge=0, description="BERT-PKD's weight of the states that are imitated.")
+    annealing: float = Field(
+        1.05, ge=1, description="DBT: factor on τ after each batch whose tempered teacher is too sure; 1: constant τ."
+    )
+    replacing_rate: float = Field(
+        0.3, gt=0, le=1, description="BERT-of-Theseus: chance of a successor layer at the start of its stage."
+    )
     precision: Precision = Field(
         "auto", description="bf16 on CUDA and on CPUs that have it in hardware, else fp32 (ours)."
     )
@@ -93,24 +132,8 @@ class TrainConfig(Frozen):
     seed: int = Field(0, ge=0, description="Fixes initialisation, dropout, batch order and the D1/D2 splits.")
 
 
-#: Hyperparameters that only some algorithms use; all others apply to every algorithm.
-USED_BY: dict[str, frozenset[str]] = {
-    "lr_omega": frozenset({"slo", "blo", "clo-v1", "clo-v2"}),
-    "parametrisation": frozenset({"slo", "blo", "clo-v1", "clo-v2"}),
-    "omega_optimizer": frozenset({"slo", "blo", "clo-v1", "clo-v2"}),
-    "omega_forward": frozenset({"blo", "clo-v1", "clo-v2"}),
-    "cycle_length": frozenset({"clo-v2"}),
-    "omega_in_cycle": frozenset({"clo-v2"}),
-}
-
-
 #: Options that change memory and speed, not what is trained: not searched, and a run may go on with others.
 COST_ONLY: frozenset[str] = frozenset({"accumulate", "eval_batch_size"})
-
-
-def applies(option: str, algorithm: str) -> bool:
-    """Whether a training option changes anything under an algorithm (C only for CLO-v2, λ2 for SLO, BLO and CLO)."""
-    return algorithm in USED_BY.get(option, {algorithm})
 
 
 class ModelConfig(Frozen):
@@ -158,12 +181,6 @@ class ExitConfig(Frozen):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def nearest(key: str, valid: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for a misspelt key, or an empty string."""
-    close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -27,7 +27,7 @@ def tempered(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
 
 def distillation_pairs(
     logits: torch.Tensor,
-    temperature: float = 1.0,
+    temperature: float | torch.Tensor = 1.0,
     *,
     detach_teacher: bool = True,
     kl: bool = False,

@@ -94,10 +94,15 @@ def estimate(
         fake = _fake(model)
         if runtime.device.type != "cpu":
             _use_torchs_attention(fake)
-        needs = []
+        needs: list[MemoryEstimate] = []
+        teachers: dict[str, Any] = {}
         for stage in stages:
-            fake = stage.transform(fake) if stage.transform else fake
-            needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch))
+            if stage.transform:
+                fake = stage.transform.apply(fake, stage.transform.plan(fake, None))
+            teacher = teachers.get(stage.teacher or "")
+            needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))
+            if any(later.teacher == stage.name for later in stages):
+                teachers[stage.name] = copy.deepcopy(fake)
     return max(needs, key=lambda need: need.total)
 
 
@@ -109,15 +114,17 @@ def _stage(
     config: TrainConfig,
     runtime: Runtime,
     batch: Callable[[int, int], Batch],
+    teacher: Any,
 ) -> MemoryEstimate:
     parts = min(config.accumulate, batch_size)
     # Two parts show all that any number of them needs: the second's activations beside the first's gradients.
     simulated = min(parts, 2)
     rows = simulated * math.ceil(batch_size / parts)
     on_cpu = Runtime(torch.device("cpu"), runtime.dtype)  # fake tensors of a GPU need a build of torch for it
-    weights = [*model.parameters(), *model.buffers()]
+    taught_by = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
+    weights = [*model.parameters(), *model.buffers(), *taught_by]
     with _Tracker(weights) as tracker:
-        level = _Level(model, stage, config.model_copy(update={"accumulate": simulated}), on_cpu, (0,))
+        level = _Level(model, stage, config.model_copy(update={"accumulate": simulated}), on_cpu, (0,), teacher)
         for parameter in level.theta.values():
             parameter.grad = torch.zeros_like(parameter)
         level.theta_optimizer.step()

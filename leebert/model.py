@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
@@ -21,7 +22,7 @@ from leebert.errors import CheckpointError, ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
-from leebert.record import Record
+from leebert.record import Keep, Record
 
 
 @dataclasses.dataclass
@@ -40,21 +41,23 @@ class EarlyExitOutput(ModelOutput):
     exit_layers: torch.Tensor | None = None
 
 
-class ExitHeads(nn.Module):
-    """M linear exits H → K as one tensor, so that all of them are one product."""
+class ExitHeads(nn.ModuleList):
+    """M linear exits H → K, computed as one product."""
 
     def __init__(self, num_exits: int, hidden: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_exits, classes, hidden))
-        self.bias = nn.Parameter(torch.zeros(num_exits, classes))
-        self.dropout = nn.Dropout(dropout)
+        super().__init__(nn.Linear(hidden, classes) for _ in range(num_exits))
+        self.dropout = dropout
 
     def forward(self, pooled: torch.Tensor, start: int = 0) -> torch.Tensor:
         """(m, B, H) pooled states of exits `start` onwards → (m, B, K) logits, in float32 under any autocast."""
-        stop = start + pooled.shape[0]
+        exits: list[Any] = [self[start + m] for m in range(len(pooled))]
         with torch.autocast(pooled.device.type, enabled=False):
-            dropped = self.dropout(pooled.float())
-            return torch.baddbmm(self.bias[start:stop].unsqueeze(1), dropped, self.weight[start:stop].transpose(1, 2))
+            dropped = F.dropout(pooled.float(), self.dropout, self.training)
+            if len(exits) == 1:
+                return F.linear(dropped, exits[0].weight, exits[0].bias)
+            weight = torch.stack([exit_.weight for exit_ in exits])  # (m, K, H)
+            bias = torch.stack([exit_.bias for exit_ in exits])
+            return torch.baddbmm(bias.unsqueeze(1), dropped, weight.transpose(1, 2))
 
 
 class LeebertForSequenceClassification(PreTrainedModel):
@@ -90,8 +93,10 @@ class LeebertForSequenceClassification(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ExitHeads):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-            nn.init.zeros_(module.bias)
+            for exit_ in module:
+                assert isinstance(exit_, nn.Linear)
+                nn.init.normal_(exit_.weight, std=self.config.initializer_range)
+                nn.init.zeros_(exit_.bias)
 
     def pool(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """What an exit sees of a layer's states (B, L, H): the shared pooler, the CLS state, or the mean over tokens; (B, H)."""
@@ -108,15 +113,24 @@ class LeebertForSequenceClassification(PreTrainedModel):
             return encoder.pooler_activation(encoder.pooler(cls))
         return encoder.pooler(states)
 
-    def record(self, batch: Mapping[str, torch.Tensor], *, keep_hidden: bool = False) -> Record:
+    def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
         """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
         states, mask = self.stack.begin(batch)
-        pooled = []
+        attention = batch.get("attention_mask")
+        pooled, kept = [], [states]
         for layer in self.stack.layers():
             states = layer(states, mask)
-            pooled.append(self.pool(states, batch.get("attention_mask")))
+            pooled.append(self.pool(states, attention))
+            if keep == "states":
+                kept.append(states)
         hidden = torch.stack(pooled)  # (M, B, H)
-        return Record(self.heads(hidden), batch.get("labels"), hidden if keep_hidden else None)
+        return Record(
+            self.heads(hidden),
+            batch.get("labels"),
+            hidden if keep != "logits" else None,
+            torch.stack(kept) if keep == "states" else None,
+            attention if keep == "states" else None,
+        )
 
     def forward(
         self,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from leebert.config import TrainConfig
 from leebert.losses import TEACHERS, cross_entropy_per_exit, distillation_pairs
-from leebert.record import Record
+from leebert.record import Keep, Record
 from leebert.weights import PARAMETRISATIONS, Parametrisation, Terms, random_weights
 
 #: An objective's own state: tensors by name, passed in and returned, and kept in checkpoints.
@@ -22,6 +23,11 @@ class Objective(Protocol):
     @property
     def num_terms(self) -> int: ...
 
+    @property
+    def keep(self) -> Keep:
+        """What it needs of a record besides logits and labels: nothing (`logits`), what the exits saw, or all states."""
+        ...
+
     def initial(self, generator: torch.Generator) -> State:
         """The state before the first step; `generator` (CPU) is for what is drawn once, such as rand's weights."""
         ...
@@ -29,7 +35,8 @@ class Objective(Protocol):
     def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
         """The loss terms l, (n,), with a graph where the record has one.
 
-        Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows.
+        Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows. `teacher` is
+        what the stage's teacher made of the same rows, without a graph.
         """
         ...
 
@@ -37,10 +44,11 @@ class Objective(Protocol):
         """w, (n,), without a graph: the loss is w·l."""
         ...
 
-    def after_step(self, record: Record, state: State) -> State:
+    def after_step(self, record: Record, state: State, progress: float) -> State:
         """The state after a step of θ (a temperature that anneals, say); most return it as it is.
 
-        `record` is the whole batch's from before the update, without a graph.
+        `record` is the whole batch's from before the update, without a graph; `progress` the share of the stage's
+        updates done, this one included.
         """
         ...
 
@@ -53,11 +61,16 @@ class LearnedWeights(Objective, Protocol):
         ...
 
 
+#: Methods that say themselves who teaches.
+_OWN_TEACHERS = {"fastbert": "last", "fastbert-clo-v2": "last", "lle": "lle"}
+
+
 @dataclasses.dataclass(frozen=True)
 class ExitObjective:
     """Eq. 5, L(x, y; θ, ω) = Σ_m w_m CE(p_m, y) + Σ_m Σ_{t∈T(m)} w_{m,t} L_KD(p_t, p_m) / (M·|T(m)|).
 
-    With `random` the weights are the rand baseline's draw, kept in the state and never learned.
+    With `random` the weights are the rand baseline's draw, kept in the state and never learned; with `fixed`, (n,),
+    they are these.
     """
 
     layout: Terms
@@ -66,12 +79,19 @@ class ExitObjective:
     detach_teacher: bool = True
     kl: bool = False
     random: bool = False
+    fixed: tuple[float, ...] | None = None
+    keep: Keep = "logits"
+
+    @classmethod
+    def weighted(cls, weights: Sequence[float]) -> ExitObjective:
+        """Σ_m w_m CE_m under fixed weights (M,), without distillation."""
+        return cls(Terms.of(TEACHERS["none"](len(weights))), PARAMETRISATIONS["raw"], fixed=tuple(weights))
 
     @classmethod
     def of(cls, config: TrainConfig, num_exits: int) -> ExitObjective:
         """The objective that a training configuration describes, for a model with M exits."""
         return cls(
-            layout=Terms.of(TEACHERS[config.teachers](num_exits)),
+            layout=Terms.of(TEACHERS[_OWN_TEACHERS.get(config.algorithm, config.teachers)](num_exits)),
             parametrisation=PARAMETRISATIONS["raw" if config.algorithm == "rand" else config.parametrisation],
             temperature=config.temperature,
             detach_teacher=config.detach_teacher,
@@ -86,6 +106,8 @@ class ExitObjective:
     def initial(self, generator: torch.Generator) -> State:
         if self.random:
             return {"omega": random_weights(self.layout, generator)}
+        if self.fixed is not None:
+            return {"omega": torch.tensor(self.fixed)}
         return {"omega": self.parametrisation.initial(self.layout)}
 
     def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
@@ -96,7 +118,7 @@ class ExitObjective:
         if self.num_terms == self.layout.num_exits:
             return ce
         pairs = distillation_pairs(
-            record.logits, self.temperature, detach_teacher=self.detach_teacher, kl=self.kl
+            record.logits, self.tau(state), detach_teacher=self.detach_teacher, kl=self.kl
         )  # (M, M)
         kd = pairs[self.layout.pairs] * self.layout.scale.to(pairs)
         return torch.cat([ce, kd])
@@ -107,5 +129,9 @@ class ExitObjective:
     def pullback(self, state: State, losses: torch.Tensor) -> torch.Tensor:
         return self.parametrisation.pullback(state["omega"], losses, self.layout)
 
-    def after_step(self, record: Record, state: State) -> State:
+    def tau(self, state: State) -> float | torch.Tensor:
+        """The temperature of eqs. 2-3."""
+        return self.temperature
+
+    def after_step(self, record: Record, state: State, progress: float) -> State:
         return state

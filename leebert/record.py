@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
 #: Tensors by name, each with the row as its first dimension.
 Batch = Mapping[str, torch.Tensor]
+
+#: How much a model's forward keeps: logits only, what the exits saw with them, or the states of all layers as well.
+Keep = Literal["logits", "hidden", "states"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +22,20 @@ class Record:
     logits: (M, B, K) float32, every exit's; exit 0 is the shallowest.
     labels: (B,) int64, or None for unlabelled rows.
     hidden: (M, B, H) what the exits saw, where the model was asked to keep it.
+    states: (D + 1, B, …) the states before the first layer and after each, where the model was asked to keep them.
+    mask: (B, …) which of a row's positions in `states` count; None: all.
     """
 
     logits: torch.Tensor
     labels: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    states: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
     def detach(self) -> Record:
         """The same record without a graph."""
-        return Record(self.logits.detach(), _detached(self.labels), _detached(self.hidden))
+        rest = (self.labels, self.hidden, self.states, self.mask)
+        return Record(self.logits.detach(), *(_detached(tensor) for tensor in rest))
 
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
@@ -37,7 +45,7 @@ class Record:
             tensors = [getattr(part, name) for part in parts]
             return None if tensors[0] is None else torch.cat(tensors, dim=rows)
 
-        return cls(along("logits", 1), along("labels", 0), along("hidden", 1))
+        return cls(along("logits", 1), along("labels", 0), along("hidden", 1), along("states", 1), along("mask", 0))
 
 
 def _detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -56,11 +64,18 @@ def micro_batches(batch: Batch, count: int) -> list[Batch]:
 
 @runtime_checkable
 class MultiExit(Protocol):
-    """Any module with several exits: text, images or plain tensors. It must also be a :class:`torch.nn.Module`."""
+    """Any module with several exits: text, images or plain tensors. It must also be a :class:`torch.nn.Module`.
+
+    The parameters of exit i, from 0, have names that begin with ``heads.{i}.``. Where exits don't stand after each
+    layer, `exit_layers` (M,) says how many layers each has below it and `depth` how many layers the unreduced network
+    has: what a speed-up is relative to (:func:`exit_layers`).
+    """
 
     num_exits: int
 
-    def record(self, batch: Batch) -> Record: ...
+    def record(self, batch: Batch, keep: Keep = "logits") -> Record:
+        """All exits on one batch. `keep` is given only where an objective needs more than logits."""
+        ...
 
 
 class Rows(Protocol):

@@ -1,20 +1,44 @@
-"""A method is a list of stages; a stage says what trains, on which objective, how and for how long."""
+"""A method is a list of stages; a stage says what trains, on which objective, how, for how long, and who teaches."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import functools
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 
 from leebert.config import TrainConfig
+from leebert.methods import METHODS
 from leebert.objective import ExitObjective, Objective
-from leebert.optim import ALGORITHMS, Algorithm
+from leebert.optim import ALGORITHMS, Algorithm, Fixed
+from leebert.record import Batch
+from leebert.runtime import Runtime
 
 
 def everything(name: str) -> bool:
     """The `trains` of a stage in which every parameter learns."""
     return True
+
+
+def of_exit(name: str) -> int | None:
+    """The exit (from 0) that a parameter belongs to, None for the network below the exits."""
+    part, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    return int(number) if part == "heads" and number.isdigit() else None
+
+
+def exits_only(name: str, *, but: int | None = None) -> bool:
+    """The `trains` of a stage in which the network is frozen, and perhaps one exit with it."""
+    exit_ = of_exit(name)
+    return exit_ is not None and exit_ != but
+
+
+def below_and_exit(name: str, exit_: int) -> bool:
+    """The `trains` of a stage in which the network and one of its exits learn."""
+    return of_exit(name) in (None, exit_)
 
 
 def adamw(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
@@ -31,6 +55,52 @@ def linear(step: int, total: int, warmup: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
+class Examined:
+    """What a transformation may look at before it decides: the training rows in batches, and how they are run."""
+
+    batches: Callable[[], Iterator[Batch]]
+    runtime: Runtime
+    seed: int
+
+
+class Transform(Protocol):
+    """What becomes of the model when a stage begins.
+
+    The decision is apart from its execution, so that a run which is resumed makes the same model without the data that
+    the decision was made on: plans are kept in checkpoints.
+    """
+
+    def check(self, model: Any) -> None:
+        """Raises ConfigError where the model has not what this takes; asked before any training."""
+        ...
+
+    def plan(self, model: Any, examined: Examined | None) -> Any:
+        """What is to be done, as JSON-ready values. Without data: any plan that leads to the same shapes."""
+        ...
+
+    def apply(self, model: Any, plan: Any) -> Any:
+        """The model after it: the same one, changed, or another."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepExits:
+    """Only these exits (from 0) stay."""
+
+    exits: tuple[int, ...]
+
+    def check(self, model: Any) -> None:
+        return None
+
+    def plan(self, model: Any, examined: Examined | None) -> Any:
+        return list(self.exits)
+
+    def apply(self, model: Any, plan: Any) -> Any:
+        model.keep_exits(plan)
+        return model
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage of a method.
 
@@ -40,6 +110,8 @@ class Stage:
     epochs: its length and the horizon of its schedule; None is the configuration's `max_epochs`.
     lr_theta: its λ1; None is the configuration's.
     transform: changes or replaces the model before the stage starts (pruning, say).
+    teacher: an earlier stage, whose model at its end teaches, frozen and without dropout; None: nobody but the exits.
+    stops_early: whether it ends after `patience` epochs without a better mean over exits.
     optimizer: θ's optimiser for its parameters and λ1; ω's is the configuration's.
     schedule: the factor on λ1 for an update, of all updates, with a share of warm-up.
     """
@@ -50,23 +122,43 @@ class Stage:
     trains: Callable[[str], bool] = everything
     epochs: int | None = None
     lr_theta: float | None = None
-    transform: Callable[[torch.nn.Module], torch.nn.Module] | None = None
+    transform: Transform | None = None
+    teacher: str | None = None
+    stops_early: bool = True
     optimizer: Callable[[Iterable[torch.nn.Parameter], float, TrainConfig], torch.optim.Optimizer] = adamw
     schedule: Callable[[int, int, float], float] = linear
 
 
-Method = Callable[[TrainConfig, int], tuple[Stage, ...]]
+Stages = Callable[[TrainConfig, int], tuple[Stage, ...]]
 
 
 def leebert(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     """LeeBERT and its rivals of the same family: one stage in which θ and ω learn together."""
-    return (Stage("joint", ExitObjective.of(config, num_exits), ALGORITHMS[config.algorithm](config)),)
+    learns = {"fastbert-clo-v2": "clo-v2", "lle": "clo-v2"}.get(config.algorithm, config.algorithm)
+    joint = Stage("joint", ExitObjective.of(config, num_exits), ALGORITHMS[learns](config))
+    return after_finetuning(config, num_exits, joint)
 
 
-#: Methods by the name that stands under `algorithm` in a configuration.
-METHODS: dict[str, Method] = dict.fromkeys(ALGORITHMS, leebert)
+def after_finetuning(config: TrainConfig, num_exits: int, *stages: Stage) -> tuple[Stage, ...]:
+    """The stages, where asked for behind one that fine-tunes for the last exit (Kubaty et al., 2025: mixed training)."""
+    return (finetuning(config, num_exits), *stages) if config.finetune_first else stages
+
+
+def finetuning(config: TrainConfig, num_exits: int) -> Stage:
+    """The network and its last exit of `num_exits`, on the labels; the other exits stay as they are."""
+    last = num_exits - 1
+    return Stage(
+        "finetune",
+        ExitObjective.weighted([float(m == last) for m in range(num_exits)]),
+        Fixed(),
+        trains=functools.partial(below_and_exit, exit_=last),
+        epochs=config.first_epochs,
+        stops_early=False,
+    )
 
 
 def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     """The stages of the method that a configuration names, for a model with M exits."""
-    return METHODS[config.algorithm](config, num_exits)
+    module, _, function = METHODS[config.algorithm].stages.partition(":")
+    stages: Stages = getattr(importlib.import_module(module), function)
+    return stages(config, num_exits)

@@ -6,6 +6,7 @@ It knows models only as `record(batch) → Record` and data only as rows that co
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 import warnings
@@ -22,9 +23,9 @@ from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import HeldOut, record_all
 from leebert.metrics import collapsed, per_exit
 from leebert.objective import State
-from leebert.record import Batch, Record, Rows, micro_batches
+from leebert.record import Batch, Keep, Record, Rows, micro_batches
 from leebert.runtime import Runtime, derive_seed
-from leebert.stages import Stage, method
+from leebert.stages import Examined, Stage, method
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
@@ -87,9 +88,15 @@ class _Level:
     """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.Level`)."""
 
     def __init__(
-        self, model: Any, stage: Stage, config: TrainConfig, runtime: Runtime, seed: tuple[int | str, ...]
+        self,
+        model: Any,
+        stage: Stage,
+        config: TrainConfig,
+        runtime: Runtime,
+        seed: tuple[int | str, ...],
+        teacher: Any = None,
     ) -> None:
-        self.model, self.stage, self.config, self.runtime = model, stage, config, runtime
+        self.model, self.stage, self.config, self.runtime, self.teacher = model, stage, config, runtime, teacher
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(stage.trains(name))
         self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -102,7 +109,7 @@ class _Level:
             make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
             self.omega_optimizer = make([self.state["omega"].requires_grad_(False)], lr=config.lr_omega)
         self.d2: Iterator[Batch] = iter(())
-        self.rate = self.lr_theta
+        self.rate, self.progress = self.lr_theta, 0.0
         self.loss_sum = torch.zeros((), device=runtime.device)
         self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
 
@@ -129,7 +136,9 @@ class _Level:
         norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
         self.theta_optimizer.step()
         self.theta_optimizer.zero_grad(set_to_none=True)
-        self.state = self.stage.objective.after_step(Record.joined([record for _, record in parts]), self.state)
+        self.state = self.stage.objective.after_step(
+            Record.joined([record for _, record in parts]), self.state, self.progress
+        )
         self.loss_sum += loss
         self.finite &= torch.isfinite(loss) & torch.isfinite(norm)
         return losses
@@ -139,24 +148,40 @@ class _Level:
 
         Nothing that is returned holds the part's graph: the next part finds its memory free.
         """
+        keep = self.stage.objective.keep
         with self.runtime.autocast():
-            record = self.model.record(part)
-        losses = self.stage.objective.terms(record, self.state) * share
+            record = _record(self.model, part, keep)
+            taught = self._taught(part)
+        losses = self.stage.objective.terms(record, self.state, taught) * share
         (self.stage.objective.weights(self.state).detach() @ losses).backward()
         return losses.detach(), record.detach()
+
+    def _taught(self, part: Batch) -> Record | None:
+        """What the stage's teacher makes of some rows."""
+        if self.teacher is None:
+            return None
+        with torch.no_grad():
+            return _record(self.teacher, part, self.stage.objective.keep)
 
     @torch.no_grad()
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
         self.model.train(self.config.omega_forward == "train")
+        keep = self.stage.objective.keep
         try:
             # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
             # different lengths would pad each other, and BatchNorm would mix them.
             with self.runtime.autocast():
                 records = [
-                    Record.joined([self.model.record(part) for part in micro_batches(batch, self.config.accumulate)])
+                    Record.joined(
+                        [_record(self.model, part, keep) for part in micro_batches(batch, self.config.accumulate)]
+                    )
                     for batch in batches
                 ]
-            return tuple(self.stage.objective.terms(record, self.state) for record in records)
+                taught = [self._taught(batch) for batch in batches]
+            return tuple(
+                self.stage.objective.terms(record, self.state, teacher)
+                for record, teacher in zip(records, taught, strict=True)
+            )
         finally:
             self.model.train()
 
@@ -220,6 +245,7 @@ class _Progress:
     best_score: float | None = None
     last_better: int = 0  # the stage's epoch count at the best epoch, for early stopping
     stage_over: bool = False
+    plans: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each stage's transformation, by its name
 
 
 def train_epochs(
@@ -264,7 +290,12 @@ def train_epochs(
         )
     run = {**_identity(config, stages, len(rows), seed, updates, runtime), **(identity or {})}
 
+    for stage in stages:
+        if stage.transform:
+            stage.transform.check(model)
     model.to(runtime.device)
+    examined = Examined(lambda: _examined(rows, config, runtime), runtime, derive_seed(*seed, "examined"))
+    teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
     at = _Progress()
     reports: list[EpochReport] = []
     best: HeldOut | None = None
@@ -278,9 +309,11 @@ def train_epochs(
                 "use another folder, or delete it"
             )
         at = _Progress(**snapshot.meta["progress"])
-        for stage in stages[: at.stage + 1]:
-            model = _enter(model, stage, runtime)
-        level = _restore(model, stages[at.stage], config, runtime, seed, snapshot)
+        for index, stage in enumerate(stages[: at.stage + 1]):
+            model = _enter(model, stage, at.plans.get(stage.name), runtime)
+            if index < at.stage and _needed(stage.name, stages[at.stage :]):
+                teachers[stage.name] = _as_teacher(model)
+        level = _restore(model, stages[at.stage], config, runtime, seed, snapshot, teachers)
         reports = [EpochReport(**r) for r in snapshot.meta["reports"]]
         if "best/logits" in snapshot.tensors:
             best = HeldOut(snapshot.tensors["best/logits"].numpy(), snapshot.tensors["best/labels"].numpy())
@@ -292,6 +325,8 @@ def train_epochs(
 
     while True:
         if at.stage_over:
+            if _needed(stages[at.stage].name, stages[at.stage + 1 :]):
+                teachers[stages[at.stage].name] = _as_teacher(model)
             at = dataclasses.replace(
                 at, stage=at.stage + 1, stage_epoch=0, stage_updates=0, position=0, stage_over=False
             )
@@ -299,8 +334,11 @@ def train_epochs(
         stage, is_last = stages[at.stage], at.stage == len(stages) - 1
         stage_epochs = stage.epochs or config.max_epochs
         if level is None:
-            model = _enter(model, stage, runtime)
-            level = _Level(model, stage, config, runtime, seed)
+            if stage.transform:
+                at.plans[stage.name] = stage.transform.plan(model, examined)
+            model = _enter(model, stage, at.plans.get(stage.name), runtime)
+            teachers = {name: teacher for name, teacher in teachers.items() if _needed(name, stages[at.stage :])}
+            level = _Level(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
         started = time.perf_counter()
         epoch = len(reports)
         # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks.
@@ -311,6 +349,7 @@ def train_epochs(
         steps = 0
         for index in plan.d1:
             level.rate = level.lr_theta * stage.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
+            level.progress = (at.stage_updates + 1) / (stage_epochs * per_epoch)
             at.position = stage.algorithm.step(level, level.to_device(rows.collate(index)), at.position)
             at.theta_updates += 1
             at.stage_updates += 1
@@ -342,7 +381,7 @@ def train_epochs(
                     at.best_epoch, best = epoch, outcome
                     if on_best:
                         on_best(model)
-            if ended is None and at.stage_epoch - at.last_better >= config.patience:
+            if ended is None and stage.stops_early and at.stage_epoch - at.last_better >= config.patience:
                 at.stage_over, ended = True, "patience"
         if ended is None and at.stage_epoch == stage_epochs:
             at.stage_over, ended = True, "max_epochs"
@@ -368,7 +407,7 @@ def train_epochs(
         if report.negative_weights and ended != "diverged":
             _warn_of_negative(report.negative_weights)
         if checkpoints and ended != "diverged":
-            digest = checkpoints.save(_snapshot(model, level, at, reports, best, run), epoch)
+            digest = checkpoints.save(_snapshot(model, level, at, reports, best, run, teachers), epoch)
             report = dataclasses.replace(report, checkpoint=digest)
         yield report
         if ended:
@@ -389,8 +428,34 @@ def fit(
     return TrainResult(reports, best)
 
 
-def _enter(model: Any, stage: Stage, runtime: Runtime) -> Any:
-    return stage.transform(model).to(runtime.device) if stage.transform else model
+def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:
+    return stage.transform.apply(model, plan).to(runtime.device) if stage.transform else model
+
+
+def _examined(rows: Rows, config: TrainConfig, runtime: Runtime) -> Iterator[Batch]:
+    """All training rows in the order of their length, on the device: what a transformation may look at."""
+    order = np.argsort(np.asarray(rows.lengths), kind="stable")
+    for start in range(0, len(order), config.batch_size):
+        batch = rows.collate(order[start : start + config.batch_size])
+        yield {name: t.to(runtime.device) for name, t in batch.items()}
+
+
+def _record(model: Any, batch: Batch, keep: Keep) -> Record:
+    # A model that knows no more than `record(batch)` does for all methods that look at nothing but logits.
+    record: Record = model.record(batch) if keep == "logits" else model.record(batch, keep)
+    return record
+
+
+def _needed(name: str, later: tuple[Stage, ...]) -> bool:
+    return any(stage.teacher == name for stage in later)
+
+
+def _as_teacher(model: Any) -> Any:
+    """A frozen copy of the model, without dropout."""
+    teacher = copy.deepcopy(model).eval()
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    return teacher
 
 
 def _scores(outcome: HeldOut, metric: str) -> tuple[dict[str, list[float]], float]:
@@ -435,9 +500,17 @@ def _identity(
 
 
 def _snapshot(
-    model: Any, level: _Level, at: _Progress, reports: list[EpochReport], best: HeldOut | None, identity: dict[str, Any]
+    model: Any,
+    level: _Level,
+    at: _Progress,
+    reports: list[EpochReport],
+    best: HeldOut | None,
+    identity: dict[str, Any],
+    teachers: Mapping[str, Any],
 ) -> Snapshot:
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()} | level.optimizer_tensors()
+    for stage, teacher in teachers.items():
+        tensors |= {f"teacher/{stage}/{name}": t for name, t in teacher.state_dict().items()}
     if best is not None:
         assert best.labels is not None
         tensors["best/logits"] = torch.from_numpy(best.logits)
@@ -447,15 +520,22 @@ def _snapshot(
 
 
 def _restore(
-    model: Any, stage: Stage, config: TrainConfig, runtime: Runtime, seed: tuple[int | str, ...], snapshot: Snapshot
+    model: Any,
+    stage: Stage,
+    config: TrainConfig,
+    runtime: Runtime,
+    seed: tuple[int | str, ...],
+    snapshot: Snapshot,
+    teachers: Mapping[str, Any],
 ) -> _Level:
     try:
-        model.load_state_dict(
-            {k.removeprefix("model/"): v for k, v in snapshot.tensors.items() if k.startswith("model/")}
-        )
+        for prefix, module in (("model/", model), *((f"teacher/{name}/", t) for name, t in teachers.items())):
+            module.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
+            )
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[0]}") from None
-    level = _Level(model, stage, config, runtime, seed)
+    level = _Level(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
     level.load_optimizer_tensors(
         {k: v for k, v in snapshot.tensors.items() if k.split("/")[0] in ("theta", "omega", "state")}
     )

@@ -123,10 +123,10 @@ def test_a_parts_graph_is_gone_before_the_next_part_begins():
     sizes, last = [], lambda: None
 
     class Watched(ThreeExitMLP):
-        def record(self, batch):
+        def record(self, batch, keep="logits"):
             nonlocal last
             assert last() is None
-            record = super().record(batch)
+            record = super().record(batch, keep)
             sizes.append(len(record.labels))
             last = weakref.ref(record.logits)
             return record
@@ -154,7 +154,7 @@ def test_an_objectives_state_follows_the_whole_batch():
 
     @dataclasses.dataclass(frozen=True)
     class Watching(ExitObjective):
-        def after_step(self, record, state):
+        def after_step(self, record, state, progress):
             seen.append(record)
             return state
 

@@ -18,7 +18,7 @@ from leebert.model import build_model
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
 from leebert.runtime import Runtime
-from leebert.stages import Stage
+from leebert.stages import Stage, exits_only
 from tune.machines.footprint import estimate_for_space
 from tune.space import SweepSpec
 
@@ -108,7 +108,7 @@ def test_what_is_frozen_has_no_gradient_and_no_moments():
     objective = ExitObjective.of(settings, 3)
     stages = (
         Stage("all", objective, Fixed()),
-        Stage("exits", objective, Fixed(), trains=lambda name: name.startswith("exits")),
+        Stage("exits", objective, Fixed(), trains=exits_only),
     )
     both, whole, exits = (
         estimate(toy_mlp(), 8, 0, settings, runtime=CPU, batch=features, stages=s)

@@ -28,7 +28,7 @@ def model_of(family, pooling=None, **options):
     torch.manual_seed(1)
     model = build_model(encoder(family), ("no", "yes"), pooling=pooling, **options)
     with torch.no_grad():  # spread the exits' answers, so that rows leave at different layers
-        model.heads.weight.mul_(20)
+        [exit_.weight.mul_(20) for exit_ in model.heads]
     return model.eval()
 
 
@@ -246,6 +246,6 @@ def test_a_damaged_or_foreign_model_folder(tmp_path):
 
 def test_the_record_keeps_what_the_exits_saw_when_asked():
     model = model_of("bert", train=TrainConfig(exit_dropout=0.0))
-    record = model.record(batch(), keep_hidden=True)
+    record = model.record(batch(), keep="hidden")
     assert record.hidden.shape == (4, 6, 32)
     assert torch.allclose(model.heads(record.hidden), record.logits)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leebert.config import applies
+from leebert.methods import applies
 from tune.searchers import SEARCHERS, Searcher, make_searcher, space_size
 from tune.searchers.tpe import STARTUP, TpeSearcher
 from tune.space import SearcherName, SweepSpec, config_id, effective

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leebert.config import AlgorithmName, TrainConfig, applies
+from leebert.config import TrainConfig
 from leebert.errors import ConfigError
+from leebert.methods import METHODS, applies
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
 from tune.space.findings import Findings
 from tune.space.values import Choice, Range, read_space
@@ -119,16 +120,16 @@ WRONG = {
         SPACE + "training: {lr_theta: 1e-4}",
         ["training.lr_theta: 0.0001: is also in `space`: keep one of the two"],
     ),
-    "algorithm misspelt": (SPACE + "algorithms: [clo_v2]", ["algorithms.0: 'clo_v2': should be 'uniform'"]),
+    "algorithm misspelt": (SPACE + "algorithms: [clo_v2]", ["algorithms.0: 'clo_v2': should be one of finetune, "]),
     "algorithm twice": (SPACE + "algorithms: [blo, blo]", ["algorithms: 'blo': is in the list twice"]),
     "no algorithm": (SPACE + "algorithms: []", ["algorithms: []: should have at least one algorithm"]),
     "unused in space": (
         "algorithms: [blo]\nspace: {cycle_length: [2, 4]}",
-        ["space.cycle_length: [2, 4]: none of the algorithms listed uses it, only clo-v2"],
+        ["space.cycle_length: [2, 4]: none of the algorithms listed uses it, only fastbert-clo-v2, lle, clo-v2"],
     ),
     "unused in training": (
         SPACE + "algorithms: [uniform, rand]\ntraining: {lr_omega: 1e-3}",
-        ["training.lr_omega: 0.001: none of the algorithms listed uses it, only slo, blo, clo-v1, clo-v2"],
+        ["training.lr_omega: 0.001: none of the algorithms listed uses it, only fastbert-clo-v2, lle, slo, blo, clo-v1, clo-v2"],
     ),
     "range in a grid": (
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}",
@@ -428,7 +429,7 @@ numbers = st.floats(1e-8, 1.0, allow_nan=False)
 @given(
     rates=st.lists(numbers, min_size=1, max_size=4, unique=True),
     sizes=st.lists(st.integers(1, 512), min_size=1, max_size=4, unique=True),
-    names=st.lists(st.sampled_from(get_args(AlgorithmName)), min_size=1, unique=True),
+    names=st.lists(st.sampled_from(sorted(METHODS)), min_size=1, unique=True),
     bounds=st.tuples(numbers, numbers).filter(lambda b: b[0] < b[1]),
     seeds=st.lists(st.integers(0, 99), min_size=1, unique=True),
 )
@@ -459,9 +460,7 @@ def test_resolved_yaml_round_trips(
             "omega_forward": st.lists(st.sampled_from(["train", "eval"]), min_size=1, unique=True),
         },
     ).filter(bool),
-    names=st.lists(st.sampled_from(get_args(AlgorithmName)), min_size=1, unique=True).map(
-        lambda n: sorted({*n, "clo-v2"})
-    ),
+    names=st.lists(st.sampled_from(sorted(METHODS)), min_size=1, unique=True).map(lambda n: sorted({*n, "clo-v2"})),
 )
 def test_size_counts_the_configurations(lists: dict[str, Any], names: list[str]) -> None:
     spec = spec_of(space=lists, algorithms=names)

@@ -19,7 +19,7 @@ from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS, Fixed
 from leebert.record import MultiExit
-from leebert.stages import Stage
+from leebert.stages import KeepExits, Stage
 from leebert.stages import linear as schedule
 from leebert.train import fit, train_epochs
 
@@ -228,15 +228,10 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 
 
 def test_a_stage_may_replace_the_model_and_the_result_hands_it_back(tmp_path):
-    def two_exits(model):
-        model.num_exits = 2
-        model.layers, model.exits = model.layers[:2], model.exits[:2]
-        return model
-
     settings = config(algorithm="uniform", max_epochs=1)
     stages = (
         Stage("all", ExitObjective.of(settings, 3), Fixed()),
-        Stage("two", ExitObjective.of(settings, 2), Fixed(), transform=two_exits),
+        Stage("two", ExitObjective.of(settings, 2), Fixed(), transform=KeepExits((0, 1))),
     )
     result = fit(toy_mlp(), toy_rows(), settings, stages=stages, held_out=toy_rows(seed=1))
     assert result.model.num_exits == 2
@@ -247,8 +242,8 @@ def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_ch
     class Poisoned(ThreeExitMLP):
         calls = 0
 
-        def record(self, batch):
-            record = super().record(batch)
+        def record(self, batch, keep="logits"):
+            record = super().record(batch, keep)
             if self.training:
                 self.calls += 1
             return dataclasses.replace(record, logits=record.logits * (float("nan") if self.calls > 8 else 1.0))
@@ -269,7 +264,7 @@ def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_ch
 def test_a_collapsed_exit_is_recorded_and_ends_nothing():
     model = toy_mlp()
     with torch.no_grad():
-        model.exits[0].bias.copy_(torch.tensor([50.0, -50.0]))
+        model.heads[0].bias.copy_(torch.tensor([50.0, -50.0]))
     result = fit(model, toy_rows(), config(lr_theta=1e-4), held_out=toy_rows(seed=1))
     assert all(0 in r.collapsed for r in result.reports)
     assert result.ended == "max_epochs"
@@ -285,6 +280,7 @@ class UpToLast:
     """DeeBERT's second objective: Σ CE over all exits but the last."""
 
     num_terms: int
+    keep: str = "logits"
 
     def initial(self, generator):
         return {}
@@ -295,7 +291,7 @@ class UpToLast:
     def weights(self, state):
         return torch.ones(self.num_terms)
 
-    def after_step(self, record, state):
+    def after_step(self, record, state, progress):
         return state
 
 
@@ -303,7 +299,7 @@ def two_stages(settings):
     """First the layers with the last exit's loss, then the other exits on the frozen backbone."""
     return (
         Stage("backbone", ExitObjective.of(settings, 3), Fixed(), epochs=2),
-        Stage("exits", UpToLast(2), Fixed(), trains=lambda name: name.startswith("exits"), epochs=3, lr_theta=5e-2),
+        Stage("exits", UpToLast(2), Fixed(), trains=lambda name: name.startswith("heads"), epochs=3, lr_theta=5e-2),
     )
 
 
@@ -324,7 +320,7 @@ def test_a_two_stage_method_freezes_what_it_says(tmp_path):
             (
                 report.stage,
                 [p.detach().clone() for p in model.layers.parameters()],
-                model.exits[0].weight.detach().clone(),
+                model.heads[0].weight.detach().clone(),
             )
         )
         assert (report.ended is None) == (report.epoch < 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,27 +11,42 @@ from torch import nn
 
 from leebert.config import TrainConfig
 from leebert.data.folds import Folds
-from leebert.record import Batch, Record, TensorRows
+from leebert.record import Batch, Keep, Record, TensorRows
 
 
 class ThreeExitMLP(nn.Module):
     """Three layers of tanh units on plain feature vectors, a linear exit after each: no text, no transformers."""
 
     num_exits = 3
+    depth = 3
 
     def __init__(self, features: int = 6, hidden: int = 12, classes: int = 2, dropout: float = 0.1) -> None:
         super().__init__()
         sizes = [features, hidden, hidden, hidden]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
-        self.exits = nn.ModuleList(nn.Linear(hidden, classes) for _ in range(self.num_exits))
+        self.heads = nn.ModuleList(nn.Linear(hidden, classes) for _ in range(self.num_exits))
         self.dropout = nn.Dropout(dropout)
+        self.exit_layers = tuple(range(1, self.num_exits + 1))
 
-    def record(self, batch: Batch) -> Record:
-        x, logits = batch["features"], []
-        for layer, exit_ in zip(self.layers, self.exits, strict=True):
+    def record(self, batch: Batch, keep: Keep = "logits") -> Record:
+        x, logits, states = batch["features"], [], []
+        for index, layer in enumerate(self.layers):
             x = torch.tanh(layer(x))
-            logits.append(exit_(self.dropout(x)))
-        return Record(torch.stack(logits).float(), batch.get("labels"))
+            states.append(x)
+            if index + 1 in self.exit_layers:
+                logits.append(self.heads[self.exit_layers.index(index + 1)](self.dropout(x)))
+        hidden = torch.stack([states[layer - 1] for layer in self.exit_layers])
+        return Record(
+            torch.stack(logits).float(),
+            batch.get("labels"),
+            hidden if keep != "logits" else None,
+            torch.stack(states) if keep == "states" else None,
+        )
+
+    def keep_exits(self, exits: Sequence[int]) -> None:
+        self.heads = nn.ModuleList(self.heads[exit_] for exit_ in exits)
+        self.exit_layers = tuple(self.exit_layers[exit_] for exit_ in exits)
+        self.num_exits = len(exits)
 
 
 def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorRows:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from leebert.config import applies
 from leebert.errors import SweepError
+from leebert.methods import applies
 from tune.space import SweepSpec
 from tune.space.values import Choice, Values
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from leebert.config import applies
+from leebert.methods import applies
 from tune.searchers.random import RandomSearcher
 from tune.space import SweepSpec, config_id
 from tune.space.values import Range, Values

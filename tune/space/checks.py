@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import get_args
 
-from leebert.config import AlgorithmName, applies
+from leebert.methods import METHODS, applies
 from tune.space.findings import Finding, shown
 from tune.space.spec import SweepSpec, plain_space
 from tune.space.values import Range
@@ -21,7 +20,7 @@ def _unused(section: str, spec: SweepSpec) -> Iterator[Finding]:
     options = plain_space(spec.space) if section == "space" else spec.training
     for option, value in options.items():
         if not any(applies(option, algorithm) for algorithm in spec.algorithms):
-            users = ", ".join(name for name in get_args(AlgorithmName) if applies(option, name))
+            users = ", ".join(name for name in METHODS if applies(option, name))
             expected = f"none of the algorithms listed uses it, only {users}"
             yield Finding(f"{section}.{option}", shown(value), expected)
 

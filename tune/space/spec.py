@@ -22,9 +22,10 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 
-from leebert.config import COST_ONLY, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, applies, nearest
+from leebert.config import COST_ONLY, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
 from leebert.data.tasks import TASKS, OwnTask
 from leebert.errors import ConfigError
+from leebert.methods import applies
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, Whole, named, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training

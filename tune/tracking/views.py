@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from leebert.config import applies
+from leebert.methods import applies
 from tune.space import SweepSpec
 from tune.store.ledger import State
 from tune.tracking import names

@@ -1,0 +1,180 @@
+"""Every method by name, as data: where it comes from, what it trains, how it exits, what it costs, what it is told.
+
+No torch here, so that configurations are checked and `leebert methods` answers at once. What a method does stands in
+:mod:`leebert.baselines` and :mod:`leebert.optim`: :func:`leebert.stages.method` finds it by `stages`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Exits = Literal["patience", "entropy", "confidence", "last"]
+Group = Literal["whole network", "static", "early exit", "learned weights"]
+
+#: Options of every objective in which exits teach each other (section 3.1, eqs. 2-4).
+_DISTILLATION = frozenset({"teachers", "temperature", "distillation", "detach_teacher"})
+#: Options of every algorithm that learns ω (eqs. 7-9).
+_OMEGA = frozenset({"lr_omega", "parametrisation", "omega_optimizer"})
+_SAMPLED = _OMEGA | {"omega_forward"}
+_CYCLES = _SAMPLED | {"cycle_length", "omega_in_cycle"}
+#: Options of methods that keep all their exits.
+_JOINT = frozenset({"finetune_first"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One method.
+
+    source: whose it is. trains: what learns, in a few words. exits: the rule that it was published with.
+    cost: arithmetic of its training steps against plain fine-tuning of the same network (a forward is 1 unit, a
+    backward 2, so plain fine-tuning is 3). differs: what is not as in the original, and why. options: the fields of
+    TrainConfig that only some methods read, and this one does. stages: `module:function` of its stages.
+    one_exit: whether only the last exit is left.
+    """
+
+    name: str
+    title: str
+    group: Group
+    source: str
+    trains: str
+    exits: Exits
+    cost: str
+    differs: str = ""
+    options: frozenset[str] = frozenset()
+    stages: str = "leebert.stages:leebert"
+    one_exit: bool = False
+
+
+def _static(name: str, title: str, source: str, trains: str, cost: str, differs: str, options: set[str]) -> Method:
+    stages = f"leebert.baselines.{name.replace('-', '_')}:stages"
+    return Method(
+        name, title, "static", source, trains, "last", cost, differs, frozenset(options), stages, one_exit=True
+    )
+
+
+_LEEBERT = "Zhu, ACL 2021"
+
+_ALL: tuple[Method, ...] = (
+    Method(
+        "finetune", "fine-tuning", "whole network", "Devlin et al., NAACL 2019",
+        "everything, for the last exit", "last", "1", "",
+        frozenset(), "leebert.baselines.finetune:stages", one_exit=True,
+    ),
+    _static(
+        "truncated", "first layers", "Sun et al., EMNLP 2019; Sajjad et al., 2020",
+        "the first `keep` of the layers, for one exit", "keep",
+        "shared layers (ALBERT) are applied less often, no parameter goes", {"keep"},
+    ),
+    _static(
+        "layerdrop", "LayerDrop", "Fan et al., ICLR 2020",
+        "everything, layers skipped at random; evenly spaced ones are kept", "1 − layerdrop",
+        "`keep` sets how many layers stay; the kept ones are trained no further; shared layers (ALBERT): applications "
+        "are skipped, no parameter goes", {"keep", "layerdrop"},
+    ),
+    _static(
+        "headprune", "head pruning", "Michel et al., NeurIPS 2019",
+        "everything; then the least important heads are cut, and the rest is trained on", "1, less after each cut",
+        "a stage of training after each of `prune_rounds` cuts, so that the others can make up for it; shared layers "
+        "(ALBERT): a head goes from all applications at once", {"keep", "prune_rounds", "first_epochs"},
+    ),
+    _static(
+        "distilled", "DistilBERT-style student", "Sanh et al., 2019",
+        "fine-tuning; then evenly spaced layers of it, taught by it", "(1 + 3·keep) / 3 in the second stage",
+        "distilled for the task only, not in pretraining: soft and hard labels, and the cosine of the last states",
+        {"keep", "first_epochs", "alpha", "temperature"},
+    ),
+    _static(
+        "pkd", "BERT-PKD", "Sun et al., EMNLP 2019",
+        "fine-tuning; then its first layers, which imitate states of evenly spaced layers of it",
+        "(1 + 3·keep) / 3 in the second stage", "the states are what the exits see: CLS under `pooling: cls`",
+        {"keep", "first_epochs", "alpha", "beta", "temperature"},
+    ),
+    _static(
+        "theseus", "BERT-of-Theseus", "Xu et al., EMNLP 2020",
+        "fine-tuning; then its first layers, each in place of a group of its layers at random; then alone",
+        "about 1, then keep", "the chance of replacement rises linearly from `replacing_rate` to 1 over the second stage",
+        {"keep", "first_epochs", "replacing_rate"},
+    ),
+    Method(
+        "cost-eff", "COST-EFF", "early exit", "Shen et al., EMNLP 2022",
+        "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut round by "
+        "round, each exit taught by the same exit of the uncut network", "entropy", "4/3 to 5/3",
+        "rounds of equal cuts; one more stage of recovery", frozenset({"keep", "prune_rounds", "first_epochs", "temperature"}),
+        "leebert.baselines.cost_eff:stages",
+    ),
+    Method(
+        "deebert", "DeeBERT", "early exit", "Xin et al., ACL 2020",
+        "the backbone for the last exit; then, frozen, the other exits", "entropy", "1, then 1/3",
+        "linear exits on the shared pooler, not a pooler per exit (for ALBERT those were 7 M parameters)",
+        frozenset({"first_epochs"}), "leebert.baselines.deebert:stages",
+    ),
+    Method(
+        "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
+        "everything, cross-entropies whose weights grow with the epochs", "confidence", "1",
+        "an exit on every layer; weights by its share of the depth; where no exit is sure, the last one answers, not the surest",
+        frozenset(), "leebert.baselines.shallow_deep:stages",
+    ),
+    Method(
+        "dbt", "distillation-based training", "early exit", "Phuong and Lampert, ICCV 2019",
+        "everything, the last exit teaches at a temperature that rises", "confidence", "1",
+        "", frozenset({"alpha", "annealing", "temperature"}), "leebert.baselines.dbt:stages",
+    ),
+    Method(
+        "pabee", "PABEE", "early exit", "Zhou et al., NeurIPS 2020",
+        "everything, cross-entropies weighted by their layer, Σ m·CE_m / Σ m", "patience", "1",
+        "one pooler, shared by all exits", _JOINT, "leebert.baselines.pabee:stages",
+    ),
+    Method(
+        "fastbert", "FastBERT", "early exit", "Liu et al., ACL 2020; as in Zhu, ACL 2021",
+        "everything, the last exit teaches", "patience", "1",
+        "linear exits, trained jointly; `two_stage` is the original's: fine-tuning, then frozen, the exits alone by KL to the last",
+        frozenset({"temperature", "distillation", "detach_teacher", "two_stage", "first_epochs"}) | _JOINT,
+        "leebert.baselines.fastbert:stages",
+    ),
+    Method(
+        "fastbert-clo-v2", "FastBERT-CLO-v2", "learned weights", _LEEBERT,
+        "everything, the last exit teaches; ω by CLO-v2", "patience", "1 + 2 / 3C", "",
+        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT,
+    ),
+    Method(
+        "lle", "LLE", "learned weights", _LEEBERT,
+        "everything, later exits teach; ω by CLO-v2", "patience", "1 + 2 / 3C", "",
+        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT,
+    ),
+    Method(
+        "rand", "LeeBERT-rand", "early exit", _LEEBERT,
+        "everything, weights drawn once", "patience", "1", "", _DISTILLATION | _JOINT,
+    ),
+    Method(
+        "uniform", "LeeBERT-uniform", "early exit", _LEEBERT,
+        "everything, all weights 1", "patience", "1", "", _DISTILLATION | _JOINT,
+    ),
+    Method(
+        "slo", "LeeBERT-SLO", "learned weights", _LEEBERT,
+        "θ and ω on the same batches (eq. 7)", "patience", "1", "", _DISTILLATION | _OMEGA | _JOINT,
+    ),
+    Method(
+        "blo", "LeeBERT-BLO", "learned weights", _LEEBERT,
+        "θ on D1, ω on D2 (eq. 8)", "patience", "4/3", "", _DISTILLATION | _SAMPLED | _JOINT,
+    ),
+    Method(
+        "clo-v1", "LeeBERT-CLO-v1", "learned weights", _LEEBERT,
+        "θ on D1, ω on D1 and D2 (eq. 9, algorithm 1)", "patience", "5/3", "", _DISTILLATION | _SAMPLED | _JOINT,
+    ),
+    Method(
+        "clo-v2", "LeeBERT (CLO-v2)", "learned weights", _LEEBERT,
+        "θ and ω on D1; on D2 once in C steps (algorithm 2)", "patience", "1 + 2 / 3C", "", _DISTILLATION | _CYCLES | _JOINT,
+    ),
+)  # fmt: skip
+
+#: The methods by the name that stands under `algorithm` in a configuration.
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+
+#: Options that only some methods read; all others apply to every method.
+SPECIFIC: frozenset[str] = frozenset().union(*(method.options for method in _ALL))
+
+
+def applies(option: str, algorithm: str) -> bool:
+    """Whether a training option changes anything under a method (C only for CLO-v2, λ2 where ω is learned)."""
+    return option not in SPECIFIC or option in METHODS[algorithm].options
