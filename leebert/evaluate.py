@@ -16,10 +16,24 @@ from leebert.runtime import Runtime
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """What all exits said of N rows: logits (M, N, K) float32, labels (N,) or None for unlabelled rows, in row order."""
+    """What all exits said of N rows: logits (M, N, K) float32, labels (N,) or None for unlabelled rows, in row order.
+
+    layers: (M,) how many layers have run when an exit answers; () stands for 1 to M. depth: the layers of the unreduced
+    network, to which speed-ups relate; 0 stands for the last exit's.
+    """
 
     logits: np.ndarray
     labels: np.ndarray | None
+    layers: tuple[int, ...] = ()
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers) or tuple(range(1, len(self.logits) + 1)))
+        object.__setattr__(self, "depth", self.depth or self.layers[-1])
+
+    def mean_layers(self, exit_index: np.ndarray) -> float:
+        """Mean layers executed where row n leaves at exit `exit_index[n]`, from 0."""
+        return float(np.asarray(self.layers)[exit_index].mean())
 
     def losses(self) -> np.ndarray:
         """Mean cross-entropy of each exit, (M,)."""
@@ -60,12 +74,17 @@ def record_all(
         model.train(training)
     if logits is None:
         raise ValueError("no rows to evaluate")
-    return HeldOut(logits, labels)
+    return HeldOut(logits, labels, *layers_of(model))
+
+
+def layers_of(model: Any) -> tuple[tuple[int, ...], int]:
+    """`exit_layers` and `depth` of a model (:class:`leebert.record.MultiExit`); () and 0 where it doesn't say."""
+    return tuple(getattr(model, "exit_layers", ())), int(getattr(model, "depth", 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One rule at one threshold: mean layers executed, the speed-up M / layers, and the task's measures."""
+    """One rule at one threshold: mean layers executed, the speed-up depth / layers, and the task's measures."""
 
     strategy: str
     threshold: float | None
@@ -86,9 +105,11 @@ def replay_point(held_out: HeldOut, metric: str, strategy: str, threshold: float
     m, _, k = held_out.logits.shape
     exit_index = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), held_out.logits)
     predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
-    layers = float(exit_index.mean() + 1)
+    layers = held_out.mean_layers(exit_index)
     counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
-    return Point(strategy, threshold, layers, m / layers, measures(metric, held_out.labels, predicted), counts)
+    return Point(
+        strategy, threshold, layers, held_out.depth / layers, measures(metric, held_out.labels, predicted), counts
+    )
 
 
 def curve(held_out: HeldOut, metric: str, strategy: str, thresholds: Iterable[float | None]) -> list[Point]:

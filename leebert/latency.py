@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
 from pathlib import Path
@@ -41,7 +42,8 @@ def time_rules(
     """
     m, n, k = recorded.logits.shape
     index = np.linspace(0, n - 1, min(most, n)).astype(int)
-    part = HeldOut(recorded.logits[:, index], None if recorded.labels is None else recorded.labels[index])
+    labels = None if recorded.labels is None else recorded.labels[index]
+    part = dataclasses.replace(recorded, logits=recorded.logits[:, index], labels=labels)
     batches = [rows.collate([i]) for i in index]
     everything = [("never", None), *rules]
     strategies = [make_strategy(name, threshold, num_exits=m, num_classes=k) for name, threshold in everything]

@@ -64,7 +64,7 @@ def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None) -> fl
     """M / mean layers executed under a rule, on recorded logits."""
     m, _, k = recorded.logits.shape
     exits = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), recorded.logits)
-    return m / float(exits.mean() + 1)
+    return recorded.depth / recorded.mean_layers(exits)
 
 
 def check_speed_up(asked: float, num_exits: int) -> float:

@@ -20,7 +20,7 @@ from leebert.checkpoint import Checkpoints, Snapshot
 from leebert.config import COST_ONLY, TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError
-from leebert.evaluate import HeldOut, record_all
+from leebert.evaluate import HeldOut, layers_of, record_all
 from leebert.metrics import collapsed, per_exit
 from leebert.objective import State
 from leebert.record import Batch, Keep, Record, Rows, micro_batches
@@ -316,7 +316,9 @@ def train_epochs(
         level = _restore(model, stages[at.stage], config, runtime, seed, snapshot, teachers)
         reports = [EpochReport(**r) for r in snapshot.meta["reports"]]
         if "best/logits" in snapshot.tensors:
-            best = HeldOut(snapshot.tensors["best/logits"].numpy(), snapshot.tensors["best/labels"].numpy())
+            best = HeldOut(
+                snapshot.tensors["best/logits"].numpy(), snapshot.tensors["best/labels"].numpy(), *layers_of(model)
+            )
         for report in reports:
             # The checkpoint holds one set of logits, the best epoch's.
             yield dataclasses.replace(report, held_out=best if report.epoch == at.best_epoch else None, model=model)

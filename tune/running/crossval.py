@@ -259,7 +259,7 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
 
     columns = {"row": pa.array(row_ids, pa.int64()), "label": pa.array(held_out.labels, pa.int64())}
     try:
-        logits.write(path, columns, held_out.logits)
+        logits.write(path, columns, held_out.logits, held_out.layers, held_out.depth)
     except OSError as error:
         raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
 
@@ -272,7 +272,7 @@ def load_held_out(path: Path) -> tuple[HeldOut, np.ndarray]:
         raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
     try:
         columns, values = logits.read(path)
-        return HeldOut(values, columns["label"]), columns["row"]
+        return HeldOut(values, columns["label"], *logits.layers_of(path)), columns["row"]
     # Arrow has an error for what is no Parquet; a table that is not ours fails in any of the other ways.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -13,8 +14,13 @@ import numpy as np
 from leebert.files import fsync_folder
 
 
-def write(path: Path, columns: Mapping[str, Any], logits: np.ndarray) -> None:
-    """Write columns of N values (pyarrow arrays) and (M, N, K) logits as float32, whole or not at all. Raises OSError."""
+def write(
+    path: Path, columns: Mapping[str, Any], logits: np.ndarray, layers: tuple[int, ...] = (), depth: int = 0
+) -> None:
+    """Write columns of N values (pyarrow arrays) and (M, N, K) logits as float32, whole or not at all. Raises OSError.
+
+    `layers` and `depth` as in :class:`leebert.evaluate.HeldOut`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -24,15 +30,22 @@ def write(path: Path, columns: Mapping[str, Any], logits: np.ndarray) -> None:
     temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            table.replace_schema_metadata({"exits": str(m), "classes": str(k)}), temporary, compression="zstd"
-        )
+        about = {"exits": str(m), "classes": str(k), "layers": json.dumps(layers), "depth": str(depth)}
+        pq.write_table(table.replace_schema_metadata(about), temporary, compression="zstd")
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())  # whoever names the file next, in a record or a best file, finds it after a crash too
         temporary.replace(path)
         fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def layers_of(path: Path) -> tuple[tuple[int, ...], int]:
+    """`layers` and `depth` as they were written."""
+    import pyarrow.parquet as pq
+
+    about = pq.read_schema(path).metadata
+    return tuple(json.loads(about.get(b"layers", b"[]"))), int(about.get(b"depth", b"0"))
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
