@@ -213,6 +213,29 @@ def predict(
     print(f"{out}: {count} rows", file=sys.stderr)
 
 
+@app.command()
+def methods(json_: Json = False) -> None:
+    """List every method: whose it is, what it trains, how it exits, what a training step costs, and its options."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from leebert.methods import METHODS
+
+    if json_:
+        console.emit_json([m.as_dict() for m in METHODS.values()])
+        return
+    table = Table("algorithm", "method", "trains", "exits by", "cost", box=box.SIMPLE_HEAD, show_lines=True)
+    for m in METHODS.values():
+        table.add_row(m.name, f"{m.title}\n[dim]{m.source}[/dim]", m.trains, m.exits, m.cost)
+    out = Console()
+    out.print(table)
+    out.print(
+        "cost: of a training step against plain fine-tuning of the same network. --json also says what differs from "
+        "the original, and which options a method reads."
+    )
+
+
 def _load(folder: Path) -> tuple[Any, Any]:
     """A saved early-exit model in evaluation mode, and its tokenizer."""
     if not (folder / "config.json").is_file():

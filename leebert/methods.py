@@ -7,7 +7,7 @@ No torch here, so that configurations are checked and `leebert methods` answers 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 Exits = Literal["patience", "entropy", "confidence", "last"]
 Group = Literal["whole network", "static", "early exit", "learned weights"]
@@ -44,6 +44,12 @@ class Method:
     options: frozenset[str] = frozenset()
     stages: str = "leebert.stages:leebert"
     one_exit: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON-ready values, for people: without where its code stands."""
+        told = {**dataclasses.asdict(self), "options": sorted(self.options)}
+        del told["stages"]
+        return told
 
 
 def _static(name: str, title: str, source: str, trains: str, cost: str, differs: str, options: set[str]) -> Method:

@@ -12,6 +12,7 @@ from leebert.config import TrainConfig
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
 from leebert.stages import Stage, after_finetuning, exits_only, finetuning
+from leebert.weights import PARAMETRISATIONS
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
@@ -22,6 +23,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     # Eq. 4's terms come with 1/M each: weight M makes them the original's sum.
     objective = dataclasses.replace(
         ExitObjective.of(config.model_copy(update={"distillation": "kl", "detach_teacher": True}), num_exits),
+        parametrisation=PARAMETRISATIONS["raw"],
         fixed=(0.0,) * num_exits + (float(num_exits),) * last,
     )
     frozen = functools.partial(exits_only, but=last)

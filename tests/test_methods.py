@@ -1,0 +1,256 @@
+"""Every method of the table: its defining property, on any multi-exit model, and that it trains and goes on bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from toys import toy_mlp, toy_rows
+from typer.testing import CliRunner
+
+from leebert.checkpoint import Checkpoints
+from leebert.config import TrainConfig
+from leebert.errors import ConfigError
+from leebert.losses import cross_entropy_per_exit
+from leebert.methods import METHODS, SPECIFIC, applies
+from leebert.record import Record
+from leebert.stages import method, of_exit
+from leebert.train import fit, train_epochs
+
+#: Methods that cut parts which only encoders have; their contracts are tested on encoders.
+OF_ENCODERS = {name for name, m in METHODS.items() if m.group == "static"} | {"cost-eff"}
+ANYWHERE = [name for name in METHODS if name not in OF_ENCODERS]
+
+
+def config(name: str, **options: Any) -> TrainConfig:
+    return TrainConfig(
+        **{"algorithm": name, "lr_theta": 1e-2, "lr_omega": 1e-2, "batch_size": 8, "max_epochs": 2, **options}
+    )
+
+
+def made_record(m: int = 4, b: int = 5, k: int = 3, seed: int = 0) -> Record:
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(m, b, k, generator=g, dtype=torch.float64, requires_grad=True)
+    return Record(logits, torch.randint(0, k, (b,), generator=g))
+
+
+def loss_of(stage: Any, record: Record, state: Any = None) -> torch.Tensor:
+    state = state or stage.objective.initial(torch.Generator())
+    return stage.objective.weights(state).to(record.logits) @ stage.objective.terms(record, state)
+
+
+def ce(record: Record) -> torch.Tensor:
+    return cross_entropy_per_exit(record.logits, record.labels)
+
+
+# The table.
+
+
+def test_every_option_that_a_method_names_is_an_option_of_training():
+    assert set(TrainConfig.model_fields) >= SPECIFIC
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_the_table_says_of_a_method_is_complete(name):
+    told = METHODS[name]
+    assert told.name == name
+    assert told.title and told.source and told.trains and told.cost
+    assert told.one_exit == (told.exits == "last")
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_the_stages_of_a_method_have_names_of_their_own_and_teachers_that_came_before(name):
+    stages = method(config(name), 4)
+    names = [stage.name for stage in stages]
+    assert len(set(names)) == len(names)
+    for index, stage in enumerate(stages):
+        assert stage.teacher is None or stage.teacher in names[:index]
+
+
+def test_an_option_applies_to_those_that_read_it():
+    assert applies("batch_size", "pabee")
+    assert applies("teachers", "uniform") and not applies("teachers", "pabee") and not applies("teachers", "lle")
+    assert applies("cycle_length", "fastbert-clo-v2") and not applies("cycle_length", "blo")
+    assert applies("keep", "truncated") and not applies("keep", "clo-v2")
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_options_that_a_method_does_not_read_change_nothing(name):
+    """What `applies` says is true: such options may be left out of a configuration's identity."""
+    others = {
+        "lr_omega": 0.5, "cycle_length": 2, "teachers": "lle", "temperature": 3.0, "distillation": "kl", "keep": 0.25,
+        "alpha": 0.9, "beta": 1.0, "annealing": 1.5, "two_stage": True, "first_epochs": 1, "finetune_first": True,
+        "prune_rounds": 1, "layerdrop": 0.5, "replacing_rate": 0.9, "omega_in_cycle": False, "omega_forward": "eval",
+        "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False,
+    }  # fmt: skip
+    assert set(others) == SPECIFIC
+    ignored = {option: value for option, value in others.items() if not applies(option, name)}
+    plain = fit(toy_mlp(), toy_rows(), config(name, max_epochs=1), held_out=toy_rows(40, seed=1))
+    told = fit(toy_mlp(), toy_rows(), config(name, max_epochs=1, **ignored), held_out=toy_rows(40, seed=1))
+    assert [r.exits for r in plain.reports] == [r.exits for r in told.reports]
+
+
+# Each method's own property.
+
+
+def test_finetuning_leaves_one_exit_that_learns_from_labels_alone():
+    (stage,) = method(config("finetune"), 3)
+    result = fit(toy_mlp(), toy_rows(), config("finetune"), held_out=toy_rows(40, seed=1))
+    assert result.model.num_exits == 1 and result.model.exit_layers == (3,)
+    assert result.held_out.layers == (3,) and result.held_out.depth == 3
+    one = made_record(m=1)
+    assert torch.allclose(loss_of(stage, one), ce(one)[0])
+
+
+def test_pabee_weighs_exits_by_their_layer():
+    (stage,) = method(config("pabee"), 4)
+    record = made_record()
+    expected = (ce(record) * torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)).sum() / 10
+    assert torch.allclose(loss_of(stage, record), expected)
+
+
+def test_fastbert_is_taught_by_its_last_exit_only():
+    (stage,) = method(config("fastbert"), 4)
+    record = made_record()
+    teacher = F.softmax(record.logits[-1], -1).detach()
+    soft = sum(-(teacher * F.log_softmax(record.logits[m], -1)).sum(-1).mean() for m in range(3))
+    assert torch.allclose(loss_of(stage, record), ce(record).sum() + soft / 4)
+
+
+def test_fastberts_own_second_stage_reads_no_labels_and_moves_exits_only():
+    first, second = method(config("fastbert", two_stage=True), 4)
+    record = made_record()
+    teacher = F.softmax(record.logits[-1], -1).detach()
+    kl = sum((teacher * (teacher.log() - F.log_softmax(record.logits[m], -1))).sum(-1).mean() for m in range(3))
+    assert torch.allclose(loss_of(second, record), kl)
+    other = dataclasses.replace(record, labels=(record.labels + 1) % 3)
+    assert torch.equal(loss_of(second, other), loss_of(second, record))
+    assert [n for n in ("layers.0.weight", "heads.0.bias", "heads.3.bias") if second.trains(n)] == ["heads.0.bias"]
+    assert first.objective.weights(first.objective.initial(torch.Generator())).tolist() == [0, 0, 0, 1]
+
+
+def test_deebert_trains_the_backbone_with_the_last_exit_then_the_other_exits_on_it():
+    snapshots = []
+    settings = config("deebert")
+    model = toy_mlp()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in train_epochs(model, toy_rows(), settings, held_out=toy_rows(40, seed=1)):
+        snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
+    assert len(snapshots) == 4
+    first, second = snapshots[1], snapshots[3]
+    for name in start:
+        of_others = of_exit(name) in (0, 1)
+        assert torch.equal(start[name], first[name]) == of_others, name
+        assert torch.equal(first[name], second[name]) != of_others, name
+
+
+def test_weight_decay_does_not_reach_what_a_stage_freezes():
+    model = toy_mlp()
+    start = model.heads[0].weight.detach().clone()
+    next(iter(train_epochs(model, toy_rows(), config("deebert", weight_decay=0.5))))
+    assert torch.equal(model.heads[0].weight, start)
+
+
+def test_shallow_deeps_weights_grow_from_little_to_an_exits_share_of_the_depth():
+    (stage,) = method(config("shallow-deep"), 4)
+    record = made_record()
+    state = stage.objective.initial(torch.Generator())
+    assert torch.allclose(stage.objective.weights(state), torch.tensor([0.01, 0.01, 0.01, 1.0]))
+    seen = []
+    for progress in (0.25, 0.5, 0.75, 1.0):
+        state = stage.objective.after_step(record, state, progress)
+        seen.append(stage.objective.weights(state))
+    assert torch.allclose(seen[1], torch.tensor([0.135, 0.26, 0.385, 1.0]))
+    assert torch.allclose(seen[-1], torch.tensor([0.25, 0.5, 0.75, 1.0]))
+    assert all((a <= b).all() for a, b in zip(seen, seen[1:], strict=False))
+
+
+def test_dbts_loss_is_the_papers_and_its_teacher_is_detached():
+    (stage,) = method(config("dbt", alpha=0.3, temperature=2.0), 4)
+    record = made_record()
+    teacher = F.softmax(record.logits[-1] / 2, -1).detach()
+    soft = sum(-(teacher * F.log_softmax(record.logits[m] / 2, -1)).sum(-1).mean() for m in range(3))
+    loss = loss_of(stage, record)
+    assert torch.allclose(loss, 0.7 * ce(record).sum() + 0.3 * 4 * soft)
+    (given,) = torch.autograd.grad(loss, record.logits)
+    (hard,) = torch.autograd.grad(0.7 * ce(record)[-1], record.logits)
+    assert torch.allclose(given[-1], hard[-1])
+
+
+def test_dbts_temperature_rises_while_the_teacher_is_too_sure_and_never_falls():
+    (stage,) = method(config("dbt"), 4)
+    sure, unsure = Record(torch.full((4, 5, 3), 0.0)), Record(torch.zeros(4, 5, 3))
+    sure.logits[-1, :, 0] = 9.0
+    state = stage.objective.initial(torch.Generator())
+    temperatures = []
+    for _ in range(200):
+        state = stage.objective.after_step(sure, state, 0.5)
+        temperatures.append(float(state["temperature"]))
+    assert temperatures == sorted(temperatures)
+    assert temperatures[0] == pytest.approx(1.05)
+    settled = F.softmax(sure.logits[-1] / temperatures[-1], -1).amax(-1).mean()
+    assert settled == pytest.approx(0.5, abs=0.02)
+    assert stage.objective.after_step(unsure, state, 0.5)["temperature"] == state["temperature"]
+
+
+def test_lle_and_fastbert_clo_v2_are_clo_v2_with_other_teachers():
+    for name, pairs in (("lle", 6), ("fastbert-clo-v2", 3), ("clo-v2", 12)):
+        (stage,) = method(config(name), 4)
+        assert stage.objective.num_terms == 4 + pairs
+        assert stage.algorithm == method(config("clo-v2"), 4)[0].algorithm
+
+
+def test_mixed_training_begins_with_the_last_exit_alone():
+    model = toy_mlp()
+    start = model.heads[0].weight.detach().clone()
+    reports = train_epochs(model, toy_rows(), config("clo-v2", finetune_first=True, first_epochs=1))
+    assert next(reports).stage == "finetune"
+    assert torch.equal(model.heads[0].weight, start)
+    assert next(reports).stage == "joint"
+    assert not torch.equal(model.heads[0].weight, start)
+
+
+# What holds for all.
+
+
+@pytest.mark.parametrize("name", ANYWHERE)
+def test_every_method_learns_and_goes_on_bit_for_bit(name, tmp_path):
+    settings = config(name, max_epochs=3)
+    rows, held_out = toy_rows(), toy_rows(40, seed=1)
+    whole = toy_mlp()
+    expected = fit(whole, rows, settings, held_out=held_out)
+    count = len(expected.reports)
+    assert expected.ended == "max_epochs"
+    torn = train_epochs(toy_mlp(), rows, settings, held_out=held_out, checkpoints=Checkpoints(tmp_path))
+    for _ in range(count // 2 + 1):
+        next(torn)
+    torn.close()
+    resumed = fit(toy_mlp(seed=7), rows, settings, held_out=held_out, checkpoints=Checkpoints(tmp_path))
+    assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports]
+    assert [r.weights for r in resumed.reports] == [r.weights for r in expected.reports]
+    for (name_, a), (_, b) in zip(expected.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name_
+    trained = expected.reports[-1].exits["loss"]
+    untrained = fit(toy_mlp(), rows, settings.model_copy(update={"lr_theta": 1e-12}), held_out=held_out)
+    assert trained[-1] < untrained.reports[-1].exits["loss"][-1]
+
+
+def test_a_transformation_that_does_not_fit_is_refused_before_any_training():
+    with pytest.raises(ConfigError, match="no attention heads"):
+        next(train_epochs(toy_mlp(), toy_rows(), config("headprune")))
+
+
+def test_methods_lists_all_of_them():
+    from leebert.cli import app
+
+    shown = CliRunner().invoke(app, ["methods", "--json"])
+    told = json.loads(shown.stdout)
+    assert [row["name"] for row in told] == list(METHODS)
+    assert {"name", "title", "source", "trains", "exits", "cost", "differs", "options"} <= set(told[0])
+    table = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"})
+    assert table.exit_code == 0
+    assert all(name in table.stdout for name in METHODS)
