@@ -58,7 +58,10 @@ def test_every_option_that_a_method_names_is_an_option_of_training():
 def test_what_the_table_says_of_a_method_is_complete(name):
     told = METHODS[name]
     assert told.name == name
-    assert told.title and told.source and told.trains and told.cost
+    assert told.title
+    assert told.source
+    assert told.trains
+    assert told.cost
     assert told.one_exit == (told.exits == "last")
 
 
@@ -73,9 +76,13 @@ def test_the_stages_of_a_method_have_names_of_their_own_and_teachers_that_came_b
 
 def test_an_option_applies_to_those_that_read_it():
     assert applies("batch_size", "pabee")
-    assert applies("teachers", "uniform") and not applies("teachers", "pabee") and not applies("teachers", "lle")
-    assert applies("cycle_length", "fastbert-clo-v2") and not applies("cycle_length", "blo")
-    assert applies("keep", "truncated") and not applies("keep", "clo-v2")
+    assert applies("teachers", "uniform")
+    assert not applies("teachers", "pabee")
+    assert not applies("teachers", "lle")
+    assert applies("cycle_length", "fastbert-clo-v2")
+    assert not applies("cycle_length", "blo")
+    assert applies("keep", "truncated")
+    assert not applies("keep", "clo-v2")
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
@@ -100,8 +107,10 @@ def test_options_that_a_method_does_not_read_change_nothing(name):
 def test_finetuning_leaves_one_exit_that_learns_from_labels_alone():
     (stage,) = method(config("finetune"), 3)
     result = fit(toy_mlp(), toy_rows(), config("finetune"), held_out=toy_rows(40, seed=1))
-    assert result.model.num_exits == 1 and result.model.exit_layers == (3,)
-    assert result.held_out.layers == (3,) and result.held_out.depth == 3
+    assert result.model.num_exits == 1
+    assert result.model.exit_layers == (3,)
+    assert result.held_out.layers == (3,)
+    assert result.held_out.depth == 3
     one = made_record(m=1)
     assert torch.allclose(loss_of(stage, one), ce(one)[0])
 
