@@ -20,6 +20,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from leebert.errors import BackboneError
 
+#: One layer of an encoder: its states (B, L, H) and attention mask → the next states.
+Layer = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
 
 @dataclasses.dataclass(frozen=True)
 class Family:
@@ -40,7 +43,7 @@ def _electra_embed(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tenso
 
 def _albert_layers(model: Any) -> list[nn.Module]:
     # ALBERT's layers share weights in groups: the same module stands in the list as often as it is applied.
-    config = model.config
+    config = model.encoder.config  # which says fewer layers than the model's where some were taken out
     per_group = config.num_hidden_layers / config.num_hidden_groups
     return [model.encoder.albert_layer_groups[int(i / per_group)] for i in range(config.num_hidden_layers)]
 

@@ -24,7 +24,7 @@ class Answer:
 def infer(model: Any, batch: Mapping[str, torch.Tensor], strategy: Strategy, runtime: Runtime) -> Answer:
     """Run the layers one after the other until every row has left (sections 2.3, 4.4). `model` must be in eval mode.
 
-    After each layer but the last, the rows that `strategy` lets go are removed from states and mask, so that the
+    After each exit but the last, the rows that `strategy` lets go are removed from states and mask, so that the
     following layers work on those that are left; at batch size 1 computing simply stops.
     """
     batch = {name: t.to(runtime.device) for name, t in batch.items() if name != "labels"}
@@ -34,11 +34,15 @@ def infer(model: Any, batch: Mapping[str, torch.Tensor], strategy: Strategy, run
         b = len(states)
         m = model.num_exits
         answers = torch.empty(b, model.config.num_labels, device=runtime.device)
-        layers = torch.full((b,), m, device=runtime.device)
+        layers = torch.full((b,), model.exit_layers[-1], device=runtime.device)
         rows = torch.arange(b, device=runtime.device)
         state: Any = None
-        for index, layer in enumerate(model.stack.layers()):
+        exits = {layer: index for index, layer in enumerate(model.exit_layers)}
+        for ran, layer in enumerate(model.stack.layers(), start=1):
             states = layer(states, mask)
+            index = exits.get(ran)
+            if index is None:
+                continue
             logits = model.heads(model.pool(states, attention).unsqueeze(0), start=index)[0]  # (b, K)
             if index == m - 1:
                 answers[rows] = logits
@@ -47,7 +51,7 @@ def infer(model: Any, batch: Mapping[str, torch.Tensor], strategy: Strategy, run
             if not leaves.any():
                 continue
             answers[rows[leaves]] = logits[leaves]
-            layers[rows[leaves]] = index + 1
+            layers[rows[leaves]] = ran
             if leaves.all():
                 break
             stays = ~leaves

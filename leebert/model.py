@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from leebert.backbone import LayerStack, load_encoder
+from leebert.backbone import Layer, LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
 from leebert.errors import CheckpointError, ConfigError
@@ -23,6 +23,11 @@ from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
 from leebert.record import Keep, Record
+from leebert.slim.embeddings import factorise_embeddings
+from leebert.slim.layers import keep_layers
+from leebert.slim.parts import indices
+from leebert.slim.structure import KEYS, restructure, structure_of
+from leebert.slim.width import prune_heads, prune_neurons
 
 
 @dataclasses.dataclass
@@ -59,12 +64,19 @@ class ExitHeads(nn.ModuleList):
             bias = torch.stack([exit_.bias for exit_ in exits])
             return torch.baddbmm(bias.unsqueeze(1), dropped, weight.transpose(1, 2))
 
+    def keep(self, exits: Sequence[int]) -> None:
+        """Keep some exits, from 0, in place."""
+        kept = [self[exit_] for exit_ in exits]
+        del self[:]
+        self.extend(kept)
+
 
 class LeebertForSequenceClassification(PreTrainedModel):
-    """An encoder with an exit after each of its M layers.
+    """An encoder with an exit after each of its layers, or after those that `exit_layers` names.
 
     `record` runs all exits; `stages of inference` are `stack`, `pool` and `heads`, with which
-    :mod:`leebert.inference` stops between layers.
+    :mod:`leebert.inference` stops between layers. `path`, where one is set, chooses what runs in the place of the
+    layers in training (:mod:`leebert.slim.layerdrop`, :mod:`leebert.slim.theseus`); it is not saved.
     """
 
     config_class = LeebertConfig
@@ -80,16 +92,31 @@ class LeebertForSequenceClassification(PreTrainedModel):
             raise ConfigError("a LeebertConfig needs a backbone_config")
         if encoder is None:
             encoder = AutoModel.from_config(AutoConfig.for_model(**config.backbone_config))
+            restructure(encoder, {key: value for key, value in (config.structure or {}).items() if key in KEYS})
         speed_up(encoder)
         self.backbone = encoder
         if config.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             config.pooling = "cls"  # section 2.2: the shared pooler where the backbone has one, else the CLS state
         if config.pooling != "pooler" and hasattr(encoder, "pooler"):
             encoder.pooler = None  # unused weights would be trained, saved and counted
-        self.num_exits = config.num_exits
-        self.heads = ExitHeads(self.num_exits, encoder.config.hidden_size, config.num_labels, config.exit_dropout)
+        self.heads = ExitHeads(config.num_exits, encoder.config.hidden_size, config.num_labels, config.exit_dropout)
         self.stack = LayerStack(encoder)
+        self.path: Callable[[list[Layer]], list[Layer]] | None = None
         self.post_init()
+
+    @property
+    def num_exits(self) -> int:
+        return self.config.num_exits
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """How many layers have run when each exit answers, (M,)."""
+        return self.config.exit_layers
+
+    @property
+    def depth(self) -> int:
+        """How many layers the unreduced network has, which a speed-up is relative to."""
+        return self.config.depth
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ExitHeads):
@@ -117,10 +144,15 @@ class LeebertForSequenceClassification(PreTrainedModel):
         """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
         states, mask = self.stack.begin(batch)
         attention = batch.get("attention_mask")
+        exits = self.exit_layers
+        layers: list[Layer] = [*self.stack.layers()[: exits[-1]]]
+        if self.path is not None and self.training:
+            layers = self.path(layers)
         pooled, kept = [], [states]
-        for layer in self.stack.layers():
+        for ran, layer in enumerate(layers, start=1):
             states = layer(states, mask)
-            pooled.append(self.pool(states, attention))
+            if ran in exits:
+                pooled.append(self.pool(states, attention))
             if keep == "states":
                 kept.append(states)
         hidden = torch.stack(pooled)  # (M, B, H)
@@ -152,7 +184,59 @@ class LeebertForSequenceClassification(PreTrainedModel):
         loss = cross_entropy(record.logits, labels) if labels is not None else None
         leaving = self._leaving(record.logits)
         answer = record.logits[leaving, torch.arange(len(leaving), device=leaving.device)]
-        return EarlyExitOutput(loss=loss, logits=answer, exit_logits=record.logits, exit_layers=leaving + 1)
+        layers = torch.tensor(self.exit_layers, device=leaving.device)[leaving]
+        return EarlyExitOutput(loss=loss, logits=answer, exit_logits=record.logits, exit_layers=layers)
+
+    def keep_exits(self, exits: Iterable[int]) -> None:
+        """Keep the exits after the given layers (from 1, ascending) and drop the others. Raises ConfigError."""
+        wanted = list(exits)
+        if missing := [layer for layer in wanted if layer not in self.exit_layers]:
+            raise ConfigError(f"there is no exit after layer {missing[0]}: exits follow layers {self.exit_layers}")
+        self._keep(indices((self.exit_layers.index(layer) for layer in wanted), self.num_exits, "exit"), wanted)
+
+    def reduce(
+        self,
+        *,
+        layers: Iterable[int] | None = None,
+        heads: Sequence[Iterable[int]] | None = None,
+        neurons: Sequence[Iterable[int]] | None = None,
+        embedding_rank: int | None = None,
+    ) -> None:
+        """Take parts out of the backbone, in this order, and keep `config.structure` true (see :mod:`leebert.slim`).
+
+        `layers` are those that stay, from 0; `heads` and `neurons` what stays of each block that is left. An exit moves
+        down with the layers that remain below it; of exits that meet the shallowest stays, and one with no layer left
+        below it goes. Raises ConfigError for parts that there are not.
+        """
+        try:
+            if layers is not None:
+                kept = list(layers)
+                below = [sum(layer < exit_ for layer in kept) for exit_ in self.exit_layers]
+                stays = [i for i, n in enumerate(below) if n and n not in below[:i]]
+                if kept and not stays:
+                    raise ConfigError(f"no exit would be left: none of layers {kept} (from 0) lies below one")
+                keep_layers(self.backbone, kept)
+                self._keep(stays, [below[i] for i in stays])
+            if heads is not None:
+                prune_heads(self.backbone, heads)
+            if neurons is not None:
+                prune_neurons(self.backbone, neurons)
+            if embedding_rank is not None:
+                factorise_embeddings(self.backbone, embedding_rank)
+        finally:
+            self._describe(self.exit_layers)
+
+    def _keep(self, stays: list[int], layers: list[int]) -> None:
+        """Keep some exits, from 0; they now follow `layers`."""
+        self.heads.keep(stays)
+        self._describe(tuple(layers))
+
+    def _describe(self, exit_layers: tuple[int, ...]) -> None:
+        """Write down in the configuration what the model is now."""
+        found = structure_of(self.backbone)
+        if exit_layers != tuple(range(1, len(self.stack.layers()) + 1)):
+            found["exits"] = list(exit_layers)
+        self.config.structure = {"depth": self.depth, **found} if found else None
 
     @torch.no_grad()
     def _leaving(self, logits: torch.Tensor) -> torch.Tensor:
@@ -184,8 +268,10 @@ def build_model(
     exits = exits or ExitConfig()
     described = encoder.config.to_dict()
     described["num_hidden_layers"] = encoder.config.num_hidden_layers
+    reduced = structure_of(encoder)
     config = LeebertConfig(
         backbone_config=described,
+        structure={"depth": encoder.config.num_hidden_layers, **reduced} if reduced else None,
         pooling=pooling,
         exit_dropout=(train or TrainConfig()).exit_dropout,
         exit_strategy=exits.strategy,

@@ -13,6 +13,8 @@ class LeebertConfig(PreTrainedConfig):
     model_type = "leebert"
 
     backbone_config: dict[str, Any] | None = None
+    # What the backbone was reduced to (leebert.slim), of which `depth` layers; `exits`: the layers (from 1) with an exit.
+    structure: dict[str, Any] | None = None
     pooling: str = "pooler"
     exit_dropout: float = 0.1
     exit_strategy: str = "patience"
@@ -26,5 +28,17 @@ class LeebertConfig(PreTrainedConfig):
     precision: str = "auto"
 
     @property
+    def depth(self) -> int:
+        """How many layers the unreduced network has."""
+        backbone = self.backbone_config or {}
+        return int((self.structure or {}).get("depth") or backbone.get("num_hidden_layers") or backbone["n_layers"])
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """How many layers have run when each exit answers, (M,)."""
+        structure = self.structure or {}
+        return tuple(structure.get("exits") or range(1, structure.get("layers", self.depth) + 1))
+
+    @property
     def num_exits(self) -> int:
-        return int((self.backbone_config or {}).get("num_hidden_layers") or (self.backbone_config or {})["n_layers"])
+        return len(self.exit_layers)

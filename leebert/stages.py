@@ -85,15 +85,15 @@ class Transform(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class KeepExits:
-    """Only these exits (from 0) stay."""
+    """Only the exits after these layers, from 1, stay."""
 
-    exits: tuple[int, ...]
+    layers: tuple[int, ...]
 
     def check(self, model: Any) -> None:
         return None
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
-        return list(self.exits)
+        return list(self.layers)
 
     def apply(self, model: Any, plan: Any) -> Any:
         model.keep_exits(plan)

@@ -231,7 +231,7 @@ def test_a_stage_may_replace_the_model_and_the_result_hands_it_back(tmp_path):
     settings = config(algorithm="uniform", max_epochs=1)
     stages = (
         Stage("all", ExitObjective.of(settings, 3), Fixed()),
-        Stage("two", ExitObjective.of(settings, 2), Fixed(), transform=KeepExits((0, 1))),
+        Stage("two", ExitObjective.of(settings, 2), Fixed(), transform=KeepExits((1, 2))),
     )
     result = fit(toy_mlp(), toy_rows(), settings, stages=stages, held_out=toy_rows(seed=1))
     assert result.model.num_exits == 2

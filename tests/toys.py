@@ -43,10 +43,10 @@ class ThreeExitMLP(nn.Module):
             torch.stack(states) if keep == "states" else None,
         )
 
-    def keep_exits(self, exits: Sequence[int]) -> None:
-        self.heads = nn.ModuleList(self.heads[exit_] for exit_ in exits)
-        self.exit_layers = tuple(self.exit_layers[exit_] for exit_ in exits)
-        self.num_exits = len(exits)
+    def keep_exits(self, layers: Sequence[int]) -> None:
+        self.heads = nn.ModuleList(self.heads[self.exit_layers.index(layer)] for layer in layers)
+        self.exit_layers = tuple(layers)
+        self.num_exits = len(layers)
 
 
 def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorRows:

@@ -10,4 +10,4 @@ from leebert.stages import KeepExits, Stage
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     """One stage, in which only the last exit is left."""
-    return (Stage("finetune", ExitObjective.weighted([1.0]), Fixed(), transform=KeepExits((num_exits - 1,))),)
+    return (Stage("finetune", ExitObjective.weighted([1.0]), Fixed(), transform=KeepExits((num_exits,))),)

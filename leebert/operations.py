@@ -1,0 +1,72 @@
+"""What a model costs: multiply-adds up to each exit, and parameters.
+
+A multiply-add is one product and its sum within a matrix product, an attention product or a convolution; what is
+element by element (activations, normalisation, softmax) and looking up embeddings is not counted. Half of what
+`torch.utils.flop_counter` counts as floating-point operations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from leebert.exits import State
+from leebert.inference import infer
+from leebert.record import Batch
+from leebert.runtime import Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """How many there are, shared ones once; `computing` leaves out tables that are only looked up (`nn.Embedding`)."""
+
+    total: int
+    computing: int
+
+
+def parameters(model: nn.Module) -> Parameters:
+    """A model's parameters, counted."""
+    total = sum(p.numel() for p in model.parameters())
+    tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    return Parameters(total, total - sum(p.numel() for p in tables))
+
+
+def text(length: int) -> dict[str, torch.Tensor]:
+    """One row of `length` tokens without padding: what a text model's operations are counted on."""
+    ids = torch.ones(1, length, dtype=torch.int64)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def multiply_adds(model: Any, batch: Batch) -> tuple[int, ...]:
+    """The multiply-adds of inference (:func:`leebert.inference.infer`) that leaves at each exit, (M,), for a whole batch.
+
+    Counted while it runs: what comes before the layers, the layers up to the exit, and every exit on the way.
+    """
+    training = model.training
+    model.eval()
+    # Of torch's attention kernels for CPUs only the plain one, two matrix products, can be counted.
+    counter = FlopCounterMode(display=False)
+    meter = _Meter(counter)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            infer(model, batch, meter, Runtime(next(model.parameters()).device))
+    finally:
+        model.train(training)
+    return tuple(flops // 2 for flops in (*meter.counts, counter.get_total_flops()))
+
+
+class _Meter:
+    """A rule by which nobody leaves, which reads the counter at every exit but the last."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.counter = counter
+        self.counts: list[int] = []
+
+    def step(self, logits: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        self.counts.append(self.counter.get_total_flops())
+        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device), None

@@ -1,0 +1,134 @@
+"""How much a loss would change without a head or a neuron: first-order estimates from gradients.
+
+`model` is an early-exit model with a `backbone`, `batches` what it is judged on, and `loss` maps a batch to a scalar,
+the mean over the batch's rows. The model is put into eval mode meanwhile; its parameters get no `.grad`. A score is
+one tensor per block (:func:`leebert.slim.parts.blocks`), on the model's device; blocks that the loss doesn't reach
+score 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from leebert.record import Batch
+from leebert.slim.parts import Block, blocks
+
+Loss = Callable[[Batch], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """Scores per block: heads (heads,), neurons (neurons,)."""
+
+    heads: list[torch.Tensor]
+    neurons: list[torch.Tensor]
+
+
+def head_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[torch.Tensor]:
+    """Mean over rows of |∂L/∂ξ| for a factor ξ = 1 on each head's output, (heads,) per block (Michel et al., 2019, eq. 3).
+
+    Where a block is shared by several layers, ξ stands in all of them.
+    """
+    return _by_mask(model, batches, loss, lambda block: (block.output, block.heads))
+
+
+def neuron_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[torch.Tensor]:
+    """The same for a factor on each inner neuron's activation, (neurons,) per block."""
+    return _by_mask(model, batches, loss, lambda block: (block.outer, block.neurons))
+
+
+def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> Importance:
+    """Heads and neurons by |weight| · Σ over batches |∂L/∂weight|, as COST-EFF scores them (Shen et al., 2022).
+
+    A head's score sums those of its columns of the projection after attention, a neuron's those of its row of the inner
+    and its column of the outer matrix.
+    """
+    found = _blocks(model)
+    weights = [w for b in found for w in (b.output.weight, b.inner.weight, b.outer.weight)]
+    sums = [torch.zeros_like(w) for w in weights]
+    with _judged(model), _learning(weights):
+        for batch in batches:
+            gradients = torch.autograd.grad(loss(batch), weights, allow_unused=True)
+            for total, gradient in zip(sums, gradients, strict=True):
+                if gradient is not None:
+                    total += gradient.abs()
+    scores = iter([total * weight.detach().abs() for total, weight in zip(sums, weights, strict=True)])
+    heads, neurons = [], []
+    for block, output, inner, outer in zip(found, scores, scores, scores, strict=True):
+        heads.append(output.sum(0).view(block.heads, block.head_size).sum(1))
+        neurons.append(inner.sum(1) + outer.sum(0))
+    return Importance(heads, neurons)
+
+
+def _blocks(model: Any) -> list[Block]:
+    return blocks(getattr(model, "backbone", model))
+
+
+def _by_mask(
+    model: Any, batches: Iterable[Batch], loss: Loss, masked: Callable[[Block], tuple[nn.Linear, int]]
+) -> list[torch.Tensor]:
+    """|∂L/∂ξ| for a factor ξ on each of n equal parts of some linear layers' inputs, (n,) per layer.
+
+    A row has factors of its own, so that one backward pass gives every row's derivatives.
+    """
+    places = [masked(block) for block in _blocks(model)]
+    totals = [torch.zeros(n, device=linear.weight.device) for linear, n in places]
+    seen = 0
+    with _judged(model):
+        for batch in batches:
+            rows = len(next(iter(batch.values())))
+            factors = [
+                torch.ones(rows, n, device=t.device, requires_grad=True)
+                for t, (_, n) in zip(totals, places, strict=True)
+            ]
+            with contextlib.ExitStack() as hooks:
+                for (linear, _), factor in zip(places, factors, strict=True):
+                    hooks.enter_context(linear.register_forward_pre_hook(_times(factor)))
+                gradients = torch.autograd.grad(loss(batch), factors, allow_unused=True)
+            for total, gradient in zip(totals, gradients, strict=True):
+                if gradient is not None:
+                    total += gradient.abs().sum(0) * rows  # the loss is a mean over rows
+            seen += rows
+    return [total / max(1, seen) for total in totals]
+
+
+def _times(factor: torch.Tensor) -> Callable[[nn.Module, tuple[torch.Tensor]], tuple[torch.Tensor]]:
+    """A hook that multiplies the n parts of a linear layer's input (B, L, n · d) by (B, n)."""
+
+    def hook(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        x = inputs[0]
+        b, n = factor.shape
+        return ((x.unflatten(-1, (n, -1)) * factor.view(b, 1, n, 1)).flatten(-2),)
+
+    return hook
+
+
+@contextlib.contextmanager
+def _judged(model: nn.Module) -> Iterator[None]:
+    """Eval mode with gradients; the mode that was comes back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+@contextlib.contextmanager
+def _learning(weights: list[torch.Tensor]) -> Iterator[None]:
+    """Let gradients reach weights that are frozen."""
+    frozen = [w for w in weights if not w.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
