@@ -148,18 +148,17 @@ class LeebertForSequenceClassification(PreTrainedModel):
         layers: list[Layer] = [*self.stack.layers()[: exits[-1]]]
         if self.path is not None and self.training:
             layers = self.path(layers)
-        pooled, kept = [], [states]
+        pooled, kept = {}, [states]
         for ran, layer in enumerate(layers, start=1):
             states = layer(states, mask)
-            if ran in exits:
-                pooled.append(self.pool(states, attention))
+            if ran in exits or keep != "logits":
+                pooled[ran] = self.pool(states, attention)
             if keep == "states":
                 kept.append(states)
-        hidden = torch.stack(pooled)  # (M, B, H)
         return Record(
-            self.heads(hidden),
+            self.heads(torch.stack([pooled[ran] for ran in exits])),  # of (M, B, H)
             batch.get("labels"),
-            hidden if keep != "logits" else None,
+            torch.stack(list(pooled.values())) if keep != "logits" else None,
             torch.stack(kept) if keep == "states" else None,
             attention if keep == "states" else None,
         )

@@ -25,7 +25,12 @@ class Objective(Protocol):
 
     @property
     def keep(self) -> Keep:
-        """What it needs of a record besides logits and labels: nothing (`logits`), what the exits saw, or all states."""
+        """What it needs of a record besides logits and labels: nothing (`logits`), what exits see, or all states."""
+        ...
+
+    @property
+    def taught(self) -> bool:
+        """Whether its terms need what the stage's teacher makes of the batch."""
         ...
 
     def initial(self, generator: torch.Generator) -> State:
@@ -81,6 +86,7 @@ class ExitObjective:
     random: bool = False
     fixed: tuple[float, ...] | None = None
     keep: Keep = "logits"
+    taught: bool = False
 
     @classmethod
     def weighted(cls, weights: Sequence[float]) -> ExitObjective:

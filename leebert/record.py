@@ -11,7 +11,7 @@ import torch
 #: Tensors by name, each with the row as its first dimension.
 Batch = Mapping[str, torch.Tensor]
 
-#: How much a model's forward keeps: logits only, what the exits saw with them, or the states of all layers as well.
+#: How much a model's forward keeps: logits only, what exits see after each layer with them, or all states as well.
 Keep = Literal["logits", "hidden", "states"]
 
 
@@ -21,7 +21,7 @@ class Record:
 
     logits: (M, B, K) float32, every exit's; exit 0 is the shallowest.
     labels: (B,) int64, or None for unlabelled rows.
-    hidden: (M, B, H) what the exits saw, where the model was asked to keep it.
+    hidden: (D, B, H) what an exit sees after each of the D layers, where the model was asked to keep it.
     states: (D + 1, B, …) the states before the first layer and after each, where the model was asked to keep them.
     mask: (B, …) which of a row's positions in `states` count; None: all.
     """

@@ -30,6 +30,11 @@ def of_exit(name: str) -> int | None:
     return int(number) if part == "heads" and number.isdigit() else None
 
 
+def layers_only(name: str) -> bool:
+    """The `trains` of a stage in which embeddings, pooler and exits are frozen."""
+    return any(part in ("layer", "albert_layer_groups") for part in name.split("."))
+
+
 def exits_only(name: str, *, but: int | None = None) -> bool:
     """The `trains` of a stage in which the network is frozen, and perhaps one exit with it."""
     exit_ = of_exit(name)
@@ -84,33 +89,18 @@ class Transform(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class KeepExits:
-    """Only the exits after these layers, from 1, stay."""
-
-    layers: tuple[int, ...]
-
-    def check(self, model: Any) -> None:
-        return None
-
-    def plan(self, model: Any, examined: Examined | None) -> Any:
-        return list(self.layers)
-
-    def apply(self, model: Any, plan: Any) -> Any:
-        model.keep_exits(plan)
-        return model
-
-
-@dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage of a method.
 
     name: unique within the method; it stands in reports and checkpoints.
     objective, algorithm: what is minimised and how ω is learned.
     trains: which parameters learn, by their name in the model; the others are frozen for this stage.
-    epochs: its length and the horizon of its schedule; None is the configuration's `max_epochs`.
+    epochs: its length and the horizon of its schedule; None is the configuration's `max_epochs`; 0: it only evaluates.
     lr_theta: its λ1; None is the configuration's.
     transform: changes or replaces the model before the stage starts (pruning, say).
     teacher: an earlier stage, whose model at its end teaches, frozen and without dropout; None: nobody but the exits.
+    pair: called with model and teacher before the stage's first update.
+    pace: called with the model and the share of the stage's updates done, before each.
     stops_early: whether it ends after `patience` epochs without a better mean over exits.
     optimizer: θ's optimiser for its parameters and λ1; ω's is the configuration's.
     schedule: the factor on λ1 for an update, of all updates, with a share of warm-up.
@@ -124,6 +114,8 @@ class Stage:
     lr_theta: float | None = None
     transform: Transform | None = None
     teacher: str | None = None
+    pair: Callable[[Any, Any], None] | None = None
+    pace: Callable[[Any, float], None] | None = None
     stops_early: bool = True
     optimizer: Callable[[Iterable[torch.nn.Parameter], float, TrainConfig], torch.optim.Optimizer] = adamw
     schedule: Callable[[int, int, float], float] = linear

@@ -41,6 +41,7 @@ class EpochReport:
     epoch: int
     stage: str
     theta_updates: int
+    last_stage_updates: int  # of those, in the last stage that trains
     seconds: float
     train_loss: float | None
     score: float | None
@@ -97,6 +98,8 @@ class _Level:
         teacher: Any = None,
     ) -> None:
         self.model, self.stage, self.config, self.runtime, self.teacher = model, stage, config, runtime, teacher
+        if stage.pair:
+            stage.pair(model, teacher)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(stage.trains(name))
         self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -158,7 +161,7 @@ class _Level:
 
     def _taught(self, part: Batch) -> Record | None:
         """What the stage's teacher makes of some rows."""
-        if self.teacher is None:
+        if self.teacher is None or not self.stage.objective.taught:
             return None
         with torch.no_grad():
             return _record(self.teacher, part, self.stage.objective.keep)
@@ -240,6 +243,7 @@ class _Progress:
     stage_epoch: int = 0  # epochs done in this stage
     position: int = 0  # in the algorithm's cycle
     theta_updates: int = 0
+    last_stage_updates: int = 0
     stage_updates: int = 0
     best_epoch: int | None = None
     best_score: float | None = None
@@ -268,8 +272,8 @@ def train_epochs(
 
     An epoch is ⌊|D_train| / 2B⌋ updates of θ. With `held_out` rows, all exits are scored on them at each epoch's end;
     the best epoch by the mean over exits counts, `on_best(model)` is called on each new one, and a stage stops early
-    after `config.patience` epochs without a better one. `updates` stops after exactly so many updates of θ (the
-    schedule's horizon stays that of `max_epochs`). `seed` is (seed,) or (seed, fold), by default `config.seed`.
+    after `config.patience` epochs without a better one. `updates` stops the method's last stage that trains after
+    exactly so many updates of θ (the schedule's horizon stays that of `max_epochs`). `seed` is (seed,) or (seed, fold), by default `config.seed`.
     With `checkpoints` every epoch's end is kept, and a run that finds one goes on from it, bit for bit on the CPU,
     yielding the earlier epochs' reports again first. `on_step` is told the count of θ updates after each. `identity`
     says what else (data, backbone) must be equal for a checkpoint to be gone on from.
@@ -282,7 +286,9 @@ def train_epochs(
     stages = stages or method(config, model.num_exits)
     lengths = np.asarray(rows.lengths)
     per_epoch = updates_per_epoch(len(rows), config.batch_size)
-    horizon = per_epoch * sum(s.epochs or config.max_epochs for s in stages)
+    epochs_of = [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]
+    limited = max(i for i, epochs in enumerate(epochs_of) if epochs)  # the stage whose updates `updates` counts
+    horizon = per_epoch * epochs_of[limited]
     if updates is not None and updates > horizon:
         raise ConfigError(
             f"theta_updates {updates}: max_epochs {config.max_epochs} at batch size {config.batch_size} is a schedule of "
@@ -334,7 +340,7 @@ def train_epochs(
             )
             level = None
         stage, is_last = stages[at.stage], at.stage == len(stages) - 1
-        stage_epochs = stage.epochs or config.max_epochs
+        stage_epochs = epochs_of[at.stage]
         if level is None:
             if stage.transform:
                 at.plans[stage.name] = stage.transform.plan(model, examined)
@@ -349,16 +355,19 @@ def train_epochs(
         level.start_epoch(rows.collate(index) for index in plan.d2())
         model.train()
         steps = 0
-        for index in plan.d1:
+        for index in plan.d1 if stage_epochs else ():
             level.rate = level.lr_theta * stage.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
+            if stage.pace:
+                stage.pace(model, at.stage_updates / (stage_epochs * per_epoch))
             level.progress = (at.stage_updates + 1) / (stage_epochs * per_epoch)
             at.position = stage.algorithm.step(level, level.to_device(rows.collate(index)), at.position)
             at.theta_updates += 1
             at.stage_updates += 1
+            at.last_stage_updates += at.stage == limited
             steps += 1
             if on_step:
                 on_step(at.theta_updates)
-            if at.theta_updates == updates:
+            if at.last_stage_updates == updates:
                 break
             if steps % 16 == 0 and not level.finite.item():
                 break  # asked now and then only: on a GPU the question waits for all earlier work
@@ -371,8 +380,8 @@ def train_epochs(
         stuck: list[int] = []
         if not level.is_finite():
             ended = "diverged"
-        elif at.theta_updates == updates:
-            ended = "updates"
+        elif at.last_stage_updates == updates and at.stage >= limited:
+            at.stage_over, ended = True, "updates"
         if ended != "diverged" and held_out is not None:
             outcome = record_all(model, held_out, runtime, config.eval_batch_size)
             exits, score = _scores(outcome, metric)
@@ -385,7 +394,7 @@ def train_epochs(
                         on_best(model)
             if ended is None and stage.stops_early and at.stage_epoch - at.last_better >= config.patience:
                 at.stage_over, ended = True, "patience"
-        if ended is None and at.stage_epoch == stage_epochs:
+        if ended is None and at.stage_epoch >= stage_epochs:
             at.stage_over, ended = True, "max_epochs"
         if at.stage_over and not is_last:
             ended = None  # the stage is over, the run is not
@@ -394,7 +403,8 @@ def train_epochs(
             stage=stage.name,
             theta_updates=at.theta_updates,
             seconds=time.perf_counter() - started,
-            train_loss=None if ended == "diverged" else level.loss_sum.item() / steps,
+            last_stage_updates=at.last_stage_updates,
+            train_loss=None if ended == "diverged" or not steps else level.loss_sum.item() / steps,
             score=score,
             exits=exits,
             weights=_weights(stage, level.state),

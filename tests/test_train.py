@@ -19,9 +19,10 @@ from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS, Fixed
 from leebert.record import MultiExit
-from leebert.stages import KeepExits, Stage
+from leebert.stages import Stage
 from leebert.stages import linear as schedule
 from leebert.train import fit, train_epochs
+from leebert.transforms import KeepExits
 
 
 def config(**options):

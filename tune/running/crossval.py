@@ -217,7 +217,7 @@ def _summary(reports: list[EpochReport], started: float) -> Record:
         "last_score": last.score,
         "epochs": len(reports),
         "theta_updates": last.theta_updates,
-        "best_theta_updates": best.theta_updates if best else None,
+        "best_theta_updates": best.last_stage_updates if best else None,
         "seconds": sum(r.seconds for r in reports),
         "wall_seconds": time.monotonic() - started,
     }

@@ -1,0 +1,31 @@
+"""Head pruning (Michel et al., NeurIPS 2019): attention heads go by first-order importance, the least important first.
+
+The original prunes a finished model; here some epochs of training follow each cut.
+"""
+
+from __future__ import annotations
+
+from leebert.baselines.finetune import teacher
+from leebert.config import TrainConfig
+from leebert.objective import ExitObjective
+from leebert.optim import Fixed
+from leebert.stages import Stage
+from leebert.transforms import PruneHeads
+
+
+def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
+    """Fine-tuning, then equal cuts down to `keep` of the heads, `max_epochs` of training shared among them."""
+    rounds = config.prune_rounds
+    epochs = max(1, config.max_epochs // rounds)
+    cuts = [
+        Stage(
+            f"prune-{cut}",
+            ExitObjective.weighted([1.0]),
+            Fixed(),
+            transform=PruneHeads(1 - (1 - config.keep) * cut / rounds),
+            epochs=epochs,
+            stops_early=cut == rounds,
+        )
+        for cut in range(1, rounds + 1)
+    ]
+    return teacher(config, num_exits), *cuts

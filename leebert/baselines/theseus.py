@@ -1,0 +1,66 @@
+"""BERT-of-Theseus (Xu et al., EMNLP 2020): successor layers replace groups of a fine-tuned predecessor's, at random.
+
+Successors start as the predecessor's first layers and learn from labels alone. Embeddings and exit are frozen while
+they replace (section 3.2), and train with them once they are alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from leebert.baselines.finetune import teacher
+from leebert.config import TrainConfig
+from leebert.errors import ConfigError
+from leebert.objective import ExitObjective
+from leebert.optim import Fixed
+from leebert.slim.theseus import Replacing
+from leebert.stages import Stage, layers_only
+from leebert.transforms import KeepLayers, first_layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Successors(KeepLayers):
+    """The first layers, as many as divide the predecessor's."""
+
+    def check(self, model: Any) -> None:
+        super().check(model)
+        if model.depth % len(self.layers):
+            raise ConfigError(
+                f"{len(self.layers)} layers can't stand in for {model.depth} in groups of one size: "
+                "give theseus a `keep` of 1 over a whole number that divides the layers"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone(KeepLayers):
+    """What is there stays, and nothing runs in its place any more."""
+
+    def check(self, model: Any) -> None:
+        return None
+
+
+def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
+    """Fine-tuning; replacement with a chance that rises linearly to 1; successors alone, half of the epochs each."""
+    kept = first_layers(num_exits, config.keep)
+    one = ExitObjective.weighted([1.0])
+    first = teacher(config, num_exits)
+    half = max(1, config.max_epochs // 2)
+    start = config.replacing_rate
+    return (
+        first,
+        Stage(
+            "replacing", one, Fixed(), trains=layers_only, epochs=half, transform=Successors(kept), teacher=first.name,
+            pair=_stand_in, pace=functools.partial(_replace_more, start=start), stops_early=False,
+        ),
+        Stage("successor", one, Fixed(), epochs=max(1, config.max_epochs - half), transform=Alone(kept)),
+    )  # fmt: skip
+
+
+def _stand_in(model: Any, predecessor: Any) -> None:
+    model.path = Replacing(predecessor.stack.layers())
+
+
+def _replace_more(model: Any, progress: float, *, start: float) -> None:
+    model.path.p = min(1.0, start + (1 - start) * progress)
