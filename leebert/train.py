@@ -156,7 +156,9 @@ class _Level:
             record = _record(self.model, part, keep)
             taught = self._taught(part)
         losses = self.stage.objective.terms(record, self.state, taught) * share
-        (self.stage.objective.weights(self.state).detach() @ losses).backward()
+        loss = self.stage.objective.weights(self.state).detach() @ losses
+        if loss.requires_grad:  # not where chance let only frozen layers run (BERT-of-Theseus)
+            loss.backward()
         return losses.detach(), record.detach()
 
     def _taught(self, part: Batch) -> Record | None:

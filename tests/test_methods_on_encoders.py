@@ -1,0 +1,243 @@
+"""Every method on every tested family of encoders, and the properties of those that take encoders apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from encoders import FAMILIES, batch, encoder
+from torch.nn import functional as F
+
+from leebert.checkpoint import Checkpoints
+from leebert.config import ExitConfig, TrainConfig
+from leebert.errors import ConfigError
+from leebert.exits import make_strategy
+from leebert.inference import infer
+from leebert.methods import METHODS
+from leebert.model import build_model, load_model
+from leebert.record import Record, TensorRows
+from leebert.runtime import Runtime
+from leebert.stages import Examined, method
+from leebert.students import StudentObjective, distance
+from leebert.train import fit, train_epochs
+from leebert.transforms import PruneHeads, Slenderise, best_of_all, first_layers, spaced_layers
+
+LAYERS = 4
+STATIC = [name for name, told in METHODS.items() if told.group == "static"]
+
+
+def config(name: str, **options: Any) -> TrainConfig:
+    given = {
+        "lr_theta": 5e-3,
+        "batch_size": 4,
+        "max_epochs": 2,
+        "first_epochs": 1,
+        "prune_rounds": 2,
+        "precision": "fp32",
+    }
+    return TrainConfig(algorithm=name, **{**given, **options})
+
+
+def rows(n: int = 24, seed: int = 0) -> TensorRows:
+    made = batch(n, length=n + 2, seed=seed)
+    return TensorRows(**{**made, "labels": made["input_ids"].sum(1) % 2})
+
+
+def model(family: str = "bert", seed: int = 0, layers: int = LAYERS) -> Any:
+    torch.manual_seed(seed)
+    return build_model(encoder(family, layers=layers), ("no", "yes"), exits=ExitConfig(strategy="never"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_on_every_family_ends_as_a_model_that_is_saved_and_answers(name, family, tmp_path):
+    result = fit(model(family), rows(), config(name), held_out=rows(10, seed=1))
+    assert result.ended == "max_epochs"
+    trained = result.model.eval()
+    assert (trained.num_exits == 1) == METHODS[name].one_exit
+    assert result.held_out.depth == LAYERS
+    assert result.held_out.layers == trained.exit_layers
+    trained.save_pretrained(tmp_path)
+    again = load_model(tmp_path).eval()
+    inputs = batch(3)
+    with torch.no_grad():
+        assert torch.equal(again.record(inputs).logits, trained.record(inputs).logits)
+    rule = make_strategy("never", None, num_exits=again.num_exits, num_classes=2)
+    answer = infer(again, inputs, rule, Runtime.of("fp32", "cpu"))
+    assert answer.layers.tolist() == [trained.exit_layers[-1]] * 3
+
+
+@pytest.mark.parametrize("name", [*STATIC, "cost-eff"])
+def test_methods_that_take_encoders_apart_go_on_bit_for_bit(name, tmp_path):
+    """From within each stage: plans and teachers are in the checkpoint, the data is not asked again."""
+    settings = config(name)
+    expected = fit(model(), rows(), settings, held_out=rows(10, seed=1))
+    for cut in range(1, len(expected.reports)):
+        place = tmp_path / str(cut)
+        torn = train_epochs(model(), rows(), settings, held_out=rows(10, seed=1), checkpoints=Checkpoints(place))
+        for _ in range(cut):
+            next(torn)
+        torn.close()
+        resumed = fit(model(seed=5), rows(), settings, held_out=rows(10, seed=1), checkpoints=Checkpoints(place))
+        assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports], cut
+        pairs = zip(expected.model.state_dict().items(), resumed.model.state_dict().items(), strict=True)
+        assert all(torch.equal(a, b) for (_, a), (_, b) in pairs), cut
+
+
+# What each leaves.
+
+
+@pytest.mark.parametrize(("name", "keep", "layers"), [("truncated", 0.5, 2), ("truncated", 0.75, 3), ("layerdrop", 0.5, 2),
+    ("distilled", 0.5, 2), ("pkd", 0.75, 3), ("theseus", 0.5, 2)])  # fmt: skip
+def test_layers_that_are_left_and_what_a_speed_up_is_relative_to(name, keep, layers):
+    result = fit(model(), rows(), config(name, keep=keep), held_out=rows(10, seed=1))
+    assert len(result.model.stack.layers()) == layers
+    assert result.model.exit_layers == (layers,)
+    assert result.model.depth == LAYERS
+    assert result.model.path is None
+
+
+def test_which_layers_are_kept():
+    assert first_layers(12, 0.5) == (0, 1, 2, 3, 4, 5)
+    assert first_layers(12, 0.75) == tuple(range(9))
+    assert first_layers(6, 0.01) == (0,)
+    assert spaced_layers(12, 0.5) == (0, 2, 4, 6, 8, 10)
+    assert spaced_layers(6, 1.0) == (0, 1, 2, 3, 4, 5)
+    assert spaced_layers(12, 0.75) == (0, 1, 2, 4, 5, 6, 8, 9, 10)
+
+
+def test_a_truncated_model_starts_as_the_networks_own_first_layers():
+    whole = model()
+    kept = {n: p.clone() for n, p in whole.named_parameters() if ".layer.0." in n or ".layer.1." in n}
+    (stage,) = method(config("truncated"), LAYERS)
+    small = stage.transform.apply(whole, stage.transform.plan(whole, None))
+    assert kept
+    assert all(torch.equal(dict(small.named_parameters())[n], p) for n, p in kept.items())
+
+
+def test_layerdrop_skips_in_training_only_and_its_last_stage_trains_nothing():
+    settings = config("layerdrop", layerdrop=0.9, exit_dropout=0.0)
+    reports = list(train_epochs(model(), rows(), settings, held_out=rows(10, seed=1)))
+    assert [r.stage for r in reports] == ["layerdrop"] * 2 + ["kept"]
+    assert reports[-1].train_loss is None
+    assert reports[-1].theta_updates == reports[-2].theta_updates
+    assert reports[-1].best_epoch == 2
+
+
+def test_head_pruning_leaves_the_share_and_the_most_important():
+    whole = model()
+    stages = method(config("headprune", keep=0.5, prune_rounds=2), LAYERS)
+    assert [s.name for s in stages] == ["finetune", "prune-1", "prune-2"]
+    result = fit(whole, rows(), config("headprune", keep=0.5, prune_rounds=2), held_out=rows(10, seed=1))
+    assert sum(result.model.config.structure["heads"]) == LAYERS * 2 / 2
+    assert best_of_all([torch.tensor([0.1, 0.9]), torch.tensor([0.5, 0.6])], 3) == [[1], [0, 1]]
+    assert best_of_all([torch.tensor([9.0, 8.0]), torch.tensor([0.2, 0.1])], 2) == [[0], [0]]
+
+
+def test_a_head_that_nothing_depends_on_is_cut_first():
+    whole = model().eval()
+    idle = whole.backbone.encoder.layer[2].attention.output.dense
+    with torch.no_grad():
+        idle.weight[:, 16:] = 0  # the second of its two heads
+    data = rows()
+    examined = Examined(lambda: iter([data.collate(range(24))]), Runtime.of("fp32", "cpu"), 0)
+    plan = PruneHeads(7 / 8).plan(whole, examined)
+    assert plan == [[0, 1], [0, 1], [0], [0, 1]]
+
+
+def test_slenderising_keeps_depth_and_exits():
+    settings = config("cost-eff", keep=0.5)
+    result = fit(model(), rows(), settings, held_out=rows(10, seed=1))
+    assert result.model.exit_layers == (1, 2, 3, 4)
+    assert result.model.config.structure == {
+        "depth": 4, "heads": [1] * 4, "intermediate": [24] * 4, "embedding_rank": 16,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="no heads"):
+        Slenderise(0.5).check(torch.nn.Linear(2, 2))
+
+
+def test_theseus_needs_groups_of_one_size_and_says_so_before_training():
+    with pytest.raises(ConfigError, match="3 layers can't stand in for 4"):
+        next(train_epochs(model(), rows(), config("theseus", keep=0.75)))
+
+
+def test_theseus_freezes_embeddings_and_exit_while_it_replaces():
+    seen = []
+    for report in train_epochs(model(), rows(), config("theseus", max_epochs=2), held_out=rows(10, seed=1)):
+        seen.append({n: p.detach().clone() for n, p in report.model.named_parameters()})
+    finetuned, replaced, alone = seen
+    still = [n for n in replaced if n.startswith("heads.") or "embeddings" in n]
+    assert still
+    assert all(torch.equal(finetuned[n], replaced[n]) for n in still)
+    moved = "backbone.encoder.layer.0.output.dense.weight"
+    assert not torch.equal(finetuned[moved], replaced[moved])
+    assert not torch.equal(replaced["heads.0.weight"], alone["heads.0.weight"])
+
+
+# Students.
+
+
+def _records(seed: int = 0) -> tuple[Record, Record]:
+    g = torch.Generator().manual_seed(seed)
+
+    def made(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    labels, mask = torch.randint(0, 3, (5,), generator=g), (torch.rand(5, 7, generator=g) < 0.7).long()
+    mask[:, 0] = 1
+    student = Record(made(2, 5, 3), labels, made(2, 5, 4), made(3, 5, 7, 4), mask)
+    return student, Record(made(2, 5, 3), labels, made(4, 5, 4), made(3, 5, 7, 4), mask)
+
+
+def test_a_students_loss_term_by_term():
+    student, teacher = _records()
+    objective = StudentObjective(2, hard=0.25, soft=0.75, temperature=2.0)
+    state = objective.initial(torch.Generator())
+    loss = objective.weights(state).double() @ objective.terms(student, state, teacher)
+    p = F.softmax(teacher.logits[-1] / 2, -1)
+    kl = [4 * (p * (p.log() - F.log_softmax(z / 2, -1))).sum(-1).mean() for z in student.logits]
+    ce = [F.cross_entropy(z, student.labels) for z in student.logits]
+    assert torch.allclose(loss, 0.25 * sum(ce) + 0.75 * sum(kl))
+
+
+def test_an_exit_may_be_taught_by_the_same_exit():
+    student, teacher = _records()
+    objective = StudentObjective(2, hard=0.0, soft=1.0, same_exit=True)
+    terms = objective.terms(student, objective.initial(torch.Generator()), teacher)
+    p = F.softmax(teacher.logits, -1)
+    kl = (p * (p.log() - F.log_softmax(student.logits, -1))).sum(-1).mean(-1)
+    assert torch.allclose(terms[2:4], kl)
+    itself = objective.terms(teacher, objective.initial(torch.Generator()), teacher)
+    assert torch.allclose(itself[2:4], torch.zeros(2, dtype=torch.float64), atol=1e-12)
+
+
+def test_answers_may_count_only_later():
+    objective = StudentObjective(2, hard=0.5, soft=0.5, states=1.0, imitated="all", answers_from=0.5)
+    state = objective.initial(torch.Generator())
+    assert objective.weights(state).tolist() == [0, 0, 0, 0, 1]
+    assert objective.weights(objective.after_step(_records()[0], state, 0.4)).tolist() == [0, 0, 0, 0, 1]
+    assert objective.weights(objective.after_step(_records()[0], state, 0.5)).tolist() == [0.5] * 4 + [1]
+
+
+def test_distances_of_states_ignore_padding_scale_where_they_should_and_vanish_on_equal_states():
+    student, teacher = _records()
+    for imitated in ("patient", "last", "all"):
+        assert distance(student, student, imitated).abs() < 1e-6
+        assert distance(student, teacher, imitated) > 0.01
+    longer = Record(student.logits, student.labels, 3 * student.hidden, 3 * student.states, student.mask)
+    assert torch.allclose(distance(longer, teacher, "patient"), distance(student, teacher, "patient"))
+    assert torch.allclose(distance(longer, teacher, "last"), distance(student, teacher, "last"))
+    noisy = student.states.clone()
+    noisy[:, student.mask == 0] = 99.0
+    padded = Record(student.logits, student.labels, student.hidden, noisy, student.mask)
+    for imitated in ("last", "all"):
+        assert torch.allclose(distance(padded, teacher, imitated), distance(student, teacher, imitated))
+
+
+def test_a_patient_student_imitates_layers_at_the_same_share_of_the_depth():
+    """Two layers of four: the first imitates the teacher's second (PKD-skip), the last is left to the answers."""
+    student, teacher = _records()
+    a, b = F.normalize(student.hidden[0], dim=-1), F.normalize(teacher.hidden[1], dim=-1)
+    expected = (a - b).square().sum(-1).mean()
+    assert torch.allclose(distance(student, teacher, "patient").double(), expected, atol=1e-6)
