@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,3 +264,9 @@ def test_methods_lists_all_of_them():
     table = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"})
     assert table.exit_code == 0
     assert all(name in table.stdout for name in METHODS)
+
+
+def test_the_readmes_table_lists_every_method_as_the_program_does():
+    text = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+    for told in METHODS.values():
+        assert f"| `{told.name}` | {told.title} ({told.source}) | {told.trains} | {told.exits} | {told.cost} |" in text
