@@ -61,7 +61,7 @@ def main(sweep: str, evaluation: str, out: str) -> None:
     right.set(
         xlabel="mean layers executed",
         ylabel="dev score, per cent",
-        title="The best configuration, refitted (seed 0), on dev",
+        title="CLO-v2 refitted (seed 0), on dev",
     )
     right.legend()
     figure.savefig(out, dpi=130)
