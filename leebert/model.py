@@ -235,7 +235,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
         found = structure_of(self.backbone)
         if exit_layers != tuple(range(1, len(self.stack.layers()) + 1)):
             found["exits"] = list(exit_layers)
-        self.config.structure = {"depth": self.depth, **found} if found else None
+        self.config.structure = {"depth": self.depth, **found} if found or self.config.structure else None
 
     @torch.no_grad()
     def _leaving(self, logits: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ class LeebertConfig(PreTrainedConfig):
     model_type = "leebert"
 
     backbone_config: dict[str, Any] | None = None
-    # What the backbone was reduced to (leebert.slim), of which `depth` layers; `exits`: the layers (from 1) with an exit.
+    # What is left of the backbone (leebert.slim.structure), the layers (from 1) with an exit as `exits`, and as `depth`
+    # how many layers the network had that it stands for.
     structure: dict[str, Any] | None = None
     pooling: str = "pooler"
     exit_dropout: float = 0.1
@@ -30,15 +31,19 @@ class LeebertConfig(PreTrainedConfig):
     @property
     def depth(self) -> int:
         """How many layers the unreduced network has."""
-        backbone = self.backbone_config or {}
-        return int((self.structure or {}).get("depth") or backbone.get("num_hidden_layers") or backbone["n_layers"])
+        return int((self.structure or {}).get("depth", self._described_layers))
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
         """How many layers have run when each exit answers, (M,)."""
         structure = self.structure or {}
-        return tuple(structure.get("exits") or range(1, structure.get("layers", self.depth) + 1))
+        return tuple(structure.get("exits") or range(1, structure.get("layers", self._described_layers) + 1))
 
     @property
     def num_exits(self) -> int:
         return len(self.exit_layers)
+
+    @property
+    def _described_layers(self) -> int:
+        backbone = self.backbone_config or {}
+        return int(backbone.get("num_hidden_layers") or backbone["n_layers"])

@@ -337,6 +337,15 @@ def test_a_model_is_built_around_an_encoder_that_was_reduced_before(tmp_path):
     assert torch.equal(logits_of(load_model(tmp_path).eval()), logits_of(model.eval()))
 
 
+def test_a_small_network_may_stand_for_a_deeper_one():
+    model = model_of("bert")
+    model.config.structure = {"depth": 12}
+    assert (model.exit_layers, model.depth) == ((1, 2, 3, 4), 12)
+    model.keep_exits([4])
+    model.reduce(layers=[0, 1, 2])
+    assert (model.exit_layers, model.depth) == ((3,), 12)
+
+
 def test_a_failed_reduction_leaves_the_configuration_true():
     model = model_of("bert")
     with pytest.raises(ConfigError, match="no head 9"):
