@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from leebert.config import ExitConfig, parse
+
 
 class LeebertConfig(PreTrainedConfig):
     """Labels, exits and the exact backbone configuration, so that loading needs no hub."""
@@ -17,6 +19,7 @@ class LeebertConfig(PreTrainedConfig):
     exit_dropout: float = 0.1
     exit_strategy: str = "patience"
     exit_threshold: float | None = None
+    exit_patience: int | None = None
     initializer_range: float = 0.02
     # What the command line needs to read the data that this model was made for.
     task: str | dict[str, Any] | None = None
@@ -24,6 +27,12 @@ class LeebertConfig(PreTrainedConfig):
     metric: str | None = None
     # What thresholds were chosen in; the same logits in bf16 and fp32 leave elsewhere.
     precision: str = "auto"
+
+    @property
+    def exits(self) -> ExitConfig:
+        """The model's own exit rule."""
+        values = {"strategy": self.exit_strategy, "threshold": self.exit_threshold, "patience": self.exit_patience}
+        return parse(ExitConfig, values, "the model's exit rule in config.json")
 
     @property
     def num_exits(self) -> int:
