@@ -198,7 +198,7 @@ def layer_by_layer(rule, logits):
     for number, at_exit in enumerate(torch.from_numpy(logits)[:-1], start=1):
         leaves, state = rule.step(at_exit[rows], state)
         left[rows[leaves].numpy()] = number
-        rows, state = rows[~leaves], tree_map(lambda part, stays=~leaves: part[stays], state)
+        rows, state = rows[~leaves], tree_map(lambda part, stays=~leaves: None if part is None else part[stays], state)
     return left.tolist()
 
 

@@ -107,7 +107,8 @@ def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
         return [float(p) for p in range(1, m)]
     strategy: Any = make_strategy(rule, high, num_exits=m, num_classes=k)
     values = measured(strategy, held_out.logits[:-1])
-    spread = np.quantile(values[np.isfinite(values)], np.linspace(0, 1, THRESHOLDS))
+    values = values[np.isfinite(values)]  # the first exit has none to be compared with
+    spread = np.quantile(values, np.linspace(0, 1, THRESHOLDS)) if values.size else ()
     return [float(t) for t in np.unique(np.clip([low, *spread, high], low, high))]
 
 
