@@ -56,7 +56,7 @@ def card(facts: CardFacts) -> str:
     parts = [
         f"---\n{dump_yaml(_front(facts))}---\n\n# {facts.task}: an encoder that exits early",
         f"A LeeBERT model (Zhu, ACL 2021; trained by {facts.algorithm}) with a classifier after each of its {facts.layers} layers. "
-        f"By default a row leaves by the rule **{facts.rule.strategy}** at {facts.rule.threshold:.6g}.",
+        f"By default a row leaves by the rule **{facts.rule.name}** at {facts.rule.threshold:.6g}.",
         _use(facts),
         *(_evaluation(facts, split, told) for split, told in facts.evaluations.items()),
         _training(facts),
@@ -156,7 +156,7 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
         time = times.get((chosen.strategy, chosen.threshold))
         clock = [f"{time[key]:.2f}" for key in ("milliseconds", "speed_up", "layer_ratio")] if time else [""] * 3
         rows.append(
-            [chosen.strategy, f"{chosen.threshold:.6g}", f"{chosen.reached:.2f}", f"{point['speed_up']:.2f}"]
+            [chosen.name, f"{chosen.threshold:.6g}", f"{chosen.reached:.2f}", f"{point['speed_up']:.2f}"]
             + [f"{100 * point['measures'][name]:.2f}" for name in measures]
             + clock
         )
@@ -173,7 +173,7 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
             lines.append(f"{chosen.shortfall}.")
         if chosen.missed(speed_up := _point(told, chosen)["speed_up"]):
             lines.append(
-                f"**{chosen.strategy} missed the speed-up on {split}**: {speed_up:.2f} where {chosen.aim:.2f} was aimed at "
+                f"**{chosen.name} missed the speed-up on {split}**: {speed_up:.2f} where {chosen.aim:.2f} was aimed at "
                 f"({speed_up / chosen.aim - 1:+.0%}). If the speed matters, give a threshold of your own."
             )
     if everything:

@@ -13,6 +13,7 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, DataError
+from leebert.rules import RULES
 
 app = typer.Typer(
     help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,
@@ -163,9 +164,10 @@ def predict(
     form: Annotated[str | None, typer.Option("--format", help="jsonl or csv.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="Names of the text columns; the task's by default.")] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="patience, entropy, normalised_entropy, confidence, never.")
+        str | None, typer.Option(help=f"{', '.join(RULES)} or never; the model's own by default.")
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="The strategy's threshold.")] = None,
+    patience: Annotated[int | None, typer.Option(help="How many exits in a row, for pcee and f-pabee.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that run through the layers together.")] = 32,
     device: Device = "auto",
     precision: Precision = None,
@@ -180,13 +182,8 @@ def predict(
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
     from leebert.predict import answers, read_file, read_texts, write_answers
 
-    default = {"strategy": loaded.config.exit_strategy, "threshold": loaded.config.exit_threshold}
-    given = (
-        default
-        if strategy is None and threshold is None
-        else {"strategy": strategy or default["strategy"], "threshold": threshold}
-    )
-    exits = parse(ExitConfig, given, "--strategy/--threshold")
+    asked = loaded.config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
+    exits = parse(ExitConfig, asked, "--strategy/--threshold/--patience")
     check_threshold(exits, loaded.num_exits, loaded.config.num_labels)
     warn_if_unreachable(exits, loaded.num_exits)
     columns = text or (list(get_task(loaded.config.task).text_columns) if loaded.config.task else ["text"])
@@ -196,8 +193,9 @@ def predict(
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
     rule = make_strategy(
-        exits.strategy, exits.threshold, num_exits=loaded.num_exits, num_classes=loaded.config.num_labels
-    )
+        exits.strategy, exits.threshold, exits.patience, num_exits=loaded.num_exits,
+        num_classes=loaded.config.num_labels,
+    )  # fmt: skip
     rows = answers(loaded, tokenizer, _bar(texts, "rows") if out else texts, rule, runtime, batch_size)
     if out is None:
         write_answers(rows, sys.stdout, form)

@@ -13,11 +13,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from leebert.errors import ConfigError
 from leebert.methods import METHODS
+from leebert.rules import RULES, StrategyName, without_patience
 
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
 Pooling = Literal["pooler", "cls", "mean"]
-StrategyName = Literal["patience", "entropy", "normalised_entropy", "confidence", "never"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -153,31 +153,35 @@ class Subset(Frozen):
     seed: int = Field(0, ge=0, description="Which rows.")
 
 
-#: How far above its range's end an entropy threshold may lie: in float32 a row that knows nothing exceeds ln K.
-THRESHOLD_SLACK = 1e-5
-
-
 class ExitConfig(Frozen):
-    """When a row leaves. The threshold's meaning and range are the strategy's."""
+    """When a row leaves. Which parameters there are, their meaning and range are the rule's (`leebert.rules`)."""
 
-    strategy: StrategyName = Field("patience", description="The rule (sections 2.3, 4.4).")
+    strategy: StrategyName = Field("patience", description="The rule (sections 2.3, 4.4; PCEE-BERT, F-PABEE, BEEM).")
     threshold: float | None = Field(None, description="None: round(M/3) for patience, the paper's 4 at M = 12.")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Of pcee and f-pabee: how many exits in a row. None: 2 for pcee (its authors'; at most M-1), round(M/6) for "
+        "f-pabee (ours).",
+    )
 
     @model_validator(mode="after")
-    def _in_range(self) -> ExitConfig:
-        t = self.threshold
-        if t is None:
-            if self.strategy not in ("patience", "never"):
-                raise ValueError(f"strategy {self.strategy!r} needs a threshold")
-        elif self.strategy == "patience" and (t != int(t) or t < 1):
-            raise ValueError(f"patience must be a whole number of at least 1, not {t}")
-        elif self.strategy in ("confidence", "normalised_entropy") and not 0 <= t <= 1 + THRESHOLD_SLACK:
-            raise ValueError(f"a threshold for {self.strategy} lies between 0 and 1, not {t}")
-        elif self.strategy == "confidence" and t == 0:
-            raise ValueError("a threshold for confidence lies above 0, not 0")
-        elif self.strategy == "entropy" and t < 0:
-            raise ValueError(f"an entropy threshold is at least 0, not {t}")
+    def _as_the_rule_has_it(self) -> ExitConfig:
+        rule = RULES.get(self.strategy)
+        if rule is None and self.threshold is not None:
+            raise ValueError(f"strategy {self.strategy!r} has no threshold")
+        if self.patience is not None and (problem := without_patience(self.strategy)):
+            raise ValueError(problem)
+        if rule is not None and self.threshold is None and rule.default is None:
+            raise ValueError(f"strategy {self.strategy!r} needs a threshold")
+        if rule is not None and self.threshold is not None and (problem := rule.problem(self.threshold)):
+            raise ValueError(problem)
         return self
+
+    def overridden(self, **asked: Any) -> dict[str, Any]:
+        """Values of another ExitConfig, where None is not asked for: these parameters stay only under the same strategy."""
+        given = {key: value for key, value in asked.items() if value is not None}
+        return {**self.model_dump(), **given} if given.get("strategy", self.strategy) == self.strategy else given
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -88,6 +88,7 @@ class Point:
 
     strategy: str
     threshold: float | None
+    patience: int | None  # of rules that have one beside their threshold
     layers: float
     speed_up: float
     measures: dict[str, float]
@@ -97,21 +98,27 @@ class Point:
         return {**dataclasses.asdict(self), "exits": list(self.exits)}
 
 
-def replay_point(held_out: HeldOut, metric: str, strategy: str, threshold: float | None) -> Point:
+def replay_point(
+    held_out: HeldOut, metric: str, strategy: str, threshold: float | None, patience: int | None = None
+) -> Point:
     """The outcome of one rule on recorded logits, as per-instance inference would have had it."""
     from leebert.exits import make_strategy, replay
+    from leebert.rules import RULES
 
     assert held_out.labels is not None
     m, _, k = held_out.logits.shape
-    exit_index = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), held_out.logits)
+    rule = make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k)
+    exit_index = replay(rule, held_out.logits)
     predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
     layers = held_out.mean_layers(exit_index)
     counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
-    return Point(
-        strategy, threshold, layers, held_out.depth / layers, measures(metric, held_out.labels, predicted), counts
-    )
+    counted = RULES[strategy].counted(patience, m) if strategy in RULES else None
+    told = measures(metric, held_out.labels, predicted)
+    return Point(strategy, threshold, counted, layers, held_out.depth / layers, told, counts)
 
 
-def curve(held_out: HeldOut, metric: str, strategy: str, thresholds: Iterable[float | None]) -> list[Point]:
+def curve(
+    held_out: HeldOut, metric: str, strategy: str, thresholds: Iterable[float | None], patience: int | None = None
+) -> list[Point]:
     """One point per threshold."""
-    return [replay_point(held_out, metric, strategy, t) for t in thresholds]
+    return [replay_point(held_out, metric, strategy, t, patience) for t in thresholds]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leebert.config import ExitConfig
 from leebert.evaluate import HeldOut, replay_point
 from leebert.exits import make_strategy
 from leebert.inference import infer
@@ -31,7 +33,7 @@ def time_rules(
     rows: Rows,
     recorded: HeldOut,
     metric: str,
-    rules: list[tuple[str, float | None]],
+    rules: Sequence[ExitConfig],
     runtime: Runtime,
     most: int = 100,
 ) -> list[dict[str, Any]]:
@@ -45,8 +47,8 @@ def time_rules(
     labels = None if recorded.labels is None else recorded.labels[index]
     part = dataclasses.replace(recorded, logits=recorded.logits[:, index], labels=labels)
     batches = [rows.collate([i]) for i in index]
-    everything = [("never", None), *rules]
-    strategies = [make_strategy(name, threshold, num_exits=m, num_classes=k) for name, threshold in everything]
+    everything = [ExitConfig(strategy="never"), *rules]
+    strategies = [make_strategy(r.strategy, r.threshold, r.patience, num_exits=m, num_classes=k) for r in everything]
     seconds: list[list[float]] = [[] for _ in strategies]
     for round_ in range(ROUNDS + 1):
         for i, strategy in enumerate(strategies):
@@ -58,13 +60,12 @@ def time_rules(
     medians = [float(np.median(s)) / len(batches) for s in seconds]
     return [
         {
-            "strategy": name,
-            "threshold": threshold,
+            **rule.model_dump(),
             "milliseconds": 1000 * median,
             "speed_up": medians[0] / median,
-            "layer_ratio": replay_point(part, metric, name, threshold).speed_up,
+            "layer_ratio": replay_point(part, metric, rule.strategy, rule.threshold, rule.patience).speed_up,
         }
-        for (name, threshold), median in zip(everything, medians, strict=True)
+        for rule, median in zip(everything, medians, strict=True)
     ]
 
 

@@ -240,7 +240,8 @@ class LeebertForSequenceClassification(PreTrainedModel):
     @torch.no_grad()
     def _leaving(self, logits: torch.Tensor) -> torch.Tensor:
         m, b, k = logits.shape
-        strategy = make_strategy(self.config.exit_strategy, self.config.exit_threshold, num_exits=m, num_classes=k)
+        own = self.config.exits
+        strategy = make_strategy(own.strategy, own.threshold, own.patience, num_exits=m, num_classes=k)
         leaving = torch.full((b,), m - 1, device=logits.device)
         state: Any = None
         for exit_ in range(m - 1):
@@ -275,6 +276,7 @@ def build_model(
         exit_dropout=(train or TrainConfig()).exit_dropout,
         exit_strategy=exits.strategy,
         exit_threshold=exits.threshold,
+        exit_patience=exits.patience,
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
     )

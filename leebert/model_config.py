@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from leebert.config import ExitConfig, parse
+
 
 class LeebertConfig(PreTrainedConfig):
     """Labels, exits and the exact backbone configuration, so that loading needs no hub."""
@@ -20,6 +22,7 @@ class LeebertConfig(PreTrainedConfig):
     exit_dropout: float = 0.1
     exit_strategy: str = "patience"
     exit_threshold: float | None = None
+    exit_patience: int | None = None
     initializer_range: float = 0.02
     # What the command line needs to read the data that this model was made for.
     task: str | dict[str, Any] | None = None
@@ -38,6 +41,11 @@ class LeebertConfig(PreTrainedConfig):
         """How many layers have run when each exit answers, (M,)."""
         structure = self.structure or {}
         return tuple(structure.get("exits") or range(1, structure.get("layers", self._described_layers) + 1))
+
+    def exits(self) -> ExitConfig:
+        """The model's own exit rule."""
+        values = {"strategy": self.exit_strategy, "threshold": self.exit_threshold, "patience": self.exit_patience}
+        return parse(ExitConfig, values, "the model's exit rule in config.json")
 
     @property
     def num_exits(self) -> int:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leebert.config import ExitConfig
 from leebert.evaluate import HeldOut, curve, record_all, replay_point
-from leebert.exits import default_patience
 from leebert.latency import nearest_point, time_rules
 from leebert.metrics import per_exit
+from leebert.rules import RULES, default_patience, named, usable
 from leebert.runtime import Runtime
 
 
 def thresholds_of(strategy: str, count: int, num_exits: int, num_classes: int) -> list[float]:
     """Evenly spaced thresholds over a strategy's range: every patience up to M−1 (which never exits), or `count` values."""
-    if strategy == "patience":
-        return [float(p) for p in range(1, max(2, num_exits))]
-    if strategy == "entropy":
-        return [math.log(num_classes) * (i + 1) / count for i in range(count)]
-    if strategy == "normalised_entropy":
-        return [(i + 1) / count for i in range(count)]
-    return [1 / num_classes + (1 - 1 / num_classes) * i / count for i in range(count)]
+    rule = RULES[strategy]
+    low, high = rule.span(num_exits, num_classes)
+    if rule.whole:
+        return [float(p) for p in range(int(low), int(high) + 1)]
+    first = 1 if rule.rising else 0  # the end at which no row leaves early is left out
+    return [low + (high - low) * (i + first) / count for i in range(count)]
 
 
 def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any]:
-    """All exits, and patience, entropy and maximum probability over their thresholds, as JSON-ready values."""
+    """All exits, and every rule that M exits have a use for over its thresholds, as JSON-ready values."""
     assert recorded.labels is not None
     m, n, k = recorded.logits.shape
     exits = {name: values.tolist() for name, values in per_exit(metric, recorded.labels, recorded.logits).items()}
@@ -39,8 +38,8 @@ def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any
         "mean_over_exits": float(np.mean(exits["score"])),
         "default_patience": default_patience(m),
         "curves": {
-            name: [p.as_dict() for p in curve(recorded, metric, name, thresholds_of(name, count, m, k))]
-            for name in ("patience", "entropy", "confidence")
+            rule.name: [p.as_dict() for p in curve(recorded, metric, rule.name, thresholds_of(rule.name, count, m, k))]
+            for rule in usable(m)
         },
     }
 
@@ -53,14 +52,14 @@ def evaluate_split(
     runtime: Runtime,
     *,
     thresholds: int = 20,
-    rules: list[tuple[str, float | None]] | None = None,
+    rules: Sequence[ExitConfig] = (),
     batch_size: int = 64,
     timed_rows: int = 50,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
     """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `rules` on a few rows.
 
-    `rules` with their thresholds stand under `chosen`; without any, those nearest to the paper's speed-up are timed.
+    `rules` stand under `chosen`; without any, those nearest to the paper's speed-up are timed.
     """
     from leebert.data.tokens import tokenise
 
@@ -70,9 +69,11 @@ def evaluate_split(
         result = evaluation(recorded, metric, thresholds)
         result["truncated_rows"] = int(rows.truncated)
         if rules:
-            result["chosen"] = [replay_point(recorded, metric, *rule).as_dict() for rule in rules]
+            chosen = [replay_point(recorded, metric, r.strategy, r.threshold, r.patience) for r in rules]
+            result["chosen"] = [point.as_dict() for point in chosen]
         if timed_rows:
-            near = [(rule, nearest_point(points)["threshold"]) for rule, points in result["curves"].items()]
+            nearest = [nearest_point(points) for points in result["curves"].values()]
+            near = [ExitConfig(**{key: p[key] for key in ExitConfig.model_fields}) for p in nearest]
             result["wall_clock"] = time_rules(model, rows, recorded, metric, rules or near, runtime, timed_rows)
     return result
 
@@ -97,9 +98,9 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "strategy" else "right")
     for strategy, points in result["curves"].items():
         for p in points:
-            threshold = f"{p['threshold']:g}" if strategy == "patience" else f"{p['threshold']:.4f}"
+            threshold = f"{p['threshold']:g}" if RULES[strategy].whole else f"{p['threshold']:.4f}"
             table.add_row(
-                strategy, threshold, f"{p['layers']:.2f}", f"{p['speed_up']:.2f}",
+                named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}", f"{p['speed_up']:.2f}",
                 *(f"{100 * p['measures'][name]:.2f}" for name in measures),
             )  # fmt: skip
         table.add_section()
@@ -113,7 +114,7 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
         for t in result["wall_clock"]:
             threshold = "" if t["threshold"] is None else f"{t['threshold']:.4g}"
             figures = f"{t['milliseconds']:.2f}", f"{t['speed_up']:.2f}", f"{t['layer_ratio']:.2f}"
-            table.add_row(t["strategy"], threshold, *figures)
+            table.add_row(named(t["strategy"], t["patience"]), threshold, *figures)
         console.print(table)
     if result.get("truncated_rows"):
         print(f"{result['truncated_rows']} rows were cut at the model's maximal length")

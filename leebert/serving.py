@@ -12,8 +12,9 @@ import torch
 
 from leebert.config import ExitConfig, Precision, nearest, problems
 from leebert.errors import ConfigError, DataError
-from leebert.exits import check_threshold, make_strategy
+from leebert.exits import check_rule, check_threshold, make_strategy
 from leebert.predict import CHUNK, answer_encoded, checked, encode
+from leebert.rules import RULES
 from leebert.runtime import Runtime
 from leebert.thresholds import check_speed_up, look_up, read_curves
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "strategy": ("string", None, "the exit rule; the model's own by default"),
     "threshold": ("double", None, "its threshold; the model's own by default, where the rule is"),
+    "patience": ("long", None, "how many exits in a row, for pcee and f-pabee; as the threshold"),
     "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the curve of cross-validation"),
     "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "rows that run through the layers together"),
@@ -64,8 +66,9 @@ class Served:
         asked = self._asked(params or {})
         rule = self.rule(asked)
         strategy = make_strategy(
-            rule.strategy, rule.threshold, num_exits=self.model.num_exits, num_classes=self.model.config.num_labels
-        )
+            rule.strategy, rule.threshold, rule.patience, num_exits=self.model.num_exits,
+            num_classes=self.model.config.num_labels,
+        )  # fmt: skip
         # All rows are tokenised before the first is answered: whatever is wrong with one shows at once.
         chunks = self._encoded(self._texts(data), truncate=asked["truncate"])
         found: list[dict[str, Any]] = []
@@ -80,35 +83,36 @@ class Served:
 
     def rule(self, asked: Mapping[str, Any]) -> ExitConfig:
         """The exit rule that a request asks for; the model's own where it asks for none."""
-        own = self.model.config
-        strategy, threshold, speed_up = (asked.get(name) for name in ("strategy", "threshold", "speed_up"))
-        name = strategy or own.exit_strategy
-        if speed_up is not None:
+        config = self.model.config
+        strategy, threshold, patience = (asked.get(name) for name in ("strategy", "threshold", "patience"))
+        values = config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
+        if (speed_up := asked.get("speed_up")) is not None:
             if threshold is not None:
                 raise ConfigError("threshold and speed_up: give one of the two")
-            return self._of_speed_up(name, speed_up)
-        if threshold is None and name == own.exit_strategy:
-            threshold = own.exit_threshold
+            return self._of_speed_up(values["strategy"], speed_up, values.get("patience"))
         try:
-            rule = ExitConfig(strategy=name, threshold=threshold)
+            rule = ExitConfig(**values)
         except ValueError as error:
             raise ConfigError("; ".join(problems(error, ExitConfig))) from None  # type: ignore[arg-type]
-        check_threshold(rule, self.model.num_exits, own.num_labels)
+        check_threshold(rule, self.model.num_exits, config.num_labels)
         return rule
 
-    def _of_speed_up(self, name: str, speed_up: float) -> ExitConfig:
+    def _of_speed_up(self, name: str, speed_up: float, patience: int | None) -> ExitConfig:
         if not self.curves:
             raise ConfigError("speed_up: this model has no curves of cross-validation: give a threshold")
-        chosen = look_up(self.curves, name, check_speed_up(speed_up, self.model.num_exits))
+        m = self.model.num_exits
+        check_rule(name, patience, m)
+        counted = RULES[name].counted(patience, m) if name in RULES else None
+        chosen = look_up(self.curves, name, check_speed_up(speed_up, m), counted)
         if speed_up == 1:
             return ExitConfig(strategy="never")  # confidence at 1 lets a row go whose probability float32 rounds to 1
-        if not chosen.near and name != "patience":
+        if not chosen.near and not RULES[name].whole:
             raise ConfigError(f"speed_up: {chosen.shortfall}; ask for that, or give a threshold")
         if chosen.near:
             log.info("speed_up %g: %s at %.6g, %.2f expected", speed_up, name, chosen.threshold, chosen.reached)
         else:
             log.warning("speed_up: %s", chosen.shortfall)
-        return ExitConfig(strategy=chosen.strategy, threshold=chosen.threshold)
+        return chosen.exits
 
     @staticmethod
     def _asked(params: Mapping[str, Any]) -> dict[str, Any]:

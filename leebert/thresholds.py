@@ -1,4 +1,9 @@
-"""Which threshold gives a speed-up: chosen by replay on recorded logits, of which the development split is never one."""
+"""Which threshold gives a speed-up: chosen by replay on recorded logits, of which the development split is never one.
+
+Under every rule a row leaves the later the stricter its threshold is: what a threshold is compared with (a probability, an
+entropy, a divergence, a score, a count) doesn't depend on it, and a row that meets a stricter one at some exits in a row
+meets a laxer one there, too. So the speed-up is monotone in the threshold, at any fixed patience, and halving finds it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from leebert.config import THRESHOLD_SLACK, StrategyName
+from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
-from leebert.exits import make_strategy, replay
+from leebert.exits import check_rule, make_strategy, replay
+from leebert.rules import RULES, THRESHOLD_SLACK, Rule, StrategyName, named
 
 #: The file of a model's folder that says which threshold gives which speed-up.
 FILE = "exits.json"
-
-#: Rules for which a threshold can be chosen.
-RULES: tuple[StrategyName, ...] = ("entropy", "normalised_entropy", "confidence", "patience")
 
 # A curve's neighbours differ by at most 2 % in speed-up, or by a millionth of the threshold's range.
 _STEP, _FINEST, _HALVINGS = 0.02, 1e-6, 40
@@ -35,16 +38,27 @@ class Chosen:
     threshold: float
     asked: float
     reached: float
+    patience: int | None = None
+
+    @property
+    def exits(self) -> ExitConfig:
+        """The rule with its parameters."""
+        return ExitConfig(strategy=self.strategy, threshold=self.threshold, patience=self.patience)
+
+    @property
+    def name(self) -> str:
+        """The rule in words, with its second parameter."""
+        return named(self.strategy, self.patience)
 
     @property
     def near(self) -> bool:
-        """Whether it is within 5 % of what was asked: patience has only M−1 thresholds."""
+        """Whether it is within 5 % of what was asked: patience has only M−1 thresholds, and others begin late."""
         return abs(self.reached / self.asked - 1) <= 0.05
 
     @property
     def aim(self) -> float:
-        """What other rows are held to: the speed-up asked for, for patience the nearest that it attains."""
-        return self.reached if self.strategy == "patience" else self.asked
+        """What other rows are held to: the speed-up asked for, for rules that compare exits the nearest that they attain."""
+        return self.reached if RULES[self.strategy].several else self.asked
 
     def missed(self, speed_up: float) -> bool:
         """Whether other rows' speed-up is off by more than 10 %."""
@@ -53,17 +67,20 @@ class Chosen:
     @property
     def shortfall(self) -> str:
         """What the nearest threshold means where it is not near, in words."""
-        why = "its thresholds are whole numbers" if self.strategy == "patience" else "rows leave together"
+        rule = RULES[self.strategy]
+        why = "its thresholds are whole numbers" if rule.whole else "rows leave together"
+        if rule.several and not rule.whole:
+            why += f", none before exit {rule.first(self.patience or 1)}"
         return (
-            f"{self.strategy} does not attain a speed-up of {self.asked:g}, since {why}: the nearest is {self.reached:.2f}, "
+            f"{self.name} does not attain a speed-up of {self.asked:g}, since {why}: the nearest is {self.reached:.2f}, "
             f"at {self.threshold:.6g}"
         )
 
 
-def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None) -> float:
+def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None = None) -> float:
     """M / mean layers executed under a rule, on recorded logits."""
     m, _, k = recorded.logits.shape
-    exits = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), recorded.logits)
+    exits = replay(make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k), recorded.logits)
     return recorded.depth / recorded.mean_layers(exits)
 
 
@@ -76,63 +93,79 @@ def check_speed_up(asked: float, num_exits: int) -> float:
     return asked
 
 
-def choose(recorded: HeldOut, strategy: str, asked: float) -> Chosen:
-    """The threshold whose speed-up, M / mean layers, on the recorded rows is nearest to `asked`."""
+def choose(recorded: HeldOut, strategy: str, asked: float, patience: int | None = None) -> Chosen:
+    """The threshold whose speed-up, M / mean layers, on the recorded rows is nearest to `asked`.
+
+    `patience` is the rule's second parameter; None: its default. Raises ConfigError for a rule that M exits have no use for.
+    """
     m, _, k = recorded.logits.shape
     check_speed_up(asked, m)
-    name = _choosable(strategy)
+    rule = _choosable(strategy)
+    check_rule(rule.name, patience, m)
+    patience = rule.counted(patience, m)
 
     def reached(threshold: float) -> float:
-        return layer_ratio(recorded, name, threshold)
+        return layer_ratio(recorded, rule.name, threshold, patience)
 
-    if name == "patience":
-        points = {float(p): reached(p) for p in range(1, max(2, m))}
+    if rule.whole:
+        points = {float(p): reached(p) for p in range(1, m)}
     elif asked in (1, m):
-        threshold = _end(name, k, asked)
-        return Chosen(name, threshold, asked, reached(threshold))
+        threshold = _end(rule, m, k, asked)
+        return Chosen(rule.name, threshold, asked, reached(threshold), patience)
     else:
-        low, high = _range(name, k)
+        low, high = _range(rule, m, k)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            if (reached(middle) < asked) == (name != "confidence"):
+            if (reached(middle) < asked) == rule.rising:
                 low = middle
             else:
                 high = middle
         points = {t: reached(t) for t in (low, high)}
     threshold = min(points, key=lambda t: abs(math.log(points[t] / asked)))
-    return Chosen(name, threshold, asked, points[threshold])
+    return Chosen(rule.name, threshold, asked, points[threshold], patience)
 
 
-def curves(recorded: HeldOut) -> dict[str, list[list[float]]]:
-    """[threshold, speed-up] for each rule, rising in the threshold, fine enough to find any speed-up by :func:`look_up`."""
+def curves(recorded: HeldOut, patience: int | None = None) -> dict[str, list[list[float]]]:
+    """[threshold, speed-up] for each rule, rising in the threshold, fine enough to find any speed-up by :func:`look_up`.
+
+    Rules with a second parameter have a curve at its default, and one at `patience` where that is another.
+    """
     m, _, k = recorded.logits.shape
     found: dict[str, list[list[float]]] = {}
-    for name in RULES:
+    for rule in RULES.values():
+        if rule.several and m < 2:
+            continue
+        for counted in dict.fromkeys((rule.counted(None, m), rule.counted(patience, m))):
 
-        def reached(threshold: float, name: str = name) -> float:
-            return layer_ratio(recorded, name, threshold)
+            def reached(threshold: float, name: str = rule.name, counted: int | None = counted) -> float:
+                return layer_ratio(recorded, name, threshold, counted)
 
-        if name == "patience":
-            found[name] = [[float(p), reached(p)] for p in range(1, max(2, m))]
-        elif name == "normalised_entropy":  # entropy's, in another unit
-            scaled = (t / math.log(k) for t, _ in found["entropy"])
-            found[name] = [[t, reached(t)] for t in scaled]
-        else:
-            found[name] = _refined(reached, *_range(name, k))
+            low, high = _range(rule, m, k)
+            if rule.whole:
+                points = [[float(p), reached(p)] for p in range(1, m)]
+            elif rule.unit_of:
+                unit = _range(RULES[rule.unit_of], m, k)[1] / high
+                points = [[t / unit, reached(t / unit)] for t, _ in found[rule.unit_of]]
+            else:
+                points = _refined(reached, low, high)
+            found[named(rule.name, counted)] = points
     return found
 
 
-def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float) -> Chosen:
-    """As :func:`choose`, from a model's curves: to within their 2 %."""
-    name = _choosable(strategy)
+def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, patience: int | None = None) -> Chosen:
+    """As :func:`choose`, from a model's curves: to within their 2 %. A rule's second parameter must be given here."""
+    rule = _choosable(strategy)
+    name = named(rule.name, patience)
     if name not in curves:
-        raise ConfigError(f"this model has no curve of the rule {name!r}: give a threshold")
+        others = "; ".join(other for other in curves if other.startswith(f"{rule.name},"))
+        there = f" (but of {others})" if others else ""
+        raise ConfigError(f"this model has no curve of the rule {name!r}{there}: give a threshold")
     points = curves[name]
-    if name != "patience" and asked in (min(s for _, s in points), max(s for _, s in points)):
+    if not rule.whole and asked in (min(s for _, s in points), max(s for _, s in points)):
         # Other rows may be less sure, or surer, than any recorded one: the end of the range holds for them, too.
         points = [points[0], points[-1]]
     threshold, reached = min(points, key=lambda point: abs(math.log(point[1] / asked)))
-    return Chosen(name, threshold, asked, reached)
+    return Chosen(rule.name, threshold, asked, reached, patience)
 
 
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
@@ -155,27 +188,27 @@ def read_curves(folder: Path) -> dict[str, list[list[float]]]:
         ) from None
 
 
-def _choosable(strategy: str) -> StrategyName:
+def _choosable(strategy: str) -> Rule:
     if strategy not in RULES:
         raise ConfigError(f"no threshold of the rule {strategy!r} gives a speed-up; use one of {', '.join(RULES)}")
-    return strategy
+    return RULES[strategy]
 
 
-def _range(strategy: str, classes: int) -> tuple[float, float]:
-    """From the threshold at which hardly any row leaves early to the one at which all do, or the other way round.
+def _range(rule: Rule, exits: int, classes: int) -> tuple[float, float]:
+    """From the threshold at which hardly any row leaves early to the one at which all do as soon as the rule lets them, or
+    the other way round.
 
     The end at which all leave lies a little beyond what a row can have, since float32 rounds.
     """
+    low, high = rule.span(exits, classes)
     beyond = 1 + THRESHOLD_SLACK / 2
-    if strategy == "confidence":
-        return 1 / classes / beyond, 1.0
-    return 0.0, beyond * (math.log(classes) if strategy == "entropy" else 1.0)
+    return (low, high * beyond) if rule.rising else (low / beyond, high)
 
 
-def _end(strategy: str, classes: int, asked: float) -> float:
-    """The end of a range at which no row leaves early (`asked` 1), or all leave at the first exit."""
-    low, high = _range(strategy, classes)
-    return high if (asked == 1) == (strategy == "confidence") else low
+def _end(rule: Rule, exits: int, classes: int, asked: float) -> float:
+    """The end of a range at which no row leaves early (`asked` 1), or all leave as soon as they can."""
+    low, high = _range(rule, exits, classes)
+    return low if (asked == 1) == rule.rising else high
 
 
 def _refined(reached: Callable[[float], float], low: float, high: float) -> list[list[float]]:

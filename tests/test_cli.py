@@ -20,7 +20,9 @@ from leebert.yaml import dump_yaml
 SCRIPTS = Path(sys.executable).parent
 LAYERS = 4
 SMALL = {"batch_size": 8, "max_epochs": 3, "lr_theta": 1e-3, "precision": "fp32"}
-STRATEGIES = {"never": None, "patience": 1, "entropy": 0.6, "confidence": 0.55}
+STRATEGIES = {
+    "never": None, "patience": 1, "entropy": 0.6, "confidence": 0.55, "pcee": 0.9, "f-pabee": 0.01, "beem": 0.5,
+}  # fmt: skip
 
 
 def write_config(path, task, backbone, **more):

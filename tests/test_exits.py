@@ -1,6 +1,8 @@
 """Exit rules on recorded logits: the paper's definitions, and what must hold for any logits."""
 
 import math
+import warnings
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,20 +10,53 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch.utils._pytree import tree_map
 
 from leebert.config import ExitConfig, parse
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut, replay_point
-from leebert.exits import STRATEGIES, default_patience, make_strategy, replay
+from leebert.exits import (
+    STRATEGIES,
+    check_threshold,
+    make_strategy,
+    measured,
+    replay,
+    warn_if_unreachable,
+)
 from leebert.report import evaluation, thresholds_of
+from leebert.rules import RULES, StrategyName, default_patience, usable
 
 LOGITS = arrays(
     np.float32, st.tuples(st.integers(2, 8), st.integers(1, 12), st.integers(2, 4)), elements=st.floats(-6, 6, width=32)
 )
 
 
-def strategy(name, threshold, logits):
-    return make_strategy(name, threshold, num_exits=logits.shape[0], num_classes=logits.shape[2])
+#: A laxer threshold first, of every rule; "patience" has few.
+STRICTER = {
+    "patience": [1, 2, 3, 4],
+    "entropy": [1.0, 0.6, 0.3, 0.0],
+    "normalised_entropy": [1.0, 0.6, 0.3, 0.0],
+    "confidence": [0.3, 0.6, 0.9, 1.0],
+    "pcee": [1.0, 0.6, 0.3, 0.0],
+    "f-pabee": [0.69, 0.2, 0.02, 0.0],
+    "beem": [0.1, 0.4, 1.0, 4.0],
+}
+WITH_PATIENCE = [name for name, rule in RULES.items() if rule.patience]
+
+
+def strategy(name, threshold, logits, patience=None):
+    return make_strategy(name, threshold, patience, num_exits=logits.shape[0], num_classes=logits.shape[2])
+
+
+def of_probabilities(*p):
+    """(M, 1, 2) logits of two classes, the first of which has these probabilities."""
+    p = np.array(p)
+    return np.log(np.stack([p, 1 - p], axis=-1)).astype(np.float32)[:, None, :]
+
+
+def leaves_at(logits, name, threshold, patience=None):
+    """Where each row leaves, from 1."""
+    return (replay(strategy(name, threshold, logits, patience), logits) + 1).tolist()
 
 
 def of_classes(*classes):
@@ -59,15 +94,119 @@ def test_confidence_includes_its_threshold():
     assert make_strategy("confidence", 0.5, num_exits=3, num_classes=2).step(z, None)[0].all()
 
 
+# The normalised entropies of 0.9 and 0.6 are 0.469 and 0.971.
+@pytest.mark.parametrize(
+    ("certain", "threshold", "patience", "layer"),
+    [
+        ((0.9, 0.9, 0.9, 0.9), 0.5, 1, 1),
+        ((0.9, 0.9, 0.9, 0.9), 0.5, 2, 2),  # the exit at which the count is full answers
+        ((0.9, 0.1, 0.9, 0.9), 0.5, 2, 2),  # which class it is doesn't count
+        ((0.9, 0.6, 0.9, 0.9, 0.9), 0.5, 2, 4),  # an uncertain exit sets the counter back to 0
+        ((0.9, 0.6, 0.9, 0.6), 0.5, 2, 4),  # never reached: the last exit answers
+        ((0.9, 0.9, 0.9, 0.9), 0.46, 1, 4),
+    ],
+)
+def test_pcee_counts_exits_that_are_certain(certain, threshold, patience, layer):
+    assert leaves_at(of_probabilities(*certain), "pcee", threshold, patience) == [layer]
+
+
+@given(LOGITS, st.floats(0, 1))
+def test_pcee_at_patience_1_is_the_normalised_entropy(logits, threshold):
+    assert leaves_at(logits, "pcee", threshold, 1) == leaves_at(logits, "normalised_entropy", threshold)
+
+
+def jensen_shannon(p, q):
+    """Of two classes, by the definition: the mean of the divergences from the middle."""
+    divergence = 0.0
+    for a, b in ((p, q), (1 - p, 1 - q)):
+        divergence += a / 2 * math.log(2 * a / (a + b)) + b / 2 * math.log(2 * b / (a + b))
+    return divergence
+
+
+@pytest.mark.parametrize(
+    ("certain", "patience", "layer"),
+    [
+        ((0.9, 0.9, 0.9, 0.9), 1, 2),  # nothing to compare with at the first exit
+        ((0.9, 0.9, 0.9, 0.9), 2, 3),
+        ((0.6, 0.9, 0.9, 0.9), 1, 3),  # the same class is not enough
+        ((0.55, 0.45, 0.9, 0.9), 1, 2),  # nor is it needed
+        ((0.9, 0.9, 0.6, 0.6, 0.6, 0.6), 2, 5),  # a jump sets the counter back to 0
+        ((0.9, 0.6, 0.9, 0.6), 1, 4),  # never reached: the last exit answers
+    ],
+)
+def test_f_pabee_counts_exits_that_change_little(certain, patience, layer):
+    assert jensen_shannon(0.55, 0.45) < 0.03 < jensen_shannon(0.9, 0.6)
+    assert leaves_at(of_probabilities(*certain), "f-pabee", 0.03, patience) == [layer]
+
+
+def test_f_pabee_compares_by_the_jensen_shannon_divergence():
+    values = measured(strategy("f-pabee", 0.1, np.zeros((4, 1, 2))), of_probabilities(0.9, 0.6, 0.6, 1e-30))
+    assert values[0] == math.inf
+    assert values[1:3, 0] == pytest.approx([jensen_shannon(0.9, 0.6), 0], abs=1e-6)
+    apart = measured(strategy("f-pabee", 0.1, np.zeros((2, 1, 2))), 200 * np.eye(2, dtype=np.float32)[:, None, :])
+    assert apart[1, 0] == pytest.approx(math.log(2))
+
+
+# Weights 0, 0.4, 0.8, 1.2: four exits that agree with probability 0.9 score 0, 0.36, 1.08, 2.16.
+@pytest.mark.parametrize(
+    ("certain", "threshold", "layer"),
+    [
+        ((0.9, 0.9, 0.9, 0.9, 0.9), 0.35, 2),
+        ((0.9, 0.9, 0.9, 0.9, 0.9), 0.37, 3),
+        ((0.9, 0.9, 0.9, 0.9, 0.9), 1.07, 3),
+        ((0.9, 0.9, 0.9, 0.9, 0.9), 1.09, 4),
+        ((0.9, 0.9, 0.9, 0.9, 0.9), 2.17, 5),
+        ((0.9, 0.9, 0.2, 0.2, 0.2), 0.63, 3),  # after a disagreement the exit's own 0.8 · 0.8 is left
+        ((0.9, 0.9, 0.2, 0.2, 0.2), 0.65, 4),
+        ((0.9, 0.9, 0.2, 0.2, 0.2), 1.61, 5),  # 0.64 + 1.2 · 0.8 = 1.6
+    ],
+)
+def test_beem_adds_up_weighted_confidence_while_exits_agree(certain, threshold, layer):
+    assert leaves_at(of_probabilities(*certain), "beem", threshold) == [layer]
+
+
 @given(LOGITS)
-def test_more_demanding_thresholds_never_leave_earlier(logits):
-    for name, order in (
-        ("patience", [1, 2, 3, 4]),
-        ("entropy", [1.0, 0.6, 0.3, 0.0]),
-        ("confidence", [0.3, 0.6, 0.9, 1.0]),
-    ):
-        exits = [replay(strategy(name, t, logits), logits) for t in order]
-        assert all((a <= b).all() for a, b in zip(exits, exits[1:], strict=False))
+def test_beem_scores_lie_between_0_and_what_certain_exits_that_agree_score(logits):
+    scores = measured(strategy("beem", 1.0, logits), logits)
+    for number, at_exit in enumerate(scores, start=1):
+        assert (at_exit >= 0).all()
+        assert (at_exit <= 0.2 * number * (number - 1) + 1e-5).all()
+
+
+@given(LOGITS, st.integers(1, 3))
+def test_stricter_thresholds_never_leave_earlier(logits, patience):
+    for name, thresholds in STRICTER.items():
+        counted = patience if name in WITH_PATIENCE else None
+        exits = [leaves_at(logits, name, t, counted) for t in thresholds]
+        assert all(
+            a <= b for lax, strict in zip(exits, exits[1:], strict=False) for a, b in zip(lax, strict, strict=True)
+        )
+
+
+@given(LOGITS, st.sampled_from(WITH_PATIENCE), st.floats(0, 0.69))
+def test_more_patience_never_leaves_earlier_and_no_row_leaves_before_the_first_exit_that_can(logits, name, threshold):
+    exits = [leaves_at(logits, name, threshold, p) for p in (1, 2, 3)]
+    assert all(a <= b for lax, strict in zip(exits, exits[1:], strict=False) for a, b in zip(lax, strict, strict=True))
+    for patience, where in zip((1, 2, 3), exits, strict=True):
+        assert min(where) >= min(RULES[name].first(patience), len(logits))
+
+
+def layer_by_layer(rule, logits):
+    """Where each row leaves if those that have left are taken out of the batch, from 1."""
+    left = np.full(logits.shape[1], len(logits))
+    rows, state = torch.arange(logits.shape[1]), None
+    for number, at_exit in enumerate(torch.from_numpy(logits)[:-1], start=1):
+        leaves, state = rule.step(at_exit[rows], state)
+        left[rows[leaves].numpy()] = number
+        rows, state = rows[~leaves], tree_map(lambda part, stays=~leaves: None if part is None else part[stays], state)
+    return left.tolist()
+
+
+@given(LOGITS, st.integers(0, 3), st.integers(1, 3))
+def test_a_batch_that_shrinks_leaves_where_the_replay_does(logits, strictness, patience):
+    for name, thresholds in STRICTER.items():
+        rule = strategy(name, thresholds[strictness], logits, patience if name in WITH_PATIENCE else None)
+        assert layer_by_layer(rule, logits) == (replay(rule, logits) + 1).tolist()
 
 
 @given(LOGITS)
@@ -82,7 +221,9 @@ def test_never_runs_every_layer_and_every_rule_stays_in_range(logits):
 
 @given(LOGITS)
 def test_rows_do_not_see_each_other(logits):
-    for name, t in (("patience", 2), ("entropy", 0.5), ("confidence", 0.7)):
+    for name, t in (
+        ("patience", 2), ("entropy", 0.5), ("confidence", 0.7), ("pcee", 0.8), ("f-pabee", 0.1), ("beem", 0.5),
+    ):  # fmt: skip
         together = replay(strategy(name, t, logits), logits)
         alone = [replay(strategy(name, t, logits), logits[:, i : i + 1])[0] for i in range(logits.shape[1])]
         assert together.tolist() == alone
@@ -102,12 +243,82 @@ def test_default_patience_is_a_third_of_the_exits(exits, patience):
         ("normalised_entropy", -0.1, "between 0 and 1"),
         ("entropy", -1, "at least 0"),
         ("entropy", None, "needs a threshold"),
+        ("pcee", 1.1, "between 0 and 1, not 1.1"),
+        ("f-pabee", 0.7, "between 0 and ln 2 = 0.6931, not 0.7"),
+        ("f-pabee", None, "needs a threshold"),
+        ("beem", 0, "above 0"),
+        ("never", 0.5, "'never' has no threshold"),
         ("patients", 1, "strategy"),
     ],
 )
 def test_a_threshold_out_of_range_is_refused(name, threshold, message):
     with pytest.raises(ConfigError, match=message):
         parse(ExitConfig, {"strategy": name, "threshold": threshold}, "--strategy")
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "patience", "message"),
+    [
+        ("pcee", 0.5, 0, "patience: .* greater than or equal to 1"),
+        ("entropy", 0.5, 2, "'entropy' has no parameter 'patience': pcee and f-pabee have one"),
+        ("never", None, 2, "'never' has no parameter 'patience'"),
+        ("patience", None, 2, "'patience' has no parameter 'patience': its threshold is the patience"),
+    ],
+)
+def test_a_parameter_that_a_rule_has_not_is_refused(name, threshold, patience, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(ExitConfig, {"strategy": name, "threshold": threshold, "patience": patience}, "--strategy")
+
+
+@pytest.mark.parametrize(
+    ("given", "exits", "message"),
+    [
+        ({"strategy": "patience"}, 1, "'patience' compares successive exits, and this model has one exit: use never"),
+        ({"strategy": "pcee", "threshold": 0.5}, 1, "use never, or one of entropy, normalised_entropy, confidence"),
+        ({"strategy": "f-pabee", "threshold": 0.5}, 1, "this model has one exit"),
+        ({"strategy": "beem", "threshold": 0.5}, 1, "this model has one exit"),
+        ({"strategy": "pcee", "threshold": 0.5, "patience": 4}, 4, "patience 4 of pcee: .* between 1 and 3"),
+        ({"strategy": "f-pabee", "threshold": 0.5, "patience": 9}, 4, "patience 9 of f-pabee: .* between 1 and 3"),
+        ({"strategy": "beem", "threshold": 2.5}, 4, r"between 0 and 2\.4 \(with 4 exits\), not 2\.5"),
+        ({"strategy": "patience", "threshold": 4}, 4, "patience lies between 1 and 3"),
+        ({"strategy": "entropy", "threshold": 0.9}, 4, "ln 2 = 0.6931, not 0.9 .did you mean normalised_entropy"),
+    ],
+)
+def test_a_rule_that_a_model_has_no_use_for_is_refused(given, exits, message):
+    with pytest.raises(ConfigError, match=message):
+        check_threshold(ExitConfig(**given), exits, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({"strategy": "patience", "threshold": 3}, "patience 3 can't be reached"),
+        ({"strategy": "f-pabee", "threshold": 0.5, "patience": 3}, "patience 3 of f-pabee can't be reached"),
+        ({"strategy": "beem", "threshold": 1.3}, "beem 1.3 can't be reached"),
+        ({"strategy": "patience", "threshold": 2}, None),
+        ({"strategy": "f-pabee", "threshold": 0.5, "patience": 2}, None),
+        ({"strategy": "pcee", "threshold": 0.5, "patience": 3}, None),
+        ({"strategy": "beem", "threshold": 1.2}, None),
+    ],
+)
+def test_what_no_row_can_meet_before_the_last_of_four_exits_is_warned_about(given, warned):
+    exits = ExitConfig(**given)
+    sure = np.tile(np.array([200, 0], np.float32), (4, 1, 1))
+    leaves = leaves_at(sure, exits.strategy, exits.threshold, exits.patience)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        warn_if_unreachable(exits, 4)
+    assert [str(w.message).partition(" before")[0] for w in said] == ([warned] if warned else [])
+    assert (leaves == [4]) == bool(warned)
+
+
+def test_the_table_has_every_rule_and_the_defaults_suit_every_model():
+    assert set(get_args(StrategyName)) == set(STRATEGIES) == {*RULES, "never"}
+    for exits in range(2, 30):
+        for name in WITH_PATIENCE:
+            assert 1 <= RULES[name].counted(None, exits) < exits
+    assert [RULES[name].counted(None, 12) for name in WITH_PATIENCE] == [2, 2]
+    assert [rule.name for rule in usable(1)] == ["entropy", "confidence"]
 
 
 def test_a_point_reports_layers_speed_up_and_where_rows_left():
@@ -123,6 +334,14 @@ def test_an_evaluation_holds_all_exits_and_every_threshold():
     rng = np.random.default_rng(0)
     result = evaluation(HeldOut(rng.normal(size=(6, 50, 2)).astype(np.float32), rng.integers(0, 2, 50)), "acc_f1")
     assert [p["threshold"] for p in result["curves"]["patience"]] == [1, 2, 3, 4, 5]
-    assert len(result["curves"]["entropy"]) == len(result["curves"]["confidence"]) == 20
+    assert set(result["curves"]) == {"patience", "entropy", "confidence", "pcee", "f-pabee", "beem"}
+    assert {len(points) for name, points in result["curves"].items() if name != "patience"} == {20}
+    assert {p["patience"] for p in result["curves"]["pcee"]} == {2}
     assert result["mean_over_exits"] == pytest.approx(np.mean(result["exits"]["score"]))
     assert max(thresholds_of("entropy", 20, 6, 3)) == pytest.approx(math.log(3))
+
+
+def test_a_model_with_one_exit_is_evaluated_by_the_rules_that_it_has_a_use_for():
+    rng = np.random.default_rng(0)
+    result = evaluation(HeldOut(rng.normal(size=(1, 50, 2)).astype(np.float32), rng.integers(0, 2, 50)), "accuracy")
+    assert set(result["curves"]) == {"entropy", "confidence"}

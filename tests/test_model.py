@@ -98,6 +98,9 @@ def test_the_forward_returns_the_strategys_answer_every_exit_and_eq1():
         ("entropy", 0.4),
         ("normalised_entropy", 0.6),
         ("confidence", 0.8),
+        ("pcee", 0.8),
+        ("f-pabee", 0.05),
+        ("beem", 0.5),
         ("never", None),
     ],
 )

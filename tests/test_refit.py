@@ -115,10 +115,11 @@ def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_pl
     out, ran = refitted
     held_out = pooled(read_best(best_place.file).logits())
     points = {p["strategy"]: p for p in ran.json["evaluations"]["0"]["dev"]["chosen"]}
-    for rule in ("entropy", "confidence", "patience"):
+    assert set(points) == {"patience", "entropy", "confidence", "pcee", "f-pabee", "beem"}
+    for rule in points:
         chosen = choose(held_out, rule, 2)
         assert ran.json["chosen"][rule]["threshold"] == chosen.threshold == points[rule]["threshold"]
-        if rule != "patience":
+        if rule in ("entropy", "confidence"):
             assert chosen.reached == pytest.approx(2, rel=0.02)
             assert points[rule]["speed_up"] == pytest.approx(2, rel=0.1)
     saved = json.loads((out / "seed-0" / "config.json").read_text())
@@ -398,7 +399,7 @@ def test_params_are_the_options_as_they_were_used(best_place):
     from tune.models.register import _params
 
     best = read_best(best_place.file)
-    told = {"theta_updates": 1, "strategy": "entropy", "chosen": {"entropy": {"threshold": 0.5}}}
+    told = {"theta_updates": 1, "strategy": "entropy", "chosen": {"entropy": {"threshold": 0.5, "patience": None}}}
     params = {p.key: p.value for p in _params(best, told, 3, "bf16")}
     assert (params["precision"], params["seed"], params["lr_theta"]) == ("bf16", "3", "0.002")
 
@@ -419,7 +420,7 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
     assert [c.name for c in served.metadata.signature.inputs] == ["a", "b"]
     assert [c.name for c in served.metadata.signature.outputs] == ["label", "probability", "exit_layer", "layers_saved"]
     assert {p.name for p in served.metadata.signature.params} == {
-        "strategy", "threshold", "speed_up", "truncate", "batch_size",
+        "strategy", "threshold", "patience", "speed_up", "truncate", "batch_size",
     }  # fmt: skip
     assert served.metadata.flavors["python_function"]["loader_module"] == "tune.models.serving"
     logged = client.get_logged_model(ran.json["mlflow"]["model_id"])
@@ -485,6 +486,12 @@ def test_strategy_and_threshold_are_parameters_of_a_request(served, rows):
     assert (served.predict(rows, params={"strategy": "confidence", "threshold": 0.5})["exit_layer"] == 1).all()
     assert set(served.predict(rows, params={"strategy": "patience", "threshold": 3})["exit_layer"]) == {LAYERS}
     assert (served.predict(rows, params={"strategy": "patience"})["exit_layer"] >= 2).all()
+    for patience in (1, 3):
+        certain = {"strategy": "pcee", "threshold": 1, "patience": patience}
+        assert (served.predict(rows, params=certain)["exit_layer"] == patience).all()
+    assert set(served.predict(rows, params={"strategy": "beem", "threshold": 0.1})["exit_layer"]) == {2}
+    # f-pabee has a curve at its default patience, 1.
+    assert (served.predict(rows, params={"strategy": "f-pabee", "speed_up": 2})["exit_layer"] >= 2).all()
     assert served.predict(rows.iloc[:0]).empty
 
 
@@ -516,6 +523,11 @@ WRONG = {
     "a rule without its threshold": ({"strategy": "confidence"}, "'confidence' needs a threshold"),
     "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of the two"),
     "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: lies between 1 (all layers) and 4"),
+    "a patience of entropy": ({"strategy": "entropy", "threshold": 0.4, "patience": 2}, "has no parameter 'patience'"),
+    "a patience without a curve": (
+        {"strategy": "pcee", "patience": 3, "speed_up": 1.2},
+        "no curve of the rule 'pcee, patience 3'",
+    ),
     "a speed-up of never": ({"strategy": "never", "speed_up": 2}, "no threshold of the rule 'never'"),
     "no batch": ({"batch_size": 0}, "batch_size 0: a whole number of at least 1"),
 }

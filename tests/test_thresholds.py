@@ -10,7 +10,8 @@ from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.exits import check_threshold
-from leebert.thresholds import FILE, RULES, check_speed_up, choose, curves, layer_ratio, look_up, read_curves
+from leebert.rules import RULES
+from leebert.thresholds import FILE, check_speed_up, choose, curves, layer_ratio, look_up, read_curves
 
 M = 6
 
@@ -83,14 +84,72 @@ def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():
 
 
 def test_never_has_no_threshold(held_out):
-    with pytest.raises(ConfigError, match="'never' gives a speed-up; use one of entropy"):
+    with pytest.raises(ConfigError, match="'never' gives a speed-up; use one of patience, entropy"):
         choose(held_out, "never", 2)
+
+
+#: A rule, a patience, and the greatest speed-up of six exits under them.
+COMPARING = [
+    ("pcee", 1, 6),
+    ("pcee", 2, 3),
+    ("pcee", 5, 1.2),
+    ("f-pabee", 1, 3),
+    ("f-pabee", 3, 1.5),
+    ("beem", None, 3),
+]
+
+
+@pytest.mark.parametrize(("rule", "patience", "most"), COMPARING)
+def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_out, rule, patience, most):
+    for asked in (1, (1 + most) / 2, 0.98 * most):
+        chosen = choose(held_out, rule, asked, patience)
+        assert chosen.reached == pytest.approx(asked, rel=0.02)
+        assert chosen.reached == layer_ratio(held_out, rule, chosen.threshold, patience)
+        check_threshold(chosen.exits, M, 3)
+    for asked in {0.5 * (most + M), M}:
+        chosen = choose(held_out, rule, asked, patience)
+        assert chosen.reached == pytest.approx(most)
+        assert not chosen.missed(most)
+        check_threshold(chosen.exits, M, 3)
+        if not chosen.near:
+            assert f"since rows leave together, none before exit {M / most:g}: the nearest is" in chosen.shortfall
+
+
+def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_that_compare_exits():
+    logits = np.zeros((M, 60, 3), np.float32)
+    logits[:, :20, 0] = 200
+    logits[0::2, 20:40, 1] = logits[1::2, 20:40, 2] = 200  # another class at each exit, and certain of it
+    extreme = HeldOut(logits, np.zeros(60, int))
+    for rule, patience, most in COMPARING:
+        assert choose(extreme, rule, 1, patience).reached == 1
+        assert choose(extreme, rule, M, patience).reached == pytest.approx(most)
+
+
+def test_a_rule_is_refused_where_it_has_no_such_patience_or_nothing_to_compare(held_out):
+    with pytest.raises(ConfigError, match="patience 6 of pcee: this model has 6 exits, so it lies between 1 and 5"):
+        choose(held_out, "pcee", 2, 6)
+    with pytest.raises(ConfigError, match="'beem' has no parameter 'patience'"):
+        choose(held_out, "beem", 2, 3)
+    with pytest.raises(ConfigError, match="'beem' compares successive exits, and this model has one exit"):
+        choose(HeldOut(held_out.logits[:1], held_out.labels), "beem", 1)
+    assert set(curves(HeldOut(held_out.logits[:1], held_out.labels))) == {"entropy", "normalised_entropy", "confidence"}
+
+
+def test_a_patience_has_a_curve_of_its_own(held_out):
+    found = curves(held_out, 3)
+    assert {"pcee, patience 2", "pcee, patience 3", "f-pabee, patience 1", "f-pabee, patience 3"} <= set(found)
+    for rule, patience, asked in (("pcee", 2, 2.2), ("pcee", 3, 1.7), ("f-pabee", 3, 1.3), ("beem", None, 2.2)):
+        chosen = look_up(found, rule, asked, patience)
+        assert chosen.reached == pytest.approx(asked, rel=0.021)
+        assert layer_ratio(held_out, rule, chosen.threshold, patience) == pytest.approx(chosen.reached)
+    with pytest.raises(ConfigError, match="'pcee, patience 4' .but of pcee, patience 2; pcee, patience 3"):
+        look_up(found, "pcee", 2, 4)
 
 
 def test_curves_find_any_speed_up_again(held_out, tmp_path):
     (tmp_path / FILE).write_text(json.dumps({"curves": curves(held_out)}))
     read = read_curves(tmp_path)
-    assert set(read) == set(RULES)
+    assert set(read) == {"pcee, patience 2", "f-pabee, patience 1", *RULES} - {"pcee", "f-pabee"}
     for rule in ("entropy", "normalised_entropy", "confidence"):
         thresholds = [t for t, _ in read[rule]]
         assert thresholds == sorted(thresholds)

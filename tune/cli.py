@@ -13,6 +13,7 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, SweepError, TrackingError
+from leebert.rules import RULES
 
 app = typer.Typer(
     help="Cross-validated sweeps of early-exit models: Ray Tune runs them, a ledger keeps them, MLflow shows them.",
@@ -25,7 +26,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Storage = Annotated[str | None, typer.Option(help="Where sweeps lie; else LEEBERT_STORAGE, else ./sweeps.")]
 Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its folder.")]
 Names = Annotated[list[str], typer.Argument(help="Names of sweeps in the storage, or their folders.")]
-Rule = Annotated[str, typer.Option(help="Exit rule of speed-ups: normalised_entropy, entropy, confidence or patience.")]
+Rule = Annotated[str, typer.Option(help=f"Exit rule of speed-ups: one of {', '.join(RULES)}.")]
+Patience = Annotated[
+    int | None, typer.Option(min=1, help="How many exits in a row, for pcee and f-pabee; the rule's default else.")
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
 DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
@@ -258,6 +262,7 @@ def best(
         str, typer.Option(help="What is best: score (mean over exits), speed-up=2 (score at it) or area (over layers).")
     ] = "score",
     rule: Rule = "normalised_entropy",
+    patience: Patience = None,
     front: Annotated[
         bool, typer.Option("--front", help="Find the front of score against layers, however many cells there are.")
     ] = False,
@@ -274,7 +279,7 @@ def best(
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
-    choices, errors = choose_each(folders, Objective.of(objective, rule), front=front, say=_say)
+    choices, errors = choose_each(folders, Objective.of(objective, rule, patience), front=front, say=_say)
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         told = [{**values, "file": str(path)} for _, values, path in written]
@@ -320,9 +325,8 @@ def refit(
     seeds: Annotated[int, typer.Option(min=1, help="How many models; the sweep's seeds first.")] = 1,
     first_seed: Annotated[int | None, typer.Option(min=0, help="Seeds from here on; the first is registered.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the models go; refits/TASK by default.")] = None,
-    strategy: Annotated[
-        str, typer.Option(help="Exit rule of the models: entropy, confidence or patience.")
-    ] = "entropy",
+    strategy: Annotated[str, typer.Option(help=f"Exit rule of the models: one of {', '.join(RULES)}.")] = "entropy",
+    patience: Patience = None,
     speed_up: Annotated[
         float, typer.Option(help="M / mean layers that thresholds are chosen for; the paper's.")
     ] = 1.95,
@@ -345,7 +349,7 @@ def refit(
     from tune.models.register import Target, check_names, check_server, log_refit, model_name
     from tune.tracking.server import resolve_uri
 
-    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, device)
+    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, patience, device)
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
     to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
@@ -421,6 +425,7 @@ def compare(
         list[float] | None, typer.Option(help="Compare the score at this speed-up as well; repeatable. [default: 2]")
     ] = None,
     rule: Rule = "normalised_entropy",
+    patience: Patience = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with figures here, and log it to MLflow.")] = None,
     tracking_uri: SweepsMlflow = None,
     experiment: SweepsExperiment = None,
@@ -432,7 +437,7 @@ def compare(
     from tune.analysis.tradeoff import Objective
     from tune.store.folder import SweepFolder
 
-    objectives = [Objective.of(f"speed-up={s}", rule, option="--speed-up") for s in speed_up or [2.0]]
+    objectives = [Objective.of(f"speed-up={s}", rule, patience, option="--speed-up") for s in speed_up or [2.0]]
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
     found = compare_sweeps(

@@ -18,6 +18,8 @@ import numpy as np
 from tune.store.folder import SweepFolder
 from tune.tracking.names import COLOURS, algorithm_label
 
+COLOURS_OF_RULES = ("#00855f", "#2272b4", "#de7921", "#8a4fb0", "#c0392b", "#5a5a5a")
+
 
 def main(sweep: str, evaluation: str, out: str) -> None:
     """Left: cross-validated score by exit for each algorithm. Right: score against layers on dev for the best model."""
@@ -40,7 +42,7 @@ def main(sweep: str, evaluation: str, out: str) -> None:
     )
     left.legend()
     result = json.loads(Path(evaluation).read_text())["splits"]["dev"]
-    for (strategy, points), colour in zip(result["curves"].items(), ("#00855f", "#2272b4", "#de7921"), strict=True):
+    for (strategy, points), colour in zip(result["curves"].items(), COLOURS_OF_RULES, strict=False):
         right.plot(
             [p["layers"] for p in points],
             [100 * p["measures"]["score"] for p in points],

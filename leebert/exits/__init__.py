@@ -14,23 +14,32 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from leebert.config import THRESHOLD_SLACK, ExitConfig
+from leebert.config import ExitConfig
 from leebert.errors import ConfigError
+from leebert.exits.beem import BEEM
 from leebert.exits.confidence import Confidence
 from leebert.exits.entropy import Entropy
+from leebert.exits.fpabee import FPABEE
 from leebert.exits.never import Never
 from leebert.exits.patience import Patience
+from leebert.exits.pcee import PCEE
+from leebert.rules import RULES, without_patience
 
 __all__ = [
+    "BEEM",
+    "FPABEE",
+    "PCEE",
     "STRATEGIES",
     "Confidence",
     "Entropy",
+    "Measured",
     "Never",
     "Patience",
     "Strategy",
+    "check_rule",
     "check_threshold",
-    "default_patience",
     "make_strategy",
+    "measured",
     "replay",
     "warn_if_unreachable",
 ]
@@ -47,54 +56,99 @@ class Strategy(Protocol):
         ...
 
 
-def default_patience(num_exits: int) -> int:
-    """round(M/3), the paper's 4 at M = 12."""
-    return max(1, round(num_exits / 3))
+class Measured(Strategy, Protocol):
+    """A rule that compares a real number with its threshold."""
+
+    def measure(self, logits: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        """As `step`, with a state of its own → that number, (B,) float32; it doesn't depend on the threshold."""
+        ...
+
+
+def check_rule(strategy: str, patience: int | None, num_exits: int) -> None:
+    """Raises ConfigError for a patience of a rule without one, and where M exits are too few for a rule: one, where it
+    compares exits, or no more than its patience."""
+    if patience is not None and (problem := without_patience(strategy)):
+        raise ConfigError(problem)
+    rule = RULES.get(strategy)
+    if rule is None:
+        return
+    if rule.several and num_exits < 2:
+        others = ", ".join(r.name for r in RULES.values() if not r.several)
+        raise ConfigError(
+            f"strategy {strategy!r} compares successive exits, and this model has one exit: use never, or one of {others}"
+        )
+    if patience is not None and patience >= num_exits:
+        raise ConfigError(
+            f"patience {patience} of {strategy}: this model has {num_exits} exits, so it lies between 1 and {num_exits - 1}"
+        )
 
 
 def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None:
-    """Raises ConfigError where a model of M exits and K classes has no use for a threshold: entropy > ln K, patience ≥ M."""
-    t = exits.threshold
-    if t is None:
-        return
-    if exits.strategy == "patience" and t >= num_exits:
-        raise ConfigError(
-            f"patience {t:g}: this model has {num_exits} exits, so patience lies between 1 and {num_exits - 1} "
-            f"({num_exits - 1}: all layers)"
-        )
-    highest = math.log(num_classes)
-    if exits.strategy == "entropy" and t > highest * (1 + THRESHOLD_SLACK):
-        hint = " (did you mean normalised_entropy, which lies between 0 and 1?)" if t <= 1 else ""
-        raise ConfigError(
-            f"entropy threshold {t:g}: with {num_classes} classes it lies between 0 and ln {num_classes} = {highest:.4f}{hint}"
-        )
+    """Raises ConfigError where a model of M exits and K classes has no use for a rule, its patience or its threshold."""
+    check_rule(exits.strategy, exits.patience, num_exits)
+    if exits.threshold is not None:
+        problem = RULES[exits.strategy].problem(exits.threshold, num_exits, num_classes)
+        if problem is not None:
+            raise ConfigError(problem)
 
 
 def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
-    """Warn where a patience can never be reached before the last exit (patience ≥ M−1)."""
-    patience = exits.threshold or default_patience(num_exits)
-    if exits.strategy == "patience" and patience >= num_exits - 1:
-        warnings.warn(
-            f"patience {patience:g} can't be reached before the last of {num_exits} exits: no row will leave early",
-            stacklevel=2,
-        )
+    """Warn where no row can meet a rule before the last exit: a patience, or a sum over exits, that is too high for M."""
+    rule = RULES.get(exits.strategy)
+    if rule is None or not rule.several:
+        return
+    threshold, patience = _parameters(exits, num_exits)
+    if not rule.rising and threshold > rule.span(num_exits - 1, math.inf)[1]:
+        what = f"{rule.name} {threshold:g}"
+    elif rule.first(patience) >= num_exits:
+        what = f"patience {patience} of {rule.name}"
+    else:
+        return
+    warnings.warn(
+        f"{what} can't be reached before the last of {num_exits} exits: no row will leave early", stacklevel=2
+    )
 
 
-STRATEGIES: dict[str, Callable[[float, int], Strategy]] = {
-    "patience": lambda threshold, classes: Patience(int(threshold)),
-    "entropy": lambda threshold, classes: Entropy(threshold),
-    "normalised_entropy": lambda threshold, classes: Entropy.normalised(threshold, classes),
-    "confidence": lambda threshold, classes: Confidence(threshold),
-    "never": lambda threshold, classes: Never(),
+#: From the threshold, the patience (1 for rules without one) and the number of classes.
+STRATEGIES: dict[str, Callable[[float, int, int], Strategy]] = {
+    "patience": lambda threshold, patience, classes: Patience(int(threshold)),
+    "entropy": lambda threshold, patience, classes: Entropy(threshold),
+    "normalised_entropy": lambda threshold, patience, classes: Entropy.normalised(threshold, classes),
+    "confidence": lambda threshold, patience, classes: Confidence(threshold),
+    "pcee": lambda threshold, patience, classes: PCEE(Entropy.normalised(threshold, classes), patience),
+    "f-pabee": lambda threshold, patience, classes: FPABEE(threshold, patience),
+    "beem": lambda threshold, patience, classes: BEEM(threshold),
+    "never": lambda threshold, patience, classes: Never(),
 }
 
 
-def make_strategy(name: str, threshold: float | None, *, num_exits: int, num_classes: int) -> Strategy:
-    """The strategy of that name; `threshold=None` takes the default of patience. Raises ValueError out of range."""
-    checked = ExitConfig(strategy=name, threshold=threshold)
-    if checked.threshold is None:
-        return STRATEGIES[name](default_patience(num_exits), num_classes)
-    return STRATEGIES[name](checked.threshold, num_classes)
+def make_strategy(
+    name: str, threshold: float | None, patience: int | None = None, *, num_exits: int, num_classes: int
+) -> Strategy:
+    """The strategy of that name; None takes a parameter's default (`leebert.rules`). Raises ValueError out of range."""
+    exits = ExitConfig.model_validate({"strategy": name, "threshold": threshold, "patience": patience})
+    return STRATEGIES[name](*_parameters(exits, num_exits), num_classes)
+
+
+def _parameters(exits: ExitConfig, num_exits: int) -> tuple[float, int]:
+    """Threshold and patience, with the rule's defaults; 0 and 1 where it has none."""
+    rule = RULES.get(exits.strategy)
+    if rule is None:
+        return 0.0, 1
+    threshold = exits.threshold
+    if threshold is None:
+        assert rule.default is not None  # ExitConfig wants a threshold else
+        threshold = rule.default(num_exits)
+    return threshold, rule.counted(exits.patience, num_exits) or 1
+
+
+def measured(strategy: Measured, logits: np.ndarray) -> np.ndarray:
+    """What a strategy compares with its threshold, from recorded logits (M, N, K) → (M, N) float32."""
+    values, state = [], None
+    for at_exit in torch.from_numpy(logits):
+        value, state = strategy.measure(at_exit, state)
+        values.append(value)
+    return torch.stack(values).numpy()
 
 
 def replay(strategy: Strategy, logits: np.ndarray) -> np.ndarray:

@@ -14,5 +14,8 @@ class Confidence:
 
     threshold: float
 
+    def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+        return F.softmax(logits.float(), dim=-1).amax(dim=-1), None
+
     def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
-        return F.softmax(logits.float(), dim=-1).amax(dim=-1) >= self.threshold, None
+        return self.measure(logits, state)[0] >= self.threshold, None

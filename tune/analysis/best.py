@@ -65,6 +65,7 @@ def best_file(choice: Choice) -> dict[str, Any]:
             objective=_known(
                 name=str(objective),
                 rule=None if objective.kind == "score" else objective.rule,
+                patience=None if objective.kind == "score" else objective.patience,
                 value=round(choice.ranked[0].score.mean, 6),
             ),
             complete_configurations=len(choice.candidates),
@@ -117,7 +118,7 @@ def _front(choice: Choice) -> dict[str, Any]:
         {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
         for p in choice.front
     ]
-    return {"rule": choice.objective.rule, "points": points}
+    return _known(rule=choice.objective.rule, patience=choice.objective.patience, points=points)
 
 
 def _sweeps(choice: Choice) -> dict[str, Any]:
@@ -220,10 +221,9 @@ def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
     for line in choice.progress().values():
         print(line)
     if choice.too_slow:
-        under = objective.rule.replace("_", " ")
         print(
             f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "
-            f"{objective.speed_up:g} under {under} and were left out"
+            f"{objective.speed_up:g} under {objective.under} and were left out"
         )
     if objective.kind != "score":
         print(f"chosen by the {objective}: {100 * found['objective']['value']:.2f}")
@@ -237,11 +237,10 @@ def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
     if len(near) > 1:
         _print_configurations("layers: the fewest that cost at most a point", near, path)
     if "pareto" in found:
-        rule = found["pareto"]["rule"].replace("_", " ")
         # Each configuration where it begins to be the best one.
         begins = [next(group) for _, group in itertools.groupby(found["pareto"]["points"], key=_whose)]
         print(f"{len({_whose(p) for p in begins})} configuration(s) lie on the front of score against mean layers")
-        _print_configurations(f"on the front from, under {rule}", begins, path)
+        _print_configurations(f"on the front from, under {objective.under}", begins, path)
     elif choice.no_front:
         print(f"no front of score against mean layers: {choice.no_front}")
     print(f"{path}: leebert train --config {path}")

@@ -160,7 +160,7 @@ def choose(
         no_front = f"it takes replaying the held-out logits of {cells} cells; --front does so"
     else:
         try:
-            replayed = _replayed(sweeps, candidates, objective.rule, say)
+            replayed = _replayed(sweeps, candidates, objective, say)
         except LeebertError as error:
             if front or objective.kind != "score":
                 raise
@@ -184,14 +184,14 @@ def choose(
 
 
 def _replayed(
-    sweeps: Sequence[Sweep], candidates: dict[str, Candidate], rule: str, say: Callable[[str], None]
+    sweeps: Sequence[Sweep], candidates: dict[str, Candidate], objective: Objective, say: Callable[[str], None]
 ) -> dict[CellKey, Tradeoff]:
     """The curves of the candidates' cells, by the candidates' keys."""
     found: dict[CellKey, Tradeoff] = {}
     for sweep in sweeps:
         keys = {c.configuration.id: key for key, c in candidates.items() if c.sweep is sweep}
         mine = {cell: record for cell, record in sweep.state.cells.items() if cell[0] in keys}
-        told = curves(sweep.folder.path, mine, sweep.manifest["metric"], rule, say=say)
+        told = curves(sweep.folder.path, mine, sweep.manifest["metric"], objective.rule, objective.patience, say=say)
         found |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in told.items()}
     return found
 
@@ -205,7 +205,7 @@ def _none_reaches(objective: Objective, candidates: dict[str, Candidate], replay
     curve = slowest[key]
     return (
         f"speed-up {objective.speed_up:g}: none of {len(candidates)} complete configurations reaches it; on its slowest "
-        f"cell the fastest, {key} ({describe(candidates[key].configuration.values)}), under {curve.rule} reaches "
+        f"cell the fastest, {key} ({describe(candidates[key].configuration.values)}), under {objective.under} reaches "
         f"from 1 to {curve.fastest:.2f} on {curve.exits} exits"
     )
 

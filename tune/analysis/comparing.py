@@ -53,6 +53,7 @@ class OnSweep:
                 {
                     "speed_up": objective.speed_up,
                     "rule": objective.rule,
+                    **({} if objective.patience is None else {"patience": objective.patience}),
                     **(found.as_dict() if isinstance(found, Comparison) else {"missing": found}),
                 }
                 for objective, found in self.at_speed_ups
@@ -120,7 +121,7 @@ def _at_speed_ups(
     for side in scores.sides:
         ids |= {c.id for c in complete(tuple(c for c in history if c.id in side))}
     try:
-        known = replayed or _curves(pool, ids, objectives[0].rule)
+        known = replayed or _curves(pool, ids, objectives[0])
     except LeebertError as error:
         return [(objective, str(error)) for objective in objectives]
     found = {key: curve for key, curve in known.items() if key[0] in ids}
@@ -133,12 +134,12 @@ def _at_speed_ups(
     return there
 
 
-def _curves(pool: Pool, ids: set[str], rule: str) -> dict[CellKey, Tradeoff]:
+def _curves(pool: Pool, ids: set[str], objective: Objective) -> dict[CellKey, Tradeoff]:
     """The curves of these configurations' finished cells, wherever their logits lie."""
     found: dict[CellKey, Tradeoff] = {}
     for folder in pool.folders:
         mine = {k: r for k, r in pool.state.cells.items() if k[0] in ids and pool.homes[k[0]] == folder.path}
-        found |= curves(folder.path, mine, pool.manifest["metric"], rule)
+        found |= curves(folder.path, mine, pool.manifest["metric"], objective.rule, objective.patience)
     return found
 
 

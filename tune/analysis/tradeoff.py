@@ -12,18 +12,17 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut, curve, replay_point
+from leebert.exits import check_rule, make_strategy, measured
+from leebert.rules import RULES, without_patience
 from tune.running.crossval import held_out_path, load_held_out
 from tune.store.history import Cell, Configuration, EpochScore, History
 from tune.store.ledger import Record
-
-#: Rules with a threshold that sets the speed.
-RULES = ("normalised_entropy", "entropy", "confidence", "patience")
 
 #: Thresholds of a curve whose rule has a continuous one.
 THRESHOLDS = 41
@@ -38,7 +37,7 @@ CellKey = tuple[str, int, int]
 class Tradeoff:
     """One cell under one rule: mean layers, rising from (T,) thresholds' fastest to M, and the score at each.
 
-    `first_exit` is the score of running exit 1 alone, to which patience has no threshold that leads.
+    `first_exit` is the score of running exit 1 alone, to which a rule that compares exits has no threshold that leads.
     """
 
     rule: str
@@ -69,16 +68,22 @@ class Tradeoff:
         return float(np.trapezoid(scores, layers)) / (self.exits - 1)
 
 
-def tradeoff(held_out: HeldOut, metric: str, rule: str) -> Tradeoff:
-    """A cell's curve; its thresholds are spread over the values that its logits take, so that no stretch is empty."""
+def tradeoff(held_out: HeldOut, metric: str, rule: str, patience: int | None = None) -> Tradeoff:
+    """A cell's curve; its thresholds are spread over the values that its logits take, so that no stretch is empty.
+
+    `patience` is the rule's second parameter; None: its default.
+    """
     m = len(held_out.logits)
     if m < 2:
         raise ConfigError("a model with one exit has one speed only")
-    points = curve(held_out, metric, rule, _thresholds(held_out, rule)) + curve(held_out, metric, "never", [None])
+    _check(rule, patience)
+    check_rule(rule, patience, m)
+    points = curve(held_out, metric, rule, _thresholds(held_out, rule), patience)
+    points += curve(held_out, metric, "never", [None])
     told = [(point.layers, point.measures["score"]) for point in points]
     alone = HeldOut(held_out.logits[:1], held_out.labels)
     first = replay_point(alone, metric, "never", None).measures["score"]
-    if rule != "patience":  # an end that thresholds only come near to where a row is exactly undecided
+    if not RULES[rule].several:  # an end that thresholds only come near to where a row is exactly undecided
         told.append((1.0, first))
     by_layers: dict[float, list[float]] = {}
     for at, score in told:
@@ -88,21 +93,22 @@ def tradeoff(held_out: HeldOut, metric: str, rule: str) -> Tradeoff:
     return Tradeoff(rule, np.array(layers), np.array(scores), m, first)
 
 
-def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
-    m, _, k = held_out.logits.shape
-    if rule == "patience":
-        return [float(p) for p in range(1, m)]
+def _check(rule: str, patience: int | None) -> None:
     if rule not in RULES:
         raise ConfigError(f"--rule {rule}: one of {', '.join(RULES)}")
-    z = held_out.logits[:-1].astype(np.float64)
-    log_p = z - z.max(axis=-1, keepdims=True)
-    log_p -= np.log(np.exp(log_p).sum(axis=-1, keepdims=True))
-    if rule == "confidence":
-        values, low, high = np.exp(log_p).max(axis=-1), 1 / k, 1.0
-    else:
-        scale = math.log(k) if rule == "normalised_entropy" else 1.0
-        values, low, high = -(np.exp(log_p) * log_p).sum(axis=-1) / scale, 0.0, math.log(k) / scale
-    spread = np.quantile(values, np.linspace(0, 1, THRESHOLDS))
+    if patience is not None and (problem := without_patience(rule)):
+        raise ConfigError(f"--patience {patience}: {problem}")
+
+
+def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
+    m, _, k = held_out.logits.shape
+    low, high = RULES[rule].span(m, k)
+    if RULES[rule].whole:
+        return [float(p) for p in range(1, m)]
+    strategy: Any = make_strategy(rule, high, num_exits=m, num_classes=k)
+    values = measured(strategy, held_out.logits[:-1])
+    values = values[np.isfinite(values)]  # the first exit has none to be compared with
+    spread = np.quantile(values, np.linspace(0, 1, THRESHOLDS)) if values.size else ()
     return [float(t) for t in np.unique(np.clip([low, *spread, high], low, high))]
 
 
@@ -111,6 +117,7 @@ def curves(
     cells: Mapping[CellKey, Record],
     metric: str,
     rule: str,
+    patience: int | None = None,
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[CellKey, Tradeoff]:
@@ -123,7 +130,7 @@ def curves(
     for number, (key, record) in enumerate(finished.items(), start=1):
         started = time.monotonic()
         try:
-            found[key] = tradeoff(load_held_out(held_out_path(folder, record))[0], metric, rule)
+            found[key] = tradeoff(load_held_out(held_out_path(folder, record))[0], metric, rule, patience)
         except SweepError as error:
             raise SweepError(f"{_of_cell(*key)}: {error}") from None
         left = (len(finished) - number) * (time.monotonic() - started)
@@ -143,35 +150,41 @@ class Objective:
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None
     rule: str = "normalised_entropy"
+    patience: int | None = None
 
     @classmethod
-    def of(cls, text: str, rule: str = "normalised_entropy", *, option: str = "--objective") -> Objective:
+    def of(
+        cls, text: str, rule: str = "normalised_entropy", patience: int | None = None, *, option: str = "--objective"
+    ) -> Objective:
         """From `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
-        if rule not in RULES:
-            raise ConfigError(f"--rule {rule}: one of {', '.join(RULES)}")
+        _check(rule, patience)
         kind, separator, number = text.partition("=")
         said = f"--speed-up {number}" if option == "--speed-up" else f"{option} {text}"
         if kind == "score" and not separator:
-            return cls(rule=rule)
+            return cls(rule=rule, patience=patience)
         if kind == "area" and not separator:
-            return cls("area", rule=rule)
+            return cls("area", rule=rule, patience=patience)
         if kind == "speed-up":
             try:
                 speed_up = float(number)
             except ValueError:
                 speed_up = math.nan
             if 1 <= speed_up < math.inf:
-                return cls("speed-up", speed_up, rule)
+                return cls("speed-up", speed_up, rule, patience)
             raise ConfigError(f"{said}: a speed-up is a number of at least 1, such as speed-up=2")
         raise ConfigError(f"{said}: one of score, area, speed-up=NUMBER")
 
     def __str__(self) -> str:
         if self.kind == "score":
             return "mean over exits"
-        under = self.rule.replace("_", " ")
         if self.kind == "area":
-            return f"mean score over layers under {under}"
-        return f"score at speed-up {self.speed_up:g} under {under}"
+            return f"mean score over layers under {self.under}"
+        return f"score at speed-up {self.speed_up:g} under {self.under}"
+
+    @property
+    def under(self) -> str:
+        """The rule in words."""
+        return self.rule.replace("_", " ") + ("" if self.patience is None else f" with patience {self.patience}")
 
     def rescored(self, history: History, found: Mapping[CellKey, Tradeoff]) -> History:
         """The history with every cell's score replaced by this one; cells without a curve count as unfinished.

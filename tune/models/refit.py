@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from leebert.card import CardFacts, write_card
-from leebert.config import ExitConfig, Subset
+from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.files import write_atomically
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, train_model
+from leebert.rules import named, usable
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, choose, curves
@@ -35,9 +36,6 @@ Say = Callable[[str], None]
 #: Written first and last: which refit a folder belongs to, and what came of it.
 PLAN, DONE = ".refit.json", "refit.json"
 
-#: Rules of which each model gets a threshold for the speed-up asked for.
-RULES = ("entropy", "confidence", "patience")
-
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -46,6 +44,7 @@ class Plan:
     seeds: tuple[int, ...]
     strategy: str
     speed_up: float
+    patience: int | None = None  # of the strategy, where it has one beside its threshold
     device: str = "auto"
     timed_rows: int = 100
 
@@ -69,7 +68,7 @@ def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int,
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """A refit of which all is checked and nothing is written. chosen: a threshold for each rule. trained_on: in words."""
+    """A refit of which all is checked and nothing is written. chosen: a threshold for every rule. trained_on: in words."""
 
     best: BestFile
     out: Path
@@ -96,7 +95,10 @@ def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
     split_rows = check_data(best)
     recorded = pooled(best.logits())
     check_speed_up(plan.speed_up, len(recorded.logits))
-    chosen = {rule: choose(recorded, rule, plan.speed_up) for rule in (*RULES, plan.strategy)}
+    own = choose(recorded, plan.strategy, plan.speed_up, plan.patience)
+    rules = (rule.name for rule in usable(len(recorded.logits)))
+    chosen: dict[str, Chosen] = {rule: choose(recorded, rule, plan.speed_up) for rule in rules}
+    chosen[own.strategy] = own
     return Ready(best, out, plan, recorded, chosen, rows_in_words(split_rows, best.config.data.subset))
 
 
@@ -140,7 +142,7 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
     table = {
         "chosen_on": f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows",
         "num_exits": len(recorded.logits),
-        "curves": curves(recorded),
+        "curves": curves(recorded, plan.patience),
     }
     summaries: dict[int, Any] = {}
     for seed in plan.seeds:
@@ -242,7 +244,7 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
             chosen, time = told["chosen"][p["strategy"]], clock.get(p["strategy"])
             in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
             print(
-                f"{p['strategy']} {p['threshold']:.6g}: asked {chosen['asked']:g}, held out {chosen['reached']:.2f}, on {split} "
+                f"{named(p['strategy'], p['patience'])} {p['threshold']:.6g}: asked {chosen['asked']:g}, held out {chosen['reached']:.2f}, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f}"
             )
     for m in told["missed"]:
@@ -281,7 +283,7 @@ def _run(best: BestFile, seed: int, own: Chosen) -> RunConfig:
     return config.model_copy(
         update={
             "training": config.training.model_copy(update={"seed": seed, "precision": precision}),
-            "exits": ExitConfig(strategy=own.strategy, threshold=own.threshold),
+            "exits": own.exits,
             "found": None,
         }
     )
@@ -328,7 +330,7 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
     model, tokenizer = load_model(folder).eval(), load_tokenizer(str(folder))
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
-    rules: list[tuple[str, float | None]] = [(c.strategy, c.threshold) for c in chosen]
+    rules = [one.exits for one in chosen]
     splits = {}
     for split in task.eval_splits:
         examples = read_split(task, split, best.config.data.dir)

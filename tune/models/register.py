@@ -356,6 +356,7 @@ def _params(best: BestFile, told: Mapping[str, Any], seed: int, precision: str) 
         "theta_updates": told["theta_updates"],
         "exit_strategy": told["strategy"],
         "exit_threshold": told["chosen"][told["strategy"]]["threshold"],
+        "exit_patience": told["chosen"][told["strategy"]]["patience"],
     }
     return [Param(key, str(value)) for key, value in values.items()]
 
