@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "strategy": ("string", None, "the exit rule; the model's own by default"),
     "threshold": ("double", None, "its threshold; the model's own by default, where the rule is"),
-    "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the curve of cross-validation"),
+    "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the model's curves"),
     "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "rows that run through the layers together"),
 }
@@ -98,7 +98,9 @@ class Served:
 
     def _of_speed_up(self, name: str, speed_up: float) -> ExitConfig:
         if not self.curves:
-            raise ConfigError("speed_up: this model has no curves of cross-validation: give a threshold")
+            raise ConfigError(
+                "speed_up: this model has no curves: give a threshold, or make some by `leebert calibrate`"
+            )
         chosen = look_up(self.curves, name, check_speed_up(speed_up, self.model.num_exits))
         if speed_up == 1:
             return ExitConfig(strategy="never")  # confidence at 1 lets a row go whose probability float32 rounds to 1

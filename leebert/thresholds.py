@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leebert.config import THRESHOLD_SLACK, StrategyName
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
@@ -23,8 +25,11 @@ RULES: tuple[StrategyName, ...] = ("entropy", "normalised_entropy", "confidence"
 # A curve's neighbours differ by at most 2 % in speed-up, or by a millionth of the threshold's range.
 _STEP, _FINEST, _HALVINGS = 0.02, 1e-6, 40
 
-# How far a layer ratio on other rows may be off what was aimed at before it is called missed.
-_MISSED = 0.1
+#: How far a layer ratio on other rows may be off what was aimed at before it is called missed.
+MISSED = 0.1
+
+#: Standard normal quantile of a two-sided interval at 95 %.
+_Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Chosen:
 
     def missed(self, speed_up: float) -> bool:
         """Whether other rows' speed-up is off by more than 10 %."""
-        return abs(speed_up / self.aim - 1) > _MISSED
+        return abs(speed_up / self.aim - 1) > MISSED
 
     @property
     def shortfall(self) -> str:
@@ -62,9 +67,30 @@ class Chosen:
 
 def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None) -> float:
     """M / mean layers executed under a rule, on recorded logits."""
+    return len(recorded.logits) / float(_layers(recorded, strategy, threshold).mean())
+
+
+def ratio_interval(recorded: HeldOut, strategy: str, threshold: float | None) -> tuple[float, float]:
+    """The layer ratio to expect on other rows of the same kind, (low, high) at 95 %: by the standard error of the mean
+    layers, which is also that of a threshold chosen on these rows."""
+    layers, m = _layers(recorded, strategy, threshold), len(recorded.logits)
+    mean, off = float(layers.mean()), _Z95 * float(layers.std()) / math.sqrt(len(layers))
+    return m / min(m, mean + off), m / max(1, mean - off)
+
+
+def rows_needed(num_exits: int, speed_up: float) -> int:
+    """How many rows put the mean layers on others within 10 % of M / `speed_up` at 95 %, however they leave.
+
+    Layers lie between 1 and M, so that with the mean M / speed-up their variance is at most (mean − 1)(M − mean).
+    """
+    mean = num_exits / speed_up
+    return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - 1) * (num_exits - mean)))
+
+
+def _layers(recorded: HeldOut, strategy: str, threshold: float | None) -> np.ndarray:
+    """Layers executed for each row, (N,)."""
     m, _, k = recorded.logits.shape
-    exits = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), recorded.logits)
-    return m / float(exits.mean() + 1)
+    return replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), recorded.logits) + 1
 
 
 def check_speed_up(asked: float, num_exits: int) -> float:
@@ -80,7 +106,7 @@ def choose(recorded: HeldOut, strategy: str, asked: float) -> Chosen:
     """The threshold whose speed-up, M / mean layers, on the recorded rows is nearest to `asked`."""
     m, _, k = recorded.logits.shape
     check_speed_up(asked, m)
-    name = _choosable(strategy)
+    name = choosable(strategy)
 
     def reached(threshold: float) -> float:
         return layer_ratio(recorded, name, threshold)
@@ -124,7 +150,7 @@ def curves(recorded: HeldOut) -> dict[str, list[list[float]]]:
 
 def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float) -> Chosen:
     """As :func:`choose`, from a model's curves: to within their 2 %."""
-    name = _choosable(strategy)
+    name = choosable(strategy)
     if name not in curves:
         raise ConfigError(f"this model has no curve of the rule {name!r}: give a threshold")
     points = curves[name]
@@ -136,7 +162,7 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float) -
 
 
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
-    """The curves of a saved model; empty where it was trained without cross-validation."""
+    """The curves of a saved model; empty where neither a refit nor a calibration has made any."""
     try:
         found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -155,7 +181,8 @@ def read_curves(folder: Path) -> dict[str, list[list[float]]]:
         ) from None
 
 
-def _choosable(strategy: str) -> StrategyName:
+def choosable(strategy: str) -> StrategyName:
+    """`strategy` as it is, if a threshold of it gives a speed-up; ConfigError otherwise."""
     if strategy not in RULES:
         raise ConfigError(f"no threshold of the rule {strategy!r} gives a speed-up; use one of {', '.join(RULES)}")
     return strategy
