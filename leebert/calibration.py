@@ -92,10 +92,12 @@ def calibrate(
     """
     check_speed_up(speed_up, model.num_exits)
     own_rule = choosable(strategy)
-    if len(texts) < (needed := rows_needed(model.num_exits, speed_up)):
+    differing, needed = len(set(texts)), rows_needed(model.num_exits, speed_up)  # a text that is repeated tells no more
+    if differing < needed:
+        there = f"{differing} different texts" if texts else "no texts"
         raise DataError(
-            f"{source}: {len(texts) or 'no'} texts, and a speed-up of {speed_up:g} with {model.num_exits} layers needs at "
-            f"least {needed}, so that the mean layers on others are within {MISSED:.0%} of those on these"
+            f"{source}: {there}, and a speed-up of {speed_up:g} with {model.num_exits} layers needs at least {needed}, so that "
+            f"the mean layers on others are within {MISSED:.0%} of those on these"
         )
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
     chosen: dict[str, Chosen] = {rule: choose(recorded, rule, speed_up) for rule in RULES}

@@ -191,13 +191,26 @@ def test_so_many_rows_are_enough_even_where_each_leaves_first_or_last(exits, ask
 
 WRONG = {
     "no texts": ("a,b\n", ("--speed-up", "2"), ["texts.csv: no texts", f"at least {rows_needed(LAYERS, 2)}"]),
-    "too few": ("a,b\nx,y\nx,z\n", ("--speed-up", "2"), ["texts.csv: 2 texts", f"at least {rows_needed(LAYERS, 2)}"]),
+    "too few": (
+        "a,b\nx,y\nx,z\n",
+        ("--speed-up", "2"),
+        ["texts.csv: 2 different texts", f"at least {rows_needed(LAYERS, 2)}"],
+    ),
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
     "too slow": (None, ("--speed-up", "0.5"), ["speed-up 0.5: lies between 1"]),
     "no such rule": (None, ("--speed-up", "2", "--strategy", "hope"), ["'hope'", "use one of entropy"]),
     "never": (None, ("--speed-up", "2", "--strategy", "never"), ["no threshold of the rule 'never'"]),
     "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv, line 2: no column 'a'", "--text"]),
-    "all alike": ("a,b\n" + "cat,dog\n" * 400, ("--speed-up", "2"), ["rows leave together", "give other texts"]),
+    "repeated": (
+        "a,b\n" + "cat,dog\nbird,dog\n" * ROWS,
+        ("--speed-up", "2"),
+        ["texts.csv: 2 different texts", f"at least {rows_needed(LAYERS, 2)}"],
+    ),
+    "all alike to the model": (
+        "a,b\n" + "".join(f"unknown{i},dog\n" for i in range(ROWS)),
+        ("--speed-up", "1.7"),
+        ["rows leave together", "give other texts"],
+    ),
     "no file": ("", ("--speed-up", "2"), ["texts.csv: no such file"]),
 }
 
