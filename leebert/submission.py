@@ -126,7 +126,10 @@ def missing(folder: Path) -> list[ServerFile]:
 
 
 def fill(folder: Path) -> list[ServerFile]:
-    """Write the missing files with the same answer in each row, and return which: the server wants all eleven."""
+    """Write the missing files with the same answer in each row, and return which: the server wants all eleven.
+
+    What it then says of these tasks, and of the mean over all, is no result (STS-B's correlation isn't even defined).
+    """
     absent = missing(folder)
     write_together({folder / file.name: _table((i, file.constant) for i in range(file.rows)) for file in absent})
     return absent
