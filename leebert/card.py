@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from leebert.data.tasks import TASKS
 from leebert.files import write_atomically
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
+
+#: The heading of what :func:`recalibrated` says.
+_CALIBRATED = "## Calibrated thresholds"
 
 _METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "matthews": "matthews_correlation"}
 
@@ -56,12 +60,41 @@ def card(facts: CardFacts) -> str:
     parts = [
         f"---\n{dump_yaml(_front(facts))}---\n\n# {facts.task}: an encoder that exits early",
         f"A LeeBERT model (Zhu, ACL 2021; trained by {facts.algorithm}) with a classifier after each of its {facts.layers} layers. "
-        f"By default a row leaves by the rule **{facts.rule.name}** at {facts.rule.threshold:.6g}.",
+        + _by_default(facts.rule),
         _use(facts),
         *(_evaluation(facts, split, told) for split, told in facts.evaluations.items()),
         _training(facts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def recalibrated(
+    text: str, rule: Chosen, chosen: Mapping[str, Chosen], expected: Mapping[str, tuple[float, float]], chosen_on: str
+) -> str:
+    """A card whose model leaves by other thresholds from now on: its own `rule`, and a section on what `chosen` were chosen
+    on in the place of an earlier one. What was measured with the former thresholds stays, and is called so.
+
+    expected: each rule's layer ratio on other texts, (low, high) at 95 %.
+    """
+    rows = [
+        [name, f"{one.threshold:.6g}", f"{one.reached:.2f}", "{:.2f} to {:.2f}".format(*expected[name])]
+        for name, one in chosen.items()
+    ]
+    lines = [
+        _CALIBRATED,
+        f"Thresholds for a speed-up of {rule.asked:g}, chosen on {chosen_on}; no label was read. They took the place of those "
+        "with which the tables below were measured.",
+        _table(["rule", "threshold", "layer ratio on these texts", "on others like them, 95 %"], rows),
+        *(f"{one.shortfall}." for one in chosen.values() if not one.near),
+    ]
+    text = re.sub(r"By default a row leaves by the rule .*", lambda _: _by_default(rule), text, count=1)
+    text = re.sub(rf"^{_CALIBRATED}\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
+    before, heading, after = text.partition("## Use\n")
+    return before.rstrip() + "\n\n" + "\n\n".join(lines) + "\n" + (f"\n{heading}{after}" if heading else "")
+
+
+def _by_default(rule: Chosen) -> str:
+    return f"By default a row leaves by the rule **{rule.name}** at {rule.threshold:.6g}."
 
 
 def write_card(folder: Path, facts: CardFacts) -> Path:

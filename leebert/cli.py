@@ -1,4 +1,4 @@
-"""`leebert train | evaluate | predict`. Heavy imports stand inside the commands, so that `--help` answers at once."""
+"""`leebert train | evaluate | predict | calibrate`. Heavy imports stand inside the commands, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="Names of the text columns; the task's by default.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
 DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout; without it, the Hugging Face hub.")]
 
@@ -162,7 +163,16 @@ def predict(
     ] = "-",
     out: Annotated[Path | None, typer.Option("--out", "-o", help=".jsonl or .csv; stdout by default.")] = None,
     form: Annotated[str | None, typer.Option("--format", help="jsonl or csv.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Names of the text columns; the task's by default.")] = None,
+    text: Texts = None,
+    glue: Annotated[
+        Path | None,
+        typer.Option(help="Instead: GLUE's test split of the model's task, for its server, into this folder."),
+    ] = None,
+    data_dir: DataDir = None,
+    any_rows: Annotated[
+        bool, typer.Option("--any-rows", help="Of --glue: take a test file of another length.")
+    ] = False,
+    fill: Annotated[bool, typer.Option("--fill", help="Of --glue: one answer throughout for what is missing.")] = False,
     strategy: Annotated[
         str | None, typer.Option(help=f"{', '.join(RULES)} or never; the model's own by default.")
     ] = None,
@@ -173,41 +183,52 @@ def predict(
     precision: Precision = None,
 ) -> None:
     """Answer rows with label, probability and the layer at which each one left."""
+    if glue and (input_ != "-" or out or form or text):
+        raise ConfigError(
+            "--glue reads the test split and names its files itself: leave out FILE, --out, --format, --text"
+        )
+    if not glue and (data_dir or any_rows or fill):
+        raise ConfigError("--data-dir, --any-rows and --fill belong to --glue FOLDER")
     form = form or (out.suffix.lstrip(".").lower() if out and out.suffix else "jsonl")
     if form not in ("jsonl", "csv"):
         raise ConfigError(f"--format {form}: jsonl or csv")
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
-    from leebert.data.tasks import get_task
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
-    from leebert.predict import answers, read_file, read_texts, write_answers
+    from leebert.predict import answers, write_answers
 
     asked = loaded.config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
     exits = parse(ExitConfig, asked, "--strategy/--threshold/--patience")
     check_threshold(exits, loaded.num_exits, loaded.config.num_labels)
     warn_if_unreachable(exits, loaded.num_exits)
-    columns = text or (list(get_task(loaded.config.task).text_columns) if loaded.config.task else ["text"])
-    if input_ == "-" and isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the locale says
-    texts = read_texts(sys.stdin, columns, "stdin") if input_ == "-" else read_file(Path(input_), columns)
-    runtime = _runtime(loaded, precision, device)
-    loaded.to(runtime.device)
     rule = make_strategy(
         exits.strategy, exits.threshold, exits.patience, num_exits=loaded.num_exits,
         num_classes=loaded.config.num_labels,
     )  # fmt: skip
+    runtime = _runtime(loaded, precision, device)
+    loaded.to(runtime.device)
+    if glue:
+        from leebert import submission
+
+        written = submission.submit(
+            loaded, tokenizer, glue, rule, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
+            progress=partial(_bar, what="rows"),
+        )  # fmt: skip
+        submission.print_submission(glue, written, loaded.num_exits, submission.fill(glue) if fill else [])
+        return
+    texts = _texts(loaded, input_, text)
     rows = answers(loaded, tokenizer, _bar(texts, "rows") if out else texts, rule, runtime, batch_size)
     if out is None:
         write_answers(rows, sys.stdout, form)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
+    partial_file = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
     try:
-        with open(partial, "w", encoding="utf-8", newline="") as f:
+        with open(partial_file, "w", encoding="utf-8", newline="") as f:
             count = write_answers(rows, f, form)
-        partial.replace(out)
+        partial_file.replace(out)
     finally:
-        partial.unlink(missing_ok=True)
+        partial_file.unlink(missing_ok=True)
     print(f"{out}: {count} rows", file=sys.stderr)
 
 
@@ -232,6 +253,50 @@ def methods(json_: Json = False) -> None:
         "cost: of a training step against plain fine-tuning of the same network. --json also says what differs from "
         "the original, and which options a method reads."
     )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="A saved model's folder, whose thresholds are changed.")],
+    texts: Annotated[str, typer.Argument(help="Texts of your own traffic, as `predict` reads them; - is stdin.")],
+    speed_up: Annotated[float, typer.Option(help="What to reach: M / mean layers executed.")],
+    strategy: Annotated[
+        str | None, typer.Option(help="The model's rule from now on; the one that it has by default.")
+    ] = None,
+    text: Texts = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Choose a model's thresholds on texts without labels, so that it reaches a speed-up on texts like them."""
+    loaded, tokenizer = _load(model)
+    runtime = _runtime(loaded, None, device)
+    loaded.to(runtime.device)
+    from leebert.calibration import calibrate as choose
+    from leebert.calibration import print_calibration, save_calibration
+
+    found = choose(
+        loaded, tokenizer, list(_texts(loaded, texts, text)), "stdin" if texts == "-" else Path(texts).name, speed_up,
+        strategy or loaded.config.exit_strategy, runtime, batch_size=batch_size, progress=partial(_bar, what="rows"),
+    )  # fmt: skip
+    before = save_calibration(model, found)
+    if json_:
+        console.emit_json(found.as_dict())
+    else:
+        print_calibration(model, found, before)
+
+
+def _texts(model: Any, input_: str, columns: list[str] | None) -> Any:
+    """The texts of a file, or of stdin for `-`, from these columns or else from those of the model's task."""
+    from leebert.data.tasks import get_task
+    from leebert.predict import read_file, read_texts
+
+    names = columns or (list(get_task(model.config.task).text_columns) if model.config.task else ["text"])
+    if input_ != "-":
+        return read_file(Path(input_), names)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the locale says
+    return read_texts(sys.stdin, names, "stdin")
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Readers see the old file or the new one, never a part; after a loss of power as well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_together({path: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Several files of one folder, each as by :func:`write_atomically`; all are on the disk before the first is replaced."""
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
     try:
-        with temporary.open("w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        for path, text in texts.items():
+            with temporaries[path].open("w", encoding="utf-8") as f:
+                f.write(text)
+                f.flush()
+                os.fsync(f.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
+    for folder in {path.parent for path in texts}:
+        fsync_folder(folder)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -25,7 +25,7 @@ PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "strategy": ("string", None, "the exit rule; the model's own by default"),
     "threshold": ("double", None, "its threshold; the model's own by default, where the rule is"),
     "patience": ("long", None, "how many exits in a row, for pcee and f-pabee; as the threshold"),
-    "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the curve of cross-validation"),
+    "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the model's curves"),
     "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "rows that run through the layers together"),
 }
@@ -99,7 +99,9 @@ class Served:
 
     def _of_speed_up(self, name: str, speed_up: float, patience: int | None) -> ExitConfig:
         if not self.curves:
-            raise ConfigError("speed_up: this model has no curves of cross-validation: give a threshold")
+            raise ConfigError(
+                "speed_up: this model has no curves: give a threshold, or make some by `leebert calibrate`"
+            )
         m = self.model.num_exits
         check_rule(name, patience, m)
         counted = RULES[name].counted(patience, m) if name in RULES else None

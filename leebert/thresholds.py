@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
@@ -26,8 +28,11 @@ FILE = "exits.json"
 # A curve's neighbours differ by at most 2 % in speed-up, or by a millionth of the threshold's range.
 _STEP, _FINEST, _HALVINGS = 0.02, 1e-6, 40
 
-# How far a layer ratio on other rows may be off what was aimed at before it is called missed.
-_MISSED = 0.1
+#: How far a layer ratio on other rows may be off what was aimed at before it is called missed.
+MISSED = 0.1
+
+#: Standard normal quantile of a two-sided interval at 95 %.
+_Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Chosen:
 
     def missed(self, speed_up: float) -> bool:
         """Whether other rows' speed-up is off by more than 10 %."""
-        return abs(speed_up / self.aim - 1) > _MISSED
+        return abs(speed_up / self.aim - 1) > MISSED
 
     @property
     def shortfall(self) -> str:
@@ -79,9 +84,33 @@ class Chosen:
 
 def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None = None) -> float:
     """M / mean layers executed under a rule, on recorded logits."""
+    return recorded.depth / float(_layers(recorded, strategy, threshold, patience).mean())
+
+
+def ratio_interval(
+    recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None = None
+) -> tuple[float, float]:
+    """The layer ratio to expect on other rows of the same kind, (low, high) at 95 %: by the standard error of the mean
+    layers, which is also that of a threshold chosen on these rows."""
+    layers, depth = _layers(recorded, strategy, threshold, patience), recorded.depth
+    mean, off = float(layers.mean()), _Z95 * float(layers.std()) / math.sqrt(len(layers))
+    return depth / min(depth, mean + off), depth / max(1, mean - off)
+
+
+def rows_needed(num_exits: int, speed_up: float) -> int:
+    """How many rows put the mean layers on others within 10 % of M / `speed_up` at 95 %, however they leave.
+
+    Layers lie between 1 and M, so that with the mean M / speed-up their variance is at most (mean − 1)(M − mean).
+    """
+    mean = num_exits / speed_up
+    return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - 1) * (num_exits - mean)))
+
+
+def _layers(recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None) -> np.ndarray:
+    """Layers executed for each row, (N,)."""
     m, _, k = recorded.logits.shape
-    exits = replay(make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k), recorded.logits)
-    return recorded.depth / recorded.mean_layers(exits)
+    rule = make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k)
+    return np.asarray(recorded.layers)[replay(rule, recorded.logits)]
 
 
 def check_speed_up(asked: float, num_exits: int) -> float:
@@ -100,7 +129,7 @@ def choose(recorded: HeldOut, strategy: str, asked: float, patience: int | None 
     """
     m, _, k = recorded.logits.shape
     check_speed_up(asked, m)
-    rule = _choosable(strategy)
+    rule = choosable(strategy)
     check_rule(rule.name, patience, m)
     patience = rule.counted(patience, m)
 
@@ -154,7 +183,7 @@ def curves(recorded: HeldOut, patience: int | None = None) -> dict[str, list[lis
 
 def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, patience: int | None = None) -> Chosen:
     """As :func:`choose`, from a model's curves: to within their 2 %. A rule's second parameter must be given here."""
-    rule = _choosable(strategy)
+    rule = choosable(strategy)
     name = named(rule.name, patience)
     if name not in curves:
         others = "; ".join(other for other in curves if other.startswith(f"{rule.name},"))
@@ -169,7 +198,7 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, p
 
 
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
-    """The curves of a saved model; empty where it was trained without cross-validation."""
+    """The curves of a saved model; empty where neither a refit nor a calibration has made any."""
     try:
         found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -188,7 +217,8 @@ def read_curves(folder: Path) -> dict[str, list[list[float]]]:
         ) from None
 
 
-def _choosable(strategy: str) -> Rule:
+def choosable(strategy: str) -> Rule:
+    """The rule of that name, if a threshold of it gives a speed-up; ConfigError otherwise."""
     if strategy not in RULES:
         raise ConfigError(f"no threshold of the rule {strategy!r} gives a speed-up; use one of {', '.join(RULES)}")
     return RULES[strategy]

@@ -722,6 +722,29 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
     assert str(best_place.folder) not in (out / "seed-0" / "README.md").read_text(), "no place on one machine"
 
 
+def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(refitted, cli, tmp_path):
+    from huggingface_hub import ModelCard
+
+    from leebert.serving import Served
+
+    folder = shutil.copytree(refitted[0] / "seed-0", tmp_path / "m")
+    before = ModelCard.load(folder / "README.md")
+    texts = pd.DataFrame(graded_rows(400, 11))
+    texts.to_csv(tmp_path / "texts.csv", index=False)
+    ran = cli("leebert", "calibrate", folder, tmp_path / "texts.csv", "--speed-up", 2.5)
+    assert ran.code == 0, ran.err
+    assert "the thresholds chosen on held-out logits of" in ran.out
+    served = Served(folder)
+    assert LAYERS / served.predict(texts)["exit_layer"].mean() == pytest.approx(2.5, rel=0.02)
+    faster = served.predict(texts, {"strategy": "confidence", "speed_up": 3})
+    assert LAYERS / faster["exit_layer"].mean() == pytest.approx(3, rel=0.05)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.to_dict() == before.data.to_dict(), "what was measured stays"
+    assert "a speed-up of 2.5, chosen on 400 unlabelled texts of texts.csv" in card.text
+    assert f"the rule **entropy** at {served.model.config.exit_threshold:.6g}." in card.text
+    assert card.text.endswith(before.text[before.text.index("## Use") :])
+
+
 # Bad input: nothing is trained, nothing is overwritten.
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leebert.data.sources import Examples, read_split, subset
+from leebert.data.sources import Examples, read_split, read_test, subset
 from leebert.data.tasks import TASKS, Task, own_task
 from leebert.errors import DataError, LeebertError
 
@@ -285,6 +285,7 @@ def hub_copy(folder: Path, labels: list[int], names: tuple[str, ...]) -> Path:
         card += [f"- config_name: {config}", "  data_files:", f'  - {{split: train, path: "{config}/train-*"}}']
     card += ["dataset_info:", "- config_name: mrpc", "  features:"]
     card += [f"  - {{name: {column}, dtype: string}}" for column in ("sentence1", "sentence2")]
+    card += ["  - {name: idx, dtype: int32}"]
     card += [
         "  - name: label",
         "    dtype: {class_label: {names: {" + ", ".join(f"'{i}': {n}" for i, n in enumerate(names)),
@@ -293,7 +294,12 @@ def hub_copy(folder: Path, labels: list[int], names: tuple[str, ...]) -> Path:
     for config in ("mrpc", "other"):
         (folder / config).mkdir(parents=True)
         n = len(labels)
-        table = {"sentence1": [f"s{i}" for i in range(n)], "sentence2": ["t"] * n, "label": labels}
+        table = {
+            "sentence1": [f"s{i}" for i in range(n)],
+            "sentence2": ["t"] * n,
+            "idx": range(7, 7 + n),
+            "label": labels,
+        }
         pq.write_table(pa.table(table), folder / config / "train-00000-of-00001.parquet")
     (folder / "README.md").write_text("\n".join([*card, "---", ""]))
     return folder
@@ -321,6 +327,14 @@ def test_a_hub_data_set_is_read_like_the_release(tmp_path: Path, mrpc: Write) ->
     assert examples.fingerprint() == read_split(task, "train", mrpc(MRPC_HEADER, *rows)).fingerprint()
     assert examples.source.startswith("hub:")
     assert read_split(task, "train", "hub", labelled=False).labels is None
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_a_test_split_on_the_hub_is_read_with_the_hubs_numbers(tmp_path: Path) -> None:
+    task = at(hub_copy(tmp_path / "glue", [-1, -1], ("not_equivalent", "equivalent")))
+    texts, numbers, source = read_test(task, "train")
+    assert (texts, numbers) == ([("s0", "t"), ("s1", "t")], [7, 8])
+    assert source.startswith("hub:")
 
 
 @pytest.mark.usefixtures("hub_cache")

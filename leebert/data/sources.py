@@ -71,14 +71,48 @@ def read_split(task: Task, split: str, source: str | Path | None = None, *, labe
     a task's own files are relative to; None takes the task's own files, else the hub; "hub" is the hub.
     labelled: False reads the texts alone. Raises DataError.
     """
+    _check_split(task, split, source)
+    if _from_hub(task, source):
+        return _read_hub(task, split, labelled)
+    columns = (*task.text_columns, task.label_column) if labelled else task.text_columns
+    return _examples(task, split, _read_file(task, split, source, columns), labelled)
+
+
+def read_test(
+    task: Task, split: str, source: str | Path | None = None, *, index: str = "index"
+) -> tuple[list[tuple[str, ...]], list[int], str]:
+    """Texts, row numbers and the source of a test split of GLUE, of which a server wants every row: none is left out.
+
+    The numbers are those of the file's column `index`, on the hub of `idx`; an empty text stays one. `source` as in
+    :func:`read_split`. Raises DataError, also for a line that is broken and for numbers that are none, or there twice.
+    """
+    _check_split(task, split, source)
+    if _from_hub(task, source):
+        assert task.hub is not None
+        names, index = task.hub.text_columns, "idx"
+        table, _ = _hub_table(task, split, (*names, index))
+    else:
+        names = task.text_columns
+        whole = dataclasses.replace(task, skip_broken=False)
+        table = _read_file(whole, split, source, (*names, index))
+    numbers: dict[int, None] = {}
+    for i, value in enumerate(table.columns[index]):
+        number = str(value)
+        if not number.isdecimal() or int(number) in numbers:
+            wrong = "stands there twice" if number.isdecimal() else "is no row number"
+            raise DataError(
+                f"{table.place(i)}, column {index!r}: {_short(value)} {wrong}; take the file as GLUE gives it"
+            )
+        numbers[int(number)] = None
+    if not numbers:
+        raise DataError(f"{table.source}: no rows; check the file, or point to another one")
+    return list(zip(*(table.columns[name] for name in names), strict=True)), list(numbers), table.source
+
+
+def _check_split(task: Task, split: str, source: str | Path | None) -> None:
     valid = task.hub.splits if _from_hub(task, source) and task.hub else task.splits
     if split not in valid:
         raise DataError(f"task {task.name} has no split {split!r}{nearest(split, valid)}; it has {', '.join(valid)}")
-    if _from_hub(task, source):
-        return _read_hub(task, split, labelled)
-    path = _find(task, split, source)
-    columns = (*task.text_columns, task.label_column) if labelled else task.text_columns
-    return _examples(task, split, _READERS[path.suffix.lower()](path, columns, task, split), labelled)
 
 
 def subset(examples: Examples, rows: int, seed: int) -> Examples:
@@ -382,6 +416,11 @@ def _read_parquet(path: Path, columns: Sequence[str], task: Task, split: str) ->
 _READERS = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
+def _read_file(task: Task, split: str, source: str | Path | None, columns: Sequence[str]) -> _Table:
+    path = _find(task, split, source)
+    return _READERS[path.suffix.lower()](path, columns, task, split)
+
+
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 
@@ -394,22 +433,30 @@ def _from_hub(task: Task, source: str | Path | None) -> bool:
 def _read_hub(task: Task, split: str, labelled: bool) -> Examples:
     assert task.hub is not None
     hub = task.hub
-    source = f"hub:{hub.repo}" + (f"/{hub.config}" if hub.config else "") + f" split {hub.splits[split]!r}"
-    data = _load_hub(hub, hub.splits[split], source, task)
     columns = (*hub.text_columns, hub.label_column) if labelled else hub.text_columns
-    _select(source, data.column_names, columns, task, split)
-    values = {name: list(data[name]) for name in columns}
-    names = getattr(data.features[hub.label_column], "names", None) if labelled else None
+    table, features = _hub_table(task, split, columns)
+    names = getattr(features[hub.label_column], "names", None) if labelled else None
     if names and sorted(names) == sorted(task.label_names):
         # The data set's own order of labels counts, whatever the task's is.
-        values[hub.label_column] = [names[v] if v is not None and v >= 0 else v for v in values[hub.label_column]]
+        labels = [names[v] if v is not None and v >= 0 else v for v in table.columns[hub.label_column]]
+        table = dataclasses.replace(table, columns={**table.columns, hub.label_column: labels})
     elif names:
         raise DataError(
-            f"{source}, column {hub.label_column!r}: its labels are {', '.join(names)}, those of task {task.name} are "
-            f"{', '.join(task.label_names)}; give the task the same labels"
+            f"{table.source}, column {hub.label_column!r}: its labels are {', '.join(names)}, those of task {task.name} "
+            f"are {', '.join(task.label_names)}; give the task the same labels"
         )
     renamed = dataclasses.replace(task, label_column=hub.label_column)
-    return _examples(renamed, split, _Table(source, values, range(data.num_rows)), labelled, hub.text_columns)
+    return _examples(renamed, split, table, labelled, hub.text_columns)
+
+
+def _hub_table(task: Task, split: str, columns: Sequence[str]) -> tuple[_Table, Any]:
+    """Columns of a split on the hub as they stand, and the data set's features."""
+    assert task.hub is not None
+    hub = task.hub
+    source = f"hub:{hub.repo}" + (f"/{hub.config}" if hub.config else "") + f" split {hub.splits[split]!r}"
+    data = _load_hub(hub, hub.splits[split], source, task)
+    _select(source, data.column_names, columns, task, split)
+    return _Table(source, {name: list(data[name]) for name in columns}, range(data.num_rows)), data.features
 
 
 def _load_hub(hub: Hub, split: str, source: str, task: Task) -> Any:

@@ -1,0 +1,167 @@
+"""Thresholds chosen on one's own texts, without labels: what reaches a speed-up on the very model and traffic that count.
+
+Thresholds from cross-validation come from other models, which saw fewer rows and may be less sure of themselves than
+the one that is served. Here the served one answers the texts itself, all layers once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.card import recalibrated
+from leebert.data.sources import Examples
+from leebert.data.tokens import tokenise
+from leebert.errors import ConfigError, DataError
+from leebert.evaluate import HeldOut, record_all
+from leebert.files import write_together
+from leebert.runtime import Runtime
+from leebert.thresholds import (
+    FILE,
+    MISSED,
+    RULES,
+    Chosen,
+    check_speed_up,
+    choosable,
+    choose,
+    curves,
+    ratio_interval,
+    rows_needed,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a model's own pass over texts gave.
+
+    own: the rule that the model is to leave by. chosen: every rule at the speed-up asked for. expected: for each, the
+    layer ratio on other texts of the kind, (low, high) at 95 %. rows, cut: how many texts, and how many of them were
+    longer than the model takes. curves: as in :func:`leebert.thresholds.curves`.
+    """
+
+    own: Chosen
+    chosen: dict[str, Chosen]
+    expected: dict[str, tuple[float, float]]
+    rows: int
+    cut: int
+    source: str
+    num_exits: int
+    curves: dict[str, list[list[float]]]
+
+    @property
+    def chosen_on(self) -> str:
+        return f"{self.rows} unlabelled texts of {self.source}, answered by this model itself"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the curves, as JSON-ready values."""
+        told = {
+            name: {**dataclasses.asdict(one), "expected": list(self.expected[name])}
+            for name, one in self.chosen.items()
+        }
+        return {
+            "strategy": self.own.strategy,
+            "rows": self.rows,
+            "cut": self.cut,
+            "source": self.source,
+            "chosen": told,
+        }
+
+
+def calibrate(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[tuple[str, ...]],
+    source: str,
+    speed_up: float,
+    strategy: str,
+    runtime: Runtime,
+    *,
+    batch_size: int = 64,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Calibration:
+    """Run the texts once through all layers and choose each rule's threshold for `speed_up`; `strategy` is to be the own one.
+
+    `source` is the texts' name. Raises ConfigError for a speed-up or rule that the model can't have, DataError for no
+    texts, for too few, and where the rows leave together so that no threshold gives the speed-up.
+    """
+    check_speed_up(speed_up, model.num_exits)
+    own_rule = choosable(strategy)
+    differing, needed = len(set(texts)), rows_needed(model.num_exits, speed_up)  # a text that is repeated tells no more
+    if differing < needed:
+        there = f"{differing} different texts" if texts else "no texts"
+        raise DataError(
+            f"{source}: {there}, and a speed-up of {speed_up:g} with {model.num_exits} layers needs at least {needed}, so that "
+            f"the mean layers on others are within {MISSED:.0%} of those on these"
+        )
+    recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
+    patience = model.config.exit_patience if own_rule.name == model.config.exit_strategy else None
+    own = choose(recorded, own_rule.name, speed_up, patience)
+    chosen: dict[str, Chosen] = {rule: choose(recorded, rule, speed_up) for rule in RULES} | {own_rule.name: own}
+    if not own.near and not own_rule.whole:
+        raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
+    expected = {name: ratio_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
+    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, curves(recorded))
+
+
+def save_calibration(folder: Path, found: Calibration) -> str:
+    """Make a calibration the saved model's own: its rule, its curves and, where it has one, its card; all or nothing.
+
+    Returns what the thresholds had been chosen on before, in words, or an empty text. Raises ConfigError where the
+    folder's files can't be read.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        before = json.loads((folder / FILE).read_text(encoding="utf-8")) if (folder / FILE).exists() else {}
+        card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").exists() else None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: its files can't be read: {error}") from None
+    config |= {
+        "exit_strategy": found.own.strategy,
+        "exit_threshold": found.own.threshold,
+        "exit_patience": found.own.patience,
+    }
+    table = {"chosen_on": found.chosen_on, "num_exits": found.num_exits, "curves": found.curves}
+    files = {folder / "config.json": json.dumps(config, indent=2) + "\n", folder / FILE: json.dumps(table)}
+    if card is not None:
+        files[folder / "README.md"] = recalibrated(card, found.own, found.chosen, found.expected, found.chosen_on)
+    write_together(files)
+    return str(before.get("chosen_on", "")) if isinstance(before, dict) else ""
+
+
+def print_calibration(folder: Path, found: Calibration, before: str) -> None:
+    """The thresholds with what they reach, and what of the folder has changed, on stdout."""
+    for name, one in found.chosen.items():
+        low, high = found.expected[name]
+        print(
+            f"{name} {one.threshold:.6g}: asked {one.asked:g}, on these {found.rows} texts {one.reached:.2f}, "
+            f"on others like them {low:.2f} to {high:.2f} (95 %)"
+        )
+        if not one.near:
+            print(f"  {one.shortfall}")
+    if found.cut:
+        print(f"{found.cut} texts were cut at the model's maximal length")
+    print(f"{folder}: leaves by {found.own.name} at {found.own.threshold:.6g} from now on")
+    if before:
+        print(f"the thresholds chosen on {before} are replaced")
+
+
+def _recorded(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[tuple[str, ...]],
+    source: str,
+    runtime: Runtime,
+    batch_size: int,
+    progress: Any,
+) -> tuple[HeldOut, int]:
+    columns = tuple(list(column) for column in zip(*texts, strict=True))
+    examples = Examples(columns, None, np.arange(len(texts)), source)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
+        return record_all(model, rows, runtime, batch_size, progress=progress), int(rows.truncated)

@@ -1,0 +1,29 @@
+"""Saved early-exit models that nobody has trained: their exits disagree and differ in confidence, which is all that is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from encoders import encoder, tokenizer
+
+LAYERS = 4
+
+
+def save_model(folder: Path, task: str | dict[str, Any] | None, label_names: tuple[str, ...], **config: Any) -> Path:
+    """A model of four layers in a folder, as `leebert train` leaves it."""
+    from leebert.config import ExitConfig
+    from leebert.model import build_model
+
+    torch.manual_seed(0)
+    model = build_model(
+        encoder("bert", LAYERS), label_names, pooling="mean", exits=ExitConfig(strategy="entropy", threshold=0.5)
+    )
+    with torch.no_grad():
+        model.heads.weight *= 100
+    for name, value in {"task": task, "max_length": 32, "precision": "fp32", **config}.items():
+        setattr(model.config, name, value)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
