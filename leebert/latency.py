@@ -87,10 +87,11 @@ class _Stopwatch:
 def time_exits(
     models: Mapping[Key, tuple[Any, Strategy]], batches: Sequence[Batch], runtime: Runtime
 ) -> dict[Key, np.ndarray]:
-    """Seconds up to each exit's decision, (M,) per model, the medians over batches of one row; in alternation.
+    """Seconds up to each exit's decision, (M,) per model, for batches of one row; in alternation.
 
-    models: any key → a model in eval mode and the rule whose decisions are timed. Each row runs through all layers, and
-    is taken at its fastest of :data:`ROUNDS` rounds.
+    models: any key → a model in eval mode and the rule whose decisions are timed. Each row runs through all layers. From
+    one exit to the next counts the fastest of :data:`ROUNDS` rounds, so that a machine with other work is not taken for
+    a slow network, and of these the median over rows.
     """
     found = {key: np.full((len(batches), model.num_exits), np.inf) for key, (model, _) in models.items()}
     for round_ in range(ROUNDS + 1):
@@ -99,10 +100,10 @@ def time_exits(
                 watch = _Stopwatch(strategy)
                 started = time.perf_counter()
                 infer(model, batch, watch, runtime).layers.cpu()
-                taken = np.array([*watch.times, time.perf_counter()]) - started
+                taken = np.diff([started, *watch.times, time.perf_counter()])  # (M,)
                 if round_:  # the first round warms up
                     found[key][row] = np.minimum(found[key][row], taken)
-    return {key: np.median(taken, axis=0) for key, taken in found.items()}
+    return {key: np.median(taken, axis=0).cumsum() for key, taken in found.items()}
 
 
 def machine(runtime: Runtime) -> str:

@@ -559,7 +559,8 @@ def reproduce(
     for path in made.files:
         print(path)
     if made.missing:
-        print("not whole: " + "; ".join(made.missing))
+        print("not whole; " + "; ".join(made.missing))
+    if made.again:
         print(f"go on by: {made.again}")
 
 

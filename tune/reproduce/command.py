@@ -47,17 +47,20 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
     if train:
-        results, seeds = _brought_up_to_date(plan, path, results, say)
+        results, seeds, diverged = _brought_up_to_date(plan, path, results, say)
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there is nothing to show; without --no-run it is made")
         spec = plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,))
         _refuse_others(path, results, identity(spec))
-        seeds = _seeds(request, {cell.seed for cell in results.cells})
-    return _rendered(plan, results, seeds)
+        seeds, diverged = _seeds(request, {cell.seed for cell in results.cells}), set()
+    return _rendered(plan, results, seeds, diverged)
 
 
-def _brought_up_to_date(plan: Plan, path: Path, results: Results | None, say: Say) -> tuple[Results, tuple[int, ...]]:
+def _brought_up_to_date(
+    plan: Plan, path: Path, results: Results | None, say: Say
+) -> tuple[Results, tuple[int, ...], set[tuple[str, float | None]]]:
+    """The results with all that could be trained and measured, the seeds of a row, and who has diverged: method and share."""
     from tune.running.prepare import prepare
     from tune.running.sweep import anchored
 
@@ -76,10 +79,12 @@ def _brought_up_to_date(plan: Plan, path: Path, results: Results | None, say: Sa
     config = spec.train_config({})
     whole = prepared.problem.model(config)
     depth = int(getattr(whole, "depth", whole.num_exits))
+    diverged: set[tuple[str, float | None]] = set()
     for standing in standings:
         missing = _missing(standing, results, seeds)
         stopped = run(plan, standing, missing, say)
         standing = Standing.of(plan, standing.part)
+        diverged |= {(method, standing.part.kept(method)) for method in standing.diverged}
         results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, depth))
         if stopped:
             break
@@ -93,7 +98,7 @@ def _brought_up_to_date(plan: Plan, path: Path, results: Results | None, say: Sa
             results = dataclasses.replace(results, costs=costs)
     if results.cells:
         write(path, results)
-    return results, seeds
+    return results, seeds, diverged
 
 
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
@@ -143,9 +148,11 @@ def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str
     return all(s in costs.parameters and rules <= costs.seconds.get(s, {}).keys() for s, (_, rules) in wanted.items())
 
 
-def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...]) -> Reproduced:
+def _rendered(
+    plan: Plan, results: Results, seeds: tuple[int, ...], diverged: set[tuple[str, float | None]]
+) -> Reproduced:
     request, target = plan.request, plan.target
-    missing = _unfinished(plan, results, seeds)
+    missing, more = _unfinished(plan, results, seeds, diverged)
     stem = request.out / f"{target.name}-{plan.name.removeprefix('reproduce-')}"
     request.out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -158,7 +165,7 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...]) -> Reproduce
             write_atomically(written[-1], content)
         text = rendering.markdown(page)
     return Reproduced(
-        target.name, plan.task_name, request.backbone, text, tuple(written), missing, request.again if missing else ""
+        target.name, plan.task_name, request.backbone, text, tuple(written), missing, request.again if more else ""
     )
 
 
@@ -172,15 +179,24 @@ def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: l
     return f"{figure.title}: {', '.join(found)}"
 
 
-def _unfinished(plan: Plan, results: Results, seeds: tuple[int, ...]) -> tuple[str, ...]:
-    said = []
+def _unfinished(
+    plan: Plan, results: Results, seeds: tuple[int, ...], diverged: set[tuple[str, float | None]]
+) -> tuple[tuple[str, ...], bool]:
+    """What the rows asked for lack, a sentence for each reason; and whether the same command would bring more."""
+    why: dict[str, list[str]] = {}
+    more = False
     for row in plan.rows:
         lacking = len(set(seeds) - results.of(row.method, row.keep).keys())
+        if not lacking or (plan.request.methods and row.method not in plan.request.methods):
+            continue
         if row.method not in available():
-            said.append(f"{row.title}: this version has no method {row.method}")
-        elif lacking:
-            said.append(f"{row.title}: {lacking} of {len(seeds)} seeds are not there")
-    return tuple(dict.fromkeys(said))
+            reason = "this version has no such method"
+        elif (row.method, row.keep) in diverged:
+            reason = "a loss, gradient or weight was not finite"
+        else:
+            reason, more = f"{lacking} of {len(seeds)} seeds are still to be trained", True
+        why.setdefault(reason, []).append(row.title)
+    return tuple(f"{reason}: {', '.join(titles)}" for reason, titles in why.items()), more
 
 
 def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) -> rendering.Page:
@@ -193,7 +209,7 @@ def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) 
         same_backbone=is_papers(backbone, table.backbone),
         contaminated=contaminated(backbone, plan.task_name),
         lines=made,
-        notes=(*_rests_on(results, made), *(f"Missing: {line}." for line in missing)),
+        notes=(*_rests_on(results, made), *(f"Not whole, {line}." for line in missing)),
     )
 
 
