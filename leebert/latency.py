@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from leebert.config import ExitConfig
 from leebert.evaluate import HeldOut, replay_point
-from leebert.exits import make_strategy
+from leebert.exits import Strategy, make_strategy
 from leebert.inference import infer
-from leebert.record import Rows
+from leebert.record import Batch, Rows
 from leebert.runtime import Runtime
 
 #: The paper's speed-up, at which tables compare methods (table 1: 1.93 to 1.96).
 PAPER_SPEED_UP = 1.95
 ROUNDS = 3
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def nearest_point(points: list[dict[str, Any]], speed_up: float = PAPER_SPEED_UP) -> dict[str, Any]:
@@ -67,6 +70,42 @@ def time_rules(
         }
         for rule, median in zip(everything, medians, strict=True)
     ]
+
+
+class _Stopwatch:
+    """A strategy that runs another one, notes when each exit has decided, and lets nobody leave."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.times: list[float] = []
+
+    def step(self, logits: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        leaves, state = self.strategy.step(logits, state)
+        bool(leaves.any())  # waits for a GPU
+        self.times.append(time.perf_counter())
+        return torch.zeros_like(leaves), state
+
+
+def time_exits(
+    models: Mapping[Key, tuple[Any, Strategy]], batches: Sequence[Batch], runtime: Runtime
+) -> dict[Key, np.ndarray]:
+    """Seconds up to each exit's decision, (M,) per model, for batches of one row; in alternation.
+
+    models: any key → a model in eval mode and the rule whose decisions are timed. Each row runs through all layers. From
+    one exit to the next counts the fastest of :data:`ROUNDS` rounds, so that a machine with other work is not taken for
+    a slow network, and of these the median over rows.
+    """
+    found = {key: np.full((len(batches), model.num_exits), np.inf) for key, (model, _) in models.items()}
+    for round_ in range(ROUNDS + 1):
+        for key, (model, strategy) in models.items():
+            for row, batch in enumerate(batches):
+                watch = _Stopwatch(strategy)
+                started = time.perf_counter()
+                infer(model, batch, watch, runtime).layers.cpu()
+                taken = np.diff([started, *watch.times, time.perf_counter()])  # (M,)
+                if round_:  # the first round warms up
+                    found[key][row] = np.minimum(found[key][row], taken)
+    return {key: np.median(taken, axis=0).cumsum() for key, taken in found.items()}
 
 
 def machine(runtime: Runtime) -> str:

@@ -21,6 +21,10 @@ class Problem(Protocol):
         """All rows of the training split."""
         ...
 
+    def split(self, name: str) -> Rows:
+        """All rows of an evaluation split; only a sweep prepared with `evaluate` asks for one."""
+        ...
+
     def model(self, config: TrainConfig) -> Any:
         """A new model (a module with `num_exits` and `record`); what is random in it follows torch's global seed."""
         ...
@@ -28,7 +32,10 @@ class Problem(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextProblem:
-    """Text classification with a pretrained encoder; `tokens` is a file made by :mod:`leebert.data.tokens`."""
+    """Text classification with a pretrained encoder; `tokens` is a file made by :mod:`leebert.data.tokens`.
+
+    splits: the same for evaluation splits, by name, where any are to be evaluated.
+    """
 
     tokens: str
     backbone: str
@@ -36,9 +43,13 @@ class TextProblem:
     metric: str
     pooling: Pooling = "pooler"
     exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
+    splits: tuple[tuple[str, str], ...] = ()
 
     def rows(self) -> Rows:
         return _rows(self.tokens)
+
+    def split(self, name: str) -> Rows:
+        return _rows(dict(self.splits)[name])
 
     def model(self, config: TrainConfig) -> Any:
         from leebert.model import build_model

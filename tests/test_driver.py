@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_ledger import cell_end, epoch
-from toys import ToyProblem, toy_folds
+from toys import ToyProblem, toy_folds, toy_rows
 
 from leebert.data.folds import Folds
 from leebert.errors import LeaseError, StorageError
-from tune.running.crossval import Study, run_attempt
+from tune.running.crossval import Study, evaluated_paths, load_held_out, run_attempt
 from tune.running.driver import Budget, Driver, replay
 from tune.running.failures import MOST, Failure, Placement
 from tune.store.ledger import Ledger
@@ -490,6 +490,36 @@ def test_more_seeds_reopen_what_was_complete_and_train_only_the_new_cells(tmp_pa
     assert len(after) == 16
     assert later.state.fold_epochs == 32
     assert [c.state for c in Ledger(tmp_path / "ledger").read().history()] == ["complete"] * 4
+
+
+def test_a_cell_leaves_its_best_epochs_logits_on_the_evaluation_split_also_where_it_is_gone_on_with(tmp_path):
+    def evaluating(folder, stop_after):
+        """Every cell is cut off after so many epochs and gone on with in another attempt."""
+        d = driver(folder, study=dataclasses.replace(a_study(folder, max_epochs=3), evaluate=("dev",)))
+        while (attempt := d.next_attempt("t")) is not None:
+            cut = False
+            for n, records in enumerate(run_attempt(d.study, attempt), start=1):
+                d.receive(records)
+                cut = n == stop_after
+                if cut:
+                    break
+            d.gone("t", Failure("node", "its node was lost") if cut else None)
+        assert d.finish() == "finished"
+        return {
+            cell: (record, {split: load_held_out(path)[0] for split, path in evaluated_paths(folder, record).items()})
+            for cell, record in d.ledger.read().cells.items()
+        }
+
+    whole, cut = evaluating(tmp_path / "whole", None), evaluating(tmp_path / "cut", 1)
+    assert len(whole) == 8
+    for cell, (record, splits) in whole.items():
+        assert splits["dev"].labels.tolist() == toy_rows(24, seed=1).columns["labels"].tolist()
+        again, same = cut[cell]
+        assert record["best_epoch"] == again["best_epoch"]
+        assert np.array_equal(splits["dev"].logits, same["dev"].logits)
+        assert f"-e{record['best_epoch']:03d}-dev" in again["evaluated"]["dev"]
+    # The last epoch is not always the best one, else the test would miss a file taken from the wrong epoch.
+    assert {record["best_epoch"] for record, _ in whole.values()} != {2}
 
 
 def test_a_driver_that_was_taken_over_decides_nothing_and_leaves_the_new_ones_checkpoints_alone(tmp_path):

@@ -60,6 +60,18 @@ def test_every_spelling_of_a_rate_is_the_same_number(file: Path, written: str) -
     assert load_space(file).space["lr_theta"] == Choice((1e-5,))
 
 
+def test_the_development_split_is_opened_only_where_nothing_is_searched(file: Path) -> None:
+    fixed = "algorithms: [clo-v2, uniform]\nspace: {}\ntraining: {lr_theta: 1e-4, cycle_length: 4}\nevaluate: dev\n"
+    file.write_text(HEAD + fixed, encoding="utf-8")
+    spec = load_space(file)
+    assert [v["algorithm"] for v in spec.configurations()] == ["clo-v2", "uniform"]
+    assert spec.digest != spec.model_copy(update={"evaluate": None}).digest
+    searched = "space: {lr_theta: [1e-5, 2e-5]}\nevaluate: dev\nsearcher: random\npruner: racing\nfolds: 3\n"
+    lines = errors(file, HEAD + searched)
+    assert [line.split(":")[0] for line in lines] == ["space.lr_theta", "searcher", "pruner"]
+    assert all("nothing may be searched beside it" in line for line in lines)
+
+
 def test_short_forms(file: Path) -> None:
     file.write_text(
         HEAD + "space: {batch_size: 16}\nalgorithms: blo\nseeds: 3\nsearcher: random\npruner: halving\n",

@@ -522,6 +522,53 @@ def simulate(
     console.emit_json(told) if json_ else print_simulation(told)
 
 
+@app.command()
+def reproduce(
+    target: Annotated[str, typer.Argument(help="table1, table2, table4, table5, table6, figure2, figure3 or figure4.")],
+    backbone: Annotated[str, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")],
+    task: Annotated[str | None, typer.Option(help="A task's name, or a YAML file that declares one.")] = None,
+    pooling: Annotated[str, typer.Option(help="What the exits see: pooler, cls or mean.")] = "pooler",
+    methods: Annotated[
+        str | None, typer.Option(help="Only these, by commas; methods that the table lacks get a row.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Per method; as many as are there by default, else 5.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Stop after 90m, 1.5h or fold_epochs=40 of this run.")] = None,
+    best_file: Annotated[
+        Path | None, typer.Option("--best", help="A best file whose training options all methods take.")
+    ] = None,
+    set_: Set = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("docs/results/reproduced"),
+    name: Annotated[str | None, typer.Option(help="Of the sweep; reproduce-TASK-BACKBONE by default.")] = None,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Train nothing, show what the results file holds.")] = False,
+    storage: Storage = None,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Make one of the paper's tables or figures anew: run what is missing, reuse what is there, render all of it."""
+    console.quiet_transformers()
+    from tune.reproduce.command import reproduce as reproduce_
+    from tune.reproduce.plan import Request
+
+    request = Request(
+        target, task, backbone, pooling, tuple(m.strip() for m in methods.split(",")) if methods else (), seeds, budget,
+        tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
+    )  # fmt: skip
+    made = reproduce_(request, train=not no_run, say=_say)
+    if json_:
+        console.emit_json(made.as_dict())
+        return
+    print(made.text)
+    for path in made.files:
+        print(path)
+    if made.missing:
+        print("not whole; " + "; ".join(made.missing))
+    if made.again:
+        print(f"go on by: {made.again}")
+
+
 def main() -> None:
     """The console script."""
     console.run(app)

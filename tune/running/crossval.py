@@ -20,7 +20,7 @@ from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
 from leebert.errors import StorageError, SweepError
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut, record_all, replay_point
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.train import EpochReport, train_epochs
@@ -33,8 +33,9 @@ from tune.store.ledger import Ledger, Record, attempt_name
 #: Thresholds of the curve of score against layers that a cell reports.
 TRADEOFF = 20
 
-#: The folder of held-out logits within a sweep's.
+#: The folder of held-out logits within a sweep's, and that of an evaluation split's.
 HELD_OUT = "cells"
+EVALUATED = "evaluated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Study:
     cells: (seed, fold) in the fixed order of every trial. threads: CPUs of a trial; None leaves torch alone.
     hang_seconds: a trial that has not asked for its next batch for so long is ended; None: never.
     stamp: the driver's versions, which the processes of trials must share; None: not compared.
+    evaluate: splits on which each new best epoch's model leaves its logits; nothing is ever chosen by them.
     """
 
     folder: str
@@ -57,6 +59,7 @@ class Study:
     keep_checkpoints: bool = False
     hang_seconds: float | None = None
     stamp: Stamp | None = None
+    evaluate: tuple[str, ...] = ()
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """The training configuration of a configuration's values and a seed."""
@@ -92,10 +95,11 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class CellRecord:
-    """What the ledger holds of a cell: its epochs, and the digests of its checkpoints."""
+    """What the ledger holds of a cell: its epochs, the digests of its checkpoints, the files of evaluated epochs."""
 
     epochs: Sequence[int] = ()
     digests: Sequence[str] = ()
+    evaluated: Sequence[tuple[int, Mapping[str, str]]] = ()  # epoch, split → file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,11 +184,15 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     if micro > 1:  # in parts of what its batches were taken in anyway
         values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
     started, reports, best = time.monotonic(), [], None
+    evaluated = dict(known.evaluated)
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
         records: list[Record] = []
-        digest = {"checkpoint": report.checkpoint} if report.checkpoint else {}
+        digest: Record = {"checkpoint": report.checkpoint} if report.checkpoint else {}
+        if study.evaluate and report.checkpoint and report.held_out is not None:
+            # The report's model is that of its epoch; the ledger names the files with the checkpoint that belongs to it.
+            evaluated[report.epoch] = digest["evaluated"] = _evaluate(study, attempt, seed, fold, report, watchdog)
         if report.epoch not in known.epochs:
             records.append({"kind": "epoch", **where, **_jsonable(report.plain()), **digest})
         elif digest:
@@ -201,14 +209,33 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
                 name = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}.parquet"
                 save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
                 records[-1]["held_out"] = name
+                if study.evaluate and report.best_epoch is not None:
+                    records[-1]["evaluated"] = evaluated[report.best_epoch]
         if records:
             yield records
+
+
+def _evaluate(
+    study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog
+) -> dict[str, str]:
+    """Write what a new best epoch's model says of each evaluation split; split → name of the file."""
+    config = study.train_config(attempt.values, seed)
+    runtime = Runtime.of(config.precision, study.device)
+    files = {}
+    for split in study.evaluate:
+        rows = watchdog.watch(study.problem.split(split))
+        recorded = record_all(report.model, rows, runtime, config.eval_batch_size)
+        files[split] = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}-e{report.epoch:03d}-{split}.parquet"
+        save_held_out(Path(study.folder) / EVALUATED / files[split], recorded, np.arange(len(rows)))
+    return files
 
 
 def _summary(reports: list[EpochReport], started: float) -> Record:
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
+    structure = getattr(getattr(last.model, "config", None), "structure", None)  # what the network was reduced to
     return {
+        **({"structure": structure} if structure else {}),
         "ended": last.ended,
         "best_epoch": last.best_epoch,
         "score": best.score if best and last.ended != "diverged" else None,
@@ -251,6 +278,11 @@ def _jsonable(values: Record) -> Record:
 def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:
     """Where the held-out logits of a finished cell lie, by the record of its end. KeyError for a diverged one."""
     return folder / HELD_OUT / Path(cell_end["held_out"]).name
+
+
+def evaluated_paths(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, Path]:
+    """Where the logits of a finished cell's best epoch lie, by evaluation split; none where none was evaluated."""
+    return {split: folder / EVALUATED / Path(name).name for split, name in cell_end.get("evaluated", {}).items()}
 
 
 def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:

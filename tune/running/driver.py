@@ -171,7 +171,9 @@ class Driver:
         )
         cells = {
             f"{s}/{f}": CellRecord(
-                sorted(self.state.seen(config, s, f)), sorted(self.state.digests.get((config, s, f), ()))
+                sorted(self.state.seen(config, s, f)),
+                sorted(self.state.digests.get((config, s, f), ())),
+                sorted(self.state.evaluated.get((config, s, f), {}).items()),
             )
             for s, f in self.study.cells
             if self.state.seen(config, s, f)

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from leebert.errors import DataError
 from leebert.provenance import backbone_identity, code_version, versions
 from leebert.recipe import DataConfig, effective_task, load_training_data
 from tune.machines.nodes import Stamp
@@ -37,6 +38,7 @@ class Prepared:
             keep_checkpoints=spec.keep_checkpoints,
             hang_seconds=60 * spec.resources.hang_minutes,
             stamp=Stamp.here(),
+            evaluate=tuple(self.facts.get("evaluated", ())),
         )
 
 
@@ -49,7 +51,10 @@ def data_config(spec: SweepSpec) -> DataConfig:
 
 
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
-    """Read, subset, split and tokenise the training split; no other split is opened. `cache` is shared by all nodes."""
+    """Read, subset, split and tokenise the training split. `cache` is shared by all nodes.
+
+    No other split is opened, unless the space says `evaluate`.
+    """
     from leebert.data.folds import make_folds
     from leebert.problem import TextProblem
 
@@ -58,8 +63,14 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
     loaded = load_training_data(task, data, spec.model, cache)
     folds = make_folds(loaded.examples, task, spec.folds, spec.fold_seed)
     held_out = len(folds.held_out(0))
+    evaluated = _evaluation_splits(task, spec, loaded.tokenizer, cache) if spec.evaluate else {}
     problem = TextProblem(
-        str(Path(loaded.tokens_path).resolve()), spec.backbone, task.label_names, task.metric, spec.pooling
+        str(Path(loaded.tokens_path).resolve()),
+        spec.backbone,
+        task.label_names,
+        task.metric,
+        spec.pooling,
+        splits=tuple((split, path) for split, (path, _) in evaluated.items()),
     )
     _check_model_and_batches(spec, problem, folds)
     return Prepared(
@@ -76,8 +87,24 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
             "metric": task.metric,
             "folds": {"k": spec.folds, "seed": spec.fold_seed, "grouping": folds.grouping, "digest": folds.digest},
             "test_train_ratio": held_out / (len(loaded.examples) - held_out),
+            **({"evaluated": {s: fingerprint for s, (_, fingerprint) in evaluated.items()}} if evaluated else {}),
         },
     )
+
+
+def _evaluation_splits(task: Any, spec: SweepSpec, tokenizer: Any, cache: Path) -> dict[str, tuple[str, str]]:
+    """The task's evaluation splits, tokenised: split → file of tokens, fingerprint of the rows."""
+    from leebert.data.sources import read_split
+    from leebert.data.tokens import cached
+
+    if not task.eval_splits:
+        raise DataError(f"task {task.name} declares no development split: there is nothing to evaluate on")
+    found = {}
+    for split in task.eval_splits:
+        examples = read_split(task, split, spec.data.dir)
+        tokens = cached(examples, tokenizer, spec.max_length, cache)
+        found[split] = (str(Path(tokens.path).resolve()), examples.fingerprint())
+    return found
 
 
 def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:

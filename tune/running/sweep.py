@@ -146,6 +146,7 @@ def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
     identity = backbone_identity(prepared.spec.backbone)
     for changed, what in (
         (now["data_fingerprint"] != was["data_fingerprint"], "training data"),
+        (now.get("evaluated") != was.get("evaluated"), "evaluated data"),
         (now["folds"] != was["folds"], "folds"),
         (bool(backbone_differences(was["backbone"], identity)), "backbone's files"),
     ):

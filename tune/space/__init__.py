@@ -4,8 +4,17 @@ search_spaces/README.md is the grammar. The package imports neither torch, ray, 
 `--dry-run` answer at once.
 """
 
-from tune.space.file import load_space
+from tune.space.file import load_space, make_space
 from tune.space.sections import PrunerName, SearcherName
 from tune.space.spec import SweepSpec, config_id, effective, resolved_yaml
 
-__all__ = ["PrunerName", "SearcherName", "SweepSpec", "config_id", "effective", "load_space", "resolved_yaml"]
+__all__ = [
+    "PrunerName",
+    "SearcherName",
+    "SweepSpec",
+    "config_id",
+    "effective",
+    "load_space",
+    "make_space",
+    "resolved_yaml",
+]

@@ -11,12 +11,33 @@ from tune.space.spec import SweepSpec, plain_space
 from tune.space.values import Range
 
 
+def _not_empty(spec: SweepSpec) -> Iterator[Finding]:
+    if not spec.space and spec.evaluate is None:
+        yield Finding("space", shown({}), "should have at least one option")
+
+
+def _chooses_nothing(spec: SweepSpec) -> Iterator[Finding]:
+    """The development split judges what a search has chosen, so no search may run where it is opened."""
+    if spec.evaluate is None:
+        return
+    why = "`evaluate` opens the development split, so nothing may be searched beside it"
+    for option, values in spec.space.items():
+        if values.count != 1:
+            yield Finding(f"space.{option}", shown(values.plain()), f"should be one value: {why}")
+    if spec.searcher.name != "grid":
+        yield Finding("searcher", shown(spec.searcher.name), f"should be grid: {why}")
+    if spec.pruner.name != "none":
+        yield Finding("pruner", shown(spec.pruner.name), f"should be none: {why}")
+
+
 def _in_both(spec: SweepSpec) -> Iterator[Finding]:
     for option in spec.space.keys() & spec.training.keys():
         yield Finding(f"training.{option}", shown(spec.training[option]), "is also in `space`: keep one of the two")
 
 
 def _unused(section: str, spec: SweepSpec) -> Iterator[Finding]:
+    if section == "training" and spec.evaluate:
+        return  # methods that use it may be added, and the options must stay the same
     options = plain_space(spec.space) if section == "space" else spec.training
     for option, value in options.items():
         if not any(applies(option, algorithm) for algorithm in spec.algorithms):
@@ -65,6 +86,8 @@ def _payable(spec: SweepSpec) -> Iterator[Finding]:
 
 #: A check is left out while one of the keys that it reads is wrong itself.
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], ...] = (
+    (("space",), _not_empty),
+    (("space", "evaluate", "searcher", "pruner"), _chooses_nothing),
     (("space", "training"), _in_both),
     (("space", "algorithms"), partial(_unused, "space")),
     (("training", "algorithms"), partial(_unused, "training")),

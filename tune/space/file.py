@@ -29,10 +29,19 @@ def load_space(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     Everything that is wrong is in one :class:`ConfigError`, a line ``file: key: value: what was expected`` each.
     """
     raw, findings = _read_yaml(_text(Path(path)), str(path))
-    findings += _override(raw, overrides)
+    return _spec(raw, overrides, str(path), findings)
+
+
+def make_space(raw: dict[str, Any], overrides: Sequence[str], where: str) -> SweepSpec:
+    """The same of a mapping that was made otherwise; `where` stands in its errors for the file. `raw` is overridden."""
+    return _spec(raw, overrides, where, [])
+
+
+def _spec(raw: dict[str, Any], overrides: Sequence[str], where: str, findings: list[Finding]) -> SweepSpec:
+    findings = [*findings, *_override(raw, overrides)]
     spec, more = _validate(raw)
     if spec is None or findings:
-        raise ConfigError("\n".join(finding.line(str(path)) for finding in (*findings, *more)))
+        raise ConfigError("\n".join(finding.line(where) for finding in (*findings, *more)))
     return spec
 
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -108,6 +108,11 @@ class SweepSpec(Frozen):
         default=None, description="Where sweeps are kept; None: LEEBERT_STORAGE, else ./sweeps."
     )
     keep_checkpoints: bool = Field(default=False, description="Keep a cell's checkpoint after its end.")
+    evaluate: Literal["dev"] | None = Field(
+        default=None,
+        description="Each cell also leaves its best epoch's logits on the development split(s); for `reproduce`, which "
+        "chooses nothing: one value per option, no pruner.",
+    )
 
     @field_validator("algorithms")
     @classmethod
@@ -118,13 +123,6 @@ class SweepSpec(Frozen):
         if twice:
             raise Findings(Finding("", shown(name), "is in the list twice") for name in twice)
         return algorithms
-
-    @field_validator("space")
-    @classmethod
-    def _not_empty(cls, space: dict[str, Values]) -> dict[str, Values]:
-        if not space:
-            raise ValueError("should have at least one option")
-        return space
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> SweepSpec:
@@ -251,6 +249,8 @@ class SweepSpec(Frozen):
         """What the digest is over, as plain values."""
         content = self.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
         del content["data"]["dir"], content["searcher"]["configurations"]
+        if self.evaluate is None:  # as the digest was before there was such a key
+            del content["evaluate"]
         content["training"] = {o: value for o, value in content["training"].items() if o not in COST_ONLY}
         if isinstance(content["task"], dict):
             content["task"].pop("files", None)  # the data's fingerprint is compared anyway

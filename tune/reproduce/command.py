@@ -1,0 +1,239 @@
+"""`leebert-tune reproduce` from its options to its files: train what is missing, collect, measure, render."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import SweepError
+from leebert.files import write_atomically
+from leebert.provenance import code_version
+from tune.reproduce import drawing, rendering
+from tune.reproduce.costs import measure
+from tune.reproduce.paper import AIM, WINDOW, Figure, Table, contaminated, is_papers
+from tune.reproduce.plan import KEEP, SEEDS, Part, Plan, Request, available, make_plan, slug
+from tune.reproduce.results import Costs, Results, differences, read, write
+from tune.reproduce.running import Standing, collect, identity, run
+from tune.reproduce.tables import Line, lines, needed
+from tune.store.folder import storage_root
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduced:
+    """What came of it. text: the table in Markdown, or where the figure is. missing: rows that lack seeds, in words."""
+
+    target: str
+    task: str
+    backbone: str
+    text: str
+    files: tuple[Path, ...]
+    missing: tuple[str, ...]
+    again: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "files": [str(path) for path in self.files]}
+
+
+def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Reproduced:
+    """Train what is missing (unless told not to), collect it into the results file, and write the table or figure.
+
+    Raises ConfigError for options that make no sense, SweepError for results or sweeps of another experiment.
+    """
+    plan = make_plan(request)
+    path = request.out / f"{plan.name}.parquet"
+    results = read(path)
+    if train:
+        results, seeds, diverged = _brought_up_to_date(plan, path, results, say)
+    else:
+        if results is None:
+            raise SweepError(f"{path}: no such file, so there is nothing to show; without --no-run it is made")
+        spec = plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,))
+        _refuse_others(path, results, identity(spec))
+        seeds, diverged = _seeds(request, {cell.seed for cell in results.cells}), set()
+    return _rendered(plan, results, seeds, diverged)
+
+
+def _brought_up_to_date(
+    plan: Plan, path: Path, results: Results | None, say: Say
+) -> tuple[Results, tuple[int, ...], set[tuple[str, float | None]]]:
+    """The results with all that could be trained and measured, the seeds of a row, and who has diverged: method and share."""
+    from tune.running.prepare import prepare
+    from tune.running.sweep import anchored
+
+    request = plan.request
+    spec = anchored(plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,)))
+    prepared = prepare(spec, storage_root(request.storage) / ".tokens")
+    mine = identity(spec, prepared.facts)
+    if results is not None:
+        _refuse_others(path, results, mine)
+        _say_of_code(results, say)
+    results = results or Results(mine)
+    standings = [Standing.of(plan, part) for part in plan.parts]
+    for standing in standings:
+        standing.check(mine)
+    seeds = _seeds(request, {s for st in standings for s in st.seeds} | {cell.seed for cell in results.cells})
+    config = spec.train_config({})
+    whole = prepared.problem.model(config)
+    depth = int(getattr(whole, "depth", whole.num_exits))
+    diverged: set[tuple[str, float | None]] = set()
+    for standing in standings:
+        missing = _missing(standing, results, seeds)
+        stopped = run(plan, standing, missing, say)
+        standing = Standing.of(plan, standing.part)
+        diverged |= {(method, standing.part.kept(method)) for method in standing.diverged}
+        results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, depth))
+        if stopped:
+            break
+    if isinstance(plan.target, Table):
+        wanted = needed(plan.rows, results)
+        if wanted and not _costs_are_known(results.costs, wanted):
+            say(f"timing {len(wanted)} network(s)")
+            split = next(iter(prepared.facts["evaluated"]))
+            device = request.device if request.device != "auto" or spec.resources.gpus else "cpu"
+            costs = measure(prepared.problem, config, split, wanted, device, say)
+            results = dataclasses.replace(results, costs=costs)
+    if results.cells:
+        write(path, results)
+    return results, seeds, diverged
+
+
+def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
+    if lines := differences(results.identity, mine):
+        raise SweepError(
+            f"{path} holds results of another experiment:\n"
+            + "\n".join(f"  {line}" for line in lines)
+            + "\ngive the same options, or another --name or --out"
+        )
+
+
+def _say_of_code(results: Results, say: Say) -> None:
+    others = {cell.code for cell in results.cells} - {code_version()}
+    if others:
+        count = sum(cell.code in others for cell in results.cells)
+        say(
+            f"{count} cells are of other code ({', '.join(sorted(others))}, this is {code_version()}); they count as done"
+        )
+
+
+def _seeds(request: Request, known: set[int]) -> tuple[int, ...]:
+    """The seeds of every row: as many as asked for, else as there are, else the paper's."""
+    there = max(known, default=-1) + 1
+    if request.seeds is None:
+        return tuple(range(there or SEEDS))
+    if request.seeds < there:
+        raise SweepError(
+            f"--seeds {request.seeds}: {there} are there already, and leaving some out would be a choice; leave --seeds out, "
+            f"or give {there} or more"
+        )
+    return tuple(range(request.seeds))
+
+
+def _missing(standing: Standing, results: Results, seeds: tuple[int, ...]) -> set[tuple[str, int]]:
+    """(method, seed) of a part that is neither in the results nor in the sweep's folder."""
+    part, done = standing.part, standing.finished
+    return {
+        (method, seed)
+        for method in part.methods
+        if method not in standing.diverged
+        for seed in seeds
+        if (method, seed) not in done and seed not in results.of(method, part.kept(method))
+    }
+
+
+def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
+    return all(s in costs.parameters and rules <= costs.seconds.get(s, {}).keys() for s, (_, rules) in wanted.items())
+
+
+def _rendered(
+    plan: Plan, results: Results, seeds: tuple[int, ...], diverged: set[tuple[str, float | None]]
+) -> Reproduced:
+    request, target = plan.request, plan.target
+    missing, more = _unfinished(plan, results, seeds, diverged)
+    stem = request.out / f"{target.name}-{plan.name.removeprefix('reproduce-')}"
+    request.out.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    if isinstance(target, Figure):
+        text = _figure(plan, target, results, stem.with_name(stem.name + ".png"), written)
+    else:
+        page = _page(plan, target, results, missing)
+        for ending, content in rendering.files(page).items():
+            written.append(stem.with_name(stem.name + ending))
+            write_atomically(written[-1], content)
+        text = rendering.markdown(page)
+    return Reproduced(
+        target.name, plan.task_name, request.backbone, text, tuple(written), missing, request.again if more else ""
+    )
+
+
+def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: list[Path]) -> str:
+    found = drawing.curves(figure, plan.rows, results)
+    if not found:
+        return f"{figure.title}: nothing to draw yet"
+    title = f"{plan.task_name}, {slug(plan.request.backbone)}"
+    drawing.draw(figure, title, plan.rows, found).savefig(path, dpi=150)
+    written.append(path)
+    return f"{figure.title}: {', '.join(found)}"
+
+
+def _unfinished(
+    plan: Plan, results: Results, seeds: tuple[int, ...], diverged: set[tuple[str, float | None]]
+) -> tuple[tuple[str, ...], bool]:
+    """What the rows asked for lack, a sentence for each reason; and whether the same command would bring more."""
+    why: dict[str, list[str]] = {}
+    more = False
+    for row in plan.rows:
+        lacking = len(set(seeds) - results.of(row.method, row.keep).keys())
+        if not lacking or (plan.request.methods and row.method not in plan.request.methods):
+            continue
+        if row.method not in available():
+            reason = "this version has no such method"
+        elif (row.method, row.keep) in diverged:
+            reason = "a loss, gradient or weight was not finite"
+        else:
+            reason, more = f"{lacking} of {len(seeds)} seeds are still to be trained", True
+        why.setdefault(reason, []).append(row.title)
+    return tuple(f"{reason}: {', '.join(titles)}" for reason, titles in why.items()), more
+
+
+def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) -> rendering.Page:
+    made = lines(table, plan.rows, results)
+    backbone = plan.request.backbone
+    return rendering.Page(
+        table=table,
+        task=plan.task_name,
+        backbone=slug(backbone),
+        same_backbone=is_papers(backbone, table.backbone),
+        contaminated=contaminated(backbone, plan.task_name),
+        lines=made,
+        notes=(*_rests_on(results, made), *(f"Not whole, {line}." for line in missing)),
+    )
+
+
+def _rests_on(results: Results, made: tuple[Line, ...]) -> list[str]:
+    training = results.identity["training"]
+    said = [
+        "Scores are the task's on the development split at the best epoch by the mean over exits on a held-out tenth of the "
+        f"training split, mean ± standard error over seeds; for all methods λ1 {training['lr_theta']:g}, batch "
+        f"{training['batch_size']}, at most {training['max_epochs']} epochs, pooling {results.identity['pooling']}."
+    ]
+    outside = [
+        f"{line.row.title} {line.held_out:.2f}"
+        for line in made
+        if line.row.exit.aim == AIM and line.held_out is not None and not WINDOW[0] <= line.held_out <= WINDOW[1]
+    ]
+    if outside:
+        said.append(
+            f"No threshold gives a speed-up of {WINDOW[0]:.2f} to {WINDOW[1]:.2f} on the held-out rows of: {', '.join(outside)}."
+        )
+    if results.costs.seconds:
+        said.append(
+            f"Times are medians at batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}), weighted "
+            "by where the development split's rows leave."
+        )
+    if codes := sorted({cell.code for cell in results.cells}):
+        said.append(f"Code: {', '.join(codes)}.")
+    return said

@@ -1,0 +1,73 @@
+"""What networks cost: parameters, multiply-adds and wall-clock time up to each exit, all measured in one go.
+
+Neither depends on the weights' values, so a network is built anew from its structure. Networks take turns, so that a
+machine that is slow for a while is slow for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from leebert.config import TrainConfig
+from leebert.exits import make_strategy
+from leebert.latency import machine, time_exits
+from leebert.operations import multiply_adds
+from leebert.runtime import Runtime, limited_threads
+from tune.reproduce.results import Costs
+
+#: Rows that are timed, spread over the split.
+ROWS = 40
+
+
+def model_of(problem: Any, config: TrainConfig, structure: str) -> Any:
+    """A network of a structure (as JSON; empty for the unreduced one), its weights arbitrary."""
+    model = problem.model(config)
+    if not structure:
+        return model
+    described = copy.deepcopy(model.config)
+    described.structure = json.loads(structure)
+    return type(model)(described)
+
+
+def measure(
+    problem: Any,
+    config: TrainConfig,
+    split: str,
+    structures: Mapping[str, tuple[int, frozenset[str]]],
+    device: str,
+    say: Callable[[str], None],
+) -> Costs:
+    """The costs of networks by structure: with each, its number of exits and the rules that it leaves by.
+
+    Times are medians per row at batch size 1 on one thread. What a network can't be asked for is left out.
+    """
+    runtime = Runtime.of(config.precision, device)
+    rows = problem.split(split)
+    index = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(int)
+    batches = [rows.collate([i]) for i in index]
+    length = round(float(np.mean(np.asarray(rows.lengths)[index])))
+    typical = batches[int(np.argmin(np.abs(np.asarray(rows.lengths)[index] - length)))]
+    classes = len(problem.label_names)
+    parameters, operations, timed = {}, {}, {}
+    for structure, (exits, rules) in structures.items():
+        model = model_of(problem, config, structure).eval().to(runtime.device)
+        if model.num_exits != exits:
+            say(f"no costs of the network {structure or 'unreduced'}: it has {model.num_exits} exits, not {exits}")
+            continue
+        parameters[structure] = sum(p.numel() for p in model.parameters())
+        operations[structure] = [float(n) for n in multiply_adds(model, typical)]
+        if hasattr(model, "stack"):  # what `infer` stops between
+            for rule in sorted(rules):
+                threshold = {"entropy": 0.5, "confidence": 0.9}.get(rule)  # any: nothing leaves
+                timed[structure, rule] = model, make_strategy(rule, threshold, num_exits=exits, num_classes=classes)
+    seconds: dict[str, dict[str, list[float]]] = {}
+    with limited_threads(1):
+        for (structure, rule), found in time_exits(timed, batches, runtime).items():
+            seconds.setdefault(structure, {})[rule] = found.tolist()
+        described = machine(runtime)
+    return Costs(parameters, operations, seconds, described, length)

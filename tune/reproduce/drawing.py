@@ -1,0 +1,38 @@
+"""The paper's figures 2 to 4 from results: mean layers or score against patience, with standard errors over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure as Drawn
+
+from tune.analysis.figures import Band, bands, colour
+from tune.reproduce.outcomes import Cell
+from tune.reproduce.paper import Figure, Row
+from tune.reproduce.results import Results
+
+
+def curves(figure: Figure, rows: Sequence[Row], results: Results) -> dict[str, Band]:
+    """The curve of each method that has cells with several exits: patience, mean, and a standard error below and above."""
+    found = {}
+    for row in rows:
+        cells = [cell for cell in results.of(row.method, row.keep).values() if len(cell.exits) > 1]
+        if cells:
+            values = np.array([_by_patience(figure, cell) for cell in cells])  # (seeds, M - 1)
+            mean = values.mean(axis=0)
+            error = values.std(axis=0, ddof=1) / np.sqrt(len(cells)) if len(cells) > 1 else np.zeros_like(mean)
+            found[row.title] = np.arange(1, values.shape[1] + 1), mean, mean - error, mean + error
+    return found
+
+
+def draw(figure: Figure, title: str, rows: Sequence[Row], found: dict[str, Band]) -> Drawn:
+    """The figure of :func:`curves`; there must be one at least."""
+    colours = [colour(row.method, i) for i, row in enumerate(rows) if row.title in found]
+    y = "mean layers executed" if figure.shows == "layers" else "score on the development split, per cent"
+    return bands({title: found}, "patience", y, colours)
+
+
+def _by_patience(figure: Figure, cell: Cell) -> list[float]:
+    outcomes = sorted((o for o in cell.outcomes if o.rule == "patience"), key=lambda o: o.threshold or 0.0)
+    return [o.layers if figure.shows == "layers" else 100 * o.score for o in outcomes]

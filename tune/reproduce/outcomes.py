@@ -1,0 +1,145 @@
+"""What is kept of a finished cell: every exit and every rule on the development split, replayed from its logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from leebert.evaluate import HeldOut, replay_point
+from leebert.metrics import per_exit
+from leebert.rules import default_patience
+from leebert.thresholds import choose
+from tune.reproduce.paper import AIM, Exit
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One rule at one threshold: on the development split its layers, speed-up, score and how many rows left where.
+
+    held_out: the speed-up on the held-out rows, by which thresholds are chosen.
+    """
+
+    rule: str
+    threshold: float | None
+    held_out: float
+    layers: float
+    speed_up: float
+    score: float
+    measures: dict[str, float]
+    counts: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method trained with one seed.
+
+    keep: the share that a reduced network keeps. exits: the score of each exit on the development split, (M,).
+    exit_layers: the layers that have run when each answers. structure: what the network was reduced to, as JSON.
+    """
+
+    method: str
+    keep: float | None
+    seed: int
+    configuration: str
+    code: str
+    held_out_score: float
+    exits: list[float]
+    exit_layers: list[int]
+    depth: int
+    structure: str
+    best_epoch: int
+    epochs: int
+    minutes_to_best: float
+    outcomes: list[Outcome]
+
+    @property
+    def key(self) -> tuple[str, float | None, int]:
+        return self.method, self.keep, self.seed
+
+    def leaving(self, exit_: Exit) -> Outcome | None:
+        """The outcome of a row's rule; None where the cell has none such. A network with one exit has one outcome."""
+        if len(self.exits) == 1 or exit_.rule == "never":
+            return next((o for o in self.outcomes if o.rule == "never"), None)
+        known = [o for o in self.outcomes if o.rule == exit_.rule]
+        if exit_.rule == "patience" and exit_.aim is None:
+            return next((o for o in known if o.threshold == default_patience(len(self.exits))), None)
+        return min(known, key=lambda o: abs(np.log(o.held_out / (exit_.aim or AIM))), default=None)
+
+
+def summarise(
+    record: Mapping[str, Any],
+    epochs: Mapping[int, Mapping[str, Any]],
+    values: Mapping[str, Any],
+    held_out: HeldOut,
+    splits: Sequence[HeldOut],
+    *,
+    metric: str,
+    depth: int,
+    code: str,
+) -> Cell:
+    """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
+
+    `depth` is that of the unreduced network, which speed-ups are relative to.
+    """
+    m = len(held_out.logits)
+    structure = record.get("structure") or {}
+    exit_layers = [int(layer) for layer in structure.get("exits") or range(1, m + 1)]
+    scores = [per_exit(metric, _labels(split), split.logits)["score"] for split in splits]
+    best = int(record["best_epoch"])
+    rules: list[tuple[str, float | None]] = [("never", None)]
+    if m > 1:
+        rules += [("patience", float(p)) for p in range(1, m)]
+        rules += [(rule, choose(held_out, rule, AIM).threshold) for rule in ("entropy", "confidence")]
+    return Cell(
+        method=str(values["algorithm"]),
+        keep=values.get("keep"),
+        seed=int(record["seed"]),
+        configuration=str(record["config"]),
+        code=code,
+        held_out_score=float(record["score"]),
+        exits=np.mean(scores, axis=0).tolist(),
+        exit_layers=exit_layers,
+        depth=depth,
+        structure=json.dumps(structure, sort_keys=True) if structure else "",
+        best_epoch=best,
+        epochs=int(record["epochs"]),
+        minutes_to_best=sum(float(epochs[e]["seconds"]) for e in range(best + 1)) / 60,
+        outcomes=[_outcome(held_out, splits, metric, rule, t, exit_layers, depth) for rule, t in rules],
+    )
+
+
+def _outcome(
+    held_out: HeldOut,
+    splits: Sequence[HeldOut],
+    metric: str,
+    rule: str,
+    threshold: float | None,
+    exit_layers: Sequence[int],
+    depth: int,
+) -> Outcome:
+    def layers(counts: np.ndarray) -> float:
+        return float(counts @ np.asarray(exit_layers) / counts.sum())
+
+    before = np.array(replay_point(held_out, metric, rule, threshold).exits)
+    points = [replay_point(split, metric, rule, threshold) for split in splits]
+    counts = np.sum([point.exits for point in points], axis=0)
+    measures = {name: float(np.mean([p.measures[name] for p in points])) for name in points[0].measures}
+    return Outcome(
+        rule=rule,
+        threshold=threshold,
+        held_out=depth / layers(before),
+        layers=layers(counts),
+        speed_up=depth / layers(counts),
+        score=measures["score"],
+        measures=measures,
+        counts=counts.tolist(),
+    )
+
+
+def _labels(split: HeldOut) -> np.ndarray:
+    assert split.labels is not None
+    return split.labels

@@ -1,0 +1,218 @@
+"""What is asked for, checked, and the sweeps that it takes: one for all methods, one more for each other share kept."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leebert.config import COST_ONLY, TrainConfig, nearest
+from leebert.errors import ConfigError
+from leebert.methods import applies
+from leebert.yaml import load_yaml
+from tune.reproduce.paper import PATIENCE, TARGETS, Figure, Row, Target
+from tune.space import SweepSpec, make_space
+from tune.store.folder import check_name
+from tune.store.ledger import State
+
+#: The paper's number of seeds.
+SEEDS = 5
+
+#: The share that a reduced network keeps where a row names none.
+KEEP = 0.5
+
+#: Keys of a space that are the command's own.
+_OWN = ("task", "backbone", "pooling", "algorithms", "space", "seeds", "searcher", "pruner", "evaluate", "storage")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The command's options, as they were given."""
+
+    target: str
+    task: str | None
+    backbone: str
+    pooling: str = "pooler"
+    methods: tuple[str, ...] = ()
+    seeds: int | None = None
+    budget: str | None = None
+    set_: tuple[str, ...] = ()
+    best: Path | None = None
+    data_dir: str | None = None
+    out: Path = Path("docs/results/reproduced")
+    name: str | None = None
+    storage: str | None = None
+    tracking_uri: str | None = None
+    address: str | None = None
+    device: str = "auto"
+
+    @property
+    def again(self) -> str:
+        """The command that goes on, without its budget."""
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        words = ["leebert-tune", "reproduce", self.target]
+        for option, value in (
+            ("task", self.task), ("backbone", self.backbone), ("pooling", self.pooling),
+            ("methods", ",".join(self.methods) or ()), ("seeds", self.seeds), ("best", self.best),
+            ("data_dir", self.data_dir), ("out", self.out), ("name", self.name), ("storage", self.storage),
+            ("tracking_uri", self.tracking_uri), ("address", self.address), ("device", self.device),
+        ):  # fmt: skip
+            if option in ("task", "backbone") or value != default[option]:
+                words += [f"--{option.replace('_', '-')}", str(value)] if value is not None else []
+        for assignment in self.set_:
+            words += ["--set", assignment]
+        return shlex.join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One sweep: its name, and the methods whose reduced networks keep this share."""
+
+    name: str
+    keep: float
+    methods: tuple[str, ...]
+
+    def kept(self, method: str) -> float | None:
+        """The share that a method's cells are known by; None for one that reduces nothing."""
+        return self.keep if uses_keep(method) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked request: the rows to be shown, the sweeps, and what each of these is like (but for its methods)."""
+
+    request: Request
+    target: Target
+    rows: tuple[Row, ...]
+    parts: tuple[Part, ...]
+    common: dict[str, Any]
+    name: str
+
+    @property
+    def task_name(self) -> str:
+        task = self.common["task"]
+        return task if isinstance(task, str) else str(task["name"])
+
+    def spec(self, part: Part, algorithms: Sequence[str], seeds: Sequence[int]) -> SweepSpec:
+        """The space of a sweep."""
+        raw = copy.deepcopy(self.common)  # what is set goes into its sections
+        raw |= {"algorithms": list(algorithms), "seeds": list(seeds), "space": {}, "evaluate": "dev"}
+        if any(uses_keep(method) for method in algorithms):
+            raw["space"] = {"keep": [part.keep]}
+        return make_space(raw, self.request.set_, "leebert-tune reproduce")
+
+
+def available() -> tuple[str, ...]:
+    """The methods that can be trained."""
+    return tuple(METHODS)
+
+
+def uses_keep(method: str) -> bool:
+    """Whether a method reduces its network by the option `keep`."""
+    return "keep" in TrainConfig.model_fields and applies("keep", method)
+
+
+def make_plan(request: Request) -> Plan:
+    """Check all that can be checked without data. Raises ConfigError."""
+    if request.target not in TARGETS:
+        raise ConfigError(
+            f"reproduce {request.target}: unknown{nearest(request.target, TARGETS)}; known are {', '.join(TARGETS)}"
+        )
+    target = TARGETS[request.target]
+    rows = _rows(target, request.methods)
+    for assignment in request.set_:
+        key = assignment.partition("=")[0].split(".")[0].strip()
+        if key in _OWN or assignment.startswith("training.keep="):
+            raise ConfigError(f"--set {assignment}: `{key}` follows from the table and the other options")
+    if request.seeds is not None and request.seeds < 1:
+        raise ConfigError(f"--seeds {request.seeds}: at least 1")
+    _budget(request.budget)
+    training = _of_best(request.best) if request.best else {}
+    common: dict[str, Any] = {
+        "task": _task(request.task or (target.tasks[0] if isinstance(target, Figure) else "")),
+        "backbone": request.backbone, "pooling": request.pooling, "folds": 1, "training": training,
+        "storage": request.storage, "data": {"dir": request.data_dir} if request.data_dir else {},
+        "tracking": {"uri": request.tracking_uri} if request.tracking_uri else {},
+    }  # fmt: skip
+    task = common["task"] if isinstance(common["task"], str) else common["task"].get("name", "task")
+    name = check_name(request.name or f"reproduce-{task}-{slug(request.backbone)}"[:90])
+    shares: dict[float, list[str]] = {}
+    for row in rows:
+        if row.method in available() and (not request.methods or row.method in request.methods):
+            methods = shares.setdefault(KEEP if row.keep is None else row.keep, [])
+            if row.method not in methods:
+                methods.append(row.method)
+    parts = tuple(
+        Part(name if keep == KEEP else f"{name}-keep-{keep:g}", keep, tuple(methods))
+        for keep, methods in shares.items()
+    )
+    plan = Plan(request, target, rows, parts, common, name)
+    plan.spec(Part(name, KEEP, ()), ("uniform",), (0,))  # all that is wrong with the options, at once
+    return plan
+
+
+def slug(backbone: str) -> str:
+    """A backbone's short name, for files and sweeps."""
+    name = backbone.partition("@")[0].removeprefix("package:").removesuffix("/model").rstrip("/")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2] or name).strip(".-") or "backbone"
+
+
+def more_budget(text: str | None, used: State) -> dict[str, Any]:
+    """The budget of a sweep that has used some already, from what is asked for now: `90m`, `1.5h` or `fold_epochs=40`."""
+    asked = _budget(text)
+    if "hours" in asked:
+        running = used.session[1] - used.session[0] if used.session else 0.0
+        asked["hours"] += (used.elapsed + running) / 3600
+    if "fold_epochs" in asked:
+        asked["fold_epochs"] += used.fold_epochs
+    return asked
+
+
+def _budget(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    if time := re.fullmatch(r"(\d+(?:\.\d+)?)([mh])", text):
+        hours = float(time[1]) / (60 if time[2] == "m" else 1)
+        if hours > 0:
+            return {"hours": hours}
+    elif (epochs := re.fullmatch(r"fold_epochs=(\d+)", text)) and int(epochs[1]):
+        return {"fold_epochs": int(epochs[1])}
+    raise ConfigError(f"--budget {text}: expected minutes, hours or epochs, such as 90m, 1.5h or fold_epochs=40")
+
+
+def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
+    """The target's rows, and one for each method asked for that it lacks."""
+    known = dict.fromkeys((*available(), *(row.method for t in TARGETS.values() for row in t.rows)))
+    for method in methods:
+        if method not in known:
+            raise ConfigError(f"--methods {method}: unknown{nearest(method, known)}; known are {', '.join(known)}")
+        if method not in available():
+            raise ConfigError(f"--methods {method}: this version can't train it; it can {', '.join(available())}")
+    extra = (Row(m, m, PATIENCE, keep=KEEP if uses_keep(m) else None) for m in methods if m not in target.methods)
+    return (*target.rows, *extra)
+
+
+def _task(given: str) -> str | dict[str, Any]:
+    """A task by its name, or the declaration in a YAML file."""
+    from leebert.data.tasks import TASKS, get_task
+
+    if not given:
+        raise ConfigError(f"--task is missing: one of {', '.join(TASKS)}, or a YAML file that declares a task")
+    if Path(given).suffix in (".yaml", ".yml"):
+        declared: Any = load_yaml(Path(given))
+        if not isinstance(declared, Mapping):
+            raise ConfigError(f"--task {given}: a mapping that declares a task is expected")
+        return dict(declared.get("task", declared))
+    return get_task(given).name
+
+
+def _of_best(path: Path) -> dict[str, Any]:
+    """The training options of a best file, for all methods."""
+    from tune.models.found import read_best
+
+    skipped = {"algorithm", "seed", "keep", *COST_ONLY}
+    return read_best(path).config.training.model_dump(mode="json", exclude=skipped)

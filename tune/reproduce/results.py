@@ -1,0 +1,139 @@
+"""The results file: one Parquet row per cell, with all that tables and figures are drawn from, and what it belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from leebert.errors import SweepError
+from leebert.provenance import backbone_differences
+from tune.reproduce.outcomes import Cell, Outcome
+
+#: Of the file's layout; another is not read.
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What networks cost, by structure: parameters, multiply-adds up to each exit, seconds up to each exit under a rule.
+
+    machine: what the seconds were measured on. length: the tokens of a row that operations were counted for.
+    """
+
+    parameters: dict[str, int] = dataclasses.field(default_factory=dict)
+    operations: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
+    machine: str = ""
+    length: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The cells of one task and backbone under one set of options, which `identity` names."""
+
+    identity: dict[str, Any]
+    cells: tuple[Cell, ...] = ()
+    costs: Costs = dataclasses.field(default_factory=Costs)
+
+    def with_cells(self, cells: Iterable[Cell]) -> Results:
+        """These and the given ones, which replace those of the same method and seed."""
+        joined = {cell.key: cell for cell in (*self.cells, *cells)}
+        ordered = sorted(joined.values(), key=lambda c: (c.method, c.keep or 0.0, c.seed))
+        return dataclasses.replace(self, cells=tuple(ordered))
+
+    def of(self, method: str, keep: float | None) -> dict[int, Cell]:
+        """A method's cells by seed."""
+        return {cell.seed: cell for cell in self.cells if (cell.method, cell.keep) == (method, keep)}
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Why two identities are not of one experiment, a line each. What only one of them knows is no difference."""
+    lines: list[str] = []
+    for key in was.keys() & now.keys():
+        before, after = was[key], now[key]
+        if key == "backbone":
+            lines += [f"backbone: its {line}" for line in backbone_differences(before, after)]
+        elif isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += [
+                f"{key}.{part}: {before[part]} → {after[part]}"
+                for part in before.keys() & after.keys()
+                if before[part] != after[part]
+            ]
+        elif before != after:
+            lines.append(f"{key}: {before} → {after}")
+    return sorted(lines)
+
+
+def read(path: Path) -> Results | None:
+    """The results of a file, None where there is none. SweepError for one that is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.exists():
+        return None
+    try:
+        table = pq.read_table(path)
+        about = json.loads(table.schema.metadata[b"reproduce"])
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']}, not {FORMAT}")
+        cells = tuple(_cell(row) for row in table.to_pylist())
+        return Results(dict(about["identity"]), cells, Costs(**about["costs"]))
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise SweepError(
+            f"{path} can't be read as results ({type(error).__name__}: {said}): put back a whole copy, or remove it; what the "
+            "sweeps' folders hold is then collected again, and the rest trained"
+        ) from None
+
+
+def write(path: Path, results: Results) -> None:
+    """Write the file, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    about = {"format": FORMAT, "identity": results.identity, "costs": dataclasses.asdict(results.costs)}
+    rows = [_plain(cell) for cell in results.cells]
+    table = pa.Table.from_pylist(rows, schema=_schema()).replace_schema_metadata({"reproduce": json.dumps(about)})
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    text, real, whole = pa.string(), pa.float64(), pa.int64()
+    outcome = pa.struct(
+        [
+            ("rule", text), ("threshold", real), ("held_out", real), ("layers", real), ("speed_up", real),
+            ("score", real), ("measures", text), ("counts", pa.list_(whole)),
+        ]
+    )  # fmt: skip
+    return pa.schema(
+        [
+            ("method", text), ("keep", real), ("seed", whole), ("configuration", text), ("code", text),
+            ("held_out_score", real), ("exits", pa.list_(real)), ("exit_layers", pa.list_(whole)), ("depth", whole),
+            ("structure", text), ("best_epoch", whole), ("epochs", whole), ("minutes_to_best", real),
+            ("outcomes", pa.list_(outcome)),
+        ]
+    )  # fmt: skip
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    row = dataclasses.asdict(cell)
+    for outcome in row["outcomes"]:
+        outcome["measures"] = json.dumps(outcome["measures"])
+    return row
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    outcomes = [Outcome(**{**o, "measures": json.loads(o["measures"])}) for o in row["outcomes"]]
+    return Cell(**{**row, "outcomes": outcomes})

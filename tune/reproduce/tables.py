@@ -1,0 +1,153 @@
+"""A table's figures from results: means and standard errors over seeds, speed-ups, and paired tests against rivals."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from tune.analysis.stats import Interval, holm_intervals
+from tune.reproduce.outcomes import Cell, Outcome
+from tune.reproduce.paper import Exit, Row, Table
+from tune.reproduce.results import Costs, Results
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its standard error, s/√n; NaN with one seed."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate | None:
+        if not values:
+            return None
+        error = float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(np.mean(values)), error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One row of ours. Scores are fractions; speed-ups are against the whole network.
+
+    by_seed: the score of each seed. layers: mean of the seeds' speed-ups in layers. held_out: the same on held-out
+    rows, where thresholds are chosen. time, operations: in wall-clock time and multiply-adds, None where not measured.
+    margin: the group's subject minus this row, paired over seeds, p and interval for all rivals of the group together.
+    """
+
+    row: Row
+    by_seed: Mapping[int, float]
+    score: Estimate | None = None
+    layers: float | None = None
+    held_out: float | None = None
+    time: float | None = None
+    operations: float | None = None
+    parameters: int | None = None
+    minutes: Estimate | None = None
+    thresholds: tuple[float | None, ...] = ()
+    margin: Interval | None = None
+
+
+def lines(table: Table, rows: Sequence[Row], results: Results) -> tuple[Line, ...]:
+    """Every row with what there is of it."""
+    base = _base(table, results)
+    return _compared([_line(row, results.of(row.method, row.keep), results.costs, base) for row in rows])
+
+
+def best_rival(compared: Sequence[Line], group: str) -> Line | None:
+    """The rival with the highest mean of those that the group's subject was compared with."""
+    rivals = [line for line in compared if line.row.group == group and line.row.role == "rival" and line.margin]
+    return max(rivals, key=lambda line: line.score.mean if line.score else -math.inf, default=None)
+
+
+def _line(row: Row, cells: Mapping[int, Cell], costs: Costs, base: tuple[str, int]) -> Line:
+    found = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.leaving(row.exit))}
+    if not found:
+        return Line(row, {})
+    pairs = list(found.values())
+    scores = {seed: outcome.score for seed, (_, outcome) in found.items()}
+    return Line(
+        row,
+        scores,
+        score=Estimate.of(list(scores.values())),
+        layers=float(np.mean([outcome.speed_up for _, outcome in pairs])),
+        held_out=float(np.mean([outcome.held_out for _, outcome in pairs])),
+        time=_ratio([_seconds(cell, outcome, costs) for cell, outcome in pairs], _base_seconds(costs, base)),
+        operations=_ratio(
+            [_expected(costs.operations.get(cell.structure), outcome) for cell, outcome in pairs],
+            _at(costs.operations.get(base[0]), base[1]),
+        ),
+        parameters=costs.parameters.get(pairs[0][0].structure),
+        minutes=Estimate.of([cell.minutes_to_best for cell, _ in pairs]),
+        thresholds=tuple(outcome.threshold for _, outcome in pairs),
+    )
+
+
+def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
+    """The lines with each group's subject compared with all other rows of the group that share seeds with it."""
+    margins: dict[int, Interval] = {}
+    for group in {line.row.group for line in made}:
+        members = [i for i, line in enumerate(made) if line.row.group == group]
+        subject = next((made[i] for i in members if made[i].row.role == "subject"), None)
+        if subject is None:
+            continue
+        paired = {}
+        for i in members:
+            seeds = sorted(subject.by_seed.keys() & made[i].by_seed.keys())
+            if made[i] is not subject and made[i].row.role != "base" and len(seeds) > 1:
+                paired[i] = [subject.by_seed[s] - made[i].by_seed[s] for s in seeds]
+        # Seeds share the data, of which nothing is said; as repetitions on it they are independent: no correction.
+        margins |= dict(zip(paired, holm_intervals(list(paired.values()), 0.0), strict=True))
+    return tuple(dataclasses.replace(line, margin=margins.get(i)) for i, line in enumerate(made))
+
+
+# Costs. A missing one makes the whole figure None, never a mean over what is there.
+
+
+def _base(table: Table, results: Results) -> tuple[str, int]:
+    """The network that speed-ups in time and operations are against, and its exit: plainly fine-tuned, else every exit."""
+    for row in table.rows:
+        for cell in results.of(row.method, row.keep).values() if row.role == "base" else ():
+            return cell.structure, -1
+    return "", -1
+
+
+def needed(rows: Collection[Row], results: Results) -> dict[str, tuple[int, frozenset[str]]]:
+    """The networks whose costs the rows need: structure → number of exits, and the rules that they leave by."""
+    found: dict[str, tuple[int, frozenset[str]]] = {}
+    exits: dict[str, list[Exit]] = {}
+    for row in rows:
+        exits.setdefault(row.method, []).append(row.exit)
+    for cell in results.cells:
+        rules = {outcome.rule for exit_ in exits.get(cell.method, ()) if (outcome := cell.leaving(exit_))}
+        if rules:
+            known = found.get(cell.structure, (0, frozenset()))[1]
+            found[cell.structure] = len(cell.exits), known | rules | {"never"}
+    return found
+
+
+def _expected(up_to: Sequence[float] | None, outcome: Outcome) -> float | None:
+    """The mean cost of a row, from the cost up to each exit and how many rows left there."""
+    if up_to is None:
+        return None
+    return float(np.dot(outcome.counts, up_to) / np.sum(outcome.counts))
+
+
+def _seconds(cell: Cell, outcome: Outcome, costs: Costs) -> float | None:
+    return _expected(costs.seconds.get(cell.structure, {}).get(outcome.rule), outcome)
+
+
+def _base_seconds(costs: Costs, base: tuple[str, int]) -> float | None:
+    return _at(costs.seconds.get(base[0], {}).get("never"), base[1])
+
+
+def _at(values: Sequence[float] | None, index: int) -> float | None:
+    return None if values is None else values[index]
+
+
+def _ratio(costs: Sequence[float | None], whole: float | None) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return whole / float(np.mean(known)) if whole is not None and len(known) == len(costs) else None
