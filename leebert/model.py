@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
@@ -17,11 +15,15 @@ from transformers.modeling_outputs import ModelOutput
 from leebert.backbone import LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
-from leebert.errors import CheckpointError, ConfigError
+from leebert.errors import ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
 from leebert.record import Record
+from leebert.saved import load_saved
+
+#: Of a batch between two layers: states (B, L, H), the mask that layers take, and `attention_mask`; None: nothing masked.
+State = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 @dataclasses.dataclass
@@ -60,8 +62,8 @@ class ExitHeads(nn.Module):
 class LeebertForSequenceClassification(PreTrainedModel):
     """An encoder with an exit after each of its M layers.
 
-    `record` runs all exits; `stages of inference` are `stack`, `pool` and `heads`, with which
-    :mod:`leebert.inference` stops between layers.
+    `record` runs all exits; `begin` and `advance` run one layer after the other, so that :mod:`leebert.inference` can
+    stop between them.
     """
 
     config_class = LeebertConfig
@@ -107,6 +109,17 @@ class LeebertForSequenceClassification(PreTrainedModel):
         if hasattr(encoder, "pooler_activation"):  # ALBERT: a linear layer and its activation
             return encoder.pooler_activation(encoder.pooler(cls))
         return encoder.pooler(states)
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> State:
+        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask."""
+        return *self.stack.begin(batch), batch.get("attention_mask")
+
+    def advance(self, state: State, exit_: int) -> tuple[State, torch.Tensor]:
+        """The state after the next layer, and the logits (B, K) float32 of the exit behind it."""
+        states, mask, attention = state
+        states = self.stack.layers()[exit_](states, mask)
+        logits = self.heads(self.pool(states, attention).unsqueeze(0), start=exit_)[0]
+        return (states, mask, attention), logits
 
     def record(self, batch: Mapping[str, torch.Tensor], *, keep_hidden: bool = False) -> Record:
         """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
@@ -187,26 +200,7 @@ def build_model(
 
 def load_model(folder: str | Path) -> LeebertForSequenceClassification:
     """A saved model, from safetensors and without a hub. Raises CheckpointError for a damaged or foreign folder."""
-    config_file = Path(folder) / "config.json"
-    try:
-        values = json.loads(config_file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{config_file} can't be read: {error}") from None
-    kind = values.get("model_type") if isinstance(values, dict) else None
-    if kind != LeebertConfig.model_type:
-        held = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
-        raise CheckpointError(f"{folder} holds {held}; train one with it as --backbone")
-    try:
-        model, told = LeebertForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"the model in {folder} is damaged: {str(error).strip().splitlines()[0]}") from None
-    if missing := sorted(told["missing_keys"]):
-        raise CheckpointError(
-            f"the model in {folder} is damaged: {len(missing)} weights are missing, such as {missing[0]}"
-        )
-    return model
+    return load_saved(folder, {LeebertConfig.model_type: LeebertForSequenceClassification})
 
 
 AutoModelForSequenceClassification.register(LeebertConfig, LeebertForSequenceClassification, exist_ok=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
 #: Tensors by name, each with the row as its first dimension.
 Batch = Mapping[str, torch.Tensor]
+
+#: What a record is to hold beside the logits.
+Keep = Literal["logits", "hidden", "states"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,10 +21,11 @@ from leebert.data.batches import plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import HeldOut, record_all
 from leebert.metrics import collapsed, per_exit
+from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
 from leebert.record import Batch, Record, Rows, micro_batches
 from leebert.runtime import Runtime, derive_seed
-from leebert.stages import Stage, method
+from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, method
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
@@ -94,7 +95,9 @@ class _Level:
             parameter.requires_grad_(stage.trains(name))
         self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.lr_theta = stage.lr_theta or config.lr_theta
-        self.theta_optimizer = stage.optimizer(self.theta.values(), self.lr_theta, config)
+        optimizer = stage.optimizer or OPTIMIZERS[config.theta_optimizer]
+        self.theta_optimizer = optimizer(self.theta.values(), self.lr_theta, config)
+        self.schedule = stage.schedule or SCHEDULES[config.schedule]
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
         self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
         self.omega_optimizer: torch.optim.Optimizer | None = None
@@ -107,6 +110,7 @@ class _Level:
         self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
 
     def start_epoch(self, d2: Iterator[Batch]) -> None:
+        training_mode(self.model, self.stage.trains)
         self.d2 = d2
         self.loss_sum.zero_()
 
@@ -147,18 +151,19 @@ class _Level:
 
     @torch.no_grad()
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        self.model.train(self.config.omega_forward == "train")
+        if self.config.omega_forward == "eval":
+            self.model.eval()
         try:
             # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
             # different lengths would pad each other, and BatchNorm would mix them.
-            with self.runtime.autocast():
+            with self.runtime.autocast(), statistics_kept(self.model):
                 records = [
                     Record.joined([self.model.record(part) for part in micro_batches(batch, self.config.accumulate)])
                     for batch in batches
                 ]
             return tuple(self.stage.objective.terms(record, self.state) for record in records)
         finally:
-            self.model.train()
+            training_mode(self.model, self.stage.trains)
 
     @torch.no_grad()
     def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
@@ -307,10 +312,9 @@ def train_epochs(
         torch.manual_seed(derive_seed(*seed, stage.name, "dropout", at.stage_epoch))
         plan = plan_epoch(lengths, config.batch_size, stage.algorithm.splits_data, (*seed, stage.name), at.stage_epoch)
         level.start_epoch(rows.collate(index) for index in plan.d2())
-        model.train()
         steps = 0
         for index in plan.d1:
-            level.rate = level.lr_theta * stage.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
+            level.rate = level.lr_theta * level.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
             at.position = stage.algorithm.step(level, level.to_device(rows.collate(index)), at.position)
             at.theta_updates += 1
             at.stage_updates += 1

@@ -1,4 +1,4 @@
-"""From a search space to what trials need: rows read and tokenised once, folds made and saved, all of it written down."""
+"""From a search space to what trials need: rows read and tokenised or decoded once, folds made and saved, all of it written down."""
 
 from __future__ import annotations
 
@@ -49,18 +49,15 @@ def data_config(spec: SweepSpec) -> DataConfig:
 
 
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
-    """Read, subset, split and tokenise the training split; no other split is opened. `cache` is shared by all nodes."""
+    """Read, subset, split and tokenise (or decode) the training split; no other split is opened. `cache` is shared by all nodes."""
     from leebert.data.folds import make_folds
-    from leebert.problem import TextProblem
 
     data = data_config(spec)
     task = effective_task(spec.task, data.group_by)
     loaded = load_training_data(task, data, spec.model, cache)
     folds = make_folds(loaded.examples, task, spec.folds, spec.fold_seed)
     held_out = len(folds.held_out(0))
-    problem = TextProblem(
-        str(Path(loaded.tokens_path).resolve()), spec.backbone, task.label_names, task.metric, spec.pooling
-    )
+    problem = loaded.problem()
     _check_model_and_batches(spec, problem, folds)
     return Prepared(
         spec=spec,
@@ -68,10 +65,10 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
         folds=folds,
         facts={
             "rows": len(loaded.examples),
-            "truncated_rows": int(loaded.tokens.truncated),
+            "truncated_rows": loaded.truncated_rows,
             "skipped_rows": int(getattr(loaded.examples, "skipped", 0)),
             "data_fingerprint": loaded.examples.fingerprint(),
-            "tokens": str(Path(loaded.tokens_path).resolve()),
+            "tokens": loaded.path,
             "label_names": list(task.label_names),
             "metric": task.metric,
             "folds": {"k": spec.folds, "seed": spec.fold_seed, "grouping": folds.grouping, "digest": folds.digest},
