@@ -71,7 +71,7 @@ def problem(data: Any) -> Any:
     from leebert.problem import TextProblem
 
     task = data.task
-    return TextProblem(str(Path(data.tokens_path).resolve()), BACKBONE, task.label_names, task.metric, "mean")
+    return TextProblem(str(Path(data.path).resolve()), BACKBONE, task.label_names, task.metric, "mean")
 
 
 @contextlib.contextmanager

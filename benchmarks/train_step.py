@@ -109,7 +109,7 @@ def memory_of(name: str, options: argparse.Namespace) -> None:
 
     with scratch() as folder:
         data = mrpc(folder)
-        variant, epochs = Variant(name, problem(data), options.device), Epochs(data.tokens, options.steps)
+        variant, epochs = Variant(name, problem(data), options.device), Epochs(data.rows, options.steps)
         variant.run(epochs.d1(0), epochs.d2(0))
     gpu = torch.cuda.max_memory_allocated(options.device) if options.device.startswith("cuda") else None
     print(json.dumps({"peak": gpu or peak_rss()}))
@@ -143,7 +143,7 @@ def main() -> None:
     result = Result("train_step", options)
     with scratch() as folder:
         data = mrpc(folder)
-        epochs = Epochs(data.tokens, options.steps)
+        epochs = Epochs(data.rows, options.steps)
         variants = {name: Variant(name, problem(data), options.device) for name in VARIANTS}
         # Not timed: the first cycle makes the optimisers' states, and libraries build kernels at the first batch of
         # each length, which would count against whoever comes first in a round.

@@ -44,7 +44,7 @@ def ours(name: str, data: Any, rows: np.ndarray, device: str, seed: int) -> floa
     model = problem(data).model(config)
     runtime = Runtime.of(config.precision, device)
     model.to(runtime.device)
-    part = RowSubset(data.tokens, rows)
+    part = RowSubset(data.rows, rows)
     started = now(device)
     for _ in train_epochs(model, part, config, runtime=runtime, seed=(seed,)):
         pass
@@ -98,7 +98,7 @@ def theirs(name: str, data: Any, rows: np.ndarray, device: str, seed: int, folde
 
 def features(data: Any, rows: np.ndarray) -> list[dict[str, Any]]:
     """Tokenised rows as the Trainer's collator takes them."""
-    tokens, made = data.tokens, []
+    tokens, made = data.rows, []
     for row in rows:
         at = slice(tokens.offsets[row], tokens.offsets[row + 1])
         made.append(
@@ -122,9 +122,9 @@ def main() -> None:
     result = Result("trainer", options)
     with scratch() as folder:
         data = mrpc(folder)
-        if options.examples % (2 * BATCH) or not 0 < options.examples <= len(data.tokens):
-            stop(f"--examples {options.examples}: a multiple of {2 * BATCH}, at most {len(data.tokens)}")
-        rows = np.random.default_rng(0).permutation(len(data.tokens))[: options.examples]
+        if options.examples % (2 * BATCH) or not 0 < options.examples <= len(data.rows):
+            stop(f"--examples {options.examples}: a multiple of {2 * BATCH}, at most {len(data.rows)}")
+        rows = np.random.default_rng(0).permutation(len(data.rows))[: options.examples]
 
         def speed(name: str, seed: int, part: np.ndarray = rows) -> float:
             if name in OURS:

@@ -24,15 +24,25 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="Names of the text columns; the task's by default.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout; without it, the Hugging Face hub.")]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder in GLUE's release layout, or of an image task's Parquet files; else the Hugging Face hub."
+    ),
+]
 
 
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Option(help="A YAML file, such as best/mrpc.yaml.")] = None,
-    task: Annotated[str | None, typer.Option(help="cola, mnli, mrpc, qnli, qqp, rte or sst2.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="cola, mnli, mrpc, qnli, qqp, rte, sst2, cifar10 or cifar100.")
+    ] = None,
     data_dir: DataDir = None,
-    backbone: Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Hub id[@revision], folder, or package:NAME/path; for images resnet56 and the like."),
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="What the exits see: pooler, cls or mean.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; runs/<task> by default.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the configuration; repeatable.")] = None,
@@ -131,18 +141,18 @@ def evaluate(
     loaded.to(runtime.device)
     if loaded.config.task is None:
         raise ConfigError(f"{model}: its configuration names no task; train it with `leebert train`")
-    from leebert.data.sources import read_split
-    from leebert.data.tasks import get_task
+    from leebert.data.tasks import any_task
+    from leebert.recipe import read_examples
     from leebert.report import evaluate_split, print_evaluation
 
-    task = get_task(loaded.config.task)
+    task = any_task(loaded.config.task)
     splits = [split] if split else list(task.eval_splits)
     if not splits:
         raise DataError(f"task {task.name}: no development split is declared; name one with --split")
     results = {}
     for name in splits:
         results[name] = evaluate_split(
-            loaded, tokenizer, read_split(task, name, data_dir), task.metric, runtime, thresholds=thresholds,
+            loaded, tokenizer, read_examples(task, name, data_dir), task.metric, runtime, thresholds=thresholds,
             batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
         )  # fmt: skip
     if out:
@@ -159,7 +169,11 @@ def evaluate(
 def predict(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     input_: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="CSV, TSV, JSONL, Parquet or text; - is stdin.")
+        str,
+        typer.Argument(
+            metavar="[FILE]",
+            help="CSV, TSV, JSONL, Parquet or text; of images a folder, Parquet, or a list of paths. - is stdin.",
+        ),
     ] = "-",
     out: Annotated[Path | None, typer.Option("--out", "-o", help=".jsonl or .csv; stdout by default.")] = None,
     form: Annotated[str | None, typer.Option("--format", help="jsonl or csv.")] = None,
@@ -195,7 +209,7 @@ def predict(
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
-    from leebert.predict import answers, write_answers
+    from leebert.predict import write_answers
 
     asked = loaded.config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
     exits = parse(ExitConfig, asked, "--strategy/--threshold/--patience")
@@ -216,20 +230,50 @@ def predict(
         )  # fmt: skip
         submission.print_submission(glue, written, loaded.num_exits, submission.fill(glue) if fill else [])
         return
-    texts = _texts(loaded, input_, text)
-    rows = answers(loaded, tokenizer, _bar(texts, "rows") if out else texts, rule, runtime, batch_size)
+    answering = _answer_images if tokenizer is None else _answer_texts
+    bar = partial(_bar, what="rows") if out else iter
+    columns, rows = answering(loaded, tokenizer, input_, text, bar, rule=rule, runtime=runtime, batch_size=batch_size)
     if out is None:
-        write_answers(rows, sys.stdout, form)
+        write_answers(rows, sys.stdout, form, columns)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
+    unfinished = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
     try:
-        with open(partial_file, "w", encoding="utf-8", newline="") as f:
-            count = write_answers(rows, f, form)
-        partial_file.replace(out)
+        with open(unfinished, "w", encoding="utf-8", newline="") as f:
+            count = write_answers(rows, f, form, columns)
+        unfinished.replace(out)
     finally:
-        partial_file.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     print(f"{out}: {count} rows", file=sys.stderr)
+
+
+def _answer_texts(
+    model: Any,
+    tokenizer: Any,
+    input_: str,
+    text: list[str] | None,
+    bar: Any,
+    *,
+    rule: Any,
+    runtime: Any,
+    batch_size: int,
+) -> tuple[Any, Any]:
+    """The columns of an answer, and the answers to an input of texts."""
+    from leebert.predict import COLUMNS, answers
+
+    return COLUMNS, answers(model, tokenizer, bar(_texts(model, input_, text)), rule, runtime, batch_size)
+
+
+def _answer_images(
+    model: Any, _: None, input_: str, text: list[str] | None, bar: Any, *, rule: Any, runtime: Any, batch_size: int
+) -> tuple[Any, Any]:
+    """The columns of an answer, and the answers to an input of images."""
+    from leebert.images.predict import COLUMNS, image_answers, read_folder_or_file, read_list
+
+    if text:
+        raise ConfigError(f"--text {text[0]}: is for texts, and this model takes images; leave it out")
+    images = read_list(_stdin(), "stdin") if input_ == "-" else read_folder_or_file(Path(input_))
+    return COLUMNS, image_answers(model, bar(images), rule, runtime, batch_size)
 
 
 @app.command()
@@ -294,19 +338,27 @@ def _texts(model: Any, input_: str, columns: list[str] | None) -> Any:
     names = columns or (list(get_task(model.config.task).text_columns) if model.config.task else ["text"])
     if input_ != "-":
         return read_file(Path(input_), names)
+    return read_texts(_stdin(), names, "stdin")
+
+
+def _stdin() -> Any:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the locale says
-    return read_texts(sys.stdin, names, "stdin")
+    return sys.stdin
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """A saved early-exit model in evaluation mode, and its tokenizer."""
+    """A saved early-exit model in evaluation mode, and its tokenizer; None for a model of images."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no model there (no config.json); it is written by `leebert train`")
     from leebert.backbone import load_tokenizer
+    from leebert.images.resnet import ResNetConfig, load_resnet
     from leebert.model import load_model
+    from leebert.saved import model_type
 
     console.quiet_transformers()
+    if model_type(folder) == ResNetConfig.model_type:
+        return load_resnet(folder).eval(), None
     return load_model(folder).eval(), load_tokenizer(str(folder))
 
 

@@ -70,10 +70,23 @@ class TrainConfig(Frozen):
     )
     patience: int = Field(5, ge=1, description="Stop early after so many epochs without a better score (section 4.4).")
     warmup: float = Field(
-        0.1, ge=0, lt=1, description="Share of the updates with a rising rate, then linear decay to 0 (ours)."
+        0.1, ge=0, lt=1, description="Share of the updates with a rising rate, before the schedule (ours)."
+    )
+    theta_optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="θ's optimiser: Adam for text, SGD for images (section 4)."
+    )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="SGD's momentum on θ, without Nesterov's (He et al. 2015); AdamW has none."
+    )
+    schedule: Literal["linear", "steps"] = Field(
+        "linear",
+        description="λ1 after the warm-up: linearly to 0 (ours), or to a tenth at 35, 60 and 85 % of the updates "
+        "(Shallow-Deep, for images).",
     )
     weight_decay: float = Field(
-        0.0, ge=0, description="AdamW's weight decay on θ; 0 is the paper's Adam. ω never has any."
+        0.0,
+        ge=0,
+        description="The optimiser's weight decay on θ; 0 is the paper's Adam, 1e-4 He et al.'s SGD. Never on ω.",
     )
     clip_norm: float = Field(1.0, gt=0, description="Clip θ's gradient at this norm; ω stays out of it (ours).")
     teachers: TeacherSet = Field(
@@ -137,9 +150,11 @@ COST_ONLY: frozenset[str] = frozenset({"accumulate", "eval_batch_size"})
 
 
 class ModelConfig(Frozen):
-    """Which encoder, and what its exits see."""
+    """Which encoder, and what its exits see; of images only the backbone."""
 
-    backbone: str = Field(description="A hub id (with optional @revision), a folder, or package:NAME/path.")
+    backbone: str = Field(
+        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name as resnet56."
+    )
     pooling: Pooling = Field(
         "pooler", description="What the exits see: shared pretrained pooler, CLS state, or mean over tokens."
     )

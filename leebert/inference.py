@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from leebert.exits import Strategy
 from leebert.runtime import Runtime
+
+
+class Layered(Protocol):
+    """A model with M exits that can be run from one exit to the next, whatever its layers are.
+
+    What it carries between layers is a tensor whose first dimension is the row, None, or a tuple of these: rows are
+    taken out of it from outside.
+    """
+
+    num_exits: int
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> Any:
+        """What the first layer takes."""
+        ...
+
+    def advance(self, state: Any, exit_: int) -> tuple[Any, torch.Tensor]:
+        """Run the layers up to exit `exit_` (from 0) from the state behind the exit before; its logits (B, K), float32."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,44 +39,33 @@ class Answer:
 
 
 @torch.inference_mode()
-def infer(model: Any, batch: Mapping[str, torch.Tensor], strategy: Strategy, runtime: Runtime) -> Answer:
+def infer(model: Layered, batch: Mapping[str, torch.Tensor], strategy: Strategy, runtime: Runtime) -> Answer:
     """Run the layers one after the other until every row has left (sections 2.3, 4.4). `model` must be in eval mode.
 
-    After each exit but the last, the rows that `strategy` lets go are removed from states and mask, so that the
+    After each exit but the last, the rows that `strategy` lets go are removed from the model's state, so that the
     following layers work on those that are left; at batch size 1 computing simply stops.
     """
     batch = {name: t.to(runtime.device) for name, t in batch.items() if name != "labels"}
+    m = model.num_exits
+    layers_run = getattr(model, "exit_layers", range(1, m + 1))
     with runtime.autocast():
-        states, mask = model.stack.begin(batch)
-        attention = batch.get("attention_mask")
-        b = len(states)
-        m = model.num_exits
-        answers = torch.empty(b, model.config.num_labels, device=runtime.device)
-        layers = torch.full((b,), model.exit_layers[-1], device=runtime.device)
-        rows = torch.arange(b, device=runtime.device)
+        running = model.begin(batch)
+        running, logits = model.advance(running, 0)
+        answers = torch.empty_like(logits)
+        layers = torch.full((len(logits),), layers_run[-1], device=runtime.device)
+        rows = torch.arange(len(logits), device=runtime.device)
         state: Any = None
-        exits = {layer: index for index, layer in enumerate(model.exit_layers)}
-        for ran, layer in enumerate(model.stack.layers(), start=1):
-            states = layer(states, mask)
-            index = exits.get(ran)
-            if index is None:
-                continue
-            logits = model.heads(model.pool(states, attention).unsqueeze(0), start=index)[0]  # (b, K)
-            if index == m - 1:
-                answers[rows] = logits
-                break
+        for index in range(m - 1):
             leaves, state = strategy.step(logits, state)
-            if not leaves.any():
-                continue
-            answers[rows[leaves]] = logits[leaves]
-            layers[rows[leaves]] = ran
-            if leaves.all():
-                break
-            stays = ~leaves
-            rows, states = rows[stays], states[stays]
-            mask = None if mask is None else mask[stays]
-            attention = None if attention is None else attention[stays]
-            state = _kept(state, stays)
+            if leaves.any():
+                answers[rows[leaves]] = logits[leaves]
+                layers[rows[leaves]] = layers_run[index]
+                if leaves.all():
+                    return Answer(answers, layers)
+                stays = ~leaves
+                rows, running, state = rows[stays], _kept(running, stays), _kept(state, stays)
+            running, logits = model.advance(running, index + 1)
+        answers[rows] = logits
     return Answer(answers, layers)
 
 

@@ -72,6 +72,14 @@ def text_batch(rows: int, length: int) -> Batch:
     return {**ids, "token_type_ids": ids["input_ids"].clone(), "labels": torch.zeros(rows, dtype=torch.long)}
 
 
+def image_batch(rows: int, size: int) -> Batch:
+    """A labelled batch of colour images of (size, size) pixels, as :mod:`leebert.images.arrays` makes it."""
+    return {
+        "images": torch.zeros(rows, size, size, 3, dtype=torch.uint8),
+        "labels": torch.zeros(rows, dtype=torch.long),
+    }
+
+
 def estimate(
     model: Any,
     batch_size: int,
@@ -82,7 +90,7 @@ def estimate(
     batch: Callable[[int, int], Batch] = text_batch,
     stages: tuple[Stage, ...] | None = None,
 ) -> MemoryEstimate:
-    """The memory of training `model` on batches of `batch_size` rows of `length` tokens as `config` says.
+    """The memory of training `model` on batches of `batch_size` rows of `length` tokens (or pixels a side) as `config` says.
 
     Of the model only shapes count: it may lie on the `meta` device, and is left as it is. `runtime` (default: this
     machine's) need not exist here. `batch` makes a batch of (rows, length) for models of other data than text, where

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
@@ -18,16 +16,20 @@ from transformers.modeling_outputs import ModelOutput
 from leebert.backbone import Layer, LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
-from leebert.errors import CheckpointError, ConfigError
+from leebert.errors import ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
 from leebert.record import Keep, Record
+from leebert.saved import load_saved
 from leebert.slim.embeddings import factorise_embeddings
 from leebert.slim.layers import keep_layers
 from leebert.slim.parts import indices
 from leebert.slim.structure import KEYS, restructure, structure_of
 from leebert.slim.width import prune_heads, prune_neurons
+
+#: Of a batch between two layers: states (B, L, H), the mask that layers take, and `attention_mask`; None: nothing masked.
+State = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 @dataclasses.dataclass
@@ -74,8 +76,8 @@ class ExitHeads(nn.ModuleList):
 class LeebertForSequenceClassification(PreTrainedModel):
     """An encoder with an exit after each of its layers, or after those that `exit_layers` names.
 
-    `record` runs all exits; `stages of inference` are `stack`, `pool` and `heads`, with which
-    :mod:`leebert.inference` stops between layers. `path`, where one is set, chooses what runs in the place of the
+    `record` runs all exits; `begin` and `advance` run the layers up to one exit after the other, so that
+    :mod:`leebert.inference` can stop between them. `path`, where one is set, chooses what runs in the place of the
     layers in training (:mod:`leebert.slim.layerdrop`, :mod:`leebert.slim.theseus`); it is not saved.
     """
 
@@ -139,6 +141,19 @@ class LeebertForSequenceClassification(PreTrainedModel):
         if hasattr(encoder, "pooler_activation"):  # ALBERT: a linear layer and its activation
             return encoder.pooler_activation(encoder.pooler(cls))
         return encoder.pooler(states)
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> State:
+        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask."""
+        return *self.stack.begin(batch), batch.get("attention_mask")
+
+    def advance(self, state: State, exit_: int) -> tuple[State, torch.Tensor]:
+        """The state after the next exit's layers, and the logits (B, K) float32 of that exit, from 0."""
+        states, mask, attention = state
+        below = self.exit_layers[exit_ - 1] if exit_ else 0
+        for layer in self.stack.layers()[below : self.exit_layers[exit_]]:
+            states = layer(states, mask)
+        logits = self.heads(self.pool(states, attention).unsqueeze(0), start=exit_)[0]
+        return (states, mask, attention), logits
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
         """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
@@ -288,26 +303,7 @@ def build_model(
 
 def load_model(folder: str | Path) -> LeebertForSequenceClassification:
     """A saved model, from safetensors and without a hub. Raises CheckpointError for a damaged or foreign folder."""
-    config_file = Path(folder) / "config.json"
-    try:
-        values = json.loads(config_file.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{config_file} can't be read: {error}") from None
-    kind = values.get("model_type") if isinstance(values, dict) else None
-    if kind != LeebertConfig.model_type:
-        held = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
-        raise CheckpointError(f"{folder} holds {held}; train one with it as --backbone")
-    try:
-        model, told = LeebertForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"the model in {folder} is damaged: {str(error).strip().splitlines()[0]}") from None
-    if missing := sorted(told["missing_keys"]):
-        raise CheckpointError(
-            f"the model in {folder} is damaged: {len(missing)} weights are missing, such as {missing[0]}"
-        )
-    return model
+    return load_saved(folder, {LeebertConfig.model_type: LeebertForSequenceClassification})
 
 
 AutoModelForSequenceClassification.register(LeebertConfig, LeebertForSequenceClassification, exist_ok=True)

@@ -157,10 +157,14 @@ def answer_encoded(
     return found
 
 
-def write_answers(rows: Iterable[dict[str, Any]], out: TextIO, form: str) -> int:
+#: What an answer has, in this order.
+COLUMNS = ("label", "probability", "exit_layer")
+
+
+def write_answers(rows: Iterable[dict[str, Any]], out: TextIO, form: str, columns: Sequence[str] = COLUMNS) -> int:
     """Write answers as JSONL or CSV; returns how many."""
     count = 0
-    writer = csv.DictWriter(out, ["label", "probability", "exit_layer"], lineterminator="\n") if form == "csv" else None
+    writer = csv.DictWriter(out, columns, lineterminator="\n") if form == "csv" else None
     if writer:
         writer.writeheader()
     for row in rows:

@@ -14,8 +14,10 @@ from leebert.record import Rows
 class Problem(Protocol):
     """A task with its data and its model. It must pickle small: sweeps send it to every node."""
 
-    metric: str
-    label_names: tuple[str, ...]
+    @property
+    def metric(self) -> str: ...
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
 
     def rows(self) -> Rows:
         """All rows of the training split."""

@@ -9,7 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "ray", "optuna", "mlflow", "pyarrow")
+from leebert.images.backbones import is_network
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "scikit-learn",
+    "ray",
+    "optuna",
+    "mlflow",
+    "pyarrow",
+    "pillow",
+)
 
 _VOCABULARIES = (
     "tokenizer.json",
@@ -69,6 +82,8 @@ def backbone_identity(spec: str) -> dict[str, Any]:
     weights: all safetensors. config: config.json. tokenizer: its vocabulary. tokenizer_files: all that is its. A part
     whose files are not there is left out.
     """
+    if is_network(spec):  # made anew by every training: its name says all of it
+        return {"name": spec, "revision": spec}
     from leebert.backbone import load_config, locate
 
     where, revision = locate(spec)

@@ -8,13 +8,23 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
 from leebert.config import ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.files import write_atomically
+from leebert.images.backbones import check_network, is_network
+from leebert.images.tasks import ImageTask
+from leebert.methods import METHODS
+
+if TYPE_CHECKING:
+    from leebert.data.tasks import AnyTask, Task
+    from leebert.data.tokens import TokenisedSplit
+    from leebert.images.arrays import ImageRows
+    from leebert.problem import Problem
+    from leebert.record import Rows
 
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
@@ -24,7 +34,8 @@ class DataConfig(Frozen):
     """Where the rows come from, and which of them count."""
 
     dir: str | None = Field(
-        None, description="A folder in GLUE's release layout; None: the Hugging Face hub, or the task's files."
+        None,
+        description="A folder in GLUE's release layout, or of Parquet files for images; None: the Hugging Face hub, or the task's files.",
     )
     subset: Subset | None = Field(None, description="A stratified part of the training split.")
     group_by: tuple[str, ...] | str | None = Field(
@@ -35,7 +46,9 @@ class DataConfig(Frozen):
 class RunConfig(Frozen):
     """One training run; a best file is one too, with `theta_updates` set and what it was found by under `found`."""
 
-    task: str | dict[str, Any] = Field(description="One of GLUE's seven tasks, or the declaration of your own.")
+    task: str | dict[str, Any] = Field(
+        description="One of GLUE's seven tasks, cifar10, cifar100, or the declaration of your own."
+    )
     model: ModelConfig
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     training: TrainConfig = Field(default_factory=lambda: TrainConfig())
@@ -48,24 +61,125 @@ class RunConfig(Frozen):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingData:
-    """The training split, ready: the task, its examples (of `split_rows` rows in the split), and the tokenised rows."""
+#: Evaluation splits that are ready: name → file.
+Splits = tuple[tuple[str, str], ...]
 
-    task: Any
+
+class TrainingData(Protocol):
+    """The training split of texts or images, ready to train on.
+
+    examples: its labelled rows, of `split_rows` in the split. rows: the same for the trainer, mapped from the file `path`.
+    truncated_rows: how many of them were cut.
+    """
+
+    @property
+    def examples(self) -> Any: ...
+    @property
+    def split_rows(self) -> int: ...
+    @property
+    def rows(self) -> Rows: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def truncated_rows(self) -> int: ...
+
+    def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
+        """What is to be learned; `splits` are files of :meth:`split` by their names."""
+        ...
+
+    def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
+        """Another split of the same task, made ready in the same way: its file, and the fingerprint of its rows."""
+        ...
+
+    def save(self, model: Any, out: Path) -> None:
+        """A trained model and what it takes to use it, into a folder."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData:
+    """A training split of texts, tokenised."""
+
+    task: Task
+    model: ModelConfig
     examples: Any
     split_rows: int
-    tokens: Any
-    tokens_path: str
+    rows: TokenisedSplit
     tokenizer: Any
 
+    @property
+    def path(self) -> str:
+        return self.rows.path
 
-def effective_task(config_task: str | dict[str, Any], group_by: Any) -> Any:
+    @property
+    def truncated_rows(self) -> int:
+        return self.rows.truncated
+
+    def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
+        from leebert.problem import TextProblem
+
+        return TextProblem(
+            self.path, self.model.backbone, self.task.label_names, self.task.metric, self.model.pooling,
+            exits or ExitConfig(), splits,
+        )  # fmt: skip
+
+    def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
+        from leebert.data import tokens
+
+        examples = read_examples(self.task, name, source)
+        return tokens.cached(examples, self.tokenizer, self.model.max_length, cache).path, examples.fingerprint()
+
+    def save(self, model: Any, out: Path) -> None:
+        model.config.max_length = self.model.max_length
+        model.save_pretrained(out)
+        self.tokenizer.save_pretrained(out)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData:
+    """A training split of images, decoded."""
+
+    task: ImageTask
+    backbone: str
+    examples: Any
+    split_rows: int
+    rows: ImageRows
+    truncated_rows: int = 0
+
+    @property
+    def path(self) -> str:
+        return self.rows.path
+
+    def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
+        from leebert.images.problem import ImageProblem
+
+        task = self.task
+        return ImageProblem(
+            self.path, self.backbone, task.label_names, task.metric, task.mean, task.std, exits or ExitConfig(), splits
+        )
+
+    def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
+        from leebert.images import arrays
+
+        examples = read_examples(self.task, name, source)
+        return arrays.cached(examples, self.task.size, cache).path, examples.fingerprint()
+
+    def save(self, model: Any, out: Path) -> None:
+        model.save_pretrained(out)
+
+
+def effective_task(config_task: str | dict[str, Any], group_by: Any) -> AnyTask:
     """The task of a configuration, with the grouping that the data section asks for."""
-    from leebert.data.tasks import get_task
+    from leebert.data.tasks import any_task
 
-    task = get_task(config_task)
+    task = any_task(config_task)
     if group_by is None:
+        return task
+    if isinstance(task, ImageTask):
+        if group_by != "none":
+            raise ConfigError(
+                f"data.group_by: {group_by!r}: the rows of {task.name} are images, which have no columns of text"
+            )
         return task
     if group_by == "containing" and len(task.text_columns) != 1:
         raise ConfigError("data.group_by: 'containing' is for tasks with one text column")
@@ -78,8 +192,15 @@ def effective_task(config_task: str | dict[str, Any], group_by: Any) -> Any:
     return dataclasses.replace(task, group_by=() if group_by == "none" else group_by)
 
 
-def check_length(model: ModelConfig) -> None:
-    """Raises ConfigError where rows would be longer than the backbone has positions for."""
+def check_model(task: AnyTask, model: ModelConfig) -> None:
+    """Raises ConfigError where a backbone is not for a task's rows, or rows would be longer than it has positions for."""
+    if isinstance(task, ImageTask):
+        check_network(task.name, model)
+        return
+    if is_network(model.backbone):
+        raise ConfigError(
+            f"backbone {model.backbone}: is a network for images, and {task.name} has texts; give an encoder"
+        )
     from leebert.backbone import load_config
 
     longest = getattr(load_config(model.backbone), "max_position_embeddings", None)
@@ -87,22 +208,40 @@ def check_length(model: ModelConfig) -> None:
         raise ConfigError(f"max_length {model.max_length}: {model.backbone} takes at most {longest} tokens")
 
 
-def load_training_data(task: Any, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
-    """Read the training split (and nothing else), and tokenise it once into `cache`."""
-    from leebert.backbone import load_tokenizer
-    from leebert.data.sources import read_split, subset
-    from leebert.data.tokens import cached
+def load_training_data(task: AnyTask, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
+    """Read the training split (and nothing else), and tokenise or decode it once into `cache`."""
+    check_model(task, model)
+    from leebert.data.sources import subset
 
-    check_length(model)
-    tokenizer = load_tokenizer(model.backbone)
-    examples = read_split(task, "train", data.dir)
+    tokenizer = None if isinstance(task, ImageTask) else _tokenizer(model.backbone)
+    examples = read_examples(task, "train", data.dir)
     split_rows = len(examples)
     if data.subset:
         if data.subset.rows > len(examples):
             raise DataError(f"subset of {data.subset.rows} rows: {examples.source} has only {len(examples)}")
         examples = subset(examples, data.subset.rows, data.subset.seed)
-    tokens = cached(examples, tokenizer, model.max_length, cache)
-    return TrainingData(task, examples, split_rows, tokens, str(tokens.path), tokenizer)
+    if isinstance(task, ImageTask):
+        from leebert.images import arrays
+
+        return ImageData(task, model.backbone, examples, split_rows, arrays.cached(examples, task.size, cache))
+    from leebert.data import tokens
+
+    rows = tokens.cached(examples, tokenizer, model.max_length, cache)
+    return TextData(task, model, examples, split_rows, rows, tokenizer)
+
+
+def read_examples(task: AnyTask, split: str, source: str | None) -> Any:
+    """The rows of one split, texts or images, from a folder or the hub."""
+    from leebert.data.sources import read_split
+    from leebert.images.sources import read_images
+
+    return read_images(task, split, source) if isinstance(task, ImageTask) else read_split(task, split, source)
+
+
+def _tokenizer(backbone: str) -> Any:
+    from leebert.backbone import load_tokenizer
+
+    return load_tokenizer(backbone)
 
 
 def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
@@ -124,6 +263,12 @@ def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime
         warnings.warn(f"not as the best file was found: {line}", stacklevel=2)
 
 
+def own_exits(config: RunConfig) -> ExitConfig:
+    """The rule by which a trained model leaves: the configuration's, for a method with one exit none unless it names one."""
+    one_exit = METHODS[config.training.algorithm].one_exit
+    return ExitConfig(strategy="never") if one_exit and "exits" not in config.model_fields_set else config.exits
+
+
 def train_model(
     config: RunConfig,
     out: Path,
@@ -135,7 +280,7 @@ def train_model(
     on_step: Callable[[int], None] | None = None,
     on_plan: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train and save a model, its tokenizer and `training.json` into `out`; returns what that file says.
+    """Train and save a model, what it takes to use it, and `training.json` into `out`; returns what that file says.
 
     Without `theta_updates`, one grouped fold of the training split is held out for early stopping, and the best
     epoch's weights are kept; with it, or without `hold_out`, the whole split is trained on and no evaluation data is
@@ -148,8 +293,8 @@ def train_model(
     from leebert.data.batches import RowSubset, updates_per_epoch
     from leebert.data.folds import make_folds
     from leebert.exits import check_threshold, warn_if_unreachable
-    from leebert.problem import TextProblem
     from leebert.runtime import Runtime, derive_seed
+    from leebert.stages import epochs_of, method
     from leebert.train import fit
 
     runtime = Runtime.of(config.training.precision, device)
@@ -157,27 +302,24 @@ def train_model(
     data = load_training_data(task, config.data, config.model, cache or out / ".cache")
     if config.found:
         _check_found(config.found, data.examples.fingerprint(), config.model.backbone, runtime)
-    problem = TextProblem(
-        data.tokens_path, config.model.backbone, task.label_names, task.metric, config.model.pooling, config.exits
-    )
     torch.manual_seed(derive_seed(config.training.seed, "init"))
-    model = problem.model(config.training)
-    check_threshold(config.exits, model.num_exits, len(task.label_names))
-    warn_if_unreachable(config.exits, model.num_exits)
+    exits = own_exits(config)
+    model = data.problem(exits).model(config.training)
+    left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
+    check_threshold(exits, left, len(task.label_names))
+    warn_if_unreachable(exits, left)
     model.config.precision = runtime.precision
     model.config.task = config.task
-    model.config.max_length = config.model.max_length
     model.config.metric = task.metric
 
-    rows, held_out = data.tokens, None
+    rows: Rows = data.rows
+    held_out: Rows | None = None
     if hold_out and config.theta_updates is None:
         folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed)
-        rows, held_out = RowSubset(data.tokens, folds.train(0)), RowSubset(data.tokens, folds.held_out(0))
+        rows, held_out = RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
     if on_plan:
-        on_plan(
-            config.theta_updates
-            or config.training.max_epochs * updates_per_epoch(len(rows), config.training.batch_size)
-        )
+        epochs = sum(epochs_of(method(config.training, model.num_exits), config.training))
+        on_plan(config.theta_updates or epochs * updates_per_epoch(len(rows), config.training.batch_size))
 
     out.mkdir(parents=True, exist_ok=True)
     best_weights = out / ".best.safetensors"
@@ -197,21 +339,21 @@ def train_model(
             f"training diverged after {result.reports[-1].theta_updates} updates (a loss, gradient or weight was not finite); "
             f"its last finite epoch is kept in {checkpoints.folder}; lower lr_theta, now {config.training.lr_theta:g}"
         )
+    model = result.model
     if held_out is not None:
         model.load_state_dict(load_file(best_weights))
-    model.save_pretrained(out)
-    data.tokenizer.save_pretrained(out)
+    data.save(model, out)
     summary = {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
         "rows": len(rows),
         "split_rows": data.split_rows,
         "held_out_rows": 0 if held_out is None else len(held_out),
-        "truncated_rows": int(data.tokens.truncated),
+        "truncated_rows": data.truncated_rows,
         "skipped_rows": int(getattr(data.examples, "skipped", 0)),
         "data_fingerprint": data.examples.fingerprint(),
         "runtime": runtime.describe(),
         "ended": result.ended,
-        "theta_updates": result.reports[-1].theta_updates,
+        "theta_updates": result.reports[-1].last_stage_updates,
         "best_epoch": result.best.epoch,
         "score": result.best.score,
         "epochs": [r.plain() for r in result.reports],

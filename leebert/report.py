@@ -59,15 +59,22 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `rules` on a few rows.
 
-    `rules` stand under `chosen`; without any, those nearest to the paper's speed-up are timed.
+    examples: of texts, or of images where there is no tokenizer. `rules` stand under `chosen`; without any, those nearest
+    to the paper's speed-up are timed.
     """
-    from leebert.data.tokens import tokenise
-
     with tempfile.TemporaryDirectory() as folder:
-        rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
+        rows: Any
+        if tokenizer is None:
+            from leebert.images.arrays import decode_all
+
+            rows = decode_all(examples, model.config.image_size, Path(folder) / "rows.arrow")
+        else:
+            from leebert.data.tokens import tokenise
+
+            rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
         recorded = record_all(model, rows, runtime, batch_size, progress=progress)
         result = evaluation(recorded, metric, thresholds)
-        result["truncated_rows"] = int(rows.truncated)
+        result["truncated_rows"] = 0 if tokenizer is None else int(rows.truncated)
         if rules:
             chosen = [replay_point(recorded, metric, r.strategy, r.threshold, r.patience) for r in rules]
             result["chosen"] = [point.as_dict() for point in chosen]

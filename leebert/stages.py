@@ -17,6 +17,11 @@ from leebert.optim import ALGORITHMS, Algorithm, Fixed
 from leebert.record import Batch
 from leebert.runtime import Runtime
 
+#: Makes θ's optimiser from its parameters and λ1.
+MakeOptimizer = Callable[[Iterable[torch.nn.Parameter], float, TrainConfig], torch.optim.Optimizer]
+#: The factor on λ1 for an update (from 0), of all updates, with a share of warm-up.
+Schedule = Callable[[int, int, float], float]
+
 
 def everything(name: str) -> bool:
     """The `trains` of a stage in which every parameter learns."""
@@ -51,12 +56,34 @@ def adamw(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConf
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=True)
 
 
+def sgd(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD for images, with momentum and without Nesterov's (He et al. 2015, section 4.2)."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
+
+
 def linear(step: int, total: int, warmup: float) -> float:
     """Factor on λ1 for update `step` (from 0) of `total`: linear warm-up over a share of them, then linear decay to 0."""
     rising = round(total * warmup)
     if step < rising:
         return (step + 1) / (rising + 1)
     return (total - step) / max(1, total - rising)
+
+
+#: Shares of the updates after which λ1 falls to a tenth: epochs 35, 60 and 85 of Shallow-Deep's 100.
+FALLS = (0.35, 0.6, 0.85)
+
+
+def steps(step: int, total: int, warmup: float) -> float:
+    """Factor on λ1 for update `step` (from 0) of `total`: linear warm-up, then to a tenth at each of :data:`FALLS`."""
+    rising = round(total * warmup)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return 0.1 ** sum(step >= fall * total for fall in FALLS)
+
+
+#: By the names that stand in a configuration.
+OPTIMIZERS: dict[str, MakeOptimizer] = {"adamw": adamw, "sgd": sgd}
+SCHEDULES: dict[str, Schedule] = {"linear": linear, "steps": steps}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +121,8 @@ class Stage:
 
     name: unique within the method; it stands in reports and checkpoints.
     objective, algorithm: what is minimised and how ω is learned.
-    trains: which parameters learn, by their name in the model; the others are frozen for this stage.
+    trains: which parameters learn, by their name in the model; the others are frozen for this stage, and so are the
+        running statistics whose names it excludes.
     epochs: its length and the horizon of its schedule; None is the configuration's `max_epochs`; 0: it only evaluates.
     lr_theta: its λ1; None is the configuration's.
     transform: changes or replaces the model before the stage starts (pruning, say).
@@ -102,8 +130,7 @@ class Stage:
     pair: called with model and teacher before the stage's first update.
     pace: called with the model and the share of the stage's updates done, before each.
     stops_early: whether it ends after `patience` epochs without a better mean over exits.
-    optimizer: θ's optimiser for its parameters and λ1; ω's is the configuration's.
-    schedule: the factor on λ1 for an update, of all updates, with a share of warm-up.
+    optimizer, schedule: of θ and of λ1; None is the configuration's. ω's optimiser is always the configuration's.
     """
 
     name: str
@@ -117,8 +144,8 @@ class Stage:
     pair: Callable[[Any, Any], None] | None = None
     pace: Callable[[Any, float], None] | None = None
     stops_early: bool = True
-    optimizer: Callable[[Iterable[torch.nn.Parameter], float, TrainConfig], torch.optim.Optimizer] = adamw
-    schedule: Callable[[int, int, float], float] = linear
+    optimizer: MakeOptimizer | None = None
+    schedule: Schedule | None = None
 
 
 Stages = Callable[[TrainConfig, int], tuple[Stage, ...]]
@@ -154,3 +181,8 @@ def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     module, _, function = METHODS[config.algorithm].stages.partition(":")
     stages: Stages = getattr(importlib.import_module(module), function)
     return stages(config, num_exits)
+
+
+def epochs_of(stages: tuple[Stage, ...], config: TrainConfig) -> list[int]:
+    """The longest that each stage can take."""
+    return [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]

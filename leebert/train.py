@@ -22,10 +22,11 @@ from leebert.data.batches import plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import HeldOut, layers_of, record_all
 from leebert.metrics import collapsed, per_exit
+from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
 from leebert.record import Batch, Keep, Record, Rows, micro_batches
 from leebert.runtime import Runtime, derive_seed
-from leebert.stages import Examined, Stage, method
+from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, epochs_of, method
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
@@ -104,7 +105,9 @@ class _Level:
             parameter.requires_grad_(stage.trains(name))
         self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.lr_theta = stage.lr_theta or config.lr_theta
-        self.theta_optimizer = stage.optimizer(self.theta.values(), self.lr_theta, config)
+        optimizer = stage.optimizer or OPTIMIZERS[config.theta_optimizer]
+        self.theta_optimizer = optimizer(self.theta.values(), self.lr_theta, config)
+        self.schedule = stage.schedule or SCHEDULES[config.schedule]
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
         self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
         self.omega_optimizer: torch.optim.Optimizer | None = None
@@ -117,6 +120,7 @@ class _Level:
         self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
 
     def start_epoch(self, d2: Iterator[Batch]) -> None:
+        training_mode(self.model, self.stage.trains)
         self.d2 = d2
         self.loss_sum.zero_()
 
@@ -170,12 +174,13 @@ class _Level:
 
     @torch.no_grad()
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        self.model.train(self.config.omega_forward == "train")
         keep = self.stage.objective.keep
+        if self.config.omega_forward == "eval":
+            self.model.eval()
         try:
             # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
             # different lengths would pad each other, and BatchNorm would mix them.
-            with self.runtime.autocast():
+            with self.runtime.autocast(), statistics_kept(self.model):
                 records = [
                     Record.joined(
                         [_record(self.model, part, keep) for part in micro_batches(batch, self.config.accumulate)]
@@ -188,7 +193,7 @@ class _Level:
                 for record, teacher in zip(records, taught, strict=True)
             )
         finally:
-            self.model.train()
+            training_mode(self.model, self.stage.trains)
 
     @torch.no_grad()
     def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
@@ -288,9 +293,9 @@ def train_epochs(
     stages = stages or method(config, model.num_exits)
     lengths = np.asarray(rows.lengths)
     per_epoch = updates_per_epoch(len(rows), config.batch_size)
-    epochs_of = [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]
-    limited = max(i for i, epochs in enumerate(epochs_of) if epochs)  # the stage whose updates `updates` counts
-    horizon = per_epoch * epochs_of[limited]
+    longest = epochs_of(stages, config)
+    limited = max(i for i, epochs in enumerate(longest) if epochs)  # the stage whose updates `updates` counts
+    horizon = per_epoch * longest[limited]
     if updates is not None and updates > horizon:
         raise ConfigError(
             f"theta_updates {updates}: max_epochs {config.max_epochs} at batch size {config.batch_size} is a schedule of "
@@ -342,7 +347,7 @@ def train_epochs(
             )
             level = None
         stage, is_last = stages[at.stage], at.stage == len(stages) - 1
-        stage_epochs = epochs_of[at.stage]
+        stage_epochs = longest[at.stage]
         if level is None:
             if stage.transform:
                 at.plans[stage.name] = stage.transform.plan(model, examined)
@@ -355,10 +360,9 @@ def train_epochs(
         torch.manual_seed(derive_seed(*seed, stage.name, "dropout", at.stage_epoch))
         plan = plan_epoch(lengths, config.batch_size, stage.algorithm.splits_data, (*seed, stage.name), at.stage_epoch)
         level.start_epoch(rows.collate(index) for index in plan.d2())
-        model.train()
         steps = 0
         for index in plan.d1 if stage_epochs else ():
-            level.rate = level.lr_theta * stage.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
+            level.rate = level.lr_theta * level.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
             if stage.pace:
                 stage.pace(model, at.stage_updates / (stage_epochs * per_epoch))
             level.progress = (at.stage_updates + 1) / (stage_epochs * per_epoch)

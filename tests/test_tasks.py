@@ -86,7 +86,7 @@ def test_an_own_task_on_the_hub() -> None:
     ("change", "message"),
     [
         ({"lable": "x"}, "lable: unknown key (did you mean 'label'?)"),
-        ({"name": "mrpc"}, "'mrpc' is a task of GLUE"),
+        ({"name": "mrpc"}, "'mrpc' is a known task"),
         ({"name": "a/b"}, "name: "),
         ({"files": None}, "give either files or hub"),
         ({"hub": "me/data"}, "give either files or hub"),

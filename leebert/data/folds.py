@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from leebert.data.sources import Examples
-from leebert.data.tasks import Task
+from leebert.data.sources import Examples, Labelled
+from leebert.data.tasks import AnyTask
 from leebert.errors import DataError
+from leebert.images.tasks import ImageTask
 
 #: One fixed hold-out (`folds: 1`) holds out about one row in so many.
 HOLD_OUT = 10
@@ -27,12 +28,15 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", folded).split())  # folding can undo the normal form
 
 
-def group_ids(examples: Examples, task: Task) -> np.ndarray:
+def group_ids(examples: Labelled, task: AnyTask) -> np.ndarray:
     """(N,) int64: rows with the same number belong together; numbers count up from 0 in the order of first rows.
 
     Rows that share a normalised text of the task's `group_by` columns, in whichever of them, are one group, and so is
     what such rows share with others. "containing" groups by :func:`containing_groups`; () leaves each row alone.
     """
+    if isinstance(task, ImageTask) or not task.group_by:
+        return np.arange(len(examples))
+    assert isinstance(examples, Examples)
     if task.group_by == "containing":
         if len(examples.texts) != 1:
             raise DataError(f"{examples.source}: grouping 'containing' is for tasks of one text, not of a pair")
@@ -172,12 +176,12 @@ class Folds:
         return folds
 
 
-def grouping_name(task: Task) -> str:
+def grouping_name(task: AnyTask) -> str:
     """What a task's rows are grouped by, as it stands in the digest."""
     return task.group_by if isinstance(task.group_by, str) else " | ".join(task.group_by) or "none"
 
 
-def make_folds(examples: Examples, task: Task, k: int, seed: int) -> Folds:
+def make_folds(examples: Labelled, task: AnyTask, k: int, seed: int) -> Folds:
     """k stratified folds that keep groups together, the same for the same examples and seed; k = 1 is one hold-out.
 
     Raises DataError where the rows do not allow it: too few rows, groups or rows of a label, or one side of a fold
@@ -204,7 +208,7 @@ def make_folds(examples: Examples, task: Task, k: int, seed: int) -> Folds:
     return folds
 
 
-def _check_counts(examples: Examples, groups: np.ndarray, task: Task, k: int, parts: int, seed: int) -> None:
+def _check_counts(examples: Labelled, groups: np.ndarray, task: AnyTask, k: int, parts: int, seed: int) -> None:
     assert examples.labels is not None
     asked = f"{examples.source}: folds: {k}"
     if k < 1:
@@ -235,7 +239,7 @@ def _assign(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int) -> np
     return assignment
 
 
-def _hold_out_part(assignment: np.ndarray, examples: Examples, groups: np.ndarray) -> int:
+def _hold_out_part(assignment: np.ndarray, examples: Labelled, groups: np.ndarray) -> int:
     """The first part of about a tenth of the rows: a very large group makes its own part larger than that."""
     share = np.bincount(assignment, minlength=HOLD_OUT) / len(assignment) * HOLD_OUT
     fitting = np.flatnonzero((share > 0.5) & (share < 1.5))

@@ -13,12 +13,12 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from leebert.config import nearest
-from leebert.data.tasks import FORMATS, Hub, Task
+from leebert.data.tasks import FORMATS, Task
 from leebert.errors import DataError
 
 _HIDDEN = "-1"
@@ -115,7 +115,23 @@ def _check_split(task: Task, split: str, source: str | Path | None) -> None:
         raise DataError(f"task {task.name} has no split {split!r}{nearest(split, valid)}; it has {', '.join(valid)}")
 
 
-def subset(examples: Examples, rows: int, seed: int) -> Examples:
+class Labelled(Protocol):
+    """Rows of any kind with their labels, as :class:`Examples` has them."""
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+    @property
+    def ids(self) -> np.ndarray: ...
+    @property
+    def source(self) -> str: ...
+    def __len__(self) -> int: ...
+    def take(self, indices: Any) -> Self: ...
+
+
+LabelledRows = TypeVar("LabelledRows", bound=Labelled)
+
+
+def subset(examples: LabelledRows, rows: int, seed: int) -> LabelledRows:
     """`rows` rows drawn at random in the labels' proportions, in their old order; ids are kept. Raises DataError."""
     if examples.labels is None:
         raise DataError(f"{examples.source}: a stratified subset needs labels, and these rows have none")
@@ -276,7 +292,7 @@ def _find(task: Task, split: str, source: str | Path | None) -> Path:
     if not path.is_file():
         parent = path.parent
         there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else None
-        seen = "there is no such folder" if there is None else f"the folder holds {_listed(there)}"
+        seen = "there is no such folder" if there is None else f"the folder holds {listed(there)}"
         what = f"; point to GLUE's release, the folder that holds {task.folder}/{name}" if task.folder else ""
         raise DataError(f"{path}: no such file, the split {split!r} of task {task.name}; {seen}{what}")
     if path.suffix.lower() not in _READERS:
@@ -284,7 +300,8 @@ def _find(task: Task, split: str, source: str | Path | None) -> Path:
     return path
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list, as an error shows them."""
     return (", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")) or "nothing"
 
 
@@ -454,21 +471,26 @@ def _hub_table(task: Task, split: str, columns: Sequence[str]) -> tuple[_Table, 
     assert task.hub is not None
     hub = task.hub
     source = f"hub:{hub.repo}" + (f"/{hub.config}" if hub.config else "") + f" split {hub.splits[split]!r}"
-    data = _load_hub(hub, hub.splits[split], source, task)
+    local = f"with --data-dir FOLDER (GLUE's release, holding {task.folder}/)" if task.folder else "from files"
+    data = load_hub(hub.repo, hub.splits[split], source, local, config=hub.config, revision=hub.revision)
     _select(source, data.column_names, columns, task, split)
     return _Table(source, {name: list(data[name]) for name in columns}, range(data.num_rows)), data.features
 
 
-def _load_hub(hub: Hub, split: str, source: str, task: Task) -> Any:
-    """One split as a `datasets.Dataset`; every way of failing becomes a DataError."""
+def load_hub(
+    repo: str, split: str, source: str, instead: str, *, config: str | None = None, revision: str | None = None
+) -> Any:
+    """One split as a `datasets.Dataset`; every way of failing becomes a DataError, which names `source`.
+
+    `instead` says how the data is read without the hub.
+    """
     import datasets
 
     try:
-        return datasets.load_dataset(hub.repo, hub.config, split=split, revision=hub.revision)
+        return datasets.load_dataset(repo, config, split=split, revision=revision)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(f"{source}: {error}; check the id, the revision and your access rights") from None
     except OSError as error:  # ConnectionError and time-outs are OSErrors, and so are the hub client's own
-        local = f"with --data-dir FOLDER (GLUE's release, holding {task.folder}/)" if task.folder else "from files"
-        raise DataError(f"{source}: the hub could not be reached ({error}); read the data {local} instead") from None
+        raise DataError(f"{source}: the hub could not be reached ({error}); read the data {instead} instead") from None
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{source}: can't be loaded: {error}") from None

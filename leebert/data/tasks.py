@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from leebert.config import Frozen, nearest, parse
 from leebert.errors import ConfigError
+from leebert.images.tasks import IMAGE_TASKS, ImageTask
 
 Metric = Literal["accuracy", "matthews", "acc_f1"]
 #: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
@@ -71,6 +72,9 @@ class Task:
             ids |= {str(i): i for i in range(self.num_labels)}
         return ids
 
+
+#: What folds, recipes and commands are given.
+AnyTask = Task | ImageTask
 
 _SPLITS = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 _MATCHED = ("dev_matched", "dev_mismatched", "test_matched", "test_mismatched")
@@ -228,7 +232,7 @@ class OwnTask(Frozen):
         return self
 
     def _file_errors(self) -> list[str]:
-        errors = [f"name: {self.name!r} is a task of GLUE, choose another"] if self.name in TASKS else []
+        errors = [f"name: {self.name!r} is a known task, choose another"] if self.name in (*TASKS, *IMAGE_TASKS) else []
         if (self.files is None) == (self.hub is None):
             errors.append("give either files or hub")
         splits = self.hub_splits if self.files is None else self.files
@@ -280,13 +284,22 @@ def own_task(spec: Mapping[str, Any] | OwnTask, base: Path | None = None) -> Tas
     return declared.task(base)
 
 
-def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
-    """One of GLUE's tasks by its name, or a user's own declaration. Raises ConfigError for any other name."""
+def any_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> AnyTask:
+    """A task of texts or images by its name, or a user's own declaration. Raises ConfigError for any other name."""
     if not isinstance(task, str):
         return own_task(task, base)
-    if task not in TASKS:
-        folded = {name.replace("-", "").replace("_", ""): name for name in TASKS}
+    known: dict[str, AnyTask] = {**TASKS, **IMAGE_TASKS}
+    if task not in known:
+        folded = {name.replace("-", "").replace("_", ""): name for name in known}
         near = folded.get(task.lower().replace("-", "").replace("_", ""))
-        hint = f" (did you mean '{near}'?)" if near else nearest(task.lower(), TASKS)
-        raise ConfigError(f"unknown task {task!r}{hint}; known are {', '.join(TASKS)}, or declare your own")
-    return TASKS[task]
+        hint = f" (did you mean '{near}'?)" if near else nearest(task.lower(), known)
+        raise ConfigError(f"unknown task {task!r}{hint}; known are {', '.join(known)}, or declare your own")
+    return known[task]
+
+
+def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
+    """A task of texts, as :func:`any_task`. Raises ConfigError for one of images, too."""
+    found = any_task(task, base)
+    if isinstance(found, ImageTask):
+        raise ConfigError(f"task {found.name}: its rows are images, and this is for texts")
+    return found

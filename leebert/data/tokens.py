@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
-import os
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from leebert.data import arrow
 from leebert.data.sources import Examples
 from leebert.errors import DataError
 
 if TYPE_CHECKING:
     import torch
-
-#: Changes with the file's layout, so that older files are not taken for new ones.
-LAYOUT = 1
 
 
 def tokenise(
@@ -57,25 +52,20 @@ def tokenise(
     if examples.labels is not None:
         columns["label"] = pa.array(examples.labels, pa.int64())
     columns["row_id"] = pa.array(examples.ids, pa.int64())
-    # One batch holds all rows, so that each column of the mapped file is one flat array.
-    batch = pa.record_batch(columns)
     metadata = {
-        "layout": LAYOUT,
         "rows": len(examples),
         "truncated": truncated,
         "max_length": max_length,
         "pad_id": tokenizer.pad_token_id,
         "fingerprint": token_fingerprint(examples, tokenizer, max_length),
-        "crc32": _checksum(batch),
     }
-    batch = batch.replace_schema_metadata({key: str(value) for key, value in metadata.items()})
-    _write(batch, Path(path))
+    arrow.write(columns, metadata, Path(path))
     return TokenisedSplit.open(path)
 
 
 def token_fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> str:
     """sha256 (hex) of all that the token file depends on: rows and their ids, the tokenizer, max_length."""
-    digest = hashlib.sha256(f"{LAYOUT}/{max_length}/{examples.fingerprint()}".encode())
+    digest = hashlib.sha256(f"{arrow.LAYOUT}/{max_length}/{examples.fingerprint()}".encode())
     digest.update(examples.ids.astype("<i8").tobytes())
     backend = _configured(tokenizer, max_length, pairs=len(examples.texts) == 2)
     digest.update(backend.to_str().encode())
@@ -127,34 +117,6 @@ def _joined(rows: Sequence[Sequence[int]], dtype: Any, total: int) -> np.ndarray
     return np.fromiter(itertools.chain.from_iterable(rows), dtype, total)
 
 
-def _write(batch: pa.RecordBatch, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: can't be written: {error}; free some space, or choose another folder") from None
-    finally:
-        with contextlib.suppress(OSError):  # gone already where all went well
-            temporary.unlink()
-
-
-def _flat(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    return batch[name].values.to_numpy(zero_copy_only=True)
-
-
-def _checksum(batch: pa.RecordBatch) -> int:
-    value = 0
-    for name in batch.schema.names:
-        column = batch[name]
-        parts = [column.offsets, column.values] if pa.types.is_list(column.type) else [column]
-        for part in parts:
-            value = zlib.crc32(memoryview(part.to_numpy(zero_copy_only=True)), value)
-    return value
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenisedSplit:
     """The tokens of N rows, mapped from a file; pickles as the file's path.
@@ -183,21 +145,14 @@ class TokenisedSplit:
             raise DataError(f"{path}: there is no such token file; it is made by `cached` or `tokenise`")
         path = Path(path).resolve()
         try:
-            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
-                if reader.num_record_batches != 1:
-                    raise ValueError(f"{reader.num_record_batches} record batches, not 1")
-                batch = reader.get_batch(0)
-            batch.validate(full=True)
-            meta = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
-            if int(meta["layout"]) != LAYOUT or int(meta["crc32"]) != _checksum(batch):
-                raise ValueError("its checksum or layout differs")
+            batch, meta = arrow.open_mapped(path)
             names = batch.schema.names
             offsets = batch["input_ids"].offsets.to_numpy(zero_copy_only=True)
             return cls(
                 path=str(path),
-                input_ids=_flat(batch, "input_ids"),
+                input_ids=arrow.flat(batch["input_ids"]),
                 offsets=offsets,
-                token_type_ids=_flat(batch, "token_type_ids") if "token_type_ids" in names else None,
+                token_type_ids=arrow.flat(batch["token_type_ids"]) if "token_type_ids" in names else None,
                 lengths=np.diff(offsets),
                 labels=batch["label"].to_numpy(zero_copy_only=True) if "label" in names else None,
                 row_ids=batch["row_id"].to_numpy(zero_copy_only=True),

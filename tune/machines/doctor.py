@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leebert.errors import BackboneError, LeebertError, SweepError
+from leebert.images.backbones import is_network
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.machines import nodes, placement
 from tune.machines.footprint import estimate_for_space
@@ -128,8 +129,9 @@ def _backbone(spec: SweepSpec) -> Check:
     from leebert.backbone import load_encoder, load_tokenizer
 
     try:
-        load_encoder(spec.backbone)
-        load_tokenizer(spec.backbone)
+        if not is_network(spec.backbone):
+            load_encoder(spec.backbone)
+            load_tokenizer(spec.backbone)
     except LeebertError as error:
         return Check("backbone", DRIVER, "failed", str(error))
     return Check("backbone", DRIVER, "ok", spec.backbone)
@@ -324,11 +326,12 @@ def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:
     # What can't be found out here is wrong in a way that the checks of backbone and data tell of.
     with contextlib.suppress(LeebertError):
         where, revision = locate(spec.backbone)
-        if not Path(where).is_dir():
+        if not Path(where).is_dir() and not is_network(spec.backbone):
             needed.append(("model", where, revision))
     with contextlib.suppress(LeebertError):
         data = data_config(spec)
         hub = effective_task(spec.task, data.group_by).hub
         if hub is not None and data.dir is None:
-            needed.append(("dataset", hub.repo, hub.revision))
+            repo, revision = (hub, None) if isinstance(hub, str) else (hub.repo, hub.revision)
+            needed.append(("dataset", repo, revision))
     return needed

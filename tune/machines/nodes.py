@@ -251,17 +251,20 @@ def _attempt(name: str, look: Callable[[str], Any], what: str) -> dict[str, Any]
 
 
 def _fingerprint(path: str) -> str:
-    from leebert.data.tokens import TokenisedSplit
+    from leebert.data import arrow
 
-    return TokenisedSplit.open(path).fingerprint
+    return arrow.fingerprint(path)
 
 
 def _identity(spec: str) -> dict[str, Any]:
     from leebert.backbone import load_encoder
+    from leebert.images.backbones import is_network
     from leebert.provenance import backbone_identity
 
     found = backbone_identity(spec)
-    if "weights" not in found:  # without a digest to compare, only loading shows that the weights are there
+    if "weights" not in found and not is_network(
+        spec
+    ):  # without a digest to compare, only loading shows that the weights are there
         load_encoder(spec)
         found = backbone_identity(spec)  # a hub's weights are in its local copy now
     return found

@@ -210,10 +210,16 @@ def check_backbone(best: BestFile) -> None:
 def check_data(best: BestFile) -> int:
     """How many rows the training split has; DataError where it is not the one that the best file was found on."""
     from leebert.data.sources import read_split, subset
+    from leebert.images.tasks import ImageTask
     from leebert.recipe import effective_task
 
     data = best.config.data
-    examples = read_split(effective_task(best.config.task, data.group_by), "train", data.dir)
+    task = effective_task(best.config.task, data.group_by)
+    if isinstance(task, ImageTask):
+        raise ConfigError(
+            f"{best.path}: {task.name} has images, and refit makes models that serve texts; use leebert train"
+        )
+    examples = read_split(task, "train", data.dir)
     split_rows = len(examples)
     if data.subset and data.subset.rows <= split_rows:
         examples = subset(examples, data.subset.rows, data.subset.seed)

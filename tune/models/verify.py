@@ -17,7 +17,6 @@ import numpy as np
 
 from leebert.config import Precision
 from leebert.errors import SweepError
-from leebert.problem import TextProblem
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import effective_task, load_training_data
 from leebert.runtime import Runtime, limited_threads
@@ -146,12 +145,9 @@ def verify(
         if foreign and not anyway:
             unlike = dict.fromkeys(line for one in settings for line in one.differs(found))
             return Verdict(found["score_mean"], None, (), foreign, tuple(unlike))
-        problem: Any = TextProblem(
-            data.tokens_path, config.model.backbone, task.label_names, task.metric, config.model.pooling
-        )
         study = Study(
             folder=cache,
-            problem=problem,
+            problem=data.problem(),
             folds=folds,
             cells=tuple((cell["seed"], cell["fold"]) for cell in found["cells"]),
             training=config.training.model_dump(exclude={"seed"}),

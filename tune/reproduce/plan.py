@@ -12,7 +12,7 @@ from typing import Any
 
 from leebert.config import COST_ONLY, TrainConfig, nearest
 from leebert.errors import ConfigError
-from leebert.methods import applies
+from leebert.methods import METHODS, applies
 from leebert.yaml import load_yaml
 from tune.reproduce.paper import PATIENCE, TARGETS, Figure, Row, Target
 from tune.space import SweepSpec, make_space

@@ -1,4 +1,4 @@
-"""From a search space to what trials need: rows read and tokenised once, folds made and saved, all of it written down."""
+"""From a search space to what trials need: rows read and tokenised or decoded once, folds made and saved, all of it written down."""
 
 from __future__ import annotations
 
@@ -51,27 +51,19 @@ def data_config(spec: SweepSpec) -> DataConfig:
 
 
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
-    """Read, subset, split and tokenise the training split. `cache` is shared by all nodes.
+    """Read, subset, split and tokenise (or decode) the training split. `cache` is shared by all nodes.
 
     No other split is opened, unless the space says `evaluate`.
     """
     from leebert.data.folds import make_folds
-    from leebert.problem import TextProblem
 
     data = data_config(spec)
     task = effective_task(spec.task, data.group_by)
     loaded = load_training_data(task, data, spec.model, cache)
     folds = make_folds(loaded.examples, task, spec.folds, spec.fold_seed)
     held_out = len(folds.held_out(0))
-    evaluated = _evaluation_splits(task, spec, loaded.tokenizer, cache) if spec.evaluate else {}
-    problem = TextProblem(
-        str(Path(loaded.tokens_path).resolve()),
-        spec.backbone,
-        task.label_names,
-        task.metric,
-        spec.pooling,
-        splits=tuple((split, path) for split, (path, _) in evaluated.items()),
-    )
+    evaluated = _evaluation_splits(task, spec, loaded, cache) if spec.evaluate else {}
+    problem = loaded.problem(splits=tuple((split, path) for split, (path, _) in evaluated.items()))
     _check_model_and_batches(spec, problem, folds)
     return Prepared(
         spec=spec,
@@ -79,10 +71,10 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
         folds=folds,
         facts={
             "rows": len(loaded.examples),
-            "truncated_rows": int(loaded.tokens.truncated),
+            "truncated_rows": loaded.truncated_rows,
             "skipped_rows": int(getattr(loaded.examples, "skipped", 0)),
             "data_fingerprint": loaded.examples.fingerprint(),
-            "tokens": str(Path(loaded.tokens_path).resolve()),
+            "tokens": loaded.path,
             "label_names": list(task.label_names),
             "metric": task.metric,
             "folds": {"k": spec.folds, "seed": spec.fold_seed, "grouping": folds.grouping, "digest": folds.digest},
@@ -92,18 +84,14 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
     )
 
 
-def _evaluation_splits(task: Any, spec: SweepSpec, tokenizer: Any, cache: Path) -> dict[str, tuple[str, str]]:
-    """The task's evaluation splits, tokenised: split → file of tokens, fingerprint of the rows."""
-    from leebert.data.sources import read_split
-    from leebert.data.tokens import cached
-
+def _evaluation_splits(task: Any, spec: SweepSpec, loaded: Any, cache: Path) -> dict[str, tuple[str, str]]:
+    """The task's evaluation splits, made ready: split → file, fingerprint of the rows."""
     if not task.eval_splits:
         raise DataError(f"task {task.name} declares no development split: there is nothing to evaluate on")
     found = {}
     for split in task.eval_splits:
-        examples = read_split(task, split, spec.data.dir)
-        tokens = cached(examples, tokenizer, spec.max_length, cache)
-        found[split] = (str(Path(tokens.path).resolve()), examples.fingerprint())
+        path, fingerprint = loaded.split(split, spec.data.dir, cache)
+        found[split] = (str(Path(path).resolve()), fingerprint)
     return found
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from leebert.errors import ConfigError
+from leebert.images.backbones import blocks_of, is_network, unused_options
+from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies
 from tune.space.findings import Finding, shown
 from tune.space.spec import SweepSpec, plain_space
@@ -84,6 +87,23 @@ def _payable(spec: SweepSpec) -> Iterator[Finding]:
         yield Finding("budget.gpu_hours", shown(spec.budget.gpu_hours), "never runs out with `resources.gpus` at 0")
 
 
+def _of_one_kind(spec: SweepSpec) -> Iterator[Finding]:
+    if spec.task_name not in IMAGE_TASKS:
+        if is_network(spec.backbone):
+            yield Finding("backbone", shown(spec.backbone), f"is a network for images, and {spec.task_name} has texts")
+        return
+    try:
+        blocks_of(spec.backbone)
+    except ConfigError as error:
+        yield Finding("backbone", shown(spec.backbone), str(error).partition(": ")[2])
+    for option in unused_options(spec.model):
+        yield Finding(
+            option, shown(getattr(spec, option)), f"is for texts, and {spec.task_name} has images: leave it out"
+        )
+    if spec.data.group_by not in (None, ("none",)):
+        yield Finding("data.group_by", shown(list(spec.data.group_by)), "is for columns of text: leave it out")
+
+
 #: A check is left out while one of the keys that it reads is wrong itself.
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], ...] = (
     (("space",), _not_empty),
@@ -95,4 +115,5 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], 
     (("space", "searcher", "budget"), _bounded),
     (("space", "training", "pruner", "folds", "seeds"), _prunable),
     (("budget", "resources"), _payable),
+    (("task", "backbone", "pooling", "max_length", "data"), _of_one_kind),
 )

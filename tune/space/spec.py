@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from leebert.config import COST_ONLY, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
 from leebert.data.tasks import TASKS, OwnTask
 from leebert.errors import ConfigError
+from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, Whole, named, several
@@ -36,9 +37,10 @@ CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_c
 
 def _read_task(raw: Any) -> str | dict[str, Any]:
     if isinstance(raw, str):
-        if raw not in TASKS:
+        known = (*TASKS, *IMAGE_TASKS)
+        if raw not in known:
             raise ValueError(
-                f"should be one of {', '.join(TASKS)}{nearest(raw, TASKS)}, or a mapping that declares a task"
+                f"should be one of {', '.join(known)}{nearest(raw, known)}, or a mapping that declares a task"
             )
         return raw
     if not isinstance(raw, Mapping):
@@ -75,10 +77,11 @@ class SweepSpec(Frozen):
     """One sweep: which configurations, on which cells, of which data, with what."""
 
     task: Annotated[str | dict[str, Any], PlainValidator(_read_task)] = Field(
-        description="One of the paper's seven tasks, or a mapping that declares an own one."
+        description="One of the paper's seven tasks, cifar10, cifar100, or a mapping that declares an own one."
     )
     backbone: str = Field(
-        min_length=1, description="A hub id (with optional @revision), a folder, or package:NAME/path."
+        min_length=1,
+        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name as resnet56.",
     )
     pooling: Pooling = Field(
         default="pooler", description="What the exits see: shared pretrained pooler, CLS state, or mean."

@@ -1,0 +1,74 @@
+"""One batch of Arrow columns in a file: written whole or not at all, checked when it is opened, mapped into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from leebert.errors import DataError
+
+#: Changes with the files' layout, so that older files are not taken for new ones.
+LAYOUT = 1
+
+
+def write(columns: Mapping[str, Any], metadata: Mapping[str, Any], path: Path) -> None:
+    """Write columns of equal length; the file appears under its name when it is complete. Raises DataError.
+
+    One batch holds all rows, so that each column of the mapped file is one flat array.
+    """
+    batch = pa.record_batch(dict(columns))
+    facts = {**metadata, "layout": LAYOUT, "crc32": _checksum(batch)}
+    batch = batch.replace_schema_metadata({key: str(value) for key, value in facts.items()})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written: {error}; free some space, or choose another folder") from None
+    finally:
+        with contextlib.suppress(OSError):  # gone already where all went well
+            temporary.unlink()
+
+
+def open_mapped(path: Path) -> tuple[pa.RecordBatch, dict[str, str]]:
+    """The batch of a file, mapped, and its metadata. Raises ValueError, OSError or one of Arrow's where it is damaged."""
+    with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+        if reader.num_record_batches != 1:
+            raise ValueError(f"{reader.num_record_batches} record batches, not 1")
+        batch = reader.get_batch(0)
+    batch.validate(full=True)
+    meta = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
+    if int(meta["layout"]) != LAYOUT or int(meta["crc32"]) != _checksum(batch):
+        raise ValueError("its checksum or layout differs")
+    return batch, meta
+
+
+def flat(column: Any) -> np.ndarray:
+    """The values of a column of lists, one after the other, without a copy."""
+    return column.values.to_numpy(zero_copy_only=True)
+
+
+def fingerprint(path: str | Path) -> str:
+    """What a file of rows says that it was made from; raises as :func:`open_mapped`."""
+    return open_mapped(Path(path))[1]["fingerprint"]
+
+
+def _checksum(batch: pa.RecordBatch) -> int:
+    value = 0
+    for column in batch.columns:
+        if pa.types.is_list(column.type):
+            parts = [column.offsets, column.values]
+        else:
+            parts = [column.values] if pa.types.is_fixed_size_list(column.type) else [column]
+        for part in parts:
+            value = zlib.crc32(memoryview(part.to_numpy(zero_copy_only=True)), value)
+    return value

@@ -1,0 +1,164 @@
+"""The residual network for small images (He et al. 2015, section 4.2) with an exit after each of its basic blocks.
+
+A network of 6n + 2 layers has a convolution, three groups of n basic blocks of two convolutions each (16, 32 and 64
+channels), and a classifier. Exits "after every two convolutional layers" (LeeBERT, section 4.5) are exits after each
+block: 27 for ResNet-56, the last of which is the network's own classifier. The paper does not say what an exit is: here
+it is what the network itself ends with, the mean over all positions and a linear layer (ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from leebert.config import ExitConfig, TrainConfig
+from leebert.errors import ConfigError
+from leebert.images.backbones import blocks_of
+from leebert.images.preprocess import Preprocess
+from leebert.record import Keep, Record
+from leebert.saved import load_saved
+
+WIDTHS = (16, 32, 64)
+
+
+class ResNetConfig(PreTrainedConfig):
+    """Size, labels, exits and the statistics of the training images' colours."""
+
+    model_type = "leebert-resnet"
+
+    backbone: str = "resnet56"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    image_size: int = 32
+    exit_dropout: float = 0.1
+    exit_strategy: str = "patience"
+    exit_threshold: float | None = None
+    # What the command line needs to read the data that this model was made for.
+    task: str | None = None
+    metric: str | None = None
+    precision: str = "auto"
+
+
+class BasicBlock(nn.Module):
+    """Two 3 × 3 convolutions around a shortcut without parameters (option A: a stride, and zeros for new channels)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.stride, self.added = stride, outputs - inputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, inputs, S, S) → (B, outputs, S / stride, S / stride)."""
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        if self.added:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+        return F.relu(y + x)
+
+
+class EarlyExitResNet(PreTrainedModel):
+    """A residual network with M = 3n exits; layers are its basic blocks, so that `depth` is M too.
+
+    Batches hold `images`, (B, S, S, 3) uint8, and optionally `labels`, (B,). In training mode images are cropped and
+    flipped at random (:class:`leebert.images.preprocess.Preprocess`), by torch's generator like dropout.
+    """
+
+    config_class = ResNetConfig
+    main_input_name = "images"
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__(config)
+        per_group = blocks_of(config.backbone)
+        self.num_exits = self.depth = 3 * per_group
+        self.exit_layers = tuple(range(1, self.num_exits + 1))
+        self.preprocess = Preprocess(config.mean, config.std)
+        self.conv = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(WIDTHS[0])
+        widths = [WIDTHS[0], *(width for width in WIDTHS for _ in range(per_group))]
+        self.blocks = nn.ModuleList(
+            BasicBlock(before, after, 1 if before == after else 2)
+            for before, after in zip(widths, widths[1:], strict=False)
+        )
+        self.heads = nn.ModuleList(nn.Linear(width, config.num_labels) for width in widths[1:])
+        self.dropout = nn.Dropout(config.exit_dropout)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What the first block takes, (B, 16, S, S)."""
+        return F.relu(self.norm(self.conv(self.preprocess(batch["images"]))))
+
+    def advance(self, state: torch.Tensor, exit_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next block's output, and the logits (B, K) float32 of the exit behind it."""
+        state = self.blocks[exit_](state)
+        return state, self._answer(self._pooled(state), exit_)
+
+    def _pooled(self, state: torch.Tensor) -> torch.Tensor:
+        return state.mean(dim=(2, 3), dtype=torch.float32)
+
+    def _answer(self, pooled: torch.Tensor, exit_: int) -> torch.Tensor:
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.heads[exit_](self.dropout(pooled))
+
+    def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
+        """All exits on one batch. Hidden states are what the exits saw, narrow ones with zeros behind: (M, B, 64).
+
+        Raises ConfigError for `keep="states"`: the groups' states have different shapes.
+        """
+        if keep == "states":
+            raise ConfigError(
+                f"{self.config.backbone}: its blocks' states differ in shape; methods that match them need texts"
+            )
+        state, logits, hidden = self.begin(batch), [], []
+        for exit_, block in enumerate(self.blocks):
+            state = block(state)
+            pooled = self._pooled(state)
+            logits.append(self._answer(pooled, exit_))
+            if keep == "hidden":
+                hidden.append(F.pad(pooled, (0, WIDTHS[-1] - pooled.shape[1])))
+        return Record(torch.stack(logits), batch.get("labels"), torch.stack(hidden) if hidden else None)
+
+
+def build_resnet(
+    backbone: str,
+    label_names: tuple[str, ...],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    train: TrainConfig | None = None,
+    exits: ExitConfig | None = None,
+) -> EarlyExitResNet:
+    """A new network of a name such as `resnet56`, with weights from torch's generator (seed it first).
+
+    `mean` and `std` are those of the training images' colours, as fractions of the brightest.
+    """
+    exits = exits or ExitConfig()
+    config = ResNetConfig(
+        backbone=backbone,
+        mean=mean,
+        std=std,
+        exit_dropout=(train or TrainConfig()).exit_dropout,
+        exit_strategy=exits.strategy,
+        exit_threshold=exits.threshold,
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+    )
+    return EarlyExitResNet(config)
+
+
+def load_resnet(folder: str | Path) -> Any:
+    """A saved network, from safetensors. Raises CheckpointError for a damaged or foreign folder."""
+    return load_saved(folder, {ResNetConfig.model_type: EarlyExitResNet})

@@ -1,0 +1,40 @@
+"""Saved early-exit models of any kind: safetensors and a config.json, whose `model_type` says which class reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from leebert.errors import CheckpointError
+
+
+def model_type(folder: str | Path) -> str | None:
+    """The kind of model that a folder holds, as its config.json has it. Raises CheckpointError where that can't be read."""
+    config_file = Path(folder) / "config.json"
+    try:
+        values = json.loads(config_file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{config_file} can't be read: {error}") from None
+    return values.get("model_type") if isinstance(values, dict) else None
+
+
+def load_saved(folder: str | Path, classes: Mapping[str, type[PreTrainedModel]]) -> Any:
+    """The model in a folder, by the class of its type; no hub, no pickles. Raises CheckpointError for any other folder."""
+    kind = model_type(folder)
+    if kind is None or kind not in classes:
+        held = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
+        raise CheckpointError(f"{folder} holds {held}; train one with it as --backbone")
+    try:
+        model, told = classes[kind].from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"the model in {folder} is damaged: {str(error).strip().splitlines()[0]}") from None
+    if missing := sorted(told["missing_keys"]):
+        raise CheckpointError(
+            f"the model in {folder} is damaged: {len(missing)} weights are missing, such as {missing[0]}"
+        )
+    return model
