@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from leebert.errors import ConfigError
 
-AlgorithmName = Literal["uniform", "rand", "slo", "blo", "clo-v1", "clo-v2"]
+AlgorithmName = Literal["uniform", "rand", "slo", "blo", "hyper", "clo-v1", "clo-v2"]
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
 Pooling = Literal["pooler", "cls", "mean"]
@@ -41,7 +41,9 @@ class TrainConfig(Frozen):
 
     algorithm: AlgorithmName = Field("clo-v2", description="How ω is learned (sections 3.3-3.4, table 1).")
     lr_theta: Rate = Field(1e-5, description="λ1, the peak learning rate of θ (table 3; chosen for 5 of 7 tasks).")
-    lr_omega: Rate = Field(1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO and CLO use it.")
+    lr_omega: Rate = Field(
+        1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO, hyper and CLO use it."
+    )
     cycle_length: int = Field(4, ge=1, description="C, θ steps per use of D2 (algorithm 2; 4 in table 3). CLO-v2 only.")
     batch_size: int = Field(32, ge=1, description="B, rows per θ step (table 3).")
     accumulate: int = Field(
@@ -61,6 +63,9 @@ class TrainConfig(Frozen):
         0.0, ge=0, description="AdamW's weight decay on θ; 0 is the paper's Adam. ω never has any."
     )
     clip_norm: float = Field(1.0, gt=0, description="Clip θ's gradient at this norm; ω stays out of it (ours).")
+    gradient_equilibrium: bool = Field(
+        False, description="Layers learn from the mean of the exits above them, not the sum (Li et al. 2019)."
+    )
     teachers: TeacherSet = Field(
         "lae", description="Who teaches whom, T(m) (section 3.1): all other exits, later ones, the last, none."
     )
@@ -95,10 +100,12 @@ class TrainConfig(Frozen):
 
 #: Hyperparameters that only some algorithms use; all others apply to every algorithm.
 USED_BY: dict[str, frozenset[str]] = {
-    "lr_omega": frozenset({"slo", "blo", "clo-v1", "clo-v2"}),
-    "parametrisation": frozenset({"slo", "blo", "clo-v1", "clo-v2"}),
-    "omega_optimizer": frozenset({"slo", "blo", "clo-v1", "clo-v2"}),
-    "omega_forward": frozenset({"blo", "clo-v1", "clo-v2"}),
+    "lr_omega": frozenset({"slo", "blo", "hyper", "clo-v1", "clo-v2"}),
+    "parametrisation": frozenset({"slo", "blo", "hyper", "clo-v1", "clo-v2"}),
+    "omega_optimizer": frozenset({"slo", "blo", "hyper", "clo-v1", "clo-v2"}),
+    "omega_forward": frozenset({"blo", "hyper", "clo-v1", "clo-v2"}),
+    # With it θ's step is no longer that of a loss's gradient, which hyper differentiates.
+    "gradient_equilibrium": frozenset({"uniform", "rand", "slo", "blo", "clo-v1", "clo-v2"}),
     "cycle_length": frozenset({"clo-v2"}),
     "omega_in_cycle": frozenset({"clo-v2"}),
 }
@@ -109,7 +116,7 @@ COST_ONLY: frozenset[str] = frozenset({"accumulate", "eval_batch_size"})
 
 
 def applies(option: str, algorithm: str) -> bool:
-    """Whether a training option changes anything under an algorithm (C only for CLO-v2, λ2 for SLO, BLO and CLO)."""
+    """Whether a training option changes anything under an algorithm (C only for CLO-v2, λ2 only where ω learns)."""
     return algorithm in USED_BY.get(option, {algorithm})
 
 

@@ -29,6 +29,8 @@ class Objective(Protocol):
     def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
         """The loss terms l, (n,), with a graph where the record has one.
 
+        `teacher` is a record of the same rows whose exits are the teachers in place of the record's own. Teachers that
+        are not detached move with θ, and are always the record's own.
         Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows.
         """
         ...
@@ -96,7 +98,11 @@ class ExitObjective:
         if self.num_terms == self.layout.num_exits:
             return ce
         pairs = distillation_pairs(
-            record.logits, self.temperature, detach_teacher=self.detach_teacher, kl=self.kl
+            record.logits,
+            self.temperature,
+            detach_teacher=self.detach_teacher,
+            kl=self.kl,
+            teacher_logits=teacher.logits if teacher is not None and self.detach_teacher else None,
         )  # (M, M)
         kd = pairs[self.layout.pairs] * self.layout.scale.to(pairs)
         return torch.cat([ce, kd])
