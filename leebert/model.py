@@ -17,6 +17,7 @@ from transformers.modeling_outputs import ModelOutput
 from leebert.backbone import LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
+from leebert.equilibrium import branch_and_trunk
 from leebert.errors import CheckpointError, ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
@@ -65,6 +66,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
     """
 
     config_class = LeebertConfig
+    gradient_equilibrium = False  #: set for training alone, see :mod:`leebert.equilibrium`; never saved
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -112,9 +114,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
         """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
         states, mask = self.stack.begin(batch)
         pooled = []
-        for layer in self.stack.layers():
-            states = layer(states, mask)
-            pooled.append(self.pool(states, batch.get("attention_mask")))
+        for exit_, layer in enumerate(self.stack.layers()):
+            states = seen = layer(states, mask)
+            if self.gradient_equilibrium:
+                seen, states = branch_and_trunk(states, exit_, self.num_exits)
+            pooled.append(self.pool(seen, batch.get("attention_mask")))
         hidden = torch.stack(pooled)  # (M, B, H)
         return Record(self.heads(hidden), batch.get("labels"), hidden if keep_hidden else None)
 

@@ -56,7 +56,11 @@ def micro_batches(batch: Batch, count: int) -> list[Batch]:
 
 @runtime_checkable
 class MultiExit(Protocol):
-    """Any module with several exits: text, images or plain tensors. It must also be a :class:`torch.nn.Module`."""
+    """Any module with several exits: text, images or plain tensors. It must also be a :class:`torch.nn.Module`.
+
+    One with an attribute `gradient_equilibrium: bool` heeds it by :func:`leebert.equilibrium.branch_and_trunk` in
+    `record`; training sets it.
+    """
 
     num_exits: int
 
