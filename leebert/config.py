@@ -56,7 +56,9 @@ class TrainConfig(Frozen):
         "clo-v2", description="The method: how ω is learned (sections 3.3-3.4), or a rival (table 1)."
     )
     lr_theta: Rate = Field(1e-5, description="λ1, the peak learning rate of θ (table 3; chosen for 5 of 7 tasks).")
-    lr_omega: Rate = Field(1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO and CLO use it.")
+    lr_omega: Rate = Field(
+        1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO, hyper and CLO use it."
+    )
     cycle_length: int = Field(4, ge=1, description="C, θ steps per use of D2 (algorithm 2; 4 in table 3). CLO-v2 only.")
     batch_size: int = Field(32, ge=1, description="B, rows per θ step (table 3).")
     accumulate: int = Field(
@@ -89,6 +91,9 @@ class TrainConfig(Frozen):
         description="The optimiser's weight decay on θ; 0 is the paper's Adam, 1e-4 He et al.'s SGD. Never on ω.",
     )
     clip_norm: float = Field(1.0, gt=0, description="Clip θ's gradient at this norm; ω stays out of it (ours).")
+    gradient_equilibrium: bool = Field(
+        False, description="Layers learn from the mean of the exits above them, not the sum (Li et al. 2019)."
+    )
     teachers: TeacherSet = Field(
         "lae", description="Who teaches whom, T(m) (section 3.1): all other exits, later ones, the last, none."
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -140,8 +141,9 @@ def _stage(
         moments = tracker.alive
         model.train()
         tracker.peak = 0
-        level.theta_step(batch(rows, length))
-        if stage.algorithm.splits_data:  # ω sees D2, in forwards of its own, one after the other
+        level.start_epoch(itertools.repeat(batch(rows, length)))
+        stage.algorithm.step(level, batch(rows, length), 0)
+        if stage.algorithm.splits_data:  # the forwards for ω, which a cycle may have in its last step only
             level.losses(batch(rows, length))
         training = tracker.peak - moments
         model.eval()

@@ -18,8 +18,8 @@ _DISTILLATION = frozenset({"teachers", "temperature", "distillation", "detach_te
 _OMEGA = frozenset({"lr_omega", "parametrisation", "omega_optimizer"})
 _SAMPLED = _OMEGA | {"omega_forward"}
 _CYCLES = _SAMPLED | {"cycle_length", "omega_in_cycle"}
-#: Options of methods that keep all their exits.
-_JOINT = frozenset({"finetune_first"})
+#: Options of methods that train all their exits jointly.
+_JOINT = frozenset({"finetune_first", "gradient_equilibrium"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ _ALL: tuple[Method, ...] = (
         "cost-eff", "COST-EFF", "early exit", "Shen et al., EMNLP 2022",
         "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut round by "
         "round, each exit taught by the same exit of the uncut network", "entropy", "4/3 to 5/3",
-        "rounds of equal cuts; one more stage of recovery", frozenset({"keep", "prune_rounds", "first_epochs", "temperature"}),
+        "rounds of equal cuts; one more stage of recovery", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
         "leebert.baselines.cost_eff:stages",
     ),
     Method(
@@ -119,12 +119,12 @@ _ALL: tuple[Method, ...] = (
         "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
         "everything, cross-entropies whose weights grow with the epochs", "confidence", "1",
         "an exit on every layer; weights by its share of the depth; where no exit is sure, the last one answers, not the surest",
-        frozenset(), "leebert.baselines.shallow_deep:stages",
+        frozenset({"gradient_equilibrium"}), "leebert.baselines.shallow_deep:stages",
     ),
     Method(
         "dbt", "distillation-based training", "early exit", "Phuong and Lampert, ICCV 2019",
         "everything, the last exit teaches at a temperature that rises", "confidence", "1",
-        "", frozenset({"alpha", "annealing", "temperature"}), "leebert.baselines.dbt:stages",
+        "", frozenset({"alpha", "annealing", "temperature", "gradient_equilibrium"}), "leebert.baselines.dbt:stages",
     ),
     Method(
         "pabee", "PABEE", "early exit", "Zhou et al., NeurIPS 2020",
@@ -163,6 +163,11 @@ _ALL: tuple[Method, ...] = (
     Method(
         "blo", "LeeBERT-BLO", "learned weights", _LEEBERT,
         "θ on D1, ω on D2 (eq. 8)", "patience", "4/3", "", _DISTILLATION | _SAMPLED | _JOINT,
+    ),
+    Method(
+        "hyper", "LeeBERT-hyper", "learned weights", "the true hypergradient of eq. 8; beyond the paper",
+        "θ on D1, ω on what its effect on θ does on D2", "patience", "8/3",
+        "", _DISTILLATION | _SAMPLED | {"finetune_first"},
     ),
     Method(
         "clo-v1", "LeeBERT-CLO-v1", "learned weights", _LEEBERT,

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 from leebert.backbone import Layer, LayerStack, load_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
+from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
 from leebert.exits import make_strategy
 from leebert.losses import cross_entropy
@@ -82,6 +83,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
     """
 
     config_class = LeebertConfig
+    gradient_equilibrium = False  #: set for training alone, see :mod:`leebert.equilibrium`; never saved
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -165,9 +167,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
             layers = self.path(layers)
         pooled, kept = {}, [states]
         for ran, layer in enumerate(layers, start=1):
-            states = layer(states, mask)
+            states = seen = layer(states, mask)
+            if self.gradient_equilibrium and ran in exits:
+                seen, states = branch_and_trunk(states, exits.index(ran), len(exits))
             if ran in exits or keep != "logits":
-                pooled[ran] = self.pool(states, attention)
+                pooled[ran] = self.pool(seen, attention)
             if keep == "states":
                 kept.append(states)
         return Record(

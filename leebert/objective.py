@@ -40,8 +40,10 @@ class Objective(Protocol):
     def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
         """The loss terms l, (n,), with a graph where the record has one.
 
-        Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows. `teacher` is
-        what the stage's teacher made of the same rows, without a graph.
+        Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows. `teacher` is a
+        record of the same rows, without a graph, whose exits teach in place of the record's own: that of the stage's
+        teacher, or the record's own from elsewhere in θ. Teachers that are not detached move with θ, and are always
+        the record's own.
         """
         ...
 
@@ -124,7 +126,11 @@ class ExitObjective:
         if self.num_terms == self.layout.num_exits:
             return ce
         pairs = distillation_pairs(
-            record.logits, self.tau(state), detach_teacher=self.detach_teacher, kl=self.kl
+            record.logits,
+            self.tau(state),
+            detach_teacher=self.detach_teacher,
+            kl=self.kl,
+            teacher_logits=teacher.logits if teacher is not None and self.detach_teacher else None,
         )  # (M, M)
         kd = pairs[self.layout.pairs] * self.layout.scale.to(pairs)
         return torch.cat([ce, kd])

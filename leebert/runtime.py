@@ -82,6 +82,30 @@ class Runtime:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class RandomState:
+    """The state of torch's generators on the CPU and on one device: what dropout masks are drawn from."""
+
+    device: torch.device
+    cpu: torch.Tensor
+    on_device: torch.Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> RandomState:
+        """The present state, for drawing the same again later."""
+        cuda = device.type == "cuda"
+        return cls(device, torch.get_rng_state(), torch.cuda.get_rng_state(device) if cuda else None)
+
+    @contextlib.contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Within this context everything is drawn as from that state; after it, as if nothing had been."""
+        with torch.random.fork_rng([] if self.on_device is None else [self.device]):
+            torch.set_rng_state(self.cpu)
+            if self.on_device is not None:
+                torch.cuda.set_rng_state(self.on_device, self.device)
+            yield
+
+
 @contextlib.contextmanager
 def limited_threads(count: int | None) -> Iterator[None]:
     """At most `count` threads for torch within this context; None leaves them as they are."""

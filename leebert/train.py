@@ -6,11 +6,12 @@ It knows models only as `record(batch) → Record` and data only as rows that co
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +22,13 @@ from leebert.config import COST_ONLY, TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import HeldOut, layers_of, record_all
+from leebert.look_ahead import LookAhead
+from leebert.methods import applies
 from leebert.metrics import collapsed, per_exit
 from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
 from leebert.record import Batch, Keep, Record, Rows, micro_batches
-from leebert.runtime import Runtime, derive_seed
+from leebert.runtime import RandomState, Runtime, derive_seed
 from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, epochs_of, method
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
@@ -86,6 +89,16 @@ class TrainResult:
         return self.reports[-1] if best is None else next(r for r in self.reports if r.epoch == best)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Descent:
+    """What a θ step leaves: its parts and their records, l (n,), the gradients that the optimiser got, and ‖g‖ before."""
+
+    parts: list[tuple[Batch, Record]]
+    losses: torch.Tensor
+    gradients: list[torch.Tensor | None]
+    norm: torch.Tensor
+
+
 class _Level:
     """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.Level`)."""
 
@@ -99,6 +112,7 @@ class _Level:
         teacher: Any = None,
     ) -> None:
         self.model, self.stage, self.config, self.runtime, self.teacher = model, stage, config, runtime, teacher
+        _set_equilibrium(model, config)
         if stage.pair:
             stage.pair(model, teacher)
         for name, parameter in model.named_parameters():
@@ -131,24 +145,50 @@ class _Level:
         return {name: t.to(self.runtime.device, non_blocking=True) for name, t in batch.items()}
 
     def theta_step(self, batch: Batch) -> torch.Tensor:
+        return self._descend(batch).losses
+
+    def look_ahead(self, batch: Batch) -> LookAhead:
+        start = {name: p.detach().clone() for name, p in self.theta.items()}
+        random, state = RandomState.now(self.runtime.device), self.state
+        taken = self._descend(batch)
+        return LookAhead(
+            model=self.model,
+            optimizer=self.theta_optimizer,
+            objective=self.stage.objective,
+            state=state,
+            start=start,
+            random=random,
+            parts=taken.parts,
+            gradients=_filled(taken.gradients, self.theta.values()),
+            clipped=(self.config.clip_norm / taken.norm).clamp(max=1),
+        )
+
+    def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        rows = len(batch["labels"])
+        with self._for_omega():
+            parts = [self._backward(p, len(p["labels"]) / rows) for p in micro_batches(batch, self.config.accumulate)]
+        found = _filled([p.grad for p in self.theta.values()], self.theta.values())
+        self.theta_optimizer.zero_grad(set_to_none=True)
+        return torch.stack([losses for losses, _ in parts]).sum(dim=0), found
+
+    def _descend(self, batch: Batch) -> _Descent:
         for group in self.theta_optimizer.param_groups:
             group["lr"] = self.rate
         rows = len(batch["labels"])
-        parts = [
-            self._backward(part, len(part["labels"]) / rows) for part in micro_batches(batch, self.config.accumulate)
-        ]
+        batches = micro_batches(batch, self.config.accumulate)
+        parts = [self._backward(part, len(part["labels"]) / rows) for part in batches]
+        records = [record for _, record in parts]
         losses = torch.stack([losses for losses, _ in parts]).sum(dim=0)  # (n,)
         loss = self.stage.objective.weights(self.state).detach() @ losses
         # ω is no part of this list: it stays out of θ's clipping.
         norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
         self.theta_optimizer.step()
+        gradients = [p.grad for p in self.theta.values()]
         self.theta_optimizer.zero_grad(set_to_none=True)
-        self.state = self.stage.objective.after_step(
-            Record.joined([record for _, record in parts]), self.state, self.progress
-        )
+        self.state = self.stage.objective.after_step(Record.joined(records), self.state, self.progress)
         self.loss_sum += loss
         self.finite &= torch.isfinite(loss) & torch.isfinite(norm)
-        return losses
+        return _Descent(list(zip(batches, records, strict=True)), losses, gradients, norm)
 
     def _backward(self, part: Batch, share: float) -> tuple[torch.Tensor, Record]:
         """Add the gradient of a part that is this `share` of its batch; returns the share's l, (n,), and its record.
@@ -174,24 +214,30 @@ class _Level:
 
     @torch.no_grad()
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
+        # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
+        # different lengths would pad each other, and BatchNorm would mix them.
         keep = self.stage.objective.keep
+        with self._for_omega(), self.runtime.autocast():
+            records = [
+                Record.joined(
+                    [_record(self.model, part, keep) for part in micro_batches(batch, self.config.accumulate)]
+                )
+                for batch in batches
+            ]
+            taught = [self._taught(batch) for batch in batches]
+        return tuple(
+            self.stage.objective.terms(record, self.state, teacher)
+            for record, teacher in zip(records, taught, strict=True)
+        )
+
+    @contextlib.contextmanager
+    def _for_omega(self) -> Iterator[None]:
+        """Forwards for ω: dropout as configured, and running statistics (BatchNorm's) are as before afterwards."""
         if self.config.omega_forward == "eval":
             self.model.eval()
         try:
-            # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
-            # different lengths would pad each other, and BatchNorm would mix them.
-            with self.runtime.autocast(), statistics_kept(self.model):
-                records = [
-                    Record.joined(
-                        [_record(self.model, part, keep) for part in micro_batches(batch, self.config.accumulate)]
-                    )
-                    for batch in batches
-                ]
-                taught = [self._taught(batch) for batch in batches]
-            return tuple(
-                self.stage.objective.terms(record, self.state, teacher)
-                for record, teacher in zip(records, taught, strict=True)
-            )
+            with statistics_kept(self.model):
+                yield
         finally:
             training_mode(self.model, self.stage.trains)
 
@@ -444,6 +490,19 @@ def fit(
         if report:
             report(epoch)
     return TrainResult(reports, best)
+
+
+def _filled(gradients: Iterable[torch.Tensor | None], parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradients with zeros for parameters that have none."""
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+
+
+def _set_equilibrium(model: Any, config: TrainConfig) -> None:
+    wanted = config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm)
+    if hasattr(model, "gradient_equilibrium"):
+        model.gradient_equilibrium = wanted
+    elif wanted:
+        raise ConfigError(f"gradient_equilibrium: a {type(model).__name__} can't do it; leave the option out")
 
 
 def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:

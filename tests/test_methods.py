@@ -93,7 +93,7 @@ def test_options_that_a_method_does_not_read_change_nothing(name):
         "lr_omega": 0.5, "cycle_length": 2, "teachers": "lle", "temperature": 3.0, "distillation": "kl", "keep": 0.25,
         "alpha": 0.9, "beta": 1.0, "annealing": 1.5, "two_stage": True, "first_epochs": 1, "finetune_first": True,
         "prune_rounds": 1, "layerdrop": 0.5, "replacing_rate": 0.9, "omega_in_cycle": False, "omega_forward": "eval",
-        "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False,
+        "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
     }  # fmt: skip
     assert set(others) == SPECIFIC
     ignored = {option: value for option, value in others.items() if not applies(option, name)}

@@ -6,7 +6,7 @@ and returned. `splits_data` says whether θ is to see only half of the data (D1)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -15,10 +15,26 @@ from leebert.config import TrainConfig
 from leebert.optim.blo import BLO
 from leebert.optim.clo import CLO
 from leebert.optim.fixed import Fixed
+from leebert.optim.hyper import Hyper
 from leebert.optim.slo import SLO
 from leebert.record import Batch
 
-__all__ = ["ALGORITHMS", "BLO", "CLO", "SLO", "Algorithm", "Fixed", "Level"]
+__all__ = ["ALGORITHMS", "BLO", "CLO", "SLO", "Algorithm", "Fixed", "Hyper", "Level", "LookAhead"]
+
+
+class LookAhead(Protocol):
+    """A step θ → θ' on a batch as it was taken, to be differentiated by that batch's gradient g.
+
+    Vectors of θ's size are sequences of tensors, one per parameter, always in the same order.
+    """
+
+    def pullback(self, v: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """(∂θ'/∂g)ᵀ v, which for SGD is −λ1·v."""
+        ...
+
+    def losses_at(self, direction: Sequence[torch.Tensor], distance: torch.Tensor) -> torch.Tensor:
+        """l on the step's batch at θ + distance·direction, with its dropout masks and its detached teachers, those at θ."""
+        ...
 
 
 class Level(Protocol):
@@ -28,8 +44,16 @@ class Level(Protocol):
         """θ ← θ − λ1 ∇θ L(θ, ω) on a batch; returns l there, taken before the update."""
         ...
 
+    def look_ahead(self, batch: Batch) -> LookAhead:
+        """The same step as `theta_step`, returned with all that it was computed from."""
+        ...
+
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
         """l on each batch at the present θ: forward passes without gradients, one per batch."""
+        ...
+
+    def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """l and ∇θ L(θ, ω) on a batch at the present θ, from one forward and backward; nothing moves."""
         ...
 
     def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
@@ -58,6 +82,7 @@ ALGORITHMS: dict[str, Callable[[TrainConfig], Algorithm]] = {
     "rand": lambda config: Fixed(),
     "slo": lambda config: SLO(),
     "blo": lambda config: BLO(),
+    "hyper": lambda config: Hyper(),
     "clo-v1": lambda config: CLO(cycle_length=1),
     "clo-v2": lambda config: CLO(cycle_length=config.cycle_length, omega_in_cycle=config.omega_in_cycle),
 }

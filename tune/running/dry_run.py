@@ -91,7 +91,7 @@ def _configurations(spec: SweepSpec) -> Any:
 
 def _cost(algorithm: str, cycle: int) -> float:
     """Forward and backward passes per θ update, against plain training's 3 units."""
-    return {"blo": 4 / 3, "clo-v1": 5 / 3, "clo-v2": 1 + 2 / (3 * cycle)}.get(algorithm, 1.0)
+    return {"blo": 4 / 3, "hyper": 8 / 3, "clo-v1": 5 / 3, "clo-v2": 1 + 2 / (3 * cycle)}.get(algorithm, 1.0)
 
 
 def _time_updates(study: Any, batch_size: int) -> float:

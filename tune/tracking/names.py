@@ -146,6 +146,7 @@ LABELS: Mapping[str, str] = {
     "clo-v1": "CLO-v1",
     "blo": "BLO",
     "slo": "SLO",
+    "hyper": "Hypergradient",
     "uniform": "Uniform",
     "rand": "Random",
 }
