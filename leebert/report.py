@@ -18,13 +18,15 @@ from leebert.runtime import Runtime
 
 
 def thresholds_of(strategy: str, count: int, num_exits: int, num_classes: int) -> list[float]:
-    """Evenly spaced thresholds over a strategy's range: every patience up to M−1 (which never exits), or `count` values."""
+    """Thresholds over a strategy's range: every patience up to M−1 (which never exits), or `count` values, evenly spaced or,
+    of rules that measure squares, as squares are."""
     rule = RULES[strategy]
     low, high = rule.span(num_exits, num_classes)
     if rule.whole:
         return [float(p) for p in range(int(low), int(high) + 1)]
     first = 1 if rule.rising else 0  # the end at which no row leaves early is left out
-    return [low + (high - low) * (i + first) / count for i in range(count)]
+    shares = [(i + first) / count for i in range(count)]
+    return [low + (high - low) * (share**2 if rule.squares else share) for share in shares]
 
 
 def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
         table.add_column(name, justify="left" if name == "strategy" else "right")
     for strategy, points in result["curves"].items():
         for p in points:
-            threshold = f"{p['threshold']:g}" if RULES[strategy].whole else f"{p['threshold']:.4f}"
+            threshold = f"{p['threshold']:g}" if RULES[strategy].whole else f"{p['threshold']:.4g}"
             table.add_row(
                 named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}", f"{p['speed_up']:.2f}",
                 *(f"{100 * p['measures'][name]:.2f}" for name in measures),

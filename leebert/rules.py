@@ -35,7 +35,8 @@ class Rule:
     top: its upper end in words. rising: rows leave earlier the higher the threshold is (else the lower). whole: thresholds
     are whole numbers. default: of the threshold, from M; None: it must be given. patience: default of the rule's second
     parameter, from M; None: it has none. first: the first exit (from 1) at which a row can leave, from the patience.
-    several: it compares successive exits, of which there must be two. unit_of: the rule whose threshold this one takes in
+    several: it compares successive exits, of which there must be two. squares: what it measures grows with the square of a
+    difference or a depth, so that evenly spaced thresholds would say little. unit_of: the rule whose threshold this one takes in
     another unit.
     """
 
@@ -48,6 +49,7 @@ class Rule:
     patience: Callable[[int], int] | None = None
     first: Callable[[int], int] = lambda p: 1
     several: bool = False
+    squares: bool = False
     unit_of: StrategyName | None = None
 
     def counted(self, patience: int | None, num_exits: int) -> int | None:
@@ -97,12 +99,12 @@ RULES: dict[str, Rule] = {
         # 2 at M = 12 (ours): the rule leaves at exit patience + 1 at the earliest, which few exits can't afford.
         Rule(
             "f-pabee", lambda m, k: (0.0, math.log(2)), "ln 2 = {high:.4f}", rising=True, several=True,
-            patience=lambda m: max(1, round(m / 6)), first=lambda p: p + 1,
+            patience=lambda m: max(1, round(m / 6)), first=lambda p: p + 1, squares=True,
         ),
         # From what the least sure second exit scores to what M exits score that agree and are certain.
         Rule(
             "beem", lambda m, k: (BEEM_STEP / k, BEEM_STEP * m * (m - 1) / 2), "{high:g} (with {exits} exits)",
-            rising=False, several=True, first=lambda p: 2,
+            rising=False, several=True, first=lambda p: 2, squares=True,
         ),
     )
 }  # fmt: skip

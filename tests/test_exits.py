@@ -339,6 +339,10 @@ def test_an_evaluation_holds_all_exits_and_every_threshold():
     assert {p["patience"] for p in result["curves"]["pcee"]} == {2}
     assert result["mean_over_exits"] == pytest.approx(np.mean(result["exits"]["score"]))
     assert max(thresholds_of("entropy", 20, 6, 3)) == pytest.approx(math.log(3))
+    assert thresholds_of("f-pabee", 2, 6, 3) == pytest.approx([math.log(2) / 4, math.log(2)])
+    for name in RULES:
+        for threshold in thresholds_of(name, 20, 6, 3):
+            check_threshold(ExitConfig(strategy=name, threshold=threshold), 6, 3)
 
 
 def test_a_model_with_one_exit_is_evaluated_by_the_rules_that_it_has_a_use_for():
