@@ -42,6 +42,7 @@ class LeebertConfig(PreTrainedConfig):
         structure = self.structure or {}
         return tuple(structure.get("exits") or range(1, structure.get("layers", self._described_layers) + 1))
 
+    @property
     def exits(self) -> ExitConfig:
         """The model's own exit rule."""
         values = {"strategy": self.exit_strategy, "threshold": self.exit_threshold, "patience": self.exit_patience}

@@ -21,7 +21,8 @@ def save_model(folder: Path, task: str | dict[str, Any] | None, label_names: tup
         encoder("bert", LAYERS), label_names, pooling="mean", exits=ExitConfig(strategy="entropy", threshold=0.5)
     )
     with torch.no_grad():
-        model.heads.weight *= 100
+        for exit_ in model.heads:
+            exit_.weight *= 100
     for name, value in {"task": task, "max_length": 32, "precision": "fp32", **config}.items():
         setattr(model.config, name, value)
     model.save_pretrained(folder)

@@ -44,7 +44,8 @@ def test_each_exits_gradient_reaches_a_layer_by_the_number_of_exits_above_it(m):
 @pytest.mark.parametrize("family", ["bert", "albert"])
 def test_in_an_encoder_layers_learn_from_the_mean_of_the_exits_above_and_exits_as_before(family):
     model = build_model(encoder(family, layers=3), ("no", "yes")).eval()
-    torch.nn.init.normal_(model.heads.weight, std=0.3)
+    for exit_ in model.heads:
+        torch.nn.init.normal_(exit_.weight, std=0.3)
     rows, found = batch(), []
     for balanced in (False, True):
         model.gradient_equilibrium = balanced

@@ -207,7 +207,8 @@ def test_on_an_encoder():
     )  # fmt: skip
     torch.manual_seed(0)
     model = build_model(made, ("no", "yes"), pooling="cls", train=TrainConfig(exit_dropout=0.0))
-    torch.nn.init.normal_(model.heads.weight, std=0.3)
+    for exit_ in model.heads:
+        torch.nn.init.normal_(exit_.weight, std=0.3)
     b1, b2 = text_batch(seed=1), text_batch(seed=2)
     level = level_of(model, OPTIMIZERS["sgd"], parametrisation="exit_softmax")
     expected, direct = by_double_backward(level, b1, b2)

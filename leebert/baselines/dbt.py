@@ -25,7 +25,7 @@ _SURE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class AnnealedDistillation(ExitObjective):
-    """Eq. 5 with fixed weights and a temperature that is part of the state."""
+    """The weighted objective with fixed weights and a temperature that is part of the state."""
 
     annealing: float = 1.05
 
