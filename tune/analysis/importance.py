@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,10 @@ def _shares(study: Study, options: list[str], n: int) -> dict[str, Share]:
     # Asked directly: what stands around the evaluator would have main effects sum to 1.
     forests = [FanovaImportanceEvaluator(seed=seed).evaluate(study, params=options) for seed in range(FORESTS)]
     top = PedAnovaImportanceEvaluator(target_quantile=max(TOP, TOP_LEAST / n))
-    ped = get_param_importances(study, evaluator=top, params=options)
+    with warnings.catch_warnings():
+        # Equal scores throughout the top leave it with nothing to tell: it gives all options the same share.
+        warnings.filterwarnings("ignore", "Target and region quantiles select the same set")
+        ped = get_param_importances(study, evaluator=top, params=options)
     each = {option: [float(forest[option]) for forest in forests] for option in options}
     return {
         option: Share(math.fsum(shares) / FORESTS, min(shares), max(shares), float(ped[option]))

@@ -205,7 +205,7 @@ def _exits(groups: Mapping[str, History], pool: Pool) -> list[tuple[str, ...]]:
         told = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
         columns += [(name, *told)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
-    return list(zip(exits, *columns, strict=True))
+    return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row
 
 
 def _importance(page: Page, spec: SweepSpec, history: History) -> None:
