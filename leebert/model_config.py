@@ -9,27 +9,38 @@ from transformers.configuration_utils import PreTrainedConfig
 from leebert.config import ExitConfig, parse
 
 
-class LeebertConfig(PreTrainedConfig):
+class EarlyExitConfig(PreTrainedConfig):
+    """What every saved model with exits says of them and of the data that it was made for."""
+
+    exit_dropout: float = 0.1
+    exit_strategy: str = "patience"
+    exit_threshold: float | None = None
+    exit_patience: int | None = None
+    # What is left of the network (of an encoder: leebert.slim.structure), the layers (from 1) with an exit as `exits`,
+    # and as `depth` how many layers the network had that it stands for.
+    structure: dict[str, Any] | None = None
+    # What the command line needs to read the data that this model was made for.
+    task: str | dict[str, Any] | None = None
+    metric: str | None = None
+    # What thresholds were chosen in; the same logits in bf16 and fp32 leave elsewhere.
+    precision: str = "auto"
+
+    @property
+    def exits(self) -> ExitConfig:
+        """The model's own exit rule."""
+        values = {"strategy": self.exit_strategy, "threshold": self.exit_threshold, "patience": self.exit_patience}
+        return parse(ExitConfig, values, "the model's exit rule in config.json")
+
+
+class LeebertConfig(EarlyExitConfig):
     """Labels, exits and the exact backbone configuration, so that loading needs no hub."""
 
     model_type = "leebert"
 
     backbone_config: dict[str, Any] | None = None
-    # What is left of the backbone (leebert.slim.structure), the layers (from 1) with an exit as `exits`, and as `depth`
-    # how many layers the network had that it stands for.
-    structure: dict[str, Any] | None = None
     pooling: str = "pooler"
-    exit_dropout: float = 0.1
-    exit_strategy: str = "patience"
-    exit_threshold: float | None = None
-    exit_patience: int | None = None
     initializer_range: float = 0.02
-    # What the command line needs to read the data that this model was made for.
-    task: str | dict[str, Any] | None = None
     max_length: int = 128
-    metric: str | None = None
-    # What thresholds were chosen in; the same logits in bf16 and fp32 leave elsewhere.
-    precision: str = "auto"
 
     @property
     def depth(self) -> int:
@@ -41,12 +52,6 @@ class LeebertConfig(PreTrainedConfig):
         """How many layers have run when each exit answers, (M,)."""
         structure = self.structure or {}
         return tuple(structure.get("exits") or range(1, structure.get("layers", self._described_layers) + 1))
-
-    @property
-    def exits(self) -> ExitConfig:
-        """The model's own exit rule."""
-        values = {"strategy": self.exit_strategy, "threshold": self.exit_threshold, "patience": self.exit_patience}
-        return parse(ExitConfig, values, "the model's exit rule in config.json")
 
     @property
     def num_exits(self) -> int:

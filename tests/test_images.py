@@ -357,7 +357,7 @@ def test_evaluate_scores_the_test_split(trained, cifar, cli):
     assert ran.code == 0, ran.err
     assert ran.json["test"]["rows"] == 20
     assert len(ran.json["test"]["exits"]["accuracy"]) == 3
-    assert len(ran.json["test"]["wall_clock"]) == 4
+    assert {told["strategy"] for told in ran.json["test"]["wall_clock"]} >= {"never", "patience", "entropy", "beem"}
     wrong = cli("leebert", "evaluate", trained[0], "--split", "dev", "--data-dir", cifar)
     assert "no split 'dev'" in wrong.err
 

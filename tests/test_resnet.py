@@ -15,6 +15,7 @@ from leebert.exits import make_strategy, replay
 from leebert.images.resnet import build_resnet, load_resnet
 from leebert.inference import infer
 from leebert.memory import estimate, image_batch
+from leebert.methods import METHODS
 from leebert.model import load_model
 from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS
@@ -222,3 +223,37 @@ def test_memory_is_estimated_for_images_too():
     large = estimate(network(), 8, 16, settings, runtime=CPU, batch=image_batch)
     assert small.parameters >= 4 * sum(p.numel() for p in network().parameters())
     assert 2 < large.activations / small.activations < 6  # four times the pixels
+
+
+@pytest.mark.parametrize("name", [n for n, told in METHODS.items() if told.group != "static" and n != "cost-eff"])
+def test_every_method_that_needs_no_encoder_trains_it(name, tmp_path):
+    settings = TrainConfig(**{**SETTINGS, "algorithm": name, "omega_optimizer": "sgd", "lr_omega": 0.01})
+    result = fit(network(), rows(), settings, held_out=rows(10, seed=1))
+    assert result.ended == "max_epochs"
+    assert result.model.num_exits == (1 if METHODS[name].one_exit else 3)
+    trained = result.model.eval()
+    trained.save_pretrained(tmp_path)
+    again = load_resnet(tmp_path).eval()
+    assert again.exit_layers == trained.exit_layers
+    inputs = rows(4).collate(range(4))
+    with torch.no_grad():
+        assert torch.equal(again.record(inputs).logits, trained.record(inputs).logits)
+    rule = make_strategy("never", None, num_exits=again.num_exits, num_classes=CLASSES)
+    assert infer(again, inputs, rule, CPU).layers.tolist() == [3] * 4
+
+
+@pytest.mark.parametrize("name", [n for n, told in METHODS.items() if told.group == "static"] + ["cost-eff"])
+def test_what_takes_encoders_apart_says_that_this_is_none_before_training(name):
+    with pytest.raises(ConfigError, match="out of an encoder; a EarlyExitResNet has no"):
+        fit(network(), rows(), TrainConfig(**{**SETTINGS, "algorithm": name}))
+
+
+def test_gradient_equilibrium_leaves_exits_and_answers_alone():
+    plain, balanced = network().eval(), network().eval()
+    balanced.gradient_equilibrium = True
+    inputs = rows(4).collate(range(4))
+    for model in (plain, balanced):
+        model.record(inputs).logits.square().sum().backward()
+    assert torch.equal(plain.record(inputs).logits, balanced.record(inputs).logits)
+    assert torch.allclose(plain.heads[0].weight.grad, balanced.heads[0].weight.grad)
+    assert not torch.allclose(plain.conv.weight.grad, balanced.conv.weight.grad)

@@ -8,7 +8,7 @@ it is what the network itself ends with, the mean over all positions and a linea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.configuration_utils import PreTrainedConfig
 
 from leebert.config import ExitConfig, TrainConfig
+from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
 from leebert.images.backbones import blocks_of
 from leebert.images.preprocess import Preprocess
+from leebert.model_config import EarlyExitConfig
 from leebert.record import Keep, Record
 from leebert.saved import load_saved
 
 WIDTHS = (16, 32, 64)
 
 
-class ResNetConfig(PreTrainedConfig):
+class ResNetConfig(EarlyExitConfig):
     """Size, labels, exits and the statistics of the training images' colours."""
 
     model_type = "leebert-resnet"
@@ -37,13 +38,6 @@ class ResNetConfig(PreTrainedConfig):
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
     image_size: int = 32
-    exit_dropout: float = 0.1
-    exit_strategy: str = "patience"
-    exit_threshold: float | None = None
-    # What the command line needs to read the data that this model was made for.
-    task: str | None = None
-    metric: str | None = None
-    precision: str = "auto"
 
 
 class BasicBlock(nn.Module):
@@ -74,13 +68,14 @@ class EarlyExitResNet(PreTrainedModel):
     """
 
     config_class = ResNetConfig
+    gradient_equilibrium = False  #: set for training alone, see :mod:`leebert.equilibrium`; never saved
     main_input_name = "images"
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__(config)
         per_group = blocks_of(config.backbone)
-        self.num_exits = self.depth = 3 * per_group
-        self.exit_layers = tuple(range(1, self.num_exits + 1))
+        self.depth = 3 * per_group
+        self.exit_layers = tuple((config.structure or {}).get("exits") or range(1, self.depth + 1))
         self.preprocess = Preprocess(config.mean, config.std)
         self.conv = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(WIDTHS[0])
@@ -89,9 +84,22 @@ class EarlyExitResNet(PreTrainedModel):
             BasicBlock(before, after, 1 if before == after else 2)
             for before, after in zip(widths, widths[1:], strict=False)
         )
-        self.heads = nn.ModuleList(nn.Linear(width, config.num_labels) for width in widths[1:])
+        self.heads = nn.ModuleList(nn.Linear(widths[layer], config.num_labels) for layer in self.exit_layers)
         self.dropout = nn.Dropout(config.exit_dropout)
         self.post_init()
+
+    @property
+    def num_exits(self) -> int:
+        return len(self.exit_layers)
+
+    def keep_exits(self, layers: Iterable[int]) -> None:
+        """Keep the exits after the given layers (from 1, ascending) and drop the others. Raises ConfigError."""
+        wanted = tuple(layers)
+        if missing := [layer for layer in wanted if layer not in self.exit_layers]:
+            raise ConfigError(f"there is no exit after layer {missing[0]}: exits follow layers {self.exit_layers}")
+        self.heads = nn.ModuleList(self.heads[self.exit_layers.index(layer)] for layer in wanted)
+        self.exit_layers = wanted
+        self.config.structure = {"depth": self.depth, "exits": list(wanted)}
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -102,8 +110,10 @@ class EarlyExitResNet(PreTrainedModel):
         return F.relu(self.norm(self.conv(self.preprocess(batch["images"]))))
 
     def advance(self, state: torch.Tensor, exit_: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next block's output, and the logits (B, K) float32 of the exit behind it."""
-        state = self.blocks[exit_](state)
+        """The output of the next exit's blocks, and the logits (B, K) float32 of that exit, from 0."""
+        below = self.exit_layers[exit_ - 1] if exit_ else 0
+        for block in self.blocks[below : self.exit_layers[exit_]]:
+            state = block(state)
         return state, self._answer(self._pooled(state), exit_)
 
     def _pooled(self, state: torch.Tensor) -> torch.Tensor:
@@ -114,7 +124,7 @@ class EarlyExitResNet(PreTrainedModel):
             return self.heads[exit_](self.dropout(pooled))
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
-        """All exits on one batch. Hidden states are what the exits saw, narrow ones with zeros behind: (M, B, 64).
+        """All exits on one batch. Hidden states are what exits see after each block, narrow ones with zeros behind, 64 wide.
 
         Raises ConfigError for `keep="states"`: the groups' states have different shapes.
         """
@@ -123,10 +133,15 @@ class EarlyExitResNet(PreTrainedModel):
                 f"{self.config.backbone}: its blocks' states differ in shape; methods that match them need texts"
             )
         state, logits, hidden = self.begin(batch), [], []
-        for exit_, block in enumerate(self.blocks):
-            state = block(state)
-            pooled = self._pooled(state)
-            logits.append(self._answer(pooled, exit_))
+        for ran, block in enumerate(self.blocks[: self.exit_layers[-1]], start=1):
+            state = seen = block(state)
+            exit_ = self.exit_layers.index(ran) if ran in self.exit_layers else None
+            if self.gradient_equilibrium and exit_ is not None:
+                seen, state = branch_and_trunk(state, exit_, self.num_exits)
+            if exit_ is not None or keep == "hidden":
+                pooled = self._pooled(seen)
+            if exit_ is not None:
+                logits.append(self._answer(pooled, exit_))
             if keep == "hidden":
                 hidden.append(F.pad(pooled, (0, WIDTHS[-1] - pooled.shape[1])))
         return Record(torch.stack(logits), batch.get("labels"), torch.stack(hidden) if hidden else None)
@@ -153,6 +168,7 @@ def build_resnet(
         exit_dropout=(train or TrainConfig()).exit_dropout,
         exit_strategy=exits.strategy,
         exit_threshold=exits.threshold,
+        exit_patience=exits.patience,
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
     )
