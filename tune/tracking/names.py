@@ -158,6 +158,7 @@ COLOURS: Mapping[str, str] = {
     "blo": "#de7921",
     "clo-v1": "#56b4e9",
     "slo": "#00855f",
+    "hyper": "#b3261e",
     "uniform": "#8c8c8c",
     "rand": "#a6559d",
 }

@@ -1,0 +1,190 @@
+"""Seconds per step of θ of every method, beside what its arithmetic says, against plain fine-tuning.
+
+The model is a BERT encoder from a configuration (6 layers, 384 hidden units, random weights), the batches 16 rows of 64
+random tokens. Every stage of every method has its own copy of the model; in a round each trains over whole cycles, and
+they alternate within this process. The arithmetic is counted, not asserted: the floating-point operations of the
+matrix products of a step as it runs (frozen parts, teachers and pruned parts as they are), in units of a forward pass of
+the unreduced model with all exits on one batch: a forward is 1, a backward 2. Both columns are multiples of `uniform`, plain
+fine-tuning with all exits; `one exit` is that with the last exit alone. Nothing but matrix products counts: an
+optimiser's step, dropout and losses are overhead, and so is what `--precision bf16` doesn't speed up (of `hyper` two
+forwards are in fp32 in any case).
+
+Target: measured / arithmetic <= 1.3 for every stage.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from common import Result, alternate, now, parser, ratios, start
+
+LAYERS, HIDDEN, HEADS, ROWS, LENGTH, VOCABULARY = 6, 384, 12, 16, 64, 30522
+PLAIN, ONE_EXIT = "uniform", "one exit"
+LIMIT = 1.3
+
+
+def bert(config: Any) -> Any:
+    """A fresh multi-exit BERT; the same one at every call."""
+    import torch
+    from transformers import AutoModel, BertConfig
+
+    from leebert.model import build_model
+
+    torch.manual_seed(0)
+    shape = BertConfig(
+        hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=4 * HIDDEN,
+        vocab_size=VOCABULARY,
+    )  # fmt: skip
+    return build_model(AutoModel.from_config(shape), ("no", "yes"), pooling="cls", train=config)
+
+
+def random_batches(config: Any, device: str) -> Iterator[Any]:
+    """Full-length batches without end."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        ids = torch.randint(1000, VOCABULARY, (config.batch_size, LENGTH), generator=generator)
+        labels = torch.randint(0, 2, (config.batch_size,), generator=generator)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+class Training:
+    """One stage of a method: its own model, optimisers and place in the cycle."""
+
+    def __init__(self, model: Any, stage: Any, config: Any, runtime: Any) -> None:
+        from leebert.train import _Level
+
+        self.stage, self.device = stage, str(runtime.device)
+        self.level = _Level(model, stage, config, runtime, (0,))
+        self.batches = random_batches(config, self.device)
+        model.train()
+
+    def cycles(self, steps: int) -> int:
+        """Train for at least `steps` steps, to a cycle's end; returns how many there were."""
+        self.level.start_epoch(self.batches)
+        position = 0
+        for done in itertools.count(1):
+            position = self.stage.algorithm.step(self.level, next(self.batches), position)
+            if position == 0 and done >= steps:
+                return done
+        raise AssertionError("unreachable")
+
+    def seconds(self, steps: int) -> float:
+        """Seconds per step of θ."""
+        started = now(self.device)
+        done = self.cycles(steps)
+        return (now(self.device) - started) / done
+
+    def operations(self) -> float:
+        """Floating-point operations of a step's matrix products, a mean over a cycle."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            done = self.cycles(1)
+        return counter.get_total_flops() / done
+
+
+def stages_of(name: str, precision: str, device: str) -> dict[str, Training]:
+    """The stages of a method (or of :data:`ONE_EXIT`), each ready to train, by what a row of the table is called."""
+    from leebert.config import TrainConfig
+    from leebert.runtime import Runtime
+    from leebert.stages import method
+
+    config = TrainConfig(algorithm=PLAIN if name == ONE_EXIT else name, batch_size=ROWS, precision=precision)
+    runtime = Runtime.of(config.precision, device)
+    model = bert(config).to(runtime.device)
+    if name == ONE_EXIT:
+        model = last_exit(model)
+    stages = method(config, model.num_exits)
+    made = {}
+    for stage in stages:
+        model = copy.deepcopy(model)
+        if stage.transform:
+            model = stage.transform(model).to(runtime.device)
+        made[name if len(stages) == 1 else f"{name}: {stage.name}"] = Training(model, stage, config, runtime)
+    return made
+
+
+def last_exit(model: Any) -> Any:
+    """A multi-exit model of which only the last exit is there."""
+    import torch
+
+    from leebert.record import Record
+
+    class LastExit(torch.nn.Module):
+        num_exits = 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def record(self, batch: Any) -> Record:
+            record = self.model.record(batch)
+            return Record(record.logits[-1:], record.labels)
+
+    return LastExit()
+
+
+def operations_of_a_forward(device: str) -> float:
+    """Of one forward of the unreduced model with all exits on one batch, in training mode."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from leebert.config import TrainConfig
+
+    config = TrainConfig(batch_size=ROWS)
+    model = bert(config).to(device).train()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.record(next(random_batches(config, device)))
+    return float(counter.get_total_flops())
+
+
+def main() -> None:
+    from leebert.stages import METHODS
+
+    made = parser(__doc__)
+    made.add_argument("--steps", type=int, default=8, help="steps of θ per round, at least; whole cycles (%(default)s)")
+    made.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="(%(default)s)")
+    made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
+    options = made.parse_args()
+    start(options.threads)
+    result = Result("steps", options)
+    trainings: dict[str, Training] = {}
+    for name in dict.fromkeys([PLAIN, ONE_EXIT, *options.methods]):
+        trainings |= stages_of(name, options.precision, options.device)
+    # A cycle that is not timed: optimisers make their states, libraries their kernels.
+    unit = operations_of_a_forward(options.device)
+    units = {name: training.operations() / unit for name, training in trainings.items()}
+
+    def seconds_of(name: str, number: int) -> float:
+        return trainings[name].seconds(options.steps)
+
+    seconds = alternate({name: partial(seconds_of, name) for name in trainings}, options.rounds)
+    rows = []
+    for name, values in seconds.items():
+        arithmetic, measured = units[name] / units[PLAIN], ratios(values, seconds[PLAIN])
+        against_one = statistics.median(ratios(values, seconds[ONE_EXIT]))
+        result.figure(f"step, {name}", values, "s")
+        result.figure(f"units, {name}", units[name])
+        result.target(f"measured / arithmetic, {name}", [ratio / arithmetic for ratio in measured], LIMIT)
+        middle = statistics.median(measured)
+        rows.append((name, units[name], arithmetic, middle, middle / arithmetic, against_one))
+    print(
+        "\n| method | units | arithmetic / uniform | measured / uniform | measured / arithmetic | measured / one exit |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, *numbers in rows:
+        print(f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
+    print()
+    result.end(options.precision)
+
+
+if __name__ == "__main__":
+    main()
