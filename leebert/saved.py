@@ -27,6 +27,10 @@ def load_saved(folder: str | Path, classes: Mapping[str, type[PreTrainedModel]])
     """The model in a folder, by the class of its type; no hub, no pickles. Raises CheckpointError for any other folder."""
     kind = model_type(folder)
     if kind is None or kind not in classes:
+        if kind and kind.startswith("leebert"):
+            raise CheckpointError(
+                f"{folder} holds a {kind!r} model, where one of type {', '.join(classes)} is expected"
+            )
         held = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
         raise CheckpointError(f"{folder} holds {held}; train one with it as --backbone")
     try:
