@@ -378,7 +378,7 @@ TINY = [
 
 
 @pytest.mark.slow
-def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, tmp_path, monkeypatch):
+def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow_server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("LEEBERT_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
@@ -386,7 +386,7 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, tmp_pa
     (tmp_path / "pairs.yaml").write_text(dump_yaml(write_task(tmp_path / "data", n=80)))
 
     def run(target, *more):
-        ran = cli("leebert-tune", "reproduce", target, "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", *more, "--json")  # fmt: skip
+        ran = cli("leebert-tune", "reproduce", target, "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", "--tracking-uri", mlflow_server.url, *more, "--json")  # fmt: skip
         assert ran.code == 0, ran.err
         return ran.json, ran.err
 
