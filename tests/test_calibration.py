@@ -198,7 +198,7 @@ WRONG = {
     ),
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
     "too slow": (None, ("--speed-up", "0.5"), ["speed-up 0.5: lies between 1"]),
-    "no such rule": (None, ("--speed-up", "2", "--strategy", "hope"), ["'hope'", "use one of entropy"]),
+    "no such rule": (None, ("--speed-up", "2", "--strategy", "hope"), ["'hope'", "use one of patience, entropy"]),
     "never": (None, ("--speed-up", "2", "--strategy", "never"), ["no threshold of the rule 'never'"]),
     "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv, line 2: no column 'a'", "--text"]),
     "repeated": (

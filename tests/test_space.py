@@ -141,7 +141,7 @@ WRONG = {
     ),
     "unused in training": (
         SPACE + "algorithms: [uniform, rand]\ntraining: {lr_omega: 1e-3}",
-        ["training.lr_omega: 0.001: none of the algorithms listed uses it, only fastbert-clo-v2, lle, slo, blo, clo-v1, clo-v2"],
+        ["training.lr_omega: 0.001: none of the algorithms listed uses it, only fastbert-clo-v2, lle, slo, blo, hyper, clo-v1, clo-v2"],
     ),
     "range in a grid": (
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}",
