@@ -19,7 +19,7 @@ _OMEGA = frozenset({"lr_omega", "parametrisation", "omega_optimizer"})
 _SAMPLED = _OMEGA | {"omega_forward"}
 _CYCLES = _SAMPLED | {"cycle_length", "omega_in_cycle"}
 #: Options of methods that train all their exits jointly.
-_JOINT = frozenset({"finetune_first", "gradient_equilibrium"})
+_JOINT = frozenset({"finetune_first", "first_epochs", "gradient_equilibrium"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ _ALL: tuple[Method, ...] = (
     Method(
         "hyper", "LeeBERT-hyper", "learned weights", "the true hypergradient of eq. 8; beyond the paper",
         "θ on D1, ω on what its effect on θ does on D2", "patience", "8/3",
-        "", _DISTILLATION | _SAMPLED | {"finetune_first"},
+        "", _DISTILLATION | _SAMPLED | {"finetune_first", "first_epochs"},
     ),
     Method(
         "clo-v1", "LeeBERT-CLO-v1", "learned weights", _LEEBERT,

@@ -46,6 +46,7 @@ class EpochReport:
     stage: str
     theta_updates: int
     last_stage_updates: int  # of those, in the last stage that trains
+    last_stage_epochs: int  # its epochs so far
     seconds: float
     train_loss: float | None
     score: float | None
@@ -297,6 +298,7 @@ class _Progress:
     position: int = 0  # in the algorithm's cycle
     theta_updates: int = 0
     last_stage_updates: int = 0
+    last_stage_epochs: int = 0
     stage_updates: int = 0
     best_epoch: int | None = None
     best_score: float | None = None
@@ -424,6 +426,7 @@ def train_epochs(
             if steps % 16 == 0 and not level.finite.item():
                 break  # asked now and then only: on a GPU the question waits for all earlier work
         at.stage_epoch += 1
+        at.last_stage_epochs += at.stage == limited
 
         ended: Ended | None = None
         outcome: HeldOut | None = None
@@ -456,6 +459,7 @@ def train_epochs(
             theta_updates=at.theta_updates,
             seconds=time.perf_counter() - started,
             last_stage_updates=at.last_stage_updates,
+            last_stage_epochs=at.last_stage_epochs,
             train_loss=None if ended == "diverged" or not steps else level.loss_sum.item() / steps,
             score=score,
             exits=exits,

@@ -106,3 +106,36 @@ def test_a_one_exit_model_is_trained_saved_evaluated_and_used(place, cli):
     assert before.code == 1
     assert "exit" in before.err
     assert not (place / "runs" / "wrong" / "config.json").exists()
+
+
+def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_trains_as_long(place, cli):
+    """DeeBERT's first stage has one epoch here, its second at most two."""
+    config = load_yaml(place / "space.yaml")
+    training = {option: value for option, value in config["training"].items() if option != "prune_rounds"}
+    (place / "deebert.yaml").write_text(dump_yaml({**config, "algorithms": ["deebert"], "training": training}))
+    ran = cli("leebert-tune", "sweep", "deebert.yaml", "--name", "deebert")
+    assert ran.code == 0, ran.err
+    assert cli("leebert-tune", "best", "deebert", "--out", "one").code == 0
+    (file,) = (place / "one").glob("*.yaml")
+    best = load_yaml(file)
+    per_epoch = 80 // (2 * 8)
+    assert best["theta_updates"] in (per_epoch, 3 * per_epoch // 2, 2 * per_epoch)
+    trained = cli("leebert", "train", "--config", file, "--out", "runs/deebert", "--json")
+    assert trained.code == 0, trained.err
+    assert trained.json["theta_updates"] == best["theta_updates"]
+    assert trained.json["epochs"][-1]["theta_updates"] == best["theta_updates"] + per_epoch
+    refitted = cli("leebert-tune", "refit", file, "--seeds", "1", "--speed-up", "2", "--out", "refits/deebert")
+    assert refitted.code == 0, refitted.err
+
+
+def test_a_method_with_one_exit_has_nothing_to_refit_for_and_is_told_so(place, cli):
+    config = load_yaml(place / "space.yaml")
+    training = {"batch_size": 8, "max_epochs": 2, "precision": "fp32"}
+    (place / "short.yaml").write_text(dump_yaml({**config, "algorithms": ["truncated"], "training": training}))
+    assert cli("leebert-tune", "sweep", "short.yaml", "--name", "short").code == 0
+    assert cli("leebert-tune", "best", "short", "--out", "short").code == 0
+    (file,) = (place / "short").glob("*.yaml")
+    refused = cli("leebert-tune", "refit", file)
+    assert refused.code == 1
+    assert "leaves one exit" in refused.err
+    assert cli("leebert-tune", "verify", file).code == 0

@@ -35,8 +35,8 @@ PRINTED = 10
 def best_file(choice: Choice) -> dict[str, Any]:
     """The contents of best/<task>.yaml for a choice: a :class:`RunConfig` with `theta_updates` and `found`.
 
-    `theta_updates` is the median over cells of the best epoch's share of max_epochs, times the updates of the whole
-    split under the same schedule. The score that the file promises is the mean over exits, whatever the objective.
+    `theta_updates` is the median over cells of the epochs up to the best one, times the updates that an epoch of the
+    whole split has; of a method with several stages, those of the last one that trains. The score that the file promises is the mean over exits, whatever the objective.
     """
     chosen, objective = choice.best, choice.objective
     sweep, config = chosen.sweep, chosen.configuration
@@ -46,8 +46,7 @@ def best_file(choice: Choice) -> dict[str, Any]:
     micro = max(r.get("placement", {}).get("accumulate", 1) for r in cells)
     training = training.model_copy(update={"accumulate": training.accumulate * micro})
     runtime = cells[0].get("runtime", manifest["runtime"])
-    share = statistics.median((r["best_epoch"] + 1) / training.max_epochs for r in cells)
-    whole = training.max_epochs * updates_per_epoch(manifest["rows"], training.batch_size)
+    epochs = statistics.median(r.get("best_epochs", r["best_epoch"] + 1) for r in cells)
     mean, std = score(config)
     per_exit = np.mean([r["exits"]["score"] for r in cells], axis=0)
     run = RunConfig(
@@ -55,7 +54,7 @@ def best_file(choice: Choice) -> dict[str, Any]:
         model=_pinned(spec.model, manifest["backbone"]),
         data=data_config(spec),
         training=training,
-        theta_updates=max(1, round(share * whole)),
+        theta_updates=max(1, round(epochs * updates_per_epoch(manifest["rows"], training.batch_size))),
         found=_known(
             sweep=sweep.name,
             configuration=config.id,

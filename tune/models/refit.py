@@ -22,6 +22,7 @@ from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.files import write_atomically
+from leebert.methods import METHODS
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, train_model
 from leebert.rules import named, usable
@@ -90,6 +91,11 @@ def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
     """
     if best.config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing, so nobody knows how long to train")
+    if METHODS[best.config.training.algorithm].one_exit:
+        raise ConfigError(
+            f"{best.path}: {best.config.training.algorithm} leaves one exit, so there are no thresholds to choose and no rule to "
+            f"serve; train it by: leebert train --config {best.path}"
+        )
     _refuse_taken(out, best, plan)
     check_backbone(best)
     split_rows = check_data(best)

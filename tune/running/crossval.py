@@ -245,6 +245,7 @@ def _summary(reports: list[EpochReport], started: float) -> Record:
         "epochs": len(reports),
         "theta_updates": last.theta_updates,
         "best_theta_updates": best.last_stage_updates if best else None,
+        "best_epochs": best.last_stage_epochs if best else None,
         "seconds": sum(r.seconds for r in reports),
         "wall_seconds": time.monotonic() - started,
     }
