@@ -102,11 +102,10 @@ def _with_progress(work: Any) -> Any:
         bar = progress.add_task("training", total=None)
 
         def report(epoch: Any) -> None:
+            loss = "" if epoch.train_loss is None else f"  loss {epoch.train_loss:.4f}"
             score = "" if epoch.score is None else f"  score {100 * epoch.score:.2f}"
             exits = " ".join(f"{100 * s:.1f}" for s in epoch.exits.get("score", []))
-            progress.console.print(
-                f"epoch {epoch.epoch + 1}  loss {epoch.train_loss or float('nan'):.4f}{score}  {exits}", highlight=False
-            )
+            progress.console.print(f"epoch {epoch.epoch + 1}  {epoch.stage}{loss}{score}  {exits}", highlight=False)
             fresh = set(epoch.collapsed) - warned
             if fresh:
                 warned.update(fresh)
@@ -228,7 +227,7 @@ def predict(
             loaded, tokenizer, glue, rule, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
             progress=partial(_bar, what="rows"),
         )  # fmt: skip
-        submission.print_submission(glue, written, loaded.num_exits, submission.fill(glue) if fill else [])
+        submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
     answering = _answer_images if tokenizer is None else _answer_texts
     bar = partial(_bar, what="rows") if out else iter

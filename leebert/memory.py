@@ -134,6 +134,8 @@ def _stage(
     weights = [*model.parameters(), *model.buffers(), *taught_by]
     with _Tracker(weights) as tracker:
         level = _Level(model, stage, config.model_copy(update={"accumulate": simulated}), on_cpu, (0,), teacher)
+        if hasattr(model, "path"):
+            model.path = None  # which layers run is drawn at random; all of them is the most
         for parameter in level.theta.values():
             parameter.grad = torch.zeros_like(parameter)
         level.theta_optimizer.step()

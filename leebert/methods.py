@@ -7,6 +7,7 @@ No torch here, so that configurations are checked and `leebert methods` answers 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 Exits = Literal["patience", "entropy", "confidence", "last"]
@@ -106,7 +107,7 @@ _ALL: tuple[Method, ...] = (
         "cost-eff", "COST-EFF", "early exit", "Shen et al., EMNLP 2022",
         "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut round by "
         "round, each exit taught by the same exit of the uncut network", "entropy", "4/3 to 5/3",
-        "rounds of equal cuts; one more stage of recovery", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
+        "rounds of equal cuts at one rate; states are imitated throughout the assistant's stage, not in its first third alone", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
         "leebert.baselines.cost_eff:stages",
     ),
     Method(
@@ -124,7 +125,9 @@ _ALL: tuple[Method, ...] = (
     Method(
         "dbt", "distillation-based training", "early exit", "Phuong and Lampert, ICCV 2019",
         "everything, the last exit teaches at a temperature that rises", "confidence", "1",
-        "", frozenset({"alpha", "annealing", "temperature", "gradient_equilibrium"}), "leebert.baselines.dbt:stages",
+        "the temperature rises while the teacher is more than halfway from guessing to certainty (the original's one half "
+        "at 100 classes); without the original's constant factor, which only SGD would see",
+        frozenset({"alpha", "annealing", "temperature", "gradient_equilibrium"}), "leebert.baselines.dbt:stages",
     ),
     Method(
         "pabee", "PABEE", "early exit", "Zhou et al., NeurIPS 2020",
@@ -182,8 +185,31 @@ _ALL: tuple[Method, ...] = (
 #: The methods by the name that stands under `algorithm` in a configuration.
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
+_STAGED = frozenset({"layerdrop", "headprune", "distilled", "pkd", "theseus", "cost-eff", "deebert"})
+
 #: Options that only some methods read; all others apply to every method.
 SPECIFIC: frozenset[str] = frozenset().union(*(method.options for method in _ALL))
+
+
+def has_stages(algorithm: str, options: Mapping[str, Any]) -> bool:
+    """Whether a method trains in several stages under these training options, so that its epochs don't compare."""
+    asked = any(applies(name, algorithm) and options.get(name) for name in ("finetune_first", "two_stage"))
+    return bool(asked) or algorithm in _STAGED
+
+
+def most_epochs(config: Any) -> int:
+    """The epochs of all stages of a training configuration (:class:`leebert.config.TrainConfig`), without early stops."""
+    last, first = config.max_epochs, config.first_epochs or config.max_epochs
+    rounds = config.prune_rounds * max(1, last // config.prune_rounds)
+    half = max(1, last // 2)
+    by_method = {
+        "headprune": first + rounds,
+        "theseus": first + half + max(1, last - half),
+        "cost-eff": 2 * first + rounds + last,
+        **dict.fromkeys(("distilled", "pkd", "deebert"), first + last),
+    }
+    several = has_stages(config.algorithm, config.model_dump())
+    return by_method.get(config.algorithm, first + last if several and config.algorithm != "layerdrop" else last)
 
 
 def applies(option: str, algorithm: str) -> bool:

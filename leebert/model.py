@@ -170,14 +170,14 @@ class LeebertForSequenceClassification(PreTrainedModel):
             states = seen = layer(states, mask)
             if self.gradient_equilibrium and ran in exits:
                 seen, states = branch_and_trunk(states, exits.index(ran), len(exits))
-            if ran in exits or keep != "logits":
+            if ran in exits or keep == "hidden":
                 pooled[ran] = self.pool(seen, attention)
             if keep == "states":
                 kept.append(states)
         return Record(
             self.heads(torch.stack([pooled[ran] for ran in exits])),  # of (M, B, H)
             batch.get("labels"),
-            torch.stack(list(pooled.values())) if keep != "logits" else None,
+            torch.stack(list(pooled.values())) if keep == "hidden" else None,
             torch.stack(kept) if keep == "states" else None,
             attention if keep == "states" else None,
         )

@@ -318,8 +318,10 @@ def train_model(
         folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed)
         rows, held_out = RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
     if on_plan:
-        epochs = sum(epochs_of(method(config.training, model.num_exits), config.training))
-        on_plan(config.theta_updates or epochs * updates_per_epoch(len(rows), config.training.batch_size))
+        longest = epochs_of(method(config.training, model.num_exits), config.training)
+        limited = max(i for i, epochs in enumerate(longest) if epochs)
+        per_epoch = updates_per_epoch(len(rows), config.training.batch_size)
+        on_plan(per_epoch * sum(longest[:limited]) + (config.theta_updates or per_epoch * longest[limited]))
 
     out.mkdir(parents=True, exist_ok=True)
     best_weights = out / ".best.safetensors"

@@ -78,7 +78,7 @@ class Served:
                     self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"]
                 )
         table = pd.DataFrame(found, columns=["label", "probability", "exit_layer"], index=data.index)
-        table["layers_saved"] = self.model.num_exits - table["exit_layer"]
+        table["layers_saved"] = self.model.depth - table["exit_layer"]
         return table
 
     def rule(self, asked: Mapping[str, Any]) -> ExitConfig:

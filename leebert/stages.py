@@ -92,7 +92,6 @@ class Examined:
 
     batches: Callable[[], Iterator[Batch]]
     runtime: Runtime
-    seed: int
 
 
 class Transform(Protocol):

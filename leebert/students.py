@@ -85,7 +85,7 @@ def distance(student: Record, teacher: Record, imitated: Imitated) -> torch.Tens
         at = [(layer + 1) * of // n - 1 for layer in range(n - 1)]
         a = F.normalize(student.hidden[:-1].float(), dim=-1)
         b = F.normalize(teacher.hidden[at].float(), dim=-1)
-        return (a - b).square().sum(dim=-1).mean()
+        return (a - b).square().mean()
     assert student.states is not None
     assert teacher.states is not None
     a, b = student.states.float(), teacher.states.float()

@@ -135,11 +135,11 @@ def fill(folder: Path) -> list[ServerFile]:
     return absent
 
 
-def print_submission(folder: Path, written: Sequence[Written], num_exits: int, filled: Sequence[ServerFile]) -> None:
+def print_submission(folder: Path, written: Sequence[Written], depth: int, filled: Sequence[ServerFile]) -> None:
     """What stands in the folder, and what it lacks for an upload, on stdout."""
     for one in written:
-        ratio = num_exits / one.layers
-        print(f"{one.path}: {one.rows} rows, {one.layers:.2f} of {num_exits} layers on average, speed-up {ratio:.2f}")
+        ratio = depth / one.layers
+        print(f"{one.path}: {one.rows} rows, {one.layers:.2f} of {depth} layers on average, speed-up {ratio:.2f}")
     for file in filled:
         print(f"{folder / file.name}: {file.rows} rows, {file.constant} throughout")
     if absent := missing(folder):

@@ -29,7 +29,7 @@ from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
 from leebert.record import Batch, Keep, Record, Rows, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
-from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, epochs_of, method
+from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, epochs_of, method, of_exit
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
@@ -113,7 +113,7 @@ class _Level:
         teacher: Any = None,
     ) -> None:
         self.model, self.stage, self.config, self.runtime, self.teacher = model, stage, config, runtime, teacher
-        _set_equilibrium(model, config)
+        _set_equilibrium(model, config, stage)
         if stage.pair:
             stage.pair(model, teacher)
         for name, parameter in model.named_parameters():
@@ -204,7 +204,8 @@ class _Level:
         loss = self.stage.objective.weights(self.state).detach() @ losses
         if loss.requires_grad:  # not where chance let only frozen layers run (BERT-of-Theseus)
             loss.backward()
-        return losses.detach(), record.detach()
+        # States are not handed on: they are large, and nobody asks for them after the step.
+        return losses.detach(), Record(record.logits, record.labels).detach()
 
     def _taught(self, part: Batch) -> Record | None:
         """What the stage's teacher makes of some rows."""
@@ -355,7 +356,7 @@ def train_epochs(
         if stage.transform:
             stage.transform.check(model)
     model.to(runtime.device)
-    examined = Examined(lambda: _examined(rows, config, runtime), runtime, derive_seed(*seed, "examined"))
+    examined = Examined(lambda: _examined(rows, config, runtime), runtime)
     teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
     at = _Progress()
     reports: list[EpochReport] = []
@@ -501,8 +502,10 @@ def _filled(gradients: Iterable[torch.Tensor | None], parameters: Iterable[torch
     return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
 
 
-def _set_equilibrium(model: Any, config: TrainConfig) -> None:
-    wanted = config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm)
+def _set_equilibrium(model: Any, config: TrainConfig, stage: Stage) -> None:
+    exits = {of_exit(name) for name, _ in model.named_parameters() if stage.trains(name)} - {None}
+    # There is nothing to balance while one exit trains.
+    wanted = config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm) and len(exits) > 1
     if hasattr(model, "gradient_equilibrium"):
         model.gradient_equilibrium = wanted
     elif wanted:

@@ -64,8 +64,9 @@ class KeepLayers:
 
     def check(self, model: Any) -> None:
         require(model, "layers")
-        if self.layers[-1] >= model.depth:
-            raise ConfigError(f"{self.layers[-1] + 1} layers are needed: this encoder has {model.depth}")
+        there = len(model.stack.layers())
+        if self.layers[-1] >= there:
+            raise ConfigError(f"{self.layers[-1] + 1} layers are needed: this encoder has {there}")
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
         return list(self.layers)

@@ -256,7 +256,7 @@ def test_each_node_is_told_what_is_wrong_with_it(cluster):
         pytest.skip("another file system on one node takes the right to mount")
     assert other["storage"][0] == "failed"
     assert "another folder than the driver's" in other["storage"][1]
-    assert "there is no such token file" in other["data"][1]
+    assert "there is no such file of rows" in other["data"][1]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from encoders import save_backbone, write_task
 
@@ -50,11 +51,19 @@ def test_every_method_finishes_all_its_cells_with_as_many_exits_as_it_has(place)
     assert structures == [{"depth": 4, "layers": 2, "exits": [2]}] * 4
 
 
-def test_best_ranks_them_and_its_file_is_complete(place, cli):
+def test_best_ranks_them_by_their_scores_and_says_that_some_have_one_exit(place, cli):
     ran = cli("leebert-tune", "best", "methods", "--out", "best", "--json")
     assert ran.code == 0, ran.err
-    (file,) = (place / "best").glob("*.yaml")
-    assert load_yaml(file)["training"]["algorithm"] in METHODS
+    cells = SweepFolder.find("methods").ledger.read().cells.values()
+    means = {c["config"]: np.mean([o["score"] for o in cells if o["config"] == c["config"]]) for c in cells}
+    assert ran.json["found"]["configuration"] == max(means, key=lambda config: means[config])
+    assert "finetune, headprune, truncated has one exit" in ran.err
+
+
+def test_best_at_a_speed_up_is_among_those_that_have_several_exits(place, cli):
+    ran = cli("leebert-tune", "best", "methods", "--out", "fast", "--objective", "speed-up=1.5", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["found"]["values"]["algorithm"] in ("clo-v2", "pabee", "deebert")
 
 
 def test_methods_with_all_exits_are_compared_also_exit_by_exit(place, cli):

@@ -43,5 +43,6 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
             )
             for cut in range(1, rounds + 1)
         ),
-        Stage("recovery", slender, Fixed(), teacher="assistant"),
+        # Its first half has no answers to judge it by.
+        Stage("recovery", slender, Fixed(), teacher="assistant", stops_early=False),
     )

@@ -1,8 +1,9 @@
 """Distillation-based training (Phuong and Lampert, ICCV 2019): the last exit teaches, at a temperature that rises.
 
-L = (1 − α) Σ_m CE_m + α τ² Σ_{m<M} H(p_M^{1/τ}, p_m^{1/τ}), teachers detached; whenever the tempered teacher is surer
-than one half on average over a batch, τ grows by a factor. (The original multiplies all of it by a constant, which
-Adam does not see.)
+L = (1 − α) Σ_m CE_m + α τ² Σ_{m<M} H(p_M^{1/τ}, p_m^{1/τ}), teachers detached; whenever the tempered teacher is too
+sure on average over a batch, τ grows by a factor. Too sure is more than halfway from guessing to certainty: with 100
+classes that is the original's one half, which with two classes no teacher could ever fall below. The original also
+multiplies the loss by a constant, 10 over the number of exits, which Adam does not see.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ from leebert.record import Record
 from leebert.stages import Stage
 from leebert.weights import PARAMETRISATIONS, Terms
 
-#: A tempered teacher whose mean maximum probability is above this is too sure.
-_SURE = 0.5
-
 
 @dataclasses.dataclass(frozen=True)
 class AnnealedDistillation(ExitObjective):
@@ -37,7 +35,8 @@ class AnnealedDistillation(ExitObjective):
 
     def after_step(self, record: Record, state: State, progress: float) -> State:
         sure = torch.softmax(record.logits[-1] / state["temperature"], dim=-1).amax(dim=-1).mean()
-        return {**state, "temperature": torch.where(sure > _SURE, self.annealing, 1.0) * state["temperature"]}
+        halfway = (1 + 1 / record.logits.shape[-1]) / 2
+        return {**state, "temperature": torch.where(sure > halfway, self.annealing, 1.0) * state["temperature"]}
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:

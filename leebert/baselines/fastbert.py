@@ -16,7 +16,7 @@ from leebert.weights import PARAMETRISATIONS
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """One stage on eqs. 1 and 4 with T(m) = {M}; or fine-tuning, and one on Σ_{m<M} KL(p_M ‖ p_m) alone."""
+    """One stage on eqs. 1 and 4 with T(m) = {M}; or fine-tuning, and one on Σ_{m<M} KL(p_M ‖ p_m) alone at 10 · λ1."""
     if not config.two_stage:
         return after_finetuning(config, num_exits, Stage("joint", ExitObjective.of(config, num_exits), Fixed()))
     last = num_exits - 1
@@ -27,4 +27,6 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         fixed=(0.0,) * num_exits + (float(num_exits),) * last,
     )
     frozen = functools.partial(exits_only, but=last)
-    return finetuning(config, num_exits), Stage("exits", objective, Fixed(), trains=frozen)
+    return finetuning(config, num_exits), Stage(
+        "exits", objective, Fixed(), trains=frozen, lr_theta=10 * config.lr_theta
+    )

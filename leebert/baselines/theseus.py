@@ -26,9 +26,10 @@ class Successors(KeepLayers):
 
     def check(self, model: Any) -> None:
         super().check(model)
-        if model.depth % len(self.layers):
+        there = len(model.stack.layers())
+        if there % len(self.layers):
             raise ConfigError(
-                f"{len(self.layers)} layers can't stand in for {model.depth} in groups of one size: "
+                f"{len(self.layers)} layers can't stand in for {there} in groups of one size: "
                 "give theseus a `keep` of 1 over a whole number that divides the layers"
             )
 

@@ -58,7 +58,9 @@ def flat(column: Any) -> np.ndarray:
 
 
 def fingerprint(path: str | Path) -> str:
-    """What a file of rows says that it was made from; raises as :func:`open_mapped`."""
+    """What a file of rows says that it was made from; raises DataError where there is none, and as :func:`open_mapped`."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such file of rows")
     return open_mapped(Path(path))[1]["fingerprint"]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from leebert.errors import ConfigError, LeebertError, SweepError
+from leebert.methods import METHODS
 from tune.analysis.overview import spec_of
 from tune.analysis.select import Ranked, complete, one_standard_error, ranking
 from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
@@ -146,12 +147,18 @@ def choose(
     logits that the objective takes can't be read; ConfigError where no configuration reaches the speed-up.
     """
     _require_comparable(sweeps)
+    _warn_of_one_exit(sweeps, say)
     owners: dict[str, Candidate] = {}
     for sweep in sweeps:
         for c in sweep.state.history():
             owners[c.id if len(sweeps) == 1 else f"{sweep.name}/{c.id}"] = Candidate(sweep, c)
     everything = tuple(dataclasses.replace(owner.configuration, id=key) for key, owner in owners.items())
     finished = complete(everything)
+    curved = tuple(c for c in finished if not METHODS[c.values["algorithm"]].one_exit)
+    if objective.kind != "score":
+        if finished and not curved:
+            raise ConfigError(f"{objective}: every complete configuration has one exit, and so one speed only")
+        finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
     replayed: dict[CellKey, Tradeoff] = {}
     no_front = ""
@@ -178,7 +185,7 @@ def choose(
         ranked=ranking(judged),
         near=near,
         too_slow=tuple(c.id for c in finished if c.id in too_slow),
-        front=tuple(pareto(finished, replayed)),
+        front=tuple(pareto(curved, replayed)),
         no_front=no_front,
     )
 
@@ -190,10 +197,25 @@ def _replayed(
     found: dict[CellKey, Tradeoff] = {}
     for sweep in sweeps:
         keys = {c.configuration.id: key for key, c in candidates.items() if c.sweep is sweep}
-        mine = {cell: record for cell, record in sweep.state.cells.items() if cell[0] in keys}
+        # A network with one exit has one speed, and no curve.
+        mine = {
+            cell: record
+            for cell, record in sweep.state.cells.items()
+            if cell[0] in keys and len(record["exits"].get("score", ())) != 1
+        }
         told = curves(sweep.folder.path, mine, sweep.manifest["metric"], objective.rule, objective.patience, say=say)
         found |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in told.items()}
     return found
+
+
+def _warn_of_one_exit(sweeps: Sequence[Sweep], say: Callable[[str], None]) -> None:
+    methods = {a for sweep in sweeps for a in sweep.spec.algorithms}
+    alone = sorted(a for a in methods if METHODS[a].one_exit)
+    if alone and len(alone) < len(methods):
+        say(
+            f"note: {', '.join(alone)} has one exit, and its score is that exit's; of the others it is the mean over all exits, "
+            "the shallow ones too"
+        )
 
 
 def _none_reaches(objective: Objective, candidates: dict[str, Candidate], replayed: dict[CellKey, Tradeoff]) -> str:

@@ -91,7 +91,8 @@ def _configurations(spec: SweepSpec) -> Any:
 
 def _cost(algorithm: str, cycle: int) -> float:
     """Forward and backward passes per θ update, against plain training's 3 units."""
-    return {"blo": 4 / 3, "hyper": 8 / 3, "clo-v1": 5 / 3, "clo-v2": 1 + 2 / (3 * cycle)}.get(algorithm, 1.0)
+    in_cycles = dict.fromkeys(("clo-v2", "lle", "fastbert-clo-v2"), 1 + 2 / (3 * cycle))
+    return {"blo": 4 / 3, "hyper": 8 / 3, "clo-v1": 5 / 3, **in_cycles}.get(algorithm, 1.0)
 
 
 def _time_updates(study: Any, batch_size: int) -> float:
@@ -102,7 +103,9 @@ def _time_updates(study: Any, batch_size: int) -> float:
     from leebert.runtime import Runtime, limited_threads
     from leebert.train import train_epochs
 
-    config = study.train_config({"algorithm": "uniform", "batch_size": batch_size, "max_epochs": 1}, 0)
+    config = study.train_config(
+        {"algorithm": "uniform", "batch_size": batch_size, "max_epochs": 1, "finetune_first": False}, 0
+    )
     rows = study.problem.rows()
     part = RowSubset(rows, np.random.default_rng(0).permutation(len(rows)))
     times: list[float] = []

@@ -8,7 +8,7 @@ from functools import partial
 from leebert.errors import ConfigError
 from leebert.images.backbones import blocks_of, is_network, unused_options
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.methods import METHODS, applies
+from leebert.methods import METHODS, applies, has_stages
 from tune.space.findings import Finding, shown
 from tune.space.spec import SweepSpec, plain_space
 from tune.space.values import Range
@@ -77,7 +77,13 @@ def _prunable(spec: SweepSpec) -> Iterator[Finding]:
     if "max_epochs" in spec.space:
         expected = f"the pruner {spec.pruner.name} compares epochs of equal schedules: move it to `training`"
         yield Finding("space.max_epochs", shown(spec.space["max_epochs"].plain()), expected)
-    elif spec.pruner.min_epochs >= (total := len(spec.cells()) * spec.max_epochs):
+    staged = [a for a in spec.algorithms if has_stages(a, spec.training)]
+    searched = {o for o in ("finetune_first", "two_stage") if o in spec.space}
+    if staged or searched:
+        which = ", ".join(staged) or f"those with {' or '.join(sorted(searched))}"
+        expected = f"compares epoch by epoch, and {which} train in stages: use `pruner: none`"
+        yield Finding("pruner", name, expected)
+    if "max_epochs" not in spec.space and spec.pruner.min_epochs >= (total := len(spec.cells()) * spec.max_epochs):
         expected = f"should be below {total}, the epochs of a configuration, else nothing is ever pruned"
         yield Finding("pruner.min_epochs", shown(spec.pruner.min_epochs), expected)
 

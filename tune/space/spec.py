@@ -26,7 +26,7 @@ from leebert.config import COST_ONLY, AlgorithmName, Frozen, ModelConfig, Poolin
 from leebert.data.tasks import TASKS, OwnTask
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.methods import applies
+from leebert.methods import applies, most_epochs
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, Whole, named, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
@@ -214,11 +214,11 @@ class SweepSpec(Frozen):
         return effective({"algorithm": algorithm, **{option: chosen[option] for option in self.space}})
 
     def cell_updates(self, values: Mapping[str, Any], train_rows: int) -> int:
-        """θ updates of one cell without early stopping: epochs × ⌊(training rows of the fold) / 2B⌋."""
+        """θ updates of one cell without early stopping: epochs of all stages × ⌊(training rows of the fold) / 2B⌋."""
         config = self.train_config(values)
         rows = min(train_rows, self.data.subset.rows) if self.data.subset else train_rows
         kept, of = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)
-        return config.max_epochs * (rows * kept // (of * 2 * config.batch_size))
+        return most_epochs(config) * (rows * kept // (of * 2 * config.batch_size))
 
     def theta_updates(self, train_rows: int) -> int:
         """θ updates of the whole sweep on `train_rows` rows (held-out ones included), without early stops or pruning.
