@@ -90,6 +90,8 @@ def calibrate(
     `source` is the texts' name. Raises ConfigError for a speed-up or rule that the model can't have, DataError for no
     texts, for too few, and where the rows leave together so that no threshold gives the speed-up.
     """
+    if model.num_exits == 1:
+        raise ConfigError("this model has one exit, and so one speed: there is nothing to calibrate")
     check_speed_up(speed_up, model.num_exits)
     own_rule = choosable(strategy)
     differing, needed = len(set(texts)), rows_needed(model.num_exits, speed_up)  # a text that is repeated tells no more

@@ -287,7 +287,10 @@ def methods(json_: Json = False) -> None:
     if json_:
         console.emit_json([m.as_dict() for m in METHODS.values()])
         return
-    table = Table("algorithm", "method", "trains", "exits by", "cost", box=box.SIMPLE_HEAD, show_lines=True)
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    table.add_column("algorithm", no_wrap=True)  # what one has to type
+    for title in ("method", "trains", "exits by", "cost"):
+        table.add_column(title, overflow="fold")
     for m in METHODS.values():
         table.add_row(m.name, f"{m.title}\n[dim]{m.source}[/dim]", m.trains, m.exits, m.cost)
     out = Console()

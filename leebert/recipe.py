@@ -17,7 +17,7 @@ from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.files import write_atomically
 from leebert.images.backbones import check_network, is_network
 from leebert.images.tasks import ImageTask
-from leebert.methods import METHODS
+from leebert.methods import METHODS, SPECIFIC, applies
 
 if TYPE_CHECKING:
     from leebert.data.tasks import AnyTask, Task
@@ -303,6 +303,10 @@ def train_model(
     if config.found:
         _check_found(config.found, data.examples.fingerprint(), config.model.backbone, runtime)
     torch.manual_seed(derive_seed(config.training.seed, "init"))
+    algorithm = config.training.algorithm
+    unused = sorted(o for o in config.training.model_fields_set & SPECIFIC if not applies(o, algorithm))
+    if unused and not config.found:
+        warnings.warn(f"{algorithm} does not read {', '.join(unused)}: see leebert methods --json", stacklevel=2)
     exits = own_exits(config)
     model = data.problem(exits).model(config.training)
     left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
