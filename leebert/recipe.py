@@ -304,7 +304,8 @@ def train_model(
         _check_found(config.found, data.examples.fingerprint(), config.model.backbone, runtime)
     torch.manual_seed(derive_seed(config.training.seed, "init"))
     algorithm = config.training.algorithm
-    unused = sorted(o for o in config.training.model_fields_set & SPECIFIC if not applies(o, algorithm))
+    told = config.training.model_dump(exclude_defaults=True)
+    unused = sorted(option for option in told.keys() & SPECIFIC if not applies(option, algorithm))
     if unused and not config.found:
         warnings.warn(f"{algorithm} does not read {', '.join(unused)}: see leebert methods --json", stacklevel=2)
     exits = own_exits(config)

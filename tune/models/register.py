@@ -41,6 +41,9 @@ REQUIREMENTS = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", 
 #: Which runs, model and version a refit has made where, so that going on with it makes none of them twice.
 LOGGED = ".mlflow.json"
 
+#: Points of a request: MLflow's SQL store knows points that it has already for a model up to some hundreds at once, and fails beyond.
+POINTS = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
@@ -173,7 +176,9 @@ class _Logging:
             splits = told["evaluations"][str(seed)]
             # The run's own time: points that were sent before the refit was interrupted are the same points.
             points = _metrics(splits, self.kept["model_id"] if first else None, run.info.start_time)
-            self.client.log_batch(run_id, metrics=points, params=_params(self.best, told, seed, precision_of(folder)))
+            self.client.log_batch(run_id, params=_params(self.best, told, seed, precision_of(folder)))
+            for start in range(0, len(points), POINTS):
+                self.client.log_batch(run_id, metrics=points[start : start + POINTS])
             for file in ("evaluation.json", "training.json", "exits.json", "README.md"):
                 mlflow.log_artifact(str(folder / file))
             self._log_best()

@@ -16,7 +16,7 @@ from typing import Any, Literal
 RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
 
-_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{rule}": r"\w+"}
+_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{rule}": r"[\w-]+"}
 
 
 @dataclasses.dataclass(frozen=True)
