@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import itertools
 import math
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -111,7 +112,9 @@ def estimate(
             teacher = teachers.get(stage.teacher or "")
             needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))
             if any(later.teacher == stage.name for later in stages):
-                teachers[stage.name] = copy.deepcopy(fake)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # copying asks for addresses, which tensors without numbers lack
+                    teachers[stage.name] = copy.deepcopy(fake)
     return max(needs, key=lambda need: need.total)
 
 

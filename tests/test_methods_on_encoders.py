@@ -50,7 +50,9 @@ def model(family: str = "bert", seed: int = 0, layers: int = LAYERS) -> Any:
     return build_model(encoder(family, layers=layers), ("no", "yes"), exits=ExitConfig(strategy="never"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[pytest.mark.slow] if family != "bert" else []) for family in FAMILIES]
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_on_every_family_ends_as_a_model_that_is_saved_and_answers(name, family, tmp_path):
     result = fit(model(family), rows(), config(name), held_out=rows(10, seed=1))
@@ -69,6 +71,7 @@ def test_every_method_on_every_family_ends_as_a_model_that_is_saved_and_answers(
     assert answer.layers.tolist() == [trained.exit_layers[-1]] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*STATIC, "cost-eff"])
 def test_methods_that_take_encoders_apart_go_on_bit_for_bit(name, tmp_path):
     """From within each stage: plans and teachers are in the checkpoint, the data is not asked again."""
