@@ -294,7 +294,7 @@ def train_model(
     from leebert.data.folds import make_folds
     from leebert.exits import check_threshold, warn_if_unreachable
     from leebert.runtime import Runtime, derive_seed
-    from leebert.stages import epochs_of, method
+    from leebert.stages import epochs_of, last_training, method
     from leebert.train import fit
 
     runtime = Runtime.of(config.training.precision, device)
@@ -324,7 +324,7 @@ def train_model(
         rows, held_out = RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
     if on_plan:
         longest = epochs_of(method(config.training, model.num_exits), config.training)
-        limited = max(i for i, epochs in enumerate(longest) if epochs)
+        limited = last_training(longest)
         per_epoch = updates_per_epoch(len(rows), config.training.batch_size)
         on_plan(per_epoch * sum(longest[:limited]) + (config.theta_updates or per_epoch * longest[limited]))
 

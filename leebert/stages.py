@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -185,3 +185,8 @@ def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
 def epochs_of(stages: tuple[Stage, ...], config: TrainConfig) -> list[int]:
     """The longest that each stage can take."""
     return [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]
+
+
+def last_training(longest: Sequence[int]) -> int:
+    """The last stage that trains, by the longest that each can take: whose updates a best file counts."""
+    return max(i for i, epochs in enumerate(longest) if epochs)

@@ -29,7 +29,7 @@ from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
 from leebert.record import Batch, Keep, Record, Rows, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
-from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, epochs_of, method, of_exit
+from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, epochs_of, last_training, method, of_exit
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
@@ -343,7 +343,7 @@ def train_epochs(
     lengths = np.asarray(rows.lengths)
     per_epoch = updates_per_epoch(len(rows), config.batch_size)
     longest = epochs_of(stages, config)
-    limited = max(i for i, epochs in enumerate(longest) if epochs)  # the stage whose updates `updates` counts
+    limited = last_training(longest)  # the stage whose updates `updates` counts
     horizon = per_epoch * longest[limited]
     if updates is not None and updates > horizon:
         raise ConfigError(

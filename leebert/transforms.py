@@ -114,7 +114,7 @@ class PruneHeads:
         found = blocks(model.backbone)
         if examined is None:
             return [list(range(share_of(_heads_before(model), self.share))) for _ in found]
-        scores = head_importance(model, examined.batches(), _last_exit(model, examined))
+        scores = head_importance(model, examined.batches(), _loss_of(model, examined, slice(-1, None)))
         normal = [score / score.norm().clamp(min=1e-12) for score in scores]
         return best_of_all(normal, share_of(_heads_before(model) * len(found), self.share))
 
@@ -143,7 +143,7 @@ class Slenderise:
         plan: dict[str, Any] = {"embedding_rank": _rank(model, self.share)}
         if examined is None:
             return {**plan, "heads": [list(range(heads))] * len(found), "neurons": [list(range(neurons))] * len(found)}
-        scores = weight_importance(model, examined.batches(), _all_exits(model, examined))
+        scores = weight_importance(model, examined.batches(), _loss_of(model, examined, slice(None)))
         return {
             **plan,
             "heads": [best(score, heads) for score in scores.heads],
@@ -192,21 +192,13 @@ def _rank(model: Any, share: float) -> int | None:
     return share_of(min(words.num_embeddings, words.embedding_dim), share)
 
 
-def _all_exits(model: Any, examined: Examined) -> Callable[[Batch], torch.Tensor]:
+def _loss_of(model: Any, examined: Examined, exits: slice) -> Callable[[Batch], torch.Tensor]:
+    """The sum of some exits' cross-entropies on a batch."""
+
     def loss(batch: Batch) -> torch.Tensor:
         with examined.runtime.autocast():
             record = model.record(batch)
         assert record.labels is not None
-        return cross_entropy_per_exit(record.logits, record.labels).sum()
-
-    return loss
-
-
-def _last_exit(model: Any, examined: Examined) -> Callable[[Batch], torch.Tensor]:
-    def loss(batch: Batch) -> torch.Tensor:
-        with examined.runtime.autocast():
-            record = model.record(batch)
-        assert record.labels is not None
-        return cross_entropy_per_exit(record.logits[-1:], record.labels).sum()
+        return cross_entropy_per_exit(record.logits[exits], record.labels).sum()
 
     return loss

@@ -156,7 +156,7 @@ def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
 
 def load_logits(path: Path) -> list[CellLogits]:
     """Every cell's logits from a file of :func:`save_logits`."""
-    columns, values = logits.read(path)
+    columns, values, _ = logits.read(path)
     seeds, folds = columns["seed"], columns["fold"]
     cells = []
     for seed, fold in sorted({(int(s), int(f)) for s, f in zip(seeds, folds, strict=True)}):

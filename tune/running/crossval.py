@@ -304,8 +304,8 @@ def load_held_out(path: Path) -> tuple[HeldOut, np.ndarray]:
     if not path.is_file():
         raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
     try:
-        columns, values = logits.read(path)
-        return HeldOut(values, columns["label"], *logits.layers_of(path)), columns["row"]
+        columns, values, layers = logits.read(path)
+        return HeldOut(values, columns["label"], *layers), columns["row"]
     # Arrow has an error for what is no Parquet; a table that is not ours fails in any of the other ways.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())[:200]

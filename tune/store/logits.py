@@ -40,20 +40,14 @@ def write(
         temporary.unlink(missing_ok=True)
 
 
-def layers_of(path: Path) -> tuple[tuple[int, ...], int]:
-    """`layers` and `depth` as they were written."""
-    import pyarrow.parquet as pq
-
-    about = pq.read_schema(path).metadata
-    return tuple(json.loads(about.get(b"layers", b"[]"))), int(about.get(b"depth", b"0"))
-
-
-def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The columns by name, and the logits, (M, N, K)."""
+def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[tuple[int, ...], int]]:
+    """The columns by name, the logits, (M, N, K), and `layers` and `depth` as they were written."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    m, k = (int(table.schema.metadata[key]) for key in (b"exits", b"classes"))
+    about = table.schema.metadata
+    m, k = int(about[b"exits"]), int(about[b"classes"])
+    layers = tuple(json.loads(about.get(b"layers", b"[]"))), int(about.get(b"depth", b"0"))
     flat = table["logits"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     columns = {name: table[name].to_numpy() for name in table.column_names if name != "logits"}
-    return columns, np.ascontiguousarray(flat.reshape(-1, m, k).transpose(1, 0, 2))
+    return columns, np.ascontiguousarray(flat.reshape(-1, m, k).transpose(1, 0, 2)), layers
