@@ -44,6 +44,8 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/students.py
 	$(BIN)/python benchmarks/trainer.py
 	$(BIN)/python benchmarks/inference.py --model $(MODEL)
 	$(BIN)/python benchmarks/replay.py

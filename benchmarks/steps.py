@@ -58,11 +58,13 @@ def random_batches(config: Any, device: str) -> Iterator[Any]:
 class Training:
     """One stage of a method: its own model, optimisers and place in the cycle."""
 
-    def __init__(self, model: Any, stage: Any, config: Any, runtime: Any) -> None:
+    def __init__(self, model: Any, stage: Any, config: Any, runtime: Any, teacher: Any = None) -> None:
         from leebert.train import _Level
 
         self.stage, self.device = stage, str(runtime.device)
-        self.level = _Level(model, stage, config, runtime, (0,))
+        self.level = _Level(model, stage, config, runtime, (0,), teacher)
+        if stage.pace:
+            stage.pace(model, 0.5)
         self.batches = random_batches(config, self.device)
         model.train()
 
@@ -82,12 +84,12 @@ class Training:
         done = self.cycles(steps)
         return (now(self.device) - started) / done
 
-    def operations(self) -> float:
-        """Floating-point operations of a step's matrix products, a mean over a cycle."""
+    def operations(self, steps: int) -> float:
+        """Floating-point operations of a step's matrix products, a mean over whole cycles of at least so many steps."""
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as counter:
-            done = self.cycles(1)
+            done = self.cycles(steps)
         return counter.get_total_flops() / done
 
 
@@ -103,12 +105,17 @@ def stages_of(name: str, precision: str, device: str) -> dict[str, Training]:
     if name == ONE_EXIT:
         model = last_exit(model)
     stages = method(config, model.num_exits)
-    made = {}
+    made: dict[str, Training] = {}
+    ended: dict[str, Any] = {}  # models of earlier stages, which teach
     for stage in stages:
         model = copy.deepcopy(model)
         if stage.transform:
-            model = stage.transform(model).to(runtime.device)
-        made[name if len(stages) == 1 else f"{name}: {stage.name}"] = Training(model, stage, config, runtime)
+            model = stage.transform.apply(model, stage.transform.plan(model, None)).to(runtime.device)
+        teacher = ended.get(stage.teacher or "")
+        ended[stage.name] = copy.deepcopy(model).eval().requires_grad_(False)
+        if stage.epochs != 0:
+            row = name if len(stages) == 1 else f"{name}: {stage.name}"
+            made[row] = Training(model, stage, config, runtime, teacher)
     return made
 
 
@@ -161,7 +168,7 @@ def main() -> None:
         trainings |= stages_of(name, options.precision, options.device)
     # A cycle that is not timed: optimisers make their states, libraries their kernels.
     unit = operations_of_a_forward(options.device)
-    units = {name: training.operations() / unit for name, training in trainings.items()}
+    units = {name: training.operations(options.steps) / unit for name, training in trainings.items()}
 
     def seconds_of(name: str, number: int) -> float:
         return trainings[name].seconds(options.steps)

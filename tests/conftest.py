@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import io
 import json
 import os
@@ -32,6 +33,20 @@ from mlflow_server import mlflow_server  # noqa: F401
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+#: Where a crash is reported: standard error as it was before pytest caught it.
+_STDERR = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STDERR] = os.dup(2)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before every test: Ray takes the handlers of crashes away when it shuts down, and enabling again alone does nothing."""
+    faulthandler.disable()
+    faulthandler.enable(file=item.config.stash[_STDERR])
 
 
 @dataclasses.dataclass(frozen=True)

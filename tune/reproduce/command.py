@@ -76,16 +76,13 @@ def _brought_up_to_date(
     for standing in standings:
         standing.check(mine)
     seeds = _seeds(request, {s for st in standings for s in st.seeds} | {cell.seed for cell in results.cells})
-    config = spec.train_config({})
-    whole = prepared.problem.model(config)
-    depth = int(getattr(whole, "depth", whole.num_exits))
     diverged: set[tuple[str, float | None]] = set()
     for standing in standings:
         missing = _missing(standing, results, seeds)
         stopped = run(plan, standing, missing, say)
         standing = Standing.of(plan, standing.part)
         diverged |= {(method, standing.part.kept(method)) for method in standing.diverged}
-        results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, depth))
+        results = results.with_cells(collect(standing, {cell.key for cell in results.cells}))
         if stopped:
             break
     if isinstance(plan.target, Table):
@@ -94,7 +91,7 @@ def _brought_up_to_date(
             say(f"timing {len(wanted)} network(s)")
             split = next(iter(prepared.facts["evaluated"]))
             device = request.device if request.device != "auto" or spec.resources.gpus else "cpu"
-            costs = measure(prepared.problem, config, split, wanted, device, say)
+            costs = measure(prepared.problem, spec.train_config({}), split, wanted, device, say)
             results = dataclasses.replace(results, costs=costs)
     if results.cells:
         write(path, results)

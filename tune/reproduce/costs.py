@@ -61,7 +61,7 @@ def measure(
             continue
         parameters[structure] = sum(p.numel() for p in model.parameters())
         operations[structure] = [float(n) for n in multiply_adds(model, typical)]
-        if hasattr(model, "stack"):  # what `infer` stops between
+        if hasattr(model, "advance"):  # what `infer` stops between
             for rule in sorted(rules):
                 threshold = {"entropy": 0.5, "confidence": 0.9}.get(rule)  # any: nothing leaves
                 timed[structure, rule] = model, make_strategy(rule, threshold, num_exits=exits, num_classes=classes)

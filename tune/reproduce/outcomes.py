@@ -78,16 +78,11 @@ def summarise(
     splits: Sequence[HeldOut],
     *,
     metric: str,
-    depth: int,
     code: str,
 ) -> Cell:
-    """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
-
-    `depth` is that of the unreduced network, which speed-ups are relative to.
-    """
+    """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged."""
     m = len(held_out.logits)
     structure = record.get("structure") or {}
-    exit_layers = [int(layer) for layer in structure.get("exits") or range(1, m + 1)]
     scores = [per_exit(metric, _labels(split), split.logits)["score"] for split in splits]
     best = int(record["best_epoch"])
     rules: list[tuple[str, float | None]] = [("never", None)]
@@ -102,38 +97,27 @@ def summarise(
         code=code,
         held_out_score=float(record["score"]),
         exits=np.mean(scores, axis=0).tolist(),
-        exit_layers=exit_layers,
-        depth=depth,
+        exit_layers=list(held_out.layers),
+        depth=held_out.depth,
         structure=json.dumps(structure, sort_keys=True) if structure else "",
         best_epoch=best,
         epochs=int(record["epochs"]),
         minutes_to_best=sum(float(epochs[e]["seconds"]) for e in range(best + 1)) / 60,
-        outcomes=[_outcome(held_out, splits, metric, rule, t, exit_layers, depth) for rule, t in rules],
+        outcomes=[_outcome(held_out, splits, metric, rule, t) for rule, t in rules],
     )
 
 
-def _outcome(
-    held_out: HeldOut,
-    splits: Sequence[HeldOut],
-    metric: str,
-    rule: str,
-    threshold: float | None,
-    exit_layers: Sequence[int],
-    depth: int,
-) -> Outcome:
-    def layers(counts: np.ndarray) -> float:
-        return float(counts @ np.asarray(exit_layers) / counts.sum())
-
-    before = np.array(replay_point(held_out, metric, rule, threshold).exits)
+def _outcome(held_out: HeldOut, splits: Sequence[HeldOut], metric: str, rule: str, threshold: float | None) -> Outcome:
     points = [replay_point(split, metric, rule, threshold) for split in splits]
     counts = np.sum([point.exits for point in points], axis=0)
+    layers = float(counts @ np.asarray(held_out.layers) / counts.sum())
     measures = {name: float(np.mean([p.measures[name] for p in points])) for name in points[0].measures}
     return Outcome(
         rule=rule,
         threshold=threshold,
-        held_out=depth / layers(before),
-        layers=layers(counts),
-        speed_up=depth / layers(counts),
+        held_out=replay_point(held_out, metric, rule, threshold).speed_up,
+        layers=layers,
+        speed_up=held_out.depth / layers,
         score=measures["score"],
         measures=measures,
         counts=counts.tolist(),

@@ -122,7 +122,7 @@ def run(plan: Plan, standing: Standing, missing: Collection[tuple[str, int]], sa
     return outcome.by_hand
 
 
-def collect(standing: Standing, known: Collection[tuple[str, float | None, int]], depth: int) -> list[Cell]:
+def collect(standing: Standing, known: Collection[tuple[str, float | None, int]]) -> list[Cell]:
     """The finished cells of a part's folder that are not known yet."""
     if standing.folder is None:
         return []
@@ -142,7 +142,6 @@ def collect(standing: Standing, known: Collection[tuple[str, float | None, int]]
                 load_held_out(held_out_path(folder.path, record))[0],
                 splits,
                 metric=manifest["metric"],
-                depth=depth,
                 code=str(manifest.get("code", code_version())),
             )
         )
