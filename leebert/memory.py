@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import itertools
 import math
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -112,9 +111,7 @@ def estimate(
             teacher = teachers.get(stage.teacher or "")
             needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))
             if any(later.teacher == stage.name for later in stages):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # copying asks for addresses, which tensors without numbers lack
-                    teachers[stage.name] = copy.deepcopy(fake)
+                teachers[stage.name] = _fake(fake)
     return max(needs, key=lambda need: need.total)
 
 
@@ -174,7 +171,11 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _fake(model: Any) -> Any:
-    """A copy of a module whose parameters and buffers have shapes only."""
+    """A copy of a module whose parameters and buffers have shapes only.
+
+    They are made anew: a deep copy of a fake tensor would copy the mode that it belongs to with all that this refers to
+    by bare addresses, which are then freed twice.
+    """
     fakes: dict[int, torch.Tensor] = {}
     for real in [*model.parameters(), *model.buffers()]:
         fake = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype)

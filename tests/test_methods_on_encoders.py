@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from encoders import FAMILIES, batch, encoder
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from leebert.checkpoint import Checkpoints
@@ -251,3 +252,14 @@ def test_a_patient_student_imitates_layers_at_the_same_share_of_the_depth():
 def test_the_memory_of_every_method_is_estimated_without_data(name):
     found = estimate(model(), 4, 16, config(name), runtime=Runtime.of("fp32", "cpu"))
     assert found.total > found.parameters > 0
+
+
+@pytest.mark.parametrize("name", ["distilled", "pkd", "theseus", "cost-eff"])
+def test_an_estimate_copies_no_reference_by_address(name, monkeypatch):
+    """Torch frees what such a reference names when the reference goes: a copy of one frees it twice, and the heap breaks."""
+
+    def copied(self: object, memo: object) -> None:
+        pytest.fail("a copy of a storage's weak reference")
+
+    monkeypatch.setattr(StorageWeakRef, "__deepcopy__", copied, raising=False)
+    estimate(model(), 4, 16, config(name), runtime=Runtime.of("fp32", "cpu"))
