@@ -79,12 +79,14 @@ def train(
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
 
     from leebert.recipe import train_model
+    from leebert.report import print_stages
 
     console.quiet_transformers()
     summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
     if json_:
         console.emit_json({**summary, "out": str(out)})
     else:
+        print_stages(summary["stages"], summary["stages_length"])
         score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
         print(f"{out}: {summary['theta_updates']} updates on {summary['rows']} rows{score}")
         if summary["truncated_rows"]:

@@ -15,10 +15,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from leebert.config import TrainConfig
 from leebert.exits import State
 from leebert.inference import infer
 from leebert.record import Batch
 from leebert.runtime import Runtime
+from leebert.stages import method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,29 @@ def multiply_adds(model: Any, batch: Batch) -> tuple[int, ...]:
     finally:
         model.train(training)
     return tuple(flops // 2 for flops in (*meter.counts, counter.get_total_flops()))
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCosts:
+    """What the network of a stage costs: its parameters, and the multiply-adds up to each of its exits, (M,)."""
+
+    stage: str
+    parameters: Parameters
+    multiply_adds: tuple[int, ...]
+
+
+def of_stages(model: Any, config: TrainConfig, batch: Batch) -> list[StageCosts]:
+    """The costs of a method's network, stage by stage, without training; multiply-adds are for the whole batch.
+
+    `model` is what training starts from; it is taken apart as the stages say. Of what a stage decides by looking at data
+    only the shapes count, and these are the same without.
+    """
+    found = []
+    for stage in method(config, model.num_exits):
+        if stage.transform:
+            model = stage.transform.apply(model, stage.transform.plan(model, None))
+        found.append(StageCosts(stage.name, parameters(model), multiply_adds(model, batch)))
+    return found
 
 
 class _Meter:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from leebert.images.arrays import ImageRows
     from leebert.problem import Problem
     from leebert.record import Rows
+    from leebert.train import EpochReport
 
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
@@ -269,6 +270,32 @@ def own_exits(config: RunConfig) -> ExitConfig:
     return ExitConfig(strategy="never") if one_exit and "exits" not in config.model_fields_set else config.exits
 
 
+def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochReport]) -> dict[str, Any]:
+    """What each stage left: scores at its end, and its network's costs for a row of mean length."""
+    import numpy as np
+
+    from leebert.operations import of_stages
+
+    lengths = np.asarray(rows.lengths)
+    length = float(lengths.mean())
+    batch = rows.collate([int(np.argmin(np.abs(lengths - length)))])
+    found = []
+    for costs in of_stages(model, config.training, batch):
+        epochs = [report for report in reports if report.stage == costs.stage]
+        if epochs:
+            found.append(
+                {
+                    "stage": costs.stage,
+                    "epochs": len(epochs),
+                    "score": epochs[-1].score,
+                    "exits": epochs[-1].exits.get("score", []),
+                    "parameters": costs.parameters.total,
+                    "multiply_adds": list(costs.multiply_adds),
+                }
+            )
+    return {"stages": found, "stages_length": length}
+
+
 def train_model(
     config: RunConfig,
     out: Path,
@@ -364,6 +391,7 @@ def train_model(
         "best_epoch": result.best.epoch,
         "score": result.best.score,
         "epochs": [r.plain() for r in result.reports],
+        **_stages(data.problem(exits).model(config.training), config, data.rows, result.reports),
     }
     best_weights.unlink(missing_ok=True)
     checkpoints.clear()

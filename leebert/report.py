@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,28 @@ def evaluate_split(
             near = [ExitConfig(**{key: p[key] for key in ExitConfig.model_fields}) for p in nearest]
             result["wall_clock"] = time_rules(model, rows, recorded, metric, rules or near, runtime, timed_rows)
     return result
+
+
+def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
+    """The stages of a training run on stdout, as `training.json` tells them; nothing where there was one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if len(stages) < 2:
+        return
+    of = "" if length == 1 else f" ({length:.0f} tokens)"
+    table = Table(title=f"at each stage's end; multiply-adds of a row{of} through all layers", title_justify="left")
+    for name in ("stage", "epochs", "parameters", "multiply-adds", "exits", "mean over exits", "last exit"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in stages:
+        scores = (
+            ("-", "-") if stage["score"] is None else (f"{100 * x:.2f}" for x in (stage["score"], stage["exits"][-1]))
+        )
+        table.add_row(
+            stage["stage"], str(stage["epochs"]), f"{stage['parameters'] / 1e6:.2f} M",
+            f"{stage['multiply_adds'][-1] / 1e6:.1f} M", str(len(stage["multiply_adds"])), *scores,
+        )  # fmt: skip
+    Console().print(table)
 
 
 def print_evaluation(split: str, result: dict[str, Any]) -> None:

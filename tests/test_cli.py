@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from encoders import save_backbone, text_rows, write_task
 
+from leebert.model import load_model
 from leebert.yaml import dump_yaml
 
 SCRIPTS = Path(sys.executable).parent
@@ -69,6 +71,25 @@ def test_train_writes_a_model_a_tokenizer_and_what_happened(trained):
     config = json.loads((folder / "config.json").read_text())
     assert config["task"]["name"] == "pairs"
     assert list(config["id2label"].values()) == ["no", "yes"]
+
+
+def test_train_tells_what_each_stage_of_a_method_left(place, cli, tmp_path):
+    out = tmp_path / "slender"
+    options = ("algorithm=cost-eff", "prune_rounds=2", "max_epochs=1", "first_epochs=1")
+    sets = [part for option in options for part in ("--set", f"training.{option}")]
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", out, *sets)
+    assert ran.code == 0, ran.err
+    told = json.loads((out / "training.json").read_text())
+    stages = {stage["stage"]: stage for stage in told["stages"]}
+    assert list(stages) == list(dict.fromkeys(epoch["stage"] for epoch in told["epochs"]))
+    assert list(stages) == ["finetune", "assistant", "slender-1", "slender-2", "recovery"]
+    assert all(re.search(rf"{name} .*{stage['parameters'] / 1e6:.2f} M", ran.out) for name, stage in stages.items())
+    sizes = [stage["parameters"] for stage in told["stages"]]
+    costs = [stage["multiply_adds"][-1] for stage in told["stages"]]
+    assert sizes[0] == sizes[1] > sizes[2] > sizes[3] == sizes[4]
+    assert costs[0] == costs[1] > costs[2] > costs[3] == costs[4]
+    assert sizes[-1] == sum(p.numel() for p in load_model(out).parameters())
+    assert stages["recovery"]["score"] == told["epochs"][-1]["score"]
 
 
 def test_progress_goes_to_stderr_and_the_result_to_stdout(trained):
