@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from leebert.errors import DataError
+from leebert.images.predict import ENDINGS
 
 CHUNK = 256  # rows tokenised and answered at a time
 
@@ -39,6 +40,10 @@ def read_texts(lines: Iterable[str], columns: Sequence[str], name: str) -> Itera
 def read_file(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Texts from a CSV, TSV, JSONL, Parquet or plain text file."""
     suffix = path.suffix.lower()
+    if path.is_dir() or suffix in ENDINGS:
+        raise DataError(
+            f"{path}: the model takes texts: a file of them (.csv, .tsv, .jsonl, .parquet, or a text in each line)"
+        )
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if suffix == ".parquet":
@@ -103,6 +108,9 @@ def _pick(row: Any, columns: Sequence[str], where: str) -> tuple[str, ...]:
     if missing:
         there = ", ".join(str(k) for k in row if k is not None) or "none"
         raise DataError(f"{where}: no column {missing[0]!r}; there are: {there} (name yours with --text)")
+    for column in columns:
+        if isinstance(row[column], (dict, bytes, list)):
+            raise DataError(f"{where}: {column!r} holds no text; the model takes texts (name their column with --text)")
     return checked(tuple(str(row[c]) for c in columns), columns, where)
 
 

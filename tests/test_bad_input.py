@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from encoders import encoder, save_backbone, text_rows, tokenizer, write_task
 
@@ -559,7 +561,11 @@ def test_a_bad_row_ends_predict_and_leaves_earlier_answers_as_they_were(model, c
 
 def test_files_that_are_no_input(model, cli, tmp_path):
     refuses(cli("leebert", "predict", model, tmp_path / "none.csv"), tmp_path / "none.csv", "no such file")
-    refuses(cli("leebert", "predict", model, tmp_path), tmp_path, "no such file")
+    (tmp_path / "cat.png").write_bytes(b"")
+    for images in (tmp_path, tmp_path / "cat.png"):
+        refuses(cli("leebert", "predict", model, images), images, "takes texts")
+    pq.write_table(pa.table({"a": [{"bytes": b"png"}], "b": ["a dog"]}), tmp_path / "img.parquet")
+    refuses(cli("leebert", "predict", model, tmp_path / "img.parquet"), "row 1", "'a' holds no text", "takes texts")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     refuses(cli("leebert", "predict", model, tmp_path / "x.parquet"), tmp_path / "x.parquet")
     (tmp_path / "x.csv").write_text("a,a,b\nx,y,z\n")
