@@ -107,6 +107,7 @@ def estimate(
         teachers: dict[str, Any] = {}
         for stage in stages:
             if stage.transform:
+                stage.transform.check(fake)
                 fake = stage.transform.apply(fake, stage.transform.plan(fake, None))
             teacher = teachers.get(stage.teacher or "")
             needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))

@@ -88,26 +88,30 @@ _ALL: tuple[Method, ...] = (
     _static(
         "distilled", "DistilBERT-style student", "Sanh et al., 2019",
         "fine-tuning; then evenly spaced layers of it, taught by it", "(1 + 3·keep) / 3 in the second stage",
-        "distilled for the task only, not in pretraining: soft and hard labels, and the cosine of the last states",
+        "distilled for the task only, not in pretraining: soft and hard labels, and the cosine of the last states; τ is "
+        "`temperature`, 1 unless set; shared layers (ALBERT): fewer applications of them, no parameter goes",
         {"keep", "first_epochs", "alpha", "temperature"},
     ),
     _static(
         "pkd", "BERT-PKD", "Sun et al., EMNLP 2019",
         "fine-tuning; then its first layers, which imitate states of evenly spaced layers of it",
-        "(1 + 3·keep) / 3 in the second stage", "the states are what the exits see: CLS under `pooling: cls`",
+        "(1 + 3·keep) / 3 in the second stage", "the states are what the exits see: CLS under `pooling: cls`; "
+        "τ is `temperature`, 1 unless set, where the original searches 5, 10 and 20; shared layers (ALBERT): fewer applications of them, no parameter goes",
         {"keep", "first_epochs", "alpha", "beta", "temperature"},
     ),
     _static(
         "theseus", "BERT-of-Theseus", "Xu et al., EMNLP 2020",
         "fine-tuning; then its first layers, each in place of a group of its layers at random; then alone",
-        "about 1, then keep", "the chance of replacement rises linearly from `replacing_rate` to 1 over the second stage",
+        "about 1, then keep", "the chance of replacement rises linearly from `replacing_rate` to 1 over the second "
+        "stage; shared layers (ALBERT): predecessor and successor have a copy of them each",
         {"keep", "first_epochs", "replacing_rate"},
     ),
     Method(
         "cost-eff", "COST-EFF", "early exit", "Shen et al., EMNLP 2022",
         "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut round by "
         "round, each exit taught by the same exit of the uncut network", "entropy", "4/3 to 5/3",
-        "rounds of equal cuts at one rate; states are imitated throughout the assistant's stage, not in its first third alone", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
+        "rounds of equal cuts at one rate; states are imitated throughout the assistant's stage, not in its first third alone; "
+        "shared layers (ALBERT): a cut goes through all applications at once, and embeddings that are factorised already stay", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
         "leebert.baselines.cost_eff:stages",
     ),
     Method(

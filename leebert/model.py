@@ -167,13 +167,13 @@ class LeebertForSequenceClassification(PreTrainedModel):
             layers = self.path(layers)
         pooled, kept = {}, [states]
         for ran, layer in enumerate(layers, start=1):
-            states = seen = layer(states, mask)
+            states = seen = answered = layer(states, mask)
             if self.gradient_equilibrium and ran in exits:
                 seen, states = branch_and_trunk(states, exits.index(ran), len(exits))
             if ran in exits or keep == "hidden":
                 pooled[ran] = self.pool(seen, attention)
             if keep == "states":
-                kept.append(states)
+                kept.append(answered)  # as it left the layer: what imitates it is no exit, so nothing is to be balanced
         return Record(
             self.heads(torch.stack([pooled[ran] for ran in exits])),  # of (M, B, H)
             batch.get("labels"),

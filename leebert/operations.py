@@ -75,7 +75,7 @@ def of_stages(model: Any, config: TrainConfig, batch: Batch) -> list[StageCosts]
     """The costs of a method's network, stage by stage, without training; multiply-adds are for the whole batch.
 
     `model` is what training starts from; it is taken apart as the stages say. Of what a stage decides by looking at data
-    only the shapes count, and these are the same without.
+    only how much goes counts, which is the same without.
     """
     found = []
     for stage in method(config, model.num_exits):

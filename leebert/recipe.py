@@ -324,17 +324,19 @@ def train_model(
     from leebert.stages import epochs_of, last_training, method
     from leebert.train import fit
 
+    algorithm = config.training.algorithm
+    unused = sorted(o for o in config.training.model_fields_set & SPECIFIC if not applies(o, algorithm))
+    if unused and not config.found:  # a best file has all options of its sweep
+        raise ConfigError(
+            f"training.{unused[0]}: {algorithm} has no such option; leave {', '.join(unused)} out (leebert methods --json has those "
+            "that a method reads)"
+        )
     runtime = Runtime.of(config.training.precision, device)
     task = effective_task(config.task, config.data.group_by)
     data = load_training_data(task, config.data, config.model, cache or out / ".cache")
     if config.found:
         _check_found(config.found, data.examples.fingerprint(), config.model.backbone, runtime)
     torch.manual_seed(derive_seed(config.training.seed, "init"))
-    algorithm = config.training.algorithm
-    told = config.training.model_dump(exclude_defaults=True)
-    unused = sorted(option for option in told.keys() & SPECIFIC if not applies(option, algorithm))
-    if unused and not config.found:
-        warnings.warn(f"{algorithm} does not read {', '.join(unused)}: see leebert methods --json", stacklevel=2)
     exits = own_exits(config)
     model = data.problem(exits).model(config.training)
     left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits

@@ -112,11 +112,13 @@ class PruneHeads:
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
         found = blocks(model.backbone)
-        if examined is None:
-            return [list(range(share_of(_heads_before(model), self.share))) for _ in found]
+        total = share_of(_heads_before(model) * len(found), self.share)
+        if examined is None:  # as evenly as it goes: which layers keep more takes data
+            each, more = divmod(max(total, len(found)), len(found))
+            return [list(range(each + (i < more))) for i in range(len(found))]
         scores = head_importance(model, examined.batches(), _loss_of(model, examined, slice(-1, None)))
         normal = [score / score.norm().clamp(min=1e-12) for score in scores]
-        return best_of_all(normal, share_of(_heads_before(model) * len(found), self.share))
+        return best_of_all(normal, total)
 
     def apply(self, model: Any, plan: Any) -> Any:
         model.reduce(heads=plan)

@@ -129,6 +129,37 @@ def test_bad_data_stops_a_sweep_before_it_has_a_folder(place, cli, tmp_path, mlf
     assert not (tmp_path / "sweeps" / "s").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ({"algorithms": ["blo", "theseus"], "training": {"keep": 0.67}}, ["algorithm theseus", "groups of one size"]),
+        (
+            {"algorithms": ["blo", "theseus"], "space": {"lr_theta": [1e-3], "keep": [0.34, 0.67]}},
+            ["algorithm theseus"],
+        ),
+    ],
+)
+def test_a_method_that_the_network_is_not_made_for_stops_a_sweep_before_it_has_a_folder(
+    place, cli, tmp_path, mlflow_server, method, parts
+):
+    (tmp_path / "train.tsv").write_bytes(tsv(*SOUND))
+    save_backbone(tmp_path / "three", layers=3)
+    training = {"batch_size": 4, "max_epochs": 1, "precision": "fp32", **method.pop("training", {})}
+    path = space(tmp_path / "space.yaml", own(tmp_path / "train.tsv"), tmp_path / "three", training=training, **method)
+    ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
+    refuses(ran, *parts)
+    assert not (tmp_path / "sweeps" / "s").exists()
+
+
+def test_an_option_that_a_method_has_not_stops_training(place, cli, tmp_path):
+    (tmp_path / "train.tsv").write_bytes(tsv(*SOUND))
+    config = run_file(tmp_path / "run.yaml", own(tmp_path / "train.tsv"), place / "backbone")
+    for value in ("0.5", "0.3"):  # the default or not
+        ran = cli("leebert", "train", "--config", config, "--out", tmp_path / "m", "--set", "training.algorithm=pabee", "--set", f"training.keep={value}")  # fmt: skip
+        refuses(ran, "training.keep", "pabee has no such option", "leebert methods")
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
 def test_a_missing_split_is_named_with_what_is_there(place, cli, tmp_path, program, mlflow_server):
     task = own(tmp_path / "nowhere" / "train.tsv")

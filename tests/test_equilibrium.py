@@ -68,6 +68,19 @@ def test_in_an_encoder_layers_learn_from_the_mean_of_the_exits_above_and_exits_a
         torch.testing.assert_close(balanced[name], factor * gradient, rtol=1e-4, atol=1e-7)
 
 
+def test_what_a_student_imitates_is_no_exit_so_a_layers_own_state_teaches_it_in_full():
+    model = build_model(encoder("bert", layers=3), ("no", "yes")).eval()
+    found = []
+    for balanced in (False, True):
+        model.gradient_equilibrium = balanced
+        model.zero_grad(set_to_none=True)
+        model.record(batch(), "states").states[-1].square().sum().backward()
+        found.append(model.backbone.encoder.layer[2].output.dense.weight.grad)
+    plain, same = found
+    assert plain.abs().sum() > 0
+    torch.testing.assert_close(same, plain)
+
+
 def text_rows(n=16):
     return TensorRows(**batch(n, padded=False))
 

@@ -18,6 +18,7 @@ from leebert.inference import infer
 from leebert.memory import estimate
 from leebert.methods import METHODS
 from leebert.model import build_model, load_model
+from leebert.operations import multiply_adds, of_stages, parameters, text
 from leebert.record import Record, TensorRows
 from leebert.runtime import Runtime
 from leebert.stages import Examined, method
@@ -246,6 +247,20 @@ def test_a_patient_student_imitates_layers_at_the_same_share_of_the_depth():
     a, b = F.normalize(student.hidden[0], dim=-1), F.normalize(teacher.hidden[1], dim=-1)
     expected = (a - b).square().mean()
     assert torch.allclose(distance(student, teacher, "patient").double(), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [0.5, 0.6])
+@pytest.mark.parametrize("name", [*(name for name in STATIC if name not in ("finetune", "theseus")), "cost-eff"])
+def test_costs_told_without_training_are_those_of_the_trained_network(name, keep):
+    settings = config(name, keep=keep)
+    told = of_stages(model(), settings, text(7))
+    trained = fit(model(), rows(), settings, held_out=rows(10, seed=1))
+    assert [costs.stage for costs in told] == list(dict.fromkeys(report.stage for report in trained.reports))
+    assert told[-1].parameters == parameters(trained.model)
+    if name != "headprune":  # there the layers that keep more are the data's choice
+        assert told[-1].multiply_adds == multiply_adds(trained.model, text(7))
+    assert told[-1].multiply_adds[-1] == multiply_adds(trained.model, text(7))[-1]
 
 
 @pytest.mark.parametrize("name", METHODS)

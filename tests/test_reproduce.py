@@ -5,10 +5,14 @@ import dataclasses
 import io
 import json
 import math
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from encoders import save_backbone, write_task
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leebert.errors import LeebertError, SweepError
 from leebert.evaluate import HeldOut
@@ -28,10 +32,12 @@ from tune.reproduce.paper import (
     contaminated,
     is_papers,
 )
-from tune.reproduce.plan import Request, make_plan, more_budget, slug
+from tune.reproduce.plan import Allowance, Part, Request, make_plan, slug
 from tune.reproduce.rendering import Page, comma_separated, latex, markdown
 from tune.reproduce.results import Costs, Results, differences, read, write
+from tune.reproduce.running import jobs
 from tune.reproduce.tables import best_rival, lines
+from tune.space import load_space
 from tune.store.folder import SweepFolder
 from tune.store.ledger import State
 
@@ -209,6 +215,7 @@ def test_a_page_has_ours_beside_the_papers_and_says_when_that_is_another_backbon
         "LeeBERT",
         "85.00 ± 0.58",
         "3",
+        "1",
         "1.20",
         "0.91",
         "1.33",
@@ -217,8 +224,8 @@ def test_a_page_has_ours_beside_the_papers_and_says_when_that_is_another_backbon
         "89.7",
         "1.96",
     ]
-    assert cells_of(text, "PABEE") == ["PABEE", "not run", "", "", "", "", "", "", "88.7", "1.91"]
-    assert cells_of(text, "uniform")[7] == "+2.00, 0.225"
+    assert cells_of(text, "PABEE") == ["PABEE", "not run", "", "", "", "", "", "", "", "88.7", "1.91"]
+    assert cells_of(text, "uniform")[8] == "+2.00, 0.225"
     assert "LeeBERT minus uniform, the best rival: +2.00 points over 3 paired seeds" in text
     assert "the data cannot tell" in text
     assert text.rstrip().endswith("- Seen.")
@@ -256,6 +263,7 @@ def test_what_training_costs_is_told_in_minutes_and_against_the_base(results):
         "LeeBERT (CLO-v2)",
         "2.00 ± 0.00",
         "3",
+        "1",
         "2.00",
         "2.00M",
         "6.5",
@@ -308,6 +316,7 @@ def request(target="table1", **change):
         ({"set_": ("training.lr_teta=1e-4",)}, "leebert-tune reproduce: --set: 'training.lr_teta=1e-4': unknown key"),
         ({"set_": ("training.lr_theta=0",)}, "a learning rate must be a finite number above 0"),
         ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),
+        ({"set_": ("folds=5",)}, "`folds` follows from the table"),
         ({"pooling": "max"}, "pooling: 'max'"),
         ({"name": "a/b"}, "a sweep's name has letters"),
     ],
@@ -339,14 +348,87 @@ def test_the_command_that_goes_on_has_all_options_but_the_budget():
     )
 
 
-def test_a_budget_comes_on_top_of_what_a_sweep_has_used():
-    used = State(elapsed=1800.0, fold_epochs=7)
-    assert more_budget("90m", used) == {"hours": 2.0}
-    assert more_budget("fold_epochs=5", used) == {"fold_epochs": 12}
-    assert more_budget(None, used) == {}
+def test_a_budget_is_for_all_sweeps_together_and_on_top_of_what_they_have_used():
+    used, more = State(elapsed=1800.0, fold_epochs=7), State(elapsed=5400.0, fold_epochs=9)
+    hours, epochs = Allowance("90m"), Allowance("fold_epochs=5")
+    assert hours.beyond(used) == {"hours": 2.0}
+    hours.spend(used, more)
+    assert hours.beyond(State()) == {"hours": 0.5}
+    assert not hours.used_up
+    assert epochs.beyond(used) == {"fold_epochs": 12}
+    epochs.spend(used, more)
+    assert epochs.beyond(State()) == {"fold_epochs": 3}
+    epochs.spend(State(), State(fold_epochs=4))  # a sweep may end an epoch over
+    assert epochs.used_up
+    assert Allowance(None).beyond(used) == {}
+    assert not Allowance(None).used_up
 
 
-def test_results_of_another_experiment_and_too_few_seeds_are_refused(tmp_path, results):
+class Begun:
+    """A sweep as :func:`tune.reproduce.running.jobs` sees it."""
+
+    def __init__(self, name, begun, seeds):
+        self.folder, self.begun, self.seeds = types.SimpleNamespace(name=name), begun, seeds
+
+
+@given(
+    st.lists(
+        st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.sets(st.integers(0, 4), min_size=1)), max_size=3
+    ),
+    st.sets(st.tuples(st.sampled_from("abcd"), st.integers(0, 4))),
+)
+def test_sweeps_train_what_is_missing_once_and_nothing_that_nobody_asked_for(begun, missing):
+    part = Part("table", 0.5, tuple("abcd"))
+    standings, owned = [], set()
+    for i, (methods, seeds) in enumerate(begun):
+        mine = {(m, s) for m in methods for s in seeds}
+        if not mine & owned:
+            standings.append(Begun(f"table-{i}", sorted(methods), tuple(sorted(seeds))))
+            owned |= mine
+    made = jobs(part, standings, missing)
+    cells = [(m, s) for job in made for m in job.methods for s in job.seeds]
+    assert len(cells) == len(set(cells))
+    assert missing <= set(cells) <= missing | owned
+    assert len({job.name for job in made}) == len(made)
+    assert {job.name for job in made if job.standing is None}.isdisjoint(there.folder.name for there in standings)
+
+
+def test_more_seeds_of_some_methods_are_a_sweep_of_their_own():
+    part = Part("table", 0.5, ("clo-v2", "pabee", "blo"))
+    first = jobs(part, [], {(m, s) for m in part.methods for s in (0, 1)})
+    assert [(job.name, job.methods, job.seeds) for job in first] == [("table", part.methods, (0, 1))]
+    there = Begun("table", list(part.methods), (0, 1))
+    more = jobs(part, [there], {(m, s) for m in ("clo-v2", "blo") for s in (2, 3, 4)})
+    assert [(job.name, job.methods, job.seeds) for job in more] == [("table-seeds-2.3.4", ("clo-v2", "blo"), (2, 3, 4))]
+    later = jobs(
+        part, [there, Begun("table-seeds-2.3.4", ["clo-v2", "blo"], (2, 3, 4))], {("pabee", s) for s in (2, 3, 4)}
+    )
+    assert [(job.name, job.methods, job.seeds) for job in later] == [
+        ("table-seeds-2.3.4", ("clo-v2", "blo", "pabee"), (2, 3, 4))
+    ]
+
+
+def test_table_6_is_of_images_and_as_the_space_of_its_setting():
+    asked = request("table6", task="cifar10", backbone="resnet56", methods=("clo-v2", "shallow-deep"))
+    plan = make_plan(asked)
+    assert plan.task_name == "cifar10"
+    space = load_space(Path(__file__).parents[1] / "search_spaces" / "cifar10.yaml", [])
+    ours = plan.spec(plan.parts[0], ["clo-v2"], [0]).train_config({"algorithm": "clo-v2"})
+    assert ours == space.train_config(next(iter(space.configurations())))
+    extra = next(row for row in plan.rows if row.method == "shallow-deep")
+    assert (extra.exit.rule, extra.exit.aim) == ("confidence", 1.28), "at the speed of the table's other rows"
+
+
+def test_rows_that_a_table_has_not_leave_by_the_rule_of_their_method():
+    plan = make_plan(request(methods=("cost-eff", "dbt", "hyper", "theseus")))
+    rows = {row.method: row for row in plan.rows}
+    assert [rows[m].exit.rule for m in ("cost-eff", "dbt", "hyper", "theseus")] == [
+        "entropy", "confidence", "patience", "never",
+    ]  # fmt: skip
+    assert rows["hyper"].role == "variant"
+
+
+def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_path, results):
     ask = request(
         out=tmp_path, pooling="mean", set_=("training.lr_theta=1e-4", "training.batch_size=8", "training.max_epochs=3")
     )
@@ -359,8 +441,9 @@ def test_results_of_another_experiment_and_too_few_seeds_are_refused(tmp_path, r
     assert shown.files[0].read_text() == shown.text
     assert any("1 of 3 seeds are still to be trained: CLO-v1" in line for line in shown.missing)
     assert shown.again.startswith("leebert-tune reproduce table1 --task mrpc")
-    with pytest.raises(SweepError, match="--seeds 2: 3 are there already"):
-        reproduce(dataclasses.replace(ask, seeds=2), train=False)
+    fewer = reproduce(dataclasses.replace(ask, seeds=2), train=False)
+    assert fewer.text.splitlines()[:6] == shown.text.splitlines()[:6]
+    assert not any("CLO-v1" in line for line in fewer.missing)
     with pytest.raises(SweepError, match="another experiment:\n  training.lr_theta: 0.0001 → 1e-05"):
         reproduce(dataclasses.replace(ask, set_=ask.set_[1:]), train=False)
     drawn = reproduce(dataclasses.replace(ask, target="figure2"), train=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
 from tune.reproduce.paper import AIM, WINDOW, Figure, Table, contaminated, is_papers
-from tune.reproduce.plan import KEEP, SEEDS, Part, Plan, Request, available, make_plan, slug
+from tune.reproduce.plan import KEEP, SEEDS, Allowance, Part, Plan, Request, available, make_plan, slug
 from tune.reproduce.results import Costs, Results, differences, read, write
-from tune.reproduce.running import Standing, collect, identity, run
+from tune.reproduce.running import Standing, collect, identity, jobs, run
 from tune.reproduce.tables import Line, lines, needed
 from tune.store.folder import storage_root
 
@@ -47,20 +47,20 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
     if train:
-        results, seeds, diverged = _brought_up_to_date(plan, path, results, say)
+        results, seeds, failed = _brought_up_to_date(plan, path, results, say)
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there is nothing to show; without --no-run it is made")
         spec = plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,))
         _refuse_others(path, results, identity(spec))
-        seeds, diverged = _seeds(request, {cell.seed for cell in results.cells}), set()
-    return _rendered(plan, results, seeds, diverged)
+        seeds, failed = _seeds(request, {cell.seed for cell in results.cells}), {}
+    return _rendered(plan, results, seeds, failed)
 
 
 def _brought_up_to_date(
     plan: Plan, path: Path, results: Results | None, say: Say
-) -> tuple[Results, tuple[int, ...], set[tuple[str, float | None]]]:
-    """The results with all that could be trained and measured, the seeds of a row, and who has diverged: method and share."""
+) -> tuple[Results, tuple[int, ...], dict[tuple[str, float | None], str]]:
+    """The results with all that could be trained and measured, the seeds of a row, and why a method (with its share) failed."""
     from tune.running.prepare import prepare
     from tune.running.sweep import anchored
 
@@ -72,19 +72,21 @@ def _brought_up_to_date(
         _refuse_others(path, results, mine)
         _say_of_code(results, say)
     results = results or Results(mine)
-    standings = [Standing.of(plan, part) for part in plan.parts]
-    for standing in standings:
-        standing.check(mine)
-    seeds = _seeds(request, {s for st in standings for s in st.seeds} | {cell.seed for cell in results.cells})
-    diverged: set[tuple[str, float | None]] = set()
-    for standing in standings:
-        missing = _missing(standing, results, seeds)
-        stopped = run(plan, standing, missing, say)
-        standing = Standing.of(plan, standing.part)
-        diverged |= {(method, standing.part.kept(method)) for method in standing.diverged}
-        results = results.with_cells(collect(standing, {cell.key for cell in results.cells}))
-        if stopped:
-            break
+    seeds = _seeds(request, {cell.seed for cell in results.cells})
+    allowance = Allowance(request.budget)
+    unfinished: dict[tuple[str, float | None], str] = {}
+    stopped = False
+    for part in plan.parts:
+        standings = Standing.all_of(plan, part)
+        for standing in standings:
+            standing.check(mine)
+        missing = _missing(part, standings, results, seeds)
+        for job in jobs(part, standings, missing):
+            if not stopped and not allowance.used_up:
+                stopped = run(plan, job, allowance, say)
+        for standing in Standing.all_of(plan, part):
+            unfinished |= {(method, part.kept(method)): why for method, why in standing.failed.items()}
+            results = results.with_cells(collect(standing, {cell.key for cell in results.cells}))
     if isinstance(plan.target, Table):
         wanted = needed(plan.rows, results)
         if wanted and not _costs_are_known(results.costs, wanted):
@@ -95,7 +97,7 @@ def _brought_up_to_date(
             results = dataclasses.replace(results, costs=costs)
     if results.cells:
         write(path, results)
-    return results, seeds, diverged
+    return results, seeds, unfinished
 
 
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
@@ -117,25 +119,20 @@ def _say_of_code(results: Results, say: Say) -> None:
 
 
 def _seeds(request: Request, known: set[int]) -> tuple[int, ...]:
-    """The seeds of every row: as many as asked for, else as there are, else the paper's."""
-    there = max(known, default=-1) + 1
-    if request.seeds is None:
-        return tuple(range(there or SEEDS))
-    if request.seeds < there:
-        raise SweepError(
-            f"--seeds {request.seeds}: {there} are there already, and leaving some out would be a choice; leave --seeds out, "
-            f"or give {there} or more"
-        )
-    return tuple(range(request.seeds))
+    """The seeds that every row is to have: as many as asked for, else as there are, else the paper's. More are shown, too."""
+    return tuple(range(request.seeds or max(known, default=-1) + 1 or SEEDS))
 
 
-def _missing(standing: Standing, results: Results, seeds: tuple[int, ...]) -> set[tuple[str, int]]:
-    """(method, seed) of a part that is neither in the results nor in the sweep's folder."""
-    part, done = standing.part, standing.finished
+def _missing(
+    part: Part, standings: Sequence[Standing], results: Results, seeds: tuple[int, ...]
+) -> set[tuple[str, int]]:
+    """(method, seed) of a part that is neither in the results nor in a sweep's folder, unless the method has failed there."""
+    done = {cell for standing in standings for cell in standing.finished}
+    failed = {method for standing in standings for method in standing.failed}
     return {
         (method, seed)
         for method in part.methods
-        if method not in standing.diverged
+        if method not in failed
         for seed in seeds
         if (method, seed) not in done and seed not in results.of(method, part.kept(method))
     }
@@ -146,10 +143,10 @@ def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str
 
 
 def _rendered(
-    plan: Plan, results: Results, seeds: tuple[int, ...], diverged: set[tuple[str, float | None]]
+    plan: Plan, results: Results, seeds: tuple[int, ...], failed: Mapping[tuple[str, float | None], str]
 ) -> Reproduced:
     request, target = plan.request, plan.target
-    missing, more = _unfinished(plan, results, seeds, diverged)
+    missing, more = _unfinished(plan, results, seeds, failed)
     stem = request.out / f"{target.name}-{plan.name.removeprefix('reproduce-')}"
     request.out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -177,7 +174,7 @@ def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: l
 
 
 def _unfinished(
-    plan: Plan, results: Results, seeds: tuple[int, ...], diverged: set[tuple[str, float | None]]
+    plan: Plan, results: Results, seeds: tuple[int, ...], failed: Mapping[tuple[str, float | None], str]
 ) -> tuple[tuple[str, ...], bool]:
     """What the rows asked for lack, a sentence for each reason; and whether the same command would bring more."""
     why: dict[str, list[str]] = {}
@@ -188,8 +185,8 @@ def _unfinished(
             continue
         if row.method not in available():
             reason = "this version has no such method"
-        elif (row.method, row.keep) in diverged:
-            reason = "a loss, gradient or weight was not finite"
+        elif (row.method, row.keep) in failed:
+            reason = failed[row.method, row.keep]
         else:
             reason, more = f"{lacking} of {len(seeds)} seeds are still to be trained", True
         why.setdefault(reason, []).append(row.title)
@@ -215,7 +212,8 @@ def _rests_on(results: Results, made: tuple[Line, ...]) -> list[str]:
     said = [
         "Scores are the task's on the development split at the best epoch by the mean over exits on a held-out tenth of the "
         f"training split, mean ± standard error over seeds; for all methods λ1 {training['lr_theta']:g}, batch "
-        f"{training['batch_size']}, at most {training['max_epochs']} epochs, pooling {results.identity['pooling']}."
+        f"{training['batch_size']}, at most {training['max_epochs']} epochs in a stage (epochs: over all stages), pooling "
+        f"{results.identity['pooling']}."
     ]
     outside = [
         f"{line.row.title} {line.held_out:.2f}"

@@ -14,7 +14,7 @@ from leebert.config import COST_ONLY, TrainConfig, nearest
 from leebert.errors import ConfigError
 from leebert.methods import METHODS, applies
 from leebert.yaml import load_yaml
-from tune.reproduce.paper import PATIENCE, TARGETS, Figure, Row, Target
+from tune.reproduce.paper import NEVER, OWN_RULE, TARGETS, Exit, Figure, Row, Table, Target
 from tune.space import SweepSpec, make_space
 from tune.store.folder import check_name
 from tune.store.ledger import State
@@ -26,7 +26,19 @@ SEEDS = 5
 KEEP = 0.5
 
 #: Keys of a space that are the command's own.
-_OWN = ("task", "backbone", "pooling", "algorithms", "space", "seeds", "searcher", "pruner", "evaluate", "storage")
+_OWN = (
+    "task",
+    "backbone",
+    "pooling",
+    "algorithms",
+    "space",
+    "seeds",
+    "folds",
+    "searcher",
+    "pruner",
+    "evaluate",
+    "storage",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +143,8 @@ def make_plan(request: Request) -> Plan:
     if request.seeds is not None and request.seeds < 1:
         raise ConfigError(f"--seeds {request.seeds}: at least 1")
     _budget(request.budget)
-    training = _of_best(request.best) if request.best else {}
+    training = dict(target.training) if isinstance(target, Table) else {}
+    training |= _of_best(request.best) if request.best else {}
     common: dict[str, Any] = {
         "task": _task(request.task or (target.tasks[0] if isinstance(target, Figure) else "")),
         "backbone": request.backbone, "pooling": request.pooling, "folds": 1, "training": training,
@@ -161,15 +174,29 @@ def slug(backbone: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2] or name).strip(".-") or "backbone"
 
 
-def more_budget(text: str | None, used: State) -> dict[str, Any]:
-    """The budget of a sweep that has used some already, from what is asked for now: `90m`, `1.5h` or `fold_epochs=40`."""
-    asked = _budget(text)
-    if "hours" in asked:
-        running = used.session[1] - used.session[0] if used.session else 0.0
-        asked["hours"] += (used.elapsed + running) / 3600
-    if "fold_epochs" in asked:
-        asked["fold_epochs"] += used.fold_epochs
-    return asked
+class Allowance:
+    """What one run of the command may still use, over all of its sweeps: of `90m`, `1.5h` or `fold_epochs=40`."""
+
+    def __init__(self, text: str | None) -> None:
+        self.left = _budget(text)
+
+    @property
+    def used_up(self) -> bool:
+        return any(value <= 0 for value in self.left.values())
+
+    def beyond(self, used: State) -> dict[str, Any]:
+        """The budget of a sweep that has used some already."""
+        return {what: value + _used(used)[what] for what, value in self.left.items()}
+
+    def spend(self, before: State, after: State) -> None:
+        """Take off what a sweep has used since."""
+        for what in self.left:
+            self.left[what] -= _used(after)[what] - _used(before)[what]
+
+
+def _used(state: State) -> dict[str, Any]:
+    running = state.session[1] - state.session[0] if state.session else 0.0
+    return {"hours": (state.elapsed + running) / 3600, "fold_epochs": state.fold_epochs}
 
 
 def _budget(text: str | None) -> dict[str, Any]:
@@ -192,22 +219,37 @@ def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
             raise ConfigError(f"--methods {method}: unknown{nearest(method, known)}; known are {', '.join(known)}")
         if method not in available():
             raise ConfigError(f"--methods {method}: this version can't train it; it can {', '.join(available())}")
-    extra = (Row(m, m, PATIENCE, keep=KEEP if uses_keep(m) else None) for m in methods if m not in target.methods)
+    aim = next(
+        (row.exit.aim for row in target.rows if row.exit.rule == "patience"), None
+    )  # one that a table has throughout
+
+    def rule(method: str) -> Exit:
+        own = OWN_RULE[METHODS[method].exits]
+        return own if aim is None or own == NEVER else Exit(own.rule, aim)
+
+    extra = (
+        Row(
+            METHODS[m].title, m, rule(m), keep=KEEP if uses_keep(m) else None,
+            role="variant" if METHODS[m].group == "learned weights" else "rival",
+        )
+        for m in methods if m not in target.methods
+    )  # fmt: skip
     return (*target.rows, *extra)
 
 
 def _task(given: str) -> str | dict[str, Any]:
     """A task by its name, or the declaration in a YAML file."""
-    from leebert.data.tasks import TASKS, get_task
+    from leebert.data.tasks import IMAGE_TASKS, TASKS, any_task
 
     if not given:
-        raise ConfigError(f"--task is missing: one of {', '.join(TASKS)}, or a YAML file that declares a task")
+        known = ", ".join([*TASKS, *IMAGE_TASKS])
+        raise ConfigError(f"--task is missing: one of {known}, or a YAML file that declares a task")
     if Path(given).suffix in (".yaml", ".yml"):
         declared: Any = load_yaml(Path(given))
         if not isinstance(declared, Mapping):
             raise ConfigError(f"--task {given}: a mapping that declares a task is expected")
         return dict(declared.get("task", declared))
-    return get_task(given).name
+    return any_task(given).name
 
 
 def _of_best(path: Path) -> dict[str, Any]:

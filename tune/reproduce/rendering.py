@@ -59,6 +59,7 @@ def columns(page: Page) -> list[Column]:
         found += [
             Column("minutes", lambda line: _estimate(line.minutes) if line.by_seed else "not run"),
             Column("seeds", lambda line: str(len(line.by_seed) or "")),
+            Column("epochs", lambda line: _number(line.epochs, ".3g")),
             Column("times the base's", lambda line: _ratio(line.minutes, whole_time)),
             Column("parameters", lambda line: _millions(line.parameters)),
         ]
@@ -72,6 +73,7 @@ def columns(page: Page) -> list[Column]:
     found += [
         Column(f"score{mark}", lambda line: _estimate(line.score, 100) if line.by_seed else "not run"),
         Column("seeds", lambda line: str(len(line.by_seed) or "")),
+        Column("epochs", lambda line: _number(line.epochs, ".3g")),
         Column("speed-up: layers", lambda line: _number(line.layers, ".2f")),
         Column("time", lambda line: _number(line.time, ".2f")),
         Column("operations", lambda line: _number(line.operations, ".2f")),
@@ -117,7 +119,7 @@ def latex(page: Page) -> str:
 
 
 _FIELDS = (
-    "row", "method", "seeds", "score", "standard_error", "speed_up_layers", "speed_up_held_out", "speed_up_time",
+    "row", "method", "seeds", "epochs", "score", "standard_error", "speed_up_layers", "speed_up_held_out", "speed_up_time",
     "speed_up_operations", "parameters", "minutes_to_best", "minutes_standard_error", "margin", "margin_low",
     "margin_high", "margin_p", "paper", "paper_speed_up", "paper_backbone",
 )  # fmt: skip
@@ -133,7 +135,7 @@ def comma_separated(page: Page) -> str:
         writer.writerow(
             "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
             for value in (
-                line.row.title, line.row.method, len(line.by_seed), score and score.mean, score and score.error,
+                line.row.title, line.row.method, len(line.by_seed), line.epochs, score and score.mean, score and score.error,
                 line.layers, line.held_out, line.time, line.operations, line.parameters,
                 minutes and minutes.mean, minutes and minutes.error,
                 margin and margin.mean, margin and margin.low, margin and margin.high, margin and margin.p,

@@ -1,10 +1,15 @@
-"""Training what is missing: each part is an ordinary sweep, begun or gone on with by the machine of all sweeps."""
+"""Training what is missing, in ordinary sweeps that are begun or gone on with by the machine of all sweeps.
+
+A sweep trains each of its methods with each of its seeds. What a table lacks need not be such a product (two seeds of all
+methods, three more of some), so a part has as many sweeps as it takes: one for each set of seeds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ from leebert.evaluate import HeldOut
 from leebert.provenance import backbone_identity, code_version
 from tune.analysis.overview import spec_of
 from tune.reproduce.outcomes import Cell, summarise
-from tune.reproduce.plan import Part, Plan, more_budget
+from tune.reproduce.plan import Allowance, Part, Plan
 from tune.reproduce.results import differences
 from tune.running.crossval import evaluated_paths, held_out_path, load_held_out
 from tune.space import SweepSpec, resolved_yaml
@@ -42,21 +47,31 @@ def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How a part's sweep stands: its folder, None before it is begun, and what its ledger says."""
+    """How one of a part's sweeps stands: its folder, and what its ledger says."""
 
     part: Part
-    folder: SweepFolder | None
+    folder: SweepFolder
     state: State
 
     @classmethod
-    def of(cls, plan: Plan, part: Part) -> Standing:
-        path = storage_root(plan.request.storage) / part.name
-        folder = SweepFolder(path) if path.exists() else None
-        return cls(part, folder, folder.ledger.read() if folder else State())
+    def all_of(cls, plan: Plan, part: Part) -> list[Standing]:
+        """Those of a part that were begun."""
+        root = storage_root(plan.request.storage)
+        paths = [root / part.name, *sorted(root.glob(f"{glob.escape(part.name)}-seeds-*"))]
+        return [cls.of(part, SweepFolder(path)) for path in paths if path.exists()]
+
+    @classmethod
+    def of(cls, part: Part, folder: SweepFolder) -> Standing:
+        return cls(part, folder, folder.ledger.read())
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return spec_of(self.folder).seeds if self.folder else ()
+        return spec_of(self.folder).seeds
+
+    @property
+    def begun(self) -> list[str]:
+        """The methods that it trains."""
+        return [str(c.values["algorithm"]) for c in self.state.history()]
 
     @property
     def finished(self) -> set[tuple[str, int]]:
@@ -68,18 +83,16 @@ class Standing:
         }
 
     @property
-    def diverged(self) -> set[str]:
-        """Methods that ended in a number that is not finite: they aren't tried again."""
+    def failed(self) -> dict[str, str]:
+        """Methods that aren't tried again, and why: they ended in a number that is not finite."""
         return {
-            str(c.values["algorithm"])
+            str(c.values["algorithm"]): "a loss, gradient or weight was not finite"
             for c in self.state.history()
             if c.state == "failed" and self.state.failures[c.id][-1]["reason"] == "diverged"
         }
 
     def check(self, expected: dict[str, Any]) -> None:
         """SweepError where the folder's sweep is of another experiment."""
-        if self.folder is None:
-            return
         manifest = self.folder.manifest
         spec = spec_of(self.folder)
         if spec.evaluate is None:
@@ -95,23 +108,63 @@ class Standing:
             )
 
 
-def run(plan: Plan, standing: Standing, missing: Collection[tuple[str, int]], say: Say) -> bool:
-    """Train the missing (method, seed) of a part; whether somebody stopped it by hand. Nothing is missing: nothing runs."""
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one sweep of a part is to train: all of these methods with all of these seeds. standing: None before it is begun."""
+
+    part: Part
+    name: str
+    standing: Standing | None
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[str, int]]) -> list[Job]:
+    """Sweeps that train the missing (method, seed) of a part and nothing else, but for what they have begun already."""
+    begun = {standing.folder.name: list(standing.begun) for standing in standings}
+    resumed: set[str] = set()
+    loose: dict[int, list[str]] = {}
+    for method in part.methods:
+        for seed in sorted(s for m, s in missing if m == method):
+            owner = next((st for st in standings if seed in st.seeds and method in begun[st.folder.name]), None)
+            if owner:
+                resumed.add(owner.folder.name)
+            else:
+                loose.setdefault(seed, []).append(method)
+    of_methods: dict[tuple[str, ...], list[int]] = {}
+    for seed in sorted(loose):
+        of_methods.setdefault(tuple(loose[seed]), []).append(seed)
+    found: list[Job] = []
+    for methods, seeds in of_methods.items():
+        same = next((st for st in standings if st.seeds == tuple(seeds)), None)
+        if same:
+            begun[same.folder.name] += methods
+            resumed.add(same.folder.name)
+        else:
+            taken = {st.folder.name for st in standings} | {job.name for job in found}
+            name = part.name if part.name not in taken else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
+            found.append(Job(part, name, None, methods, tuple(seeds)))
+    gone_on_with = [
+        Job(part, st.folder.name, st, tuple(begun[st.folder.name]), st.seeds)
+        for st in standings
+        if st.folder.name in resumed
+    ]
+    return [*gone_on_with, *found]
+
+
+def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
+    """Train what a job lacks; whether somebody stopped it by hand."""
     from tune.running.sweep import new_sweep, resume_sweep
 
-    if not missing:
-        return False
-    request, part = plan.request, standing.part
-    begun = [str(c.values["algorithm"]) for c in standing.state.history()]
-    wanted = [method for method in part.methods if any(m == method for m, _ in missing)]
-    algorithms = list(dict.fromkeys([*begun, *wanted]))
-    seeds = [*standing.seeds, *sorted({seed for _, seed in missing} - set(standing.seeds))]
-    spec = plan.spec(part, algorithms, seeds)
-    budget = spec.budget.model_copy(update=more_budget(request.budget, standing.state))
+    request, part, standing = plan.request, job.part, job.standing
+    before = standing.state if standing else State()
+    spec = plan.spec(part, job.methods, job.seeds)
+    budget = spec.budget.model_copy(update=allowance.beyond(before))
     spec = spec.model_copy(update={"budget": budget})
-    say(f"{part.name}: {len(missing)} cells to train: {', '.join(wanted)}, {len(seeds)} seed(s)")
-    if standing.folder is None:
-        outcome = new_sweep(spec, part.name, address=request.address, device=request.device, say=say)
+    left = len(job.methods) * len(job.seeds) - len(standing.finished if standing else ())
+    say(f"{job.name}: {left} cells to train: {', '.join(job.methods)}; seeds {', '.join(map(str, job.seeds))}")
+    if standing is None:
+        outcome = new_sweep(spec, job.name, address=request.address, device=request.device, say=say)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             space = Path(scratch) / "space.yaml"
@@ -119,13 +172,12 @@ def run(plan: Plan, standing: Standing, missing: Collection[tuple[str, int]], sa
             outcome = resume_sweep(
                 standing.folder, space=space, address=request.address, device=request.device, say=say
             )
+    allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read(epochs=False))
     return outcome.by_hand
 
 
 def collect(standing: Standing, known: Collection[tuple[str, float | None, int]]) -> list[Cell]:
-    """The finished cells of a part's folder that are not known yet."""
-    if standing.folder is None:
-        return []
+    """The finished cells of a sweep that are not known yet."""
     folder, manifest = standing.folder, standing.folder.manifest
     found = []
     for (config, seed, fold), record in standing.state.cells.items():

@@ -35,6 +35,7 @@ class Line:
 
     by_seed: the score of each seed. layers: mean of the seeds' speed-ups in layers. held_out: the same on held-out
     rows, where thresholds are chosen. time, operations: in wall-clock time and multiply-adds, None where not measured.
+    epochs: how many were trained, over all stages, a mean over seeds.
     margin: the group's subject minus this row, paired over seeds, p and interval for all rivals of the group together.
     """
 
@@ -47,6 +48,7 @@ class Line:
     operations: float | None = None
     parameters: int | None = None
     minutes: Estimate | None = None
+    epochs: float | None = None
     thresholds: tuple[float | None, ...] = ()
     margin: Interval | None = None
 
@@ -82,6 +84,7 @@ def _line(row: Row, cells: Mapping[int, Cell], costs: Costs, base: tuple[str, in
         ),
         parameters=costs.parameters.get(pairs[0][0].structure),
         minutes=Estimate.of([cell.minutes_to_best for cell, _ in pairs]),
+        epochs=float(np.mean([cell.epochs for cell, _ in pairs])),
         thresholds=tuple(outcome.threshold for _, outcome in pairs),
     )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import DataError
+from leebert.config import TrainConfig
+from leebert.errors import ConfigError, DataError
+from leebert.methods import applies
 from leebert.provenance import backbone_identity, code_version, versions
 from leebert.recipe import DataConfig, effective_task, load_training_data
 from tune.machines.nodes import Stamp
@@ -96,14 +99,32 @@ def _evaluation_splits(task: Any, spec: SweepSpec, loaded: Any, cache: Path) -> 
 
 
 def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
-    """Weights that can't be read, batches larger than a fold: said now, not by every trial."""
+    """Weights that can't be read, batches larger than a fold, methods that the network is not made for: said now, not by
+    every trial."""
     from leebert.data.batches import updates_per_epoch
+    from leebert.stages import method
 
     smallest = min(len(folds.train(fold)) for fold in range(folds.k))
     searched = spec.space["batch_size"].listed() if "batch_size" in spec.space else None
     for size in searched or (spec.train_config({}).batch_size,):
         updates_per_epoch(smallest, int(size))
-    problem.model(spec.train_config({}))
+    model = problem.model(spec.train_config({}))
+    for config in _reductions(spec):
+        try:
+            for stage in method(config, model.num_exits):
+                if stage.transform:
+                    stage.transform.check(model)
+        except ConfigError as error:
+            raise ConfigError(f"algorithm {config.algorithm} on {spec.backbone}: {error}") from None
+
+
+def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
+    """A configuration of every algorithm, and of those that reduce the network one for each share that is kept."""
+    kept = spec.space["keep"].listed() if "keep" in spec.space else None
+    for algorithm in spec.algorithms:
+        shares = [{"keep": keep} for keep in kept] if kept and applies("keep", algorithm) else [{}]
+        for share in shares:
+            yield spec.train_config({"algorithm": algorithm, **share})
 
 
 def manifest(

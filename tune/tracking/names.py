@@ -161,6 +161,21 @@ COLOURS: Mapping[str, str] = {
     "hyper": "#b3261e",
     "uniform": "#8c8c8c",
     "rand": "#a6559d",
+    "lle": "#7b8fd4",
+    "pabee": "#c2185b",
+    "fastbert": "#6d4c41",
+    "fastbert-clo-v2": "#bc8f6f",
+    "deebert": "#5c9e31",
+    "shallow-deep": "#c9a400",
+    "dbt": "#00838f",
+    "cost-eff": "#3b4cc0",
+    "finetune": "#333333",
+    "truncated": "#90a4ae",
+    "layerdrop": "#4db6ac",
+    "headprune": "#d98880",
+    "distilled": "#7e57c2",
+    "pkd": "#b7b73b",
+    "theseus": "#8d2f5e",
 }
 
 #: Of runs that are about two algorithms at once, in turn.
