@@ -78,8 +78,10 @@ def train(
     if (out / "config.json").exists():
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
 
-    from leebert.recipe import train_model
+    from leebert.recipe import check_options, train_model
     from leebert.report import print_stages
+
+    check_options(checked)
 
     console.quiet_transformers()
     summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))

@@ -296,6 +296,17 @@ def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochRe
     return {"stages": found, "stages_length": length}
 
 
+def check_options(config: RunConfig) -> None:
+    """Raises ConfigError for a training option that somebody gave and the method doesn't read."""
+    algorithm = config.training.algorithm
+    unused = sorted(o for o in config.training.model_fields_set & SPECIFIC if not applies(o, algorithm))
+    if unused and not config.found:  # a best file has all options of its sweep
+        raise ConfigError(
+            f"training.{unused[0]}: {algorithm} has no such option; leave {', '.join(unused)} out (leebert methods --json has those "
+            "that a method reads)"
+        )
+
+
 def train_model(
     config: RunConfig,
     out: Path,
@@ -324,13 +335,6 @@ def train_model(
     from leebert.stages import epochs_of, last_training, method
     from leebert.train import fit
 
-    algorithm = config.training.algorithm
-    unused = sorted(o for o in config.training.model_fields_set & SPECIFIC if not applies(o, algorithm))
-    if unused and not config.found:  # a best file has all options of its sweep
-        raise ConfigError(
-            f"training.{unused[0]}: {algorithm} has no such option; leave {', '.join(unused)} out (leebert methods --json has those "
-            "that a method reads)"
-        )
     runtime = Runtime.of(config.training.precision, device)
     task = effective_task(config.task, config.data.group_by)
     data = load_training_data(task, config.data, config.model, cache or out / ".cache")
