@@ -1,6 +1,7 @@
 """The driver's decisions, without Ray: retries, fences, pruning, budgets, what is left after a restart."""
 
 import dataclasses
+import itertools
 import shutil
 from types import SimpleNamespace
 
@@ -400,7 +401,9 @@ def test_a_pruner_that_is_asked_about_the_same_report_again_answers_as_it_did(tm
     assert first in d.waiting
 
 
-def test_after_a_restart_too(tmp_path):
+def test_after_a_restart_too_though_both_reported_in_one_millisecond(tmp_path, monkeypatch):
+    now = itertools.count()
+    monkeypatch.setattr("tune.store.ledger.time.time", lambda: 1.7e9 + 2e-6 * next(now))
     d = driver(tmp_path, pruner=Answers(most=1))
     first, second = d.next_attempt("a"), d.next_attempt("b")
     for attempt in (first, second):
