@@ -108,9 +108,7 @@ def stages_of(name: str, precision: str, device: str) -> dict[str, Training]:
     made: dict[str, Training] = {}
     ended: dict[str, Any] = {}  # models of earlier stages, which teach
     for stage in stages:
-        model = copy.deepcopy(model)
-        if stage.transform:
-            model = stage.transform.apply(model, stage.transform.plan(model, None)).to(runtime.device)
+        model = stage.shape(copy.deepcopy(model)).to(runtime.device)
         teacher = ended.get(stage.teacher or "")
         ended[stage.name] = copy.deepcopy(model).eval().requires_grad_(False)
         if stage.epochs != 0:

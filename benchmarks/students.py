@@ -51,8 +51,7 @@ def student(name: str, options: dict[str, Any]) -> Any:
     config = TrainConfig(algorithm=name, **options)
     model = build_model(AutoModel.from_config(shape), ("no", "yes"), pooling="cls", train=config)
     for stage in method(config, model.num_exits):
-        if stage.transform:
-            model = stage.transform.apply(model, stage.transform.plan(model, None))
+        model = stage.shape(model)
     return model.eval()
 
 

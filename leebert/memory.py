@@ -108,7 +108,7 @@ def estimate(
         for stage in stages:
             if stage.transform:
                 stage.transform.check(fake)
-                fake = stage.transform.apply(fake, stage.transform.plan(fake, None))
+            fake = stage.shape(fake)
             teacher = teachers.get(stage.teacher or "")
             needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))
             if any(later.teacher == stage.name for later in stages):

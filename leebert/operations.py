@@ -79,8 +79,7 @@ def of_stages(model: Any, config: TrainConfig, batch: Batch) -> list[StageCosts]
     """
     found = []
     for stage in method(config, model.num_exits):
-        if stage.transform:
-            model = stage.transform.apply(model, stage.transform.plan(model, None))
+        model = stage.shape(model)
         found.append(StageCosts(stage.name, parameters(model), multiply_adds(model, batch)))
     return found
 

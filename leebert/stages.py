@@ -146,6 +146,10 @@ class Stage:
     optimizer: MakeOptimizer | None = None
     schedule: Schedule | None = None
 
+    def shape(self, model: Any) -> Any:
+        """The model that the stage starts with, from that before it, in all but what only data decides: its shapes."""
+        return self.transform.apply(model, self.transform.plan(model, None)) if self.transform else model
+
 
 Stages = Callable[[TrainConfig, int], tuple[Stage, ...]]
 
