@@ -99,9 +99,9 @@ def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_
     at = logits([[0, 1, 0, 0], [0, 1, 1, 1], [0, 1, 1, 0]], np.full((3, 4), 2.0))
     held_out, dev = (HeldOut(*rows, layers=(2, 4, 6), depth=12) for rows in [(at[:, :2], labels[:2]), (at, labels)])
     record = {"config": "c", "seed": 3, "best_epoch": 1, "epochs": 3, "score": 0.9, "structure": {"layers": 6}}
-    epochs = {e: {"seconds": 60.0 * (e + 1)} for e in range(3)}
+    epochs = {e: {"seconds": 60.0 * (e + 1), "theta_updates": min(e, 1)} for e in range(3)}  # the last only evaluates
     cell = summarise(record, epochs, {"algorithm": "clo-v2"}, held_out, [dev], metric="accuracy", code="x")
-    assert (cell.method, cell.keep, cell.seed, cell.minutes_to_best) == ("clo-v2", None, 3, 3.0)
+    assert (cell.method, cell.keep, cell.seed, cell.minutes_to_best, cell.epochs) == ("clo-v2", None, 3, 3.0, 2)
     assert cell.exits == [0.75, 0.75, 1.0]
     one = cell.leaving(PATIENCE)  # patience 1 of 3 exits: rows 1 and 2 leave at exit 2, rows 3 and 4 never
     assert (one.threshold, one.counts) == (1.0, [0, 2, 2])
@@ -119,7 +119,7 @@ def test_a_network_with_one_exit_has_one_outcome_whatever_the_rule():
     recorded = HeldOut(logits([[0, 1]], [[1.0, 1.0]]), np.array([0, 0]), layers=(6,), depth=12)
     record = {"config": "c", "seed": 0, "best_epoch": 0, "epochs": 1, "score": 0.5, "structure": {"layers": 6}}
     cell = summarise(
-        record, {0: {"seconds": 6.0}}, {"algorithm": "truncated", "keep": 0.5}, recorded, [recorded, recorded],
+        record, {0: {"seconds": 6.0, "theta_updates": 9}}, {"algorithm": "truncated", "keep": 0.5}, recorded, [recorded, recorded],
         metric="accuracy", code="x",
     )  # fmt: skip
     (outcome,) = cell.outcomes

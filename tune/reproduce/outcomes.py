@@ -101,7 +101,7 @@ def summarise(
         depth=held_out.depth,
         structure=json.dumps(structure, sort_keys=True) if structure else "",
         best_epoch=best,
-        epochs=int(record["epochs"]),
+        epochs=len({epoch["theta_updates"] for epoch in epochs.values()}),  # some only evaluate
         minutes_to_best=sum(float(epochs[e]["seconds"]) for e in range(best + 1)) / 60,
         outcomes=[_outcome(held_out, splits, metric, rule, t) for rule, t in rules],
     )
