@@ -38,7 +38,8 @@ class Cell:
     """One method trained with one seed.
 
     keep: the share that a reduced network keeps. exits: the score of each exit on the development split, (M,).
-    exit_layers: the layers that have run when each answers. structure: what the network was reduced to, as JSON.
+    exit_layers: the layers that have run when each answers. structure: what the network was reduced to, as JSON. epochs:
+    those in which it was trained.
     """
 
     method: str
