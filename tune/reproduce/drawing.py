@@ -26,10 +26,10 @@ def curves(figure: Figure, rows: Sequence[Row], results: Results) -> dict[str, B
     return found
 
 
-def draw(figure: Figure, title: str, rows: Sequence[Row], found: dict[str, Band]) -> Drawn:
-    """The figure of :func:`curves`; there must be one at least."""
+def draw(figure: Figure, title: str, split: str, rows: Sequence[Row], found: dict[str, Band]) -> Drawn:
+    """The figure of :func:`curves`, of which there must be one at least; `split` names the evaluated rows."""
     colours = [colour(row.method, i) for i, row in enumerate(rows) if row.title in found]
-    y = "mean layers executed" if figure.shows == "layers" else "score on the development split, per cent"
+    y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
     return bands({title: found}, "patience", y, colours)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from leebert.evaluate import HeldOut, replay_point
 from leebert.metrics import per_exit
-from leebert.rules import default_patience
 from leebert.thresholds import choose
-from tune.reproduce.paper import AIM, Exit
+from tune.reproduce.paper import RuleName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Outcome:
     held_out: the speed-up on the held-out rows, by which thresholds are chosen.
     """
 
-    rule: str
+    rule: RuleName
     threshold: float | None
     held_out: float
     layers: float
@@ -39,7 +38,7 @@ class Cell:
 
     keep: the share that a reduced network keeps. exits: the score of each exit on the development split, (M,).
     exit_layers: the layers that have run when each answers. structure: what the network was reduced to, as JSON. epochs:
-    those in which it was trained.
+    those in which it was trained. runtime: the device, threads and precision of its training.
     """
 
     method: str
@@ -55,20 +54,26 @@ class Cell:
     best_epoch: int
     epochs: int
     minutes_to_best: float
+    runtime: str
     outcomes: list[Outcome]
 
     @property
     def key(self) -> tuple[str, float | None, int]:
         return self.method, self.keep, self.seed
 
-    def leaving(self, exit_: Exit) -> Outcome | None:
-        """The outcome of a row's rule; None where the cell has none such. A network with one exit has one outcome."""
-        if len(self.exits) == 1 or exit_.rule == "never":
-            return next((o for o in self.outcomes if o.rule == "never"), None)
-        known = [o for o in self.outcomes if o.rule == exit_.rule]
-        if exit_.rule == "patience" and exit_.aim is None:
-            return next((o for o in known if o.threshold == default_patience(len(self.exits))), None)
-        return min(known, key=lambda o: abs(np.log(o.held_out / (exit_.aim or AIM))), default=None)
+    def leaving(self, rule: RuleName, aim: float) -> Outcome | None:
+        """The outcome of a rule that comes nearest to a speed-up on held-out rows; None where the cell has none such.
+
+        A network with one exit has one outcome.
+        """
+        if len(self.exits) == 1:
+            rule = "never"
+        known = [o for o in self.outcomes if o.rule == rule]
+        return min(known, key=lambda o: abs(np.log(o.held_out / aim)), default=None)
+
+
+#: Rules whose thresholds are chosen for a speed-up; patience's are so few that all are kept.
+_CHOSEN: tuple[RuleName, ...] = ("entropy", "confidence")
 
 
 def summarise(
@@ -80,16 +85,20 @@ def summarise(
     *,
     metric: str,
     code: str,
+    aims: Collection[float],
 ) -> Cell:
-    """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged."""
+    """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
+
+    aims: the speed-ups that entropy's and maximum probability's thresholds are chosen for; of patience, all are kept.
+    """
     m = len(held_out.logits)
     structure = record.get("structure") or {}
     scores = [per_exit(metric, _labels(split), split.logits)["score"] for split in splits]
     best = int(record["best_epoch"])
-    rules: list[tuple[str, float | None]] = [("never", None)]
+    rules: list[tuple[RuleName, float | None]] = [("never", None)]
     if m > 1:
         rules += [("patience", float(p)) for p in range(1, m)]
-        rules += [(rule, choose(held_out, rule, AIM).threshold) for rule in ("entropy", "confidence")]
+        rules += [(rule, choose(held_out, rule, aim).threshold) for rule in _CHOSEN for aim in aims]
     return Cell(
         method=str(values["algorithm"]),
         keep=values.get("keep"),
@@ -104,11 +113,14 @@ def summarise(
         best_epoch=best,
         epochs=len({epoch["theta_updates"] for epoch in epochs.values()}),  # some only evaluate
         minutes_to_best=sum(float(epochs[e]["seconds"]) for e in range(best + 1)) / 60,
+        runtime=_trained_on(record["runtime"]),
         outcomes=[_outcome(held_out, splits, metric, rule, t) for rule, t in rules],
     )
 
 
-def _outcome(held_out: HeldOut, splits: Sequence[HeldOut], metric: str, rule: str, threshold: float | None) -> Outcome:
+def _outcome(
+    held_out: HeldOut, splits: Sequence[HeldOut], metric: str, rule: RuleName, threshold: float | None
+) -> Outcome:
     points = [replay_point(split, metric, rule, threshold) for split in splits]
     counts = np.sum([point.exits for point in points], axis=0)
     layers = float(counts @ np.asarray(held_out.layers) / counts.sum())
@@ -123,6 +135,10 @@ def _outcome(held_out: HeldOut, splits: Sequence[HeldOut], metric: str, rule: st
         measures=measures,
         counts=counts.tolist(),
     )
+
+
+def _trained_on(runtime: Mapping[str, Any]) -> str:
+    return f"{runtime['device']}, {runtime['threads']} thread(s), {runtime['precision']}"
 
 
 def _labels(split: HeldOut) -> np.ndarray:

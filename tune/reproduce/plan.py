@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.config import COST_ONLY, TrainConfig, nearest
+from leebert.config import COST_ONLY, nearest
 from leebert.errors import ConfigError
+from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies
 from leebert.yaml import load_yaml
-from tune.reproduce.paper import NEVER, OWN_RULE, TARGETS, Exit, Figure, Row, Table, Target
+from tune.reproduce.paper import OF_IMAGES, OWN_RULE, TARGETS, Figure, Row, Target
 from tune.space import SweepSpec, make_space
 from tune.store.folder import check_name
 from tune.store.ledger import State
@@ -118,14 +119,9 @@ class Plan:
         return make_space(raw, self.request.set_, "leebert-tune reproduce")
 
 
-def available() -> tuple[str, ...]:
-    """The methods that can be trained."""
-    return tuple(METHODS)
-
-
 def uses_keep(method: str) -> bool:
     """Whether a method reduces its network by the option `keep`."""
-    return "keep" in TrainConfig.model_fields and applies("keep", method)
+    return applies("keep", method)
 
 
 def make_plan(request: Request) -> Plan:
@@ -143,19 +139,20 @@ def make_plan(request: Request) -> Plan:
     if request.seeds is not None and request.seeds < 1:
         raise ConfigError(f"--seeds {request.seeds}: at least 1")
     _budget(request.budget)
-    training = dict(target.training) if isinstance(target, Table) else {}
+    task = _task(request.task or (target.tasks[0] if isinstance(target, Figure) else ""))
+    task_name = task if isinstance(task, str) else str(task.get("name", "task"))
+    training = dict(OF_IMAGES) if task_name in IMAGE_TASKS else {}
     training |= _of_best(request.best) if request.best else {}
     common: dict[str, Any] = {
-        "task": _task(request.task or (target.tasks[0] if isinstance(target, Figure) else "")),
+        "task": task,
         "backbone": request.backbone, "pooling": request.pooling, "folds": 1, "training": training,
         "storage": request.storage, "data": {"dir": request.data_dir} if request.data_dir else {},
         "tracking": {"uri": request.tracking_uri} if request.tracking_uri else {},
     }  # fmt: skip
-    task = common["task"] if isinstance(common["task"], str) else common["task"].get("name", "task")
-    name = check_name(request.name or f"reproduce-{task}-{slug(request.backbone)}"[:90])
+    name = check_name(request.name or f"reproduce-{task_name}-{slug(request.backbone)}"[:90])
     shares: dict[float, list[str]] = {}
     for row in rows:
-        if row.method in available() and (not request.methods or row.method in request.methods):
+        if not request.methods or row.method in request.methods:
             methods = shares.setdefault(KEEP if row.keep is None else row.keep, [])
             if row.method not in methods:
                 methods.append(row.method)
@@ -213,23 +210,12 @@ def _budget(text: str | None) -> dict[str, Any]:
 
 def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
     """The target's rows, and one for each method asked for that it lacks."""
-    known = dict.fromkeys((*available(), *(row.method for t in TARGETS.values() for row in t.rows)))
     for method in methods:
-        if method not in known:
-            raise ConfigError(f"--methods {method}: unknown{nearest(method, known)}; known are {', '.join(known)}")
-        if method not in available():
-            raise ConfigError(f"--methods {method}: this version can't train it; it can {', '.join(available())}")
-    aim = next(
-        (row.exit.aim for row in target.rows if row.exit.rule == "patience"), None
-    )  # one that a table has throughout
-
-    def rule(method: str) -> Exit:
-        own = OWN_RULE[METHODS[method].exits]
-        return own if aim is None or own == NEVER else Exit(own.rule, aim)
-
+        if method not in METHODS:
+            raise ConfigError(f"--methods {method}: unknown{nearest(method, METHODS)}; known are {', '.join(METHODS)}")
     extra = (
         Row(
-            METHODS[m].title, m, rule(m), keep=KEEP if uses_keep(m) else None,
+            METHODS[m].title, m, OWN_RULE[METHODS[m].exits], keep=KEEP if uses_keep(m) else None,
             role="variant" if METHODS[m].group == "learned weights" else "rival",
         )
         for m in methods if m not in target.methods

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tune.analysis.stats import Interval
 from tune.reproduce.paper import Table
@@ -52,8 +52,9 @@ class Column:
 def columns(page: Page) -> list[Column]:
     """A table's columns: scores at a speed, or what training costs."""
     mark = "†" if page.contaminated else ""
-    subject = next((line.row.title for line in page.lines if line.row.role == "subject"), "")
-    found = [Column("method", lambda line: line.row.title, left=True)]
+    subjects = [line.title for line in page.lines if line.row.role == "subject"]
+    subject = subjects[0] if len(subjects) == 1 else "LeeBERT by the same rule"
+    found = [Column("method", lambda line: line.title, left=True)]
     if page.table.kind == "costs":
         whole_time = next((line.minutes for line in page.lines if line.row.role == "base"), None)
         found += [
@@ -100,12 +101,12 @@ def markdown(page: Page) -> str:
 
 
 def latex(page: Page) -> str:
-    """A `tabular` for the package booktabs, the notes as comments."""
+    """A `tabular` for the package booktabs, the notes below it in small print."""
     cols = columns(page)
     body = [" & ".join(_tex(c.text(line)) for c in cols) + r" \\" for line in page.lines]
     return "\n".join(
         [
-            *(f"% {note}" for note in (page.title, *notes(page))),
+            f"% {page.title}",
             rf"\begin{{tabular}}{{{''.join('l' if c.left else 'r' for c in cols)}}}",
             r"\toprule",
             " & ".join(_tex(c.heading) for c in cols) + r" \\",
@@ -114,35 +115,50 @@ def latex(page: Page) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             "",
+            r"{\footnotesize",
+            *(_tex(note) + r"\par" for note in notes(page)),
+            "}",
+            "",
         ]
     )
 
 
-_FIELDS = (
-    "row", "method", "seeds", "epochs", "score", "standard_error", "speed_up_layers", "speed_up_held_out", "speed_up_time",
-    "speed_up_operations", "parameters", "minutes_to_best", "minutes_standard_error", "margin", "margin_low",
-    "margin_high", "margin_p", "paper", "paper_speed_up", "paper_backbone",
-)  # fmt: skip
-
-
 def comma_separated(page: Page) -> str:
-    """All figures in full: scores and margins as fractions, the paper's as it prints them; what is unknown is empty."""
+    """All figures in full: scores and margins as fractions, the paper's as it prints them; what is unknown is empty.
+
+    What seeds differ in stands with semicolons between.
+    """
+    records = [_record(page, line) for line in page.lines]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_FIELDS)
-    for line in page.lines:
-        score, minutes, margin = line.score, line.minutes, line.margin
-        writer.writerow(
-            "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-            for value in (
-                line.row.title, line.row.method, len(line.by_seed), line.epochs, score and score.mean, score and score.error,
-                line.layers, line.held_out, line.time, line.operations, line.parameters,
-                minutes and minutes.mean, minutes and minutes.error,
-                margin and margin.mean, margin and margin.low, margin and margin.high, margin and margin.p,
-                line.row.paper.get(page.task), line.row.speed_ups.get(page.task), page.table.backbone,
-            )
-        )  # fmt: skip
+    writer = csv.DictWriter(out, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {k: "" if v is None or (isinstance(v, float) and math.isnan(v)) else v for k, v in record.items()}
+        for record in records
+    )
     return out.getvalue()
+
+
+def _record(page: Page, line: Line) -> dict[str, str | float | None]:
+    about: dict[str, str | float | None] = {
+        "row": line.title, "method": line.row.method, "seeds": len(line.by_seed), "epochs": line.epochs,
+        "parameters": line.parameters, "paper": line.row.paper.get(page.task), "paper_backbone": page.table.backbone,
+    }  # fmt: skip
+    if page.table.kind == "costs":
+        minutes = line.minutes or Estimate(math.nan, math.nan)
+        return {**about, "minutes_to_best": minutes.mean, "minutes_standard_error": minutes.error}
+    score = line.score or Estimate(math.nan, math.nan)
+    margin = (line.margin.mean, line.margin.low, line.margin.high, line.margin.p) if line.margin else (None,) * 4
+    return {
+        **about, "score": score.mean, "standard_error": score.error, "contaminated": str(page.contaminated).lower(),
+        "thresholds": _joined(line.thresholds), "speed_up_held_out": _joined(line.held_out),
+        "speed_up_layers": line.layers, "speed_up_time": line.time, "speed_up_operations": line.operations,
+        **dict(zip(("margin", "margin_low", "margin_high", "margin_p"), margin, strict=True)), "paper_speed_up": line.row.speed_ups.get(page.task),
+    }  # fmt: skip
+
+
+def _joined(values: Sequence[float | None]) -> str:
+    return ";".join(f"{value:.6g}" for value in values if value is not None)
 
 
 def notes(page: Page) -> list[str]:
@@ -163,14 +179,15 @@ def _verdicts(page: Page) -> list[str]:
         if subject is None:
             continue
         if rival is None or rival.margin is None:
-            said.append(f"{subject.row.title}: no rival shares two seeds with it, so nothing can be compared.")
+            said.append(f"{subject.title}: no rival that is as fast shares two seeds with it, so there is no best one.")
             continue
         m = rival.margin
         interval = f"simultaneous 95 % interval {100 * m.low:+.2f} to {100 * m.high:+.2f}, Holm's p {m.p:.3f}"
-        better = f"{subject.row.title if m.mean > 0 else rival.row.title} is better"
+        better = f"{subject.title if m.mean > 0 else rival.title} is better"
         verdict = better if m.known and m.p < 0.05 else "the data cannot tell"
         said.append(
-            f"{subject.row.title} minus {rival.row.title}, the best rival: {100 * m.mean:+.2f} points over {m.cells} paired "
+            f"{subject.title} ({subject.layers:.2f} times as fast in layers) minus {rival.title} ({rival.layers:.2f}), the best "
+            f"rival that is as fast: {100 * m.mean:+.2f} points over {m.cells} paired "
             f"seeds ({interval if m.known else 'all seeds differ alike, so no interval'}): {verdict}."
         )
     return said
@@ -205,7 +222,17 @@ def _ratio(value: Estimate | None, whole: Estimate | None) -> str:
     return f"{value.mean / whole.mean:.2f}" if value and whole and whole.mean else ""
 
 
-_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "−": "$-$", "†": r"\dag{}", "→": r"$\to$"}
+_TEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+    "#": r"\#",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "†": r"\dag{}",
+    "→": r"$\to$",
+    "λ": r"$\lambda$",
+}
 
 
 def _tex(text: str) -> str:

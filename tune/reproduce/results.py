@@ -14,21 +14,20 @@ from leebert.provenance import backbone_differences
 from tune.reproduce.outcomes import Cell, Outcome
 
 #: Of the file's layout; another is not read.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
     """What networks cost, by structure: parameters, multiply-adds up to each exit, seconds up to each exit under a rule.
 
-    machine: what the seconds were measured on. length: the tokens of a row that operations were counted for.
+    machine: what the seconds were measured on.
     """
 
     parameters: dict[str, int] = dataclasses.field(default_factory=dict)
     operations: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
     machine: str = ""
-    length: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _schema() -> Any:
             ("method", text), ("keep", real), ("seed", whole), ("configuration", text), ("code", text),
             ("held_out_score", real), ("exits", pa.list_(real)), ("exit_layers", pa.list_(whole)), ("depth", whole),
             ("structure", text), ("best_epoch", whole), ("epochs", whole), ("minutes_to_best", real),
-            ("outcomes", pa.list_(outcome)),
+            ("runtime", text),            ("outcomes", pa.list_(outcome)),
         ]
     )  # fmt: skip
 

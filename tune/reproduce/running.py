@@ -176,8 +176,10 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
     return outcome.by_hand
 
 
-def collect(standing: Standing, known: Collection[tuple[str, float | None, int]]) -> list[Cell]:
-    """The finished cells of a sweep that are not known yet."""
+def collect(
+    standing: Standing, known: Collection[tuple[str, float | None, int]], aims: Collection[float]
+) -> list[Cell]:
+    """The finished cells of a sweep that are not known yet, with thresholds for some speed-ups."""
     folder, manifest = standing.folder, standing.folder.manifest
     found = []
     for (config, seed, fold), record in standing.state.cells.items():
@@ -195,6 +197,7 @@ def collect(standing: Standing, known: Collection[tuple[str, float | None, int]]
                 splits,
                 metric=manifest["metric"],
                 code=str(manifest.get("code", code_version())),
+                aims=aims,
             )
         )
     return found

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tune.analysis.stats import Interval, holm_intervals
 from tune.reproduce.outcomes import Cell, Outcome
-from tune.reproduce.paper import Exit, Row, Table
+from tune.reproduce.paper import Row, RuleName, Table
 from tune.reproduce.results import Costs, Results
+
+#: A rival is as fast as the subject if its speed-up in layers is no more than so much below, as a share.
+AS_FAST = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +36,19 @@ class Estimate:
 class Line:
     """One row of ours. Scores are fractions; speed-ups are against the whole network.
 
-    by_seed: the score of each seed. layers: mean of the seeds' speed-ups in layers. held_out: the same on held-out
-    rows, where thresholds are chosen. time, operations: in wall-clock time and multiply-adds, None where not measured.
-    epochs: how many were trained, over all stages, a mean over seeds.
+    by_seed: the score of each seed. title: the row's, with the layers of a shortened network. layers: mean of the seeds'
+    speed-ups in layers. held_out: each seed's on held-out rows, where thresholds are chosen; empty for one exit. time,
+    operations: in wall-clock time and multiply-adds, None where not measured. epochs: how many were trained, over all
+    stages, a mean over seeds.
     margin: the group's subject minus this row, paired over seeds, p and interval for all rivals of the group together.
     """
 
     row: Row
     by_seed: Mapping[int, float]
+    title: str
     score: Estimate | None = None
     layers: float | None = None
-    held_out: float | None = None
+    held_out: tuple[float, ...] = ()
     time: float | None = None
     operations: float | None = None
     parameters: int | None = None
@@ -53,30 +58,37 @@ class Line:
     margin: Interval | None = None
 
 
-def lines(table: Table, rows: Sequence[Row], results: Results) -> tuple[Line, ...]:
+def lines(table: Table, rows: Sequence[Row], results: Results, task: str) -> tuple[Line, ...]:
     """Every row with what there is of it."""
-    base = _base(table, results)
-    return _compared([_line(row, results.of(row.method, row.keep), results.costs, base) for row in rows])
+    base, aim = _base(results), table.aim(task)
+    return _compared([_line(row, results.of(row.method, row.keep), aim, results.costs, base) for row in rows])
 
 
 def best_rival(compared: Sequence[Line], group: str) -> Line | None:
-    """The rival with the highest mean of those that the group's subject was compared with."""
-    rivals = [line for line in compared if line.row.group == group and line.row.role == "rival" and line.margin]
+    """The rival with the highest mean of those that are as fast as the group's subject and were compared with it."""
+    subject = next((line for line in compared if line.row.group == group and line.row.role == "subject"), None)
+    least = (1 - AS_FAST) * ((subject.layers if subject else None) or 0.0)
+    rivals = [
+        line
+        for line in compared
+        if line.row.group == group and line.row.role == "rival" and line.margin and (line.layers or 0.0) >= least
+    ]
     return max(rivals, key=lambda line: line.score.mean if line.score else -math.inf, default=None)
 
 
-def _line(row: Row, cells: Mapping[int, Cell], costs: Costs, base: tuple[str, int]) -> Line:
-    found = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.leaving(row.exit))}
+def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: tuple[str, int]) -> Line:
+    found = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.leaving(row.rule, aim))}
     if not found:
-        return Line(row, {})
+        return Line(row, {}, row.title)
     pairs = list(found.values())
     scores = {seed: outcome.score for seed, (_, outcome) in found.items()}
     return Line(
         row,
         scores,
+        _title(row, pairs[0][0]),
         score=Estimate.of(list(scores.values())),
         layers=float(np.mean([outcome.speed_up for _, outcome in pairs])),
-        held_out=float(np.mean([outcome.held_out for _, outcome in pairs])),
+        held_out=tuple(outcome.held_out for cell, outcome in pairs if len(cell.exits) > 1 and row.rule != "never"),
         time=_ratio([_seconds(cell, outcome, costs) for cell, outcome in pairs], _base_seconds(costs, base)),
         operations=_ratio(
             [_expected(costs.operations.get(cell.structure), outcome) for cell, outcome in pairs],
@@ -87,6 +99,11 @@ def _line(row: Row, cells: Mapping[int, Cell], costs: Costs, base: tuple[str, in
         epochs=float(np.mean([cell.epochs for cell, _ in pairs])),
         thresholds=tuple(outcome.threshold for _, outcome in pairs),
     )
+
+
+def _title(row: Row, cell: Cell) -> str:
+    """Of a row that is named by a share of the layers, which these are."""
+    return f"{cell.exit_layers[-1]} of {cell.depth} layers" if row.method == "truncated" else row.title
 
 
 def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
@@ -110,25 +127,20 @@ def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
 # Costs. A missing one makes the whole figure None, never a mean over what is there.
 
 
-def _base(table: Table, results: Results) -> tuple[str, int]:
+def _base(results: Results) -> tuple[str, int]:
     """The network that speed-ups in time and operations are against, and its exit: plainly fine-tuned, else every exit."""
-    for row in table.rows:
-        for cell in results.of(row.method, row.keep).values() if row.role == "base" else ():
-            return cell.structure, -1
-    return "", -1
+    return next((cell.structure for cell in results.cells if cell.method == "finetune"), ""), -1
 
 
-def needed(rows: Collection[Row], results: Results) -> dict[str, tuple[int, frozenset[str]]]:
-    """The networks whose costs the rows need: structure → number of exits, and the rules that they leave by."""
-    found: dict[str, tuple[int, frozenset[str]]] = {}
-    exits: dict[str, list[Exit]] = {}
-    for row in rows:
-        exits.setdefault(row.method, []).append(row.exit)
+def networks(results: Results) -> dict[str, tuple[int, frozenset[RuleName]]]:
+    """The networks that costs are measured of: structure → number of exits, and every rule that rows can leave it by.
+
+    All that there are, whatever table is asked for: figures of one table can then be compared with another's.
+    """
+    found: dict[str, tuple[int, frozenset[RuleName]]] = {}
     for cell in results.cells:
-        rules = {outcome.rule for exit_ in exits.get(cell.method, ()) if (outcome := cell.leaving(exit_))}
-        if rules:
-            known = found.get(cell.structure, (0, frozenset()))[1]
-            found[cell.structure] = len(cell.exits), known | rules | {"never"}
+        known = found.get(cell.structure, (0, frozenset()))[1]
+        found[cell.structure] = len(cell.exits), known | {outcome.rule for outcome in cell.outcomes}
     return found
 
 
