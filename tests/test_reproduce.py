@@ -607,3 +607,10 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     other = cli("leebert-tune", "reproduce", "table1", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", "--pooling", "mean", *TINY)  # fmt: skip
     assert other.code == 1
     assert "results of another experiment:\n  pooling: pooler → mean" in other.err
+    # A row that the network is not made for is left out, unless it was asked for by name.
+    fitting, _ = run("table5", *TINY[2:], "--seeds", "1", "--budget", "fold_epochs=1")
+    (why,) = (line for line in fitting["missing"] if line.endswith("BERT-of-Theseus"))
+    assert "(left out)" in why
+    named = cli("leebert-tune", "reproduce", "table5", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", *TINY[2:], "--methods", "theseus")  # fmt: skip
+    assert named.code == 1
+    assert "--methods theseus: " in named.err

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import SweepError
+from leebert.errors import ConfigError, SweepError
 from leebert.files import write_atomically
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.latency import ROUNDS
@@ -64,7 +64,7 @@ def _brought_up_to_date(
     plan: Plan, path: Path, results: Results | None, say: Say
 ) -> tuple[Results, tuple[int, ...], dict[tuple[str, float | None], str]]:
     """The results with all that could be trained and measured, the seeds of a row, and why a method (with its share) failed."""
-    from tune.running.prepare import prepare
+    from tune.running.prepare import misfits, prepare
     from tune.running.sweep import anchored
 
     request = plan.request
@@ -83,7 +83,12 @@ def _brought_up_to_date(
         standings = Standing.all_of(plan, part)
         for standing in standings:
             standing.check(mine)
-        missing = _missing(part, standings, results, seeds)
+        unfit = misfits(plan.spec(part, part.methods, (0,)), prepared.problem)
+        for method, error in unfit.items():
+            if method in request.methods:
+                raise ConfigError(f"--methods {method}: {error}")
+            unfinished[method, part.kept(method)] = f"{error} (left out)"
+        missing = {(m, s) for m, s in _missing(part, standings, results, seeds) if m not in unfit}
         for job in jobs(part, standings, missing):
             if not stopped and not allowance.used_up:
                 stopped = run(plan, job, allowance, say)

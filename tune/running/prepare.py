@@ -102,20 +102,29 @@ def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
     """Weights that can't be read, batches larger than a fold, methods that the network is not made for: said now, not by
     every trial."""
     from leebert.data.batches import updates_per_epoch
-    from leebert.stages import method
 
     smallest = min(len(folds.train(fold)) for fold in range(folds.k))
     searched = spec.space["batch_size"].listed() if "batch_size" in spec.space else None
     for size in searched or (spec.train_config({}).batch_size,):
         updates_per_epoch(smallest, int(size))
+    for algorithm, error in misfits(spec, problem).items():
+        raise ConfigError(f"algorithm {algorithm} on {spec.backbone}: {error}") from None
+
+
+def misfits(spec: SweepSpec, problem: Any) -> dict[str, ConfigError]:
+    """The algorithms of a space that the network is not made for, and why; reads the weights."""
+    from leebert.stages import method
+
     model = problem.model(spec.train_config({}))
+    found: dict[str, ConfigError] = {}
     for config in _reductions(spec):
         try:
             for stage in method(config, model.num_exits):
                 if stage.transform:
                     stage.transform.check(model)
         except ConfigError as error:
-            raise ConfigError(f"algorithm {config.algorithm} on {spec.backbone}: {error}") from None
+            found.setdefault(config.algorithm, error)
+    return found
 
 
 def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
