@@ -130,7 +130,7 @@ _ALL: tuple[Method, ...] = (
         "dbt", "distillation-based training", "early exit", "Phuong and Lampert, ICCV 2019",
         "everything, the last exit teaches at a temperature that rises", "confidence", "1",
         "the temperature rises while the teacher is more than halfway from guessing to certainty (the original's one half "
-        "at 100 classes); without the original's constant factor, which only SGD would see",
+        "at 100 classes); without the original's constant factor, which only SGD that clips no gradient would see",
         frozenset({"alpha", "annealing", "temperature", "gradient_equilibrium"}), "leebert.baselines.dbt:stages",
     ),
     Method(

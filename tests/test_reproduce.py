@@ -174,7 +174,7 @@ def made(method, seed, score, counts=(0, 1, 1), keep=None, structure="", minutes
 
 IDENTITY = {
     "task": "mrpc", "pooling": "mean", "max_length": 128, "data_fingerprint": "d",
-    "training": {"lr_theta": 1e-4, "batch_size": 8, "max_epochs": 3}, "backbone": {"name": "x", "weights": "w"},
+    "training": {"lr_theta": 1e-4, "clip_norm": 1.0, "batch_size": 8, "max_epochs": 3}, "backbone": {"name": "x", "weights": "w"},
 }  # fmt: skip
 SCORES = {"clo-v2": (0.84, 0.85, 0.86), "uniform": (0.82, 0.85, 0.82), "rand": (0.80, 0.83, 0.84), "clo-v1": (0.9, 0.9)}
 COSTS = Costs(
@@ -507,7 +507,7 @@ def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_p
 
 OF_IMAGES = {
     **IDENTITY, "task": "cifar10", "pooling": "pooler", "evaluated": {"test": "f"},
-    "training": {"lr_theta": 0.1, "batch_size": 128, "max_epochs": 200},
+    "training": {"lr_theta": 0.1, "clip_norm": 1.0, "batch_size": 128, "max_epochs": 200},
 }  # fmt: skip
 
 

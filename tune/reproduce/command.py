@@ -222,7 +222,7 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
     """What the figures of a table rest on, a sentence each."""
     training = results.identity["training"]
     setting = (
-        f"λ1 {training['lr_theta']:g}, batch {training['batch_size']}, at most {training['max_epochs']} epochs in a stage "
+        f"λ1 {training['lr_theta']:g}, gradients clipped at norm {training['clip_norm']:g}, batch {training['batch_size']}, at most {training['max_epochs']} epochs in a stage "
         "(epochs: all that trained)"
     )
     if task not in IMAGE_TASKS:

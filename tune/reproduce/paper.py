@@ -175,7 +175,7 @@ TABLE_5 = Table("table5", "Shorter, distilled and replaced networks, and early e
 ))
 
 #: The setting of images (options of `leebert.config.TrainConfig`). Batch size, rates, SGD and C are the paper's; the rest,
-#: which it doesn't give, is Shallow-Deep's. As search_spaces/cifar10.yaml.
+#: which it doesn't give, is Shallow-Deep's, and clipping ours. As search_spaces/cifar10.yaml.
 OF_IMAGES: Mapping[str, Any] = {
     "lr_theta": 0.1, "lr_omega": 0.01, "cycle_length": 4, "batch_size": 128, "theta_optimizer": "sgd", "momentum": 0.9,
     "weight_decay": 1e-4, "schedule": "steps", "warmup": 0.0, "omega_optimizer": "sgd", "exit_dropout": 0.0,
