@@ -22,6 +22,9 @@ from tune.reproduce.running import Standing, collect, identity, jobs, run
 from tune.reproduce.tables import Line, lines, networks
 from tune.store.folder import storage_root
 
+#: Below this share of a processor, times are called rough.
+BUSY = 0.9
+
 Say = Callable[[str], None]
 
 
@@ -147,7 +150,10 @@ def _missing(
 
 
 def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
-    return all(s in costs.parameters and rules <= costs.seconds.get(s, {}).keys() for s, (_, rules) in wanted.items())
+    """Whether every network was measured under every rule, by a process that had a processor."""
+    return costs.share >= BUSY and all(
+        s in costs.parameters and rules <= costs.seconds.get(s, {}).keys() for s, (_, rules) in wanted.items()
+    )
 
 
 def _rendered(
@@ -242,8 +248,13 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
             said.append(
                 "Speed-ups are against the fine-tuned network with one exit (until that is there, against all exits evaluated). "
                 f"Times: batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}), per exit the "
-                f"median over rows of the fastest of {ROUNDS} rounds, weighted by where the rows of {_splits(results)} leave."
+                f"median over rows of the fastest of {ROUNDS} rounds or more, weighted by where the rows of {_splits(results)} leave."
             )
+            if results.costs.share < BUSY:
+                said.append(
+                    f"The machine had other work: the timing had a processor for {results.costs.share:.0%} of the time, so the times "
+                    "are rough; the same command takes them again."
+                )
     if not results.cells:
         return said
     trained = Counter(cell.runtime for cell in results.cells)

@@ -67,7 +67,8 @@ def measure(
                 timed[structure, rule] = model, make_strategy(rule, threshold, num_exits=exits, num_classes=classes)
     seconds: dict[str, dict[str, list[float]]] = {}
     with limited_threads(1):
-        for (structure, rule), found in time_exits(timed, batches, runtime).items():
+        times, share = time_exits(timed, batches, runtime)
+        for (structure, rule), found in times.items():
             seconds.setdefault(structure, {})[rule] = found.tolist()
         described = machine(runtime)
-    return Costs(parameters, operations, seconds, described)
+    return Costs(parameters, operations, seconds, described, share)

@@ -21,13 +21,14 @@ FORMAT = 2
 class Costs:
     """What networks cost, by structure: parameters, multiply-adds up to each exit, seconds up to each exit under a rule.
 
-    machine: what the seconds were measured on.
+    machine: what the seconds were measured on. share: of the time, how much the process had a processor.
     """
 
     parameters: dict[str, int] = dataclasses.field(default_factory=dict)
     operations: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     seconds: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
     machine: str = ""
+    share: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
