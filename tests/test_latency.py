@@ -1,0 +1,54 @@
+"""What timing of exits measures, and that a machine with other work is told from a slow network."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from encoders import batch, encoder
+
+from leebert.exits import make_strategy
+from leebert.latency import MOST_ROUNDS, ROUNDS, time_exits
+from leebert.model import build_model
+from leebert.runtime import Runtime, limited_threads
+
+ROWS = 2
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Times of a network of three layers at each exit, their share of a processor, and how often the first layer ran."""
+    model = build_model(encoder("bert", layers=3), ("no", "yes"), pooling="cls").eval()
+    rule = make_strategy("patience", None, num_exits=3, num_classes=2)
+    layers = model.stack.layers()
+
+    def run(before_second=lambda: None):
+        calls = []
+        layers[0].register_forward_hook(lambda *_: calls.append(1))
+        layers[1].register_forward_pre_hook(lambda *_: before_second())
+        with limited_threads(1):
+            times, share = time_exits(
+                {"it": (model, rule)}, [batch(rows=1) for _ in range(ROWS)], Runtime(torch.device("cpu"), torch.float32)
+            )
+        return times["it"], share, len(calls) / ROWS - 1  # the first round warms up
+
+    return run
+
+
+def test_work_counts_from_the_exit_after_it(timed):
+    def work():
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+
+    times, _, rounds = timed(work)
+    first, second, third = np.diff([0.0, *times])
+    assert second > 0.02 > max(first, third)
+    assert ROUNDS <= rounds <= MOST_ROUNDS
+
+
+def test_waiting_is_told_from_work(timed):
+    times, share, rounds = timed(lambda: time.sleep(0.02))
+    assert np.diff(times)[0] > 0.02, "the wall clock's"
+    assert share < 0.5
+    assert rounds == MOST_ROUNDS
