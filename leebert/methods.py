@@ -204,12 +204,11 @@ def has_stages(algorithm: str, options: Mapping[str, Any]) -> bool:
 def most_epochs(config: Any) -> int:
     """The epochs of all stages of a training configuration (:class:`leebert.config.TrainConfig`), without early stops."""
     last, first = config.max_epochs, config.first_epochs or config.max_epochs
-    rounds = config.prune_rounds * max(1, last // config.prune_rounds)
-    half = max(1, last // 2)
+    cuts = max(last, config.prune_rounds)  # they share `max_epochs`, at least one each
     by_method = {
-        "headprune": first + rounds,
-        "theseus": first + half + max(1, last - half),
-        "cost-eff": 2 * first + rounds + last,
+        "headprune": first + cuts,
+        "theseus": first + max(last, 2),
+        "cost-eff": 2 * first + cuts + last,
         **dict.fromkeys(("distilled", "pkd", "deebert"), first + last),
     }
     several = has_stages(config.algorithm, config.model_dump())

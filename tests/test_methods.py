@@ -282,3 +282,18 @@ def test_what_a_method_may_take_is_known_without_its_stages(name, options):
     stages = method(settings, 4)
     assert most_epochs(settings) == sum(epochs_of(stages, settings))
     assert has_stages(name, settings.model_dump()) == (len(stages) > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds", "max_epochs", "expected"),
+    [
+        ("headprune", 4, 10, [10, 2, 3, 2, 3]),
+        ("headprune", 4, 3, [3, 1, 1, 1, 1]),  # at least one epoch after each cut
+        ("cost-eff", 3, 8, [8, 8, 2, 3, 3, 8]),
+        ("theseus", 4, 5, [5, 2, 3]),
+        ("theseus", 4, 1, [1, 1, 1]),
+    ],
+)
+def test_stages_that_share_the_epochs_leave_none_over(name, rounds, max_epochs, expected):
+    settings = config(name, prune_rounds=rounds, max_epochs=max_epochs)
+    assert epochs_of(method(settings, 4), settings) == expected
