@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import time
 
 import numpy as np
 import pytest
@@ -237,6 +238,18 @@ def test_a_stage_may_replace_the_model_and_the_result_hands_it_back(tmp_path):
     result = fit(toy_mlp(), toy_rows(), settings, stages=stages, held_out=toy_rows(seed=1))
     assert result.model.num_exits == 2
     assert len(result.best.exits["score"]) == 2
+
+
+def test_what_a_transformation_takes_to_decide_is_in_its_stages_first_epoch():
+    class Slow(KeepExits):
+        def plan(self, model, examined):
+            time.sleep(0.5)
+            return super().plan(model, examined)
+
+    settings = config(algorithm="uniform", max_epochs=1)
+    stages = (Stage("two", ExitObjective.of(settings, 2), Fixed(), transform=Slow((1, 2))),)
+    result = fit(toy_mlp(), toy_rows(), settings, stages=stages)
+    assert result.reports[0].seconds >= 0.5
 
 
 def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_checkpoint(tmp_path):
