@@ -86,22 +86,6 @@ def test_an_option_applies_to_those_that_read_it():
     assert not applies("keep", "clo-v2")
 
 
-@pytest.mark.parametrize("name", ANYWHERE)
-def test_options_that_a_method_does_not_read_change_nothing(name):
-    """What `applies` says is true: such options may be left out of a configuration's identity."""
-    others = {
-        "lr_omega": 0.5, "cycle_length": 2, "teachers": "lle", "temperature": 3.0, "distillation": "kl", "keep": 0.25,
-        "alpha": 0.9, "beta": 1.0, "annealing": 1.5, "two_stage": True, "first_epochs": 1, "finetune_first": True,
-        "prune_rounds": 1, "layerdrop": 0.5, "replacing_rate": 0.9, "omega_in_cycle": False, "omega_forward": "eval",
-        "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
-    }  # fmt: skip
-    assert set(others) == SPECIFIC
-    ignored = {option: value for option, value in others.items() if not applies(option, name)}
-    plain = fit(toy_mlp(), toy_rows(), config(name, max_epochs=1), held_out=toy_rows(40, seed=1))
-    told = fit(toy_mlp(), toy_rows(), config(name, max_epochs=1, **ignored), held_out=toy_rows(40, seed=1))
-    assert [r.exits for r in plain.reports] == [r.exits for r in told.reports]
-
-
 # Each method's own property.
 
 
