@@ -89,10 +89,14 @@ SCHEDULES: dict[str, Schedule] = {"linear": linear, "steps": steps}
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """What a transformation may look at before it decides: the training rows in batches, and how they are run."""
+    """What a transformation may look at before it decides: the training rows in batches, and how they are run.
+
+    Forward and backward take a batch in `accumulate` parts.
+    """
 
     batches: Callable[[], Iterator[Batch]]
     runtime: Runtime
+    accumulate: int = 1
 
 
 class Transform(Protocol):

@@ -356,7 +356,7 @@ def train_epochs(
         if stage.transform:
             stage.transform.check(model)
     model.to(runtime.device)
-    examined = Examined(lambda: _examined(rows, config, runtime), runtime)
+    examined = Examined(lambda: _examined(rows, config, runtime), runtime, config.accumulate)
     teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
     at = _Progress()
     reports: list[EpochReport] = []

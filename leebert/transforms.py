@@ -116,7 +116,8 @@ class PruneHeads:
         if examined is None:  # as evenly as it goes: which layers keep more takes data
             each, more = divmod(max(total, len(found)), len(found))
             return [list(range(each + (i < more))) for i in range(len(found))]
-        scores = head_importance(model, examined.batches(), _loss_of(model, examined, slice(-1, None)))
+        loss = _loss_of(model, examined, slice(-1, None))
+        scores = head_importance(model, examined.batches(), loss, examined.accumulate)
         normal = [score / score.norm().clamp(min=1e-12) for score in scores]
         return best_of_all(normal, total)
 
@@ -145,7 +146,8 @@ class Slenderise:
         plan: dict[str, Any] = {"embedding_rank": _rank(model, self.share)}
         if examined is None:
             return {**plan, "heads": [list(range(heads))] * len(found), "neurons": [list(range(neurons))] * len(found)}
-        scores = weight_importance(model, examined.batches(), _loss_of(model, examined, slice(None)))
+        loss = _loss_of(model, examined, slice(None))
+        scores = weight_importance(model, examined.batches(), loss, examined.accumulate)
         return {
             **plan,
             "heads": [best(score, heads) for score in scores.heads],

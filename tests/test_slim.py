@@ -455,6 +455,19 @@ def test_importance_leaves_no_gradient_and_the_mode_that_was(importance):
         hook.remove()
 
 
+@pytest.mark.parametrize("parts", [2, 4], ids=["even", "uneven"])
+def test_importance_does_not_depend_on_the_parts_that_a_batch_is_taken_in(parts):
+    model = model_of("bert")
+    batches, loss = [batch(seed=s) for s in (0, 1)], loss_of(model)
+
+    def scores(accumulate):
+        of_weights = weight_importance(model, batches, loss, accumulate)
+        return [*head_importance(model, batches, loss, accumulate), *of_weights.heads, *of_weights.neurons]
+
+    for split, whole in zip(scores(parts), scores(1), strict=True):
+        assert torch.allclose(split, whole, rtol=1e-4, atol=1e-7)
+
+
 def test_importance_of_a_model_without_such_parts():
     with pytest.raises(BackboneError, match="ThreeExitMLP"):
         head_importance(toy_mlp(), [], lambda batch: torch.zeros(()))

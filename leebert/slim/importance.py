@@ -1,9 +1,10 @@
 """How much a loss would change without a head or a neuron: first-order estimates from gradients.
 
 `model` is an early-exit model with a `backbone`, `batches` what it is judged on, and `loss` maps a batch to a scalar,
-the mean over the batch's rows. The model is put into eval mode meanwhile; its parameters get no `.grad`. A score is
-one tensor per block (:func:`leebert.slim.parts.blocks`), on the model's device; blocks that the loss doesn't reach
-score 0.
+the mean over the batch's rows. Forward and backward take a batch in `accumulate` parts, for less memory; of scores
+that changes no more than the rounding. The model is put into eval mode meanwhile; its
+parameters get no `.grad`. A score is one tensor per block (:func:`leebert.slim.parts.blocks`), on the model's device;
+blocks that the loss doesn't reach score 0.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from leebert.record import Batch
+from leebert.record import Batch, micro_batches
 from leebert.slim.parts import Block, blocks
 
 Loss = Callable[[Batch], torch.Tensor]
@@ -30,12 +31,13 @@ class Importance:
     neurons: list[torch.Tensor]
 
 
-def head_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[torch.Tensor]:
+def head_importance(model: Any, batches: Iterable[Batch], loss: Loss, accumulate: int = 1) -> list[torch.Tensor]:
     """Mean over rows of |∂L/∂ξ| for a factor ξ = 1 on each head's output, (heads,) per block (Michel et al., 2019, eq. 3).
 
     Where a block is shared by several layers, ξ stands in all of them.
     """
-    return _by_mask(model, batches, loss, lambda block: (block.output, block.heads))
+    parts = (part for batch in batches for part in micro_batches(batch, accumulate))  # each row counts for itself
+    return _by_mask(model, parts, loss, lambda block: (block.output, block.heads))
 
 
 def neuron_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[torch.Tensor]:
@@ -43,7 +45,7 @@ def neuron_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[
     return _by_mask(model, batches, loss, lambda block: (block.outer, block.neurons))
 
 
-def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> Importance:
+def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss, accumulate: int = 1) -> Importance:
     """Heads and neurons by |weight| · Σ over batches |∂L/∂weight|, as COST-EFF scores them (Shen et al., 2022).
 
     A head's score sums those of its columns of the projection after attention, a neuron's those of its row of the inner
@@ -54,16 +56,29 @@ def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> Impor
     sums = [torch.zeros_like(w) for w in weights]
     with _judged(model), _learning(weights):
         for batch in batches:
-            gradients = torch.autograd.grad(loss(batch), weights, allow_unused=True)
-            for total, gradient in zip(sums, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.abs()
+            for total, gradient in zip(sums, _gradients(batch, loss, weights, accumulate), strict=True):
+                total += gradient.abs()
     scores = iter([total * weight.detach().abs() for total, weight in zip(sums, weights, strict=True)])
     heads, neurons = [], []
     for block, output, inner, outer in zip(found, scores, scores, scores, strict=True):
         heads.append(output.sum(0).view(block.heads, block.head_size).sum(1))
         neurons.append(inner.sum(1) + outer.sum(0))
     return Importance(heads, neurons)
+
+
+def _gradients(batch: Batch, loss: Loss, weights: list[torch.Tensor], accumulate: int) -> list[torch.Tensor]:
+    """∂L/∂weight of a whole batch: summed over its parts, before anybody takes its size."""
+    sums = [torch.zeros_like(w) for w in weights]
+    for part in micro_batches(batch, accumulate):
+        share = _rows(part) / _rows(batch)
+        gradients = torch.autograd.grad(loss(part) * share, weights, materialize_grads=True)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total += gradient
+    return sums
+
+
+def _rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _blocks(model: Any) -> list[Block]:
@@ -82,7 +97,7 @@ def _by_mask(
     seen = 0
     with _judged(model):
         for batch in batches:
-            rows = len(next(iter(batch.values())))
+            rows = _rows(batch)
             factors = [
                 torch.ones(rows, n, device=t.device, requires_grad=True)
                 for t, (_, n) in zip(totals, places, strict=True)
