@@ -103,7 +103,8 @@ _ALL: tuple[Method, ...] = (
         "theseus", "BERT-of-Theseus", "Xu et al., EMNLP 2020",
         "fine-tuning; then its first layers, each in place of a group of its layers at random; then alone",
         "about 1, then keep", "the chance of replacement rises linearly from `replacing_rate` to 1 over the second "
-        "stage; shared layers (ALBERT): predecessor and successor have a copy of them each",
+        "stage; the predecessor's layers run without dropout, where the original's have it in training; shared layers "
+        "(ALBERT): predecessor and successor have a copy of them each",
         {"keep", "first_epochs", "replacing_rate"},
     ),
     Method(
@@ -123,7 +124,8 @@ _ALL: tuple[Method, ...] = (
     Method(
         "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
         "everything, cross-entropies whose weights grow with the epochs", "confidence", "1",
-        "an exit on every layer; weights by its share of the depth; where no exit is sure, the last one answers, not the surest",
+        "an exit on every layer; weights by its share of the depth; on images exits see the mean over all positions, not "
+        "a learnable mix of max and average pooling; where no exit is sure, the last one answers, not the surest",
         frozenset({"gradient_equilibrium"}), "leebert.baselines.shallow_deep:stages",
     ),
     Method(
@@ -136,7 +138,7 @@ _ALL: tuple[Method, ...] = (
     Method(
         "pabee", "PABEE", "early exit", "Zhou et al., NeurIPS 2020",
         "everything, cross-entropies weighted by their layer, Σ m·CE_m / Σ m", "patience", "1",
-        "one pooler, shared by all exits", _JOINT, "leebert.baselines.pabee:stages",
+        "", _JOINT, "leebert.baselines.pabee:stages",
     ),
     Method(
         "fastbert", "FastBERT", "early exit", "Liu et al., ACL 2020; as in Zhu, ACL 2021",
