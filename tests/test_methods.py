@@ -239,6 +239,17 @@ def test_a_transformation_that_does_not_fit_is_refused_before_any_training():
         next(train_epochs(toy_mlp(), toy_rows(), config("headprune")))
 
 
+def test_a_model_that_cannot_drop_exits_is_refused_before_any_training():
+    class Fixed(torch.nn.Module):
+        num_exits = 3
+
+        def record(self, batch: Any, keep: Any = "logits") -> Record:
+            raise AssertionError("nothing is run")
+
+    with pytest.raises(ConfigError, match="one exit, and a Fixed has no `keep_exits`"):
+        next(train_epochs(Fixed(), toy_rows(), config("finetune")))
+
+
 def test_methods_lists_all_of_them():
     from leebert.cli import app
 

@@ -25,7 +25,7 @@ from leebert.runtime import Runtime
 from leebert.stages import Examined, method
 from leebert.students import StudentObjective, distance
 from leebert.train import fit, train_epochs
-from leebert.transforms import KeepExits, KeepLayers, PruneHeads, Slenderise, best_of_all, first_layers, spaced_layers
+from leebert.transforms import KeepLayers, LastExit, PruneHeads, Slenderise, best_of_all, first_layers, spaced_layers
 
 LAYERS = 4
 STATIC = [name for name, told in METHODS.items() if told.group == "static"]
@@ -180,6 +180,25 @@ def test_slenderising_keeps_depth_and_exits():
         Slenderise(0.5).check(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("name", ["finetune", "headprune"])
+def test_methods_with_one_exit_leave_the_last_wherever_exits_stand(name):
+    few = model()
+    few.keep_exits([1, 2, 4])
+    assert fit(few, rows(), config(name)).model.exit_layers == (4,)
+
+
+@pytest.mark.parametrize("name", ["truncated", "layerdrop", "distilled", "pkd", "theseus"])
+def test_methods_that_take_a_share_of_the_layers_refuse_a_model_whose_exits_do_not_tell_them(name):
+    few = model()
+    few.keep_exits([2, 4])
+    refusal = r"an exit after each of its 4; here exits follow layers \(2, 4\)"
+    with pytest.raises(ConfigError, match=refusal):
+        next(train_epochs(few, rows(), config(name)))
+    with pytest.raises(ConfigError, match=refusal):
+        estimate(few, 4, 16, config(name), runtime=Runtime.of("fp32", "cpu"))
+    assert few.exit_layers == (2, 4)
+
+
 def test_theseus_needs_groups_of_one_size_and_says_so_before_training():
     with pytest.raises(ConfigError, match="3 layers can't stand in for 4"):
         next(train_epochs(model(), rows(), config("theseus", keep=0.75)))
@@ -309,7 +328,7 @@ def _last_exit(record: Record) -> Record:
 def test_a_students_layers_loss_and_teacher_are_its_papers(name, layers, imitated, weight):
     options = {"alpha": 0.2, "temperature": 5.0, **({"beta": weight} if name == "pkd" else {})}
     finetuned, taught = method(config(name, **options), 6)
-    assert finetuned.transform == KeepExits((6,))
+    assert finetuned.transform == LastExit()
     assert taught.transform == KeepLayers(layers)
     assert taught.teacher == finetuned.name
     student, teacher = map(_last_exit, _records())

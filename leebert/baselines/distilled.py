@@ -20,5 +20,5 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         1, hard=1 - config.alpha, soft=config.alpha, states=1.0, temperature=config.temperature, imitated="last"
     )
     kept = KeepLayers(spaced_layers(num_exits, config.keep))
-    first = teacher(config, num_exits)
+    first = teacher(config)
     return first, Stage("student", objective, Fixed(), transform=kept, teacher=first.name)

@@ -27,4 +27,4 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         )
         for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
     ]
-    return teacher(config, num_exits), *cuts
+    return teacher(config), *cuts

@@ -17,5 +17,5 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         imitated="patient",
     )  # fmt: skip
     kept = KeepLayers(first_layers(num_exits, config.keep))
-    first = teacher(config, num_exits)
+    first = teacher(config)
     return first, Stage("student", objective, Fixed(), transform=kept, teacher=first.name)

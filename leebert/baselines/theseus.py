@@ -49,7 +49,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     """
     kept = first_layers(num_exits, config.keep)
     one = ExitObjective.weighted([1.0])
-    first = teacher(config, num_exits)
+    first = teacher(config)
     replacing, alone = shared_epochs(config, 2)
     start = config.replacing_rate
     return (
