@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import FAMILIES, batch, encoder
+from encoders import FAMILIES, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
@@ -19,7 +19,7 @@ from leebert.inference import infer
 from leebert.memory import estimate
 from leebert.methods import METHODS
 from leebert.model import build_model, load_model
-from leebert.operations import multiply_adds, of_stages, parameters, text
+from leebert.operations import multiply_adds, of_stages, parameters
 from leebert.record import Record, TensorRows
 from leebert.runtime import Runtime
 from leebert.stages import Examined, method

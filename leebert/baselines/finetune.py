@@ -21,6 +21,6 @@ def one_exit() -> Stage:
     return Stage("finetune", ExitObjective.weighted([1.0]), Fixed(), transform=LastExit())
 
 
-def teacher(config: TrainConfig) -> Stage:
+def first_stage(config: TrainConfig) -> Stage:
     """The same as the first stage of a method that goes on from its outcome."""
     return dataclasses.replace(one_exit(), epochs=config.first_epochs, stops_early=False)

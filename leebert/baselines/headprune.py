@@ -5,7 +5,7 @@ The original prunes a finished model; here some epochs of training follow each c
 
 from __future__ import annotations
 
-from leebert.baselines.finetune import teacher
+from leebert.baselines.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
@@ -27,4 +27,4 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         )
         for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
     ]
-    return teacher(config), *cuts
+    return first_stage(config), *cuts

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from leebert.baselines.finetune import teacher
+from leebert.baselines.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.objective import ExitObjective
@@ -49,7 +49,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     """
     kept = first_layers(num_exits, config.keep)
     one = ExitObjective.weighted([1.0])
-    first = teacher(config)
+    first = first_stage(config)
     replacing, alone = shared_epochs(config, 2)
     start = config.replacing_rate
     return (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -36,13 +37,22 @@ def head_importance(model: Any, batches: Iterable[Batch], loss: Loss, accumulate
 
     Where a block is shared by several layers, ξ stands in all of them.
     """
-    parts = (part for batch in batches for part in micro_batches(batch, accumulate))  # each row counts for itself
-    return _by_mask(model, parts, loss, lambda block: (block.output, block.heads))
-
-
-def neuron_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[torch.Tensor]:
-    """The same for a factor on each inner neuron's activation, (neurons,) per block."""
-    return _by_mask(model, batches, loss, lambda block: (block.outer, block.neurons))
+    found = _blocks(model)
+    totals = [torch.zeros(block.heads, device=block.output.weight.device) for block in found]
+    seen = 0
+    with _judged(model):
+        for part in itertools.chain.from_iterable(micro_batches(batch, accumulate) for batch in batches):
+            rows = _rows(part)
+            # A row has factors of its own, so that one backward pass gives every row's derivatives.
+            factors = [torch.ones(rows, len(total), device=total.device, requires_grad=True) for total in totals]
+            with contextlib.ExitStack() as hooks:
+                for block, factor in zip(found, factors, strict=True):
+                    hooks.enter_context(block.output.register_forward_pre_hook(_times(factor)))
+                gradients = torch.autograd.grad(loss(part), factors, materialize_grads=True)
+            for total, gradient in zip(totals, gradients, strict=True):
+                total += gradient.abs().sum(0) * rows  # the loss is a mean over rows
+            seen += rows
+    return [total / max(1, seen) for total in totals]
 
 
 def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss, accumulate: int = 1) -> Importance:
@@ -83,34 +93,6 @@ def _rows(batch: Batch) -> int:
 
 def _blocks(model: Any) -> list[Block]:
     return blocks(getattr(model, "backbone", model))
-
-
-def _by_mask(
-    model: Any, batches: Iterable[Batch], loss: Loss, masked: Callable[[Block], tuple[nn.Linear, int]]
-) -> list[torch.Tensor]:
-    """|∂L/∂ξ| for a factor ξ on each of n equal parts of some linear layers' inputs, (n,) per layer.
-
-    A row has factors of its own, so that one backward pass gives every row's derivatives.
-    """
-    places = [masked(block) for block in _blocks(model)]
-    totals = [torch.zeros(n, device=linear.weight.device) for linear, n in places]
-    seen = 0
-    with _judged(model):
-        for batch in batches:
-            rows = _rows(batch)
-            factors = [
-                torch.ones(rows, n, device=t.device, requires_grad=True)
-                for t, (_, n) in zip(totals, places, strict=True)
-            ]
-            with contextlib.ExitStack() as hooks:
-                for (linear, _), factor in zip(places, factors, strict=True):
-                    hooks.enter_context(linear.register_forward_pre_hook(_times(factor)))
-                gradients = torch.autograd.grad(loss(batch), factors, allow_unused=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.abs().sum(0) * rows  # the loss is a mean over rows
-            seen += rows
-    return [total / max(1, seen) for total in totals]
 
 
 def _times(factor: torch.Tensor) -> Callable[[nn.Module, tuple[torch.Tensor]], tuple[torch.Tensor]]:
