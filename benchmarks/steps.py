@@ -5,9 +5,9 @@ random tokens. Every stage of every method has its own copy of the model; in a r
 they alternate within this process. The arithmetic is counted, not asserted: the floating-point operations of the
 matrix products of a step as it runs (frozen parts, teachers and pruned parts as they are), in units of a forward pass of
 the unreduced model with all exits on one batch: a forward is 1, a backward 2. Both columns are multiples of `uniform`, plain
-fine-tuning with all exits; `one exit` is that with the last exit alone. Nothing but matrix products counts: an
-optimiser's step, dropout and losses are overhead, and so is what `--precision bf16` doesn't speed up (of `hyper` two
-forwards are in fp32 in any case).
+fine-tuning of the whole network with all exits; one column is against `finetune`, with the last exit alone. Nothing but matrix
+products counts: an optimiser's step, dropout and losses are overhead, and so is what `--precision bf16` doesn't speed
+up (of `hyper` two forwards are in fp32 in any case). The passes over all rows at a cut are no steps, and not here.
 
 Target: measured / arithmetic <= 1.3 for every stage.
 """
@@ -24,7 +24,7 @@ from typing import Any
 from common import Result, alternate, now, parser, ratios, start
 
 LAYERS, HIDDEN, HEADS, ROWS, LENGTH, VOCABULARY = 6, 384, 12, 16, 64, 30522
-PLAIN, ONE_EXIT = "uniform", "one exit"
+PLAIN, ONE_EXIT = "uniform", "finetune"
 LIMIT = 1.3
 
 
@@ -94,16 +94,14 @@ class Training:
 
 
 def stages_of(name: str, precision: str, device: str) -> dict[str, Training]:
-    """The stages of a method (or of :data:`ONE_EXIT`), each ready to train, by what a row of the table is called."""
+    """The stages of a method, each ready to train, by what a row of the table is called."""
     from leebert.config import TrainConfig
     from leebert.runtime import Runtime
     from leebert.stages import method
 
-    config = TrainConfig(algorithm=PLAIN if name == ONE_EXIT else name, batch_size=ROWS, precision=precision)
+    config = TrainConfig(algorithm=name, batch_size=ROWS, precision=precision)
     runtime = Runtime.of(config.precision, device)
     model = bert(config).to(runtime.device)
-    if name == ONE_EXIT:
-        model = last_exit(model)
     stages = method(config, model.num_exits)
     made: dict[str, Training] = {}
     ended: dict[str, Any] = {}  # models of earlier stages, which teach
@@ -115,26 +113,6 @@ def stages_of(name: str, precision: str, device: str) -> dict[str, Training]:
             row = name if len(stages) == 1 else f"{name}: {stage.name}"
             made[row] = Training(model, stage, config, runtime, teacher)
     return made
-
-
-def last_exit(model: Any) -> Any:
-    """A multi-exit model of which only the last exit is there."""
-    import torch
-
-    from leebert.record import Record
-
-    class LastExit(torch.nn.Module):
-        num_exits = 1
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def record(self, batch: Any) -> Record:
-            record = self.model.record(batch)
-            return Record(record.logits[-1:], record.labels)
-
-    return LastExit()
 
 
 def operations_of_a_forward(device: str) -> float:
@@ -182,7 +160,7 @@ def main() -> None:
         middle = statistics.median(measured)
         rows.append((name, units[name], arithmetic, middle, middle / arithmetic, against_one))
     print(
-        "\n| method | units | arithmetic / uniform | measured / uniform | measured / arithmetic | measured / one exit |"
+        "\n| method | units | arithmetic / uniform | measured / uniform | measured / arithmetic | measured / finetune |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
     for name, *numbers in rows:

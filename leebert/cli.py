@@ -300,8 +300,8 @@ def methods(json_: Json = False) -> None:
     out = Console()
     out.print(table)
     out.print(
-        "cost: of a training step against plain fine-tuning of the same network. --json also says what differs from "
-        "the original, and which options a method reads."
+        "cost: of a training step, stage by stage, against plain fine-tuning of the whole network. --json also says what "
+        "differs from the original, and which options a method reads."
     )
 
 

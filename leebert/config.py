@@ -118,7 +118,9 @@ class TrainConfig(Frozen):
         0.1, ge=0, lt=1, description="Dropout before each exit's linear layer, in training only (ours)."
     )
     first_epochs: int | None = Field(
-        None, ge=1, description="Epochs of each stage before a method's last; None: max_epochs (ours)."
+        None,
+        ge=1,
+        description="Epochs of fine-tuning before a method goes on, and of COST-EFF's assistant; None: max_epochs (ours).",
     )
     finetune_first: bool = Field(
         False, description="Fine-tune for the last exit before all exits are trained (Kubaty et al., 2025: mixed)."
@@ -130,7 +132,9 @@ class TrainConfig(Frozen):
         0.5, gt=0, le=1, description="Share that static compression keeps: of layers, heads or, in COST-EFF, widths."
     )
     layerdrop: float = Field(0.2, gt=0, lt=1, description="Chance that a layer is skipped in training (LayerDrop).")
-    prune_rounds: int = Field(4, ge=1, description="Cuts on the way to `keep`, each followed by training (ours).")
+    prune_rounds: int = Field(
+        4, ge=1, description="Cuts on the way to `keep`; they share max_epochs of training, at least one each (ours)."
+    )
     alpha: float = Field(
         0.5, ge=0, le=1, description="Weight of distillation, 1 − α of labels (DBT; BERT-PKD searches .2, .5, .7)."
     )

@@ -108,6 +108,9 @@ def estimate(
         for stage in stages:
             if stage.transform:
                 stage.transform.check(fake)
+        for stage in stages:
+            # What a transformation may look at needs less than a step of θ, in the same parts: no moments, gradients of
+            # fewer weights, and activations without dropout.
             fake = stage.shape(fake)
             teacher = teachers.get(stage.teacher or "")
             needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))

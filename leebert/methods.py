@@ -28,10 +28,11 @@ class Method:
     """One method.
 
     source: whose it is. trains: what learns, in a few words. exits: the rule that it was published with.
-    cost: arithmetic of its training steps against plain fine-tuning of the same network (a forward is 1 unit, a
-    backward 2, so plain fine-tuning is 3). differs: what is not as in the original, and why. options: the fields of
-    TrainConfig that only some methods read, and this one does. stages: `module:function` of its stages.
-    one_exit: whether only the last exit is left.
+    cost: arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward is
+    1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1 of the 2).
+    A pass over all rows before a cut is named, and not in the numbers. differs: what is not as in the original, and
+    why. options: the fields of TrainConfig that only some methods read, and this one does. stages: `module:function`
+    of its stages. one_exit: whether only the last exit is left.
     """
 
     name: str
@@ -81,13 +82,14 @@ _ALL: tuple[Method, ...] = (
     ),
     _static(
         "headprune", "head pruning", "Michel et al., NeurIPS 2019",
-        "everything; then the least important heads are cut, and the rest is trained on", "1, less after each cut",
+        "everything; then the least important heads are cut, and the rest is trained on",
+        "1, less after each cut; a pass over all rows at each",
         "a stage of training after each of `prune_rounds` cuts, so that the others can make up for it; shared layers "
         "(ALBERT): a head goes from all applications at once", {"keep", "prune_rounds", "first_epochs"},
     ),
     _static(
         "distilled", "DistilBERT-style student", "Sanh et al., 2019",
-        "fine-tuning; then evenly spaced layers of it, taught by it", "(1 + 3·keep) / 3 in the second stage",
+        "fine-tuning; then evenly spaced layers of it, taught by it", "1, then 1/3 + keep",
         "distilled for the task only, not in pretraining: soft and hard labels, and the cosine of the last states; τ is "
         "`temperature`, 1 unless set; shared layers (ALBERT): fewer applications of them, no parameter goes",
         {"keep", "first_epochs", "alpha", "temperature"},
@@ -95,21 +97,23 @@ _ALL: tuple[Method, ...] = (
     _static(
         "pkd", "BERT-PKD", "Sun et al., EMNLP 2019",
         "fine-tuning; then its first layers, which imitate states of evenly spaced layers of it",
-        "(1 + 3·keep) / 3 in the second stage", "the states are what the exits see: CLS under `pooling: cls`; "
+        "1, then 1/3 + keep", "the states are what the exits see: CLS under `pooling: cls`; "
         "τ is `temperature`, 1 unless set, where the original searches 5, 10 and 20; shared layers (ALBERT): fewer applications of them, no parameter goes",
         {"keep", "first_epochs", "alpha", "beta", "temperature"},
     ),
     _static(
         "theseus", "BERT-of-Theseus", "Xu et al., EMNLP 2020",
         "fine-tuning; then its first layers, each in place of a group of its layers at random; then alone",
-        "about 1, then keep", "the chance of replacement rises linearly from `replacing_rate` to 1 over the second "
-        "stage; shared layers (ALBERT): predecessor and successor have a copy of them each",
+        "1, then up to 2/3, then keep", "the chance of replacement rises linearly from `replacing_rate` to 1 over the second "
+        "stage; the predecessor's layers run without dropout, where the original's have it in training; shared layers "
+        "(ALBERT): predecessor and successor have a copy of them each",
         {"keep", "first_epochs", "replacing_rate"},
     ),
     Method(
         "cost-eff", "COST-EFF", "early exit", "Shen et al., EMNLP 2022",
         "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut round by "
-        "round, each exit taught by the same exit of the uncut network", "entropy", "4/3 to 5/3",
+        "round, each exit taught by the same exit of the uncut network", "entropy",
+        "1, then 4/3, then down to 1/3 + keep; a pass over all rows at each cut",
         "rounds of equal cuts at one rate; states are imitated throughout the assistant's stage, not in its first third alone; "
         "shared layers (ALBERT): a cut goes through all applications at once, and embeddings that are factorised already stay", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
         "leebert.baselines.cost_eff:stages",
@@ -123,7 +127,8 @@ _ALL: tuple[Method, ...] = (
     Method(
         "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
         "everything, cross-entropies whose weights grow with the epochs", "confidence", "1",
-        "an exit on every layer; weights by its share of the depth; where no exit is sure, the last one answers, not the surest",
+        "an exit on every layer; weights by its share of the depth; on images exits see the mean over all positions, not "
+        "a learnable mix of max and average pooling; where no exit is sure, the last one answers, not the surest",
         frozenset({"gradient_equilibrium"}), "leebert.baselines.shallow_deep:stages",
     ),
     Method(
@@ -136,7 +141,7 @@ _ALL: tuple[Method, ...] = (
     Method(
         "pabee", "PABEE", "early exit", "Zhou et al., NeurIPS 2020",
         "everything, cross-entropies weighted by their layer, Σ m·CE_m / Σ m", "patience", "1",
-        "one pooler, shared by all exits", _JOINT, "leebert.baselines.pabee:stages",
+        "", _JOINT, "leebert.baselines.pabee:stages",
     ),
     Method(
         "fastbert", "FastBERT", "early exit", "Liu et al., ACL 2020; as in Zhu, ACL 2021",
@@ -204,12 +209,11 @@ def has_stages(algorithm: str, options: Mapping[str, Any]) -> bool:
 def most_epochs(config: Any) -> int:
     """The epochs of all stages of a training configuration (:class:`leebert.config.TrainConfig`), without early stops."""
     last, first = config.max_epochs, config.first_epochs or config.max_epochs
-    rounds = config.prune_rounds * max(1, last // config.prune_rounds)
-    half = max(1, last // 2)
+    cuts = max(last, config.prune_rounds)  # they share `max_epochs`, at least one each
     by_method = {
-        "headprune": first + rounds,
-        "theseus": first + half + max(1, last - half),
-        "cost-eff": 2 * first + rounds + last,
+        "headprune": first + cuts,
+        "theseus": first + max(last, 2),
+        "cost-eff": 2 * first + cuts + last,
         **dict.fromkeys(("distilled", "pkd", "deebert"), first + last),
     }
     several = has_stages(config.algorithm, config.model_dump())

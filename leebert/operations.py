@@ -38,12 +38,6 @@ def parameters(model: nn.Module) -> Parameters:
     return Parameters(total, total - sum(p.numel() for p in tables))
 
 
-def text(length: int) -> dict[str, torch.Tensor]:
-    """One row of `length` tokens without padding: what a text model's operations are counted on."""
-    ids = torch.ones(1, length, dtype=torch.int64)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
 def multiply_adds(model: Any, batch: Batch) -> tuple[int, ...]:
     """The multiply-adds of inference (:func:`leebert.inference.infer`) that leaves at each exit, (M,), for a whole batch.
 

@@ -69,6 +69,7 @@ class MultiExit(Protocol):
     The parameters of exit i, from 0, have names that begin with ``heads.{i}.``. Where exits don't stand after each
     layer, `exit_layers` (M,) says how many layers each has below it and `depth` how many layers the unreduced network
     has: what a speed-up is relative to (:func:`exit_layers`).
+    For methods that leave one exit it has `keep_exits(layers)`, which drops all exits but those after these layers (from 1).
     One with an attribute `gradient_equilibrium: bool` heeds it by :func:`leebert.equilibrium.branch_and_trunk` in
     `record`; training sets it.
     """

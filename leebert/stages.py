@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -88,10 +89,14 @@ SCHEDULES: dict[str, Schedule] = {"linear": linear, "steps": steps}
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """What a transformation may look at before it decides: the training rows in batches, and how they are run."""
+    """What a transformation may look at before it decides: the training rows in batches, and how they are run.
+
+    Forward and backward take a batch in `accumulate` parts.
+    """
 
     batches: Callable[[], Iterator[Batch]]
     runtime: Runtime
+    accumulate: int = 1
 
 
 class Transform(Protocol):
@@ -189,6 +194,12 @@ def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
 def epochs_of(stages: tuple[Stage, ...], config: TrainConfig) -> list[int]:
     """The longest that each stage can take."""
     return [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]
+
+
+def shared_epochs(config: TrainConfig, stages: int) -> list[int]:
+    """`max_epochs`, shared among so many stages as evenly as it goes; at least one each, which may be more in all."""
+    ends = [config.max_epochs * stage // stages for stage in range(stages + 1)]
+    return [max(1, end - start) for start, end in itertools.pairwise(ends)]
 
 
 def last_training(longest: Sequence[int]) -> int:

@@ -47,7 +47,7 @@ class EpochReport:
     theta_updates: int
     last_stage_updates: int  # of those, in the last stage that trains
     last_stage_epochs: int  # its epochs so far
-    seconds: float
+    seconds: float  # of training and evaluation, in a stage's first epoch with what its start takes
     train_loss: float | None
     score: float | None
     exits: dict[str, list[float]]  # each measure, `score` and `loss` by exit
@@ -356,7 +356,7 @@ def train_epochs(
         if stage.transform:
             stage.transform.check(model)
     model.to(runtime.device)
-    examined = Examined(lambda: _examined(rows, config, runtime), runtime)
+    examined = Examined(lambda: _examined(rows, config, runtime), runtime, config.accumulate)
     teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
     at = _Progress()
     reports: list[EpochReport] = []
@@ -388,6 +388,7 @@ def train_epochs(
             return
 
     while True:
+        started = time.perf_counter()  # what a stage's start takes, a look at all rows perhaps, is its first epoch's
         if at.stage_over:
             if _needed(stages[at.stage].name, stages[at.stage + 1 :]):
                 teachers[stages[at.stage].name] = _as_teacher(model)
@@ -403,7 +404,6 @@ def train_epochs(
             model = _enter(model, stage, at.plans.get(stage.name), runtime)
             teachers = {name: teacher for name, teacher in teachers.items() if _needed(name, stages[at.stage :])}
             level = _Level(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
-        started = time.perf_counter()
         epoch = len(reports)
         # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks.
         torch.manual_seed(derive_seed(*seed, stage.name, "dropout", at.stage_epoch))

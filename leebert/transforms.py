@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from leebert.errors import ConfigError
+from leebert.evaluate import layers_of
 from leebert.losses import cross_entropy_per_exit
 from leebert.record import Batch
 from leebert.slim.importance import head_importance, weight_importance
@@ -18,16 +19,19 @@ from leebert.stages import Examined
 
 
 @dataclasses.dataclass(frozen=True)
-class KeepExits:
-    """Only the exits after these layers, from 1, stay."""
-
-    layers: tuple[int, ...]
+class LastExit:
+    """Only the last exit stays."""
 
     def check(self, model: Any) -> None:
-        return None
+        if not hasattr(model, "keep_exits"):
+            raise ConfigError(
+                f"this method leaves one exit, and a {type(model).__name__} has no `keep_exits` that drops the others; "
+                "take a method that trains all exits"
+            )
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
-        return list(self.layers)
+        exits = layers_of(model)[0] or (model.num_exits,)
+        return [exits[-1]]
 
     def apply(self, model: Any, plan: Any) -> Any:
         model.keep_exits(plan)
@@ -38,6 +42,16 @@ def require(model: Any, what: str) -> None:
     """Raises ConfigError where a model has no parts that can be taken out."""
     if not hasattr(model, "reduce"):
         raise ConfigError(f"this method takes {what} out of an encoder; a {type(model).__name__} has no {what} to take")
+
+
+def require_exit_after_each_layer(model: Any) -> None:
+    """Raises ConfigError where exits are fewer than layers: methods count a model's layers by its exits."""
+    exits, there = layers_of(model)[0], len(model.stack.layers())
+    if exits != tuple(range(1, there + 1)):
+        raise ConfigError(
+            f"this method takes a share of the layers and needs a model with an exit after each of its {there}; "
+            f"here exits follow layers {exits}"
+        )
 
 
 def share_of(count: int, share: float) -> int:
@@ -67,6 +81,7 @@ class KeepLayers:
         there = len(model.stack.layers())
         if self.layers[-1] >= there:
             raise ConfigError(f"{self.layers[-1] + 1} layers are needed: this encoder has {there}")
+        require_exit_after_each_layer(model)
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
         return list(self.layers)
@@ -80,9 +95,8 @@ class KeepLayers:
 
 @dataclasses.dataclass(frozen=True)
 class SkipLayers:
-    """One exit stays, and each layer is skipped with probability p in training."""
+    """The last exit stays, and each layer is skipped with probability p in training."""
 
-    depth: int
     p: float
 
     def check(self, model: Any) -> None:
@@ -92,7 +106,7 @@ class SkipLayers:
         return None
 
     def apply(self, model: Any, plan: Any) -> Any:
-        model.keep_exits([self.depth])
+        model.keep_exits(model.exit_layers[-1:])
         model.path = LayerDrop(self.p)
         return model
 
@@ -116,7 +130,8 @@ class PruneHeads:
         if examined is None:  # as evenly as it goes: which layers keep more takes data
             each, more = divmod(max(total, len(found)), len(found))
             return [list(range(each + (i < more))) for i in range(len(found))]
-        scores = head_importance(model, examined.batches(), _loss_of(model, examined, slice(-1, None)))
+        loss = _loss_of(model, examined, slice(-1, None))
+        scores = head_importance(model, examined.batches(), loss, examined.accumulate)
         normal = [score / score.norm().clamp(min=1e-12) for score in scores]
         return best_of_all(normal, total)
 
@@ -145,7 +160,8 @@ class Slenderise:
         plan: dict[str, Any] = {"embedding_rank": _rank(model, self.share)}
         if examined is None:
             return {**plan, "heads": [list(range(heads))] * len(found), "neurons": [list(range(neurons))] * len(found)}
-        scores = weight_importance(model, examined.batches(), _loss_of(model, examined, slice(None)))
+        loss = _loss_of(model, examined, slice(None))
+        scores = weight_importance(model, examined.batches(), loss, examined.accumulate)
         return {
             **plan,
             "heads": [best(score, heads) for score in scores.heads],

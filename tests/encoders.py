@@ -110,6 +110,12 @@ def batch(rows: int = 6, length: int = 11, seed: int = 0, padded: bool = True) -
     return {"input_ids": ids * mask, "attention_mask": mask, "labels": torch.randint(0, 2, (rows,), generator=g)}
 
 
+def text(length: int) -> dict[str, torch.Tensor]:
+    """One row of `length` tokens without padding."""
+    ids = torch.ones(1, length, dtype=torch.int64)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 def text_rows(n: int, seed: int = 0) -> list[dict[str, str]]:
     """Sentence pairs whose label is whether the second repeats the first's first word."""
     import random

@@ -136,6 +136,21 @@ def test_a_parts_graph_is_gone_before_the_next_part_begins():
     assert sizes == [3, 3, 2] * 6
 
 
+@pytest.mark.parametrize("algorithm", ["headprune", "cost-eff"])
+def test_what_a_cut_looks_at_comes_in_parts_too(algorithm, monkeypatch):
+    model, sizes = bert(), []
+    record = model.record
+
+    def watched(inputs, *keep):
+        if torch.is_grad_enabled() and not model.training:
+            sizes.append(len(inputs["labels"]))
+        return record(inputs, *keep)
+
+    monkeypatch.setattr(model, "record", watched)
+    fit(model, token_rows(), config(algorithm=algorithm, accumulate=3, max_epochs=1, prune_rounds=1))
+    assert sizes == [3, 3, 2] * 6  # all 48 rows
+
+
 def test_a_run_goes_on_from_its_checkpoint_in_other_parts(tmp_path):
     options = {"held_out": toy_rows(seed=1)}
     whole = outcome(toy_mlp(dropout=0.0), toy_rows(), config(), **options)

@@ -86,22 +86,6 @@ def test_an_option_applies_to_those_that_read_it():
     assert not applies("keep", "clo-v2")
 
 
-@pytest.mark.parametrize("name", ANYWHERE)
-def test_options_that_a_method_does_not_read_change_nothing(name):
-    """What `applies` says is true: such options may be left out of a configuration's identity."""
-    others = {
-        "lr_omega": 0.5, "cycle_length": 2, "teachers": "lle", "temperature": 3.0, "distillation": "kl", "keep": 0.25,
-        "alpha": 0.9, "beta": 1.0, "annealing": 1.5, "two_stage": True, "first_epochs": 1, "finetune_first": True,
-        "prune_rounds": 1, "layerdrop": 0.5, "replacing_rate": 0.9, "omega_in_cycle": False, "omega_forward": "eval",
-        "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
-    }  # fmt: skip
-    assert set(others) == SPECIFIC
-    ignored = {option: value for option, value in others.items() if not applies(option, name)}
-    plain = fit(toy_mlp(), toy_rows(), config(name, max_epochs=1), held_out=toy_rows(40, seed=1))
-    told = fit(toy_mlp(), toy_rows(), config(name, max_epochs=1, **ignored), held_out=toy_rows(40, seed=1))
-    assert [r.exits for r in plain.reports] == [r.exits for r in told.reports]
-
-
 # Each method's own property.
 
 
@@ -255,6 +239,17 @@ def test_a_transformation_that_does_not_fit_is_refused_before_any_training():
         next(train_epochs(toy_mlp(), toy_rows(), config("headprune")))
 
 
+def test_a_model_that_cannot_drop_exits_is_refused_before_any_training():
+    class Fixed(torch.nn.Module):
+        num_exits = 3
+
+        def record(self, batch: Any, keep: Any = "logits") -> Record:
+            raise AssertionError("nothing is run")
+
+    with pytest.raises(ConfigError, match="one exit, and a Fixed has no `keep_exits`"):
+        next(train_epochs(Fixed(), toy_rows(), config("finetune")))
+
+
 def test_methods_lists_all_of_them():
     from leebert.cli import app
 
@@ -282,3 +277,18 @@ def test_what_a_method_may_take_is_known_without_its_stages(name, options):
     stages = method(settings, 4)
     assert most_epochs(settings) == sum(epochs_of(stages, settings))
     assert has_stages(name, settings.model_dump()) == (len(stages) > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds", "max_epochs", "expected"),
+    [
+        ("headprune", 4, 10, [10, 2, 3, 2, 3]),
+        ("headprune", 4, 3, [3, 1, 1, 1, 1]),  # at least one epoch after each cut
+        ("cost-eff", 3, 8, [8, 8, 2, 3, 3, 8]),
+        ("theseus", 4, 5, [5, 2, 3]),
+        ("theseus", 4, 1, [1, 1, 1]),
+    ],
+)
+def test_stages_that_share_the_epochs_leave_none_over(name, rounds, max_epochs, expected):
+    settings = config(name, prune_rounds=rounds, max_epochs=max_epochs)
+    assert epochs_of(method(settings, 4), settings) == expected

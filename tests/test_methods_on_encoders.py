@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
-from encoders import FAMILIES, batch, encoder
+from encoders import FAMILIES, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
@@ -18,13 +19,13 @@ from leebert.inference import infer
 from leebert.memory import estimate
 from leebert.methods import METHODS
 from leebert.model import build_model, load_model
-from leebert.operations import multiply_adds, of_stages, parameters, text
+from leebert.operations import multiply_adds, of_stages, parameters
 from leebert.record import Record, TensorRows
 from leebert.runtime import Runtime
 from leebert.stages import Examined, method
 from leebert.students import StudentObjective, distance
 from leebert.train import fit, train_epochs
-from leebert.transforms import PruneHeads, Slenderise, best_of_all, first_layers, spaced_layers
+from leebert.transforms import KeepLayers, LastExit, PruneHeads, Slenderise, best_of_all, first_layers, spaced_layers
 
 LAYERS = 4
 STATIC = [name for name, told in METHODS.items() if told.group == "static"]
@@ -123,12 +124,28 @@ def test_a_truncated_model_starts_as_the_networks_own_first_layers():
 
 
 def test_layerdrop_skips_in_training_only_and_its_last_stage_trains_nothing():
-    settings = config("layerdrop", layerdrop=0.9, exit_dropout=0.0)
-    reports = list(train_epochs(model(), rows(), settings, held_out=rows(10, seed=1)))
-    assert [r.stage for r in reports] == ["layerdrop"] * 2 + ["kept"]
+    ran = {True: 0, False: 0}  # layers, in training and in evaluation
+
+    def count(layer: torch.nn.Module, *_: object) -> None:
+        ran[layer.training] += 1
+
+    whole = model()
+    for layer in whole.stack.layers():
+        layer.register_forward_hook(count)
+    reports, counts = [], []
+    for report in train_epochs(
+        whole, rows(), config("layerdrop", layerdrop=0.75, max_epochs=8), held_out=rows(10, seed=1)
+    ):
+        reports.append(report)
+        counts.append(dict(ran))
+    assert [r.stage for r in reports] == ["layerdrop"] * 8 + ["kept"]
+    updates = reports[-1].theta_updates
+    assert updates == reports[-2].theta_updates == 24
     assert reports[-1].train_loss is None
-    assert reports[-1].theta_updates == reports[-2].theta_updates
-    assert reports[-1].best_epoch == 2
+    assert reports[-1].best_epoch == 8
+    assert counts[-2][False] == 8 * LAYERS
+    assert counts[-1] == {True: counts[-2][True], False: 8 * LAYERS + 2}
+    assert counts[-1][True] == pytest.approx(0.25 * updates * LAYERS, abs=12)  # three standard deviations
 
 
 def test_head_pruning_leaves_the_share_and_the_most_important():
@@ -163,6 +180,25 @@ def test_slenderising_keeps_depth_and_exits():
         Slenderise(0.5).check(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("name", ["finetune", "headprune"])
+def test_methods_with_one_exit_leave_the_last_wherever_exits_stand(name):
+    few = model()
+    few.keep_exits([1, 2, 4])
+    assert fit(few, rows(), config(name)).model.exit_layers == (4,)
+
+
+@pytest.mark.parametrize("name", ["truncated", "layerdrop", "distilled", "pkd", "theseus"])
+def test_methods_that_take_a_share_of_the_layers_refuse_a_model_whose_exits_do_not_tell_them(name):
+    few = model()
+    few.keep_exits([2, 4])
+    refusal = r"an exit after each of its 4; here exits follow layers \(2, 4\)"
+    with pytest.raises(ConfigError, match=refusal):
+        next(train_epochs(few, rows(), config(name)))
+    with pytest.raises(ConfigError, match=refusal):
+        estimate(few, 4, 16, config(name), runtime=Runtime.of("fp32", "cpu"))
+    assert few.exit_layers == (2, 4)
+
+
 def test_theseus_needs_groups_of_one_size_and_says_so_before_training():
     with pytest.raises(ConfigError, match="3 layers can't stand in for 4"):
         next(train_epochs(model(), rows(), config("theseus", keep=0.75)))
@@ -179,6 +215,22 @@ def test_theseus_freezes_embeddings_and_exit_while_it_replaces():
     moved = "backbone.encoder.layer.0.output.dense.weight"
     assert not torch.equal(finetuned[moved], replaced[moved])
     assert not torch.equal(replaced["heads.0.weight"], alone["heads.0.weight"])
+
+
+def test_theseus_replaces_more_and_more_until_its_successors_are_alone():
+    finetuned, replacing, alone = method(config("theseus", replacing_rate=0.4), LAYERS)
+    assert replacing.teacher == finetuned.name
+    assert replacing.transform.layers == alone.transform.layers == (0, 1)
+    seen = []
+    whole = model()
+
+    def watch(*_: object) -> None:
+        if whole.training:
+            seen.append(whole.path.p if whole.path else None)
+
+    whole.backbone.embeddings.register_forward_hook(watch)
+    fit(whole, rows(), config("theseus", replacing_rate=0.4))
+    assert seen == [None] * 3 + [pytest.approx(p) for p in (0.4, 0.6, 0.8)] + [None] * 3
 
 
 # Students.
@@ -247,6 +299,58 @@ def test_a_patient_student_imitates_layers_at_the_same_share_of_the_depth():
     a, b = F.normalize(student.hidden[0], dim=-1), F.normalize(teacher.hidden[1], dim=-1)
     expected = (a - b).square().mean()
     assert torch.allclose(distance(student, teacher, "patient").double(), expected, atol=1e-6)
+
+
+def _loss(stage: Any, student: Record, teacher: Record, progress: float) -> torch.Tensor:
+    """What a stage minimises at a share of its updates."""
+    state = stage.objective.after_step(student, stage.objective.initial(torch.Generator()), progress)
+    return stage.objective.weights(state).double() @ stage.objective.terms(student, state, teacher)
+
+
+def _ce(record: Record) -> torch.Tensor:
+    return sum(F.cross_entropy(z, record.labels) for z in record.logits)
+
+
+def _kl(student: Record, teacher: Record, tau: float = 1.0) -> torch.Tensor:
+    """τ² KL(teacher ‖ student), summed over the student's exits, each taught by the teacher's same or only exit."""
+    p = F.softmax(teacher.logits / tau, -1)
+    return tau**2 * (p * (p.log() - F.log_softmax(student.logits / tau, -1))).sum(-1).mean(-1).sum()
+
+
+def _last_exit(record: Record) -> Record:
+    return dataclasses.replace(record, logits=record.logits[-1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "imitated", "weight"),
+    [("pkd", (0, 1, 2), "patient", 7.0), ("distilled", (0, 2, 4), "last", 1.0)],
+)
+def test_a_students_layers_loss_and_teacher_are_its_papers(name, layers, imitated, weight):
+    options = {"alpha": 0.2, "temperature": 5.0, **({"beta": weight} if name == "pkd" else {})}
+    finetuned, taught = method(config(name, **options), 6)
+    assert finetuned.transform == LastExit()
+    assert taught.transform == KeepLayers(layers)
+    assert taught.teacher == finetuned.name
+    student, teacher = map(_last_exit, _records())
+    expected = 0.8 * _ce(student) + 0.2 * _kl(student, teacher, 5.0) + weight * distance(student, teacher, imitated)
+    assert torch.allclose(_loss(taught, student, teacher, 0.0), expected)
+
+
+def test_cost_effs_assistant_learns_from_the_finetuned_network_and_its_cuts_from_the_assistants_same_exits():
+    settings = config("cost-eff", keep=0.4, prune_rounds=3, temperature=2.0)
+    finetuned, assistant, *slender = method(settings, 2)
+    assert [assistant.teacher, *(stage.teacher for stage in slender)] == [finetuned.name] + [assistant.name] * 4
+    assert [stage.transform.share for stage in slender[:3]] == pytest.approx([0.8, 0.6, 0.4])
+    assert assistant.transform is slender[-1].transform is None
+    assert finetuned.objective.weights(finetuned.objective.initial(torch.Generator())).tolist() == [0, 1]
+    student, teacher = _records()
+    states = distance(student, teacher, "all").double()
+    answers = (_ce(student) + _kl(student, _last_exit(teacher), 2.0)) / 2
+    assert torch.allclose(_loss(assistant, student, teacher, 0.3), states)
+    assert torch.allclose(_loss(assistant, student, teacher, 0.34), states + answers)
+    for stage in slender:
+        assert torch.allclose(_loss(stage, student, teacher, 0.49), states)
+        assert torch.allclose(_loss(stage, student, teacher, 0.5), states + _kl(student, teacher, 2.0))
 
 
 @pytest.mark.slow

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from encoders import FAMILIES, encoder
+from encoders import FAMILIES, encoder, text
 from transformers import AutoModel, BertConfig
 
 from leebert.model import build_model
-from leebert.operations import multiply_adds, parameters, text
+from leebert.operations import multiply_adds, parameters
 from leebert.slim.parts import blocks
 
 LENGTH = 11

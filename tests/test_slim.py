@@ -17,7 +17,7 @@ from leebert.model import LeebertForSequenceClassification, build_model, load_mo
 from leebert.record import MultiExit
 from leebert.runtime import Runtime
 from leebert.slim.embeddings import FactorisedEmbedding, factorise_embeddings
-from leebert.slim.importance import head_importance, neuron_importance, weight_importance
+from leebert.slim.importance import head_importance, weight_importance
 from leebert.slim.layerdrop import LayerDrop
 from leebert.slim.layers import keep_layers
 from leebert.slim.parts import blocks
@@ -361,21 +361,20 @@ def loss_of(model):
 
 
 @families
-@pytest.mark.parametrize(("importance", "linear"), [(head_importance, "output"), (neuron_importance, "outer")])
-def test_importance_is_the_mean_slope_of_each_rows_loss(family, importance, linear):
+def test_a_heads_importance_is_the_mean_slope_of_each_rows_loss(family):
     model = model_of(family)
     loss, inputs = loss_of(model), batch()
-    scores = importance(model, [inputs], loss)
+    scores = head_importance(model, [inputs], loss)
     index, step = 0, 0.1
     block = blocks(model.backbone)[index]
     part = scores[index].shape[0]
-    d = getattr(block, linear).in_features // part
+    d = block.output.in_features // part
     slopes = []
     for row in range(6):
         one = {name: t[row : row + 1] for name, t in inputs.items()}
         values = []
         for sign in (1, -1):
-            hook = getattr(block, linear).register_forward_pre_hook(
+            hook = block.output.register_forward_pre_hook(
                 lambda module, args, sign=sign: (
                     torch.cat([args[0][..., :d] * (1 + sign * step), args[0][..., d:]], -1),
                 )
@@ -391,11 +390,9 @@ def test_importance_does_not_depend_on_how_rows_are_batched():
     model = model_of("bert")
     inputs = batch()
     parts = [{name: t[rows] for name, t in inputs.items()} for rows in (slice(0, 2), slice(2, 6))]
-    for importance in (head_importance, neuron_importance):
-        for one, two in zip(
-            importance(model, [inputs], loss_of(model)), importance(model, parts, loss_of(model)), strict=True
-        ):
-            assert torch.allclose(one, two, atol=1e-6)
+    whole, split = (head_importance(model, batches, loss_of(model)) for batches in ([inputs], parts))
+    for one, two in zip(whole, split, strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
 
 
 @families
@@ -404,9 +401,9 @@ def test_what_adds_nothing_scores_nothing(family):
     zero_columns(model.backbone, "output", "heads")
     zero_columns(model.backbone, "outer", "neurons")
     loss = loss_of(model)
-    for scores in (head_importance(model, [batch()], loss), neuron_importance(model, [batch()], loss)):
+    of_weights = weight_importance(model, [batch()], loss)
+    for scores in (head_importance(model, [batch()], loss), of_weights.heads, of_weights.neurons):
         assert all(s[0] == 0 and (s[1:] > 0).all() for s in scores)
-    assert all(s[0] == 0 and (s[1:] > 0).all() for s in weight_importance(model, [batch()], loss).heads)
 
 
 @families
@@ -430,7 +427,7 @@ def test_weights_are_scored_by_their_gradients_of_all_batches(family):
         assert torch.allclose(scores.neurons[i], worth["inner"].sum(1) + worth["outer"].sum(0), rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("importance", [head_importance, neuron_importance, weight_importance])
+@pytest.mark.parametrize("importance", [head_importance, weight_importance])
 def test_importance_leaves_no_gradient_and_the_mode_that_was(importance):
     model = model_of("bert")
     model.keep_exits([2])
@@ -453,6 +450,19 @@ def test_importance_leaves_no_gradient_and_the_mode_that_was(importance):
         assert heads[2].abs().sum() == 0, "a block above the last exit"
     for hook in hooks:
         hook.remove()
+
+
+@pytest.mark.parametrize("parts", [2, 4], ids=["even", "uneven"])
+def test_importance_does_not_depend_on_the_parts_that_a_batch_is_taken_in(parts):
+    model = model_of("bert")
+    batches, loss = [batch(seed=s) for s in (0, 1)], loss_of(model)
+
+    def scores(accumulate):
+        of_weights = weight_importance(model, batches, loss, accumulate)
+        return [*head_importance(model, batches, loss, accumulate), *of_weights.heads, *of_weights.neurons]
+
+    for split, whole in zip(scores(parts), scores(1), strict=True):
+        assert torch.allclose(split, whole, rtol=1e-4, atol=1e-7)
 
 
 def test_importance_of_a_model_without_such_parts():

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import time
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from leebert.record import MultiExit
 from leebert.stages import Stage
 from leebert.stages import linear as schedule
 from leebert.train import fit, train_epochs
-from leebert.transforms import KeepExits
+from leebert.transforms import LastExit
 
 
 def config(**options):
@@ -232,11 +233,23 @@ def test_a_stage_may_replace_the_model_and_the_result_hands_it_back(tmp_path):
     settings = config(algorithm="uniform", max_epochs=1)
     stages = (
         Stage("all", ExitObjective.of(settings, 3), Fixed()),
-        Stage("two", ExitObjective.of(settings, 2), Fixed(), transform=KeepExits((1, 2))),
+        Stage("one", ExitObjective.of(settings, 1), Fixed(), transform=LastExit()),
     )
     result = fit(toy_mlp(), toy_rows(), settings, stages=stages, held_out=toy_rows(seed=1))
-    assert result.model.num_exits == 2
-    assert len(result.best.exits["score"]) == 2
+    assert result.model.num_exits == 1
+    assert len(result.best.exits["score"]) == 1
+
+
+def test_what_a_transformation_takes_to_decide_is_in_its_stages_first_epoch():
+    class Slow(LastExit):
+        def plan(self, model, examined):
+            time.sleep(0.5)
+            return super().plan(model, examined)
+
+    settings = config(algorithm="uniform", max_epochs=1)
+    stages = (Stage("one", ExitObjective.of(settings, 1), Fixed(), transform=Slow()),)
+    result = fit(toy_mlp(), toy_rows(), settings, stages=stages)
+    assert result.reports[0].seconds >= 0.5
 
 
 def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_checkpoint(tmp_path):

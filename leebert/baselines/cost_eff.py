@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from leebert.config import TrainConfig
 from leebert.optim import Fixed
-from leebert.stages import Stage, finetuning
+from leebert.stages import Stage, finetuning, shared_epochs
 from leebert.students import StudentObjective
 from leebert.transforms import Slenderise
 
@@ -17,9 +17,11 @@ _STATES_FIRST = 0.5
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Fine-tuned backbone → multi-exit assistant of its size → rounds of cuts → recovery."""
+    """Fine-tuned backbone → multi-exit assistant of its size → rounds of cuts → recovery.
+
+    The rounds share `max_epochs`, at least one each; the recovery has as many again.
+    """
     rounds = config.prune_rounds
-    epochs = max(1, config.max_epochs // rounds)
     first = finetuning(config, num_exits)
     assistant = StudentObjective(
         num_exits, hard=0.5, soft=0.5, states=1.0, temperature=config.temperature, imitated="all", answers_from=1 / 3
@@ -41,7 +43,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
                 epochs=epochs,
                 stops_early=False,
             )
-            for cut in range(1, rounds + 1)
+            for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
         ),
         # Its first half has no answers to judge it by.
         Stage("recovery", slender, Fixed(), teacher="assistant", stops_early=False),

@@ -6,7 +6,7 @@ the direction of the last states.
 
 from __future__ import annotations
 
-from leebert.baselines.finetune import teacher
+from leebert.baselines.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.optim import Fixed
 from leebert.stages import Stage
@@ -20,5 +20,5 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         1, hard=1 - config.alpha, soft=config.alpha, states=1.0, temperature=config.temperature, imitated="last"
     )
     kept = KeepLayers(spaced_layers(num_exits, config.keep))
-    first = teacher(config, num_exits)
+    first = first_stage(config)
     return first, Stage("student", objective, Fixed(), transform=kept, teacher=first.name)

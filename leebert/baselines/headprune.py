@@ -5,18 +5,17 @@ The original prunes a finished model; here some epochs of training follow each c
 
 from __future__ import annotations
 
-from leebert.baselines.finetune import teacher
+from leebert.baselines.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
-from leebert.stages import Stage
+from leebert.stages import Stage, shared_epochs
 from leebert.transforms import PruneHeads
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Fine-tuning, then equal cuts down to `keep` of the heads, `max_epochs` of training shared among them."""
+    """Fine-tuning, then equal cuts down to `keep` of the heads; `max_epochs` are shared among them, at least one each."""
     rounds = config.prune_rounds
-    epochs = max(1, config.max_epochs // rounds)
     cuts = [
         Stage(
             f"prune-{cut}",
@@ -26,6 +25,6 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
             epochs=epochs,
             stops_early=cut == rounds,
         )
-        for cut in range(1, rounds + 1)
+        for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
     ]
-    return teacher(config, num_exits), *cuts
+    return first_stage(config), *cuts

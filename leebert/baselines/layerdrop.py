@@ -15,7 +15,7 @@ from leebert.transforms import KeepLayers, SkipLayers, spaced_layers
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     """Stage 1 trains under random skipping; stage 2 keeps `keep` of the layers and trains no more."""
     one = ExitObjective.weighted([1.0])
-    skipping = SkipLayers(num_exits, config.layerdrop)
+    skipping = SkipLayers(config.layerdrop)
     kept = KeepLayers(spaced_layers(num_exits, config.keep))
     return (
         Stage("layerdrop", one, Fixed(), transform=skipping, stops_early=False),

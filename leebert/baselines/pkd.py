@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from leebert.baselines.finetune import teacher
+from leebert.baselines.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.optim import Fixed
 from leebert.stages import Stage
@@ -17,5 +17,5 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         imitated="patient",
     )  # fmt: skip
     kept = KeepLayers(first_layers(num_exits, config.keep))
-    first = teacher(config, num_exits)
+    first = first_stage(config)
     return first, Stage("student", objective, Fixed(), transform=kept, teacher=first.name)

@@ -10,13 +10,13 @@ import dataclasses
 import functools
 from typing import Any
 
-from leebert.baselines.finetune import teacher
+from leebert.baselines.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
 from leebert.slim.theseus import Replacing
-from leebert.stages import Stage, layers_only
+from leebert.stages import Stage, layers_only, shared_epochs
 from leebert.transforms import KeepLayers, first_layers
 
 
@@ -43,19 +43,22 @@ class Alone(KeepLayers):
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Fine-tuning; replacement with a chance that rises linearly to 1; successors alone, half of the epochs each."""
+    """Fine-tuning; replacement with a chance that rises linearly to 1; successors alone.
+
+    The last two share `max_epochs`, at least one each.
+    """
     kept = first_layers(num_exits, config.keep)
     one = ExitObjective.weighted([1.0])
-    first = teacher(config, num_exits)
-    half = max(1, config.max_epochs // 2)
+    first = first_stage(config)
+    replacing, alone = shared_epochs(config, 2)
     start = config.replacing_rate
     return (
         first,
         Stage(
-            "replacing", one, Fixed(), trains=layers_only, epochs=half, transform=Successors(kept), teacher=first.name,
+            "replacing", one, Fixed(), trains=layers_only, epochs=replacing, transform=Successors(kept), teacher=first.name,
             pair=_stand_in, pace=functools.partial(_replace_more, start=start), stops_early=False,
         ),
-        Stage("successor", one, Fixed(), epochs=max(1, config.max_epochs - half), transform=Alone(kept)),
+        Stage("successor", one, Fixed(), epochs=alone, transform=Alone(kept)),
     )  # fmt: skip
 
 

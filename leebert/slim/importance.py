@@ -1,22 +1,24 @@
 """How much a loss would change without a head or a neuron: first-order estimates from gradients.
 
 `model` is an early-exit model with a `backbone`, `batches` what it is judged on, and `loss` maps a batch to a scalar,
-the mean over the batch's rows. The model is put into eval mode meanwhile; its parameters get no `.grad`. A score is
-one tensor per block (:func:`leebert.slim.parts.blocks`), on the model's device; blocks that the loss doesn't reach
-score 0.
+the mean over the batch's rows. Forward and backward take a batch in `accumulate` parts, for less memory; of scores
+that changes no more than the rounding. The model is put into eval mode meanwhile; its
+parameters get no `.grad`. A score is one tensor per block (:func:`leebert.slim.parts.blocks`), on the model's device;
+blocks that the loss doesn't reach score 0.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from leebert.record import Batch
+from leebert.record import Batch, micro_batches
 from leebert.slim.parts import Block, blocks
 
 Loss = Callable[[Batch], torch.Tensor]
@@ -30,20 +32,30 @@ class Importance:
     neurons: list[torch.Tensor]
 
 
-def head_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[torch.Tensor]:
+def head_importance(model: Any, batches: Iterable[Batch], loss: Loss, accumulate: int = 1) -> list[torch.Tensor]:
     """Mean over rows of |∂L/∂ξ| for a factor ξ = 1 on each head's output, (heads,) per block (Michel et al., 2019, eq. 3).
 
     Where a block is shared by several layers, ξ stands in all of them.
     """
-    return _by_mask(model, batches, loss, lambda block: (block.output, block.heads))
+    found = _blocks(model)
+    totals = [torch.zeros(block.heads, device=block.output.weight.device) for block in found]
+    seen = 0
+    with _judged(model):
+        for part in itertools.chain.from_iterable(micro_batches(batch, accumulate) for batch in batches):
+            rows = _rows(part)
+            # A row has factors of its own, so that one backward pass gives every row's derivatives.
+            factors = [torch.ones(rows, len(total), device=total.device, requires_grad=True) for total in totals]
+            with contextlib.ExitStack() as hooks:
+                for block, factor in zip(found, factors, strict=True):
+                    hooks.enter_context(block.output.register_forward_pre_hook(_times(factor)))
+                gradients = torch.autograd.grad(loss(part), factors, materialize_grads=True)
+            for total, gradient in zip(totals, gradients, strict=True):
+                total += gradient.abs().sum(0) * rows  # the loss is a mean over rows
+            seen += rows
+    return [total / max(1, seen) for total in totals]
 
 
-def neuron_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> list[torch.Tensor]:
-    """The same for a factor on each inner neuron's activation, (neurons,) per block."""
-    return _by_mask(model, batches, loss, lambda block: (block.outer, block.neurons))
-
-
-def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> Importance:
+def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss, accumulate: int = 1) -> Importance:
     """Heads and neurons by |weight| · Σ over batches |∂L/∂weight|, as COST-EFF scores them (Shen et al., 2022).
 
     A head's score sums those of its columns of the projection after attention, a neuron's those of its row of the inner
@@ -54,10 +66,8 @@ def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> Impor
     sums = [torch.zeros_like(w) for w in weights]
     with _judged(model), _learning(weights):
         for batch in batches:
-            gradients = torch.autograd.grad(loss(batch), weights, allow_unused=True)
-            for total, gradient in zip(sums, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.abs()
+            for total, gradient in zip(sums, _gradients(batch, loss, weights, accumulate), strict=True):
+                total += gradient.abs()
     scores = iter([total * weight.detach().abs() for total, weight in zip(sums, weights, strict=True)])
     heads, neurons = [], []
     for block, output, inner, outer in zip(found, scores, scores, scores, strict=True):
@@ -66,36 +76,23 @@ def weight_importance(model: Any, batches: Iterable[Batch], loss: Loss) -> Impor
     return Importance(heads, neurons)
 
 
+def _gradients(batch: Batch, loss: Loss, weights: list[torch.Tensor], accumulate: int) -> list[torch.Tensor]:
+    """∂L/∂weight of a whole batch: summed over its parts, before anybody takes its size."""
+    sums = [torch.zeros_like(w) for w in weights]
+    for part in micro_batches(batch, accumulate):
+        share = _rows(part) / _rows(batch)
+        gradients = torch.autograd.grad(loss(part) * share, weights, materialize_grads=True)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total += gradient
+    return sums
+
+
+def _rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
 def _blocks(model: Any) -> list[Block]:
     return blocks(getattr(model, "backbone", model))
-
-
-def _by_mask(
-    model: Any, batches: Iterable[Batch], loss: Loss, masked: Callable[[Block], tuple[nn.Linear, int]]
-) -> list[torch.Tensor]:
-    """|∂L/∂ξ| for a factor ξ on each of n equal parts of some linear layers' inputs, (n,) per layer.
-
-    A row has factors of its own, so that one backward pass gives every row's derivatives.
-    """
-    places = [masked(block) for block in _blocks(model)]
-    totals = [torch.zeros(n, device=linear.weight.device) for linear, n in places]
-    seen = 0
-    with _judged(model):
-        for batch in batches:
-            rows = len(next(iter(batch.values())))
-            factors = [
-                torch.ones(rows, n, device=t.device, requires_grad=True)
-                for t, (_, n) in zip(totals, places, strict=True)
-            ]
-            with contextlib.ExitStack() as hooks:
-                for (linear, _), factor in zip(places, factors, strict=True):
-                    hooks.enter_context(linear.register_forward_pre_hook(_times(factor)))
-                gradients = torch.autograd.grad(loss(batch), factors, allow_unused=True)
-            for total, gradient in zip(totals, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.abs().sum(0) * rows  # the loss is a mean over rows
-            seen += rows
-    return [total / max(1, seen) for total in totals]
 
 
 def _times(factor: torch.Tensor) -> Callable[[nn.Module, tuple[torch.Tensor]], tuple[torch.Tensor]]:

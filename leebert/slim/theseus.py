@@ -16,7 +16,8 @@ class Replacing:
 
     Per batch and group, the successor's layer runs with probability `p` and the predecessor's layers run otherwise.
     `p` may be raised while training; at 1, as without this path, only the successor is left. The predecessor's layers
-    are frozen here, stay in the mode that they are in (train or eval), and must be on the successor's device.
+    are frozen here, stay in the mode that they are in (train or eval; in training the original's have dropout too), and
+    must be on the successor's device.
     """
 
     def __init__(self, predecessor: Sequence[nn.Module], p: float = 0.5) -> None:

@@ -1,0 +1,81 @@
+"""What the table says of options: each that a method names does something to what it trains, all others nothing."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+from encoders import batch, encoder
+from toys import toy_mlp, toy_rows
+
+from leebert.config import TrainConfig
+from leebert.methods import METHODS, SPECIFIC, applies
+from leebert.model import build_model
+from leebert.record import TensorRows
+from leebert.train import fit
+
+#: Another value than the default of every option that only some methods read.
+CHANGED: dict[str, Any] = {
+    "lr_omega": 0.5, "cycle_length": 2, "teachers": "lle", "temperature": 3.0, "distillation": "kl", "keep": 0.25,
+    "alpha": 0.9, "beta": 1.0, "annealing": 1.5, "two_stage": True, "first_epochs": 2, "finetune_first": True,
+    "prune_rounds": 1, "layerdrop": 0.5, "replacing_rate": 0.9, "omega_in_cycle": False, "omega_forward": "eval",
+    "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
+}  # fmt: skip
+
+#: What it takes for an option to matter: KL is cross-entropy but for a constant as long as its teacher is detached; DBT's
+#: temperature rises while the teacher is sure; of a few draws at 0.3 and 0.9 all may come out alike.
+TAKES: dict[str, dict[str, Any]] = {
+    "first_epochs": {"finetune_first": True},
+    "distillation": {"detach_teacher": False},
+    "annealing": {"temperature": 0.1},
+    "replacing_rate": {"replacing_rate": 0.01},
+}
+
+ENCODERS_ONLY = {name for name, told in METHODS.items() if told.group == "static"} | {"cost-eff"}
+
+
+@functools.cache
+def weights(name: str, on_encoder: bool, **options: Any) -> str:
+    """A digest of the parameters that a method leaves after an epoch a stage, of an encoder of four layers or of the toy."""
+    settings = TrainConfig(
+        **{
+            "algorithm": name, "lr_theta": 1e-2, "lr_omega": 1e-2, "batch_size": 4, "max_epochs": 1, "prune_rounds": 2,
+            "precision": "fp32", **options,
+        }
+    )  # fmt: skip
+    if on_encoder:
+        torch.manual_seed(0)
+        made = batch(24, length=26)
+        rows = TensorRows(**{**made, "labels": made["input_ids"].sum(1) % 2})
+        model: Any = build_model(encoder("bert"), ("no", "yes"))
+    else:
+        rows, model = toy_rows(), toy_mlp()
+    trained = fit(model, rows, settings).model
+    digest = hashlib.sha256()
+    for place, parameter in trained.named_parameters():
+        digest.update(place.encode() + parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_every_option_that_only_some_methods_read_is_changed_here():
+    default = TrainConfig()
+    assert set(CHANGED) == SPECIFIC
+    assert all(getattr(default, option) != value for option, value in CHANGED.items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_options_that_a_method_does_not_read_change_nothing(name):
+    """What `applies` says is true: such options may be left out of a configuration's identity."""
+    ignored = {option: value for option, value in CHANGED.items() if not applies(option, name)}
+    on_encoder = name in ENCODERS_ONLY
+    assert weights(name, on_encoder) == weights(name, on_encoder, **ignored)
+
+
+@pytest.mark.parametrize(("name", "option"), [(name, o) for name in METHODS for o in sorted(METHODS[name].options)])
+def test_options_that_a_method_names_change_what_it_trains(name, option):
+    on_encoder = name in ENCODERS_ONLY or option == "gradient_equilibrium"
+    takes = TAKES.get(option, {})
+    assert weights(name, on_encoder, **takes) != weights(name, on_encoder, **{**takes, option: CHANGED[option]})
