@@ -74,6 +74,7 @@ def test_options_that_a_method_does_not_read_change_nothing(name):
     assert weights(name, on_encoder) == weights(name, on_encoder, **ignored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "option"), [(name, o) for name in METHODS for o in sorted(METHODS[name].options)])
 def test_options_that_a_method_names_change_what_it_trains(name, option):
     on_encoder = name in ENCODERS_ONLY or option == "gradient_equilibrium"
