@@ -13,6 +13,7 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, DataError
+from leebert.files import check_writable
 from leebert.rules import RULES
 
 app = typer.Typer(
@@ -82,6 +83,7 @@ def train(
     from leebert.report import print_stages
 
     check_options(checked)
+    check_writable(out, "--out")
 
     console.quiet_transformers()
     summary = _with_progress(lambda **hooks: train_model(checked, out, device=device, hold_out=hold_out, **hooks))
@@ -139,6 +141,8 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Score every exit, and every exit strategy over its thresholds, from one pass over the data."""
+    if out:
+        check_writable(out.parent, "--out")
     loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
@@ -209,6 +213,10 @@ def predict(
     form = form or (out.suffix.lstrip(".").lower() if out and out.suffix else "jsonl")
     if form not in ("jsonl", "csv"):
         raise ConfigError(f"--format {form}: jsonl or csv")
+    if glue:
+        check_writable(glue, "--glue")
+    elif out:
+        check_writable(out.parent, "--out")
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable

@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from leebert.errors import ConfigError
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """ConfigError, which names the option, if nothing could be written into a folder, which need not exist yet.
+
+    To be asked before work is done whose outcome goes there. Nothing is left behind, not even the folder.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {folder}: can't be written to ({error.strerror}); give a folder in which you may write"
+        ) from None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -669,3 +669,19 @@ def test_stdin_that_is_no_text(model, tmp_path):
     assert b"Traceback" not in done.stderr
     assert done.stderr.startswith(b"error: stdin")
     assert b"UTF-8" in done.stderr
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(model, place, cli):
+    rows = place / "data" / "dev.jsonl"
+    taken = Path("taken").absolute()
+    taken.write_text("whatever lay here")
+    for command in (
+        ["train", "--config", place / "run.yaml", "--out", taken],
+        ["predict", model, rows, "--out", taken / "answers.jsonl"],
+        ["evaluate", model, "--out", taken / "scores.json"],
+        ["predict", model, "--glue", taken],
+    ):
+        ran = cli("leebert", *command)
+        assert ran.code == 1
+        assert f"error: {command[-2]} {taken}: can't be written to" in ran.err
+    assert taken.read_text() == "whatever lay here"

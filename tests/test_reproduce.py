@@ -14,7 +14,7 @@ from encoders import save_backbone, write_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leebert.errors import LeebertError, SweepError
+from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.yaml import dump_yaml
 from tune.reproduce.command import reproduce
@@ -373,6 +373,16 @@ def request(target="table1", **change):
         ({"set_": ("folds=5",)}, "`folds` follows from the table"),
         ({"pooling": "max"}, "pooling: 'max'"),
         ({"name": "a/b"}, "a sweep's name has letters"),
+        ({"methods": ("",)}, "--methods : unknown"),
+        (
+            {"task": "cifar10", "backbone": "resnet56"},
+            "table1 is of texts, and cifar10 has images: for it there is table6",
+        ),
+        (
+            {"target": "table6"},
+            "table6 is of images, and mrpc has texts: for it there is table1, table2, table4, table5",
+        ),
+        ({"target": "figure2", "methods": ("pabee", "finetune")}, "--methods finetune: has one exit"),
     ],
 )
 def test_what_can_not_be_run_is_said_before_anything_is_opened(change, said):
@@ -485,6 +495,13 @@ def test_rows_that_a_table_has_not_leave_by_the_rule_of_their_method():
 SETTING = ("training.lr_theta=1e-4", "training.batch_size=8", "training.max_epochs=3")
 
 
+def test_a_folder_that_can_not_be_written_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "in it"):
+        with pytest.raises(ConfigError, match=f"--out {out}: can't be written to"):
+            reproduce(request(out=out))
+
+
 def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_path, results):
     ask = request(out=tmp_path, pooling="mean", set_=SETTING)
     path = tmp_path / "reproduce-mrpc-albert-base-v2.parquet"
@@ -521,7 +538,8 @@ def test_what_a_table_rests_on_is_said_of_its_own_figures(tmp_path, results):
     assert "chosen for a speed-up of 1.28 in layers" in text
     assert "none comes within 1.18 and 1.38 of: LeeBERT 1.90 to 1.90." in text
     assert "Trained on: cpu." in text
-    minutes = reproduce(dataclasses.replace(on_images, target="table2"), train=False).text
+    write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results)
+    minutes = reproduce(request("table2", out=tmp_path, pooling="mean", set_=SETTING), train=False).text
     assert "Minutes are of the wall clock" in minutes
     assert not any(words in minutes for words in ("Scores are", "Times:", "Thresholds are"))
     elsewhere = images.with_cells([dataclasses.replace(made("pabee", 0, 0.8), runtime="cpu, 1 thread(s), fp32")])

@@ -553,7 +553,7 @@ def reproduce(
     from tune.reproduce.plan import Request
 
     request = Request(
-        target, task, backbone, pooling, tuple(m.strip() for m in methods.split(",")) if methods else (), seeds, budget,
+        target, task, backbone, pooling, () if methods is None else tuple(m.strip() for m in methods.split(",")), seeds, budget,
         tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
     )  # fmt: skip
     made = reproduce_(request, train=not no_run, say=_say)

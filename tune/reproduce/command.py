@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import ConfigError, SweepError
-from leebert.files import write_atomically
+from leebert.files import check_writable, write_atomically
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.latency import ROUNDS
 from leebert.provenance import code_version
@@ -47,9 +47,11 @@ class Reproduced:
 def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Reproduced:
     """Train what is missing (unless told not to), collect it into the results file, and write the table or figure.
 
-    Raises ConfigError for options that make no sense, SweepError for results or sweeps of another experiment.
+    Raises ConfigError for options that make no sense or a folder that can't be written, SweepError for results or sweeps
+    of another experiment.
     """
     plan = make_plan(request)
+    check_writable(request.out, "--out")
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
     if train:

@@ -15,7 +15,7 @@ from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies
 from leebert.yaml import load_yaml
-from tune.reproduce.paper import OF_IMAGES, OWN_RULE, TARGETS, Figure, Row, Target
+from tune.reproduce.paper import OF_IMAGES, OWN_RULE, TARGETS, Figure, Row, Table, Target
 from tune.space import SweepSpec, make_space
 from tune.store.folder import check_name
 from tune.store.ledger import State
@@ -132,6 +132,9 @@ def make_plan(request: Request) -> Plan:
         )
     target = TARGETS[request.target]
     rows = _rows(target, request.methods)
+    task = _task(request.task or (target.tasks[0] if isinstance(target, Figure) else ""))
+    task_name = task if isinstance(task, str) else str(task.get("name", "task"))
+    _check_kind(target, task_name, request.methods)
     for assignment in request.set_:
         key = assignment.partition("=")[0].split(".")[0].strip()
         if key in _OWN or assignment.startswith("training.keep="):
@@ -139,8 +142,6 @@ def make_plan(request: Request) -> Plan:
     if request.seeds is not None and request.seeds < 1:
         raise ConfigError(f"--seeds {request.seeds}: at least 1")
     _budget(request.budget)
-    task = _task(request.task or (target.tasks[0] if isinstance(target, Figure) else ""))
-    task_name = task if isinstance(task, str) else str(task.get("name", "task"))
     training = dict(OF_IMAGES) if task_name in IMAGE_TASKS else {}
     training |= _of_best(request.best) if request.best else {}
     common: dict[str, Any] = {
@@ -163,6 +164,26 @@ def make_plan(request: Request) -> Plan:
     plan = Plan(request, target, rows, parts, common, name)
     plan.spec(Part(name, KEEP, ()), ("uniform",), (0,))  # all that is wrong with the options, at once
     return plan
+
+
+def _check_kind(target: Target, task: str, methods: Sequence[str]) -> None:
+    """Raises ConfigError for images where texts are expected and the other way round, and for curves of one exit."""
+    if isinstance(target, Figure):
+        if one := [m for m in methods if METHODS[m].one_exit]:
+            raise ConfigError(
+                f"--methods {one[0]}: has one exit, so no patience; {target.name} shows those with several"
+            )
+        return
+    if (task in IMAGE_TASKS) != (target.tasks[0] in IMAGE_TASKS):
+        fitting = [
+            t.name
+            for t in TARGETS.values()
+            if isinstance(t, Table) and (t.tasks[0] in IMAGE_TASKS) == (task in IMAGE_TASKS)
+        ]
+        what = ("texts", "images") if task in IMAGE_TASKS else ("images", "texts")
+        raise ConfigError(
+            f"{target.name} is of {what[0]}, and {task} has {what[1]}: for it there is {', '.join(fitting)}"
+        )
 
 
 def slug(backbone: str) -> str:
