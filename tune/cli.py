@@ -559,14 +559,16 @@ def reproduce(
     made = reproduce_(request, train=not no_run, say=_say)
     if json_:
         console.emit_json(made.as_dict())
-        return
-    print(made.text)
-    for path in made.files:
-        print(path)
-    if made.missing:
-        print("not whole; " + "; ".join(made.missing))
-    if made.again:
-        print(f"go on by: {made.again}")
+    else:
+        print(made.text)
+        for path in made.files:
+            print(path)
+        if made.missing:
+            print("not whole; " + "; ".join(made.missing))
+        if made.again:
+            print(f"go on by: {made.again}")
+    if made.failed:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -30,7 +30,10 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Reproduced:
-    """What came of it. text: the table in Markdown, or where the figure is. missing: rows that lack seeds, in words."""
+    """What came of it. text: the table in Markdown, or where the figure is. missing: rows that lack seeds, in words.
+
+    again: the command that goes on, empty where nothing is left. failed: whether a sweep of this run ended in failure.
+    """
 
     target: str
     task: str
@@ -39,6 +42,7 @@ class Reproduced:
     files: tuple[Path, ...]
     missing: tuple[str, ...]
     again: str
+    failed: bool
 
     def as_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "files": [str(path) for path in self.files]}
@@ -54,21 +58,23 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     check_writable(request.out, "--out")
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
+    broken = False
     if train:
-        results, seeds, failed = _brought_up_to_date(plan, path, results, say)
+        results, seeds, failed, broken = _brought_up_to_date(plan, path, results, say)
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there is nothing to show; without --no-run it is made")
         spec = plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,))
         _refuse_others(path, results, identity(spec))
         seeds, failed = _seeds(request, {cell.seed for cell in results.cells}), {}
-    return _rendered(plan, results, seeds, failed)
+    return _rendered(plan, results, seeds, failed, broken)
 
 
 def _brought_up_to_date(
     plan: Plan, path: Path, results: Results | None, say: Say
-) -> tuple[Results, tuple[int, ...], dict[tuple[str, float | None], str]]:
-    """The results with all that could be trained and measured, the seeds of a row, and why a method (with its share) failed."""
+) -> tuple[Results, tuple[int, ...], dict[tuple[str, float | None], str], bool]:
+    """The results with all that could be trained and measured, the seeds of a row, why a method (with its share) is not
+    tried, and whether a sweep failed."""
     from tune.running.prepare import misfits, prepare
     from tune.running.sweep import anchored
 
@@ -83,7 +89,7 @@ def _brought_up_to_date(
     seeds = _seeds(request, {cell.seed for cell in results.cells})
     allowance = Allowance(request.budget)
     unfinished: dict[tuple[str, float | None], str] = {}
-    stopped = False
+    stopped = broken = False
     for part in plan.parts:
         standings = Standing.all_of(plan, part)
         for standing in standings:
@@ -96,7 +102,8 @@ def _brought_up_to_date(
         missing = {(m, s) for m, s in _missing(part, standings, results, seeds) if m not in unfit}
         for job in jobs(part, standings, missing):
             if not stopped and not allowance.used_up:
-                stopped = run(plan, job, allowance, say)
+                outcome = run(plan, job, allowance, say)
+                stopped, broken = outcome.by_hand, broken or outcome.status == "failed"
         for standing in Standing.all_of(plan, part):
             unfinished |= {(method, part.kept(method)): why for method, why in standing.failed.items()}
             results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, aims(plan.task_name)))
@@ -110,7 +117,7 @@ def _brought_up_to_date(
             results = dataclasses.replace(results, costs=costs)
     if results.cells:
         write(path, results)
-    return results, seeds, unfinished
+    return results, seeds, unfinished, broken
 
 
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
@@ -159,7 +166,7 @@ def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str
 
 
 def _rendered(
-    plan: Plan, results: Results, seeds: tuple[int, ...], failed: Mapping[tuple[str, float | None], str]
+    plan: Plan, results: Results, seeds: tuple[int, ...], failed: Mapping[tuple[str, float | None], str], broken: bool
 ) -> Reproduced:
     request, target = plan.request, plan.target
     missing, more = _unfinished(plan, results, seeds, failed)
@@ -175,7 +182,14 @@ def _rendered(
             write_atomically(written[-1], content)
         text = rendering.markdown(page)
     return Reproduced(
-        target.name, plan.task_name, request.backbone, text, tuple(written), missing, request.again if more else ""
+        target.name,
+        plan.task_name,
+        request.backbone,
+        text,
+        tuple(written),
+        missing,
+        request.again if more else "",
+        broken,
     )
 
 

@@ -21,6 +21,7 @@ from tune.reproduce.outcomes import Cell, summarise
 from tune.reproduce.plan import Allowance, Part, Plan
 from tune.reproduce.results import differences
 from tune.running.crossval import evaluated_paths, held_out_path, load_held_out
+from tune.running.sweep import Outcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, storage_root
 from tune.store.ledger import State
@@ -152,10 +153,8 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     return [*gone_on_with, *found]
 
 
-def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
-    """Train what a job lacks; whether somebody stopped it by hand."""
-    from tune.running.sweep import new_sweep, resume_sweep
-
+def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
+    """Train what a job lacks."""
     request, part, standing = plan.request, job.part, job.standing
     before = standing.state if standing else State()
     spec = plan.spec(part, job.methods, job.seeds)
@@ -173,7 +172,7 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
                 standing.folder, space=space, address=request.address, device=request.device, say=say
             )
     allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read(epochs=False))
-    return outcome.by_hand
+    return outcome
 
 
 def collect(
