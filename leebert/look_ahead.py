@@ -56,11 +56,10 @@ class LookAhead:
         """
         named = dict(self.model.named_parameters())
         u = through_step(self.optimizer, [named[name] for name in self.start], self.gradients, v)
-        along = sum(((g * x).sum() for g, x in zip(self.gradients, u, strict=True)), torch.zeros_like(self.clipped))
-        square = sum(((g * g).sum() for g in self.gradients), torch.zeros_like(self.clipped))
+        along, square = _inner(self.gradients, u), _inner(self.gradients, self.gradients)
         share = torch.where(self.clipped < 1, along / square, 0)
         for x, g in zip(u, self.gradients, strict=True):
-            x.sub_(share * g).mul_(self.clipped)
+            x.addcmul_(g, share, value=-1).mul_(self.clipped)
         return u
 
     @torch.no_grad()
@@ -72,7 +71,7 @@ class LookAhead:
         changes, running statistics included.
         """
         at = zip(self.start.items(), direction, strict=True)
-        moved = {f"model.{name}": p + distance * along for (name, p), along in at}
+        moved = {f"model.{name}": torch.addcmul(p, along, distance) for (name, p), along in at}
         buffers = {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
         recorder, rows = _Recorder(self.model), sum(len(batch["labels"]) for batch, _ in self.parts)
         terms = []
@@ -82,3 +81,8 @@ class LookAhead:
                 share = len(batch["labels"]) / rows
                 terms.append(self.objective.terms(record, self.state, teacher=at_start) * share)
         return torch.stack(terms).sum(dim=0)
+
+
+def _inner(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The inner product of two vectors that come in parts."""
+    return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]).sum()

@@ -62,11 +62,12 @@ def _adamw(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, 
     beta1, beta2 = group["betas"]
     t = state["step"].double()
     past1, past2 = 1 - beta1**t, 1 - beta2**t
+    # In place as far as it goes: of the embeddings' size, new memory costs more than the arithmetic.
     root = (state["exp_avg_sq"] / past2).sqrt_()
     below = root + group["eps"]
-    from_s = ((1 - beta2) / (past2 * past1)) * state["exp_avg"] * g / (root * below)
-    from_s = torch.where(root > 0, from_s, 0)  # g² may be 0 in floating point where g isn't
-    chained = ((1 - beta1) / past1 - from_s) / below * v * -group["lr"]
+    chained = (state["exp_avg"] * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))  # what g adds to s
+    chained.masked_fill_(root == 0, 0)  # g² may be 0 in floating point where g isn't
+    chained.neg_().add_((1 - beta1) / past1).div_(below).mul_(v).mul_(-group["lr"])
     # Where g is exactly 0, the batch touches nothing (the embeddings of absent words): no loss term depends on it, and
     # v there, divided by as good as nothing, would only be noise in the direction.
-    return torch.where(g == 0, 0, chained)
+    return chained.masked_fill_(g == 0, 0)
