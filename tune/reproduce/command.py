@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 class Reproduced:
     """What came of it. text: the table in Markdown, or where the figure is. missing: rows that lack seeds, in words.
 
-    again: the command that goes on, empty where nothing is left. failed: whether a sweep of this run ended in failure.
+    again: the command that goes on, empty where nothing is left. failed: whether a method was given up that may do better then.
     """
 
     target: str
@@ -48,6 +48,14 @@ class Reproduced:
         return {**dataclasses.asdict(self), "files": [str(path) for path in self.files]}
 
 
+@dataclasses.dataclass(frozen=True)
+class Reasons:
+    """Why cells are missing, by method and the share that it keeps: for good, or as long as the cause lasts."""
+
+    final: dict[tuple[str, float | None], str] = dataclasses.field(default_factory=dict)
+    passing: dict[tuple[str, float | None], str] = dataclasses.field(default_factory=dict)
+
+
 def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Reproduced:
     """Train what is missing (unless told not to), collect it into the results file, and write the table or figure.
 
@@ -58,23 +66,21 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     check_writable(request.out, "--out")
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
-    broken = False
     if train:
-        results, seeds, failed, broken = _brought_up_to_date(plan, path, results, say)
+        results, seeds, reasons = _brought_up_to_date(plan, path, results, say)
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there is nothing to show; without --no-run it is made")
         spec = plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,))
         _refuse_others(path, results, identity(spec))
-        seeds, failed = _seeds(request, {cell.seed for cell in results.cells}), {}
-    return _rendered(plan, results, seeds, failed, broken)
+        seeds, reasons = _seeds(request, {cell.seed for cell in results.cells}), Reasons()
+    return _rendered(plan, results, seeds, reasons)
 
 
 def _brought_up_to_date(
     plan: Plan, path: Path, results: Results | None, say: Say
-) -> tuple[Results, tuple[int, ...], dict[tuple[str, float | None], str], bool]:
-    """The results with all that could be trained and measured, the seeds of a row, why a method (with its share) is not
-    tried, and whether a sweep failed."""
+) -> tuple[Results, tuple[int, ...], Reasons]:
+    """The results with all that could be trained and measured, the seeds of a row, and why something is not there."""
     from tune.running.prepare import misfits, prepare
     from tune.running.sweep import anchored
 
@@ -88,8 +94,8 @@ def _brought_up_to_date(
     results = results or Results(mine)
     seeds = _seeds(request, {cell.seed for cell in results.cells})
     allowance = Allowance(request.budget)
-    unfinished: dict[tuple[str, float | None], str] = {}
-    stopped = broken = False
+    reasons = Reasons()
+    stopped = False
     for part in plan.parts:
         standings = Standing.all_of(plan, part)
         for standing in standings:
@@ -98,14 +104,14 @@ def _brought_up_to_date(
         for method, error in unfit.items():
             if method in request.methods:
                 raise ConfigError(f"--methods {method}: {error}")
-            unfinished[method, part.kept(method)] = f"{error} (left out)"
+            reasons.final[method, part.kept(method)] = f"{error} (left out)"
         missing = {(m, s) for m, s in _missing(part, standings, results, seeds) if m not in unfit}
         for job in jobs(part, standings, missing):
             if not stopped and not allowance.used_up:
-                outcome = run(plan, job, allowance, say)
-                stopped, broken = outcome.by_hand, broken or outcome.status == "failed"
+                stopped = run(plan, job, allowance, say)
         for standing in Standing.all_of(plan, part):
-            unfinished |= {(method, part.kept(method)): why for method, why in standing.failed.items()}
+            reasons.final.update({(method, part.kept(method)): why for method, why in standing.failed.items()})
+            reasons.passing.update({(method, part.kept(method)): why for method, why in standing.broken.items()})
             results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, aims(plan.task_name)))
     if isinstance(plan.target, Table):
         wanted = networks(results)
@@ -117,7 +123,7 @@ def _brought_up_to_date(
             results = dataclasses.replace(results, costs=costs)
     if results.cells:
         write(path, results)
-    return results, seeds, unfinished, broken
+    return results, seeds, reasons
 
 
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
@@ -165,11 +171,9 @@ def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str
     )
 
 
-def _rendered(
-    plan: Plan, results: Results, seeds: tuple[int, ...], failed: Mapping[tuple[str, float | None], str], broken: bool
-) -> Reproduced:
+def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
     request, target = plan.request, plan.target
-    missing, more = _unfinished(plan, results, seeds, failed)
+    missing, more = _unfinished(plan, results, seeds, reasons)
     stem = request.out / f"{target.name}-{plan.name.removeprefix('reproduce-')}"
     request.out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -189,7 +193,7 @@ def _rendered(
         tuple(written),
         missing,
         request.again if more else "",
-        broken,
+        bool(reasons.passing),
     )
 
 
@@ -204,9 +208,7 @@ def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: l
     return f"{figure.title}: {', '.join(found)}"
 
 
-def _unfinished(
-    plan: Plan, results: Results, seeds: tuple[int, ...], failed: Mapping[tuple[str, float | None], str]
-) -> tuple[tuple[str, ...], bool]:
+def _unfinished(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> tuple[tuple[str, ...], bool]:
     """What the rows asked for lack, a sentence for each reason; and whether the same command would bring more."""
     why: dict[str, list[str]] = {}
     more = False
@@ -214,10 +216,11 @@ def _unfinished(
         lacking = len(set(seeds) - results.of(row.method, row.keep).keys())
         if not lacking or (plan.request.methods and row.method not in plan.request.methods):
             continue
-        if (row.method, row.keep) in failed:
-            reason = failed[row.method, row.keep]
+        key = row.method, row.keep
+        if key in reasons.final:
+            reason = reasons.final[key]
         else:
-            reason, more = f"{lacking} of {len(seeds)} seeds are still to be trained", True
+            reason, more = reasons.passing.get(key, f"{lacking} of {len(seeds)} seeds are still to be trained"), True
         why.setdefault(reason, []).append(row.title)
     return tuple(f"{reason}: {', '.join(titles)}" for reason, titles in why.items()), more
 

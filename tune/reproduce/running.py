@@ -21,7 +21,7 @@ from tune.reproduce.outcomes import Cell, summarise
 from tune.reproduce.plan import Allowance, Part, Plan
 from tune.reproduce.results import differences
 from tune.running.crossval import evaluated_paths, held_out_path, load_held_out
-from tune.running.sweep import Outcome, new_sweep, resume_sweep
+from tune.running.sweep import new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, storage_root
 from tune.store.ledger import State
@@ -92,6 +92,15 @@ class Standing:
             if c.state == "failed" and self.state.failures[c.id][-1]["reason"] == "diverged"
         }
 
+    @property
+    def broken(self) -> dict[str, str]:
+        """Methods that failed for another reason, which may be gone when they are tried again, and that reason."""
+        return {
+            str(c.values["algorithm"]): str(self.state.failures[c.id][-1]["message"])
+            for c in self.state.history()
+            if c.state == "failed" and self.state.failures[c.id][-1]["reason"] != "diverged"
+        }
+
     def check(self, expected: dict[str, Any]) -> None:
         """SweepError where the folder's sweep is of another experiment."""
         manifest = self.folder.manifest
@@ -153,8 +162,8 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     return [*gone_on_with, *found]
 
 
-def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
-    """Train what a job lacks."""
+def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
+    """Train what a job lacks; whether somebody stopped it by hand."""
     request, part, standing = plan.request, job.part, job.standing
     before = standing.state if standing else State()
     spec = plan.spec(part, job.methods, job.seeds)
@@ -172,7 +181,7 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
                 standing.folder, space=space, address=request.address, device=request.device, say=say
             )
     allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read(epochs=False))
-    return outcome
+    return outcome.by_hand
 
 
 def collect(
