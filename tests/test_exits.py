@@ -349,3 +349,10 @@ def test_a_model_with_one_exit_is_evaluated_by_the_rules_that_it_has_a_use_for()
     rng = np.random.default_rng(0)
     result = evaluation(HeldOut(rng.normal(size=(1, 50, 2)).astype(np.float32), rng.integers(0, 2, 50)), "accuracy")
     assert set(result["curves"]) == {"entropy", "confidence"}
+
+
+def test_recorded_logits_may_be_read_only():
+    logits = np.zeros((3, 2, 2), np.float32)
+    logits.flags.writeable = False
+    rule = make_strategy("patience", 1, num_exits=3, num_classes=2)
+    assert replay(rule, logits).tolist() == [1, 1]

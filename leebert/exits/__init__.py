@@ -142,10 +142,15 @@ def _parameters(exits: ExitConfig, num_exits: int) -> tuple[float, int]:
     return threshold, rule.counted(exits.patience, num_exits) or 1
 
 
+def _tensor(logits: np.ndarray) -> torch.Tensor:
+    """Logits that may be a view of a file opened for reading, of whose memory torch would warn."""
+    return torch.from_numpy(np.require(logits, requirements="W"))
+
+
 def measured(strategy: Measured, logits: np.ndarray) -> np.ndarray:
     """What a strategy compares with its threshold, from recorded logits (M, N, K) → (M, N) float32."""
     values, state = [], None
-    for at_exit in torch.from_numpy(logits):
+    for at_exit in _tensor(logits):
         value, state = strategy.measure(at_exit, state)
         values.append(value)
     return torch.stack(values).numpy()
@@ -157,7 +162,7 @@ def replay(strategy: Strategy, logits: np.ndarray) -> np.ndarray:
     exit_index = np.full(n, m - 1)
     open_rows = torch.ones(n, dtype=torch.bool)
     state: State = None
-    for exit_, at_exit in enumerate(torch.from_numpy(logits)[:-1]):
+    for exit_, at_exit in enumerate(_tensor(logits)[:-1]):
         leaves, state = strategy.step(at_exit, state)
         exit_index[(leaves & open_rows).numpy()] = exit_
         open_rows &= ~leaves
