@@ -169,8 +169,10 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
     spec = plan.spec(part, job.methods, job.seeds)
     budget = spec.budget.model_copy(update=allowance.beyond(before))
     spec = spec.model_copy(update={"budget": budget})
-    left = len(job.methods) * len(job.seeds) - len(standing.finished if standing else ())
-    say(f"{job.name}: {left} cells to train: {', '.join(job.methods)}; seeds {', '.join(map(str, job.seeds))}")
+    finished = standing.finished if standing else set()
+    left = [(method, seed) for method in job.methods for seed in job.seeds if (method, seed) not in finished]
+    methods = dict.fromkeys(method for method, _ in left)
+    say(f"{job.name}: {len(left)} cells to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
     if standing is None:
         outcome = new_sweep(spec, job.name, address=request.address, device=request.device, say=say)
     else:
