@@ -79,6 +79,7 @@ def train(
     if (out / "config.json").exists():
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
 
+    from leebert.methods import METHODS
     from leebert.recipe import check_options, train_model
     from leebert.report import print_stages
 
@@ -91,6 +92,12 @@ def train(
         console.emit_json({**summary, "out": str(out)})
     else:
         print_stages(summary["stages"], summary["stages_length"])
+        rule = METHODS[checked.training.algorithm].exits
+        if rule in ("entropy", "confidence") and "exits" not in checked.model_fields_set:
+            print(
+                f"{checked.training.algorithm} was published with {rule}, whose threshold depends on the model: until "
+                f"leebert calibrate {out} ROWS --strategy {rule} --speed-up 2 chooses one, it leaves by {checked.exits.strategy}"
+            )
         score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
         print(f"{out}: {summary['theta_updates']} updates on {summary['rows']} rows{score}")
         if summary["truncated_rows"]:
@@ -245,7 +252,8 @@ def predict(
     bar = partial(_bar, what="rows") if out else iter
     columns, rows = answering(loaded, tokenizer, input_, text, bar, rule=rule, runtime=runtime, batch_size=batch_size)
     if out is None:
-        write_answers(rows, sys.stdout, form, columns)
+        if not write_answers(rows, sys.stdout, form, columns):
+            print("0 rows (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
@@ -349,7 +357,12 @@ def _texts(model: Any, input_: str, columns: list[str] | None) -> Any:
     from leebert.data.tasks import get_task
     from leebert.predict import read_file, read_texts
 
-    names = columns or (list(get_task(model.config.task).text_columns) if model.config.task else ["text"])
+    own = list(get_task(model.config.task).text_columns) if model.config.task else None
+    names = columns or own or ["text"]
+    if own and len(names) != len(own):
+        raise ConfigError(
+            f"--text {', '.join(names)}: this model takes {len(own)} column(s) of text, as {', '.join(own)}"
+        )
     if input_ != "-":
         return read_file(Path(input_), names)
     return read_texts(_stdin(), names, "stdin")

@@ -685,3 +685,23 @@ def test_where_nothing_can_be_written_is_said_before_the_work(model, place, cli)
         assert ran.code == 1
         assert f"error: {command[-2]} {taken}: can't be written to" in ran.err
     assert taken.read_text() == "whatever lay here"
+
+
+def test_texts_of_another_number_than_the_model_takes_are_refused_and_no_rows_are_said(model, place, cli, tmp_path):
+    rows = place / "data" / "dev.jsonl"
+    ran = cli("leebert", "predict", model, rows, "--text", "a")
+    assert ran.code == 1
+    assert "--text a: this model takes 2 column(s) of text, as a, b" in ran.err
+    (tmp_path / "header.tsv").write_text("a\tb\n")
+    ran = cli("leebert", "predict", model, tmp_path / "header.tsv")
+    assert ran.code == 0
+    assert "0 rows" in ran.err
+
+
+def test_a_method_whose_rule_needs_a_threshold_says_by_what_its_model_leaves_until_then(place, cli, tmp_path):
+    training = {"batch_size": 4, "max_epochs": 1, "precision": "fp32", "algorithm": "deebert"}
+    config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone", training=training)
+    ran = cli("leebert", "train", "--config", config, "--out", tmp_path / "model")
+    assert ran.code == 0, ran.err
+    assert "deebert was published with entropy" in ran.out
+    assert "it leaves by patience" in ran.out

@@ -557,6 +557,24 @@ def test_a_threshold_that_misses_the_aim_with_one_seed_is_named_though_the_mean_
     assert "none comes within 1.80 and 2.10 of: DeeBERT 1.60 to 2.30." in text
 
 
+def test_rows_that_nobody_asked_for_and_that_are_not_there_are_left_out(tmp_path, results):
+    write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results)
+    asked = request(out=tmp_path, pooling="mean", set_=SETTING, methods=("pabee", "uniform"))
+    told = [line.split(" | ")[0] for line in reproduce(asked, train=False).text.splitlines() if line.startswith("| ")]
+    assert told[2:] == ["| PABEE", "| rand", "| uniform", "| CLO-v1", "| LeeBERT"]
+
+
+def test_results_of_a_part_of_the_rows_say_so_and_are_not_taken_for_those_of_all(tmp_path, results):
+    path = tmp_path / "reproduce-mrpc-albert-base-v2.parquet"
+    part = {"rows": 200, "seed": 0}
+    write(path, dataclasses.replace(results, identity={**IDENTITY, "subset": part}))
+    ask = request(out=tmp_path, pooling="mean", set_=SETTING)
+    with pytest.raises(SweepError, match="subset"):
+        reproduce(ask, train=False)
+    ask = dataclasses.replace(ask, set_=(*SETTING, "data.subset.rows=200"))
+    assert "all methods on a stratified subset of 200 training rows" in reproduce(ask, train=False).text
+
+
 def test_curves_are_means_over_seeds_with_a_standard_error_to_both_sides(results):
     figure = TARGETS["figure3"]
     found = curves(figure, figure.rows, results)

@@ -15,7 +15,7 @@ from leebert.latency import ROUNDS
 from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
-from tune.reproduce.paper import AIM, WINDOW, Figure, Table, aims, contaminated, is_papers
+from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
 from tune.reproduce.plan import KEEP, SEEDS, Allowance, Part, Plan, Request, make_plan, slug
 from tune.reproduce.results import Costs, Results, differences, read, write
 from tune.reproduce.running import Standing, collect, identity, jobs, run
@@ -126,6 +126,12 @@ def _brought_up_to_date(
     return results, seeds, reasons
 
 
+def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
+    """The rows that were asked for, and those that there are."""
+    asked = plan.request.methods
+    return tuple(row for row in plan.rows if not asked or row.method in asked or results.of(row.method, row.keep))
+
+
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
     if lines := differences(results.identity, mine):
         raise SweepError(
@@ -198,12 +204,13 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
 
 
 def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: list[Path]) -> str:
-    found = drawing.curves(figure, plan.rows, results)
+    rows = [row for row in plan.rows if not plan.request.methods or row.method in plan.request.methods]
+    found = drawing.curves(figure, rows, results)
     if not found:
         return f"{figure.title}: nothing to draw yet"
     seen = contaminated(plan.request.backbone, plan.task_name)
     title = f"{plan.task_name}, {slug(plan.request.backbone)}" + (", which has seen this task" if seen else "")
-    drawing.draw(figure, title, _splits(results), plan.rows, found).savefig(path, dpi=150)
+    drawing.draw(figure, title, _splits(results), rows, found).savefig(path, dpi=150)
     written.append(path)
     return f"{figure.title}: {', '.join(found)}"
 
@@ -226,7 +233,7 @@ def _unfinished(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: R
 
 
 def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) -> rendering.Page:
-    made = lines(table, plan.rows, results, plan.task_name)
+    made = lines(table, _shown(plan, results), results, plan.task_name)
     backbone = plan.request.backbone
     return rendering.Page(
         table=table,
@@ -250,6 +257,8 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
         f"λ1 {training['lr_theta']:g}, gradients clipped at norm {training['clip_norm']:g}, batch {training['batch_size']}, at most {training['max_epochs']} epochs in a stage "
         "(epochs: all that trained)"
     )
+    if (subset := results.identity.get("subset", "none")) != "none":
+        setting = f"on a stratified subset of {subset['rows']:,} training rows; {setting}"
     if task not in IMAGE_TASKS:
         setting += f", pooling {results.identity['pooling']}"
     if table.kind == "costs":
@@ -260,7 +269,7 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
     else:
         said = [
             f"Scores are the task's on {_splits(results)}, on which nothing was chosen, at the best epoch by the mean over exits on a "
-            f"held-out tenth of the training split; mean ± standard error over seeds; for all methods {setting}."
+            f"held-out tenth of the training split; mean ± standard error over seeds; all methods {setting}."
         ]
         said += _off_the_aim(table.aim(task), made)
         if results.costs.seconds:

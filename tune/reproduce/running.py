@@ -38,6 +38,7 @@ def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, 
         "task": spec.task_name,
         "pooling": spec.pooling,
         "max_length": spec.max_length,
+        "subset": spec.data.subset.model_dump() if spec.data.subset else "none",
         "training": spec.train_config({}).model_dump(mode="json", exclude=_VARIED),
     }
     if facts is not None:
