@@ -572,7 +572,7 @@ def test_results_of_a_part_of_the_rows_say_so_and_are_not_taken_for_those_of_all
     with pytest.raises(SweepError, match="subset"):
         reproduce(ask, train=False)
     ask = dataclasses.replace(ask, set_=(*SETTING, "data.subset.rows=200"))
-    assert "all methods on a stratified subset of 200 training rows" in reproduce(ask, train=False).text
+    assert "all methods: a stratified subset of 200 training rows" in reproduce(ask, train=False).text
 
 
 def test_curves_are_means_over_seeds_with_a_standard_error_to_both_sides(results):

@@ -258,7 +258,7 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
         "(epochs: all that trained)"
     )
     if (subset := results.identity.get("subset", "none")) != "none":
-        setting = f"on a stratified subset of {subset['rows']:,} training rows; {setting}"
+        setting = f"a stratified subset of {subset['rows']:,} training rows; {setting}"
     if task not in IMAGE_TASKS:
         setting += f", pooling {results.identity['pooling']}"
     if table.kind == "costs":
@@ -269,7 +269,7 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
     else:
         said = [
             f"Scores are the task's on {_splits(results)}, on which nothing was chosen, at the best epoch by the mean over exits on a "
-            f"held-out tenth of the training split; mean ± standard error over seeds; all methods {setting}."
+            f"held-out tenth of the training split; mean ± standard error over seeds; all methods: {setting}."
         ]
         said += _off_the_aim(table.aim(task), made)
         if results.costs.seconds:
