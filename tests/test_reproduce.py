@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 import types
@@ -10,17 +11,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoders import save_backbone, write_task
+from encoders import save_backbone, text, tokenizer, write_task
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leebert.config import TrainConfig
+from leebert.data.sources import read_split
+from leebert.data.tasks import get_task
+from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, LeebertError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import HeldOut, record_all
+from leebert.operations import multiply_adds, parameters
+from leebert.problem import TextProblem
+from leebert.runtime import Runtime
+from leebert.stages import method
+from leebert.transforms import PruneHeads
 from leebert.yaml import dump_yaml
-from tune.reproduce.command import reproduce
+from tune.reproduce import paper
+from tune.reproduce.command import _costs_are_known, reproduce
+from tune.reproduce.costs import measure, model_of
 from tune.reproduce.drawing import curves
 from tune.reproduce.outcomes import Cell, Outcome, summarise
 from tune.reproduce.paper import (
+    CHOSEN,
     GLUE,
     TABLE_1,
     TABLE_2,
@@ -130,7 +143,7 @@ def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_
     assert (one.speed_up, one.held_out, one.score) == (12 / 5, 12 / 4, 1.0)
     everything = cell.leaving("never", 2.0)
     assert (everything.layers, everything.speed_up) == (6.0, 2.0)
-    assert {o.rule for o in cell.outcomes} == {"never", "patience", "entropy", "confidence"}
+    assert {o.rule for o in cell.outcomes} == {"never", "patience", *CHOSEN}
     # The patience nearest to a speed-up on the held-out rows: 1 gives 3.0 there, 2 gives 2.0.
     assert cell.leaving("patience", 2.1).threshold == 2.0
     assert cell.leaving("patience", 2.9).threshold == 1.0
@@ -174,7 +187,8 @@ def made(method, seed, score, counts=(0, 1, 1), keep=None, structure="", minutes
 
 IDENTITY = {
     "task": "mrpc", "pooling": "mean", "max_length": 128, "data_fingerprint": "d",
-    "training": {"lr_theta": 1e-4, "clip_norm": 1.0, "batch_size": 8, "max_epochs": 3}, "backbone": {"name": "x", "weights": "w"},
+    "training": TrainConfig(lr_theta=1e-4, batch_size=8, max_epochs=3).model_dump(mode="json"),
+    "backbone": {"name": "x", "weights": "w"},
 }  # fmt: skip
 SCORES = {"clo-v2": (0.84, 0.85, 0.86), "uniform": (0.82, 0.85, 0.82), "rand": (0.80, 0.83, 0.84), "clo-v1": (0.9, 0.9)}
 COSTS = Costs(
@@ -182,6 +196,7 @@ COSTS = Costs(
     {"": [1e6, 2e6, 4e6]},
     {"": {"never": [1.0, 2.0, 3.0], "patience": [1.1, 2.2, 4.4]}},
     "a machine",
+    apart=0.0,
 )
 
 
@@ -253,7 +268,7 @@ def test_a_page_has_ours_beside_the_papers_and_says_when_that_is_another_backbon
         "1.96",
     ]
     assert cells_of(text, "PABEE") == ["PABEE", "not run", "", "", "", "", "", "", "", "88.7", "1.91"]
-    assert cells_of(text, "uniform")[8] == "+2.00, 0.225"
+    assert cells_of(text, "uniform")[8] == "+2.00, 0.225 (3)"
     assert (
         "LeeBERT (1.20 times as fast in layers) minus uniform (1.20), the best rival that is as fast: +2.00 points"
         in text
@@ -284,6 +299,19 @@ def test_a_slower_rival_is_not_the_best_one_however_good(results):
     assert best_rival(lines(TABLE_1, TABLE_1.rows, fast, "mrpc"), "").row.method == "pabee"
 
 
+def test_the_best_rival_is_so_on_the_seeds_that_it_shares_with_the_subject(results):
+    few = results.with_cells([made("pabee", seed, 0.86) for seed in (1, 2, 3)])  # on 1 and 2 LeeBERT has 85.5
+    found = by_method(lines(TABLE_1, TABLE_1.rows, few, "mrpc"))
+    assert (found["pabee"].margin.mean, found["pabee"].margin.cells) == (pytest.approx(-0.005), 2)
+    assert best_rival(list(found.values()), "").row.method == "pabee"
+    # The higher mean, of seeds on which LeeBERT is better by as much, is not the better rival.
+    lucky = results.with_cells([made("pabee", 2, 0.835), made("pabee", 1, 0.825)])
+    found = by_method(lines(TABLE_1, TABLE_1.rows, lucky, "mrpc"))
+    assert found["pabee"].score.mean == found["uniform"].score.mean == pytest.approx(0.83)
+    assert found["pabee"].margin.mean > found["uniform"].margin.mean
+    assert best_rival(list(found.values()), "").row.method == "uniform"
+
+
 def test_shortened_networks_are_named_by_the_layers_that_they_have(results):
     half = made("truncated", 0, 0.8, keep=0.5, structure='{"layers": 1}')
     half = dataclasses.replace(half, exits=[0.8], exit_layers=[1], outcomes=half.outcomes[-1:])
@@ -294,7 +322,7 @@ def test_shortened_networks_are_named_by_the_layers_that_they_have(results):
 
 def test_with_two_groups_the_margins_heading_names_neither_groups_subject(results):
     heading = markdown(page(results, TABLE_4)).splitlines()[2]
-    assert "| LeeBERT by the same rule − this, p |" in heading
+    assert "| LeeBERT by the same rule − this, p (paired seeds) |" in heading
 
 
 def test_csv_holds_the_figures_in_full_and_latex_every_row(results):
@@ -343,7 +371,7 @@ def test_identities_differ_by_what_both_know():
     assert differences(IDENTITY, IDENTITY) == []
     now = {
         **IDENTITY, "data_fingerprint": "e", "metric": "acc_f1", "backbone": {"name": "y", "weights": "v"},
-        "training": {"lr_theta": 2e-5, "batch_size": 8, "new_option": 1},
+        "training": {**IDENTITY["training"], "lr_theta": 2e-5, "new_option": 1},
     }  # fmt: skip
     assert differences(IDENTITY, now) == [
         "backbone: its weights was w, is v", "data_fingerprint: d → e", "training.lr_theta: 0.0001 → 2e-05",
@@ -371,6 +399,8 @@ def request(target="table1", **change):
         ({"set_": ("training.lr_theta=0",)}, "a learning rate must be a finite number above 0"),
         ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),
         ({"set_": ("folds=5",)}, "`folds` follows from the table"),
+        ({"set_": ("algorithm=pabee",)}, "`algorithm` follows from the table"),
+        ({"set_": ("training.keep=0.3",)}, "`training.keep` follows from the table"),
         ({"pooling": "max"}, "pooling: 'max'"),
         ({"name": "a/b"}, "a sweep's name has letters"),
         ({"methods": ("",)}, "--methods : unknown"),
@@ -524,7 +554,7 @@ def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_p
 
 OF_IMAGES = {
     **IDENTITY, "task": "cifar10", "pooling": "pooler", "evaluated": {"test": "f"},
-    "training": {"lr_theta": 0.1, "clip_norm": 1.0, "batch_size": 128, "max_epochs": 200},
+    "training": TrainConfig.model_validate(paper.OF_IMAGES).model_dump(mode="json"),
 }  # fmt: skip
 
 
@@ -545,6 +575,54 @@ def test_what_a_table_rests_on_is_said_of_its_own_figures(tmp_path, results):
     elsewhere = images.with_cells([dataclasses.replace(made("pabee", 0, 0.8), runtime="cpu, 1 thread(s), fp32")])
     write(tmp_path / "reproduce-cifar10-resnet56.parquet", elsewhere)
     assert "Trained on: cpu (11 cells); cpu, 1 thread(s), fp32 (1 cells)." in reproduce(on_images, train=False).text
+
+
+def test_an_option_that_came_after_the_results_had_its_default(tmp_path, results):
+    training = {key: value for key, value in IDENTITY["training"].items() if key != "warmup"}
+    before = dataclasses.replace(results, identity={**IDENTITY, "training": training})
+    write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", before)
+    ask = request(out=tmp_path, pooling="mean", set_=SETTING)
+    assert reproduce(ask, train=False).text
+    with pytest.raises(SweepError, match=r"training.warmup: 0.1 → 0.5"):
+        reproduce(dataclasses.replace(ask, set_=(*SETTING, "training.warmup=0.5")), train=False)
+
+
+def test_what_was_trained_beside_a_tables_rows_is_named_and_shown_when_asked_for(tmp_path, results):
+    write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results.with_cells([made("hyper", 0, 0.8)]))
+    ask = request(out=tmp_path, pooling="mean", set_=SETTING)
+    assert "- Trained in the same way, and shown by --methods: hyper." in reproduce(ask, train=False).text
+    shown = reproduce(dataclasses.replace(ask, methods=("hyper",)), train=False).text
+    assert "| LeeBERT-hyper | 80.00 |" in shown
+    assert "shown by --methods" not in shown
+
+
+def test_times_of_a_machine_with_other_work_are_called_rough_and_taken_again(tmp_path, results):
+    path = tmp_path / "reproduce-mrpc-albert-base-v2.parquet"
+    for costs, why in (
+        (dataclasses.replace(COSTS, share=0.8), "the timing had a processor for 80% of the time"),
+        (dataclasses.replace(COSTS, apart=0.07), "the fastest of even and of odd rounds differ by up to 7%"),
+    ):
+        write(path, dataclasses.replace(results, costs=costs))
+        assert read(path).costs.rough == why
+        text = reproduce(request(out=tmp_path, pooling="mean", set_=SETTING), train=False).text
+        assert f"The machine had other work: {why}, so the times are rough" in text
+        assert not _costs_are_known(costs, {"": (3, frozenset({"never"}))})
+    assert _costs_are_known(COSTS, {"": (3, frozenset({"never"}))})
+    of_old = dataclasses.replace(COSTS, apart=None)
+    assert not of_old.rough
+    assert not _costs_are_known(of_old, {"": (3, frozenset({"never"}))})
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "role", "group"),
+    [
+        ("table5", "slo", "rival", ""), ("table5", "clo-v1", "variant", ""), ("table5", "beem", "rival", ""),
+        ("table1", "hyper", "variant", ""), ("table4", "cost-eff", "rival", "entropy"), ("table4", "pabee", "rival", ""),
+    ],
+)  # fmt: skip
+def test_an_added_row_is_judged_as_in_table_1_within_its_rule(target, method, role, group):
+    row = make_plan(request(target, methods=(method,))).rows[-1]
+    assert (row.method, row.role, row.group) == (method, role, group)
 
 
 def test_a_threshold_that_misses_the_aim_with_one_seed_is_named_though_the_mean_does_not(tmp_path, results):
@@ -577,13 +655,15 @@ def test_results_of_a_part_of_the_rows_say_so_and_are_not_taken_for_those_of_all
 
 def test_curves_are_means_over_seeds_with_a_standard_error_to_both_sides(results):
     figure = TARGETS["figure3"]
-    found = curves(figure, figure.rows, results)
-    assert set(found) == {"LeeBERT"}, "others have no cells"
-    at, mean, low, high = found["LeeBERT"]
+    (found,) = curves(figure, figure.rows, results)
+    assert found.label == "LeeBERT (3 seeds)", "others have no cells"
+    at, mean, low, high = found.band
     error = 1 / math.sqrt(3)  # scores 84, 85, 86
     assert [*map(float, (at[0], mean[0], low[0], high[0]))] == pytest.approx([1, 85, 85 - error, 85 + error])
-    _, layers, *_ = curves(TARGETS["figure2"], figure.rows, results)["LeeBERT"]
+    _, layers, *_ = curves(TARGETS["figure2"], figure.rows, results)[0].band
     assert layers.tolist() == [2.5]
+    one = curves(figure, figure.rows, dataclasses.replace(results, cells=(made("clo-v2", 0, 0.84),)))
+    assert [curve.label for curve in one] == ["LeeBERT (1 seed)"]
 
 
 def test_costs_are_those_of_every_network_under_every_rule_whatever_table_is_asked_for(results):
@@ -593,12 +673,94 @@ def test_costs_are_those_of_every_network_under_every_rule_whatever_table_is_ask
     assert networks(results.with_cells([half]))['{"layers": 1}'] == (1, frozenset({"never"}))
 
 
+@pytest.fixture
+def problem(tmp_path):
+    """A few sentence pairs, which are evaluated, too, and a backbone of four layers."""
+    task = get_task(write_task(tmp_path / "data", n=4))
+    tokens = tokenise(read_split(task, "train"), tokenizer(), 32, tmp_path / "rows.arrow").path
+    backbone = str(save_backbone(tmp_path / "backbone"))
+    return TextProblem(tokens, backbone, task.label_names, task.metric, splits=(("dev", tokens),))
+
+
+REDUCED = {
+    "truncated at 0.5": {"algorithm": "truncated", "keep": 0.5},
+    "truncated at 0.75": {"algorithm": "truncated", "keep": 0.75},
+    "headprune": {"algorithm": "headprune", "keep": 0.75, "prune_rounds": 1},
+    "cost-eff": {"algorithm": "cost-eff", "keep": 0.5},
+    "finetune": {"algorithm": "finetune"},
+    "uniform": {"algorithm": "uniform"},  # the whole network
+}
+
+#: Heads that stay, as data may ask for them.
+UNEVEN = [[0, 1], [1], [0, 1], [0]]
+
+
+def reduced(problem, config):
+    """The network that a method ends with."""
+    model = problem.model(config)
+    for stage in method(config, model.num_exits):
+        cut = isinstance(stage.transform, PruneHeads)
+        model = stage.transform.apply(model, UNEVEN) if cut else stage.shape(model)
+    return model.eval()
+
+
+def test_costs_are_those_of_the_networks_that_methods_end_with(problem):
+    cpu, rows = Runtime.of("fp32", "cpu"), problem.split("dev")
+    ends, cells = {}, []
+    for name, options in REDUCED.items():
+        model = reduced(problem, TrainConfig(**options))
+        recorded = record_all(model, rows, cpu)
+        record = {"config": name, "seed": 0, "best_epoch": 0, "epochs": 1, "score": 0.5, "runtime": RUNTIME, "structure": model.config.structure}  # fmt: skip
+        cell = summarise(
+            record, {0: {"seconds": 1.0, "theta_updates": 1}}, options, recorded, [recorded],
+            metric="accuracy", code="x", aims=(1.5,),
+        )  # fmt: skip
+        ends[cell.structure] = model
+        cells.append(cell)
+    wanted = networks(Results(IDENTITY, tuple(cells)))
+    assert len(wanted) == len(REDUCED)
+    assert {key: exits for key, (exits, _) in wanted.items()} == {key: m.num_exits for key, m in ends.items()}
+    said = []
+    config = TrainConfig(precision="fp32")
+    costs = measure(problem, config, "dev", wanted, "cpu", said.append)
+    assert said == []
+    mean = round(float(np.mean(rows.lengths)))
+    typical = text(int(min(rows.lengths, key=lambda length: abs(length - mean))))
+    for structure, model in ends.items():
+        again = model_of(problem, config, structure)
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        assert {name: p.shape for name, p in again.named_parameters()} == shapes
+        assert costs.parameters[structure] == parameters(model).total == parameters(again).total
+        assert tuple(costs.operations[structure]) == multiply_adds(model, typical) == multiply_adds(again, typical)
+        exits, rules = wanted[structure]
+        assert costs.seconds[structure].keys() == rules
+        for seconds in costs.seconds[structure].values():
+            assert len(seconds) == exits
+            assert all(b > a for a, b in itertools.pairwise([0.0, *seconds]))
+    assert costs.parameters.keys() == costs.operations.keys() == costs.seconds.keys() == ends.keys() == wanted.keys()
+
+
+def test_a_network_that_has_other_exits_than_its_cells_say_is_left_out_and_named(problem):
+    said = []
+    half = '{"depth": 4, "exits": [2], "layers": 2}'
+    wanted = {"": (3, frozenset({"never"})), half: (1, frozenset({"never"}))}
+    costs = measure(problem, TrainConfig(precision="fp32"), "dev", wanted, "cpu", said.append)
+    assert said == ["no costs of the network unreduced: it has 4 exits, not 3"]
+    assert costs.parameters.keys() == costs.operations.keys() == costs.seconds.keys() == {half}
+
+
 # Through Ray.
 
 TINY = [
     "--methods", "uniform,clo-v2", "--set", "training.batch_size=8", "--set", "training.max_epochs=2", "--set",
     "training.lr_theta=1e-3", "--set", "training.precision=fp32", "--set", "max_length=32",
 ]  # fmt: skip
+
+
+def untimed(text):
+    """The rows of a table without its times, which a busy machine has taken again."""
+    header, _, *rows = (line.split(" | ") for line in text.splitlines() if line.startswith("| "))
+    return [[cell for name, cell in zip(header, row, strict=True) if name != "time"] for row in rows]
 
 
 @pytest.mark.slow
@@ -626,7 +788,7 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     after = read(tmp_path / "out" / "reproduce-pairs-backbone.parquet")
     assert {cell.key for cell in after.cells} == {(m, None, s) for m in ("uniform", "clo-v2") for s in (0, 1)}
     assert there.cells[0] in after.cells
-    assert after.costs.seconds[""].keys() == {"never", "patience", "entropy", "confidence"}
+    assert after.costs.seconds[""].keys() == {"never", "patience", *CHOSEN}
     again, _ = run("table4", *TINY, "--no-run")
     assert all(f"| LeeBERT, {rule} |" in again["text"] for rule in ("entropy", "maximum probability"))
     folder = SweepFolder(tmp_path / "sweeps" / "reproduce-pairs-backbone")
@@ -636,7 +798,7 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     # The results file alone is enough, on a machine that has no sweeps.
     folder.path.rename(tmp_path / "gone")
     again, _ = run("table1", *TINY)
-    assert again["text"] == whole["text"]
+    assert untimed(again["text"]) == untimed(whole["text"]), "times may be taken again"
     assert not (tmp_path / "sweeps" / "reproduce-pairs-backbone").exists()
     drawn, _ = run("figure2", *TINY[2:], "--no-run")
     assert (tmp_path / drawn["files"][0]).read_bytes().startswith(b"\x89PNG")

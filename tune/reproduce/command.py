@@ -11,7 +11,7 @@ from typing import Any
 from leebert.errors import ConfigError, SweepError
 from leebert.files import check_writable, write_atomically
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.latency import ROUNDS
+from leebert.latency import LEAST_ROUNDS
 from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
@@ -21,9 +21,6 @@ from tune.reproduce.results import Costs, Results, differences, read, write
 from tune.reproduce.running import Standing, collect, identity, jobs, run
 from tune.reproduce.tables import Line, lines, networks
 from tune.store.folder import storage_root
-
-#: Below this share of a processor, times are called rough.
-BUSY = 0.9
 
 Say = Callable[[str], None]
 
@@ -96,23 +93,29 @@ def _brought_up_to_date(
     allowance = Allowance(request.budget)
     reasons = Reasons()
     stopped = False
-    for part in plan.parts:
-        standings = Standing.all_of(plan, part)
-        for standing in standings:
-            standing.check(mine)
-        unfit = misfits(plan.spec(part, part.methods, (0,)), prepared.problem)
+    begun = {part: Standing.all_of(plan, part) for part in plan.parts}
+    for standing in (one for standings in begun.values() for one in standings):
+        standing.check(mine)
+    to_train: dict[Part, set[tuple[str, int]]] = {}
+    for part, standings in begun.items():
+        missing = _missing(part, standings, results, seeds)
+        # Reads the weights: not where nothing is to be trained.
+        unfit = misfits(plan.spec(part, part.methods, (0,)), prepared.problem) if missing else {}
         for method, error in unfit.items():
             if method in request.methods:
                 raise ConfigError(f"--methods {method}: {error}")
             reasons.final[method, part.kept(method)] = f"{error} (left out)"
-        missing = {(m, s) for m, s in _missing(part, standings, results, seeds) if m not in unfit}
-        for job in jobs(part, standings, missing):
+        to_train[part] = {(method, seed) for method, seed in missing if method not in unfit}
+    for part, standings in begun.items():
+        for job in jobs(part, standings, to_train[part]):
             if not stopped and not allowance.used_up:
                 stopped = run(plan, job, allowance, say)
         for standing in Standing.all_of(plan, part):
             reasons.final.update({(method, part.kept(method)): why for method, why in standing.failed.items()})
             reasons.passing.update({(method, part.kept(method)): why for method, why in standing.broken.items()})
             results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, aims(plan.task_name)))
+        if results.cells:  # whatever happens next
+            write(path, results)
     if isinstance(plan.target, Table):
         wanted = networks(results)
         if wanted and not _costs_are_known(results.costs, wanted):
@@ -121,15 +124,13 @@ def _brought_up_to_date(
             device = request.device if request.device != "auto" or spec.resources.gpus else "cpu"
             costs = measure(prepared.problem, spec.train_config({}), split, wanted, device, say)
             results = dataclasses.replace(results, costs=costs)
-    if results.cells:
-        write(path, results)
+            write(path, results)
     return results, seeds, reasons
 
 
 def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
     """The rows that were asked for, and those that there are."""
-    asked = plan.request.methods
-    return tuple(row for row in plan.rows if not asked or row.method in asked or results.of(row.method, row.keep))
+    return tuple(row for row in plan.rows if plan.request.asks(row.method) or results.of(row.method, row.keep))
 
 
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
@@ -171,8 +172,8 @@ def _missing(
 
 
 def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
-    """Whether every network was measured under every rule, by a process that had a processor."""
-    return costs.share >= BUSY and all(
+    """Whether every network was measured under every rule, on a machine without other work."""
+    return costs.sound and all(
         s in costs.parameters and rules <= costs.seconds.get(s, {}).keys() for s, (_, rules) in wanted.items()
     )
 
@@ -204,15 +205,17 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
 
 
 def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: list[Path]) -> str:
-    rows = [row for row in plan.rows if not plan.request.methods or row.method in plan.request.methods]
+    rows = [row for row in plan.rows if plan.request.asks(row.method)]
     found = drawing.curves(figure, rows, results)
     if not found:
         return f"{figure.title}: nothing to draw yet"
     seen = contaminated(plan.request.backbone, plan.task_name)
     title = f"{plan.task_name}, {slug(plan.request.backbone)}" + (", which has seen this task" if seen else "")
-    drawing.draw(figure, title, _splits(results), rows, found).savefig(path, dpi=150)
+    if part := _rows_of_a_part(results):
+        title += f", {part:,} training rows"
+    drawing.draw(figure, title, _splits(results), found).savefig(path, dpi=150)
     written.append(path)
-    return f"{figure.title}: {', '.join(found)}"
+    return f"{figure.title}: {', '.join(curve.label for curve in found)}"
 
 
 def _unfinished(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> tuple[tuple[str, ...], bool]:
@@ -221,7 +224,7 @@ def _unfinished(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: R
     more = False
     for row in plan.rows:
         lacking = len(set(seeds) - results.of(row.method, row.keep).keys())
-        if not lacking or (plan.request.methods and row.method not in plan.request.methods):
+        if not lacking or not plan.request.asks(row.method):
             continue
         key = row.method, row.keep
         if key in reasons.final:
@@ -242,8 +245,25 @@ def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) 
         same_backbone=is_papers(backbone, table.backbone),
         contaminated=contaminated(backbone, plan.task_name),
         lines=made,
-        notes=(*_rests_on(table, plan.task_name, results, made), *(f"Not whole, {line}." for line in missing)),
+        notes=(
+            *_rests_on(table, plan.task_name, results, made),
+            *_not_shown(plan, results),
+            *(f"Not whole, {line}." for line in missing),
+        ),
     )
+
+
+def _not_shown(plan: Plan, results: Results) -> list[str]:
+    """What the results hold beside the table's rows."""
+    shown = {row.method for row in plan.rows}
+    others = dict.fromkeys(cell.method for cell in results.cells if cell.method not in shown)
+    return [f"Trained in the same way, and shown by --methods: {', '.join(others)}."] if others else []
+
+
+def _rows_of_a_part(results: Results) -> int:
+    """How many of the training rows were trained on, 0 for all."""
+    subset = results.identity.get("subset", "none")
+    return 0 if subset == "none" else int(subset["rows"])
 
 
 def _splits(results: Results) -> str:
@@ -257,8 +277,8 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
         f"λ1 {training['lr_theta']:g}, gradients clipped at norm {training['clip_norm']:g}, batch {training['batch_size']}, at most {training['max_epochs']} epochs in a stage "
         "(epochs: all that trained)"
     )
-    if (subset := results.identity.get("subset", "none")) != "none":
-        setting = f"a stratified subset of {subset['rows']:,} training rows; {setting}"
+    if part := _rows_of_a_part(results):
+        setting = f"a stratified subset of {part:,} training rows; {setting}"
     if task not in IMAGE_TASKS:
         setting += f", pooling {results.identity['pooling']}"
     if table.kind == "costs":
@@ -269,19 +289,19 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
     else:
         said = [
             f"Scores are the task's on {_splits(results)}, on which nothing was chosen, at the best epoch by the mean over exits on a "
-            f"held-out tenth of the training split; mean ± standard error over seeds; all methods: {setting}."
+            f"held-out tenth of the training split; mean ± standard error over seeds, which share these rows: p and intervals are of "
+            f"training's chance alone, and say nothing of other data; all methods: {setting}."
         ]
         said += _off_the_aim(table.aim(task), made)
         if results.costs.seconds:
             said.append(
                 "Speed-ups are against the fine-tuned network with one exit (until that is there, against all exits evaluated). "
                 f"Times: batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}), per exit the "
-                f"median over rows of the fastest of {ROUNDS} rounds or more, weighted by where the rows of {_splits(results)} leave."
+                f"median over rows of the fastest of {LEAST_ROUNDS} rounds or more, weighted by where the rows of {_splits(results)} leave."
             )
-            if results.costs.share < BUSY:
+            if results.costs.rough:
                 said.append(
-                    f"The machine had other work: the timing had a processor for {results.costs.share:.0%} of the time, so the times "
-                    "are rough; the same command takes them again."
+                    f"The machine had other work: {results.costs.rough}, so the times are rough; the same command takes them again."
                 )
     if not results.cells:
         return said

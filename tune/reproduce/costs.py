@@ -18,10 +18,14 @@ from leebert.exits import make_strategy
 from leebert.latency import machine, time_exits
 from leebert.operations import multiply_adds
 from leebert.runtime import Runtime, limited_threads
+from tune.reproduce.paper import RuleName
 from tune.reproduce.results import Costs
 
 #: Rows that are timed, spread over the split.
 ROWS = 40
+
+#: Any threshold does where nothing leaves.
+_THRESHOLDS: dict[RuleName, float] = {"entropy": 0.5, "confidence": 0.9, "pcee": 0.5, "f-pabee": 0.1, "beem": 1.0}
 
 
 def model_of(problem: Any, config: TrainConfig, structure: str) -> Any:
@@ -38,7 +42,7 @@ def measure(
     problem: Any,
     config: TrainConfig,
     split: str,
-    structures: Mapping[str, tuple[int, frozenset[str]]],
+    structures: Mapping[str, tuple[int, frozenset[RuleName]]],
     device: str,
     say: Callable[[str], None],
 ) -> Costs:
@@ -63,12 +67,12 @@ def measure(
         operations[structure] = [float(n) for n in multiply_adds(model, typical)]
         if hasattr(model, "advance"):  # what `infer` stops between
             for rule in sorted(rules):
-                threshold = {"entropy": 0.5, "confidence": 0.9}.get(rule)  # any: nothing leaves
+                threshold = _THRESHOLDS.get(rule)
                 timed[structure, rule] = model, make_strategy(rule, threshold, num_exits=exits, num_classes=classes)
     seconds: dict[str, dict[str, list[float]]] = {}
     with limited_threads(1):
-        times, share = time_exits(timed, batches, runtime)
-        for (structure, rule), found in times.items():
+        times = time_exits(timed, batches, runtime)
+        for (structure, rule), found in times.seconds.items():
             seconds.setdefault(structure, {})[rule] = found.tolist()
         described = machine(runtime)
-    return Costs(parameters, operations, seconds, described, share)
+    return Costs(parameters, operations, seconds, described, times.share, times.apart)

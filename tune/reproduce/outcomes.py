@@ -12,7 +12,7 @@ import numpy as np
 from leebert.evaluate import HeldOut, replay_point
 from leebert.metrics import per_exit
 from leebert.thresholds import choose
-from tune.reproduce.paper import RuleName
+from tune.reproduce.paper import CHOSEN, RuleName
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +72,6 @@ class Cell:
         return min(known, key=lambda o: abs(np.log(o.held_out / aim)), default=None)
 
 
-#: Rules whose thresholds are chosen for a speed-up; patience's are so few that all are kept.
-_CHOSEN: tuple[RuleName, ...] = ("entropy", "confidence")
-
-
 def summarise(
     record: Mapping[str, Any],
     epochs: Mapping[int, Mapping[str, Any]],
@@ -89,7 +85,7 @@ def summarise(
 ) -> Cell:
     """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
 
-    aims: the speed-ups that entropy's and maximum probability's thresholds are chosen for; of patience, all are kept.
+    aims: the speed-ups that thresholds are chosen for; of patience, all are kept.
     """
     m = len(held_out.logits)
     structure = record.get("structure") or {}
@@ -98,7 +94,7 @@ def summarise(
     rules: list[tuple[RuleName, float | None]] = [("never", None)]
     if m > 1:
         rules += [("patience", float(p)) for p in range(1, m)]
-        rules += [(rule, choose(held_out, rule, aim).threshold) for rule in _CHOSEN for aim in aims]
+        rules += [(rule, choose(held_out, rule, aim).threshold) for rule in CHOSEN for aim in aims]
     return Cell(
         method=str(values["algorithm"]),
         keep=values.get("keep"),

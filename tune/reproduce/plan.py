@@ -6,16 +6,16 @@ import copy
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from leebert.config import COST_ONLY, nearest
+from leebert.data.tasks import named_or_declared
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies
-from leebert.yaml import load_yaml
-from tune.reproduce.paper import OF_IMAGES, OWN_RULE, TARGETS, Figure, Row, Table, Target
+from tune.reproduce.paper import OF_IMAGES, OWN_RULE, TABLE_1, TARGETS, Figure, Role, Row, Table, Target, slug
 from tune.space import SweepSpec, make_space
 from tune.store.folder import check_name
 from tune.store.ledger import State
@@ -31,6 +31,7 @@ _OWN = (
     "task",
     "backbone",
     "pooling",
+    "algorithm",
     "algorithms",
     "space",
     "seeds",
@@ -62,6 +63,10 @@ class Request:
     tracking_uri: str | None = None
     address: str | None = None
     device: str = "auto"
+
+    def asks(self, method: str) -> bool:
+        """Whether a method is to be trained and shown: every one, unless some are named."""
+        return not self.methods or method in self.methods
 
     @property
     def again(self) -> str:
@@ -132,13 +137,13 @@ def make_plan(request: Request) -> Plan:
         )
     target = TARGETS[request.target]
     rows = _rows(target, request.methods)
-    task = _task(request.task or (target.tasks[0] if isinstance(target, Figure) else ""))
+    task = named_or_declared(request.task or (target.tasks[0] if isinstance(target, Figure) else ""))
     task_name = task if isinstance(task, str) else str(task.get("name", "task"))
     _check_kind(target, task_name, request.methods)
     for assignment in request.set_:
-        key = assignment.partition("=")[0].split(".")[0].strip()
-        if key in _OWN or assignment.startswith("training.keep="):
-            raise ConfigError(f"--set {assignment}: `{key}` follows from the table and the other options")
+        path = assignment.partition("=")[0].strip()
+        if path.split(".")[0] in _OWN or path == "training.keep":
+            raise ConfigError(f"--set {assignment}: `{path}` follows from the table and the other options")
     if request.seeds is not None and request.seeds < 1:
         raise ConfigError(f"--seeds {request.seeds}: at least 1")
     _budget(request.budget)
@@ -153,7 +158,7 @@ def make_plan(request: Request) -> Plan:
     name = check_name(request.name or f"reproduce-{task_name}-{slug(request.backbone)}"[:90])
     shares: dict[float, list[str]] = {}
     for row in rows:
-        if not request.methods or row.method in request.methods:
+        if request.asks(row.method):
             methods = shares.setdefault(KEEP if row.keep is None else row.keep, [])
             if row.method not in methods:
                 methods.append(row.method)
@@ -184,12 +189,6 @@ def _check_kind(target: Target, task: str, methods: Sequence[str]) -> None:
         raise ConfigError(
             f"{target.name} is of {what[0]}, and {task} has {what[1]}: for it there is {', '.join(fitting)}"
         )
-
-
-def slug(backbone: str) -> str:
-    """A backbone's short name, for files and sweeps."""
-    name = backbone.partition("@")[0].removeprefix("package:").removesuffix("/model").rstrip("/")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2] or name).strip(".-") or "backbone"
 
 
 class Allowance:
@@ -234,29 +233,20 @@ def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"--methods {method}: unknown{nearest(method, METHODS)}; known are {', '.join(METHODS)}")
-    extra = (
-        Row(
-            METHODS[m].title, m, OWN_RULE[METHODS[m].exits], keep=KEEP if uses_keep(m) else None,
-            role="variant" if METHODS[m].group == "learned weights" else "rival",
-        )
-        for m in methods if m not in target.methods
+    return (*target.rows, *(_own_row(target, method) for method in methods if method not in target.methods))
+
+
+def _own_row(target: Target, method: str) -> Row:
+    """A row of a method that a target lacks: leaving by its own rule, and compared as in table 1, with those of its rule
+    where a target compares by rules."""
+    told = METHODS[method]
+    roles = {row.method: row.role for row in TABLE_1.rows}
+    unknown: Role = "variant" if told.group == "learned weights" else "rival"
+    rule = OWN_RULE[told.exits]
+    return Row(
+        told.title, method, rule, keep=KEEP if uses_keep(method) else None, role=roles.get(method, unknown),
+        group=rule if rule in {row.group for row in target.rows} else "",
     )  # fmt: skip
-    return (*target.rows, *extra)
-
-
-def _task(given: str) -> str | dict[str, Any]:
-    """A task by its name, or the declaration in a YAML file."""
-    from leebert.data.tasks import IMAGE_TASKS, TASKS, any_task
-
-    if not given:
-        known = ", ".join([*TASKS, *IMAGE_TASKS])
-        raise ConfigError(f"--task is missing: one of {known}, or a YAML file that declares a task")
-    if Path(given).suffix in (".yaml", ".yml"):
-        declared: Any = load_yaml(Path(given))
-        if not isinstance(declared, Mapping):
-            raise ConfigError(f"--task {given}: a mapping that declares a task is expected")
-        return dict(declared.get("task", declared))
-    return any_task(given).name
 
 
 def _of_best(path: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def columns(page: Page) -> list[Column]:
         Column("time", lambda line: _number(line.time, ".2f")),
         Column("operations", lambda line: _number(line.operations, ".2f")),
         Column("parameters", lambda line: _millions(line.parameters)),
-        Column(f"{subject} − this, p", lambda line: _margin(line.margin)),
+        Column(f"{subject} − this, p (paired seeds)", lambda line: _margin(line.margin)),
     ]
     if page.in_paper:
         found += [
@@ -148,12 +148,13 @@ def _record(page: Page, line: Line) -> dict[str, str | float | None]:
         minutes = line.minutes or Estimate(math.nan, math.nan)
         return {**about, "minutes_to_best": minutes.mean, "minutes_standard_error": minutes.error}
     score = line.score or Estimate(math.nan, math.nan)
-    margin = (line.margin.mean, line.margin.low, line.margin.high, line.margin.p) if line.margin else (None,) * 4
+    m = line.margin
+    margin = (m.mean, m.low, m.high, m.p, m.cells) if m else (None,) * 5
     return {
         **about, "score": score.mean, "standard_error": score.error, "contaminated": str(page.contaminated).lower(),
         "thresholds": _joined(line.thresholds), "speed_up_held_out": _joined(line.held_out),
         "speed_up_layers": line.layers, "speed_up_time": line.time, "speed_up_operations": line.operations,
-        **dict(zip(("margin", "margin_low", "margin_high", "margin_p"), margin, strict=True)), "paper_speed_up": line.row.speed_ups.get(page.task),
+        **dict(zip(("margin", "margin_low", "margin_high", "margin_p", "margin_seeds"), margin, strict=True)), "paper_speed_up": line.row.speed_ups.get(page.task),
     }  # fmt: skip
 
 
@@ -203,7 +204,7 @@ def _estimate(estimate: Estimate | None, scale: float = 1.0) -> str:
 def _margin(margin: Interval | None) -> str:
     if margin is None:
         return ""
-    return f"{100 * margin.mean:+.2f}" + (f", {margin.p:.3f}" if margin.known else "")
+    return f"{100 * margin.mean:+.2f}" + (f", {margin.p:.3f}" if margin.known else "") + f" ({margin.cells})"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -223,6 +224,14 @@ def _ratio(value: Estimate | None, whole: Estimate | None) -> str:
 
 
 _TEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": "$<$",
+    ">": "$>$",
     "&": r"\&",
     "%": r"\%",
     "_": r"\_",

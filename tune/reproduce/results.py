@@ -9,9 +9,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from leebert.config import TrainConfig
 from leebert.errors import SweepError
 from leebert.provenance import backbone_differences
 from tune.reproduce.outcomes import Cell, Outcome
+
+#: What rows differ in, so that it is no part of what they share.
+VARIED = {"algorithm", "seed", "keep", "accumulate", "eval_batch_size"}
+
+#: Below this share of a processor, and above this difference between rounds, times are called rough.
+BUSY, APART = 0.9, 0.05
 
 #: Of the file's layout; another is not read.
 FORMAT = 2
@@ -21,7 +28,7 @@ FORMAT = 2
 class Costs:
     """What networks cost, by structure: parameters, multiply-adds up to each exit, seconds up to each exit under a rule.
 
-    machine: what the seconds were measured on. share: of the time, how much the process had a processor.
+    machine: what the seconds were measured on. share, apart: how quiet it was (:class:`leebert.latency.ExitTimes`).
     """
 
     parameters: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -29,6 +36,21 @@ class Costs:
     seconds: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
     machine: str = ""
     share: float = 1.0
+    apart: float | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether the seconds are a good measure; of old ones nobody knows."""
+        return self.apart is not None and not self.rough
+
+    @property
+    def rough(self) -> str:
+        """Why the seconds are no good measure, in words; an empty text where nothing is known against them."""
+        if self.share < BUSY:
+            return f"the timing had a processor for {self.share:.0%} of the time"
+        if (self.apart or 0.0) > APART:
+            return f"the fastest of even and of odd rounds differ by up to {self.apart:.0%}"
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +103,10 @@ def read(path: Path) -> Results | None:
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}, not {FORMAT}")
         cells = tuple(_cell(row) for row in table.to_pylist())
-        return Results(dict(about["identity"]), cells, Costs(**about["costs"]))
+        identity = dict(about["identity"])
+        # An option that came later had its default when these were trained.
+        identity["training"] = TrainConfig().model_dump(mode="json", exclude=VARIED) | identity["training"]
+        return Results(identity, cells, Costs(**about["costs"]))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())[:200]
         raise SweepError(
@@ -122,7 +147,7 @@ def _schema() -> Any:
             ("method", text), ("keep", real), ("seed", whole), ("configuration", text), ("code", text),
             ("held_out_score", real), ("exits", pa.list_(real)), ("exit_layers", pa.list_(whole)), ("depth", whole),
             ("structure", text), ("best_epoch", whole), ("epochs", whole), ("minutes_to_best", real),
-            ("runtime", text),            ("outcomes", pa.list_(outcome)),
+            ("runtime", text), ("outcomes", pa.list_(outcome)),
         ]
     )  # fmt: skip
 

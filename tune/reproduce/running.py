@@ -19,7 +19,7 @@ from leebert.provenance import backbone_identity, code_version
 from tune.analysis.overview import spec_of
 from tune.reproduce.outcomes import Cell, summarise
 from tune.reproduce.plan import Allowance, Part, Plan
-from tune.reproduce.results import differences
+from tune.reproduce.results import VARIED, differences
 from tune.running.crossval import evaluated_paths, held_out_path, load_held_out
 from tune.running.sweep import new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
@@ -27,9 +27,6 @@ from tune.store.folder import SweepFolder, storage_root
 from tune.store.ledger import State
 
 Say = Callable[[str], None]
-
-#: What rows differ in, so that it is no part of what they share.
-_VARIED = {"algorithm", "seed", "keep", "accumulate", "eval_batch_size"}
 
 
 def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -39,7 +36,7 @@ def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, 
         "pooling": spec.pooling,
         "max_length": spec.max_length,
         "subset": spec.data.subset.model_dump() if spec.data.subset else "none",
-        "training": spec.train_config({}).model_dump(mode="json", exclude=_VARIED),
+        "training": spec.train_config({}).model_dump(mode="json", exclude=VARIED),
     }
     if facts is not None:
         told |= {key: facts[key] for key in ("data_fingerprint", "evaluated", "folds", "metric")}
@@ -87,20 +84,22 @@ class Standing:
     @property
     def failed(self) -> dict[str, str]:
         """Methods that aren't tried again, and why: they ended in a number that is not finite."""
-        return {
-            str(c.values["algorithm"]): "a loss, gradient or weight was not finite"
-            for c in self.state.history()
-            if c.state == "failed" and self.state.failures[c.id][-1]["reason"] == "diverged"
-        }
+        why = "a loss, gradient or weight was not finite"
+        return {method: why for method, failure in self._given_up if failure["reason"] == "diverged"}
 
     @property
     def broken(self) -> dict[str, str]:
         """Methods that failed for another reason, which may be gone when they are tried again, and that reason."""
-        return {
-            str(c.values["algorithm"]): str(self.state.failures[c.id][-1]["message"])
+        return {m: str(failure["message"]) for m, failure in self._given_up if failure["reason"] != "diverged"}
+
+    @property
+    def _given_up(self) -> list[tuple[str, dict[str, Any]]]:
+        """The methods that failed, each with the last of its failures."""
+        return [
+            (str(c.values["algorithm"]), self.state.failures[c.id][-1])
             for c in self.state.history()
-            if c.state == "failed" and self.state.failures[c.id][-1]["reason"] != "diverged"
-        }
+            if c.state == "failed"
+        ]
 
     def check(self, expected: dict[str, Any]) -> None:
         """SweepError where the folder's sweep is of another experiment."""

@@ -36,8 +36,8 @@ class Estimate:
 class Line:
     """One row of ours. Scores are fractions; speed-ups are against the whole network.
 
-    by_seed: the score of each seed. title: the row's, with the layers of a shortened network. layers: mean of the seeds'
-    speed-ups in layers. held_out: each seed's on held-out rows, where thresholds are chosen; empty for one exit. time,
+    by_seed: the score of each seed. title: the row's, with the layers of a shortened network. layers: the depth over the seeds'
+    mean layers. held_out: each seed's on held-out rows, where thresholds are chosen; empty for one exit. time,
     operations: in wall-clock time and multiply-adds, None where not measured. epochs: how many were trained, over all
     stages, a mean over seeds.
     margin: the group's subject minus this row, paired over seeds, p and interval for all rivals of the group together.
@@ -65,7 +65,7 @@ def lines(table: Table, rows: Sequence[Row], results: Results, task: str) -> tup
 
 
 def best_rival(compared: Sequence[Line], group: str) -> Line | None:
-    """The rival with the highest mean of those that are as fast as the group's subject and were compared with it."""
+    """The rival that the group's subject is least ahead of, on the seeds that they share, of those that are as fast."""
     subject = next((line for line in compared if line.row.group == group and line.row.role == "subject"), None)
     least = (1 - AS_FAST) * ((subject.layers if subject else None) or 0.0)
     rivals = [
@@ -73,7 +73,7 @@ def best_rival(compared: Sequence[Line], group: str) -> Line | None:
         for line in compared
         if line.row.group == group and line.row.role == "rival" and line.margin and (line.layers or 0.0) >= least
     ]
-    return max(rivals, key=lambda line: line.score.mean if line.score else -math.inf, default=None)
+    return min(rivals, key=lambda line: line.margin.mean if line.margin else math.inf, default=None)
 
 
 def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: tuple[str, int]) -> Line:
@@ -87,7 +87,7 @@ def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: t
         scores,
         _title(row, pairs[0][0]),
         score=Estimate.of(list(scores.values())),
-        layers=float(np.mean([outcome.speed_up for _, outcome in pairs])),
+        layers=pairs[0][0].depth / float(np.mean([outcome.layers for _, outcome in pairs])),
         held_out=tuple(outcome.held_out for cell, outcome in pairs if len(cell.exits) > 1 and row.rule != "never"),
         time=_ratio([_seconds(cell, outcome, costs) for cell, outcome in pairs], _base_seconds(costs, base)),
         operations=_ratio(
