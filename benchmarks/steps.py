@@ -1,7 +1,8 @@
 """Seconds per step of θ of every method, beside what its arithmetic says, against plain fine-tuning.
 
 The model is a BERT encoder from a configuration (6 layers, 384 hidden units, random weights), the batches 16 rows of 64
-random tokens. Every stage of every method has its own copy of the model; in a round each trains over whole cycles, and
+random tokens; or (`--network resnet56`) a residual network with an exit after each block, and batches of 32 random images,
+under the methods that such a network can have. Every stage of every method has its own copy of the model; in a round each trains over whole cycles, and
 they alternate within this process. The arithmetic is counted, not asserted: the floating-point operations of the
 matrix products of a step as it runs (frozen parts, teachers and pruned parts as they are), in units of a forward pass of
 the unreduced model with all exits on one batch: a forward is 1, a backward 2. Both columns are multiples of `uniform`, plain
@@ -15,15 +16,17 @@ Target: measured / arithmetic <= 1.3 for every stage.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from common import Result, alternate, now, parser, ratios, start
 
 LAYERS, HIDDEN, HEADS, ROWS, LENGTH, VOCABULARY = 6, 384, 12, 16, 64, 30522
+IMAGES, SIDE = 32, 32
 PLAIN, ONE_EXIT = "uniform", "finetune"
 LIMIT = 1.3
 
@@ -43,29 +46,69 @@ def bert(config: Any) -> Any:
     return build_model(AutoModel.from_config(shape), ("no", "yes"), pooling="cls", train=config)
 
 
-def random_batches(config: Any, device: str) -> Iterator[Any]:
+def resnet(config: Any) -> Any:
+    """A fresh residual network with an exit after each block; the same one at every call."""
+    import torch
+
+    from leebert.images.resnet import build_resnet
+
+    torch.manual_seed(0)
+    classes = tuple(f"class {i}" for i in range(10))
+    return build_resnet("resnet56", classes, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), train=config)
+
+
+def random_texts(device: str) -> Iterator[Any]:
     """Full-length batches without end."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
     while True:
-        ids = torch.randint(1000, VOCABULARY, (config.batch_size, LENGTH), generator=generator)
-        labels = torch.randint(0, 2, (config.batch_size,), generator=generator)
+        ids = torch.randint(1000, VOCABULARY, (ROWS, LENGTH), generator=generator)
+        labels = torch.randint(0, 2, (ROWS,), generator=generator)
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
         yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def random_images(device: str) -> Iterator[Any]:
+    """Batches without end."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        pixels = torch.randint(0, 256, (IMAGES, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(0, 10, (IMAGES,), generator=generator)
+        yield {"images": pixels.to(device), "labels": labels.to(device)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is trained: a model from its options, batches for a device, and the options that are its own."""
+
+    model: Callable[[Any], Any]
+    batches: Callable[[str], Iterator[Any]]
+    options: dict[str, Any]
+
+
+_OF_IMAGES = {"batch_size": IMAGES, "theta_optimizer": "sgd", "omega_optimizer": "sgd", "exit_dropout": 0.0}
+NETWORKS = {
+    "bert": Network(bert, random_texts, {"batch_size": ROWS}),
+    "resnet56": Network(resnet, random_images, _OF_IMAGES),
+}
 
 
 class Training:
     """One stage of a method: its own model, optimisers and place in the cycle."""
 
-    def __init__(self, model: Any, stage: Any, config: Any, runtime: Any, teacher: Any = None) -> None:
-        from leebert.train import _Level
+    def __init__(
+        self, network: Network, model: Any, stage: Any, config: Any, runtime: Any, teacher: Any = None
+    ) -> None:
+        from leebert.train import StageLevel
 
         self.stage, self.device = stage, str(runtime.device)
-        self.level = _Level(model, stage, config, runtime, (0,), teacher)
+        self.level = StageLevel(model, stage, config, runtime, (0,), teacher)
         if stage.pace:
             stage.pace(model, 0.5)
-        self.batches = random_batches(config, self.device)
+        self.batches = network.batches(self.device)
         model.train()
 
     def cycles(self, steps: int) -> int:
@@ -93,16 +136,23 @@ class Training:
         return counter.get_total_flops() / done
 
 
-def stages_of(name: str, precision: str, device: str) -> dict[str, Training]:
-    """The stages of a method, each ready to train, by what a row of the table is called."""
+def stages_of(network: Network, name: str, precision: str, device: str) -> dict[str, Training]:
+    """The stages of a method, each ready to train, by what a row of the table is called; none if the network can't have it."""
     from leebert.config import TrainConfig
+    from leebert.errors import ConfigError
     from leebert.runtime import Runtime
     from leebert.stages import method
 
-    config = TrainConfig(algorithm=name, batch_size=ROWS, precision=precision)
+    config = TrainConfig(algorithm=name, precision=precision, **network.options)
     runtime = Runtime.of(config.precision, device)
-    model = bert(config).to(runtime.device)
+    model = network.model(config).to(runtime.device)
     stages = method(config, model.num_exits)
+    try:
+        for stage in stages:
+            if stage.transform:
+                stage.transform.check(model)
+    except ConfigError:
+        return {}
     made: dict[str, Training] = {}
     ended: dict[str, Any] = {}  # models of earlier stages, which teach
     for stage in stages:
@@ -111,21 +161,21 @@ def stages_of(name: str, precision: str, device: str) -> dict[str, Training]:
         ended[stage.name] = copy.deepcopy(model).eval().requires_grad_(False)
         if stage.epochs != 0:
             row = name if len(stages) == 1 else f"{name}: {stage.name}"
-            made[row] = Training(model, stage, config, runtime, teacher)
+            made[row] = Training(network, model, stage, config, runtime, teacher)
     return made
 
 
-def operations_of_a_forward(device: str) -> float:
+def operations_of_a_forward(network: Network, device: str) -> float:
     """Of one forward of the unreduced model with all exits on one batch, in training mode."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from leebert.config import TrainConfig
 
-    config = TrainConfig(batch_size=ROWS)
-    model = bert(config).to(device).train()
+    config = TrainConfig(**network.options)
+    model = network.model(config).to(device).train()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.record(next(random_batches(config, device)))
+        model.record(next(network.batches(device)))
     return float(counter.get_total_flops())
 
 
@@ -135,15 +185,17 @@ def main() -> None:
     made = parser(__doc__)
     made.add_argument("--steps", type=int, default=8, help="steps of θ per round, at least; whole cycles (%(default)s)")
     made.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="(%(default)s)")
+    made.add_argument("--network", choices=list(NETWORKS), default="bert", help="(%(default)s)")
     made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
     options = made.parse_args()
     start(options.threads)
     result = Result("steps", options)
+    network = NETWORKS[options.network]
     trainings: dict[str, Training] = {}
     for name in dict.fromkeys([PLAIN, ONE_EXIT, *options.methods]):
-        trainings |= stages_of(name, options.precision, options.device)
+        trainings |= stages_of(network, name, options.precision, options.device)
     # A cycle that is not timed: optimisers make their states, libraries their kernels.
-    unit = operations_of_a_forward(options.device)
+    unit = operations_of_a_forward(network, options.device)
     units = {name: training.operations(options.steps) / unit for name, training in trainings.items()}
 
     def seconds_of(name: str, number: int) -> float:
@@ -166,7 +218,7 @@ def main() -> None:
     for name, *numbers in rows:
         print(f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
     print()
-    result.end(options.precision)
+    result.end(f"{options.network}, {options.precision}")
 
 
 if __name__ == "__main__":

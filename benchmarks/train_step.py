@@ -44,7 +44,7 @@ class Variant:
         from leebert.config import TrainConfig
         from leebert.runtime import Runtime
         from leebert.stages import method
-        from leebert.train import _Level
+        from leebert.train import StageLevel
 
         self.name, self.device = name, device
         config = TrainConfig(batch_size=BATCH, **VARIANTS[name])
@@ -53,7 +53,7 @@ class Variant:
         model = source.model(config).to(runtime.device)
         model.train()
         (self.stage,) = method(config, model.num_exits)
-        self.level = _Level(model, self.stage, config, runtime, (0,))
+        self.level = StageLevel(model, self.stage, config, runtime, (0,))
         self.position = 0
 
     def run(self, batches: list[Any], d2: Iterator[Any]) -> float:

@@ -44,8 +44,13 @@ def _electra_embed(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tenso
 def _albert_layers(model: Any) -> list[nn.Module]:
     # ALBERT's layers share weights in groups: the same module stands in the list as often as it is applied.
     config = model.encoder.config  # which says fewer layers than the model's where some were taken out
-    per_group = config.num_hidden_layers / config.num_hidden_groups
-    return [model.encoder.albert_layer_groups[int(i / per_group)] for i in range(config.num_hidden_layers)]
+    groups = albert_groups(config.num_hidden_layers, config.num_hidden_groups)
+    return [model.encoder.albert_layer_groups[group] for group in groups]
+
+
+def albert_groups(num_layers: int, num_groups: int) -> list[int]:
+    """Which group of weights each layer of an ALBERT applies, as its code has it."""
+    return [int(i / (num_layers / num_groups)) for i in range(num_layers)]
 
 
 _BERT = Family(_ids_and_types, lambda model: list(model.encoder.layer))

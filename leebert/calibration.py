@@ -31,6 +31,7 @@ from leebert.thresholds import (
     choosable,
     choose,
     curves,
+    curves_as_json,
     ratio_interval,
     rows_needed,
 )
@@ -128,8 +129,10 @@ def save_calibration(folder: Path, found: Calibration) -> str:
         "exit_threshold": found.own.threshold,
         "exit_patience": found.own.patience,
     }
-    table = {"chosen_on": found.chosen_on, "num_exits": found.num_exits, "curves": found.curves}
-    files = {folder / "config.json": json.dumps(config, indent=2) + "\n", folder / FILE: json.dumps(table)}
+    files = {
+        folder / "config.json": json.dumps(config, indent=2) + "\n",
+        folder / FILE: curves_as_json(found.curves, found.num_exits, found.chosen_on),
+    }
     if card is not None:
         files[folder / "README.md"] = recalibrated(card, found.own, found.chosen, found.expected, found.chosen_on)
     write_together(files)

@@ -37,7 +37,10 @@ DataDir = Annotated[
 def train(
     config: Annotated[Path | None, typer.Option(help="A YAML file, such as best/mrpc.yaml.")] = None,
     task: Annotated[
-        str | None, typer.Option(help="cola, mnli, mrpc, qnli, qqp, rte, sst2, cifar10 or cifar100.")
+        str | None,
+        typer.Option(
+            help="cola, mnli, mrpc, qnli, qqp, rte, sst2, cifar10, cifar100, or a YAML file that declares one."
+        ),
     ] = None,
     data_dir: DataDir = None,
     backbone: Annotated[
@@ -53,6 +56,7 @@ def train(
 ) -> None:
     """Train one early-exit model and save it."""
     from leebert.config import parse
+    from leebert.data.tasks import named_or_declared
     from leebert.recipe import RunConfig
     from leebert.yaml import load_yaml
 
@@ -60,8 +64,12 @@ def train(
     where = str(config or "options")
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: a mapping of keys is expected")
+    if config and "task" in values and "space" in values:
+        raise ConfigError(
+            f"{config}: is a search space, which `leebert-tune sweep {config}` searches; train takes one run"
+        )
     for key, value in (
-        ("task", task),
+        ("task", task and named_or_declared(task)),
         ("data.dir", data_dir),
         ("model.backbone", backbone),
         ("model.pooling", pooling),
@@ -82,6 +90,7 @@ def train(
     from leebert.methods import METHODS
     from leebert.recipe import check_options, train_model
     from leebert.report import print_stages
+    from leebert.rules import named
 
     check_options(checked)
     check_writable(out, "--out")
@@ -92,14 +101,20 @@ def train(
         console.emit_json({**summary, "out": str(out)})
     else:
         print_stages(summary["stages"], summary["stages_length"])
-        rule = METHODS[checked.training.algorithm].exits
-        if rule in ("entropy", "confidence") and "exits" not in checked.model_fields_set:
+        method, chosen = METHODS[checked.training.algorithm], summary["chosen"]
+        if chosen:
             print(
-                f"{checked.training.algorithm} was published with {rule}, whose threshold depends on the model: until "
-                f"leebert calibrate {out} ROWS --strategy {rule} --speed-up 2 chooses one, it leaves by {checked.exits.strategy}"
+                f"leaves by {named(chosen['strategy'], chosen['patience'])} at {chosen['threshold']:.6g}: {chosen['reached']:.2f} times fewer layers on the "
+                "held-out rows"
+            )
+        elif method.tuned and "exits" not in checked.model_fields_set:
+            print(
+                f"{method.name} was published with {method.exits}, whose threshold depends on the model, and no rows were held "
+                f"out to choose one on: it leaves by {checked.exits.strategy}"
             )
         score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
-        print(f"{out}: {summary['theta_updates']} updates on {summary['rows']} rows{score}")
+        updates = summary["epochs"][-1]["theta_updates"]  # of all stages
+        print(f"{out}: {updates} updates on {summary['rows']} rows{score}")
         if summary["truncated_rows"]:
             print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
 
@@ -308,11 +323,11 @@ def methods(json_: Json = False) -> None:
         console.emit_json([m.as_dict() for m in METHODS.values()])
         return
     table = Table(box=box.SIMPLE_HEAD, show_lines=True)
-    table.add_column("algorithm", no_wrap=True)  # what one has to type
-    for title in ("method", "trains", "exits by", "cost"):
-        table.add_column(title, overflow="fold")
+    # One column of prose, so that no word is cut at 80 columns.
+    for title, no_wrap in (("algorithm", True), ("exits by", True), ("method, what it trains, cost", False)):
+        table.add_column(title, no_wrap=no_wrap)
     for m in METHODS.values():
-        table.add_row(m.name, f"{m.title}\n[dim]{m.source}[/dim]", m.trains, m.exits, m.cost)
+        table.add_row(m.name, m.exits, f"{m.title} ({m.source})\n{m.trains}\n[dim]cost {m.cost}[/dim]")
     out = Console()
     out.print(table)
     out.print(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +24,12 @@ from leebert.runtime import Runtime
 PAPER_SPEED_UP = 1.95
 ROUNDS = 3
 
-#: Rounds of a machine with other work at most, and when it is taken for one without.
-MOST_ROUNDS, _UNDISTURBED = 12, 0.95
+#: Rounds of :func:`time_exits`: at least, and at most where the machine has other work.
+LEAST_ROUNDS, MOST_ROUNDS = 4, 16
+
+# When a machine is taken for one without other work: its thread had a processor for that share of the time, and the
+# fastest of two halves of the rounds differ by no more than that.
+_UNDISTURBED, _STEADY = 0.95, 0.02
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -94,19 +99,33 @@ def _clocks() -> tuple[float, float]:
     return time.perf_counter(), time.thread_time()
 
 
+@dataclasses.dataclass(frozen=True)
+class ExitTimes(Generic[Key]):
+    """What :func:`time_exits` found. seconds: up to each exit's decision, (M,) per key.
+
+    share: of the time, how much the thread had a processor, for the key that had the least; 1 on a GPU. apart: by how much
+    the fastest of the even rounds and of the odd ones differ, as a share, for the key that differs the most. Where share is
+    low or apart is high, something else was at work, and times are rough.
+    """
+
+    seconds: dict[Key, np.ndarray]
+    share: float
+    apart: float
+
+
 def time_exits(
     models: Mapping[Key, tuple[Any, Strategy]], batches: Sequence[Batch], runtime: Runtime
-) -> tuple[dict[Key, np.ndarray], float]:
-    """Seconds up to each exit's decision, (M,) per model, for batches of one row; in alternation on one thread.
+) -> ExitTimes[Key]:
+    """Seconds up to each exit's decision for batches of one row; in alternation on one thread.
 
     models: any key → a model in eval mode and the rule whose decisions are timed. Each row runs through all layers. From
     one exit to the next counts the fastest round, so that a machine with other work is not taken for a slow network, and of
-    these the median over rows. There are :data:`ROUNDS` rounds, and on a CPU up to :data:`MOST_ROUNDS`, until the thread
-    had a processor nearly all the time. The second value is the share of the time that it had one for the model that
-    had the least, 1 on a GPU: where it is low, the longest stretches look slower than they are.
+    these the median over rows. There are :data:`LEAST_ROUNDS` rounds and up to :data:`MOST_ROUNDS`, until the machine
+    seems to have no other work.
     """
-    found = {key: np.full((len(batches), model.num_exits, 2), np.inf) for key, (model, _) in models.items()}
-    share = 1.0
+    # (N, M, 2) of the even and of the odd rounds: the wall clock's seconds, and the thread's of that round.
+    halves = {key: np.full((2, len(batches), model.num_exits, 2), np.inf) for key, (model, _) in models.items()}
+    share, apart = 1.0, 0.0
     for round_ in range(MOST_ROUNDS + 1):
         for key, (model, strategy) in models.items():
             for row, batch in enumerate(batches):
@@ -114,14 +133,18 @@ def time_exits(
                 infer(model, batch, watch, runtime).layers.cpu()
                 taken = np.diff([*watch.times, _clocks()], axis=0)  # (M, 2)
                 if round_:  # the first round warms up
-                    faster = taken[:, 0] < found[key][row, :, 0]
-                    found[key][row, faster] = taken[faster]
-        if round_ >= ROUNDS:
-            totals = [taken.sum(axis=(0, 1)) for taken in found.values()]
-            share = min((on / wall for wall, on in totals), default=1.0) if runtime.device.type == "cpu" else 1.0
-            if share >= _UNDISTURBED:
+                    fastest = halves[key][round_ % 2, row]
+                    faster = taken[:, 0] < fastest[:, 0]
+                    fastest[faster] = taken[faster]
+        if round_ >= LEAST_ROUNDS:
+            totals = [half.sum(axis=(1, 2)) for half in halves.values()]  # (2, 2) each
+            apart = max((abs(math.log(even[0] / odd[0])) for even, odd in totals), default=0.0)
+            if runtime.device.type == "cpu":
+                share = min((on / wall for wall, on in (total.sum(axis=0) for total in totals)), default=1.0)
+            if share >= _UNDISTURBED and apart <= _STEADY:
                 break
-    return {key: np.median(taken[..., 0], axis=0).cumsum() for key, taken in found.items()}, min(share, 1.0)
+    seconds = {key: np.median(half[..., 0].min(axis=0), axis=0).cumsum() for key, half in halves.items()}
+    return ExitTimes(seconds, min(share, 1.0), apart)
 
 
 def machine(runtime: Runtime) -> str:

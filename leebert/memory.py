@@ -30,7 +30,7 @@ from leebert.dropout import ATTENTION
 from leebert.record import Batch
 from leebert.runtime import Runtime
 from leebert.stages import Stage, method
-from leebert.train import _Level
+from leebert.train import StageLevel
 
 #: Bytes that a process takes before the first tensor: the CUDA context with the libraries' workspaces; on a CPU the
 #: Python process with its libraries.
@@ -137,7 +137,7 @@ def _stage(
     taught_by = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
     weights = [*model.parameters(), *model.buffers(), *taught_by]
     with _Tracker(weights) as tracker:
-        level = _Level(model, stage, config.model_copy(update={"accumulate": simulated}), on_cpu, (0,), teacher)
+        level = StageLevel(model, stage, config.model_copy(update={"accumulate": simulated}), on_cpu, (0,), teacher)
         if hasattr(model, "path"):
             model.path = None  # which layers run is drawn at random; all of them is the most
         for parameter in level.theta.values():

@@ -10,7 +10,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-Exits = Literal["patience", "entropy", "confidence", "last"]
+from leebert.rules import RULES
+
+Exits = Literal["patience", "entropy", "confidence", "pcee", "f-pabee", "beem", "last"]
 Group = Literal["whole network", "static", "early exit", "learned weights"]
 
 #: Options of every objective in which exits teach each other (section 3.1, eqs. 2-4).
@@ -47,6 +49,11 @@ class Method:
     stages: str = "leebert.stages:leebert"
     one_exit: bool = False
 
+    @property
+    def tuned(self) -> bool:
+        """Whether its rule has no threshold that is good for every model: one is chosen for each."""
+        return self.exits != "last" and RULES[self.exits].default is None
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON-ready values, for people: without where its code stands."""
         told = {**dataclasses.asdict(self), "options": sorted(self.options)}
@@ -61,51 +68,68 @@ def _static(name: str, title: str, source: str, trains: str, cost: str, differs:
     )
 
 
+def _of_pabee(name: str, title: str, source: str, rule: Exits, differs: str) -> Method:
+    """A rule of its own on exits that are trained as PABEE's."""
+    trains = "as PABEE: everything, cross-entropies weighted by their layer"
+    return Method(
+        name, title, "early exit", source, trains, rule, "1", differs, _JOINT, "leebert.baselines.pabee:stages"
+    )
+
+
 _LEEBERT = "Zhu, ACL 2021"
+# What the papers leave open, and why it is decided as it is (docs/decisions/parametrisation.md, omega-forwards.md).
+_OPEN = "where the paper is silent: τ is 1, and no gradient goes into a teacher, as in the code of its peers"
+_OMEGA_OPEN = f"{_OPEN}; weights are a softmax of ω over each exit's terms, since raw ones shrink and turn negative"
+_D2_OPEN = f"{_OMEGA_OPEN}; forwards for ω have dropout as θ's, so that both descend on one loss"
+_CLASSES = "classification only, since the tasks have classes: the original's regression is left out"
 
 _ALL: tuple[Method, ...] = (
     Method(
         "finetune", "fine-tuning", "whole network", "Devlin et al., NAACL 2019",
-        "everything, for the last exit", "last", "1", "",
+        "everything, for the last exit", "last", "1",
+        "optimiser, schedule and epochs are those of all methods here, so that they compare",
         frozenset(), "leebert.baselines.finetune:stages", one_exit=True,
     ),
     _static(
         "truncated", "first layers", "Sun et al., EMNLP 2019; Sajjad et al., 2020",
         "the first `keep` of the layers, for one exit", "keep",
-        "shared layers (ALBERT) are applied less often, no parameter goes", {"keep"},
+        "`keep` is a share, so that it fits any depth; shared layers (ALBERT) are applied less often, no parameter goes",
+        {"keep"},
     ),
     _static(
         "layerdrop", "LayerDrop", "Fan et al., ICLR 2020",
         "everything, layers skipped at random; evenly spaced ones are kept", "1 − layerdrop",
-        "`keep` sets how many layers stay; the kept ones are trained no further; shared layers (ALBERT): applications "
-        "are skipped, no parameter goes", {"keep", "layerdrop"},
+        "layers are skipped in fine-tuning alone, since nothing is pretrained here; the original skips them in pretraining, too; "
+        "`keep` sets how many stay, every second one in the original; shared layers (ALBERT): applications are skipped, no "
+        "parameter goes", {"keep", "layerdrop"},
     ),
     _static(
         "headprune", "head pruning", "Michel et al., NeurIPS 2019",
         "everything; then the least important heads are cut, and the rest is trained on",
         "1, less after each cut; a pass over all rows at each",
-        "a stage of training after each of `prune_rounds` cuts, so that the others can make up for it; shared layers "
-        "(ALBERT): a head goes from all applications at once", {"keep", "prune_rounds", "first_epochs"},
+        "a stage of training after each of `prune_rounds` cuts, so that the others can make up for it; a layer "
+        "keeps one head at least, since without any it would be another network; shared layers (ALBERT): a head goes from all applications at once", {"keep", "prune_rounds", "first_epochs"},
     ),
     _static(
         "distilled", "DistilBERT-style student", "Sanh et al., 2019",
         "fine-tuning; then evenly spaced layers of it, taught by it", "1, then 1/3 + keep",
-        "distilled for the task only, not in pretraining: soft and hard labels, and the cosine of the last states; τ is "
+        "distilled for the task only, since nothing is pretrained here: soft and hard labels, and the cosine of the last states; τ is "
         "`temperature`, 1 unless set; shared layers (ALBERT): fewer applications of them, no parameter goes",
         {"keep", "first_epochs", "alpha", "temperature"},
     ),
     _static(
         "pkd", "BERT-PKD", "Sun et al., EMNLP 2019",
         "fine-tuning; then its first layers, which imitate states of evenly spaced layers of it",
-        "1, then 1/3 + keep", "the states are what the exits see: CLS under `pooling: cls`; "
-        "τ is `temperature`, 1 unless set, where the original searches 5, 10 and 20; shared layers (ALBERT): fewer applications of them, no parameter goes",
+        "1, then 1/3 + keep", "its layers start from the teacher's, not from the pretrained encoder's, so that they need fewer epochs; the states are what the exits see, since not every encoder is read at CLS (the original's is, `pooling: cls`); "
+        "τ is `temperature`, 1 unless set, so that it is searched as any other option, where the original searches 5, 10 and 20; shared layers (ALBERT): fewer applications of them, no parameter goes",
         {"keep", "first_epochs", "alpha", "beta", "temperature"},
     ),
     _static(
         "theseus", "BERT-of-Theseus", "Xu et al., EMNLP 2020",
         "fine-tuning; then its first layers, each in place of a group of its layers at random; then alone",
         "1, then up to 2/3, then keep", "the chance of replacement rises linearly from `replacing_rate` to 1 over the second "
-        "stage; the predecessor's layers run without dropout, where the original's have it in training; shared layers "
+        "stage, whatever its length, where the original counts steps; the predecessor's layers run without dropout, as every teacher "
+        "here, where the original's have it; shared layers "
         "(ALBERT): predecessor and successor have a copy of them each",
         {"keep", "first_epochs", "replacing_rate"},
     ),
@@ -114,8 +138,10 @@ _ALL: tuple[Method, ...] = (
         "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut round by "
         "round, each exit taught by the same exit of the uncut network", "entropy",
         "1, then 4/3, then down to 1/3 + keep; a pass over all rows at each cut",
-        "rounds of equal cuts at one rate; states are imitated throughout the assistant's stage, not in its first third alone; "
-        "shared layers (ALBERT): a cut goes through all applications at once, and embeddings that are factorised already stay", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
+        "rounds of equal cuts at one rate, since they must share `max_epochs`; the original cuts a head per round and raises the rate; "
+        "states are imitated throughout the assistant's stage, not in its first third alone, which is one objective less; they alone are in "
+        "half of a round for every task, in 0.7 of it for the original's larger ones; gradient "
+        "equilibrium is off unless `gradient_equilibrium` asks for it, as for all methods; shared layers (ALBERT): a cut goes through all applications at once, and embeddings that are factorised already stay", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
         "leebert.baselines.cost_eff:stages",
     ),
     Method(
@@ -127,7 +153,8 @@ _ALL: tuple[Method, ...] = (
     Method(
         "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
         "everything, cross-entropies whose weights grow with the epochs", "confidence", "1",
-        "an exit on every layer; weights by its share of the depth; on images exits see the mean over all positions, not "
+        "an exit on every layer, since the tables compare rules on the same exits; weights by its share of the depth, which the original's "
+        "six follow, too; on images exits see the mean over all positions, not "
         "a learnable mix of max and average pooling; where no exit is sure, the last one answers, not the surest",
         frozenset({"gradient_equilibrium"}), "leebert.baselines.shallow_deep:stages",
     ),
@@ -141,58 +168,75 @@ _ALL: tuple[Method, ...] = (
     Method(
         "pabee", "PABEE", "early exit", "Zhou et al., NeurIPS 2020",
         "everything, cross-entropies weighted by their layer, Σ m·CE_m / Σ m", "patience", "1",
-        "", _JOINT, "leebert.baselines.pabee:stages",
+        f"{_CLASSES}; rows leave one by one in a batch, where the original's code waits for all",
+        _JOINT, "leebert.baselines.pabee:stages",
+    ),
+    _of_pabee(
+        "pcee-bert", "PCEE-BERT", "Zhang et al., Findings of NAACL 2022", "pcee",
+        "the exit that is certain for the p-th time in a row answers: the authors' averaging of the p exits is off in their runs",
+    ),
+    _of_pabee(
+        "f-pabee", "F-PABEE", "Gao et al., ICASSP 2023", "f-pabee",
+        "similarity is the Jensen-Shannon divergence, which they find best, by its definition: their code leaves out two entropies",
+    ),
+    _of_pabee(
+        "beem", "BEEM", "Bajpai and Hanawal, ICLR 2025", "beem",
+        "weights grow with the layer (BEEM-C) and one threshold is for all exits: weights by accuracy and thresholds per exit need rows of "
+        "their own; after a disagreement the score starts from the exit's own share, as in the paper and not in the code",
     ),
     Method(
         "fastbert", "FastBERT", "early exit", "Liu et al., ACL 2020; as in Zhu, ACL 2021",
         "everything, the last exit teaches", "patience", "1",
-        "linear exits, trained jointly; `two_stage` is the original's: fine-tuning, then frozen, the exits alone by KL to the last",
+        "linear exits, trained jointly, as in Zhu (2021), whose row it is; `two_stage` is the original's: fine-tuning, then frozen, the exits alone by KL to "
+        "the last; the original leaves by entropy / ln K (`normalised_entropy`)",
         frozenset({"temperature", "distillation", "detach_teacher", "two_stage", "first_epochs"}) | _JOINT,
         "leebert.baselines.fastbert:stages",
     ),
     Method(
         "fastbert-clo-v2", "FastBERT-CLO-v2", "learned weights", _LEEBERT,
-        "everything, the last exit teaches; ω by CLO-v2", "patience", "1 + 2 / 3C", "",
+        "everything, the last exit teaches; ω by CLO-v2", "patience", "1 + 2 / 3C", _D2_OPEN,
         frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT,
     ),
     Method(
         "lle", "LLE", "learned weights", _LEEBERT,
-        "everything, later exits teach; ω by CLO-v2", "patience", "1 + 2 / 3C", "",
+        "everything, later exits teach; ω by CLO-v2", "patience", "1 + 2 / 3C", _D2_OPEN,
         frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT,
     ),
     Method(
         "rand", "LeeBERT-rand", "early exit", _LEEBERT,
-        "everything, weights drawn once", "patience", "1", "", _DISTILLATION | _JOINT,
+        "everything, weights drawn once", "patience", "1", _OPEN, _DISTILLATION | _JOINT,
     ),
     Method(
         "uniform", "LeeBERT-uniform", "early exit", _LEEBERT,
-        "everything, all weights 1", "patience", "1", "", _DISTILLATION | _JOINT,
+        "everything, all weights 1", "patience", "1", _OPEN, _DISTILLATION | _JOINT,
     ),
     Method(
         "slo", "LeeBERT-SLO", "learned weights", _LEEBERT,
-        "θ and ω on the same batches (eq. 7)", "patience", "1", "", _DISTILLATION | _OMEGA | _JOINT,
+        "θ and ω on the same batches (eq. 7)", "patience", "1", _OMEGA_OPEN, _DISTILLATION | _OMEGA | _JOINT,
     ),
     Method(
         "blo", "LeeBERT-BLO", "learned weights", _LEEBERT,
-        "θ on D1, ω on D2 (eq. 8)", "patience", "4/3", "", _DISTILLATION | _SAMPLED | _JOINT,
+        "θ on D1, ω on D2 (eq. 8)", "patience", "4/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT,
     ),
     Method(
         "hyper", "LeeBERT-hyper", "learned weights", "the true hypergradient of eq. 8; beyond the paper",
         "θ on D1, ω on what its effect on θ does on D2", "patience", "8/3",
-        "", _DISTILLATION | _SAMPLED | {"finetune_first", "first_epochs"},
+        f"no paper's: BLO without its approximation that θ's step does not depend on ω; {_D2_OPEN}", _DISTILLATION | _SAMPLED | {"finetune_first", "first_epochs"},
     ),
     Method(
         "clo-v1", "LeeBERT-CLO-v1", "learned weights", _LEEBERT,
-        "θ on D1, ω on D1 and D2 (eq. 9, algorithm 1)", "patience", "5/3", "", _DISTILLATION | _SAMPLED | _JOINT,
+        "θ on D1, ω on D1 and D2 (eq. 9, algorithm 1)", "patience", "5/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT,
     ),
     Method(
         "clo-v2", "LeeBERT (CLO-v2)", "learned weights", _LEEBERT,
-        "θ and ω on D1; on D2 once in C steps (algorithm 2)", "patience", "1 + 2 / 3C", "", _DISTILLATION | _CYCLES | _JOINT,
+        "θ and ω on D1; on D2 once in C steps (algorithm 2)", "patience", "1 + 2 / 3C", _D2_OPEN, _DISTILLATION | _CYCLES | _JOINT,
     ),
 )  # fmt: skip
 
 #: The methods by the name that stands under `algorithm` in a configuration.
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+
+_NOT_IN_TWO_STAGES = frozenset({"finetune_first", "distillation", "detach_teacher", "gradient_equilibrium"})
 
 _STAGED = frozenset({"layerdrop", "headprune", "distilled", "pkd", "theseus", "cost-eff", "deebert"})
 
@@ -208,18 +252,63 @@ def has_stages(algorithm: str, options: Mapping[str, Any]) -> bool:
 
 def most_epochs(config: Any) -> int:
     """The epochs of all stages of a training configuration (:class:`leebert.config.TrainConfig`), without early stops."""
-    last, first = config.max_epochs, config.first_epochs or config.max_epochs
-    cuts = max(last, config.prune_rounds)  # they share `max_epochs`, at least one each
-    by_method = {
-        "headprune": first + cuts,
-        "theseus": first + max(last, 2),
-        "cost-eff": 2 * first + cuts + last,
-        **dict.fromkeys(("distilled", "pkd", "deebert"), first + last),
+    return sum(epochs for epochs, _ in stage_costs(config))
+
+
+def mean_cost(config: Any) -> float:
+    """The arithmetic of an update against plain fine-tuning's, a mean over all stages' epochs without early stops."""
+    return sum(epochs * cost for epochs, cost in stage_costs(config)) / most_epochs(config)
+
+
+def stage_costs(config: Any) -> list[tuple[int, float]]:
+    """The longest that each stage of a configuration takes, in epochs, and the arithmetic of its updates: `cost` in numbers.
+
+    Cuts are one stage here, embeddings cost nothing, and of a short row attention is what its matrices are.
+    """
+    last, keep = config.max_epochs, config.keep
+    first = (config.first_epochs or last, 1.0)
+    rounds = config.prune_rounds
+    cuts = max(last, rounds)  # they share `max_epochs`, at least one each
+    left = 1 - (1 - keep) * (rounds + 1) / (2 * rounds)  # the mean over rounds of what they keep
+    together = max(last, 2)
+    frozen = (last, 1 / 3)
+    in_stages = {
+        "headprune": [first, (cuts, 1 - (1 - left) / 3)],  # attention is a third of a layer
+        "distilled": [first, (last, 1 / 3 + keep)],
+        "pkd": [first, (last, 1 / 3 + keep)],
+        "theseus": [first, (together // 2, 2 / 3), (together - together // 2, keep)],
+        "cost-eff": [first, (first[0], 4 / 3), (cuts, 1 / 3 + left), (last, 1 / 3 + keep)],
+        "deebert": [first, frozen],
     }
-    several = has_stages(config.algorithm, config.model_dump())
-    return by_method.get(config.algorithm, first + last if several and config.algorithm != "layerdrop" else last)
+    if config.algorithm in in_stages:
+        return in_stages[config.algorithm]
+    in_cycles = 1 + 2 / (3 * config.cycle_length)
+    of_a_step = {
+        "truncated": keep, "layerdrop": 1 - config.layerdrop, "blo": 4 / 3, "hyper": 8 / 3, "clo-v1": 5 / 3,
+        "clo-v2": in_cycles, "lle": in_cycles, "fastbert-clo-v2": in_cycles,
+    }  # fmt: skip
+    alone = (last, of_a_step.get(config.algorithm, 1.0))
+    if applies("two_stage", config.algorithm) and config.two_stage:
+        return [first, frozen]
+    return [first, alone] if applies("finetune_first", config.algorithm) and config.finetune_first else [alone]
 
 
 def applies(option: str, algorithm: str) -> bool:
     """Whether a training option changes anything under a method (C only for CLO-v2, λ2 where ω is learned)."""
     return option not in SPECIFIC or option in METHODS[algorithm].options
+
+
+def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
+    """Why an option that a method reads does nothing beside the others, of those that a stage depends on; else an empty text.
+
+    options: all that are given; `...` for one that is searched. One that is given as its default is never in the way.
+    """
+    reads, value = METHODS[algorithm].options, options[option]
+    if value is None or value is (option == "detach_teacher"):  # the defaults: None, or False but for detach_teacher
+        return ""
+    first = [name for name in ("finetune_first", "two_stage") if name in reads]
+    if option == "first_epochs" and first and not any(options.get(name) for name in first):
+        return f"{algorithm} has no first stage without {' or '.join(first)}"
+    if "two_stage" in reads and options.get("two_stage") is True and option in _NOT_IN_TWO_STAGES:
+        return "two_stage is fine-tuning, and then the exits alone by KL to the last one, which gets no gradient"
+    return ""

@@ -17,7 +17,7 @@ from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.files import write_atomically
 from leebert.images.backbones import check_network, is_network
 from leebert.images.tasks import ImageTask
-from leebert.methods import METHODS, SPECIFIC, applies
+from leebert.methods import METHODS, SPECIFIC, applies, idle
 
 if TYPE_CHECKING:
     from leebert.data.tasks import AnyTask, Task
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     from leebert.images.arrays import ImageRows
     from leebert.problem import Problem
     from leebert.record import Rows
+    from leebert.thresholds import Chosen
     from leebert.train import EpochReport
 
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
+
+#: What a rule that was published without a threshold is given one for: half of the layers, near where the paper compares.
+SPEED_UP = 2.0
 
 
 class DataConfig(Frozen):
@@ -270,6 +274,27 @@ def own_exits(config: RunConfig) -> ExitConfig:
     return ExitConfig(strategy="never") if one_exit and "exits" not in config.model_fields_set else config.exits
 
 
+def _keep_curves(model: Any, config: RunConfig, recorded: Any, out: Path) -> None:
+    """Keep beside the model what speed-up each threshold gave on the held-out rows."""
+    from leebert.thresholds import FILE, curves, curves_as_json
+
+    on = f"{recorded.logits.shape[1]} held-out rows of the training split"
+    write_atomically(out / FILE, curves_as_json(curves(recorded, config.exits.patience), model.num_exits, on))
+
+
+def _leave_by_its_own_rule(model: Any, config: RunConfig, recorded: Any) -> Chosen | None:
+    """Let a method whose published rule has no threshold for every model leave by that rule, unless another is asked for."""
+    from leebert.thresholds import choose
+
+    method = METHODS[config.training.algorithm]
+    if not method.tuned or "exits" in config.model_fields_set:
+        return None
+    chosen = choose(recorded, method.exits, SPEED_UP)
+    model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
+    model.config.exit_patience = chosen.patience
+    return chosen
+
+
 def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochReport]) -> dict[str, Any]:
     """What each stage left: scores at its end, and its network's costs for a row of mean length."""
     import numpy as np
@@ -297,14 +322,19 @@ def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochRe
 
 
 def check_options(config: RunConfig) -> None:
-    """Raises ConfigError for a training option that somebody gave and the method doesn't read."""
+    """Raises ConfigError for a training option that somebody gave and the method doesn't read, or not beside the others."""
+    if config.found:  # a best file has all options of its sweep
+        return
     algorithm = config.training.algorithm
-    unused = sorted(o for o in config.training.model_fields_set & SPECIFIC if not applies(o, algorithm))
-    if unused and not config.found:  # a best file has all options of its sweep
+    given = {option: getattr(config.training, option) for option in sorted(config.training.model_fields_set & SPECIFIC)}
+    if unused := [option for option in given if not applies(option, algorithm)]:
         raise ConfigError(
             f"training.{unused[0]}: {algorithm} has no such option; leave {', '.join(unused)} out (leebert methods --json has those "
             "that a method reads)"
         )
+    for option in given:
+        if why := idle(option, algorithm, given):
+            raise ConfigError(f"training.{option}: does nothing here: {why}; leave it out")
 
 
 def train_model(
@@ -380,8 +410,12 @@ def train_model(
             f"its last finite epoch is kept in {checkpoints.folder}; lower lr_theta, now {config.training.lr_theta:g}"
         )
     model = result.model
+    chosen: Chosen | None = None
     if held_out is not None:
         model.load_state_dict(load_file(best_weights))
+        if model.num_exits > 1:
+            _keep_curves(model, config, result.held_out, out)
+            chosen = _leave_by_its_own_rule(model, config, result.held_out)
     data.save(model, out)
     summary = {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
@@ -396,6 +430,7 @@ def train_model(
         "theta_updates": result.reports[-1].last_stage_updates,
         "best_epoch": result.best.epoch,
         "score": result.best.score,
+        "chosen": chosen and dataclasses.asdict(chosen),
         "epochs": [r.plain() for r in result.reports],
         **_stages(data.problem(exits).model(config.training), config, data.rows, result.reports),
     }

@@ -125,13 +125,14 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
     table.add_row("mean", *(f"{100 * float(np.mean(result['exits'][name])):.2f}" for name in measures))
     console.print(table)
     table = Table(title=f"{split}: exit strategies", title_justify="left")
-    for name in ("strategy", "threshold", "mean layers", "speed-up", *measures):
+    for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
         table.add_column(name, justify="left" if name == "strategy" else "right")
     for strategy, points in result["curves"].items():
         for p in points:
             threshold = f"{p['threshold']:g}" if RULES[strategy].whole else f"{p['threshold']:.4g}"
             table.add_row(
-                named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}", f"{p['speed_up']:.2f}",
+                named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}",
+                f"{100 * p['saving']:.1f} %", f"{p['speed_up']:.2f}",
                 *(f"{100 * p['measures'][name]:.2f}" for name in measures),
             )  # fmt: skip
         table.add_section()

@@ -36,11 +36,6 @@ def of_exit(name: str) -> int | None:
     return int(number) if part == "heads" and number.isdigit() else None
 
 
-def layers_only(name: str) -> bool:
-    """The `trains` of a stage in which embeddings, pooler and exits are frozen."""
-    return any(part in ("layer", "albert_layer_groups") for part in name.split("."))
-
-
 def exits_only(name: str, *, but: int | None = None) -> bool:
     """The `trains` of a stage in which the network is frozen, and perhaps one exit with it."""
     exit_ = of_exit(name)

@@ -181,6 +181,11 @@ def curves(recorded: HeldOut, patience: int | None = None) -> dict[str, list[lis
     return found
 
 
+def curves_as_json(curves: dict[str, list[list[float]]], num_exits: int, chosen_on: str) -> str:
+    """What :data:`FILE` is to hold: the curves, and in words which rows they are of."""
+    return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, "curves": curves})
+
+
 def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, patience: int | None = None) -> Chosen:
     """As :func:`choose`, from a model's curves: to within their 2 %. A rule's second parameter must be given here."""
     rule = choosable(strategy)
@@ -198,7 +203,7 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, p
 
 
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
-    """The curves of a saved model; empty where neither a refit nor a calibration has made any."""
+    """The curves of a saved model; empty where it has none."""
     try:
         found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

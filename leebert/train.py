@@ -100,7 +100,7 @@ class _Descent:
     norm: torch.Tensor
 
 
-class _Level:
+class StageLevel:
     """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.Level`)."""
 
     def __init__(
@@ -361,7 +361,7 @@ def train_epochs(
     at = _Progress()
     reports: list[EpochReport] = []
     best: HeldOut | None = None
-    level: _Level | None = None
+    level: StageLevel | None = None
     snapshot = checkpoints.load() if checkpoints else None
     if snapshot is not None:
         if snapshot.meta["identity"] != run:
@@ -403,7 +403,7 @@ def train_epochs(
                 at.plans[stage.name] = stage.transform.plan(model, examined)
             model = _enter(model, stage, at.plans.get(stage.name), runtime)
             teachers = {name: teacher for name, teacher in teachers.items() if _needed(name, stages[at.stage :])}
-            level = _Level(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
+            level = StageLevel(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
         epoch = len(reports)
         # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks.
         torch.manual_seed(derive_seed(*seed, stage.name, "dropout", at.stage_epoch))
@@ -509,7 +509,7 @@ def _set_equilibrium(model: Any, config: TrainConfig, stage: Stage) -> None:
     if hasattr(model, "gradient_equilibrium"):
         model.gradient_equilibrium = wanted
     elif wanted:
-        raise ConfigError(f"gradient_equilibrium: a {type(model).__name__} can't do it; leave the option out")
+        raise ConfigError(f"gradient_equilibrium: {type(model).__name__} can't do it; leave the option out")
 
 
 def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:
@@ -585,7 +585,7 @@ def _identity(
 
 def _snapshot(
     model: Any,
-    level: _Level,
+    level: StageLevel,
     at: _Progress,
     reports: list[EpochReport],
     best: HeldOut | None,
@@ -611,7 +611,7 @@ def _restore(
     seed: tuple[int | str, ...],
     snapshot: Snapshot,
     teachers: Mapping[str, Any],
-) -> _Level:
+) -> StageLevel:
     try:
         for prefix, module in (("model/", model), *((f"teacher/{name}/", t) for name, t in teachers.items())):
             module.load_state_dict(
@@ -619,7 +619,7 @@ def _restore(
             )
     except RuntimeError as error:
         raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[0]}") from None
-    level = _Level(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
+    level = StageLevel(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
     level.load_optimizer_tensors(
         {k: v for k, v in snapshot.tensors.items() if k.split("/")[0] in ("theta", "omega", "state")}
     )

@@ -14,6 +14,7 @@ from leebert.losses import cross_entropy_per_exit
 from leebert.record import Batch
 from leebert.slim.importance import head_importance, weight_importance
 from leebert.slim.layerdrop import LayerDrop
+from leebert.slim.layers import check_kept
 from leebert.slim.parts import blocks, places
 from leebert.stages import Examined
 
@@ -25,7 +26,7 @@ class LastExit:
     def check(self, model: Any) -> None:
         if not hasattr(model, "keep_exits"):
             raise ConfigError(
-                f"this method leaves one exit, and a {type(model).__name__} has no `keep_exits` that drops the others; "
+                f"this method leaves one exit, and {type(model).__name__} has no `keep_exits` that drops the others; "
                 "take a method that trains all exits"
             )
 
@@ -41,7 +42,7 @@ class LastExit:
 def require(model: Any, what: str) -> None:
     """Raises ConfigError where a model has no parts that can be taken out."""
     if not hasattr(model, "reduce"):
-        raise ConfigError(f"this method takes {what} out of an encoder; a {type(model).__name__} has no {what} to take")
+        raise ConfigError(f"this method takes {what} out of an encoder; {type(model).__name__} has no {what} to take")
 
 
 def require_exit_after_each_layer(model: Any) -> None:
@@ -55,7 +56,7 @@ def require_exit_after_each_layer(model: Any) -> None:
 
 
 def share_of(count: int, share: float) -> int:
-    """How many of `count` things a share is: the nearest whole number, at least one."""
+    """How many of `count` things a share is: the nearest whole number, of two the even one, at least one."""
     return max(1, round(share * count))
 
 
@@ -82,6 +83,7 @@ class KeepLayers:
         if self.layers[-1] >= there:
             raise ConfigError(f"{self.layers[-1] + 1} layers are needed: this encoder has {there}")
         require_exit_after_each_layer(model)
+        check_kept(model.backbone, self.layers)
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
         return list(self.layers)

@@ -19,7 +19,7 @@ from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS, Fixed
 from leebert.record import Record, TensorRows, micro_batches
 from leebert.stages import Stage, method
-from leebert.train import _Level, fit, train_epochs
+from leebert.train import StageLevel, fit, train_epochs
 
 
 def config(**options):
@@ -112,8 +112,8 @@ def forwards_at_once(self, *batches):
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - {"hyper"}))  # whose steps are not by `theta_step`
 def test_one_part_is_bit_for_bit_a_step_without_parts(algorithm, monkeypatch):
     parameters, *numbers = outcome(toy_mlp(dropout=0.3), toy_rows(), config(algorithm=algorithm))
-    monkeypatch.setattr(_Level, "theta_step", at_once)
-    monkeypatch.setattr(_Level, "losses", forwards_at_once)
+    monkeypatch.setattr(StageLevel, "theta_step", at_once)
+    monkeypatch.setattr(StageLevel, "losses", forwards_at_once)
     expected, *expected_numbers = outcome(toy_mlp(dropout=0.3), toy_rows(), config(algorithm=algorithm))
     assert all(torch.equal(a, b) for a, b in zip(parameters, expected, strict=True))
     assert numbers == expected_numbers

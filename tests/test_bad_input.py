@@ -160,6 +160,15 @@ def test_an_option_that_a_method_has_not_stops_training(place, cli, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize(("keep", "bound"), [("1.5", "less than or equal to 1"), ("0", "greater than 0")])
+def test_a_share_that_is_none_stops_training(place, cli, tmp_path, keep, bound):
+    (tmp_path / "train.tsv").write_bytes(tsv(*SOUND))
+    config = run_file(tmp_path / "run.yaml", own(tmp_path / "train.tsv"), place / "backbone")
+    ran = cli("leebert", "train", "--config", config, "--out", tmp_path / "m", "--set", "training.algorithm=truncated", "--set", f"training.keep={keep}")  # fmt: skip
+    refuses(ran, "training.keep", keep, bound)
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
 def test_a_missing_split_is_named_with_what_is_there(place, cli, tmp_path, program, mlflow_server):
     task = own(tmp_path / "nowhere" / "train.tsv")
@@ -696,12 +705,3 @@ def test_texts_of_another_number_than_the_model_takes_are_refused_and_no_rows_ar
     ran = cli("leebert", "predict", model, tmp_path / "header.tsv")
     assert ran.code == 0
     assert "0 rows" in ran.err
-
-
-def test_a_method_whose_rule_needs_a_threshold_says_by_what_its_model_leaves_until_then(place, cli, tmp_path):
-    training = {"batch_size": 4, "max_epochs": 1, "precision": "fp32", "algorithm": "deebert"}
-    config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone", training=training)
-    ran = cli("leebert", "train", "--config", config, "--out", tmp_path / "model")
-    assert ran.code == 0, ran.err
-    assert "deebert was published with entropy" in ran.out
-    assert "it leaves by patience" in ran.out

@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 from encoders import save_backbone, text_rows, write_task
 
+from leebert.backbone import LayerStack
+from leebert.methods import METHODS
 from leebert.model import load_model
-from leebert.yaml import dump_yaml
+from leebert.rules import named, usable
+from leebert.yaml import dump_yaml, load_yaml
 
 SCRIPTS = Path(sys.executable).parent
 LAYERS = 4
@@ -92,6 +95,42 @@ def test_train_tells_what_each_stage_of_a_method_left(place, cli, tmp_path):
     assert stages["recovery"]["score"] == told["epochs"][-1]["score"]
 
 
+@pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert"])
+def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layers(place, cli, tmp_path, algorithm):
+    of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1")
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *of_method)
+    assert ran.code == 0, ran.err
+    rule = METHODS[algorithm].exits
+    saved, told = (json.loads((tmp_path / "m" / f"{name}.json").read_text()) for name in ("config", "training"))
+    assert (saved["exit_strategy"], saved["exit_threshold"]) == (rule, told["chosen"]["threshold"])
+    name = named(rule, saved["exit_patience"])
+    assert f"leaves by {name} at {saved['exit_threshold']:.6g}: {told['chosen']['reached']:.2f} times" in ran.out
+    # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
+    found = json.loads((tmp_path / "m" / "exits.json").read_text())
+    assert found["chosen_on"] == f"{told['held_out_rows']} held-out rows of the training split"
+    assert max(speed_up for _, speed_up in found["curves"][name]) == LAYERS / (saved["exit_patience"] or 1)
+    off = [abs(np.log(speed_up / 2)) for _, speed_up in found["curves"][name]]
+    assert abs(np.log(told["chosen"]["reached"] / 2)) <= min(off) + 1e-9
+    updates = told["epochs"][-1]["theta_updates"]
+    assert f"{updates} updates on {told['rows']} rows" in ran.out
+    assert updates >= told["theta_updates"]
+
+
+@pytest.mark.parametrize(
+    ("given", "left_by"),
+    [((), "patience"), (("--set", "exits.strategy=entropy", "--set", "exits.threshold=0.3"), "entropy")],
+)
+def test_without_held_out_rows_no_threshold_is_chosen_and_one_that_is_given_stays(place, cli, tmp_path, given, left_by):
+    options = ("--set", "training.algorithm=deebert", "--set", "training.max_epochs=1", *given)
+    hold_out = ("--hold-out",) if given else ("--no-hold-out",)
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options, *hold_out)
+    assert ran.code == 0, ran.err
+    saved = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert (saved["exit_strategy"], saved["exit_threshold"]) == (left_by, 0.3 if given else None)
+    assert ("deebert was published with entropy" in ran.out) is not bool(given)
+    assert ("it leaves by patience" in ran.out) is not bool(given)
+
+
 def test_progress_goes_to_stderr_and_the_result_to_stdout(trained):
     _, ran = trained
     assert [line.split("  ")[0] for line in ran.err.splitlines() if line.startswith("epoch")] == [
@@ -100,6 +139,30 @@ def test_progress_goes_to_stderr_and_the_result_to_stdout(trained):
         "epoch 3",
     ]
     assert "epoch" not in ran.out.split("{")[0]
+
+
+def test_a_task_of_ones_own_is_named_by_its_file_and_a_search_space_is_no_run(place, cli, tmp_path):
+    declared = load_yaml(place / "run.yaml")["task"]
+    (tmp_path / "pairs.yaml").write_text(dump_yaml(declared))
+    options = (
+        "--backbone", place / "backbone", "--out", tmp_path / "m", "--set", "model.max_length=32", "--no-hold-out",
+    )  # fmt: skip
+    ran = cli(
+        "leebert",
+        "train",
+        "--task",
+        tmp_path / "pairs.yaml",
+        *options,
+        "--set",
+        "training={batch_size: 8, max_epochs: 1}",
+    )
+    assert ran.code == 0, ran.err
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["task"] == declared
+    space = tmp_path / "space.yaml"
+    space.write_text(dump_yaml({"task": declared, "backbone": "x", "space": {"lr_theta": [1e-4]}}))
+    ran = cli("leebert", "train", "--config", space)
+    assert ran.code == 1
+    assert f"is a search space, which `leebert-tune sweep {space}` searches" in ran.err
 
 
 def test_set_overrides_the_file_and_reads_values_as_yaml(place, cli, tmp_path):
@@ -180,22 +243,26 @@ def evaluated(trained, cli):
 
 
 @pytest.fixture(scope="module")
-def recorded(trained):
-    """Every exit's logits on the development rows, straight from the library."""
+def dev_rows(trained):
+    """The development rows, straight from the library."""
     from leebert.backbone import load_tokenizer
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.data.tokens import tokenise
-    from leebert.evaluate import record_all
-    from leebert.model import load_model
-    from leebert.runtime import Runtime
 
     folder = trained[0]
-    model = load_model(folder).eval()
-    rows = tokenise(
-        read_split(get_task(model.config.task), "dev"), load_tokenizer(str(folder)), 32, folder / "dev.arrow"
-    )
-    return record_all(model, rows, Runtime.of(model.config.precision, "cpu"))
+    task = get_task(json.loads((folder / "config.json").read_text())["task"])
+    return tokenise(read_split(task, "dev"), load_tokenizer(str(folder)), 32, folder / "dev.arrow")
+
+
+@pytest.fixture(scope="module")
+def recorded(trained, dev_rows):
+    """Every exit's logits on the development rows."""
+    from leebert.evaluate import record_all
+    from leebert.runtime import Runtime
+
+    model = load_model(trained[0]).eval()
+    return record_all(model, dev_rows, Runtime.of(model.config.precision, "cpu"))
 
 
 def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trained):
@@ -213,6 +280,8 @@ def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trai
             assert len(p["exits"]) == LAYERS
             assert p["layers"] == pytest.approx(np.dot(p["exits"], range(1, LAYERS + 1)) / 40)
             assert p["speed_up"] == pytest.approx(LAYERS / p["layers"])
+            executed = sum(layer * rows for layer, rows in enumerate(p["exits"], start=1))  # DeeBERT's Σ i·N_i
+            assert p["saving"] == pytest.approx(1 - executed / (LAYERS * 40))
     # The highest patience can never exit before the last; entropy only leaves earlier with a higher threshold.
     assert curves["patience"][-1]["exits"] == [0, 0, 0, 40]
     assert curves["patience"][-1]["measures"]["score"] == pytest.approx(accuracy[-1])
@@ -220,6 +289,24 @@ def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trai
     assert layers == sorted(layers, reverse=True)
     assert curves["entropy"][-1]["exits"] == [40, 0, 0, 0]
     assert json.loads((trained[0] / "eval" / "dev.json").read_text()) == evaluated
+
+
+def test_all_exits_rules_and_thresholds_are_evaluated_from_one_pass(trained, dev_rows, cli, monkeypatch):
+    passed = []  # rows that any way through the layers began with, as their tokens
+    begin = LayerStack.begin
+
+    def watched(stack, batch):
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        passed.extend(row[there].tolist() for row, there in zip(ids, mask, strict=True))
+        return begin(stack, batch)
+
+    monkeypatch.setattr(LayerStack, "begin", watched)
+    ran = cli("leebert", "evaluate", trained[0], "--timed-rows", 0, "--batch-size", 16, "--json")
+    assert ran.code == 0, ran.err
+    curves = ran.json["dev"]["curves"]
+    assert curves.keys() == {rule.name for rule in usable(LAYERS)}
+    assert sum(map(len, curves.values())) > 20 * (len(curves) - 1)
+    assert sorted(passed) == sorted(dev_rows.collate([i])["input_ids"][0].tolist() for i in range(40))
 
 
 def test_evaluate_prints_tables_and_takes_a_number_of_thresholds_and_a_split(trained, cli):

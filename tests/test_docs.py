@@ -66,6 +66,7 @@ def commands():
     for path in (
         ROOT / "README.md",
         ROOT / "search_spaces" / "README.md",
+        ROOT / "docs" / "reproducing.md",
         *sorted((ROOT / "docs" / "results").glob("*.md")),
     ):
         for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.S):

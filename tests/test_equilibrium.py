@@ -114,5 +114,5 @@ def test_it_changes_what_is_trained():
 
 
 def test_a_model_that_cannot_do_it_is_refused():
-    with pytest.raises(ConfigError, match="gradient_equilibrium: a ThreeExitMLP can't do it"):
+    with pytest.raises(ConfigError, match="gradient_equilibrium: ThreeExitMLP can't do it"):
         fit(toy_mlp(), toy_rows(), config(gradient_equilibrium=True))

@@ -356,3 +356,13 @@ def test_recorded_logits_may_be_read_only():
     logits.flags.writeable = False
     rule = make_strategy("patience", 1, num_exits=3, num_classes=2)
     assert replay(rule, logits).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_refuse_the_single_output_of_a_regression(rule):
+    asked = ExitConfig(strategy=rule, threshold=1 if RULES[rule].whole else 0.5)
+    with pytest.raises(
+        ConfigError, match=f"strategy '{rule}' compares classes, and this model has one output per exit"
+    ):
+        check_threshold(asked, 4, 1)
+    check_threshold(ExitConfig(strategy="never"), 4, 1)

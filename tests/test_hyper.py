@@ -20,7 +20,7 @@ from leebert.optim import BLO, Hyper
 from leebert.record import Record
 from leebert.runtime import Runtime
 from leebert.stages import Stage
-from leebert.train import _Level, fit
+from leebert.train import StageLevel, fit
 from leebert.weights import PARAMETRISATIONS
 
 #: λ1 at the step, as from a schedule (it is not lr_theta): AdamW's steps are larger at the same rate.
@@ -68,7 +68,7 @@ def level_of(model, optimizer, runtime=CPU, objective=None, **options):
     stage = Stage(
         "s", objective or ExitObjective.of(config, model.num_exits), Hyper(), optimizer=lambda p, lr, _: optimizer(p)
     )
-    level = _Level(model.train(), stage, config, runtime, (0,))
+    level = StageLevel(model.train(), stage, config, runtime, (0,))
     omega = level.state["omega"].to(next(model.parameters()).dtype)
     level.state["omega"] = omega + 0.5 * torch.rand(omega.shape, generator=torch.Generator().manual_seed(2))
     level.omega_optimizer = torch.optim.SGD([level.state["omega"]], lr=1.0)

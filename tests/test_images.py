@@ -347,7 +347,7 @@ def trained(cifar, cli, tmp_path_factory):
 
 def test_train_writes_a_network(trained):
     out, told = trained
-    assert {p.name for p in out.iterdir()} == {"config.json", "model.safetensors", "training.json"}
+    assert {p.name for p in out.iterdir()} == {"config.json", "exits.json", "model.safetensors", "training.json"}
     assert (told["rows"], told["held_out_rows"], told["truncated_rows"]) == (56, 14, 0)
     assert told["score"] > 0.3  # chance is 0.1
 

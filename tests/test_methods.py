@@ -17,7 +17,7 @@ from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.losses import cross_entropy_per_exit
-from leebert.methods import METHODS, SPECIFIC, applies, has_stages, most_epochs
+from leebert.methods import METHODS, SPECIFIC, applies, has_stages, mean_cost, most_epochs, stage_costs
 from leebert.record import Record
 from leebert.stages import epochs_of, method, of_exit
 from leebert.train import fit, train_epochs
@@ -63,6 +63,7 @@ def test_what_the_table_says_of_a_method_is_complete(name):
     assert told.source
     assert told.trains
     assert told.cost
+    assert told.differs
     assert told.one_exit == (told.exits == "last")
 
 
@@ -246,7 +247,7 @@ def test_a_model_that_cannot_drop_exits_is_refused_before_any_training():
         def record(self, batch: Any, keep: Any = "logits") -> Record:
             raise AssertionError("nothing is run")
 
-    with pytest.raises(ConfigError, match="one exit, and a Fixed has no `keep_exits`"):
+    with pytest.raises(ConfigError, match="one exit, and Fixed has no `keep_exits`"):
         next(train_epochs(Fixed(), toy_rows(), config("finetune")))
 
 
@@ -257,9 +258,11 @@ def test_methods_lists_all_of_them():
     told = json.loads(shown.stdout)
     assert [row["name"] for row in told] == list(METHODS)
     assert {"name", "title", "source", "trains", "exits", "cost", "differs", "options"} <= set(told[0])
-    table = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"})
+    table = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "80"})
     assert table.exit_code == 0
-    assert all(name in table.stdout for name in METHODS)
+    words = set(table.stdout.split())
+    for told in METHODS.values():  # no word is cut
+        assert {told.name, *told.title.split(), *told.trains.split(), *told.cost.split()} <= words
 
 
 def test_the_readmes_table_lists_every_method_as_the_program_does():
@@ -277,6 +280,31 @@ def test_what_a_method_may_take_is_known_without_its_stages(name, options):
     stages = method(settings, 4)
     assert most_epochs(settings) == sum(epochs_of(stages, settings))
     assert has_stages(name, settings.model_dump()) == (len(stages) > 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("pabee", {}, [1]),
+        ("clo-v2", {"cycle_length": 2}, [4 / 3]),
+        ("blo", {"finetune_first": True}, [1, 4 / 3]),
+        ("fastbert", {"two_stage": True}, [1, 1 / 3]),
+        ("deebert", {}, [1, 1 / 3]),
+        ("truncated", {"keep": 0.75}, [0.75]),
+        ("pkd", {"keep": 0.5}, [1, 1 / 3 + 0.5]),
+        ("theseus", {"keep": 0.5}, [1, 2 / 3, 0.5]),
+        # Rounds keep 3/4 and 1/2, of attention, which is a third of a layer; of all that a student trains.
+        ("headprune", {"keep": 0.5, "prune_rounds": 2}, [1, 1 - 0.375 / 3]),
+        ("cost-eff", {"keep": 0.5, "prune_rounds": 2}, [1, 4 / 3, 1 / 3 + 0.625, 1 / 3 + 0.5]),
+    ],
+)
+def test_an_updates_cost_is_the_mean_of_its_stages(name, options, expected):
+    """Forward 1, backward 2, as the table's `cost` tells it."""
+    settings = config(name, max_epochs=2, **options)
+    costs = stage_costs(settings)
+    assert [cost for _, cost in costs] == pytest.approx(expected)
+    told = sum(epochs * cost for (epochs, _), cost in zip(costs, expected, strict=True))
+    assert mean_cost(settings) == pytest.approx(told / most_epochs(settings))
 
 
 @pytest.mark.parametrize(

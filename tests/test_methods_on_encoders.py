@@ -11,17 +11,20 @@ from encoders import FAMILIES, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
+from leebert.baselines.theseus import Successors
 from leebert.checkpoint import Checkpoints
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import ConfigError
 from leebert.exits import make_strategy
 from leebert.inference import infer
+from leebert.losses import cross_entropy_per_exit
 from leebert.memory import estimate
 from leebert.methods import METHODS
 from leebert.model import build_model, load_model
 from leebert.operations import multiply_adds, of_stages, parameters
 from leebert.record import Record, TensorRows
 from leebert.runtime import Runtime
+from leebert.slim.parts import blocks
 from leebert.stages import Examined, method
 from leebert.students import StudentObjective, distance
 from leebert.train import fit, train_epochs
@@ -48,9 +51,15 @@ def rows(n: int = 24, seed: int = 0) -> TensorRows:
     return TensorRows(**{**made, "labels": made["input_ids"].sum(1) % 2})
 
 
-def model(family: str = "bert", seed: int = 0, layers: int = LAYERS) -> Any:
+def model(family: str = "bert", seed: int = 0, layers: int = LAYERS, **options: Any) -> Any:
     torch.manual_seed(seed)
-    return build_model(encoder(family, layers=layers), ("no", "yes"), exits=ExitConfig(strategy="never"))
+    return build_model(encoder(family, layers=layers, **options), ("no", "yes"), exits=ExitConfig(strategy="never"))
+
+
+def examined() -> Examined:
+    """The rows in one batch."""
+    data = rows()
+    return Examined(lambda: iter([data.collate(range(24))]), Runtime.of("fp32", "cpu"))
 
 
 @pytest.mark.parametrize(
@@ -123,14 +132,15 @@ def test_a_truncated_model_starts_as_the_networks_own_first_layers():
     assert all(torch.equal(dict(small.named_parameters())[n], p) for n, p in kept.items())
 
 
-def test_layerdrop_skips_in_training_only_and_its_last_stage_trains_nothing():
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_layerdrop_skips_in_training_only_and_its_last_stage_trains_nothing(family):
     ran = {True: 0, False: 0}  # layers, in training and in evaluation
 
     def count(layer: torch.nn.Module, *_: object) -> None:
         ran[layer.training] += 1
 
-    whole = model()
-    for layer in whole.stack.layers():
+    whole = model(family)
+    for layer in dict.fromkeys(whole.stack.layers()):  # ALBERT's is applied four times
         layer.register_forward_hook(count)
     reports, counts = [], []
     for report in train_epochs(
@@ -163,10 +173,57 @@ def test_a_head_that_nothing_depends_on_is_cut_first():
     idle = whole.backbone.encoder.layer[2].attention.output.dense
     with torch.no_grad():
         idle.weight[:, 16:] = 0  # the second of its two heads
-    data = rows()
-    examined = Examined(lambda: iter([data.collate(range(24))]), Runtime.of("fp32", "cpu"))
-    plan = PruneHeads(7 / 8).plan(whole, examined)
+    plan = PruneHeads(7 / 8).plan(whole, examined())
     assert plan == [[0, 1], [0, 1], [0], [0, 1]]
+
+
+@pytest.mark.parametrize("influence", [1.0, 1e-3])
+def test_heads_are_compared_by_their_share_of_their_layers_l2_norm(influence):
+    """All heads of a layer do what its first does, only less: by so much they are less important."""
+    whole = model(num_attention_heads=4).eval()
+    # Of each layer's norm the least that is not nothing: 0.49, 0.45, 0.20, 0.67.
+    worth = [(1, 0.99, 0.98, 0.97), (1, 0.5, 0, 0), (1, 0.2, 0, 0), (1, 0.9, 0, 0)]
+    with torch.no_grad():
+        for block, parts in zip(blocks(whole.backbone), worth, strict=True):
+            for linear in block.inputs:
+                linear.weight.copy_(linear.weight[:8].repeat(4, 1))
+                linear.bias.copy_(linear.bias[:8].repeat(4))
+            first = block.output.weight[:, :8].clone()
+            block.output.weight.copy_(torch.cat([part * first for part in parts], dim=1))
+        blocks(whole.backbone)[3].output.weight.mul_(influence)
+    plans = {kept: PruneHeads(kept / 16).plan(whole, examined()) for kept in (9, 8, 7)}
+    assert plans == {
+        9: [[0, 1, 2, 3], [0, 1], [0], [0, 1]],
+        8: [[0, 1, 2, 3], [0], [0], [0, 1]],
+        7: [[0, 1, 2], [0], [0], [0, 1]],
+    }
+
+
+def test_slenderising_cuts_what_nothing_depends_on_first():
+    whole = model(num_attention_heads=4).eval()
+    head, neurons = [2, 0, 3, 1], [range(start, 48, 4) for start in (1, 3, 0, 2)]  # of each layer, idle
+    with torch.no_grad():
+        for block, i, j in zip(blocks(whole.backbone), head, neurons, strict=True):
+            block.output.weight[:, 8 * i : 8 * (i + 1)] = 0
+            block.outer.weight[:, list(j)] = 0
+    plan = Slenderise(3 / 4).plan(whole, examined())
+    assert plan["heads"] == [[i for i in range(4) if i != idle] for idle in head]
+    assert plan["neurons"] == [[i for i in range(48) if i not in idle] for idle in neurons]
+
+
+def test_slenderising_keeps_what_an_early_exit_alone_depends_on():
+    whole = model().eval()
+    first = blocks(whole.backbone)[0]
+    with torch.no_grad():
+        first.output.weight[:, :16] = 0  # nothing depends on the first of its heads, nor on half of its neurons
+        first.outer.weight[:, :24] = 0
+        whole.backbone.encoder.layer[1].attention.output.LayerNorm.weight.zero_()  # all of layer 1 is lost behind it
+    record = whole.record(rows().collate(range(24)))
+    losses = cross_entropy_per_exit(record.logits, record.labels)
+    reach = [torch.autograd.grad(loss, first.output.weight, retain_graph=True)[0].any() for loss in losses]
+    assert reach == [True, False, False, False]
+    plan = Slenderise(0.5).plan(whole, examined())
+    assert (plan["heads"][0], plan["neurons"][0]) == ([1], list(range(24, 48)))
 
 
 def test_slenderising_keeps_depth_and_exits():
@@ -178,6 +235,15 @@ def test_slenderising_keeps_depth_and_exits():
     }  # fmt: skip
     with pytest.raises(ConfigError, match="no heads"):
         Slenderise(0.5).check(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("transform", [KeepLayers, Successors])
+@pytest.mark.parametrize(("layers", "needed"), [((0, 1, 2), 3), ((0, 2, 4), 5)])
+def test_layers_that_an_encoder_has_not_are_counted(transform, layers, needed):
+    small = model(layers=2)
+    with pytest.raises(ConfigError, match=f"{needed} layers are needed: this encoder has 2$"):
+        transform(layers).check(small)
+    assert len(small.stack.layers()) == 2
 
 
 @pytest.mark.parametrize("name", ["finetune", "headprune"])
@@ -231,6 +297,60 @@ def test_theseus_replaces_more_and_more_until_its_successors_are_alone():
     whole.backbone.embeddings.register_forward_hook(watch)
     fit(whole, rows(), config("theseus", replacing_rate=0.4))
     assert seen == [None] * 3 + [pytest.approx(p) for p in (0.4, 0.6, 0.8)] + [None] * 3
+
+
+# Of shared layers (ALBERT).
+
+
+@pytest.mark.parametrize(("name", "keep"), [("truncated", 0.75), ("layerdrop", 0.5), ("distilled", 0.5), ("pkd", 0.75)])
+def test_shared_layers_are_applied_less_often_and_no_parameter_goes(name, keep):
+    whole = model("albert")
+    shapes = {n: p.shape for n, p in whole.backbone.named_parameters()}
+    small = fit(whole, rows(), config(name, keep=keep), held_out=rows(10, seed=1)).model.eval()
+    assert {n: p.shape for n, p in small.backbone.named_parameters()} == shapes
+    assert small.config.structure == {"depth": LAYERS, "layers": keep * LAYERS, "exits": [keep * LAYERS]}
+    applied = []
+    (group,) = small.backbone.encoder.albert_layer_groups
+    group.register_forward_hook(lambda *_: applied.append(1))
+    small.record(batch(3))
+    assert len(applied) == keep * LAYERS
+
+
+def test_theseus_predecessor_and_successor_have_a_copy_of_shared_layers_each():
+    whole = model("albert")
+    shapes = {n: p.shape for n, p in whole.backbone.named_parameters()}
+    (successor,) = dict.fromkeys(whole.stack.layers())
+    reports = train_epochs(whole, rows(), config("theseus", max_epochs=4), held_out=rows(10, seed=1))
+    assert next(reports).stage == "finetune"
+    start = {n: p.detach().clone() for n, p in successor.named_parameters()}
+    assert next(reports).stage == "replacing"
+    applied = whole.path.predecessor
+    (predecessor,) = dict.fromkeys(applied)
+    assert len(applied) == LAYERS
+    for report in reports:  # one more of replacing, two alone
+        assert dict.fromkeys(report.model.stack.layers()) == {successor: None}
+        assert all(torch.equal(p, start[n]) for n, p in predecessor.named_parameters())
+        assert not any(torch.equal(p, start[n]) for n, p in successor.named_parameters())
+    assert report.stage == "successor"
+    assert {n: p.shape for n, p in report.model.backbone.named_parameters()} == shapes
+    assert len(report.model.stack.layers()) == LAYERS / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "structure", "neurons"), [("headprune", {"exits": [4]}, 48), ("cost-eff", {"intermediate": [24]}, 24)]
+)
+def test_a_cut_of_shared_layers_is_one_of_all_applications_and_factorised_embeddings_stay(name, structure, neurons):
+    trained = fit(model("albert"), rows(), config(name, keep=0.5), held_out=rows(10, seed=1)).model.eval()
+    assert trained.config.structure == {"depth": LAYERS, "heads": [1], **structure}
+    words = trained.backbone.get_input_embeddings()
+    assert isinstance(words, torch.nn.Embedding)
+    assert words.weight.shape == (64, 16)
+    (block,) = blocks(trained.backbone)
+    widths = []  # of attention and of the feed-forward part, layer by layer
+    for linear in (block.output, block.outer):
+        linear.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
+    trained.record(batch(3))
+    assert widths == [16, neurons] * LAYERS
 
 
 # Students.

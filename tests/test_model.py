@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
-from encoders import FAMILIES, batch, encoder, save_backbone, tokenizer
+from encoders import EVERY_FAMILY, FAMILIES, batch, encoder, save_backbone, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leebert.backbone import FAMILIES as KNOWN
 from leebert.backbone import load_config, load_encoder, load_tokenizer, locate
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import BackboneError, CheckpointError
@@ -19,6 +20,7 @@ from leebert.losses import cross_entropy
 from leebert.model import LeebertForSequenceClassification, build_model, load_model
 from leebert.record import MultiExit
 from leebert.runtime import Runtime
+from leebert.slim.parts import PLACES
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -38,7 +40,11 @@ def middle_confidence(model, inputs):
         return float(model.record(inputs).logits[0].softmax(-1).amax(-1).median())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_that_is_known_is_tested():
+    assert set(EVERY_FAMILY) == set(KNOWN) == set(PLACES)
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_layer_by_layer_is_the_encoders_own_forward(family):
     plain = encoder(family).eval()
     inputs = batch()
@@ -54,7 +60,7 @@ def test_layer_by_layer_is_the_encoders_own_forward(family):
     assert i + 1 == model.num_exits == 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY_FAMILY)
 @pytest.mark.parametrize("pooling", ["pooler", "cls", "mean"])
 def test_saved_and_loaded_without_a_hub(tmp_path, family, pooling):
     if pooling == "pooler" and family in ("electra", "distilbert"):

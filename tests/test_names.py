@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from leebert.methods import METHODS
 from tune.tracking import names
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text()
@@ -76,6 +77,7 @@ def test_labels_and_colours() -> None:
     assert names.algorithm_label("my-method") == "my-method"
     assert (names.algorithm_colour("clo-v2"), names.algorithm_colour("blo")) == ("#2272b4", "#de7921")
     assert names.algorithm_colour("my-method") is None
+    assert names.COLOURS.keys() == METHODS.keys()
     channels = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in names.COLOURS.values()]
     distances = [
         sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for x, y in itertools.combinations(channels, 2)

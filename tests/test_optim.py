@@ -16,7 +16,7 @@ from leebert.optim import ALGORITHMS, BLO, CLO
 from leebert.record import Record
 from leebert.runtime import Runtime
 from leebert.stages import Stage
-from leebert.train import _Level, fit
+from leebert.train import StageLevel, fit
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -120,7 +120,7 @@ def test_a_hand_written_two_exit_example_of_algorithm_2():
         precision="fp32",
     )
     model = TwoLogits(0.4, -0.2)
-    level = _Level(model, Stage("s", ExitObjective.of(config, 2), CLO(2)), config, CPU, (0,))
+    level = StageLevel(model, Stage("s", ExitObjective.of(config, 2), CLO(2)), config, CPU, (0,))
     level.state = {"omega": torch.ones(4, dtype=torch.float64)}
     level.omega_optimizer = torch.optim.SGD([level.state["omega"]], lr=lr_omega)
     level.theta_optimizer = torch.optim.SGD(model.parameters(), lr=lr_theta)
@@ -186,7 +186,7 @@ def test_every_algorithm_makes_one_theta_step_and_no_other_backward(name):
 
 def test_the_omega_step_makes_no_backward_pass(monkeypatch):
     config = TrainConfig(batch_size=8, precision="fp32")
-    level = _Level(toy_mlp(), Stage("s", ExitObjective.of(config, 3), CLO()), config, CPU, (0,))
+    level = StageLevel(toy_mlp(), Stage("s", ExitObjective.of(config, 3), CLO()), config, CPU, (0,))
     batch = toy_rows().collate(range(8))
 
     def forbidden(*args, **kwargs):

@@ -12,7 +12,7 @@ from encoders import batch, encoder
 from toys import toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
-from leebert.methods import METHODS, SPECIFIC, applies
+from leebert.methods import METHODS, SPECIFIC, applies, idle
 from leebert.model import build_model
 from leebert.record import TensorRows
 from leebert.train import fit
@@ -72,6 +72,47 @@ def test_options_that_a_method_does_not_read_change_nothing(name):
     ignored = {option: value for option, value in CHANGED.items() if not applies(option, name)}
     on_encoder = name in ENCODERS_ONLY
     assert weights(name, on_encoder) == weights(name, on_encoder, **ignored)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("fastbert", {"two_stage": True, "finetune_first": True}),
+        ("fastbert", {"two_stage": True, "distillation": "kl"}),
+        ("fastbert", {"two_stage": True, "detach_teacher": False}),
+        ("fastbert", {"two_stage": True, "gradient_equilibrium": True}),
+        ("pabee", {"first_epochs": 2}),
+        ("clo-v2", {"finetune_first": False, "first_epochs": 2}),
+    ],
+)
+def test_an_option_that_does_nothing_beside_the_others_is_told_and_does_nothing(name, given):
+    option = next(reversed(given))
+    assert idle(option, name, given)
+    before = {other: value for other, value in given.items() if other != option}
+    on_encoder = option == "gradient_equilibrium"
+    assert weights(name, on_encoder, **before) == weights(name, on_encoder, **given)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_option_is_called_idle_that_is_searched_beside_what_it_takes(name):
+    for option in METHODS[name].options:
+        assert not idle(option, name, {"finetune_first": ..., option: CHANGED[option]})
+        assert not idle(option, name, {option: CHANGED[option], **TAKES.get(option, {})})
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("fastbert", {"first_epochs": 2, "two_stage": ...}),
+        ("fastbert", {"distillation": "kl", "two_stage": ...}),
+        ("fastbert", {"finetune_first": False, "two_stage": True}),
+        ("fastbert", {"detach_teacher": True, "two_stage": True}),
+        ("pabee", {"first_epochs": None}),
+        ("deebert", {"first_epochs": 2}),
+    ],
+)
+def test_defaults_and_what_is_searched_are_never_in_the_way(name, given):
+    assert not idle(next(iter(given)), name, given)
 
 
 @pytest.mark.slow

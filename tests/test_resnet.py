@@ -244,7 +244,7 @@ def test_every_method_that_needs_no_encoder_trains_it(name, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n, told in METHODS.items() if told.group == "static"] + ["cost-eff"])
 def test_what_takes_encoders_apart_says_that_this_is_none_before_training(name):
-    with pytest.raises(ConfigError, match="out of an encoder; a EarlyExitResNet has no"):
+    with pytest.raises(ConfigError, match="out of an encoder; EarlyExitResNet has no"):
         fit(network(), rows(), TrainConfig(**{**SETTINGS, "algorithm": name}))
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from encoders import FAMILIES, batch, encoder, tokenizer
+from encoders import EVERY_FAMILY, FAMILIES, batch, encoder, tokenizer
 from torch import nn
 from toys import toy_mlp
 
@@ -27,6 +27,7 @@ from leebert.slim.width import prune_heads, prune_neurons
 
 CPU = Runtime(torch.device("cpu"))
 families = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", EVERY_FAMILY)
 
 
 def states(model, inputs=None):
@@ -81,7 +82,7 @@ def test_keeping_everything_changes_nothing(family):
     assert structure_of(model) == {}
 
 
-@families
+@every_family
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
     ("prune", "part", "linear"), [(prune_heads, "heads", "output"), (prune_neurons, "neurons", "outer")]
@@ -128,7 +129,7 @@ def test_a_shared_block_loses_its_heads_in_every_layer_at_once():
     assert len(LayerStack(model).layers()) == 4
 
 
-@families
+@every_family
 def test_layers_that_stay_run_one_after_the_other(family):
     model = wide(family)
     stack, inputs = LayerStack(model), batch()
@@ -153,7 +154,7 @@ def test_alberts_groups_are_kept_as_it_can_run_them():
     assert LayerStack(model).layers() == [first, second]
 
 
-@families
+@every_family
 def test_factorised_embeddings_are_the_nearest_of_their_rank(family):
     model = wide(family)
     weight = model.get_input_embeddings().weight.detach().clone()
@@ -171,7 +172,7 @@ def test_factorised_embeddings_are_the_nearest_of_their_rank(family):
     assert not torch.allclose(states(model), whole, atol=1e-3)
 
 
-@families
+@every_family
 def test_a_structure_gives_a_new_encoder_the_same_shapes(family):
     model, other = wide(family), wide(family, **({} if family == "distilbert" else {"seed": 7}))
     keep_layers(model, [1, 2, 3])
@@ -243,7 +244,7 @@ def reduced(family):
     return model
 
 
-@families
+@every_family
 def test_a_reduced_model_is_saved_and_loaded_bit_for_bit(tmp_path, family):
     model = reduced(family)
     assert isinstance(model, MultiExit)

@@ -175,6 +175,14 @@ WRONG = {
     "budget of no GPU": (SPACE + "budget: {gpu_hours: 2}", ["budget.gpu_hours: 2.0: never runs out"]),
     "cpus": (SPACE + "resources: {cpu: 2}", ["resources.cpu: 2: unknown key (did you mean 'cpus'?)"]),
     "subset": (SPACE + "data: {subset: {row: 9}}", ["data.subset.rows: missing: is required", "data.subset.row: 9: unknown"]),
+    "first stage": (
+        "space: {lr_theta: [1e-4]}\ntraining: {first_epochs: 2}",
+        ["training.first_epochs: 2: does nothing here: clo-v2 has no first stage without finetune_first"],
+    ),
+    "both names": (
+        SPACE + "algorithm: blo\nalgorithms: [clo-v2]",
+        ["algorithm: 'blo': is also given as `algorithms`: keep one of the two"],
+    ),
     "top level": (SPACE + "serchers: grid", ["serchers: 'grid': unknown key (did you mean 'searcher'?)"]),
     "key a number": (SPACE + "1: 2", ["1: 1: Keys should be strings"]),
 }  # fmt: skip
@@ -187,6 +195,19 @@ def test_wrong_values_name_key_value_and_expectation(file: Path, name: str) -> N
     assert len(lines) == len(expected), lines
     for line, start in zip(lines, expected, strict=True):
         assert line.startswith(start)
+
+
+@pytest.mark.parametrize("name", ["stsb", "STS-B", "sts_b"])
+def test_a_known_regression_is_refused_for_what_it_is(file: Path, name: str) -> None:
+    (line,) = errors(file, f"task: {name}\nbackbone: x\n" + SPACE)
+    assert line.startswith(f"task: '{name}': is a regression: exits are compared by the classes")
+
+
+def test_algorithm_is_another_name_of_algorithms(file: Path) -> None:
+    file.write_text(HEAD + SPACE + "algorithm: [clo-v2, pabee]\n")
+    assert load_space(file).algorithms == ("clo-v2", "pabee")
+    assert load_space(file, ["algorithm=blo"]).algorithms == ("blo",)
+    assert resolved_yaml(load_space(file)) == resolved_yaml(load_space(file, ["algorithms=[clo-v2, pabee]"]))
 
 
 def test_all_errors_at_once(file: Path) -> None:

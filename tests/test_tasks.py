@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from leebert.data.sources import read_split
 from leebert.data.tasks import TASKS, OwnTask, get_task, own_task
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, DataError
 
 OWN: dict[str, Any] = {
     "name": "reviews",
@@ -144,3 +145,27 @@ def test_requests_use_the_names_of_the_hub():
         }
     )
     assert own.request_columns == ("body",)
+
+
+# Regression: exits of numbers can't agree.
+
+
+@pytest.mark.parametrize("name", ["stsb", "STS-B"])
+def test_a_known_regression_is_refused_for_what_it_is(name):
+    with pytest.raises(ConfigError, match=r"a regression: .*patience asks whether two agree"):
+        get_task(name)
+
+
+def test_a_metric_of_numbers_is_refused_for_what_it_is():
+    own = {"name": "own", "files": {"train": "x.csv"}, "text": "a", "label": "y", "labels": ["0", "1"]}
+    with pytest.raises(ConfigError, match=r"metric: .*'pearson' is of a regression"):
+        own_task({**own, "metric": "pearson"})
+
+
+def test_labels_with_fractions_are_refused_for_what_they_are(tmp_path):
+    (tmp_path / "train.csv").write_text("a,y\nx,1.5\nz,2.25\n")
+    own = {"name": "own", "files": {"train": "train.csv"}, "text": "a", "label": "y", "labels": ["low", "high"]}
+    with pytest.raises(
+        DataError, match=r"'1.5' is no label .* this is a regression: exits are compared by the classes"
+    ):
+        read_split(own_task(own, tmp_path), "train", None)

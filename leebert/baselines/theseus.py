@@ -15,8 +15,9 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
+from leebert.slim.layers import layers_only
 from leebert.slim.theseus import Replacing
-from leebert.stages import Stage, layers_only, shared_epochs
+from leebert.stages import Stage, shared_epochs
 from leebert.transforms import KeepLayers, first_layers
 
 

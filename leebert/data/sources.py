@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 
 from leebert.config import nearest
-from leebert.data.tasks import FORMATS, Task
+from leebert.data.tasks import FORMATS, NO_REGRESSION, Task
 from leebert.errors import DataError
 
 _HIDDEN = "-1"
@@ -247,7 +248,17 @@ def _bad_label(task: Task, split: str, table: _Table, i: int, value: str) -> Dat
     return DataError(
         f"{where}: {_short(value)} is no label of task {task.name}{nearest(value, known)}; "
         f"its labels are {names}{others}; correct the row, or the task's labels"
+        + (f". If the labels are numbers, this is a regression: {NO_REGRESSION}" if _is_measured(value) else "")
     )
+
+
+def _is_measured(value: str) -> bool:
+    """Whether a label is a number with a fraction, as no class is."""
+    try:
+        number = float(value)
+    except ValueError:
+        return False
+    return math.isfinite(number) and not number.is_integer()
 
 
 def _hidden(task: Task, split: str, where: str) -> DataError:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from leebert.config import Frozen, nearest, parse
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS, ImageTask
+from leebert.yaml import load_yaml
 
 Metric = Literal["accuracy", "matthews", "acc_f1"]
 #: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
@@ -78,6 +79,13 @@ AnyTask = Task | ImageTask
 
 _SPLITS = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 _MATCHED = ("dev_matched", "dev_mismatched", "test_matched", "test_mismatched")
+
+
+#: Why a task whose labels are numbers is refused.
+NO_REGRESSION = (
+    "exits are compared by the classes that they predict (patience asks whether two agree), and a number is none; declare a "
+    "task whose labels are classes"
+)
 
 
 def _glue(config: str, *text_columns: str, splits: Mapping[str, str] = _HUB_SPLITS) -> Hub:
@@ -192,6 +200,12 @@ def _label_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
+def _not_of_numbers(value: Any) -> Any:
+    if value in ("pearson", "spearman", "mse", "mae", "rmse", "r2"):
+        raise ValueError(f"{value!r} is of a regression: {NO_REGRESSION}")
+    return value
+
+
 def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -215,7 +229,7 @@ class OwnTask(Frozen):
     labels: tuple[Annotated[str, BeforeValidator(_label_text)], ...] = Field(
         min_length=2, description="The labels' names, in the order of their ids."
     )
-    metric: Metric = Field(
+    metric: Annotated[Metric, BeforeValidator(_not_of_numbers)] = Field(
         "accuracy", description="The score: accuracy, matthews, or acc_f1, the mean of accuracy and F1."
     )
     group_by: tuple[str, ...] | Literal["containing", "none"] | None = Field(
@@ -284,17 +298,38 @@ def own_task(spec: Mapping[str, Any] | OwnTask, base: Path | None = None) -> Tas
     return declared.task(base)
 
 
+def is_regression(name: str) -> bool:
+    """Whether a name is that of GLUE's one task of numbers."""
+    return name.lower().replace("-", "").replace("_", "") == "stsb"
+
+
 def any_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> AnyTask:
     """A task of texts or images by its name, or a user's own declaration. Raises ConfigError for any other name."""
     if not isinstance(task, str):
         return own_task(task, base)
     known: dict[str, AnyTask] = {**TASKS, **IMAGE_TASKS}
+    if is_regression(task):
+        raise ConfigError(f"task {task!r}: a regression: {NO_REGRESSION}")
     if task not in known:
         folded = {name.replace("-", "").replace("_", ""): name for name in known}
         near = folded.get(task.lower().replace("-", "").replace("_", ""))
         hint = f" (did you mean '{near}'?)" if near else nearest(task.lower(), known)
         raise ConfigError(f"unknown task {task!r}{hint}; known are {', '.join(known)}, or declare your own")
     return known[task]
+
+
+def named_or_declared(given: str) -> str | dict[str, Any]:
+    """What `--task` says: a known task's name, or the declaration in a YAML file. Raises ConfigError for anything else."""
+    if not given:
+        known = ", ".join([*TASKS, *IMAGE_TASKS])
+        raise ConfigError(f"--task is missing: one of {known}, or a YAML file that declares a task")
+    if Path(given).suffix in (".yaml", ".yml"):
+        declared: Any = load_yaml(given)
+        if not isinstance(declared, Mapping):
+            raise ConfigError(f"--task {given}: a mapping that declares a task is expected")
+        inner = declared.get("task", declared)
+        return dict(inner) if isinstance(inner, Mapping) else any_task(str(inner)).name
+    return any_task(given).name
 
 
 def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:

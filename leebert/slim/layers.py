@@ -8,9 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from leebert.backbone import LayerStack
+from leebert.backbone import LayerStack, albert_groups
 from leebert.errors import ConfigError
 from leebert.slim.parts import indices, places
+
+
+def layers_only(name: str) -> bool:
+    """Whether a parameter, by its name in a model, is of an encoder's layers: not of embeddings, pooler or exits."""
+    return any(part in ("layer", "albert_layer_groups") for part in name.split("."))
 
 
 def keep_layers(encoder: Any, layers: Iterable[int]) -> None:
@@ -20,21 +25,28 @@ def keep_layers(encoder: Any, layers: Iterable[int]) -> None:
     models' one group only the number of `layers` counts. With several groups, those that are kept must use the groups
     as an ALBERT of that depth does (each equally often, one after the other), which is all that its code can run.
     """
+    chosen = check_kept(encoder, layers)
+    before = LayerStack(encoder).layers()
+    if places(encoder).layers is None:
+        apply_layers(encoder, len(chosen))
+    else:
+        _replace(encoder, [before[i] for i in chosen])
+
+
+def check_kept(encoder: Any, layers: Iterable[int]) -> list[int]:
+    """The layers as :func:`keep_layers` takes them. Raises ConfigError where it can't."""
     shared = places(encoder).layers is None
     before = LayerStack(encoder).layers()
-    kept = [before[i] for i in indices(layers, len(before), "layer")]
+    chosen = indices(layers, len(before), "layer")
     if shared:
-        apply_layers(encoder, len(kept))
-        after = LayerStack(encoder).layers()
-        if after != kept:
-            apply_layers(encoder, len(before))
-            groups = list(encoder.encoder.albert_layer_groups)
+        groups = list(encoder.encoder.albert_layer_groups)
+        used, applied = [groups.index(before[i]) for i in chosen], albert_groups(len(chosen), len(groups))
+        if used != applied:
             raise ConfigError(
-                f"the layers to keep use groups {[groups.index(g) for g in kept]}, but an ALBERT of {len(kept)} layers "
-                f"and {len(groups)} groups applies {[groups.index(g) for g in after]}"
+                f"the layers to keep use groups {used}, but an ALBERT of {len(chosen)} layers and {len(groups)} groups applies "
+                f"{applied}"
             )
-    else:
-        _replace(encoder, kept)
+    return chosen
 
 
 def first_layers(encoder: Any, count: int) -> None:

@@ -28,7 +28,7 @@ from leebert.recipe import RunConfig, train_model
 from leebert.rules import named, usable
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
-from leebert.thresholds import FILE, Chosen, check_speed_up, choose, curves
+from leebert.thresholds import FILE, Chosen, check_speed_up, choose, curves, curves_as_json
 from tune.models.found import BestFile, pooled
 from tune.models.shipping import backbone_name
 
@@ -145,11 +145,10 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
     for rule in chosen.values():
         if not rule.near:
             say(rule.shortfall)
-    table = {
-        "chosen_on": f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows",
-        "num_exits": len(recorded.logits),
-        "curves": curves(recorded, plan.patience),
-    }
+    held_out = (
+        f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows"
+    )
+    thresholds = curves_as_json(curves(recorded, plan.patience), len(recorded.logits), held_out)
     summaries: dict[int, Any] = {}
     for seed in plan.seeds:
         folder = out / f"seed-{seed}"
@@ -164,7 +163,7 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
                     ) from None
                 say(f"seed {seed} is left out: {error}")
                 continue
-        write_atomically(folder / FILE, json.dumps(table))
+        write_atomically(folder / FILE, thresholds)
         summaries[seed] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     # Only now, with every model and threshold settled, is another split opened.
     evaluations = {seed: _evaluated(out / f"seed-{seed}", best, plan, list(chosen.values()), say) for seed in summaries}

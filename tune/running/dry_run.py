@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert.methods import mean_cost, most_epochs
 from tune.machines.footprint import estimate_for_space
 from tune.running.sweep import anchored
 from tune.space import SweepSpec
@@ -49,9 +50,8 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
     busy = 0.0
     for values in listed:
         config = study.train_config(values, 0)
-        factor = _cost(values.get("algorithm", config.algorithm), config.cycle_length)
-        busy += spec.cell_updates(values, rows) * seconds_per_update[config.batch_size] * factor
-        busy += config.max_epochs * held_out * seconds_per_row
+        busy += spec.cell_updates(values, rows) * seconds_per_update[config.batch_size] * mean_cost(config)
+        busy += most_epochs(config) * held_out * seconds_per_row
     cells = len(spec.cells())
     checkpoint = 12 * parameters  # θ and Adam's two moments, float32
     return {
@@ -87,12 +87,6 @@ def _configurations(spec: SweepSpec) -> Any:
     while (values := searcher.suggest(tuple(history))) is not None:
         history.append(Configuration(config_id(values), values))
         yield values
-
-
-def _cost(algorithm: str, cycle: int) -> float:
-    """Forward and backward passes per θ update, against plain training's 3 units."""
-    in_cycles = dict.fromkeys(("clo-v2", "lle", "fastbert-clo-v2"), 1 + 2 / (3 * cycle))
-    return {"blo": 4 / 3, "hyper": 8 / 3, "clo-v1": 5 / 3, **in_cycles}.get(algorithm, 1.0)
 
 
 def _time_updates(study: Any, batch_size: int) -> float:

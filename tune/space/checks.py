@@ -8,7 +8,7 @@ from functools import partial
 from leebert.errors import ConfigError
 from leebert.images.backbones import blocks_of, is_network, unused_options
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.methods import METHODS, applies, has_stages
+from leebert.methods import METHODS, applies, has_stages, idle
 from tune.space.findings import Finding, shown
 from tune.space.spec import SweepSpec, plain_space
 from tune.space.values import Range
@@ -47,6 +47,18 @@ def _unused(section: str, spec: SweepSpec) -> Iterator[Finding]:
             users = ", ".join(name for name in METHODS if applies(option, name))
             expected = f"none of the algorithms listed uses it, only {users}"
             yield Finding(f"{section}.{option}", shown(value), expected)
+
+
+def _idle(spec: SweepSpec) -> Iterator[Finding]:
+    if spec.evaluate:
+        return  # as above
+    searched = plain_space(spec.space)
+    given = {**spec.training, **dict.fromkeys(searched, ...)}
+    for section, options in (("space", searched), ("training", spec.training)):
+        for option, value in options.items():
+            why = [idle(option, algorithm, given) for algorithm in spec.algorithms if applies(option, algorithm)]
+            if why and all(why):
+                yield Finding(f"{section}.{option}", shown(value), f"does nothing here: {why[0]}")
 
 
 def _lists_in_a_grid(spec: SweepSpec) -> Iterator[Finding]:
@@ -117,6 +129,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], 
     (("space", "training"), _in_both),
     (("space", "algorithms"), partial(_unused, "space")),
     (("training", "algorithms"), partial(_unused, "training")),
+    (("space", "training", "algorithms", "evaluate"), _idle),
     (("space", "searcher"), _lists_in_a_grid),
     (("space", "searcher", "budget"), _bounded),
     (("space", "training", "pruner", "folds", "seeds"), _prunable),

@@ -19,6 +19,9 @@ from tune.space.sections import named
 from tune.space.spec import SweepSpec
 from tune.space.values import OPTIONS, Choice
 
+#: Another name of a key: `algorithm: clo-v2` reads well, too.
+_ALIASES = {"algorithm": "algorithms"}
+
 #: Stand-ins for required keys that are missing or wrong, so that the checks of the others can still run.
 _STAND_INS: dict[str, Any] = {"task": "mrpc", "backbone": "?", "space": {"batch_size": Choice((32,))}}
 
@@ -38,6 +41,13 @@ def make_space(raw: dict[str, Any], overrides: Sequence[str], where: str) -> Swe
 
 
 def _spec(raw: dict[str, Any], overrides: Sequence[str], where: str, findings: list[Finding]) -> SweepSpec:
+    for alias, key in _ALIASES.items():
+        if alias in raw:
+            value = raw.pop(alias)
+            if key in raw:
+                findings = [*findings, Finding(alias, shown(value), f"is also given as `{key}`: keep one of the two")]
+            else:
+                raw[key] = value
     findings = [*findings, *_override(raw, overrides)]
     spec, more = _validate(raw)
     if spec is None or findings:
@@ -74,7 +84,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[Finding]:
     findings: list[Finding] = []
     for override in overrides:
         path, equals, text = override.partition("=")
-        path = path.strip()
+        path = _ALIASES.get(path.strip(), path.strip())
         wrong = _unknown_path(path)
         if not equals:
             findings.append(Finding("--set", shown(override), "should be key=value"))

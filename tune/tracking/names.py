@@ -176,6 +176,9 @@ COLOURS: Mapping[str, str] = {
     "distilled": "#b045e6",
     "pkd": "#93bf39",
     "theseus": "#8c078c",
+    "pcee-bert": "#101088",
+    "f-pabee": "#10c410",
+    "beem": "#dc10ac",
 }
 
 #: Of runs that are about two algorithms at once, in turn.
