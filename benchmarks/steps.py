@@ -141,16 +141,14 @@ def stages_of(network: Network, name: str, precision: str, device: str) -> dict[
     from leebert.config import TrainConfig
     from leebert.errors import ConfigError
     from leebert.runtime import Runtime
-    from leebert.stages import method
+    from leebert.stages import check, method
 
     config = TrainConfig(algorithm=name, precision=precision, **network.options)
     runtime = Runtime.of(config.precision, device)
     model = network.model(config).to(runtime.device)
     stages = method(config, model.num_exits)
     try:
-        for stage in stages:
-            if stage.transform:
-                stage.transform.check(model)
+        check(stages, model)
     except ConfigError:
         return {}
     made: dict[str, Training] = {}

@@ -29,7 +29,7 @@ from leebert.config import TrainConfig
 from leebert.dropout import ATTENTION
 from leebert.record import Batch
 from leebert.runtime import Runtime
-from leebert.stages import Stage, method
+from leebert.stages import Stage, check, method
 from leebert.train import StageLevel
 
 #: Bytes that a process takes before the first tensor: the CUDA context with the libraries' workspaces; on a CPU the
@@ -105,9 +105,7 @@ def estimate(
             _use_torchs_attention(fake)
         needs: list[MemoryEstimate] = []
         teachers: dict[str, Any] = {}
-        for stage in stages:
-            if stage.transform:
-                stage.transform.check(fake)
+        check(stages, fake)
         for stage in stages:
             # What a transformation may look at needs less than a step of θ, in the same parts: no moments, gradients of
             # fewer weights, and activations without dropout.

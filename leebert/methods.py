@@ -7,12 +7,11 @@ No torch here, so that configurations are checked and `leebert methods` answers 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from leebert.rules import RULES
+from leebert.rules import RULES, StrategyName
 
-Exits = Literal["patience", "entropy", "confidence", "pcee", "f-pabee", "beem", "last"]
 Group = Literal["whole network", "static", "early exit", "learned weights"]
 
 #: Options of every objective in which exits teach each other (section 3.1, eqs. 2-4).
@@ -24,6 +23,64 @@ _CYCLES = _SAMPLED | {"cycle_length", "omega_in_cycle"}
 #: Options of methods that train all their exits jointly.
 _JOINT = frozenset({"finetune_first", "first_epochs", "gradient_equilibrium"})
 
+#: Of a training configuration (:class:`leebert.config.TrainConfig`), the longest that each stage takes, in epochs, and the
+#: arithmetic of its updates against plain fine-tuning's.
+StageCosts = Callable[[Any], list[tuple[int, float]]]
+
+
+def _at(cost: float) -> StageCosts:
+    """One stage whose updates cost the same whatever is configured."""
+    return lambda config: [(config.max_epochs, cost)]
+
+
+_PLAIN = _at(1.0)
+
+
+def _first(config: Any) -> tuple[int, float]:
+    """A stage of plain fine-tuning, before others."""
+    return config.first_epochs or config.max_epochs, 1.0
+
+
+def _cuts(config: Any) -> tuple[int, float]:
+    """The epochs of all rounds of cuts, which share `max_epochs` and have one each at least; the mean of what they keep."""
+    rounds = config.prune_rounds
+    return max(config.max_epochs, rounds), 1 - (1 - config.keep) * (rounds + 1) / (2 * rounds)
+
+
+def _of_truncated(config: Any) -> list[tuple[int, float]]:
+    return [(config.max_epochs, config.keep)]
+
+
+def _of_layerdrop(config: Any) -> list[tuple[int, float]]:
+    return [(config.max_epochs, 1 - config.layerdrop), (0, config.keep)]  # what is kept is only evaluated
+
+
+def _of_headprune(config: Any) -> list[tuple[int, float]]:
+    epochs, left = _cuts(config)
+    return [_first(config), (epochs, 1 - (1 - left) / 3)]  # attention is a third of a layer
+
+
+def _of_a_student(config: Any) -> list[tuple[int, float]]:
+    return [_first(config), (config.max_epochs, 1 / 3 + config.keep)]
+
+
+def _of_theseus(config: Any) -> list[tuple[int, float]]:
+    both = max(config.max_epochs, 2)  # replacing and the successor alone, which share `max_epochs`
+    return [_first(config), (both // 2, 2 / 3), (both - both // 2, config.keep)]
+
+
+def _of_cost_eff(config: Any) -> list[tuple[int, float]]:
+    first, (epochs, left) = _first(config), _cuts(config)
+    return [first, (first[0], 4 / 3), (epochs, 1 / 3 + left), (config.max_epochs, 1 / 3 + config.keep)]
+
+
+def _of_frozen(config: Any) -> list[tuple[int, float]]:
+    return [_first(config), (config.max_epochs, 1 / 3)]
+
+
+def _in_cycles(config: Any) -> list[tuple[int, float]]:
+    return [(config.max_epochs, 1 + 2 / (3 * config.cycle_length))]
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -34,7 +91,8 @@ class Method:
     1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1 of the 2).
     A pass over all rows before a cut is named, and not in the numbers. differs: what is not as in the original, and
     why. options: the fields of TrainConfig that only some methods read, and this one does. stages: `module:function`
-    of its stages. one_exit: whether only the last exit is left.
+    of its stages. costs: `cost` in numbers, without the stages that options ask for (`finetune_first`, `two_stage`); cuts are
+    one stage in it, embeddings cost nothing, and of a short row attention is what its matrices are.
     """
 
     name: str
@@ -42,33 +100,38 @@ class Method:
     group: Group
     source: str
     trains: str
-    exits: Exits
+    exits: StrategyName
     cost: str
     differs: str = ""
     options: frozenset[str] = frozenset()
     stages: str = "leebert.stages:leebert"
-    one_exit: bool = False
+    costs: StageCosts = _PLAIN
+
+    @property
+    def one_exit(self) -> bool:
+        """Whether only the last exit is left."""
+        return self.exits == "never"
 
     @property
     def tuned(self) -> bool:
         """Whether its rule has no threshold that is good for every model: one is chosen for each."""
-        return self.exits != "last" and RULES[self.exits].default is None
+        return not self.one_exit and RULES[self.exits].default is None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON-ready values, for people: without where its code stands."""
-        told = {**dataclasses.asdict(self), "options": sorted(self.options)}
-        del told["stages"]
+        told = {**dataclasses.asdict(self), "options": sorted(self.options), "one_exit": self.one_exit}
+        del told["stages"], told["costs"]
         return told
 
 
-def _static(name: str, title: str, source: str, trains: str, cost: str, differs: str, options: set[str]) -> Method:
-    stages = f"leebert.baselines.{name.replace('-', '_')}:stages"
-    return Method(
-        name, title, "static", source, trains, "last", cost, differs, frozenset(options), stages, one_exit=True
-    )
+def _static(
+    name: str, title: str, source: str, trains: str, cost: str, differs: str, options: set[str], costs: StageCosts
+) -> Method:
+    stages = f"leebert.baselines.{name}:stages"
+    return Method(name, title, "static", source, trains, "never", cost, differs, frozenset(options), stages, costs)
 
 
-def _of_pabee(name: str, title: str, source: str, rule: Exits, differs: str) -> Method:
+def _of_pabee(name: str, title: str, source: str, rule: StrategyName, differs: str) -> Method:
     """A rule of its own on exits that are trained as PABEE's."""
     trains = "as PABEE: everything, cross-entropies weighted by their layer"
     return Method(
@@ -86,22 +149,22 @@ _CLASSES = "classification only, since the tasks have classes: the original's re
 _ALL: tuple[Method, ...] = (
     Method(
         "finetune", "fine-tuning", "whole network", "Devlin et al., NAACL 2019",
-        "everything, for the last exit", "last", "1",
+        "everything, for the last exit", "never", "1",
         "optimiser, schedule and epochs are those of all methods here, so that they compare",
-        frozenset(), "leebert.baselines.finetune:stages", one_exit=True,
+        frozenset(), "leebert.baselines.finetune:stages",
     ),
     _static(
         "truncated", "first layers", "Sun et al., EMNLP 2019; Sajjad et al., 2020",
         "the first `keep` of the layers, for one exit", "keep",
         "`keep` is a share, so that it fits any depth; shared layers (ALBERT) are applied less often, no parameter goes",
-        {"keep"},
+        {"keep"}, _of_truncated,
     ),
     _static(
         "layerdrop", "LayerDrop", "Fan et al., ICLR 2020",
         "everything, layers skipped at random; evenly spaced ones are kept", "1 − layerdrop",
         "layers are skipped in fine-tuning alone, since nothing is pretrained here; the original skips them in pretraining, too; "
         "`keep` sets how many stay, every second one in the original; shared layers (ALBERT): applications are skipped, no "
-        "parameter goes", {"keep", "layerdrop"},
+        "parameter goes", {"keep", "layerdrop"}, _of_layerdrop,
     ),
     _static(
         "headprune", "head pruning", "Michel et al., NeurIPS 2019",
@@ -109,20 +172,21 @@ _ALL: tuple[Method, ...] = (
         "1, less after each cut; a pass over all rows at each",
         "a stage of training after each of `prune_rounds` cuts, so that the others can make up for it; a layer "
         "keeps one head at least, since without any it would be another network; shared layers (ALBERT): a head goes from all applications at once", {"keep", "prune_rounds", "first_epochs"},
+        _of_headprune,
     ),
     _static(
         "distilled", "DistilBERT-style student", "Sanh et al., 2019",
         "fine-tuning; then evenly spaced layers of it, taught by it", "1, then 1/3 + keep",
         "distilled for the task only, since nothing is pretrained here: soft and hard labels, and the cosine of the last states; τ is "
         "`temperature`, 1 unless set; shared layers (ALBERT): fewer applications of them, no parameter goes",
-        {"keep", "first_epochs", "alpha", "temperature"},
+        {"keep", "first_epochs", "alpha", "temperature"}, _of_a_student,
     ),
     _static(
         "pkd", "BERT-PKD", "Sun et al., EMNLP 2019",
         "fine-tuning; then its first layers, which imitate states of evenly spaced layers of it",
         "1, then 1/3 + keep", "its layers start from the teacher's, not from the pretrained encoder's, so that they need fewer epochs; the states are what the exits see, since not every encoder is read at CLS (the original's is, `pooling: cls`); "
         "τ is `temperature`, 1 unless set, so that it is searched as any other option, where the original searches 5, 10 and 20; shared layers (ALBERT): fewer applications of them, no parameter goes",
-        {"keep", "first_epochs", "alpha", "beta", "temperature"},
+        {"keep", "first_epochs", "alpha", "beta", "temperature"}, _of_a_student,
     ),
     _static(
         "theseus", "BERT-of-Theseus", "Xu et al., EMNLP 2020",
@@ -131,7 +195,7 @@ _ALL: tuple[Method, ...] = (
         "stage, whatever its length, where the original counts steps; the predecessor's layers run without dropout, as every teacher "
         "here, where the original's have it; shared layers "
         "(ALBERT): predecessor and successor have a copy of them each",
-        {"keep", "first_epochs", "replacing_rate"},
+        {"keep", "first_epochs", "replacing_rate"}, _of_theseus,
     ),
     Method(
         "cost-eff", "COST-EFF", "early exit", "Shen et al., EMNLP 2022",
@@ -142,13 +206,13 @@ _ALL: tuple[Method, ...] = (
         "states are imitated throughout the assistant's stage, not in its first third alone, which is one objective less; they alone are in "
         "half of a round for every task, in 0.7 of it for the original's larger ones; gradient "
         "equilibrium is off unless `gradient_equilibrium` asks for it, as for all methods; shared layers (ALBERT): a cut goes through all applications at once, and embeddings that are factorised already stay", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
-        "leebert.baselines.cost_eff:stages",
+        "leebert.baselines.cost_eff:stages", _of_cost_eff,
     ),
     Method(
         "deebert", "DeeBERT", "early exit", "Xin et al., ACL 2020",
         "the backbone for the last exit; then, frozen, the other exits", "entropy", "1, then 1/3",
         "linear exits on the shared pooler, not a pooler per exit (for ALBERT those were 7 M parameters)",
-        frozenset({"first_epochs"}), "leebert.baselines.deebert:stages",
+        frozenset({"first_epochs"}), "leebert.baselines.deebert:stages", _of_frozen,
     ),
     Method(
         "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
@@ -195,12 +259,12 @@ _ALL: tuple[Method, ...] = (
     Method(
         "fastbert-clo-v2", "FastBERT-CLO-v2", "learned weights", _LEEBERT,
         "everything, the last exit teaches; ω by CLO-v2", "patience", "1 + 2 / 3C", _D2_OPEN,
-        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT,
+        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT, costs=_in_cycles,
     ),
     Method(
         "lle", "LLE", "learned weights", _LEEBERT,
         "everything, later exits teach; ω by CLO-v2", "patience", "1 + 2 / 3C", _D2_OPEN,
-        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT,
+        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT, costs=_in_cycles,
     ),
     Method(
         "rand", "LeeBERT-rand", "early exit", _LEEBERT,
@@ -216,20 +280,21 @@ _ALL: tuple[Method, ...] = (
     ),
     Method(
         "blo", "LeeBERT-BLO", "learned weights", _LEEBERT,
-        "θ on D1, ω on D2 (eq. 8)", "patience", "4/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT,
+        "θ on D1, ω on D2 (eq. 8)", "patience", "4/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT, costs=_at(4 / 3),
     ),
     Method(
         "hyper", "LeeBERT-hyper", "learned weights", "the true hypergradient of eq. 8; beyond the paper",
         "θ on D1, ω on what its effect on θ does on D2", "patience", "8/3",
         f"no paper's: BLO without its approximation that θ's step does not depend on ω; {_D2_OPEN}", _DISTILLATION | _SAMPLED | {"finetune_first", "first_epochs"},
+        costs=_at(8 / 3),
     ),
     Method(
         "clo-v1", "LeeBERT-CLO-v1", "learned weights", _LEEBERT,
-        "θ on D1, ω on D1 and D2 (eq. 9, algorithm 1)", "patience", "5/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT,
+        "θ on D1, ω on D1 and D2 (eq. 9, algorithm 1)", "patience", "5/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT, costs=_at(5 / 3),
     ),
     Method(
         "clo-v2", "LeeBERT (CLO-v2)", "learned weights", _LEEBERT,
-        "θ and ω on D1; on D2 once in C steps (algorithm 2)", "patience", "1 + 2 / 3C", _D2_OPEN, _DISTILLATION | _CYCLES | _JOINT,
+        "θ and ω on D1; on D2 once in C steps (algorithm 2)", "patience", "1 + 2 / 3C", _D2_OPEN, _DISTILLATION | _CYCLES | _JOINT, costs=_in_cycles,
     ),
 )  # fmt: skip
 
@@ -238,20 +303,17 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 _NOT_IN_TWO_STAGES = frozenset({"finetune_first", "distillation", "detach_teacher", "gradient_equilibrium"})
 
-_STAGED = frozenset({"layerdrop", "headprune", "distilled", "pkd", "theseus", "cost-eff", "deebert"})
-
 #: Options that only some methods read; all others apply to every method.
 SPECIFIC: frozenset[str] = frozenset().union(*(method.options for method in _ALL))
 
 
-def has_stages(algorithm: str, options: Mapping[str, Any]) -> bool:
-    """Whether a method trains in several stages under these training options, so that its epochs don't compare."""
-    asked = any(applies(name, algorithm) and options.get(name) for name in ("finetune_first", "two_stage"))
-    return bool(asked) or algorithm in _STAGED
+def has_stages(config: Any) -> bool:
+    """Whether a training configuration's method trains in several stages, so that its epochs don't compare."""
+    return len(stage_costs(config)) > 1
 
 
 def most_epochs(config: Any) -> int:
-    """The epochs of all stages of a training configuration (:class:`leebert.config.TrainConfig`), without early stops."""
+    """The epochs of all stages of a training configuration, without early stops."""
     return sum(epochs for epochs, _ in stage_costs(config))
 
 
@@ -261,36 +323,12 @@ def mean_cost(config: Any) -> float:
 
 
 def stage_costs(config: Any) -> list[tuple[int, float]]:
-    """The longest that each stage of a configuration takes, in epochs, and the arithmetic of its updates: `cost` in numbers.
-
-    Cuts are one stage here, embeddings cost nothing, and of a short row attention is what its matrices are.
-    """
-    last, keep = config.max_epochs, config.keep
-    first = (config.first_epochs or last, 1.0)
-    rounds = config.prune_rounds
-    cuts = max(last, rounds)  # they share `max_epochs`, at least one each
-    left = 1 - (1 - keep) * (rounds + 1) / (2 * rounds)  # the mean over rounds of what they keep
-    together = max(last, 2)
-    frozen = (last, 1 / 3)
-    in_stages = {
-        "headprune": [first, (cuts, 1 - (1 - left) / 3)],  # attention is a third of a layer
-        "distilled": [first, (last, 1 / 3 + keep)],
-        "pkd": [first, (last, 1 / 3 + keep)],
-        "theseus": [first, (together // 2, 2 / 3), (together - together // 2, keep)],
-        "cost-eff": [first, (first[0], 4 / 3), (cuts, 1 / 3 + left), (last, 1 / 3 + keep)],
-        "deebert": [first, frozen],
-    }
-    if config.algorithm in in_stages:
-        return in_stages[config.algorithm]
-    in_cycles = 1 + 2 / (3 * config.cycle_length)
-    of_a_step = {
-        "truncated": keep, "layerdrop": 1 - config.layerdrop, "blo": 4 / 3, "hyper": 8 / 3, "clo-v1": 5 / 3,
-        "clo-v2": in_cycles, "lle": in_cycles, "fastbert-clo-v2": in_cycles,
-    }  # fmt: skip
-    alone = (last, of_a_step.get(config.algorithm, 1.0))
-    if applies("two_stage", config.algorithm) and config.two_stage:
-        return [first, frozen]
-    return [first, alone] if applies("finetune_first", config.algorithm) and config.finetune_first else [alone]
+    """The longest that each stage of a configuration takes, in epochs, and the arithmetic of its updates."""
+    told = METHODS[config.algorithm]
+    if "two_stage" in told.options and config.two_stage:
+        return _of_frozen(config)
+    costs = told.costs(config)
+    return [_first(config), *costs] if "finetune_first" in told.options and config.finetune_first else costs
 
 
 def applies(option: str, algorithm: str) -> bool:

@@ -186,6 +186,13 @@ def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     return stages(config, num_exits)
 
 
+def check(stages: Iterable[Stage], model: Any) -> None:
+    """Raises ConfigError where a model has not what a stage takes; before any training."""
+    for stage in stages:
+        if stage.transform:
+            stage.transform.check(model)
+
+
 def epochs_of(stages: tuple[Stage, ...], config: TrainConfig) -> list[int]:
     """The longest that each stage can take."""
     return [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]

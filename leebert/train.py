@@ -29,7 +29,7 @@ from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
 from leebert.record import Batch, Keep, Record, Rows, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
-from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, epochs_of, last_training, method, of_exit
+from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, check, epochs_of, last_training, method, of_exit
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
@@ -352,9 +352,7 @@ def train_epochs(
         )
     run = {**_identity(config, stages, len(rows), seed, updates, runtime), **(identity or {})}
 
-    for stage in stages:
-        if stage.transform:
-            stage.transform.check(model)
+    check(stages, model)
     model.to(runtime.device)
     examined = Examined(lambda: _examined(rows, config, runtime), runtime, config.accumulate)
     teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model

@@ -31,9 +31,8 @@ from tune.reproduce import paper
 from tune.reproduce.command import _costs_are_known, reproduce
 from tune.reproduce.costs import measure, model_of
 from tune.reproduce.drawing import curves
-from tune.reproduce.outcomes import Cell, Outcome, summarise
+from tune.reproduce.outcomes import CHOSEN, Cell, Outcome, summarise
 from tune.reproduce.paper import (
-    CHOSEN,
     GLUE,
     TABLE_1,
     TABLE_2,

@@ -17,15 +17,12 @@ from leebert.config import TrainConfig
 from leebert.exits import make_strategy
 from leebert.latency import machine, time_exits
 from leebert.operations import multiply_adds
+from leebert.rules import RULES, StrategyName
 from leebert.runtime import Runtime, limited_threads
-from tune.reproduce.paper import RuleName
 from tune.reproduce.results import Costs
 
 #: Rows that are timed, spread over the split.
 ROWS = 40
-
-#: Any threshold does where nothing leaves.
-_THRESHOLDS: dict[RuleName, float] = {"entropy": 0.5, "confidence": 0.9, "pcee": 0.5, "f-pabee": 0.1, "beem": 1.0}
 
 
 def model_of(problem: Any, config: TrainConfig, structure: str) -> Any:
@@ -42,7 +39,7 @@ def measure(
     problem: Any,
     config: TrainConfig,
     split: str,
-    structures: Mapping[str, tuple[int, frozenset[RuleName]]],
+    structures: Mapping[str, tuple[int, frozenset[StrategyName]]],
     device: str,
     say: Callable[[str], None],
 ) -> Costs:
@@ -67,7 +64,8 @@ def measure(
         operations[structure] = [float(n) for n in multiply_adds(model, typical)]
         if hasattr(model, "advance"):  # what `infer` stops between
             for rule in sorted(rules):
-                threshold = _THRESHOLDS.get(rule)
+                # Any threshold does, since nothing leaves.
+                threshold = RULES[rule].span(exits, classes)[0] if rule in RULES else None
                 timed[structure, rule] = model, make_strategy(rule, threshold, num_exits=exits, num_classes=classes)
     seconds: dict[str, dict[str, list[float]]] = {}
     with limited_threads(1):

@@ -11,8 +11,11 @@ import numpy as np
 
 from leebert.evaluate import HeldOut, replay_point
 from leebert.metrics import per_exit
+from leebert.rules import RULES, StrategyName
 from leebert.thresholds import choose
-from tune.reproduce.paper import CHOSEN, RuleName
+
+#: Rules whose thresholds are chosen for a speed-up. Patience's are so few that all are kept.
+CHOSEN: tuple[StrategyName, ...] = tuple(r.name for r in RULES.values() if r.unit_of is None and not r.whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Outcome:
     held_out: the speed-up on the held-out rows, by which thresholds are chosen.
     """
 
-    rule: RuleName
+    rule: StrategyName
     threshold: float | None
     held_out: float
     layers: float
@@ -61,7 +64,7 @@ class Cell:
     def key(self) -> tuple[str, float | None, int]:
         return self.method, self.keep, self.seed
 
-    def leaving(self, rule: RuleName, aim: float) -> Outcome | None:
+    def leaving(self, rule: StrategyName, aim: float) -> Outcome | None:
         """The outcome of a rule that comes nearest to a speed-up on held-out rows; None where the cell has none such.
 
         A network with one exit has one outcome.
@@ -91,7 +94,7 @@ def summarise(
     structure = record.get("structure") or {}
     scores = [per_exit(metric, _labels(split), split.logits)["score"] for split in splits]
     best = int(record["best_epoch"])
-    rules: list[tuple[RuleName, float | None]] = [("never", None)]
+    rules: list[tuple[StrategyName, float | None]] = [("never", None)]
     if m > 1:
         rules += [("patience", float(p)) for p in range(1, m)]
         rules += [(rule, choose(held_out, rule, aim).threshold) for rule in CHOSEN for aim in aims]
@@ -115,7 +118,7 @@ def summarise(
 
 
 def _outcome(
-    held_out: HeldOut, splits: Sequence[HeldOut], metric: str, rule: RuleName, threshold: float | None
+    held_out: HeldOut, splits: Sequence[HeldOut], metric: str, rule: StrategyName, threshold: float | None
 ) -> Outcome:
     points = [replay_point(split, metric, rule, threshold) for split in splits]
     counts = np.sum([point.exits for point in points], axis=0)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from leebert.rules import StrategyName
+
 #: Thresholds of DeeBERT and Shallow-Deep are tuned to a speed-up in this window (section 4.4); its middle is aimed at, for
 #: all methods alike. At other speeds the window is as wide in proportion.
 WINDOW = (1.80, 2.10)
@@ -22,16 +24,6 @@ GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
 Role = Literal["subject", "rival", "variant", "base"]
 
 
-#: The rule by which rows leave.
-RuleName = Literal["patience", "entropy", "confidence", "pcee", "f-pabee", "beem", "never"]
-
-#: Rules whose thresholds are chosen for a speed-up; patience's are so few that all are kept.
-CHOSEN: tuple[RuleName, ...] = ("entropy", "confidence", "pcee", "f-pabee", "beem")
-
-#: How a method leaves that no row of a table says it of, by the rule that it was published with.
-OWN_RULE: Mapping[str, RuleName] = {"last": "never", "patience": "patience", **{rule: rule for rule in CHOSEN}}
-
-
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One row. paper, speed_ups: the printed number and speed-up by task. keep: the share that a reduced network keeps.
@@ -41,7 +33,7 @@ class Row:
 
     title: str
     method: str
-    rule: RuleName = "patience"
+    rule: StrategyName = "patience"
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     speed_ups: Mapping[str, float] = dataclasses.field(default_factory=dict)
     keep: float | None = None
@@ -93,7 +85,7 @@ Target = Table | Figure
 
 def _rows(
     tasks: Sequence[str],
-    *lines: tuple[str, str, RuleName, float | None, Role, float | Sequence[float], Sequence[float]],
+    *lines: tuple[str, str, StrategyName, float | None, Role, float | Sequence[float], Sequence[float]],
 ) -> tuple[Row, ...]:
     """Rows from (title, method, rule, keep, role, speed-up for all tasks or one per task, a number per task)."""
     made = []

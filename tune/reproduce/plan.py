@@ -15,8 +15,9 @@ from leebert.data.tasks import named_or_declared
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies
-from tune.reproduce.paper import OF_IMAGES, OWN_RULE, TABLE_1, TARGETS, Figure, Role, Row, Table, Target, slug
+from tune.reproduce.paper import OF_IMAGES, TABLE_1, TARGETS, Figure, Role, Row, Table, Target, slug
 from tune.space import SweepSpec, make_space
+from tune.space.file import canonical
 from tune.store.folder import check_name
 from tune.store.ledger import State
 
@@ -31,7 +32,6 @@ _OWN = (
     "task",
     "backbone",
     "pooling",
-    "algorithm",
     "algorithms",
     "space",
     "seeds",
@@ -141,7 +141,7 @@ def make_plan(request: Request) -> Plan:
     task_name = task if isinstance(task, str) else str(task.get("name", "task"))
     _check_kind(target, task_name, request.methods)
     for assignment in request.set_:
-        path = assignment.partition("=")[0].strip()
+        path = canonical(assignment.partition("=")[0])
         if path.split(".")[0] in _OWN or path == "training.keep":
             raise ConfigError(f"--set {assignment}: `{path}` follows from the table and the other options")
     if request.seeds is not None and request.seeds < 1:
@@ -242,10 +242,9 @@ def _own_row(target: Target, method: str) -> Row:
     told = METHODS[method]
     roles = {row.method: row.role for row in TABLE_1.rows}
     unknown: Role = "variant" if told.group == "learned weights" else "rival"
-    rule = OWN_RULE[told.exits]
     return Row(
-        told.title, method, rule, keep=KEEP if uses_keep(method) else None, role=roles.get(method, unknown),
-        group=rule if rule in {row.group for row in target.rows} else "",
+        told.title, method, told.exits, keep=KEEP if uses_keep(method) else None, role=roles.get(method, unknown),
+        group=told.exits if told.exits in {row.group for row in target.rows} else "",
     )  # fmt: skip
 
 

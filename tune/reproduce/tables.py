@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from leebert.rules import StrategyName
 from tune.analysis.stats import Interval, holm_intervals
 from tune.reproduce.outcomes import Cell, Outcome
-from tune.reproduce.paper import Row, RuleName, Table
+from tune.reproduce.paper import Row, Table
 from tune.reproduce.results import Costs, Results
 
 #: A rival is as fast as the subject if its speed-up in layers is no more than so much below, as a share.
@@ -132,12 +133,12 @@ def _base(results: Results) -> tuple[str, int]:
     return next((cell.structure for cell in results.cells if cell.method == "finetune"), ""), -1
 
 
-def networks(results: Results) -> dict[str, tuple[int, frozenset[RuleName]]]:
+def networks(results: Results) -> dict[str, tuple[int, frozenset[StrategyName]]]:
     """The networks that costs are measured of: structure → number of exits, and every rule that rows can leave it by.
 
     All that there are, whatever table is asked for: figures of one table can then be compared with another's.
     """
-    found: dict[str, tuple[int, frozenset[RuleName]]] = {}
+    found: dict[str, tuple[int, frozenset[StrategyName]]] = {}
     for cell in results.cells:
         known = found.get(cell.structure, (0, frozenset()))[1]
         found[cell.structure] = len(cell.exits), known | {outcome.rule for outcome in cell.outcomes}

@@ -113,15 +113,13 @@ def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
 
 def misfits(spec: SweepSpec, problem: Any) -> dict[str, ConfigError]:
     """The algorithms of a space that the network is not made for, and why; reads the weights."""
-    from leebert.stages import method
+    from leebert.stages import check, method
 
     model = problem.model(spec.train_config({}))
     found: dict[str, ConfigError] = {}
     for config in _reductions(spec):
         try:
-            for stage in method(config, model.num_exits):
-                if stage.transform:
-                    stage.transform.check(model)
+            check(method(config, model.num_exits), model)
         except ConfigError as error:
             found.setdefault(config.algorithm, error)
     return found

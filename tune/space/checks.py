@@ -89,7 +89,7 @@ def _prunable(spec: SweepSpec) -> Iterator[Finding]:
     if "max_epochs" in spec.space:
         expected = f"the pruner {spec.pruner.name} compares epochs of equal schedules: move it to `training`"
         yield Finding("space.max_epochs", shown(spec.space["max_epochs"].plain()), expected)
-    staged = [a for a in spec.algorithms if has_stages(a, spec.training)]
+    staged = [a for a in spec.algorithms if has_stages(spec.train_config({"algorithm": a}))]
     searched = {o for o in ("finetune_first", "two_stage") if o in spec.space}
     if staged or searched:
         which = ", ".join(staged) or f"those with {' or '.join(sorted(searched))}"

@@ -79,12 +79,17 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
+def canonical(path: str) -> str:
+    """The dotted path of `--set` by the name that the specification has for its key."""
+    return _ALIASES.get(path.strip(), path.strip())
+
+
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[Finding]:
     """Write ``key=value`` overrides into the file's mapping; returns what is wrong with them."""
     findings: list[Finding] = []
     for override in overrides:
         path, equals, text = override.partition("=")
-        path = _ALIASES.get(path.strip(), path.strip())
+        path = canonical(path)
         wrong = _unknown_path(path)
         if not equals:
             findings.append(Finding("--set", shown(override), "should be key=value"))
