@@ -102,7 +102,7 @@ class Training:
     def __init__(
         self, network: Network, model: Any, stage: Any, config: Any, runtime: Any, teacher: Any = None
     ) -> None:
-        from leebert.train import StageLevel
+        from leebert.level import StageLevel
 
         self.stage, self.device = stage, str(runtime.device)
         self.level = StageLevel(model, stage, config, runtime, (0,), teacher)

@@ -42,9 +42,9 @@ class Variant:
         import torch
 
         from leebert.config import TrainConfig
+        from leebert.level import StageLevel
         from leebert.runtime import Runtime
         from leebert.stages import method
-        from leebert.train import StageLevel
 
         self.name, self.device = name, device
         config = TrainConfig(batch_size=BATCH, **VARIANTS[name])

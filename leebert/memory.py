@@ -27,10 +27,10 @@ from torch.utils._pytree import tree_leaves
 
 from leebert.config import TrainConfig
 from leebert.dropout import ATTENTION
+from leebert.level import StageLevel
 from leebert.record import Batch
 from leebert.runtime import Runtime
 from leebert.stages import Stage, check, method
-from leebert.train import StageLevel
 
 #: Bytes that a process takes before the first tensor: the CUDA context with the libraries' workspaces; on a CPU the
 #: Python process with its libraries.

@@ -6,12 +6,11 @@ It knows models only as `record(batch) → Record` and data only as rows that co
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,14 +21,12 @@ from leebert.config import COST_ONLY, TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import HeldOut, layers_of, record_all
-from leebert.look_ahead import LookAhead
-from leebert.methods import applies
+from leebert.level import StageLevel
 from leebert.metrics import collapsed, per_exit
-from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
-from leebert.record import Batch, Keep, Record, Rows, micro_batches
-from leebert.runtime import RandomState, Runtime, derive_seed
-from leebert.stages import OPTIMIZERS, SCHEDULES, Examined, Stage, check, epochs_of, last_training, method, of_exit
+from leebert.record import Batch, Rows
+from leebert.runtime import Runtime, derive_seed
+from leebert.stages import Examined, Stage, check, epochs_of, last_training, method
 
 Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
@@ -88,206 +85,6 @@ class TrainResult:
         """The report of the best epoch (the last one where nothing was held out)."""
         best = self.reports[-1].best_epoch
         return self.reports[-1] if best is None else next(r for r in self.reports if r.epoch == best)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Descent:
-    """What a θ step leaves: its parts and their records, l (n,), the gradients that the optimiser got, and ‖g‖ before."""
-
-    parts: list[tuple[Batch, Record]]
-    losses: torch.Tensor
-    gradients: list[torch.Tensor | None]
-    norm: torch.Tensor
-
-
-class StageLevel:
-    """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.Level`)."""
-
-    def __init__(
-        self,
-        model: Any,
-        stage: Stage,
-        config: TrainConfig,
-        runtime: Runtime,
-        seed: tuple[int | str, ...],
-        teacher: Any = None,
-    ) -> None:
-        self.model, self.stage, self.config, self.runtime, self.teacher = model, stage, config, runtime, teacher
-        _set_equilibrium(model, config, stage)
-        if stage.pair:
-            stage.pair(model, teacher)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(stage.trains(name))
-        self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.lr_theta = stage.lr_theta or config.lr_theta
-        optimizer = stage.optimizer or OPTIMIZERS[config.theta_optimizer]
-        self.theta_optimizer = optimizer(self.theta.values(), self.lr_theta, config)
-        self.schedule = stage.schedule or SCHEDULES[config.schedule]
-        start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
-        self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
-        self.omega_optimizer: torch.optim.Optimizer | None = None
-        if "omega" in self.state:
-            make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
-            self.omega_optimizer = make([self.state["omega"].requires_grad_(False)], lr=config.lr_omega)
-        self.d2: Iterator[Batch] = iter(())
-        self.rate, self.progress = self.lr_theta, 0.0
-        self.loss_sum = torch.zeros((), device=runtime.device)
-        self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
-
-    def start_epoch(self, d2: Iterator[Batch]) -> None:
-        training_mode(self.model, self.stage.trains)
-        self.d2 = d2
-        self.loss_sum.zero_()
-
-    def is_finite(self) -> bool:
-        return bool(self.finite.item()) and all(bool(torch.isfinite(p).all()) for p in self.theta.values())
-
-    def to_device(self, batch: Batch) -> Batch:
-        return {name: t.to(self.runtime.device, non_blocking=True) for name, t in batch.items()}
-
-    def theta_step(self, batch: Batch) -> torch.Tensor:
-        return self._descend(batch).losses
-
-    def look_ahead(self, batch: Batch) -> LookAhead:
-        start = {name: p.detach().clone() for name, p in self.theta.items()}
-        random, state = RandomState.now(self.runtime.device), self.state
-        taken = self._descend(batch)
-        return LookAhead(
-            model=self.model,
-            optimizer=self.theta_optimizer,
-            objective=self.stage.objective,
-            state=state,
-            start=start,
-            random=random,
-            parts=taken.parts,
-            gradients=_filled(taken.gradients, self.theta.values()),
-            clipped=(self.config.clip_norm / taken.norm).clamp(max=1),
-        )
-
-    def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        rows = len(batch["labels"])
-        with self._for_omega():
-            parts = [self._backward(p, len(p["labels"]) / rows) for p in micro_batches(batch, self.config.accumulate)]
-        found = _filled([p.grad for p in self.theta.values()], self.theta.values())
-        self.theta_optimizer.zero_grad(set_to_none=True)
-        return torch.stack([losses for losses, _ in parts]).sum(dim=0), found
-
-    def _descend(self, batch: Batch) -> _Descent:
-        for group in self.theta_optimizer.param_groups:
-            group["lr"] = self.rate
-        rows = len(batch["labels"])
-        batches = micro_batches(batch, self.config.accumulate)
-        parts = [self._backward(part, len(part["labels"]) / rows) for part in batches]
-        records = [record for _, record in parts]
-        losses = torch.stack([losses for losses, _ in parts]).sum(dim=0)  # (n,)
-        loss = self.stage.objective.weights(self.state).detach() @ losses
-        # ω is no part of this list: it stays out of θ's clipping.
-        norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
-        self.theta_optimizer.step()
-        gradients = [p.grad for p in self.theta.values()]
-        self.theta_optimizer.zero_grad(set_to_none=True)
-        self.state = self.stage.objective.after_step(Record.joined(records), self.state, self.progress)
-        self.loss_sum += loss
-        self.finite &= torch.isfinite(loss) & torch.isfinite(norm)
-        return _Descent(list(zip(batches, records, strict=True)), losses, gradients, norm)
-
-    def _backward(self, part: Batch, share: float) -> tuple[torch.Tensor, Record]:
-        """Add the gradient of a part that is this `share` of its batch; returns the share's l, (n,), and its record.
-
-        Nothing that is returned holds the part's graph: the next part finds its memory free.
-        """
-        keep = self.stage.objective.keep
-        with self.runtime.autocast():
-            record = _record(self.model, part, keep)
-            taught = self._taught(part)
-        losses = self.stage.objective.terms(record, self.state, taught) * share
-        loss = self.stage.objective.weights(self.state).detach() @ losses
-        if loss.requires_grad:  # not where chance let only frozen layers run (BERT-of-Theseus)
-            loss.backward()
-        # States are not handed on: they are large, and nobody asks for them after the step.
-        return losses.detach(), Record(record.logits, record.labels).detach()
-
-    def _taught(self, part: Batch) -> Record | None:
-        """What the stage's teacher makes of some rows."""
-        if self.teacher is None or not self.stage.objective.taught:
-            return None
-        with torch.no_grad():
-            return _record(self.teacher, part, self.stage.objective.keep)
-
-    @torch.no_grad()
-    def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
-        # different lengths would pad each other, and BatchNorm would mix them.
-        keep = self.stage.objective.keep
-        with self._for_omega(), self.runtime.autocast():
-            records = [
-                Record.joined(
-                    [_record(self.model, part, keep) for part in micro_batches(batch, self.config.accumulate)]
-                )
-                for batch in batches
-            ]
-            taught = [self._taught(batch) for batch in batches]
-        return tuple(
-            self.stage.objective.terms(record, self.state, teacher)
-            for record, teacher in zip(records, taught, strict=True)
-        )
-
-    @contextlib.contextmanager
-    def _for_omega(self) -> Iterator[None]:
-        """Forwards for ω: dropout as configured, and running statistics (BatchNorm's) are as before afterwards."""
-        if self.config.omega_forward == "eval":
-            self.model.eval()
-        try:
-            with statistics_kept(self.model):
-                yield
-        finally:
-            training_mode(self.model, self.stage.trains)
-
-    @torch.no_grad()
-    def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
-        assert self.omega_optimizer is not None, "an algorithm that learns ω needs an objective with ω"
-        # Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, exact for SGD.
-        omega = self.state["omega"]
-        total = torch.zeros_like(omega)
-        if at_lr_theta is not None:
-            total += (self.rate / self.config.lr_omega) * at_lr_theta
-        if at_lr_omega is not None:
-            total += at_lr_omega
-        # The pullback is linear in l, so one pullback of the sum is the sum of the pullbacks.
-        omega.grad = self.stage.objective.pullback(self.state, total)  # type: ignore[attr-defined]
-        self.omega_optimizer.step()
-        omega.grad = None
-        self.finite &= torch.isfinite(omega).all()
-
-    def next_d2(self) -> Batch:
-        return self.to_device(next(self.d2))
-
-    # Everything below is for checkpoints.
-
-    def optimizer_tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {}
-        for name, parameter in self.theta.items():
-            for key, value in self.theta_optimizer.state[parameter].items():
-                tensors[f"theta/{key}/{name}"] = value
-        if self.omega_optimizer is not None:
-            for key, value in self.omega_optimizer.state[self.state["omega"]].items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"omega/{key}"] = value
-        return tensors | {f"state/{name}": t for name, t in self.state.items()}
-
-    def load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        for full, value in tensors.items():
-            kind, _, rest = full.partition("/")
-            if kind == "state":
-                self.state[rest].copy_(value)
-            elif kind == "omega" and self.omega_optimizer is not None:
-                # Adam keeps its step count on the CPU unless told otherwise.
-                moved = value if rest == "step" else value.to(self.runtime.device)
-                self.omega_optimizer.state[self.state["omega"]][rest] = moved
-            elif kind == "theta":
-                key, _, name = rest.partition("/")
-                parameter = self.theta[name]
-                self.theta_optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 @dataclasses.dataclass
@@ -495,21 +292,6 @@ def fit(
     return TrainResult(reports, best)
 
 
-def _filled(gradients: Iterable[torch.Tensor | None], parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients with zeros for parameters that have none."""
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-
-
-def _set_equilibrium(model: Any, config: TrainConfig, stage: Stage) -> None:
-    exits = {of_exit(name) for name, _ in model.named_parameters() if stage.trains(name)} - {None}
-    # There is nothing to balance while one exit trains.
-    wanted = config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm) and len(exits) > 1
-    if hasattr(model, "gradient_equilibrium"):
-        model.gradient_equilibrium = wanted
-    elif wanted:
-        raise ConfigError(f"gradient_equilibrium: {type(model).__name__} can't do it; leave the option out")
-
-
 def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:
     return stage.transform.apply(model, plan).to(runtime.device) if stage.transform else model
 
@@ -520,12 +302,6 @@ def _examined(rows: Rows, config: TrainConfig, runtime: Runtime) -> Iterator[Bat
     for start in range(0, len(order), config.batch_size):
         batch = rows.collate(order[start : start + config.batch_size])
         yield {name: t.to(runtime.device) for name, t in batch.items()}
-
-
-def _record(model: Any, batch: Batch, keep: Keep) -> Record:
-    # A model that knows no more than `record(batch)` does for all methods that look at nothing but logits.
-    record: Record = model.record(batch) if keep == "logits" else model.record(batch, keep)
-    return record
 
 
 def _needed(name: str, later: tuple[Stage, ...]) -> bool:

@@ -13,13 +13,14 @@ from toys import ThreeExitMLP, toy_mlp, toy_rows
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import plan_epoch
+from leebert.level import StageLevel
 from leebert.losses import TEACHERS
 from leebert.model import build_model
 from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS, Fixed
 from leebert.record import Record, TensorRows, micro_batches
 from leebert.stages import Stage, method
-from leebert.train import StageLevel, fit, train_epochs
+from leebert.train import fit, train_epochs
 
 
 def config(**options):

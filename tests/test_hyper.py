@@ -13,6 +13,7 @@ from toys import toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
+from leebert.level import StageLevel
 from leebert.look_ahead import _Recorder
 from leebert.model import build_model
 from leebert.objective import ExitObjective
@@ -20,7 +21,7 @@ from leebert.optim import BLO, Hyper
 from leebert.record import Record
 from leebert.runtime import Runtime
 from leebert.stages import Stage
-from leebert.train import StageLevel, fit
+from leebert.train import fit
 from leebert.weights import PARAMETRISATIONS
 
 #: λ1 at the step, as from a schedule (it is not lr_theta): AdamW's steps are larger at the same rate.

@@ -11,12 +11,13 @@ from torch import nn
 from toys import toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
+from leebert.level import StageLevel
 from leebert.objective import ExitObjective
 from leebert.optim import ALGORITHMS, BLO, CLO
 from leebert.record import Record
 from leebert.runtime import Runtime
 from leebert.stages import Stage
-from leebert.train import StageLevel, fit
+from leebert.train import fit
 
 CPU = Runtime(torch.device("cpu"))
 
