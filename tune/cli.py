@@ -14,6 +14,7 @@ import typer
 from leebert import console
 from leebert.errors import ConfigError, SweepError, TrackingError
 from leebert.rules import RULES
+from tune.reproduce.paper import TARGETS
 
 app = typer.Typer(
     help="Cross-validated sweeps of early-exit models: Ray Tune runs them, a ledger keeps them, MLflow shows them.",
@@ -524,7 +525,7 @@ def simulate(
 
 @app.command()
 def reproduce(
-    target: Annotated[str, typer.Argument(help="table1, table2, table4, table5, table6, figure2, figure3 or figure4.")],
+    target: Annotated[str, typer.Argument(help=f"One of {', '.join(TARGETS)}.")],
     backbone: Annotated[str, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")],
     task: Annotated[str | None, typer.Option(help="A task's name, or a YAML file that declares one.")] = None,
     pooling: Annotated[str, typer.Option(help="What the exits see: pooler, cls or mean.")] = "pooler",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +12,9 @@ from tune.tracking.names import COLOURS
 
 #: For sides that are no algorithm with a colour of its own.
 PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
+
+#: Of curves that may lie upon each other.
+MARKERS = "os^Dv"
 
 #: A curve: x, y, and how far it spreads below and above (y again where there is no spread).
 Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -29,8 +33,9 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
     figure = Figure(figsize=(width, 3.8 * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes, (title, curves) in zip(grid, panels.items(), strict=False):
-        for (name, (at, mean, low, high)), drawn in zip(curves.items(), colours, strict=True):
-            axes.plot(at, mean, marker="o", ms=4, color=drawn, label=name)
+        for (name, (at, mean, low, high)), drawn, marker in zip(curves.items(), colours, cycle(MARKERS), strict=False):
+            # Hollow, so that one curve upon another hides none.
+            axes.plot(at, mean, marker=marker, ms=6, mfc="none", color=drawn, label=name)
             axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
         axes.set(xlabel=x, ylabel=y, title=title)
         axes.set_xticks(next(iter(curves.values()))[0])

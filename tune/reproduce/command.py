@@ -12,6 +12,7 @@ from leebert.errors import ConfigError, SweepError
 from leebert.files import check_writable, write_atomically
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.latency import LEAST_ROUNDS
+from leebert.methods import METHODS, applies
 from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
@@ -63,6 +64,7 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     check_writable(request.out, "--out")
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
+    _refuse_unread(plan, results)
     if train:
         results, seeds, reasons = _brought_up_to_date(plan, path, results, say)
     else:
@@ -133,6 +135,21 @@ def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
     return tuple(row for row in plan.rows if plan.request.asks(row.method) or results.of(row.method, row.keep))
 
 
+def _refuse_unread(plan: Plan, results: Results | None) -> None:
+    """ConfigError for an option that no method of the target reads, nor one that was trained with these results already.
+
+    All methods share one set of options, of which those of a best file and the defaults need not apply to any.
+    """
+    methods = {row.method for row in plan.rows} | {cell.method for cell in (results.cells if results else ())}
+    for assignment in plan.request.set_:
+        section, _, option = assignment.partition("=")[0].strip().partition(".")
+        if section == "training" and not any(applies(option, method) for method in methods):
+            users = ", ".join(name for name in METHODS if applies(option, name))
+            raise ConfigError(
+                f"--set {assignment}: no row of {plan.target.name} reads {option}, only {users} (--methods adds rows)"
+            )
+
+
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
     if lines := differences(results.identity, mine):
         raise SweepError(
@@ -180,7 +197,7 @@ def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str
 
 def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
     request, target = plan.request, plan.target
-    missing, more = _unfinished(plan, results, seeds, reasons)
+    missing, more, failed = _unfinished(plan, results, seeds, reasons)
     stem = request.out / f"{target.name}-{plan.name.removeprefix('reproduce-')}"
     request.out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -200,7 +217,7 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
         tuple(written),
         missing,
         request.again if more else "",
-        bool(reasons.passing),
+        failed,
     )
 
 
@@ -218,10 +235,13 @@ def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: l
     return f"{figure.title}: {', '.join(curve.label for curve in found)}"
 
 
-def _unfinished(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> tuple[tuple[str, ...], bool]:
-    """What the rows asked for lack, a sentence for each reason; and whether the same command would bring more."""
+def _unfinished(
+    plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons
+) -> tuple[tuple[str, ...], bool, bool]:
+    """What the rows asked for lack, a sentence for each reason; whether the same command would bring more; and whether it
+    is for a method that was given up."""
     why: dict[str, list[str]] = {}
-    more = False
+    more = failed = False
     for row in plan.rows:
         lacking = len(set(seeds) - results.of(row.method, row.keep).keys())
         if not lacking or not plan.request.asks(row.method):
@@ -231,8 +251,9 @@ def _unfinished(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: R
             reason = reasons.final[key]
         else:
             reason, more = reasons.passing.get(key, f"{lacking} of {len(seeds)} seeds are still to be trained"), True
+            failed |= key in reasons.passing
         why.setdefault(reason, []).append(row.title)
-    return tuple(f"{reason}: {', '.join(titles)}" for reason, titles in why.items()), more
+    return tuple(f"{reason}: {', '.join(titles)}" for reason, titles in why.items()), more, failed
 
 
 def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) -> rendering.Page:
@@ -325,6 +346,6 @@ def _off_the_aim(aim: float, made: tuple[Line, ...]) -> list[str]:
     if not outside:
         return []
     return [
-        f"Thresholds are chosen for a speed-up of {aim:g} in layers on held-out rows; with some seeds none comes within "
-        f"{low:.2f} and {high:.2f} of: {', '.join(outside)}."
+        f"Thresholds are chosen for a speed-up of {aim:g} in layers on held-out rows; with some seeds none gives one between "
+        f"{low:.2f} and {high:.2f}: {', '.join(outside)}."
     ]

@@ -17,6 +17,7 @@ from leebert.config import TrainConfig
 from leebert.exits import make_strategy
 from leebert.latency import machine, time_exits
 from leebert.operations import multiply_adds
+from leebert.operations import parameters as count
 from leebert.rules import RULES, StrategyName
 from leebert.runtime import Runtime, limited_threads
 from tune.reproduce.results import Costs
@@ -60,7 +61,7 @@ def measure(
         if model.num_exits != exits:
             say(f"no costs of the network {structure or 'unreduced'}: it has {model.num_exits} exits, not {exits}")
             continue
-        parameters[structure] = sum(p.numel() for p in model.parameters())
+        parameters[structure] = count(model).total
         operations[structure] = [float(n) for n in multiply_adds(model, typical)]
         if hasattr(model, "advance"):  # what `infer` stops between
             for rule in sorted(rules):

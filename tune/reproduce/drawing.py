@@ -47,6 +47,8 @@ def draw(figure: Figure, title: str, split: str, found: Sequence[Curve]) -> Draw
     """The figure of :func:`curves`, of which there must be one at least; `split` names the evaluated rows."""
     colours = [COLOURS[curve.row.method] for curve in found]
     y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
+    if any(curve.seeds > 1 for curve in found):
+        y += " (± standard error)"
     return bands({title: {curve.label: curve.band for curve in found}}, "patience", y, colours)
 
 

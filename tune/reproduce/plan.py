@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.config import COST_ONLY, nearest
+from leebert.config import nearest
 from leebert.data.tasks import named_or_declared
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies
 from tune.reproduce.paper import OF_IMAGES, TABLE_1, TARGETS, Figure, Role, Row, Table, Target, slug
+from tune.reproduce.results import VARIED
 from tune.space import SweepSpec, make_space
 from tune.space.file import canonical
 from tune.store.folder import check_name
@@ -141,8 +142,8 @@ def make_plan(request: Request) -> Plan:
     task_name = task if isinstance(task, str) else str(task.get("name", "task"))
     _check_kind(target, task_name, request.methods)
     for assignment in request.set_:
-        path = canonical(assignment.partition("=")[0])
-        if path.split(".")[0] in _OWN or path == "training.keep":
+        path = assignment.partition("=")[0].strip()
+        if canonical(path).split(".")[0] in _OWN or path == "training.keep":
             raise ConfigError(f"--set {assignment}: `{path}` follows from the table and the other options")
     if request.seeds is not None and request.seeds < 1:
         raise ConfigError(f"--seeds {request.seeds}: at least 1")
@@ -233,7 +234,10 @@ def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
     for method in methods:
         if method not in METHODS:
             raise ConfigError(f"--methods {method}: unknown{nearest(method, METHODS)}; known are {', '.join(METHODS)}")
-    return (*target.rows, *(_own_row(target, method) for method in methods if method not in target.methods))
+    return (
+        *target.rows,
+        *(_own_row(target, method) for method in dict.fromkeys(methods) if method not in target.methods),
+    )
 
 
 def _own_row(target: Target, method: str) -> Row:
@@ -252,5 +256,4 @@ def _of_best(path: Path) -> dict[str, Any]:
     """The training options of a best file, for all methods."""
     from tune.models.found import read_best
 
-    skipped = {"algorithm", "seed", "keep", *COST_ONLY}
-    return read_best(path).config.training.model_dump(mode="json", exclude=skipped)
+    return read_best(path).config.training.model_dump(mode="json", exclude=VARIED)

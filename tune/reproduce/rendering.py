@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tune.analysis.stats import Interval
 from tune.reproduce.paper import Table
-from tune.reproduce.tables import Estimate, Line, best_rival
+from tune.reproduce.tables import LEAST_TESTED, Estimate, Line, best_rival
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,15 +183,24 @@ def _verdicts(page: Page) -> list[str]:
             said.append(f"{subject.title}: no rival that is as fast shares two seeds with it, so there is no best one.")
             continue
         m = rival.margin
-        interval = f"simultaneous 95 % interval {100 * m.low:+.2f} to {100 * m.high:+.2f}, Holm's p {m.p:.3f}"
         better = f"{subject.title if m.mean > 0 else rival.title} is better"
         verdict = better if m.known and m.p < 0.05 else "the data cannot tell"
         said.append(
             f"{subject.title} ({subject.layers:.2f} times as fast in layers) minus {rival.title} ({rival.layers:.2f}), the best "
             f"rival that is as fast: {100 * m.mean:+.2f} points over {m.cells} paired "
-            f"seeds ({interval if m.known else 'all seeds differ alike, so no interval'}): {verdict}."
+            f"seeds ({_certainty(m)}): {verdict}."
         )
     return said
+
+
+def _certainty(margin: Interval) -> str:
+    if margin.known:
+        return (
+            f"simultaneous 95 % interval {100 * margin.low:+.2f} to {100 * margin.high:+.2f}, Holm's p {margin.p:.3f}"
+        )
+    if margin.cells < LEAST_TESTED:
+        return f"not tested: that takes {LEAST_TESTED} shared seeds"
+    return "all seeds differ alike, so no interval"
 
 
 def _estimate(estimate: Estimate | None, scale: float = 1.0) -> str:

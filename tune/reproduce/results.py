@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from leebert.config import TrainConfig
+from leebert.config import COST_ONLY, TrainConfig
 from leebert.errors import SweepError
 from leebert.provenance import backbone_differences
 from tune.reproduce.outcomes import Cell, Outcome
 
 #: What rows differ in, so that it is no part of what they share.
-VARIED = {"algorithm", "seed", "keep", "accumulate", "eval_batch_size"}
+VARIED = {"algorithm", "seed", "keep", *COST_ONLY}
 
 #: Below this share of a processor, and above this difference between rounds, times are called rough.
 BUSY, APART = 0.9, 0.05

@@ -169,8 +169,9 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
     spec = plan.spec(part, job.methods, job.seeds)
     budget = spec.budget.model_copy(update=allowance.beyond(before))
     spec = spec.model_copy(update={"budget": budget})
-    finished = standing.finished if standing else set()
-    left = [(method, seed) for method in job.methods for seed in job.seeds if (method, seed) not in finished]
+    done = standing.finished if standing else set()
+    given_up = standing.failed if standing else {}
+    left = [(m, seed) for m in job.methods if m not in given_up for seed in job.seeds if (m, seed) not in done]
     methods = dict.fromkeys(method for method, _ in left)
     say(f"{job.name}: {len(left)} cells to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
     if standing is None:
@@ -182,7 +183,7 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
             outcome = resume_sweep(
                 standing.folder, space=space, address=request.address, device=request.device, say=say
             )
-    allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read(epochs=False))
+    allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read())
     return outcome.by_hand
 
 

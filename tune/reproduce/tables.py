@@ -17,6 +17,9 @@ from tune.reproduce.results import Costs, Results
 #: A rival is as fast as the subject if its speed-up in layers is no more than so much below, as a share.
 AS_FAST = 0.1
 
+#: Fewer shared seeds are compared, but not tested: with one degree of freedom the spread is anybody's guess.
+LEAST_TESTED = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -41,7 +44,8 @@ class Line:
     mean layers. held_out: each seed's on held-out rows, where thresholds are chosen; empty for one exit. time,
     operations: in wall-clock time and multiply-adds, None where not measured. epochs: how many were trained, over all
     stages, a mean over seeds.
-    margin: the group's subject minus this row, paired over seeds, p and interval for all rivals of the group together.
+    margin: the group's subject minus this row, paired over two seeds or more, p and interval, from
+        :data:`LEAST_TESTED` on, for all rows of the group together.
     """
 
     row: Row
@@ -120,9 +124,15 @@ def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
             seeds = sorted(subject.by_seed.keys() & made[i].by_seed.keys())
             if made[i] is not subject and made[i].row.role != "base" and len(seeds) > 1:
                 paired[i] = [subject.by_seed[s] - made[i].by_seed[s] for s in seeds]
+        margins |= {i: _untested(differences) for i, differences in paired.items()}
+        tested = {i: differences for i, differences in paired.items() if len(differences) >= LEAST_TESTED}
         # Seeds share the data, of which nothing is said; as repetitions on it they are independent: no correction.
-        margins |= dict(zip(paired, holm_intervals(list(paired.values()), 0.0), strict=True))
+        margins |= dict(zip(tested, holm_intervals(list(tested.values()), 0.0), strict=True))
     return tuple(dataclasses.replace(line, margin=margins.get(i)) for i, line in enumerate(made))
+
+
+def _untested(differences: Sequence[float]) -> Interval:
+    return Interval(float(np.mean(differences)), math.nan, math.nan, math.nan, len(differences))
 
 
 # Costs. A missing one makes the whole figure None, never a mean over what is there.
