@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -136,14 +137,19 @@ class Training:
         return counter.get_total_flops() / done
 
 
-def stages_of(network: Network, name: str, precision: str, device: str) -> dict[str, Training]:
-    """The stages of a method, each ready to train, by what a row of the table is called; none if the network can't have it."""
+def stages_of(network: Network, name: str, told: dict[str, Any], device: str) -> dict[str, Training]:
+    """The stages of a method, each ready to train, by what a row of the table is called; none if the network can't have it.
+
+    told: training options, of which a method takes those that it reads.
+    """
     from leebert.config import TrainConfig
     from leebert.errors import ConfigError
+    from leebert.methods import applies
     from leebert.runtime import Runtime
     from leebert.stages import check, method
 
-    config = TrainConfig(algorithm=name, precision=precision, **network.options)
+    read = {option: value for option, value in told.items() if applies(option, name)}
+    config = TrainConfig(algorithm=name, **network.options, **read)
     runtime = Runtime.of(config.precision, device)
     model = network.model(config).to(runtime.device)
     stages = method(config, model.num_exits)
@@ -185,13 +191,26 @@ def main() -> None:
     made.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="(%(default)s)")
     made.add_argument("--network", choices=list(NETWORKS), default="bert", help="(%(default)s)")
     made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
+    made.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="training options as JSON, for those that read them",
+    )
     options = made.parse_args()
     start(options.threads)
     result = Result("steps", options)
     network = NETWORKS[options.network]
+    given = dict(assignment.split("=", 1) for assignment in options.set)
+    bare = {"precision": options.precision}
+    told = bare | {option: json.loads(value) for option, value in given.items()}
     trainings: dict[str, Training] = {}
-    for name in dict.fromkeys([PLAIN, ONE_EXIT, *options.methods]):
-        trainings |= stages_of(network, name, options.precision, options.device)
+    for name in (PLAIN, ONE_EXIT):  # what all are compared with takes no options
+        trainings |= stages_of(network, name, bare, options.device)
+    for name in options.methods:
+        for row, training in stages_of(network, name, told, options.device).items():
+            trainings.setdefault(", ".join([row, *options.set]), training)
     # A cycle that is not timed: optimisers make their states, libraries their kernels.
     unit = operations_of_a_forward(network, options.device)
     units = {name: training.operations(options.steps) / unit for name, training in trainings.items()}
@@ -216,7 +235,7 @@ def main() -> None:
     for name, *numbers in rows:
         print(f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
     print()
-    result.end(f"{options.network}, {options.precision}")
+    result.end(", ".join([options.network, options.precision, *options.set]))
 
 
 if __name__ == "__main__":

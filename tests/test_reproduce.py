@@ -667,7 +667,7 @@ def test_a_method_that_was_given_up_is_no_failure_of_a_table_that_is_whole_witho
     assert (whole.failed, whole.missing) == (False, ()), "every seed that was asked for is there"
     lacking = _rendered(make_plan(ask), results, (0, 1, 2, 3), broken)
     assert lacking.failed
-    assert lacking.missing == ("out of memory: LeeBERT", "1 of 4 seeds are still to be trained: uniform")
+    assert lacking.missing == ("1 of 4 seeds are still to be trained: uniform", "out of memory: LeeBERT")
 
 
 def test_an_option_that_no_row_reads_is_refused_unless_the_results_have_a_method_that_does(tmp_path, results):
