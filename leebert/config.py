@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from leebert.errors import ConfigError
 from leebert.methods import METHODS
-from leebert.rules import RULES, StrategyName, without_patience
+from leebert.rules import COUNTING, RULES, StrategyName, without_patience
 
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
@@ -185,7 +185,7 @@ class ExitConfig(Frozen):
     patience: int | None = Field(
         None,
         ge=1,
-        description="Of pcee and f-pabee: how many exits in a row. None: 2 for pcee (its authors'; at most M-1), round(M/6) for "
+        description=f"Of {COUNTING}: how many exits in a row. None: 2 for pcee (its authors'; at most M-1), round(M/6) for "
         "f-pabee (ours).",
     )
 

@@ -110,6 +110,10 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 
 
+#: The rules with a second parameter, in words.
+COUNTING = " and ".join(rule.name for rule in RULES.values() if rule.patience)
+
+
 def named(strategy: str, patience: int | None) -> str:
     """A rule with its second parameter, where it has one: `confidence`, `pcee, patience 2`."""
     return strategy if patience is None else f"{strategy}, patience {patience}"
@@ -120,8 +124,7 @@ def without_patience(strategy: str) -> str | None:
     rule = RULES.get(strategy)
     if rule is not None and rule.patience is not None:
         return None
-    having = " and ".join(r.name for r in RULES.values() if r.patience)
-    hint = "its threshold is the patience" if rule is not None and rule.whole else f"{having} have one"
+    hint = "its threshold is the patience" if rule is not None and rule.whole else f"{COUNTING} have one"
     return f"strategy {strategy!r} has no parameter 'patience': {hint}"
 
 

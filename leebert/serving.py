@@ -14,7 +14,7 @@ from leebert.config import ExitConfig, Precision, nearest, problems
 from leebert.errors import ConfigError, DataError
 from leebert.exits import check_rule, check_threshold, make_strategy
 from leebert.predict import CHUNK, answer_encoded, checked, encode
-from leebert.rules import RULES
+from leebert.rules import COUNTING, RULES
 from leebert.runtime import Runtime
 from leebert.thresholds import check_speed_up, look_up, read_curves
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "strategy": ("string", None, "the exit rule; the model's own by default"),
     "threshold": ("double", None, "its threshold; the model's own by default, where the rule is"),
-    "patience": ("long", None, "how many exits in a row, for pcee and f-pabee; as the threshold"),
+    "patience": ("long", None, f"how many exits in a row, for {COUNTING}; as the threshold"),
     "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the model's curves"),
     "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "rows that run through the layers together"),

@@ -13,7 +13,7 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, SweepError, TrackingError
-from leebert.rules import RULES
+from leebert.rules import COUNTING, RULES
 from tune.reproduce.paper import TARGETS
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its
 Names = Annotated[list[str], typer.Argument(help="Names of sweeps in the storage, or their folders.")]
 Rule = Annotated[str, typer.Option(help=f"Exit rule of speed-ups: one of {', '.join(RULES)}.")]
 Patience = Annotated[
-    int | None, typer.Option(min=1, help="How many exits in a row, for pcee and f-pabee; the rule's default else.")
+    int | None, typer.Option(min=1, help=f"How many exits in a row, for {COUNTING}; the rule's default else.")
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
