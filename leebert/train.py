@@ -149,7 +149,7 @@ def train_epochs(
         )
     run = {**_identity(config, stages, len(rows), seed, updates, runtime), **(identity or {})}
 
-    check(stages, model)
+    check(stages, model, config)
     model.to(runtime.device)
     examined = Examined(lambda: _examined(rows, config, runtime), runtime, config.accumulate)
     teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model

@@ -252,6 +252,16 @@ def test_a_model_that_cannot_drop_exits_is_refused_before_any_training():
         next(train_epochs(Fixed(), toy_rows(), config("finetune")))
 
 
+@pytest.mark.parametrize(("name", "options"), [("deebert", {}), ("fastbert", {"two_stage": True})])
+def test_a_stage_that_would_train_nothing_is_refused_before_any_training(name, options):
+    model = toy_mlp()
+    model.keep_exits([3])
+    with pytest.raises(
+        ConfigError, match=f"{name}: its stage 'exits' would train nothing of a ThreeExitMLP with 1 exit"
+    ):
+        next(train_epochs(model, toy_rows(), config(name, **options)))
+
+
 def test_methods_lists_all_of_them():
     from leebert.cli import app
 
