@@ -13,7 +13,7 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, DataError
-from leebert.files import check_writable
+from leebert.files import check_file_writable, check_writable
 from leebert.rules import RULES
 
 app = typer.Typer(
@@ -164,7 +164,7 @@ def evaluate(
 ) -> None:
     """Score every exit, and every exit strategy over its thresholds, from one pass over the data."""
     if out:
-        check_writable(out.parent, "--out")
+        check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
@@ -238,7 +238,7 @@ def predict(
     if glue:
         check_writable(glue, "--glue")
     elif out:
-        check_writable(out.parent, "--out")
+        check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
@@ -352,6 +352,7 @@ def calibrate(
     """Choose a model's thresholds on texts without labels, so that it reaches a speed-up on texts like them."""
     loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, None, device)
+    check_writable(model, "model")
     loaded.to(runtime.device)
     from leebert.calibration import calibrate as choose
     from leebert.calibration import print_calibration, save_calibration

@@ -1,5 +1,6 @@
 """Wrong data, wrong configurations, wrong models: one message on stderr that says what and where, and nothing destroyed."""
 
+import errno
 import json
 import os
 import shutil
@@ -705,3 +706,21 @@ def test_texts_of_another_number_than_the_model_takes_are_refused_and_no_rows_ar
     ran = cli("leebert", "predict", model, tmp_path / "header.tsv")
     assert ran.code == 0
     assert "0 rows" in ran.err
+def test_a_folder_is_no_file_to_write_and_a_model_must_be_writable_before_it_is_calibrated(
+    model, place, cli, tmp_path, monkeypatch
+):
+    rows = place / "data" / "dev.jsonl"
+    monkeypatch.setattr("leebert.model.load_model", None)  # nothing is done
+    for command in (["predict", model, rows, "-o", tmp_path], ["evaluate", model, "--out", tmp_path]):
+        refuses(cli("leebert", *command), f"--out {tmp_path}: is a folder")
+    monkeypatch.undo()
+
+    def read_only(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("leebert.files.tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("leebert.calibration.record_all", None)
+    ran = cli("leebert", "calibrate", model, rows, "--speed-up", 1.5)
+    refuses(ran, f"model {model}: can't be written to (Read-only file system)")
+
+
