@@ -161,6 +161,23 @@ def test_an_option_that_a_method_has_not_stops_training(place, cli, tmp_path):
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (
+            ("training.algorithm=truncated", "exits.strategy=patience"),
+            ["'patience' compares successive exits", "one exit"],
+        ),
+        (("training.algorithm=theseus",), ["2 layers can't stand in for 3"]),
+    ],
+)
+def test_what_a_model_has_no_use_for_is_refused_before_its_rows_are_tokenised(place, cli, tmp_path, options, parts):
+    config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone")
+    sets = [part for option in options for part in ("--set", option)]
+    refuses(cli("leebert", "train", "--config", config, "--out", tmp_path / "m", *sets), *parts)
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize(("keep", "bound"), [("1.5", "less than or equal to 1"), ("0", "greater than 0")])
 def test_a_share_that_is_none_stops_training(place, cli, tmp_path, keep, bound):
     (tmp_path / "train.tsv").write_bytes(tsv(*SOUND))
@@ -697,15 +714,6 @@ def test_where_nothing_can_be_written_is_said_before_the_work(model, place, cli)
     assert taken.read_text() == "whatever lay here"
 
 
-def test_texts_of_another_number_than_the_model_takes_are_refused_and_no_rows_are_said(model, place, cli, tmp_path):
-    rows = place / "data" / "dev.jsonl"
-    ran = cli("leebert", "predict", model, rows, "--text", "a")
-    assert ran.code == 1
-    assert "--text a: this model takes 2 column(s) of text, as a, b" in ran.err
-    (tmp_path / "header.tsv").write_text("a\tb\n")
-    ran = cli("leebert", "predict", model, tmp_path / "header.tsv")
-    assert ran.code == 0
-    assert "0 rows" in ran.err
 def test_a_folder_is_no_file_to_write_and_a_model_must_be_writable_before_it_is_calibrated(
     model, place, cli, tmp_path, monkeypatch
 ):
@@ -724,3 +732,12 @@ def test_a_folder_is_no_file_to_write_and_a_model_must_be_writable_before_it_is_
     refuses(ran, f"model {model}: can't be written to (Read-only file system)")
 
 
+def test_texts_of_another_number_than_the_model_takes_are_refused_and_no_rows_are_said(model, place, cli, tmp_path):
+    rows = place / "data" / "dev.jsonl"
+    ran = cli("leebert", "predict", model, rows, "--text", "a")
+    assert ran.code == 1
+    assert "--text a: this model takes 2 column(s) of text, as a, b" in ran.err
+    (tmp_path / "header.tsv").write_text("a\tb\n")
+    ran = cli("leebert", "predict", model, tmp_path / "header.tsv")
+    assert ran.code == 0
+    assert "0 rows" in ran.err
