@@ -341,8 +341,10 @@ def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
 
     options: all that are given; `...` for one that is searched. One that is given as its default is never in the way.
     """
-    reads, value = METHODS[algorithm].options, options[option]
-    if value is None or value is (option == "detach_teacher"):  # the defaults: None, or False but for detach_teacher
+    from leebert.config import TrainConfig  # which reads this module's table
+
+    reads = METHODS[algorithm].options
+    if options[option] == TrainConfig.model_fields[option].default:
         return ""
     first = [name for name in ("finetune_first", "two_stage") if name in reads]
     if option == "first_epochs" and first and not any(options.get(name) for name in first):
