@@ -51,7 +51,7 @@ class StageLevel:
         self.lr_theta = stage.lr_theta or config.lr_theta
         optimizer = stage.optimizer or OPTIMIZERS[config.theta_optimizer]
         self.theta_optimizer = optimizer(self.theta.values(), self.lr_theta, config)
-        self.schedule = stage.schedule or SCHEDULES[config.schedule]
+        self.schedule = SCHEDULES[config.schedule]
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
         self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
         self.omega_optimizer: torch.optim.Optimizer | None = None

@@ -130,7 +130,7 @@ class Stage:
     pair: called with model and teacher before the stage's first update.
     pace: called with the model and the share of the stage's updates done, before each.
     stops_early: whether it ends after `patience` epochs without a better mean over exits.
-    optimizer, schedule: of θ and of λ1; None is the configuration's. ω's optimiser is always the configuration's.
+    optimizer: of θ; None is the configuration's, of which ω's always is.
     """
 
     name: str
@@ -145,7 +145,6 @@ class Stage:
     pace: Callable[[Any, float], None] | None = None
     stops_early: bool = True
     optimizer: MakeOptimizer | None = None
-    schedule: Schedule | None = None
 
     def shape(self, model: Any) -> Any:
         """The model that the stage starts with, from that before it, in all but what only data decides: its shapes."""
