@@ -21,7 +21,7 @@ from leebert.backbone import LayerStack
 from leebert.checkpoint import Checkpoints
 from leebert.methods import METHODS
 from leebert.model import load_model
-from leebert.rules import named, usable
+from leebert.rules import RULES, named, usable
 from leebert.yaml import dump_yaml, load_yaml
 
 SCRIPTS = Path(sys.executable).parent
@@ -97,7 +97,7 @@ def test_train_tells_what_each_stage_of_a_method_left(place, cli, tmp_path):
     assert stages["recovery"]["score"] == told["epochs"][-1]["score"]
 
 
-@pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert"])
+@pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
 def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layers(place, cli, tmp_path, algorithm):
     of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1")
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *of_method)
@@ -112,7 +112,9 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
     found = json.loads((tmp_path / "m" / "exits.json").read_text())
     assert found["chosen_on"] == f"{told['held_out_rows']} held-out rows of the training split"
-    assert max(speed_up for _, speed_up in found["curves"][name]) == LAYERS / (saved["exit_patience"] or 1)
+    assert max(speed_up for _, speed_up in found["curves"][name]) == LAYERS / RULES[rule].first(
+        saved["exit_patience"] or 1
+    )
     off = [abs(np.log(speed_up / 2)) for _, speed_up in found["curves"][name]]
     assert abs(np.log(told["chosen"]["reached"] / 2)) <= min(off) + 1e-9
     updates = told["epochs"][-1]["theta_updates"]
