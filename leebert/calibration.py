@@ -93,13 +93,14 @@ def calibrate(
     """
     if model.num_exits == 1:
         raise ConfigError("this model has one exit, and so one speed: there is nothing to calibrate")
-    check_speed_up(speed_up, model.num_exits)
+    check_speed_up(speed_up, model.exit_layers, model.depth)
     own_rule = choosable(strategy)
-    differing, needed = len(set(texts)), rows_needed(model.num_exits, speed_up)  # a text that is repeated tells no more
+    needed = rows_needed(speed_up, model.exit_layers, model.depth)
+    differing = len(set(texts))  # a text that is repeated tells no more
     if differing < needed:
         there = f"{differing} different texts" if texts else "no texts"
         raise DataError(
-            f"{source}: {there}, and a speed-up of {speed_up:g} with {model.num_exits} layers needs at least {needed}, so that "
+            f"{source}: {there}, and a speed-up of {speed_up:g} with {model.depth} layers needs at least {needed}, so that "
             f"the mean layers on others are within {MISSED:.0%} of those on these"
         )
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
@@ -109,7 +110,7 @@ def calibrate(
     if not own.near and not own_rule.whole:
         raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
     expected = {name: ratio_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
-    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, curves(recorded))
+    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, curves(recorded, own.patience))
 
 
 def save_calibration(folder: Path, found: Calibration) -> str:

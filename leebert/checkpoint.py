@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from leebert.errors import CheckpointError, StorageError
-from leebert.files import fsync_folder
+from leebert.files import fsync_folder, replaced
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,47 @@ class Checkpoints:
     def _all(self) -> Iterator[Path]:
         for folder in (self.folder, *self.earlier):
             yield from folder.glob("epoch-*")
+
+
+class BestWeights:
+    """The weights of a run's best epochs, one file each, beside its checkpoints, which say the epoch that counts.
+
+    One of them is written before the checkpoint that knows of it: a run that is killed between and goes on where numbers
+    are rounded otherwise may find another epoch the best. So the last two that checkpoints may know stay.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known = 0  # the best epoch in the checkpoint before the last
+
+    def keep(self, epoch: int, model: Any) -> None:
+        """Write a model's weights as those of an epoch. Raises StorageError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+        try:
+            with replaced(self._file(epoch)) as temporary:
+                save_file(weights, temporary)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"the best epoch's weights can't be written into {self.folder}: {error}") from None
+
+    def checkpointed(self, best: int | None) -> None:
+        """The newest checkpoint says that this epoch is the best: remove what no checkpoint goes back to."""
+        for path in self.folder.glob("best-*.safetensors"):
+            if path.name < self._file(self._known).name:
+                path.unlink()
+        self._known = best or 0
+
+    def load(self, epoch: int) -> dict[str, torch.Tensor]:
+        """The weights of an epoch. Raises CheckpointError."""
+        try:
+            return load_file(self._file(epoch))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{self._file(epoch)} can't be used: {error}; delete {self.folder} to start this run from its beginning"
+            ) from None
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"best-{epoch:04d}.safetensors"
 
 
 def _digest(path: Path) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, DataError
-from leebert.files import check_writable
+from leebert.files import check_file_writable, check_writable
 from leebert.rules import RULES
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def train(
     """Train one early-exit model and save it."""
     from leebert.config import parse
     from leebert.data.tasks import named_or_declared
-    from leebert.recipe import RunConfig
+    from leebert.recipe import RunConfig, check_options, has_rule_to_tune, is_unfinished, train_model
     from leebert.yaml import load_yaml
 
     values: Any = load_yaml(config) if config else {}
@@ -84,13 +84,12 @@ def train(
     checked = parse(RunConfig, values, where)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
-    if (out / "config.json").exists():
+    if (out / "config.json").exists() and not is_unfinished(out):
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
 
     from leebert.methods import METHODS
-    from leebert.recipe import check_options, train_model
     from leebert.report import print_stages
-    from leebert.rules import named
+    from leebert.thresholds import Chosen
 
     check_options(checked)
     check_writable(out, "--out")
@@ -101,13 +100,15 @@ def train(
         console.emit_json({**summary, "out": str(out)})
     else:
         print_stages(summary["stages"], summary["stages_length"])
-        method, chosen = METHODS[checked.training.algorithm], summary["chosen"]
-        if chosen:
+        if summary["chosen"]:
+            chosen = Chosen(**summary["chosen"])
             print(
-                f"leaves by {named(chosen['strategy'], chosen['patience'])} at {chosen['threshold']:.6g}: {chosen['reached']:.2f} times fewer layers on the "
-                "held-out rows"
+                f"leaves by {chosen.name} at {chosen.threshold:.6g}: {chosen.reached:.2f} times fewer layers on the held-out rows"
             )
-        elif method.tuned and "exits" not in checked.model_fields_set:
+            if not chosen.near:
+                print(f"  {chosen.shortfall}")
+        elif has_rule_to_tune(checked):
+            method = METHODS[checked.training.algorithm]
             print(
                 f"{method.name} was published with {method.exits}, whose threshold depends on the model, and no rows were held "
                 f"out to choose one on: it leaves by {checked.exits.strategy}"
@@ -164,7 +165,7 @@ def evaluate(
 ) -> None:
     """Score every exit, and every exit strategy over its thresholds, from one pass over the data."""
     if out:
-        check_writable(out.parent, "--out")
+        check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
@@ -238,7 +239,7 @@ def predict(
     if glue:
         check_writable(glue, "--glue")
     elif out:
-        check_writable(out.parent, "--out")
+        check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
@@ -351,6 +352,7 @@ def calibrate(
 ) -> None:
     """Choose a model's thresholds on texts without labels, so that it reaches a speed-up on texts like them."""
     loaded, tokenizer = _load(model)
+    check_writable(model, "model")
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
     from leebert.calibration import calibrate as choose

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from leebert.errors import ConfigError
@@ -23,6 +24,27 @@ def check_writable(folder: Path, option: str) -> None:
         raise ConfigError(
             f"{option} {folder}: can't be written to ({error.strerror}); give a folder in which you may write"
         ) from None
+
+
+def check_file_writable(file: Path, option: str) -> None:
+    """As :func:`check_writable`, of a file that is to be written: no folder may have its name."""
+    if file.is_dir():
+        raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
+    check_writable(file.parent, option)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write a file that becomes `path` in the end; after an error `path` is as it was."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as f:
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 
 from leebert.config import TrainConfig
-from leebert.errors import ConfigError
 from leebert.look_ahead import LookAhead
-from leebert.methods import applies
 from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
 from leebert.record import Batch, Keep, Record, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
-from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, of_exit
+from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, balances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +41,8 @@ class StageLevel:
         teacher: Any = None,
     ) -> None:
         self.model, self.stage, self.config, self.runtime, self.teacher = model, stage, config, runtime, teacher
-        _set_equilibrium(model, config, stage)
+        if hasattr(model, "gradient_equilibrium"):
+            model.gradient_equilibrium = balances(model, stage, config)
         if stage.pair:
             stage.pair(model, teacher)
         for name, parameter in model.named_parameters():
@@ -52,7 +51,7 @@ class StageLevel:
         self.lr_theta = stage.lr_theta or config.lr_theta
         optimizer = stage.optimizer or OPTIMIZERS[config.theta_optimizer]
         self.theta_optimizer = optimizer(self.theta.values(), self.lr_theta, config)
-        self.schedule = stage.schedule or SCHEDULES[config.schedule]
+        self.schedule = SCHEDULES[config.schedule]
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
         self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
         self.omega_optimizer: torch.optim.Optimizer | None = None
@@ -223,16 +222,6 @@ class StageLevel:
 def _filled(gradients: Iterable[torch.Tensor | None], parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Gradients with zeros for parameters that have none."""
     return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-
-
-def _set_equilibrium(model: Any, config: TrainConfig, stage: Stage) -> None:
-    exits = {of_exit(name) for name, _ in model.named_parameters() if stage.trains(name)} - {None}
-    # There is nothing to balance while one exit trains.
-    wanted = config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm) and len(exits) > 1
-    if hasattr(model, "gradient_equilibrium"):
-        model.gradient_equilibrium = wanted
-    elif wanted:
-        raise ConfigError(f"gradient_equilibrium: {type(model).__name__} can't do it; leave the option out")
 
 
 def _record(model: Any, batch: Batch, keep: Keep) -> Record:

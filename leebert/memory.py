@@ -105,7 +105,7 @@ def estimate(
             _use_torchs_attention(fake)
         needs: list[MemoryEstimate] = []
         teachers: dict[str, Any] = {}
-        check(stages, fake)
+        check(stages, fake, config)
         for stage in stages:
             # What a transformation may look at needs less than a step of θ, in the same parts: no moments, gradients of
             # fewer weights, and activations without dropout.

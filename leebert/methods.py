@@ -25,10 +25,10 @@ _JOINT = frozenset({"finetune_first", "first_epochs", "gradient_equilibrium"})
 
 #: Of a training configuration (:class:`leebert.config.TrainConfig`), the longest that each stage takes, in epochs, and the
 #: arithmetic of its updates against plain fine-tuning's.
-StageCosts = Callable[[Any], list[tuple[int, float]]]
+CostsOf = Callable[[Any], list[tuple[int, float]]]
 
 
-def _at(cost: float) -> StageCosts:
+def _at(cost: float) -> CostsOf:
     """One stage whose updates cost the same whatever is configured."""
     return lambda config: [(config.max_epochs, cost)]
 
@@ -105,7 +105,7 @@ class Method:
     differs: str = ""
     options: frozenset[str] = frozenset()
     stages: str = "leebert.stages:leebert"
-    costs: StageCosts = _PLAIN
+    costs: CostsOf = _PLAIN
 
     @property
     def one_exit(self) -> bool:
@@ -125,7 +125,7 @@ class Method:
 
 
 def _static(
-    name: str, title: str, source: str, trains: str, cost: str, differs: str, options: set[str], costs: StageCosts
+    name: str, title: str, source: str, trains: str, cost: str, differs: str, options: set[str], costs: CostsOf
 ) -> Method:
     stages = f"leebert.baselines.{name}:stages"
     return Method(name, title, "static", source, trains, "never", cost, differs, frozenset(options), stages, costs)
@@ -341,8 +341,10 @@ def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
 
     options: all that are given; `...` for one that is searched. One that is given as its default is never in the way.
     """
-    reads, value = METHODS[algorithm].options, options[option]
-    if value is None or value is (option == "detach_teacher"):  # the defaults: None, or False but for detach_teacher
+    from leebert.config import TrainConfig  # which reads this module's table
+
+    reads = METHODS[algorithm].options
+    if options[option] == TrainConfig.model_fields[option].default:
         return ""
     first = [name for name in ("finetune_first", "two_stage") if name in reads]
     if option == "first_epochs" and first and not any(options.get(name) for name in first):

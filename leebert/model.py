@@ -18,7 +18,7 @@ from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
 from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
-from leebert.exits import make_strategy
+from leebert.exits import leaving, make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
 from leebert.record import Keep, Record
@@ -200,9 +200,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
         }
         record = self.record({name: t for name, t in given.items() if t is not None})
         loss = cross_entropy(record.logits, labels) if labels is not None else None
-        leaving = self._leaving(record.logits)
-        answer = record.logits[leaving, torch.arange(len(leaving), device=leaving.device)]
-        layers = torch.tensor(self.exit_layers, device=leaving.device)[leaving]
+        exits = self._leaving(record.logits)
+        answer = record.logits[exits, torch.arange(len(exits), device=exits.device)]
+        layers = torch.tensor(self.exit_layers, device=exits.device)[exits]
         return EarlyExitOutput(loss=loss, logits=answer, exit_logits=record.logits, exit_layers=layers)
 
     def keep_exits(self, exits: Iterable[int]) -> None:
@@ -258,15 +258,10 @@ class LeebertForSequenceClassification(PreTrainedModel):
 
     @torch.no_grad()
     def _leaving(self, logits: torch.Tensor) -> torch.Tensor:
-        m, b, k = logits.shape
+        m, _, k = logits.shape
         own = self.config.exits
-        strategy = make_strategy(own.strategy, own.threshold, own.patience, num_exits=m, num_classes=k)
-        leaving = torch.full((b,), m - 1, device=logits.device)
-        state: Any = None
-        for exit_ in range(m - 1):
-            leaves, state = strategy.step(logits[exit_], state)
-            leaving = torch.where(leaves & (leaving == m - 1), exit_, leaving)
-        return leaving
+        rule = make_strategy(own.strategy, own.threshold, own.patience, num_exits=m, num_classes=k)
+        return leaving(rule, logits)
 
 
 def build_model(

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
 
+#: Of a model's folder: what training goes on from when it was killed, and what it tells when all else is written.
+CHECKPOINTS, SUMMARY = ".checkpoints", "training.json"
+
 #: What a rule that was published without a threshold is given one for: half of the layers, near where the paper compares.
 SPEED_UP = 2.0
 
@@ -121,12 +124,7 @@ class TextData:
         return self.rows.truncated
 
     def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
-        from leebert.problem import TextProblem
-
-        return TextProblem(
-            self.path, self.model.backbone, self.task.label_names, self.task.metric, self.model.pooling,
-            exits or ExitConfig(), splits,
-        )  # fmt: skip
+        return problem_of(self.task, self.model, self.path, exits, splits)
 
     def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
         from leebert.data import tokens
@@ -145,7 +143,7 @@ class ImageData:
     """A training split of images, decoded."""
 
     task: ImageTask
-    backbone: str
+    model: ModelConfig
     examples: Any
     split_rows: int
     rows: ImageRows
@@ -156,12 +154,7 @@ class ImageData:
         return self.rows.path
 
     def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
-        from leebert.images.problem import ImageProblem
-
-        task = self.task
-        return ImageProblem(
-            self.path, self.backbone, task.label_names, task.metric, task.mean, task.std, exits or ExitConfig(), splits
-        )
+        return problem_of(self.task, self.model, self.path, exits, splits)
 
     def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
         from leebert.images import arrays
@@ -171,6 +164,20 @@ class ImageData:
 
     def save(self, model: Any, out: Path) -> None:
         model.save_pretrained(out)
+
+
+def problem_of(
+    task: AnyTask, model: ModelConfig, rows: str = "", exits: ExitConfig | None = None, splits: Splits = ()
+) -> Problem:
+    """What is to be learned of a task with a backbone; without a file of `rows` only its model can be asked for."""
+    exits = exits or ExitConfig()
+    if isinstance(task, ImageTask):
+        from leebert.images.problem import ImageProblem
+
+        return ImageProblem(rows, model.backbone, task.label_names, task.metric, task.mean, task.std, exits, splits)
+    from leebert.problem import TextProblem
+
+    return TextProblem(rows, model.backbone, task.label_names, task.metric, model.pooling, exits, splits)
 
 
 def effective_task(config_task: str | dict[str, Any], group_by: Any) -> AnyTask:
@@ -213,8 +220,36 @@ def check_model(task: AnyTask, model: ModelConfig) -> None:
         raise ConfigError(f"max_length {model.max_length}: {model.backbone} takes at most {longest} tokens")
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadRows:
+    """A training split as it was read: its labelled rows, of `split_rows` in the split, and for texts what tokenises them."""
+
+    task: AnyTask
+    model: ModelConfig
+    examples: Any
+    split_rows: int
+    tokenizer: Any
+
+    def ready(self, cache: Path) -> TrainingData:
+        """The same rows tokenised or decoded, once, into `cache`."""
+        if isinstance(self.task, ImageTask):
+            from leebert.images import arrays
+
+            pixels = arrays.cached(self.examples, self.task.size, cache)
+            return ImageData(self.task, self.model, self.examples, self.split_rows, pixels)
+        from leebert.data import tokens
+
+        rows = tokens.cached(self.examples, self.tokenizer, self.model.max_length, cache)
+        return TextData(self.task, self.model, self.examples, self.split_rows, rows, self.tokenizer)
+
+
 def load_training_data(task: AnyTask, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
     """Read the training split (and nothing else), and tokenise or decode it once into `cache`."""
+    return read_training_rows(task, data, model).ready(cache)
+
+
+def read_training_rows(task: AnyTask, data: DataConfig, model: ModelConfig) -> ReadRows:
+    """The training split, and no other, or the subset of it that is asked for."""
     check_model(task, model)
     from leebert.data.sources import subset
 
@@ -225,14 +260,7 @@ def load_training_data(task: AnyTask, data: DataConfig, model: ModelConfig, cach
         if data.subset.rows > len(examples):
             raise DataError(f"subset of {data.subset.rows} rows: {examples.source} has only {len(examples)}")
         examples = subset(examples, data.subset.rows, data.subset.seed)
-    if isinstance(task, ImageTask):
-        from leebert.images import arrays
-
-        return ImageData(task, model.backbone, examples, split_rows, arrays.cached(examples, task.size, cache))
-    from leebert.data import tokens
-
-    rows = tokens.cached(examples, tokenizer, model.max_length, cache)
-    return TextData(task, model, examples, split_rows, rows, tokenizer)
+    return ReadRows(task, model, examples, split_rows, tokenizer)
 
 
 def read_examples(task: AnyTask, split: str, source: str | None) -> Any:
@@ -282,14 +310,16 @@ def _keep_curves(model: Any, config: RunConfig, recorded: Any, out: Path) -> Non
     write_atomically(out / FILE, curves_as_json(curves(recorded, config.exits.patience), model.num_exits, on))
 
 
-def _leave_by_its_own_rule(model: Any, config: RunConfig, recorded: Any) -> Chosen | None:
-    """Let a method whose published rule has no threshold for every model leave by that rule, unless another is asked for."""
+def has_rule_to_tune(config: RunConfig) -> bool:
+    """Whether a model is to leave by its method's rule, at a threshold of its own: there is none for all, and no rule is given."""
+    return METHODS[config.training.algorithm].tuned and "exits" not in config.model_fields_set
+
+
+def _leave_by_its_own_rule(model: Any, config: RunConfig, recorded: Any) -> Chosen:
+    """Choose the threshold of the method's rule on recorded rows, and let the model leave by it."""
     from leebert.thresholds import choose
 
-    method = METHODS[config.training.algorithm]
-    if not method.tuned or "exits" in config.model_fields_set:
-        return None
-    chosen = choose(recorded, method.exits, SPEED_UP)
+    chosen = choose(recorded, METHODS[config.training.algorithm].exits, SPEED_UP)
     model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
     model.config.exit_patience = chosen.patience
     return chosen
@@ -337,6 +367,11 @@ def check_options(config: RunConfig) -> None:
             raise ConfigError(f"training.{option}: does nothing here: {why}; leave it out")
 
 
+def is_unfinished(out: Path) -> bool:
+    """Whether a training run was killed that has left checkpoints in a folder, and goes on from them."""
+    return (out / CHECKPOINTS).exists() and not (out / SUMMARY).exists()
+
+
 def train_model(
     config: RunConfig,
     out: Path,
@@ -355,34 +390,40 @@ def train_model(
     read. A run that was killed goes on from its last epoch when it is started again with the same `out`.
     """
     import torch
-    from safetensors.torch import load_file, save_file
 
-    from leebert.checkpoint import Checkpoints
+    from leebert.checkpoint import BestWeights, Checkpoints
     from leebert.data.batches import RowSubset, updates_per_epoch
     from leebert.data.folds import make_folds
     from leebert.exits import check_threshold, warn_if_unreachable
     from leebert.runtime import Runtime, derive_seed
-    from leebert.stages import epochs_of, last_training, method
+    from leebert.stages import check, epochs_of, last_training, method
     from leebert.train import fit
 
     runtime = Runtime.of(config.training.precision, device)
     task = effective_task(config.task, config.data.group_by)
-    data = load_training_data(task, config.data, config.model, cache or out / ".cache")
+    read = read_training_rows(task, config.data, config.model)
     if config.found:
-        _check_found(config.found, data.examples.fingerprint(), config.model.backbone, runtime)
+        _check_found(config.found, read.examples.fingerprint(), config.model.backbone, runtime)
     torch.manual_seed(derive_seed(config.training.seed, "init"))
     exits = own_exits(config)
-    model = data.problem(exits).model(config.training)
+    hold_out = hold_out and config.theta_updates is None
+    tunes = hold_out and has_rule_to_tune(config)
+    untrained = problem_of(task, config.model, exits=exits)
+    model = untrained.model(config.training)
+    # Whatever the network is not made for is said before the rows are tokenised.
     left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
     check_threshold(exits, left, len(task.label_names))
-    warn_if_unreachable(exits, left)
+    check(method(config.training, model.num_exits), model, config.training)
+    if not tunes:
+        warn_if_unreachable(exits, left)
     model.config.precision = runtime.precision
     model.config.task = config.task
     model.config.metric = task.metric
 
+    data = read.ready(cache or out / ".cache")
     rows: Rows = data.rows
     held_out: Rows | None = None
-    if hold_out and config.theta_updates is None:
+    if hold_out:
         folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed)
         rows, held_out = RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
     if on_plan:
@@ -392,16 +433,17 @@ def train_model(
         on_plan(per_epoch * sum(longest[:limited]) + (config.theta_updates or per_epoch * longest[limited]))
 
     out.mkdir(parents=True, exist_ok=True)
-    best_weights = out / ".best.safetensors"
-    checkpoints = Checkpoints(out / ".checkpoints")
+    checkpoints, best_weights = Checkpoints(out / CHECKPOINTS), BestWeights(out / CHECKPOINTS)
 
-    def keep(best_model: Any) -> None:
-        save_file({k: v.detach().cpu().contiguous() for k, v in best_model.state_dict().items()}, best_weights)
+    def told(epoch: EpochReport) -> None:
+        best_weights.checkpointed(epoch.best_epoch)
+        if report:
+            report(epoch)
 
     result = fit(
         model, rows, config.training, held_out=held_out, metric=task.metric, runtime=runtime,
         seed=(config.training.seed,), updates=config.theta_updates, checkpoints=checkpoints,
-        on_best=keep, on_step=on_step, report=report,
+        on_best=best_weights.keep, on_step=on_step, report=told,
         identity={"data": data.examples.fingerprint(), "model": config.model.model_dump(), "group_by": str(task.group_by)},
     )  # fmt: skip
     if result.ended == "diverged":
@@ -412,11 +454,11 @@ def train_model(
     model = result.model
     chosen: Chosen | None = None
     if held_out is not None:
-        model.load_state_dict(load_file(best_weights))
+        model.load_state_dict(best_weights.load(result.best.epoch))
         if model.num_exits > 1:
             _keep_curves(model, config, result.held_out, out)
+        if tunes:
             chosen = _leave_by_its_own_rule(model, config, result.held_out)
-    data.save(model, out)
     summary = {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
         "rows": len(rows),
@@ -432,10 +474,11 @@ def train_model(
         "score": result.best.score,
         "chosen": chosen and dataclasses.asdict(chosen),
         "epochs": [r.plain() for r in result.reports],
-        **_stages(data.problem(exits).model(config.training), config, data.rows, result.reports),
+        **_stages(untrained.model(config.training), config, data.rows, result.reports),
     }
-    best_weights.unlink(missing_ok=True)
+    data.save(model, out)
+    # Last: where it lies, all is whole. Until then checkpoints stay, from which a run that is killed here goes on.
+    write_atomically(out / SUMMARY, json.dumps(summary, indent=1))
     checkpoints.clear()
     shutil.rmtree(out / ".cache", ignore_errors=True)
-    write_atomically(out / "training.json", json.dumps(summary, indent=1))  # last: where it lies, all is whole
     return summary

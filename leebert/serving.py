@@ -16,7 +16,7 @@ from leebert.exits import check_rule, check_threshold, make_strategy
 from leebert.predict import CHUNK, answer_encoded, checked, encode
 from leebert.rules import COUNTING, RULES
 from leebert.runtime import Runtime
-from leebert.thresholds import check_speed_up, look_up, read_curves
+from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,9 @@ class Served:
         m = self.model.num_exits
         check_rule(name, patience, m)
         counted = RULES[name].counted(patience, m) if name in RULES else None
-        chosen = look_up(self.curves, name, check_speed_up(speed_up, m), counted)
-        if speed_up == 1:
+        layers, depth = self.model.exit_layers, self.model.depth
+        chosen = look_up(self.curves, name, check_speed_up(speed_up, layers, depth), counted)
+        if speed_up == attainable(layers, depth)[0]:
             return ExitConfig(strategy="never")  # confidence at 1 lets a row go whose probability float32 rounds to 1
         if not chosen.near and not RULES[name].whole:
             raise ConfigError(f"speed_up: {chosen.shortfall}; ask for that, or give a threshold")

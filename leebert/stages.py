@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from leebert.config import TrainConfig
-from leebert.methods import METHODS
+from leebert.errors import ConfigError
+from leebert.methods import METHODS, applies
 from leebert.objective import ExitObjective, Objective
 from leebert.optim import ALGORITHMS, Algorithm, Fixed
 from leebert.record import Batch
@@ -129,7 +130,7 @@ class Stage:
     pair: called with model and teacher before the stage's first update.
     pace: called with the model and the share of the stage's updates done, before each.
     stops_early: whether it ends after `patience` epochs without a better mean over exits.
-    optimizer, schedule: of θ and of λ1; None is the configuration's. ω's optimiser is always the configuration's.
+    optimizer: of θ; None is the configuration's, of which ω's always is.
     """
 
     name: str
@@ -144,7 +145,6 @@ class Stage:
     pace: Callable[[Any, float], None] | None = None
     stops_early: bool = True
     optimizer: MakeOptimizer | None = None
-    schedule: Schedule | None = None
 
     def shape(self, model: Any) -> Any:
         """The model that the stage starts with, from that before it, in all but what only data decides: its shapes."""
@@ -186,11 +186,26 @@ def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     return stages(config, num_exits)
 
 
-def check(stages: Iterable[Stage], model: Any) -> None:
+def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:
     """Raises ConfigError where a model has not what a stage takes; before any training."""
+    names, known = [name for name, _ in model.named_parameters()], True
     for stage in stages:
         if stage.transform:
             stage.transform.check(model)
+            known = False  # what parameters are called after it, it alone could say
+        if known and stage.epochs != 0 and not any(stage.trains(name) for name in names):
+            raise ConfigError(
+                f"{config.algorithm}: its stage {stage.name!r} would train nothing of a {type(model).__name__} with "
+                f"{model.num_exits} exit(s); take a model with more exits, or another method"
+            )
+        if balances(model, stage, config) and not hasattr(model, "gradient_equilibrium"):
+            raise ConfigError(f"gradient_equilibrium: {type(model).__name__} can't do it; leave the option out")
+
+
+def balances(model: Any, stage: Stage, config: TrainConfig) -> bool:
+    """Whether gradients are to be balanced between the exits of a stage: not where one alone trains."""
+    exits = {of_exit(name) for name, _ in model.named_parameters() if stage.trains(name)} - {None}
+    return config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm) and len(exits) > 1
 
 
 def epochs_of(stages: tuple[Stage, ...], config: TrainConfig) -> list[int]:

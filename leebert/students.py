@@ -12,10 +12,10 @@ from leebert.losses import cross_entropy_per_exit, distillation_pairs
 from leebert.objective import State
 from leebert.record import Keep, Record
 
-#: Which states a student imitates: none; BERT-PKD's, normalised, layer by layer; the last one's direction
-#: (DistilBERT); or every position of every layer (COST-EFF).
-Imitated = Literal["none", "patient", "last", "all"]
-_KEEP: dict[Imitated, Keep] = {"none": "logits", "patient": "hidden", "last": "states", "all": "states"}
+#: Which states a student imitates: BERT-PKD's, normalised, layer by layer; the last one's direction (DistilBERT); or every
+#: position of every layer (COST-EFF).
+Imitated = Literal["patient", "last", "all"]
+_KEEP: dict[Imitated, Keep] = {"patient": "hidden", "last": "states", "all": "states"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class StudentObjective:
     num_exits: int
     hard: float
     soft: float
-    states: float = 0.0
+    states: float
+    imitated: Imitated
     temperature: float = 1.0
-    imitated: Imitated = "none"
     same_exit: bool = False
     answers_from: float = 0.0
     taught: bool = True
@@ -67,15 +67,13 @@ class StudentObjective:
 
 
 def distance(student: Record, teacher: Record, imitated: Imitated) -> torch.Tensor:
-    """How far a student's states are from its teacher's, a scalar; 0 for `none`.
+    """How far a student's states are from its teacher's, a scalar.
 
     patient: mean squared distance of normalised states, after each layer but the last, from those that the teacher has
     at the same share of its depth (Sun et al., 2019, eq. 7). last: 1 − cosine of the last states, mean over positions
     that count (Sanh et al., 2019). all: mean squared difference of all states, mean over positions that count
     (Shen et al., 2022, section 3.2).
     """
-    if imitated == "none":
-        return student.logits.new_zeros(())
     if imitated == "patient":
         assert student.hidden is not None
         assert teacher.hidden is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Chosen:
 
 
 def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None = None) -> float:
-    """M / mean layers executed under a rule, on recorded logits."""
+    """Depth / mean layers executed under a rule, on recorded logits."""
     return recorded.depth / float(_layers(recorded, strategy, threshold, patience).mean())
 
 
@@ -92,18 +92,19 @@ def ratio_interval(
 ) -> tuple[float, float]:
     """The layer ratio to expect on other rows of the same kind, (low, high) at 95 %: by the standard error of the mean
     layers, which is also that of a threshold chosen on these rows."""
-    layers, depth = _layers(recorded, strategy, threshold, patience), recorded.depth
+    layers, first, last = _layers(recorded, strategy, threshold, patience), recorded.layers[0], recorded.layers[-1]
     mean, off = float(layers.mean()), _Z95 * float(layers.std()) / math.sqrt(len(layers))
-    return depth / min(depth, mean + off), depth / max(1, mean - off)
+    return recorded.depth / min(last, mean + off), recorded.depth / max(first, mean - off)
 
 
-def rows_needed(num_exits: int, speed_up: float) -> int:
-    """How many rows put the mean layers on others within 10 % of M / `speed_up` at 95 %, however they leave.
+def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
+    """How many rows put the mean layers on others within 10 % of depth / `speed_up` at 95 %, however they leave.
 
-    Layers lie between 1 and M, so that with the mean M / speed-up their variance is at most (mean − 1)(M − mean).
+    Layers lie between the first exit's and the last one's, so that with the mean depth / speed-up their variance is at most
+    (mean − first)(last − mean).
     """
-    mean = num_exits / speed_up
-    return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - 1) * (num_exits - mean)))
+    mean = depth / speed_up
+    return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - layers[0]) * (layers[-1] - mean)))
 
 
 def _layers(recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None) -> np.ndarray:
@@ -113,22 +114,30 @@ def _layers(recorded: HeldOut, strategy: str, threshold: float | None, patience:
     return np.asarray(recorded.layers)[replay(rule, recorded.logits)]
 
 
-def check_speed_up(asked: float, num_exits: int) -> float:
-    """`asked` as it is, if rows could leave so early; ConfigError otherwise."""
-    if not 1 <= asked <= num_exits:
+def attainable(layers: Sequence[int], depth: int) -> tuple[float, float]:
+    """The least and the greatest speed-up of a model whose exits answer after so many layers, of `depth`."""
+    return depth / layers[-1], depth / layers[0]
+
+
+def check_speed_up(asked: float, layers: Sequence[int], depth: int) -> float:
+    """`asked` as it is, if rows could leave after so many layers; ConfigError otherwise."""
+    least, greatest = attainable(layers, depth)
+    if not least <= asked <= greatest:
+        most = "all" if layers[-1] == depth else f"{layers[-1]} of {depth}"
         raise ConfigError(
-            f"speed-up {asked:g}: lies between 1 (all layers) and {num_exits} (one of {num_exits} layers)"
+            f"speed-up {asked:g}: lies between {least:g} ({most} layers) and {greatest:g} ({layers[0]} of {depth} layers)"
         )
     return asked
 
 
 def choose(recorded: HeldOut, strategy: str, asked: float, patience: int | None = None) -> Chosen:
-    """The threshold whose speed-up, M / mean layers, on the recorded rows is nearest to `asked`.
+    """The threshold whose speed-up, depth / mean layers, on the recorded rows is nearest to `asked`.
 
     `patience` is the rule's second parameter; None: its default. Raises ConfigError for a rule that M exits have no use for.
     """
     m, _, k = recorded.logits.shape
-    check_speed_up(asked, m)
+    check_speed_up(asked, recorded.layers, recorded.depth)
+    least, greatest = attainable(recorded.layers, recorded.depth)
     rule = choosable(strategy)
     check_rule(rule.name, patience, m)
     patience = rule.counted(patience, m)
@@ -138,8 +147,8 @@ def choose(recorded: HeldOut, strategy: str, asked: float, patience: int | None 
 
     if rule.whole:
         points = {float(p): reached(p) for p in range(1, m)}
-    elif asked in (1, m):
-        threshold = _end(rule, m, k, asked)
+    elif asked in (least, greatest):
+        threshold = _end(rule, m, k, nobody=asked == least)
         return Chosen(rule.name, threshold, asked, reached(threshold), patience)
     else:
         low, high = _range(rule, m, k)
@@ -240,10 +249,10 @@ def _range(rule: Rule, exits: int, classes: int) -> tuple[float, float]:
     return (low, high * beyond) if rule.rising else (low / beyond, high)
 
 
-def _end(rule: Rule, exits: int, classes: int, asked: float) -> float:
-    """The end of a range at which no row leaves early (`asked` 1), or all leave as soon as they can."""
+def _end(rule: Rule, exits: int, classes: int, *, nobody: bool) -> float:
+    """The end of a range at which nobody leaves early, or all leave as soon as they can."""
     low, high = _range(rule, exits, classes)
-    return low if (asked == 1) == rule.rising else high
+    return low if nobody == rule.rising else high
 
 
 def _refined(reached: Callable[[float], float], low: float, high: float) -> list[list[float]]:

@@ -117,14 +117,14 @@ def train_epochs(
     seed: tuple[int | str, ...] | None = None,
     updates: int | None = None,
     checkpoints: Checkpoints | None = None,
-    on_best: Callable[[Any], None] | None = None,
+    on_best: Callable[[int, Any], None] | None = None,
     on_step: Callable[[int], None] | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> Iterator[EpochReport]:
     """Train `model` in place by a method's stages; yields an :class:`EpochReport` after each epoch.
 
     An epoch is ⌊|D_train| / 2B⌋ updates of θ. With `held_out` rows, all exits are scored on them at each epoch's end;
-    the best epoch by the mean over exits counts, `on_best(model)` is called on each new one, and a stage stops early
+    the best epoch by the mean over exits counts, `on_best(epoch, model)` is called on each new one, and a stage stops early
     after `config.patience` epochs without a better one. `updates` stops the method's last stage that trains after
     exactly so many updates of θ (the schedule's horizon stays that of `max_epochs`). `seed` is (seed,) or (seed, fold), by default `config.seed`.
     With `checkpoints` every epoch's end is kept, and a run that finds one goes on from it, bit for bit on the CPU,
@@ -149,7 +149,7 @@ def train_epochs(
         )
     run = {**_identity(config, stages, len(rows), seed, updates, runtime), **(identity or {})}
 
-    check(stages, model)
+    check(stages, model, config)
     model.to(runtime.device)
     examined = Examined(lambda: _examined(rows, config, runtime), runtime, config.accumulate)
     teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
@@ -242,7 +242,7 @@ def train_epochs(
                 if is_last:
                     at.best_epoch, best = epoch, outcome
                     if on_best:
-                        on_best(model)
+                        on_best(epoch, model)
             if ended is None and stage.stops_early and at.stage_epoch - at.last_better >= config.patience:
                 at.stage_over, ended = True, "patience"
         if ended is None and at.stage_epoch >= stage_epochs:

@@ -80,6 +80,11 @@ def test_no_module_names_a_place_on_one_machine(path):
     assert not re.findall(r"""["'\s(=](/(?:home|work|root|tmp|Users|mnt|data|opt|srv)/[^\s"']*)""", path.read_text())
 
 
+def test_gradients_of_training_are_taken_in_one_file():
+    """No method, task or program has a training loop of its own."""
+    assert [ids(path) for path in MODULES if ".backward(" in path.read_text()] == ["leebert/level.py"]
+
+
 def test_public_names_resolve():
     import leebert
 

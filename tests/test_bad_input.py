@@ -1,5 +1,6 @@
 """Wrong data, wrong configurations, wrong models: one message on stderr that says what and where, and nothing destroyed."""
 
+import errno
 import json
 import os
 import shutil
@@ -157,6 +158,23 @@ def test_an_option_that_a_method_has_not_stops_training(place, cli, tmp_path):
     for value in ("0.5", "0.3"):  # the default or not
         ran = cli("leebert", "train", "--config", config, "--out", tmp_path / "m", "--set", "training.algorithm=pabee", "--set", f"training.keep={value}")  # fmt: skip
         refuses(ran, "training.keep", "pabee has no such option", "leebert methods")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (
+            ("training.algorithm=truncated", "exits.strategy=patience"),
+            ["'patience' compares successive exits", "one exit"],
+        ),
+        (("training.algorithm=theseus",), ["2 layers can't stand in for 3"]),
+    ],
+)
+def test_what_a_model_has_no_use_for_is_refused_before_its_rows_are_tokenised(place, cli, tmp_path, options, parts):
+    config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone")
+    sets = [part for option in options for part in ("--set", option)]
+    refuses(cli("leebert", "train", "--config", config, "--out", tmp_path / "m", *sets), *parts)
     assert not (tmp_path / "m").exists()
 
 
@@ -694,6 +712,24 @@ def test_where_nothing_can_be_written_is_said_before_the_work(model, place, cli)
         assert ran.code == 1
         assert f"error: {command[-2]} {taken}: can't be written to" in ran.err
     assert taken.read_text() == "whatever lay here"
+
+
+def test_a_folder_is_no_file_to_write_and_a_model_must_be_writable_before_it_is_calibrated(
+    model, place, cli, tmp_path, monkeypatch
+):
+    rows = place / "data" / "dev.jsonl"
+    monkeypatch.setattr("leebert.model.load_model", None)  # nothing is done
+    for command in (["predict", model, rows, "-o", tmp_path], ["evaluate", model, "--out", tmp_path]):
+        refuses(cli("leebert", *command), f"--out {tmp_path}: is a folder")
+    monkeypatch.undo()
+
+    def read_only(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("leebert.files.tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("leebert.calibration.record_all", None)
+    ran = cli("leebert", "calibrate", model, rows, "--speed-up", 1.5)
+    refuses(ran, f"model {model}: can't be written to (Read-only file system)")
 
 
 def test_texts_of_another_number_than_the_model_takes_are_refused_and_no_rows_are_said(model, place, cli, tmp_path):

@@ -97,6 +97,18 @@ def test_the_models_own_rule_stays_where_none_is_given_and_labels_change_nothing
     }
 
 
+def test_a_patience_of_the_models_own_has_its_curve_afterwards(place, model, cli):
+    config = json.loads((model / "config.json").read_text())
+    own = {"exit_strategy": "pcee", "exit_threshold": 0.9, "exit_patience": 3}
+    (model / "config.json").write_text(json.dumps(config | own))
+    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 1.2)
+    assert ran.code == 0, ran.err
+    found = json.loads((model / "exits.json").read_text())["curves"]
+    assert {"pcee, patience 2", "pcee, patience 3"} <= set(found)
+    answers = Served(model).predict(pd.read_csv(place / "texts.csv"), {"speed_up": 1.2})
+    assert LAYERS / answers["exit_layer"].mean() == pytest.approx(1.2, rel=0.03)
+
+
 def test_columns_of_other_names_and_texts_that_are_cut(place, model, cli, tmp_path):
     rows = pd.DataFrame(graded_rows(ROWS)).rename(columns={"a": "x", "b": "y"})
     rows.loc[7, "x"] = "cat " * 99
@@ -179,7 +191,7 @@ def test_the_interval_holds_for_other_rows_as_often_as_it_says():
 
 @pytest.mark.parametrize(("exits", "asked"), [(6, 2), (12, 2), (12, 1.5), (4, 3)])
 def test_so_many_rows_are_enough_even_where_each_leaves_first_or_last(exits, asked):
-    rows = rows_needed(exits, asked)
+    rows = rows_needed(asked, range(1, exits + 1), exits)
     mean = exits / asked
     late = (mean - 1) / (exits - 1)  # the share of rows that run through all layers
     for count, enough in ((rows, True), (rows - rows // 10, False)):
@@ -189,12 +201,13 @@ def test_so_many_rows_are_enough_even_where_each_leaves_first_or_last(exits, ask
 
 # What is wrong is said, and nothing is overwritten.
 
+NEEDED = rows_needed(2, range(1, LAYERS + 1), LAYERS)
 WRONG = {
-    "no texts": ("a,b\n", ("--speed-up", "2"), ["texts.csv: no texts", f"at least {rows_needed(LAYERS, 2)}"]),
+    "no texts": ("a,b\n", ("--speed-up", "2"), ["texts.csv: no texts", f"at least {NEEDED}"]),
     "too few": (
         "a,b\nx,y\nx,z\n",
         ("--speed-up", "2"),
-        ["texts.csv: 2 different texts", f"at least {rows_needed(LAYERS, 2)}"],
+        ["texts.csv: 2 different texts", f"at least {NEEDED}"],
     ),
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
     "too slow": (None, ("--speed-up", "0.5"), ["speed-up 0.5: lies between 1"]),
@@ -204,7 +217,7 @@ WRONG = {
     "repeated": (
         "a,b\n" + "cat,dog\nbird,dog\n" * ROWS,
         ("--speed-up", "2"),
-        ["texts.csv: 2 different texts", f"at least {rows_needed(LAYERS, 2)}"],
+        ["texts.csv: 2 different texts", f"at least {NEEDED}"],
     ),
     "all alike to the model": (
         "a,b\n" + "".join(f"unknown{i},dog\n" for i in range(ROWS)),

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from encoders import save_backbone, text_rows, write_task
 
+from leebert import recipe, train
 from leebert.backbone import LayerStack
+from leebert.checkpoint import Checkpoints
 from leebert.methods import METHODS
 from leebert.model import load_model
-from leebert.rules import named, usable
+from leebert.rules import RULES, named, usable
 from leebert.yaml import dump_yaml, load_yaml
 
 SCRIPTS = Path(sys.executable).parent
@@ -62,7 +64,7 @@ def test_train_writes_a_model_a_tokenizer_and_what_happened(trained):
     folder, ran = trained
     there = {p.name for p in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "training.json"} <= there
-    assert not {".checkpoints", ".best.safetensors"} & there
+    assert not {".checkpoints", ".cache"} & there
     told = json.loads((folder / "training.json").read_text())
     assert ran.json == {**told, "out": str(folder)}
     assert told["rows"] + told["held_out_rows"] == 120
@@ -95,7 +97,7 @@ def test_train_tells_what_each_stage_of_a_method_left(place, cli, tmp_path):
     assert stages["recovery"]["score"] == told["epochs"][-1]["score"]
 
 
-@pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert"])
+@pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
 def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layers(place, cli, tmp_path, algorithm):
     of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1")
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *of_method)
@@ -105,15 +107,31 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (rule, told["chosen"]["threshold"])
     name = named(rule, saved["exit_patience"])
     assert f"leaves by {name} at {saved['exit_threshold']:.6g}: {told['chosen']['reached']:.2f} times" in ran.out
+    far = abs(told["chosen"]["reached"] / 2 - 1) > 0.05
+    assert (f"{name} does not attain a speed-up of 2, since" in ran.out) is far
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
     found = json.loads((tmp_path / "m" / "exits.json").read_text())
     assert found["chosen_on"] == f"{told['held_out_rows']} held-out rows of the training split"
-    assert max(speed_up for _, speed_up in found["curves"][name]) == LAYERS / (saved["exit_patience"] or 1)
+    assert max(speed_up for _, speed_up in found["curves"][name]) == LAYERS / RULES[rule].first(
+        saved["exit_patience"] or 1
+    )
     off = [abs(np.log(speed_up / 2)) for _, speed_up in found["curves"][name]]
     assert abs(np.log(told["chosen"]["reached"] / 2)) <= min(off) + 1e-9
     updates = told["epochs"][-1]["theta_updates"]
     assert f"{updates} updates on {told['rows']} rows" in ran.out
     assert updates >= told["theta_updates"]
+
+
+def test_of_two_layers_the_methods_own_rule_is_told_to_attain_nothing_and_patience_is_not_spoken_of(
+    place, cli, tmp_path
+):
+    save_backbone(tmp_path / "two", layers=2)
+    of_method = ("--set", "training.algorithm=f-pabee", "--set", "training.max_epochs=1")
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--backbone", tmp_path / "two", "--out", tmp_path / "m", *of_method)  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "f-pabee, patience 1 does not attain a speed-up of 2, since" in ran.out
+    assert "the nearest is 1.00" in ran.out
+    assert "warning" not in ran.err
 
 
 @pytest.mark.parametrize(
@@ -202,6 +220,61 @@ def test_the_same_training_twice_is_the_same_file(trained, place, cli, tmp_path)
     folder, _ = trained
     assert cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m").code == 0
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+class Killed(Exception):
+    """As if the process had gone."""
+
+
+def test_killed_while_it_saves_it_goes_on_and_ends_with_the_identical_file(trained, place, cli, tmp_path, monkeypatch):
+    write = recipe.write_atomically
+
+    def killed(path, text):
+        if path.name == "training.json":
+            raise Killed
+        write(path, text)
+
+    command = ("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m")
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "write_atomically", killed)
+        with pytest.raises(Killed):
+            cli(*command)
+    assert (tmp_path / "m" / "config.json").exists()
+    assert (again := cli(*command)).code == 0, again.err
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == (trained[0] / "model.safetensors").read_bytes()
+    assert {p.name for p in (tmp_path / "m").iterdir()} == {p.name for p in trained[0].iterdir()}
+    over = cli(*command)
+    assert over.code == 1
+    assert "there is a model already" in over.err
+
+
+def test_the_saved_weights_are_those_of_the_epoch_that_is_told_to_be_the_best(place, cli, tmp_path, monkeypatch):
+    """The third epoch was the best until the process was killed; where it goes on, numbers are rounded otherwise."""
+    command = ("leebert", "train", "--config", place / "run.yaml", "--out")
+
+    def scored(patch, *given):
+        scores, of = iter(given), train._scores
+        patch.setattr(train, "_scores", lambda outcome, metric: (of(outcome, metric)[0], next(scores)))
+
+    def killed(checkpoints, snapshot, epoch):
+        if epoch == 2:
+            raise Killed
+        return save(checkpoints, snapshot, epoch)
+
+    save = Checkpoints.save
+    with monkeypatch.context() as patch:
+        scored(patch, 0.5, 0.6, 0.7)
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(Killed):
+            cli(*command, tmp_path / "torn")
+    for out, scores in (("torn", (0.1,)), ("whole", (0.5, 0.6, 0.1))):
+        with monkeypatch.context() as patch:
+            scored(patch, *scores)
+            ran = cli(*command, tmp_path / out, "--json")
+        assert ran.code == 0, ran.err
+        assert (ran.json["best_epoch"], ran.json["score"]) == (1, 0.6)
+    weights = [(tmp_path / out / "model.safetensors").read_bytes() for out in ("torn", "whole")]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from leebert.losses import cross_entropy
 from leebert.model import build_model, load_model
 from leebert.optim import ALGORITHMS
 from leebert.record import TensorRows
-from leebert.train import fit
+from leebert.train import fit, train_epochs
 
 
 @pytest.mark.parametrize("m", [1, 2, 5])
@@ -116,3 +116,6 @@ def test_it_changes_what_is_trained():
 def test_a_model_that_cannot_do_it_is_refused():
     with pytest.raises(ConfigError, match="gradient_equilibrium: ThreeExitMLP can't do it"):
         fit(toy_mlp(), toy_rows(), config(gradient_equilibrium=True))
+    with pytest.raises(ConfigError, match="gradient_equilibrium: ThreeExitMLP can't do it"):
+        # Its first stage, in which one exit trains, could do without.
+        next(train_epochs(toy_mlp(), toy_rows(), config(gradient_equilibrium=True, finetune_first=True)))

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -19,6 +20,7 @@ from leebert.data.sources import subset
 from leebert.data.tasks import get_task
 from leebert.errors import ConfigError, DataError
 from leebert.images.arrays import ImageRows, cached, decode
+from leebert.images.predict import read_folder_or_file
 from leebert.images.preprocess import Preprocess, augment
 from leebert.images.problem import ImageProblem
 from leebert.images.sources import read_images
@@ -411,6 +413,22 @@ def test_what_can_be_wrong_with_pictures_is_said(trained, cli, tmp_path):
     assert "stdin, line 1: 'there/is/none.png' can't be read" in ran.err
     ran = cli("leebert", "predict", out, tmp_path, "--text", "sentence")
     assert "--text sentence: is for texts, and this model takes images" in ran.err
+
+
+def test_a_row_without_an_image_is_named_wherever_it_stands(tmp_path):
+    images = [b"png"] * 1030
+    images[1027] = b""
+    pq.write_table(pa.table({"img": images}), tmp_path / "images.parquet")
+    with pytest.raises(DataError, match="images.parquet, row 1027: there is no image"):
+        list(read_folder_or_file(tmp_path / "images.parquet"))
+
+
+def test_a_method_that_cuts_encoders_is_refused_before_any_image_is_decoded(cifar, cli, tmp_path):
+    options = ("--task", "cifar10", "--backbone", "resnet56", "--data-dir", cifar, "--out", tmp_path / "out")
+    ran = cli("leebert", "train", *options, "--set", "training.algorithm=headprune")
+    assert ran.code == 1
+    assert "EarlyExitResNet has no attention heads to take" in ran.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

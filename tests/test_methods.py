@@ -91,22 +91,38 @@ def test_an_option_applies_to_those_that_read_it():
 # Each method's own property.
 
 
-def test_finetuning_leaves_one_exit_that_learns_from_labels_alone():
-    (stage,) = method(config("finetune"), 3)
+def test_finetuning_leaves_one_exit():
     result = fit(toy_mlp(), toy_rows(), config("finetune"), held_out=toy_rows(40, seed=1))
     assert result.model.num_exits == 1
     assert result.model.exit_layers == (3,)
     assert result.held_out.layers == (3,)
     assert result.held_out.depth == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [("finetune", ["finetune"]), ("truncated", ["finetune"]), ("theseus", ["finetune", "replacing", "successor"])],
+)
+def test_what_is_left_of_a_network_learns_from_labels_alone(name, stages):
+    told = method(config(name), 4)
+    assert [stage.name for stage in told] == stages
     one = made_record(m=1)
-    assert torch.allclose(loss_of(stage, one), ce(one)[0])
+    assert torch.allclose(loss_of(told[-1], one), ce(one)[0])
+    assert told[-1].teacher is None
+    assert all(
+        told[-1].trains(part) for part in ("backbone.embeddings.weight", "backbone.layer.0.weight", "heads.0.bias")
+    )
 
 
-def test_pabee_weighs_exits_by_their_layer():
-    (stage,) = method(config("pabee"), 4)
+@pytest.mark.parametrize(
+    ("name", "rule"), [("pabee", "patience"), ("pcee-bert", "pcee"), ("f-pabee", "f-pabee"), ("beem", "beem")]
+)
+def test_pabee_and_rules_on_its_exits_weigh_them_by_their_layer(name, rule):
+    (stage,) = method(config(name), 4)
     record = made_record()
     expected = (ce(record) * torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)).sum() / 10
     assert torch.allclose(loss_of(stage, record), expected)
+    assert METHODS[name].exits == rule
 
 
 def test_fastbert_is_taught_by_its_last_exit_only():
@@ -117,8 +133,10 @@ def test_fastbert_is_taught_by_its_last_exit_only():
     assert torch.allclose(loss_of(stage, record), ce(record).sum() + soft / 4)
 
 
-def test_fastberts_own_second_stage_reads_no_labels_and_moves_exits_only():
-    first, second = method(config("fastbert", two_stage=True), 4)
+def test_fastberts_own_second_stage_reads_no_labels_and_moves_exits_only_ten_times_as_fast():
+    settings = config("fastbert", two_stage=True)
+    first, second = method(settings, 4)
+    assert (first.lr_theta, second.lr_theta) == (None, 10 * settings.lr_theta)
     record = made_record()
     teacher = F.softmax(record.logits[-1], -1).detach()
     kl = sum((teacher * (teacher.log() - F.log_softmax(record.logits[m], -1))).sum(-1).mean() for m in range(3))
@@ -250,6 +268,16 @@ def test_a_model_that_cannot_drop_exits_is_refused_before_any_training():
 
     with pytest.raises(ConfigError, match="one exit, and Fixed has no `keep_exits`"):
         next(train_epochs(Fixed(), toy_rows(), config("finetune")))
+
+
+@pytest.mark.parametrize(("name", "options"), [("deebert", {}), ("fastbert", {"two_stage": True})])
+def test_a_stage_that_would_train_nothing_is_refused_before_any_training(name, options):
+    model = toy_mlp()
+    model.keep_exits([3])
+    with pytest.raises(
+        ConfigError, match=f"{name}: its stage 'exits' would train nothing of a ThreeExitMLP with 1 exit"
+    ):
+        next(train_epochs(model, toy_rows(), config(name, **options)))
 
 
 def test_methods_lists_all_of_them():

@@ -370,7 +370,7 @@ def _records(seed: int = 0) -> tuple[Record, Record]:
 
 def test_a_students_loss_term_by_term():
     student, teacher = _records()
-    objective = StudentObjective(2, hard=0.25, soft=0.75, temperature=2.0)
+    objective = StudentObjective(2, hard=0.25, soft=0.75, states=0.0, imitated="last", temperature=2.0)
     state = objective.initial(torch.Generator())
     loss = objective.weights(state).double() @ objective.terms(student, state, teacher)
     p = F.softmax(teacher.logits[-1] / 2, -1)
@@ -381,7 +381,7 @@ def test_a_students_loss_term_by_term():
 
 def test_an_exit_may_be_taught_by_the_same_exit():
     student, teacher = _records()
-    objective = StudentObjective(2, hard=0.0, soft=1.0, same_exit=True)
+    objective = StudentObjective(2, hard=0.0, soft=1.0, states=0.0, imitated="last", same_exit=True)
     terms = objective.terms(student, objective.initial(torch.Generator()), teacher)
     p = F.softmax(teacher.logits, -1)
     kl = (p * (p.log() - F.log_softmax(student.logits, -1))).sum(-1).mean(-1)

@@ -107,6 +107,8 @@ def test_no_option_is_called_idle_that_is_searched_beside_what_it_takes(name):
         ("fastbert", {"distillation": "kl", "two_stage": ...}),
         ("fastbert", {"finetune_first": False, "two_stage": True}),
         ("fastbert", {"detach_teacher": True, "two_stage": True}),
+        ("fastbert", {"distillation": "cross_entropy", "two_stage": True}),
+        ("fastbert", {"gradient_equilibrium": False, "two_stage": True}),
         ("pabee", {"first_epochs": None}),
         ("deebert", {"first_epochs": 2}),
     ],

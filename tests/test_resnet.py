@@ -64,7 +64,7 @@ def test_a_record_holds_every_exits_logits_and_what_the_exits_saw():
     assert record.logits.shape == (3, 6, CLASSES)
     assert record.logits.dtype == torch.float32
     assert record.hidden.shape == (3, 6, 64)
-    assert [int((h != 0).any(dim=0).sum()) <= width for h, width in zip(record.hidden, (16, 32, 64), strict=True)]
+    assert all(int((h != 0).any(dim=0).sum()) <= width for h, width in zip(record.hidden, (16, 32, 64), strict=True))
     assert not record.hidden[0, :, 16:].any()
     assert torch.equal(record.labels, batch["labels"])
     for i, head in enumerate(model.heads):

@@ -11,7 +11,17 @@ from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.exits import check_threshold
 from leebert.rules import RULES
-from leebert.thresholds import FILE, check_speed_up, choose, curves, layer_ratio, look_up, read_curves
+from leebert.thresholds import (
+    FILE,
+    check_speed_up,
+    choose,
+    curves,
+    layer_ratio,
+    look_up,
+    ratio_interval,
+    read_curves,
+    rows_needed,
+)
 
 M = 6
 
@@ -64,9 +74,28 @@ def test_rows_that_are_all_alike_have_no_speed_up_between():
 
 @pytest.mark.parametrize("asked", [0.9, 0, -2, M + 0.1, math.inf, math.nan])
 def test_what_no_row_can_do_is_refused(held_out, asked):
-    for wrong in (lambda: check_speed_up(asked, M), lambda: choose(held_out, "entropy", asked)):
+    for wrong in (lambda: check_speed_up(asked, range(1, M + 1), M), lambda: choose(held_out, "entropy", asked)):
         with pytest.raises(ConfigError, match=r"speed-up .*: lies between 1 .* and 6"):
             wrong()
+
+
+def test_what_can_be_asked_is_bounded_by_the_layers_below_the_first_and_the_last_exit(held_out):
+    """Two exits, after layers 2 and 12 of 12."""
+    sparse = HeldOut(held_out.logits[[1, 5]], held_out.labels, (2, 12), 12)
+    for rule in ("entropy", "confidence"):
+        for asked in (1, 2, 3, 6):
+            chosen = choose(sparse, rule, asked)
+            assert chosen.reached == pytest.approx(asked, rel=0.01)
+            low, high = ratio_interval(sparse, rule, chosen.threshold)
+            assert 1 <= low <= chosen.reached <= high <= 6
+    with pytest.raises(ConfigError, match=r"speed-up 7: lies between 1 \(all layers\) and 6 \(2 of 12 layers\)"):
+        choose(sparse, "entropy", 7)
+    shallow = HeldOut(held_out.logits[[1, 5]], held_out.labels, (2, 6), 12)
+    assert choose(shallow, "entropy", 2).reached == 2
+    with pytest.raises(ConfigError, match=r"speed-up 1.5: lies between 2 \(6 of 12 layers\) and 6 \(2 of 12 layers\)"):
+        choose(shallow, "entropy", 1.5)
+    # Of rows that run through 2 or 12 layers, 4 on average, a fifth is late.
+    assert rows_needed(3, (2, 12), 12) == math.ceil((1.96 / 0.4) ** 2 * 10**2 * 0.2 * 0.8)
 
 
 def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():

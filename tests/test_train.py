@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import ThreeExitMLP, toy_mlp, toy_rows
 
-from leebert.checkpoint import Checkpoints
+from leebert.checkpoint import BestWeights, Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import bucketed, plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -190,6 +190,29 @@ def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypatc
         next(torn)
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-0000"]
     assert Checkpoints(tmp_path).load() is not None
+
+
+def test_best_weights_are_whole_and_stay_as_long_as_a_checkpoint_may_ask_for_them(tmp_path, monkeypatch):
+    import leebert.checkpoint
+
+    best = BestWeights(tmp_path)
+    for epoch in (0, 1, 4):
+        best.keep(epoch, toy_mlp(seed=epoch))
+        best.checkpointed(epoch)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-0001.safetensors", "best-0004.safetensors"]
+
+    def torn(weights, path):
+        path.write_bytes(b"half of")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(leebert.checkpoint, "save_file", torn)
+    with pytest.raises(StorageError, match="No space left on device"):
+        best.keep(4, toy_mlp(seed=9))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-0001.safetensors", "best-0004.safetensors"]
+    expected = toy_mlp(seed=4).state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in best.load(4).items())
+    with pytest.raises(CheckpointError, match=r"best-0003.safetensors can't be used"):
+        best.load(3)
 
 
 def test_checkpoints_hold_no_pickle(tmp_path):

@@ -38,6 +38,7 @@ __all__ = [
     "Strategy",
     "check_rule",
     "check_threshold",
+    "leaving",
     "make_strategy",
     "measured",
     "replay",
@@ -160,14 +161,17 @@ def measured(strategy: Measured, logits: np.ndarray) -> np.ndarray:
     return torch.stack(values).numpy()
 
 
-def replay(strategy: Strategy, logits: np.ndarray) -> np.ndarray:
-    """Where each row leaves, from recorded logits (M, N, K) → (N,) exit index from 0; the last exit answers the rest."""
+def leaving(strategy: Strategy, logits: torch.Tensor) -> torch.Tensor:
+    """Where each row leaves, from all exits' logits (M, N, K) → (N,) exit index from 0; the last exit answers the rest."""
     m, n, _ = logits.shape
-    exit_index = np.full(n, m - 1)
-    open_rows = torch.ones(n, dtype=torch.bool)
+    exit_index = torch.full((n,), m - 1, device=logits.device)
     state: State = None
-    for exit_, at_exit in enumerate(_tensor(logits)[:-1]):
+    for exit_, at_exit in enumerate(logits[:-1]):
         leaves, state = strategy.step(at_exit, state)
-        exit_index[(leaves & open_rows).numpy()] = exit_
-        open_rows &= ~leaves
+        exit_index = torch.where(leaves & (exit_index == m - 1), exit_, exit_index)
     return exit_index
+
+
+def replay(strategy: Strategy, logits: np.ndarray) -> np.ndarray:
+    """As :func:`leaving`, from recorded logits."""
+    return leaving(strategy, _tensor(logits)).numpy()

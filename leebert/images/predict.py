@@ -71,7 +71,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, bytes]]:
         if column not in names:
             raise DataError(f"{path}: no column {column!r}; there are: {', '.join(names)}")
         for batch in file.iter_batches(1024, columns=[column]):
-            for image in image_bytes(batch[column], str(path)):
+            for image in image_bytes(batch[column], str(path), number):
                 yield str(number), image
                 number += 1
     except (pa.ArrowException, OSError) as error:

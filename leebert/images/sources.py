@@ -125,8 +125,11 @@ def _from_hub(task: ImageTask, split: str) -> tuple[str, Any, Sequence[str] | No
     return where, data.with_format("arrow")[:], names  # Arrow holds the images as they are stored
 
 
-def image_bytes(column: Any, where: str) -> list[bytes]:
-    """The files in an Arrow column: of bytes, or of structs with the field `bytes`, as the hub has them."""
+def image_bytes(column: Any, where: str, first: int = 0) -> list[bytes]:
+    """The files in an Arrow column: of bytes, or of structs with the field `bytes`, as the hub has them.
+
+    first: the row of `where` that the column begins with.
+    """
     import pyarrow as pa
 
     kind = column.type
@@ -138,7 +141,9 @@ def image_bytes(column: Any, where: str) -> list[bytes]:
         raise DataError(f"{where}: the column of images holds {kind}; encoded images (bytes) are expected")
     empty = next((i for i, value in enumerate(values) if not value), None)
     if empty is not None:
-        raise DataError(f"{where}, row {empty}: there is no image; its bytes must be in the file, not only its path")
+        raise DataError(
+            f"{where}, row {first + empty}: there is no image; its bytes must be in the file, not only its path"
+        )
     return values
 
 

@@ -49,7 +49,7 @@ def check_kept(encoder: Any, layers: Iterable[int]) -> list[int]:
     return chosen
 
 
-def first_layers(encoder: Any, count: int) -> None:
+def shorten(encoder: Any, count: int) -> None:
     """Give an encoder `count` layers, whichever these are: its first, or of ALBERT's any. Raises ConfigError."""
     total = len(LayerStack(encoder).layers())
     if not 1 <= count <= total:

@@ -8,7 +8,7 @@ from typing import Any
 from leebert.backbone import LayerStack
 from leebert.errors import ConfigError
 from leebert.slim.embeddings import FactorisedEmbedding, blank_embeddings
-from leebert.slim.layers import first_layers
+from leebert.slim.layers import shorten
 from leebert.slim.parts import blocks, places
 from leebert.slim.width import prune_heads, prune_neurons
 
@@ -47,7 +47,7 @@ def restructure(encoder: Any, structure: Mapping[str, Any]) -> None:
     if unknown := sorted(set(structure) - set(KEYS)):
         raise ConfigError(f"a structure's {unknown[0]!r} is not known; known are {', '.join(KEYS)}")
     if "layers" in structure:
-        first_layers(encoder, structure["layers"])
+        shorten(encoder, structure["layers"])
     if "heads" in structure:
         prune_heads(encoder, [range(n) for n in structure["heads"]])
     if "intermediate" in structure:

@@ -100,7 +100,7 @@ def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
     check_backbone(best)
     split_rows = check_data(best)
     recorded = pooled(best.logits())
-    check_speed_up(plan.speed_up, len(recorded.logits))
+    check_speed_up(plan.speed_up, recorded.layers, recorded.depth)
     own = choose(recorded, plan.strategy, plan.speed_up, plan.patience)
     rules = (rule.name for rule in usable(len(recorded.logits)))
     chosen: dict[str, Chosen] = {rule: choose(recorded, rule, plan.speed_up) for rule in rules}

@@ -119,7 +119,7 @@ def misfits(spec: SweepSpec, problem: Any) -> dict[str, ConfigError]:
     found: dict[str, ConfigError] = {}
     for config in _reductions(spec):
         try:
-            check(method(config, model.num_exits), model)
+            check(method(config, model.num_exits), model, config)
         except ConfigError as error:
             found.setdefault(config.algorithm, error)
     return found
