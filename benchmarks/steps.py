@@ -154,7 +154,7 @@ def stages_of(network: Network, name: str, told: dict[str, Any], device: str) ->
     model = network.model(config).to(runtime.device)
     stages = method(config, model.num_exits)
     try:
-        check(stages, model)
+        check(stages, model, config)
     except ConfigError:
         return {}
     made: dict[str, Training] = {}

@@ -14,7 +14,7 @@ import typer
 from leebert import console
 from leebert.errors import ConfigError, DataError
 from leebert.files import check_file_writable, check_writable
-from leebert.rules import RULES
+from leebert.rules import COUNTING, RULES
 
 app = typer.Typer(
     help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,
@@ -221,7 +221,7 @@ def predict(
         str | None, typer.Option(help=f"{', '.join(RULES)} or never; the model's own by default.")
     ] = None,
     threshold: Annotated[float | None, typer.Option(help="The strategy's threshold.")] = None,
-    patience: Annotated[int | None, typer.Option(help="How many exits in a row, for pcee and f-pabee.")] = None,
+    patience: Annotated[int | None, typer.Option(help=f"How many exits in a row, for {COUNTING}.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows that run through the layers together.")] = 32,
     device: Device = "auto",
     precision: Precision = None,

@@ -7,6 +7,11 @@ from typing import Any
 
 import torch
 
+from leebert.methods import METHODS
+
+#: Methods that cut parts which only encoders have; their contracts are tested on encoders.
+OF_ENCODERS = frozenset(name for name, told in METHODS.items() if told.group == "static") | {"cost-eff"}
+
 WORDS = [
     "the",
     "a",

@@ -666,6 +666,7 @@ def test_an_output_folder_under_a_file(place, cli, tmp_path, mlflow_server):
 # As a person sees it: the real programs, their real stderr.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -688,6 +689,7 @@ def test_the_real_programs_say_one_line_and_end_with_one(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_stdin_that_is_no_text(model, tmp_path):
     done = subprocess.run(
         [SCRIPTS / "leebert", "predict", model], input=b"the\tcat\n\xff\n", capture_output=True, timeout=120

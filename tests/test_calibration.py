@@ -177,6 +177,7 @@ def population(rows, seed=0):
     return HeldOut(logits.astype(np.float32), None)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_for_other_rows_as_often_as_it_says():
     everything = population(20_000)
     rng = np.random.default_rng(1)

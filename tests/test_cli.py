@@ -516,6 +516,7 @@ def test_help_answers_within_a_second(command):
     assert min(seconds() for _ in range(3)) < 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_read_enough_ends_predict_without_a_word(trained):
     lines = "".join(f"{r['a']}\t{r['b']}\n" for r in text_rows(40, 1)) * 50
     read, write = os.pipe()

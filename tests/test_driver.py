@@ -173,6 +173,7 @@ def test_a_budget_ends_cleanly_and_the_rest_can_be_done_later(tmp_path, budget, 
     assert later.state.fold_epochs == 16
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(cuts=st.lists(st.integers(1, 6), min_size=1, max_size=3))
 def test_stopped_anywhere_and_resumed_scores_are_bit_identical(tmp_path_factory, cuts):

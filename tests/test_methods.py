@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import OF_ENCODERS
 from torch.nn import functional as F
 from toys import toy_mlp, toy_rows
 from typer.testing import CliRunner
@@ -23,8 +24,6 @@ from leebert.record import Record
 from leebert.stages import epochs_of, method, of_exit
 from leebert.train import fit, train_epochs
 
-#: Methods that cut parts which only encoders have; their contracts are tested on encoders.
-OF_ENCODERS = {name for name, m in METHODS.items() if m.group == "static"} | {"cost-eff"}
 ANYWHERE = [name for name in METHODS if name not in OF_ENCODERS]
 
 

@@ -159,6 +159,7 @@ def test_albert_shares_its_layers_between_exits():
     assert len({id(layer) for layer in model_of("albert").stack.layers()}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["leebert", "transformers"])
 def test_importing_leebert_registers_the_auto_classes(tmp_path, first):
     model_of("bert").save_pretrained(tmp_path)

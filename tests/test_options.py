@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import batch, encoder
+from encoders import OF_ENCODERS, batch, encoder
 from toys import toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
@@ -33,8 +33,6 @@ TAKES: dict[str, dict[str, Any]] = {
     "annealing": {"temperature": 0.1},
     "replacing_rate": {"replacing_rate": 0.01},
 }
-
-ENCODERS_ONLY = {name for name, told in METHODS.items() if told.group == "static"} | {"cost-eff"}
 
 
 @functools.cache
@@ -70,7 +68,7 @@ def test_every_option_that_only_some_methods_read_is_changed_here():
 def test_options_that_a_method_does_not_read_change_nothing(name):
     """What `applies` says is true: such options may be left out of a configuration's identity."""
     ignored = {option: value for option, value in CHANGED.items() if not applies(option, name)}
-    on_encoder = name in ENCODERS_ONLY
+    on_encoder = name in OF_ENCODERS
     assert weights(name, on_encoder) == weights(name, on_encoder, **ignored)
 
 
@@ -120,6 +118,6 @@ def test_defaults_and_what_is_searched_are_never_in_the_way(name, given):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "option"), [(name, o) for name in METHODS for o in sorted(METHODS[name].options)])
 def test_options_that_a_method_names_change_what_it_trains(name, option):
-    on_encoder = name in ENCODERS_ONLY or option == "gradient_equilibrium"
+    on_encoder = name in OF_ENCODERS or option == "gradient_equilibrium"
     takes = TAKES.get(option, {})
     assert weights(name, on_encoder, **takes) != weights(name, on_encoder, **{**takes, option: CHANGED[option]})

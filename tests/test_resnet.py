@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from encoders import OF_ENCODERS
 from pictures import CLASSES, pixels
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -225,7 +226,7 @@ def test_memory_is_estimated_for_images_too():
     assert 2 < large.activations / small.activations < 6  # four times the pixels
 
 
-@pytest.mark.parametrize("name", [n for n, told in METHODS.items() if told.group != "static" and n != "cost-eff"])
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in OF_ENCODERS])
 def test_every_method_that_needs_no_encoder_trains_it(name, tmp_path):
     settings = TrainConfig(**{**SETTINGS, "algorithm": name, "omega_optimizer": "sgd", "lr_omega": 0.01})
     result = fit(network(), rows(), settings, held_out=rows(10, seed=1))
@@ -242,7 +243,7 @@ def test_every_method_that_needs_no_encoder_trains_it(name, tmp_path):
     assert infer(again, inputs, rule, CPU).layers.tolist() == [3] * 4
 
 
-@pytest.mark.parametrize("name", [n for n, told in METHODS.items() if told.group == "static"] + ["cost-eff"])
+@pytest.mark.parametrize("name", sorted(OF_ENCODERS))
 def test_what_takes_encoders_apart_says_that_this_is_none_before_training(name):
     with pytest.raises(ConfigError, match="out of an encoder; EarlyExitResNet has no"):
         fit(network(), rows(), TrainConfig(**{**SETTINGS, "algorithm": name}))

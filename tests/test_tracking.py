@@ -296,6 +296,7 @@ def test_reports_that_waited_share_requests_that_hold_whole_epochs(served: Sweep
             assert points == [(number, number, 1_700_000_000_000 + number) for number in range(10)]
 
 
+@pytest.mark.slow
 def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, mlflow_server: MlflowServer) -> None:
     tracker, events = served.tracker(), whole_sweep()
     tracker.check()
@@ -321,6 +322,7 @@ def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, 
     assert served.history("CLO-v2 00 s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late", [0.0, 0.9])
 def test_a_lost_answer_leaves_no_second_run(
     mlflow_server: MlflowServer, late: float, monkeypatch: pytest.MonkeyPatch
@@ -368,6 +370,7 @@ def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> N
     assert "events were not sent" in sweep.said[-1]
 
 
+@pytest.mark.slow
 def test_closing_waits_on_while_the_server_takes_something(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = runs.RunWriter.apply
 
