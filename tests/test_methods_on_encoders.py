@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import FAMILIES, batch, encoder, text
+from encoders import EVERY_FAMILY, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
@@ -63,7 +63,7 @@ def examined() -> Examined:
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(family, marks=[pytest.mark.slow] if family != "bert" else []) for family in FAMILIES]
+    "family", [pytest.param(family, marks=[pytest.mark.slow] if family != "bert" else []) for family in EVERY_FAMILY]
 )
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_on_every_family_ends_as_a_model_that_is_saved_and_answers(name, family, tmp_path):
