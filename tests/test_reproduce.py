@@ -572,7 +572,10 @@ def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_p
     assert fewer.text.splitlines()[:6] == shown.text.splitlines()[:6]
     assert not any("CLO-v1" in line for line in fewer.missing)
     with pytest.raises(SweepError, match="another experiment:\n  training.lr_theta: 0.0001 → 1e-05"):
-        reproduce(dataclasses.replace(ask, set_=ask.set_[1:]), train=False)
+        reproduce(dataclasses.replace(ask, set_=("training.lr_theta=1e-5",)), train=False)
+    assert reproduce(dataclasses.replace(ask, pooling="pooler", set_=()), train=False).text == shown.text, (
+        "none repeated"
+    )
     drawn = reproduce(dataclasses.replace(ask, target="figure2"), train=False)
     assert drawn.files[0].read_bytes().startswith(b"\x89PNG")
 
@@ -697,9 +700,10 @@ def test_results_of_a_part_of_the_rows_say_so_and_are_not_taken_for_those_of_all
     write(path, dataclasses.replace(results, identity={**IDENTITY, "subset": part}))
     ask = request(out=tmp_path, pooling="mean", set_=SETTING)
     with pytest.raises(SweepError, match="subset"):
-        reproduce(ask, train=False)
-    ask = dataclasses.replace(ask, set_=(*SETTING, "data.subset.rows=200"))
-    assert "all methods: a stratified subset of 200 training rows" in reproduce(ask, train=False).text
+        reproduce(dataclasses.replace(ask, set_=("data.subset.rows=300",)), train=False)
+    for options in (SETTING, (), (*SETTING, "data.subset.rows=200")):
+        told = reproduce(dataclasses.replace(ask, set_=options), train=False).text
+        assert "all methods: a stratified subset of 200 training rows" in told
 
 
 def test_curves_are_means_over_seeds_with_a_standard_error_to_both_sides(results):

@@ -70,8 +70,7 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there is nothing to show; without --no-run it is made")
-        spec = plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,))
-        _refuse_others(path, results, identity(spec))
+        _refuse_others(path, results, _given(plan))
         seeds, reasons = _seeds(request, {cell.seed for cell in results.cells}), Reasons()
     return _rendered(plan, results, seeds, reasons)
 
@@ -133,6 +132,23 @@ def _brought_up_to_date(
 def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
     """The rows that were asked for, and those that there are."""
     return tuple(row for row in plan.rows if plan.request.asks(row.method) or results.of(row.method, row.keep))
+
+
+def _given(plan: Plan) -> dict[str, Any]:
+    """Of what results belong to, what the request says: to be shown, they need none of the options repeated."""
+    request = plan.request
+    told = identity(plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,)))
+    paths = {assignment.partition("=")[0].strip() for assignment in request.set_}
+    given = {
+        "task": told["task"],
+        "training": {o: v for o, v in told["training"].items() if request.best or f"training.{o}" in paths},
+    }
+    if request.pooling != Request.pooling:
+        given["pooling"] = told["pooling"]
+    for key, path in (("max_length", "max_length"), ("subset", "data.subset")):
+        if any(one == path or one.startswith(f"{path}.") for one in paths):
+            given[key] = told[key]
+    return given
 
 
 def _refuse_unread(plan: Plan, results: Results | None) -> None:

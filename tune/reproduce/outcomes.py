@@ -12,7 +12,7 @@ import numpy as np
 from leebert.evaluate import HeldOut, replay_point
 from leebert.metrics import per_exit
 from leebert.rules import RULES, StrategyName
-from leebert.thresholds import choose
+from leebert.thresholds import attainable, choose
 
 #: Rules whose thresholds are chosen for a speed-up. Patience's are so few that all are kept.
 CHOSEN: tuple[StrategyName, ...] = tuple(r.name for r in RULES.values() if r.unit_of is None and not r.whole)
@@ -88,7 +88,7 @@ def summarise(
 ) -> Cell:
     """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
 
-    aims: the speed-ups that thresholds are chosen for; of patience, all are kept.
+    aims: the speed-ups that thresholds are chosen for, or the nearest that the network can have; of patience, all are kept.
     """
     m = len(held_out.logits)
     structure = record.get("structure") or {}
@@ -97,7 +97,9 @@ def summarise(
     rules: list[tuple[StrategyName, float | None]] = [("never", None)]
     if m > 1:
         rules += [("patience", float(p)) for p in range(1, m)]
-        rules += [(rule, choose(held_out, rule, aim).threshold) for rule in CHOSEN for aim in aims]
+        low, high = attainable(held_out.layers, held_out.depth)
+        within = [min(max(aim, low), high) for aim in aims]
+        rules += [(rule, choose(held_out, rule, aim).threshold) for rule in CHOSEN for aim in within]
     return Cell(
         method=str(values["algorithm"]),
         keep=values.get("keep"),
