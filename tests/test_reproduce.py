@@ -573,9 +573,9 @@ def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_p
     assert not any("CLO-v1" in line for line in fewer.missing)
     with pytest.raises(SweepError, match="another experiment:\n  training.lr_theta: 0.0001 → 1e-05"):
         reproduce(dataclasses.replace(ask, set_=("training.lr_theta=1e-5",)), train=False)
-    assert reproduce(dataclasses.replace(ask, pooling="pooler", set_=()), train=False).text == shown.text, (
-        "none repeated"
-    )
+    short = reproduce(dataclasses.replace(ask, pooling="pooler", set_=()), train=False)
+    assert short.text == shown.text, "none need be repeated"
+    assert not short.again, "but without them nothing goes on"
     drawn = reproduce(dataclasses.replace(ask, target="figure2"), train=False)
     assert drawn.files[0].read_bytes().startswith(b"\x89PNG")
 

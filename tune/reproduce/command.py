@@ -17,7 +17,7 @@ from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
 from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
-from tune.reproduce.plan import KEEP, SEEDS, Allowance, Part, Plan, Request, make_plan, slug
+from tune.reproduce.plan import SEEDS, Allowance, Part, Plan, Request, make_plan, slug
 from tune.reproduce.results import Costs, Results, differences, read, write
 from tune.reproduce.running import Standing, collect, identity, jobs, run
 from tune.reproduce.tables import Line, lines, networks
@@ -83,7 +83,7 @@ def _brought_up_to_date(
     from tune.running.sweep import anchored
 
     request = plan.request
-    spec = anchored(plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,)))
+    spec = anchored(plan.any_spec())
     prepared = prepare(spec, storage_root(request.storage) / ".tokens")
     mine = identity(spec, prepared.facts)
     if results is not None:
@@ -137,7 +137,7 @@ def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
 def _given(plan: Plan) -> dict[str, Any]:
     """Of what results belong to, what the request says: to be shown, they need none of the options repeated."""
     request = plan.request
-    told = identity(plan.spec(Part(plan.name, KEEP, ()), ("uniform",), (0,)))
+    told = identity(plan.any_spec())
     paths = {assignment.partition("=")[0].strip() for assignment in request.set_}
     given = {
         "task": told["task"],
@@ -213,6 +213,7 @@ def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str
 
 def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
     request, target = plan.request, plan.target
+    told = identity(plan.any_spec())
     missing, more, failed = _unfinished(plan, results, seeds, reasons)
     stem = request.out / f"{target.name}-{plan.name.removeprefix('reproduce-')}"
     request.out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +233,9 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
         text,
         tuple(written),
         missing,
-        request.again if more else "",
+        request.again
+        if more and not differences(results.identity, told)
+        else "",  # options were left out of what is only shown
         failed,
     )
 

@@ -124,6 +124,10 @@ class Plan:
             raw["space"] = {"keep": [part.keep]}
         return make_space(raw, self.request.set_, "leebert-tune reproduce")
 
+    def any_spec(self) -> SweepSpec:
+        """A space of these options, for what all of them share."""
+        return self.spec(Part(self.name, KEEP, ()), ("uniform",), (0,))
+
 
 def uses_keep(method: str) -> bool:
     """Whether a method reduces its network by the option `keep`."""
@@ -168,7 +172,7 @@ def make_plan(request: Request) -> Plan:
         for keep, methods in shares.items()
     )
     plan = Plan(request, target, rows, parts, common, name)
-    plan.spec(Part(name, KEEP, ()), ("uniform",), (0,))  # all that is wrong with the options, at once
+    plan.any_spec()  # all that is wrong with the options, at once
     return plan
 
 
