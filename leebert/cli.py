@@ -139,9 +139,8 @@ def _with_progress(work: Any) -> Any:
             if fresh:
                 warned.update(fresh)
                 names = ", ".join(f"exit {e + 1}" for e in sorted(fresh))
-                progress.console.print(
-                    f"{names}: one class for every held-out row so far (shallow exits often start so)"
-                )
+                often = "" if len(epoch.exits["score"]) - 1 in fresh else " (shallow exits often start so)"
+                progress.console.print(f"{names}: one class for every held-out row so far{often}")
 
         return work(
             report=report,

@@ -61,8 +61,8 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `rules` on a few rows.
 
-    examples: of texts, or of images where there is no tokenizer. `rules` stand under `chosen`; without any, those nearest
-    to the paper's speed-up are timed.
+    examples: of texts, or of images where there is no tokenizer. `rules` stand under `chosen`; without any, the model's own
+    stands under `own`, and those nearest to the paper's speed-up are timed.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows: Any
@@ -80,6 +80,9 @@ def evaluate_split(
         if rules:
             chosen = [replay_point(recorded, metric, r.strategy, r.threshold, r.patience) for r in rules]
             result["chosen"] = [point.as_dict() for point in chosen]
+        else:
+            own = model.config.exits
+            result["own"] = replay_point(recorded, metric, own.strategy, own.threshold, own.patience).as_dict()
         if timed_rows:
             nearest = [nearest_point(points) for points in result["curves"].values()]
             near = [ExitConfig(**{key: p[key] for key in ExitConfig.model_fields}) for p in nearest]
@@ -137,6 +140,12 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
             )  # fmt: skip
         table.add_section()
     console.print(table)
+    if own := result.get("own"):
+        at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
+        print(
+            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {own['speed_up']:.2f} times "
+            f"fewer; score {100 * own['measures']['score']:.2f}"
+        )
     if result.get("wall_clock"):
         table = Table(
             title=f"{split}: wall-clock time at batch size 1, nearest to the paper's speed-up", title_justify="left"

@@ -386,6 +386,7 @@ def test_evaluate_prints_tables_and_takes_a_number_of_thresholds_and_a_split(tra
     ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--thresholds", 3)
     assert ran.code == 0, ran.err
     assert "train: 120 rows" in ran.out
+    assert "the model's own rule, patience" in ran.out
     # Three thresholds each, and one in the table of wall-clock times.
     assert ran.out.count("entropy") == ran.out.count("confidence") == 4
     for exit_ in range(1, LAYERS + 1):

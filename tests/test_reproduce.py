@@ -410,6 +410,10 @@ def test_a_method_named_twice_is_one_row():
         ({"set_": ("folds=5",)}, "`folds` follows from the table"),
         ({"set_": ("algorithm=pabee",)}, "`algorithm` follows from the table"),
         ({"set_": ("training.keep=0.3",)}, "`training.keep` follows from the table"),
+        (
+            {"set_": ("training.algorithm=pabee",)},
+            "`training.algorithm` follows from the table and the other options (--methods",
+        ),
         ({"pooling": "max"}, "pooling: 'max'"),
         ({"name": "a/b"}, "a sweep's name has letters"),
         ({"methods": ("",)}, "--methods : unknown"),
@@ -594,7 +598,7 @@ def test_what_a_table_rests_on_is_said_of_its_own_figures(tmp_path, results):
     assert "Scores are the task's on test, on which nothing was chosen" in text
     assert "pooling" not in text
     assert "chosen for a speed-up of 1.28 in layers" in text
-    assert "none gives one between 1.18 and 1.38: LeeBERT 1.90 to 1.90." in text
+    assert "none gives one between 1.18 and 1.38: LeeBERT 1.90." in text
     assert "Trained on: cpu." in text
     write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results)
     minutes = reproduce(request("table2", out=tmp_path, pooling="mean", set_=SETTING), train=False).text

@@ -351,14 +351,18 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
         if len(trained) == 1
         else "; ".join(f"{runtime} ({n} cells)" for runtime, n in trained.items())
     )
-    return [*said, f"Trained on: {on}.", f"Code: {', '.join(sorted({cell.code for cell in results.cells}))}."]
+    return [
+        *said,
+        f"Trained on: {on}.",
+        f"Code, by a digest of its sources: {', '.join(sorted({cell.code for cell in results.cells}))}.",
+    ]
 
 
 def _off_the_aim(aim: float, made: tuple[Line, ...]) -> list[str]:
     """The rows of which a seed's threshold is outside of the window around the speed-up aimed at, on held-out rows."""
     low, high = (aim * bound / AIM for bound in WINDOW)
     outside = [
-        f"{line.title} {min(line.held_out):.2f} to {max(line.held_out):.2f}"
+        f"{line.title} {' to '.join(dict.fromkeys(f'{speed:.2f}' for speed in (min(line.held_out), max(line.held_out))))}"
         for line in made
         if any(not low <= speed <= high for speed in line.held_out)
     ]

@@ -43,6 +43,9 @@ _OWN = (
     "storage",
 )
 
+#: Options of training that are the command's own, too.
+_OWN_TRAINING = ("training.algorithm", "training.keep", "training.seed")
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -147,8 +150,10 @@ def make_plan(request: Request) -> Plan:
     _check_kind(target, task_name, request.methods)
     for assignment in request.set_:
         path = assignment.partition("=")[0].strip()
-        if canonical(path).split(".")[0] in _OWN or path == "training.keep":
-            raise ConfigError(f"--set {assignment}: `{path}` follows from the table and the other options")
+        if canonical(path).split(".")[0] in _OWN or path in _OWN_TRAINING:
+            raise ConfigError(
+                f"--set {assignment}: `{path}` follows from the table and the other options (--methods, --seeds)"
+            )
     if request.seeds is not None and request.seeds < 1:
         raise ConfigError(f"--seeds {request.seeds}: at least 1")
     _budget(request.budget)
