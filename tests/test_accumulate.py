@@ -72,6 +72,7 @@ def token_rows(n=48, length=9):
     return TensorRows(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_batch_in_parts_trains_an_encoder_as_a_whole_one_does(algorithm):
     def run(parts):

@@ -38,6 +38,7 @@ def test_no_file_of_leebert_names_ray_mlflow_optuna_or_tune(path):
     assert not roots & {"ray", "mlflow", "optuna", "tune"}
 
 
+@pytest.mark.slow
 def test_all_of_leebert_imports_without_ray_mlflow_or_optuna():
     names = [dotted(p) for p in MODULES if p.is_relative_to(ROOT / "leebert") and p.stem != "__main__"]
     code = (

@@ -47,6 +47,7 @@ def layers_of(ran):
 # The choice.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
 @pytest.mark.parametrize("asked", [1.5, 2])
 def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, model, cli, rule, asked):

@@ -495,6 +495,7 @@ def test_a_saved_folder_works_in_transformers_own_pipeline(trained, recorded):
 # both programs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

@@ -137,6 +137,7 @@ def test_a_sweep_that_was_stopped_between_configurations_gets_a_warning(tmp_path
 # Several sweeps
 
 
+@pytest.mark.slow
 def test_tasks_count_once_each_however_many_sweeps_they_have(tmp_path):
     made = [("m1", "mrpc", 0.03), ("m2", "mrpc", 0.05), ("r", "rte", 0.10)]
     sweeps = [

@@ -127,6 +127,7 @@ def test_parts_divide_the_activations():
     assert parts.gradients == whole.gradients
 
 
+@pytest.mark.slow
 def test_rows_length_precision_and_device_count():
     model, settings = on_meta(hidden_size=64), TrainConfig(eval_batch_size=8)
     gpu32 = Runtime(torch.device("cuda"))
@@ -151,6 +152,7 @@ def spec_of(folder: Path, shape, **keys) -> SweepSpec:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_largest_configuration_of_a_space_is_estimated_from_a_config_alone(tmp_path):
     """BERT-large at 128 × 512, whose activations would fill a large GPU."""
     large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}

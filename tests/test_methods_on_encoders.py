@@ -487,12 +487,14 @@ def test_costs_told_without_training_are_those_of_the_trained_network(name, keep
     assert told[-1].multiply_adds[-1] == multiply_adds(trained.model, text(7))[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_memory_of_every_method_is_estimated_without_data(name):
     found = estimate(model(), 4, 16, config(name), runtime=Runtime.of("fp32", "cpu"))
     assert found.total > found.parameters > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distilled", "pkd", "theseus", "cost-eff"])
 def test_an_estimate_copies_no_reference_by_address(name, monkeypatch):
     """Torch frees what such a reference names when the reference goes: a copy of one frees it twice, and the heap breaks."""

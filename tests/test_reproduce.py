@@ -761,6 +761,7 @@ def reduced(problem, config):
     return model.eval()
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_networks_that_methods_end_with(problem):
     cpu, rows = Runtime.of("fp32", "cpu"), problem.split("dev")
     ends, cells = {}, []

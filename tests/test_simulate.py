@@ -288,6 +288,7 @@ def test_the_command_answers_and_keeps_a_copy(tmp_path, cli):
 LIMITS = {"mrpc": (60, 0.2), "sst2": (60, 0.2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", sorted(RECORDS.glob("*/")), ids=lambda path: path.name)
 def test_the_default_pruner_pays_on_real_records(record, cli):
     """Means over 200 orders, on the grid that the results page names."""

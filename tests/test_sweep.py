@@ -622,6 +622,7 @@ def test_a_tracking_server_that_does_not_answer_stops_the_sweep_before_it_begins
     assert {p.name for p in tmp_path.iterdir()} == {"s.yaml"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(cli, place, tmp_path):
     path = space(tmp_path / "s.yaml", place)
     ran = cli("leebert-tune", "sweep", path, "--dry-run", "--json", "--storage", tmp_path / "sweeps")

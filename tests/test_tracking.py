@@ -142,6 +142,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_what_a_user_sees_of_a_sweep(sweep: Sweep) -> None:
     sweep.send(whole_sweep())
     runs = sweep.runs()

@@ -353,6 +353,7 @@ def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str) -> None
     assert f"`leebert-tune views {sweep.name}` tries again" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outage", [Fault(503, b"<html>busy</html>"), Fault()], ids=["busy", "cut"])
 def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_server) -> None:
     left = [3]
@@ -398,6 +399,7 @@ def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlfl
     assert any("doesn't take the saved views" in line for line in sweep.said)
 
 
+@pytest.mark.slow
 def test_a_rebuild_ends_well_where_the_tags_are_rejected_and_prints_the_plain_link(refused: str, cli, tmp_path) -> None:
     made = made_sweep(tmp_path / "refused", refused, **SMALL)
     ran = cli("leebert-tune", "rebuild-mlflow", made.path)
