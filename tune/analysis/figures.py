@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,7 +33,9 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
     figure = Figure(figsize=(width, 3.8 * rows), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes, (title, curves) in zip(grid, panels.items(), strict=False):
-        for (name, (at, mean, low, high)), drawn, marker in zip(curves.items(), colours, cycle(MARKERS), strict=False):
+        for (name, (at, mean, low, high)), drawn, marker in zip(
+            curves.items(), colours, islice(cycle(MARKERS), len(curves)), strict=True
+        ):
             # Hollow, so that one curve upon another hides none.
             axes.plot(at, mean, marker=marker, ms=6, mfc="none", color=drawn, label=name)
             axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
