@@ -107,7 +107,7 @@ class Attempt:
     """What the driver grants a trial: a configuration, an attempt number, and what is known of its cells already.
 
     driver: the number of the driver that grants it. earlier: the names of the attempts before it. placement: how it is
-    run after memory ran out.
+    run after memory ran out. index: the configuration's number in the sweep. fences: as in the grant's record.
     """
 
     config: str
@@ -118,6 +118,8 @@ class Attempt:
     cells: Mapping[str, CellRecord] = dataclasses.field(default_factory=dict)  # by "seed/fold"
     earlier: Sequence[str] = ()
     placement: Placement = dataclasses.field(default_factory=Placement)
+    index: int = 0
+    fences: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Attempt:
@@ -133,6 +135,20 @@ class Attempt:
     def known(self, seed: int, fold: int) -> CellRecord:
         return self.cells.get(f"{seed}/{fold}", CellRecord())
 
+    def begin(self) -> Record:
+        """What it was granted, as its own first record: it can be read without the driver's (`tune.store.gaps`)."""
+        placed = dataclasses.asdict(self.placement) if self.placement != Placement() else {}
+        return {
+            "kind": "begin",
+            "config": self.config,
+            "attempt": self.attempt,
+            "driver": self.driver,
+            "index": self.index,
+            "values": dict(self.values),
+            "fences": dict(self.fences),
+            **placed,
+        }
+
 
 def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
     """Train the cells that are left; yields the ledger's new records after each epoch (a cell's last with its end).
@@ -143,6 +159,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
     with limited_threads(study.threads), Watchdog(study.hang_seconds, hung) as watchdog:
         writer = Ledger(Path(study.folder) / "ledger").attempt_writer(attempt.config, attempt.name)
         try:
+            writer.append(attempt.begin(), sync=False)  # on the disk with the first epoch
             for seed, fold in study.cells:
                 if (seed, fold) in {tuple(cell) for cell in attempt.finished}:
                     continue

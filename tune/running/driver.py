@@ -179,7 +179,8 @@ class Driver:
             if self.state.seen(config, s, f)
         }
         values = self.state.configs[config].values
-        return Attempt(config, values, attempt, self.number, finished, cells, names, place)
+        index = self.state.indices[config]
+        return Attempt(config, values, attempt, self.number, finished, cells, names, place, index, fences)
 
     def _placement(self, failures: list[Record], config: str) -> Placement | None:
         if not failures:

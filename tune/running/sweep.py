@@ -117,9 +117,9 @@ def resume_sweep(
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device)
             say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
-        fences = folder.ledger.driver_fences()
+        fences, recovered = folder.ledger.driver_fences(), folder.ledger.recovered()
         writer = folder.ledger.driver_writer(lease.number)
-        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences})
+        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences}, *recovered)
         writer.close()
         return _run(folder, spec, prepared, tracker, lease, address, device, say)
 

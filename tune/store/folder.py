@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import StorageError, SweepError
+from leebert.errors import LeebertError, StorageError, SweepError
 from leebert.files import fsync_folder, write_atomically
 from tune.store.lease import holder, watch
 from tune.store.ledger import Ledger
@@ -38,10 +38,24 @@ def check_name(name: str) -> str:
 class SweepFolder:
     """The files of one sweep."""
 
+    _listed: dict[str, dict[str, Any]] | None = None
+
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
         self.name = name or path.name
-        self.ledger = Ledger(path / "ledger")
+        self.ledger = Ledger(path / "ledger", self._values_of)
+
+    def _values_of(self, config: str) -> dict[str, Any] | None:
+        """A configuration's values by its id, where the space lists all; for a ledger that has lost its record of them."""
+        if self._listed is None:
+            from tune.space import SweepSpec, config_id
+
+            self._listed = {}
+            with contextlib.suppress(LeebertError, ValueError):
+                spec = SweepSpec.model_validate(self.manifest.get("spec") or {})
+                if spec.size is not None:
+                    self._listed = {config_id(values): values for values in spec.configurations()}
+        return self._listed.get(config)
 
     @classmethod
     def refuse_taken(cls, storage: Path, name: str) -> None:
