@@ -20,6 +20,7 @@ from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.exits import check_rule, make_strategy, replay
+from leebert.files import parse_json
 from leebert.rules import RULES, THRESHOLD_SLACK, Rule, StrategyName, named
 
 #: The file of a model's folder that says which threshold gives which speed-up.
@@ -214,7 +215,7 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, p
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
     """The curves of a saved model; empty where it has none."""
     try:
-        found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found: Any = parse_json((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -7,6 +7,9 @@ from typing import Any
 
 from leebert.errors import ConfigError
 
+#: What is wrong with a file whose brackets or indentation go hundreds of levels down.
+TOO_DEEP = "lists or mappings are nested too deeply to be read"
+
 
 def load_yaml(path: str | Path) -> Any:
     """The contents of a YAML file. Raises ConfigError with file and line."""
@@ -27,6 +30,8 @@ def parse_yaml(text: str, where: str) -> Any:
 
     try:
         return YAML(typ="safe", pure=True).load(text)
+    except RecursionError:
+        raise ConfigError(f"{where}{deepest(text)}: {TOO_DEEP}") from None
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         problem = (error.problem or "").split(" with value")[0]
@@ -36,6 +41,40 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}, line {line}: {error.problem or error.context}") from None
     except YAMLError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except (ValueError, OverflowError, TypeError, AttributeError) as error:  # a date that is none, a tag's wrong value
+        raise ConfigError(f"{where}{unreadable(text)}: a value can't be read: {error}") from None
+
+
+def deepest(text: str) -> str:
+    """`, line N` where the brackets of a text are nested most deeply; empty where it has none."""
+    depth, most, line = 0, 0, 0
+    for number, row in enumerate(text.splitlines(), start=1):
+        for sign in row:
+            depth += (sign in "[{") - (sign in "]}")
+            if depth > most:
+                most, line = depth, number
+    return f", line {line}" if line else ""
+
+
+def unreadable(text: str) -> str:
+    """`, line N` of the first value that has the form of a number or date and is none; empty where it isn't found."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.nodes import ScalarNode
+
+    yaml = YAML(typ="safe", pure=True)
+    waiting: list[Any] = [yaml.compose(text)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, tuple):
+            waiting += reversed(node)
+        elif not isinstance(node, ScalarNode):
+            waiting += reversed(getattr(node, "value", []))
+        else:
+            try:
+                yaml.constructor.construct_object(node)
+            except (ValueError, OverflowError, TypeError, AttributeError):
+                return f", line {node.start_mark.line + 1}"
+    return ""
 
 
 def dump_yaml(value: Any) -> str:

@@ -66,7 +66,8 @@ def made_sweep(
                 recorded = held_out(index, fold)
                 cell_end["held_out"] = f"{config}-s0-f{fold}-0001-0001.parquet"
                 rows = np.arange(recorded.logits.shape[1])
-                save_held_out(folder / "cells" / cell_end["held_out"], recorded, rows)
+                name = cell_end["held_out"]
+                cell_end["digests"] = {name: save_held_out(folder / "cells" / name, recorded, rows)}
             for record in (*epochs, cell_end):
                 trial.append({"config": config, "attempt": 1, "seed": 0, "fold": fold, **record})
         trial.close()

@@ -109,10 +109,12 @@ def test_a_running_sweep_says_so_and_errors_say_how_far_it_is(tmp_path, capsys):
     none = scored_sweep(tmp_path / "n", ahead(0.1), state=lambda v: "running", cells=lambda v: 0, status="stopped")
     with (
         driven(no_blo),
-        pytest.raises(ConfigError, match=r"'blo'; .*; sweep s is running, 4 of 6 configurations compl"),
+        pytest.raises(ConfigError, match=r"'blo'; .*; sweep s is still running, 4 of 6 configurations compl"),
     ):
         compare_sweeps([no_blo], "clo-v2", "blo")
-    with pytest.raises(ConfigError, match=r"no pair that finished .*; sweep n is stopped, 0 of 6 configurations compl"):
+    with pytest.raises(
+        ConfigError, match=r"no pair that finished .*; sweep n was stopped, 0 of 6 configurations compl"
+    ):
         compare_sweeps([none], "clo-v2", "blo")
     with driven(begun):
         (found,) = compare_sweeps([begun], "clo-v2", "blo", epochs=True)
@@ -120,7 +122,9 @@ def test_a_running_sweep_says_so_and_errors_say_how_far_it_is(tmp_path, capsys):
         assert "b is still running" in capsys.readouterr().out
         assert "The sweep is still running" in str(comparison_page([found]))
         assert found.as_dict()["running"] is True
-        assert "Sweep b is running, 0 of 6 configurations complete: this is what is there." in str(sweep_page(begun))
+        assert "Sweep b is still running, 0 of 6 configurations complete: this is what is there." in str(
+            sweep_page(begun)
+        )
     assert (len(found.scores.lines[0].cells), found.scores.lines[0].planned) == (2, 3)
 
 

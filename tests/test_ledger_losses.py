@@ -165,7 +165,9 @@ def test_decisions_on_what_was_lost_are_left_out_only_where_something_was_lost(t
     told = mended({"0001": records}, [], dict().get)
     assert [r["kind"] for _, r in told.records] == ["sweep"]
     assert told.missing[0].startswith("4 records of driver 0001 are missing")
-    back = mended({"0001": records}, [Orphan("c", "0001-0001", {"kind": "begin", "values": {"a": 1}, "index": 3})], {}.get)
+    back = mended(
+        {"0001": records}, [Orphan("c", "0001-0001", {"kind": "begin", "values": {"a": 1}, "index": 3})], {}.get
+    )
     assert [r["kind"] for _, r in back.records] == ["sweep", "suggest", "grant", "complete"]
     assert back.recovered[0]["index"] == 3
 

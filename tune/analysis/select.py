@@ -86,7 +86,8 @@ def _states(history: History) -> str:
     if not history:
         return "the sweep has none so far"
     counts = Counter(c.state for c in history)
-    parts = [f"{counts[state]} {state}" for state in ("running", "pruned", "failed")]
+    words = {"running": "unfinished", "pruned": "pruned", "failed": "failed"}
+    parts = [f"{counts[state]} {word}" for state, word in words.items()]
     if counts["complete"]:
         parts.append(f"{counts['complete']} complete, but with a diverged or missing cell")
     return ", ".join(parts)

@@ -20,7 +20,7 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut, curve, replay_point
 from leebert.exits import check_rule, make_strategy, measured
 from leebert.rules import RULES, without_patience
-from tune.running.crossval import held_out_path, load_held_out
+from tune.store.held_out import CellKey, cell_logits, named, warn_of
 from tune.store.history import Cell, Configuration, EpochScore, History
 from tune.store.ledger import Record
 
@@ -29,8 +29,6 @@ THRESHOLDS = 41
 
 #: A replay that takes longer is announced.
 LONG_SECONDS = 10.0
-
-CellKey = tuple[str, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,26 +119,26 @@ def curves(
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[CellKey, Tradeoff]:
-    """The curve of every finished cell (the ledger's `State.cells`). SweepError where a cell's logits can't be read.
+    """The curve of every finished cell (the ledger's `State.cells`), without those whose logits are missing or damaged.
 
-    `say` is told how long it will take, where that is long.
+    Warns of the latter. `say` is told how long it will take, where that is long.
     """
     found: dict[CellKey, Tradeoff] = {}
+    wrong: dict[CellKey, str] = {}
     finished = {key: record for key, record in cells.items() if "held_out" in record}  # others have diverged
     for number, (key, record) in enumerate(finished.items(), start=1):
         started = time.monotonic()
         try:
-            found[key] = tradeoff(load_held_out(held_out_path(folder, record))[0], metric, rule, patience)
+            held_out, _ = cell_logits(folder, record)
         except SweepError as error:
-            raise SweepError(f"{_of_cell(*key)}: {error}") from None
+            wrong[key] = str(error)
+            continue
+        found[key] = tradeoff(held_out, metric, rule, patience)
         left = (len(finished) - number) * (time.monotonic() - started)
         if number == 2 and left > LONG_SECONDS:  # the first also loads libraries
             say(f"replaying the held-out logits of {len(finished)} cells takes about {left:.0f} s")
+    warn_of(folder, wrong)
     return found
-
-
-def _of_cell(configuration: str, seed: int, fold: int) -> str:
-    return f"configuration {configuration}, seed {seed}, fold {fold}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +204,7 @@ class Objective:
         try:
             value = found[key].area() if self.speed_up is None else found[key].at_speed_up(self.speed_up)
         except ConfigError as error:
-            raise ConfigError(f"{_of_cell(*key)}: {error}") from None
+            raise ConfigError(f"{named(key)}: {error}") from None
         return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, value))
 
     def in_reach(self, configuration: Configuration, found: Mapping[CellKey, Tradeoff]) -> bool:
@@ -221,7 +219,7 @@ def curves_if_there(
     metric: str,
     rule: str = "normalised_entropy",
 ) -> dict[CellKey, Tradeoff]:
-    """:func:`curves`, for what is good to have: none where logits are missing or damaged."""
+    """:func:`curves`, for what is good to have: none where a model has one exit."""
     try:
         return curves(folder, cells, metric, rule)
     except LeebertError:
@@ -246,11 +244,14 @@ def mean_curve(found: list[Tradeoff], steps: int = 4) -> tuple[np.ndarray, np.nd
 
 
 def pareto(history: History, found: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """The front of score against mean layers over these configurations, fewest layers first."""
+    """The front of score against mean layers over these configurations, fewest layers first.
+
+    A configuration without the curve of one of its cells is left out.
+    """
     points = []
     for c in history:
         mine = [found[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in found]
-        if mine:
+        if len(mine) == len(c.cells):  # means over other cells can't be compared
             points += [FrontPoint(c.id, float(x), float(y)) for x, y in zip(*mean_curve(mine), strict=True)]
     front: list[FrontPoint] = []
     for point in sorted(points, key=lambda p: (p.layers, -p.score, p.configuration)):

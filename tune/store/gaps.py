@@ -161,9 +161,7 @@ def _made_again(
     }
 
 
-def _missing(
-    lost: Mapping[str, int], orphans: Sequence[Orphan], unknown: set[str], skipped: int
-) -> Iterator[str]:
+def _missing(lost: Mapping[str, int], orphans: Sequence[Orphan], unknown: set[str], skipped: int) -> Iterator[str]:
     """What is gone, and what became of it."""
     found = {name: n for name, n in lost.items() if n}
     for name in sorted({*found, *(o.driver for o in orphans)}):

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import StorageError, SweepError
-from leebert.files import fsync_folder
+from leebert.files import fsync_folder, parse_json
 from tune.running.failures import Placement
 from tune.store import gaps
 from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
@@ -68,7 +68,8 @@ def decode(line: bytes) -> Record:
     checksum, _, text = line.partition(b" ")
     if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
         raise ValueError("wrong checksum")
-    return json.loads(text)
+    record: Record = parse_json(text)
+    return record
 
 
 class Writer:
@@ -140,7 +141,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:  # a folder, say
+        raise SweepError(f"{path} can't be read: {error.strerror or error}") from None
     for number, line in enumerate(lines, start=1):
         if not line or (not epochs and b'"kind":"epoch"' in line):
             continue
@@ -323,7 +327,14 @@ class State:
     evaluated: dict[tuple[str, int, int], dict[int, dict[str, str]]] = dataclasses.field(
         default_factory=dict
     )  # by cell, then by epoch: the files of evaluation splits
+    files: dict[tuple[str, int, int], dict[str, str]] = dataclasses.field(
+        default_factory=dict
+    )  # their SHA-256, by name
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    # Cells that are trained again, as their files were damaged: the last attempt whose end of them no longer counts, and
+    # that end, for whoever applies records in their order.
+    voided: dict[tuple[str, int, int], int] = dataclasses.field(default_factory=dict)
+    replaced: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
     settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
         default_factory=dict
     )  # cells before more were asked for
@@ -442,9 +453,22 @@ class State:
 
     def _reopen(self, r: Record) -> bool:
         self.settled[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
+        repair = r.get("repair", {"cells": ()})
+        for seed, fold in repair["cells"]:
+            self._void((r["config"], int(seed), int(fold)), int(repair["attempt"]))
         fresh = self.configs[r["config"]].state != "running"
         self._set(r["config"], state="running")
         return fresh
+
+    def _void(self, key: tuple[str, int, int], attempt: int) -> None:
+        """A cell's end counts only if it is of an attempt after this one."""
+        self.voided[key] = attempt
+        config, seed, fold = key
+        if (old := self.cells.pop(key, None)) is not None:
+            self.replaced[key] = old
+            self.cells_of[config].remove(old)
+            where = {"config": config, "seed": seed, "fold": fold}
+            self._cell(where, lambda cell: Cell(seed, fold, "running", cell.epochs))
 
     def _complete(self, r: Record) -> bool:
         fresh = self.configs[r["config"]].state != "complete"
@@ -470,6 +494,7 @@ class State:
             self.digests.setdefault(cell, set()).add(r["checkpoint"])
             if "evaluated" in r:
                 self.evaluated.setdefault(cell, {})[r["epoch"]] = r["evaluated"]
+                self.files.setdefault(cell, {}).update(r.get("digests", {}))
         return False
 
     def _epoch(self, r: Record) -> bool:
@@ -491,7 +516,7 @@ class State:
 
     def _cell_end(self, r: Record) -> bool:
         key = (r["config"], r["seed"], r["fold"])
-        if key in self.cells or not self.counts(r):
+        if key in self.cells or not self.counts(r) or r["attempt"] <= self.voided.get(key, 0):
             return False
         self.cells[key] = r
         if self.slim:
