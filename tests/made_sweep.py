@@ -71,7 +71,11 @@ def made_sweep(
             for record in (*epochs, cell_end):
                 trial.append({"config": config, "attempt": 1, "seed": 0, "fold": fold, **record})
         trial.close()
-        driver.append({"kind": "prune", "config": config} if last else {"kind": "complete", "config": config})
+        driver.append(
+            {"kind": "prune", "config": config, "epoch": EPOCHS - 1, "seed": 0, "fold": 0}
+            if last
+            else {"kind": "complete", "config": config}
+        )
     if end:
         driver.append({"kind": "end", "status": "finished", "note": "", "elapsed": 60.0})
     driver.close()

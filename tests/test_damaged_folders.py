@@ -28,7 +28,7 @@ def commands(tmp_path, cli):
     """Every command that reads a sweep, by name."""
     every = {
         "list": [], "status": ["s"], "best": ["s", "--out", tmp_path / "best"], "resume": ["s"],
-        "compare": ["s", "clo-v2", "blo", "--speed-up", "2"], "report": ["s"], "stop": ["s"],
+        "compare": ["s", "--a", "clo-v2", "--b", "blo", "--speed-up", "2"], "report": ["s"], "stop": ["s"],
     }  # fmt: skip
     return lambda: {
         name: cli("leebert-tune", name, *args, "--storage", tmp_path / "sweeps") for name, args in every.items()

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,14 +204,18 @@ def test_rows_are_tokenised_once(tokenizer: Any, tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_racing_for_one_file_leaves_one_whole_file(tokenizer: Any, tmp_path: Path) -> None:
-    many = examples_of(["a b c d", "e f"] * 300)
-    results: list[TokenisedSplit] = []
-    threads = [threading.Thread(target=lambda: results.append(cached(many, tokenizer, 16, tmp_path))) for _ in range(6)]
+def at_once(count: int, call: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=call) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_racing_for_one_file_leaves_one_whole_file(tokenizer: Any, tmp_path: Path) -> None:
+    many = examples_of(["a b c d", "e f"] * 300)
+    results: list[TokenisedSplit] = []
+    at_once(6, lambda: results.append(cached(many, tokenizer, 16, tmp_path)))
     assert len(results) == 6
     assert len(list(tmp_path.iterdir())) == 1
     assert all(split.collate([599])["input_ids"].tolist() == [[2, 8, 9, 3]] for split in results)
@@ -238,13 +243,7 @@ def test_a_damaged_file_is_made_again_with_a_warning_also_by_several_at_once(
         TokenisedSplit.open(path)
     made: list[TokenisedSplit] = []
     with pytest.warns(UserWarning, match=f"{path.name}: the token file is damaged .*; it is made again"):
-        threads = [
-            threading.Thread(target=lambda: made.append(cached(PAIR, tokenizer, 16, tmp_path))) for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(4, lambda: made.append(cached(PAIR, tokenizer, 16, tmp_path)))
     assert len(made) == 4
     assert path.read_bytes() == whole
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

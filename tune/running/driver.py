@@ -308,7 +308,7 @@ class Driver:
         else:
             self.say(
                 f"warning: {self._name(record['config'])}  repaired, but it scored {100 * old['score']:.4f} before and "
-                f"{100 * record['score']:.4f} now, as machine or versions differ; the new score counts"
+                f"{100 * record['score']:.4f} now, as machine or versions differ; the new score counts, and MLflow keeps the old one"
             )
 
     def hung(self, trial: str) -> Path:

@@ -332,7 +332,7 @@ class State:
     )  # their SHA-256, by name
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
     # Cells that are trained again, as their files were damaged: the last attempt whose end of them no longer counts, and
-    # that end, for whoever applies records in their order.
+    # that end.
     voided: dict[tuple[str, int, int], int] = dataclasses.field(default_factory=dict)
     replaced: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
     settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
@@ -516,7 +516,10 @@ class State:
 
     def _cell_end(self, r: Record) -> bool:
         key = (r["config"], r["seed"], r["fold"])
-        if key in self.cells or not self.counts(r) or r["attempt"] <= self.voided.get(key, 0):
+        if key in self.cells or not self.counts(r):
+            return False
+        if r["attempt"] <= self.voided.get(key, 0):
+            self.replaced[key] = r
             return False
         self.cells[key] = r
         if self.slim:
