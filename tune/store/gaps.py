@@ -149,16 +149,9 @@ def _made_again(
             return
         index = begin.get("index") or 1 + max(known.values(), default=0)
         yield {"kind": "suggest", **common, "index": index, "values": dict(values)}
-    placed = {key: begin[key] for key in ("alone", "accumulate") if key in begin}
-    fences = begin.get("fences", {})
-    yield {
-        "kind": "grant",
-        **common,
-        "attempt": orphan.attempt,
-        "driver": int(orphan.driver),
-        "fences": fences,
-        **placed,
-    }
+    grant = {"kind": "grant", **common, "attempt": orphan.attempt, "driver": int(orphan.driver)}
+    grant["fences"] = begin.get("fences", {})
+    yield grant | {key: begin[key] for key in ("alone", "accumulate") if key in begin}
 
 
 def _missing(lost: Mapping[str, int], orphans: Sequence[Orphan], unknown: set[str], skipped: int) -> Iterator[str]:
