@@ -86,20 +86,28 @@ def test_wherever_a_drivers_segment_is_cut_no_finished_cell_is_lost(whole, tmp_p
             assert "missing" in said[0]
 
 
-def test_a_sweep_that_lost_its_newest_records_is_resumed_without_an_epoch_trained_twice(whole, tmp_path):
+@pytest.mark.parametrize("lost", [("0001",), ("0002",), ("0001", "0002")])
+def test_a_sweep_that_lost_records_is_resumed_twice_without_an_epoch_trained_twice(whole, tmp_path, lost):
     expected = Ledger(whole / "ledger").read()
     shutil.copytree(whole, tmp_path / "s")
-    (tmp_path / "s" / "ledger" / "driver" / "0002" / "00000001.jsonl").unlink()
-    with pytest.warns(UserWarning, match=r"the last records of driver 0002 are missing.*known from the trials' own"):
-        assert "running" in {c.state for c in Ledger(tmp_path / "s" / "ledger").read().history()}
-    taken_over(tmp_path / "s", 3)
-    third = driver(tmp_path / "s", fresh=False, number=3)  # warns of nothing: the new driver's records are whole
-    assert third.next_attempt("t") is None
-    assert third.finish() == "finished"
-    assert table(third.state) == table(expected)
-    assert {c.state for c in third.state.history()} == {"complete"}
-    assert third.state.fold_epochs == expected.fold_epochs
-    assert Ledger(tmp_path / "s" / "ledger").read().history() == third.state.history()
+    ledger = Ledger(tmp_path / "s" / "ledger")
+    for number in lost:
+        (ledger.folder / "driver" / number / "00000001.jsonl").unlink()
+    for number in (3, 4):
+        _, (said,) = read(ledger) if number == 3 or "0001" in lost else (None, ("missing",))
+        assert "missing" in said
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            taken_over(tmp_path / "s", number)
+            next_one = driver(tmp_path / "s", fresh=False, number=number)
+        assert next_one.next_attempt("t") is None
+        assert next_one.finish() == "finished"
+        assert table(next_one.state) == table(expected)
+        assert {c.state for c in next_one.state.history()} == {"complete"}
+        assert next_one.state.fold_epochs == expected.fold_epochs
+    state, said = read(ledger)
+    assert state.history() == next_one.state.history()
+    assert bool(said) == ("0001" in lost)  # what the newest driver had lost was written down by the next
 
 
 def test_half_of_a_sweep_whose_driver_lost_everything_goes_on_to_the_same_scores(whole, tmp_path):
@@ -169,7 +177,9 @@ def test_decisions_on_what_was_lost_are_left_out_only_where_something_was_lost(t
         {"0001": records}, [Orphan("c", "0001-0001", {"kind": "begin", "values": {"a": 1}, "index": 3})], {}.get
     )
     assert [r["kind"] for _, r in back.records] == ["sweep", "suggest", "grant", "complete"]
-    assert back.recovered[0]["index"] == 3
+    assert back.records[1][1]["index"] == 3
+    assert not back.recovered  # the gap is seen by the next reader, too
+    assert back.fences == {"0001": 6}
 
 
 def test_damage_in_the_middle_of_a_drivers_segment_is_still_an_error(whole, tmp_path):

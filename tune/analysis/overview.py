@@ -55,6 +55,7 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         "fold_epochs": state.fold_epochs,
         "hours_left": None,
         "running": [],
+        "missing": list(state.missing),
     }
     if alive:
         told["running"] = [describe(state.configs[c].values) for c in alive.get("running", []) if c in state.configs]

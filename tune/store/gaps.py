@@ -39,8 +39,8 @@ class Orphan:
 class Decisions:
     """The drivers' records that count, in order, each with the folder of its driver.
 
-    recovered: those of them that were made again from the attempts' own records. missing: a sentence per loss.
-    fences: how many records of each driver count.
+    recovered: those made again from the attempts' own records whose loss no fence or gap would show later: whoever takes
+    over writes them down. missing: a sentence per loss. fences: how many records of each driver count, lost ones included.
     """
 
     records: tuple[tuple[str, Record], ...]
@@ -55,7 +55,7 @@ def is_attempt(name: str) -> bool:
 
 
 def counted(drivers: Mapping[str, Sequence[Record]]) -> tuple[dict[str, Sequence[Record]], dict[str, int]]:
-    """The records of each driver that count, and how many of them are missing, by folder.
+    """The records of each driver that count, and how many there should be, by folder.
 
     What a driver wrote after another had taken over does not count. Where the newest driver's first record, which says so,
     is lost itself, all that is there counts.
@@ -65,16 +65,15 @@ def counted(drivers: Mapping[str, Sequence[Record]]) -> tuple[dict[str, Sequence
     # A driver that the newest has not heard of had written nothing when it was taken over.
     fences = first.get("fences", {}) if first.get("seq", 0) == 0 else None
     kept: dict[str, Sequence[Record]] = {}
-    lost: dict[str, int] = {}
+    expected: dict[str, int] = {}
     for name in sorted({*drivers, *(fences or ())}):
         records = drivers.get(name, ())
         if name == newest or fences is None:
-            expected = records[-1]["seq"] + 1 if records else 0
+            expected[name] = records[-1]["seq"] + 1 if records else 0
         else:
-            expected = int(fences.get(name, 0))
-        kept[name] = [r for r in records if r["seq"] < expected]
-        lost[name] = max(0, expected - len(kept[name]))
-    return kept, lost
+            expected[name] = int(fences.get(name, 0))
+        kept[name] = [r for r in records if r["seq"] < expected[name]]
+    return kept, expected
 
 
 def mended(
@@ -86,7 +85,8 @@ def mended(
 
     `values_of` finds a configuration's values by its id, for attempts of versions that wrote no `begin`; None: unknown.
     """
-    kept, lost = counted(drivers)
+    kept, expected = counted(drivers)
+    lost = {name: max(0, count - len(kept[name])) for name, count in expected.items()}
     newest = max((name for name, records in kept.items() if records), default="")
     # An attempt of a driver that has lost nothing was granted after its fence: it does not count.
     mine = [o for o in orphans if o.driver >= newest or lost.get(o.driver)]
@@ -103,7 +103,7 @@ def mended(
                 made = list(_made_again(record, known, values_of))
                 if not made:
                     unknown.add(record.config)
-                recovered += made
+                recovered += made if not lost.get(record.driver) else []
             elif record is None:
                 lossy, made = True, []
             elif lossy and "config" in record and record["kind"] != "suggest" and str(record["config"]) not in known:
@@ -116,7 +116,7 @@ def mended(
                     known.setdefault(str(one.get("config")), index if isinstance(index, int) else 0)
                 told.append((name, one))
         lossy = lossy or bool(lost.get(name))
-    fences = {name: records[-1]["seq"] + 1 for name, records in kept.items() if records}
+    fences = {name: count for name, count in expected.items() if count}
     return Decisions(tuple(told), tuple(recovered), tuple(_missing(lost, mine, unknown, skipped)), fences)
 
 
