@@ -275,6 +275,12 @@ _ALL: tuple[Method, ...] = (
         "everything, all weights 1", "patience", "1", _OPEN, _DISTILLATION | _JOINT,
     ),
     Method(
+        "uniform-d1", "LeeBERT-uniform on D1", "early exit", "the control for learned weights; beyond the paper",
+        "everything, all weights 1, on the same batches as BLO, hyper and CLO (D1)", "patience", "1",
+        f"no paper's: what BLO, hyper and CLO are without learning ω, bit for bit, so that paired with it they differ by ω "
+        f"alone; uniform trains on batches from all rows; {_OPEN}", _DISTILLATION | _JOINT,
+    ),
+    Method(
         "slo", "LeeBERT-SLO", "learned weights", _LEEBERT,
         "θ and ω on the same batches (eq. 7)", "patience", "1", _OMEGA_OPEN, _DISTILLATION | _OMEGA | _JOINT,
     ),
