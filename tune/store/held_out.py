@@ -70,21 +70,30 @@ def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.nd
     """
     import pyarrow as pa
 
-    if not path.is_file():
-        raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
+    data = _contents(path, digest)
     try:
-        data = path.read_bytes()
-        if digest is not None and (now := hashlib.sha256(data).hexdigest()) != digest:
-            raise SweepError(
-                f"{path} is not the file that the ledger records (SHA-256 {now[:12]}, not {digest[:12]}): it was damaged, "
-                "or is another cell's"
-            )
         columns, values, layers = logits.read(data)
         return HeldOut(values, columns["label"], *layers), columns["row"]
     # Arrow has an error for what is no Parquet; a table that is not ours fails in any of the other ways.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())[:200]
         raise SweepError(f"{path} can't be read as a cell's held-out logits: {type(error).__name__}: {said}") from None
+
+
+def _contents(path: Path, digest: str | None) -> bytes:
+    """The bytes of a file whose digest is as recorded; SweepError otherwise."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise SweepError(f"{path} is missing: the held-out logits of a finished cell") from None
+    except OSError as error:
+        raise SweepError(f"{path} can't be read: {error.strerror or error}") from None
+    if digest is not None and (now := hashlib.sha256(data).hexdigest()) != digest:
+        raise SweepError(
+            f"{path} is not the file that the ledger records (SHA-256 {now[:12]}, not {digest[:12]}): it was damaged, or is "
+            "another cell's"
+        )
+    return data
 
 
 def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarray]:
@@ -111,10 +120,13 @@ def damaged(folder: Path, cells: Mapping[CellKey, Record]) -> dict[CellKey, str]
     """The finished cells with a file that is missing or damaged, and what is wrong with the first."""
     found = {}
     for key, record in cells.items():
+        paths = [held_out_path(folder, record)] if "held_out" in record else []  # others have diverged
         try:
-            if "held_out" in record:  # others have diverged
-                cell_logits(folder, record)
-                evaluated_logits(folder, record)
+            for path in (*paths, *evaluated_paths(folder, record).values()):
+                if (digest := record.get("digests", {}).get(path.name)) is None:
+                    load_held_out(path)
+                else:
+                    _contents(path, digest)  # what has the right digest can be read
         except SweepError as error:
             found[key] = str(error)
     return found
