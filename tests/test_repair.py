@@ -11,6 +11,7 @@ from test_driver import a_study, driver, run_all
 from leebert.errors import SweepError
 from leebert.evaluate import HeldOut
 from tune.analysis.report import sweep_page
+from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
 from tune.store.held_out import cell_logits, damaged, evaluated_logits, held_out_path, unchecked
 from tune.store.ledger import Ledger
@@ -81,6 +82,11 @@ def test_a_ledger_of_an_older_version_is_read_and_known_to_be_unchecked(place):
     del record["digests"]
     assert cell_logits(place, record)[0].logits.shape[0] == 3
     assert unchecked([record]) == 1
+    said = []
+    assert len(curves(place, {(record["config"], 0, 0): record}, "accuracy", "confidence", say=said.append)) == 1
+    assert said == [
+        "note: 1 cells were recorded without digests by an older version: damage to their logits can't be seen"
+    ]
 
 
 @pytest.mark.parametrize("torn", [False, True])

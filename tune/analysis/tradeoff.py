@@ -20,7 +20,7 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut, curve, replay_point
 from leebert.exits import check_rule, make_strategy, measured
 from leebert.rules import RULES, without_patience
-from tune.store.held_out import CellKey, cell_logits, named, warn_of
+from tune.store.held_out import CellKey, cell_logits, named, unchecked, warn_of
 from tune.store.history import Cell, Configuration, EpochScore, History
 from tune.store.ledger import Record
 
@@ -138,6 +138,10 @@ def curves(
         if number == 2 and left > LONG_SECONDS:  # the first also loads libraries
             say(f"replaying the held-out logits of {len(finished)} cells takes about {left:.0f} s")
     warn_of(folder, wrong)
+    if old := unchecked(finished.values()):
+        say(
+            f"note: {old} cells were recorded without digests by an older version: damage to their logits can't be seen"
+        )
     return found
 
 
