@@ -7,6 +7,9 @@ from typing import Any
 
 from leebert.errors import ConfigError
 
+#: Deeper brackets than the parser can follow.
+MOST_DEPTH = 1000
+
 #: What is wrong with a file whose brackets or indentation go hundreds of levels down.
 TOO_DEEP = "lists or mappings are nested too deeply to be read"
 
@@ -28,10 +31,11 @@ def parse_yaml(text: str, where: str) -> Any:
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    refuse_deep(text, where)
     try:
         return YAML(typ="safe", pure=True).load(text)
     except RecursionError:
-        raise ConfigError(f"{where}{deepest(text)}: {TOO_DEEP}") from None
+        raise ConfigError(f"{where}: {TOO_DEEP}") from None
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         problem = (error.problem or "").split(" with value")[0]
@@ -45,15 +49,14 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}{unreadable(text)}: a value can't be read: {error}") from None
 
 
-def deepest(text: str) -> str:
-    """`, line N` where the brackets of a text are nested most deeply; empty where it has none."""
-    depth, most, line = 0, 0, 0
+def refuse_deep(text: str, where: str) -> None:
+    """ConfigError with the line where brackets are nested too deeply: the parser would take long before it gives up."""
+    depth = 0
     for number, row in enumerate(text.splitlines(), start=1):
         for sign in row:
             depth += (sign in "[{") - (sign in "]}")
-            if depth > most:
-                most, line = depth, number
-    return f", line {line}" if line else ""
+            if depth > MOST_DEPTH:
+                raise ConfigError(f"{where}, line {number}: {TOO_DEEP}")
 
 
 def unreadable(text: str) -> str:

@@ -1,7 +1,5 @@
 """Numbers beyond any machine and files nested thousands deep: one line that names file and key, and no traceback."""
 
-import json
-
 import pytest
 from pydantic import ValidationError
 
@@ -102,11 +100,10 @@ def test_json_that_is_nested_too_deeply_is_damaged_json(tmp_path, cli):
     (folder / "lease").mkdir(parents=True)
     (folder / "lease" / "0001.json").write_text(deep)
     assert holder(folder).facts == {}
-    (folder / "manifest.json").write_text(json.dumps({}))
     (folder / "manifest.json").write_text(deep)
     with pytest.raises(LeebertError, match=r"manifest\.json can't be read: brackets are nested too deeply"):
         _ = SweepFolder(folder).manifest
-    for command in (["list"], ["status", "s"], ["best", "s"], ["resume", "s"]):
+    for command in (["list", "--json"], ["status", "s"], ["best", "s"], ["resume", "s"]):
         ran = cli("leebert-tune", *command, "--storage", tmp_path)
-        assert ran.code == (command != ["list"]), ran.err
-        assert "manifest.json" in ran.out.replace("\n", "") + ran.err
+        assert ran.code == (command[0] != "list"), ran.err
+        assert "manifest.json" in ran.out + ran.err
