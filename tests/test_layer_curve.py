@@ -6,14 +6,17 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut, replay_point
+from leebert.metrics import measures
 from leebert.rules import RULES
 from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, tradeoff, tradeoffs
 
@@ -210,3 +213,14 @@ def test_a_criterion_that_the_model_has_no_use_for():
 def test_the_curve_needs_no_torch_to_be_read():
     code = "import sys, leebert.tradeoff; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 10_000))
+def test_f1_and_matthews_are_those_of_scikit_learn(rows, classes, seed):
+    labels, predicted = np.random.default_rng(seed).integers(0, classes, (2, rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one class only
+        assert measures("matthews", labels, predicted)["matthews"] == matthews_corrcoef(labels, predicted)
+        if classes <= 2:
+            assert measures("acc_f1", labels, predicted)["f1"] == f1_score(labels, predicted, zero_division=0.0)
