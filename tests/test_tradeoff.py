@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,8 +81,16 @@ def test_a_patience_belongs_to_its_rule():
         tradeoff(record, "accuracy", "pcee", 4)
 
 
+def drawn(criterion: str, layers: list[float], scores: Sequence[float], exits: int) -> Tradeoff:
+    """A curve through these points."""
+    return Tradeoff(
+        criterion, np.array(layers, float), {"score": np.array(scores)}, np.zeros(len(layers)),
+        np.empty((len(layers), 0), int), tuple(range(1, exits + 1)), exits, None, scores[0],
+    )  # fmt: skip
+
+
 def flat(low: float, high: float, exits: int = 2) -> Tradeoff:
-    return Tradeoff("normalised_entropy", np.array([1.0, float(exits)]), np.array([low, high]), exits, low)
+    return drawn("normalised_entropy", [1.0, float(exits)], [low, high], exits)
 
 
 def one(name: str, algorithm: str, mean: float, folds: int = 3) -> Configuration:
@@ -113,7 +123,7 @@ def test_two_algorithms_are_compared_at_a_speed_up_by_hand():
 
 
 curve_of = st.lists(st.integers(0, 100), min_size=4, max_size=4).map(
-    lambda s: Tradeoff("confidence", np.arange(1.0, 5.0), np.array(s) / 100, 4, s[0] / 100)
+    lambda s: drawn("confidence", [1, 2, 3, 4], np.array(s) / 100, 4)
 )
 
 
