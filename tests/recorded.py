@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import strategies as st
 
 from leebert.evaluate import HeldOut
+from leebert.tradeoff import Tradeoff
 
 
 @st.composite
@@ -48,3 +51,11 @@ def crowded(sure: float = 6, wrong: int = 20) -> HeldOut:
     labels[:wrong] = 1
     logits[4:, :wrong] = logits[4:, :wrong, ::-1]
     return HeldOut(logits, labels)
+
+
+def drawn(criterion: str, layers: Sequence[float], scores: Sequence[float], exits: int, first: float) -> Tradeoff:
+    """A curve through these points, of a model with an exit after each layer; `first` is its first exit's score."""
+    return Tradeoff(
+        criterion, np.array(layers, float), {"score": np.array(scores)}, np.zeros(len(layers)),
+        np.empty((len(layers), 0), int), tuple(range(1, exits + 1)), exits, None, first,
+    )  # fmt: skip
