@@ -44,6 +44,8 @@ def _sweep(page: Page, found: OnSweep, prefix: str) -> None:
     if found.layers:
         each = ", ".join(f"{name} {layers:.2f}" for name, layers in found.layers.items())
         page.text(f"Layers of the best configuration of each: {each} ({FEWEST}).")
+    if found.no_layers:
+        page.text(f"No layers: {found.no_layers}")
     for objective, comparison in found.at_speed_ups:
         page.heading(f"{prefix}{str(objective).capitalize()}")
         if isinstance(comparison, str):

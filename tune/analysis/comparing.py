@@ -27,12 +27,14 @@ class OnSweep:
     """A minus B on one sweep: by the mean over exits, and by the score at each speed-up.
 
     layers: the fewest that the best configuration of each side needs (:func:`tune.store.curves.layers_needed`), by side.
+    no_layers: why a side has none, in words; empty where nothing is missing.
     """
 
     pool: Pool
     scores: Comparison
     at_speed_ups: tuple[AtSpeedUp, ...]
     layers: Mapping[str, float]
+    no_layers: str = ""
 
     @property
     def sweep(self) -> str:
@@ -55,6 +57,7 @@ class OnSweep:
             "running": self.pool.running,
             **self.scores.as_dict(),
             "layers": dict(self.layers),
+            **({"no_layers": self.no_layers} if self.no_layers else {}),
             "at_speed_ups": [
                 {
                     "speed_up": objective.speed_up,
@@ -111,20 +114,22 @@ def compare_pool(
     except ConfigError as error:
         raise ConfigError(f"{error}; {pool.unfinished}" if pool.unfinished else str(error)) from None
     there = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
-    return OnSweep(pool, scores, tuple(there), _layers(pool, scores))
+    return OnSweep(pool, scores, tuple(there), *_layers(pool, scores))
 
 
-def _layers(pool: Pool, scores: Comparison) -> dict[str, float]:
+def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
+    """The layers that the best of each side needs, and why one is missing."""
     history, found = pool.state.history(), {}
+    missing: list[str] = []
     for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
         side = tuple(c for c in history if c.id in ids)
         if complete(side):
             top = best(side)
             ends = [pool.state.cells[top.id, cell.seed, cell.fold] for cell in top.cells]
-            needed = layers_needed(ends, CellCurves(pool.homes[top.id]))
+            needed = layers_needed(ends, CellCurves(pool.homes[top.id], missing.append))
             if needed is not None:
                 found[side_name(scores.option, value)] = needed
-    return found
+    return found, "; ".join(dict.fromkeys(missing))
 
 
 def _at_speed_ups(
@@ -260,6 +265,8 @@ def print_comparisons(found: Sequence[OnSweep]) -> None:
         if one.layers:
             each = ", ".join(f"{name} {layers:.2f}" for name, layers in one.layers.items())
             console.print(f"layers of the best configuration of each ({FEWEST}): {each}", highlight=False)
+        if one.no_layers:
+            console.print(Text(f"no layers: {one.no_layers}"))
         for objective, there in one.at_speed_ups:
             if isinstance(there, str):
                 console.print(Text(f"not at speed-up {objective.speed_up}: {there}"))
