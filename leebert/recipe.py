@@ -302,12 +302,13 @@ def own_exits(config: RunConfig) -> ExitConfig:
     return ExitConfig(strategy="never") if one_exit and "exits" not in config.model_fields_set else config.exits
 
 
-def _keep_curves(model: Any, config: RunConfig, recorded: Any, out: Path) -> None:
-    """Keep beside the model what speed-up each threshold gave on the held-out rows."""
+def _keep_curves(model: Any, config: RunConfig, recorded: Any, metric: str, out: Path) -> None:
+    """Keep beside the model what speed-up and score each threshold gave on the held-out rows."""
     from leebert.thresholds import FILE, curves, curves_as_json
 
     on = f"{recorded.logits.shape[1]} held-out rows of the training split"
-    write_atomically(out / FILE, curves_as_json(curves(recorded, config.exits.patience), model.num_exits, on))
+    told = curves(recorded, config.exits.patience, metric=metric)
+    write_atomically(out / FILE, curves_as_json(told, model.num_exits, on))
 
 
 def has_rule_to_tune(config: RunConfig) -> bool:
@@ -456,7 +457,7 @@ def train_model(
     if held_out is not None:
         model.load_state_dict(best_weights.load(result.best.epoch))
         if model.num_exits > 1:
-            _keep_curves(model, config, result.held_out, out)
+            _keep_curves(model, config, result.held_out, task.metric, out)
         if tunes:
             chosen = _leave_by_its_own_rule(model, config, result.held_out)
     summary = {

@@ -36,6 +36,7 @@ __all__ = [
     "Never",
     "Patience",
     "Strategy",
+    "check_classes",
     "check_rule",
     "check_threshold",
     "leaving",
@@ -84,12 +85,17 @@ def check_rule(strategy: str, patience: int | None, num_exits: int) -> None:
         )
 
 
+def check_classes(strategy: str, num_classes: int) -> None:
+    """Raises ConfigError where a model has one output per exit and the rule compares classes: all but never."""
+    if num_classes < 2 and strategy in RULES:
+        raise ConfigError(
+            f"strategy {strategy!r} compares classes, and this model has one output per exit, as a regression has: use never"
+        )
+
+
 def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None:
     """Raises ConfigError where a model of M exits and K classes has no use for a rule, its patience or its threshold."""
-    if num_classes < 2 and exits.strategy in RULES:
-        raise ConfigError(
-            f"strategy {exits.strategy!r} compares classes, and this model has one output per exit, as a regression has: use never"
-        )
+    check_classes(exits.strategy, num_classes)
     check_rule(exits.strategy, exits.patience, num_exits)
     if exits.threshold is not None:
         problem = RULES[exits.strategy].problem(exits.threshold, num_exits, num_classes)
