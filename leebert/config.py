@@ -216,7 +216,8 @@ class AimConfig(Frozen):
     """
 
     criterion: StrategyName | None = Field(
-        None, description="The exit criterion; None: that which the method was published with, if it has no default, else the best."
+        None,
+        description="The exit criterion; None: that which the method was published with, if it has no default, else the best.",
     )
     max_loss: float | None = Field(None, ge=0, le=100, description="Points of score that may be lost to exit earlier.")
     speed_up: float | None = Field(None, ge=1, description="Layer speed-up, depth / mean layers.")
@@ -224,7 +225,9 @@ class AimConfig(Frozen):
     @model_validator(mode="after")
     def _has_a_threshold(self) -> AimConfig:
         if self.criterion is not None and self.criterion not in RULES:
-            raise ValueError(f"criterion {self.criterion!r} has no threshold to choose; leave the aim out, and set exits.strategy")
+            raise ValueError(
+                f"criterion {self.criterion!r} has no threshold to choose; leave the aim out, and set exits.strategy"
+            )
         return self
 
 
