@@ -355,7 +355,8 @@ def methods(json_: Json = False) -> None:
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A saved model's folder, whose thresholds are changed.")],
     texts: Annotated[str, typer.Argument(help="Texts of your own traffic, as `predict` reads them; - is stdin.")],
-    speed_up: Annotated[float, typer.Option(help="What to reach: M / mean layers executed.")],
+    speed_up: Annotated[float | None, typer.Option(help="Aim: a layer speed-up, depth / mean layers.")] = None,
+    max_loss: MaxLoss = None,
     strategy: Annotated[
         str | None, typer.Option(help="The model's rule from now on; the one that it has by default.")
     ] = None,
@@ -365,16 +366,22 @@ def calibrate(
     json_: Json = False,
 ) -> None:
     """Choose a model's thresholds on texts without labels, so that it reaches a speed-up on texts like them."""
+    if (speed_up is None) == (max_loss is None):
+        raise ConfigError("calibrate needs an aim: --speed-up RATIO, or --max-loss POINTS")
     loaded, tokenizer = _load(model)
     check_writable(model, "model")
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
     from leebert.calibration import calibrate as choose
     from leebert.calibration import print_calibration, save_calibration
+    from leebert.operating_point import Aim, saved_tradeoffs
+    from leebert.thresholds import read_curves
 
     found = choose(
-        loaded, tokenizer, list(_texts(loaded, texts, text)), "stdin" if texts == "-" else Path(texts).name, speed_up,
-        strategy or loaded.config.exit_strategy, runtime, batch_size=batch_size, progress=partial(_bar, what="rows"),
+        loaded, tokenizer, list(_texts(loaded, texts, text)), "stdin" if texts == "-" else Path(texts).name,
+        Aim.of(max_loss, speed_up), strategy or loaded.config.exit_strategy, runtime,
+        validated=saved_tradeoffs(read_curves(model), loaded.exit_layers, loaded.depth), batch_size=batch_size,
+        progress=partial(_bar, what="rows"),
     )  # fmt: skip
     before = save_calibration(model, found)
     if json_:

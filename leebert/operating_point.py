@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import ConfigError
-from leebert.rules import RULES
+from leebert.rules import RULES, named
 from leebert.thresholds import Chosen
 from leebert.tradeoff import ALLOWED_LOSS, Point, Tradeoff
 
@@ -121,6 +121,41 @@ def saved_tradeoffs(
                 np.empty((len(columns), 0), int), tuple(exit_layers), depth, int(patience) if patience else None,
             )
         )  # fmt: skip
+    return found
+
+
+def within_loss(curves: Sequence[Tradeoff], criterion: str, patience: int | None, max_loss: float) -> Chosen:
+    """The fastest threshold of one criterion that loses at most `max_loss` (a fraction) on a saved model's curves.
+
+    Raises:
+        ConfigError: The model has no labelled curve of the criterion.
+    """
+    for curve in curves:
+        if (curve.criterion, curve.patience) == (criterion, patience):
+            return choose_point([curve], Aim(max_loss, None))
+    there = ", ".join(curve.name for curve in curves)
+    raise ConfigError(
+        f"max_loss: this model has no scores by threshold of the exit criterion {named(criterion, patience)!r}"
+        + (f" (but of {there})" if there else "")
+        + ": train it again with a validation fold, or give a threshold or speed_up"
+    )
+
+
+def scored(
+    points: Mapping[str, Sequence[Sequence[float]]], validated: Sequence[Tradeoff]
+) -> dict[str, list[list[float]]]:
+    """Curves of unlabelled samples, with the scores that the thresholds have on a saved model's validation curves.
+
+    A score between two thresholds is interpolated in the threshold. Criteria without a validation curve stay unscored.
+    """
+    by_name = {curve.name: curve for curve in validated}
+    found: dict[str, list[list[float]]] = {}
+    for name, rows in points.items():
+        found[name] = [list(row[:2]) for row in rows]
+        if name in by_name:
+            order = np.argsort(by_name[name].thresholds, kind="stable")
+            known = by_name[name].thresholds[order], by_name[name].scores[order]
+            found[name] = [[*row, float(np.interp(row[0], *known))] for row in found[name]]
     return found
 
 

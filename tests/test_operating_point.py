@@ -3,17 +3,22 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given
+from encoders import graded_rows, save_backbone, write_task
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from saved_models import LAYERS, save_model
 
 from leebert.config import AimConfig, parse
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.operating_point import Aim, choose_point, in_words, saved_tradeoffs
 from leebert.rules import RULES
-from leebert.thresholds import curves
+from leebert.serving import Served
+from leebert.thresholds import FILE, Chosen, curves, curves_as_json, read_curves
 from leebert.tradeoff import replay_point, tradeoff, tradeoffs
+from leebert.yaml import dump_yaml
 
 
 def recorded(seed: int = 0, samples: int = 60, exits: int = 5, classes: int = 3) -> HeldOut:
@@ -42,6 +47,7 @@ def agreeing_on_a_mistake() -> HeldOut:
     return HeldOut(logits, labels)
 
 
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.005, 0.01, 0.03, 0.1]))
 def test_within_a_loss_no_criterion_of_the_model_is_faster_and_the_loss_is_kept(seed, loss):
     record = recorded(seed, samples=40)
@@ -113,3 +119,113 @@ def test_wrong_aims_are_refused():
         choose_point([], Aim.of())
     with pytest.raises(ConfigError, match="criterion 'never' has no threshold to choose"):
         parse(AimConfig, {"criterion": "never"}, "options")
+
+
+# A saved model: calibration and service.
+
+OWN = {"name": "pairs", "files": {"train": "x.csv"}, "text": ["a", "b"], "label": "label", "labels": ["no", "yes"]}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model of four layers with labelled curves beside it, as training leaves them, and texts."""
+    folder = save_model(tmp_path / "model", OWN, ("no", "yes"))
+    curves_of = curves(recorded(2, samples=200, exits=LAYERS, classes=2), metric="accuracy")
+    (folder / FILE).write_text(curves_as_json(curves_of, LAYERS, "200 held-out rows of the training split"))
+    pd.DataFrame(graded_rows(300)).to_csv(tmp_path / "texts.csv", index=False)
+    return folder
+
+
+def test_a_request_may_name_the_loss_that_it_allows(saved):
+    served = Served(saved)
+    curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "confidence", metric="accuracy")
+    for points in (0.5, 3.0):
+        rule = served.rule({"strategy": "confidence", "max_loss": points})
+        assert rule.threshold == curve.within(points / 100).threshold
+    with pytest.raises(ConfigError, match="speed_up and max_loss: give one of the two"):
+        served.rule({"speed_up": 2.0, "max_loss": 1.0})
+    with pytest.raises(ConfigError, match="max_loss 200: points of score"):
+        served.rule({"max_loss": 200.0})
+    with pytest.raises(ConfigError, match=r"no scores by threshold of the exit criterion 'pcee, patience 3' \(but of"):
+        served.rule({"strategy": "pcee", "patience": 3, "max_loss": 1.0})
+
+
+def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):
+    unscored = curves(recorded(2, samples=200, exits=LAYERS, classes=2))
+    (saved / FILE).write_text(curves_as_json(unscored, LAYERS, "held-out rows"))
+    with pytest.raises(ConfigError, match="train it again with a validation fold"):
+        Served(saved).rule({"max_loss": 1.0})
+
+
+def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_speed_up_on_the_texts(saved, cli):
+    curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "entropy", metric="accuracy")
+    options = ("--max-loss", 3, "--strategy", "entropy", "--json")
+    ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
+    assert ran.code == 0, ran.err
+    own = ran.json["chosen"]["entropy"]
+    assert own["threshold"] == curve.within(0.03).threshold
+    assert own["max_loss"] == 0.03
+    assert own["loss"] <= 0.03 + 1e-9
+    answers = Served(saved).predict(pd.read_csv(saved.parent / "texts.csv"))
+    assert LAYERS / answers["exit_layer"].mean() == pytest.approx(own["reached"], rel=0.01)
+    # The scores are kept beside the new speed-ups: a request may still name a loss, and so may a second calibration.
+    assert Served(saved).rule({"strategy": "entropy", "max_loss": 3.0}).threshold == pytest.approx(
+        own["threshold"], rel=0.2
+    )
+    assert cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options).code == 0
+
+
+def test_calibration_wants_one_aim(saved, cli):
+    for options in ((), ("--speed-up", 2, "--max-loss", 1)):
+        ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
+        assert ran.code == 1
+        assert "calibrate needs an aim: --speed-up RATIO, or --max-loss POINTS" in ran.err
+
+
+# Training.
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a task of 200 rows, a backbone of four layers and a configuration of both."""
+    folder = tmp_path_factory.mktemp("operating-point")
+    save_backbone(folder / "backbone", layers=LAYERS)
+    training = {"batch_size": 8, "max_epochs": 3, "lr_theta": 1e-3, "precision": "fp32"}
+    model = {"backbone": str(folder / "backbone"), "max_length": 32}
+    (folder / "run.yaml").write_text(
+        dump_yaml({"task": write_task(folder / "data"), "model": model, "training": training})
+    )
+    return folder
+
+
+def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_costs(place, cli, tmp_path):
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2)
+    assert ran.code == 0, ran.err
+    chosen = json.loads((tmp_path / "m" / "training.json").read_text())["chosen"]
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert (config["exit_strategy"], config["exit_threshold"]) == (chosen["strategy"], chosen["threshold"])
+    told = json.loads((tmp_path / "m" / FILE).read_text())
+    assert told["chosen"] == chosen
+    every = saved_tradeoffs(read_curves(tmp_path / "m"), range(1, LAYERS + 1), LAYERS)
+    assert {curve.criterion for curve in every} == set(RULES)
+    assert chosen["reached"] == pytest.approx(max(curve.within(0.02).speed_up for curve in every))
+    assert in_words(Chosen(**chosen)) in ran.out
+    assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'}"
+
+
+def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, tmp_path):
+    ran = cli(
+        "leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2,
+        "--set", "exits.strategy=patience",
+    )  # fmt: skip
+    assert ran.code == 1
+    assert "aim: `exits` names the exit criterion already" in ran.err
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_named_criterion_gets_its_threshold_chosen(place, cli, tmp_path):
+    options = ("--criterion", "confidence", "--speed-up", 1.5, "--json")
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options)
+    assert ran.code == 0, ran.err
+    assert ran.json["chosen"]["strategy"] == "confidence"
+    assert ran.json["chosen"]["asked"] == 1.5
