@@ -169,7 +169,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     data_dir: DataDir = None,
     split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
-    thresholds: Annotated[int, typer.Option(min=1, help="How many thresholds per strategy.")] = 20,
+    thresholds: Annotated[int | None, typer.Option(hidden=True)] = None,  # tables are in steps of layers now
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
     timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
@@ -177,7 +177,9 @@ def evaluate(
     precision: Precision = None,
     json_: Json = False,
 ) -> None:
-    """Score every exit, and every exit strategy over its thresholds, from one pass over the data."""
+    """Score every exit, and every exit criterion in steps of layers, from one pass over the data."""
+    if thresholds is not None:
+        print("--thresholds has no effect: the table is in steps of layers", file=sys.stderr)
     if out:
         check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
@@ -196,7 +198,7 @@ def evaluate(
     results = {}
     for name in splits:
         results[name] = evaluate_split(
-            loaded, tokenizer, read_examples(task, name, data_dir), task.metric, runtime, thresholds=thresholds,
+            loaded, tokenizer, read_examples(task, name, data_dir), task.metric, runtime,
             batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
         )  # fmt: skip
     if out:

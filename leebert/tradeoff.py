@@ -39,8 +39,8 @@ STEPS_PER_LAYER = 10
 # Values nearer to each other than this share, or than that number, are one: float32 would not tell them apart.
 _APART, _TINY = 1e-6, 1e-30
 
-# Scores are sums of float64 fractions: one that is less than this below the bound is on it.
-_ROUNDING = 1e-9
+# Curves are kept with so many decimals; a score that is less than this below a bound is on it.
+_DIGITS, _ROUNDING = 9, 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,11 @@ class Tradeoff:
         """The greatest layer speed-up that the criterion reaches."""
         return self.depth / float(self.layers[0])
 
+    @property
+    def slowest(self) -> float:
+        """The layer speed-up of the full model: above 1 where its last exit follows fewer layers than the depth."""
+        return self.depth / self.exit_layers[-1]
+
     def __len__(self) -> int:
         return len(self.layers)
 
@@ -150,9 +155,8 @@ class Tradeoff:
             ConfigError: The criterion can't be that fast.
         """
         if not self.reaches(speed_up):
-            least = self.depth / self.exit_layers[-1]
             raise ConfigError(
-                f"speed-up {speed_up:g}: {self.criterion} reaches from {least:.3g} to {self.fastest:.2f} on "
+                f"speed-up {speed_up:g}: {self.criterion} reaches from {self.slowest:.3g} to {self.fastest:.2f} on "
                 f"{len(self.exit_layers)} exits"
             )
         return float(np.interp(self.depth / speed_up, self.layers, self.scores))
@@ -166,14 +170,17 @@ class Tradeoff:
         first, last = self.exit_layers[0], self.exit_layers[-1]
         if first == last:
             return float(self.scores[-1])
+        assert self.first_exit is not None  # there are scores
         layers, scores = np.append(first, self.layers), np.append(self.first_exit, self.scores)
         return float(np.trapezoid(scores, layers)) / (last - first)
 
-    def in_steps(self, per_layer: int = 2) -> list[Point]:
+    def in_steps(self, per_layer: int | None = None) -> list[Point]:
         """The points nearest to whole multiples of 1 / `per_layer` layers, and both ends: what a table shows.
 
-        Criteria whose thresholds are whole numbers have all their points.
+        By default half layers up to six exits, whole layers beyond. Criteria whose thresholds are whole numbers have all
+        their points.
         """
+        per_layer = per_layer or (2 if len(self.exit_layers) <= 6 else 1)
         if RULES[self.criterion].whole:
             return list(self)
         wanted = np.arange(math.ceil(self.layers[0] * per_layer), self.layers[-1] * per_layer) / per_layer
@@ -181,22 +188,21 @@ class Tradeoff:
         return [self.point(i) for i in sorted(chosen)]
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the counts, as JSON-ready values; see :meth:`of`."""
+        """Layers and scores as JSON-ready values, in two kilobytes; see :meth:`of`."""
         return {
             "criterion": self.criterion, "patience": self.patience, "depth": self.depth,
             "exit_layers": list(self.exit_layers), "first_exit": self.first_exit,
-            "thresholds": self.thresholds.tolist(), "layers": self.layers.tolist(),
-            "measures": {name: values.tolist() for name, values in self.measures.items()},
+            "layers": self.layers.round(_DIGITS).tolist(), "score": self.scores.round(_DIGITS).tolist(),
         }  # fmt: skip
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Tradeoff:
-        """From what :meth:`as_dict` has made. Counts are not kept: (T, 0)."""
+        """From what :meth:`as_dict` has made, which keeps neither thresholds (NaN) nor counts ((T, 0))."""
         layers = np.array(plain["layers"], float)
         return cls(
-            plain["criterion"], layers, {k: np.array(v, float) for k, v in plain["measures"].items()},
-            np.array(plain["thresholds"], float), np.empty((len(layers), 0), int), tuple(plain["exit_layers"]),
-            int(plain["depth"]), plain["patience"], plain["first_exit"],
+            plain["criterion"], layers, {"score": np.array(plain["score"], float)}, np.full(len(layers), np.nan),
+            np.empty((len(layers), 0), int), tuple(plain["exit_layers"]), int(plain["depth"]), plain["patience"],
+            plain["first_exit"],
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import crowded, records, surer
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from leebert.errors import ConfigError
@@ -19,29 +20,6 @@ from leebert.evaluate import HeldOut, replay_point
 from leebert.metrics import measures
 from leebert.rules import RULES
 from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, tradeoff, tradeoffs
-
-
-@st.composite
-def records(draw, most_exits: int = 5) -> HeldOut:
-    """Any recorded logits: tied, equal, saturated or with one class only, with exits after any layers."""
-    m, n, k = draw(st.integers(2, most_exits)), draw(st.integers(1, 12)), draw(st.integers(2, 3))
-    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
-    logits = rng.normal(size=(m, n, k)) * draw(st.sampled_from([0, 0.01, 1, 5, 200]))
-    kind = draw(st.sampled_from(["any", "tied", "equal rows", "equal exits", "one class", "partly saturated"]))
-    if kind == "tied":
-        logits = logits.round()
-    elif kind == "equal rows":
-        logits[:] = logits[:, :1]
-    elif kind == "equal exits":
-        logits[:] = logits[:1]
-    elif kind == "one class":
-        logits[..., 0] = np.abs(logits).max() + 1
-    elif kind == "partly saturated":
-        logits[:, ::2] *= 1e4
-    layers = draw(st.sampled_from([(), tuple(range(2, 2 * m + 1, 2)), (1, *range(3, m + 2))]))
-    depth = draw(st.sampled_from([0, 2 * m + 3])) if layers else 0
-    return HeldOut(logits.astype(np.float32), rng.integers(0, k, n), layers, depth)
-
 
 CRITERIA = [(name, None) for name in RULES] + [("pcee", 1), ("f-pabee", 1)]
 
@@ -78,15 +56,6 @@ def test_no_threshold_lies_in_a_gap(recorded, rule, seed):
         assert np.abs(np.log(found.layers / layers)).min() <= STEP / 2 + 1e-9
 
 
-def surer(rows: int = 600, exits: int = 6, classes: int = 3, seed: int = 0) -> HeldOut:
-    """Exits that grow surer with depth, each sample at its own pace."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, rows)
-    logits = rng.normal(size=(exits, rows, classes))
-    logits[:, np.arange(rows), labels] += np.arange(1, exits + 1)[:, None] * rng.gamma(2.0, 0.5, rows)
-    return HeldOut(logits.astype(np.float32), labels)
-
-
 @pytest.mark.parametrize("sureness", [0.1, 1, 8])
 def test_points_are_spread_over_layers_however_values_are_spread(sureness):
     """Nearly undecided or nearly certain samples crowd at an end of the thresholds' range; their layers don't."""
@@ -94,16 +63,6 @@ def test_points_are_spread_over_layers_however_values_are_spread(sureness):
     found = tradeoff(HeldOut(record.logits * np.float32(sureness), record.labels), metric="accuracy")
     assert np.diff(np.log(found.layers)).max() < 3 * STEP
     assert len(found) < 4 * math.log(6) / STEP / 2
-
-
-def crowded() -> HeldOut:
-    """All samples are so certain that their entropies lie within one twentieth of the range; one in five is wrong at first."""
-    logits = np.zeros((6, 100, 2), np.float32)
-    logits[..., 0] = np.linspace(6, 9, 100)[None] + np.arange(6)[:, None]
-    labels = np.zeros(100, int)
-    labels[:20] = 1
-    logits[4:, :20] = logits[4:, :20, ::-1]
-    return HeldOut(logits, labels)
 
 
 def test_layers_between_two_evenly_spaced_thresholds_are_found():

@@ -148,7 +148,8 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
     held_out = (
         f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows"
     )
-    thresholds = curves_as_json(curves(recorded, plan.patience), len(recorded.logits), held_out)
+    by_criterion = curves(recorded, plan.patience, metric=_metric(best))
+    thresholds = curves_as_json(by_criterion, len(recorded.logits), held_out)
     summaries: dict[int, Any] = {}
     for seed in plan.seeds:
         folder = out / f"seed-{seed}"
@@ -190,6 +191,12 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
         address = served_as if seed == plan.seeds[0] else ""
         write_card(out / f"seed-{seed}", _facts(ready, seed, summary, evaluations, address))
     return told
+
+
+def _metric(best: BestFile) -> str:
+    from leebert.recipe import effective_task
+
+    return effective_task(best.config.task, best.config.data.group_by).metric
 
 
 def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
