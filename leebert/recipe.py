@@ -325,8 +325,7 @@ def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
     from leebert.tradeoff import tradeoff, tradeoffs
 
     aim = Aim.of(config.aim.max_loss, config.aim.speed_up)
-    method = METHODS[config.training.algorithm]
-    one = config.aim.criterion or (method.exits if method.tuned else None)
+    one = config.aim.criterion or METHODS[config.training.algorithm].own_criterion
     asked = () if aim.speed_up is None else (aim.speed_up,)
     if one is not None:
         return choose_point([tradeoff(recorded, one, metric=metric, speed_ups=asked)], aim)
