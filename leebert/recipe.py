@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
-from leebert.config import ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
+from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.files import write_atomically
 from leebert.images.backbones import check_network, is_network
@@ -22,6 +22,7 @@ from leebert.methods import METHODS, SPECIFIC, applies, idle
 if TYPE_CHECKING:
     from leebert.data.tasks import AnyTask, Task
     from leebert.data.tokens import TokenisedSplit
+    from leebert.evaluate import HeldOut
     from leebert.images.arrays import ImageRows
     from leebert.problem import Problem
     from leebert.record import Rows
@@ -33,9 +34,6 @@ HOLD_OUT_FOLDS = 5
 
 #: Of a model's folder: what training goes on from when it was killed, and what it tells when all else is written.
 CHECKPOINTS, SUMMARY = ".checkpoints", "training.json"
-
-#: What a rule that was published without a threshold is given one for: half of the layers, near where the paper compares.
-SPEED_UP = 2.0
 
 
 class DataConfig(Frozen):
@@ -61,6 +59,7 @@ class RunConfig(Frozen):
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     training: TrainConfig = Field(default_factory=lambda: TrainConfig())
     exits: ExitConfig = Field(default_factory=lambda: ExitConfig())
+    aim: AimConfig = Field(default_factory=lambda: AimConfig())
     theta_updates: int | None = Field(
         None, ge=1, description="Train exactly so long on the whole training split, nothing held out."
     )
@@ -302,28 +301,44 @@ def own_exits(config: RunConfig) -> ExitConfig:
     return ExitConfig(strategy="never") if one_exit and "exits" not in config.model_fields_set else config.exits
 
 
-def _keep_curves(model: Any, config: RunConfig, recorded: Any, metric: str, out: Path) -> None:
-    """Keep beside the model what speed-up and score each threshold gave on the held-out rows."""
+def chooses_exits(config: RunConfig) -> bool:
+    """Whether training chooses the exit criterion, given a validation fold: not where the configuration names one."""
+    return not METHODS[config.training.algorithm].one_exit and "exits" not in config.model_fields_set
+
+
+def _check_aim(config: RunConfig) -> None:
+    """Raises ConfigError for an aim that nothing is chosen for."""
+    if not config.aim.model_fields_set:
+        return
+    if METHODS[config.training.algorithm].one_exit:
+        raise ConfigError(f"aim: {config.training.algorithm} leaves one exit, so there is no exit criterion to choose")
+    if "exits" in config.model_fields_set:
+        raise ConfigError(
+            "aim: `exits` names the exit criterion already, so none is chosen; leave one of the two out (aim.criterion "
+            "names a criterion whose threshold is chosen)"
+        )
+
+
+def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
+    """The exit criterion and threshold that meet the configuration's aim on recorded validation samples."""
+    from leebert.operating_point import Aim, choose_point
+    from leebert.tradeoff import tradeoff, tradeoffs
+
+    aim = Aim.of(config.aim.max_loss, config.aim.speed_up)
+    one = config.aim.criterion or METHODS[config.training.algorithm].own_criterion
+    asked = () if aim.speed_up is None else (aim.speed_up,)
+    if one is not None:
+        return choose_point([tradeoff(recorded, one, metric=metric, speed_ups=asked)], aim)
+    return choose_point(list(tradeoffs(recorded, metric=metric, speed_ups=asked).values()), aim)
+
+
+def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, own: Chosen | None) -> None:
+    """Keep beside the model what layer speed-up and score each threshold gave on the validation samples."""
     from leebert.thresholds import FILE, curves, curves_as_json
 
     on = f"{recorded.logits.shape[1]} held-out rows of the training split"
-    told = curves(recorded, config.exits.patience, metric=metric)
-    write_atomically(out / FILE, curves_as_json(told, model.num_exits, on))
-
-
-def has_rule_to_tune(config: RunConfig) -> bool:
-    """Whether a model is to leave by its method's rule, at a threshold of its own: there is none for all, and no rule is given."""
-    return METHODS[config.training.algorithm].tuned and "exits" not in config.model_fields_set
-
-
-def _leave_by_its_own_rule(model: Any, config: RunConfig, recorded: Any) -> Chosen:
-    """Choose the threshold of the method's rule on recorded rows, and let the model leave by it."""
-    from leebert.thresholds import choose
-
-    chosen = choose(recorded, METHODS[config.training.algorithm].exits, SPEED_UP)
-    model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
-    model.config.exit_patience = chosen.patience
-    return chosen
+    found = curves(recorded, config.exits.patience, metric=metric)
+    write_atomically(out / FILE, curves_as_json(found, len(recorded.logits), on, own))
 
 
 def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochReport]) -> dict[str, Any]:
@@ -408,14 +423,15 @@ def train_model(
     torch.manual_seed(derive_seed(config.training.seed, "init"))
     exits = own_exits(config)
     hold_out = hold_out and config.theta_updates is None
-    tunes = hold_out and has_rule_to_tune(config)
+    _check_aim(config)
+    chooses = hold_out and chooses_exits(config)
     untrained = problem_of(task, config.model, exits=exits)
     model = untrained.model(config.training)
     # Whatever the network is not made for is said before the rows are tokenised.
     left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
     check_threshold(exits, left, len(task.label_names))
     check(method(config.training, model.num_exits), model, config.training)
-    if not tunes:
+    if not chooses:
         warn_if_unreachable(exits, left)
     model.config.precision = runtime.precision
     model.config.task = config.task
@@ -456,10 +472,13 @@ def train_model(
     chosen: Chosen | None = None
     if held_out is not None:
         model.load_state_dict(best_weights.load(result.best.epoch))
+        assert result.held_out is not None
+        if model.num_exits > 1 and chooses:
+            chosen = _chosen_exits(config, result.held_out, task.metric)
+            model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
+            model.config.exit_patience = chosen.patience
         if model.num_exits > 1:
-            _keep_curves(model, config, result.held_out, task.metric, out)
-        if tunes:
-            chosen = _leave_by_its_own_rule(model, config, result.held_out)
+            _keep_curves(config, result.held_out, task.metric, out, chosen)
     summary = {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
         "rows": len(rows),

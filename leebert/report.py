@@ -105,6 +105,21 @@ def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
     Console().print(table)
 
 
+def print_chosen(chosen: Mapping[str, Any] | None, samples: int) -> None:
+    """The operating point that training chose on its validation fold, on stdout, as `training.json` tells it."""
+    from leebert.operating_point import in_words
+    from leebert.thresholds import Chosen
+
+    if not chosen:
+        return
+    point = Chosen(**chosen)
+    print(f"{in_words(point)} on the validation fold ({samples} samples)")
+    if point.max_loss is not None and point.reached <= 1:
+        print(f"  no threshold of it saves a layer within {100 * point.max_loss:g} points")
+    elif not point.near:
+        print(f"  {point.shortfall}")
+
+
 def print_evaluation(split: str, result: dict[str, Any]) -> None:
     """The tables of one split on stdout."""
     from rich.console import Console

@@ -33,13 +33,19 @@ _Z95 = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A rule with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows."""
+    """A rule with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows.
+
+    loss: of score against the full model there, a fraction; None where the samples have no labels. max_loss: the loss that
+    was allowed, where that was the aim; `asked` is then what was reached.
+    """
 
     strategy: StrategyName
     threshold: float
     asked: float
     reached: float
     patience: int | None = None
+    loss: float | None = None
+    max_loss: float | None = None
 
     @property
     def exits(self) -> ExitConfig:
@@ -159,9 +165,12 @@ def curves(
     return found
 
 
-def curves_as_json(curves: dict[str, list[list[float]]], num_exits: int, chosen_on: str) -> str:
-    """What :data:`FILE` is to hold: the curves, and in words which rows they are of."""
-    return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, "curves": curves})
+def curves_as_json(
+    curves: dict[str, list[list[float]]], num_exits: int, chosen_on: str, own: Chosen | None = None
+) -> str:
+    """What :data:`FILE` is to hold: the curves, in words which samples they are of, and the model's own point on them."""
+    chosen = {} if own is None else {"chosen": dataclasses.asdict(own)}
+    return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, **chosen, "curves": curves})
 
 
 def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, patience: int | None = None) -> Chosen:

@@ -44,7 +44,7 @@ def refitted(best_place, cli, mlflow_server, tmp_path_factory):
     """The folder of a refit with two seeds, and what the command said."""
     out = tmp_path_factory.mktemp("refit") / "models"
     ran = cli(
-        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--speed-up", 2, "--out", out, "--json",
+        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--strategy", "entropy", "--speed-up", 2, "--out", out, "--json",
         "--tracking-uri", mlflow_server.url,
     )  # fmt: skip
     assert ran.code == 0, ran.err
