@@ -21,6 +21,7 @@ from leebert.errors import ConfigError
 from leebert.exits import leaving, make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
+from leebert.padding import padded_behind
 from leebert.record import Keep, Record
 from leebert.saved import load_saved
 from leebert.slim.embeddings import factorise_embeddings
@@ -145,7 +146,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return encoder.pooler(states)
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> State:
-        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask."""
+        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask.
+
+        Padding is moved behind a row's tokens (:mod:`leebert.padding`).
+        """
+        batch = padded_behind(batch)
         return *self.stack.begin(batch), batch.get("attention_mask")
 
     def advance(self, state: State, exit_: int) -> tuple[State, torch.Tensor]:
@@ -158,7 +163,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return (states, mask, attention), logits
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
-        """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
+        """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`.
+
+        Padding is moved behind a row's tokens (:mod:`leebert.padding`), in what is kept of the states too.
+        """
+        batch = padded_behind(batch)
         states, mask = self.stack.begin(batch)
         attention = batch.get("attention_mask")
         exits = self.exit_layers
@@ -188,6 +197,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         **unused: Any,
     ) -> EarlyExitOutput:
         """Hugging Face's calling convention around :meth:`record`. All exits are computed; see `leebert.inference`
@@ -196,6 +206,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
             "labels": labels,
         }
         record = self.record({name: t for name, t in given.items() if t is not None})

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from leebert.data.collate import TokenRows
 from leebert.errors import DataError
 from leebert.images.predict import ENDINGS
 
@@ -152,13 +153,12 @@ def answer_encoded(
 
     from leebert.inference import infer
 
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    found: list[dict[str, Any]] = [{}] * len(lengths)
+    rows = TokenRows.of(encoded, tokenizer.pad_token_id)
+    order = rows.lengths.argsort(kind="stable")
+    found: list[dict[str, Any]] = [{}] * len(rows)
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        batch = tokenizer.pad({k: [v[i] for i in index] for k, v in encoded.items()}, return_tensors="pt")
-        answer = infer(model, dict(batch), strategy, runtime)
+        answer = infer(model, rows.collate(index), strategy, runtime)
         probability, label = torch.softmax(answer.logits.float(), -1).max(-1)
         for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
             found[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}
