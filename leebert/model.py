@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.modeling_outputs import ModelOutput
 
 from leebert.backbone import Layer, LayerStack, load_encoder
+from leebert.compatibility import limits_of_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
 from leebert.equilibrium import branch_and_trunk
@@ -294,8 +295,10 @@ def build_model(
     described = encoder.config.to_dict()
     described["num_hidden_layers"] = encoder.config.num_hidden_layers
     reduced = structure_of(encoder)
+    longest = limits_of_encoder(encoder).longest
     config = LeebertConfig(
         backbone_config=described,
+        max_length=LeebertConfig.max_length if longest is None else min(LeebertConfig.max_length, longest),
         structure={"depth": encoder.config.num_hidden_layers, **reduced} if reduced else None,
         pooling=pooling,
         exit_dropout=(train or TrainConfig()).exit_dropout,

@@ -129,10 +129,11 @@ def answers(
     model: Any, tokenizer: Any, texts: Iterable[tuple[str, ...]], strategy: Any, runtime: Any, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Label, probability and exit layer of each row, in order; texts that are too long are cut."""
-    texts = iter(texts)
+    texts, first = iter(texts), 0
     while chunk := list(islice(texts, CHUNK)):
         encoded = encode(tokenizer, chunk, model.config.max_length)
-        yield from answer_encoded(model, tokenizer, encoded, strategy, runtime, batch_size)
+        yield from answer_encoded(model, tokenizer, encoded, strategy, runtime, batch_size, first)
+        first += len(chunk)
 
 
 def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Any:
@@ -146,14 +147,25 @@ def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | N
 
 
 def answer_encoded(
-    model: Any, tokenizer: Any, encoded: Mapping[str, Any], strategy: Any, runtime: Any, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    encoded: Mapping[str, Any],
+    strategy: Any,
+    runtime: Any,
+    batch_size: int,
+    first: int = 0,
 ) -> list[dict[str, Any]]:
-    """The answers to rows of :func:`encode`, in order, by inference that stops at the exit."""
+    """The answers to rows of :func:`encode`, in order, by inference that stops at the exit.
+
+    `first` is the number of the first row in messages. Raises DataError for a token that the model has no embedding for.
+    """
     import torch
 
+    from leebert.compatibility import limits_of_encoder
     from leebert.inference import infer
 
     rows = TokenRows.of(encoded, tokenizer.pad_token_id)
+    limits_of_encoder(model.backbone).check_rows(rows, "texts", range(first, first + len(rows)))
     order = rows.lengths.argsort(kind="stable")
     found: list[dict[str, Any]] = [{}] * len(rows)
     for start in range(0, len(order), batch_size):
