@@ -27,7 +27,8 @@ class Limits:
 
     name: what messages call it. rows: of its word embedding, which takes the ids 0 to rows − 1.
     positions: of its position embedding, of which those of the RoBERTa family use the first `reserved` for padding.
-    segments: rows of its segment embedding; None where it reads no segment ids, or has one segment and so takes every token to be in it.
+    segments: rows of its segment embedding; None where it reads no segment ids, and where it has one segment: every
+    token is in it then.
     """
 
     name: str
@@ -54,16 +55,16 @@ class Limits:
         padding = getattr(config, "pad_token_id", None)
         if padding is not None and padding >= rows:
             raise BackboneError(
-                f"{name}: pad_token_id {padding} in its config.json has no embedding: there are {rows} (ids 0 to {rows - 1}); "
-                "set it to the id of the tokenizer's padding token"
+                f"{name}: pad_token_id {padding} in its config.json has no embedding: there are {rows} (ids 0 to "
+                f"{rows - 1}); set it to the id of the tokenizer's padding token"
             )
         family = FAMILIES.get(config.model_type)
         reserved = 0
         if family and family.counts_from_padding:
             if padding is None:
                 raise BackboneError(
-                    f"{name}: its config.json has no pad_token_id, from which {config.model_type} counts positions; set it to the id "
-                    "of the tokenizer's padding token"
+                    f"{name}: its config.json has no pad_token_id, from which {config.model_type} counts positions; "
+                    "set it to the id of the tokenizer's padding token"
                 )
             reserved = padding + 1
         segments = getattr(config, "type_vocab_size", None)
@@ -93,8 +94,8 @@ class Limits:
         of = f", of which its family uses the first {self.reserved} for padding" if self.reserved else ""
         at = f" in {where}" if where else ""
         raise ConfigError(
-            f"max_length {max_length}{at}: {self.name} has {self.positions} positions{of}: it takes at most {longest} tokens; set "
-            f"max_length to {longest} or less"
+            f"max_length {max_length}{at}: {self.name} has {self.positions} positions{of}: it takes at most {longest} "
+            f"tokens; set max_length to {longest} or less"
         )
 
     def misfits(self, tokenizer: Any, *, pairs: bool) -> list[str]:
@@ -109,7 +110,8 @@ class Limits:
         highest = max(ids, default=-1)
         if highest >= self.rows:
             found.append(
-                f"its tokenizer has {len(ids)} tokens (ids up to {highest}), and the encoder embeds {self.rows} (ids up to {self.rows - 1})"
+                f"its tokenizer has {len(ids)} tokens (ids up to {highest}), and the encoder embeds {self.rows} (ids "
+                f"up to {self.rows - 1})"
             )
         if tokenizer.pad_token_id is None:
             found.append("its tokenizer has no padding token (pad_token in tokenizer_config.json)")
@@ -118,7 +120,8 @@ class Limits:
             segment = max(frame.type_ids, default=0) if frame else 0
             if segment >= self.segments:
                 found.append(
-                    f"its tokenizer gives segment ids up to {segment}, and the encoder embeds {self.segments} segments (ids up to {self.segments - 1})"
+                    f"its tokenizer gives segment ids up to {segment}, and the encoder embeds {self.segments} segments "
+                    f"(ids up to {self.segments - 1})"
                 )
         return found
 
@@ -142,8 +145,8 @@ class Limits:
             row = rows.row_of(at)
             number = row if row_ids is None else int(row_ids[row])
             raise DataError(
-                f"{source}, row {number}: {what} {int(ids[at])}, and {self.name} embeds the ids 0 to {limit - 1}; use the tokenizer "
-                "that the encoder was trained with"
+                f"{source}, row {number}: {what} {int(ids[at])}, and {self.name} embeds the ids 0 to {limit - 1}; use "
+                "the tokenizer that the encoder was trained with"
             )
 
 
@@ -183,8 +186,9 @@ def check_tokenizer(tokenizer: Any, limits: Limits, *, pairs: bool, pooling: str
         )
     if pooling != "mean" and not begins_with_special_token(tokenizer):
         raise BackboneError(
-            f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and exits with pooling {pooling!r} read the "
-            "first token; set pooling to mean, or give the tokenizer that the encoder was trained with"
+            f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and exits with pooling "
+            f"{pooling!r} read the first token; set pooling to mean, or give the tokenizer that the encoder was "
+            "trained with"
         )
 
 
@@ -235,8 +239,8 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
         raise CheckpointError(f"{limits.name}: {'; '.join(found)}; put back the tokenizer that was saved with it")
     if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):
         warnings.warn(
-            f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and its exits read the first token; see "
-            "that it is the tokenizer that was saved with it",
+            f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and its exits read the "
+            "first token; see that it is the tokenizer that was saved with it",
             stacklevel=3,
         )
 

@@ -157,7 +157,7 @@ def answer_encoded(
 ) -> list[dict[str, Any]]:
     """The answers to rows of :func:`encode`, in order, by inference that stops at the exit.
 
-    `first` is the number of the first row in messages. Raises DataError for a token that the model has no embedding for.
+    `first` is the number of the first row in messages. Raises DataError for a token without an embedding in the model.
     """
     import torch
 

@@ -53,7 +53,8 @@ class TokenRows:
     def collate(self, indices: Any) -> dict[str, torch.Tensor]:
         """Rows at these positions as int64 tensors, padded behind their tokens to the longest among them.
 
-        A tokenizer's own padding side is not asked for: one that pads on the left would serve a model otherwise than it was trained.
+        Tokenizers have a padding side of their own, which would serve a model otherwise than it was trained: it is not
+        asked for.
 
         Returns:
             input_ids, attention_mask and, where there are any, token_type_ids: (B, L).
