@@ -124,7 +124,10 @@ def test_train_refuses_in_one_line(place, cli, tmp_path, name):
     _, _, model, parts = BACKBONES[name]
     values = {"task": task, "model": {"backbone": str(folder / name), "max_length": 32, **model}}
     (tmp_path / "run.yaml").write_text(dump_yaml(values))
-    refuses(cli("leebert", "train", tmp_path / "run.yaml", "--out", tmp_path / "m"), [*parts, str(folder / name)])
+    refuses(
+        cli("leebert", "train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "m"),
+        [*parts, str(folder / name)],
+    )
     assert not (tmp_path / "m").exists()
 
 
@@ -314,7 +317,7 @@ def test_a_pair_task_is_trained_on_and_answered_by_an_encoder_with_one_segment(c
     training = {"batch_size": 4, "max_epochs": 1, "precision": "fp32"}
     model = {"backbone": str(tmp_path / "one"), "max_length": 32}
     (tmp_path / "run.yaml").write_text(dump_yaml({"task": task, "model": model, "training": training}))
-    ran = cli("leebert", "train", tmp_path / "run.yaml", "--out", tmp_path / "m", "--device", "cpu")
+    ran = cli("leebert", "train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "m", "--device", "cpu")
     assert ran.code == 0, ran.err
     ran = cli("leebert", "predict", tmp_path / "m", task["files"]["dev"], "--device", "cpu")
     assert ran.code == 0, ran.err
@@ -324,7 +327,7 @@ def test_a_pair_task_is_trained_on_and_answered_by_an_encoder_with_one_segment(c
 # Rows.
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     rows=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=8),
     beyond=st.sampled_from([-1, 10, 10**6]),
