@@ -98,7 +98,7 @@ class Limits:
             f"tokens; set max_length to {longest} or less"
         )
 
-    def misfits(self, tokenizer: Any, *, pairs: bool) -> list[str]:
+    def mismatches(self, tokenizer: Any, *, pairs: bool) -> list[str]:
         """What of a tokenizer's output the encoder has no embedding for, one clause each that names both numbers.
 
         Args:
@@ -135,6 +135,11 @@ class Limits:
             source: what messages call them.
             row_ids: their numbers in messages; None: from 0.
         """
+        if rows.pad_id is None or not 0 <= rows.pad_id < self.rows:
+            raise DataError(
+                f"{source}: the tokenizer's padding token has the id {rows.pad_id}, and {self.name} embeds the ids 0 to "
+                f"{self.rows - 1}; use the tokenizer that the encoder was trained with"
+            )
         for ids, limit, what in (
             (rows.input_ids, self.rows, "token id"),
             (rows.token_type_ids, self.segments, "segment id"),
@@ -174,7 +179,7 @@ def check_tokenizer(tokenizer: Any, limits: Limits, *, pairs: bool, pooling: str
     Raises:
         BackboneError: one line with everything that does not fit, and what to do.
     """
-    if found := limits.misfits(tokenizer, pairs=pairs):
+    if found := limits.mismatches(tokenizer, pairs=pairs):
         needed = max(tokenizer.get_vocab().values(), default=-1) + 1
         resize = (
             f", or resize the encoder's embedding (resize_token_embeddings({needed})) and save both"
@@ -235,7 +240,7 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
     limits = limits_of_encoder(model.backbone, f"the model in {folder}")
     limits.check_length(model.config.max_length, "its config.json")
     pairs = bool(model.config.task) and len(get_task(model.config.task).text_columns) == 2
-    if found := limits.misfits(tokenizer, pairs=pairs):
+    if found := limits.mismatches(tokenizer, pairs=pairs):
         raise CheckpointError(f"{limits.name}: {'; '.join(found)}; put back the tokenizer that was saved with it")
     if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):
         warnings.warn(

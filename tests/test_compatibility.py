@@ -347,6 +347,11 @@ def test_a_segment_without_an_embedding_is_found_too():
     with pytest.raises(DataError, match="texts, row 41: segment id 2, and backbone b embeds the ids 0 to 1;"):
         Limits("backbone b", 10, None, segments=2).check_rows(rows, "texts", np.array([40, 41]))
     Limits("backbone b", 10, None, segments=None).check_rows(rows, "texts")
+    for padding in (10, None):
+        with pytest.raises(
+            DataError, match=f"padding token has the id {padding}, and backbone b embeds the ids 0 to 9"
+        ):
+            Limits("backbone b", 10, None).check_rows(TokenRows.of({"input_ids": [[1]]}, padding), "texts")
 
 
 def test_a_word_that_was_added_to_a_loaded_tokenizer_is_never_sent_to_the_model(saved):

@@ -77,9 +77,11 @@ def test_an_answer_alone_beside_longer_rows_and_in_another_order_is_the_same(
     order = random.sample(range(len(texts)), len(texts))
     together = padded([texts[i] for i in order], side, spare)
     with torch.no_grad():
-        alone = torch.cat([model(**padded([text], side)).exit_logits for text in texts], dim=1)[:, order]
-        beside = model(**together).exit_logits
+        alone = torch.cat([model.record(padded([text], side)).logits for text in texts], dim=1)[:, order]
+        beside = model.record(together).logits
+        called = model(**together)
     assert torch.allclose(beside, alone, atol=1e-5, rtol=0)
+    assert torch.allclose(called.logits, alone[called.exit_layers - 1, torch.arange(len(order))], atol=1e-5, rtol=0)
     threshold = CRITERIA[name]
     near = [threshold] if threshold is None or name == "patience" else [threshold - 1e-5, threshold, threshold + 1e-5]
     allowed = np.array([replay(criterion(name, t), alone.numpy()) + 1 for t in near])
@@ -145,22 +147,20 @@ def test_without_a_mask_nothing_is_known_of_padding():
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_position_ids_of_the_caller_are_respected(family):
     plain = encoder(family).eval()
-    model = build_model(plain, ("no", "yes"), pooling="cls").eval()
+    model = build_model(plain, ("no", "yes"), pooling="cls", exits=ExitConfig(strategy="never")).eval()
     inputs = batch()
     positions = torch.arange(20, 31).unsqueeze(0)
     with torch.no_grad():
         expected = plain(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], position_ids=positions.expand(6, 11)
         ).last_hidden_state[:, 0]
-        given_positions = model(**inputs, position_ids=positions).exit_logits[-1]
+        given_positions = model(**inputs, position_ids=positions).logits
         assert torch.allclose(given_positions, model.heads[-1](expected), atol=1e-5)
-        assert not torch.allclose(given_positions, model(**inputs).exit_logits[-1], atol=1e-5)
+        assert not torch.allclose(given_positions, model(**inputs).logits, atol=1e-5)
         left = {name: tensor.flip(1) if tensor.dim() == 2 else tensor for name, tensor in inputs.items()}
         right = {**left, **padded_behind(left)}
         shifted = padded_behind({**left, "position_ids": positions})["position_ids"]
-        assert torch.equal(
-            model(**left, position_ids=positions).exit_logits, model(**right, position_ids=shifted).exit_logits
-        )
+        assert torch.equal(model(**left, position_ids=positions).logits, model(**right, position_ids=shifted).logits)
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,16 @@ class TokenRows:
     """N rows of tokens, one after the other in flat arrays.
 
     input_ids: flat, row i at offsets[i]:offsets[i + 1], and token_type_ids beside it (None where the tokenizer's model
-    takes none). pad_id: what a batch holds behind a row's last token.
+    takes none). pad_id: what a batch holds behind a row's last token; None: nothing, so that no batch can be made.
     """
 
     input_ids: np.ndarray
     token_type_ids: np.ndarray | None
     offsets: np.ndarray
-    pad_id: int
+    pad_id: int | None
 
     @classmethod
-    def of(cls, encoded: Mapping[str, Any], pad_id: int) -> TokenRows:
+    def of(cls, encoded: Mapping[str, Any], pad_id: int | None) -> TokenRows:
         """The rows that a Hugging Face tokenizer returned as lists, not padded."""
         lengths = [len(ids) for ids in encoded["input_ids"]]
         types = encoded.get("token_type_ids")
