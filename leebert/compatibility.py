@@ -137,8 +137,8 @@ class Limits:
         """
         if rows.pad_id is None or not 0 <= rows.pad_id < self.rows:
             raise DataError(
-                f"{source}: the tokenizer's padding token has the id {rows.pad_id}, and {self.name} embeds the ids 0 to "
-                f"{self.rows - 1}; use the tokenizer that the encoder was trained with"
+                f"{source}: the tokenizer's padding token has the id {rows.pad_id}, and {self.name} embeds the ids 0 "
+                f"to {self.rows - 1}; use the tokenizer that the encoder was trained with"
             )
         for ids, limit, what in (
             (rows.input_ids, self.rows, "token id"),
