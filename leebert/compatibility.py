@@ -105,25 +105,25 @@ class Limits:
             tokenizer: a Hugging Face tokenizer.
             pairs: whether it is to encode pairs of texts.
         """
-        found = []
+        clauses = []
         ids = tokenizer.get_vocab().values()
         highest = max(ids, default=-1)
         if highest >= self.rows:
-            found.append(
+            clauses.append(
                 f"its tokenizer has {len(ids)} tokens (ids up to {highest}), and the encoder embeds {self.rows} (ids "
                 f"up to {self.rows - 1})"
             )
         if tokenizer.pad_token_id is None:
-            found.append("its tokenizer has no padding token (pad_token in tokenizer_config.json)")
+            clauses.append("its tokenizer has no padding token (pad_token in tokenizer_config.json)")
         if self.segments is not None and "token_type_ids" in tokenizer.model_input_names:
             frame = _frame(tokenizer, pairs)
             segment = max(frame.type_ids, default=0) if frame else 0
             if segment >= self.segments:
-                found.append(
+                clauses.append(
                     f"its tokenizer gives segment ids up to {segment}, and the encoder embeds {self.segments} segments "
                     f"(ids up to {self.segments - 1})"
                 )
-        return found
+        return clauses
 
     def check_rows(self, rows: TokenRows, source: str, row_ids: Sequence[int] | np.ndarray | None = None) -> None:
         """Raise DataError where a row holds a token or a segment id that the encoder has no embedding for.
@@ -179,7 +179,7 @@ def check_tokenizer(tokenizer: Any, limits: Limits, *, pairs: bool, pooling: str
     Raises:
         BackboneError: one line with everything that does not fit, and what to do.
     """
-    if found := limits.mismatches(tokenizer, pairs=pairs):
+    if clauses := limits.mismatches(tokenizer, pairs=pairs):
         needed = max(tokenizer.get_vocab().values(), default=-1) + 1
         resize = (
             f", or resize the encoder's embedding (resize_token_embeddings({needed})) and save both"
@@ -187,7 +187,7 @@ def check_tokenizer(tokenizer: Any, limits: Limits, *, pairs: bool, pooling: str
             else ""
         )
         raise BackboneError(
-            f"{limits.name}: {'; '.join(found)}; give the tokenizer that the encoder was trained with{resize}"
+            f"{limits.name}: {'; '.join(clauses)}; give the tokenizer that the encoder was trained with{resize}"
         )
     if pooling != "mean" and not begins_with_special_token(tokenizer):
         raise BackboneError(
@@ -240,8 +240,8 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
     limits = limits_of_encoder(model.backbone, f"the model in {folder}")
     limits.check_length(model.config.max_length, "its config.json")
     pairs = bool(model.config.task) and len(get_task(model.config.task).text_columns) == 2
-    if found := limits.mismatches(tokenizer, pairs=pairs):
-        raise CheckpointError(f"{limits.name}: {'; '.join(found)}; put back the tokenizer that was saved with it")
+    if clauses := limits.mismatches(tokenizer, pairs=pairs):
+        raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; put back the tokenizer that was saved with it")
     if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):
         warnings.warn(
             f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and its exits read the "
