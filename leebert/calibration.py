@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from leebert.card import recalibrated
+from leebert.compatibility import limits_of_encoder
 from leebert.data.sources import Examples
 from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, DataError
@@ -203,4 +204,5 @@ def _recorded(
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:
         rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
+        limits_of_encoder(model.backbone).check_rows(rows.tokens, source)
         return record_all(model, rows, runtime, batch_size, progress=progress), int(rows.truncated)

@@ -418,15 +418,14 @@ def _load(folder: Path) -> tuple[Any, Any]:
     """A saved early-exit model in evaluation mode, and its tokenizer; None for a model of images."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no model there (no config.json); it is written by `leebert train`")
-    from leebert.backbone import load_tokenizer
+    from leebert.compatibility import load_text_model
     from leebert.images.resnet import ResNetConfig, load_resnet
-    from leebert.model import load_model
     from leebert.saved import model_type
 
     console.quiet_transformers()
     if model_type(folder) == ResNetConfig.model_type:
         return load_resnet(folder).eval(), None
-    return load_model(folder).eval(), load_tokenizer(str(folder))
+    return load_text_model(folder)
 
 
 def _runtime(model: Any, precision: str | None, device: str) -> Any:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.modeling_outputs import ModelOutput
 
 from leebert.backbone import Layer, LayerStack, load_encoder
+from leebert.compatibility import limits_of_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
 from leebert.equilibrium import branch_and_trunk
@@ -21,6 +22,7 @@ from leebert.errors import ConfigError
 from leebert.exits import leaving, make_strategy
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig
+from leebert.padding import padded_behind
 from leebert.record import Keep, Record
 from leebert.saved import load_saved
 from leebert.slim.embeddings import factorise_embeddings
@@ -145,7 +147,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return encoder.pooler(states)
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> State:
-        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask."""
+        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask.
+
+        Padding is moved behind a row's tokens (:mod:`leebert.padding`).
+        """
+        batch = padded_behind(batch)
         return *self.stack.begin(batch), batch.get("attention_mask")
 
     def advance(self, state: State, exit_: int) -> tuple[State, torch.Tensor]:
@@ -158,7 +164,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return (states, mask, attention), logits
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
-        """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
+        """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`.
+
+        Padding is moved behind a row's tokens (:mod:`leebert.padding`), in what is kept of the states too.
+        """
+        batch = padded_behind(batch)
         states, mask = self.stack.begin(batch)
         attention = batch.get("attention_mask")
         exits = self.exit_layers
@@ -188,6 +198,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         **unused: Any,
     ) -> EarlyExitOutput:
         """Hugging Face's calling convention around :meth:`record`. All exits are computed; see `leebert.inference`
@@ -196,6 +207,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
             "labels": labels,
         }
         record = self.record({name: t for name, t in given.items() if t is not None})
@@ -283,8 +295,10 @@ def build_model(
     described = encoder.config.to_dict()
     described["num_hidden_layers"] = encoder.config.num_hidden_layers
     reduced = structure_of(encoder)
+    longest = limits_of_encoder(encoder).longest
     config = LeebertConfig(
         backbone_config=described,
+        max_length=LeebertConfig.max_length if longest is None else min(LeebertConfig.max_length, longest),
         structure={"depth": encoder.config.num_hidden_layers, **reduced} if reduced else None,
         pooling=pooling,
         exit_dropout=(train or TrainConfig()).exit_dropout,

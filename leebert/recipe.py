@@ -126,10 +126,8 @@ class TextData:
         return problem_of(self.task, self.model, self.path, exits, splits)
 
     def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
-        from leebert.data import tokens
-
         examples = read_examples(self.task, name, source)
-        return tokens.cached(examples, self.tokenizer, self.model.max_length, cache).path, examples.fingerprint()
+        return _tokenised(examples, self.tokenizer, self.model, cache).path, examples.fingerprint()
 
     def save(self, model: Any, out: Path) -> None:
         model.config.max_length = self.model.max_length
@@ -212,11 +210,30 @@ def check_model(task: AnyTask, model: ModelConfig) -> None:
         raise ConfigError(
             f"backbone {model.backbone}: is a network for images, and {task.name} has texts; give an encoder"
         )
-    from leebert.backbone import load_config
+    from leebert.compatibility import limits_of
 
-    longest = getattr(load_config(model.backbone), "max_position_embeddings", None)
-    if longest and model.max_length > longest:
-        raise ConfigError(f"max_length {model.max_length}: {model.backbone} takes at most {longest} tokens")
+    limits_of(model.backbone).check_length(model.max_length)
+
+
+def fitting_tokenizer(task: Task, model: ModelConfig) -> Any:
+    """The backbone's tokenizer, compared with the backbone. Raises BackboneError where they don't fit each other."""
+    from leebert.backbone import load_tokenizer
+    from leebert.compatibility import check_tokenizer, limits_of
+
+    tokenizer = load_tokenizer(model.backbone)
+    pairs = len(task.text_columns) == 2
+    check_tokenizer(tokenizer, limits_of(model.backbone), pairs=pairs, pooling=model.pooling)
+    return tokenizer
+
+
+def _tokenised(examples: Any, tokenizer: Any, model: ModelConfig, cache: Path) -> TokenisedSplit:
+    """Rows tokenised into `cache`, each with tokens that the backbone has an embedding for. Raises DataError."""
+    from leebert.compatibility import limits_of
+    from leebert.data import tokens
+
+    rows = tokens.cached(examples, tokenizer, model.max_length, cache)
+    limits_of(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,9 +253,7 @@ class ReadRows:
 
             pixels = arrays.cached(self.examples, self.task.size, cache)
             return ImageData(self.task, self.model, self.examples, self.split_rows, pixels)
-        from leebert.data import tokens
-
-        rows = tokens.cached(self.examples, self.tokenizer, self.model.max_length, cache)
+        rows = _tokenised(self.examples, self.tokenizer, self.model, cache)
         return TextData(self.task, self.model, self.examples, self.split_rows, rows, self.tokenizer)
 
 
@@ -252,7 +267,7 @@ def read_training_rows(task: AnyTask, data: DataConfig, model: ModelConfig) -> R
     check_model(task, model)
     from leebert.data.sources import subset
 
-    tokenizer = None if isinstance(task, ImageTask) else _tokenizer(model.backbone)
+    tokenizer = None if isinstance(task, ImageTask) else fitting_tokenizer(task, model)
     examples = read_examples(task, "train", data.dir)
     split_rows = len(examples)
     if data.subset:
@@ -268,12 +283,6 @@ def read_examples(task: AnyTask, split: str, source: str | None) -> Any:
     from leebert.images.sources import read_images
 
     return read_images(task, split, source) if isinstance(task, ImageTask) else read_split(task, split, source)
-
-
-def _tokenizer(backbone: str) -> Any:
-    from leebert.backbone import load_tokenizer
-
-    return load_tokenizer(backbone)
 
 
 def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:

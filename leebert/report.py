@@ -64,9 +64,11 @@ def evaluate_split(
 
             rows = decode_all(examples, model.config.image_size, Path(folder) / "rows.arrow")
         else:
+            from leebert.compatibility import limits_of_encoder
             from leebert.data.tokens import tokenise
 
             rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
+            limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
         recorded = record_all(model, rows, runtime, batch_size, progress=progress)
         result = evaluation(recorded, metric)
         result["truncated_rows"] = 0 if tokenizer is None else int(rows.truncated)

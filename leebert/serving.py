@@ -45,11 +45,9 @@ class Served:
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", precision: Precision | None = None) -> None:
-        from leebert.backbone import load_tokenizer
-        from leebert.model import load_model
+        from leebert.compatibility import load_text_model
 
-        self.model = load_model(folder).eval()
-        self.tokenizer = load_tokenizer(str(folder))
+        self.model, self.tokenizer = load_text_model(folder)
         self.columns = text_columns(self.model.config.task)
         self.curves = read_curves(Path(folder))
         self.runtime = Runtime.of(precision or self.model.config.precision, device)
@@ -74,10 +72,10 @@ class Served:
         # All rows are tokenised before the first is answered: whatever is wrong with one shows at once.
         chunks = self._encoded(self._texts(data), truncate=asked["truncate"])
         found: list[dict[str, Any]] = []
-        for encoded in chunks:
+        for number, encoded in enumerate(chunks):
             with self._alone, torch.inference_mode():
                 found += answer_encoded(
-                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"]
+                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"], number * CHUNK
                 )
         table = pd.DataFrame(found, columns=["label", "probability", "exit_layer"], index=data.index)
         table["layers_saved"] = self.model.depth - table["exit_layer"]

@@ -355,17 +355,16 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
     kept = folder / "evaluation.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
-    from leebert.backbone import load_tokenizer
+    from leebert.compatibility import load_text_model
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.latency import machine
-    from leebert.model import load_model
     from leebert.report import evaluate_split
 
     task = get_task(best.config.task)
     if not task.eval_splits:
         say(f"task {task.name} declares no development split: nothing is evaluated")
-    model, tokenizer = load_model(folder).eval(), load_tokenizer(str(folder))
+    model, tokenizer = load_text_model(folder)
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
     rules = [one.exits for one in chosen]
