@@ -35,7 +35,7 @@ class FPABEE:
     def step(
         self, logits: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        previous, counter = state if state is not None else (None, torch.zeros(len(logits), device=logits.device))
+        previous, counter = state if state is not None else (None, torch.zeros_like(logits[:, 0], dtype=torch.float32))
         divergence, log_p = self.measure(logits, previous)
         counter = torch.where(divergence < self.threshold, counter + 1, 0)
         return counter >= self.patience, (log_p, counter)
