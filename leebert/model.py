@@ -329,14 +329,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
     @torch.no_grad()
     def _leaving(self, logits: torch.Tensor) -> torch.Tensor:
         own = self.config
-        threshold, patience = _checked(own.exit_strategy, own.exit_threshold, own.exit_patience, self.num_exits)
+        criterion = own.exit_strategy, own.exit_threshold, own.exit_patience
+        if not torch.compiler.is_compiling():  # which pydantic's checks can't be
+            model_exits(*criterion)
+        threshold, patience = threshold_and_patience(*criterion, self.num_exits)
         return leaving(STRATEGIES[own.exit_strategy](threshold, patience, own.num_labels), logits)
-
-
-@torch.compiler.assume_constant_result
-def _checked(name: str, threshold: float | None, patience: int | None, num_exits: int) -> tuple[float, int]:
-    """Threshold and patience of a model's exit criterion. A compiled model checks again where one of the values changes."""
-    return threshold_and_patience(model_exits(name, threshold, patience), num_exits)
 
 
 def build_model(

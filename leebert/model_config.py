@@ -50,6 +50,8 @@ class LeebertConfig(EarlyExitConfig):
     @property
     def vocab_size(self) -> int:
         """The number of word embeddings, which the backbone's configuration holds; transformers resizes by this name."""
+        if "vocab_size" not in (self.backbone_config or {}):
+            raise AttributeError("vocab_size: this configuration has no backbone with a vocabulary")
         return int((self.backbone_config or {})["vocab_size"])
 
     @vocab_size.setter

@@ -103,7 +103,7 @@ def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
     rule = RULES.get(exits.strategy)
     if rule is None or not rule.several:
         return
-    threshold, patience = threshold_and_patience(exits, num_exits)
+    threshold, patience = threshold_and_patience(exits.strategy, exits.threshold, exits.patience, num_exits)
     if not rule.rising and threshold > rule.span(num_exits - 1, math.inf)[1]:
         what = f"{rule.name} {threshold:g}"
     elif rule.first(patience) >= num_exits:
@@ -133,19 +133,21 @@ def make_strategy(
 ) -> Strategy:
     """The strategy of that name; None takes a parameter's default (`leebert.rules`). Raises ValueError out of range."""
     exits = ExitConfig.model_validate({"strategy": name, "threshold": threshold, "patience": patience})
-    return STRATEGIES[name](*threshold_and_patience(exits, num_exits), num_classes)
+    own = threshold_and_patience(name, exits.threshold, exits.patience, num_exits)
+    return STRATEGIES[name](*own, num_classes)
 
 
-def threshold_and_patience(exits: ExitConfig, num_exits: int) -> tuple[float, int]:
-    """Threshold and patience, with the rule's defaults; 0 and 1 where it has none."""
-    rule = RULES.get(exits.strategy)
+def threshold_and_patience(
+    strategy: str, threshold: float | None, patience: int | None, num_exits: int
+) -> tuple[float, int]:
+    """Threshold and patience, with the rule's defaults; 0 and 1 where it has none. Takes values that are checked."""
+    rule = RULES.get(strategy)
     if rule is None:
         return 0.0, 1
-    threshold = exits.threshold
     if threshold is None:
         assert rule.default is not None  # ExitConfig wants a threshold else
         threshold = rule.default(num_exits)
-    return threshold, rule.counted(exits.patience, num_exits) or 1
+    return threshold, rule.counted(patience, num_exits) or 1
 
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:
