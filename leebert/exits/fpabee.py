@@ -30,7 +30,7 @@ class FPABEE:
         log_middle = torch.logaddexp(log_p, state) - math.log(2)
         both = log_p.exp() * (log_p - log_middle) + state.exp() * (state - log_middle)
         # Rounding may put it a little outside: below 0 a threshold of 0 would let rows go.
-        return (both.sum(dim=-1) / 2).clamp(0, math.log(2)), log_p
+        return (both.sum(dim=-1) / 2).clamp(0.0, math.log(2)), log_p
 
     def step(
         self, logits: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
