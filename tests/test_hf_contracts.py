@@ -45,6 +45,7 @@ OTHERS = (
     {"rows": 3, "length": 7, "seed": 5},
     {"rows": 9, "length": 12, "seed": 6, "padded": False},
     {"rows": 1, "length": 5},
+    {"rows": 4, "length": 9, "left": True},
 )
 CRITERIA = (
     ("patience", 1, None), ("entropy", 0.5, None), ("normalised_entropy", 0.7, None), ("confidence", 0.7, None),
@@ -63,8 +64,10 @@ def model_of(family, pooling="pooler", **options):
     return model.eval()
 
 
-def inputs(**options):
-    return {name: t for name, t in batch(**options).items() if name != "labels"}
+def inputs(left=False, **options):
+    """A batch without labels, padded on the right, or on the left."""
+    tokens = {name: t for name, t in batch(**options).items() if name != "labels"}
+    return {name: t.flip(1) for name, t in tokens.items()} if left else tokens
 
 
 @torch.no_grad()
