@@ -53,6 +53,10 @@ CRITERIA = (
 )  # fmt: skip
 
 every_family = pytest.mark.parametrize("family", EVERY_FAMILY)
+#: Where a family costs seconds.
+bert_quickly = pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=() if family == "bert" else pytest.mark.slow) for family in FAMILIES]
+)
 
 
 def model_of(family, pooling="pooler", **options):
@@ -271,7 +275,7 @@ def test_a_traced_model_answers_other_batches(family):
             )
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f == "bert" else pytest.mark.slow) for f in FAMILIES])
+@bert_quickly
 def test_an_exported_model_answers_other_batches(family):
     model, given = model_of(family), inputs(padded=False)
     exported = torch.export.export(model, (), given, dynamic_shapes=sizes(given)).module()
@@ -448,7 +452,7 @@ def test_the_trainer_predicts_each_sample_at_each_exit(tmp_path, family):
     assert exit_layers.tolist() == expected.exit_layers.tolist()
 
 
-@every_family
+@bert_quickly
 def test_the_trainer_steps_alike_on_a_batch_and_on_its_halves(tmp_path, family):
     found = []
     for parts in (1, 2):
