@@ -38,8 +38,29 @@ _PERMANENT = {
     "RESOURCE_DOES_NOT_EXIST",
     "RESOURCE_ALREADY_EXISTS",
 }
+
+# What MLflow says whenever it has done such a request. Of the others (log-batch, delete) it says "{}", whatever came of it.
+_ALWAYS_SAID = {
+    "CreateExperiment": ("experiment_id",),
+    "GetExperiment": ("experiment", "experiment_id"),
+    "GetExperimentByName": ("experiment", "experiment_id"),
+    "CreateRun": ("run", "info", "run_id"),
+    "UpdateRun": ("run_info", "run_id"),
+}
 _USERINFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
 _SECRET_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|sslpassword|access_token)=)[^&\s]*", re.IGNORECASE)
+
+
+class ForeignAnswer(Exception):
+    """An answer that MLflow can't have given: a proxy's page, or an object without what MLflow always says.
+
+    Whoever answered, MLflow may not have heard of the request, so that it is worth sending again. `error_code` is
+    MLflow's name for the answer's HTTP status.
+    """
+
+    def __init__(self, said: str, error_code: str | None = None) -> None:
+        super().__init__(said)
+        self.error_code = error_code
 
 
 def resolve_uri(option: str | None = None) -> str:
@@ -169,8 +190,8 @@ def server_version(uri: str) -> str:
 
 def is_permanent(error: Exception) -> bool:
     """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
-    if isinstance(error, json.JSONDecodeError):
-        return False  # a proxy's page in the place of an answer: its server is away
+    if isinstance(error, json.JSONDecodeError | ForeignAnswer):
+        return False  # in the place of an answer: its server is away
     if "QueuePool limit" in str(error):
         return False  # more requests at once than it has connections to its database, for which MLflow says BAD_REQUEST
     wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
@@ -193,8 +214,7 @@ def advice(uri: str, error: Exception) -> str:
 
 def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
     from mlflow.store.tracking.rest_store import RestStore
-    from mlflow.utils.proto_json_utils import parse_dict
-    from mlflow.utils.rest_utils import http_request, verify_rest_response
+    from mlflow.utils.rest_utils import http_request
 
     class OneRequestStore(RestStore):
         """MLflow's REST store, but a call is one request: no repetition behind our back, and short time-outs."""
@@ -212,11 +232,41 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
                 timeout=timeout,
                 **{"params" if method == "GET" else "json": body},
             )
-            answer = api.Response()
-            parse_dict(js_dict=json.loads(verify_rest_response(response, endpoint).text), message=answer)
-            return answer
+            return _answer(api, endpoint, response)
 
     return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
+
+
+def _answer(api: Any, endpoint: str, response: Any) -> Any:
+    """MLflow's answer to a request as a message; ForeignAnswer for one that isn't MLflow's, else the error that it tells."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.proto_json_utils import parse_dict
+    from mlflow.utils.rest_utils import verify_rest_response
+
+    try:
+        said = json.loads(response.text)
+    except ValueError:
+        said = None
+    ours = isinstance(said, dict) and (response.status_code == 200 or isinstance(said.get("error_code"), str))
+    try:
+        verify_rest_response(response, endpoint)
+    except MlflowException as error:
+        if ours:
+            raise
+        raise ForeignAnswer(str(error), error.error_code) from None
+    if not isinstance(said, dict):
+        raise ForeignAnswer(f"{endpoint} was answered by what is no JSON object: {response.text[:200]!r}")
+    answer = api.Response()
+    try:
+        parse_dict(js_dict=said, message=answer)
+    except Exception as error:  # protobuf has an error of its own, and several of Python's
+        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}: {error}") from None
+    value: Any = answer
+    for part in _ALWAYS_SAID.get(api.DESCRIPTOR.name, ()):
+        value = getattr(value, part)
+    if value == "":
+        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}, without what MLflow says there")
+    return answer
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
