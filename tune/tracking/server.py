@@ -8,11 +8,14 @@ again is decided in `tune.tracking.tracker`, which knows what has been written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import json
+import logging
 import os
 import re
+import secrets
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
@@ -113,8 +116,31 @@ def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds:
 
     # MLflow's own search uses what SQLAlchemy 2.1 calls deprecated; under -W error no run would ever be found.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    # What it logs, a traceback each time, it also raises, and that is told in a line.
+    for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with _only_one_creates(uri):
+        file = _database_file(uri)
+        if file is not None and (not file.exists() or not file.stat().st_size):
+            _create_database(uri, file)
         return _get_store(uri)
+
+
+def _create_database(uri: str, file: Path) -> None:
+    """MLflow's tables in a new SQLite file, whole or not at all.
+
+    MLflow makes them in dozens of steps, and takes no file that was left in between, as on a disk that filled up.
+    """
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    draft = file.with_name(f".{file.name}-{secrets.token_hex(4)}")  # of no earlier name: MLflow keeps stores by theirs
+    _, question, options = uri.partition("?")
+    try:
+        _get_store(f"sqlite:///{urllib.parse.quote(str(draft))}{question}{options}").engine.dispose()
+        os.replace(draft, file)
+    finally:
+        for path in (draft, draft.with_name(f"{draft.name}-journal")):
+            path.unlink(missing_ok=True)
 
 
 def ensure_experiment(store: Any, name: str) -> str:
@@ -192,6 +218,8 @@ def is_permanent(error: Exception) -> bool:
     """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
     if isinstance(error, json.JSONDecodeError | ForeignAnswer):
         return False  # in the place of an answer: its server is away
+    if _disk_is_full(error):
+        return False
     if "QueuePool limit" in str(error):
         return False  # more requests at once than it has connections to its database, for which MLflow says BAD_REQUEST
     wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
@@ -201,7 +229,11 @@ def is_permanent(error: Exception) -> bool:
 def advice(uri: str, error: Exception) -> str:
     """What went wrong at an address and what to do about it, without secrets."""
     said = redact(" ".join(str(error).split()))
-    if not is_server(uri):
+    file = _database_file(uri)
+    if file is not None and _disk_is_full(error):
+        said = f"the disk that holds {file.absolute()} is full{_free(file)}"
+        todo = "Free some space there, or give another address by --tracking-uri or MLFLOW_TRACKING_URI."
+    elif not is_server(uri):
         todo = "Give a server's address, or sqlite:///FILE, by --tracking-uri or MLFLOW_TRACKING_URI."
     elif "Invalid Host header" in said:
         todo = "The server runs, but not for this host name: start it with --allowed-hosts (see mlflow/README.md)."
@@ -210,6 +242,22 @@ def advice(uri: str, error: Exception) -> str:
     else:
         todo = "Start one with mlflow/serve.sh, or give another address by --tracking-uri or MLFLOW_TRACKING_URI."
     return f"MLflow can't be used at {redact(uri)}: {said[:300]}. {todo}"
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether SQLite, or the system, found no space to write."""
+    return "database or disk is full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _free(file: Path) -> str:
+    """How much is left on a file's disk, in brackets; nothing where the system doesn't tell."""
+    try:
+        found = os.statvfs(file.parent)
+    except OSError:
+        return ""
+    return (
+        f" ({found.f_bavail * found.f_frsize / 1e6:.1f} MB of {found.f_blocks * found.f_frsize / 1e6:.0f} MB are free)"
+    )
 
 
 def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
