@@ -373,4 +373,4 @@ def _only_one_creates(uri: str) -> Iterator[None]:
 def _database_file(uri: str) -> Path | None:
     """The file of an SQLite address."""
     path = uri.removeprefix("sqlite:///").split("?")[0]
-    return None if path in (uri, ":memory:") else Path(urllib.parse.unquote(path))
+    return None if path in (uri, ":memory:") or path.startswith("file:") else Path(urllib.parse.unquote(path))
