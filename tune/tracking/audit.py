@@ -9,10 +9,9 @@ metric and no parameter can be taken back. A sweep's end only asks for the numbe
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from leebert.errors import LeaseError, TrackingError
@@ -113,16 +112,16 @@ class Audit:
         if views is None or not self._with_views:
             return []
         where = (self._experiment_id, self._sweep, views)
-        found = self._ask(lambda: saved_views.lacking(self._store, *where))
+        found = self._ask(saved_views.lacking, self._store, *where)
         if found and mend:
-            self._try(lambda: saved_views.save(self._store, self._uri, *where))
+            self._try(saved_views.save, self._store, self._uri, *where)
         return [Difference("saved views", f"{found} of the experiment's tags are missing or others")] if found else []
 
     def _runs(self, mend: bool) -> tuple[dict[Key, Any], list[Difference]]:
         """MLflow's runs by key, each once: of two runs of one key the fuller one counts."""
         runs: dict[Key, Any] = {}
         found = []
-        for run in self._ask(lambda: list(runs_of(self._store, self._experiment_id, self._sweep))):
+        for run in self._ask(_all_runs, self._store, self._experiment_id, self._sweep):
             key = key_of(run.data.tags)
             if key is None:
                 continue
@@ -130,7 +129,7 @@ class Audit:
                 found.append(Difference(run.info.run_name, "there are two of this run"))
                 fewer, runs[key] = sorted((run, runs[key]), key=_fullness)
                 if mend:
-                    self._try(lambda run_id=fewer.info.run_id: self._store.delete_run(run_id))
+                    self._try(self._store.delete_run, fewer.info.run_id)
             else:
                 runs[key] = run
         return runs, found
@@ -144,7 +143,7 @@ class Audit:
         values: dict[Key, dict[str, list[Point]]] = {}
         for metric, keys in of.items():
             ids = {held[key].info.run_id: key for key in keys}
-            for run_id, points in self._ask(lambda: histories(self._store, list(ids), metric)).items():  # noqa: B023
+            for run_id, points in self._ask(histories, self._store, list(ids), metric).items():
                 values.setdefault(ids[run_id], {})[metric] = points
         return values
 
@@ -152,7 +151,7 @@ class Audit:
         from mlflow.entities import Metric, Param, RunStatus, RunTag
 
         if gap.wrong:
-            self._try(lambda: self._store.delete_run(run_id))
+            self._try(self._store.delete_run, run_id)
             return
         metrics = [
             Metric(name, value, at, step) for name, step in gap.points for value, at in (expected.metrics[name][step],)
@@ -160,31 +159,30 @@ class Audit:
         params = [Param(name, expected.params[name]) for name in gap.params]
         tags = [RunTag(name, value) for name, value in gap.tags.items()]
         if metrics or params or tags:
-            pieces = itertools.zip_longest(
-                _pieces(metrics, METRICS_PER_REQUEST), _pieces(params, PARAMS_PER_REQUEST), [tags], fillvalue=[]
-            )
-            for some, few, its in pieces:
-                self._try(lambda a=some, b=few, c=its: self._store.log_batch(run_id, a, b, c))
+            some, few = _pieces(metrics, METRICS_PER_REQUEST), _pieces(params, PARAMS_PER_REQUEST)
+            for number in range(max(len(some), len(few), 1)):
+                these = (some[number : number + 1] or [[]])[0], (few[number : number + 1] or [[]])[0]
+                self._try(self._store.log_batch, run_id, *these, tags if number == 0 else [])
         if not gap.ended:
             status = RunStatus.from_string(expected.status)
-            self._try(lambda: self._store.update_run_info(run_id, status, expected.end_ms, None))
+            self._try(self._store.update_run_info, run_id, status, expected.end_ms, None)
 
-    def _try(self, request: Callable[[], object]) -> None:
+    def _try(self, request: Callable[..., object], *args: Any) -> None:
         """A request that writes: whether it was done is read back, so that a refusal is no error here."""
         try:
-            self._ask(request)
+            self._ask(request, *args)
         except (TrackingError, LeaseError):
             raise
         except Exception:
             return
 
-    def _ask(self, request: Callable[[], T]) -> T:
+    def _ask(self, request: Callable[..., T], *args: Any) -> T:
         """Until it is answered; raises what MLflow says is wrong each time, TrackingError for a server that stays away."""
         refused, pause, given_up = 0, 0.1, time.monotonic() + self._patience
         while True:
             self._may_send()
             try:
-                return request()
+                return request(*args)
             except LeaseError:
                 raise
             except Exception as error:
@@ -261,9 +259,12 @@ def _ours(metric: str, run: ExpectedRun) -> bool:
     return line is not None and run.key[0] in line.runs
 
 
-def _pieces(values: Sequence[T], most: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), most):
-        yield values[start : start + most]
+def _pieces(values: Sequence[T], most: int) -> list[Sequence[T]]:
+    return [values[start : start + most] for start in range(0, len(values), most)]
+
+
+def _all_runs(store: Any, experiment_id: str, sweep: str) -> list[Any]:
+    return list(runs_of(store, experiment_id, sweep))
 
 
 def _said(gap: _Gap, expected: ExpectedRun, held: Any) -> str:

@@ -20,8 +20,8 @@ def histories(store: Any, run_ids: Sequence[str], metric: str) -> dict[str, list
     """
     found: dict[str, list[Point]] = {}
     for start in range(0, len(run_ids), RUNS):
-        for run_id, *point in _points(store, run_ids[start : start + RUNS], metric):
-            found.setdefault(run_id, []).append((point[0], point[1]))
+        for run_id, step, value in _points(store, run_ids[start : start + RUNS], metric):
+            found.setdefault(run_id, []).append((step, value))
     return found
 
 
