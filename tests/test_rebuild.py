@@ -95,7 +95,7 @@ def test_what_a_proxy_answered_in_the_servers_place_is_found_and_mended_once_it_
         assert ran.code == 1
         assert "MLflow still differs from the sweep's record in" in ran.err
         assert "no values of collapsed/exit_01" in ran.err or "no parameter" in ran.err
-        assert "and " in ran.err.splitlines()[-2]
+        assert "more\nCheck what answers between this machine and the server" in ran.err
         answer[0] = None
         again = rebuild(copy, url, "--json")
     assert (again.code, again.json["differences"]) == (0, []), again.err
