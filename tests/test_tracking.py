@@ -262,9 +262,9 @@ def test_requests_stay_within_one_per_report_and_three_per_run(served: Sweep, ml
     assert tracker.close(60) == 0
     sent = Counter(mlflow_server.requests()[before:])
     reports, runs = sum(isinstance(event, Epoch) for event in events), len(served.runs())
-    assert sent["POST runs/search"] == 1
+    assert sent["POST runs/search"] == 2, "it found nothing, and looked again"
     assert sent["POST runs/create"] == sent["POST runs/update"] == runs
-    assert sent.total() - 1 <= reports + 3 * runs
+    assert sent.total() - 2 <= reports + 3 * runs
     assert sent.total() == sum(sent[f"POST runs/{what}"] for what in ("search", "create", "update", "log-batch"))
 
     before = len(mlflow_server.requests())

@@ -428,13 +428,19 @@ def rebuild_mlflow(
     if json_:
         console.emit_json(told)
     else:
-        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s")
+        mended = f", {told['mended']} run(s) mended" if told["mended"] else ""
+        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s{mended}")
         print(f"MLflow: {told['mlflow']}")
         print_views(told["views"])
     if told["unsent"]:
         raise TrackingError(f"{told['unsent']} events did not reach MLflow; give the same command again")
-    if told["rejected"]:
-        raise TrackingError(f"MLflow can't take {told['rejected']} events; see the message above")
+    if differences := told["differences"]:
+        shown = [*differences[:5], *([f"and {len(differences) - 5} more"] if len(differences) > 5 else [])]
+        raise TrackingError(
+            f"MLflow still differs from the sweep's record in {len(differences)} place(s):\n  "
+            + "\n  ".join(shown)
+            + "\nCheck what answers between this machine and the server, then give the same command again"
+        )
 
 
 @app.command()

@@ -11,6 +11,7 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
 from tune.analysis.overview import spec_of
 from tune.analysis.select import Ranked, complete, one_standard_error, ranking
+from tune.analysis.settings import uneven_settings
 from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
 from tune.space import SweepSpec
 from tune.store.curves import CellCurves
@@ -132,6 +133,8 @@ def choose_each(
             errors.append(SweepError(f"sweep {folder.name}: {error}"))
         else:
             by_task.setdefault(sweep.spec.task_name, []).append(sweep)
+            for line in uneven_settings(sweep.name, sweep.state):
+                say(f"warning: {line}")
     for sweeps in by_task.values():
         try:
             choices.append(choose(sweeps, objective, front=front, say=say))

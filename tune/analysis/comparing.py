@@ -12,6 +12,7 @@ from leebert.errors import ConfigError, LeebertError
 from tune.analysis.compare import Comparison, compare, jsonable
 from tune.analysis.pool import Pool, pools
 from tune.analysis.select import best, complete
+from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves
 from tune.analysis.verdicts import points, render, side_name, span, verdict
@@ -113,6 +114,9 @@ def compare_pool(
         scores = compare(history, a, b, **options)
     except ConfigError as error:
         raise ConfigError(f"{error}; {pool.unfinished}" if pool.unfinished else str(error)) from None
+    paired = {id for side in scores.sides for id in side}
+    mixed = uneven_settings(pool.name, pool.state, paired)
+    scores = dataclasses.replace(scores, warnings=(*scores.warnings, *mixed))
     there = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
     return OnSweep(pool, scores, tuple(there), *_layers(pool, scores))
 

@@ -27,6 +27,7 @@ from tune.store import results
 from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, storage_root
 from tune.store.lease import Lease
+from tune.tracking.audit import missing
 from tune.tracking.saved_views import doubts
 from tune.tracking.showing import Showing, experiment_of
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, redact, resolve_uri
@@ -220,6 +221,8 @@ def _run(
         raise
     finally:
         unsent = tracker.close(patience) + tracker.rejected
+    if not unsent:
+        unsent = missing(tracker, driver.state, say)
     reason = driver.stop_reason()
     if status == "stopped":
         say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")
