@@ -154,6 +154,8 @@ def doctor(
 def resume(
     name: Name,
     space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
@@ -168,8 +170,9 @@ def resume(
     console.quiet_transformers()
     from tune.running.sweep import resume_sweep
 
+    overrides = _overrides(data_dir, backbone, None, None, set_)
     outcome = resume_sweep(
-        folder, space=space, overrides=set_ or [], take_over=take_over, address=address, device=device, say=_say
+        folder, space=space, overrides=overrides, take_over=take_over, address=address, device=device, say=_say
     )
     _conclude([outcome], json_)
 
