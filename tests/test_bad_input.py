@@ -240,7 +240,9 @@ def test_a_fold_with_one_class_is_named(place, cli, tmp_path, mlflow_server):
     (tmp_path / "train.tsv").write_bytes(tsv(*lines))
     path = space(tmp_path / "space.yaml", own(tmp_path / "train.tsv"), place / "backbone")
     ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
-    refuses(ran, tmp_path / "train.tsv", "fold", "only the label 'no'", "fewer folds, another seed (fold_seed) or other")
+    refuses(
+        ran, tmp_path / "train.tsv", "fold", "only the label 'no'", "fewer folds, another seed (fold_seed) or other"
+    )
 
 
 # Configurations of one training.

@@ -93,7 +93,10 @@ def test_an_own_task_on_the_hub() -> None:
         ({"files": None}, "give either files or hub"),
         ({"hub": "me/data"}, "give either files or hub"),
         ({"files": {"dev": "dev.csv"}}, "no split 'train' among dev"),
-        ({"files": {"train": "train.xlsx"}}, "files.train: 'train.xlsx' ends in none of .tsv, .csv, .jsonl, .json, .parquet"),
+        (
+            {"files": {"train": "train.xlsx"}},
+            "files.train: 'train.xlsx' ends in none of .tsv, .csv, .jsonl, .json, .parquet",
+        ),
         ({"text": []}, "text: "),
         ({"text": ["a", "b", "c"]}, "text: "),
         ({"text": ["a", "a"]}, "column 'a' is named twice"),
