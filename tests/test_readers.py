@@ -284,3 +284,21 @@ def test_data_that_has_moved_is_found_below_the_folder_that_is_named(
     (tmp_path / "old" / "claims" / "train.csv").unlink()
     with pytest.raises(DataError, match="looked in .*empty"):
         read_split(task, "train", tmp_path / "empty")
+
+
+def test_evaluate_from_another_folder_says_where_it_looked(
+    tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("here", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / "dev.csv").write_text("a,y\nthe cat,no\na dog,yes\n")
+    task = {"name": "own", "files": {"train": "train.csv", "dev": "dev.csv"}, "text": "a", "label": "y", "labels": ["no", "yes"]}  # fmt: skip
+    model = save_model(tmp_path / "model", task, ("no", "yes"), metric="accuracy")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ran = cli("leebert", "evaluate", model)
+    assert ran.code == 1
+    assert f"dev.csv: no such file, the split 'dev' of task own; the folder holds nothing (looked in {tmp_path / 'elsewhere'})" in ran.err  # fmt: skip
+    assert "by --data-dir" in ran.err
+    found = cli("leebert", "evaluate", model, "--data-dir", tmp_path / "here", "--timed-rows", 0, "--json")
+    assert found.code == 0, found.err
+    assert found.json["dev"]["rows"] == 2

@@ -123,7 +123,7 @@ def read_rows(path: Path, columns: Columns, *, header: Sequence[str] = (), keep_
     raise DataError(f"{path}: ends in none of {', '.join(FORMATS)}")
 
 
-def read_lines(lines: Iterable[bytes] | Iterable[str], name: str, columns: Columns) -> Iterator[Row]:
+def read_lines(lines: Iterable[bytes | str], name: str, columns: Columns) -> Iterator[Row]:
     """The rows of a stream: a text in each line (two with a tab between), JSON objects, or one JSON array of them.
 
     Args:
@@ -160,7 +160,7 @@ def read_lines(lines: Iterable[bytes] | Iterable[str], name: str, columns: Colum
         number, blank = number + 1, 0
 
 
-def lines_with_text(lines: Iterable[bytes] | Iterable[str], name: str) -> Iterator[tuple[int, str]]:
+def lines_with_text(lines: Iterable[bytes | str], name: str) -> Iterator[tuple[int, str]]:
     """(line from 1, text) of a stream of which every line is a row, without blank ones at the end. Raises DataError."""
     blank = 0
     for line, raw in enumerate(_decoded(lines, name), 1):
@@ -199,7 +199,7 @@ def _lines_of(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from None
 
 
-def _decoded(lines: Iterable[bytes] | Iterable[str], name: str) -> Iterator[str]:
+def _decoded(lines: Iterable[bytes | str], name: str) -> Iterator[str]:
     """Lines of text with their ends; only a line feed ends one, since texts hold the rarer separators. Raises DataError."""
     offset = 0
     for line, raw in enumerate(lines, 1):

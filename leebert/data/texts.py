@@ -41,7 +41,7 @@ def checked(rows: Iterable[Row]) -> Iterator[Row]:
         yield row
 
 
-def read_texts(source: Path | Iterable[bytes] | Iterable[str], columns: Columns, name: str = "") -> Iterator[Row]:
+def read_texts(source: Path | Iterable[bytes | str], columns: Columns, name: str = "") -> Iterator[Row]:
     """The texts of a file of any kind that :mod:`leebert.data.readers` knows, or of a stream called `name`.
 
     Raises DataError for whatever is no text, with its place.

@@ -51,7 +51,7 @@ def read_folder_or_file(path: Path, column: str = "img") -> Iterator[Image]:
         )
 
 
-def read_list(lines: Iterable[bytes] | Iterable[str], name: str) -> Iterator[Image]:
+def read_list(lines: Iterable[bytes | str], name: str) -> Iterator[Image]:
     """The images of a list of paths, one in each line."""
     for number, (line, path) in enumerate(lines_with_text(lines, name)):
         place = f"{name}, line {line}"
