@@ -35,7 +35,8 @@ DataDir = Annotated[
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end."),
     ] = False,
 ) -> None:
     pass

@@ -172,7 +172,9 @@ def _examples(task: Task, split: str, source: str, rows: Iterator[Row], labelled
         texts = row.values[: len(columns)]
         wrong = next((j for j, text in enumerate(texts) if not is_text(text)), None)
         if wrong is not None:
-            if task.skip_broken and not str(texts[wrong]).strip():
+            if task.skip_broken and (
+                texts[wrong] is None or (isinstance(texts[wrong], str) and not texts[wrong].strip())
+            ):
                 continue
             raise bad_text(row.place, row.names[wrong], texts[wrong])
         if labelled:
