@@ -27,7 +27,8 @@ Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of
 DataDir = Annotated[
     str | None,
     typer.Option(
-        help="Folder in GLUE's release layout, or of an image task's Parquet files; else the Hugging Face hub."
+        help="Folder in GLUE's release layout, of an image task's Parquet files, or of your own task's files; else the Hugging "
+        "Face hub."
     ),
 ]
 

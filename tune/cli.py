@@ -33,7 +33,7 @@ Patience = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout, or of your own task's files.")]
 Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 SweepsMlflow = Annotated[
