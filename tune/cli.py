@@ -52,7 +52,8 @@ def _say(line: str) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end."),
     ] = False,
 ) -> None:
     pass
@@ -140,7 +141,8 @@ def _default_name(path: Path) -> str:
 def spaces(
     into: Annotated[Path, typer.Argument(help="The folder that --copy writes into.")] = Path("."),
     copy: Annotated[
-        str | None, typer.Option(help="Copy this search space (or `cluster`: the files that start one) into the folder.")
+        str | None,
+        typer.Option(help="Copy this search space (or `cluster`: the files that start one) into the folder."),
     ] = None,
     json_: Json = False,
 ) -> None:
