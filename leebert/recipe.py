@@ -34,6 +34,7 @@ HOLD_OUT_FOLDS = 5
 #: How errors about it are said (:class:`leebert.data.folds.Asked`): `leebert train` has no option `folds`.
 _HOLD_OUT = (
     "holding one of {k} parts out for early stopping",
+    "with part {fold} of {k} held out for early stopping",
     "add rows, or train without a hold-out by --no-hold-out",
     "give other groups (--set data.group_by=none), another seed (--set training.seed=1) or --no-hold-out",
 )

@@ -185,11 +185,12 @@ def grouping_name(task: AnyTask) -> str:
 class Asked:
     """How errors name what asked for folds, and what there is to change, by the options of the command that was typed.
 
-    what: what asked, with {k} for the number of folds. fewer: the cure where there are too few rows for so many folds.
-    other: the cure where they come out wrong.
+    what: what asked, with {k} for the number of folds. fold: what one of them is called. fewer: the cure where there are
+    too few rows for so many folds. other: the cure where they come out wrong.
     """
 
     what: str = "folds: {k}"
+    fold: str = "fold {fold} of {k}"
     fewer: str = "use fewer folds"
     other: str = "use fewer folds, another seed (fold_seed) or other groups (data.group_by)"
 
@@ -224,7 +225,8 @@ def make_folds(examples: Labelled, task: AnyTask, k: int, seed: int, asked: Aske
             if len(labels) < 2:
                 only = repr(task.label_names[labels[0]]) if len(labels) else "no"
                 raise DataError(
-                    f"{examples.source}: fold {fold} of {k}: the {side} rows have only the label {only}; {asked.other}"
+                    f"{examples.source}: {asked.fold.format(fold=fold, k=k)}: the {side} rows have only the label "
+                    f"{only}; {asked.other}"
                 )
     return folds
 
