@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from leebert.data.collate import TokenRows
 from leebert.data.readers import Row
 from leebert.errors import DataError
 
@@ -19,11 +20,12 @@ def answers(
     model: Any, tokenizer: Any, rows: Iterable[Row], strategy: Any, runtime: Any, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Number, label, probability and exit layer of each row of texts, in order; texts that are too long are cut."""
-    rows = iter(rows)
+    rows, first = iter(rows), 0
     while chunk := list(islice(rows, CHUNK)):
         encoded = encode(tokenizer, [row.values for row in chunk], model.config.max_length)
-        found = answer_encoded(model, tokenizer, encoded, strategy, runtime, batch_size)
+        found = answer_encoded(model, tokenizer, encoded, strategy, runtime, batch_size, first)
         yield from ({"row": row.number, **answer} for row, answer in zip(chunk, found, strict=True))
+        first += len(chunk)
 
 
 def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Any:
@@ -37,20 +39,30 @@ def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | N
 
 
 def answer_encoded(
-    model: Any, tokenizer: Any, encoded: Mapping[str, Any], strategy: Any, runtime: Any, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    encoded: Mapping[str, Any],
+    strategy: Any,
+    runtime: Any,
+    batch_size: int,
+    first: int = 0,
 ) -> list[dict[str, Any]]:
-    """The answers to rows of :func:`encode`, in order, by inference that stops at the exit."""
+    """The answers to rows of :func:`encode`, in order, by inference that stops at the exit.
+
+    `first` is the number of the first row in messages. Raises DataError for a token without an embedding in the model.
+    """
     import torch
 
+    from leebert.compatibility import limits_of_encoder
     from leebert.inference import infer
 
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    found: list[dict[str, Any]] = [{}] * len(lengths)
+    rows = TokenRows.of(encoded, tokenizer.pad_token_id)
+    limits_of_encoder(model.backbone).check_rows(rows, "texts", range(first, first + len(rows)))
+    order = rows.lengths.argsort(kind="stable")
+    found: list[dict[str, Any]] = [{}] * len(rows)
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        batch = tokenizer.pad({k: [v[i] for i in index] for k, v in encoded.items()}, return_tensors="pt")
-        answer = infer(model, dict(batch), strategy, runtime)
+        answer = infer(model, rows.collate(index), strategy, runtime)
         probability, label = torch.softmax(answer.logits.float(), -1).max(-1)
         for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
             found[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}

@@ -15,10 +15,11 @@ from leebert.data.readers import Columns
 from leebert.data.texts import bad_text, is_text
 from leebert.errors import ConfigError, DataError
 from leebert.exits import check_rule, check_threshold, make_strategy
+from leebert.operating_point import in_words, saved_tradeoffs, within_loss
 from leebert.predict import CHUNK, answer_encoded, encode
 from leebert.rules import COUNTING, RULES
 from leebert.runtime import Runtime
-from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
+from leebert.thresholds import attainable, check_speed_up, choosable, look_up, read_curves
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "threshold": ("double", None, "its threshold; the model's own by default, where the rule is"),
     "patience": ("long", None, f"how many exits in a row, for {COUNTING}; as the threshold"),
     "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the model's curves"),
+    "max_loss": ("double", None, "instead of a threshold: as early as costs at most so many points, by those curves"),
     "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "rows that run through the layers together"),
 }
@@ -45,11 +47,9 @@ class Served:
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", precision: Precision | None = None) -> None:
-        from leebert.backbone import load_tokenizer
-        from leebert.model import load_model
+        from leebert.compatibility import load_text_model
 
-        self.model = load_model(folder).eval()
-        self.tokenizer = load_tokenizer(str(folder))
+        self.model, self.tokenizer = load_text_model(folder)
         self.columns = Columns(text_names(self.model.config.task), "rename it in the request")
         self.curves = read_curves(Path(folder))
         self.runtime = Runtime.of(precision or self.model.config.precision, device)
@@ -74,10 +74,10 @@ class Served:
         # All rows are tokenised before the first is answered: whatever is wrong with one shows at once.
         chunks = self._encoded(self._texts(data), truncate=asked["truncate"])
         found: list[dict[str, Any]] = []
-        for encoded in chunks:
+        for number, encoded in enumerate(chunks):
             with self._alone, torch.inference_mode():
                 found += answer_encoded(
-                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"]
+                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"], number * CHUNK
                 )
         if len(found) != len(data):
             raise DataError(f"{len(found)} answers to {len(data)} rows; report this as a fault of leebert")
@@ -91,10 +91,13 @@ class Served:
         config = self.model.config
         strategy, threshold, patience = (asked.get(name) for name in ("strategy", "threshold", "patience"))
         values = config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
+        given = [name for name in ("threshold", "speed_up", "max_loss") if asked.get(name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)}: give one of the two")
         if (speed_up := asked.get("speed_up")) is not None:
-            if threshold is not None:
-                raise ConfigError("threshold and speed_up: give one of the two")
             return self._of_speed_up(values["strategy"], speed_up, values.get("patience"))
+        if (max_loss := asked.get("max_loss")) is not None:
+            return self._of_max_loss(values["strategy"], max_loss, values.get("patience"))
         try:
             rule = ExitConfig(**values)
         except ValueError as error:
@@ -120,6 +123,16 @@ class Served:
             log.info("speed_up %g: %s at %.6g, %.2f expected", speed_up, name, chosen.threshold, chosen.reached)
         else:
             log.warning("speed_up: %s", chosen.shortfall)
+        return chosen.exits
+
+    def _of_max_loss(self, name: str, max_loss: float, patience: int | None) -> ExitConfig:
+        if not 0 <= max_loss <= 100:
+            raise ConfigError(f"max_loss {max_loss:g}: points of score, between 0 and 100")
+        check_rule(name, patience, self.model.num_exits)
+        counted = choosable(name).counted(patience, self.model.num_exits)
+        curves = saved_tradeoffs(self.curves, self.model.exit_layers, self.model.depth)
+        chosen = within_loss(curves, name, counted, max_loss / 100)
+        log.info("max_loss %g: %s", max_loss, in_words(chosen))
         return chosen.exits
 
     @staticmethod

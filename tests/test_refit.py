@@ -44,7 +44,7 @@ def refitted(best_place, cli, mlflow_server, tmp_path_factory):
     """The folder of a refit with two seeds, and what the command said."""
     out = tmp_path_factory.mktemp("refit") / "models"
     ran = cli(
-        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--speed-up", 2, "--out", out, "--json",
+        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--strategy", "entropy", "--speed-up", 2, "--out", out, "--json",
         "--tracking-uri", mlflow_server.url,
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -387,7 +387,8 @@ def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
         told = ran.json["evaluations"][seed]["dev"]
         depth = client.get_metric_history(run_id, "on_dev/score")
         assert [(m.step, m.value) for m in depth] == list(enumerate(told["exits"]["score"], start=1))
-        assert len(client.get_metric_history(run_id, "on_dev/entropy_layers")) == 20
+        layers = [m.value for m in client.get_metric_history(run_id, "on_dev/entropy_layers")]
+        assert sorted(layers) == pytest.approx([p["layers"] for p in told["curves"]["entropy"]])
         assert run.data.metrics["on_dev/score_mean"] == pytest.approx(told["mean_over_exits"])
         assert run.data.params["exit_strategy"] == "entropy"
         assert run.data.params["precision"] == "fp32"

@@ -24,6 +24,7 @@ from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.store import results
+from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, storage_root
 from tune.store.lease import Lease
 from tune.tracking.saved_views import doubts
@@ -176,7 +177,7 @@ def _run(
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
     # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
-    state = replay(folder.ledger, tracker)
+    state = replay(folder.ledger, tracker, CellCurves(folder.path, say))
     driver = Driver(
         study,
         folder.ledger,

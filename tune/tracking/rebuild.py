@@ -9,6 +9,7 @@ from typing import Any
 from tune.analysis.overview import spec_of
 from tune.running.driver import replay
 from tune.running.sweep import held, mlflow_address, tracker_for
+from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder
 from tune.store.ledger import Record, State
 from tune.tracking.feed import events
@@ -35,9 +36,10 @@ def rebuild(
         tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
         tracker.fence(lease.check)
         started = time.monotonic()
-        state = replay(folder.ledger, tracker)
+        curve_of = CellCurves(folder.path, say)
+        state = replay(folder.ledger, tracker, curve_of)
         Showing(tracker, spec, folder.manifest["test_train_ratio"], say).end(state)
-        for event in events(_end(state), state):
+        for event in events(_end(state), state, curve_of):
             tracker.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
     return {
