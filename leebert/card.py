@@ -169,7 +169,7 @@ def _use(facts: CardFacts) -> str:
         lines.append(
             f'```python\nimport mlflow, pandas\n\nmodel = mlflow.pyfunc.load_model("{facts.served_as}")\n'
             f"rows = pandas.DataFrame({{{columns}}})\n"
-            'model.predict(rows, params={"strategy": "entropy", "speed_up": 2.0})  # label, probability, exit_layer, layers_saved\n```'
+            'model.predict(rows, params={"strategy": "entropy", "speed_up": 2.0})  # row, label, probability, exit_layer, layers_saved\n```'
         )
     lines.append(f"Texts longer than {facts.max_length} tokens are refused there unless `truncate` is set.")
     return "\n\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import sys
@@ -32,7 +31,8 @@ Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of
 DataDir = Annotated[
     str | None,
     typer.Option(
-        help="Folder in GLUE's release layout, or of an image task's Parquet files; else the Hugging Face hub."
+        help="Folder in GLUE's release layout, of an image task's Parquet files, or of your own task's files; else the Hugging "
+        "Face hub."
     ),
 ]
 
@@ -218,7 +218,7 @@ def predict(
         str,
         typer.Argument(
             metavar="[FILE]",
-            help="CSV, TSV, JSONL, Parquet or text; of images a folder, Parquet, or a list of paths. - is stdin.",
+            help="CSV, TSV, JSONL, JSON, Parquet or text; of images a folder, Parquet, or a list of paths. - is stdin.",
         ),
     ] = "-",
     out: Annotated[Path | None, typer.Option("--out", "-o", help=".jsonl or .csv; stdout by default.")] = None,
@@ -249,7 +249,7 @@ def predict(
         )
     if not glue and (data_dir or any_rows or fill):
         raise ConfigError("--data-dir, --any-rows and --fill belong to --glue FOLDER")
-    form = form or (out.suffix.lstrip(".").lower() if out and out.suffix else "jsonl")
+    form = (form or (out.suffix.lstrip(".") if out and out.suffix else "jsonl")).lower()
     if form not in ("jsonl", "csv"):
         raise ConfigError(f"--format {form}: jsonl or csv")
     if glue:
@@ -259,7 +259,7 @@ def predict(
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
-    from leebert.predict import write_answers
+    from leebert.predict import save_answers, write_answers
 
     asked = loaded.config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
     exits = parse(ExitConfig, asked, "--strategy/--threshold/--patience")
@@ -287,14 +287,7 @@ def predict(
         if not write_answers(rows, sys.stdout, form, columns):
             print("0 rows (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as f:
-            count = write_answers(rows, f, form, columns)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    count = save_answers(rows, out, form, columns)
     print(f"{out}: {count} rows", file=sys.stderr)
 
 
@@ -380,7 +373,8 @@ def calibrate(
     from leebert.thresholds import read_curves
 
     found = choose(
-        loaded, tokenizer, list(_texts(loaded, texts, text)), "stdin" if texts == "-" else Path(texts).name,
+        loaded, tokenizer, [row.values for row in _texts(loaded, texts, text)],
+        "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up), strategy or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model), loaded.exit_layers, loaded.depth), batch_size=batch_size,
         progress=partial(_bar, what="rows"),
@@ -394,24 +388,24 @@ def calibrate(
 
 def _texts(model: Any, input_: str, columns: list[str] | None) -> Any:
     """The texts of a file, or of stdin for `-`, from these columns or else from those of the model's task."""
+    from leebert.data.readers import Columns
     from leebert.data.tasks import get_task
-    from leebert.predict import read_file, read_texts
+    from leebert.data.texts import read_texts
 
-    own = list(get_task(model.config.task).text_columns) if model.config.task else None
-    names = columns or own or ["text"]
-    if own and len(names) != len(own):
+    own = get_task(model.config.task).text_names if model.config.task else ()
+    if own and columns and len(columns) != len(own):
         raise ConfigError(
-            f"--text {', '.join(names)}: this model takes {len(own)} column(s) of text, as {', '.join(own)}"
+            f"--text {', '.join(columns)}: this model takes {len(own)} column(s) of text, as "
+            f"{', '.join(names[0] for names in own)}"
         )
-    if input_ != "-":
-        return read_file(Path(input_), names)
-    return read_texts(_stdin(), names, "stdin")
+    names = tuple((name,) for name in columns) if columns else own or (("text",),)
+    wanted = Columns(names, "name yours with --text")
+    return read_texts(_stdin(), wanted, "stdin") if input_ == "-" else read_texts(Path(input_), wanted)
 
 
 def _stdin() -> Any:
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the locale says
-    return sys.stdin
+    """The lines of stdin, as bytes where it has them: the reader decodes them, whatever the locale says."""
+    return getattr(sys.stdin, "buffer", sys.stdin)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
+
+#: How errors about it are said (:class:`leebert.data.folds.Asked`): `leebert train` has no option `folds`.
+_HOLD_OUT = (
+    "holding one of {k} parts out for early stopping",
+    "with part {fold} of {k} held out for early stopping",
+    "add rows, or train without a hold-out by --no-hold-out",
+    "give other groups (--set data.group_by=none), another seed (--set training.seed=1) or --no-hold-out",
+)
 
 #: Of a model's folder: what training goes on from when it was killed, and what it tells when all else is written.
 CHECKPOINTS, SUMMARY = ".checkpoints", "training.json"
@@ -66,6 +74,13 @@ class RunConfig(Frozen):
     found: dict[str, Any] | None = Field(
         None, description="Of a best file: how it was found; training doesn't read it."
     )
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str | dict[str, Any]) -> str | dict[str, Any]:
+        from leebert.data.tasks import known_name
+
+        return known_name(task) if isinstance(task, str) else task
 
 
 #: Evaluation splits that are ready: name → file.
@@ -418,7 +433,7 @@ def train_model(
 
     from leebert.checkpoint import BestWeights, Checkpoints
     from leebert.data.batches import RowSubset, updates_per_epoch
-    from leebert.data.folds import make_folds
+    from leebert.data.folds import Asked, make_folds
     from leebert.exits import check_threshold, warn_if_unreachable
     from leebert.runtime import Runtime, derive_seed
     from leebert.stages import check, epochs_of, last_training, method
@@ -450,7 +465,7 @@ def train_model(
     rows: Rows = data.rows
     held_out: Rows | None = None
     if hold_out:
-        folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed)
+        folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed, Asked(*_HOLD_OUT))
         rows, held_out = RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
     if on_plan:
         longest = epochs_of(method(config.training, model.num_exits), config.training)

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from leebert.config import ExitConfig, Precision, nearest, problems
+from leebert.data.readers import Columns
+from leebert.data.texts import bad_text, is_text
 from leebert.errors import ConfigError, DataError
 from leebert.exits import check_rule, check_threshold, make_strategy
 from leebert.operating_point import in_words, saved_tradeoffs, within_loss
-from leebert.predict import CHUNK, answer_encoded, checked, encode
+from leebert.predict import CHUNK, answer_encoded, encode
 from leebert.rules import COUNTING, RULES
 from leebert.runtime import Runtime
 from leebert.thresholds import attainable, check_speed_up, choosable, look_up, read_curves
@@ -32,8 +34,8 @@ PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "batch_size": ("long", 32, "rows that run through the layers together"),
 }
 
-#: Columns of an answer, with their types as MLflow calls them.
-ANSWER = {"label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
+#: Columns of an answer, with their types as MLflow calls them; `row` is the row's number in the request, from 0.
+ANSWER = {"row": "long", "label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
 
 _SHOWN = 3  # rows that an error names
 
@@ -48,14 +50,14 @@ class Served:
         from leebert.compatibility import load_text_model
 
         self.model, self.tokenizer = load_text_model(folder)
-        self.columns = text_columns(self.model.config.task)
+        self.columns = Columns(text_names(self.model.config.task), "rename it in the request")
         self.curves = read_curves(Path(folder))
         self.runtime = Runtime.of(precision or self.model.config.precision, device)
         self.model.to(self.runtime.device)
         self._alone = threading.Lock()
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """Label, probability, exit layer (from 1) and layers saved for each row of a pandas DataFrame of texts.
+        """Number, label, probability, exit layer (from 1) and layers saved for each row of a pandas DataFrame of texts.
 
         `params` are those of :data:`PARAMETERS`; None stands for a parameter's default. Raises DataError for wrong
         columns, empty texts and, unless `truncate` is set, for texts longer than the model takes; ConfigError for an
@@ -77,7 +79,10 @@ class Served:
                 found += answer_encoded(
                     self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"], number * CHUNK
                 )
+        if len(found) != len(data):
+            raise DataError(f"{len(found)} answers to {len(data)} rows; report this as a fault of leebert")
         table = pd.DataFrame(found, columns=["label", "probability", "exit_layer"], index=data.index)
+        table.insert(0, "row", range(len(table)))
         table["layers_saved"] = self.model.depth - table["exit_layer"]
         return table
 
@@ -143,19 +148,20 @@ class Served:
         return asked
 
     def _texts(self, data: Any) -> list[tuple[str, ...]]:
-        for name in self.columns:
-            if name not in data.columns:
-                there = ", ".join(repr(name) for name in data.columns) or "none"
-                raise DataError(f"no column {name!r}; there are: {there}")
-            if list(data.columns).count(name) > 1:
-                raise DataError(f"column {name!r} stands there twice: rename one of the two")
-        rows = []
-        for number, row in enumerate(zip(*(data[name] for name in self.columns), strict=True)):
-            for name, text in zip(self.columns, row, strict=True):
-                if not isinstance(text, str):
-                    raise DataError(f"row {number}: {name!r} holds {text!r}, not a text")
-            rows.append(checked(row, self.columns, f"row {number}"))
-        return rows
+        import pandas as pd
+
+        header = [str(name) for name in data.columns]
+        at = self.columns.find(header, "the request")
+        names = tuple(header[i] for i in at)
+        texts = []
+        for number, values in enumerate(zip(*(data.iloc[:, i] for i in at), strict=True)):
+            for name, value in zip(names, values, strict=True):
+                if not is_text(value):
+                    # A table holds NaN, or its own NA, where a request has null.
+                    null = pd.api.types.is_scalar(value) and pd.isna(value)
+                    raise bad_text(f"row {number}", name, None if null else value)
+            texts.append(values)
+        return texts
 
     def _encoded(self, texts: list[tuple[str, ...]], *, truncate: bool) -> list[Any]:
         limit = self.model.config.max_length
@@ -175,8 +181,13 @@ class Served:
         return chunks
 
 
-def text_columns(task: Any) -> tuple[str, ...]:
-    """The columns that a model's requests have: its task's texts by their names on the hub; `text` without a task."""
+def text_names(task: Any) -> tuple[tuple[str, ...], ...]:
+    """For each text column of a model's requests the names that it may have: the hub's, then the release's."""
     from leebert.data.tasks import get_task
 
-    return get_task(task).request_columns if task else ("text",)
+    return tuple(names[::-1] for names in get_task(task).text_names) if task else (("text",),)
+
+
+def text_columns(task: Any) -> tuple[str, ...]:
+    """The columns that a model's requests have: its task's texts by their names on the hub; `text` without a task."""
+    return tuple(names[0] for names in text_names(task))

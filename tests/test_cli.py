@@ -404,6 +404,8 @@ def input_file(folder, kind, rows):
     pairs = [(r["a"], r["b"]) for r in rows]
     if kind == "jsonl":
         path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    elif kind == "json":
+        path.write_text(json.dumps(rows, indent=1))
     elif kind == "parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -426,12 +428,13 @@ def agree(answers, recorded, strategy, threshold):
     logits = recorded.logits[leaving, np.arange(n)]
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
+    assert [int(a["row"]) for a in answers] == list(range(n))
     assert [int(a["exit_layer"]) for a in answers] == (leaving + 1).tolist()
     assert [a["label"] for a in answers] == [("no", "yes")[i] for i in logits.argmax(-1)]
     assert [float(a["probability"]) for a in answers] == pytest.approx(p.max(-1).tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "txt"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet", "txt"])
 def test_predict_answers_every_kind_of_file_like_the_replay(trained, recorded, cli, tmp_path, kind):
     ran = cli("leebert", "predict", trained[0], input_file(tmp_path, kind, text_rows(40, 1)), "--device", "cpu")
     assert ran.code == 0, ran.err
@@ -452,7 +455,7 @@ def test_predict_reads_stdin_and_writes_csv(trained, recorded, cli, tmp_path):
     lines = "".join(f"{r['a']}\t{r['b']}\n" for r in text_rows(40, 1))
     ran = cli("leebert", "predict", trained[0], "-", "--format", "csv", "--device", "cpu", stdin=lines)
     assert ran.code == 0, ran.err
-    assert ran.out.splitlines()[0] == "label,probability,exit_layer"
+    assert ran.out.splitlines()[0] == "row,label,probability,exit_layer"
     agree(list(csv.DictReader(io.StringIO(ran.out))), recorded, "patience", 1)
     out = tmp_path / "answers.csv"
     again = cli("leebert", "predict", trained[0], "-o", out, "--device", "cpu", stdin=lines)

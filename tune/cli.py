@@ -33,7 +33,7 @@ Patience = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout, or of your own task's files.")]
 Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 SweepsMlflow = Annotated[
@@ -193,6 +193,8 @@ def doctor(
 def resume(
     name: Name,
     space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
@@ -207,8 +209,9 @@ def resume(
     console.quiet_transformers()
     from tune.running.sweep import resume_sweep
 
+    overrides = _overrides(data_dir, backbone, None, None, set_)
     outcome = resume_sweep(
-        folder, space=space, overrides=set_ or [], take_over=take_over, address=address, device=device, say=_say
+        folder, space=space, overrides=overrides, take_over=take_over, address=address, device=device, say=_say
     )
     _conclude([outcome], json_)
 
