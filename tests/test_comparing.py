@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -73,14 +74,21 @@ def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path,
     assert "reaches from 1 to 3.00 on 3 exits" in missed
     (gone,) = {p for p in (sweep.path / "cells").iterdir() if f"{found.scores.lines[0].paired[0][0]}-s0-f0" in p.name}
     gone.unlink()
-    (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
-    assert f"{gone} is missing" in found.at_speed_ups[0][1]
-    assert f"{gone} is missing" in found.as_dict()["at_speed_ups"][0]["missing"]
-    print_comparisons([found])
-    assert "not at speed-up 2.0:" in capsys.readouterr().out
-    assert "Not at speed-up 2.0:" in str(comparison_page([found]))
+    with pytest.warns(UserWarning, match=f"{gone.name} is missing"):
+        (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2)
+    assert [line.dropped for line in found.at_speed_ups[0][1].lines] == [{"unfinished": 1}, {}]
     (narrowed,) = compare_sweeps([sweep], "clo-v2", "blo", where={"cycle_length": "4"}, objectives=AT_2)
     assert not isinstance(narrowed.at_speed_ups[0][1], str), "what was lost is of C=2"
+    for path in (sweep.path / "cells").iterdir():
+        path.unlink()
+    with pytest.warns(UserWarning, match="is missing.*; and [0-9]+ more; left out of everything"):
+        (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
+    assert "no pair that finished the same cell" in found.as_dict()["at_speed_ups"][0]["missing"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the same files
+        print_comparisons([found])
+        assert "Not at speed-up 2.0:" in str(comparison_page([found]))
+    assert "not at speed-up 2.0:" in capsys.readouterr().out
 
 
 def test_a_model_with_one_exit_is_compared_all_the_same(tmp_path):
@@ -224,6 +232,8 @@ def test_what_two_joined_sweeps_have_beside_the_sides_is_in_nobodys_way(tmp_path
         ({"facts": {"data_fingerprint": "other"}}, "with different data_fingerprint"),
         ({"seeds": 2}, "with different seeds"),
         ({"training": {"max_epochs": 9}}, "with different training"),
+        ({"pooling": "mean"}, "with different model"),
+        ({"backbone": "/is", "facts": {"backbone": {"name": "/is", "weights": "2"}}}, "with different backbone"),
         ({"task": "rte"}, "no common tasks: algorithm clo-v2 is in sweeps of mrpc, blo in sweeps of rte"),
     ],
 )
@@ -233,6 +243,18 @@ def test_sweeps_that_differ_in_more_are_not_joined(tmp_path, change, message):
     blo = scored_sweep(tmp_path / "blo", ahead(0.1), algorithms=["blo"], space=space, **change)
     with pytest.raises(ConfigError, match=message):
         compare_sweeps([clo, blo], "clo-v2", "blo")
+
+
+def test_sweeps_of_a_backbone_that_has_moved_are_joined(tmp_path):
+    sweeps = [
+        scored_sweep(
+            tmp_path / name, ahead(0.1), algorithms=[name], space={"lr_theta": [1e-5, 1e-4]}, backbone=place,
+            facts={"backbone": {"name": place, "weights": "1", "config": "2"}},
+        )
+        for name, place in (("slo", "/was"), ("blo", "/is"))
+    ]  # fmt: skip
+    (joined,) = compare_sweeps(sweeps, "slo", "blo")
+    assert joined.sweep == "slo + blo"
 
 
 def test_an_error_of_several_sweeps_names_its_sweep(tmp_path):

@@ -193,7 +193,8 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
 def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     shutil.rmtree(sweep.path / "cells")
-    text = told(sweep_page(sweep))
+    with pytest.warns(UserWarning, match="is missing.*--repair"):
+        text = told(sweep_page(sweep))
     assert "No patience curves:" in text
     assert "Not at speed-up 2.0:" in text
     assert "tuned clo-v2" in text, "what needs no logits stands all the same"

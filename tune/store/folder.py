@@ -141,7 +141,7 @@ class SweepFolder:
         """SweepError where a file lies in a folder's place, or a folder in a file's."""
         for name, folder in LAYOUT.items():
             path = self.path / name
-            if path.exists() and path.is_dir() != folder:
+            if path.exists() and not path.is_symlink() and path.is_dir() != folder:
                 is_, should = ("file", "folder") if folder else ("folder", "file")
                 raise SweepError(f"{path} is a {is_}, and should be a {should}: move it away")
 
