@@ -70,7 +70,8 @@ def made_sweep(
                 cell_end["curve"] = tradeoff(recorded, metric="accuracy").as_dict()
                 cell_end["held_out"] = f"{config}-s0-f{fold}-0001-0001.parquet"
                 rows = np.arange(recorded.logits.shape[1])
-                save_held_out(folder / "cells" / cell_end["held_out"], recorded, rows)
+                name = cell_end["held_out"]
+                cell_end["digests"] = {name: save_held_out(folder / "cells" / name, recorded, rows)}
             if not curves:
                 del cell_end["curve"]
                 cell_end["tradeoff"] = {"layers": [1.0] * 20, "score": [0.0] * 20}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
-from tune.analysis.overview import spec_of
+from tune.analysis.overview import UNFINISHED, spec_of
 from tune.analysis.select import Ranked, complete, one_standard_error, ranking
 from tune.analysis.settings import uneven_settings
 from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
@@ -24,10 +24,6 @@ SAME = ("data_fingerprint", "folds", "rows", "metric")
 
 #: Of more cells the front is only computed where it is asked for, or the objective takes curves anyway.
 FRONT_CELLS = 100
-
-_UNFINISHED = {
-    "running": "is still running", "stopped": "was stopped", "failed": "has failed", "died": "has died",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +98,10 @@ class Choice:
         """What to say of each sweep that has not come to its end."""
         told = {}
         for sweep in self.sweeps:
-            if sweep.status in _UNFINISHED:
+            if sweep.status in UNFINISHED:
                 planned = f" of {sweep.spec.planned} planned" if sweep.spec.planned else ""
                 complete = f"{self.complete_of(sweep)}{planned} configurations complete"
-                told[sweep.name] = f"sweep {sweep.name} {_UNFINISHED[sweep.status]}: {complete}"
+                told[sweep.name] = f"sweep {sweep.name} {UNFINISHED[sweep.status]}: {complete}"
         return told
 
 
@@ -153,8 +149,8 @@ def choose(
 ) -> Choice:
     """The choice among sweeps of one task. `front` asks for the front however many cells there are.
 
-    Raises SweepError where sweeps differ in data, folds, metric or seeds, where no configuration is complete, and where
-    logits that the objective takes can't be read; ConfigError where no configuration reaches the speed-up.
+    Left out, with a note, is a configuration of which logits that the objective takes can't be read. Raises SweepError
+    where sweeps differ in data, folds, metric or seeds, and where no configuration is left; ConfigError where no configuration reaches the speed-up.
     """
     _require_comparable(sweeps)
     _warn_of_one_exit(sweeps, say)
@@ -182,6 +178,18 @@ def choose(
             if front or objective.kind != "score":
                 raise
             no_front = str(error)
+    gone = () if no_front else _without_logits(curved, replayed)
+    if gone and len(gone) == len(curved):
+        no_front = "every complete configuration has a cell whose held-out logits are missing or damaged"
+        if front or objective.kind != "score":
+            raise SweepError(no_front)
+    if gone and objective.kind != "score":
+        say(
+            "note: left out of the choice, as held-out logits of a cell are missing or damaged: "
+            + "; ".join(describe(candidates[c.id].configuration.values) for c in gone)
+        )
+        finished = tuple(c for c in finished if c not in gone)
+        candidates = {c.id: owners[c.id] for c in finished}
     too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
     if finished and len(too_slow) == len(finished):
         raise ConfigError(_none_reaches(objective, candidates, replayed))
@@ -198,6 +206,11 @@ def choose(
         front=tuple(pareto(curved, replayed)),
         no_front=no_front,
     )
+
+
+def _without_logits(curved: Sequence[Configuration], replayed: Mapping[CellKey, Tradeoff]) -> tuple[Configuration, ...]:
+    """The configurations of which a cell has no curve."""
+    return tuple(c for c in curved if any((c.id, cell.seed, cell.fold) not in replayed for cell in c.cells))
 
 
 def _replayed(
