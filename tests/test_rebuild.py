@@ -99,7 +99,7 @@ def test_what_a_proxy_answered_in_the_servers_place_is_found_and_mended_once_it_
         answer[0] = None
         again = rebuild(copy, url, "--json")
     assert (again.code, again.json["differences"]) == (0, []), again.err
-    assert again.json["mended"] >= 6
+    assert again.json["mended"] >= 3
     assert rebuild(copy, f"sqlite:///{tmp_path}/whole.db").code == 0
     assert contents(mlflow_server.database, "lied") == contents(tmp_path / "whole.db", "lied")
 
