@@ -74,7 +74,7 @@ def test_a_new_database_holds_what_the_old_one_does_and_is_left_alone_by_a_secon
     sent = Counter(mlflow_server.requests()[before:])
     assert sent == {
         "GET experiments/get-by-name": 1, "POST runs/search": 2, "GET experiments/get": 2,
-        "GET metrics/get-history-bulk-interval": len({m for run in found.values() for m in _of_parts(run)}),
+        "GET metrics/get-history-bulk": len({m for run in found.values() for m in _of_parts(run)}),
     }, "nothing is written; what is there is read back, each metric once for all runs of a kind"  # fmt: skip
 
 
