@@ -32,11 +32,6 @@ _UNDISTURBED, _STEADY = 0.95, 0.02
 Key = TypeVar("Key", bound=Hashable)
 
 
-def nearest_point(points: list[dict[str, Any]], speed_up: float = PAPER_SPEED_UP) -> dict[str, Any]:
-    """The point of a curve whose speed-up in layers is nearest."""
-    return min(points, key=lambda p: abs(p["speed_up"] - speed_up))
-
-
 def time_rules(
     model: Any,
     rows: Rows,

@@ -13,6 +13,7 @@ from typing import Any
 from tune.analysis.overview import spec_of
 from tune.running.driver import replay
 from tune.running.sweep import held, mlflow_address, tracker_for
+from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder
 from tune.store.ledger import Record, State
 from tune.tracking.audit import Audit, Difference
@@ -58,9 +59,10 @@ def rebuild(
         tracker.fence(lease.check)
         started = time.monotonic()
         kept = _Kept(tracker)
-        state = replay(folder.ledger, kept)
+        curve_of = CellCurves(folder.path, say)
+        state = replay(folder.ledger, kept, curve_of)
         Showing(kept, spec, folder.manifest["test_train_ratio"], say).end(state)
-        for event in events(_end(state), state):
+        for event in events(_end(state), state, curve_of):
             kept.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
         mended, left = (0, []) if unsent else complete(tracker, kept.events, lease.check, say)

@@ -64,6 +64,7 @@ class _Run:
     nonfinite: int = 0
     digest: str = ""
     ended: int = 0  # ms, by the ledger's clock
+    curve: bool = False  # whether a configuration's curve is there
 
 
 class RunWriter:
@@ -165,11 +166,18 @@ class RunWriter:
         from mlflow.entities import RunTag
 
         run = self._known[("config", event.config_id)]
+        curve = _series("curve/", event.curve, first=0)
         if _is_over(run, event.status, event.time_ms):
+            if curve and not run.curve and event.status in ("complete", "pruned"):
+                # It ended when layers were read from evenly spaced thresholds: of one step the later point counts.
+                curve += _points([(k, v) for k, v in event.metrics.items() if k == "cv/layers"], 0)
+                self._log(run, _rounded(curve), at=event.time_ms + 1)
+                run.curve = True
             return
         points: Points = []
         if event.status in ("complete", "pruned"):  # one that was stopped or failed may go on: no step is to come twice
-            points = _points(event.metrics.items(), 0) + _series("tradeoff/", event.tradeoff, first=0)
+            points = _points(event.metrics.items(), 0) + curve
+            run.curve = bool(curve)
             if event.depth:
                 layers = range(1, 1 + max(len(values) for values in event.depth.values()))
                 points = [*points, *_series("depth/", {**event.depth, "layer": layers}, first=1)]
@@ -397,6 +405,7 @@ def _known_run(run: Any) -> _Run:
         nonfinite=int(tags.get("nonfinite", 0)),
         digest=tags.get("digest", ""),
         ended=run.info.end_time or 0,
+        curve="curve/score" in run.data.metrics,
     )
 
 
