@@ -74,7 +74,7 @@ def test_a_new_database_holds_what_the_old_one_does_and_is_left_alone_by_a_secon
     sent = Counter(mlflow_server.requests()[before:])
     assert sent == {
         "GET experiments/get-by-name": 1, "POST runs/search": 2, "GET experiments/get": 2,
-        "GET metrics/get-history-bulk-interval": len({m for run in found.values() for m in _of_parts(run)}),
+        "GET metrics/get-history-bulk": len({m for run in found.values() for m in _of_parts(run)}),
     }, "nothing is written; what is there is read back, each metric once for all runs of a kind"  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_what_a_proxy_answered_in_the_servers_place_is_found_and_mended_once_it_
         answer[0] = None
         again = rebuild(copy, url, "--json")
     assert (again.code, again.json["differences"]) == (0, []), again.err
-    assert again.json["mended"] >= 6
+    assert again.json["mended"] >= 3
     assert rebuild(copy, f"sqlite:///{tmp_path}/whole.db").code == 0
     assert contents(mlflow_server.database, "lied") == contents(tmp_path / "whole.db", "lied")
 
