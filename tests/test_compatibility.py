@@ -361,8 +361,8 @@ def test_a_word_that_was_added_to_a_loaded_tokenizer_is_never_sent_to_the_model(
     texts = [("the cat", "a dog")] * 300 + [("the cat", f"new{64 - TOKENS}")]
     assert max(encode(rows, texts, 32)["input_ids"][-1]) == 64
     rule = make_strategy("never", None, num_exits=4, num_classes=2)
+    asked = [Row(i, pair, ("a", "b"), "texts") for i, pair in enumerate(texts)]
     with pytest.raises(DataError, match="row 300: token id 64, and the model embeds the ids 0 to 63"):
-        asked = [Row(i, pair, ("a", "b"), "texts") for i, pair in enumerate(texts)]
         list(answers(model, rows, asked, rule, Runtime(torch.device("cpu")), 32))
     served = Served(saved[0], "cpu")
     served.tokenizer = rows
