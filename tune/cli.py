@@ -33,7 +33,7 @@ Patience = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout, or of your own task's files.")]
 Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 SweepsMlflow = Annotated[
@@ -49,9 +49,22 @@ def _say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def sweep(
-    spaces: Annotated[list[Path], typer.Argument(help="Search spaces (YAML); several are run one after the other.")],
+    spaces: Annotated[
+        list[Path],
+        typer.Argument(help="Search spaces: YAML files, or names from `spaces`; several run one after the other."),
+    ],
     data_dir: DataDir = None,
     backbone: Backbone = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; with several spaces, NAME-TASK.")] = None,
@@ -125,8 +138,34 @@ def _default_name(path: Path) -> str:
 
 
 @app.command()
+def spaces(
+    into: Annotated[Path, typer.Argument(help="The folder that --copy writes into.")] = Path("."),
+    copy: Annotated[
+        str | None,
+        typer.Option(help="Copy this search space (or `cluster`: the files that start one) into the folder."),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the search spaces that come with the package, or copy one to edit it."""
+    from tune.space.shipped import CLUSTER, copy_shipped, shipped_spaces
+
+    if copy is not None:
+        written = [str(path) for path in copy_shipped(copy, into)]
+        console.emit_json(written) if json_ else print("\n".join(written))
+        return
+    found = shipped_spaces()
+    if json_:
+        console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in found])
+        return
+    width = max(len(space.name) for space in found)
+    for space in found:
+        print(f"{space.name:{width}}  {space.title}")
+    print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . (or {CLUSTER}) makes a copy to edit")
+
+
+@app.command()
 def doctor(
-    space: Annotated[Path, typer.Argument(help="A search space (YAML).")],
+    space: Annotated[Path, typer.Argument(help="A search space: a YAML file, or a name from `spaces`.")],
     data_dir: DataDir = None,
     backbone: Backbone = None,
     address: Address = None,
@@ -154,6 +193,8 @@ def doctor(
 def resume(
     name: Name,
     space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
@@ -168,8 +209,9 @@ def resume(
     console.quiet_transformers()
     from tune.running.sweep import resume_sweep
 
+    overrides = _overrides(data_dir, backbone, None, None, set_)
     outcome = resume_sweep(
-        folder, space=space, overrides=set_ or [], take_over=take_over, address=address, device=device, say=_say
+        folder, space=space, overrides=overrides, take_over=take_over, address=address, device=device, say=_say
     )
     _conclude([outcome], json_)
 
@@ -326,11 +368,18 @@ def refit(
     seeds: Annotated[int, typer.Option(min=1, help="How many models; the sweep's seeds first.")] = 1,
     first_seed: Annotated[int | None, typer.Option(min=0, help="Seeds from here on; the first is registered.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the models go; refits/TASK by default.")] = None,
-    strategy: Annotated[str, typer.Option(help=f"Exit rule of the models: one of {', '.join(RULES)}.")] = "entropy",
+    strategy: Annotated[
+        str | None,
+        typer.Option(help=f"Exit criterion of the models: one of {', '.join(RULES)}; the best for the aim by default."),
+    ] = None,
     patience: Patience = None,
     speed_up: Annotated[
-        float, typer.Option(help="M / mean layers that thresholds are chosen for; the paper's.")
-    ] = 1.95,
+        float | None, typer.Option(help="Aim of the thresholds: a layer speed-up, depth / mean layers.")
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(help="Aim: as early as costs at most so many points; by default 1, else a layer speed-up of 2."),
+    ] = None,
     data_dir: DataDir = None,
     backbone: Backbone = None,
     tracking_uri: TrackingUri = None,
@@ -350,7 +399,7 @@ def refit(
     from tune.models.register import Target, check_names, check_server, log_refit, model_name
     from tune.tracking.server import resolve_uri
 
-    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, patience, device)
+    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, patience, device, max_loss=max_loss)
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
     to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
@@ -382,13 +431,19 @@ def rebuild_mlflow(
     if json_:
         console.emit_json(told)
     else:
-        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s")
+        mended = f", {told['mended']} run(s) mended" if told["mended"] else ""
+        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s{mended}")
         print(f"MLflow: {told['mlflow']}")
         print_views(told["views"])
     if told["unsent"]:
         raise TrackingError(f"{told['unsent']} events did not reach MLflow; give the same command again")
-    if told["rejected"]:
-        raise TrackingError(f"MLflow can't take {told['rejected']} events; see the message above")
+    if differences := told["differences"]:
+        shown = [*differences[:5], *([f"and {len(differences) - 5} more"] if len(differences) > 5 else [])]
+        raise TrackingError(
+            f"MLflow still differs from the sweep's record in {len(differences)} place(s):\n  "
+            + "\n  ".join(shown)
+            + "\nCheck what answers between this machine and the server, then give the same command again"
+        )
 
 
 @app.command()
@@ -539,7 +594,7 @@ def reproduce(
     ] = None,
     set_: Set = None,
     data_dir: DataDir = None,
-    out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("docs/results/reproduced"),
+    out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("reproduced"),
     name: Annotated[str | None, typer.Option(help="Of the sweep; reproduce-TASK-BACKBONE by default.")] = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Train nothing, show what the results file holds.")] = False,
     storage: Storage = None,
