@@ -18,7 +18,7 @@ from leebert.yaml import dump_yaml
 #: The heading of what :func:`recalibrated` says.
 _CALIBRATED = "## Calibrated thresholds"
 
-_METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "matthews": "matthews_correlation"}
+_METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "macro_f1": "f1", "matthews": "matthews_correlation"}
 
 
 @dataclasses.dataclass(frozen=True)

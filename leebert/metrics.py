@@ -17,6 +17,12 @@ def _f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return float(f1_score(labels, predicted, zero_division=0.0))
 
 
+def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
+
+
 def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
     from sklearn.metrics import matthews_corrcoef
 
@@ -28,6 +34,7 @@ MEASURES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "accuracy": {"accuracy": _accuracy},
     "matthews": {"matthews": _matthews},
     "acc_f1": {"accuracy": _accuracy, "f1": _f1},
+    "macro_f1": {"macro_f1": _macro_f1},
 }
 
 
