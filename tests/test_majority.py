@@ -2,11 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from leebert.checkpoint import Checkpoints
+from leebert.config import TrainConfig
 from leebert.majority import INFLUENCES, AgainstMajority, against_majority, in_words, pooled, single_class
 from leebert.metrics import MEASURES, measures
+from leebert.record import Record, TensorRows
+from leebert.train import fit, train_epochs
+from tune.store.history import Configuration
+from tune.store.ledger import State
 
 
 def logits(*predictions, classes=2):
@@ -147,3 +154,101 @@ def test_words_name_the_class_the_margin_and_what_to_try():
 )
 def test_that_it_is_common_is_said_of_shallow_exits_only(exits, said):
     assert single_class(exits, 6) == said
+
+
+class Scripted(torch.nn.Module):
+    """Two exits that answer, at the n-th evaluation, what the script's n-th entry makes of the labels."""
+
+    num_exits, depth, exit_layers = 2, 2, (1, 2)
+
+    def __init__(self, *script):
+        super().__init__()
+        self.script, self.evaluations = script, 0
+        self.heads = torch.nn.ModuleList(torch.nn.Linear(6, 2) for _ in range(2))
+
+    def record(self, batch, keep="logits"):
+        if self.training:
+            return Record(torch.stack([head(batch["features"]) for head in self.heads]), batch["labels"])
+        said = self.script[min(self.evaluations, len(self.script) - 1)](batch["labels"].numpy())
+        self.evaluations += 1
+        return Record(torch.tensor(np.eye(2, dtype=np.float32)[said[-len(self.heads) :]]), batch["labels"])
+
+    def keep_exits(self, layers):
+        self.heads, self.exit_layers, self.num_exits = self.heads[-len(layers) :], tuple(layers), len(layers)
+
+
+def stuck(labels):
+    return np.ones((2, len(labels)), int)
+
+
+def learning(labels):
+    """The first exit is below always answering 1, the second above it, their mean below."""
+    at = np.arange(len(labels))
+    return np.stack([np.where(at % 5 < 2, 1 - labels, labels), np.where(at % 5 == 0, 1 - labels, labels)])
+
+
+def imbalanced(seed=0):
+    labels = torch.tensor(LABELS[np.random.default_rng(seed).permutation(100)])
+    return TensorRows(features=torch.randn(100, 6, generator=torch.Generator().manual_seed(seed)), labels=labels)
+
+
+def trained(*script, algorithm="uniform", **options):
+    settings = TrainConfig(algorithm=algorithm, batch_size=8, max_epochs=6, eval_batch_size=100, precision="fp32", **options)
+    torch.manual_seed(0)
+    return fit(Scripted(*script), imbalanced(), settings, held_out=imbalanced(1), metric="acc_f1")
+
+
+@pytest.mark.parametrize("options", [{}, {"finetune_first": True, "first_epochs": 1}], ids=["one stage", "two stages"])
+def test_a_learned_epoch_is_kept_over_a_collapsed_one_that_scores_higher(options):
+    first = [stuck] if options else []
+    result = trained(*first, stuck, learning, stuck, patience=2, **options)
+    reports = [r for r in result.reports if r.stage == "joint"]
+    assert reports[0].score == pytest.approx(reports[2].score) == pytest.approx((0.68 + 2 * 0.68 / 1.68) / 2)
+    assert reports[1].score < reports[0].score
+    assert reports[1].majority["margins"][1] > 0
+    assert result.best is reports[1]
+    assert result.held_out.logits.argmax(-1)[0].tolist() != [1] * 100
+    assert (result.ended, len(reports)) == ("patience", 4), "counted from the learned epoch"
+    assert [len(r.majority["collapsed"]) for r in reports] == [2, 0, 2, 2]
+    assert [r.majority["verdict"] for r in reports][0] == "collapsed"
+
+
+def test_among_collapsed_epochs_and_among_learned_ones_the_mean_over_exits_decides():
+    def better(labels):
+        return np.stack([labels, labels])
+
+    assert trained(stuck, stuck, patience=2).best.epoch == 0
+    assert trained(learning, better, learning, patience=2).best.epoch == 1
+
+
+def test_a_resumed_run_keeps_the_learned_epoch(tmp_path):
+    settings = TrainConfig(algorithm="uniform", batch_size=8, max_epochs=3, eval_batch_size=100, precision="fp32")
+    options = {"held_out": imbalanced(1), "metric": "acc_f1"}
+    torn = train_epochs(Scripted(stuck, learning), imbalanced(), settings, checkpoints=Checkpoints(tmp_path), **options)
+    next(torn)
+    assert next(torn).best_epoch == 1
+    torn.close()
+    result = fit(Scripted(stuck), imbalanced(), settings, checkpoints=Checkpoints(tmp_path), **options)
+    assert (len(result.reports), result.best.epoch) == (3, 1)
+    assert result.reports[1].majority["verdict"] != "collapsed"
+
+
+def test_one_exit_methods_are_held_to_the_majority_class_too():
+    reports = trained(stuck, learning, stuck, algorithm="finetune", patience=2).reports
+    assert [r.majority["verdict"] for r in reports] == ["collapsed", "learned", "collapsed", "collapsed"]
+    assert [len(r.majority["margins"]) for r in reports] == [1] * 4
+    assert reports[-1].best_epoch == 1
+
+
+def test_of_running_cells_an_epoch_above_the_majority_class_is_the_best_one():
+    """Old ledgers tell only which exits are collapsed."""
+    where = {"config": "c", "attempt": 1, "seed": 0, "fold": 0, "seq": 0, "time": 0.0, "seconds": 1.0, "kind": "epoch"}
+    found = trained(stuck, learning, stuck, patience=2)
+    for without in ((), ("majority",)):
+        state = State()
+        state.configs["c"] = Configuration("c", {})
+        for report in found.reports[:3]:
+            plain = {key: value for key, value in report.plain().items() if key not in without}
+            state.apply({**where, **plain})
+        (cell,) = state.configs["c"].cells
+        assert cell.best.epoch == 1

@@ -267,6 +267,9 @@ def best(
     front: Annotated[
         bool, typer.Option("--front", help="Find the front of score against layers, however many cells there are.")
     ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Choose among those that aren't distinguishable from the majority class, too.")
+    ] = False,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
@@ -280,7 +283,9 @@ def best(
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
-    choices, errors = choose_each(folders, Objective.of(objective, rule, patience), front=front, say=_say)
+    choices, errors = choose_each(
+        folders, Objective.of(objective, rule, patience), front=front, anyway=anyway, say=_say
+    )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         told = [{**values, "file": str(path)} for _, values, path in written]

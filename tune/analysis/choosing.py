@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
+from tune.analysis.learned import ConfigurationMargin, none_learned, of_configuration, ratio_of
 from tune.analysis.overview import spec_of
 from tune.analysis.select import Ranked, complete, one_standard_error, ranking
 from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
@@ -68,8 +69,9 @@ class Choice:
     """What one task's sweeps say together. Configurations are named by the keys of `candidates`.
 
     `ranked` holds those that were judged, best first, with the objective's score; `near` those of them within one
-    standard error; `too_slow` those that were left out, since a cell can't reach the speed-up. `no_front` says why
-    there is none.
+    standard error; `too_slow` those that were left out, since a cell can't reach the speed-up; `unlearned` those that were
+    left out, since they are not distinguishable from the majority class. `no_front` says why there is none. `margins` are
+    the candidates beside the majority class, where that is known.
     """
 
     task: str
@@ -81,6 +83,8 @@ class Choice:
     too_slow: tuple[str, ...]
     front: tuple[FrontPoint, ...]
     no_front: str
+    margins: Mapping[str, ConfigurationMargin] = dataclasses.field(default_factory=dict)
+    unlearned: tuple[str, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -106,6 +110,7 @@ def choose_each(
     objective: Objective,
     *,
     front: bool = False,
+    anyway: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Choice], list[LeebertError]]:
     """A choice per task among these sweeps, and what is wrong with sweeps or tasks that have none, naming them.
@@ -127,7 +132,7 @@ def choose_each(
             by_task.setdefault(sweep.spec.task_name, []).append(sweep)
     for sweeps in by_task.values():
         try:
-            choices.append(choose(sweeps, objective, front=front, say=say))
+            choices.append(choose(sweeps, objective, front=front, anyway=anyway, say=say))
         except LeebertError as error:
             named = ", ".join(s.name + (" (still running)" if s.status == "running" else "") for s in sweeps)
             errors.append(SweepError(f"sweep{'s' if len(sweeps) > 1 else ''} {named}: {error}"))
@@ -139,12 +144,16 @@ def choose(
     objective: Objective,
     *,
     front: bool = False,
+    anyway: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Choice:
     """The choice among sweeps of one task. `front` asks for the front however many cells there are.
 
-    Raises SweepError where sweeps differ in data, folds, metric or seeds, where no configuration is complete, and where
-    logits that the objective takes can't be read; ConfigError where no configuration reaches the speed-up.
+    A configuration that is not distinguishable from the majority class is only chosen `anyway`.
+
+    Raises SweepError where sweeps differ in data, folds, metric or seeds, where no configuration is complete or none has
+    learned anything, and where logits that the objective takes can't be read; ConfigError where no configuration reaches
+    the speed-up.
     """
     _require_comparable(sweeps)
     _warn_of_one_exit(sweeps, say)
@@ -160,6 +169,10 @@ def choose(
             raise ConfigError(f"{objective}: every complete configuration has one exit, and so one speed only")
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
+    margins = _margins(candidates)
+    unlearned = () if anyway else tuple(key for key in candidates if key in margins and not margins[key].learned)
+    if finished and len(unlearned) == len(finished):
+        raise SweepError(f"{none_learned(list(margins.values()))}; to write the best of them all the same: --anyway")
     replayed: dict[CellKey, Tradeoff] = {}
     no_front = ""
     cells = sum(len(c.cells) for c in finished)
@@ -173,9 +186,10 @@ def choose(
                 raise
             no_front = str(error)
     too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
-    if finished and len(too_slow) == len(finished):
-        raise ConfigError(_none_reaches(objective, candidates, replayed))
-    judged = objective.rescored(tuple(c for c in finished if c.id not in too_slow) or everything, replayed)
+    if finished and len(too_slow.union(unlearned)) == len(finished):
+        raise ConfigError(_none_reaches(objective, {k: c for k, c in candidates.items() if k not in unlearned}, replayed))
+    left_out = too_slow.union(unlearned)
+    judged = objective.rescored(tuple(c for c in finished if c.id not in left_out) or everything, replayed)
     near = one_standard_error(judged)  # a SweepError where none is complete
     return Choice(
         task=sweeps[0].spec.task_name,
@@ -185,9 +199,23 @@ def choose(
         ranked=ranking(judged),
         near=near,
         too_slow=tuple(c.id for c in finished if c.id in too_slow),
-        front=tuple(pareto(curved, replayed)),
+        front=tuple(pareto(tuple(c for c in curved if c.id not in unlearned), replayed)),
         no_front=no_front,
+        margins=margins,
+        unlearned=unlearned,
     )
+
+
+def _margins(candidates: Mapping[str, Candidate]) -> dict[str, ConfigurationMargin]:
+    """The candidates beside the majority class, by their keys; those without a word on it are left out."""
+    found = {}
+    for key, candidate in candidates.items():
+        sweep = candidate.sweep
+        ratio, metric = ratio_of(sweep.spec, sweep.manifest), sweep.manifest["metric"]
+        margin = of_configuration(sweep.folder.path, candidate.records, metric, ratio)
+        if margin is not None:
+            found[key] = margin
+    return found
 
 
 def _replayed(

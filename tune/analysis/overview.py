@@ -8,6 +8,7 @@ from typing import Any
 
 from leebert.config import parse
 from leebert.errors import LeebertError
+from tune.analysis.learned import ConfigurationMargin, conclusion, of_configuration, ratio_of
 from tune.analysis.select import ranking, score
 from tune.running.failures import Placement
 from tune.space import SweepSpec
@@ -69,7 +70,11 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
 
 
 def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any]:
-    """Every configuration with its score, best first; JSON-ready."""
+    """Every configuration with its score, best first, and beside the majority class; JSON-ready.
+
+    `verdict` says what the complete ones are against the majority class, all together.
+    """
+    margins = margins_of(folder, spec, state)
     ranked = [r.configuration.id for r in ranking(state.history())]
     order = {config: i for i, config in enumerate(ranked)}
     rows = []
@@ -84,9 +89,27 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
                 "score_mean": None if mean != mean else mean,
                 "score_std": None if std != std else std,
                 "placement": placed(state, c.id),
+                "majority": margins[c.id].as_dict() if c.id in margins else None,
             }
         )
-    return {"sweep": folder.name, "task": spec.task_name, "folder": str(folder.path), "configurations": rows}
+    return {
+        "sweep": folder.name,
+        "task": spec.task_name,
+        "folder": str(folder.path),
+        "configurations": rows,
+        "verdict": conclusion(list(margins.values())),
+    }
+
+
+def margins_of(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, ConfigurationMargin]:
+    """The complete configurations beside the majority class, by id, where it can be told."""
+    manifest = folder.manifest
+    found = {
+        c.id: of_configuration(folder.path, state.cells_of.get(c.id, []), manifest["metric"], ratio_of(spec, manifest))
+        for c in state.history()
+        if c.state == "complete"
+    }
+    return {config: margin for config, margin in found.items() if margin is not None}
 
 
 def placed(state: State, config: str) -> str:
@@ -113,11 +136,15 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for i, row in enumerate(rows[:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        state = row["state"] + (f", {row['placement']}" if row["placement"] else "")
+        verdict = (row["majority"] or {}).get("verdict", "learned")
+        told = "" if verdict == "learned" else "collapsed" if verdict == "collapsed" else "as the majority class"
+        state = ", ".join(filter(None, (row["state"], row["placement"], told)))
         table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), state)
     Console().print(table)
     if len(rows) > most:
         print(f"and {len(rows) - most} more; results.parquet in {facts['folder']} has all")
+    if facts["verdict"]:
+        print(facts["verdict"])
 
 
 def print_views(views: dict[str, str], note: str = "") -> None:
