@@ -1,6 +1,8 @@
 # The developer's interface. `make demo` and `make test` start from nothing but a clone and Python 3.11.
 PYTHON ?= python3.11
-BIN := .venv/bin
+# Another Python has an environment of its own: `make quick PYTHON=python3.13`.
+VENV := $(if $(filter python3.11,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
 # The model that the inference benchmark runs, as `leebert train` has written it.
 MODEL ?= runs/mrpc
 # Real data for tests and benchmarks, where it is there; tests that need it skip without.
@@ -17,10 +19,10 @@ help:
 	@echo "make bench  the benchmarks (an hour; needs LEEBERT_DATA)"
 	@echo "make soak   sweeps that are killed again and again (half an hour)"
 
-setup: .venv/.ready
+setup: $(VENV)/.ready
 
-.venv/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev,cluster]"
 	@touch $@
@@ -59,4 +61,4 @@ soak: setup
 	$(BIN)/python benchmarks/soak.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

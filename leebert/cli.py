@@ -33,6 +33,15 @@ DataDir = Annotated[
 ]
 
 
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Option(help="A YAML file, such as best/mrpc.yaml.")] = None,

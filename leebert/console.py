@@ -35,6 +35,17 @@ def run(app: Callable[[], Any]) -> None:
         sys.exit(1)
 
 
+def print_version(asked: bool) -> None:
+    """The callback of `--version`: print the package's version and end."""
+    if asked:
+        import typer
+
+        from leebert import __version__
+
+        print(f"leebert-sweep {__version__}")
+        raise typer.Exit
+
+
 def _warn(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
     # Only ours: a user can do nothing about a library's deprecations.
     root = Path(__file__).resolve().parent

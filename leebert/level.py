@@ -61,13 +61,17 @@ class StageLevel:
             make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
             self.omega_optimizer = make([self.state["omega"].requires_grad_(False)], lr=config.lr_omega)
         self.d2: Iterator[Batch] = iter(())
+        self.seed = (*seed, stage.name, "omega")
+        self.epoch = self.steps = self.draws = 0  # of the stage; θ's updates in the epoch; ω's contexts since the last
         self.rate, self.progress = self.lr_theta, 0.0
         self.loss_sum = torch.zeros((), device=runtime.device)
         self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
 
-    def start_epoch(self, d2: Iterator[Batch]) -> None:
+    def start_epoch(self, d2: Iterator[Batch], epoch: int = 0) -> None:
+        """Begin the stage's epoch of that number, from 0: `d2` makes its batches of D2, one each time it is asked."""
         training_mode(self.model, self.stage.trains)
         self.d2 = d2
+        self.epoch, self.steps, self.draws = epoch, 0, 0
         self.loss_sum.zero_()
 
     def is_finite(self) -> bool:
@@ -120,6 +124,7 @@ class StageLevel:
         # ω is no part of this list: it stays out of θ's clipping.
         norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
         self.theta_optimizer.step()
+        self.steps, self.draws = self.steps + 1, 0
         gradients = [p.grad for p in self.theta.values()]
         self.theta_optimizer.zero_grad(set_to_none=True)
         self.state = self.stage.objective.after_step(Record.joined(records), self.state, self.progress)
@@ -170,14 +175,26 @@ class StageLevel:
 
     @contextlib.contextmanager
     def _for_omega(self) -> Iterator[None]:
-        """Forwards for ω: dropout as configured, and running statistics (BatchNorm's) are as before afterwards."""
+        """Forwards for ω: dropout as configured, and running statistics (BatchNorm's) are as before afterwards.
+
+        Their random numbers are their own (:meth:`_own_numbers`).
+        """
         if self.config.omega_forward == "eval":
             self.model.eval()
         try:
-            with statistics_kept(self.model):
+            with statistics_kept(self.model), self._own_numbers():
                 yield
         finally:
             training_mode(self.model, self.stage.trains)
+
+    def _own_numbers(self) -> contextlib.AbstractContextManager[None]:
+        """Within this context what is drawn is ω's: a function of seed, fold, stage, epoch and θ's updates in it.
+
+        Nothing is taken from θ's random numbers, so that θ sees the same masks on the same batches whatever is done for
+        ω, and methods differ by what they do with ω alone. Each context between two updates has a stream of its own.
+        """
+        self.draws += 1
+        return RandomState.seeded(self.runtime.device, *self.seed, self.epoch, self.steps, self.draws).replayed()
 
     @torch.no_grad()
     def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
@@ -196,7 +213,8 @@ class StageLevel:
         self.finite &= torch.isfinite(omega).all()
 
     def next_d2(self) -> Batch:
-        return self.to_device(next(self.d2))
+        with self._own_numbers():  # rows may be augmented where they are collated
+            return self.to_device(next(self.d2))
 
     # Everything below is for checkpoints.
 

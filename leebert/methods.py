@@ -187,6 +187,8 @@ _ALL: tuple[Method, ...] = (
         "pkd", "BERT-PKD", "Sun et al., EMNLP 2019",
         "fine-tuning; then its first layers, which imitate states of evenly spaced layers of it",
         "1, then 1/3 + keep", "its layers start from the teacher's, not from the pretrained encoder's, so that they need fewer epochs; the states are what the exits see, since not every encoder is read at CLS (the original's is, `pooling: cls`); "
+        "the distillation term sums over classes, as the paper's equation does: K times that of the published code, which averages over them; the states' "
+        "distance is the published code's mean, to which its values of β (10 to 1000) belong, where the paper's eq. 7 sums; "
         "τ is `temperature`, 1 unless set, so that it is searched as any other option, where the original searches 5, 10 and 20; shared layers (ALBERT): fewer applications of them, no parameter goes",
         {"keep", "first_epochs", "alpha", "beta", "temperature"}, _of_a_student,
     ),
@@ -205,7 +207,7 @@ _ALL: tuple[Method, ...] = (
         "round, each exit taught by the same exit of the uncut network", "entropy",
         "1, then 4/3, then down to 1/3 + keep; a pass over all rows at each cut",
         "rounds of equal cuts at one rate, since they must share `max_epochs`; the original cuts a head per round and raises the rate; "
-        "states are imitated throughout the assistant's stage, not in its first third alone, which is one objective less; they alone are in "
+        "the states' loss sums over embeddings and layers, as the original's does; states are imitated throughout the assistant's stage, not in its first third alone, which is one objective less; they alone are in "
         "half of a round for every task, in 0.7 of it for the original's larger ones; gradient "
         "equilibrium is off unless `gradient_equilibrium` asks for it, as for all methods; shared layers (ALBERT): a cut goes through all applications at once, and embeddings that are factorised already stay", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
         "leebert.baselines.cost_eff:stages", _of_cost_eff,
@@ -275,6 +277,12 @@ _ALL: tuple[Method, ...] = (
     Method(
         "uniform", "LeeBERT-uniform", "early exit", _LEEBERT,
         "everything, all weights 1", "patience", "1", _OPEN, _DISTILLATION | _JOINT,
+    ),
+    Method(
+        "uniform-d1", "LeeBERT-uniform on D1", "early exit", "the control for learned weights; beyond the paper",
+        "everything, all weights 1, on the same batches as BLO, hyper and CLO (D1)", "patience", "1",
+        f"no paper's: what BLO, hyper and CLO are without learning ω, bit for bit, so that paired with it they differ by ω "
+        f"alone; uniform trains on batches from all rows; {_OPEN}", _DISTILLATION | _JOINT,
     ),
     Method(
         "slo", "LeeBERT-SLO", "learned weights", _LEEBERT,

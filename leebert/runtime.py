@@ -96,9 +96,16 @@ class RandomState:
         cuda = device.type == "cuda"
         return cls(device, torch.get_rng_state(), torch.cuda.get_rng_state(device) if cuda else None)
 
+    @classmethod
+    def seeded(cls, device: torch.device, *parts: int | str) -> RandomState:
+        """The state of generators that are seeded by :func:`derive_seed`; torch's own stay as they are."""
+        seed = derive_seed(*parts)
+        on_device = torch.Generator(device).manual_seed(seed).get_state() if device.type == "cuda" else None
+        return cls(device, torch.Generator().manual_seed(seed).get_state(), on_device)
+
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
-        """Within this context everything is drawn as from that state; after it, as if nothing had been."""
+        """Within this context torch draws as from this state; after it, as if nothing had been drawn."""
         with torch.random.fork_rng([] if self.on_device is None else [self.device]):
             torch.set_rng_state(self.cpu)
             if self.on_device is not None:

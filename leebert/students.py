@@ -70,9 +70,10 @@ def distance(student: Record, teacher: Record, imitated: Imitated) -> torch.Tens
     """How far a student's states are from its teacher's, a scalar.
 
     patient: mean squared distance of normalised states, after each layer but the last, from those that the teacher has
-    at the same share of its depth (Sun et al., 2019, eq. 7). last: 1 − cosine of the last states, mean over positions
-    that count (Sanh et al., 2019). all: mean squared difference of all states, mean over positions that count
-    (Shen et al., 2022, section 3.2).
+    at the same share of its depth (Sun et al., 2019, eq. 7, averaged as in their code, to which their values of β
+    belong). last: 1 − cosine of the last states, mean over positions that count (Sanh et al., 2019). all: mean squared
+    difference of states, mean over positions that count, summed over the embeddings and the layers (Shen et al., 2022,
+    section 3.2).
     """
     if imitated == "patient":
         assert student.hidden is not None
@@ -89,7 +90,7 @@ def distance(student: Record, teacher: Record, imitated: Imitated) -> torch.Tens
     a, b = student.states.float(), teacher.states.float()
     if imitated == "last":
         return _mean(1 - F.cosine_similarity(a[-1], b[-1], dim=-1), student.mask)
-    return _mean((a - b).square().mean(dim=-1).mean(dim=0), student.mask)
+    return _mean((a - b).square().mean(dim=-1).sum(dim=0), student.mask)
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -204,10 +204,11 @@ def train_epochs(
             teachers = {name: teacher for name, teacher in teachers.items() if _needed(name, stages[at.stage :])}
             level = StageLevel(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
         epoch = len(reports)
-        # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks.
+        # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks. They are θ's
+        # alone: what is done for ω draws from streams of its own (`StageLevel`).
         torch.manual_seed(derive_seed(*seed, stage.name, "dropout", at.stage_epoch))
         plan = plan_epoch(lengths, config.batch_size, stage.algorithm.splits_data, (*seed, stage.name), at.stage_epoch)
-        level.start_epoch(rows.collate(index) for index in plan.d2())
+        level.start_epoch((rows.collate(index) for index in plan.d2()), at.stage_epoch)
         steps = 0
         for index in plan.d1 if stage_epochs else ():
             level.rate = level.lr_theta * level.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)

@@ -101,13 +101,15 @@ def at_once(self, batch):
     torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
     self.theta_optimizer.step()
     self.theta_optimizer.zero_grad(set_to_none=True)
+    self.steps, self.draws = self.steps + 1, 0  # by which ω's masks are drawn
     self.loss_sum += loss.detach()
     return losses.detach()
 
 
 @torch.no_grad()
 def forwards_at_once(self, *batches):
-    records = [self.model.record(batch) for batch in batches]
+    with self._for_omega():
+        records = [self.model.record(batch) for batch in batches]
     return tuple(self.stage.objective.terms(record, self.state) for record in records)
 
 

@@ -367,6 +367,8 @@ SPACES = {
     "an unknown algorithm": ({"algorithms": ["clo-v3"]}, ["algorithms", "clo-v3"]),
     "C where none uses it": ({"space": {"cycle_length": [2]}}, ["space.cycle_length", "clo-v2"]),
     "in both sections": ({"space": {"batch_size": [4]}}, ["training.batch_size", "also in `space`"]),
+    "more than one GPU": ({"resources": {"gpus": 2}}, ["resources.gpus", "one GPU or a share of one"]),
+    "a GPU and a half": ({"resources": {"gpus": 1.5}}, ["resources.gpus", "at most 1"]),
     "GPU hours without GPUs": ({"budget": {"gpu_hours": 1}}, ["budget.gpu_hours", "resources.gpus"]),
     "no seeds": ({"seeds": []}, ["seeds"]),
     "tokens beyond the encoder": ({"max_length": 999}, ["max_length 999", "at most 64"]),

@@ -19,7 +19,7 @@ from leebert.model import build_model
 from leebert.objective import ExitObjective
 from leebert.optim import BLO, Hyper
 from leebert.record import Record
-from leebert.runtime import Runtime
+from leebert.runtime import RandomState, Runtime
 from leebert.stages import Stage
 from leebert.train import fit
 from leebert.weights import PARAMETRISATIONS
@@ -100,7 +100,9 @@ def by_double_backward(level, b1, b2):
     norm = torch.stack([x.square().sum() for x in g]).sum().sqrt()
     clipped = [x * (level.config.clip_norm / (norm + 1e-6)).clamp(max=1) for x in g]
     after = dict(zip(theta, stepped(level, list(theta.values()), clipped), strict=True))
-    l2 = terms(after, b2)
+    # ω's masks: of epoch 0, after its first update, the second context (the first draws B2 itself).
+    with RandomState.seeded(level.runtime.device, *level.seed, 0, 1, 2).replayed():
+        l2 = terms(after, b2)
     (whole,) = torch.autograd.grad(weights @ l2, omega, retain_graph=True)
     (direct,) = torch.autograd.grad(weights @ l2.detach(), omega)
     return whole, direct

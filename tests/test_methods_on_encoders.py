@@ -421,6 +421,25 @@ def test_a_patient_student_imitates_layers_at_the_same_share_of_the_depth():
     assert torch.allclose(distance(student, teacher, "patient").double(), expected, atol=1e-6)
 
 
+def test_cost_effs_distance_of_states_sums_over_embeddings_and_layers():
+    """Shen et al. (2022), section 3.2: a mean over layers would weigh it 1 / (M + 1) beside the answers."""
+    student, teacher = _records()
+    squares = (student.states - teacher.states).square().mean(dim=-1)  # (M + 1, B, L)
+    weight = student.mask.double()
+    expected = sum(((of * weight).sum(dim=1) / weight.sum(dim=1)).mean() for of in squares)
+    assert torch.allclose(distance(student, teacher, "all").double(), expected, atol=1e-5)
+
+
+def test_pkds_distillation_sums_over_classes():
+    """Sun et al. (2019) sum over classes; the published code's mean over classes is K times smaller."""
+    student, teacher = map(_last_exit, _records())
+    objective = StudentObjective(1, hard=0.0, soft=1.0, states=0.0, imitated="patient", temperature=5.0)
+    soft = objective.terms(student, objective.initial(torch.Generator()), teacher)[1]
+    p, q = (F.log_softmax(record.logits[0] / 5.0, dim=-1) for record in (teacher, student))
+    published = 25.0 * (p.exp() * (p - q)).mean()
+    assert torch.allclose(soft.double(), student.logits.shape[-1] * published)
+
+
 def _loss(stage: Any, student: Record, teacher: Record, progress: float) -> torch.Tensor:
     """What a stage minimises at a share of its updates."""
     state = stage.objective.after_step(student, stage.objective.initial(torch.Generator()), progress)

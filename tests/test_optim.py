@@ -48,12 +48,13 @@ class CLOWithoutD1(CLO):
 
     def step(self, level, b1, position):
         level.theta_step(b1)
-        level.omega_step(at_lr_omega=level.losses(b1, level.next_d2())[1])
+        level.omega_step(at_lr_omega=level.losses(level.next_d2(), b1)[0])
         return 0
 
 
-def test_clo_without_its_d1_term_is_blo():
-    assert_same(run(CLOWithoutD1(), omega_forward="eval"), run(BLO(), omega_forward="eval"))
+@pytest.mark.parametrize("omega_forward", ["train", "eval"])
+def test_clo_without_its_d1_term_is_blo(omega_forward):
+    assert_same(run(CLOWithoutD1(), omega_forward=omega_forward), run(BLO(), omega_forward=omega_forward))
 
 
 def test_clo_differs_from_blo_and_both_from_uniform():

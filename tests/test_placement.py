@@ -67,11 +67,6 @@ def test_trials_too_large_for_their_share_are_told_the_right_one():
     assert crowding(estimate, 12 * 10**9, 2) == ""
 
 
-def test_gpus_above_one_are_whole():
-    with pytest.raises(DeviceError, match="above 1, GPUs are whole; give 1 or 2"):
-        check_resources(1, 1.5)
-
-
 @pytest.mark.slow
 def test_a_request_that_no_node_meets_is_refused_at_once_with_what_nodes_have(ray_up):
     check_resources(2, 0)

@@ -49,9 +49,21 @@ def _say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def sweep(
-    spaces: Annotated[list[Path], typer.Argument(help="Search spaces (YAML); several are run one after the other.")],
+    spaces: Annotated[
+        list[Path],
+        typer.Argument(help="Search spaces: YAML files, or names from `spaces`; several run one after the other."),
+    ],
     data_dir: DataDir = None,
     backbone: Backbone = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; with several spaces, NAME-TASK.")] = None,
@@ -125,8 +137,33 @@ def _default_name(path: Path) -> str:
 
 
 @app.command()
+def spaces(
+    into: Annotated[Path, typer.Argument(help="The folder that --copy writes into.")] = Path("."),
+    copy: Annotated[
+        str | None, typer.Option(help="Copy this search space (or `cluster`: the files that start one) into the folder.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the search spaces that come with the package, or copy one to edit it."""
+    from tune.space.shipped import CLUSTER, copy_shipped, shipped_spaces
+
+    if copy is not None:
+        written = [str(path) for path in copy_shipped(copy, into)]
+        console.emit_json(written) if json_ else print("\n".join(written))
+        return
+    found = shipped_spaces()
+    if json_:
+        console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in found])
+        return
+    width = max(len(space.name) for space in found)
+    for space in found:
+        print(f"{space.name:{width}}  {space.title}")
+    print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . (or {CLUSTER}) makes a copy to edit")
+
+
+@app.command()
 def doctor(
-    space: Annotated[Path, typer.Argument(help="A search space (YAML).")],
+    space: Annotated[Path, typer.Argument(help="A search space: a YAML file, or a name from `spaces`.")],
     data_dir: DataDir = None,
     backbone: Backbone = None,
     address: Address = None,
@@ -544,7 +581,7 @@ def reproduce(
     ] = None,
     set_: Set = None,
     data_dir: DataDir = None,
-    out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("docs/results/reproduced"),
+    out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("reproduced"),
     name: Annotated[str | None, typer.Option(help="Of the sweep; reproduce-TASK-BACKBONE by default.")] = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Train nothing, show what the results file holds.")] = False,
     storage: Storage = None,

@@ -79,6 +79,7 @@ class Algorithm(Protocol):
 #: The algorithms by name, each made from a training configuration.
 ALGORITHMS: dict[str, Callable[[TrainConfig], Algorithm]] = {
     "uniform": lambda config: Fixed(),
+    "uniform-d1": lambda config: Fixed(splits_data=True),
     "rand": lambda config: Fixed(),
     "slo": lambda config: SLO(),
     "blo": lambda config: BLO(),

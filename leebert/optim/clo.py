@@ -31,6 +31,6 @@ class CLO:
             if self.omega_in_cycle:
                 level.omega_step(at_lr_theta=before)
             return position + 1
-        l1, l2 = level.losses(b1, level.next_d2())
+        l2, l1 = level.losses(level.next_d2(), b1)  # B2 first: with the masks that it has under BLO
         level.omega_step(at_lr_theta=l1, at_lr_omega=l2)
         return 0

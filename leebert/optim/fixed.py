@@ -1,4 +1,4 @@
-"""Weights that are never updated: the uniform and rand baselines (they differ in the weights they start with)."""
+"""Weights that are never updated: uniform weights, on all rows or on D1's batches, and weights that are drawn once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Plain training of θ under fixed weights, on all of D_train."""
+    """Plain training of θ under fixed weights, on all of D_train.
+
+    With `splits_data`, on D1 alone: the batches, in their order and with their masks, on which BLO and CLO train θ.
+    """
 
     splits_data: bool = False
 

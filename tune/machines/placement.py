@@ -54,8 +54,6 @@ def check_resources(cpus: float, gpus: float) -> None:
 
     Ray must be up.
     """
-    if gpus > 1 and gpus != int(gpus):
-        raise DeviceError(f"resources.gpus {gpus:g}: above 1, GPUs are whole; give {int(gpus)} or {int(gpus) + 1}")
     if _room(cpus, gpus):
         return
     scaler = autoscaler()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,8 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     """
     plan = make_plan(request)
     check_writable(request.out, "--out")
+    if isinstance(plan.target, Table):
+        plan = plan.keeping(_methods_of(plan.stem.with_name(plan.stem.name + ".csv")))
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
     _refuse_unread(plan, results)
@@ -130,8 +133,20 @@ def _brought_up_to_date(
 
 
 def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
-    """The rows that were asked for, and those that there are."""
-    return tuple(row for row in plan.rows if plan.request.asks(row.method) or results.of(row.method, row.keep))
+    """The rows that were asked for, those that there are, and those that the table had before."""
+    return (
+        *(row for row in plan.rows if plan.request.asks(row.method) or results.of(row.method, row.keep)),
+        *(row for row in plan.kept if results.of(row.method, row.keep)),
+    )
+
+
+def _methods_of(table: Path) -> list[str]:
+    """The methods of a table that an earlier command wrote; none where there is no such file."""
+    try:
+        with open(table, encoding="utf-8", newline="") as file:
+            return [row["method"] for row in csv.DictReader(file) if row.get("method") in METHODS]
+    except (OSError, ValueError, csv.Error):  # none yet, or no table of ours: it is written anew
+        return []
 
 
 def _given(plan: Plan) -> dict[str, Any]:
@@ -215,7 +230,7 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
     request, target = plan.request, plan.target
     told = identity(plan.any_spec())
     missing, more, failed = _unfinished(plan, results, seeds, reasons)
-    stem = request.out / f"{target.name}-{plan.name.removeprefix('reproduce-')}"
+    stem = plan.stem
     request.out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     if isinstance(target, Figure):
@@ -295,7 +310,7 @@ def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) 
 
 def _not_shown(plan: Plan, results: Results) -> list[str]:
     """What the results hold beside the table's rows."""
-    shown = {row.method for row in plan.rows}
+    shown = {row.method for row in (*plan.rows, *plan.kept)}
     others = dict.fromkeys(cell.method for cell in results.cells if cell.method not in shown)
     return [f"Trained in the same way, and shown by --methods: {', '.join(others)}."] if others else []
 

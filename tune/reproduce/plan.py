@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Request:
     set_: tuple[str, ...] = ()
     best: Path | None = None
     data_dir: str | None = None
-    out: Path = Path("docs/results/reproduced")
+    out: Path = Path("reproduced")
     name: str | None = None
     storage: str | None = None
     tracking_uri: str | None = None
@@ -105,7 +105,10 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A checked request: the rows to be shown, the sweeps, and what each of these is like (but for its methods)."""
+    """A checked request: the rows to be shown, the sweeps, and what each of these is like (but for its methods).
+
+    kept: rows that the table has from an earlier command: shown again, not trained.
+    """
 
     request: Request
     target: Target
@@ -113,11 +116,23 @@ class Plan:
     parts: tuple[Part, ...]
     common: dict[str, Any]
     name: str
+    kept: tuple[Row, ...] = ()
 
     @property
     def task_name(self) -> str:
         task = self.common["task"]
         return task if isinstance(task, str) else str(task["name"])
+
+    @property
+    def stem(self) -> Path:
+        """The files of the table or figure, without their ending."""
+        return self.request.out / f"{self.target.name}-{self.name.removeprefix('reproduce-')}"
+
+    def keeping(self, methods: Iterable[str]) -> Plan:
+        """The same plan, whose table also has a row for each of these methods."""
+        rows = {row.method for row in self.rows}
+        kept = (_own_row(self.target, method) for method in dict.fromkeys(methods) if method not in rows)
+        return dataclasses.replace(self, kept=tuple(kept))
 
     def spec(self, part: Part, algorithms: Sequence[str], seeds: Sequence[int]) -> SweepSpec:
         """The space of a sweep."""

@@ -105,6 +105,12 @@ def _payable(spec: SweepSpec) -> Iterator[Finding]:
         yield Finding("budget.gpu_hours", shown(spec.budget.gpu_hours), "never runs out with `resources.gpus` at 0")
 
 
+def _on_one_gpu(spec: SweepSpec) -> Iterator[Finding]:
+    if spec.resources.gpus > 1:
+        expected = "should be at most 1: a trial trains on one GPU or a share of one, so that more would idle"
+        yield Finding("resources.gpus", shown(spec.resources.gpus), expected)
+
+
 def _of_one_kind(spec: SweepSpec) -> Iterator[Finding]:
     if spec.task_name not in IMAGE_TASKS:
         if is_network(spec.backbone):
@@ -134,5 +140,6 @@ CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], 
     (("space", "searcher", "budget"), _bounded),
     (("space", "training", "pruner", "folds", "seeds"), _prunable),
     (("budget", "resources"), _payable),
+    (("resources",), _on_one_gpu),
     (("task", "backbone", "pooling", "max_length", "data"), _of_one_kind),
 )

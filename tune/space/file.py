@@ -16,6 +16,7 @@ from leebert.data.tasks import OwnTask
 from leebert.errors import ConfigError
 from tune.space.findings import Finding, dotted, keys_below, of_details, shown
 from tune.space.sections import named
+from tune.space.shipped import find_space
 from tune.space.spec import SweepSpec
 from tune.space.values import OPTIONS, Choice
 
@@ -29,10 +30,11 @@ _STAND_INS: dict[str, Any] = {"task": "mrpc", "backbone": "?", "space": {"batch_
 def load_space(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """The sweep that a file describes, with ``key=value`` overrides (dotted keys, YAML values).
 
-    Everything that is wrong is in one :class:`ConfigError`, a line ``file: key: value: what was expected`` each.
+    `path` may also be the bare name of a search space that comes with the package. Everything that is wrong is in one :class:`ConfigError`, a line ``file: key: value: what was expected`` each.
     """
-    raw, findings = _read_yaml(_text(Path(path)), str(path))
-    return _spec(raw, overrides, str(path), findings)
+    file = find_space(path)
+    raw, findings = _read_yaml(_text(file), str(file))
+    return _spec(raw, overrides, str(file), findings)
 
 
 def make_space(raw: dict[str, Any], overrides: Sequence[str], where: str) -> SweepSpec:

@@ -148,6 +148,7 @@ LABELS: Mapping[str, str] = {
     "slo": "SLO",
     "hyper": "Hypergradient",
     "uniform": "Uniform",
+    "uniform-d1": "Uniform-D1",
     "rand": "Random",
 }
 
@@ -160,6 +161,7 @@ COLOURS: Mapping[str, str] = {
     "slo": "#00855f",
     "hyper": "#b3261e",
     "uniform": "#8c8c8c",
+    "uniform-d1": "#4a4f80",
     "rand": "#a6559d",
     "lle": "#7e7ee6",
     "pabee": "#c2185b",
