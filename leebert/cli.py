@@ -36,7 +36,8 @@ DataDir = Annotated[
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end."),
     ] = False,
 ) -> None:
     pass
@@ -65,7 +66,7 @@ def train(
 ) -> None:
     """Train one early-exit model and save it."""
     from leebert.config import parse
-    from leebert.data.tasks import named_or_declared
+    from leebert.data.tasks import any_task, named_or_declared
     from leebert.recipe import RunConfig, check_options, has_rule_to_tune, is_unfinished, train_model
     from leebert.yaml import load_yaml
 
@@ -96,8 +97,9 @@ def train(
     if (out / "config.json").exists() and not is_unfinished(out):
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
 
+    from leebert.majority import AgainstMajority, in_words
     from leebert.methods import METHODS
-    from leebert.report import print_stages
+    from leebert.report import print_stages, speed_up_counts
     from leebert.thresholds import Chosen
 
     check_options(checked)
@@ -109,14 +111,14 @@ def train(
         console.emit_json({**summary, "out": str(out)})
     else:
         print_stages(summary["stages"], summary["stages_length"])
-        if summary["chosen"]:
+        if summary["chosen"] and speed_up_counts(summary["majority"]):
             chosen = Chosen(**summary["chosen"])
             print(
                 f"leaves by {chosen.name} at {chosen.threshold:.6g}: {chosen.reached:.2f} times fewer layers on the held-out rows"
             )
             if not chosen.near:
                 print(f"  {chosen.shortfall}")
-        elif has_rule_to_tune(checked):
+        elif has_rule_to_tune(checked) and not summary["chosen"]:
             method = METHODS[checked.training.algorithm]
             print(
                 f"{method.name} was published with {method.exits}, whose threshold depends on the model, and no rows were held "
@@ -127,10 +129,15 @@ def train(
         print(f"{out}: {updates} updates on {summary['rows']} rows{score}")
         if summary["truncated_rows"]:
             print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
+        if summary["majority"]:
+            names = any_task(checked.task).label_names
+            print(in_words(AgainstMajority.of(summary["majority"]), names))
 
 
 def _with_progress(work: Any) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from leebert.majority import single_class
 
     warned: set[int] = set()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -147,9 +154,7 @@ def _with_progress(work: Any) -> Any:
             fresh = set(epoch.collapsed) - warned
             if fresh:
                 warned.update(fresh)
-                names = ", ".join(f"exit {e + 1}" for e in sorted(fresh))
-                often = "" if len(epoch.exits["score"]) - 1 in fresh else " (shallow exits often start so)"
-                progress.console.print(f"{names}: one class for every held-out row so far{often}")
+                progress.console.print(single_class(fresh, len(epoch.exits["score"])))
 
         return work(
             report=report,
@@ -200,7 +205,7 @@ def evaluate(
         console.emit_json(results)
     else:
         for name, result in results.items():
-            print_evaluation(name, result)
+            print_evaluation(name, result, task.label_names)
 
 
 @app.command()

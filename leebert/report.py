@@ -12,6 +12,7 @@ import numpy as np
 from leebert.config import ExitConfig
 from leebert.evaluate import HeldOut, curve, record_all, replay_point
 from leebert.latency import nearest_point, time_rules
+from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
 from leebert.rules import RULES, default_patience, named, usable
 from leebert.runtime import Runtime
@@ -34,10 +35,12 @@ def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any
     assert recorded.labels is not None
     m, n, k = recorded.logits.shape
     exits = {name: values.tolist() for name, values in per_exit(metric, recorded.labels, recorded.logits).items()}
+    against = against_majority(recorded.logits, recorded.labels, metric)
     return {
         "rows": n,
         "exits": exits,
         "mean_over_exits": float(np.mean(exits["score"])),
+        "majority": against and against.as_dict(),
         "default_patience": default_patience(m),
         "curves": {
             rule.name: [p.as_dict() for p in curve(recorded, metric, rule.name, thresholds_of(rule.name, count, m, k))]
@@ -112,8 +115,13 @@ def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
     Console().print(table)
 
 
-def print_evaluation(split: str, result: dict[str, Any]) -> None:
-    """The tables of one split on stdout."""
+def speed_up_counts(majority: Mapping[str, Any] | None) -> bool:
+    """Whether a model's speed-up is worth telling: some exit scores above the majority class, or nothing is known of it."""
+    return not majority or AgainstMajority.of(majority).above
+
+
+def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = ()) -> None:
+    """The tables of one split on stdout, and the verdict against the majority class. names: of the classes, by id."""
     from rich.console import Console
     from rich.table import Table
 
@@ -126,7 +134,17 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
         table.add_row(str(i + 1), *(f"{100 * result['exits'][name][i]:.2f}" for name in measures))
     table.add_section()
     table.add_row("mean", *(f"{100 * float(np.mean(result['exits'][name])):.2f}" for name in measures))
+    majority = result.get("majority")
+    if majority:
+        table.add_row("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}")
     console.print(table)
+    if majority and not speed_up_counts(majority):
+        print(
+            f"{split}: no exit scores above the majority class, so no speed-up is shown: exiting early gives the same answers "
+            "(--json has all figures)"
+        )
+        print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
+        return
     table = Table(title=f"{split}: exit strategies", title_justify="left")
     for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
         table.add_column(name, justify="left" if name == "strategy" else "right")
@@ -159,3 +177,5 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
         console.print(table)
     if result.get("truncated_rows"):
         print(f"{result['truncated_rows']} rows were cut at the model's maximal length")
+    if majority:
+        print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")

@@ -80,7 +80,9 @@ def test_influences_are_the_derivatives_of_the_measures(seed, classes, metric):
         of = INFLUENCES[name](labels, predicted)
         assert of.mean() == pytest.approx(0, abs=1e-9)
         for n in rng.integers(400, size=4):
-            more = measure(np.append(labels, labels[n]), np.append(predicted, predicted[n])) - measure(labels, predicted)
+            more = measure(np.append(labels, labels[n]), np.append(predicted, predicted[n])) - measure(
+                labels, predicted
+            )
             assert 400 * more == pytest.approx(of[n], abs=0.05)
 
 
@@ -193,7 +195,9 @@ def imbalanced(seed=0):
 
 
 def trained(*script, algorithm="uniform", **options):
-    settings = TrainConfig(algorithm=algorithm, batch_size=8, max_epochs=6, eval_batch_size=100, precision="fp32", **options)
+    settings = TrainConfig(
+        algorithm=algorithm, batch_size=8, max_epochs=6, eval_batch_size=100, precision="fp32", **options
+    )
     torch.manual_seed(0)
     return fit(Scripted(*script), imbalanced(), settings, held_out=imbalanced(1), metric="acc_f1")
 
@@ -210,7 +214,7 @@ def test_a_learned_epoch_is_kept_over_a_collapsed_one_that_scores_higher(options
     assert result.held_out.logits.argmax(-1)[0].tolist() != [1] * 100
     assert (result.ended, len(reports)) == ("patience", 4), "counted from the learned epoch"
     assert [len(r.majority["collapsed"]) for r in reports] == [2, 0, 2, 2]
-    assert [r.majority["verdict"] for r in reports][0] == "collapsed"
+    assert reports[0].majority["verdict"] == "collapsed"
 
 
 def test_among_collapsed_epochs_and_among_learned_ones_the_mean_over_exits_decides():

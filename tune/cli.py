@@ -52,7 +52,8 @@ def _say(line: str) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end."),
     ] = False,
 ) -> None:
     pass
@@ -140,7 +141,8 @@ def _default_name(path: Path) -> str:
 def spaces(
     into: Annotated[Path, typer.Argument(help="The folder that --copy writes into.")] = Path("."),
     copy: Annotated[
-        str | None, typer.Option(help="Copy this search space (or `cluster`: the files that start one) into the folder.")
+        str | None,
+        typer.Option(help="Copy this search space (or `cluster`: the files that start one) into the folder."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -305,7 +307,8 @@ def best(
         bool, typer.Option("--front", help="Find the front of score against layers, however many cells there are.")
     ] = False,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Choose among those that aren't distinguishable from the majority class, too.")
+        bool,
+        typer.Option("--anyway", help="Choose among those that aren't distinguishable from the majority class, too."),
     ] = False,
     storage: Storage = None,
     json_: Json = False,
@@ -380,6 +383,9 @@ def refit(
     name: Annotated[str | None, typer.Option(help="Registered model; leebert-TASK by default.")] = None,
     alias: Annotated[str, typer.Option(help="Alias of the registered version.")] = "champion",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Register what isn't distinguishable from the majority class, too.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
@@ -387,7 +393,7 @@ def refit(
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
-    from tune.models.refit import Plan, claimed, finish, prepare, print_refit, seeds_of
+    from tune.models.refit import Plan, check_learned, claimed, finish, prepare, print_refit, seeds_of
     from tune.models.refit import refit as refit_
     from tune.models.register import Target, check_names, check_server, log_refit, model_name
     from tune.tracking.server import resolve_uri
@@ -397,10 +403,11 @@ def refit(
     experiment = experiment or f"leebert-{best.task_name}"
     to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
     check_names(to, best.task_name)
-    ready = prepare(best, out, plan)
+    ready = prepare(best, out, plan, anyway=anyway)
     check_server(to)
     with claimed(ready):
         told = refit_(ready, served_as=to.address, say=_say)
+        check_learned(told, anyway)
         told["mlflow"] = log_refit(best, out, told, to, say=_say)
         finish(out, told)
     console.emit_json(told) if json_ else print_refit(told, out)

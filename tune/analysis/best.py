@@ -232,7 +232,9 @@ def _counted(choice: Choice) -> str:
     what = [f"that reach speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
     what += ["that learned more than the majority class"] if choice.unlearned else []
     which = f" {' and '.join(what)}" if what else ""
-    return f"{len(choice.ranked)} complete configurations{which} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+    return (
+        f"{len(choice.ranked)} complete configurations{which} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+    )
 
 
 def _score(found: dict[str, Any]) -> str:
@@ -247,7 +249,9 @@ def _against(choice: Choice) -> str:
         return ""
     if margin.learned:
         return f"against the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}"
-    return f"not distinguishable from the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
+    return (
+        f"not distinguishable from the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
+    )
 
 
 def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
@@ -306,7 +310,11 @@ def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) ->
     for one in told[:PRINTED]:
         name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
         if last == "margin":
-            end = "collapsed" if one["verdict"] == "collapsed" else margin_in_words(one["margin"], (one["low"], one["high"]))
+            end = (
+                "collapsed"
+                if one["verdict"] == "collapsed"
+                else margin_in_words(one["margin"], (one["low"], one["high"]))
+            )
         else:
             end = f"{one['layers']:.2f}" if "layers" in one else ""
         table.add_row(name, f"{100 * one['score']:.2f}", end)

@@ -187,7 +187,9 @@ def choose(
             no_front = str(error)
     too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
     if finished and len(too_slow.union(unlearned)) == len(finished):
-        raise ConfigError(_none_reaches(objective, {k: c for k, c in candidates.items() if k not in unlearned}, replayed))
+        raise ConfigError(
+            _none_reaches(objective, {k: c for k, c in candidates.items() if k not in unlearned}, replayed)
+        )
     left_out = too_slow.union(unlearned)
     judged = objective.rescored(tuple(c for c in finished if c.id not in left_out) or everything, replayed)
     near = one_standard_error(judged)  # a SweepError where none is complete

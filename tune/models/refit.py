@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.files import write_atomically
+from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
-from leebert.recipe import RunConfig, train_model
+from leebert.recipe import RunConfig, effective_task, train_model
+from leebert.report import speed_up_counts
 from leebert.rules import named, usable
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, choose, curves, curves_as_json
-from tune.models.found import BestFile, pooled
+from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
+from tune.analysis.stats import fold_ratio
+from tune.models.found import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
 
 Say = Callable[[str], None]
@@ -69,7 +73,10 @@ def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int,
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """A refit of which all is checked and nothing is written. chosen: a threshold for every rule. trained_on: in words."""
+    """A refit of which all is checked and nothing is written.
+
+    chosen: a threshold for every rule. trained_on: in words. margin: over the majority class, in cross-validation.
+    """
 
     best: BestFile
     out: Path
@@ -77,6 +84,7 @@ class Ready:
     recorded: HeldOut
     chosen: dict[str, Chosen]
     trained_on: str
+    margin: ConfigurationMargin | None = None
 
     @property
     def own(self) -> Chosen:
@@ -84,10 +92,11 @@ class Ready:
         return self.chosen[self.plan.strategy]
 
 
-def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
+def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> Ready:
     """Check backbone, data, logits, speed-up and `out`, and choose the thresholds.
 
-    Raises ConfigError for another backbone, DataError for other data than the best file's, SweepError for a taken `out`.
+    Raises ConfigError for another backbone, DataError for other data than the best file's, SweepError for a taken `out`
+    and, unless `anyway`, for a configuration that is not distinguishable from the majority class.
     """
     if best.config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing, so nobody knows how long to train")
@@ -99,13 +108,40 @@ def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
     _refuse_taken(out, best, plan)
     check_backbone(best)
     split_rows = check_data(best)
-    recorded = pooled(best.logits())
+    cells = best.logits()
+    margin = margin_of(best, cells)
+    if margin is not None and not margin.learned and not anyway:
+        raise SweepError(
+            f"{best.path}: its configuration is not distinguishable from the majority class in cross-validation "
+            f"({100 * margin.samples.score:.2f}; {margin.in_words()}), so it is not trained to be registered; {ADVICE}, or do it "
+            "all the same: --anyway"
+        )
+    recorded = pooled(cells)
     check_speed_up(plan.speed_up, recorded.layers, recorded.depth)
     own = choose(recorded, plan.strategy, plan.speed_up, plan.patience)
     rules = (rule.name for rule in usable(len(recorded.logits)))
     chosen: dict[str, Chosen] = {rule: choose(recorded, rule, plan.speed_up) for rule in rules}
     chosen[own.strategy] = own
-    return Ready(best, out, plan, recorded, chosen, rows_in_words(split_rows, best.config.data.subset))
+    return Ready(best, out, plan, recorded, chosen, rows_in_words(split_rows, best.config.data.subset), margin)
+
+
+def margin_of(best: BestFile, cells: Sequence[CellLogits]) -> ConfigurationMargin | None:
+    """A best file's configuration beside the majority class, by the held-out logits of its cells."""
+    metric = effective_task(best.config.task, best.config.data.group_by).metric
+    folds = int((best.found.get("folds") or {}).get("k", 1))
+    ratio = fold_ratio(folds) if folds > 1 else 1 / 9
+    return of_cells({(c.seed, c.fold): of_logits(c.held_out, metric) for c in cells}, ratio)
+
+
+def check_learned(told: Mapping[str, Any], anyway: bool) -> None:
+    """SweepError where the model that would be registered has no exit above the majority class on an evaluated split."""
+    for split, evaluation in told["evaluations"][str(told["registered_seed"])].items():
+        majority = evaluation.get("majority")
+        if majority and not speed_up_counts(majority) and not anyway:
+            raise SweepError(
+                f"seed {told['registered_seed']} on {split}: {in_words(AgainstMajority.of(majority), advice=ADVICE)}; it is "
+                "not registered. To register it all the same, give the same command with --anyway"
+            )
 
 
 def rows_in_words(split_rows: int, subset: Subset | None) -> str:
@@ -182,6 +218,7 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
         "chosen": {name: dataclasses.asdict(rule) for name, rule in chosen.items()},
         "theta_updates": config.theta_updates,
         "cross_validated": best.found["score_mean"],
+        "majority": ready.margin and ready.margin.as_dict(),
         "differs": list(_differs(best, summaries[plan.seeds[0]])),
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
         "missed": _missed(evaluations, chosen),
@@ -198,6 +235,7 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
         {"seed": seed, "split": split, "strategy": point["strategy"], "aim": rule.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
         for split, told in evaluation["splits"].items()
+        if speed_up_counts(told.get("majority"))
         for point in told["chosen"]
         if (rule := chosen[point["strategy"]]).missed(point["speed_up"])
     ]
@@ -216,7 +254,6 @@ def check_data(best: BestFile) -> int:
     """How many rows the training split has; DataError where it is not the one that the best file was found on."""
     from leebert.data.sources import read_split, subset
     from leebert.images.tasks import ImageTask
-    from leebert.recipe import effective_task
 
     data = best.config.data
     task = effective_task(best.config.task, data.group_by)
@@ -250,6 +287,10 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
                 f"{100 * e['exits']['score'][-1]:.2f}"
             )
     for split, e in told["evaluations"][str(told["registered_seed"])].items():
+        if e.get("majority"):
+            print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
+        if not speed_up_counts(e.get("majority")):
+            continue
         clock = {t["strategy"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
             chosen, time = told["chosen"][p["strategy"]], clock.get(p["strategy"])
@@ -349,9 +390,8 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
             model, tokenizer, examples, task.metric, runtime, rules=rules, timed_rows=plan.timed_rows
         )
         ratios = ", ".join(f"{p['strategy']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
-        say(
-            f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}; speed-up {ratios}"
-        )
+        speed = f"; speed-up {ratios}" if speed_up_counts(splits[split]["majority"]) else ""
+        say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     told = {"splits": splits, "machine": machine(runtime)}
     write_atomically(kept, json.dumps(told, indent=1))
     return told
