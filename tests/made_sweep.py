@@ -32,12 +32,14 @@ def made_sweep(
     configs: int | None = None,
     held_out: Callable[[int, int], HeldOut] | None = None,
     diverged: Collection[tuple[int, int]] = (),
+    ends: Callable[[dict[str, Any], int], dict[str, Any]] = lambda values, fold: {},
+    prune_last: bool = True,
     **change: Any,
 ) -> SweepFolder:
     """All configurations of the space (or the first so many) complete, but for the last, which is pruned.
 
     `held_out` makes the logits of a cell, which scores know nothing of, from the configuration's number and the fold;
-    `diverged` names such cells.
+    `diverged` names such cells. `ends` makes what else, or otherwise, stands in the end of a configuration's cell.
     """
     spec = SweepSpec.model_validate({**SPEC, "tracking": {"uri": uri}, **change})
     ledger, rng = Ledger(folder / "ledger"), np.random.default_rng(0)
@@ -54,12 +56,13 @@ def made_sweep(
     every = list(spec.configurations())[:configs]
     for index, values in enumerate(every):
         config = config_id(values)
-        last = index == len(every) - 1
+        last = prune_last and index == len(every) - 1
         driver.append({"kind": "suggest", "config": config, "index": index, "values": values})
         driver.append({"kind": "grant", "config": config, "attempt": 1, "driver": 1, "fences": {}})
         trial = ledger.attempt_writer(config, "0001-0001")
         for fold in range(1 if last else FOLDS):
             *epochs, cell_end = _cell(values, rng)
+            cell_end |= ends(values, fold)
             if (index, fold) in diverged:
                 cell_end |= {"ended": "diverged", "score": None, "exits": {}, "weights": {}}
             elif held_out is not None:

@@ -18,12 +18,14 @@ from leebert.data.batches import updates_per_epoch
 from leebert.errors import SweepError
 from leebert.files import write_atomically
 from leebert.majority import margin_in_words
+from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.analysis.choosing import Candidate, Choice
 from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
 from tune.analysis.select import score
+from tune.analysis.still_weights import weights_of
 from tune.models.found import CellLogits, content_digest, save_logits
 from tune.running.crossval import held_out_path, load_held_out
 from tune.running.prepare import data_config
@@ -73,6 +75,7 @@ def best_file(choice: Choice) -> dict[str, Any]:
             too_slow=[_named(choice, key) for key in choice.too_slow] or None,
             not_distinguishable=[_unlearned(choice, key) for key in choice.unlearned] or None,
             majority=_margin(choice),
+            weights_moved=_moved(choice),
             sweeps=_sweeps(choice),
             within_one_standard_error=[
                 _known(
@@ -129,6 +132,16 @@ def _margin(choice: Choice) -> dict[str, Any] | None:
     """The chosen configuration beside the majority class; None where its cells can't tell."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     return margin and margin.as_dict()
+
+
+def _moved(choice: Choice) -> float | None:
+    """The largest change of a loss weight over the cells of the chosen configuration; None where none is learned."""
+    chosen = choice.best
+    config = chosen.sweep.spec.train_config(chosen.configuration.values)
+    if not learns_omega(config.algorithm):
+        return None
+    cells = [weights_of(record, config.parametrisation) for record in chosen.records]
+    return None if None in cells else round(max(cell.moved for cell in cells if cell is not None), 6)
 
 
 def _layers(candidate: Candidate) -> float | None:
@@ -262,6 +275,9 @@ def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
         print(against)
     for line in choice.progress().values():
         print(line)
+    moved = found.get("weights_moved")
+    if moved is not None and moved < MOVED:
+        print(f"its loss weights stayed within {moved:.2g} of their start (less than {MOVED:g}): as good as uniform weights")
     if choice.too_slow:
         print(
             f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "

@@ -13,6 +13,7 @@ from tune.analysis.compare import Comparison, compare, jsonable
 from tune.analysis.pool import Pool, pools
 from tune.analysis.select import complete
 from tune.analysis.stats import Interval, corrected_t, sign_flip
+from tune.analysis.still_weights import StillPairs, still_pairs
 from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves
 from tune.analysis.verdicts import points, render, side_name, span, verdict
 from tune.store.folder import SweepFolder
@@ -23,11 +24,15 @@ AtSpeedUp = tuple[Objective, Comparison | str]
 
 @dataclasses.dataclass(frozen=True)
 class OnSweep:
-    """A minus B on one sweep: by the mean over exits, and by the score at each speed-up."""
+    """A minus B on one sweep: by the mean over exits, and by the score at each speed-up.
+
+    still: for each line in which loss weights could make a difference, in how many pairs they did not.
+    """
 
     pool: Pool
     scores: Comparison
     at_speed_ups: tuple[AtSpeedUp, ...]
+    still: tuple[StillPairs, ...] = ()
 
     @property
     def sweep(self) -> str:
@@ -58,6 +63,7 @@ class OnSweep:
                 }
                 for objective, found in self.at_speed_ups
             ],
+            "still_weights": [dataclasses.asdict(one) for one in self.still],
         }
 
 
@@ -104,8 +110,13 @@ def compare_pool(
         scores = compare(history, a, b, **options)
     except ConfigError as error:
         raise ConfigError(f"{error}; {pool.unfinished}" if pool.unfinished else str(error)) from None
+    values = {c.id: c.values for c in history}
+    found = [still_pairs(line, option, pool.state.cells, values, spec) for line in scores.lines]
+    still = tuple(one for one in found if one is not None)
+    warnings = [said for one in still if (said := one.in_words())]
+    scores = dataclasses.replace(scores, warnings=(*scores.warnings, *warnings))
     there = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
-    return OnSweep(pool, scores, tuple(there))
+    return OnSweep(pool, scores, tuple(there), still)
 
 
 def _at_speed_ups(
