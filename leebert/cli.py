@@ -99,7 +99,7 @@ def train(
 
     from leebert.majority import AgainstMajority, in_words
     from leebert.methods import METHODS
-    from leebert.report import print_stages, speed_up_counts
+    from leebert.report import NO_SPEED_UP, print_stages, speed_up_counts
     from leebert.thresholds import Chosen
 
     check_options(checked)
@@ -111,14 +111,15 @@ def train(
         console.emit_json({**summary, "out": str(out)})
     else:
         print_stages(summary["stages"], summary["stages_length"])
-        if summary["chosen"] and speed_up_counts(summary["majority"]):
+        if summary["chosen"]:
             chosen = Chosen(**summary["chosen"])
-            print(
-                f"leaves by {chosen.name} at {chosen.threshold:.6g}: {chosen.reached:.2f} times fewer layers on the held-out rows"
-            )
+            fewer = f"{chosen.reached:.2f} times fewer layers on the held-out rows"
+            if not speed_up_counts(summary["majority"]):
+                fewer = f"a speed-up {NO_SPEED_UP}"
+            print(f"leaves by {chosen.name} at {chosen.threshold:.6g}: {fewer}")
             if not chosen.near:
                 print(f"  {chosen.shortfall}")
-        elif has_rule_to_tune(checked) and not summary["chosen"]:
+        elif has_rule_to_tune(checked):
             method = METHODS[checked.training.algorithm]
             print(
                 f"{method.name} was published with {method.exits}, whose threshold depends on the model, and no rows were held "

@@ -52,8 +52,8 @@ class AgainstMajority:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> AgainstMajority:
         """From :meth:`as_dict`."""
-        values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        values: dict[str, Any] = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
+        return cls(**values | {name: tuple(v) for name, v in values.items() if isinstance(v, list)})
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, with the verdict and the 95 % interval of the mean margin."""
@@ -140,8 +140,8 @@ def pooled(by_fold: Sequence[Sequence[AgainstMajority]]) -> AgainstMajority:
 
     def error(values: Callable[[AgainstMajority], Any]) -> Any:
         # A fold weighs as its runs do in the mean.
-        shares = [sum(np.asarray(values(run)) for run in fold) / len(runs) for fold in by_fold]
-        return np.sqrt(np.sum(np.square(shares), axis=0))
+        shares = np.stack([np.sum([values(run) for run in fold], axis=0) / len(runs) for fold in by_fold])
+        return np.sqrt(np.square(shares).sum(axis=0))
 
     return AgainstMajority(
         label=max(labels, key=lambda k: (labels.count(k), -k)),

@@ -40,7 +40,7 @@ def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any
         "rows": n,
         "exits": exits,
         "mean_over_exits": float(np.mean(exits["score"])),
-        "majority": against and against.as_dict(),
+        "majority": against.as_dict() if against else None,
         "default_patience": default_patience(m),
         "curves": {
             rule.name: [p.as_dict() for p in curve(recorded, metric, rule.name, thresholds_of(rule.name, count, m, k))]
@@ -115,6 +115,10 @@ def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
     Console().print(table)
 
 
+#: What stands where a speed-up would, of a model of which no exit scores above the majority class.
+NO_SPEED_UP = "which counts for nothing: no exit scores above the majority class"
+
+
 def speed_up_counts(majority: Mapping[str, Any] | None) -> bool:
     """Whether a model's speed-up is worth telling: some exit scores above the majority class, or nothing is known of it."""
     return not majority or AgainstMajority.of(majority).above
@@ -138,13 +142,6 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
     if majority:
         table.add_row("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}")
     console.print(table)
-    if majority and not speed_up_counts(majority):
-        print(
-            f"{split}: no exit scores above the majority class, so no speed-up is shown: exiting early gives the same answers "
-            "(--json has all figures)"
-        )
-        print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
-        return
     table = Table(title=f"{split}: exit strategies", title_justify="left")
     for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
         table.add_column(name, justify="left" if name == "strategy" else "right")
@@ -160,9 +157,10 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
     console.print(table)
     if own := result.get("own"):
         at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
+        fewer = f"{own['speed_up']:.2f} times fewer" if speed_up_counts(majority) else NO_SPEED_UP
         print(
-            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {own['speed_up']:.2f} times "
-            f"fewer; score {100 * own['measures']['score']:.2f}"
+            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {fewer}; score "
+            f"{100 * own['measures']['score']:.2f}"
         )
     if result.get("wall_clock"):
         table = Table(

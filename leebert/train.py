@@ -273,7 +273,7 @@ def train_epochs(
             best_epoch=at.best_epoch,
             ended=ended,
             negative_weights=int((stage.objective.weights(level.state) < 0).sum()),
-            majority=against and against.as_dict(),
+            majority=against.as_dict() if against else None,
             omega=level.travelled(),
             held_out=outcome if at.best_epoch == epoch else None,
             model=model,

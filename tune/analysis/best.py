@@ -131,7 +131,7 @@ def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
 def _margin(choice: Choice) -> dict[str, Any] | None:
     """The chosen configuration beside the majority class; None where its cells can't tell."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
-    return margin and margin.as_dict()
+    return margin.as_dict() if margin else None
 
 
 def _moved(choice: Choice) -> float | None:

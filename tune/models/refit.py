@@ -106,8 +106,6 @@ def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> R
             f"serve; train it by: leebert train --config {best.path}"
         )
     _refuse_taken(out, best, plan)
-    check_backbone(best)
-    split_rows = check_data(best)
     cells = best.logits()
     margin = margin_of(best, cells)
     if margin is not None and not margin.learned and not anyway:
@@ -116,6 +114,8 @@ def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> R
             f"({100 * margin.samples.score:.2f}; {margin.in_words()}), so it is not trained to be registered; {ADVICE}, or do it "
             "all the same: --anyway"
         )
+    check_backbone(best)
+    split_rows = check_data(best)
     recorded = pooled(cells)
     check_speed_up(plan.speed_up, recorded.layers, recorded.depth)
     own = choose(recorded, plan.strategy, plan.speed_up, plan.patience)
@@ -218,7 +218,7 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
         "chosen": {name: dataclasses.asdict(rule) for name, rule in chosen.items()},
         "theta_updates": config.theta_updates,
         "cross_validated": best.found["score_mean"],
-        "majority": ready.margin and ready.margin.as_dict(),
+        "majority": ready.margin.as_dict() if ready.margin else None,
         "differs": list(_differs(best, summaries[plan.seeds[0]])),
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
         "missed": _missed(evaluations, chosen),
