@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 #: A weight that is nearer to its start has not moved, and exits whose weights differ by less are weighted alike. Weights
-#: drawn from 1 to 50 (a spread of 58 %) change the paper's scores by at most 0.2 points against uniform ones, and the change
-#: is linear in small spreads: 5 % make less than 0.02 points, below what any comparison resolves (docs/decisions/omega-moves.md).
+#: drawn from 1 to 50 (a spread of 57 %) change the paper's scores by at most 0.1 points against uniform ones, and the change
+#: is linear in small spreads: 5 % make less than 0.01 points (docs/decisions/omega-moves.md).
 MOVED = 0.05
 
 #: The change of a weight by a small change of ω, at most: its own term's derivative, and for softmaxes the others' as well.

@@ -271,7 +271,9 @@ def collapsed_on_top(values: dict[str, Any], fold: int) -> dict[str, Any]:
 
 def recorded(values: dict[str, Any], fold: int) -> dict[str, Any]:
     """As `against`, in the record of the cell's end."""
-    index = [("clo-v2", 1e-5), ("blo", 1e-5), ("clo-v2", 1e-4), ("blo", 1e-4)].index((values["algorithm"], values["lr_theta"]))
+    index = [("clo-v2", 1e-5), ("blo", 1e-5), ("clo-v2", 1e-4), ("blo", 1e-4)].index(
+        (values["algorithm"], values["lr_theta"])
+    )
     found = against_majority(against(index, fold).logits, against(index, fold).labels, "accuracy")
     assert found is not None
     return {**collapsed_on_top(values, fold), "majority": found.as_dict()}
@@ -331,5 +333,7 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     ]  # fmt: skip
     overview.print_table(facts)
     *_, last = capsys.readouterr().out.splitlines()
-    assert last.startswith("1 of 3 complete configurations learned more than the majority class, which scores 68.00; the best is +2")
+    assert last.startswith(
+        "1 of 3 complete configurations learned more than the majority class, which scores 68.00; the best is +2"
+    )
     assert last.endswith("; of the others: try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")

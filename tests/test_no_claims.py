@@ -93,11 +93,15 @@ def test_calibration_of_a_collapsed_model_claims_no_ratio(cli, tmp_path):
             exit_.weight /= 100
             exit_.bias.copy_(torch.tensor([0.0, 8.0]))
     model.save_pretrained(folder)
-    (folder / "README.md").write_text("# pairs\n\nBy default a row leaves by the rule **entropy** at 0.5.\n\n## Use\n\nSo.\n")
+    (folder / "README.md").write_text(
+        "# pairs\n\nBy default a row leaves by the rule **entropy** at 0.5.\n\n## Use\n\nSo.\n"
+    )
     pd.DataFrame(graded_rows(400)).to_csv(tmp_path / "texts.csv", index=False)
     ran = cli("leebert", "calibrate", folder, tmp_path / "texts.csv", "--speed-up", 1.5)
     assert ran.code == 0, ran.err
-    assert ran.out.startswith("warning: every exit predicts a single class on all 400 texts: its speed-up says nothing; try more")
+    assert ran.out.startswith(
+        "warning: every exit predicts a single class on all 400 texts: its speed-up says nothing; try more"
+    )
     assert "asked" not in ran.out
     written = (folder / "README.md").read_text()
     assert "Every exit predicts a single class on 400 unlabelled texts of texts.csv" in written
@@ -117,7 +121,11 @@ def best_file(folder, learned):
     found = {"digest": "d", "cells": [{}] * 3, "score_mean": 0.74, "backbone": {}, "folds": {"k": 3}, "seeds": [0]}
     found["held_out"] = save_logits(folder / "mrpc.held-out.parquet", cells)
     config = RunConfig(
-        task="mrpc", model=ModelConfig(backbone=str(folder / "nothing")), training=TrainConfig(), theta_updates=10, found=found
+        task="mrpc",
+        model=ModelConfig(backbone=str(folder / "nothing")),
+        training=TrainConfig(),
+        theta_updates=10,
+        found=found,
     )
     return BestFile(folder / "mrpc.yaml", config, found)
 
@@ -125,7 +133,9 @@ def best_file(folder, learned):
 def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data_or_trains(tmp_path):
     plan = Plan((0,), "entropy", 2.0)
     stuck = best_file(tmp_path / "best", learned=False)
-    with pytest.raises(SweepError, match="not distinguishable from the majority class in cross-validation .74.48.*--anyway"):
+    with pytest.raises(
+        SweepError, match="not distinguishable from the majority class in cross-validation .74.48.*--anyway"
+    ):
         prepare(stuck, tmp_path / "out", plan)
     assert not (tmp_path / "out").exists()
     for best, anyway in ((stuck, True), (best_file(tmp_path / "good", learned=True), False)):

@@ -131,7 +131,9 @@ def test_weights_that_differ_between_exits_are_no_reason_to_doubt(tmp_path):
 
 
 def test_weights_that_moved_together_are_called_alike(tmp_path):
-    sweep = with_weights(tmp_path / "s", lambda values: np.full(6, 0.4) if learns_omega(values["algorithm"]) else np.ones(6))
+    sweep = with_weights(
+        tmp_path / "s", lambda values: np.full(6, 0.4) if learns_omega(values["algorithm"]) else np.ones(6)
+    )
     (found,) = compare_sweeps([sweep], "clo-v2", "blo")
     (one,) = found.still
     assert (one.still, one.alike) == (0, 2)
@@ -143,7 +145,9 @@ def test_drawn_weights_other_teachers_and_other_options_are_another_loss(tmp_pat
     (found,) = compare_sweeps([sweep], "clo-v2", "rand", where={"lr_omega": "1e-4"})
     assert [one.still + one.alike for one in found.still] == [0]
     other = with_weights(
-        tmp_path / "t", nearly_still, kd=lambda values: [5, 4, 3, 2, 1, 0] if values["algorithm"] == "blo" else [5.0] * 6
+        tmp_path / "t",
+        nearly_still,
+        kd=lambda values: [5, 4, 3, 2, 1, 0] if values["algorithm"] == "blo" else [5.0] * 6,
     )
     (found,) = compare_sweeps([other], "clo-v2", "blo")
     assert [one.still + one.alike for one in found.still] == [0]

@@ -277,7 +277,9 @@ def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
         print(line)
     moved = found.get("weights_moved")
     if moved is not None and moved < MOVED:
-        print(f"its loss weights stayed within {moved:.2g} of their start (less than {MOVED:g}): as good as uniform weights")
+        print(
+            f"its loss weights stayed within {moved:.2g} of their start (less than {MOVED:g}): as good as uniform weights"
+        )
     if choice.too_slow:
         print(
             f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "

@@ -18,7 +18,9 @@ from tune.space import SweepSpec
 from tune.store.ledger import Record
 
 #: Options that decide how ω learns and nothing else.
-OF_OMEGA = frozenset({"lr_omega", "cycle_length", "parametrisation", "omega_optimizer", "omega_forward", "omega_in_cycle"})
+OF_OMEGA = frozenset(
+    {"lr_omega", "cycle_length", "parametrisation", "omega_optimizer", "omega_forward", "omega_in_cycle"}
+)
 assert OF_OMEGA <= SPECIFIC
 
 CellKey = tuple[str, int, int]
