@@ -15,6 +15,7 @@ from leebert.evaluate import HeldOut
 from leebert.majority import against_majority
 from leebert.yaml import load_yaml
 from tune.analysis import choosing, overview, tradeoff
+from tune.analysis.report import sweep_page
 from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff
 from tune.store.folder import SweepFolder
@@ -329,11 +330,19 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     folder = sweep("mrpc", held_out=None, ends=recorded)
     facts = overview.summary(folder, overview.spec_of(folder), folder.ledger.read())
     assert [row["majority"] and row["majority"]["verdict"] for row in facts["configurations"]] == [
-        "collapsed", "collapsed", "learned", None,
+        "learned", "collapsed", "collapsed", None,
     ]  # fmt: skip
     overview.print_table(facts)
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith(
-        "1 of 3 complete configurations learned more than the majority class, which scores 68.00; the best is +2"
+        "1 of 3 complete configurations learned more than the majority class, which scores 68.00; the largest margin is +2"
     )
     assert last.endswith("; of the others: try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
+
+
+def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
+    folder = sweep("mrpc", held_out=against, ends=collapsed_on_top)
+    text = re.sub(r"<[^>]*>", " ", str(sweep_page(folder)))
+    assert "clo-v2 lr_theta=0.0001 lr_omega=0.001 cycle_length=2 batch_size=16: 73.66 over 3 cells" in text
+    assert "Against the majority class: 1 of 3 complete configurations learned more" in text
+    assert text.count("complete, collapsed") == 2

@@ -128,6 +128,7 @@ def conclusion(margins: Sequence[ConfigurationMargin]) -> str:
         return none_learned(margins)
     top = max(learned, key=lambda m: m.samples.margin)
     said = f"{len(learned)} of {len(margins)} complete configurations learned more than the majority class"
-    score = f"which scores {100 * top.samples.score:.2f}; the best is {margin_in_words(top.samples.margin, top.samples.interval)} above it"
+    far = margin_in_words(top.samples.margin, top.samples.interval)
+    score = f"which scores {100 * top.samples.score:.2f}; the largest margin is {far}"
     rest = "" if len(learned) == len(margins) else f"; of the others: {ADVICE}"
     return f"{said}, {score}{rest}"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from leebert.config import parse
 from leebert.errors import LeebertError
 from tune.analysis.learned import ConfigurationMargin, conclusion, of_configuration, ratio_of
-from tune.analysis.select import ranking, score
+from tune.analysis.select import complete, ranking, score
 from tune.running.failures import Placement
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
-from tune.store.history import describe
+from tune.store.history import History, describe
 from tune.store.ledger import State
 
 
@@ -72,10 +73,11 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
 def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any]:
     """Every configuration with its score, best first, and beside the majority class; JSON-ready.
 
-    `verdict` says what the complete ones are against the majority class, all together.
+    Those that are not distinguishable from the majority class come after the complete ones that are. `verdict` says what the complete ones are against the majority class, all together.
     """
     margins = margins_of(folder, spec, state)
     ranked = [r.configuration.id for r in ranking(state.history())]
+    ranked.sort(key=lambda config: config in margins and not margins[config].learned)  # stable: else by score
     order = {config: i for i, config in enumerate(ranked)}
     rows = []
     for c in sorted(state.history(), key=lambda c: (order.get(c.id, len(order)), state.indices[c.id])):
@@ -112,6 +114,18 @@ def margins_of(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, 
     return {config: margin for config, margin in found.items() if margin is not None}
 
 
+def without_unlearned(history: History, margins: Mapping[str, ConfigurationMargin]) -> History:
+    """Without the configurations that are not distinguishable from the majority class; all where every complete one is so."""
+    kept = tuple(c for c in history if c.id not in margins or margins[c.id].learned)
+    return kept if complete(kept) else history
+
+
+def verdict_in_short(row: Mapping[str, Any]) -> str:
+    """A row of :func:`summary` beside the majority class in a word or two; empty where it learned or nothing is known."""
+    verdict = (row["majority"] or {}).get("verdict", "learned")
+    return {"learned": "", "collapsed": "collapsed"}.get(verdict, "as the majority class")
+
+
 def placed(state: State, config: str) -> str:
     """How a configuration was run after memory ran out, in words; empty where it ran as the space says."""
     places = [Placement(**r["placement"]) for r in state.cells_of.get(config, []) if "placement" in r]
@@ -136,9 +150,7 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for i, row in enumerate(rows[:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        verdict = (row["majority"] or {}).get("verdict", "learned")
-        told = "" if verdict == "learned" else "collapsed" if verdict == "collapsed" else "as the majority class"
-        state = ", ".join(filter(None, (row["state"], row["placement"], told)))
+        state = ", ".join(filter(None, (row["state"], row["placement"], verdict_in_short(row))))
         table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), state)
     Console().print(table)
     if len(rows) > most:

@@ -13,7 +13,8 @@ from tune.analysis.compare_page import draw_best
 from tune.analysis.comparing import compare_pool
 from tune.analysis.figure_data import band, learning
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
-from tune.analysis.overview import spec_of, summary
+from tune.analysis.learned import conclusion
+from tune.analysis.overview import margins_of, spec_of, summary, verdict_in_short, without_unlearned
 from tune.analysis.page import Page
 from tune.analysis.pool import Pool
 from tune.analysis.select import best, complete, one_standard_error, score
@@ -118,13 +119,16 @@ def _values(values: Values) -> str:
 def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
     """Best, its equals, the front, and how scores grew."""
     state = pool.state
-    history = state.history()
+    margins = margins_of(pool.folders[0], pool.spec, state)
+    history = without_unlearned(state.history(), margins)
     top = best(history)
     page.heading("Best")
     page.text(
         f"{describe(top.values)}: {100 * score(top).mean:.2f} over {len(top.scores)} cells "
         "(cross-validated mean over exits, in per cent)."
     )
+    if margins:
+        page.text(f"Against the majority class: {conclusion(list(margins.values()))}.")
     page.table(_exits({"score": (top,)}, pool))
     page.text(
         "Intervals are the corrected resampled t over cells; it was chosen as the best, so its scores are optimistic."
@@ -134,7 +138,7 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     if near:
         rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("within one standard error", "score"), *rest])
-    _front(page, state, replayed)
+    _front(page, history, replayed)
     page.heading("Learning curves")
     page.figure(
         figures.learning(
@@ -144,8 +148,9 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     )
 
 
-def _front(page: Page, state: State, replayed: Mapping[CellKey, Tradeoff]) -> None:
-    finished = complete(state.history())
+def _front(page: Page, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
+    finished = complete(history)
+    values = {c.id: c.values for c in finished}
     curves = []
     for position, c in enumerate(finished):
         mine = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
@@ -165,10 +170,7 @@ def _front(page: Page, state: State, replayed: Mapping[CellKey, Tradeoff]) -> No
     page.table(
         [
             ("on the front from", "layers", "score"),
-            *(
-                (describe(state.configs[p.configuration].values), f"{p.layers:.2f}", f"{100 * p.score:.2f}")
-                for p in changes
-            ),
+            *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )
 
@@ -264,7 +266,7 @@ def _configurations(folder: SweepFolder, spec: SweepSpec, state: State) -> list[
     table: list[tuple[object, ...]] = [("configuration", "score", "sd", "cells", "state")]
     for row in summary(folder, spec, state)["configurations"]:
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        told = row["state"]
+        told = ", ".join(filter(None, (row["state"], verdict_in_short(row))))
         if row["configuration"] in state.pruned:
             r = state.pruned[row["configuration"]]
             told += f" at epoch {r['epoch'] + 1} of seed {r['seed']} fold {r['fold']}"
