@@ -21,6 +21,7 @@ from tune.analysis.tradeoff import Objective, Tradeoff
 from tune.store.folder import SweepFolder
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
+from tune.tracking.feed import config_ended
 
 SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "batch_size": [16]}
 PLANNED = 4
@@ -332,6 +333,12 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     assert [row["majority"] and row["majority"]["verdict"] for row in facts["configurations"]] == [
         "learned", "collapsed", "collapsed", None,
     ]  # fmt: skip
+    state = folder.ledger.read()
+    margins = [
+        config_ended(row["configuration"], "complete", state).metrics["cv/margin"]
+        for row in facts["configurations"][:3]
+    ]
+    assert margins == [pytest.approx(facts["configurations"][0]["majority"]["margin"], abs=1e-6), 0, 0]
     overview.print_table(facts)
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith(

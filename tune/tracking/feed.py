@@ -100,6 +100,8 @@ def config_ended(config: str, status: Any, state: State, time_ms: int = 0) -> Co
         if len(scores) > 1:
             std = float(np.std(scores, ddof=1))
             metrics |= {"cv/score_std": std, "cv/score_std_pct": round(100 * std, 3)}
+        if all(r.get("majority") for r in cells):
+            metrics["cv/margin"] = float(np.mean([r["majority"]["margin"] for r in cells]))
         depth["score"] = np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()
         if all(r["weights"] for r in cells):
             depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()

@@ -74,6 +74,7 @@ NAMES: tuple[Name, ...] = (
     _metric("cv/score_pct", "config", "per cent", "none", "the mean in per cent: bars print two decimals"),
     _metric("cv/score_std_pct", "config", "points", "none", "the standard deviation in points, for bars as well"),
     _metric("cv/layers", "config", "layers", "none", "fewest on its exit curve that cost at most 1 point against all"),
+    _metric("cv/margin", "config", "fraction", "none", "mean margin of its scores over the majority class"),
     _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
     _metric("tradeoff/layers", "config", "layers", "threshold", "mean number of layers computed under the exit rule"),
     _metric(
