@@ -49,7 +49,13 @@ _ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary", "refit")
 
 NAMES: tuple[Name, ...] = (
     _metric("score/exit_{exit}", "fold", "fraction", "epoch", "held-out score of the exit, by the task's metric"),
-    _metric("score/mean", "fold", "fraction", "epoch", "mean of the scores over exits; decides the best epoch"),
+    _metric(
+        "score/mean",
+        "fold",
+        "fraction",
+        "epoch",
+        "mean of the scores over exits; decides among epochs above the majority class",
+    ),
     _metric("loss/exit_{exit}", "fold", "nats", "epoch", "held-out cross-entropy of the exit"),
     _metric("omega_ce/exit_{exit}", "fold", "weight", "epoch", "ω of the exit's cross-entropy term"),
     _metric(
