@@ -179,7 +179,8 @@ def test_the_rates_that_cannot_move_the_weights_are_known_before_the_sweep():
 
 def test_a_range_is_judged_by_its_ends_and_fixed_weights_not_at_all():
     space = {"lr_omega": {"log_range": [1e-5, 1e-2]}, "batch_size": [50]}
-    (slow,) = still_rates(SweepSpec.model_validate({**SPACE, "space": space}), 2000, 2)
+    drawn = {**SPACE, "space": space, "searcher": {"name": "random", "configurations": 8}}
+    (slow,) = still_rates(SweepSpec.model_validate(drawn), 2000, 2)
     assert slow.lr_omega == 1e-5
     fixed = {**SPACE, "algorithms": ["uniform", "uniform-d1"], "space": {"batch_size": [10, 50]}}
     assert still_rates(SweepSpec.model_validate(fixed), 2000, 2) == []
