@@ -26,14 +26,20 @@ Layer = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How an architecture is taken apart: its input states (B, L, H) and its M layers, one call each."""
+    """How an architecture is taken apart: its input states (B, L, H) and its M layers, one call each.
+
+    counts_from_padding: whether positions are counted from `pad_token_id` + 1, as RoBERTa does, instead of from 0.
+    """
 
     embed: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor]
     layers: Callable[[Any], list[nn.Module]]
+    counts_from_padding: bool = False
 
 
 def _ids_and_types(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return model.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+    # With one segment there is nothing to tell apart: whatever a tokenizer says, a token is of segment 0.
+    types = batch.get("token_type_ids") if model.config.type_vocab_size > 1 else None
+    return model.embeddings(input_ids=batch["input_ids"], token_type_ids=types, position_ids=batch.get("position_ids"))
 
 
 def _electra_embed(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -53,19 +59,20 @@ def albert_groups(num_layers: int, num_groups: int) -> list[int]:
     return [int(i / (num_layers / num_groups)) for i in range(num_layers)]
 
 
-_BERT = Family(_ids_and_types, lambda model: list(model.encoder.layer))
+_ROBERTA = Family(_ids_and_types, lambda model: list(model.encoder.layer), counts_from_padding=True)
 
 FAMILIES: dict[str, Family] = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "camembert": _BERT,
+    "bert": Family(_ids_and_types, lambda model: list(model.encoder.layer)),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
     "electra": Family(_electra_embed, lambda model: list(model.encoder.layer)),
     "albert": Family(
         lambda model, batch: model.encoder.embedding_hidden_mapping_in(_ids_and_types(model, batch)), _albert_layers
     ),
     "distilbert": Family(
-        lambda model, batch: model.embeddings(batch["input_ids"]), lambda model: list(model.transformer.layer)
+        lambda model, batch: model.embeddings(batch["input_ids"], position_ids=batch.get("position_ids")),
+        lambda model: list(model.transformer.layer),
     ),
 }
 

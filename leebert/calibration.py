@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from leebert.card import recalibrated
+from leebert.compatibility import limits_of_encoder
 from leebert.data.sources import Examples
 from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, DataError
@@ -23,6 +24,7 @@ from leebert.evaluate import HeldOut, record_all
 from leebert.files import write_together
 from leebert.majority import ADVICE
 from leebert.metrics import collapsed
+from leebert.operating_point import Aim, scored, within_loss
 from leebert.runtime import Runtime
 from leebert.thresholds import (
     FILE,
@@ -34,9 +36,11 @@ from leebert.thresholds import (
     choose,
     curves,
     curves_as_json,
+    layer_ratio,
     ratio_interval,
     rows_needed,
 )
+from leebert.tradeoff import Tradeoff
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +88,33 @@ def calibrate(
     tokenizer: Any,
     texts: Sequence[tuple[str, ...]],
     source: str,
-    speed_up: float,
+    aim: Aim,
     strategy: str,
     runtime: Runtime,
     *,
+    validated: Sequence[Tradeoff] = (),
     batch_size: int = 64,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
-    """Run the texts once through all layers and choose each rule's threshold for `speed_up`; `strategy` is to be the own one.
+    """Run the texts once through all layers and choose each criterion's threshold for `aim`; `strategy` is to be the own one.
 
-    `source` is the texts' name. Raises ConfigError for a speed-up or rule that the model can't have, DataError for no
+    A layer speed-up is reached on the texts themselves. Texts have no labels, so what a threshold costs is known from the
+    model's validation curves, `validated` (:func:`leebert.operating_point.saved_tradeoffs`), by which one within an allowed
+    loss is chosen; the texts then tell the layer speed-up that it has on them.
+
+    `source` is the texts' name. Raises ConfigError for an aim or criterion that the model can't have, DataError for no
     texts, for too few, and where the rows leave together so that no threshold gives the speed-up.
     """
     if model.num_exits == 1:
         raise ConfigError("this model has one exit, and so one speed: there is nothing to calibrate")
-    check_speed_up(speed_up, model.exit_layers, model.depth)
     own_rule = choosable(strategy)
+    patience = model.config.exit_patience if own_rule.name == model.config.exit_strategy else None
+    patience = own_rule.counted(patience, model.num_exits)
+    if aim.max_loss is not None:
+        speed_up = within_loss(validated, own_rule.name, patience, aim.max_loss).reached
+    else:
+        assert aim.speed_up is not None
+        speed_up = check_speed_up(aim.speed_up, model.exit_layers, model.depth)
     needed = rows_needed(speed_up, model.exit_layers, model.depth)
     differing = len(set(texts))  # a text that is repeated tells no more
     if differing < needed:
@@ -109,15 +124,29 @@ def calibrate(
             f"the mean layers on others are within {MISSED:.0%} of those on these"
         )
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
-    patience = model.config.exit_patience if own_rule.name == model.config.exit_strategy else None
-    own = choose(recorded, own_rule.name, speed_up, patience)
-    chosen: dict[str, Chosen] = {rule: choose(recorded, rule, speed_up) for rule in RULES} | {own_rule.name: own}
-    if not own.near and not own_rule.whole:
-        raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
+    if aim.max_loss is not None:
+        own = _on(recorded, within_loss(validated, own_rule.name, patience, aim.max_loss))
+        others = {curve.criterion: curve for curve in reversed(validated)}  # the first of each, at its default patience
+        chosen = {
+            name: _on(recorded, within_loss([curve], name, curve.patience, aim.max_loss))
+            for name, curve in others.items()
+        }
+        chosen = {name: chosen[name] for name in RULES if name in chosen} | {own_rule.name: own}
+    else:
+        own = choose(recorded, own_rule.name, speed_up, patience)
+        chosen = {rule: choose(recorded, rule, speed_up) for rule in RULES} | {own_rule.name: own}
+        if not own.near and not own_rule.whole:
+            raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
     expected = {name: ratio_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
+    found = scored(curves(recorded, own.patience), validated)
     stuck = bool(collapsed(recorded.logits).all())
-    drawn = curves(recorded, own.patience)
-    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, drawn, stuck)
+    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, found, stuck)
+
+
+def _on(recorded: HeldOut, validated: Chosen) -> Chosen:
+    """A threshold that was chosen on validation samples, with the layer speed-up that it has on other ones."""
+    reached = layer_ratio(recorded, validated.strategy, validated.threshold, validated.patience)
+    return dataclasses.replace(validated, asked=reached, reached=reached)
 
 
 def save_calibration(folder: Path, found: Calibration) -> str:
@@ -139,7 +168,7 @@ def save_calibration(folder: Path, found: Calibration) -> str:
     }
     files = {
         folder / "config.json": json.dumps(config, indent=2) + "\n",
-        folder / FILE: curves_as_json(found.curves, found.num_exits, found.chosen_on),
+        folder / FILE: curves_as_json(found.curves, found.num_exits, found.chosen_on, found.own),
     }
     if card is not None:
         files[folder / "README.md"] = recalibrated(
@@ -157,8 +186,12 @@ def print_calibration(folder: Path, found: Calibration, before: str) -> None:
         )
     for name, one in ({} if found.single_class else found.chosen).items():
         low, high = found.expected[name]
+        if one.max_loss is None:
+            aim = f"asked {one.asked:g}"
+        else:
+            aim = f"{-100 * (one.loss or 0.0) + 0.0:+.2f} points on validation samples"
         print(
-            f"{name} {one.threshold:.6g}: asked {one.asked:g}, on these {found.rows} texts {one.reached:.2f}, "
+            f"{name} {one.threshold:.6g}: {aim}, on these {found.rows} texts {one.reached:.2f}, "
             f"on others like them {low:.2f} to {high:.2f} (95 %)"
         )
         if not one.near:
@@ -183,4 +216,5 @@ def _recorded(
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:
         rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
+        limits_of_encoder(model.backbone).check_rows(rows.tokens, source)
         return record_all(model, rows, runtime, batch_size, progress=progress), int(rows.truncated)

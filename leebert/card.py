@@ -118,7 +118,7 @@ def recalibrated(
     ]
     lines = [
         _CALIBRATED,
-        f"Thresholds for a speed-up of {rule.asked:g}, chosen on {chosen_on}; no label was read. They took the place of those "
+        f"Thresholds for {_aim(rule)}, chosen on {chosen_on}; no label was read. They took the place of those "
         "with which the tables below were measured.",
     ]
     if single_class:
@@ -130,6 +130,12 @@ def recalibrated(
     text = re.sub(rf"^{_CALIBRATED}\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
     before, heading, after = text.partition("## Use\n")
     return before.rstrip() + "\n\n" + "\n\n".join(lines) + "\n" + (f"\n{heading}{after}" if heading else "")
+
+
+def _aim(rule: Chosen) -> str:
+    if rule.max_loss is None:
+        return f"a speed-up of {rule.asked:g}"
+    return f"at most {100 * rule.max_loss:g} points below the full model on validation samples"
 
 
 def _by_default(rule: Chosen) -> str:
@@ -203,7 +209,7 @@ def _use(facts: CardFacts) -> str:
         lines.append(
             f'```python\nimport mlflow, pandas\n\nmodel = mlflow.pyfunc.load_model("{facts.served_as}")\n'
             f"rows = pandas.DataFrame({{{columns}}})\n"
-            'model.predict(rows, params={"strategy": "entropy", "speed_up": 2.0})  # label, probability, exit_layer, layers_saved\n```'
+            'model.predict(rows, params={"strategy": "entropy", "speed_up": 2.0})  # row, label, probability, exit_layer, layers_saved\n```'
         )
     lines.append(f"Texts longer than {facts.max_length} tokens are refused there unless `truncate` is set.")
     return "\n\n".join(lines)
@@ -245,7 +251,7 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
     head += ["ms per row", "wall-clock ratio", "layer ratio of the timed rows"]
     everything = times.get(("never", None))
     lines += [
-        f"Thresholds chosen for a speed-up of {facts.rule.asked:g} on the held-out rows of cross-validation, never on {split}. "
+        f"Thresholds chosen for {_aim(facts.rule)} on the held-out rows of cross-validation, never on {split}. "
         "The layer ratio is M / mean layers executed:",
         _table(head, rows),
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,15 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="Names of the text columns; the task's by default.")]
+MaxLoss = Annotated[
+    float | None, typer.Option(help="Aim of the threshold: as early as costs at most so many points of score.")
+]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
 DataDir = Annotated[
     str | None,
     typer.Option(
-        help="Folder in GLUE's release layout, or of an image task's Parquet files; else the Hugging Face hub."
+        help="Folder in GLUE's release layout, of an image task's Parquet files, or of your own task's files; else the Hugging "
+        "Face hub."
     ),
 ]
 
@@ -61,13 +65,18 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Where the model goes; runs/<task> by default.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the configuration; repeatable.")] = None,
     hold_out: Annotated[bool, typer.Option(help="Hold a fold of the training split out for early stopping.")] = True,
+    criterion: Annotated[
+        str | None, typer.Option(help=f"Exit criterion: {', '.join(RULES)}; by default the best for the aim.")
+    ] = None,
+    max_loss: MaxLoss = None,
+    speed_up: Annotated[float | None, typer.Option(help="Aim of the threshold: a layer speed-up, such as 2.")] = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
     """Train one early-exit model and save it."""
     from leebert.config import parse
     from leebert.data.tasks import any_task, named_or_declared
-    from leebert.recipe import RunConfig, check_options, has_rule_to_tune, is_unfinished, train_model
+    from leebert.recipe import RunConfig, check_options, chooses_exits, is_unfinished, train_model
     from leebert.yaml import load_yaml
 
     values: Any = load_yaml(config) if config else {}
@@ -83,6 +92,9 @@ def train(
         ("data.dir", data_dir),
         ("model.backbone", backbone),
         ("model.pooling", pooling),
+        ("aim.criterion", criterion),
+        ("aim.max_loss", max_loss),
+        ("aim.speed_up", speed_up),
     ):
         if value is not None:
             section, _, leaf = key.rpartition(".")
@@ -98,9 +110,7 @@ def train(
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
 
     from leebert.majority import AgainstMajority, in_words
-    from leebert.methods import METHODS
-    from leebert.report import NO_SPEED_UP, print_stages, speed_up_counts
-    from leebert.thresholds import Chosen
+    from leebert.report import print_chosen, print_stages
 
     check_options(checked)
     check_writable(out, "--out")
@@ -111,19 +121,11 @@ def train(
         console.emit_json({**summary, "out": str(out)})
     else:
         print_stages(summary["stages"], summary["stages_length"])
-        if summary["chosen"]:
-            chosen = Chosen(**summary["chosen"])
-            fewer = f"{chosen.reached:.2f} times fewer layers on the held-out rows"
-            if not speed_up_counts(summary["majority"]):
-                fewer = f"a speed-up {NO_SPEED_UP}"
-            print(f"leaves by {chosen.name} at {chosen.threshold:.6g}: {fewer}")
-            if not chosen.near:
-                print(f"  {chosen.shortfall}")
-        elif has_rule_to_tune(checked):
-            method = METHODS[checked.training.algorithm]
+        print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
+        if not summary["chosen"] and chooses_exits(checked):
             print(
-                f"{method.name} was published with {method.exits}, whose threshold depends on the model, and no rows were held "
-                f"out to choose one on: it leaves by {checked.exits.strategy}"
+                f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.strategy}; next: "
+                f"leebert calibrate {out} TEXTS --speed-up 2"
             )
         score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
         updates = summary["epochs"][-1]["theta_updates"]  # of all stages
@@ -133,6 +135,8 @@ def train(
         if summary["majority"]:
             names = any_task(checked.task).label_names
             print(in_words(AgainstMajority.of(summary["majority"]), names))
+        where = f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""
+        print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
 
 
 def _with_progress(work: Any) -> Any:
@@ -169,7 +173,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     data_dir: DataDir = None,
     split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
-    thresholds: Annotated[int, typer.Option(min=1, help="How many thresholds per strategy.")] = 20,
+    thresholds: Annotated[int | None, typer.Option(hidden=True)] = None,  # tables are in steps of layers now
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
     timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
@@ -177,7 +181,9 @@ def evaluate(
     precision: Precision = None,
     json_: Json = False,
 ) -> None:
-    """Score every exit, and every exit strategy over its thresholds, from one pass over the data."""
+    """Score every exit, and every exit criterion in steps of layers, from one pass over the data."""
+    if thresholds is not None:
+        print("--thresholds has no effect: the table is in steps of layers", file=sys.stderr)
     if out:
         check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
@@ -196,7 +202,7 @@ def evaluate(
     results = {}
     for name in splits:
         results[name] = evaluate_split(
-            loaded, tokenizer, read_examples(task, name, data_dir), task.metric, runtime, thresholds=thresholds,
+            loaded, tokenizer, read_examples(task, name, data_dir), task.metric, runtime,
             batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
         )  # fmt: skip
     if out:
@@ -216,7 +222,7 @@ def predict(
         str,
         typer.Argument(
             metavar="[FILE]",
-            help="CSV, TSV, JSONL, Parquet or text; of images a folder, Parquet, or a list of paths. - is stdin.",
+            help="CSV, TSV, JSONL, JSON, Parquet or text; of images a folder, Parquet, or a list of paths. - is stdin.",
         ),
     ] = "-",
     out: Annotated[Path | None, typer.Option("--out", "-o", help=".jsonl or .csv; stdout by default.")] = None,
@@ -247,7 +253,7 @@ def predict(
         )
     if not glue and (data_dir or any_rows or fill):
         raise ConfigError("--data-dir, --any-rows and --fill belong to --glue FOLDER")
-    form = form or (out.suffix.lstrip(".").lower() if out and out.suffix else "jsonl")
+    form = (form or (out.suffix.lstrip(".") if out and out.suffix else "jsonl")).lower()
     if form not in ("jsonl", "csv"):
         raise ConfigError(f"--format {form}: jsonl or csv")
     if glue:
@@ -257,7 +263,7 @@ def predict(
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
     from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
-    from leebert.predict import write_answers
+    from leebert.predict import save_answers, write_answers
 
     asked = loaded.config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
     exits = parse(ExitConfig, asked, "--strategy/--threshold/--patience")
@@ -285,14 +291,7 @@ def predict(
         if not write_answers(rows, sys.stdout, form, columns):
             print("0 rows (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + ".part")  # an error in the middle leaves an earlier file as it was
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as f:
-            count = write_answers(rows, f, form, columns)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    count = save_answers(rows, out, form, columns)
     print(f"{out}: {count} rows", file=sys.stderr)
 
 
@@ -355,7 +354,8 @@ def methods(json_: Json = False) -> None:
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A saved model's folder, whose thresholds are changed.")],
     texts: Annotated[str, typer.Argument(help="Texts of your own traffic, as `predict` reads them; - is stdin.")],
-    speed_up: Annotated[float, typer.Option(help="What to reach: M / mean layers executed.")],
+    speed_up: Annotated[float | None, typer.Option(help="Aim: a layer speed-up, depth / mean layers.")] = None,
+    max_loss: MaxLoss = None,
     strategy: Annotated[
         str | None, typer.Option(help="The model's rule from now on; the one that it has by default.")
     ] = None,
@@ -365,16 +365,23 @@ def calibrate(
     json_: Json = False,
 ) -> None:
     """Choose a model's thresholds on texts without labels, so that it reaches a speed-up on texts like them."""
+    if (speed_up is None) == (max_loss is None):
+        raise ConfigError("calibrate needs an aim: --speed-up RATIO, or --max-loss POINTS")
     loaded, tokenizer = _load(model)
     check_writable(model, "model")
     runtime = _runtime(loaded, None, device)
     loaded.to(runtime.device)
     from leebert.calibration import calibrate as choose
     from leebert.calibration import print_calibration, save_calibration
+    from leebert.operating_point import Aim, saved_tradeoffs
+    from leebert.thresholds import read_curves
 
     found = choose(
-        loaded, tokenizer, list(_texts(loaded, texts, text)), "stdin" if texts == "-" else Path(texts).name, speed_up,
-        strategy or loaded.config.exit_strategy, runtime, batch_size=batch_size, progress=partial(_bar, what="rows"),
+        loaded, tokenizer, [row.values for row in _texts(loaded, texts, text)],
+        "stdin" if texts == "-" else Path(texts).name,
+        Aim.of(max_loss, speed_up), strategy or loaded.config.exit_strategy, runtime,
+        validated=saved_tradeoffs(read_curves(model), loaded.exit_layers, loaded.depth), batch_size=batch_size,
+        progress=partial(_bar, what="rows"),
     )  # fmt: skip
     before = save_calibration(model, found)
     if json_:
@@ -385,39 +392,38 @@ def calibrate(
 
 def _texts(model: Any, input_: str, columns: list[str] | None) -> Any:
     """The texts of a file, or of stdin for `-`, from these columns or else from those of the model's task."""
+    from leebert.data.readers import Columns
     from leebert.data.tasks import get_task
-    from leebert.predict import read_file, read_texts
+    from leebert.data.texts import read_texts
 
-    own = list(get_task(model.config.task).text_columns) if model.config.task else None
-    names = columns or own or ["text"]
-    if own and len(names) != len(own):
+    own = get_task(model.config.task).text_names if model.config.task else ()
+    if own and columns and len(columns) != len(own):
         raise ConfigError(
-            f"--text {', '.join(names)}: this model takes {len(own)} column(s) of text, as {', '.join(own)}"
+            f"--text {', '.join(columns)}: this model takes {len(own)} column(s) of text, as "
+            f"{', '.join(names[0] for names in own)}"
         )
-    if input_ != "-":
-        return read_file(Path(input_), names)
-    return read_texts(_stdin(), names, "stdin")
+    names = tuple((name,) for name in columns) if columns else own or (("text",),)
+    wanted = Columns(names, "name yours with --text")
+    return read_texts(_stdin(), wanted, "stdin") if input_ == "-" else read_texts(Path(input_), wanted)
 
 
 def _stdin() -> Any:
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # whatever the locale says
-    return sys.stdin
+    """The lines of stdin, as bytes where it has them: the reader decodes them, whatever the locale says."""
+    return getattr(sys.stdin, "buffer", sys.stdin)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
     """A saved early-exit model in evaluation mode, and its tokenizer; None for a model of images."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no model there (no config.json); it is written by `leebert train`")
-    from leebert.backbone import load_tokenizer
+    from leebert.compatibility import load_text_model
     from leebert.images.resnet import ResNetConfig, load_resnet
-    from leebert.model import load_model
     from leebert.saved import model_type
 
     console.quiet_transformers()
     if model_type(folder) == ResNetConfig.model_type:
         return load_resnet(folder).eval(), None
-    return load_model(folder).eval(), load_tokenizer(str(folder))
+    return load_text_model(folder)
 
 
 def _runtime(model: Any, precision: str | None, device: str) -> Any:

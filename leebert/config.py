@@ -208,6 +208,29 @@ class ExitConfig(Frozen):
         return {**self.model_dump(), **given} if given.get("strategy", self.strategy) == self.strategy else given
 
 
+class AimConfig(Frozen):
+    """What training chooses the exit criterion and its threshold for, on the validation fold.
+
+    Neither `max_loss` nor `speed_up`: within 1 point of the full model, or else a layer speed-up of 2
+    (:class:`leebert.operating_point.Aim`).
+    """
+
+    criterion: StrategyName | None = Field(
+        None,
+        description="The exit criterion; None: that which the method was published with, if it has no default, else the best.",
+    )
+    max_loss: float | None = Field(None, ge=0, le=100, description="Points of score that may be lost to exit earlier.")
+    speed_up: float | None = Field(None, ge=1, description="Layer speed-up, depth / mean layers.")
+
+    @model_validator(mode="after")
+    def _has_a_threshold(self) -> AimConfig:
+        if self.criterion is not None and self.criterion not in RULES:
+            raise ValueError(
+                f"criterion {self.criterion!r} has no threshold to choose; leave the aim out, and set exits.strategy"
+            )
+        return self
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -2,7 +2,8 @@
 
 PyTorch draws dropout masks on one thread, which takes a fifth of an encoder's forward pass on two cores, and of the
 forward passes for ω too. Here a mask takes 16 random bits per element from NumPy's SFC64, seeded by torch's own
-generator, so that `torch.manual_seed` still fixes everything. On other devices it is torch's dropout.
+generator, so that `torch.manual_seed` still fixes everything. On other devices, and in models that are traced, compiled
+or exported, it is torch's dropout.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
     """Inverted dropout in training: each element is 0 with probability p (to 2⁻¹⁶), else x / (1 − p); any shape."""
     if p <= 0.0:
         return x
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or _recorded():
         return F.dropout(x, p)
     # The factor is applied apart from the mask: in bf16 it would be rounded there.
     return (x * _mask(x, p)) * (1 / (1 - p))
+
+
+def _recorded() -> bool:
+    """Whether operations are being recorded (torch.jit, torch.compile, torch.export): a mask would become a constant."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _mask(x: torch.Tensor, p: float) -> torch.Tensor:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from leebert.metrics import measures
 from leebert.record import Rows
 from leebert.runtime import Runtime
+from leebert.tradeoff import Point, replay_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,46 +80,6 @@ def record_all(
 def layers_of(model: Any) -> tuple[tuple[int, ...], int]:
     """`exit_layers` and `depth` of a model (:class:`leebert.record.MultiExit`); () and 0 where it doesn't say."""
     return tuple(getattr(model, "exit_layers", ())), int(getattr(model, "depth", 0))
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One rule at one threshold: mean layers executed, the speed-up depth / layers, and the task's measures."""
-
-    strategy: str
-    threshold: float | None
-    patience: int | None  # of rules that have one beside their threshold
-    layers: float
-    speed_up: float
-    measures: dict[str, float]
-    exits: tuple[int, ...]  # how many rows left at each exit
-
-    @property
-    def saving(self) -> float:
-        """DeeBERT's expected time saving, 1 − Σ i·N_i / Σ M·N_i: the share of all layers that is not executed."""
-        return 1 - 1 / self.speed_up
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "saving": self.saving, "exits": list(self.exits)}
-
-
-def replay_point(
-    held_out: HeldOut, metric: str, strategy: str, threshold: float | None, patience: int | None = None
-) -> Point:
-    """The outcome of one rule on recorded logits, as per-instance inference would have had it."""
-    from leebert.exits import make_strategy, replay
-    from leebert.rules import RULES
-
-    assert held_out.labels is not None
-    m, _, k = held_out.logits.shape
-    rule = make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k)
-    exit_index = replay(rule, held_out.logits)
-    predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
-    layers = held_out.mean_layers(exit_index)
-    counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
-    counted = RULES[strategy].counted(patience, m) if strategy in RULES else None
-    told = measures(metric, held_out.labels, predicted)
-    return Point(strategy, threshold, counted, layers, held_out.depth / layers, told, counts)
 
 
 def curve(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import platform
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -32,11 +30,6 @@ LEAST_ROUNDS, MOST_ROUNDS = 4, 16
 _UNDISTURBED, _STEADY = 0.95, 0.02
 
 Key = TypeVar("Key", bound=Hashable)
-
-
-def nearest_point(points: list[dict[str, Any]], speed_up: float = PAPER_SPEED_UP) -> dict[str, Any]:
-    """The point of a curve whose speed-up in layers is nearest."""
-    return min(points, key=lambda p: abs(p["speed_up"] - speed_up))
 
 
 def time_rules(
@@ -152,10 +145,4 @@ def machine(runtime: Runtime) -> str:
     told = runtime.describe()
     if runtime.device.type != "cpu":
         return f"{told['device']}, {told['precision']}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {told['threads']} thread(s), {told['precision']}"
+    return f"{told['processor']}, {told['threads']} thread(s), {told['precision']}"

@@ -119,6 +119,11 @@ class Method:
         """Whether its rule has no threshold that is good for every model: one is chosen for each."""
         return not self.one_exit and RULES[self.exits].default is None
 
+    @property
+    def own_criterion(self) -> StrategyName | None:
+        """The exit criterion that it was published with, where only the threshold is chosen for each model; else None."""
+        return self.exits if self.tuned else None
+
     def as_dict(self) -> dict[str, Any]:
         """As JSON-ready values, for people: without where its code stands."""
         told = {**dataclasses.asdict(self), "options": sorted(self.options), "one_exit": self.one_exit}

@@ -1,4 +1,7 @@
-"""The tasks' metrics, for every exit at once. All are fractions; scikit-learn computes them."""
+"""The tasks' metrics, for every exit at once. All are fractions.
+
+A curve takes a hundred of them, and scikit-learn checks its inputs for milliseconds each; the values are its own.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ def _accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
+    if max(labels.max(), predicted.max()) > 1:
+        from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, predicted, zero_division=0.0))
+        return float(f1_score(labels, predicted, zero_division=0.0))  # says what is wrong
+    positives = int(labels.sum()) + int(predicted.sum())
+    return 2 * int((labels & predicted).sum()) / positives if positives else 0.0
 
 
 def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
@@ -24,9 +30,12 @@ def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predicted))
+    n, classes = len(labels), int(max(labels.max(), predicted.max())) + 1
+    by_label = np.bincount(labels, minlength=classes).astype(float)
+    by_prediction = np.bincount(predicted, minlength=classes).astype(float)
+    covariance = float((labels == predicted).sum()) * n - by_label @ by_prediction
+    variances = (float(n) ** 2 - by_prediction @ by_prediction) * (float(n) ** 2 - by_label @ by_label)
+    return float(covariance / np.sqrt(variances)) if variances else 0.0
 
 
 #: A task's metric → the measures that its mean (the selection score) is taken over: GLUE's, MRPC's and QQP's two.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils import can_return_tuple
 
 from leebert.backbone import Layer, LayerStack, load_encoder
+from leebert.compatibility import limits_of_encoder
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
 from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
-from leebert.exits import leaving, make_strategy
+from leebert.exits import STRATEGIES, leaving, threshold_and_patience
 from leebert.losses import cross_entropy
-from leebert.model_config import LeebertConfig
+from leebert.model_config import LeebertConfig, model_exits
+from leebert.padding import padded_behind
 from leebert.record import Keep, Record
 from leebert.saved import load_saved
-from leebert.slim.embeddings import factorise_embeddings
+from leebert.slim.embeddings import FactorisedEmbedding, factorise_embeddings
 from leebert.slim.layers import keep_layers
 from leebert.slim.parts import indices
 from leebert.slim.structure import KEYS, restructure, structure_of
@@ -39,8 +44,8 @@ class EarlyExitOutput(ModelOutput):
 
     loss: eq. 1's sum over exits, where labels were given.
     logits: (B, K), the answer of the configured exit strategy.
-    exit_logits: (M, B, K), every exit's.
-    exit_layers: (B,) int64, the layer at which each row leaves, from 1.
+    exit_logits: (B, M, K) float32, every exit's; the sample comes first, so that `Trainer.predict` joins batches.
+    exit_layers: (B,) int64, the exit layer of each sample, from 1.
     """
 
     loss: torch.Tensor | None = None
@@ -49,29 +54,70 @@ class EarlyExitOutput(ModelOutput):
     exit_layers: torch.Tensor | None = None
 
 
-class ExitHeads(nn.ModuleList):
-    """M linear exits H → K, computed as one product."""
+class ExitHeads(nn.Module):
+    """M linear exits H → K, children `0`, `1`, …, computed as one product where they are plain linear layers.
+
+    Exits that were quantised, have adapters or hooks are called one by one, as these tools expect. Not a `ModuleList`:
+    PEFT trains and saves whole modules with a forward only (`modules_to_save=["heads"]`).
+    """
 
     def __init__(self, num_exits: int, hidden: int, classes: int, dropout: float) -> None:
-        super().__init__(nn.Linear(hidden, classes) for _ in range(num_exits))
+        super().__init__()
         self.dropout = dropout
+        for exit_ in range(num_exits):
+            self.add_module(str(exit_), nn.Linear(hidden, classes))
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, exit_: int) -> Any:
+        return list(self)[exit_]
 
     def forward(self, pooled: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """(m, B, H) pooled states of exits `start` onwards → (m, B, K) logits, in float32 under any autocast."""
-        exits: list[Any] = [self[start + m] for m in range(len(pooled))]
+        """(m, B, H) pooled states of exits `start` onwards → (m, B, K) logits.
+
+        They are float32 under any autocast and with weights in half precision; with float64 weights they are float64.
+        """
+        exits = [self[start + m] for m in range(pooled.shape[0])]
         with torch.autocast(pooled.device.type, enabled=False):
-            dropped = F.dropout(pooled.float(), self.dropout, self.training)
+            dropped = F.dropout(pooled.to(_at_least_float32(pooled.dtype)), self.dropout, self.training)
+            if not all(map(_is_plain, exits)):
+                return torch.stack(
+                    [_answer(exit_, at_exit) for exit_, at_exit in zip(exits, dropped.unbind(0), strict=True)]
+                )
+            dtype = torch.promote_types(dropped.dtype, exits[0].weight.dtype)
+            weights = [exit_.weight.to(dtype) for exit_ in exits]  # (K, H) each
+            biases = [exit_.bias.to(dtype) for exit_ in exits]
+            dropped = dropped.to(dtype)
             if len(exits) == 1:
-                return F.linear(dropped, exits[0].weight, exits[0].bias)
-            weight = torch.stack([exit_.weight for exit_ in exits])  # (m, K, H)
-            bias = torch.stack([exit_.bias for exit_ in exits])
-            return torch.baddbmm(bias.unsqueeze(1), dropped, weight.transpose(1, 2))
+                return F.linear(dropped, weights[0], biases[0])
+            return torch.baddbmm(torch.stack(biases).unsqueeze(1), dropped, torch.stack(weights).transpose(1, 2))
 
     def keep(self, exits: Sequence[int]) -> None:
         """Keep some exits, from 0, in place."""
         kept = [self[exit_] for exit_ in exits]
-        del self[:]
-        self.extend(kept)
+        self._modules.clear()
+        for exit_, module in enumerate(kept):
+            self.add_module(str(exit_), module)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _is_plain(exit_: nn.Module) -> bool:
+    """Whether an exit is its weight and bias and nothing else."""
+    return type(exit_) is nn.Linear and not exit_._forward_hooks and not exit_._forward_pre_hooks
+
+
+def _answer(exit_: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """(B, H) → (B, K) by the exit's own forward, in the type of its weights; int8 weights take float32."""
+    own = next((p.dtype for p in exit_.parameters()), torch.float32)
+    logits = exit_(x.to(own))
+    return logits.to(_at_least_float32(logits.dtype))
 
 
 class LeebertForSequenceClassification(PreTrainedModel):
@@ -85,7 +131,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
     config_class = LeebertConfig
     gradient_equilibrium = False  #: set for training alone, see :mod:`leebert.equilibrium`; never saved
     base_model_prefix = "backbone"
+    accepts_loss_kwargs = False  #: the loss is a mean over the batch, which `Trainer` divides when it accumulates
     supports_gradient_checkpointing = True
+    gradient_checkpointing = False  #: set by transformers, for layers that don't do it themselves (ALBERT's)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -95,7 +143,8 @@ class LeebertForSequenceClassification(PreTrainedModel):
         if config.backbone_config is None:
             raise ConfigError("a LeebertConfig needs a backbone_config")
         if encoder is None:
-            encoder = AutoModel.from_config(AutoConfig.for_model(**config.backbone_config))
+            described = AutoConfig.for_model(**config.backbone_config)
+            encoder = AutoModel.from_config(described, attn_implementation=self.config._attn_implementation)
             restructure(encoder, {key: value for key, value in (config.structure or {}).items() if key in KEYS})
         speed_up(encoder)
         self.backbone = encoder
@@ -129,6 +178,18 @@ class LeebertForSequenceClassification(PreTrainedModel):
                 nn.init.normal_(exit_.weight, std=self.config.initializer_range)
                 nn.init.zeros_(exit_.bias)
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings; both configurations follow, so that the model can be saved and loaded."""
+        self.backbone.set_input_embeddings(value)
+        self.backbone.config.vocab_size = self.config.vocab_size = value.num_embeddings
+
+    def _get_resized_embeddings(self, old_embeddings: nn.Module, *args: Any, **options: Any) -> nn.Module:
+        if isinstance(old_embeddings, FactorisedEmbedding):
+            old_embeddings.table = super()._get_resized_embeddings(old_embeddings.table, *args, **options)
+            old_embeddings.num_embeddings = old_embeddings.table.num_embeddings
+            return old_embeddings
+        return super()._get_resized_embeddings(old_embeddings, *args, **options)
+
     def pool(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """What an exit sees of a layer's states (B, L, H): the shared pooler, the CLS state, or the mean over tokens; (B, H)."""
         if self.config.pooling == "mean":
@@ -145,7 +206,11 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return encoder.pooler(states)
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> State:
-        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask."""
+        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask.
+
+        Padding is moved behind a row's tokens (:mod:`leebert.padding`).
+        """
+        batch = padded_behind(batch)
         return *self.stack.begin(batch), batch.get("attention_mask")
 
     def advance(self, state: State, exit_: int) -> tuple[State, torch.Tensor]:
@@ -158,11 +223,15 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return (states, mask, attention), logits
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
-        """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`."""
+        """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`.
+
+        Padding is moved behind a row's tokens (:mod:`leebert.padding`), in what is kept of the states too.
+        """
+        batch = padded_behind(batch)
         states, mask = self.stack.begin(batch)
         attention = batch.get("attention_mask")
         exits = self.exit_layers
-        layers: list[Layer] = [*self.stack.layers()[: exits[-1]]]
+        layers: list[Layer] = [self._checkpointed(layer) for layer in self.stack.layers()[: exits[-1]]]
         if self.path is not None and self.training:
             layers = self.path(layers)
         pooled, kept = {}, [states]
@@ -182,12 +251,20 @@ class LeebertForSequenceClassification(PreTrainedModel):
             attention if keep == "states" else None,
         )
 
+    def _checkpointed(self, layer: nn.Module) -> Layer:
+        """A layer that keeps only its input for the backward pass, where gradient checkpointing is on."""
+        if not (self.gradient_checkpointing and self.training) or isinstance(layer, GradientCheckpointingLayer):
+            return layer
+        return functools.partial(self._gradient_checkpointing_func, layer)
+
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         **unused: Any,
     ) -> EarlyExitOutput:
         """Hugging Face's calling convention around :meth:`record`. All exits are computed; see `leebert.inference`
@@ -196,14 +273,19 @@ class LeebertForSequenceClassification(PreTrainedModel):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
             "labels": labels,
         }
         record = self.record({name: t for name, t in given.items() if t is not None})
         loss = cross_entropy(record.logits, labels) if labels is not None else None
-        exits = self._leaving(record.logits)
-        answer = record.logits[exits, torch.arange(len(exits), device=exits.device)]
-        layers = torch.tensor(self.exit_layers, device=exits.device)[exits]
-        return EarlyExitOutput(loss=loss, logits=answer, exit_logits=record.logits, exit_layers=layers)
+        exits = self._leaving(record.logits)  # (B,)
+        logits = record.logits.transpose(0, 1)  # (B, M, K)
+        # Sizes stay those of the batch at hand, and no constant is made: what is traced or exported holds for any batch.
+        answer = logits.gather(1, exits.view(-1, 1, 1).expand(-1, 1, logits.shape[2])).squeeze(1)
+        layers = torch.full_like(exits, self.exit_layers[-1])
+        for exit_, layer in enumerate(self.exit_layers[:-1]):
+            layers = torch.where(exits == exit_, layer, layers)
+        return EarlyExitOutput(loss=loss, logits=answer, exit_logits=logits, exit_layers=layers)
 
     def keep_exits(self, exits: Iterable[int]) -> None:
         """Keep the exits after the given layers (from 1, ascending) and drop the others. Raises ConfigError."""
@@ -258,10 +340,12 @@ class LeebertForSequenceClassification(PreTrainedModel):
 
     @torch.no_grad()
     def _leaving(self, logits: torch.Tensor) -> torch.Tensor:
-        m, _, k = logits.shape
-        own = self.config.exits
-        rule = make_strategy(own.strategy, own.threshold, own.patience, num_exits=m, num_classes=k)
-        return leaving(rule, logits)
+        own = self.config
+        criterion = own.exit_strategy, own.exit_threshold, own.exit_patience
+        if not torch.compiler.is_compiling():  # which pydantic's checks can't be
+            model_exits(*criterion)
+        threshold, patience = threshold_and_patience(*criterion, self.num_exits)
+        return leaving(STRATEGIES[own.exit_strategy](threshold, patience, own.num_labels), logits)
 
 
 def build_model(
@@ -283,8 +367,10 @@ def build_model(
     described = encoder.config.to_dict()
     described["num_hidden_layers"] = encoder.config.num_hidden_layers
     reduced = structure_of(encoder)
+    longest = limits_of_encoder(encoder).longest
     config = LeebertConfig(
         backbone_config=described,
+        max_length=LeebertConfig.max_length if longest is None else min(LeebertConfig.max_length, longest),
         structure={"depth": encoder.config.num_hidden_layers, **reduced} if reduced else None,
         pooling=pooling,
         exit_dropout=(train or TrainConfig()).exit_dropout,

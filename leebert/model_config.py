@@ -9,6 +9,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from leebert.config import ExitConfig, parse
 
 
+def model_exits(strategy: str, threshold: float | None, patience: int | None) -> ExitConfig:
+    """A model's own exit criterion, checked. Raises ConfigError."""
+    values = {"strategy": strategy, "threshold": threshold, "patience": patience}
+    return parse(ExitConfig, values, "the model's exit rule in config.json")
+
+
 class EarlyExitConfig(PreTrainedConfig):
     """What every saved model with exits says of them and of the data that it was made for."""
 
@@ -28,8 +34,7 @@ class EarlyExitConfig(PreTrainedConfig):
     @property
     def exits(self) -> ExitConfig:
         """The model's own exit rule."""
-        values = {"strategy": self.exit_strategy, "threshold": self.exit_threshold, "patience": self.exit_patience}
-        return parse(ExitConfig, values, "the model's exit rule in config.json")
+        return model_exits(self.exit_strategy, self.exit_threshold, self.exit_patience)
 
 
 class LeebertConfig(EarlyExitConfig):
@@ -41,6 +46,17 @@ class LeebertConfig(EarlyExitConfig):
     pooling: str = "pooler"
     initializer_range: float = 0.02
     max_length: int = 128
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of word embeddings, which the backbone's configuration holds; transformers resizes by this name."""
+        if "vocab_size" not in (self.backbone_config or {}):
+            raise AttributeError("vocab_size: this configuration has no backbone with a vocabulary")
+        return int((self.backbone_config or {})["vocab_size"])
+
+    @vocab_size.setter
+    def vocab_size(self, size: int) -> None:
+        self.backbone_config = {**(self.backbone_config or {}), "vocab_size": size}
 
     @property
     def depth(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,7 +61,10 @@ def code_version() -> str:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between what a result was found with and the present, a line each: versions, code, runtime, data."""
+    """What differs between what a result was found with and the present, a line each: versions, code, runtime, data.
+
+    Of the runtime only what both know is compared: older results know less of theirs.
+    """
     lines = []
     for key in ("data_fingerprint", "backbone", "code", "versions", "runtime"):
         before, after = was.get(key), now.get(key)
@@ -68,11 +73,26 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if key == "backbone":
             lines += [f"backbone {line}" for line in backbone_differences(before, after)]
         elif isinstance(before, Mapping) and isinstance(after, Mapping):
-            for part in sorted({*before, *after}):
+            for part in sorted({*before, *after} if key != "runtime" else before.keys() & after.keys()):
                 if before.get(part) != after.get(part):
                     lines.append(f"{key} {part} was {before.get(part)}, is {after.get(part)}")
         else:
             lines.append(f"{key} was {before}, is {after}")
+    return lines
+
+
+def uneven(runtimes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where results that belong together were found with several settings, a line each: which, and how often.
+
+    The settings of a runtime that isn't known are counted nowhere.
+    """
+    lines = []
+    for part in sorted({part for runtime in runtimes for part in runtime}):
+        counts = collections.Counter(
+            json.dumps(runtime[part], sort_keys=True) for runtime in runtimes if part in runtime
+        ).most_common()
+        if len(counts) > 1:
+            lines.append(f"{part} " + ", ".join(f"{value.strip(chr(34))} in {count}" for value, count in counts))
     return lines
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from leebert.config import ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
+from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.files import write_atomically
 from leebert.images.backbones import check_network, is_network
@@ -22,6 +22,7 @@ from leebert.methods import METHODS, SPECIFIC, applies, idle
 if TYPE_CHECKING:
     from leebert.data.tasks import AnyTask, Task
     from leebert.data.tokens import TokenisedSplit
+    from leebert.evaluate import HeldOut
     from leebert.images.arrays import ImageRows
     from leebert.problem import Problem
     from leebert.record import Rows
@@ -31,11 +32,16 @@ if TYPE_CHECKING:
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
 
+#: How errors about it are said (:class:`leebert.data.folds.Asked`): `leebert train` has no option `folds`.
+_HOLD_OUT = (
+    "holding one of {k} parts out for early stopping",
+    "with part {fold} of {k} held out for early stopping",
+    "add rows, or train without a hold-out by --no-hold-out",
+    "give other groups (--set data.group_by=none), another seed (--set training.seed=1) or --no-hold-out",
+)
+
 #: Of a model's folder: what training goes on from when it was killed, and what it tells when all else is written.
 CHECKPOINTS, SUMMARY = ".checkpoints", "training.json"
-
-#: What a rule that was published without a threshold is given one for: half of the layers, near where the paper compares.
-SPEED_UP = 2.0
 
 
 class DataConfig(Frozen):
@@ -61,12 +67,20 @@ class RunConfig(Frozen):
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     training: TrainConfig = Field(default_factory=lambda: TrainConfig())
     exits: ExitConfig = Field(default_factory=lambda: ExitConfig())
+    aim: AimConfig = Field(default_factory=lambda: AimConfig())
     theta_updates: int | None = Field(
         None, ge=1, description="Train exactly so long on the whole training split, nothing held out."
     )
     found: dict[str, Any] | None = Field(
         None, description="Of a best file: how it was found; training doesn't read it."
     )
+
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str | dict[str, Any]) -> str | dict[str, Any]:
+        from leebert.data.tasks import known_name
+
+        return known_name(task) if isinstance(task, str) else task
 
 
 #: Evaluation splits that are ready: name → file.
@@ -127,10 +141,8 @@ class TextData:
         return problem_of(self.task, self.model, self.path, exits, splits)
 
     def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
-        from leebert.data import tokens
-
         examples = read_examples(self.task, name, source)
-        return tokens.cached(examples, self.tokenizer, self.model.max_length, cache).path, examples.fingerprint()
+        return _tokenised(examples, self.tokenizer, self.model, cache).path, examples.fingerprint()
 
     def save(self, model: Any, out: Path) -> None:
         model.config.max_length = self.model.max_length
@@ -213,11 +225,30 @@ def check_model(task: AnyTask, model: ModelConfig) -> None:
         raise ConfigError(
             f"backbone {model.backbone}: is a network for images, and {task.name} has texts; give an encoder"
         )
-    from leebert.backbone import load_config
+    from leebert.compatibility import limits_of
 
-    longest = getattr(load_config(model.backbone), "max_position_embeddings", None)
-    if longest and model.max_length > longest:
-        raise ConfigError(f"max_length {model.max_length}: {model.backbone} takes at most {longest} tokens")
+    limits_of(model.backbone).check_length(model.max_length)
+
+
+def fitting_tokenizer(task: Task, model: ModelConfig) -> Any:
+    """The backbone's tokenizer, compared with the backbone. Raises BackboneError where they don't fit each other."""
+    from leebert.backbone import load_tokenizer
+    from leebert.compatibility import check_tokenizer, limits_of
+
+    tokenizer = load_tokenizer(model.backbone)
+    pairs = len(task.text_columns) == 2
+    check_tokenizer(tokenizer, limits_of(model.backbone), pairs=pairs, pooling=model.pooling)
+    return tokenizer
+
+
+def _tokenised(examples: Any, tokenizer: Any, model: ModelConfig, cache: Path) -> TokenisedSplit:
+    """Rows tokenised into `cache`, each with tokens that the backbone has an embedding for. Raises DataError."""
+    from leebert.compatibility import limits_of
+    from leebert.data import tokens
+
+    rows = tokens.cached(examples, tokenizer, model.max_length, cache)
+    limits_of(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,9 +268,7 @@ class ReadRows:
 
             pixels = arrays.cached(self.examples, self.task.size, cache)
             return ImageData(self.task, self.model, self.examples, self.split_rows, pixels)
-        from leebert.data import tokens
-
-        rows = tokens.cached(self.examples, self.tokenizer, self.model.max_length, cache)
+        rows = _tokenised(self.examples, self.tokenizer, self.model, cache)
         return TextData(self.task, self.model, self.examples, self.split_rows, rows, self.tokenizer)
 
 
@@ -253,7 +282,7 @@ def read_training_rows(task: AnyTask, data: DataConfig, model: ModelConfig) -> R
     check_model(task, model)
     from leebert.data.sources import subset
 
-    tokenizer = None if isinstance(task, ImageTask) else _tokenizer(model.backbone)
+    tokenizer = None if isinstance(task, ImageTask) else fitting_tokenizer(task, model)
     examples = read_examples(task, "train", data.dir)
     split_rows = len(examples)
     if data.subset:
@@ -269,12 +298,6 @@ def read_examples(task: AnyTask, split: str, source: str | None) -> Any:
     from leebert.images.sources import read_images
 
     return read_images(task, split, source) if isinstance(task, ImageTask) else read_split(task, split, source)
-
-
-def _tokenizer(backbone: str) -> Any:
-    from leebert.backbone import load_tokenizer
-
-    return load_tokenizer(backbone)
 
 
 def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
@@ -302,27 +325,44 @@ def own_exits(config: RunConfig) -> ExitConfig:
     return ExitConfig(strategy="never") if one_exit and "exits" not in config.model_fields_set else config.exits
 
 
-def _keep_curves(model: Any, config: RunConfig, recorded: Any, out: Path) -> None:
-    """Keep beside the model what speed-up each threshold gave on the held-out rows."""
+def chooses_exits(config: RunConfig) -> bool:
+    """Whether training chooses the exit criterion, given a validation fold: not where the configuration names one."""
+    return not METHODS[config.training.algorithm].one_exit and "exits" not in config.model_fields_set
+
+
+def _check_aim(config: RunConfig) -> None:
+    """Raises ConfigError for an aim that nothing is chosen for."""
+    if not config.aim.model_fields_set:
+        return
+    if METHODS[config.training.algorithm].one_exit:
+        raise ConfigError(f"aim: {config.training.algorithm} leaves one exit, so there is no exit criterion to choose")
+    if "exits" in config.model_fields_set:
+        raise ConfigError(
+            "aim: `exits` names the exit criterion already, so none is chosen; leave one of the two out (aim.criterion "
+            "names a criterion whose threshold is chosen)"
+        )
+
+
+def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
+    """The exit criterion and threshold that meet the configuration's aim on recorded validation samples."""
+    from leebert.operating_point import Aim, choose_point
+    from leebert.tradeoff import tradeoff, tradeoffs
+
+    aim = Aim.of(config.aim.max_loss, config.aim.speed_up)
+    one = config.aim.criterion or METHODS[config.training.algorithm].own_criterion
+    asked = () if aim.speed_up is None else (aim.speed_up,)
+    if one is not None:
+        return choose_point([tradeoff(recorded, one, metric=metric, speed_ups=asked)], aim)
+    return choose_point(list(tradeoffs(recorded, metric=metric, speed_ups=asked).values()), aim)
+
+
+def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, own: Chosen | None) -> None:
+    """Keep beside the model what layer speed-up and score each threshold gave on the validation samples."""
     from leebert.thresholds import FILE, curves, curves_as_json
 
     on = f"{recorded.logits.shape[1]} held-out rows of the training split"
-    write_atomically(out / FILE, curves_as_json(curves(recorded, config.exits.patience), model.num_exits, on))
-
-
-def has_rule_to_tune(config: RunConfig) -> bool:
-    """Whether a model is to leave by its method's rule, at a threshold of its own: there is none for all, and no rule is given."""
-    return METHODS[config.training.algorithm].tuned and "exits" not in config.model_fields_set
-
-
-def _leave_by_its_own_rule(model: Any, config: RunConfig, recorded: Any) -> Chosen:
-    """Choose the threshold of the method's rule on recorded rows, and let the model leave by it."""
-    from leebert.thresholds import choose
-
-    chosen = choose(recorded, METHODS[config.training.algorithm].exits, SPEED_UP)
-    model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
-    model.config.exit_patience = chosen.patience
-    return chosen
+    found = curves(recorded, config.exits.patience, metric=metric)
+    write_atomically(out / FILE, curves_as_json(found, len(recorded.logits), on, own))
 
 
 def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochReport]) -> dict[str, Any]:
@@ -393,7 +433,7 @@ def train_model(
 
     from leebert.checkpoint import BestWeights, Checkpoints
     from leebert.data.batches import RowSubset, updates_per_epoch
-    from leebert.data.folds import make_folds
+    from leebert.data.folds import Asked, make_folds
     from leebert.exits import check_threshold, warn_if_unreachable
     from leebert.runtime import Runtime, derive_seed
     from leebert.stages import check, epochs_of, last_training, method
@@ -407,14 +447,15 @@ def train_model(
     torch.manual_seed(derive_seed(config.training.seed, "init"))
     exits = own_exits(config)
     hold_out = hold_out and config.theta_updates is None
-    tunes = hold_out and has_rule_to_tune(config)
+    _check_aim(config)
+    chooses = hold_out and chooses_exits(config)
     untrained = problem_of(task, config.model, exits=exits)
     model = untrained.model(config.training)
     # Whatever the network is not made for is said before the rows are tokenised.
     left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
     check_threshold(exits, left, len(task.label_names))
     check(method(config.training, model.num_exits), model, config.training)
-    if not tunes:
+    if not chooses:
         warn_if_unreachable(exits, left)
     model.config.precision = runtime.precision
     model.config.task = config.task
@@ -424,7 +465,7 @@ def train_model(
     rows: Rows = data.rows
     held_out: Rows | None = None
     if hold_out:
-        folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed)
+        folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed, Asked(*_HOLD_OUT))
         rows, held_out = RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
     if on_plan:
         longest = epochs_of(method(config.training, model.num_exits), config.training)
@@ -455,10 +496,13 @@ def train_model(
     chosen: Chosen | None = None
     if held_out is not None:
         model.load_state_dict(best_weights.load(result.best.epoch))
+        assert result.held_out is not None
+        if model.num_exits > 1 and chooses:
+            chosen = _chosen_exits(config, result.held_out, task.metric)
+            model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
+            model.config.exit_patience = chosen.patience
         if model.num_exits > 1:
-            _keep_curves(model, config, result.held_out, out)
-        if tunes:
-            chosen = _leave_by_its_own_rule(model, config, result.held_out)
+            _keep_curves(config, result.held_out, task.metric, out, chosen)
     summary = {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
         "rows": len(rows),

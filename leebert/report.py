@@ -10,42 +10,36 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut, curve, record_all, replay_point
-from leebert.latency import nearest_point, time_rules
+from leebert.evaluate import HeldOut, record_all, replay_point
+from leebert.latency import PAPER_SPEED_UP, time_rules
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
-from leebert.rules import RULES, default_patience, named, usable
+from leebert.rules import RULES, default_patience, named
 from leebert.runtime import Runtime
+from leebert.tradeoff import tradeoffs
 
 
-def thresholds_of(strategy: str, count: int, num_exits: int, num_classes: int) -> list[float]:
-    """Thresholds over a strategy's range: every patience up to M−1 (which never exits), or `count` values, evenly spaced or,
-    of rules that measure squares, as squares are."""
-    rule = RULES[strategy]
-    low, high = rule.span(num_exits, num_classes)
-    if rule.whole:
-        return [float(p) for p in range(int(low), int(high) + 1)]
-    first = 1 if rule.rising else 0  # the end at which no row leaves early is left out
-    shares = [(i + first) / count for i in range(count)]
-    return [low + (high - low) * (share**2 if rule.squares else share) for share in shares]
+def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:
+    """All exits, and the curve of every criterion that M exits have a use for, as JSON-ready values.
 
-
-def evaluation(recorded: HeldOut, metric: str, count: int = 20) -> dict[str, Any]:
-    """All exits, and every rule that M exits have a use for over its thresholds, as JSON-ready values."""
+    `within` holds each criterion's point of fewest layers with at most one point lost; `at_paper_speed_up` the nearest to
+    the paper's speed-up; `rows` under `table` those of a table in steps of layers.
+    """
     assert recorded.labels is not None
-    m, n, k = recorded.logits.shape
+    m, n, _ = recorded.logits.shape
     exits = {name: values.tolist() for name, values in per_exit(metric, recorded.labels, recorded.logits).items()}
     against = against_majority(recorded.logits, recorded.labels, metric)
+    curves = tradeoffs(recorded, metric=metric, speed_ups=[PAPER_SPEED_UP])
     return {
         "rows": n,
         "exits": exits,
         "mean_over_exits": float(np.mean(exits["score"])),
         "majority": against.as_dict() if against else None,
         "default_patience": default_patience(m),
-        "curves": {
-            rule.name: [p.as_dict() for p in curve(recorded, metric, rule.name, thresholds_of(rule.name, count, m, k))]
-            for rule in usable(m)
-        },
+        "curves": {name: [point.as_dict() for point in curve] for name, curve in curves.items()},
+        "table": {name: [point.as_dict() for point in curve.in_steps()] for name, curve in curves.items()},
+        "within": {name: curve.within().as_dict() for name, curve in curves.items()},
+        "at_paper_speed_up": {name: curve.nearest(PAPER_SPEED_UP).as_dict() for name, curve in curves.items()},
     }
 
 
@@ -56,7 +50,6 @@ def evaluate_split(
     metric: str,
     runtime: Runtime,
     *,
-    thresholds: int = 20,
     rules: Sequence[ExitConfig] = (),
     batch_size: int = 64,
     timed_rows: int = 50,
@@ -74,11 +67,13 @@ def evaluate_split(
 
             rows = decode_all(examples, model.config.image_size, Path(folder) / "rows.arrow")
         else:
+            from leebert.compatibility import limits_of_encoder
             from leebert.data.tokens import tokenise
 
             rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
+            limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
         recorded = record_all(model, rows, runtime, batch_size, progress=progress)
-        result = evaluation(recorded, metric, thresholds)
+        result = evaluation(recorded, metric)
         result["truncated_rows"] = 0 if tokenizer is None else int(rows.truncated)
         if rules:
             chosen = [replay_point(recorded, metric, r.strategy, r.threshold, r.patience) for r in rules]
@@ -87,7 +82,7 @@ def evaluate_split(
             own = model.config.exits
             result["own"] = replay_point(recorded, metric, own.strategy, own.threshold, own.patience).as_dict()
         if timed_rows:
-            nearest = [nearest_point(points) for points in result["curves"].values()]
+            nearest = result["at_paper_speed_up"].values()
             near = [ExitConfig(**{key: p[key] for key in ExitConfig.model_fields}) for p in nearest]
             result["wall_clock"] = time_rules(model, rows, recorded, metric, rules or near, runtime, timed_rows)
     return result
@@ -124,6 +119,28 @@ def speed_up_counts(majority: Mapping[str, Any] | None) -> bool:
     return not majority or AgainstMajority.of(majority).above
 
 
+def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mapping[str, Any] | None = None) -> None:
+    """The operating point that training chose on its validation fold, on stdout, as `training.json` tells it.
+
+    majority: that fold's scores beside the majority class; the speed-up of a model without an exit above it is not told.
+    """
+    from leebert.operating_point import in_words as point_in_words
+    from leebert.thresholds import Chosen
+
+    if not chosen:
+        return
+    point = Chosen(**chosen)
+    if not speed_up_counts(majority):
+        at = "" if point.threshold is None else f" {point.threshold:.6g}"
+        print(f"exit by {point.name}{at}, a speed-up {NO_SPEED_UP} on the validation fold ({samples} samples)")
+        return
+    print(f"{point_in_words(point)} on the validation fold ({samples} samples)")
+    if point.max_loss is not None and point.reached <= 1:
+        print(f"  no threshold of it saves a layer within {100 * point.max_loss:g} points")
+    elif not point.near:
+        print(f"  {point.shortfall}")
+
+
 def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = ()) -> None:
     """The tables of one split on stdout, and the verdict against the majority class. names: of the classes, by id."""
     from rich.console import Console
@@ -142,19 +159,9 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
     if majority:
         table.add_row("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}")
     console.print(table)
-    table = Table(title=f"{split}: exit strategies", title_justify="left")
-    for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
-        table.add_column(name, justify="left" if name == "strategy" else "right")
-    for strategy, points in result["curves"].items():
-        for p in points:
-            threshold = f"{p['threshold']:g}" if RULES[strategy].whole else f"{p['threshold']:.4g}"
-            table.add_row(
-                named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}",
-                f"{100 * p['saving']:.1f} %", f"{p['speed_up']:.2f}",
-                *(f"{100 * p['measures'][name]:.2f}" for name in measures),
-            )  # fmt: skip
-        table.add_section()
-    console.print(table)
+    _print_points(console, f"{split}: exit criteria, in steps of layers", result["table"], measures)
+    within = {name: [point] for name, point in result["within"].items()}
+    _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
     if own := result.get("own"):
         at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
         fewer = f"{own['speed_up']:.2f} times fewer" if speed_up_counts(majority) else NO_SPEED_UP
@@ -177,3 +184,25 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
         print(f"{result['truncated_rows']} rows were cut at the model's maximal length")
     if majority:
         print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
+
+
+def _print_points(
+    console: Any, title: str, by_criterion: Mapping[str, Sequence[Mapping[str, Any]]], measures: Sequence[str]
+) -> None:
+    """A table of points, criterion by criterion."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
+        table.add_column(name, justify="left" if name == "strategy" else "right")
+    for strategy, points in by_criterion.items():
+        for p in points:
+            threshold = f"{p['threshold']:g}" if RULES[strategy].whole else f"{p['threshold']:.4g}"
+            table.add_row(
+                named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}",
+                f"{100 * p['saving']:.1f} %", f"{p['speed_up']:.2f}",
+                *(f"{100 * p['measures'][name]:.2f}" for name in measures),
+            )  # fmt: skip
+        if len(points) > 1:
+            table.add_section()
+    console.print(table)

@@ -14,6 +14,7 @@ import torch
 
 from leebert.config import Precision
 from leebert.errors import DeviceError
+from leebert.numerics import kernels
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -79,6 +80,7 @@ class Runtime:
             "threads": torch.get_num_threads(),
             "cpu_flags": sorted(cpu_flags()),
             "machine": platform.machine(),
+            **kernels(),
         }
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 
 from leebert.config import ExitConfig, Precision, nearest, problems
+from leebert.data.readers import Columns
+from leebert.data.texts import bad_text, is_text
 from leebert.errors import ConfigError, DataError
 from leebert.exits import check_rule, check_threshold, make_strategy
-from leebert.predict import CHUNK, answer_encoded, checked, encode
+from leebert.operating_point import in_words, saved_tradeoffs, within_loss
+from leebert.predict import CHUNK, answer_encoded, encode
 from leebert.rules import COUNTING, RULES
 from leebert.runtime import Runtime
-from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
+from leebert.thresholds import attainable, check_speed_up, choosable, look_up, read_curves
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +29,13 @@ PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "threshold": ("double", None, "its threshold; the model's own by default, where the rule is"),
     "patience": ("long", None, f"how many exits in a row, for {COUNTING}; as the threshold"),
     "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the model's curves"),
+    "max_loss": ("double", None, "instead of a threshold: as early as costs at most so many points, by those curves"),
     "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "rows that run through the layers together"),
 }
 
-#: Columns of an answer, with their types as MLflow calls them.
-ANSWER = {"label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
+#: Columns of an answer, with their types as MLflow calls them; `row` is the row's number in the request, from 0.
+ANSWER = {"row": "long", "label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
 
 _SHOWN = 3  # rows that an error names
 
@@ -43,19 +47,17 @@ class Served:
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", precision: Precision | None = None) -> None:
-        from leebert.backbone import load_tokenizer
-        from leebert.model import load_model
+        from leebert.compatibility import load_text_model
 
-        self.model = load_model(folder).eval()
-        self.tokenizer = load_tokenizer(str(folder))
-        self.columns = text_columns(self.model.config.task)
+        self.model, self.tokenizer = load_text_model(folder)
+        self.columns = Columns(text_names(self.model.config.task), "rename it in the request")
         self.curves = read_curves(Path(folder))
         self.runtime = Runtime.of(precision or self.model.config.precision, device)
         self.model.to(self.runtime.device)
         self._alone = threading.Lock()
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """Label, probability, exit layer (from 1) and layers saved for each row of a pandas DataFrame of texts.
+        """Number, label, probability, exit layer (from 1) and layers saved for each row of a pandas DataFrame of texts.
 
         `params` are those of :data:`PARAMETERS`; None stands for a parameter's default. Raises DataError for wrong
         columns, empty texts and, unless `truncate` is set, for texts longer than the model takes; ConfigError for an
@@ -72,12 +74,15 @@ class Served:
         # All rows are tokenised before the first is answered: whatever is wrong with one shows at once.
         chunks = self._encoded(self._texts(data), truncate=asked["truncate"])
         found: list[dict[str, Any]] = []
-        for encoded in chunks:
+        for number, encoded in enumerate(chunks):
             with self._alone, torch.inference_mode():
                 found += answer_encoded(
-                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"]
+                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"], number * CHUNK
                 )
+        if len(found) != len(data):
+            raise DataError(f"{len(found)} answers to {len(data)} rows; report this as a fault of leebert")
         table = pd.DataFrame(found, columns=["label", "probability", "exit_layer"], index=data.index)
+        table.insert(0, "row", range(len(table)))
         table["layers_saved"] = self.model.depth - table["exit_layer"]
         return table
 
@@ -86,10 +91,13 @@ class Served:
         config = self.model.config
         strategy, threshold, patience = (asked.get(name) for name in ("strategy", "threshold", "patience"))
         values = config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
+        given = [name for name in ("threshold", "speed_up", "max_loss") if asked.get(name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)}: give one of the two")
         if (speed_up := asked.get("speed_up")) is not None:
-            if threshold is not None:
-                raise ConfigError("threshold and speed_up: give one of the two")
             return self._of_speed_up(values["strategy"], speed_up, values.get("patience"))
+        if (max_loss := asked.get("max_loss")) is not None:
+            return self._of_max_loss(values["strategy"], max_loss, values.get("patience"))
         try:
             rule = ExitConfig(**values)
         except ValueError as error:
@@ -117,6 +125,16 @@ class Served:
             log.warning("speed_up: %s", chosen.shortfall)
         return chosen.exits
 
+    def _of_max_loss(self, name: str, max_loss: float, patience: int | None) -> ExitConfig:
+        if not 0 <= max_loss <= 100:
+            raise ConfigError(f"max_loss {max_loss:g}: points of score, between 0 and 100")
+        check_rule(name, patience, self.model.num_exits)
+        counted = choosable(name).counted(patience, self.model.num_exits)
+        curves = saved_tradeoffs(self.curves, self.model.exit_layers, self.model.depth)
+        chosen = within_loss(curves, name, counted, max_loss / 100)
+        log.info("max_loss %g: %s", max_loss, in_words(chosen))
+        return chosen.exits
+
     @staticmethod
     def _asked(params: Mapping[str, Any]) -> dict[str, Any]:
         for name in params:
@@ -130,19 +148,20 @@ class Served:
         return asked
 
     def _texts(self, data: Any) -> list[tuple[str, ...]]:
-        for name in self.columns:
-            if name not in data.columns:
-                there = ", ".join(repr(name) for name in data.columns) or "none"
-                raise DataError(f"no column {name!r}; there are: {there}")
-            if list(data.columns).count(name) > 1:
-                raise DataError(f"column {name!r} stands there twice: rename one of the two")
-        rows = []
-        for number, row in enumerate(zip(*(data[name] for name in self.columns), strict=True)):
-            for name, text in zip(self.columns, row, strict=True):
-                if not isinstance(text, str):
-                    raise DataError(f"row {number}: {name!r} holds {text!r}, not a text")
-            rows.append(checked(row, self.columns, f"row {number}"))
-        return rows
+        import pandas as pd
+
+        header = [str(name) for name in data.columns]
+        at = self.columns.find(header, "the request")
+        names = tuple(header[i] for i in at)
+        texts = []
+        for number, values in enumerate(zip(*(data.iloc[:, i] for i in at), strict=True)):
+            for name, value in zip(names, values, strict=True):
+                if not is_text(value):
+                    # A table holds NaN, or its own NA, where a request has null.
+                    null = pd.api.types.is_scalar(value) and pd.isna(value)
+                    raise bad_text(f"row {number}", name, None if null else value)
+            texts.append(values)
+        return texts
 
     def _encoded(self, texts: list[tuple[str, ...]], *, truncate: bool) -> list[Any]:
         limit = self.model.config.max_length
@@ -162,8 +181,13 @@ class Served:
         return chunks
 
 
-def text_columns(task: Any) -> tuple[str, ...]:
-    """The columns that a model's requests have: its task's texts by their names on the hub; `text` without a task."""
+def text_names(task: Any) -> tuple[tuple[str, ...], ...]:
+    """For each text column of a model's requests the names that it may have: the hub's, then the release's."""
     from leebert.data.tasks import get_task
 
-    return get_task(task).request_columns if task else ("text",)
+    return tuple(names[::-1] for names in get_task(task).text_names) if task else (("text",),)
+
+
+def text_columns(task: Any) -> tuple[str, ...]:
+    """The columns that a model's requests have: its task's texts by their names on the hub; `text` without a task."""
+    return tuple(names[0] for names in text_names(task))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leebert.data.readers import Row, in_any_case
 from leebert.data.sources import read_test
 from leebert.data.tasks import TASKS, Hub, Task
 from leebert.errors import ConfigError, DataError
@@ -52,7 +53,8 @@ class ServerFile:
         """Whether to read it: the diagnostic set is not in every copy of the release."""
         if self.data is not _DIAGNOSTIC or source in (None, "hub"):
             return True
-        return (Path(str(source)).expanduser() / "diagnostic" / "diagnostic.tsv").is_file()
+        folder = in_any_case(Path(str(source)).expanduser() / self.data.folder)
+        return in_any_case(folder / self.data.splits[self.split]).is_file()
 
     def prediction(self, label: str) -> str:
         """A label as the server wants it."""
@@ -110,10 +112,10 @@ def submit(
     read = [_rows(file, source, any_rows) for file in sets]  # whatever is wrong with one shows before the first answer
     files: dict[Path, str] = {}
     written = []
-    for file, (texts, numbers) in zip(sets, read, strict=True):
-        found = list(answers(model, tokenizer, progress(texts), strategy, runtime, batch_size))
+    for file, rows in zip(sets, read, strict=True):
+        found = list(answers(model, tokenizer, progress(rows), strategy, runtime, batch_size))
         path = folder / file.name
-        files[path] = _table(zip(numbers, (file.prediction(row["label"]) for row in found), strict=True))
+        files[path] = _table((row["row"], file.prediction(row["label"])) for row in found)
         written.append(Written(path, len(found), sum(row["exit_layer"] for row in found) / len(found)))
     folder.mkdir(parents=True, exist_ok=True)
     write_together(files)
@@ -147,15 +149,15 @@ def print_submission(folder: Path, written: Sequence[Written], depth: int, fille
         print(f"the server takes all eleven files, zipped without a folder; still missing: {names} (--fill stands in)")
 
 
-def _rows(file: ServerFile, source: str | None, any_rows: bool) -> tuple[Sequence[tuple[str, ...]], Sequence[int]]:
+def _rows(file: ServerFile, source: str | None, any_rows: bool) -> Sequence[Row]:
     assert file.data is not None
-    texts, numbers, where = read_test(file.data, file.split, source, index=file.index)
-    if len(texts) != file.rows and not any_rows:
+    rows, where = read_test(file.data, file.split, source, index=file.index)
+    if len(rows) != file.rows and not any_rows:
         raise DataError(
-            f"{where}: {len(texts)} rows where GLUE's test split has {file.rows}, so the server would refuse the answers; "
+            f"{where}: {len(rows)} rows where GLUE's test split has {file.rows}, so the server would refuse the answers; "
             "take the release's file, or give --any-rows to answer this one all the same"
         )
-    return texts, numbers
+    return rows
 
 
 def _table(rows: Iterable[tuple[int, str]]) -> str:

@@ -1,8 +1,6 @@
 """Which threshold gives a speed-up: chosen by replay on recorded logits, of which the development split is never one.
 
-Under every rule a row leaves the later the stricter its threshold is: what a threshold is compared with (a probability, an
-entropy, a divergence, a score, a count) doesn't depend on it, and a row that meets a stricter one at some exits in a row
-meets a laxer one there, too. So the speed-up is monotone in the threshold, at any fixed patience, and halving finds it.
+What each threshold reaches is read from the curve of `leebert.tradeoff`, which has the nearest there is to any speed-up.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,12 @@ import numpy as np
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
-from leebert.exits import check_rule, make_strategy, replay
-from leebert.rules import RULES, THRESHOLD_SLACK, Rule, StrategyName, named
+from leebert.exits import make_strategy, replay
+from leebert.rules import RULES, Rule, StrategyName, named
+from leebert.tradeoff import tradeoff
 
 #: The file of a model's folder that says which threshold gives which speed-up.
 FILE = "exits.json"
-
-# A curve's neighbours differ by at most 2 % in speed-up, or by a millionth of the threshold's range.
-_STEP, _FINEST, _HALVINGS = 0.02, 1e-6, 40
 
 #: How far a layer ratio on other rows may be off what was aimed at before it is called missed.
 MISSED = 0.1
@@ -37,13 +33,19 @@ _Z95 = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A rule with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows."""
+    """A rule with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows.
+
+    loss: of score against the full model there, a fraction; None where the samples have no labels. max_loss: the loss that
+    was allowed, where that was the aim; `asked` is then what was reached.
+    """
 
     strategy: StrategyName
     threshold: float
     asked: float
     reached: float
     patience: int | None = None
+    loss: float | None = None
+    max_loss: float | None = None
 
     @property
     def exits(self) -> ExitConfig:
@@ -135,68 +137,44 @@ def choose(recorded: HeldOut, strategy: str, asked: float, patience: int | None 
 
     `patience` is the rule's second parameter; None: its default. Raises ConfigError for a rule that M exits have no use for.
     """
-    m, _, k = recorded.logits.shape
     check_speed_up(asked, recorded.layers, recorded.depth)
-    least, greatest = attainable(recorded.layers, recorded.depth)
     rule = choosable(strategy)
-    check_rule(rule.name, patience, m)
-    patience = rule.counted(patience, m)
-
-    def reached(threshold: float) -> float:
-        return layer_ratio(recorded, rule.name, threshold, patience)
-
-    if rule.whole:
-        points = {float(p): reached(p) for p in range(1, m)}
-    elif asked in (least, greatest):
-        threshold = _end(rule, m, k, nobody=asked == least)
-        return Chosen(rule.name, threshold, asked, reached(threshold), patience)
-    else:
-        low, high = _range(rule, m, k)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            if (reached(middle) < asked) == rule.rising:
-                low = middle
-            else:
-                high = middle
-        points = {t: reached(t) for t in (low, high)}
-    threshold = min(points, key=lambda t: abs(math.log(points[t] / asked)))
-    return Chosen(rule.name, threshold, asked, points[threshold], patience)
+    point = tradeoff(recorded, rule.name, patience, speed_ups=[asked]).nearest(asked)
+    assert point.threshold is not None
+    return Chosen(rule.name, point.threshold, asked, point.speed_up, point.patience)
 
 
-def curves(recorded: HeldOut, patience: int | None = None) -> dict[str, list[list[float]]]:
-    """[threshold, speed-up] for each rule, rising in the threshold, fine enough to find any speed-up by :func:`look_up`.
+def curves(
+    recorded: HeldOut, patience: int | None = None, *, metric: str | None = None
+) -> dict[str, list[list[float]]]:
+    """[threshold, speed-up] for each criterion, rising in the threshold: the points of its :func:`leebert.tradeoff.tradeoff`.
 
-    Rules with a second parameter have a curve at its default, and one at `patience` where that is another.
+    With a metric each point has its score, too, if the samples have labels. Criteria with a second parameter have a curve at
+    its default, and one at `patience` where that is another.
     """
-    m, _, k = recorded.logits.shape
+    m = len(recorded.logits)
     found: dict[str, list[list[float]]] = {}
     for rule in RULES.values():
         if rule.several and m < 2:
             continue
         for counted in dict.fromkeys((rule.counted(None, m), rule.counted(patience, m))):
-
-            def reached(threshold: float, name: str = rule.name, counted: int | None = counted) -> float:
-                return layer_ratio(recorded, name, threshold, counted)
-
-            low, high = _range(rule, m, k)
-            if rule.whole:
-                points = [[float(p), reached(p)] for p in range(1, m)]
-            elif rule.unit_of:
-                unit = _range(RULES[rule.unit_of], m, k)[1] / high
-                points = [[t / unit, reached(t / unit)] for t, _ in found[rule.unit_of]]
-            else:
-                points = _refined(reached, low, high)
-            found[named(rule.name, counted)] = points
+            curve = tradeoff(recorded, rule.name, counted, metric=metric)
+            columns = [curve.thresholds, curve.depth / curve.layers, *([curve.scores] if curve.labelled else [])]
+            points = np.stack(columns, axis=1).tolist()
+            found[curve.name] = points[::-1] if rule.rising else points
     return found
 
 
-def curves_as_json(curves: dict[str, list[list[float]]], num_exits: int, chosen_on: str) -> str:
-    """What :data:`FILE` is to hold: the curves, and in words which rows they are of."""
-    return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, "curves": curves})
+def curves_as_json(
+    curves: dict[str, list[list[float]]], num_exits: int, chosen_on: str, own: Chosen | None = None
+) -> str:
+    """What :data:`FILE` is to hold: the curves, in words which samples they are of, and the model's own point on them."""
+    chosen = {} if own is None else {"chosen": dataclasses.asdict(own)}
+    return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, **chosen, "curves": curves})
 
 
 def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, patience: int | None = None) -> Chosen:
-    """As :func:`choose`, from a model's curves: to within their 2 %. A rule's second parameter must be given here."""
+    """As :func:`choose`, from a model's curves: to within their step, 2 %. A rule's second parameter must be given here."""
     rule = choosable(strategy)
     name = named(rule.name, patience)
     if name not in curves:
@@ -204,15 +182,15 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, p
         there = f" (but of {others})" if others else ""
         raise ConfigError(f"this model has no curve of the rule {name!r}{there}: give a threshold")
     points = curves[name]
-    if not rule.whole and asked in (min(s for _, s in points), max(s for _, s in points)):
+    if not rule.whole and asked in (min(p[1] for p in points), max(p[1] for p in points)):
         # Other rows may be less sure, or surer, than any recorded one: the end of the range holds for them, too.
         points = [points[0], points[-1]]
-    threshold, reached = min(points, key=lambda point: abs(math.log(point[1] / asked)))
+    threshold, reached, *_ = min(points, key=lambda point: abs(math.log(point[1] / asked)))
     return Chosen(rule.name, threshold, asked, reached, patience)
 
 
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
-    """The curves of a saved model; empty where it has none."""
+    """The curves of a saved model, with scores where the file has them; empty where it has none."""
     try:
         found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -221,7 +199,9 @@ def read_curves(folder: Path) -> dict[str, list[list[float]]]:
         raise ConfigError(f"{folder / FILE} can't be read: {error}") from None
     try:
         return {
-            str(rule): [[float(threshold), float(speed_up)] for threshold, speed_up in points]
+            str(rule): [
+                [float(threshold), float(speed_up), *map(float, score)] for threshold, speed_up, *score in points
+            ]
             for rule, points in found["curves"].items()
             if points
         }
@@ -236,34 +216,3 @@ def choosable(strategy: str) -> Rule:
     if strategy not in RULES:
         raise ConfigError(f"no threshold of the rule {strategy!r} gives a speed-up; use one of {', '.join(RULES)}")
     return RULES[strategy]
-
-
-def _range(rule: Rule, exits: int, classes: int) -> tuple[float, float]:
-    """From the threshold at which hardly any row leaves early to the one at which all do as soon as the rule lets them, or
-    the other way round.
-
-    The end at which all leave lies a little beyond what a row can have, since float32 rounds.
-    """
-    low, high = rule.span(exits, classes)
-    beyond = 1 + THRESHOLD_SLACK / 2
-    return (low, high * beyond) if rule.rising else (low / beyond, high)
-
-
-def _end(rule: Rule, exits: int, classes: int, *, nobody: bool) -> float:
-    """The end of a range at which nobody leaves early, or all leave as soon as they can."""
-    low, high = _range(rule, exits, classes)
-    return low if nobody == rule.rising else high
-
-
-def _refined(reached: Callable[[float], float], low: float, high: float) -> list[list[float]]:
-    points = {low: reached(low), high: reached(high)}
-    open_ = [(low, high)]
-    finest = _FINEST * (high - low)
-    while open_:
-        a, b = open_.pop()
-        if b - a < finest or abs(math.log(points[a] / points[b])) <= _STEP:
-            continue
-        middle = (a + b) / 2
-        points[middle] = reached(middle)
-        open_ += [(a, middle), (middle, b)]
-    return [[t, points[t]] for t in sorted(points)]

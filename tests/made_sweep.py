@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from leebert.evaluate import HeldOut
-from tune.running.crossval import TRADEOFF, save_held_out
+from leebert.tradeoff import Tradeoff, tradeoff
+from tune.running.crossval import save_held_out
 from tune.space import SweepSpec, config_id
 from tune.store.folder import SweepFolder
 from tune.store.ledger import Ledger
@@ -31,6 +32,7 @@ def made_sweep(
     end: bool = True,
     configs: int | None = None,
     held_out: Callable[[int, int], HeldOut] | None = None,
+    curves: bool = True,
     diverged: Collection[tuple[int, int]] = (),
     ends: Callable[[dict[str, Any], int], dict[str, Any]] = lambda values, fold: {},
     prune_last: bool = True,
@@ -38,7 +40,8 @@ def made_sweep(
 ) -> SweepFolder:
     """All configurations of the space (or the first so many) complete, but for the last, which is pruned.
 
-    `held_out` makes the logits of a cell, which scores know nothing of, from the configuration's number and the fold;
+    `held_out` makes the logits of a cell, which scores know nothing of, from the configuration's number and the fold. Without
+    `curves` records are as they were before they held any, with 20 evenly spaced thresholds that nobody is to read.
     `diverged` names such cells. `ends` makes what else, or otherwise, stands in the end of a configuration's cell.
     """
     spec = SweepSpec.model_validate({**SPEC, "tracking": {"uri": uri}, **change})
@@ -67,13 +70,18 @@ def made_sweep(
                 cell_end |= {"ended": "diverged", "score": None, "exits": {}, "weights": {}}
             elif held_out is not None:
                 recorded = held_out(index, fold)
+                cell_end["curve"] = tradeoff(recorded, metric="accuracy").as_dict()
                 cell_end["held_out"] = f"{config}-s0-f{fold}-0001-0001.parquet"
                 rows = np.arange(recorded.logits.shape[1])
                 save_held_out(folder / "cells" / cell_end["held_out"], recorded, rows)
+            if not curves:
+                del cell_end["curve"]
+                cell_end["tradeoff"] = {"layers": [1.0] * 20, "score": [0.0] * 20}
             for record in (*epochs, cell_end):
                 trial.append({"config": config, "attempt": 1, "seed": 0, "fold": fold, **record})
         trial.close()
-        driver.append({"kind": "prune", "config": config} if last else {"kind": "complete", "config": config})
+        pruned = {"kind": "prune", "config": config, "epoch": EPOCHS - 1, "seed": 0, "fold": 0}
+        driver.append(pruned if last else {"kind": "complete", "config": config})
     if end:
         driver.append({"kind": "end", "status": "finished", "note": "", "elapsed": 60.0})
     driver.close()
@@ -95,14 +103,19 @@ def _cell(values: dict[str, Any], rng: np.random.Generator) -> list[dict[str, An
             "seconds": 3.0, "train_loss": 1.0 / (1 + epoch), "collapsed": [], "ended": None,
             "exits": {"score": exits, "loss": [0.5] * EXITS}, "weights": {"ce": weights.round(6).tolist()},
         })  # fmt: skip
-    threshold = np.arange(1, TRADEOFF + 1) / TRADEOFF
+    threshold = np.linspace(1, 0, 41)
     layers = EXITS - (EXITS - 1) * threshold ** (0.7 if clo else 0.9)
     curve = np.interp(layers, depth, scores) + 0.01 * np.sin(np.pi * threshold)
+    layers_of = tuple(range(1, EXITS + 1))
+    made = Tradeoff(
+        "normalised_entropy", layers.round(6), {"score": curve.round(6)}, threshold, np.empty((41, 0), int), layers_of,
+        EXITS, None, float(scores[0]),
+    )  # fmt: skip
     best = records[-1]
     records.append({
         "kind": "cell_end", "ended": "finished", "best_epoch": EPOCHS - 1, "score": best["score"],
         "exits": best["exits"], "weights": best["weights"], "last_score": best["score"], "epochs": EPOCHS,
         "theta_updates": 100, "best_theta_updates": 100, "seconds": 6.0, "wall_seconds": 6.5,
-        "tradeoff": {"layers": layers.round(6).tolist(), "score": curve.round(6).tolist()},
+        "curve": made.as_dict(),
     })  # fmt: skip
     return records

@@ -91,6 +91,7 @@ def rows(n=40):
 # Data, through both programs.
 
 SOUND = rows()
+CURES = object()  # what to do about it, by an option of the command that was typed
 DATA = {
     "too few columns": (tsv(*SOUND[:3], "only one", *SOUND[3:]), ["line 5", "expected 3 columns, got 1", "only one"]),
     "too many columns": (tsv(*SOUND[:3], "a\tb\tno\tx", *SOUND[3:]), ["line 5", "expected 3 columns, got 4"]),
@@ -106,23 +107,26 @@ DATA = {
     "one label only": (tsv(*(line for line in SOUND if line.endswith("no"))), ["no row is labelled 'yes'"]),
     "empty file": (b"", ["the file is empty"]),
     "header only": (tsv(), ["no rows"]),
-    "too few of a label": (tsv(*(r for r in SOUND if r.endswith("no")), "the cat\ta dog\tyes"), ["'yes'", "fewer folds"]),
-    "one group": (tsv(*(f"the same cat\t{r}" for r in (line.split("\t", 1)[1] for line in SOUND))), ["groups", "fold"]),
+    "too few of a label": (tsv(*(r for r in SOUND if r.endswith("no")), "the cat\ta dog\tyes"), ["'yes'", CURES]),
+    "one group": (tsv(*(f"the same cat\t{r}" for r in (line.split("\t", 1)[1] for line in SOUND))), ["groups", CURES]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("defect", DATA)
 def test_bad_data_stops_training(place, cli, tmp_path, defect):
     data, parts = DATA[defect]
+    parts = ["--no-hold-out" if part is CURES else part for part in parts]
     (tmp_path / "train.tsv").write_bytes(data)
     config = run_file(tmp_path / "run.yaml", own(tmp_path / "train.tsv"), place / "backbone")
-    refuses(cli("leebert", "train", "--config", config, "--out", tmp_path / "m"), tmp_path / "train.tsv", *parts)
+    err = refuses(cli("leebert", "train", "--config", config, "--out", tmp_path / "m"), tmp_path / "train.tsv", *parts)
+    assert "folds" not in err, "training has none"
     assert not (tmp_path / "m" / "config.json").exists()
 
 
 @pytest.mark.parametrize("defect", DATA)
 def test_bad_data_stops_a_sweep_before_it_has_a_folder(place, cli, tmp_path, mlflow_server, defect):
     data, parts = DATA[defect]
+    parts = ["use fewer folds" if part is CURES else part for part in parts]
     (tmp_path / "train.tsv").write_bytes(data)
     path = space(tmp_path / "space.yaml", own(tmp_path / "train.tsv"), place / "backbone")
     ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
@@ -236,7 +240,9 @@ def test_a_fold_with_one_class_is_named(place, cli, tmp_path, mlflow_server):
     (tmp_path / "train.tsv").write_bytes(tsv(*lines))
     path = space(tmp_path / "space.yaml", own(tmp_path / "train.tsv"), place / "backbone")
     ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
-    refuses(ran, tmp_path / "train.tsv", "fold", "only the label 'no'", "fewer folds, another seed or other groups")
+    refuses(
+        ran, tmp_path / "train.tsv", "fold", "only the label 'no'", "fewer folds, another seed (fold_seed) or other"
+    )
 
 
 # Configurations of one training.
@@ -578,22 +584,40 @@ GOOD = {"a": "the cat", "b": "a dog"}
 INPUT = {
     "rows.jsonl": {
         "not JSON": ('{"a": "x", \n', ["line 3", "not valid JSON"]),
-        "no such column": ('{"a": "x", "c": "y"}\n', ["line 3", "no column 'b'", "a, c", "--text"]),
-        "empty text": ('{"a": " ", "b": "y"}\n', ["line 3", "empty text in 'a'"]),
-        "half a character": ('{"a": "\\ud800", "b": "y"}\n', ["line 3", "'a'", "no valid Unicode"]),
-        "too few texts": ("only one\n", ["line 3", "1 text(s) where the model takes 2"]),
+        "no such column": ('{"a": "x", "c": "y"}\n', ["line 3", "no column 'b'", "'a', 'c'", "--text"]),
+        "empty text": ('{"a": " ", "b": "y"}\n', ["line 3, column 'a': the text is empty"]),
+        "no text": ('{"a": "x", "b": null}\n', ["line 3, column 'b': the text is empty"]),
+        "half a character": ('{"a": "\\ud800", "b": "y"}\n', ["line 3, column 'a'", "surrogate"]),
+        "a null character": ('{"a": "\\u0000", "b": "y"}\n', ["line 3, column 'a'", "null character"]),
+        "a null byte": (b'{"a": "\0", "b": "y"}\n', ["line 3: a null byte"]),
+        "a key twice": ('{"a": "x", "a": "z", "b": "y"}\n', ["line 3", "the key 'a' stands there twice"]),
+        "a text": ("the cat\ta dog\n", ["line 3: not valid JSON"]),
+        "an array": ('[{"a": "x", "b": "y"}]\n', ["line 3", "is no JSON object"]),
         "not UTF-8": (b"\xff\n", ["not UTF-8"]),
-        "a number": ('{"a": 7, "b": "y"}\n', None),
+        "a number": ('{"a": 7, "b": "y"}\n', ["line 3, column 'a': 7 is not text but int"]),
+        "no number": ('{"a": NaN, "b": "y"}\n', ["line 3, column 'a': nan is not text but float"]),
+        "a truth": ('{"a": "x", "b": true}\n', ["line 3, column 'b': True is not text but bool"]),
     },
     "rows.csv": {
-        "empty text": ("x,\n", ["line 4", "empty text in 'b'"]),
+        "empty text": ("x,\n", ["line 4, column 'b': the text is empty"]),
+        "a null byte": (b"x\0,y\n", ["line 4: a null byte"]),
         "too few columns": ("x\n", ["line 4", "expected 2 columns, got 1"]),
         "not UTF-8": (b"\xff,x\n", ["not UTF-8"]),
-        "a field without end": ('"' + "x" * 200_000 + '",y\n', ["line 4"]),
+        "a field without end": ('"' + "x" * 200_000 + ",y\nx,y\n", ["line 4: not valid CSV"]),
+        "a long field": ('"' + "the cat " * 25_000 + '",y\n', None),
     },
     "rows.tsv": {
-        "empty text": ("\tx\n", ["line 4", "empty text in 'a'"]),
+        "empty text": ("\tx\n", ["line 4, column 'a': the text is empty"]),
         "too many columns": ("x\ty\tz\n", ["line 4"]),
+        "a blank line": ("\nx\ty\n", ["line 4: expected 2 columns, got 1"]),
+        "blank lines at the end": ("x\ty\n\n\n", None),
+        "a long field": ("the cat " * 25_000 + "\ty\n", None),
+    },
+    "rows.txt": {
+        "too few texts": ("only one\n", ["line 3", "1 text(s) where the model takes 2"]),
+        "a blank line": ("\nx\ty\n", ["line 3: the text is empty"]),
+        "blank lines at the end": ("x\ty\n\n \n", None),
+        "not JSON": ("{x}\ty\n", ["line 3", "not valid JSON"]),
     },
 }  # fmt: skip
 
@@ -602,8 +626,10 @@ INPUT = {
 def test_a_bad_row_ends_predict_and_leaves_earlier_answers_as_they_were(model, cli, tmp_path, file, defect):
     data, parts = INPUT[file][defect]
     data = data if isinstance(data, bytes) else data.encode()
-    between = {".jsonl": None, ".csv": ",", ".tsv": "\t"}[Path(file).suffix]
-    if between:
+    between = {".jsonl": None, ".csv": ",", ".tsv": "\t", ".txt": None}[Path(file).suffix]
+    if file == "rows.txt":
+        good = ("\t".join(GOOD.values()) + "\n").encode() * 2
+    elif between:
         good = (between.join(GOOD) + "\n" + (between.join(GOOD.values()) + "\n") * 2).encode()
     else:
         good = (json.dumps(GOOD) + "\n").encode() * 2
@@ -613,8 +639,9 @@ def test_a_bad_row_ends_predict_and_leaves_earlier_answers_as_they_were(model, c
     ran = cli("leebert", "predict", model, tmp_path / file, "--out", out)
     if parts is None:
         assert ran.code == 0, ran.err
+        assert [json.loads(line)["row"] for line in out.read_text().splitlines()] == [0, 1, 2]
         return
-    refuses(ran, tmp_path / file, *parts)
+    refuses(ran, tmp_path / file, *parts, "no row is answered")
     assert out.read_text() == "earlier"
     assert {p.name for p in tmp_path.iterdir()} == {file, "answers.jsonl"}
 
@@ -625,7 +652,7 @@ def test_files_that_are_no_input(model, cli, tmp_path):
     for images in (tmp_path, tmp_path / "cat.png"):
         refuses(cli("leebert", "predict", model, images), images, "takes texts")
     pq.write_table(pa.table({"a": [{"bytes": b"png"}], "b": ["a dog"]}), tmp_path / "img.parquet")
-    refuses(cli("leebert", "predict", model, tmp_path / "img.parquet"), "row 1", "'a' holds no text", "takes texts")
+    refuses(cli("leebert", "predict", model, tmp_path / "img.parquet"), "row 0, column 'a'", "is not text but dict")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     refuses(cli("leebert", "predict", model, tmp_path / "x.parquet"), tmp_path / "x.parquet")
     (tmp_path / "x.csv").write_text("a,a,b\nx,y,z\n")

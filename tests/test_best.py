@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_sweep import EXITS, FOLDS, made_sweep
+from recorded import drawn
 
 from leebert.evaluate import HeldOut
 from leebert.majority import against_majority
@@ -227,7 +228,7 @@ def test_damaged_logits_are_named_with_their_cell(damage, sweep, choose, tmp_pat
 
 def one(name: str, layers: list[float], scores: list[float], first: float) -> tuple[Configuration, Tradeoff]:
     configuration = Configuration(name, {}, "complete", (Cell(0, 0, "finished", (EpochScore(0, 0.5),)),))
-    return configuration, Tradeoff("patience", np.array(layers), np.array(scores), EXITS, first)
+    return configuration, drawn("patience", layers, scores, EXITS, first)
 
 
 def test_an_area_rewards_nobody_for_leaving_late():

@@ -116,10 +116,10 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
     found = json.loads((tmp_path / "m" / "exits.json").read_text())
     assert found["chosen_on"] == f"{told['held_out_rows']} held-out rows of the training split"
-    assert max(speed_up for _, speed_up in found["curves"][name]) == LAYERS / RULES[rule].first(
+    assert max(speed_up for _, speed_up, *_ in found["curves"][name]) == LAYERS / RULES[rule].first(
         saved["exit_patience"] or 1
     )
-    off = [abs(np.log(speed_up / 2)) for _, speed_up in found["curves"][name]]
+    off = [abs(np.log(speed_up / 2)) for _, speed_up, *_ in found["curves"][name]]
     assert abs(np.log(told["chosen"]["reached"] / 2)) <= min(off) + 1e-9
     updates = told["epochs"][-1]["theta_updates"]
     assert f"{updates} updates on {told['rows']} rows" in ran.out
@@ -343,7 +343,7 @@ def recorded(trained, dev_rows):
     return record_all(model, dev_rows, Runtime.of(model.config.precision, "cpu"))
 
 
-def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trained):
+def test_evaluate_scores_all_exits_and_every_criterion_from_one_layer_to_all(evaluated, recorded, trained):
     dev = evaluated["dev"]
     assert dev["rows"] == 40
     accuracy = (recorded.logits.argmax(-1) == recorded.labels).mean(axis=1)
@@ -351,7 +351,8 @@ def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trai
     assert dev["mean_over_exits"] == pytest.approx(float(accuracy.mean()))
     curves = dev["curves"]
     assert [p["threshold"] for p in curves["patience"]] == [1, 2, 3]
-    assert len(curves["entropy"]) == len(curves["confidence"]) == 20
+    for name in ("entropy", "confidence"):
+        assert (curves[name][0]["layers"], curves[name][-1]["layers"]) == (1, LAYERS)
     for points in curves.values():
         for p in points:
             assert sum(p["exits"]) == 40
@@ -360,12 +361,12 @@ def test_evaluate_scores_all_exits_and_every_threshold(evaluated, recorded, trai
             assert p["speed_up"] == pytest.approx(LAYERS / p["layers"])
             executed = sum(layer * rows for layer, rows in enumerate(p["exits"], start=1))  # DeeBERT's Σ i·N_i
             assert p["saving"] == pytest.approx(1 - executed / (LAYERS * 40))
-    # The highest patience can never exit before the last; entropy only leaves earlier with a higher threshold.
+    # The highest patience can never exit before the last; points go from the fastest to all layers.
     assert curves["patience"][-1]["exits"] == [0, 0, 0, 40]
     assert curves["patience"][-1]["measures"]["score"] == pytest.approx(accuracy[-1])
     layers = [p["layers"] for p in curves["entropy"]]
-    assert layers == sorted(layers, reverse=True)
-    assert curves["entropy"][-1]["exits"] == [40, 0, 0, 0]
+    assert layers == sorted(layers)
+    assert curves["entropy"][0]["exits"] == [40, 0, 0, 0]
     assert json.loads((trained[0] / "eval" / "dev.json").read_text()) == evaluated
 
 
@@ -383,17 +384,19 @@ def test_all_exits_rules_and_thresholds_are_evaluated_from_one_pass(trained, dev
     assert ran.code == 0, ran.err
     curves = ran.json["dev"]["curves"]
     assert curves.keys() == {rule.name for rule in usable(LAYERS)}
-    assert sum(map(len, curves.values())) > 20 * (len(curves) - 1)
+    assert all(points[-1]["layers"] == LAYERS for points in curves.values())
     assert sorted(passed) == sorted(dev_rows.collate([i])["input_ids"][0].tolist() for i in range(40))
 
 
-def test_evaluate_prints_tables_and_takes_a_number_of_thresholds_and_a_split(trained, cli):
-    ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--thresholds", 3)
+def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cli):
+    ran = cli("leebert", "evaluate", trained[0], "--split", "train")
     assert ran.code == 0, ran.err
     assert "train: 120 rows" in ran.out
     assert "the model's own rule, patience" in ran.out
-    # Three thresholds each, and one in the table of wall-clock times.
-    assert ran.out.count("entropy") == ran.out.count("confidence") == 4
+    assert "train: fewest layers with at most 1 point lost" in ran.out
+    # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.
+    for criterion in ("entropy", "confidence"):
+        assert 4 <= ran.out.count(criterion) <= 2 * LAYERS + 1
     for exit_ in range(1, LAYERS + 1):
         assert any(line.strip("│ ").startswith(f"{exit_} ") for line in ran.out.splitlines())
 
@@ -406,6 +409,8 @@ def input_file(folder, kind, rows):
     pairs = [(r["a"], r["b"]) for r in rows]
     if kind == "jsonl":
         path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    elif kind == "json":
+        path.write_text(json.dumps(rows, indent=1))
     elif kind == "parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -428,12 +433,13 @@ def agree(answers, recorded, strategy, threshold):
     logits = recorded.logits[leaving, np.arange(n)]
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
+    assert [int(a["row"]) for a in answers] == list(range(n))
     assert [int(a["exit_layer"]) for a in answers] == (leaving + 1).tolist()
     assert [a["label"] for a in answers] == [("no", "yes")[i] for i in logits.argmax(-1)]
     assert [float(a["probability"]) for a in answers] == pytest.approx(p.max(-1).tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "txt"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet", "txt"])
 def test_predict_answers_every_kind_of_file_like_the_replay(trained, recorded, cli, tmp_path, kind):
     ran = cli("leebert", "predict", trained[0], input_file(tmp_path, kind, text_rows(40, 1)), "--device", "cpu")
     assert ran.code == 0, ran.err
@@ -454,7 +460,7 @@ def test_predict_reads_stdin_and_writes_csv(trained, recorded, cli, tmp_path):
     lines = "".join(f"{r['a']}\t{r['b']}\n" for r in text_rows(40, 1))
     ran = cli("leebert", "predict", trained[0], "-", "--format", "csv", "--device", "cpu", stdin=lines)
     assert ran.code == 0, ran.err
-    assert ran.out.splitlines()[0] == "label,probability,exit_layer"
+    assert ran.out.splitlines()[0] == "row,label,probability,exit_layer"
     agree(list(csv.DictReader(io.StringIO(ran.out))), recorded, "patience", 1)
     out = tmp_path / "answers.csv"
     again = cli("leebert", "predict", trained[0], "-o", out, "--device", "cpu", stdin=lines)

@@ -220,6 +220,8 @@ def test_what_two_joined_sweeps_have_beside_the_sides_is_in_nobodys_way(tmp_path
         ({"facts": {"data_fingerprint": "other"}}, "with different data_fingerprint"),
         ({"seeds": 2}, "with different seeds"),
         ({"training": {"max_epochs": 9}}, "with different training"),
+        ({"pooling": "mean"}, "with different model"),
+        ({"backbone": "/is", "facts": {"backbone": {"name": "/is", "weights": "2"}}}, "with different backbone"),
         ({"task": "rte"}, "no common tasks: algorithm clo-v2 is in sweeps of mrpc, blo in sweeps of rte"),
     ],
 )
@@ -229,6 +231,18 @@ def test_sweeps_that_differ_in_more_are_not_joined(tmp_path, change, message):
     blo = scored_sweep(tmp_path / "blo", ahead(0.1), algorithms=["blo"], space=space, **change)
     with pytest.raises(ConfigError, match=message):
         compare_sweeps([clo, blo], "clo-v2", "blo")
+
+
+def test_sweeps_of_a_backbone_that_has_moved_are_joined(tmp_path):
+    sweeps = [
+        scored_sweep(
+            tmp_path / name, ahead(0.1), algorithms=[name], space={"lr_theta": [1e-5, 1e-4]}, backbone=place,
+            facts={"backbone": {"name": place, "weights": "1", "config": "2"}},
+        )
+        for name, place in (("slo", "/was"), ("blo", "/is"))
+    ]  # fmt: skip
+    (joined,) = compare_sweeps(sweeps, "slo", "blo")
+    assert joined.sweep == "slo + blo"
 
 
 def test_an_error_of_several_sweeps_names_its_sweep(tmp_path):

@@ -23,7 +23,7 @@ from leebert.exits import (
     replay,
     warn_if_unreachable,
 )
-from leebert.report import evaluation, thresholds_of
+from leebert.report import evaluation
 from leebert.rules import RULES, StrategyName, default_patience, usable
 
 LOGITS = arrays(
@@ -330,19 +330,21 @@ def test_a_point_reports_layers_speed_up_and_where_rows_left():
     assert point.measures["accuracy"] == 1.0
 
 
-def test_an_evaluation_holds_all_exits_and_every_threshold():
+def test_an_evaluation_holds_all_exits_and_every_criterion_in_steps_of_layers():
     rng = np.random.default_rng(0)
-    result = evaluation(HeldOut(rng.normal(size=(6, 50, 2)).astype(np.float32), rng.integers(0, 2, 50)), "acc_f1")
-    assert [p["threshold"] for p in result["curves"]["patience"]] == [1, 2, 3, 4, 5]
-    assert set(result["curves"]) == {"patience", "entropy", "confidence", "pcee", "f-pabee", "beem"}
-    assert {len(points) for name, points in result["curves"].items() if name != "patience"} == {20}
+    recorded = HeldOut(rng.normal(size=(6, 200, 2)).astype(np.float32), rng.integers(0, 2, 200))
+    result = evaluation(recorded, "acc_f1")
+    assert [p["threshold"] for p in result["table"]["patience"]] == [1, 2, 3, 4, 5]
+    criteria = {"patience", "entropy", "confidence", "pcee", "f-pabee", "beem"}
+    assert all(set(result[part]) == criteria for part in ("curves", "table", "within", "at_paper_speed_up"))
+    for name, first in {"entropy": 1, "confidence": 1, "pcee": 2, "f-pabee": 2, "beem": 2}.items():
+        layers = [p["layers"] for p in result["table"][name]]
+        assert layers == pytest.approx(np.arange(first, 6.1, 0.5), abs=0.1)
+        assert result["at_paper_speed_up"][name]["speed_up"] == pytest.approx(1.95, rel=0.01)
+        enough = [p for p in result["curves"][name] if p["measures"]["score"] >= result["exits"]["score"][-1] - 0.01]
+        assert result["within"][name] == min(enough, key=lambda p: p["layers"])
     assert {p["patience"] for p in result["curves"]["pcee"]} == {2}
     assert result["mean_over_exits"] == pytest.approx(np.mean(result["exits"]["score"]))
-    assert max(thresholds_of("entropy", 20, 6, 3)) == pytest.approx(math.log(3))
-    assert thresholds_of("f-pabee", 2, 6, 3) == pytest.approx([math.log(2) / 4, math.log(2)])
-    for name in RULES:
-        for threshold in thresholds_of(name, 20, 6, 3):
-            check_threshold(ExitConfig(strategy=name, threshold=threshold), 6, 3)
 
 
 def test_a_model_with_one_exit_is_evaluated_by_the_rules_that_it_has_a_use_for():

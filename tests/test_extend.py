@@ -1,9 +1,13 @@
 """What may change when a sweep is resumed with another file."""
 
+import shutil
+
 import pytest
+from encoders import save_backbone
 
 from leebert.errors import SweepError
-from tune.running.extend import extended
+from leebert.provenance import backbone_identity
+from tune.running.extend import at_its_old_place, extended
 from tune.space import SweepSpec
 
 BASE = {
@@ -87,3 +91,20 @@ def test_values_outside_of_a_new_range_are_lost_and_those_inside_are_not():
     narrow = spec(searcher={"name": "random", "configurations": 9}, space={"lr_theta": {"log_range": [1e-6, 1e-4]}})
     with pytest.raises(SweepError, match="no longer holds"):
         extended(old, narrow, tried, "s")
+
+
+def test_a_backbone_that_has_moved_is_the_same_by_its_files_and_keeps_its_name(tmp_path):
+    was, moved = save_backbone(tmp_path / "was", layers=2), tmp_path / "moved"
+    identity = backbone_identity(str(was))
+    shutil.copytree(was, moved)
+    save_backbone(tmp_path / "other", layers=2, seed=1)
+    old = spec(backbone=str(was))
+    assert at_its_old_place(spec(backbone=str(was)), old, {}, "s").backbone == str(was), "nothing is read"
+    shutil.rmtree(was)
+    new = at_its_old_place(spec(backbone=str(moved), seeds=2), old, identity, "s")
+    assert (new.backbone, new.seeds) == (str(was), (0, 1))
+    assert extended(old, new, suggested(old), "s").digest == new.digest
+    with pytest.raises(
+        SweepError, match=r"sweep s: backbone .*other: not the one .*was: weights was \w+, is \w+; .*--backbone"
+    ):
+        at_its_old_place(spec(backbone=str(tmp_path / "other")), old, identity, "s")

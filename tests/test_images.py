@@ -93,7 +93,7 @@ def test_an_unreachable_hub_offers_the_folder():
         ({"label": None}, "no column 'label'"),
         ({"label": [10] + [1] * 59}, "row 0, column 'label': 10 is no label of task cifar10; they are 0 to 9"),
         ({"label": [None] + [1] * 59}, "row 0, column 'label': None"),
-        ({"label": ["cat"] * 60}, "ids from 0 to 9 are expected"),
+        ({"label": ["cat", "kitten"] * 30}, "row 1, column 'label': 'kitten' is no label .* 0 to 9, or their names"),
         ({"label": [i % 9 for i in range(60)]}, "no row is labelled truck"),
         ({"img": ["a.png"] * 60}, "encoded images"),
         ({"img": [{"bytes": None, "path": "a.png"}] * 60}, "row 0: there is no image"),
@@ -390,7 +390,7 @@ def test_predict_answers_folders_lists_and_parquet_alike(trained, cifar, cli, tm
     table = cli(
         "leebert", "predict", out, tmp_path / "00.png", "--format", "csv", "--strategy", "patience", "--threshold", "1"
     )
-    assert table.out.splitlines()[0] == "file,label,probability,exit_layer"
+    assert table.out.splitlines()[0] == "row,file,label,probability,exit_layer"
     assert len(table.out.splitlines()) == 2
 
 
@@ -403,7 +403,7 @@ def test_what_can_be_wrong_with_pictures_is_said(trained, cli, tmp_path):
         (("large.png",), "64 × 64 pixels, but the network takes 32 × 32"),
         (("nothing.png",), "no such file or folder"),
         (("empty",), "holds no file that ends in"),
-        (("other.parquet",), "no column 'img'; there are: label"),
+        (("other.parquet",), "no column 'img'; the columns are 'label'"),
         (("large.csv",), "no such file or folder"),
     ):
         ran = cli("leebert", "predict", out, tmp_path / given[0])

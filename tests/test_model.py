@@ -86,12 +86,13 @@ def test_the_forward_returns_the_strategys_answer_every_exit_and_eq1():
     threshold = middle_confidence(model, inputs)
     model.config.exit_strategy, model.config.exit_threshold = "confidence", threshold
     out = model(**inputs)
-    assert out.exit_logits.shape == (4, 16, 2)
-    where = replay(make_strategy("confidence", threshold, num_exits=4, num_classes=2), out.exit_logits.detach().numpy())
+    assert out.exit_logits.shape == (16, 4, 2)  # the sample first, as Hugging Face has it
+    exits = out.exit_logits.detach().transpose(0, 1)  # (M, B, K), as `record` has it
+    where = replay(make_strategy("confidence", threshold, num_exits=4, num_classes=2), exits.numpy())
     assert (out.exit_layers - 1).tolist() == where.tolist()
     assert len(set(where.tolist())) > 1
-    assert all(torch.equal(out.logits[i], out.exit_logits[e, i]) for i, e in enumerate(where))
-    assert torch.allclose(out.loss, cross_entropy(out.exit_logits, inputs["labels"]))
+    assert all(torch.equal(out.logits[i], exits[e, i]) for i, e in enumerate(where))
+    assert torch.allclose(out.loss, cross_entropy(exits, inputs["labels"]))
     assert isinstance(model, MultiExit)
 
 

@@ -42,7 +42,7 @@ def test_no_name_is_listed_twice_for_a_kind_of_run() -> None:
 def test_steps_of_one_metric_never_mix() -> None:
     """A chart's axis is one thing: what counts by layer and what counts by epoch have different names."""
     metrics = [line for line in names.NAMES if line.family == "metric"]
-    assert all(line.step in ("epoch", "layer", "threshold", "none") for line in metrics)
+    assert all(line.step in ("epoch", "layer", "point", "none") for line in metrics)
     assert all((line.step == "epoch") == (line.runs == ("fold",)) for line in metrics)
 
 

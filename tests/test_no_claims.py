@@ -31,7 +31,7 @@ def recorded(learned, seed=0, rows=200):
 
 def evaluated(learned):
     found = recorded(learned)
-    told = evaluation(found, "acc_f1", count=3)
+    told = evaluation(found, "acc_f1")
     point = replay_point(found, "acc_f1", "entropy", 0.4).as_dict()
     return {**told, "chosen": [point], "own": point, "truncated_rows": 0}
 
@@ -161,4 +161,4 @@ def test_refit_does_not_register_a_model_without_an_exit_above_the_majority_clas
 def test_macro_f1_is_a_metric_of_tasks():
     declared = {**OWN, "metric": "macro_f1"}
     assert any_task(declared).metric == "macro_f1"
-    assert evaluation(recorded(False), "macro_f1", count=2)["majority"]["score"] == pytest.approx(0.404762)
+    assert evaluation(recorded(False), "macro_f1")["majority"]["score"] == pytest.approx(0.404762)

@@ -6,9 +6,17 @@ import pytest
 import torch
 from encoders import save_backbone
 from safetensors.torch import load_file, save_file
+from scored_sweep import scored_sweep
 
 from leebert.files import write_atomically
-from leebert.provenance import backbone_differences, backbone_identity
+from leebert.numerics import kernels
+from leebert.provenance import backbone_differences, backbone_identity, differences, uneven
+from leebert.runtime import Runtime, limited_threads
+from tune.analysis.choosing import choose_each
+from tune.analysis.comparing import compare_sweeps
+from tune.analysis.settings import uneven_settings
+from tune.analysis.tradeoff import Objective
+from tune.store.ledger import decode, encode
 
 
 @pytest.fixture
@@ -66,3 +74,70 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one_and_nothing_else(tmp_
         write_atomically(path, "\ud800")
     assert path.read_text(encoding="utf-8") == "täglich"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_kernels_say_the_threads_in_use_and_what_steers_them():
+    with limited_threads(1):
+        one = kernels({"MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "64", "HOME": "/"})
+    assert one["mkl_threads"] == one["omp_threads"] == 1, "those in use, not those of the environment"
+    assert one["steered_by"] == {"MKL_CBWR": "COMPATIBLE"}
+    assert one["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    with limited_threads(2):
+        assert kernels({})["mkl_threads"] == 2
+    assert kernels({}).items() <= Runtime.of("fp32", "cpu").describe().items() or kernels()["steered_by"]
+    json.dumps(one)
+
+
+def test_of_a_runtime_only_what_both_know_is_compared():
+    old = {"runtime": {"threads": 1, "precision": "fp32"}, "versions": {"torch": "2"}}
+    now = {
+        "runtime": {"threads": 2, "precision": "fp32", "cpu_capability": "AVX2"},
+        "versions": {"torch": "2", "ray": "1"},
+    }
+    assert differences(old, now) == ["versions ray was None, is 1", "runtime threads was 1, is 2"]
+    known = {"runtime": {**old["runtime"], "cpu_capability": "AVX512", "steered_by": {}}}
+    assert differences(known, {"runtime": {**now["runtime"], "threads": 1, "steered_by": {"MKL_CBWR": "AVX2"}}}) == [
+        "runtime cpu_capability was AVX512, is AVX2",
+        "runtime steered_by was {}, is {'MKL_CBWR': 'AVX2'}",
+    ]
+
+
+def test_settings_that_were_not_the_same_in_all_results_are_counted():
+    same = {"threads": 1, "steered_by": {}}
+    assert uneven([same, same, {}]) == []
+    assert uneven([same, {**same, "threads": 2}, same, {"threads": 1}]) == ["threads 1 in 3, 2 in 1"]
+    assert uneven([{"precision": "fp32"}, {"precision": "bf16"}]) == ["precision fp32 in 1, bf16 in 1"]
+
+
+def test_cells_that_were_trained_on_other_settings_are_said_by_best_and_compare(tmp_path):
+    def settings(seed, fold, config):
+        return {"runtime": {"threads": 2 if (config, fold) == (odd, 1) else 1}, "placement": {"accumulate": 1}}
+
+    folder = scored_sweep(tmp_path / "uneven", lambda values, seed, fold: 0.5 + fold / 100)
+    odd = next(c.id for c in folder.ledger.read().history() if c.values["algorithm"] == "blo")
+    ends(folder, lambda seed, fold, config: {"runtime": {"threads": 1}})
+    objective, said = Objective.of("score"), []
+    choose_each([folder], objective, say=said.append)
+    assert not [line for line in said if "different settings" in line]
+    ends(folder, settings)
+    choose_each([folder], objective, say=said.append)
+    (line,) = (line for line in said if "different settings" in line)
+    assert line.startswith("warning: sweep uneven: cells were trained on different settings")
+    assert line.endswith("threads 1 in 17, 2 in 1 of 18 cells")
+    (told,) = compare_sweeps([folder], "clo-v2", "blo")
+    assert line.removeprefix("warning: ") in told.scores.warnings
+    parts = uneven_settings("uneven", folder.ledger.read(), [odd])
+    assert [part.rpartition(": ")[2] for part in parts] == ["threads 1 in 2, 2 in 1 of 3 cells"]
+    ends(folder, lambda seed, fold, config: {"runtime": {"threads": 1}, "placement": {"accumulate": 1 + fold % 2}})
+    (part,) = uneven_settings("uneven", folder.ledger.read())
+    assert part.endswith("micro-batches 1 in 12, 2 in 6 of 18 cells")
+
+
+def ends(folder, more):
+    """Writes more into the records of cells' ends."""
+    for path in (folder.path / "ledger").glob("*/*/*.jsonl"):
+        records = [decode(line) for line in path.read_bytes().splitlines()]
+        for record in records:
+            if record["kind"] == "cell_end":
+                record |= more(record["seed"], record["fold"], record["config"])
+        path.write_bytes(b"".join(encode(record) for record in records))

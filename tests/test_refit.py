@@ -44,7 +44,7 @@ def refitted(best_place, cli, mlflow_server, tmp_path_factory):
     """The folder of a refit with two seeds, and what the command said."""
     out = tmp_path_factory.mktemp("refit") / "models"
     ran = cli(
-        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--speed-up", 2, "--out", out, "--json",
+        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--strategy", "entropy", "--speed-up", 2, "--out", out, "--json",
         "--tracking-uri", mlflow_server.url,
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -387,7 +387,8 @@ def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
         told = ran.json["evaluations"][seed]["dev"]
         depth = client.get_metric_history(run_id, "on_dev/score")
         assert [(m.step, m.value) for m in depth] == list(enumerate(told["exits"]["score"], start=1))
-        assert len(client.get_metric_history(run_id, "on_dev/entropy_layers")) == 20
+        layers = [m.value for m in client.get_metric_history(run_id, "on_dev/entropy_layers")]
+        assert sorted(layers) == pytest.approx([p["layers"] for p in told["curves"]["entropy"]])
         assert run.data.metrics["on_dev/score_mean"] == pytest.approx(told["mean_over_exits"])
         assert run.data.params["exit_strategy"] == "entropy"
         assert run.data.params["precision"] == "fp32"
@@ -419,7 +420,9 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
         "code": code_version(),
     }  # fmt: skip
     assert [c.name for c in served.metadata.signature.inputs] == ["a", "b"]
-    assert [c.name for c in served.metadata.signature.outputs] == ["label", "probability", "exit_layer", "layers_saved"]
+    assert [c.name for c in served.metadata.signature.outputs] == [
+        "row", "label", "probability", "exit_layer", "layers_saved",
+    ]  # fmt: skip
     assert {p.name for p in served.metadata.signature.params} == {
         "strategy", "threshold", "patience", "speed_up", "truncate", "batch_size",
     }  # fmt: skip
@@ -474,7 +477,7 @@ def test_batch_scoring_answers_as_the_library_does(served, refitted, rows, cli, 
     predicted = cli("leebert", "predict", out / "seed-0", tmp_path / "rows.jsonl")
     assert predicted.code == 0, predicted.err
     lines = [json.loads(line) for line in predicted.out.splitlines()]
-    assert answer[["label", "probability", "exit_layer"]].to_dict("records") == lines
+    assert answer[["row", "label", "probability", "exit_layer"]].to_dict("records") == lines
     assert (answer["layers_saved"] == LAYERS - answer["exit_layer"]).all()
     assert answer.index.equals(rows.index)
     entropy = ran.json["chosen"]["entropy"]["threshold"]
@@ -555,7 +558,7 @@ def test_wrong_rows_are_named(served, rows):
     cases = [
         (rows[["a"]], "Model is missing inputs ['b']"),
         (long, "error: the model takes at most 32 tokens, row 3 has"),
-        (rows.assign(b=[*rows["b"][:-1], "  "]), "error: row 39: empty text in 'b'"),
+        (rows.assign(b=[*rows["b"][:-1], "  "]), "error: row 39, column 'b': the text is empty"),
     ]
     for data, part in cases:
         with pytest.raises(MlflowException) as caught:
@@ -569,9 +572,9 @@ def test_the_library_alone_names_wrong_columns(refitted):
     from leebert.serving import Served
 
     served = Served(refitted[0] / "seed-0")
-    with pytest.raises(DataError, match="no column 'a'; there are: 'x'"):
+    with pytest.raises(DataError, match="no column 'a'; the columns are 'x'"):
         served.predict(pd.DataFrame({"x": ["cat"]}))
-    with pytest.raises(DataError, match="row 0: 'b' holds 1.5, not a text"):
+    with pytest.raises(DataError, match="row 0, column 'b': 1.5 is not text but float"):
         served.predict(pd.DataFrame({"a": ["cat"], "b": [1.5]}))
     with pytest.raises(DataError, match="column 'a' stands there twice"):
         served.predict(pd.DataFrame([["cat", "dog", "bird"]], columns=["a", "a", "b"]))

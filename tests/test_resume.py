@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -209,6 +210,38 @@ def test_a_sweep_takes_more_values_and_seeds_and_trains_only_what_is_new(whole, 
     again = tuned("resume", "uninterrupted", place / "pairs.yaml")
     assert again.code == 1
     assert "seeds: 1 is missing" in again.err
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_data_and_backbone_have_moved_is_resumed_to_the_same_scores(whole, tuned, place, tmp_path):
+    for name in ("data", "backbone"):
+        shutil.copytree(place / name, tmp_path / "was" / name)
+    task = json.loads((place / "task.json").read_text())
+    task["files"] = {split: str(tmp_path / "was" / "data" / f"{split}.jsonl") for split in ("train", "dev")}
+    path = space(place, "moving", task=task, backbone=str(tmp_path / "was" / "backbone"))
+    assert tuned("sweep", path, "--name", "moved", "--set", "budget.fold_epochs=4").code == 0
+    folder = SweepFolder(place / "sweeps" / "moved")
+    described = [(folder.path / name).read_bytes() for name in ("manifest.json", "space.yaml")]
+    (tmp_path / "was").rename(tmp_path / "is")
+    go_on = ("resume", "moved", "--set", "budget.fold_epochs=1000")
+    gone = tuned(*go_on)
+    assert gone.code == 1
+    assert "there is no folder" in gone.err
+    save_backbone(tmp_path / "other", layers=3, seed=1)
+    here = ("--data-dir", tmp_path / "is" / "data")
+    other = tuned(*go_on, *here, "--backbone", tmp_path / "other")
+    assert other.code == 1
+    assert "not the one that the sweep began with" in other.err
+    ran = tuned(*go_on, *here, "--backbone", tmp_path / "is" / "backbone", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json[0]["status"] == "finished"
+    found, expected = numbers(folder), numbers(whole)
+    assert len(found) == 4
+    assert found == {cell: expected[cell] for cell in found}
+    assert [(folder.path / name).read_bytes() for name in ("manifest.json", "space.yaml")] == described
+    (tmp_path / "is" / "data" / "train.jsonl").write_text((tmp_path / "is" / "data" / "dev.jsonl").read_text())
+    changed = tuned(*go_on, *here, "--backbone", tmp_path / "is" / "backbone")
+    assert "the training data changed since it was started" in changed.err
 
 
 @pytest.mark.slow

@@ -33,7 +33,9 @@ def test_a_space_is_found_by_its_name_in_any_case_and_the_users_own_file_comes_f
     (tmp_path / "mrpc_small").write_text("task: mrpc\nbackbone: x\nspace: {batch_size: 8}\n")
     assert find_space("mrpc_small") == Path("mrpc_small")
     assert find_space("other.yaml") == Path("other.yaml")
-    with pytest.raises(ConfigError, match=r"mrpc_smal: neither a file .*did you mean 'mrpc_small'.*leebert-tune spaces"):
+    with pytest.raises(
+        ConfigError, match=r"mrpc_smal: neither a file .*did you mean 'mrpc_small'.*leebert-tune spaces"
+    ):
         find_space("mrpc_smal")
 
 
@@ -96,7 +98,9 @@ def test_a_wheel_is_usable_without_a_checkout(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE", "cluster.yaml", "constraints.txt"):
         shutil.copy(ROOT / name, source / name)
     build = "from setuptools import build_meta; import sys; print(build_meta.build_wheel(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", build, tmp_path], cwd=source, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(source)
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:

@@ -315,6 +315,12 @@ def test_wrong_overrides(file: Path, override: str, line: str) -> None:
     assert only.startswith(f"--set: {override!r}: {line}")
 
 
+@pytest.mark.parametrize("name", ["MRPC", "Mrpc"])
+def test_a_tasks_name_in_another_case_is_the_same_task(file: Path, name: str) -> None:
+    file.write_text(f"task: {name}\nbackbone: x\n{SPACE}", encoding="utf-8")
+    assert load_space(file).task_name == "mrpc"
+
+
 def test_own_task_is_kept_as_it_is(file: Path) -> None:
     file.write_text(
         "task: {name: mine, files: {train: a.jsonl, dev: b.jsonl}, text: [s], label: y, labels: [n, p], metric: accuracy}\n"

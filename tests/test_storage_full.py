@@ -2,18 +2,23 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import threading
 
 import pytest
 from clusters import wait_until
 from encoders import save_backbone, write_task
+from mlflow_server import contents
+from test_audit import timed_sweep
 from test_sweep import space
+from test_tracking import Sweep
 from toy_problems import SlowProblem
 from toy_sweep import by_value, scores, session, toy_driver, undisturbed
 
-from leebert.errors import StorageError
+from leebert.errors import StorageError, TrackingError
 from tune.store.ledger import Ledger
+from tune.tracking.rebuild import complete
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +137,68 @@ def test_a_full_disk_is_said_with_the_way_to_go_on(cli, mlflow_server, small, tm
     state = ledger.read()
     assert not state.failures
     assert state.fold_epochs >= done + 2
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A database with MLflow's tables, and a whole sweep in another."""
+    folder = tmp_path_factory.mktemp("tables")
+    Sweep(f"sqlite:///{folder}/empty.db").tracker().check()
+    whole = Sweep(f"sqlite:///{folder}/whole.db")
+    whole.name = "whole"
+    whole.send(timed_sweep())
+    return folder
+
+
+def disk_of(path, megabytes):
+    path.mkdir()
+    mounted("-t", "tmpfs", "-o", f"size={megabytes}m", "none", path)
+    return unmounted_after(path)
+
+
+@pytest.mark.parametrize("megabytes", [0.1, 0.4])
+def test_a_disk_that_is_full_before_mlflows_tables_are_made_is_named_and_nothing_half_made_is_left(
+    tmp_path, capfd, megabytes
+):
+    with disk_of(tmp_path / "disk", megabytes) as disk:
+        sweep = Sweep(f"sqlite:///{disk}/mlflow.db")
+        with pytest.raises(TrackingError, match=rf"the disk that holds {disk}/mlflow\.db is full .* Free some space"):
+            sweep.tracker().check()
+        assert not list(disk.iterdir())
+        subprocess.run(["mount", "-o", "remount,size=6m", disk], check=True)
+        sweep.tracker().check()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("moment", [0, 5, -1], ids=["start", "middle", "end"])
+def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_mended_later(
+    tmp_path, tables, capfd, moment
+):
+    events = timed_sweep()
+    with disk_of(tmp_path / "disk", 3) as disk:
+        shutil.copy(tables / "empty.db", disk / "mlflow.db")
+        sweep = Sweep(f"sqlite:///{disk}/mlflow.db")
+        sweep.name, sweep.experiment = "whole", "full"
+        tracker = sweep.tracker()
+        tracker.check()
+        for event in events[:moment]:
+            tracker.put(event)
+        wait_until(lambda: not tracker.waiting)
+        fill(disk)
+        for event in events[moment:]:
+            tracker.put(event)
+        assert tracker.close(2) == len(events[moment:])
+        assert [line.split(": ")[0] for line in sweep.said] == [
+            f"MLflow can't be used at {sweep.uri}",
+            f"MLflow at {sweep.uri}",
+        ]
+        assert f"the disk that holds {disk}/mlflow.db is full (0.0 MB of 3 MB are free). Free some" in sweep.said[0]
+        assert "`leebert-tune rebuild-mlflow` sends them" in sweep.said[1]
+        (disk / "filler").unlink()
+        later = sweep.tracker()
+        for event in events:
+            later.put(event)
+        assert later.close(30) == 0
+        assert complete(later, events, lambda: None, sweep.said.append) == (0, [])
+        assert contents(disk / "mlflow.db", "whole") == contents(tables / "whole.db", "whole")
+    assert "Traceback" not in "".join(capfd.readouterr())

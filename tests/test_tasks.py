@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from leebert.data.sources import read_split
-from leebert.data.tasks import TASKS, OwnTask, get_task, own_task
+from leebert.data.tasks import TASKS, OwnTask, get_task, named_or_declared, own_task
 from leebert.errors import ConfigError, DataError
+from leebert.recipe import RunConfig
 
 OWN: dict[str, Any] = {
     "name": "reviews",
@@ -92,7 +93,10 @@ def test_an_own_task_on_the_hub() -> None:
         ({"files": None}, "give either files or hub"),
         ({"hub": "me/data"}, "give either files or hub"),
         ({"files": {"dev": "dev.csv"}}, "no split 'train' among dev"),
-        ({"files": {"train": "train.xlsx"}}, "files.train: 'train.xlsx' ends in none of .tsv, .csv, .jsonl, .parquet"),
+        (
+            {"files": {"train": "train.xlsx"}},
+            "files.train: 'train.xlsx' ends in none of .tsv, .csv, .jsonl, .json, .parquet",
+        ),
         ({"text": []}, "text: "),
         ({"text": ["a", "b", "c"]}, "text: "),
         ({"text": ["a", "a"]}, "column 'a' is named twice"),
@@ -116,15 +120,27 @@ def test_all_errors_of_a_declaration_are_reported_at_once() -> None:
     assert all(part in str(caught.value) for part in ("a.xls", "'x' is named twice", "'z' is no text column"))
 
 
-@pytest.mark.parametrize(("name", "near"), [("SST-2", "sst2"), ("MRPC", "mrpc"), ("qnl", "qnli"), ("mnli-m", "mnli")])
+@pytest.mark.parametrize(("name", "near"), [("qnl", "qnli"), ("MRCP", "mrpc"), ("mnli-m", "mnli")])
 def test_an_unknown_task_gets_the_nearest_name(name: str, near: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"unknown task '{name}' (did you mean '{near}'?)")):
         get_task(name)
 
 
+@pytest.mark.parametrize("name", ["SST-2", "sst-2", "SST2", "Sst_2"])
+def test_a_tasks_name_is_taken_in_any_case_and_as_glue_writes_it(name: str) -> None:
+    assert get_task(name) == TASKS["sst2"]
+    assert named_or_declared(name) == "sst2", "what is kept is one name"
+    assert RunConfig.model_validate({"task": name, "model": {"backbone": "b"}}).task == "sst2"
+
+
+def test_labels_may_be_numbers_of_any_kind() -> None:
+    assert own_task({**OWN, "labels": [0.0, 0.5, 1]}).label_names == ("0.0", "0.5", "1")
+    assert own_task({**OWN, "labels": [True, False]}).label_names == ("true", "false")
+
+
 def test_the_data_layer_imports_without_the_slow_libraries() -> None:
     slow = "{'torch', 'transformers', 'datasets', 'sklearn', 'tokenizers'}"
-    modules = "tasks, sources, folds, tokens, synthetic"
+    modules = "tasks, sources, readers, labels, texts, folds, tokens, synthetic"
     code = f"import sys; from leebert.data import {modules}; print(*({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import drawn
 
 from leebert.errors import ConfigError, SweepError
 from leebert.evaluate import HeldOut, replay_point
@@ -30,7 +31,8 @@ def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> Hel
 def test_a_curve_ends_at_the_last_exit_and_holds_points_of_replay(seed, rule, exits, classes):
     record = held_out(seed, exits, 40, classes)
     found = tradeoff(record, "accuracy", rule)
-    assert (np.diff(found.layers) > 0).all()
+    steps = np.diff(found.layers)
+    assert (steps >= 0).all() if RULES[rule].whole else (steps > 0).all()  # two patiences may tell the same
     assert found.layers[-1] == exits
     last = float((record.logits[-1].argmax(-1) == record.labels).mean())
     assert found.at_speed_up(1.0) == pytest.approx(last)
@@ -80,7 +82,7 @@ def test_a_patience_belongs_to_its_rule():
 
 
 def flat(low: float, high: float, exits: int = 2) -> Tradeoff:
-    return Tradeoff("normalised_entropy", np.array([1.0, float(exits)]), np.array([low, high]), exits, low)
+    return drawn("normalised_entropy", [1.0, float(exits)], [low, high], exits, low)
 
 
 def one(name: str, algorithm: str, mean: float, folds: int = 3) -> Configuration:
@@ -113,7 +115,7 @@ def test_two_algorithms_are_compared_at_a_speed_up_by_hand():
 
 
 curve_of = st.lists(st.integers(0, 100), min_size=4, max_size=4).map(
-    lambda s: Tradeoff("confidence", np.arange(1.0, 5.0), np.array(s) / 100, 4, s[0] / 100)
+    lambda s: drawn("confidence", [1, 2, 3, 4], np.array(s) / 100, 4, s[0] / 100)
 )
 
 

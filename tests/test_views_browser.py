@@ -120,13 +120,13 @@ def test_clo_vs_blo(page, addresses) -> None:
 
 
 def test_speed_against_accuracy(page, addresses) -> None:
-    titles = ("tradeoff/score", "cv/layers vs. cv/score_pct")
+    titles = ("curve/score", "cv/layers vs. cv/score_pct")
     seen = look(page, addresses["speed against accuracy"], "speed", 1560, drawn(*titles))
     cards = by_title(seen)
     assert list(cards) == list(titles)
     curve, points = (cards[title] for title in titles)
     assert (curve["lines"], set(curve["line_colours"])) == (35, {CLO, BLO})
-    assert "tradeoff/layers" in curve["words"]
+    assert "curve/layers" in curve["words"]
     assert set(points["point_colours"]) == {CLO, BLO}
     assert points["points"] == 35
 

@@ -33,7 +33,7 @@ Patience = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout, or of your own task's files.")]
 Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 SweepsMlflow = Annotated[
@@ -193,6 +193,8 @@ def doctor(
 def resume(
     name: Name,
     space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
+    data_dir: DataDir = None,
+    backbone: Backbone = None,
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
@@ -207,8 +209,9 @@ def resume(
     console.quiet_transformers()
     from tune.running.sweep import resume_sweep
 
+    overrides = _overrides(data_dir, backbone, None, None, set_)
     outcome = resume_sweep(
-        folder, space=space, overrides=set_ or [], take_over=take_over, address=address, device=device, say=_say
+        folder, space=space, overrides=overrides, take_over=take_over, address=address, device=device, say=_say
     )
     _conclude([outcome], json_)
 
@@ -371,11 +374,18 @@ def refit(
     seeds: Annotated[int, typer.Option(min=1, help="How many models; the sweep's seeds first.")] = 1,
     first_seed: Annotated[int | None, typer.Option(min=0, help="Seeds from here on; the first is registered.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the models go; refits/TASK by default.")] = None,
-    strategy: Annotated[str, typer.Option(help=f"Exit rule of the models: one of {', '.join(RULES)}.")] = "entropy",
+    strategy: Annotated[
+        str | None,
+        typer.Option(help=f"Exit criterion of the models: one of {', '.join(RULES)}; the best for the aim by default."),
+    ] = None,
     patience: Patience = None,
     speed_up: Annotated[
-        float, typer.Option(help="M / mean layers that thresholds are chosen for; the paper's.")
-    ] = 1.95,
+        float | None, typer.Option(help="Aim of the thresholds: a layer speed-up, depth / mean layers.")
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(help="Aim: as early as costs at most so many points; by default 1, else a layer speed-up of 2."),
+    ] = None,
     data_dir: DataDir = None,
     backbone: Backbone = None,
     tracking_uri: TrackingUri = None,
@@ -398,7 +408,7 @@ def refit(
     from tune.models.register import Target, check_names, check_server, log_refit, model_name
     from tune.tracking.server import resolve_uri
 
-    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, patience, device)
+    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, patience, device, max_loss=max_loss)
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
     to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
@@ -431,13 +441,19 @@ def rebuild_mlflow(
     if json_:
         console.emit_json(told)
     else:
-        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s")
+        mended = f", {told['mended']} run(s) mended" if told["mended"] else ""
+        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s{mended}")
         print(f"MLflow: {told['mlflow']}")
         print_views(told["views"])
     if told["unsent"]:
         raise TrackingError(f"{told['unsent']} events did not reach MLflow; give the same command again")
-    if told["rejected"]:
-        raise TrackingError(f"MLflow can't take {told['rejected']} events; see the message above")
+    if differences := told["differences"]:
+        shown = [*differences[:5], *([f"and {len(differences) - 5} more"] if len(differences) > 5 else [])]
+        raise TrackingError(
+            f"MLflow still differs from the sweep's record in {len(differences)} place(s):\n  "
+            + "\n  ".join(shown)
+            + "\nCheck what answers between this machine and the server, then give the same command again"
+        )
 
 
 @app.command()

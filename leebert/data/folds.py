@@ -181,17 +181,40 @@ def grouping_name(task: AnyTask) -> str:
     return task.group_by if isinstance(task.group_by, str) else " | ".join(task.group_by) or "none"
 
 
-def make_folds(examples: Labelled, task: AnyTask, k: int, seed: int) -> Folds:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """How errors name what asked for folds, and what there is to change, by the options of the command that was typed.
+
+    what: what asked, with {k} for the number of folds. fold: what one of them is called. fewer: the cure where there are
+    too few rows for so many folds. other: the cure where they come out wrong.
+    """
+
+    what: str = "folds: {k}"
+    fold: str = "fold {fold} of {k}"
+    fewer: str = "use fewer folds"
+    other: str = "use fewer folds, another seed (fold_seed) or other groups (data.group_by)"
+
+
+def make_folds(examples: Labelled, task: AnyTask, k: int, seed: int, asked: Asked | None = None) -> Folds:
     """k stratified folds that keep groups together, the same for the same examples and seed; k = 1 is one hold-out.
 
-    Raises DataError where the rows do not allow it: too few rows, groups or rows of a label, or one side of a fold
-    with a single label.
+    Args:
+        examples: N labelled rows.
+        task: The task, which says what rows belong together.
+        k: How many folds; 1 is one hold-out.
+        seed: Fixes the folds.
+        asked: What errors say; by default in the words of a search space.
+
+    Raises:
+        DataError: The rows do not allow it: too few rows, groups or rows of a label, or one side of a fold with a
+            single label.
     """
+    asked = asked or Asked()
     if examples.labels is None:
         raise DataError(f"{examples.source}: folds need labels, and these rows have none")
     groups = group_ids(examples, task)
     parts = HOLD_OUT if k == 1 else k
-    _check_counts(examples, groups, task, k, parts, seed)
+    _check_counts(examples, groups, task, k, parts, seed, asked)
     assignment = _assign(examples.labels, groups, parts, seed)
     if k == 1:
         assignment = np.where(assignment == _hold_out_part(assignment, examples, groups), 0, -1)
@@ -202,15 +225,17 @@ def make_folds(examples: Labelled, task: AnyTask, k: int, seed: int) -> Folds:
             if len(labels) < 2:
                 only = repr(task.label_names[labels[0]]) if len(labels) else "no"
                 raise DataError(
-                    f"{examples.source}: fold {fold} of {k}: the {side} rows have only the label {only}; "
-                    "use fewer folds, another seed or other groups (group_by)"
+                    f"{examples.source}: {asked.fold.format(fold=fold, k=k)}: the {side} rows have only the label "
+                    f"{only}; {asked.other}"
                 )
     return folds
 
 
-def _check_counts(examples: Labelled, groups: np.ndarray, task: AnyTask, k: int, parts: int, seed: int) -> None:
+def _check_counts(
+    examples: Labelled, groups: np.ndarray, task: AnyTask, k: int, parts: int, seed: int, words: Asked
+) -> None:
     assert examples.labels is not None
-    asked = f"{examples.source}: folds: {k}"
+    asked = f"{examples.source}: {words.what.format(k=k)}"
     if k < 1:
         raise DataError(f"{asked}: the number of folds is at least 1")
     if not 0 <= seed < 2**32:
@@ -223,7 +248,7 @@ def _check_counts(examples: Labelled, groups: np.ndarray, task: AnyTask, k: int,
         limits.append((int(counts[rarest]), f"rows of the label {task.label_names[classes[rarest]]!r}"))
     for limit, what in limits:
         if parts > limit:
-            raise DataError(f"{asked}: needs at least {parts} {what}, but there are {limit}{why}; use fewer folds")
+            raise DataError(f"{asked}: needs at least {parts} {what}, but there are {limit}{why}; {words.fewer}")
 
 
 def _assign(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int) -> np.ndarray:

@@ -1,17 +1,14 @@
 """Reading one split of a task: GLUE's release, the user's own files, or the hub, all with the same checks.
 
-A reader turns a source into a :class:`_Table` of the wanted columns as they stand; :func:`_examples` checks each text
-and maps each label to its id. What is wrong raises DataError with the place, the value and what to do.
+:mod:`leebert.data.readers` gives rows of the wanted columns as they stand; :func:`_examples` checks each text and maps
+each label to its id. What is wrong raises DataError with the place, the value and what to do.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
-import json
-import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -19,10 +16,11 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 
 from leebert.config import nearest
-from leebert.data.tasks import FORMATS, NO_REGRESSION, Task
+from leebert.data.labels import LabelIds, as_written, is_missing, numbers
+from leebert.data.readers import FORMATS, Columns, MissingColumnError, Row, in_any_case, read_rows, short
+from leebert.data.tasks import NO_REGRESSION, Task
+from leebert.data.texts import bad_text, is_text
 from leebert.errors import DataError
-
-_HIDDEN = "-1"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,40 +72,46 @@ def read_split(task: Task, split: str, source: str | Path | None = None, *, labe
     """
     _check_split(task, split, source)
     if _from_hub(task, source):
-        return _read_hub(task, split, labelled)
-    columns = (*task.text_columns, task.label_column) if labelled else task.text_columns
-    return _examples(task, split, _read_file(task, split, source, columns), labelled)
+        return _examples(task, split, *_hub_rows(task, split, labelled), labelled)
+    path = _find(task, split, source)
+    names = (*task.text_names, task.label_column_names) if labelled else task.text_names
+    return _examples(task, split, str(path), _file_rows(task, split, path, names, task.skip_broken), labelled)
 
 
 def read_test(
     task: Task, split: str, source: str | Path | None = None, *, index: str = "index"
-) -> tuple[list[tuple[str, ...]], list[int], str]:
-    """Texts, row numbers and the source of a test split of GLUE, of which a server wants every row: none is left out.
+) -> tuple[list[Row], str]:
+    """Texts and the source of a test split of GLUE, of which a server wants every row: none is left out.
 
-    The numbers are those of the file's column `index`, on the hub of `idx`; an empty text stays one. `source` as in
-    :func:`read_split`. Raises DataError, also for a line that is broken and for numbers that are none, or there twice.
+    The rows' numbers are those of the file's column `index`, on the hub of `idx`; an empty text stays one. `source` as
+    in :func:`read_split`. Raises DataError, also for a line that is broken and for numbers that are none, or there
+    twice.
     """
     _check_split(task, split, source)
     if _from_hub(task, source):
         assert task.hub is not None
-        names, index = task.hub.text_columns, "idx"
-        table, _ = _hub_table(task, split, (*names, index))
+        where, index = _hub_name(task, split), "idx"
+        rows = _hub_table(task, split, (*task.hub.text_columns, index))[0]
     else:
-        names = task.text_columns
-        whole = dataclasses.replace(task, skip_broken=False)
-        table = _read_file(whole, split, source, (*names, index))
-    numbers: dict[int, None] = {}
-    for i, value in enumerate(table.columns[index]):
+        path = _find(task, split, source)
+        where = str(path)
+        rows = _file_rows(task, split, path, (*task.text_names, tuple(dict.fromkeys((index, "idx")))), False)
+    found: dict[int, Row] = {}
+    for row in rows:
+        *texts, value = row.values
+        for name, text in zip(row.names, texts, strict=False):
+            if text != "" and not is_text(text) and not (isinstance(text, str) and text.isspace()):
+                raise bad_text(row.place, name, text)
         number = str(value)
-        if not number.isdecimal() or int(number) in numbers:
+        if not number.isdecimal() or int(number) in found:
             wrong = "stands there twice" if number.isdecimal() else "is no row number"
             raise DataError(
-                f"{table.place(i)}, column {index!r}: {_short(value)} {wrong}; take the file as GLUE gives it"
+                f"{row.place}, column {row.names[-1]!r}: {short(value)} {wrong}; take the file as GLUE gives it"
             )
-        numbers[int(number)] = None
-    if not numbers:
-        raise DataError(f"{table.source}: no rows; check the file, or point to another one")
-    return list(zip(*(table.columns[name] for name in names), strict=True)), list(numbers), table.source
+        found[int(number)] = row._replace(number=int(number), values=tuple(texts), names=row.names[:-1])
+    if not found:
+        raise DataError(f"{where}: no rows; check the file, or point to another one")
+    return list(found.values()), where
 
 
 def _check_split(task: Task, split: str, source: str | Path | None) -> None:
@@ -140,7 +144,7 @@ def subset(examples: LabelledRows, rows: int, seed: int) -> LabelledRows:
     if not len(classes) <= rows <= len(examples):
         raise DataError(
             f"{examples.source}: a subset of {rows} rows can't be drawn: it takes at least {len(classes)} (one per "
-            f"label) and at most the {len(examples)} that there are; change subset.rows"
+            f"label) and at most the {len(examples)} that there are; change data.subset.rows"
         )
     share = counts * (rows / len(examples))
     sizes = np.maximum(share.astype(np.int64), 1)  # a label keeps at least one row
@@ -155,110 +159,97 @@ def subset(examples: LabelledRows, rows: int, seed: int) -> LabelledRows:
 # --- from values to examples ------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """Columns as a source holds them. ids: each row's number in the source. line: a row's place, for messages."""
-
-    source: str
-    columns: Mapping[str, Sequence[Any]]
-    ids: Sequence[int]
-    places: Sequence[int] | None = None  # line numbers; None where a source has rows only
-    broken: int = 0
-
-    def place(self, i: int) -> str:
-        where = f"row {self.ids[i]}" if self.places is None else f"line {self.places[i]}"
-        return f"{self.source}, {where}"
-
-
-def _examples(task: Task, split: str, table: _Table, labelled: bool, text_columns: tuple[str, ...] = ()) -> Examples:
-    keep: list[int] = []
-    labels: list[int] = []
-    texts = [table.columns[name] for name in text_columns or task.text_columns]
-    raw = table.columns[task.label_column] if labelled else None
-    ids = task.label_ids()
-    for i in range(len(table.ids)):
-        value = _plain_label(raw[i]) if raw is not None else ""
-        if raw is not None and value == task.skipped_label:
+def _examples(task: Task, split: str, source: str, rows: Iterator[Row], labelled: bool) -> Examples:
+    """Rows of texts, and of the label where they are `labelled`, as examples."""
+    labels = _Labels(task, split)
+    columns: tuple[list[str], ...] = tuple([] for _ in task.text_columns)
+    ids: list[int] = []
+    count = 0
+    for row in rows:
+        count += 1
+        if not row.values or (labelled and labels.is_none(row.values[-1])):
             continue
-        wrong = next((j for j, column in enumerate(texts) if not _is_text(column[i])), None)
+        texts = row.values[: len(columns)]
+        wrong = next((j for j, text in enumerate(texts) if not is_text(text)), None)
         if wrong is not None:
-            if task.skip_broken and not texts[wrong][i].strip():
+            if task.skip_broken and (
+                texts[wrong] is None or (isinstance(texts[wrong], str) and not texts[wrong].strip())
+            ):
                 continue
-            raise _bad_text(table, i, (text_columns or task.text_columns)[wrong], texts[wrong][i])
-        if raw is not None:
-            if value not in ids:
-                raise _bad_label(task, split, table, i, value)
-            labels.append(ids[value])
-        keep.append(i)
-    if not keep:
-        raise DataError(f"{table.source}: no rows; check the file, or point to another one")
-    y = np.array(labels, np.int64) if labelled else None
-    if y is not None and split == "train" and len(missing := sorted(set(range(task.num_labels)) - set(y.tolist()))):
-        names = ", ".join(repr(task.label_names[j]) for j in missing)
-        raise DataError(
-            f"{table.source}, column {task.label_column!r}: no row is labelled {names}, which task "
-            f"{task.name} has among its labels; check the file, or the task's labels"
+            raise bad_text(row.place, row.names[wrong], texts[wrong])
+        if labelled:
+            labels.add(row, rows)
+        ids.append(row.number)
+        for column, text in zip(columns, texts, strict=True):
+            column.append(text)
+    if not ids:
+        raise DataError(f"{source}: no rows; check the file, or point to another one")
+    y = labels.complete(source) if labelled else None
+    return Examples(columns, y, np.array(ids, np.int64), source, task.label_names, count - len(ids))
+
+
+class _Labels:
+    """The labels of a split, one after the other."""
+
+    def __init__(self, task: Task, split: str) -> None:
+        self.task, self.split = task, split
+        self.ids = LabelIds(task.label_names)
+        self.found: list[int] = []
+
+    def is_none(self, value: Any) -> bool:
+        """Whether a row is so labelled because it has no label, and is to be left out."""
+        return isinstance(value, str) and value == self.task.skipped_label
+
+    def add(self, row: Row, others: Iterator[Row]) -> None:
+        """The label of a row; `others` are the rows after it. Raises DataError where it is none of the task's."""
+        found = self.ids.of(row.values[-1])
+        if found is None:
+            raise self._bad(row, others)
+        self.found.append(found)
+
+    def complete(self, source: str) -> np.ndarray:
+        """All labels, (N,) int64. Raises DataError where the training split lacks one of the task's."""
+        missing = sorted(set(range(self.task.num_labels)) - set(self.found)) if self.split == "train" else []
+        if missing:
+            names = ", ".join(repr(self.task.label_names[j]) for j in missing)
+            raise DataError(
+                f"{source}, column {self.task.label_column!r}: no row is labelled {names}, which task "
+                f"{self.task.name} has among its labels; check the file, or the task's labels"
+            )
+        return np.array(self.found, np.int64)
+
+    def _bad(self, row: Row, others: Iterator[Row]) -> DataError:
+        value, where = row.values[-1], f"{row.place}, column {row.names[-1]!r}"
+        names, known = ", ".join(self.task.label_names), self.task.label_ids()
+        if is_missing(value):
+            return DataError(f"{where}: the label is missing; give one of {names}, or remove the row")
+        values = numbers(value)
+        if -1 in values:
+            return _hidden(self.task, self.split, f"{where}: label {as_written(value)}")
+        unknown = sorted(self._unknown(others) | {as_written(value)})
+        more = f" (the column's unknown labels: {', '.join(map(short, unknown[:8]))})" if len(unknown) > 1 else ""
+        return DataError(
+            f"{where}: {short(as_written(value))} is no label of task {self.task.name}"
+            f"{nearest(as_written(value), known)}; its labels are {names}{more}; correct the row, or the task's labels"
+            + (f". If the labels are numbers, this is a regression: {NO_REGRESSION}" if _is_measured(value) else "")
         )
-    return Examples(
-        texts=tuple([column[i] for i in keep] for column in texts),
-        labels=y,
-        ids=np.array(table.ids, np.int64)[keep],
-        source=table.source,
-        label_names=task.label_names,
-        skipped=table.broken + len(table.ids) - len(keep),
-    )
+
+    def _unknown(self, rows: Iterator[Row]) -> set[str]:
+        found: set[str] = set()
+        try:
+            for row in rows:
+                value = row.values[-1] if row.values else None
+                if not is_missing(value) and not self.is_none(value) and self.ids.of(value) is None:
+                    found.add(as_written(value))
+        except DataError:  # the label that is told of comes first
+            pass
+        return found
 
 
-def _plain_label(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # what pandas makes of whole numbers beside a missing one
-    return "" if value is None else str(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and "\0" not in value and _encodes(value)
-
-
-def _encodes(value: str) -> bool:
-    return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _bad_text(table: _Table, i: int, column: str, value: Any) -> DataError:
-    where = f"{table.place(i)}, column {column!r}"
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return DataError(f"{where}: the text is empty; fill it in, or remove the row")
-    if not isinstance(value, str):
-        return DataError(f"{where}: {_short(value)} is not text but {type(value).__name__}; write it as a string")
-    kind = "a null character" if "\0" in value else "half of a surrogate pair, which no encoding can write"
-    return DataError(f"{where}: {_short(value)} holds {kind}; clean the text, or remove the row")
-
-
-def _bad_label(task: Task, split: str, table: _Table, i: int, value: str) -> DataError:
-    where = f"{table.place(i)}, column {task.label_column!r}"
-    names = ", ".join(task.label_names)
-    if value == _HIDDEN:
-        return _hidden(task, split, f"{where}: label {_HIDDEN}")
-    if not value:
-        return DataError(f"{where}: the label is missing; give one of {names}, or remove the row")
-    known = task.label_ids()
-    unknown = sorted({v for v in map(_plain_label, table.columns[task.label_column]) if v not in known})
-    others = f" (the column's unknown labels: {', '.join(map(_short, unknown[:8]))})" if len(unknown) > 1 else ""
-    return DataError(
-        f"{where}: {_short(value)} is no label of task {task.name}{nearest(value, known)}; "
-        f"its labels are {names}{others}; correct the row, or the task's labels"
-        + (f". If the labels are numbers, this is a regression: {NO_REGRESSION}" if _is_measured(value) else "")
-    )
-
-
-def _is_measured(value: str) -> bool:
+def _is_measured(value: Any) -> bool:
     """Whether a label is a number with a fraction, as no class is."""
-    try:
-        number = float(value)
-    except ValueError:
-        return False
-    return math.isfinite(number) and not number.is_integer()
+    values = numbers(value)
+    return bool(values) and values[0] != values[0].to_integral_value()
 
 
 def _hidden(task: Task, split: str, where: str) -> DataError:
@@ -269,184 +260,70 @@ def _hidden(task: Task, split: str, where: str) -> DataError:
     )
 
 
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-def _select(source: str, header: Sequence[str], columns: Sequence[str], task: Task, split: str) -> list[int]:
-    """Positions of the wanted columns in a header."""
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(f"{source}, header: column {twice[0]!r} stands there twice; rename one of the two")
-    for name in columns:
-        if name not in header:
-            if name == task.label_column and split.startswith("test"):
-                raise _hidden(task, split, f"{source}: there is no column {name!r}")
-            raise DataError(
-                f"{source}: there is no column {name!r}{nearest(name, header)}; the columns are "
-                f"{', '.join(map(_short, header)) or 'none'}; correct the header, or the task's columns"
-            )
-    return [header.index(name) for name in columns]
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+def _file_rows(
+    task: Task, split: str, path: Path, names: tuple[tuple[str, ...], ...], keep_broken: bool
+) -> Iterator[Row]:
+    """The rows of a split's file. Raises DataError, for a test split without labels with the reason."""
+    try:
+        yield from read_rows(path, Columns(names), header=task.headerless.get(split, ()), keep_broken=keep_broken)
+    except MissingColumnError as error:
+        if error.column == task.label_column and split.startswith("test"):
+            raise _hidden(task, split, f"{path}: there is no column {error.column!r}") from None
+        raise
+
+
 def _find(task: Task, split: str, source: str | Path | None) -> Path:
+    """The file of a split: below the folder `source` where one is given, else where the task has it."""
     name = task.splits[split]
     root = Path(source).expanduser() if source is not None else Path()
-    if task.folder and source is not None and not root.is_dir():
-        raise DataError(f"--data-dir {source}: there is no such folder; point to the one that holds {task.folder}/")
-    folder = root / task.folder if (root / task.folder).is_dir() else root
-    path = folder / name
+    if source is not None and not root.is_dir():
+        held = f"{task.folder}/" if task.folder else "the task's files"
+        raise DataError(f"--data-dir {source}: there is no such folder; point to the one that holds {held}")
+    if task.folder and (inner := in_any_case(root / task.folder)).is_dir():
+        root = inner
+    path = _below(root, name) if source is not None else in_any_case(Path(name))
     if not path.is_file():
-        parent = path.parent
-        there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else None
-        seen = "there is no such folder" if there is None else f"the folder holds {listed(there)}"
-        what = f"; point to GLUE's release, the folder that holds {task.folder}/{name}" if task.folder else ""
-        raise DataError(f"{path}: no such file, the split {split!r} of task {task.name}; {seen}{what}")
-    if path.suffix.lower() not in _READERS:
+        raise _no_file(task, split, path, source)
+    if path.suffix.lower() not in FORMATS:
         raise DataError(f"{path}: ends in none of {', '.join(FORMATS)}")
     return path
+
+
+def _below(root: Path, name: str) -> Path:
+    """A task's file below a folder; a file with an absolute path (a sweep keeps these) is looked for by its end."""
+    given = Path(name)
+    if not given.is_absolute():
+        return in_any_case(root / given)
+    parts = given.parts[1:]
+    for start in range(len(parts)):
+        if (path := in_any_case(root.joinpath(*parts[start:]))).is_file():
+            return path
+    path = in_any_case(given)
+    if path.is_file() and root.absolute() not in path.parents:
+        warnings.warn(f"--data-dir {root} holds no {given.name}: {path} is read", stacklevel=2)
+    return path
+
+
+def _no_file(task: Task, split: str, path: Path, source: str | Path | None) -> DataError:
+    parent = path.parent
+    there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else None
+    seen = "there is no such folder" if there is None else f"the folder holds {listed(there)}"
+    if not parent.is_absolute() or (source is not None and Path(source).absolute() not in path.absolute().parents):
+        seen += f" (looked in {(Path(source) if path.is_absolute() and source else parent).absolute()})"
+    what = (
+        f"point to GLUE's release, the folder that holds {task.folder}/{task.splits[split]}"
+        if task.folder
+        else "give the folder that the task's files lie in"
+    )
+    return DataError(f"{path}: no such file, the split {split!r} of task {task.name}; {seen}; {what}, by --data-dir")
 
 
 def listed(names: Sequence[str]) -> str:
     """The first names of a list, as an error shows them."""
     return (", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")) or "nothing"
-
-
-def _text_of(path: Path) -> str:
-    """A file's text, without a byte order mark. Raises DataError where it isn't UTF-8, or holds null bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror or error}") from None
-    null = data.find(b"\0")
-    if null >= 0:
-        line = data.count(b"\n", 0, null) + 1
-        raise DataError(f"{path}, line {line}: a null byte at byte {null}; the file is damaged, or saved as UTF-16")
-    bom = 3 if data.startswith(b"\xef\xbb\xbf") else 0
-    try:
-        text = data[bom:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        offset = error.start + bom
-        line = data.count(b"\n", 0, offset) + 1
-        raise DataError(
-            f"{path}, line {line}: not UTF-8 at byte {offset} (0x{data[offset]:02x}); save the file as UTF-8"
-        ) from None
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty")
-    return text
-
-
-def _read_tsv(path: Path, columns: Sequence[str], task: Task, split: str) -> _Table:
-    """Tab-separated values as GLUE writes them: no quoting and no escaping, one row per line."""
-    # Only \n ends a row: str.splitlines would also cut at the rarer separators, which texts do hold.
-    lines = [line.removesuffix("\r") for line in _text_of(path).split("\n")]
-    if lines[-1] == "":
-        lines.pop()
-    header = list(task.headerless.get(split, ()))
-    first = 0 if header else 1
-    header = header or lines[0].split("\t")
-    wanted = _select(str(path), header, columns, task, split)
-    values: list[list[str]] = [[] for _ in wanted]
-    ids: list[int] = []
-    for number, line in enumerate(lines[first:]):
-        fields = line.split("\t")
-        if len(fields) != len(header):
-            if task.skip_broken:
-                continue
-            raise _bad_width(f"{path}, line {number + first + 1}", len(header), len(fields), line)
-        ids.append(number)
-        for column, position in zip(values, wanted, strict=True):
-            column.append(fields[position])
-    places = [i + first + 1 for i in ids]
-    return _Table(str(path), dict(zip(columns, values, strict=True)), ids, places, broken=len(lines) - first - len(ids))
-
-
-def _bad_width(where: str, expected: int, got: int, line: str) -> DataError:
-    return DataError(f"{where}: expected {expected} columns, got {got}: {_short(line)}; correct or remove the line")
-
-
-def _read_csv(path: Path, columns: Sequence[str], task: Task, split: str) -> _Table:
-    """Comma-separated values with the usual double quotes; a quoted text may span lines."""
-    reader = csv.reader(io.StringIO(_text_of(path), newline=""), strict=True)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    start = 1
-    try:
-        for row in reader:
-            if row:  # a blank line is no row
-                rows.append(row)
-                lines.append(start)
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}, line {start}: not valid CSV: {error}; check the quotes of that row") from None
-    header, rows, lines = rows[0], rows[1:], lines[1:]
-    wanted = _select(str(path), header, columns, task, split)
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(header):
-            raise _bad_width(f"{path}, line {line}", len(header), len(row), ",".join(row))
-    values = {name: [row[position] for row in rows] for name, position in zip(columns, wanted, strict=True)}
-    return _Table(str(path), values, range(len(rows)), lines)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = dict(pairs)
-    if len(keys) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands there twice")
-    return keys
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
-    for line, text in enumerate(_text_of(path).split("\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            row = decoder.decode(text.strip())
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {line}: not valid JSON: {error}; each line holds one JSON object") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {line}: {_short(row)} is no JSON object; each line holds one")
-        yield line, row
-
-
-def _read_jsonl(path: Path, columns: Sequence[str], task: Task, split: str) -> _Table:
-    """One JSON object per line; blank lines are ignored."""
-    values: list[list[Any]] = [[] for _ in columns]
-    lines: list[int] = []
-    for line, row in _json_rows(path):
-        if not row.keys() >= set(columns):
-            _select(f"{path}, line {line}", list(row), columns, task, split)
-        lines.append(line)
-        for column, name in zip(values, columns, strict=True):
-            column.append(row[name])
-    return _Table(str(path), dict(zip(columns, values, strict=True)), range(len(lines)), lines)
-
-
-def _read_parquet(path: Path, columns: Sequence[str], task: Task, split: str) -> _Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        _select(str(path), file.schema_arrow.names, columns, task, split)
-        table = file.read(columns=list(columns))
-        values = {name: table[name].to_pylist() for name in columns}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
-    return _Table(str(path), values, range(table.num_rows))
-
-
-_READERS = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def _read_file(task: Task, split: str, source: str | Path | None, columns: Sequence[str]) -> _Table:
-    path = _find(task, split, source)
-    return _READERS[path.suffix.lower()](path, columns, task, split)
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
@@ -458,34 +335,49 @@ def _from_hub(task: Task, source: str | Path | None) -> bool:
     return task.hub is not None and (source is None or source == "hub")
 
 
-def _read_hub(task: Task, split: str, labelled: bool) -> Examples:
+def _hub_rows(task: Task, split: str, labelled: bool) -> tuple[str, Iterator[Row]]:
+    """What a split on the hub is called, and its rows: texts, then the label where they are labelled."""
     assert task.hub is not None
-    hub = task.hub
-    columns = (*hub.text_columns, hub.label_column) if labelled else hub.text_columns
-    table, features = _hub_table(task, split, columns)
+    hub, where = task.hub, _hub_name(task, split)
+    rows, features = _hub_table(task, split, (*hub.text_columns, hub.label_column) if labelled else hub.text_columns)
     names = getattr(features[hub.label_column], "names", None) if labelled else None
-    if names and sorted(names) == sorted(task.label_names):
-        # The data set's own order of labels counts, whatever the task's is.
-        labels = [names[v] if v is not None and v >= 0 else v for v in table.columns[hub.label_column]]
-        table = dataclasses.replace(table, columns={**table.columns, hub.label_column: labels})
-    elif names:
+    if not names:
+        return where, rows
+    if sorted(names) != sorted(task.label_names):
         raise DataError(
-            f"{table.source}, column {hub.label_column!r}: its labels are {', '.join(names)}, those of task {task.name} "
+            f"{where}, column {hub.label_column!r}: its labels are {', '.join(names)}, those of task {task.name} "
             f"are {', '.join(task.label_names)}; give the task the same labels"
         )
-    renamed = dataclasses.replace(task, label_column=hub.label_column)
-    return _examples(renamed, split, table, labelled, hub.text_columns)
+    return where, _by_name(rows, names)
 
 
-def _hub_table(task: Task, split: str, columns: Sequence[str]) -> tuple[_Table, Any]:
-    """Columns of a split on the hub as they stand, and the data set's features."""
+def _by_name(rows: Iterator[Row], names: Sequence[str]) -> Iterator[Row]:
+    """Rows whose label is a position in the data set's own order of labels, which counts, whatever the task's is."""
+    for row in rows:
+        *texts, value = row.values
+        yield row._replace(values=(*texts, names[value] if value is not None and value >= 0 else value))
+
+
+def _hub_name(task: Task, split: str) -> str:
     assert task.hub is not None
     hub = task.hub
-    source = f"hub:{hub.repo}" + (f"/{hub.config}" if hub.config else "") + f" split {hub.splits[split]!r}"
+    return f"hub:{hub.repo}" + (f"/{hub.config}" if hub.config else "") + f" split {hub.splits[split]!r}"
+
+
+def _hub_table(task: Task, split: str, columns: tuple[str, ...]) -> tuple[Iterator[Row], Mapping[str, Any]]:
+    """Columns of a split on the hub as they stand, and the data set's features."""
+    assert task.hub is not None
+    hub, source = task.hub, _hub_name(task, split)
     local = f"with --data-dir FOLDER (GLUE's release, holding {task.folder}/)" if task.folder else "from files"
     data = load_hub(hub.repo, hub.splits[split], source, local, config=hub.config, revision=hub.revision)
-    _select(source, data.column_names, columns, task, split)
-    return _Table(source, {name: list(data[name]) for name in columns}, range(data.num_rows)), data.features
+    try:
+        Columns(tuple((name,) for name in columns)).find(data.column_names, source)
+    except MissingColumnError as error:
+        if error.column == hub.label_column and split.startswith("test"):
+            raise _hidden(task, split, f"{source}: there is no column {error.column!r}") from None
+        raise
+    values = zip(*(data[name] for name in columns), strict=True)
+    return (Row(number, row, columns, source) for number, row in enumerate(values)), data.features
 
 
 def load_hub(

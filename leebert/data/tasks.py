@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from leebert.config import Frozen, nearest, parse
+from leebert.data.labels import LabelIds, as_written
+from leebert.data.readers import FORMATS
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS, ImageTask
 from leebert.yaml import load_yaml
@@ -18,7 +20,6 @@ Metric = Literal["accuracy", "matthews", "acc_f1", "macro_f1"]
 #: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
 GroupBy = tuple[str, ...] | Literal["containing"]
 _HUB_SPLITS: Mapping[str, str] = {"train": "train", "dev": "validation", "test": "test"}
-FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +64,27 @@ class Task:
         return self.hub.text_columns if self.hub else self.text_columns
 
     @property
+    def text_names(self) -> tuple[tuple[str, ...], ...]:
+        """For each text column the names that files and requests may give it: the release's, then the hub's."""
+        pairs = zip(self.text_columns, self.request_columns, strict=True)
+        return tuple(tuple(dict.fromkeys(pair)) for pair in pairs)
+
+    @property
+    def label_column_names(self) -> tuple[str, ...]:
+        """The names that the column of labels may have: the release's, then the hub's."""
+        return tuple(dict.fromkeys((self.label_column, self.hub.label_column if self.hub else self.label_column)))
+
+    @property
     def num_labels(self) -> int:
         return len(self.label_names)
 
     def label_ids(self) -> dict[str, int]:
-        """Label as written in a file → id: the names, and the ids themselves unless names are numbers already."""
+        """Label as written in a file → id: the names, and the ids themselves unless names are numbers already.
+
+        :class:`leebert.data.labels.LabelIds` is the whole rule.
+        """
         ids = {name: i for i, name in enumerate(self.label_names)}
-        if not any(name.lstrip("-").isdigit() for name in self.label_names):
+        if LabelIds(self.label_names).by_id:
             ids |= {str(i): i for i in range(self.num_labels)}
         return ids
 
@@ -194,10 +209,8 @@ TASKS: dict[str, Task] = {
 
 
 def _label_text(value: Any) -> Any:
-    """YAML reads labels such as 0 or true as numbers and booleans; a label's name is text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int) else value
+    """YAML reads labels such as 0, 0.5 or true as numbers and booleans; a label's name is text."""
+    return as_written(value) if isinstance(value, bool | int | float) else value
 
 
 def _not_of_numbers(value: Any) -> Any:
@@ -215,7 +228,7 @@ class OwnTask(Frozen):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="What runs and files are called after.")
     files: dict[str, str] | None = Field(
-        None, description="Split → path (.tsv, .csv, .jsonl or .parquet), from the folder of this configuration."
+        None, description="Split → path (.tsv, .csv, .jsonl, .json or .parquet), from the folder of this configuration."
     )
     hub: str | None = Field(None, description="Or a data set on the hub: its id, with @revision if one is wanted.")
     hub_config: str | None = Field(None, description="The hub data set's configuration, where it has several.")
@@ -298,9 +311,19 @@ def own_task(spec: Mapping[str, Any] | OwnTask, base: Path | None = None) -> Tas
     return declared.task(base)
 
 
+def _folded(name: str) -> str:
+    """A task's name without case, hyphens and underscores: GLUE itself writes SST-2 and CoLA."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
 def is_regression(name: str) -> bool:
     """Whether a name is that of GLUE's one task of numbers."""
-    return name.lower().replace("-", "").replace("_", "") == "stsb"
+    return _folded(name) == "stsb"
+
+
+def known_name(name: str) -> str:
+    """A known task's name as this library writes it, however it was written (`MRPC`, `SST-2`); any other name as it is."""
+    return next((known for known in (*TASKS, *IMAGE_TASKS) if _folded(known) == _folded(name)), name)
 
 
 def any_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> AnyTask:
@@ -310,12 +333,10 @@ def any_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) 
     known: dict[str, AnyTask] = {**TASKS, **IMAGE_TASKS}
     if is_regression(task):
         raise ConfigError(f"task {task!r}: a regression: {NO_REGRESSION}")
-    if task not in known:
-        folded = {name.replace("-", "").replace("_", ""): name for name in known}
-        near = folded.get(task.lower().replace("-", "").replace("_", ""))
-        hint = f" (did you mean '{near}'?)" if near else nearest(task.lower(), known)
+    if (name := known_name(task)) not in known:
+        hint = nearest(task.lower(), known)
         raise ConfigError(f"unknown task {task!r}{hint}; known are {', '.join(known)}, or declare your own")
-    return known[task]
+    return known[name]
 
 
 def named_or_declared(given: str) -> str | dict[str, Any]:
@@ -323,7 +344,7 @@ def named_or_declared(given: str) -> str | dict[str, Any]:
     if not given:
         known = ", ".join([*TASKS, *IMAGE_TASKS])
         raise ConfigError(f"--task is missing: one of {known}, or a YAML file that declares a task")
-    if Path(given).suffix in (".yaml", ".yml"):
+    if Path(given).suffix.lower() in (".yaml", ".yml"):
         declared: Any = load_yaml(given)
         if not isinstance(declared, Mapping):
             raise ConfigError(f"--task {given}: a mapping that declares a task is expected")

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from leebert.data import arrow
+from leebert.data.collate import TokenRows
 from leebert.data.sources import Examples
 from leebert.errors import DataError
 
@@ -172,6 +173,11 @@ class TokenisedSplit:
     def __reduce__(self) -> tuple[Callable[[str], TokenisedSplit], tuple[str]]:
         return TokenisedSplit.open, (self.path,)
 
+    @property
+    def tokens(self) -> TokenRows:
+        """The rows without labels, as batches are made of them."""
+        return TokenRows(self.input_ids, self.token_type_ids, self.offsets, self.pad_id)
+
     def collate(self, indices: Any) -> dict[str, torch.Tensor]:
         """Rows at these positions as int64 tensors, padded to the longest among them.
 
@@ -179,16 +185,7 @@ class TokenisedSplit:
         """
         import torch
 
-        index = np.asarray(indices, dtype=np.int64)
-        lengths = self.lengths[index]  # (B,)
-        steps = np.arange(lengths.max(initial=0))  # (L,)
-        mask = steps < lengths[:, None]  # (B, L)
-        where = (self.offsets[index].astype(np.int64)[:, None] + steps)[mask]  # flat positions of the tokens
-        arrays = {"input_ids": np.full(mask.shape, self.pad_id, np.int64), "attention_mask": mask.astype(np.int64)}
-        arrays["input_ids"][mask] = self.input_ids[where]
-        if self.token_type_ids is not None:
-            arrays["token_type_ids"] = np.zeros(mask.shape, np.int64)
-            arrays["token_type_ids"][mask] = self.token_type_ids[where]
+        batch = self.tokens.collate(indices)
         if self.labels is not None:
-            arrays["labels"] = self.labels[index]
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+            batch["labels"] = torch.from_numpy(self.labels[np.asarray(indices, dtype=np.int64)])
+        return batch

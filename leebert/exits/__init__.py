@@ -36,12 +36,14 @@ __all__ = [
     "Never",
     "Patience",
     "Strategy",
+    "check_classes",
     "check_rule",
     "check_threshold",
     "leaving",
     "make_strategy",
     "measured",
     "replay",
+    "threshold_and_patience",
     "warn_if_unreachable",
 ]
 
@@ -84,12 +86,17 @@ def check_rule(strategy: str, patience: int | None, num_exits: int) -> None:
         )
 
 
+def check_classes(strategy: str, num_classes: int) -> None:
+    """Raises ConfigError where a model has one output per exit and the rule compares classes: all but never."""
+    if num_classes < 2 and strategy in RULES:
+        raise ConfigError(
+            f"strategy {strategy!r} compares classes, and this model has one output per exit, as a regression has: use never"
+        )
+
+
 def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None:
     """Raises ConfigError where a model of M exits and K classes has no use for a rule, its patience or its threshold."""
-    if num_classes < 2 and exits.strategy in RULES:
-        raise ConfigError(
-            f"strategy {exits.strategy!r} compares classes, and this model has one output per exit, as a regression has: use never"
-        )
+    check_classes(exits.strategy, num_classes)
     check_rule(exits.strategy, exits.patience, num_exits)
     if exits.threshold is not None:
         problem = RULES[exits.strategy].problem(exits.threshold, num_exits, num_classes)
@@ -102,7 +109,7 @@ def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
     rule = RULES.get(exits.strategy)
     if rule is None or not rule.several:
         return
-    threshold, patience = _parameters(exits, num_exits)
+    threshold, patience = threshold_and_patience(exits.strategy, exits.threshold, exits.patience, num_exits)
     if not rule.rising and threshold > rule.span(num_exits - 1, math.inf)[1]:
         what = f"{rule.name} {threshold:g}"
     elif rule.first(patience) >= num_exits:
@@ -132,19 +139,21 @@ def make_strategy(
 ) -> Strategy:
     """The strategy of that name; None takes a parameter's default (`leebert.rules`). Raises ValueError out of range."""
     exits = ExitConfig.model_validate({"strategy": name, "threshold": threshold, "patience": patience})
-    return STRATEGIES[name](*_parameters(exits, num_exits), num_classes)
+    own = threshold_and_patience(name, exits.threshold, exits.patience, num_exits)
+    return STRATEGIES[name](*own, num_classes)
 
 
-def _parameters(exits: ExitConfig, num_exits: int) -> tuple[float, int]:
-    """Threshold and patience, with the rule's defaults; 0 and 1 where it has none."""
-    rule = RULES.get(exits.strategy)
+def threshold_and_patience(
+    strategy: str, threshold: float | None, patience: int | None, num_exits: int
+) -> tuple[float, int]:
+    """Threshold and patience, with the rule's defaults; 0 and 1 where it has none. Takes values that are checked."""
+    rule = RULES.get(strategy)
     if rule is None:
         return 0.0, 1
-    threshold = exits.threshold
     if threshold is None:
         assert rule.default is not None  # ExitConfig wants a threshold else
         threshold = rule.default(num_exits)
-    return threshold, rule.counted(exits.patience, num_exits) or 1
+    return threshold, rule.counted(patience, num_exits) or 1
 
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:
@@ -163,12 +172,13 @@ def measured(strategy: Measured, logits: np.ndarray) -> np.ndarray:
 
 def leaving(strategy: Strategy, logits: torch.Tensor) -> torch.Tensor:
     """Where each row leaves, from all exits' logits (M, N, K) → (N,) exit index from 0; the last exit answers the rest."""
-    m, n, _ = logits.shape
-    exit_index = torch.full((n,), m - 1, device=logits.device)
+    exits = logits.unbind(0)  # M is a number, N stays a size that an exported model may change
+    last = len(exits) - 1
+    exit_index = torch.full_like(exits[0][:, 0], last, dtype=torch.int64)
     state: State = None
-    for exit_, at_exit in enumerate(logits[:-1]):
+    for exit_, at_exit in enumerate(exits[:-1]):
         leaves, state = strategy.step(at_exit, state)
-        exit_index = torch.where(leaves & (exit_index == m - 1), exit_, exit_index)
+        exit_index = torch.where(leaves & (exit_index == last), exit_, exit_index)
     return exit_index
 
 

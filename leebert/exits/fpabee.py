@@ -30,12 +30,12 @@ class FPABEE:
         log_middle = torch.logaddexp(log_p, state) - math.log(2)
         both = log_p.exp() * (log_p - log_middle) + state.exp() * (state - log_middle)
         # Rounding may put it a little outside: below 0 a threshold of 0 would let rows go.
-        return (both.sum(dim=-1) / 2).clamp(0, math.log(2)), log_p
+        return (both.sum(dim=-1) / 2).clamp(0.0, math.log(2)), log_p
 
     def step(
         self, logits: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        previous, counter = state if state is not None else (None, torch.zeros(len(logits), device=logits.device))
+        previous, counter = state if state is not None else (None, torch.zeros_like(logits[:, 0], dtype=torch.float32))
         divergence, log_p = self.measure(logits, previous)
         counter = torch.where(divergence < self.threshold, counter + 1, 0)
         return counter >= self.patience, (log_p, counter)

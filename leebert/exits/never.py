@@ -12,4 +12,4 @@ class Never:
     """Nobody leaves early."""
 
     def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
-        return torch.zeros(len(logits), dtype=torch.bool, device=logits.device), None
+        return torch.zeros_like(logits[:, 0], dtype=torch.bool), None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from leebert.config import nearest
+from leebert.data.labels import LabelIds
+from leebert.data.readers import Columns, in_any_case, short
 from leebert.data.sources import listed, load_hub
 from leebert.errors import DataError
 from leebert.images.tasks import ImageTask
@@ -71,12 +74,9 @@ def read_images(
     else:
         where, table, names = _from_files(task, split, Path(source).expanduser())
     columns = (task.image_column, task.label_column) if labelled else (task.image_column,)
-    for column in columns:
-        if column not in table.column_names:
-            raise DataError(
-                f"{where}: there is no column {column!r}{nearest(column, table.column_names)}; the columns are "
-                f"{', '.join(table.column_names)}; point to a data set in the layout of {task.hub}"
-            )
+    Columns(tuple((name,) for name in columns), f"point to a data set in the layout of {task.hub}").find(
+        table.column_names, where
+    )
     files = image_bytes(table[task.image_column], where)
     if not files:
         raise DataError(f"{where}: no rows; check the file, or point to another one")
@@ -91,10 +91,11 @@ def _from_files(task: ImageTask, split: str, root: Path) -> tuple[str, Any, Sequ
 
     if not root.is_dir():
         raise DataError(f"--data-dir {root}: there is no such folder; point to the one that holds {split}.parquet")
-    folder = root / task.name if (root / task.name).is_dir() else root
+    inner = in_any_case(root / task.name)
+    folder = inner if inner.is_dir() else root
     shards = f"{split}-*-of-*.parquet"
-    paths = [p for p in (folder / f"{split}.parquet",) if p.is_file()]
-    paths = paths or sorted(folder.glob(shards)) or sorted(folder.glob(f"*/{shards}"))
+    paths = [p for p in (in_any_case(folder / f"{split}.parquet"),) if p.is_file()]
+    paths = paths or _shards(folder, "*", split) or _shards(folder, "*/*", split)
     if not paths:
         there = listed(sorted(p.name for p in folder.iterdir()))
         raise DataError(
@@ -107,6 +108,12 @@ def _from_files(task: ImageTask, split: str, root: Path) -> tuple[str, Any, Sequ
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{listed([str(p) for p in paths])}: not readable as Parquet: {error}") from None
     return str(paths[0]) if len(paths) == 1 else str(folder / shards), table, _names(tables[0].schema, task)
+
+
+def _shards(folder: Path, pattern: str, split: str) -> list[Path]:
+    """The parts of a split as the hub names them, in upper or lower case."""
+    name = re.compile(rf"{re.escape(split)}-.*-of-.*\.parquet", re.IGNORECASE)
+    return sorted(path for path in folder.glob(pattern) if name.fullmatch(path.name))
 
 
 def _names(schema: Any, task: ImageTask) -> Sequence[str] | None:
@@ -149,13 +156,7 @@ def image_bytes(column: Any, where: str, first: int = 0) -> list[bytes]:
 
 def _labels(task: ImageTask, split: str, column: Any, names: Sequence[str] | None, where: str) -> np.ndarray:
     """(N,) int64, each among the task's ids. Raises DataError."""
-    import pyarrow as pa
-
     k = len(task.label_names)
-    if not pa.types.is_integer(column.type):
-        raise DataError(
-            f"{where}, column {task.label_column!r}: holds {column.type}; ids from 0 to {k - 1} are expected"
-        )
     if names is not None:
         known = {name: i for i, name in enumerate(task.label_names)}
         wrong = next((n for i, n in enumerate(names) if known.get(n, i) != i), None)
@@ -164,14 +165,15 @@ def _labels(task: ImageTask, split: str, column: Any, names: Sequence[str] | Non
             raise DataError(
                 f"{where}, column {task.label_column!r}: {said} than in task {task.name}; it is another data set"
             )
-    values = column.to_pylist()
-    row = next((i for i, v in enumerate(values) if v is None or not 0 <= v < k), None)
-    if row is not None:
-        raise DataError(
-            f"{where}, row {row}, column {task.label_column!r}: {values[row]} is no label of task {task.name}; "
-            f"they are 0 to {k - 1}"
-        )
-    labels = np.array(values, np.int64)
+    ids, found = LabelIds(task.label_names), []
+    for row, value in enumerate(column.to_pylist()):
+        if (label := ids.of(value)) is None:
+            raise DataError(
+                f"{where}, row {row}, column {task.label_column!r}: {short(value)} is no label of task {task.name}; "
+                f"they are 0 to {k - 1}, or their names{nearest(value, task.label_names) if isinstance(value, str) else ''}"
+            )
+        found.append(label)
+    labels = np.array(found, np.int64)
     if split == "train" and (missing := sorted(set(range(k)) - set(labels.tolist()))):
         shown = listed([task.label_names[i] for i in missing])
         raise DataError(f"{where}: no row is labelled {shown}, which task {task.name} has among its labels")

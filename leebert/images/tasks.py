@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+#: Endings of files that are images.
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageTask:

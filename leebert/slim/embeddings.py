@@ -32,6 +32,11 @@ class FactorisedEmbedding(nn.Module):
     def rank(self) -> int:
         return self.table.embedding_dim
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The (V, E) matrix that `nn.Embedding` would hold, computed."""
+        return self.projection(self.table.weight)
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids of any shape → their embeddings (…, E)."""
         return self.projection(self.table(ids))

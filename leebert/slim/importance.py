@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from leebert.record import Batch, micro_batches
-from leebert.slim.parts import Block, blocks
+from leebert.slim.parts import Block, dense_blocks
 
 Loss = Callable[[Batch], torch.Tensor]
 
@@ -92,7 +92,7 @@ def _rows(batch: Batch) -> int:
 
 
 def _blocks(model: Any) -> list[Block]:
-    return blocks(getattr(model, "backbone", model))
+    return dense_blocks(getattr(model, "backbone", model))
 
 
 def _times(factor: torch.Tensor) -> Callable[[nn.Module, tuple[torch.Tensor]], tuple[torch.Tensor]]:

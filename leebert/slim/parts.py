@@ -98,6 +98,19 @@ def blocks(encoder: Any) -> list[Block]:
     return [_block(module, where) for module in modules]
 
 
+def dense_blocks(encoder: Any) -> list[Block]:
+    """As :func:`blocks`, where rows and columns can be taken out. Raises ConfigError for quantised and adapted layers."""
+    found = blocks(encoder)
+    for block in found:
+        for linear in (*block.inputs, block.output, block.inner, block.outer):
+            if not isinstance(linear, nn.Linear):
+                raise ConfigError(
+                    f"heads and neurons can't be cut out of {type(linear).__module__}.{type(linear).__name__}: cut before "
+                    "quantising, and merge adapters (PEFT's merge_and_unload) before cutting"
+                )
+    return found
+
+
 def _block(module: Any, where: Places) -> Block:
     attention = module.get_submodule(where.attention)
     return Block(
@@ -123,7 +136,7 @@ def indices(keep: Iterable[int], count: int, what: str) -> list[int]:
 
 def per_block(encoder: Any, keep: Sequence[Iterable[int]], what: str) -> list[tuple[Block, Iterable[int]]]:
     """An encoder's blocks, each with its entry of `keep`. Raises ConfigError where there are not as many entries."""
-    found = blocks(encoder)
+    found = dense_blocks(encoder)
     if len(keep) != len(found):
         raise ConfigError(
             f"{what}s to keep are given for {len(keep)} blocks; this encoder has {len(found)} with weights of their own"

@@ -29,8 +29,8 @@ from tune.analysis.still_weights import weights_of
 from tune.models.found import CellLogits, content_digest, save_logits
 from tune.running.crossval import held_out_path, load_held_out
 from tune.running.prepare import data_config
+from tune.store.curves import layers_needed
 from tune.store.history import describe
-from tune.tracking.feed import config_ended
 
 #: So many lines of a list are printed; the file has all.
 PRINTED = 10
@@ -146,7 +146,7 @@ def _moved(choice: Choice) -> float | None:
 
 def _layers(candidate: Candidate) -> float | None:
     """`cv/layers`, as MLflow has it: the fewest mean layers that cost at most a point against running all."""
-    return config_ended(candidate.configuration.id, "complete", candidate.sweep.state).metrics.get("cv/layers")
+    return layers_needed(candidate.records, candidate.sweep.curve_of)
 
 
 def _front(choice: Choice) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ from leebert.methods import METHODS
 from tune.analysis.learned import ConfigurationMargin, none_learned, of_configuration, ratio_of
 from tune.analysis.overview import spec_of
 from tune.analysis.select import Ranked, complete, one_standard_error, ranking
+from tune.analysis.settings import uneven_settings
 from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
 from tune.space import SweepSpec
+from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder
 from tune.store.history import Configuration, describe
 from tune.store.ledger import Record, State
@@ -48,6 +51,11 @@ class Sweep:
     @property
     def name(self) -> str:
         return self.folder.name
+
+    @functools.cached_property
+    def curve_of(self) -> CellCurves:
+        """The curves of its cells under the default criterion, by the records of their ends."""
+        return CellCurves(self.folder.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +138,8 @@ def choose_each(
             errors.append(SweepError(f"sweep {folder.name}: {error}"))
         else:
             by_task.setdefault(sweep.spec.task_name, []).append(sweep)
+            for line in uneven_settings(sweep.name, sweep.state):
+                say(f"warning: {line}")
     for sweeps in by_task.values():
         try:
             choices.append(choose(sweeps, objective, front=front, anyway=anyway, say=say))
@@ -258,7 +268,7 @@ def _none_reaches(objective: Objective, candidates: dict[str, Candidate], replay
     return (
         f"speed-up {objective.speed_up:g}: none of {len(candidates)} complete configurations reaches it; on its slowest "
         f"cell the fastest, {key} ({describe(candidates[key].configuration.values)}), under {objective.under} reaches "
-        f"from 1 to {curve.fastest:.2f} on {curve.exits} exits"
+        f"from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits"
     )
 
 

@@ -14,6 +14,7 @@ from tune.analysis.page import Page
 from tune.analysis.pool import Pool
 from tune.analysis.select import best, complete
 from tune.analysis.verdicts import rows, sentences
+from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
 from tune.tracking.names import algorithm_label
 
@@ -40,6 +41,11 @@ def _sweep(page: Page, found: OnSweep, prefix: str) -> None:
         page.text("The sweep is still running: this is what is there.")
     page.table(rows(scores))
     page.text(*sentences(scores))
+    if found.layers:
+        each = ", ".join(f"{name} {layers:.2f}" for name, layers in found.layers.items())
+        page.text(f"Layers of the best configuration of each: {each} ({FEWEST}).")
+    if found.no_layers:
+        page.text(f"No layers: {found.no_layers}")
     for objective, comparison in found.at_speed_ups:
         page.heading(f"{prefix}{str(objective).capitalize()}")
         if isinstance(comparison, str):

@@ -11,11 +11,13 @@ import numpy as np
 from leebert.errors import ConfigError, LeebertError
 from tune.analysis.compare import Comparison, compare, jsonable
 from tune.analysis.pool import Pool, pools
-from tune.analysis.select import complete
+from tune.analysis.select import best, complete
+from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
 from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves
 from tune.analysis.verdicts import points, render, side_name, span, verdict
+from tune.store.curves import FEWEST, CellCurves, layers_needed
 from tune.store.folder import SweepFolder
 
 #: A comparison at a speed-up, or why there is none.
@@ -26,12 +28,16 @@ AtSpeedUp = tuple[Objective, Comparison | str]
 class OnSweep:
     """A minus B on one sweep: by the mean over exits, and by the score at each speed-up.
 
+    layers: the fewest that the best configuration of each side needs (:func:`tune.store.curves.layers_needed`), by side.
+    no_layers: why a side has none, in words; empty where nothing is missing.
     still: for each line in which loss weights could make a difference, in how many pairs they did not.
     """
 
     pool: Pool
     scores: Comparison
     at_speed_ups: tuple[AtSpeedUp, ...]
+    layers: Mapping[str, float]
+    no_layers: str = ""
     still: tuple[StillPairs, ...] = ()
 
     @property
@@ -54,6 +60,8 @@ class OnSweep:
             "task": self.task,
             "running": self.pool.running,
             **self.scores.as_dict(),
+            "layers": dict(self.layers),
+            **({"no_layers": self.no_layers} if self.no_layers else {}),
             "at_speed_ups": [
                 {
                     "speed_up": objective.speed_up,
@@ -114,9 +122,26 @@ def compare_pool(
     found = [still_pairs(line, option, pool.state.cells, values, spec) for line in scores.lines]
     still = tuple(one for one in found if one is not None)
     warnings = [said for one in still if (said := one.in_words())]
-    scores = dataclasses.replace(scores, warnings=(*scores.warnings, *warnings))
+    paired = {id for side in scores.sides for id in side}
+    mixed = uneven_settings(pool.name, pool.state, paired)
+    scores = dataclasses.replace(scores, warnings=(*scores.warnings, *mixed, *warnings))
     there = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
-    return OnSweep(pool, scores, tuple(there), still)
+    return OnSweep(pool, scores, tuple(there), *_layers(pool, scores), still)
+
+
+def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
+    """The layers that the best of each side needs, and why one is missing."""
+    history, found = pool.state.history(), {}
+    missing: list[str] = []
+    for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
+        side = tuple(c for c in history if c.id in ids)
+        if complete(side):
+            top = best(side)
+            ends = [pool.state.cells[top.id, cell.seed, cell.fold] for cell in top.cells]
+            needed = layers_needed(ends, CellCurves(pool.homes[top.id], missing.append))
+            if needed is not None:
+                found[side_name(scores.option, value)] = needed
+    return found, "; ".join(dict.fromkeys(missing))
 
 
 def _at_speed_ups(
@@ -249,6 +274,11 @@ def print_comparisons(found: Sequence[OnSweep]) -> None:
         if len(found) > 1:
             console.print(f"{one.sweep} ({one.task})", style="bold", highlight=False)
         console.print(render(one.scores))
+        if one.layers:
+            each = ", ".join(f"{name} {layers:.2f}" for name, layers in one.layers.items())
+            console.print(f"layers of the best configuration of each ({FEWEST}): {each}", highlight=False)
+        if one.no_layers:
+            console.print(Text(f"no layers: {one.no_layers}"))
         for objective, there in one.at_speed_ups:
             if isinstance(there, str):
                 console.print(Text(f"not at speed-up {objective.speed_up}: {there}"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import ConfigError
-from leebert.evaluate import replay_point
+from leebert.tradeoff import tradeoff
 from tune.analysis.compare import Line
 from tune.analysis.figures import Band
 from tune.analysis.select import complete
@@ -42,14 +42,13 @@ def patience(folder: Path, state: State, c: Configuration, metric: str) -> list[
     Raises what :func:`load_held_out` does, and ConfigError for a model with one exit.
     """
     cells = [load_held_out(held_out_path(folder, state.cells[c.id, k.seed, k.fold]))[0] for k in c.cells]
-    told = []
-    for p in range(1, len(cells[0].logits)):
-        points = [replay_point(cell, metric, "patience", float(p)) for cell in cells]
-        layers, scores = zip(*((q.layers, q.measures["score"]) for q in points), strict=True)
-        told.append((p, float(np.mean(layers)), 100 * float(np.mean(scores))))
-    if not told:
+    if len(cells[0].logits) < 2:
         raise ConfigError("a model with one exit has no patience")
-    return told
+    curves = [tradeoff(cell, "patience", metric=metric) for cell in cells]
+    layers = np.mean([curve.layers for curve in curves], axis=0)
+    scores = 100 * np.mean([curve.scores for curve in curves], axis=0)
+    patiences = curves[0].thresholds.astype(int)
+    return list(zip(patiences.tolist(), layers.tolist(), scores.tolist(), strict=True))
 
 
 def omega(state: State, c: Configuration) -> dict[str, np.ndarray]:

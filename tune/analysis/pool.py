@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import ConfigError
+from leebert.provenance import backbone_differences
 from tune.analysis.compare import holds, means
 from tune.analysis.overview import spec_of
 from tune.analysis.stats import fold_ratio
@@ -16,7 +17,7 @@ from tune.store.folder import SweepFolder
 from tune.store.ledger import State
 
 #: What two sweeps must share for one's runs to be paired with the other's: all but the options that are searched.
-SAME = ("data_fingerprint", "folds", "rows", "metric", "backbone")
+SAME = ("data_fingerprint", "folds", "rows", "metric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +143,11 @@ def _require_common_task(by_task: Mapping[str, Sequence[Pool]], option: str, a: 
         )
 
 
+def _other_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    was, now = one.get("backbone"), other.get("backbone")
+    return was != now and (not was or not now or bool(backbone_differences(was, now)))
+
+
 def _joined(found: Sequence[Pool]) -> Pool:
     """Several sweeps of one task as one. ConfigError where they differ in more than what they search."""
     first, *others = found
@@ -151,9 +157,11 @@ def _joined(found: Sequence[Pool]) -> Pool:
     homes = dict(first.homes)
     for other in others:
         differ = [key for key in SAME if first.manifest.get(key) != other.manifest.get(key)]
-        differ += [
-            key for key in ("seeds", "model", "training") if getattr(first.spec, key) != getattr(other.spec, key)
-        ]
+        differ += ["backbone"] if _other_backbone(first.manifest, other.manifest) else []
+        differ += [key for key in ("seeds", "training") if getattr(first.spec, key) != getattr(other.spec, key)]
+        # A backbone is the same by its files, wherever they lay.
+        models = [one.spec.model.model_copy(update={"backbone": ""}) for one in (first, other)]
+        differ += ["model"] if models[0] != models[1] else []
         if differ:
             raise ConfigError(
                 f"{first.name} and {other.name} are sweeps of {first.spec.task_name} with different "

@@ -23,6 +23,7 @@ from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves_if_there
 from tune.analysis.verdicts import findings, span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
+from tune.store.curves import FEWEST, layers_needed
 from tune.store.folder import SweepFolder
 from tune.store.history import History, describe
 from tune.store.ledger import State
@@ -42,6 +43,7 @@ def sweep_page(folder: SweepFolder) -> Page:
         page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: this is what is there.")
     page.heading("What was searched")
     page.table(_searched(folder, spec, state), numbers=False)
+    replayed: dict[CellKey, Tradeoff] = {}
     if not complete(state.history()):
         page.text("No configuration has finished all its cells yet.")
     else:
@@ -51,7 +53,8 @@ def sweep_page(folder: SweepFolder) -> Page:
         _importance(page, spec, state.history())
         _compared(page, pool, replayed)
     page.heading("All configurations, best first")
-    page.table(_configurations(folder, spec, state))
+    page.table(_configurations(folder, spec, state, replayed))
+    page.text(f"layers: {FEWEST}.")
     troubles = [
         (describe(state.configs[config].values), r["reason"], _last_line(str(r["message"])))
         for config, known in state.failures.items()
@@ -129,6 +132,8 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     )
     if margins:
         page.text(f"Against the majority class: {conclusion(list(margins.values()))}.")
+    if layers := _layers(state, top.id, replayed):
+        page.text(f"It needs {layers} layers: {FEWEST}.")
     page.table(_exits({"score": (top,)}, pool))
     page.text(
         "Intervals are the corrected resampled t over cells; it was chosen as the best, so its scores are optimistic."
@@ -262,8 +267,19 @@ def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> N
     )
 
 
-def _configurations(folder: SweepFolder, spec: SweepSpec, state: State) -> list[tuple[object, ...]]:
-    table: list[tuple[object, ...]] = [("configuration", "score", "sd", "cells", "state")]
+def _layers(state: State, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
+    """The fewest layers that a complete configuration needs, where its cells have curves."""
+    if state.configs[config].state != "complete":
+        return ""
+    ends = [r for r in state.cells_of.get(config, ()) if r["score"] is not None]
+    needed = layers_needed(ends, lambda r: replayed.get((r["config"], r["seed"], r["fold"])))
+    return "" if needed is None else f"{needed:.2f}"
+
+
+def _configurations(
+    folder: SweepFolder, spec: SweepSpec, state: State, replayed: Mapping[CellKey, Tradeoff]
+) -> list[tuple[object, ...]]:
+    table: list[tuple[object, ...]] = [("configuration", "score", "sd", "layers", "cells", "state")]
     for row in summary(folder, spec, state)["configurations"]:
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
         told = ", ".join(filter(None, (row["state"], verdict_in_short(row))))
@@ -271,6 +287,12 @@ def _configurations(folder: SweepFolder, spec: SweepSpec, state: State) -> list[
             r = state.pruned[row["configuration"]]
             told += f" at epoch {r['epoch'] + 1} of seed {r['seed']} fold {r['fold']}"
         table.append(
-            (describe(row["values"]), *points, row["cells"], ", ".join(filter(None, (told, row["placement"]))))
+            (
+                describe(row["values"]),
+                *points,
+                _layers(state, row["configuration"], replayed),
+                row["cells"],
+                ", ".join(filter(None, (told, row["placement"]))),
+            )
         )
     return table

@@ -1,8 +1,6 @@
 """Score against speed, replayed from the held-out logits that every cell has left: no model is run.
 
-A speed-up is the number of exits M divided by the mean number of layers executed. Between two neighbouring thresholds
-the score is interpolated in layers: what one gets by drawing the threshold anew for every row (exactly so for accuracy).
-An area is over all of 1 to M layers, for every rule: over what a cell's rule reaches, leaving late would pay.
+The curves are those of `leebert.tradeoff`; here is which cells have one, and what configurations are judged by.
 """
 
 from __future__ import annotations
@@ -12,20 +10,16 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-
+from leebert import tradeoff as core
 from leebert.errors import ConfigError, LeebertError, SweepError
-from leebert.evaluate import HeldOut, curve, replay_point
-from leebert.exits import check_rule, make_strategy, measured
+from leebert.evaluate import HeldOut
 from leebert.rules import RULES, without_patience
+from leebert.tradeoff import CRITERION, Tradeoff, mean_curve
 from tune.running.crossval import held_out_path, load_held_out
 from tune.store.history import Cell, Configuration, EpochScore, History
 from tune.store.ledger import Record
-
-#: Thresholds of a curve whose rule has a continuous one.
-THRESHOLDS = 41
 
 #: A replay that takes longer is announced.
 LONG_SECONDS = 10.0
@@ -33,64 +27,12 @@ LONG_SECONDS = 10.0
 CellKey = tuple[str, int, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Tradeoff:
-    """One cell under one rule: mean layers, rising from (T,) thresholds' fastest to M, and the score at each.
-
-    `first_exit` is the score of running exit 1 alone, to which a rule that compares exits has no threshold that leads.
-    """
-
-    rule: str
-    layers: np.ndarray
-    scores: np.ndarray
-    exits: int
-    first_exit: float
-
-    @property
-    def fastest(self) -> float:
-        """The greatest speed-up that the rule reaches."""
-        return self.exits / float(self.layers[0])
-
-    def reaches(self, speed_up: float) -> bool:
-        return bool(self.layers[0] - 1e-9 <= self.exits / speed_up <= self.exits)
-
-    def at_speed_up(self, speed_up: float) -> float:
-        """The score at M / `speed_up` layers. ConfigError for one that the rule can't reach."""
-        if not self.reaches(speed_up):
-            raise ConfigError(
-                f"speed-up {speed_up:g}: {self.rule} reaches from 1 to {self.fastest:.2f} on {self.exits} exits"
-            )
-        return float(np.interp(self.exits / speed_up, self.layers, self.scores))
-
-    def area(self) -> float:
-        """The mean score over 1 to M layers: the area under the curve drawn down to exit 1 alone, as a fraction."""
-        layers, scores = np.append(1.0, self.layers), np.append(self.first_exit, self.scores)
-        return float(np.trapezoid(scores, layers)) / (self.exits - 1)
-
-
 def tradeoff(held_out: HeldOut, metric: str, rule: str, patience: int | None = None) -> Tradeoff:
-    """A cell's curve; its thresholds are spread over the values that its logits take, so that no stretch is empty.
-
-    `patience` is the rule's second parameter; None: its default.
-    """
-    m = len(held_out.logits)
-    if m < 2:
+    """A cell's curve; `patience` is the rule's second parameter, None: its default. ConfigError for a model with one exit."""
+    if len(held_out.logits) < 2:
         raise ConfigError("a model with one exit has one speed only")
     _check(rule, patience)
-    check_rule(rule, patience, m)
-    points = curve(held_out, metric, rule, _thresholds(held_out, rule), patience)
-    points += curve(held_out, metric, "never", [None])
-    told = [(point.layers, point.measures["score"]) for point in points]
-    alone = HeldOut(held_out.logits[:1], held_out.labels)
-    first = replay_point(alone, metric, "never", None).measures["score"]
-    if not RULES[rule].several:  # an end that thresholds only come near to where a row is exactly undecided
-        told.append((1.0, first))
-    by_layers: dict[float, list[float]] = {}
-    for at, score in told:
-        by_layers.setdefault(round(at, 9), []).append(score)
-    layers = sorted(by_layers)
-    scores = [float(np.mean(by_layers[x])) for x in layers]
-    return Tradeoff(rule, np.array(layers), np.array(scores), m, first)
+    return core.tradeoff(held_out, rule, patience, metric=metric)
 
 
 def _check(rule: str, patience: int | None) -> None:
@@ -98,18 +40,6 @@ def _check(rule: str, patience: int | None) -> None:
         raise ConfigError(f"--rule {rule}: one of {', '.join(RULES)}")
     if patience is not None and (problem := without_patience(rule)):
         raise ConfigError(f"--patience {patience}: {problem}")
-
-
-def _thresholds(held_out: HeldOut, rule: str) -> list[float | None]:
-    m, _, k = held_out.logits.shape
-    low, high = RULES[rule].span(m, k)
-    if RULES[rule].whole:
-        return [float(p) for p in range(1, m)]
-    strategy: Any = make_strategy(rule, high, num_exits=m, num_classes=k)
-    values = measured(strategy, held_out.logits[:-1])
-    values = values[np.isfinite(values)]  # the first exit has none to be compared with
-    spread = np.quantile(values, np.linspace(0, 1, THRESHOLDS)) if values.size else ()
-    return [float(t) for t in np.unique(np.clip([low, *spread, high], low, high))]
 
 
 def curves(
@@ -149,12 +79,12 @@ class Objective:
 
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None
-    rule: str = "normalised_entropy"
+    rule: str = CRITERION
     patience: int | None = None
 
     @classmethod
     def of(
-        cls, text: str, rule: str = "normalised_entropy", patience: int | None = None, *, option: str = "--objective"
+        cls, text: str, rule: str = CRITERION, patience: int | None = None, *, option: str = "--objective"
     ) -> Objective:
         """From `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
         _check(rule, patience)
@@ -219,7 +149,7 @@ def curves_if_there(
     folder: Path,
     cells: Mapping[CellKey, Record],
     metric: str,
-    rule: str = "normalised_entropy",
+    rule: str = CRITERION,
 ) -> dict[CellKey, Tradeoff]:
     """:func:`curves`, for what is good to have: none where logits are missing or damaged."""
     try:
@@ -235,14 +165,6 @@ class FrontPoint:
     configuration: str
     layers: float
     score: float
-
-
-def mean_curve(found: list[Tradeoff], steps: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Layers (from the slowest cell's fastest point to M, `steps` to a layer) and the cells' mean score there."""
-    exits, low = found[0].exits, max(float(t.layers[0]) for t in found)
-    grid = np.arange(1, exits + 1e-9, 1 / steps)
-    grid = np.unique(np.concatenate([[low], grid[grid > low]]))
-    return grid, np.mean([np.interp(grid, t.layers, t.scores) for t in found], axis=0)
 
 
 def pareto(history: History, found: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.images.backbones import is_network
+from leebert.images.tasks import ImageTask
 from leebert.omega import MOVED, learns_omega
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.machines import nodes, placement
@@ -129,12 +130,17 @@ def _ray(address: str | None) -> Check:
 
 
 def _backbone(spec: SweepSpec) -> Check:
-    from leebert.backbone import load_encoder, load_tokenizer
+    """Whether weights and tokenizer can be read, and fit each other."""
+    from leebert.backbone import load_encoder
+    from leebert.data.tasks import any_task
+    from leebert.recipe import fitting_tokenizer
 
     try:
         if not is_network(spec.backbone):
             load_encoder(spec.backbone)
-            load_tokenizer(spec.backbone)
+            task = any_task(spec.task)
+            if not isinstance(task, ImageTask):
+                fitting_tokenizer(task, spec.model)
     except LeebertError as error:
         return Check("backbone", DRIVER, "failed", str(error))
     return Check("backbone", DRIVER, "ok", spec.backbone)

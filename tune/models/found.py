@@ -150,18 +150,19 @@ def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
         "row": pa.array(np.concatenate([c.rows for c in cells]), pa.int64()),
         "label": pa.array(np.concatenate([c.held_out.labels for c in cells]), pa.int64()),
     }
-    logits.write(path, columns, np.concatenate([c.held_out.logits for c in cells], axis=1))
+    first = cells[0].held_out  # a configuration's cells have the same exits, after the same layers
+    logits.write(path, columns, np.concatenate([c.held_out.logits for c in cells], axis=1), first.layers, first.depth)
     return {"file": path.name, "digest": digest_of(path), "rows": sum(sizes)}
 
 
 def load_logits(path: Path) -> list[CellLogits]:
     """Every cell's logits from a file of :func:`save_logits`."""
-    columns, values, _ = logits.read(path)
+    columns, values, layers = logits.read(path)
     seeds, folds = columns["seed"], columns["fold"]
     cells = []
     for seed, fold in sorted({(int(s), int(f)) for s, f in zip(seeds, folds, strict=True)}):
         at = (seeds == seed) & (folds == fold)
-        held_out = HeldOut(np.ascontiguousarray(values[:, at]), columns["label"][at])
+        held_out = HeldOut(np.ascontiguousarray(values[:, at]), columns["label"][at], *layers)
         cells.append(CellLogits(seed, fold, held_out, columns["row"][at]))
     return cells
 
@@ -172,4 +173,6 @@ def pooled(cells: Sequence[CellLogits]) -> HeldOut:
     return HeldOut(
         np.concatenate([c.held_out.logits for c in cells], axis=1),
         np.concatenate([part for part in labels if part is not None]),
+        cells[0].held_out.layers,
+        cells[0].held_out.depth,
     )

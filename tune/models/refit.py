@@ -24,13 +24,15 @@ from leebert.evaluate import HeldOut
 from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
+from leebert.operating_point import Aim, choose_point
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, effective_task, train_model
 from leebert.report import speed_up_counts
-from leebert.rules import named, usable
+from leebert.rules import named
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
-from leebert.thresholds import FILE, Chosen, check_speed_up, choose, curves, curves_as_json
+from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
+from leebert.tradeoff import tradeoff, tradeoffs
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
 from tune.analysis.stats import fold_ratio
 from tune.models.found import BestFile, CellLogits, pooled
@@ -44,14 +46,19 @@ PLAN, DONE = ".refit.json", "refit.json"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a refit is asked for. The first of `seeds` is registered."""
+    """What a refit is asked for. The first of `seeds` is registered.
+
+    strategy: the models' exit criterion; None: that which the method was published with, or else the best for the aim. speed_up, max_loss: the aim, the latter in points
+    (:meth:`leebert.operating_point.Aim.of`).
+    """
 
     seeds: tuple[int, ...]
-    strategy: str
-    speed_up: float
+    strategy: str | None = None
+    speed_up: float | None = None
     patience: int | None = None  # of the strategy, where it has one beside its threshold
     device: str = "auto"
     timed_rows: int = 100
+    max_loss: float | None = None
 
     @property
     def picked(self) -> str:
@@ -75,21 +82,18 @@ def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int,
 class Ready:
     """A refit of which all is checked and nothing is written.
 
-    chosen: a threshold for every rule. trained_on: in words. margin: over the majority class, in cross-validation.
+    own: the models' exit criterion. chosen: a threshold for every criterion. trained_on: in words. margin: over the majority class, in
+    cross-validation.
     """
 
     best: BestFile
     out: Path
     plan: Plan
     recorded: HeldOut
+    own: Chosen
     chosen: dict[str, Chosen]
     trained_on: str
     margin: ConfigurationMargin | None = None
-
-    @property
-    def own(self) -> Chosen:
-        """The models' own rule."""
-        return self.chosen[self.plan.strategy]
 
 
 def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> Ready:
@@ -117,17 +121,24 @@ def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> R
     check_backbone(best)
     split_rows = check_data(best)
     recorded = pooled(cells)
-    check_speed_up(plan.speed_up, recorded.layers, recorded.depth)
-    own = choose(recorded, plan.strategy, plan.speed_up, plan.patience)
-    rules = (rule.name for rule in usable(len(recorded.logits)))
-    chosen: dict[str, Chosen] = {rule: choose(recorded, rule, plan.speed_up) for rule in rules}
-    chosen[own.strategy] = own
-    return Ready(best, out, plan, recorded, chosen, rows_in_words(split_rows, best.config.data.subset), margin)
+    aim = Aim.of(plan.max_loss, plan.speed_up)
+    asked = () if aim.speed_up is None else (check_speed_up(aim.speed_up, recorded.layers, recorded.depth),)
+    if plan.strategy is None and plan.patience is not None:
+        raise ConfigError(f"--patience {plan.patience}: is of an exit criterion; name it by --strategy")
+    metric = _metric(best)
+    every = tradeoffs(recorded, metric=metric, speed_ups=asked)
+    one = plan.strategy or METHODS[best.config.training.algorithm].own_criterion
+    if one is None:
+        own = choose_point(list(every.values()), aim)
+    else:
+        own = choose_point([tradeoff(recorded, one, plan.patience, metric=metric, speed_ups=asked)], aim)
+    chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {str(own.strategy): own}
+    return Ready(best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin)
 
 
 def margin_of(best: BestFile, cells: Sequence[CellLogits]) -> ConfigurationMargin | None:
     """A best file's configuration beside the majority class, by the held-out logits of its cells."""
-    metric = effective_task(best.config.task, best.config.data.group_by).metric
+    metric = _metric(best)
     folds = int((best.found.get("folds") or {}).get("k", 1))
     ratio = fold_ratio(folds) if folds > 1 else 1 / 9
     return of_cells({(c.seed, c.fold): of_logits(c.held_out, metric) for c in cells}, ratio)
@@ -184,7 +195,8 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
     held_out = (
         f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows"
     )
-    thresholds = curves_as_json(curves(recorded, plan.patience), len(recorded.logits), held_out)
+    by_criterion = curves(recorded, plan.patience, metric=_metric(best))
+    thresholds = curves_as_json(by_criterion, len(recorded.logits), held_out, own)
     summaries: dict[int, Any] = {}
     for seed in plan.seeds:
         folder = out / f"seed-{seed}"
@@ -227,6 +239,12 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
         address = served_as if seed == plan.seeds[0] else ""
         write_card(out / f"seed-{seed}", _facts(ready, seed, summary, evaluations, address))
     return told
+
+
+def _metric(best: BestFile) -> str:
+    from leebert.recipe import effective_task
+
+    return effective_task(best.config.task, best.config.data.group_by).metric
 
 
 def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
@@ -296,7 +314,7 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
             chosen, time = told["chosen"][p["strategy"]], clock.get(p["strategy"])
             in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
             print(
-                f"{named(p['strategy'], p['patience'])} {p['threshold']:.6g}: asked {chosen['asked']:g}, held out {chosen['reached']:.2f}, on {split} "
+                f"{named(p['strategy'], p['patience'])} {p['threshold']:.6g}: {_asked(chosen)}, held out {chosen['reached']:.2f}, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f}"
             )
     for m in told["missed"]:
@@ -314,6 +332,13 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
     print(f"{out}: {address}, version {told['mlflow']['version']}; serve it by:")
     server = f"MLFLOW_TRACKING_URI={shlex.quote(told['mlflow']['tracking_uri'])}"
     print(f"  {server} mlflow models serve --env-manager local --model-uri '{address}'")
+
+
+def _asked(chosen: Mapping[str, Any]) -> str:
+    """What a threshold was chosen for, in words."""
+    if chosen.get("max_loss") is None:
+        return f"asked {chosen['asked']:g}"
+    return f"within {100 * chosen['max_loss']:g} points of the full model"
 
 
 def _progress(seed: int, say: Say) -> Callable[[Any], None]:
@@ -369,17 +394,16 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
     kept = folder / "evaluation.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
-    from leebert.backbone import load_tokenizer
+    from leebert.compatibility import load_text_model
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.latency import machine
-    from leebert.model import load_model
     from leebert.report import evaluate_split
 
     task = get_task(best.config.task)
     if not task.eval_splits:
         say(f"task {task.name} declares no development split: nothing is evaluated")
-    model, tokenizer = load_model(folder).eval(), load_tokenizer(str(folder))
+    model, tokenizer = load_text_model(folder)
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
     rules = [one.exits for one in chosen]
@@ -421,7 +445,7 @@ def _facts(
         seed=seed,
         seeds=list(evaluations),
         picked=plan.picked,
-        rule=chosen[plan.strategy],
+        rule=ready.own,
         chosen=list(chosen.values()),
         found=best.found,
         evaluations=splits,

@@ -13,13 +13,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from leebert.errors import ConfigError, TrackingError
 from leebert.files import write_atomically
-from leebert.serving import ANSWER, PARAMETERS, text_columns
+from leebert.serving import ANSWER, PARAMETERS, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.models.found import BestFile, content_digest
 from tune.models.refit import Say
@@ -300,7 +300,7 @@ def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
         data_path=str(folder),
         # The code travels along, so that a later version of this package changes nothing about an old model.
         code_paths=[str(root / "leebert"), str(root / "tune")],
-        signature=_signature(columns),
+        signature=_signature(text_names(best.config.task)),
         input_example=example,
         pip_requirements=_requirements(),
         # What whoever loads the model may choose otherwise.
@@ -310,12 +310,13 @@ def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
     return str(info.model_id)
 
 
-def _signature(columns: tuple[str, ...]) -> Any:
+def _signature(columns: Sequence[Sequence[str]]) -> Any:
+    """A model's signature; where a column may have several names each is optional, and the model says which it lacks."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     return ModelSignature(
-        inputs=Schema([ColSpec("string", name) for name in columns]),
+        inputs=Schema([ColSpec("string", name, required=len(names) == 1) for names in columns for name in names]),
         outputs=Schema([ColSpec(kind, name) for name, kind in ANSWER.items()]),
         params=ParamSchema([ParamSpec(name, kind, default) for name, (kind, default, _) in PARAMETERS.items()]),
     )

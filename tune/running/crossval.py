@@ -20,18 +20,17 @@ from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
 from leebert.errors import StorageError, SweepError
-from leebert.evaluate import HeldOut, record_all, replay_point
+from leebert.evaluate import HeldOut, record_all
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
+from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
 from tune.machines.nodes import Stamp
 from tune.running.failures import Placement
 from tune.running.watchdog import Watchdog
 from tune.store import logits
+from tune.store.curves import CURVE
 from tune.store.ledger import Ledger, Record, attempt_name
-
-#: Thresholds of the curve of score against layers that a cell reports.
-TRADEOFF = 20
 
 #: The folder of held-out logits within a sweep's, and that of an evaluation split's.
 HELD_OUT = "cells"
@@ -204,7 +203,8 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
             if attempt.placement != Placement():
                 records[-1]["placement"] = dataclasses.asdict(attempt.placement)
             if best is not None and report.ended != "diverged":
-                records[-1]["tradeoff"] = _tradeoff(best, study.problem.metric)
+                if best.logits.shape[-1] > 1:
+                    records[-1][CURVE] = tradeoff(best, metric=study.problem.metric).as_dict()
                 # A file per attempt: what a node that was cut off writes later is nobody's.
                 name = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}.parquet"
                 save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
@@ -254,12 +254,6 @@ def _summary(reports: list[EpochReport], started: float) -> Record:
 
 def _runtime(study: Study, attempt: Attempt) -> dict[str, object]:
     return Runtime.of(study.train_config(attempt.values, 0).precision, study.device).describe()
-
-
-def _tradeoff(held_out: HeldOut, metric: str) -> dict[str, list[float]]:
-    """Mean layers and score under the entropy exit at fixed thresholds, the same for every cell and configuration."""
-    points = [replay_point(held_out, metric, "normalised_entropy", (i + 1) / TRADEOFF) for i in range(TRADEOFF)]
-    return {"layers": [p.layers for p in points], "score": [p.measures["score"] for p in points]}
 
 
 def _jsonable(values: Record) -> Record:

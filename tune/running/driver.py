@@ -20,6 +20,7 @@ from tune.pruners import Pruner
 from tune.running.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
 from tune.running.failures import HOPELESS, MOST, RETRIES, STOPPING, UNCOUNTED, Failure, Placement, placement
 from tune.searchers import Searcher
+from tune.store.curves import CellCurves, CurveOf, stored
 from tune.store.history import Configuration, describe
 from tune.store.ledger import Ledger, Record, State
 from tune.tracking.events import Event
@@ -100,6 +101,7 @@ class Driver:
         self.study, self.ledger, self.searcher, self.pruner = study, ledger, searcher, pruner
         self.config_id, self.number, self.budget = config_id, number, budget or Budget()
         self.gpus, self.listener, self.say = gpus, listener, say
+        self.curve_of = CellCurves(Path(study.folder), say)
         self.stop_requested, self.may_decide = stop_requested, may_decide
         self.state = state or ledger.read()
         self.state.slim = True
@@ -408,7 +410,7 @@ class Driver:
         if not self.state.apply_in_order(record):
             return False
         if self.listener:
-            for event in events(record, self.state):
+            for event in events(record, self.state, self.curve_of):
                 self.listener.put(event)
         return True
 
@@ -420,8 +422,11 @@ def _finished(configuration: Configuration) -> set[tuple[int, int]]:
     return {(c.seed, c.fold) for c in configuration.cells if c.state == "finished"}
 
 
-def replay(state_of: Ledger, listener: Listener) -> State:
-    """Tell a listener everything that a ledger holds, in the order in which it happened."""
+def replay(state_of: Ledger, listener: Listener, curve_of: CurveOf = stored) -> State:
+    """Tell a listener everything that a ledger holds, in the order in which it happened.
+
+    `curve_of` gives the curves of cells; by default those that records hold.
+    """
     state, fences = State(slim=True), state_of.fences()
     for record in state_of.in_order():
         if "attempt" in record and record["kind"] in ("epoch", "cell_end"):
@@ -429,6 +434,6 @@ def replay(state_of: Ledger, listener: Listener) -> State:
             if fence is not None and record["seq"] >= fence:
                 continue  # written after its attempt had been given up
         if state.apply_in_order(record):
-            for event in events(record, state):
+            for event in events(record, state, curve_of):
                 listener.put(event)
     return state

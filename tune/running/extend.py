@@ -8,6 +8,7 @@ from typing import Any
 
 from leebert.errors import SweepError
 from leebert.methods import applies
+from leebert.provenance import backbone_differences, backbone_identity
 from tune.space import SweepSpec
 from tune.space.values import Choice, Values
 
@@ -41,6 +42,28 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
         update={key: value for key, value in old.tracking if getattr(new.tracking, key) is None}
     )
     return new.model_copy(update={"seeds": seeds, "data": data, "tracking": tracking})
+
+
+def at_its_old_place(new: SweepSpec, old: SweepSpec, was: Mapping[str, Any], name: str) -> SweepSpec:
+    """The new space with the backbone named as before, where the files at its new place are the old ones.
+
+    Args:
+        new: The space to go on with.
+        old: The sweep's space.
+        was: The old backbone's identity, as the sweep's manifest has it (:func:`leebert.provenance.backbone_identity`).
+        name: The sweep's.
+
+    Raises:
+        SweepError: It is another backbone.
+    """
+    if new.backbone == old.backbone:
+        return new
+    if lines := backbone_differences(was, backbone_identity(new.backbone)):
+        raise SweepError(
+            f"sweep {name}: backbone {new.backbone}: not the one that the sweep began with, {old.backbone}: "
+            f"{'; '.join(lines)}; give the place where that one lies by --backbone, or start another sweep"
+        )
+    return new.model_copy(update={"backbone": old.backbone})
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -18,14 +18,16 @@ from tune.machines.nodes import check_versions
 from tune.machines.placement import check_resources, nodes_for, warn_of_crowding
 from tune.pruners import make_pruner
 from tune.running.driver import Budget, Driver, EndStatus
-from tune.running.extend import extended
+from tune.running.extend import at_its_old_place, extended
 from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.store import results
+from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, storage_root
 from tune.store.lease import Lease
+from tune.tracking.audit import missing
 from tune.tracking.saved_views import doubts
 from tune.tracking.showing import Showing, experiment_of
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, redact, resolve_uri
@@ -98,11 +100,13 @@ def resume_sweep(
         folder.clear_stop()  # an old request; one that comes while this prepares counts
         old = spec_of(folder)
         where = json.dumps(str(folder.path.parent))
-        given = load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"])
+        given = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"]))
         suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
-        spec = extended(old, anchored(given), suggested, folder.name)
+        named_before = at_its_old_place(given, old, folder.manifest["backbone"], folder.name)
+        spec = extended(old, named_before, suggested, folder.name)
         tracker = tracker_for(spec, folder.name, say)
-        prepared = prepare(spec, folder.path.parent / ".tokens")
+        # Read where it lies today; what is written down keeps its first place.
+        prepared = prepare(spec.model_copy(update={"backbone": given.backbone}), folder.path.parent / ".tokens")
         _refuse_changed_data(folder, prepared)
         for line in differences(
             folder.manifest, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
@@ -115,7 +119,7 @@ def resume_sweep(
         for left in folder.path.glob(".ray-*"):
             shutil.rmtree(left, ignore_errors=True)
         if space is not None or spec.digest != old.digest:
-            _describe(folder, spec, prepared, device)
+            _describe(folder, spec, prepared, device, folder.manifest["backbone"])
             say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
         fences = folder.ledger.driver_fences()
         writer = folder.ledger.driver_writer(lease.number)
@@ -134,11 +138,14 @@ def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
         lease.release()
 
 
-def _describe(folder: SweepFolder, spec: SweepSpec, prepared: Prepared, device: str) -> None:
-    """Write down what the sweep is made of; the manifest, which counts, last."""
+def _describe(
+    folder: SweepFolder, spec: SweepSpec, prepared: Prepared, device: str, backbone: dict[str, Any] | None = None
+) -> None:
+    """Write down what the sweep is made of; the manifest, which counts, last. `backbone`: its identity, where known."""
     write_atomically(folder.path / "space.yaml", resolved_yaml(spec))
     resolved = spec.model_dump(mode="json", exclude_none=True)
-    folder.write_manifest(manifest(prepared, folder, resolved, _runtime(prepared, device)))
+    facts = manifest(prepared, folder, resolved, _runtime(prepared, device))
+    folder.write_manifest({**facts, "spec_digest": spec.digest, "backbone": backbone or facts["backbone"]})
 
 
 def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
@@ -171,7 +178,7 @@ def _run(
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
     # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
-    state = replay(folder.ledger, tracker)
+    state = replay(folder.ledger, tracker, CellCurves(folder.path, say))
     driver = Driver(
         study,
         folder.ledger,
@@ -219,6 +226,8 @@ def _run(
         raise
     finally:
         unsent = tracker.close(patience) + tracker.rejected
+    if not unsent:
+        unsent = missing(tracker, driver.state, say)
     reason = driver.stop_reason()
     if status == "stopped":
         say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")

@@ -70,7 +70,9 @@ class Resources(Frozen):
     """What one trial occupies, and how many run at once."""
 
     cpus: Number = Field(default=1.0, gt=0, description="CPU cores of one trial.")
-    gpus: Number = Field(default=0.0, ge=0, description="The share of a GPU that one trial has, at most 1; 0.5 lets two share one.")
+    gpus: Number = Field(
+        default=0.0, ge=0, description="The share of a GPU that one trial has, at most 1; 0.5 lets two share one."
+    )
     concurrent: Whole | None = Field(
         default=None, ge=1, description="Trials at once; None: as many as the resources allow."
     )

@@ -23,7 +23,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 
 from leebert.config import COST_ONLY, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
-from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression
+from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
@@ -40,11 +40,11 @@ def _read_task(raw: Any) -> str | dict[str, Any]:
         known = (*TASKS, *IMAGE_TASKS)
         if is_regression(raw):
             raise ValueError(f"is a regression: {NO_REGRESSION}")
-        if raw not in known:
+        if (name := known_name(raw)) not in known:
             raise ValueError(
-                f"should be one of {', '.join(known)}{nearest(raw, known)}, or a mapping that declares a task"
+                f"should be one of {', '.join(known)}{nearest(raw.lower(), known)}, or a mapping that declares a task"
             )
-        return raw
+        return name
     if not isinstance(raw, Mapping):
         raise ValueError("should be the name of a task, or a mapping that declares one")
     try:

@@ -71,13 +71,13 @@ class CellEnded(Event):
 
 @dataclasses.dataclass(frozen=True)
 class ConfigEnded(Event):
-    """A configuration's results: `depth` by layer (score, omega_ce), `tradeoff` by threshold (layers, score)."""
+    """A configuration's results: `depth` by layer (score, omega_ce), `curve` in steps of layers (layers, score)."""
 
     config_id: str
     status: Literal["complete", "pruned", "failed", "stopped"]
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     depth: Series = dataclasses.field(default_factory=dict)
-    tradeoff: Series = dataclasses.field(default_factory=dict)
+    curve: Series = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from leebert.tradeoff import mean_curve
 from tune.running.failures import Placement
+from tune.store.curves import CurveOf, layers_needed, of_all, stored
 from tune.store.ledger import Record, State
 from tune.tracking.events import (
     CellEnded,
@@ -23,11 +25,12 @@ from tune.tracking.events import (
 )
 from tune.tracking.names import exit_metric
 
-POINT = 0.01
 
+def events(record: Record, state: State, curve_of: CurveOf = stored) -> Iterator[Event]:
+    """What MLflow is to hear of one record, `state` being the ledger's with the record applied.
 
-def events(record: Record, state: State) -> Iterator[Event]:
-    """What MLflow is to hear of one record, `state` being the ledger's with the record applied."""
+    `curve_of` gives the curves of cells; by default those that records hold.
+    """
     time_ms = int(record["time"] * 1000)
     kind = record["kind"]
     if kind in ("sweep", "resume"):
@@ -45,18 +48,18 @@ def events(record: Record, state: State) -> Iterator[Event]:
         status = "diverged" if record["ended"] == "diverged" else "finished"
         yield CellEnded(record["config"], record["seed"], record["fold"], status, time_ms=time_ms)  # type: ignore[arg-type]
     elif kind == "complete":
-        yield config_ended(record["config"], "complete", state, time_ms)
+        yield config_ended(record["config"], "complete", state, time_ms, curve_of)
     elif kind == "prune":
         yield from _open_cells(record["config"], "pruned", state, time_ms)
-        yield config_ended(record["config"], "pruned", state, time_ms)
+        yield config_ended(record["config"], "pruned", state, time_ms, curve_of)
     elif kind == "fail" and record["final"]:
         yield from _open_cells(record["config"], "failed", state, time_ms)
-        yield config_ended(record["config"], "failed", state, time_ms)
+        yield config_ended(record["config"], "failed", state, time_ms, curve_of)
     elif kind == "end":
         for config in state.history():
             if config.state == "running":
                 yield from _open_cells(config.id, "stopped", state, time_ms)
-                yield config_ended(config.id, "stopped", state, time_ms)
+                yield config_ended(config.id, "stopped", state, time_ms, curve_of)
         yield SweepEnded(record["status"], note=record.get("note", ""), time_ms=time_ms)
 
 
@@ -87,12 +90,12 @@ def _open_cells(config: str, status: Any, state: State, time_ms: int) -> Iterato
             yield CellEnded(config, cell.seed, cell.fold, status, time_ms=time_ms)
 
 
-def config_ended(config: str, status: Any, state: State, time_ms: int = 0) -> ConfigEnded:
+def config_ended(config: str, status: Any, state: State, time_ms: int = 0, curve_of: CurveOf = stored) -> ConfigEnded:
     """A configuration's results from its finished cells."""
     cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
     metrics: dict[str, float] = {"cv/cells": float(len(cells))}
     depth: dict[str, list[float]] = {}
-    tradeoff: dict[str, list[float]] = {}
+    curve: dict[str, list[float]] = {}
     if cells:
         scores = [r["score"] for r in cells]
         mean = float(np.mean(scores))
@@ -102,16 +105,18 @@ def config_ended(config: str, status: Any, state: State, time_ms: int = 0) -> Co
             metrics |= {"cv/score_std": std, "cv/score_std_pct": round(100 * std, 3)}
         if all(r.get("majority") for r in cells):
             metrics["cv/margin"] = float(np.mean([r["majority"]["margin"] for r in cells]))
-        depth["score"] = np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()
-        if all(r["weights"] for r in cells):
-            depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
-        if all("tradeoff" in r for r in cells):
-            tradeoff = {k: np.mean([r["tradeoff"][k] for r in cells], axis=0).tolist() for k in ("layers", "score")}
-            metrics["cv/layers"] = _layers_needed(tradeoff, depth["score"])
-    return ConfigEnded(config, status, metrics=metrics, depth=depth, tradeoff=tradeoff, time_ms=time_ms)
+        depth = by_layer(cells)
+        if curves := of_all(cells, curve_of):
+            layers, at = mean_curve(curves)
+            curve = {"layers": layers.tolist(), "score": at.tolist()}
+        if (needed := layers_needed(cells, curve_of)) is not None:
+            metrics["cv/layers"] = needed
+    return ConfigEnded(config, status, metrics=metrics, depth=depth, curve=curve, time_ms=time_ms)
 
 
-def _layers_needed(tradeoff: dict[str, list[float]], by_exit: list[float]) -> float:
-    """The fewest mean layers on the exit curve that cost at most a point against running all; all where none does."""
-    near = [n for n, score in zip(tradeoff["layers"], tradeoff["score"], strict=True) if score >= by_exit[-1] - POINT]
-    return round(min(near, default=float(len(by_exit))), 2)
+def by_layer(cells: Sequence[Record]) -> dict[str, list[float]]:
+    """Means over a configuration's finished cells by exit: score, and ω where all cells have learned it."""
+    depth = {"score": np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()}
+    if all(r["weights"] for r in cells):
+        depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
+    return depth

@@ -1,4 +1,8 @@
-"""MLflow from a sweep's ledger: a new server gets everything, one that has a part gets what it lacks."""
+"""MLflow from a sweep's ledger: a new server gets everything, one that has a part gets what it lacks.
+
+The feed knows by a run's last step which epochs a server has. What it was told wrongly in between (a proxy that answered
+in the server's place) is found by reading everything back.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,29 @@ from typing import Any
 from tune.analysis.overview import spec_of
 from tune.running.driver import replay
 from tune.running.sweep import held, mlflow_address, tracker_for
+from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder
 from tune.store.ledger import Record, State
+from tune.tracking.audit import Audit, Difference
+from tune.tracking.events import Event
 from tune.tracking.feed import events
 from tune.tracking.showing import Showing
-from tune.tracking.tracker import CLOSE_SECONDS
+from tune.tracking.tracker import CLOSE_SECONDS, Tracker
+
+#: So often MLflow is compared with the ledger and mended, at most.
+PASSES = 5
+
+
+class _Kept:
+    """A listener between the ledger and the tracker that keeps what it hands on."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker, self.sweep = tracker, tracker.sweep
+        self.events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        self.events.append(event)
+        self.tracker.put(event)
 
 
 def rebuild(
@@ -23,10 +45,11 @@ def rebuild(
     experiment: str | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Send what MLflow lacks of a sweep that nobody drives, and wait until it has arrived; JSON-ready.
+    """Send what MLflow lacks of a sweep that nobody drives, read everything back, and mend what differs; JSON-ready.
 
-    `unsent` counts events for which the server was away, `rejected` those that it refused. Raises LeaseError while
-    another process drives the sweep, TrackingError where MLflow can't be used at all.
+    `unsent` counts events for which the server was away, `mended` the runs that differed and no longer do, and
+    `differences` says what is left, a line each: MLflow holds the whole sweep where both are nothing. Raises LeaseError
+    while another process drives the sweep, TrackingError where MLflow can't be used at all.
     """
     folder.refuse_links()
     spec = spec_of(folder)
@@ -35,11 +58,14 @@ def rebuild(
         tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
         tracker.fence(lease.check)
         started = time.monotonic()
-        state = replay(folder.ledger, tracker)
-        Showing(tracker, spec, folder.manifest["test_train_ratio"], say).end(state)
-        for event in events(_end(state), state):
-            tracker.put(event)
+        kept = _Kept(tracker)
+        curve_of = CellCurves(folder.path, say)
+        state = replay(folder.ledger, kept, curve_of)
+        Showing(kept, spec, folder.manifest["test_train_ratio"], say).end(state)
+        for event in events(_end(state), state, curve_of):
+            kept.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
+        mended, left = (0, []) if unsent else complete(tracker, kept.events, lease.check, say)
     return {
         "sweep": folder.name,
         "mlflow": mlflow_address(tracker),
@@ -49,7 +75,46 @@ def rebuild(
         "seconds": time.monotonic() - started,
         "unsent": unsent,
         "rejected": tracker.rejected,
+        "mended": mended,
+        "differences": [str(difference) for difference in left],
     }
+
+
+def complete(
+    tracker: Tracker, told: list[Event], may_send: Callable[[], None], say: Callable[[str], None]
+) -> tuple[int, list[Difference]]:
+    """Mend until nothing differs; how many runs were mended, and what differs after the last attempt."""
+    assert tracker.experiment_id is not None
+    audit = Audit(
+        tracker.uri,
+        tracker.experiment_id,
+        tracker.sweep,
+        tracker.task,
+        told,
+        may_send=may_send,
+        patience=CLOSE_SECONDS,
+        with_views=bool(tracker.views),
+    )
+    runs: set[str] = set()
+    before: list[Difference] = []
+    for _ in range(PASSES):
+        left = audit.differences(mend=True)
+        if not left:
+            return len(runs), []
+        if left == before:
+            break  # whoever answers takes nothing
+        before = left
+        if not runs:
+            say(f"MLflow differs from the sweep's record in {len({one.run for one in left})} runs, which are mended")
+        runs |= {one.run for one in left}
+        if any(one.absent for one in left):
+            again = tracker.again()
+            again.fence(may_send)
+            for event in told:
+                again.put(event)
+            again.close(CLOSE_SECONDS)
+    left = audit.differences(mend=False)
+    return len(runs - {one.run for one in left}), left
 
 
 def _end(state: State) -> Record:

@@ -1,6 +1,6 @@
 """From one event of a sweep to requests: the runs of MLflow, found by their tags, and what is written to each.
 
-Requests, besides one search at the start: at most one per epoch report; two more for a fold's run (create, end), four for a
+Requests, besides a search at the start (two where it finds nothing): at most one per epoch report; two more for a fold's run (create, end), four for a
 configuration's (also its parameters at its start, its results at its end), at most four for the sweep's. As each
 configuration has at least one fold, a sweep stays within one per report plus three per run. Its saved views come to that:
 one to read the experiment and at most five to change it, each time that the complete configurations have doubled.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tune.tracking import names, saved_views
@@ -42,12 +42,12 @@ _STATUS = {
     "stopped": "KILLED",
 }
 _PAGE = 250
-_METRICS_PER_REQUEST, _PARAMS_PER_REQUEST = 800, 80  # a request takes 1000 values in all, and 100 parameters
+METRICS_PER_REQUEST, PARAMS_PER_REQUEST = 800, 80  # a request takes 1000 values in all, and 100 parameters
 _MAX_PARAM, _MAX_TAG = 6000, 8000
 _SETTLE_SECONDS = 1.0
 
 Key = tuple[str, ...]
-Points = Sequence[tuple[str, float, int]]
+Points = Sequence[tuple[str, float, int]]  # metric, value, step
 
 
 @dataclasses.dataclass
@@ -64,6 +64,7 @@ class _Run:
     nonfinite: int = 0
     digest: str = ""
     ended: int = 0  # ms, by the ledger's clock
+    curve: bool = False  # whether a configuration's curve is there
 
 
 class RunWriter:
@@ -75,6 +76,13 @@ class RunWriter:
         self.experiment_id: str | None = None
         self._runs: dict[Key, _Run] | None = None
         self._in_doubt = False
+
+    @classmethod
+    def into(cls, store: Any, sweep: str, task: str) -> RunWriter:
+        """A writer into a store that holds nothing yet, at no address."""
+        writer = cls("", "", sweep, task)
+        writer._store, writer.experiment_id, writer._runs = store, "", {}
+        return writer
 
     def connect(self, seconds: float | None = None) -> None:
         """Know the experiment's id, creating it if need be; `seconds` is the patience of this one request."""
@@ -145,7 +153,7 @@ class RunWriter:
                 continue
             self._reopen(run, ("config", report.config_id), ("sweep",))
             more = _points(report.metrics().items(), report.epoch)
-            if times and len(points) + len(more) > _METRICS_PER_REQUEST:
+            if times and len(points) + len(more) > METRICS_PER_REQUEST:
                 self._log(run, points, at=times)
                 run.epoch, points, times = max(times), [], {}
             points += more
@@ -158,11 +166,18 @@ class RunWriter:
         from mlflow.entities import RunTag
 
         run = self._known[("config", event.config_id)]
+        curve = _series("curve/", event.curve, first=0)
         if _is_over(run, event.status, event.time_ms):
+            if curve and not run.curve and event.status in ("complete", "pruned"):
+                # It ended when layers were read from evenly spaced thresholds: of one step the later point counts.
+                curve += _points([(k, v) for k, v in event.metrics.items() if k == "cv/layers"], 0)
+                self._log(run, _rounded(curve), at=event.time_ms + 1)
+                run.curve = True
             return
         points: Points = []
         if event.status in ("complete", "pruned"):  # one that was stopped or failed may go on: no step is to come twice
-            points = _points(event.metrics.items(), 0) + _series("tradeoff/", event.tradeoff, first=0)
+            points = _points(event.metrics.items(), 0) + curve
+            run.curve = bool(curve)
             if event.depth:
                 layers = range(1, 1 + max(len(values) for values in event.depth.values()))
                 points = [*points, *_series("depth/", {**event.depth, "layer": layers}, first=1)]
@@ -215,25 +230,18 @@ class RunWriter:
             # A request that we gave up waiting for may still be carried out, just after the server is back.
             self._search()
             time.sleep(_SETTLE_SECONDS)
-        runs = self._search()
+        # No runs is what an empty answer says too, and a proxy gives such: believed once, it would double every run.
+        runs = self._search() or self._search()
         self._in_doubt = False
         return runs
 
     def _search(self) -> dict[Key, _Run]:
-        from mlflow.entities import ViewType
-
         found: dict[Key, _Run] = {}
-        token = None
-        while True:
-            where, order = f"tags.sweep = {quoted(self._sweep)}", ["attributes.start_time ASC"]
-            page = self._store.search_runs([self.experiment_id], where, ViewType.ACTIVE_ONLY, _PAGE, order, token)
-            for run in page:
-                key = _key(run.data.tags)
-                if key is not None and key not in found:
-                    found[key] = _known_run(run)
-            token = page.token
-            if not token:
-                return found
+        for run in runs_of(self._store, self.experiment_id, self._sweep):
+            key = key_of(run.data.tags)
+            if key is not None and key not in found:
+                found[key] = _known_run(run)
+        return found
 
     def _create(
         self,
@@ -297,10 +305,10 @@ class RunWriter:
         nonfinite = run.nonfinite + len(points) - len(metrics)
         if nonfinite != run.nonfinite:
             tags = [*tags, RunTag("nonfinite", str(nonfinite))]
-        requests = max(1, math.ceil(len(metrics) / _METRICS_PER_REQUEST), math.ceil(len(params) / _PARAMS_PER_REQUEST))
+        requests = max(1, math.ceil(len(metrics) / METRICS_PER_REQUEST), math.ceil(len(params) / PARAMS_PER_REQUEST))
         for i in range(requests):
-            some = metrics[i * _METRICS_PER_REQUEST : (i + 1) * _METRICS_PER_REQUEST]
-            few = params[i * _PARAMS_PER_REQUEST : (i + 1) * _PARAMS_PER_REQUEST]
+            some = metrics[i * METRICS_PER_REQUEST : (i + 1) * METRICS_PER_REQUEST]
+            few = params[i * PARAMS_PER_REQUEST : (i + 1) * PARAMS_PER_REQUEST]
             self._store.log_batch(run.id, some, few, tags if i == 0 else [])
         run.nonfinite = nonfinite
 
@@ -320,6 +328,25 @@ class RunWriter:
         self._store.update_run_info(run.id, RunStatus.from_string(status), at, None)
         run.status = status
         run.ended = at or run.ended
+
+
+def runs_of(store: Any, experiment_id: str | None, sweep: str) -> Iterator[Any]:
+    """MLflow's runs of a sweep, the oldest first, a request for each 250."""
+    from mlflow.entities import ViewType
+
+    token = None
+    while True:
+        where, order = f"tags.sweep = {quoted(sweep)}", ["attributes.start_time ASC"]
+        page = store.search_runs([experiment_id], where, ViewType.ACTIVE_ONLY, _PAGE, order, token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def latest_steps(run: Any) -> dict[str, int]:
+    """The last step of each metric of a run that a search has found, which only a private list of MLflow's shows."""
+    return {metric.key: metric.step for metric in run.data._metric_objs or ()}
 
 
 def _is_over(run: _Run, status: str, at: int) -> bool:
@@ -356,7 +383,7 @@ def _cell(event: CellStarted | Epoch | CellEnded) -> Key:
     return ("fold", event.config_id, str(event.seed), str(event.fold))
 
 
-def _key(tags: Mapping[str, str]) -> Key | None:
+def key_of(tags: Mapping[str, str]) -> Key | None:
     """A run's identity within its sweep, from its tags; None for a run that somebody else made."""
     parts = {"sweep": (), "config": ("config",), "fold": ("config", "seed", "fold"), "summary": ("label",)}
     wanted: tuple[str, ...] | None = parts.get(tags.get("kind", ""))
@@ -366,8 +393,6 @@ def _key(tags: Mapping[str, str]) -> Key | None:
 
 
 def _known_run(run: Any) -> _Run:
-    # A search answers with each metric's last point, its step included, which only this private list shows.
-    steps = [metric.step for metric in run.data._metric_objs or ()]
     tags = run.data.tags
     return _Run(
         id=run.info.run_id,
@@ -375,11 +400,12 @@ def _known_run(run: Any) -> _Run:
         algorithm=tags.get("algorithm", ""),
         status=run.info.status,
         described=bool(run.data.params),
-        epoch=max(steps, default=-1),
+        epoch=max(latest_steps(run).values(), default=-1),
         attempt=int(tags.get("attempt", 1)),
         nonfinite=int(tags.get("nonfinite", 0)),
         digest=tags.get("digest", ""),
         ended=run.info.end_time or 0,
+        curve="curve/score" in run.data.metrics,
     )
 
 

@@ -84,6 +84,11 @@ def _set(store: Any, experiment_id: str, key: str, value: str) -> None:
     store.set_experiment_tag(experiment_id, ExperimentTag(key, value))
 
 
+def lacking(store: Any, experiment_id: str, sweep: str, views: Sequence[View]) -> int:
+    """How many tags of the views and their links MLflow lacks or has otherwise."""
+    return len(_changes(store.get_experiment(experiment_id).tags, experiment_id, sweep, views))
+
+
 def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
     """Tags to write, and nothing where all is there: a replay leaves MLflow as it is."""
     now, changes = time.time_ns() // 1_000_000, {}

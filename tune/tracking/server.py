@@ -8,11 +8,14 @@ again is decided in `tune.tracking.tracker`, which knows what has been written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import json
+import logging
 import os
 import re
+import secrets
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,8 +41,29 @@ _PERMANENT = {
     "RESOURCE_DOES_NOT_EXIST",
     "RESOURCE_ALREADY_EXISTS",
 }
+
+# What MLflow says whenever it has done such a request. Of the others (log-batch, delete) it says "{}", whatever came of it.
+_ALWAYS_SAID = {
+    "CreateExperiment": ("experiment_id",),
+    "GetExperiment": ("experiment", "experiment_id"),
+    "GetExperimentByName": ("experiment", "experiment_id"),
+    "CreateRun": ("run", "info", "run_id"),
+    "UpdateRun": ("run_info", "run_id"),
+}
 _USERINFO = re.compile(r"(\w[\w+.-]*://)[^/\s]*@")
 _SECRET_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|sslpassword|access_token)=)[^&\s]*", re.IGNORECASE)
+
+
+class ForeignAnswer(Exception):
+    """An answer that MLflow can't have given: a proxy's page, or an object without what MLflow always says.
+
+    Whoever answered, MLflow may not have heard of the request, so that it is worth sending again. `error_code` is
+    MLflow's name for the answer's HTTP status.
+    """
+
+    def __init__(self, said: str, error_code: str | None = None) -> None:
+        super().__init__(said)
+        self.error_code = error_code
 
 
 def resolve_uri(option: str | None = None) -> str:
@@ -92,8 +116,31 @@ def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds:
 
     # MLflow's own search uses what SQLAlchemy 2.1 calls deprecated; under -W error no run would ever be found.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    # What it logs, a traceback each time, it also raises, and that is told in a line.
+    for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with _only_one_creates(uri):
+        file = _database_file(uri)
+        if file is not None and (not file.exists() or not file.stat().st_size):
+            _create_database(uri, file)
         return _get_store(uri)
+
+
+def _create_database(uri: str, file: Path) -> None:
+    """MLflow's tables in a new SQLite file, whole or not at all.
+
+    MLflow makes them in dozens of steps, and takes no file that was left in between, as on a disk that filled up.
+    """
+    from mlflow.tracking._tracking_service.utils import _get_store
+
+    draft = file.with_name(f".{file.name}-{secrets.token_hex(4)}")  # of no earlier name: MLflow keeps stores by theirs
+    _, question, options = uri.partition("?")
+    try:
+        _get_store(f"sqlite:///{urllib.parse.quote(str(draft))}{question}{options}").engine.dispose()
+        os.replace(draft, file)
+    finally:
+        for path in (draft, draft.with_name(f"{draft.name}-journal")):
+            path.unlink(missing_ok=True)
 
 
 def ensure_experiment(store: Any, name: str) -> str:
@@ -169,8 +216,10 @@ def server_version(uri: str) -> str:
 
 def is_permanent(error: Exception) -> bool:
     """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
-    if isinstance(error, json.JSONDecodeError):
-        return False  # a proxy's page in the place of an answer: its server is away
+    if isinstance(error, json.JSONDecodeError | ForeignAnswer):
+        return False  # in the place of an answer: its server is away
+    if _disk_is_full(error):
+        return False
     if "QueuePool limit" in str(error):
         return False  # more requests at once than it has connections to its database, for which MLflow says BAD_REQUEST
     wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
@@ -180,7 +229,11 @@ def is_permanent(error: Exception) -> bool:
 def advice(uri: str, error: Exception) -> str:
     """What went wrong at an address and what to do about it, without secrets."""
     said = redact(" ".join(str(error).split()))
-    if not is_server(uri):
+    file = _database_file(uri)
+    if file is not None and _disk_is_full(error):
+        said = f"the disk that holds {file.absolute()} is full{_free(file)}"
+        todo = "Free some space there, or give another address by --tracking-uri or MLFLOW_TRACKING_URI."
+    elif not is_server(uri):
         todo = "Give a server's address, or sqlite:///FILE, by --tracking-uri or MLFLOW_TRACKING_URI."
     elif "Invalid Host header" in said:
         todo = "The server runs, but not for this host name: start it with --allowed-hosts (see mlflow/README.md)."
@@ -191,10 +244,25 @@ def advice(uri: str, error: Exception) -> str:
     return f"MLflow can't be used at {redact(uri)}: {said[:300]}. {todo}"
 
 
+def _disk_is_full(error: Exception) -> bool:
+    """Whether SQLite, or the system, found no space to write."""
+    return "database or disk is full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _free(file: Path) -> str:
+    """How much is left on a file's disk, in brackets; nothing where the system doesn't tell."""
+    try:
+        found = os.statvfs(file.parent)
+    except OSError:
+        return ""
+    return (
+        f" ({found.f_bavail * found.f_frsize / 1e6:.1f} MB of {found.f_blocks * found.f_frsize / 1e6:.0f} MB are free)"
+    )
+
+
 def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
     from mlflow.store.tracking.rest_store import RestStore
-    from mlflow.utils.proto_json_utils import parse_dict
-    from mlflow.utils.rest_utils import http_request, verify_rest_response
+    from mlflow.utils.rest_utils import http_request
 
     class OneRequestStore(RestStore):
         """MLflow's REST store, but a call is one request: no repetition behind our back, and short time-outs."""
@@ -212,11 +280,41 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
                 timeout=timeout,
                 **{"params" if method == "GET" else "json": body},
             )
-            answer = api.Response()
-            parse_dict(js_dict=json.loads(verify_rest_response(response, endpoint).text), message=answer)
-            return answer
+            return _answer(api, endpoint, response)
 
     return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
+
+
+def _answer(api: Any, endpoint: str, response: Any) -> Any:
+    """MLflow's answer to a request as a message; ForeignAnswer for one that isn't MLflow's, else the error that it tells."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.proto_json_utils import parse_dict
+    from mlflow.utils.rest_utils import verify_rest_response
+
+    try:
+        said = json.loads(response.text)
+    except ValueError:
+        said = None
+    ours = isinstance(said, dict) and (response.status_code == 200 or isinstance(said.get("error_code"), str))
+    try:
+        verify_rest_response(response, endpoint)
+    except MlflowException as error:
+        if ours:
+            raise
+        raise ForeignAnswer(str(error), error.error_code) from None
+    if not isinstance(said, dict):
+        raise ForeignAnswer(f"{endpoint} was answered by what is no JSON object: {response.text[:200]!r}")
+    answer = api.Response()
+    try:
+        parse_dict(js_dict=said, message=answer)
+    except Exception as error:  # protobuf has an error of its own, and several of Python's
+        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}: {error}") from None
+    value: Any = answer
+    for part in _ALWAYS_SAID.get(api.DESCRIPTOR.name, ()):
+        value = getattr(value, part)
+    if value == "":
+        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}, without what MLflow says there")
+    return answer
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
@@ -275,4 +373,4 @@ def _only_one_creates(uri: str) -> Iterator[None]:
 def _database_file(uri: str) -> Path | None:
     """The file of an SQLite address."""
     path = uri.removeprefix("sqlite:///").split("?")[0]
-    return None if path in (uri, ":memory:") else Path(urllib.parse.unquote(path))
+    return None if path in (uri, ":memory:") or path.startswith("file:") else Path(urllib.parse.unquote(path))

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from leebert.errors import SweepError
 from tune.analysis.overview import spec_of
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
 from tune.store.ledger import State
+from tune.tracking.events import Event, SavedViews
 from tune.tracking.saved_views import doubts, links, save_now
+from tune.tracking.server import redact, resolve_uri
 from tune.tracking.summary import summaries
-from tune.tracking.tracker import SavedViews, Tracker, redact, resolve_uri
 from tune.tracking.views import LOADED_RUNS, found, saved_views
+
+
+class Receiver(Protocol):
+    """Who takes a sweep's events: the tracker, or what stands before it."""
+
+    sweep: str
+
+    def put(self, event: Event) -> None: ...
 
 
 class Showing:
@@ -23,7 +32,7 @@ class Showing:
     and never raised: training is worth more than what is shown of it.
     """
 
-    def __init__(self, tracker: Tracker, spec: SweepSpec, test_train_ratio: float | None, say: Callable[[str], None]):
+    def __init__(self, tracker: Receiver, spec: SweepSpec, test_train_ratio: float | None, say: Callable[[str], None]):
         self._tracker, self._spec, self._say = tracker, spec, say
         self._ratio = test_train_ratio if spec.folds == 1 else None
         self._next, self._begun = 1, 0

@@ -85,6 +85,17 @@ class Tracker:
         self._may_send: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
+    def again(self) -> Tracker:
+        """Another tracker for the same sweep, which looks again for what MLflow has."""
+        return Tracker(
+            self.uri, self.experiment, self.sweep, self.task, say=self._say, longest_pause=self._longest_pause
+        )
+
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's id of the experiment, once it is known."""
+        return self._writer.experiment_id
+
     @property
     def waiting(self) -> int:
         """Events that MLflow does not have yet."""
@@ -93,16 +104,14 @@ class Tracker:
     @property
     def url(self) -> str | None:
         """The page that compares this sweep's configurations, once the experiment is known and if a server shows it."""
-        experiment_id = self._writer.experiment_id
-        return experiment_id and experiment_url(self.uri, experiment_id, self.sweep)
+        return self.experiment_id and experiment_url(self.uri, self.experiment_id, self.sweep)
 
     @property
     def views(self) -> dict[str, str]:
         """The addresses of the saved views that MLflow took last, by their names; none if it took none."""
-        experiment_id = self._writer.experiment_id
-        if self._views is None or experiment_id is None:
+        if self._views is None or self.experiment_id is None:
             return {}
-        return links(self.uri, experiment_id, self.sweep, self._views.views)
+        return links(self.uri, self.experiment_id, self.sweep, self._views.views)
 
     def check(self, seconds: float = CHECK_SECONDS) -> None:
         """One quick request before anything is trained; creates a missing experiment or SQLite database."""

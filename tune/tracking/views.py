@@ -17,7 +17,7 @@ from leebert.methods import applies
 from tune.space import SweepSpec
 from tune.store.ledger import State
 from tune.tracking import names
-from tune.tracking.feed import config_ended
+from tune.tracking.feed import by_layer
 from tune.tracking.server import quoted
 
 KNOWN_VERSION = "3.17"
@@ -62,8 +62,8 @@ def found(spec: SweepSpec, state: State) -> Found:
     complete = [c.id for c in state.history() if c.state == "complete"]
     seen: dict[str, list[float]] = {}
     for config in complete:
-        ended = config_ended(config, "complete", state)
-        for series, numbers in ended.depth.items():
+        cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
+        for series, numbers in (by_layer(cells) if cells else {}).items():
             seen.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
     # An option with one value tells nothing apart.
     swept = [option for option, values in spec.space.items() if values.count != 1]
@@ -126,7 +126,7 @@ def _algorithms(sweep: str, of: Found) -> State_:
 
 def _speed(sweep: str, of: Found) -> State_:
     part = _part(of.complete)
-    curve = _line("tradeoff/score", over="tradeoff/layers")
+    curve = _line("curve/score", over="curve/layers")
     sections = [
         _Section("curve", f"Exit curves, one line per configuration{part}", [curve], 1, 620),
         _Section("points", f"Score, and layers that cost at most a point{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),

@@ -1,0 +1,412 @@
+"""Score against layers: one curve per exit criterion, replayed from recorded logits without running a model.
+
+Under every criterion a sample exits earlier the laxer the threshold: what a threshold is compared with does not depend on
+it. So each sample has, for each exit, a critical value beyond which it has exited there, and sorting these gives every
+mean number of layers that any threshold can reach. A curve keeps those that lie nearest to a fixed grid of layers, and both
+sides of every gap, so that its points are spread over layers however the values are spread.
+
+Whatever tells layers or a score at a speed-up reads it from such a curve: training reports, MLflow, best files, `evaluate`,
+calibration and refits. This module needs no torch until it replays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from leebert.errors import ConfigError
+from leebert.rules import RULES, THRESHOLD_SLACK, Rule, named, usable
+
+if TYPE_CHECKING:
+    from leebert.evaluate import HeldOut
+
+#: The exit criterion of curves that nobody has chosen one for: reports of training, MLflow, pages.
+CRITERION = "normalised_entropy"
+
+#: How far below the full model's score a point may lie and still count as equal to it: one point of a per cent scale.
+ALLOWED_LOSS = 0.01
+
+#: Neighbours on a curve differ by about this share in layers, unless no threshold lies between them.
+STEP = 0.02
+
+#: Grid of a mean over cells: so many steps to a layer.
+STEPS_PER_LAYER = 10
+
+# Values nearer to each other than this share, or than that number, are one: float32 would not tell them apart.
+_APART, _TINY = 1e-6, 1e-30
+
+# Curves are kept with so many decimals; a score that is less than this below a bound is on it.
+_DIGITS, _ROUNDING = 9, 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One criterion at one threshold: mean layers executed, the layer speed-up depth / layers, and the task's measures."""
+
+    strategy: str
+    threshold: float | None
+    patience: int | None  # of criteria that have one beside their threshold
+    layers: float
+    speed_up: float
+    measures: dict[str, float]  # empty for unlabelled samples
+    exits: tuple[int, ...]  # how many samples exit at each exit
+
+    @property
+    def saving(self) -> float:
+        """DeeBERT's expected time saving, 1 − Σ i·N_i / Σ M·N_i: the share of all layers that is not executed."""
+        return 1 - 1 / self.speed_up
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON-ready values, with the saving."""
+        return {**dataclasses.asdict(self), "saving": self.saving, "exits": list(self.exits)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tradeoff:
+    """Recorded samples under one exit criterion at T thresholds, from the fastest to the full model.
+
+    The last point is the full model, which no sample leaves early. Between two neighbours a score is interpolated in
+    layers: what one gets by drawing the threshold anew for every sample (exactly so for accuracy).
+
+    Attributes:
+        criterion: Name of the exit criterion.
+        layers: (T,) mean layers executed, rising; strictly so unless the criterion's thresholds are whole numbers.
+        measures: Each of the task's measures and `score`, (T,); empty for unlabelled samples.
+        thresholds: (T,) threshold of each point.
+        counts: (T, M) how many samples exit at each exit.
+        exit_layers: (M,) how many layers have run when an exit answers.
+        depth: Layers of the unreduced network, to which speed-ups relate.
+        patience: Second parameter of criteria that have one.
+        first_exit: Score of running the first exit alone; None for unlabelled samples.
+    """
+
+    criterion: str
+    layers: np.ndarray
+    measures: Mapping[str, np.ndarray]
+    thresholds: np.ndarray
+    counts: np.ndarray
+    exit_layers: tuple[int, ...]
+    depth: int
+    patience: int | None = None
+    first_exit: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The criterion in words, with its second parameter."""
+        return named(self.criterion, self.patience)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the points have scores."""
+        return "score" in self.measures
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(T,) score of each point. ConfigError for unlabelled samples."""
+        if not self.labelled:
+            raise ConfigError(f"{self.name}: these samples have no labels, so there is no score to read")
+        return self.measures["score"]
+
+    @property
+    def fastest(self) -> float:
+        """The greatest layer speed-up that the criterion reaches."""
+        return self.depth / float(self.layers[0])
+
+    @property
+    def slowest(self) -> float:
+        """The layer speed-up of the full model: above 1 where its last exit follows fewer layers than the depth."""
+        return self.depth / self.exit_layers[-1]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def point(self, index: int) -> Point:
+        """The point at `index`, 0 being the fastest and −1 the full model."""
+        layers = float(self.layers[index])
+        return Point(
+            self.criterion, float(self.thresholds[index]), self.patience, layers, self.depth / layers,
+            {name: float(values[index]) for name, values in self.measures.items()},
+            tuple(int(count) for count in self.counts[index]),
+        )  # fmt: skip
+
+    def __iter__(self) -> Iterator[Point]:
+        return (self.point(i) for i in range(len(self)))
+
+    def within(self, loss: float = ALLOWED_LOSS) -> Point:
+        """The point of fewest layers whose score is at most `loss` (a fraction) below the full model's."""
+        return self.point(_fewest(self.scores, loss))
+
+    def nearest(self, speed_up: float) -> Point:
+        """The point whose layer speed-up is nearest to `speed_up`, as a ratio."""
+        return self.point(int(np.abs(np.log(self.layers * speed_up / self.depth)).argmin()))
+
+    def reaches(self, speed_up: float) -> bool:
+        """Whether a score at this layer speed-up can be read."""
+        return bool(self.depth / speed_up >= self.layers[0] - _ROUNDING)
+
+    def at_speed_up(self, speed_up: float) -> float:
+        """The score at depth / `speed_up` layers, the full model's where even that is faster.
+
+        Raises:
+            ConfigError: The criterion can't be that fast.
+        """
+        if not self.reaches(speed_up):
+            raise ConfigError(
+                f"speed-up {speed_up:g}: {self.criterion} reaches from {self.slowest:.3g} to {self.fastest:.2f} on "
+                f"{len(self.exit_layers)} exits"
+            )
+        return float(np.interp(self.depth / speed_up, self.layers, self.scores))
+
+    def area(self) -> float:
+        """The mean score between the first exit's layers and the last one's, as a fraction.
+
+        It is the area under the curve drawn down to the first exit alone: over what a criterion reaches, exiting late
+        would pay.
+        """
+        first, last = self.exit_layers[0], self.exit_layers[-1]
+        if first == last:
+            return float(self.scores[-1])
+        assert self.first_exit is not None  # there are scores
+        layers, scores = np.append(first, self.layers), np.append(self.first_exit, self.scores)
+        return float(np.trapezoid(scores, layers)) / (last - first)
+
+    def in_steps(self, per_layer: int | None = None) -> list[Point]:
+        """The points nearest to whole multiples of 1 / `per_layer` layers, and both ends: what a table shows.
+
+        By default half layers up to six exits, whole layers beyond. Criteria whose thresholds are whole numbers have all
+        their points.
+        """
+        per_layer = per_layer or (2 if len(self.exit_layers) <= 6 else 1)
+        if RULES[self.criterion].whole:
+            return list(self)
+        wanted = np.arange(math.ceil(self.layers[0] * per_layer), self.layers[-1] * per_layer) / per_layer
+        chosen = {0, len(self) - 1, *(int(np.abs(self.layers - layers).argmin()) for layers in wanted)}
+        return [self.point(i) for i in sorted(chosen)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Layers and scores as JSON-ready values, in two kilobytes; see :meth:`of`."""
+        return {
+            "criterion": self.criterion, "patience": self.patience, "depth": self.depth,
+            "exit_layers": list(self.exit_layers), "first_exit": self.first_exit,
+            "layers": self.layers.round(_DIGITS).tolist(), "score": self.scores.round(_DIGITS).tolist(),
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Tradeoff:
+        """From what :meth:`as_dict` has made, which keeps neither thresholds (NaN) nor counts ((T, 0))."""
+        layers = np.array(plain["layers"], float)
+        return cls(
+            plain["criterion"], layers, {"score": np.array(plain["score"], float)}, np.full(len(layers), np.nan),
+            np.empty((len(layers), 0), int), tuple(plain["exit_layers"]), int(plain["depth"]), plain["patience"],
+            plain["first_exit"],
+        )  # fmt: skip
+
+
+def tradeoff(
+    recorded: HeldOut,
+    criterion: str = CRITERION,
+    patience: int | None = None,
+    *,
+    metric: str | None = None,
+    speed_ups: Iterable[float] = (),
+) -> Tradeoff:
+    """Replay recorded logits under one exit criterion.
+
+    Args:
+        recorded: Logits of N samples at M exits, with or without labels.
+        criterion: Name of the exit criterion (`leebert.rules`).
+        patience: Its second parameter; None: the default.
+        metric: The task's metric; None leaves scores out, as missing labels do.
+        speed_ups: Layer speed-ups to which the curve is to have the nearest points that there are, too.
+
+    Raises:
+        ConfigError: No such criterion, no such patience, one class, or too few exits for the criterion.
+    """
+    from leebert.exits import check_classes, check_rule
+    from leebert.metrics import measures
+
+    if criterion not in RULES:
+        raise ConfigError(
+            f"no threshold of the criterion {criterion!r} gives a speed-up; use one of {', '.join(RULES)}"
+        )
+    m, n, k = recorded.logits.shape
+    rule = RULES[criterion]
+    check_classes(criterion, k)
+    check_rule(criterion, patience, m)
+    patience = rule.counted(patience, m)
+    find = _whole_points if rule.whole else _points
+    thresholds, exits = find(recorded, rule, patience, [recorded.depth / asked for asked in speed_ups])
+    told: dict[str, list[float]] = {}
+    first = None
+    if metric is not None and recorded.labels is not None:
+        predicted = recorded.logits.argmax(axis=-1)  # (M, N)
+        rows = [measures(metric, recorded.labels, predicted[index, np.arange(n)]) for index in exits]
+        told = {name: [row[name] for row in rows] for name in rows[0]}
+        first = measures(metric, recorded.labels, predicted[0])["score"]
+    counts = np.stack([np.bincount(index, minlength=m) for index in exits])
+    return Tradeoff(
+        criterion, counts @ np.asarray(recorded.layers) / n, {name: np.array(v) for name, v in told.items()},
+        np.array(thresholds), counts, recorded.layers, recorded.depth, patience, first,
+    )  # fmt: skip
+
+
+def tradeoffs(recorded: HeldOut, *, metric: str | None = None, speed_ups: Iterable[float] = ()) -> dict[str, Tradeoff]:
+    """The curve of every criterion that M exits have a use for, each in one unit and at its default patience, by name."""
+    asked = tuple(speed_ups)
+    return {
+        rule.name: tradeoff(recorded, rule.name, metric=metric, speed_ups=asked)
+        for rule in usable(len(recorded.logits))
+    }
+
+
+def replay_point(
+    held_out: HeldOut, metric: str, strategy: str, threshold: float | None, patience: int | None = None
+) -> Point:
+    """The outcome of one criterion at one threshold on recorded logits, as per-sample inference would have had it."""
+    from leebert.exits import make_strategy, replay
+    from leebert.metrics import measures
+
+    assert held_out.labels is not None
+    m, _, k = held_out.logits.shape
+    exit_index = replay(make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k), held_out.logits)
+    predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
+    layers = held_out.mean_layers(exit_index)
+    counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
+    counted = RULES[strategy].counted(patience, m) if strategy in RULES else None
+    told = measures(metric, held_out.labels, predicted)
+    return Point(strategy, threshold, counted, layers, held_out.depth / layers, told, counts)
+
+
+def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of several cells' curves: layers (rising) and score there.
+
+    The grid has :data:`STEPS_PER_LAYER` steps to a layer, from the slowest cell's fastest point to all layers. Of one cell
+    it is that cell's own points.
+    """
+    if len(curves) == 1:
+        return curves[0].layers, curves[0].scores
+    low = max(float(curve.layers[0]) for curve in curves)
+    high = max(float(curve.layers[-1]) for curve in curves)
+    between = np.arange(math.ceil(low * STEPS_PER_LAYER), math.ceil(high * STEPS_PER_LAYER)) / STEPS_PER_LAYER
+    grid = np.unique([low, *between, high])
+    return grid, np.mean([np.interp(grid, curve.layers, curve.scores) for curve in curves], axis=0)
+
+
+def layers_within(curves: Sequence[Tradeoff], loss: float = ALLOWED_LOSS) -> float:
+    """The fewest mean layers on the :func:`mean_curve` whose score is at most `loss` below the full model's."""
+    layers, scores = mean_curve(curves)
+    return float(layers[_fewest(scores, loss)])
+
+
+def _fewest(scores: np.ndarray, loss: float) -> int:
+    """The first of scores over rising layers that is at most `loss` below the last."""
+    enough = scores >= scores[-1] - loss - _ROUNDING
+    return int(np.append(enough[:-1], True).argmax())
+
+
+def _whole_points(
+    recorded: HeldOut, rule: Rule, patience: int | None, aims: Sequence[float]
+) -> tuple[list[float], list[np.ndarray]]:
+    """All thresholds of a criterion whose thresholds are whole numbers, and (N,) exits from 0 at each; fastest first."""
+    from leebert.exits import make_strategy, replay
+
+    m, _, k = recorded.logits.shape
+    low, high = rule.span(m, k)
+    thresholds = [float(t) for t in range(int(low), int(high) + 1)]
+    if rule.rising:
+        thresholds.reverse()
+    made = (make_strategy(rule.name, t, patience, num_exits=m, num_classes=k) for t in thresholds)
+    return thresholds, [replay(strategy, recorded.logits) for strategy in made]
+
+
+def _points(
+    recorded: HeldOut, rule: Rule, patience: int | None, aims: Sequence[float]
+) -> tuple[list[float], list[np.ndarray]]:
+    """Thresholds spread over layers, and (N,) exits from 0 at each; fastest first. `aims`: layers to be near to, too."""
+    m, n, k = recorded.logits.shape
+    base = RULES[rule.unit_of] if rule.unit_of else rule  # one order of samples, whatever the unit
+    unit = base.span(m, k)[1] / rule.span(m, k)[1]
+    critical = _critical(recorded, base, patience)
+    values, where = np.unique(critical[np.isfinite(critical)], return_inverse=True)
+    # A cut i lies below value i: what is smaller has been met. The first cut is the full model, the last is the fastest.
+    layers = np.asarray(recorded.layers)
+    saved = np.repeat(np.diff(layers), np.isfinite(critical).sum(axis=1))
+    by_cut = layers[-1] - np.append(0, np.bincount(where, saved, len(values)).cumsum()) / n
+    cuts = np.arange(len(values) + 1)
+    apart = np.diff(values) > np.maximum(_APART * np.maximum(np.abs(values[1:]), np.abs(values[:-1])), _TINY)
+    cuts = cuts[np.concatenate([[True], apart, [True]])] if len(values) else cuts
+    chosen = cuts[_spread(by_cut[cuts], layers[0], aims)][::-1]
+    ends = _ends(rule, m, k)
+    sign = 1 if rule.rising else -1
+    limits = np.append(values, np.inf)
+    thresholds, exits = [], []
+    for cut in chosen:
+        if cut == 0:
+            threshold = ends[0]
+        elif cut == len(values):
+            threshold = ends[1]
+        else:
+            threshold = sign * _between(float(values[cut - 1]) / unit, float(values[cut]) / unit)
+        thresholds.append(threshold)
+        exits.append((critical >= limits[cut]).sum(axis=0))
+    return thresholds, exits
+
+
+def _critical(recorded: HeldOut, rule: Rule, patience: int | None) -> np.ndarray:
+    """(M − 1, N): a sample has exited by an exit if this lies below the threshold (of falling criteria: its negative).
+
+    The least so far of the greatest of `patience` values in a row, infinite where an exit comes too early for the criterion.
+    """
+    from leebert.exits import make_strategy, measured
+
+    m, n, k = recorded.logits.shape
+    if m == 1:
+        return np.empty((0, n))
+    strategy: Any = make_strategy(rule.name, rule.span(m, k)[1], patience, num_exits=m, num_classes=k)
+    values = measured(strategy, recorded.logits[:-1]).astype(float) * (1 if rule.rising else -1)
+    values = np.where(np.isnan(values), np.inf, values)
+    window = patience or 1
+    worst = np.full_like(values, np.inf)
+    for exit_ in range(window - 1, m - 1):
+        worst[exit_] = values[exit_ - window + 1 : exit_ + 1].max(axis=0)
+    first = rule.first(window) - 1
+    worst[:first] = np.inf
+    return np.minimum.accumulate(worst, axis=0)
+
+
+def _spread(layers: np.ndarray, first: int, aims: Sequence[float]) -> np.ndarray:
+    """Indices, rising, of falling `layers`: nearest to each step of a grid, both ends, both sides of gaps and of `aims`."""
+    rising = layers[::-1]
+    steps = math.ceil(math.log(rising[-1] / first) / STEP) if rising[-1] > first else 0
+    grid = rising[-1] * np.exp(-STEP * np.arange(steps + 1))
+    above = np.searchsorted(rising, grid).clip(1, len(rising) - 1) if len(rising) > 1 else np.zeros(0, int)
+    below = above - 1
+    near = np.where(rising[above] - grid[: len(above)] < grid[: len(above)] - rising[below], above, below)
+    gaps = np.flatnonzero(np.diff(np.log(rising)) > STEP)
+    sides = np.searchsorted(rising, np.asarray(aims, float))
+    wanted = np.concatenate([[0, len(rising) - 1], near, gaps, gaps + 1, sides, sides - 1]).clip(0, len(rising) - 1)
+    return len(rising) - 1 - np.unique(wanted.astype(int))[::-1]
+
+
+def _ends(rule: Rule, exits: int, classes: int) -> tuple[float, float]:
+    """The threshold at which no sample exits early, and the one at which all do as soon as the criterion lets them.
+
+    They hold for every sample, not only the recorded: they lie a little beyond what float32 rounds to.
+    """
+    low, high = rule.span(exits, classes)
+    beyond = 1 + THRESHOLD_SLACK / 2
+    return (low, high * beyond) if rule.rising else (high * beyond, low / beyond)
+
+
+def _between(low: float, high: float) -> float:
+    """The number of fewest digits that lies between two, well clear of both."""
+    margin = (high - low) / 4
+    for digits in range(1, 17):
+        number = float(f"{(low + high) / 2:.{digits}g}")
+        if low + margin < number < high - margin:
+            return number
+    return (low + high) / 2

@@ -1,0 +1,260 @@
+"""What MLflow holds is read back, compared with the ledger value by value, and mended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow_server import MlflowServer, contents
+from proxy import Fault, proxy
+from test_tracking import EPOCHS, Sweep, whole_sweep
+
+from tune.tracking import server
+from tune.tracking.audit import missing
+from tune.tracking.events import Epoch, Event
+from tune.tracking.expected import in_parts
+from tune.tracking.rebuild import complete
+
+HTML = b"<html><h1>400 Bad Request</h1></html>"
+LIES = {
+    "400 of MLflow": Fault(400, json.dumps({"error_code": "INVALID_PARAMETER_VALUE", "message": "no"}).encode()),
+    "400 JSON": Fault(400, b'{"error": "bad request"}'),
+    "400 HTML": Fault(400, HTML),
+    "200 empty": Fault(200, b"{}"),
+    "200 list": Fault(200, b"[]"),
+}
+
+
+def timed_sweep() -> list[Event]:
+    """Every event at a time of its own, as from a ledger."""
+    start = 1_700_000_000_000
+    return [e if e.time_ms else dataclasses.replace(e, time_ms=start + n) for n, e in enumerate(whole_sweep())]
+
+
+def mended(sweep: Sweep, events: list[Event]) -> tuple[int, list[str]]:
+    """How many runs were mended, and what is left."""
+    tracker = sweep.tracker()
+    tracker.check()
+    count, left = complete(tracker, events, lambda: None, sweep.said.append)
+    return count, [str(one) for one in left]
+
+
+def sorted_contents(database: Any, sweep: Sweep) -> dict[str, Any]:
+    """Without the sweep's own name, and a metric's points by step."""
+    found = contents(database, sweep.name)
+    for run in found.values():
+        run["metrics"] = {name: sorted(points) for name, points in run["metrics"].items()}
+    return json.loads(json.dumps(found).replace(sweep.name, "NAME"))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tmp_path_factory.mktemp("audit") / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def whole(database: Any) -> dict[str, Any]:
+    """What a database holds of a sweep that nothing happened to."""
+    sweep = Sweep(f"sqlite:///{database}")
+    sweep.send(timed_sweep())
+    return sorted_contents(database, sweep)
+
+
+FOLD, CONFIG, SUMMARY = "CLO-v2 00 s0 f1", "CLO-v2 00 · clo", "Summary · CLO-v2 minus BLO"
+DAMAGES = {
+    "a point in the middle": ("DELETE FROM metrics WHERE run_uuid = :fold AND step = 1 AND key = 'score/exit_02'", "epoch 1"),
+    "an epoch in the middle": ("DELETE FROM metrics WHERE run_uuid = :fold AND step = 1", "at epoch 1"),
+    "another value of an epoch": (
+        "UPDATE metrics SET value = 0.75 WHERE run_uuid = :fold AND step = 0 AND key = 'score/mean'", "other values of score/mean",
+    ),
+    "a curve of another version": (
+        "UPDATE metrics SET value = value + 1 WHERE run_uuid = :config AND key LIKE 'tradeoff/%'",
+        "other values of tradeoff/layers, tradeoff/score",
+    ),
+    "results": ("DELETE FROM metrics WHERE run_uuid = :config AND key LIKE 'depth/%'", "no values of depth/score"),
+    "parameters": ("DELETE FROM params WHERE run_uuid = :config AND key IN ('lr_theta', 'variant')", "no parameter"),
+    "another parameter": ("UPDATE params SET value = '7' WHERE run_uuid = :config AND key = 'lr_theta'", "parameter lr_theta"),
+    "a tag": ("DELETE FROM tags WHERE run_uuid = :fold AND key IN ('approach', 'mlflow.parentRunId')", "tag approach"),
+    "an end": ("UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE run_uuid = :fold", "RUNNING, not FINISHED"),
+    "a fold's run": ("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = :fold", "there is no such run"),
+    "a configuration's run": ("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = :config", "there is no such run"),
+    "a summary's depth": ("DELETE FROM metrics WHERE run_uuid = :summary AND step = 2", "no values of paired/diff"),
+    "a second run": ("UPDATE tags SET value = '0' WHERE run_uuid = :fold AND key = 'fold'", "there are two of this run"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_is_damaged_is_named_and_made_as_it_was(database: Any, whole: dict[str, Any], damage: str) -> None:
+    sweep, events = Sweep(f"sqlite:///{database}"), timed_sweep()
+    sweep.send(events)
+    ids = {name: run.info.run_id for name, run in sweep.runs().items()}
+    statement, named = DAMAGES[damage]
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute(statement, {"fold": ids[FOLD], "config": ids[CONFIG], "summary": ids[SUMMARY]})
+        # MLflow keeps each metric's last point apart, and makes it from the points only when it writes.
+        connection.execute(
+            "DELETE FROM latest_metrics WHERE NOT EXISTS (SELECT 1 FROM metrics m WHERE m.run_uuid = "
+            "latest_metrics.run_uuid AND m.key = latest_metrics.key)"
+        )
+        connection.commit()
+    seen = list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune.tracking.rebuild.PASSES", 0)  # only compared
+        seen = mended(sweep, events)[1]
+    assert named in " | ".join(seen)
+    count, left = mended(sweep, events)
+    assert (left, count >= 1) == ([], True)
+    assert sorted_contents(database, sweep) == whole
+    assert mended(sweep, events) == (0, [])
+
+
+def test_what_users_write_into_a_run_is_left_alone(database: Any, whole: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    sweep, events = Sweep(f"sqlite:///{database}"), timed_sweep()
+    sweep.send(events)
+    client, runs = MlflowClient(sweep.uri), sweep.runs()
+    client.set_tag(runs[sweep.name].info.run_id, "mlflow.note.content", "my own words")
+    client.set_tag(runs[FOLD].info.run_id, "reviewed", "yes")
+    client.log_metric(runs[FOLD].info.run_id, "my/metric", 3.0)
+    assert mended(sweep, events) == (0, [])
+    assert sweep.runs()[sweep.name].data.tags["mlflow.note.content"] == "my own words"
+    assert sweep.runs()[FOLD].data.metrics["my/metric"] == 3.0
+
+
+def test_what_is_expected_comes_in_parts_of_whole_configurations_that_join_to_all_of_it() -> None:
+    events = timed_sweep()
+    parts = list(in_parts(events, "sweep", "mrpc", most=1))
+    assert [sorted({key[0] for key in part}) for part in parts] == [
+        ["summary", "sweep"],
+        ["config", "fold"],
+        ["config", "fold"],
+    ]
+    joined = {key: run for part in parts for key, run in part.items()}
+    assert joined == {key: run for part in in_parts(events, "sweep", "mrpc", most=100) for key, run in part.items()}
+    assert {step for step in joined["fold", "clo", "0", "1"].metrics["score/mean"]} == set(range(EPOCHS))
+    assert joined["fold", "clo", "0", "1"].parent == ("config", "clo")
+
+
+@dataclasses.dataclass
+class Liar:
+    """A proxy of the server that lies to the requests that are picked, while it lies at all."""
+
+    uri: str
+    lying: Callable[[str, int], Fault | None] | None = None
+    count: int = 0
+
+
+@pytest.fixture
+def liar(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Liar]:
+    monkeypatch.setattr("tune.tracking.runs._SETTLE_SECONDS", 0.0)  # nothing that it swallows arrives later
+    lock, it = threading.Lock(), Liar("")
+
+    def fault(path: str) -> Fault | None:
+        with lock:
+            it.count += 1
+            return it.lying(path, it.count) if it.lying else None
+
+    with proxy(mlflow_server.url, fault) as uri:
+        it.uri = uri
+        yield it
+
+
+@pytest.mark.parametrize(
+    "lie", [name if name == "200 empty" else pytest.param(name, marks=pytest.mark.slow) for name in LIES]
+)
+def test_a_server_whose_answers_were_others_holds_everything_after_it_was_read_back(
+    liar: Liar, mlflow_server: MlflowServer, whole: dict[str, Any], lie: str
+) -> None:
+    sweep, events = Sweep(liar.uri), timed_sweep()
+    sweep.tracker().check()
+    tracker = sweep.tracker()
+    liar.lying = lambda path, count: LIES[lie] if count % 3 == 0 else None
+    for event in events:
+        tracker.put(event)
+    tracker.close(20)
+    liar.lying = None
+    assert mended(sweep, events)[1] == []
+    assert sorted_contents(mlflow_server.database, sweep) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", ["400 of MLflow", "200 empty"])
+def test_while_it_goes_on_lying_what_is_missing_is_named(liar: Liar, lie: str) -> None:
+    sweep, events = Sweep(liar.uri), timed_sweep()
+    liar.lying = lambda path, _: LIES[lie] if "log-batch" in path else None
+    tracker = sweep.tracker()
+    for event in events:
+        tracker.put(event)
+    tracker.close(20)
+    left = mended(sweep, events)[1]
+    assert any(line.startswith(f"{FOLD}: no values of score/exit_01") and "at epoch 0, 1, 2" in line for line in left)
+    assert any("no parameter" in line for line in left)
+
+
+def test_a_sweeps_end_says_that_reports_are_missing_which_every_answer_had_taken(liar: Liar) -> None:
+    sweep, events = Sweep(liar.uri), timed_sweep()
+    tracker, batches = sweep.tracker(), iter(range(100))
+    liar.lying = lambda path, _: LIES["200 empty"] if "log-batch" in path and next(batches) == 2 else None
+    for event in events:
+        tracker.put(event)
+        while tracker.waiting:
+            threading.Event().wait(0.01)  # so that each report has a request of its own
+    assert (tracker.close(20), tracker.rejected) == (0, 0)
+    cells: dict[tuple[str, int, int], list[int]] = {}
+    for event in events:
+        if isinstance(event, Epoch):
+            cells.setdefault((event.config_id, event.seed, event.fold), []).append(event.epoch)
+    state: Any = SimpleNamespace(epochs=cells)
+    before = liar.count
+    assert missing(tracker, state, sweep.said.append) == 1
+    assert liar.count - before == 2, "a search, and the epochs' numbers of up to 100 cells"
+    assert "lacks 1 reports" in sweep.said[-1]
+    liar.lying = lambda *_: Fault()
+    assert missing(tracker, state, sweep.said.append) == 0
+    assert "doesn't say what it holds" in sweep.said[-1]
+
+
+def answered(status: int, body: str) -> Any:
+    """The answer to a request for a new run, or what it raises."""
+    from mlflow.protos.service_pb2 import CreateRun
+
+    response = SimpleNamespace(status_code=status, text=body, headers={})
+    return server._answer(CreateRun, "/api/2.0/mlflow/runs/create", response)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, "{}"),
+        (200, '{"run": {"info": {}}}'),
+        (200, '{"run": 3}'),
+        (200, "[]"),
+        (200, "<html>"),
+        (400, "<html>"),
+        (400, "{}"),
+        (403, "Permission denied"),
+    ],
+)
+def test_an_answer_that_mlflow_does_not_give_is_no_reason_to_give_up(status: int, body: str) -> None:
+    with pytest.raises(server.ForeignAnswer) as caught:
+        answered(status, body)
+    assert not server.is_permanent(caught.value)
+    assert (caught.value.error_code == "PERMISSION_DENIED") == (status == 403)
+
+
+def test_what_mlflow_says_itself_counts() -> None:
+    from mlflow.exceptions import MlflowException
+
+    assert answered(200, '{"run": {"info": {"run_id": "7"}}}').run.info.run_id == "7"
+    for status, code, permanent in ((400, "INVALID_PARAMETER_VALUE", True), (503, "TEMPORARILY_UNAVAILABLE", False)):
+        with pytest.raises(MlflowException) as caught:
+            answered(status, json.dumps({"error_code": code, "message": "no"}))
+        assert server.is_permanent(caught.value) == permanent

@@ -1,0 +1,231 @@
+"""The exit criterion and threshold that meet an aim: within a loss, at a layer speed-up, and what training does of it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from encoders import graded_rows, save_backbone, write_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from saved_models import LAYERS, save_model
+
+from leebert.config import AimConfig, parse
+from leebert.errors import ConfigError
+from leebert.evaluate import HeldOut
+from leebert.operating_point import Aim, choose_point, in_words, saved_tradeoffs
+from leebert.rules import RULES
+from leebert.serving import Served
+from leebert.thresholds import FILE, Chosen, curves, curves_as_json, read_curves
+from leebert.tradeoff import replay_point, tradeoff, tradeoffs
+from leebert.yaml import dump_yaml
+
+
+def recorded(seed: int = 0, samples: int = 60, exits: int = 5, classes: int = 3) -> HeldOut:
+    """Exits that are surer and righter the deeper they are."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=samples)
+    depth = np.arange(1, exits + 1)[:, None, None]
+    logits = rng.normal(size=(exits, samples, classes)) + depth * np.eye(classes)[labels] * rng.uniform(
+        0.1, 1.2, size=(1, samples, 1)
+    )
+    return HeldOut(logits.astype(np.float32), labels)
+
+
+def agreeing_on_a_mistake() -> HeldOut:
+    """Three classes; shallow exits agree, unsure, on one class for every sample; the last is right.
+
+    Patience takes agreement for certainty and exits early with a third right; entropy does not.
+    """
+    labels = np.arange(60) % 3
+    logits = np.zeros((5, 60, 3), np.float32)
+    logits[:4, :, 0] = 0.1
+    logits[4, np.arange(60), labels] = 8.0
+    sure = np.arange(60) < 30  # half of the samples are easy
+    logits[1:4][:, sure] = 0.0
+    logits[1:4, np.flatnonzero(sure), labels[sure]] = 8.0
+    return HeldOut(logits, labels)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.005, 0.01, 0.03, 0.1]))
+def test_within_a_loss_no_criterion_of_the_model_is_faster_and_the_loss_is_kept(seed, loss):
+    record = recorded(seed, samples=40)
+    found = choose_point(list(tradeoffs(record, metric="accuracy").values()), Aim(loss, None))
+    replayed = replay_point(record, "accuracy", found.strategy, found.threshold, found.patience)
+    full = replay_point(record, "accuracy", "never", None).measures["score"]
+    assert replayed.speed_up == pytest.approx(found.reached)
+    assert full - replayed.measures["score"] == pytest.approx(found.loss)
+    assert found.loss <= loss + 1e-9
+    for curve in tradeoffs(record, metric="accuracy").values():
+        assert curve.within(loss).speed_up <= found.reached + 1e-9
+
+
+def test_the_default_aim_is_one_point_and_where_that_saves_nothing_a_layer_speed_up_of_two():
+    assert Aim.of() == Aim(0.01, 2.0)
+    record = recorded()
+    wrong = np.where(np.arange(60) < 3, (record.labels + 1) % 3, record.labels)
+    hopeless = HeldOut(np.stack([np.eye(3)[wrong] * 9.0] * 4 + [np.eye(3)[record.labels] * 9.0]), record.labels)
+    found = choose_point(list(tradeoffs(hopeless, metric="accuracy").values()), Aim.of())
+    assert found.max_loss is None  # five points are lost wherever a sample exits early
+    assert found.asked == 2.0
+    assert choose_point(list(tradeoffs(hopeless, metric="accuracy").values()), Aim(0.01, None)).reached == 1.0
+
+
+def test_patience_wins_only_where_it_is_best():
+    record = agreeing_on_a_mistake()
+    every = list(tradeoffs(record, metric="accuracy").values())
+    assert next(c for c in every if c.criterion == "patience").within(0.01).speed_up == 1.0
+    found = choose_point(every, Aim.of())
+    assert found.strategy != "patience"
+    assert found.reached > 1.4
+    assert found.loss <= 0.01
+    assert in_words(found).startswith(f"exit criterion {found.name}, threshold {found.threshold:.6g}: ")
+
+
+def test_of_equal_criteria_patience_is_not_taken():
+    same = HeldOut(np.stack([np.eye(2)[np.arange(40) % 2] * 9.0] * 4), np.arange(40) % 2)
+    assert choose_point(list(tradeoffs(same, metric="accuracy").values()), Aim.of()).strategy != "patience"
+
+
+def test_at_a_speed_up_the_most_accurate_of_the_near_criteria_is_taken():
+    record = recorded(3)
+    every = list(tradeoffs(record, metric="accuracy", speed_ups=[1.6]).values())
+    found = choose_point(every, Aim(None, 1.6))
+    near = [c.nearest(1.6) for c in every if abs(c.nearest(1.6).speed_up / 1.6 - 1) <= 0.05]
+    assert near
+    full = float(every[0].scores[-1])
+    assert full - found.loss == pytest.approx(max(point.measures["score"] for point in near))
+
+
+def test_saved_curves_give_the_same_point():
+    record = recorded(1)
+    again = saved_tradeoffs(curves(record, metric="accuracy"), record.layers, record.depth)
+    for aim in (Aim(0.005, None), Aim(0.03, None), Aim(None, 1.7)):
+        for curve in again:
+            fresh = tradeoff(record, curve.criterion, curve.patience, metric="accuracy")
+            assert choose_point([curve], aim) == choose_point([fresh], aim)
+    assert saved_tradeoffs(curves(record), record.layers, record.depth) == []  # of a model of an earlier version
+
+
+def test_wrong_aims_are_refused():
+    with pytest.raises(ConfigError, match=r"--max-loss -1: points of the score"):
+        Aim.of(-1, None)
+    with pytest.raises(ConfigError, match=r"--speed-up 0.5: depth / mean layers"):
+        Aim.of(None, 0.5)
+    with pytest.raises(ConfigError, match="no labels"):
+        choose_point([tradeoff(recorded(), "entropy")], Aim.of())
+    with pytest.raises(ConfigError, match="one exit"):
+        choose_point([], Aim.of())
+    with pytest.raises(ConfigError, match="criterion 'never' has no threshold to choose"):
+        parse(AimConfig, {"criterion": "never"}, "options")
+
+
+# A saved model: calibration and service.
+
+OWN = {"name": "pairs", "files": {"train": "x.csv"}, "text": ["a", "b"], "label": "label", "labels": ["no", "yes"]}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model of four layers with labelled curves beside it, as training leaves them, and texts."""
+    folder = save_model(tmp_path / "model", OWN, ("no", "yes"))
+    curves_of = curves(recorded(2, samples=200, exits=LAYERS, classes=2), metric="accuracy")
+    (folder / FILE).write_text(curves_as_json(curves_of, LAYERS, "200 held-out rows of the training split"))
+    pd.DataFrame(graded_rows(300)).to_csv(tmp_path / "texts.csv", index=False)
+    return folder
+
+
+def test_a_request_may_name_the_loss_that_it_allows(saved):
+    served = Served(saved)
+    curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "confidence", metric="accuracy")
+    for points in (0.5, 3.0):
+        rule = served.rule({"strategy": "confidence", "max_loss": points})
+        assert rule.threshold == curve.within(points / 100).threshold
+    with pytest.raises(ConfigError, match="speed_up and max_loss: give one of the two"):
+        served.rule({"speed_up": 2.0, "max_loss": 1.0})
+    with pytest.raises(ConfigError, match="max_loss 200: points of score"):
+        served.rule({"max_loss": 200.0})
+    with pytest.raises(ConfigError, match=r"no scores by threshold of the exit criterion 'pcee, patience 3' \(but of"):
+        served.rule({"strategy": "pcee", "patience": 3, "max_loss": 1.0})
+
+
+def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):
+    unscored = curves(recorded(2, samples=200, exits=LAYERS, classes=2))
+    (saved / FILE).write_text(curves_as_json(unscored, LAYERS, "held-out rows"))
+    with pytest.raises(ConfigError, match="train it again with a validation fold"):
+        Served(saved).rule({"max_loss": 1.0})
+
+
+def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_speed_up_on_the_texts(saved, cli):
+    curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "entropy", metric="accuracy")
+    options = ("--max-loss", 3, "--strategy", "entropy", "--json")
+    ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
+    assert ran.code == 0, ran.err
+    own = ran.json["chosen"]["entropy"]
+    assert own["threshold"] == curve.within(0.03).threshold
+    assert own["max_loss"] == 0.03
+    assert own["loss"] <= 0.03 + 1e-9
+    answers = Served(saved).predict(pd.read_csv(saved.parent / "texts.csv"))
+    assert LAYERS / answers["exit_layer"].mean() == pytest.approx(own["reached"], rel=0.01)
+    # The scores are kept beside the new speed-ups: a request may still name a loss, and so may a second calibration.
+    assert Served(saved).rule({"strategy": "entropy", "max_loss": 3.0}).threshold == pytest.approx(
+        own["threshold"], rel=0.2
+    )
+    assert cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options).code == 0
+
+
+def test_calibration_wants_one_aim(saved, cli):
+    for options in ((), ("--speed-up", 2, "--max-loss", 1)):
+        ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
+        assert ran.code == 1
+        assert "calibrate needs an aim: --speed-up RATIO, or --max-loss POINTS" in ran.err
+
+
+# Training.
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a task of 200 rows, a backbone of four layers and a configuration of both."""
+    folder = tmp_path_factory.mktemp("operating-point")
+    save_backbone(folder / "backbone", layers=LAYERS)
+    training = {"batch_size": 8, "max_epochs": 3, "lr_theta": 1e-3, "precision": "fp32"}
+    model = {"backbone": str(folder / "backbone"), "max_length": 32}
+    (folder / "run.yaml").write_text(
+        dump_yaml({"task": write_task(folder / "data"), "model": model, "training": training})
+    )
+    return folder
+
+
+def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_costs(place, cli, tmp_path):
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2)
+    assert ran.code == 0, ran.err
+    chosen = json.loads((tmp_path / "m" / "training.json").read_text())["chosen"]
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert (config["exit_strategy"], config["exit_threshold"]) == (chosen["strategy"], chosen["threshold"])
+    told = json.loads((tmp_path / "m" / FILE).read_text())
+    assert told["chosen"] == chosen
+    every = saved_tradeoffs(read_curves(tmp_path / "m"), range(1, LAYERS + 1), LAYERS)
+    assert {curve.criterion for curve in every} == set(RULES)
+    assert chosen["reached"] == pytest.approx(max(curve.within(0.02).speed_up for curve in every))
+    assert in_words(Chosen(**chosen)) in ran.out
+    assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'}"
+
+
+def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, tmp_path):
+    ran = cli(
+        "leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2,
+        "--set", "exits.strategy=patience",
+    )  # fmt: skip
+    assert ran.code == 1
+    assert "aim: `exits` names the exit criterion already" in ran.err
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_named_criterion_gets_its_threshold_chosen(place, cli, tmp_path):
+    options = ("--criterion", "confidence", "--speed-up", 1.5, "--json")
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options)
+    assert ran.code == 0, ran.err
+    assert ran.json["chosen"]["strategy"] == "confidence"
+    assert ran.json["chosen"]["asked"] == 1.5

@@ -1,0 +1,103 @@
+"""What an MLflow server holds that has seen a sweep's events from the first to the last, none lost: made in memory."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from tune.tracking.events import Epoch, Event, SavedViews
+from tune.tracking.runs import Key, RunWriter, key_of
+
+
+@dataclasses.dataclass
+class ExpectedRun:
+    """A run as MLflow should hold it. Its parent is named by key, as each server gives ids of its own.
+
+    metrics: by name, step → (value, time in ms). rewritten: the values that its tags have had before.
+    """
+
+    key: Key
+    name: str
+    tags: dict[str, str]
+    parent: Key | None = None
+    status: str = "RUNNING"
+    end_ms: int | None = None
+    params: dict[str, str] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, dict[int, tuple[float, int]]] = dataclasses.field(default_factory=dict)
+    rewritten: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+
+
+class MemoryStore:
+    """The requests of :class:`RunWriter`, carried out in memory as MLflow carries them out."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, ExpectedRun] = {}
+        self._ids = (f"memory-{number}" for number in itertools.count())
+
+    def create_run(self, _: str, __: str, ___: int, tags: Iterable[Any], name: str) -> Any:
+        values = {tag.key: tag.value for tag in tags}
+        key, above = key_of(values), values.pop("mlflow.parentRunId", None)
+        assert key is not None
+        run_id = next(self._ids)
+        self.runs[run_id] = ExpectedRun(key, name, values, self.runs[above].key if above else None)
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+
+    def log_batch(self, run_id: str, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]) -> None:
+        run = self.runs[run_id]
+        for metric in metrics:
+            run.metrics.setdefault(metric.key, {})[metric.step] = (metric.value, metric.timestamp)
+        run.params.update({param.key: param.value for param in params})
+        for tag in tags:
+            if tag.key in run.tags:
+                run.rewritten.setdefault(tag.key, set()).add(run.tags[tag.key])
+            run.tags[tag.key] = tag.value
+
+    def update_run_info(self, run_id: str, status: int, end_ms: int | None, _: None) -> None:
+        from mlflow.entities import RunStatus
+
+        self.runs[run_id].status, self.runs[run_id].end_ms = RunStatus.to_string(status), end_ms
+
+    def delete_run(self, run_id: str) -> None:
+        del self.runs[run_id]
+
+
+def expected_runs(events: Iterable[Event], sweep: str, task: str) -> dict[Key, ExpectedRun]:
+    """The runs that these events leave on a server; saved views are none."""
+    store = MemoryStore()
+    writer = RunWriter.into(store, sweep, task)
+    for event in events:
+        if not isinstance(event, SavedViews):
+            writer.apply(event)
+    return {run.key: run for run in store.runs.values()}
+
+
+def in_parts(events: Sequence[Event], sweep: str, task: str, most: int) -> Iterator[dict[Key, ExpectedRun]]:
+    """All runs of a sweep's events, those of at most `most` folds at a time (but of one configuration at least).
+
+    So the values of a large sweep never stand in memory all at once. First the runs that are no configuration's: their
+    end depends on every configuration, though not on what its epochs measured.
+    """
+    outline = (dataclasses.replace(e, metrics=dict) if isinstance(e, Epoch) else e for e in events)
+    runs = expected_runs(outline, sweep, task)
+    yield {key: run for key, run in runs.items() if "config" not in run.tags}
+    folds = collections.Counter(run.tags["config"] for run in runs.values() if run.key[0] == "fold")
+    part: set[str] = set()
+    for config in dict.fromkeys(run.tags["config"] for run in runs.values() if "config" in run.tags):
+        if part and sum(folds[one] for one in (*part, config)) > most:
+            yield _of_configurations(part, events, sweep, task)
+            part = set()
+        part.add(config)
+    if part:
+        yield _of_configurations(part, events, sweep, task)
+
+
+def _of_configurations(
+    configs: Collection[str], events: Sequence[Event], sweep: str, task: str
+) -> dict[Key, ExpectedRun]:
+    wanted = (event for event in events if getattr(event, "config_id", None) in (None, *configs))
+    runs = expected_runs(wanted, sweep, task)
+    return {key: run for key, run in runs.items() if run.tags.get("config") in configs}
