@@ -110,8 +110,8 @@ def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
     Console().print(table)
 
 
-#: What stands where a speed-up would, of a model of which no exit scores above the majority class.
-NO_SPEED_UP = "which counts for nothing: no exit scores above the majority class"
+#: What stands where a speed-up would, of a model that has none worth telling.
+NO_SPEED_UP = "no speed-up is claimed, since no exit scores above the majority class"
 
 
 def speed_up_counts(majority: Mapping[str, Any] | None) -> bool:
@@ -130,11 +130,10 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
     if not chosen:
         return
     point = Chosen(**chosen)
+    told = point_in_words(point)
     if not speed_up_counts(majority):
-        at = "" if point.threshold is None else f" {point.threshold:.6g}"
-        print(f"exit by {point.name}{at}, a speed-up {NO_SPEED_UP} on the validation fold ({samples} samples)")
-        return
-    print(f"{point_in_words(point)} on the validation fold ({samples} samples)")
+        told = f"exit criterion {point.name}, threshold {point.threshold:.6g}: {NO_SPEED_UP}"
+    print(f"{told} on the validation fold ({samples} samples)")
     if point.max_loss is not None and point.reached <= 1:
         print(f"  no threshold of it saves a layer within {100 * point.max_loss:g} points")
     elif not point.near:

@@ -73,7 +73,7 @@ def test_evaluate_ends_with_the_verdict(learned, capsys):
     if learned:
         assert last.startswith("dev: learned: mean over exits +1")
     else:
-        assert "layers, which counts for nothing: no exit scores above the majority class; score 74.48" in out
+        assert "layers, no speed-up is claimed, since no exit scores above the majority class; score 74.48" in out
         assert last.startswith(
             "dev: nothing was learned: every exit predicts a single class; the majority class (yes) scores 74.48, chance 53.81; try "
         )
