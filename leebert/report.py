@@ -159,8 +159,9 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
         table.add_row("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}")
     console.print(table)
     _print_points(console, f"{split}: exit criteria, in steps of layers", result["table"], measures)
-    within = {name: [point] for name, point in result["within"].items()}
-    _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
+    if speed_up_counts(majority):  # what answers one class throughout loses nothing by exiting first
+        within = {name: [point] for name, point in result["within"].items()}
+        _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
     if own := result.get("own"):
         at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
         fewer = f"{own['speed_up']:.2f} times fewer" if speed_up_counts(majority) else NO_SPEED_UP

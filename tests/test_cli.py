@@ -391,10 +391,11 @@ def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cl
     assert ran.code == 0, ran.err
     assert "train: 120 rows" in ran.out
     assert "the model's own rule, patience" in ran.out
-    assert "train: fewest layers with at most 1 point lost" in ran.out
+    above = "no speed-up is claimed" not in ran.out
+    assert ("train: fewest layers with at most 1 point lost" in ran.out) is above
     # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.
     for criterion in ("entropy", "confidence"):
-        assert 4 <= ran.out.count(criterion) <= 2 * LAYERS + 1
+        assert 3 + above <= ran.out.count(criterion) <= 2 * LAYERS + 1
     for exit_ in range(1, LAYERS + 1):
         assert any(line.strip("│ ").startswith(f"{exit_} ") for line in ran.out.splitlines())
 
