@@ -403,7 +403,7 @@ def refit(
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
-    from tune.models.refit import Plan, check_learned, claimed, finish, prepare, print_refit, seeds_of
+    from tune.models.refit import Plan, claimed, finish, prepare, print_refit, seeds_of
     from tune.models.refit import refit as refit_
     from tune.models.register import Target, check_names, check_server, log_refit, model_name
     from tune.tracking.server import resolve_uri
@@ -416,8 +416,7 @@ def refit(
     ready = prepare(best, out, plan, anyway=anyway)
     check_server(to)
     with claimed(ready):
-        told = refit_(ready, served_as=to.address, say=_say)
-        check_learned(told, anyway)
+        told = refit_(ready, served_as=to.address, anyway=anyway, say=_say)
         told["mlflow"] = log_refit(best, out, told, to, say=_say)
         finish(out, told)
     console.emit_json(told) if json_ else print_refit(told, out)

@@ -181,11 +181,12 @@ def claimed(ready: Ready) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) -> dict[str, Any]:
+def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; returns what `out`/refit.json is to say.
 
     A refit that was killed goes on in the same `out`. A seed that diverges is left out, unless it is the registered one.
-    `served_as` is the address that the registered seed's card names.
+    `served_as` is the address that the registered seed's card names. Unless `anyway`, raises SweepError before any card is
+    written where the registered seed's model has no exit above the majority class.
     """
     best, out, plan, chosen, own = ready.best, ready.out, ready.plan, ready.chosen, ready.own
     config, recorded = best.config, ready.recorded
@@ -235,6 +236,7 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
         "missed": _missed(evaluations, chosen),
     }
+    check_learned(told, anyway)
     for seed, summary in summaries.items():
         address = served_as if seed == plan.seeds[0] else ""
         write_card(out / f"seed-{seed}", _facts(ready, seed, summary, evaluations, address))
