@@ -9,7 +9,7 @@ from saved_models import save_model
 from leebert.card import CardFacts, card, recalibrated
 from leebert.config import ModelConfig, TrainConfig
 from leebert.data.tasks import any_task
-from leebert.errors import ConfigError, SweepError
+from leebert.errors import BackboneError, SweepError
 from leebert.evaluate import HeldOut, replay_point
 from leebert.recipe import RunConfig
 from leebert.report import evaluation, print_evaluation
@@ -139,7 +139,7 @@ def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data
         prepare(stuck, tmp_path / "out", plan)
     assert not (tmp_path / "out").exists()
     for best, anyway in ((stuck, True), (best_file(tmp_path / "good", learned=True), False)):
-        with pytest.raises(ConfigError, match="nothing"):  # on to the backbone, of which there is none
+        with pytest.raises(BackboneError, match="nothing"):  # on to the backbone, of which there is none
             prepare(best, tmp_path / "out", plan, anyway=anyway)
 
 
