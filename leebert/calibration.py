@@ -21,7 +21,7 @@ from leebert.data.sources import Examples
 from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import HeldOut, record_all
-from leebert.files import write_together
+from leebert.files import parse_json, write_together
 from leebert.majority import ADVICE
 from leebert.metrics import collapsed
 from leebert.operating_point import Aim, scored, within_loss
@@ -156,8 +156,8 @@ def save_calibration(folder: Path, found: Calibration) -> str:
     folder's files can't be read.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        before = json.loads((folder / FILE).read_text(encoding="utf-8")) if (folder / FILE).exists() else {}
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        before = parse_json((folder / FILE).read_text(encoding="utf-8")) if (folder / FILE).exists() else {}
         card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").exists() else None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: its files can't be read: {error}") from None

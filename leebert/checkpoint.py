@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from leebert.errors import CheckpointError, StorageError
-from leebert.files import fsync_folder, replaced
+from leebert.files import fsync_folder, parse_json, replaced
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Checkpoints:
                 if self.known is not None and hashlib.sha256(state).hexdigest() not in self.known:
                     # Of an epoch that was never recorded, or written after the run had been given to another process.
                     raise ValueError("its digest is not the recorded one")
-                values = json.loads(state)
+                values = parse_json(state)
                 if _digest(path / "state.safetensors") != values["tensors"]:
                     raise ValueError("its contents don't match its digest")
                 snapshot = Snapshot(load_file(path / "state.safetensors"), values["meta"])

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leebert.errors import ConfigError
 from leebert.methods import METHODS
@@ -43,10 +43,21 @@ Rate = Annotated[float, AfterValidator(_positive_rate)]
 AlgorithmName = Annotated[str, AfterValidator(_method)]
 
 
+#: The largest whole number of any option: beyond it sizes and seeds overflow in the libraries below.
+LARGEST = 2**31 - 1
+
+
 class Frozen(BaseModel):
-    """Base of every configuration: immutable, and an unknown key is an error."""
+    """Base of every configuration: immutable, an unknown key is an error, and no whole number is beyond :data:`LARGEST`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within_reach(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"should be at most {LARGEST}")
+        return value
 
 
 class TrainConfig(Frozen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from leebert.errors import LeebertError
 
 
 def run(app: Callable[[], Any]) -> None:
-    """Run a command-line application; an error of ours becomes one message on stderr and exit code 1."""
+    """Run a command-line application; an error of ours becomes one message on stderr and exit code 1, Ctrl-C 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -26,6 +27,12 @@ def run(app: Callable[[], Any]) -> None:
         app()
     except LeebertError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except OverflowError as error:
+        print(f"error: a number is too large for this machine: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

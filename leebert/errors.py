@@ -13,6 +13,10 @@ class DataError(LeebertError):
     """A data file, split, row or fold is wrong."""
 
 
+class CacheError(DataError):
+    """A file that is made from the data once, and made again where it is damaged, can't be used."""
+
+
 class DivergedError(DataError):
     """A loss, gradient or weight of a training run was not finite."""
 

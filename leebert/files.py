@@ -1,14 +1,24 @@
-"""Writing so that a reader, or whoever comes after a crash, finds the old or the new and never a part."""
+"""Files: writing so that a reader, or whoever comes after a crash, finds the old or the new and never a part."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from leebert.errors import ConfigError
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds. ValueError where it is none, also for one that is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
 
 
 def check_writable(folder: Path, option: str) -> None:

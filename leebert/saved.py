@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,14 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from leebert.errors import CheckpointError
+from leebert.files import parse_json
 
 
 def model_type(folder: str | Path) -> str | None:
     """The kind of model that a folder holds, as its config.json has it. Raises CheckpointError where that can't be read."""
     config_file = Path(folder) / "config.json"
     try:
-        values = json.loads(config_file.read_text())
+        values = parse_json(config_file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{config_file} can't be read: {error}") from None
     return values.get("model_type") if isinstance(values, dict) else None

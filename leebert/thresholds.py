@@ -18,6 +18,7 @@ from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.exits import make_strategy, replay
+from leebert.files import parse_json
 from leebert.rules import RULES, Rule, StrategyName, named
 from leebert.tradeoff import tradeoff
 
@@ -192,7 +193,7 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, p
 def read_curves(folder: Path) -> dict[str, list[list[float]]]:
     """The curves of a saved model, with scores where the file has them; empty where it has none."""
     try:
-        found: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found: Any = parse_json((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -82,6 +82,8 @@ class Tradeoff:
         depth: Layers of the unreduced network, to which speed-ups relate.
         patience: Second parameter of criteria that have one.
         first_exit: Score of running the first exit alone; None for unlabelled samples.
+        asked: (T,) points that are there only since a speed-up was asked for; None: none. Whatever is read by score leaves
+            them out, so that it does not depend on what else was asked.
     """
 
     criterion: str
@@ -93,6 +95,7 @@ class Tradeoff:
     depth: int
     patience: int | None = None
     first_exit: float | None = None
+    asked: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -138,7 +141,16 @@ class Tradeoff:
 
     def within(self, loss: float = ALLOWED_LOSS) -> Point:
         """The point of fewest layers whose score is at most `loss` (a fraction) below the full model's."""
-        return self.point(_fewest(self.scores, loss))
+        return self.point(int(self._regular[_fewest(self.scores[self._regular], loss)]))
+
+    @property
+    def _regular(self) -> np.ndarray:
+        """Indices of the points that every curve of these samples has."""
+        return np.arange(len(self)) if self.asked is None else np.flatnonzero(~self.asked)
+
+    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """Layers, rising, and scores of the points that every curve of these samples has."""
+        return self.layers[self._regular], self.scores[self._regular]
 
     def nearest(self, speed_up: float) -> Point:
         """The point whose layer speed-up is nearest to `speed_up`, as a ratio."""
@@ -159,7 +171,7 @@ class Tradeoff:
                 f"speed-up {speed_up:g}: {self.criterion} reaches from {self.slowest:.3g} to {self.fastest:.2f} on "
                 f"{len(self.exit_layers)} exits"
             )
-        return float(np.interp(self.depth / speed_up, self.layers, self.scores))
+        return float(np.interp(self.depth / speed_up, *self.drawn()))
 
     def area(self) -> float:
         """The mean score between the first exit's layers and the last one's, as a fraction.
@@ -171,7 +183,9 @@ class Tradeoff:
         if first == last:
             return float(self.scores[-1])
         assert self.first_exit is not None  # there are scores
-        layers, scores = np.append(first, self.layers), np.append(self.first_exit, self.scores)
+        layers, scores = (
+            np.append(at, values) for at, values in zip((first, self.first_exit), self.drawn(), strict=True)
+        )
         return float(np.trapezoid(scores, layers)) / (last - first)
 
     def in_steps(self, per_layer: int | None = None) -> list[Point]:
@@ -238,8 +252,12 @@ def tradeoff(
     check_classes(criterion, k)
     check_rule(criterion, patience, m)
     patience = rule.counted(patience, m)
-    find = _whole_points if rule.whole else _points
-    thresholds, exits = find(recorded, rule, patience, [recorded.depth / asked for asked in speed_ups])
+    aims = [recorded.depth / speed_up for speed_up in speed_ups]
+    asked: np.ndarray | None = None
+    if rule.whole:
+        thresholds, exits = _whole_points(recorded, rule, patience)
+    else:
+        thresholds, exits, asked = _points(recorded, rule, patience, aims)
     told: dict[str, list[float]] = {}
     first = None
     if metric is not None and recorded.labels is not None:
@@ -250,7 +268,7 @@ def tradeoff(
     counts = np.stack([np.bincount(index, minlength=m) for index in exits])
     return Tradeoff(
         criterion, counts @ np.asarray(recorded.layers) / n, {name: np.array(v) for name, v in told.items()},
-        np.array(thresholds), counts, recorded.layers, recorded.depth, patience, first,
+        np.array(thresholds), counts, recorded.layers, recorded.depth, patience, first, asked,
     )  # fmt: skip
 
 
@@ -288,12 +306,12 @@ def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
     it is that cell's own points.
     """
     if len(curves) == 1:
-        return curves[0].layers, curves[0].scores
+        return curves[0].drawn()
     low = max(float(curve.layers[0]) for curve in curves)
     high = max(float(curve.layers[-1]) for curve in curves)
     between = np.arange(math.ceil(low * STEPS_PER_LAYER), math.ceil(high * STEPS_PER_LAYER)) / STEPS_PER_LAYER
     grid = np.unique([low, *between, high])
-    return grid, np.mean([np.interp(grid, curve.layers, curve.scores) for curve in curves], axis=0)
+    return grid, np.mean([np.interp(grid, *curve.drawn()) for curve in curves], axis=0)
 
 
 def layers_within(curves: Sequence[Tradeoff], loss: float = ALLOWED_LOSS) -> float:
@@ -308,9 +326,7 @@ def _fewest(scores: np.ndarray, loss: float) -> int:
     return int(np.append(enough[:-1], True).argmax())
 
 
-def _whole_points(
-    recorded: HeldOut, rule: Rule, patience: int | None, aims: Sequence[float]
-) -> tuple[list[float], list[np.ndarray]]:
+def _whole_points(recorded: HeldOut, rule: Rule, patience: int | None) -> tuple[list[float], list[np.ndarray]]:
     """All thresholds of a criterion whose thresholds are whole numbers, and (N,) exits from 0 at each; fastest first."""
     from leebert.exits import make_strategy, replay
 
@@ -325,8 +341,11 @@ def _whole_points(
 
 def _points(
     recorded: HeldOut, rule: Rule, patience: int | None, aims: Sequence[float]
-) -> tuple[list[float], list[np.ndarray]]:
-    """Thresholds spread over layers, and (N,) exits from 0 at each; fastest first. `aims`: layers to be near to, too."""
+) -> tuple[list[float], list[np.ndarray], np.ndarray]:
+    """Thresholds spread over layers, and (N,) exits from 0 at each; fastest first. `aims`: layers to be near to, too.
+
+    Third, (T,): which of them are there for the aims alone.
+    """
     m, n, k = recorded.logits.shape
     base = RULES[rule.unit_of] if rule.unit_of else rule  # one order of samples, whatever the unit
     unit = base.span(m, k)[1] / rule.span(m, k)[1]
@@ -339,7 +358,8 @@ def _points(
     cuts = np.arange(len(values) + 1)
     apart = np.diff(values) > np.maximum(_APART * np.maximum(np.abs(values[1:]), np.abs(values[:-1])), _TINY)
     cuts = cuts[np.concatenate([[True], apart, [True]])] if len(values) else cuts
-    chosen = cuts[_spread(by_cut[cuts], layers[0], aims)][::-1]
+    regular = cuts[_spread(by_cut[cuts], layers[0])]
+    chosen = np.union1d(regular, cuts[_beside(by_cut[cuts], aims)])[::-1]
     ends = _ends(rule, m, k)
     sign = 1 if rule.rising else -1
     limits = np.append(values, np.inf)
@@ -353,7 +373,7 @@ def _points(
             threshold = sign * _between(float(values[cut - 1]) / unit, float(values[cut]) / unit)
         thresholds.append(threshold)
         exits.append((critical >= limits[cut]).sum(axis=0))
-    return thresholds, exits
+    return thresholds, exits, ~np.isin(chosen, regular)
 
 
 def _critical(recorded: HeldOut, rule: Rule, patience: int | None) -> np.ndarray:
@@ -378,8 +398,8 @@ def _critical(recorded: HeldOut, rule: Rule, patience: int | None) -> np.ndarray
     return np.minimum.accumulate(worst, axis=0)
 
 
-def _spread(layers: np.ndarray, first: int, aims: Sequence[float]) -> np.ndarray:
-    """Indices, rising, of falling `layers`: nearest to each step of a grid, both ends, both sides of gaps and of `aims`."""
+def _spread(layers: np.ndarray, first: int) -> np.ndarray:
+    """Indices, rising, of falling `layers`: nearest to each step of a grid, both ends, and both sides of gaps."""
     rising = layers[::-1]
     steps = math.ceil(math.log(rising[-1] / first) / STEP) if rising[-1] > first else 0
     grid = rising[-1] * np.exp(-STEP * np.arange(steps + 1))
@@ -387,9 +407,14 @@ def _spread(layers: np.ndarray, first: int, aims: Sequence[float]) -> np.ndarray
     below = above - 1
     near = np.where(rising[above] - grid[: len(above)] < grid[: len(above)] - rising[below], above, below)
     gaps = np.flatnonzero(np.diff(np.log(rising)) > STEP)
-    sides = np.searchsorted(rising, np.asarray(aims, float))
-    wanted = np.concatenate([[0, len(rising) - 1], near, gaps, gaps + 1, sides, sides - 1]).clip(0, len(rising) - 1)
+    wanted = np.concatenate([[0, len(rising) - 1], near, gaps, gaps + 1])
     return len(rising) - 1 - np.unique(wanted.astype(int))[::-1]
+
+
+def _beside(layers: np.ndarray, aims: Sequence[float]) -> np.ndarray:
+    """Indices of falling `layers` on both sides of each aim."""
+    above = len(layers) - np.searchsorted(layers[::-1], np.asarray(aims, float))
+    return np.concatenate([above - 1, above]).clip(0, len(layers) - 1)
 
 
 def _ends(rule: Rule, exits: int, classes: int) -> tuple[float, float]:

@@ -73,7 +73,8 @@ def made_sweep(
                 cell_end["curve"] = tradeoff(recorded, metric="accuracy").as_dict()
                 cell_end["held_out"] = f"{config}-s0-f{fold}-0001-0001.parquet"
                 rows = np.arange(recorded.logits.shape[1])
-                save_held_out(folder / "cells" / cell_end["held_out"], recorded, rows)
+                name = cell_end["held_out"]
+                cell_end["digests"] = {name: save_held_out(folder / "cells" / name, recorded, rows)}
             if not curves:
                 del cell_end["curve"]
                 cell_end["tradeoff"] = {"layers": [1.0] * 20, "score": [0.0] * 20}
@@ -91,7 +92,12 @@ def made_sweep(
 def _cell(values: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
     depth = np.arange(1, EXITS + 1)
     clo = values["algorithm"] == "clo-v2"
-    quality = 0.84 + 0.02 * clo - 0.02 * abs(np.log10(values["lr_theta"]) + 4.5) + 0.004 * np.log10(values.get("lr_omega", 1e-4))
+    quality = (
+        0.84
+        + 0.02 * clo
+        - 0.02 * abs(np.log10(values["lr_theta"]) + 4.5)
+        + 0.004 * np.log10(values.get("lr_omega", 1e-4))
+    )
     quality += 0.003 * (values.get("batch_size") == 16) + 0.004 * (values.get("cycle_length") == 4)
     scores = quality - (0.16 if clo else 0.2) * np.exp(-depth / 2) + rng.normal(0, 0.008, EXITS)
     weights = 0.6 + 0.15 * depth * (1 if clo else 0.7) + rng.normal(0, 0.04, EXITS)

@@ -83,7 +83,7 @@ class MlflowServer:
 
     def requests(self) -> list[str]:
         """All requests to the tracking interface so far, such as ``POST runs/create``."""
-        lines = re.findall(r'"(GET|POST) /api/2\.0/mlflow/([\w/-]+)', self.log())
+        lines = re.findall(r'"(GET|POST) /(?:ajax-)?api/2\.0/mlflow/([\w/-]+)', self.log())
         return [f"{method} {path}" for method, path in lines]
 
     def commands(self) -> list[list[str]]:

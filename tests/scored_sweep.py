@@ -61,8 +61,9 @@ def scored_sweep(
         for seed, fold in spec.cells()[: cells(values)]:
             mean, where = score(values, seed, fold), {"config": config, "attempt": 1, "seed": seed, "fold": fold}
             file = f"{config}-s{seed}-f{fold}-0001-0001.parquet"
-            trial.append(*({**where, **record} for record in _cell(mean, exits, file)))
-            save_held_out(folder / "cells" / file, _logits(mean, exits, 100 * seed + fold), np.arange(ROWS))
+            recorded = _logits(mean, exits, 100 * seed + fold)
+            digest = save_held_out(folder / "cells" / file, recorded, np.arange(ROWS))
+            trial.append(*({**where, **record} for record in _cell(mean, exits, file, digest)))
         trial.close()
         ends = {
             "complete": {"kind": "complete"},
@@ -77,7 +78,7 @@ def scored_sweep(
     return SweepFolder(folder)
 
 
-def _cell(mean: float, exits: int, file: str) -> list[dict[str, Any]]:
+def _cell(mean: float, exits: int, file: str, digest: str) -> list[dict[str, Any]]:
     depth = 0.01 * (np.arange(exits) - (exits - 1) / 2)
     records: list[dict[str, Any]] = []
     for epoch in range(EPOCHS):
@@ -87,6 +88,7 @@ def _cell(mean: float, exits: int, file: str) -> list[dict[str, Any]]:
             "exits": {"score": (score + depth).tolist()}, "weights": {"ce": [1.0 + mean] * exits}, "ended": None,
         })  # fmt: skip
     end = {"kind": "cell_end", "ended": "finished", "best_epoch": EPOCHS - 1, "epochs": EPOCHS, "held_out": file}
+    end["digests"] = {file: digest}
     return [*records, {**end, **{key: records[-1][key] for key in ("score", "exits", "weights", "seconds")}}]
 
 

@@ -143,6 +143,21 @@ def test_what_is_expected_comes_in_parts_of_whole_configurations_that_join_to_al
     assert joined["fold", "clo", "0", "1"].parent == ("config", "clo")
 
 
+@pytest.mark.parametrize("shut", ["get-history-bulk?", "get-history-bulk"])
+def test_histories_are_read_from_servers_that_lack_an_interface_too(
+    liar: Liar, mlflow_server: MlflowServer, shut: str
+) -> None:
+    sweep, events = Sweep(mlflow_server.url), timed_sweep()
+    sweep.send(events)
+    seen = Sweep(liar.uri)
+    seen.name, seen.experiment = sweep.name, sweep.experiment
+    liar.lying = lambda path, _: Fault(404, b"<html>Not Found</html>") if shut in path else None
+    before = len(mlflow_server.requests())
+    assert mended(seen, events) == (0, [])
+    asked = {request for request in mlflow_server.requests()[before:] if "history" in request}
+    assert asked == {"GET metrics/get-history-bulk-interval" if shut.endswith("?") else "GET metrics/get-history"}
+
+
 @dataclasses.dataclass
 class Liar:
     """A proxy of the server that lies to the requests that are picked, while it lies at all."""

@@ -145,7 +145,8 @@ def test_an_unfinished_sweep_does_not_deny_other_tasks_their_files(sweep, choose
     assert not (tmp_path / "best" / "rte.yaml").exists()
     errors = ran.err.splitlines()
     assert (
-        "error: sweep early: no configuration has finished all its cells yet: 0 running, 1 pruned, 0 failed" in errors
+        "error: sweep early: no configuration has finished all its cells yet: 0 unfinished, 1 pruned, 0 failed"
+        in errors
     )
     assert any(line.startswith("error: sweep damaged: ") for line in errors)
     twice = choose("good", "good")
@@ -202,28 +203,54 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
     assert found_in(tmp_path)["pareto"]["points"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_damaged_logits_are_named_with_their_cell(damage, sweep, choose, tmp_path):
+@pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
+def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
     (chosen, *_), _ = choosing.choose_each([folder], Objective())
     (record, *_) = chosen.best.records
     path = folder.path / "cells" / record["held_out"]
+    whole = choose("damaged", more=("--objective", "area", "--json")).json["found"]
+    data = path.read_bytes()
     if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:300])
+        path.write_bytes(data[:300])
+    elif damage == "flipped":
+        path.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    elif damage == "swapped":
+        other = next(p for p in path.parent.iterdir() if p != path)
+        path.write_bytes(other.read_bytes())
+        other.write_bytes(data)
     else:
         path.unlink()
-    ran = choose("damaged", more=("--objective", "area"))
-    assert ran.code == 1
     cell = f"configuration {record['config']}, seed 0, fold 0"
-    said = "is missing" if damage == "missing" else "can't be read as a cell's held-out logits: ArrowInvalid"
-    assert ran.err.startswith(f"error: sweep damaged: {cell}: {path} {said}")
+    said = "is missing" if damage == "missing" else "is not the file that the ledger records (SHA-256 "
+    ran = choose("damaged", more=("--objective", "area", "--json"))
+    assert ran.code == 0, ran.err
+    assert f"{cell}: {path} {said}" in ran.err
+    assert f"leebert-tune resume {folder.path} --repair" in ran.err
+    assert "left out of the choice, as held-out logits of a cell are missing or damaged: " in ran.err
+    assert ran.json["found"]["configuration"] != record["config"]
+    assert ran.json["found"]["complete_configurations"] < whole["complete_configurations"]
     without = choose("damaged")
     assert without.code == 0, without.err
-    assert "no front of score against mean layers: " in without.out
     assert f"warning: {cell}: {path} {said}" in without.err
     assert "no threshold can be chosen" in without.err
-    assert "held_out" not in found_in(tmp_path)
-    assert choose("damaged", more=("--front",)).code == 1
+    found = found_in(tmp_path)
+    assert found["configuration"] == record["config"]  # its score is known without the logits
+    assert "held_out" not in found
+    assert record["config"] not in {point["configuration"] for point in found["pareto"]["points"]}
+
+
+def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(sweep, choose, tmp_path):
+    folder = sweep("bare")
+    for path in (folder.path / "cells").glob("*-f0-*"):
+        path.unlink()
+    ran = choose("bare")
+    assert ran.code == 0, ran.err
+    assert "no front of score against mean layers: every complete configuration has a cell whose held-out" in ran.out
+    for more in (("--front",), ("--objective", "speed-up=2")):
+        ran = choose("bare", more=more)
+        assert ran.code == 1
+        assert "error: sweep bare: every complete configuration has a cell whose held-out logits are missing" in ran.err
 
 
 def one(name: str, layers: list[float], scores: list[float], first: float) -> tuple[Configuration, Tradeoff]:

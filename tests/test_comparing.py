@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -73,14 +74,21 @@ def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path,
     assert "reaches from 1 to 3.00 on 3 exits" in missed
     (gone,) = {p for p in (sweep.path / "cells").iterdir() if f"{found.scores.lines[0].paired[0][0]}-s0-f0" in p.name}
     gone.unlink()
-    (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
-    assert f"{gone} is missing" in found.at_speed_ups[0][1]
-    assert f"{gone} is missing" in found.as_dict()["at_speed_ups"][0]["missing"]
-    print_comparisons([found])
-    assert "not at speed-up 2.0:" in capsys.readouterr().out
-    assert "Not at speed-up 2.0:" in str(comparison_page([found]))
+    with pytest.warns(UserWarning, match=f"{gone.name} is missing"):
+        (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2)
+    assert [line.dropped for line in found.at_speed_ups[0][1].lines] == [{"unfinished": 1}, {}]
     (narrowed,) = compare_sweeps([sweep], "clo-v2", "blo", where={"cycle_length": "4"}, objectives=AT_2)
     assert not isinstance(narrowed.at_speed_ups[0][1], str), "what was lost is of C=2"
+    for path in (sweep.path / "cells").iterdir():
+        path.unlink()
+    with pytest.warns(UserWarning, match="is missing.*; and [0-9]+ more; left out of everything"):
+        (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
+    assert "no pair that finished the same cell" in found.as_dict()["at_speed_ups"][0]["missing"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the same files
+        print_comparisons([found])
+        assert "Not at speed-up 2.0:" in str(comparison_page([found]))
+    assert "not at speed-up 2.0:" in capsys.readouterr().out
 
 
 def test_a_model_with_one_exit_is_compared_all_the_same(tmp_path):
@@ -109,10 +117,12 @@ def test_a_running_sweep_says_so_and_errors_say_how_far_it_is(tmp_path, capsys):
     none = scored_sweep(tmp_path / "n", ahead(0.1), state=lambda v: "running", cells=lambda v: 0, status="stopped")
     with (
         driven(no_blo),
-        pytest.raises(ConfigError, match=r"'blo'; .*; sweep s is running, 4 of 6 configurations compl"),
+        pytest.raises(ConfigError, match=r"'blo'; .*; sweep s is still running, 4 of 6 configurations compl"),
     ):
         compare_sweeps([no_blo], "clo-v2", "blo")
-    with pytest.raises(ConfigError, match=r"no pair that finished .*; sweep n is stopped, 0 of 6 configurations compl"):
+    with pytest.raises(
+        ConfigError, match=r"no pair that finished .*; sweep n was stopped, 0 of 6 configurations compl"
+    ):
         compare_sweeps([none], "clo-v2", "blo")
     with driven(begun):
         (found,) = compare_sweeps([begun], "clo-v2", "blo", epochs=True)
@@ -120,7 +130,9 @@ def test_a_running_sweep_says_so_and_errors_say_how_far_it_is(tmp_path, capsys):
         assert "b is still running" in capsys.readouterr().out
         assert "The sweep is still running" in str(comparison_page([found]))
         assert found.as_dict()["running"] is True
-        assert "Sweep b is running, 0 of 6 configurations complete: this is what is there." in str(sweep_page(begun))
+        assert "Sweep b is still running, 0 of 6 configurations complete: this is what is there." in str(
+            sweep_page(begun)
+        )
     assert (len(found.scores.lines[0].cells), found.scores.lines[0].planned) == (2, 3)
 
 

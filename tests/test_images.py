@@ -149,13 +149,17 @@ def test_pixels_are_decoded_once_and_shared(cifar, tmp_path):
     assert cached(examples.take(range(40)), 32, tmp_path).path != rows.path
 
 
-def test_a_damaged_file_of_pixels_is_refused(cifar, tmp_path):
+def test_a_damaged_file_of_pixels_is_refused_and_made_again_by_who_has_the_images(cifar, tmp_path):
     path = Path(cached(read_images(TASK, "train", cifar), 32, tmp_path).path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
+    whole = path.read_bytes()
     path.write_bytes(data)
-    with pytest.raises(DataError, match="is damaged.*delete it"):
+    with pytest.raises(DataError, match="the file of pixels is damaged"):
         ImageRows.open(path)
+    with pytest.warns(UserWarning, match="the file of pixels is damaged .*; it is made again"):
+        cached(read_images(TASK, "train", cifar), 32, tmp_path)
+    assert path.read_bytes() == whole
 
 
 def test_an_image_that_cant_be_taken_is_named():

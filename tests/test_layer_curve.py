@@ -117,7 +117,7 @@ def test_the_mean_over_cells_is_on_one_grid_and_of_one_cell_its_own_points():
     assert layers[1:].tolist() == [x / 10 for x in range(math.floor(10 * layers[0]) + 1, 61)]
     assert scores[-1] == pytest.approx(np.mean([cell.scores[-1] for cell in cells]))
     assert layers_within(cells) == layers[np.flatnonzero(scores >= scores[-1] - 0.01)[0]]
-    assert mean_curve(cells[:1]) == (cells[0].layers, cells[0].scores)
+    assert [a.tolist() for a in mean_curve(cells[:1])] == [cells[0].layers.tolist(), cells[0].scores.tolist()]
     assert layers_within(cells[:1]) == cells[0].within().layers
 
 
@@ -141,6 +141,21 @@ def test_a_speed_up_that_is_asked_for_has_the_nearest_points_there_are(asked):
     record = surer(rows=2000)
     found = tradeoff(record, "confidence", speed_ups=[asked])
     assert found.nearest(asked).speed_up == pytest.approx(asked, rel=1e-3)
+
+
+@pytest.mark.parametrize("criterion", ["entropy", "confidence", "pcee", "f-pabee", "beem"])
+def test_what_is_read_by_score_does_not_depend_on_the_speed_ups_that_were_asked_for(criterion):
+    record = surer(rows=3000, seed=5)
+    plain = tradeoff(record, criterion, metric="accuracy")
+    asked = tradeoff(record, criterion, metric="accuracy", speed_ups=np.linspace(1.05, plain.fastest, 60))
+    assert len(asked) > len(plain) + 40
+    assert (np.diff(asked.layers) > 0).all()
+    assert [asked.within(loss).layers for loss in (0, 0.003, 0.01, 0.03)] == [
+        plain.within(loss).layers for loss in (0, 0.003, 0.01, 0.03)
+    ]
+    assert asked.area() == plain.area()
+    assert asked.at_speed_up(1.5) == plain.at_speed_up(1.5)
+    assert layers_within([asked, asked]) == layers_within([plain, plain])
 
 
 def test_both_units_of_one_criterion_tell_the_same():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from leebert.compatibility import load_text_model
 from leebert.config import ExitConfig
+from leebert.data.readers import Row
 from leebert.data.sources import Examples
 from leebert.data.tokens import tokenise
 from leebert.evaluate import record_all
@@ -195,7 +196,8 @@ def test_batch_size_changes_no_answer_of_predict_or_service_nor_what_evaluation_
     assert rows.padding_side == "left"
     own = model.config.exits
     rule = criterion(own.strategy, own.threshold)
-    one, many = (list(answers(model, rows, texts, rule, CPU, size)) for size in (1, 32))
+    asked = [Row(i, text, ("text",), "texts") for i, text in enumerate(texts)]
+    one, many = (list(answers(model, rows, asked, rule, CPU, size)) for size in (1, 32))
     split = tokenise(Examples(([t for (t,) in texts],), None, np.arange(40), "texts"), rows, 48, tmp_path / "t.arrow")
     logits = record_all(model, split, CPU, 16).logits
     where = replay(rule, logits)

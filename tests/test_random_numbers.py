@@ -87,13 +87,20 @@ def test_the_same_where_omega_descends_by_sgd(algorithm):
     assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), expected)
 
 
+@pytest.mark.parametrize("algorithm", WITH_D2)
+def test_the_same_behind_a_stage_that_fine_tunes(algorithm):
+    settings, control = (config(name, finetune_first=True, first_epochs=1) for name in (algorithm, CONTROL))
+    expected = trained(toy_mlp(dropout=0.3), toy_rows(), control)
+    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), expected)
+
+
 def test_a_seed_and_a_fold_have_masks_of_their_own():
     runs = [trained(toy_mlp(dropout=0.3), toy_rows(), config("blo"), seed=seed) for seed in ((0, 0), (0, 1), (1, 0))]
     for one, other in itertools.combinations(runs, 2):
         assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def token_rows(n: int = 32, length: int = 9) -> TensorRows:
+def token_rows(n: int = 48, length: int = 9) -> TensorRows:
     g = torch.Generator().manual_seed(3)
     mask = (torch.arange(length) < torch.randint(3, length + 1, (n, 1), generator=g)).long()
     ids = torch.randint(5, 60, (n, length), generator=g) * mask
@@ -110,7 +117,7 @@ def test_an_encoder_with_dropout_in_its_attention_and_its_exits_too(algorithm):
 
 @pytest.mark.parametrize("algorithm", WITH_D2)
 def test_images_that_are_augmented_in_a_forward_too(algorithm):
-    images, labels = pixels(32, 8, 0)
+    images, labels = pixels(48, 8, 0)
     rows = TensorRows(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
     torch.manual_seed(0)
     names = tuple(f"class {i}" for i in range(CLASSES))

@@ -163,7 +163,7 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
         space={"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4]},
     )  # fmt: skip
     text = told(sweep_page(sweep))
-    assert "Sweep s is stopped, 7 of 12 configurations complete: this is what is there." in text
+    assert "Sweep s was stopped, 7 of 12 configurations complete: this is what is there." in text
     assert "complete pairs of configurations: 2, dropped: 1 (1 pruned), without a partner: 0 + 0" in text
     assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
     assert text.count("Warning: this sweep was pruned (1 configurations") == 1
@@ -193,7 +193,8 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
 def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     shutil.rmtree(sweep.path / "cells")
-    text = told(sweep_page(sweep))
+    with pytest.warns(UserWarning, match="is missing.*--repair"):
+        text = told(sweep_page(sweep))
     assert "No patience curves:" in text
     assert "Not at speed-up 2.0:" in text
     assert "tuned clo-v2" in text, "what needs no logits stands all the same"

@@ -17,6 +17,7 @@ from encoders import save_backbone, write_task
 
 from leebert.yaml import dump_yaml
 from tune.store.folder import SweepFolder
+from tune.store.held_out import cell_logits, held_out_path
 
 SCRIPTS = Path(sys.executable).parent
 
@@ -191,6 +192,50 @@ def test_a_driver_that_stood_still_while_another_took_over_ends_itself(tuned, st
     assert after.end["status"] == "stopped"
     assert told_to_mlflow(mlflow_server, "still") == told
     assert set(told[0].values()) == set(told[2].values()) == {1}
+
+
+@pytest.mark.slow
+def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, tuned, mlflow_server):
+    state = whole.ledger.read()
+    key, record = next(iter(state.cells.items()))
+    path = held_out_path(whole.path, record)
+    data, before, told = path.read_bytes(), numbers(whole), told_to_mlflow(mlflow_server, "uninterrupted")
+    path.write_bytes(data[:-100])
+    named = tuned("resume", "uninterrupted")
+    assert named.code == 0, named.err
+    assert f"{path} is not the file that the ledger records" in named.err
+    assert "1 cell(s) are trained again by: leebert-tune resume" in named.err
+    assert path.read_bytes() == data[:-100]
+    repaired = tuned("resume", "uninterrupted", "--repair", "--json")
+    assert repaired.code == 0, repaired.err
+    assert repaired.json[0]["status"] == "finished"
+    assert "repaired: its scores are the same to the last bit" in repaired.err
+    after = whole.ledger.read()
+    assert {k for k in state.cells if after.cells[k] != state.cells[k]} == {key}
+    assert cell_logits(whole.path, after.cells[key])
+    assert after.history() == state.history()
+    assert numbers(whole) == before
+    assert told_to_mlflow(mlflow_server, "uninterrupted") == told
+    assert "nothing to repair" in tuned("resume", "uninterrupted", "--repair").err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_a_sweep_that_is_interrupted_ends_with_the_signals_code_and_nothing_runs(tuned, started, place, number, code):
+    name = f"stopped-by-{code}"
+    options = {"batch_size": 4, "max_epochs": 3000, "patience": 3000, "precision": "fp32"}
+    folder = SweepFolder(place / "sweeps" / name)
+    process = started("sweep", space(place, name, algorithms=["blo"], training=options), "--name", name)
+    until(process, lambda: recorded(folder) >= 1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "unfinished" in out
+    assert "running" not in out
+    assert "Traceback" not in err
+    assert f"leebert-tune resume {folder.path}" in err
+    states = {sweep["sweep"]: sweep["state"] for sweep in tuned("list", "--json").json}
+    assert states[name] == "stopped"
 
 
 @pytest.mark.slow

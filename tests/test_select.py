@@ -84,7 +84,7 @@ def test_none_complete_says_where_the_others_are():
         configuration("c", [0.5], "pruned"),
         Configuration("d", {}, "complete", (cell(0, 0.5, "diverged"),)),
     )
-    with pytest.raises(SweepError, match="1 running, 2 pruned, 0 failed, 1 complete, but with a diverged"):
+    with pytest.raises(SweepError, match="1 unfinished, 2 pruned, 0 failed, 1 complete, but with a diverged"):
         best(history)
     with pytest.raises(SweepError, match="none so far"):
         one_standard_error(())

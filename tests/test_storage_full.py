@@ -150,17 +150,17 @@ def tables(tmp_path_factory):
     return folder
 
 
-def disk_of(path, megabytes):
+def disk_of(path, size):
     path.mkdir()
-    mounted("-t", "tmpfs", "-o", f"size={megabytes}m", "none", path)
+    mounted("-t", "tmpfs", "-o", f"size={size}", "none", path)
     return unmounted_after(path)
 
 
-@pytest.mark.parametrize("megabytes", [0.1, 0.4])
+@pytest.mark.parametrize("size", ["100k", "400k"])
 def test_a_disk_that_is_full_before_mlflows_tables_are_made_is_named_and_nothing_half_made_is_left(
-    tmp_path, capfd, megabytes
+    tmp_path, capfd, size
 ):
-    with disk_of(tmp_path / "disk", megabytes) as disk:
+    with disk_of(tmp_path / "disk", size) as disk:
         sweep = Sweep(f"sqlite:///{disk}/mlflow.db")
         with pytest.raises(TrackingError, match=rf"the disk that holds {disk}/mlflow\.db is full .* Free some space"):
             sweep.tracker().check()
@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_me
     tmp_path, tables, capfd, moment
 ):
     events = timed_sweep()
-    with disk_of(tmp_path / "disk", 3) as disk:
+    with disk_of(tmp_path / "disk", "3m") as disk:
         shutil.copy(tables / "empty.db", disk / "mlflow.db")
         sweep = Sweep(f"sqlite:///{disk}/mlflow.db")
         sweep.name, sweep.experiment = "whole", "full"

@@ -69,7 +69,7 @@ def add(stranger, *records, number=1):
     lines = b"".join(
         encode({"seq": seq + i, "time": 1.0, **r} if isinstance(r, dict) else r) for i, r in enumerate(records)
     )
-    (folder / "00000009.jsonl").write_bytes(lines + encode({"seq": 99, "time": 1.0, "kind": "unknown"}))
+    (folder / "00000009.jsonl").write_bytes(lines + encode({"seq": seq + len(records), "time": 1.0, "kind": "unknown"}))
 
 
 FOREIGN = "clo-v2-0.01"

@@ -200,6 +200,9 @@ def resume(
     set_: Set = None,
     device: Device = "auto",
     take_over: Annotated[bool, typer.Option("--take-over", help="Even if another driver seems to live.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Train cells again whose held-out logits are missing or damaged.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Go on with a sweep that was stopped, ran out of budget, or died; or give it more configurations or seeds."""
@@ -211,8 +214,9 @@ def resume(
 
     overrides = _overrides(data_dir, backbone, None, None, set_)
     outcome = resume_sweep(
-        folder, space=space, overrides=overrides, take_over=take_over, address=address, device=device, say=_say
-    )
+        folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device,
+        say=_say,
+    )  # fmt: skip
     _conclude([outcome], json_)
 
 
@@ -249,6 +253,13 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
         o.status == "finished" for o in outcomes
     ):
         raise SweepError("no configuration was completed; see the messages above")
+    _exit_by(outcomes[-1].signal)
+
+
+def _exit_by(signal: int | None) -> None:
+    """End as a command does that a signal has ended (130 after Ctrl-C), though what it did is in order."""
+    if signal is not None:
+        raise typer.Exit(128 + signal)
 
 
 @app.command("list")
@@ -632,6 +643,7 @@ def reproduce(
             print("not whole; " + "; ".join(made.missing))
         if made.again:
             print(f"go on by: {made.again}")
+    _exit_by(made.signal)
     if made.failed:
         raise typer.Exit(1)
 

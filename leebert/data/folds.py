@@ -16,6 +16,7 @@ import numpy as np
 from leebert.data.sources import Examples, Labelled
 from leebert.data.tasks import AnyTask
 from leebert.errors import DataError
+from leebert.files import parse_json
 from leebert.images.tasks import ImageTask
 
 #: One fixed hold-out (`folds: 1`) holds out about one row in so many.
@@ -164,7 +165,7 @@ class Folds:
     def load(cls, path: str | Path) -> Folds:
         """Read a manifest. Raises DataError where it is missing, damaged, or does not match its digest."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = parse_json(Path(path).read_text(encoding="utf-8"))
             digest = values.pop("digest")
             folds = cls(**{**values, "k": int(values["k"]), "seed": int(values["seed"])})
         except FileNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import pyarrow as pa
 from leebert.data import arrow
 from leebert.data.collate import TokenRows
 from leebert.data.sources import Examples
-from leebert.errors import DataError
+from leebert.errors import CacheError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -77,17 +78,21 @@ def token_fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> st
 def cached(examples: Examples, tokenizer: Any, max_length: int, folder: str | Path) -> TokenisedSplit:
     """The tokenised rows from `folder`, made at the first call.
 
-    Processes that race for the same file each write their own and put it in place whole; either is right. Raises
-    DataError for a damaged file.
+    Processes that race for the same file each write their own and put it in place whole; either is right. A file that is
+    damaged, or holds other rows, is made again with a warning.
     """
     key = token_fingerprint(examples, tokenizer, max_length)
     path = Path(folder) / f"{key}.arrow"
-    if not path.exists():
-        return tokenise(examples, tokenizer, max_length, path)
-    split = TokenisedSplit.open(path)
-    if split.fingerprint != key:
-        raise DataError(f"{path}: holds the tokens of other data or settings; delete it, and it will be made again")
-    return split
+    if path.exists():
+        try:
+            split = TokenisedSplit.open(path)
+            if split.fingerprint == key:
+                return split
+            problem = f"{path}: holds the tokens of other data or settings"
+        except CacheError as error:
+            problem = str(error)
+        warnings.warn(f"{problem}; it is made again", stacklevel=1)
+    return tokenise(examples, tokenizer, max_length, path)
 
 
 def _configured(tokenizer: Any, max_length: int, pairs: bool) -> Any:
@@ -141,9 +146,9 @@ class TokenisedSplit:
 
     @classmethod
     def open(cls, path: str | Path) -> TokenisedSplit:
-        """Map a token file. Raises DataError where it is missing, damaged or of another layout."""
+        """Map a token file. Raises CacheError where it is missing, damaged or of another layout."""
         if not Path(path).is_file():
-            raise DataError(f"{path}: there is no such token file; it is made by `cached` or `tokenise`")
+            raise CacheError(f"{path}: there is no such token file; it is made by `cached` or `tokenise`")
         path = Path(path).resolve()
         try:
             batch, meta = arrow.open_mapped(path)
@@ -163,9 +168,7 @@ class TokenisedSplit:
                 fingerprint=meta["fingerprint"],
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"{path}: the token file is damaged ({error}); delete it, and it will be made again"
-            ) from None
+            raise CacheError(f"{path}: the token file is damaged ({error})") from None
 
     def __len__(self) -> int:
         return len(self.row_ids)

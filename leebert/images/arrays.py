@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from leebert.data import arrow
-from leebert.errors import DataError
+from leebert.errors import CacheError, DataError
 from leebert.images.sources import ImageExamples
 
 if TYPE_CHECKING:
@@ -63,18 +64,23 @@ def pixel_fingerprint(examples: ImageExamples, size: int) -> str:
 
 
 def cached(examples: ImageExamples, size: int, folder: str | Path) -> ImageRows:
-    """The decoded rows from `folder`, made at the first call. Raises DataError for a damaged file.
+    """The decoded rows from `folder`, made at the first call.
 
-    Processes that race for the same file each write their own and put it in place whole; either is right.
+    Processes that race for the same file each write their own and put it in place whole; either is right. A file that is
+    damaged, or holds other rows, is made again with a warning.
     """
     key = pixel_fingerprint(examples, size)
     path = Path(folder) / f"{key}.arrow"
-    if not path.exists():
-        return decode_all(examples, size, path)
-    rows = ImageRows.open(path)
-    if rows.fingerprint != key:
-        raise DataError(f"{path}: holds the pixels of other images; delete it, and it will be made again")
-    return rows
+    if path.exists():
+        try:
+            rows = ImageRows.open(path)
+            if rows.fingerprint == key:
+                return rows
+            problem = f"{path}: holds the pixels of other images"
+        except CacheError as error:
+            problem = str(error)
+        warnings.warn(f"{problem}; it is made again", stacklevel=1)
+    return decode_all(examples, size, path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,9 +99,9 @@ class ImageRows:
 
     @classmethod
     def open(cls, path: str | Path) -> ImageRows:
-        """Map a file of pixels. Raises DataError where it is missing, damaged or of another layout."""
+        """Map a file of pixels. Raises CacheError where it is missing, damaged or of another layout."""
         if not Path(path).is_file():
-            raise DataError(f"{path}: there is no such file of pixels; it is made by `cached` or `decode_all`")
+            raise CacheError(f"{path}: there is no such file of pixels; it is made by `cached` or `decode_all`")
         path = Path(path).resolve()
         try:
             batch, meta = arrow.open_mapped(path)
@@ -109,9 +115,7 @@ class ImageRows:
                 fingerprint=meta["fingerprint"],
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"{path}: the file of pixels is damaged ({error}); delete it, and it will be made again"
-            ) from None
+            raise CacheError(f"{path}: the file of pixels is damaged ({error})") from None
 
     def __len__(self) -> int:
         return len(self.row_ids)

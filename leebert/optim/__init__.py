@@ -38,7 +38,11 @@ class LookAhead(Protocol):
 
 
 class Level(Protocol):
-    """What an algorithm can do within one step; loss terms l are (n,) vectors without a graph."""
+    """What an algorithm can do within one step; loss terms l are (n,) vectors without a graph.
+
+    Whatever `losses`, `gradient` and `next_d2` draw is drawn from streams of their own, and a replayed look-ahead from a copy
+    of the step's: θ's steps see the same dropout masks on the same batches under every algorithm.
+    """
 
     def theta_step(self, batch: Batch) -> torch.Tensor:
         """θ ← θ − λ1 ∇θ L(θ, ω) on a batch; returns l there, taken before the update."""

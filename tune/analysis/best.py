@@ -27,9 +27,9 @@ from tune.analysis.overview import placed
 from tune.analysis.select import score
 from tune.analysis.still_weights import weights_of
 from tune.models.found import CellLogits, content_digest, save_logits
-from tune.running.crossval import held_out_path, load_held_out
 from tune.running.prepare import data_config
 from tune.store.curves import layers_needed
+from tune.store.held_out import cell_logits
 from tune.store.history import describe
 
 #: So many lines of a list are printed; the file has all.
@@ -194,11 +194,12 @@ def best_logits(chosen: Candidate) -> list[CellLogits] | None:
     found = []
     for record in chosen.records:
         try:
-            held_out, rows = load_held_out(held_out_path(chosen.sweep.folder.path, record))
+            held_out, rows = cell_logits(chosen.sweep.folder.path, record)
         except SweepError as error:
             warnings.warn(
                 f"configuration {chosen.configuration.id}, seed {record['seed']}, fold {record['fold']}: {error}; "
-                "no threshold can be chosen for a speed-up from this best file",
+                "no threshold can be chosen for a speed-up from this best file; make them again by: "
+                f"leebert-tune resume {chosen.sweep.folder.path} --repair",
                 stacklevel=2,
             )
             return None

@@ -10,7 +10,7 @@ from typing import Any
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
 from tune.analysis.learned import ConfigurationMargin, none_learned, of_configuration, ratio_of
-from tune.analysis.overview import spec_of
+from tune.analysis.overview import UNFINISHED, spec_of
 from tune.analysis.select import Ranked, complete, one_standard_error, ranking
 from tune.analysis.settings import uneven_settings
 from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
@@ -25,10 +25,6 @@ SAME = ("data_fingerprint", "folds", "rows", "metric")
 
 #: Of more cells the front is only computed where it is asked for, or the objective takes curves anyway.
 FRONT_CELLS = 100
-
-_UNFINISHED = {
-    "running": "is still running", "stopped": "was stopped", "failed": "has failed", "died": "has died",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +102,10 @@ class Choice:
         """What to say of each sweep that has not come to its end."""
         told = {}
         for sweep in self.sweeps:
-            if sweep.status in _UNFINISHED:
+            if sweep.status in UNFINISHED:
                 planned = f" of {sweep.spec.planned} planned" if sweep.spec.planned else ""
                 complete = f"{self.complete_of(sweep)}{planned} configurations complete"
-                told[sweep.name] = f"sweep {sweep.name} {_UNFINISHED[sweep.status]}: {complete}"
+                told[sweep.name] = f"sweep {sweep.name} {UNFINISHED[sweep.status]}: {complete}"
         return told
 
 
@@ -161,9 +157,9 @@ def choose(
 
     A configuration that is not distinguishable from the majority class is only chosen `anyway`.
 
-    Raises SweepError where sweeps differ in data, folds, metric or seeds, where no configuration is complete or none has
-    learned anything, and where logits that the objective takes can't be read; ConfigError where no configuration reaches
-    the speed-up.
+    Left out, with a note, is a configuration of which logits that the objective takes can't be read. Raises SweepError
+    where sweeps differ in data, folds, metric or seeds, where none has learned
+    anything, and where no configuration is left; ConfigError where no configuration reaches the speed-up.
     """
     _require_comparable(sweeps)
     _warn_of_one_exit(sweeps, say)
@@ -181,8 +177,6 @@ def choose(
     candidates = {c.id: owners[c.id] for c in finished}
     margins = _margins(candidates)
     unlearned = () if anyway else tuple(key for key in candidates if key in margins and not margins[key].learned)
-    if finished and len(unlearned) == len(finished):
-        raise SweepError(f"{none_learned(list(margins.values()))}; to write the best of them all the same: --anyway")
     replayed: dict[CellKey, Tradeoff] = {}
     no_front = ""
     cells = sum(len(c.cells) for c in finished)
@@ -195,6 +189,23 @@ def choose(
             if front or objective.kind != "score":
                 raise
             no_front = str(error)
+    gone = () if no_front else _without_logits(curved, replayed)
+    if gone and len(gone) == len(curved):
+        no_front = "every complete configuration has a cell whose held-out logits are missing or damaged"
+        if front or objective.kind != "score":
+            raise SweepError(no_front)
+    if gone and objective.kind != "score":
+        say(
+            "note: left out of the choice, as held-out logits of a cell are missing or damaged: "
+            + "; ".join(describe(candidates[c.id].configuration.values) for c in gone)
+        )
+        finished = tuple(c for c in finished if c not in gone)
+        candidates = {c.id: owners[c.id] for c in finished}
+        unlearned = tuple(key for key in unlearned if key in candidates)
+    if unlearned and len(unlearned) == len(finished):
+        raise SweepError(
+            f"{none_learned([margins[key] for key in unlearned])}; to write the best of them all the same: --anyway"
+        )
     too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
     if finished and len(too_slow.union(unlearned)) == len(finished):
         raise ConfigError(
@@ -228,6 +239,11 @@ def _margins(candidates: Mapping[str, Candidate]) -> dict[str, ConfigurationMarg
         if margin is not None:
             found[key] = margin
     return found
+
+
+def _without_logits(curved: Sequence[Configuration], replayed: Mapping[CellKey, Tradeoff]) -> tuple[Configuration, ...]:
+    """The configurations of which a cell has no curve."""
+    return tuple(c for c in curved if any((c.id, cell.seed, cell.fold) not in replayed for cell in c.cells))
 
 
 def _replayed(

@@ -14,7 +14,7 @@ from leebert.tradeoff import tradeoff
 from tune.analysis.compare import Line
 from tune.analysis.figures import Band
 from tune.analysis.select import complete
-from tune.running.crossval import held_out_path, load_held_out
+from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
 from tune.store.ledger import Record, State
 from tune.tracking.summary import exit_scores
@@ -39,9 +39,9 @@ def depth(line: Line, history: History) -> dict[str, Band]:
 def patience(folder: Path, state: State, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
     """(patience, mean layers, mean score in per cent) over a configuration's cells.
 
-    Raises what :func:`load_held_out` does, and ConfigError for a model with one exit.
+    Raises what :func:`cell_logits` does, and ConfigError for a model with one exit.
     """
-    cells = [load_held_out(held_out_path(folder, state.cells[c.id, k.seed, k.fold]))[0] for k in c.cells]
+    cells = [cell_logits(folder, state.cells[c.id, k.seed, k.fold])[0] for k in c.cells]
     if len(cells[0].logits) < 2:
         raise ConfigError("a model with one exit has no patience")
     curves = [tradeoff(cell, "patience", metric=metric) for cell in cells]

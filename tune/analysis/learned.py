@@ -14,8 +14,8 @@ from leebert.errors import SweepError
 from leebert.evaluate import HeldOut
 from leebert.majority import AgainstMajority, Verdict, against_majority, exits_in_words, margin_in_words, pooled
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
-from tune.running.crossval import held_out_path, load_held_out
 from tune.space import SweepSpec
+from tune.store.held_out import cell_logits
 from tune.store.ledger import Record
 
 #: What to try where nothing was learned, in the keys of a search space.
@@ -73,7 +73,7 @@ def of_cell(folder: Path, record: Record, metric: str) -> AgainstMajority | None
     if "held_out" not in record:
         return None
     try:
-        return of_logits(load_held_out(held_out_path(folder, record))[0], metric)
+        return of_logits(cell_logits(folder, record)[0], metric)
     except SweepError:  # said where the logits are needed
         return None
 

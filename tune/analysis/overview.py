@@ -17,10 +17,20 @@ from tune.store.folder import SweepFolder
 from tune.store.history import History, describe
 from tune.store.ledger import State
 
+#: What to say of a sweep that has not come to its end, by `State.status`.
+UNFINISHED = {
+    "running": "is still running", "stopped": "was stopped", "failed": "has failed", "died": "has died",
+}  # fmt: skip
+
+
+def state_word(state: str, driven: bool) -> str:
+    """A configuration's state in words: nothing is running where no driver is at work."""
+    return "unfinished" if state == "running" and not driven else state
+
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
     """The space of an existing sweep, as it was resolved when it started, or was extended last."""
-    return parse(SweepSpec, folder.manifest.get("spec") or {}, str(folder.path / "manifest.json"))
+    return parse(SweepSpec, folder.manifest["spec"], str(folder.path / "manifest.json"))
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:
@@ -40,15 +50,14 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         "task": spec.task_name,
         "state": state.status(bool(alive)),
         "note": (state.end or {}).get("note", ""),
-        "configurations": {
-            name: sum(c.state == name for c in history) for name in ("complete", "running", "pruned", "failed")
-        },
+        "configurations": counted(history, alive is not None),
         "planned_configurations": spec.planned,
         "cells_done": done,
         "cells_left": left,
         "fold_epochs": state.fold_epochs,
         "hours_left": None,
         "running": [],
+        "missing": list(state.missing),
     }
     if alive:
         told["running"] = [describe(state.configs[c].values) for c in alive.get("running", []) if c in state.configs]
@@ -56,10 +65,13 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         since = [r for r in state.cells.values() if r["time"] >= started]
         if since and left:
             told["hours_left"] = (time.time() - started) / len(since) * left / 3600
-    elif not alive and told["state"] != "finished" and history:
-        told["configurations"]["running"] = 0
-        told["configurations"]["unfinished"] = sum(c.state == "running" for c in history)
     return told
+
+
+def counted(history: History, driven: bool) -> dict[str, int]:
+    """How many configurations are in each state, by its word."""
+    names = ("complete", "running", "pruned", "failed")
+    return {state_word(name, driven): sum(c.state == name for c in history) for name in names}
 
 
 def status_or_error(folder: SweepFolder) -> dict[str, Any]:
@@ -79,6 +91,7 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
     ranked = [r.configuration.id for r in ranking(state.history())]
     ranked.sort(key=lambda config: config in margins and not margins[config].learned)  # stable: else by score
     order = {config: i for i, config in enumerate(ranked)}
+    driven = folder.driver() is not None
     rows = []
     for c in sorted(state.history(), key=lambda c: (order.get(c.id, len(order)), state.indices[c.id])):
         mean, std = score(c)
@@ -86,7 +99,7 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
             {
                 "configuration": c.id,
                 "values": dict(c.values),
-                "state": c.state,
+                "state": state_word(c.state, driven),
                 "cells": len(c.scores),
                 "score_mean": None if mean != mean else mean,
                 "score_std": None if std != std else std,

@@ -10,7 +10,7 @@ from typing import Any
 from leebert.errors import ConfigError
 from leebert.provenance import backbone_differences
 from tune.analysis.compare import holds, means
-from tune.analysis.overview import spec_of
+from tune.analysis.overview import UNFINISHED, spec_of
 from tune.analysis.stats import fold_ratio
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
@@ -54,7 +54,7 @@ class Pool:
             running=running,
             unfinished=""
             if at_end
-            else f"sweep {folder.name} is {_WORDS.get(status, status)}, {complete}{of} configurations complete",
+            else f"sweep {folder.name} {UNFINISHED.get(status, status)}, {complete}{of} configurations complete",
             planned=None if at_end else spec.planned,
         )
 
@@ -84,9 +84,6 @@ class Pool:
     def scores(self) -> dict[tuple[str, int, int], float]:
         """The score of every finished cell."""
         return {key: r["score"] for key, r in self.state.cells.items() if r.get("score") is not None}
-
-
-_WORDS = {"running": "running", "stopped": "stopped", "failed": "ended by an error", "died": "not running"}
 
 
 def _number(text: str) -> float | None:

@@ -14,7 +14,7 @@ from tune.analysis.comparing import compare_pool
 from tune.analysis.figure_data import band, learning
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.learned import conclusion
-from tune.analysis.overview import margins_of, spec_of, summary, verdict_in_short, without_unlearned
+from tune.analysis.overview import counted, margins_of, spec_of, summary, verdict_in_short, without_unlearned
 from tune.analysis.page import Page
 from tune.analysis.pool import Pool
 from tune.analysis.select import best, complete, one_standard_error, score
@@ -94,9 +94,7 @@ def _last_line(text: str) -> str:
 
 
 def _searched(folder: SweepFolder, spec: SweepSpec, state: State) -> list[tuple[object, ...]]:
-    counts = {
-        name: sum(c.state == name for c in state.history()) for name in ("complete", "pruned", "failed", "running")
-    }
+    counts = counted(state.history(), folder.driver() is not None)
     manifest = folder.manifest
     return [
         ("what", "value"),

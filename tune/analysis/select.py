@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from leebert.errors import SweepError
-from tune.store.history import Cell, Configuration, History
+from tune.store.history import Cell, ConfigState, Configuration, History
 
 
 class Score(NamedTuple):
@@ -86,7 +86,8 @@ def _states(history: History) -> str:
     if not history:
         return "the sweep has none so far"
     counts = Counter(c.state for c in history)
-    parts = [f"{counts[state]} {state}" for state in ("running", "pruned", "failed")]
+    words: dict[ConfigState, str] = {"running": "unfinished", "pruned": "pruned", "failed": "failed"}
+    parts = [f"{counts[state]} {word}" for state, word in words.items()]
     if counts["complete"]:
         parts.append(f"{counts['complete']} complete, but with a diverged or missing cell")
     return ", ".join(parts)

@@ -17,14 +17,12 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.rules import RULES, without_patience
 from leebert.tradeoff import CRITERION, Tradeoff, mean_curve
-from tune.running.crossval import held_out_path, load_held_out
+from tune.store.held_out import CellKey, cell_logits, named, unchecked, warn_of
 from tune.store.history import Cell, Configuration, EpochScore, History
 from tune.store.ledger import Record
 
 #: A replay that takes longer is announced.
 LONG_SECONDS = 10.0
-
-CellKey = tuple[str, int, int]
 
 
 def tradeoff(held_out: HeldOut, metric: str, rule: str, patience: int | None = None) -> Tradeoff:
@@ -51,26 +49,30 @@ def curves(
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[CellKey, Tradeoff]:
-    """The curve of every finished cell (the ledger's `State.cells`). SweepError where a cell's logits can't be read.
+    """The curve of every finished cell (the ledger's `State.cells`), without those whose logits are missing or damaged.
 
-    `say` is told how long it will take, where that is long.
+    Warns of the latter. `say` is told how long it will take, where that is long.
     """
     found: dict[CellKey, Tradeoff] = {}
+    wrong: dict[CellKey, str] = {}
     finished = {key: record for key, record in cells.items() if "held_out" in record}  # others have diverged
     for number, (key, record) in enumerate(finished.items(), start=1):
         started = time.monotonic()
         try:
-            found[key] = tradeoff(load_held_out(held_out_path(folder, record))[0], metric, rule, patience)
+            held_out, _ = cell_logits(folder, record)
         except SweepError as error:
-            raise SweepError(f"{_of_cell(*key)}: {error}") from None
+            wrong[key] = str(error)
+            continue
+        found[key] = tradeoff(held_out, metric, rule, patience)
         left = (len(finished) - number) * (time.monotonic() - started)
         if number == 2 and left > LONG_SECONDS:  # the first also loads libraries
             say(f"replaying the held-out logits of {len(finished)} cells takes about {left:.0f} s")
+    warn_of(folder, wrong)
+    if old := unchecked(finished.values()):
+        say(
+            f"note: {old} cells were recorded without digests by an older version: damage to their logits can't be seen"
+        )
     return found
-
-
-def _of_cell(configuration: str, seed: int, fold: int) -> str:
-    return f"configuration {configuration}, seed {seed}, fold {fold}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Objective:
         try:
             value = found[key].area() if self.speed_up is None else found[key].at_speed_up(self.speed_up)
         except ConfigError as error:
-            raise ConfigError(f"{_of_cell(*key)}: {error}") from None
+            raise ConfigError(f"{named(key)}: {error}") from None
         return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, value))
 
     def in_reach(self, configuration: Configuration, found: Mapping[CellKey, Tradeoff]) -> bool:
@@ -151,7 +153,7 @@ def curves_if_there(
     metric: str,
     rule: str = CRITERION,
 ) -> dict[CellKey, Tradeoff]:
-    """:func:`curves`, for what is good to have: none where logits are missing or damaged."""
+    """:func:`curves`, for what is good to have: none where a model has one exit."""
     try:
         return curves(folder, cells, metric, rule)
     except LeebertError:
@@ -168,11 +170,14 @@ class FrontPoint:
 
 
 def pareto(history: History, found: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """The front of score against mean layers over these configurations, fewest layers first."""
+    """The front of score against mean layers over these configurations, fewest layers first.
+
+    A configuration without the curve of one of its cells is left out.
+    """
     points = []
     for c in history:
         mine = [found[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in found]
-        if mine:
+        if len(mine) == len(c.cells):  # means over other cells can't be compared
             points += [FrontPoint(c.id, float(x), float(y)) for x, y in zip(*mean_curve(mine), strict=True)]
     front: list[FrontPoint] = []
     for point in sorted(points, key=lambda p: (p.layers, -p.score, p.configuration)):

@@ -21,7 +21,7 @@ from leebert.card import CardFacts, write_card
 from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import HeldOut
-from leebert.files import write_atomically
+from leebert.files import parse_json, write_atomically
 from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
 from leebert.operating_point import Aim, choose_point
@@ -381,7 +381,7 @@ def _refuse_taken(out: Path, best: BestFile, plan: Plan) -> None:
         raise SweepError(f"--out {out}: there is a refit already; choose another folder, or remove it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            theirs = json.loads((out / PLAN).read_text())
+            theirs = parse_json((out / PLAN).read_text())
         except (OSError, ValueError):
             raise SweepError(f"--out {out}: it is not empty, and no refit; choose another folder") from None
         if theirs != mine:

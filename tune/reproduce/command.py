@@ -32,6 +32,7 @@ class Reproduced:
     """What came of it. text: the table in Markdown, or where the figure is. missing: rows that lack seeds, in words.
 
     again: the command that goes on, empty where nothing is left. failed: whether a method was given up that may do better then.
+    signal: the signal that ended the training, if one did.
     """
 
     target: str
@@ -42,17 +43,22 @@ class Reproduced:
     missing: tuple[str, ...]
     again: str
     failed: bool
+    signal: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "files": [str(path) for path in self.files]}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Reasons:
-    """Why cells are missing, by method and the share that it keeps: for good, or as long as the cause lasts."""
+    """Why cells are missing, by method and the share that it keeps: for good, or as long as the cause lasts.
+
+    signal: what ended the training by hand, if anything did.
+    """
 
     final: dict[tuple[str, float | None], str] = dataclasses.field(default_factory=dict)
     passing: dict[tuple[str, float | None], str] = dataclasses.field(default_factory=dict)
+    signal: int | None = None
 
 
 def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Reproduced:
@@ -113,7 +119,8 @@ def _brought_up_to_date(
     for part, standings in begun.items():
         for job in jobs(part, standings, to_train[part]):
             if not stopped and not allowance.used_up:
-                stopped = run(plan, job, allowance, say)
+                outcome = run(plan, job, allowance, say)
+                stopped, reasons.signal = outcome.by_hand, outcome.signal
         for standing in Standing.all_of(plan, part):
             reasons.final.update({(method, part.kept(method)): why for method, why in standing.failed.items()})
             reasons.passing.update({(method, part.kept(method)): why for method, why in standing.broken.items()})
@@ -252,6 +259,7 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
         if more and not differences(results.identity, told)
         else "",  # options were left out of what is only shown
         failed,
+        reasons.signal,
     )
 
 

@@ -20,10 +20,10 @@ from tune.analysis.overview import spec_of
 from tune.reproduce.outcomes import Cell, summarise
 from tune.reproduce.plan import Allowance, Part, Plan
 from tune.reproduce.results import VARIED, differences
-from tune.running.crossval import evaluated_paths, held_out_path, load_held_out
-from tune.running.sweep import new_sweep, resume_sweep
+from tune.running.sweep import Outcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, storage_root
+from tune.store.held_out import CellKey, cell_logits, evaluated_logits, warn_of
 from tune.store.ledger import State
 
 Say = Callable[[str], None]
@@ -162,8 +162,8 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     return [*gone_on_with, *found]
 
 
-def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
-    """Train what a job lacks; whether somebody stopped it by hand."""
+def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
+    """Train what a job lacks; how that session of its sweep ended."""
     request, part, standing = plan.request, job.part, job.standing
     before = standing.state if standing else State()
     spec = plan.spec(part, job.methods, job.seeds)
@@ -184,31 +184,41 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> bool:
                 standing.folder, space=space, address=request.address, device=request.device, say=say
             )
     allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read())
-    return outcome.by_hand
+    return outcome
 
 
 def collect(
     standing: Standing, known: Collection[tuple[str, float | None, int]], aims: Collection[float]
 ) -> list[Cell]:
-    """The finished cells of a sweep that are not known yet, with thresholds for some speed-ups."""
+    """The finished cells of a sweep that are not known yet, with thresholds for some speed-ups.
+
+    Warns of cells whose logits are missing or damaged, which are left out.
+    """
     folder, manifest = standing.folder, standing.folder.manifest
-    found = []
+    found: list[Cell] = []
+    wrong: dict[CellKey, str] = {}
     for (config, seed, fold), record in standing.state.cells.items():
         values = standing.state.configs[config].values
         key = (str(values["algorithm"]), standing.part.kept(str(values["algorithm"])), seed)
         if "evaluated" not in record or key in known:
             continue
-        splits: list[HeldOut] = [load_held_out(p)[0] for p in evaluated_paths(folder.path, record).values()]
+        try:
+            splits: list[HeldOut] = list(evaluated_logits(folder.path, record).values())
+            held_out, _ = cell_logits(folder.path, record)
+        except SweepError as error:
+            wrong[config, seed, fold] = str(error)
+            continue
         found.append(
             summarise(
                 record,
                 standing.state.epochs[config, seed, fold],
                 values,
-                load_held_out(held_out_path(folder.path, record))[0],
+                held_out,
                 splits,
                 metric=manifest["metric"],
                 code=str(manifest.get("code", code_version())),
                 aims=aims,
             )
         )
+    warn_of(folder.path, wrong)
     return found

@@ -19,8 +19,7 @@ from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
-from leebert.errors import StorageError, SweepError
-from leebert.evaluate import HeldOut, record_all
+from leebert.evaluate import record_all
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.tradeoff import tradeoff
@@ -28,13 +27,12 @@ from leebert.train import EpochReport, train_epochs
 from tune.machines.nodes import Stamp
 from tune.running.failures import Placement
 from tune.running.watchdog import Watchdog
-from tune.store import logits
 from tune.store.curves import CURVE
+from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
+from tune.store.held_out import evaluated_paths as evaluated_paths  # still found here
+from tune.store.held_out import held_out_path as held_out_path
+from tune.store.held_out import load_held_out as load_held_out
 from tune.store.ledger import Ledger, Record, attempt_name
-
-#: The folder of held-out logits within a sweep's, and that of an evaluation split's.
-HELD_OUT = "cells"
-EVALUATED = "evaluated"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +92,15 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class CellRecord:
-    """What the ledger holds of a cell: its epochs, the digests of its checkpoints, the files of evaluated epochs."""
+    """What the ledger holds of a cell: its epochs, the digests of its checkpoints, the files of evaluated epochs.
+
+    files: the SHA-256 of these files, by name.
+    """
 
     epochs: Sequence[int] = ()
     digests: Sequence[str] = ()
     evaluated: Sequence[tuple[int, Mapping[str, str]]] = ()  # epoch, split → file
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Attempt:
     """What the driver grants a trial: a configuration, an attempt number, and what is known of its cells already.
 
     driver: the number of the driver that grants it. earlier: the names of the attempts before it. placement: how it is
-    run after memory ran out.
+    run after memory ran out. index: the configuration's number in the sweep. fences: as in the grant's record.
     """
 
     config: str
@@ -117,6 +119,8 @@ class Attempt:
     cells: Mapping[str, CellRecord] = dataclasses.field(default_factory=dict)  # by "seed/fold"
     earlier: Sequence[str] = ()
     placement: Placement = dataclasses.field(default_factory=Placement)
+    index: int = 0
+    fences: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Attempt:
@@ -132,6 +136,20 @@ class Attempt:
     def known(self, seed: int, fold: int) -> CellRecord:
         return self.cells.get(f"{seed}/{fold}", CellRecord())
 
+    def begin(self) -> Record:
+        """What it was granted, as its own first record: it can be read without the driver's (`tune.store.gaps`)."""
+        placed = dataclasses.asdict(self.placement) if self.placement != Placement() else {}
+        return {
+            "kind": "begin",
+            "config": self.config,
+            "attempt": self.attempt,
+            "driver": self.driver,
+            "index": self.index,
+            "values": dict(self.values),
+            "fences": dict(self.fences),
+            **placed,
+        }
+
 
 def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
     """Train the cells that are left; yields the ledger's new records after each epoch (a cell's last with its end).
@@ -142,6 +160,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
     with limited_threads(study.threads), Watchdog(study.hang_seconds, hung) as watchdog:
         writer = Ledger(Path(study.folder) / "ledger").attempt_writer(attempt.config, attempt.name)
         try:
+            writer.append(attempt.begin(), sync=False)  # on the disk with the first epoch
             for seed, fold in study.cells:
                 if (seed, fold) in {tuple(cell) for cell in attempt.finished}:
                     continue
@@ -183,7 +202,7 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     if micro > 1:  # in parts of what its batches were taken in anyway
         values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
     started, reports, best = time.monotonic(), [], None
-    evaluated = dict(known.evaluated)
+    evaluated, files = dict(known.evaluated), dict(known.files)
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
@@ -191,7 +210,9 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
         digest: Record = {"checkpoint": report.checkpoint} if report.checkpoint else {}
         if study.evaluate and report.checkpoint and report.held_out is not None:
             # The report's model is that of its epoch; the ledger names the files with the checkpoint that belongs to it.
-            evaluated[report.epoch] = digest["evaluated"] = _evaluate(study, attempt, seed, fold, report, watchdog)
+            digest |= _evaluate(study, attempt, seed, fold, report, watchdog)
+            evaluated[report.epoch] = digest["evaluated"]
+            files |= digest["digests"]
         if report.epoch not in known.epochs:
             records.append({"kind": "epoch", **where, **_jsonable(report.plain()), **digest})
         elif digest:
@@ -207,27 +228,27 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
                     records[-1][CURVE] = tradeoff(best, metric=study.problem.metric).as_dict()
                 # A file per attempt: what a node that was cut off writes later is nobody's.
                 name = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}.parquet"
-                save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
-                records[-1]["held_out"] = name
+                written = save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
+                records[-1] |= {"held_out": name, "digests": {name: written}}
                 if study.evaluate and report.best_epoch is not None:
-                    records[-1]["evaluated"] = evaluated[report.best_epoch]
+                    mine = records[-1]["evaluated"] = evaluated[report.best_epoch]
+                    records[-1]["digests"] |= {file: files[file] for file in mine.values() if file in files}
         if records:
             yield records
 
 
-def _evaluate(
-    study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog
-) -> dict[str, str]:
-    """Write what a new best epoch's model says of each evaluation split; split → name of the file."""
+def _evaluate(study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog) -> Record:
+    """Write what a new best epoch's model says of each evaluation split: the files' names by split, and their digests."""
     config = study.train_config(attempt.values, seed)
     runtime = Runtime.of(config.precision, study.device)
-    files = {}
+    files, digests = {}, {}
     for split in study.evaluate:
         rows = watchdog.watch(study.problem.split(split))
         recorded = record_all(report.model, rows, runtime, config.eval_batch_size)
         files[split] = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}-e{report.epoch:03d}-{split}.parquet"
-        save_held_out(Path(study.folder) / EVALUATED / files[split], recorded, np.arange(len(rows)))
-    return files
+        path = Path(study.folder) / EVALUATED / files[split]
+        digests[path.name] = save_held_out(path, recorded, np.arange(len(rows)))
+    return {"evaluated": files, "digests": digests}
 
 
 def _summary(reports: list[EpochReport], started: float) -> Record:
@@ -269,39 +290,3 @@ def _jsonable(values: Record) -> Record:
         return value
 
     return clean(values)
-
-
-def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:
-    """Where the held-out logits of a finished cell lie, by the record of its end. KeyError for a diverged one."""
-    return folder / HELD_OUT / Path(cell_end["held_out"]).name
-
-
-def evaluated_paths(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, Path]:
-    """Where the logits of a finished cell's best epoch lie, by evaluation split; none where none was evaluated."""
-    return {split: folder / EVALUATED / Path(name).name for split, name in cell_end.get("evaluated", {}).items()}
-
-
-def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> None:
-    """Write row id, label and M×K logits per row, atomically (see `tune.store.logits`). Raises StorageError."""
-    import pyarrow as pa
-
-    columns = {"row": pa.array(row_ids, pa.int64()), "label": pa.array(held_out.labels, pa.int64())}
-    try:
-        logits.write(path, columns, held_out.logits, held_out.layers, held_out.depth)
-    except OSError as error:
-        raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
-
-
-def load_held_out(path: Path) -> tuple[HeldOut, np.ndarray]:
-    """A cell's held-out logits and the row ids that they belong to. SweepError for a file that is missing or damaged."""
-    import pyarrow as pa
-
-    if not path.is_file():
-        raise SweepError(f"{path} is missing: the held-out logits of a finished cell")
-    try:
-        columns, values, layers = logits.read(path)
-        return HeldOut(values, columns["label"], *layers), columns["row"]
-    # Arrow has an error for what is no Parquet; a table that is not ours fails in any of the other ways.
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise SweepError(f"{path} can't be read as a cell's held-out logits: {type(error).__name__}: {said}") from None

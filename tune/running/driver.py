@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -91,10 +91,12 @@ class Driver:
         stop_requested: Callable[[], bool] = lambda: False,
         may_decide: Callable[[], None] = lambda: None,
         state: State | None = None,
+        repair: Collection[tuple[str, int, int]] = (),
     ) -> None:
         """`number` is the lease's (`tune.store.lease`), and `may_decide` raises once that is lost.
 
-        `state` is what the listener has been told already (:func:`replay`), where it was.
+        `state` is what the listener has been told already (:func:`replay`), where it was. `repair` names finished cells,
+        (configuration, seed, fold), to be trained again, as their files are damaged.
 
         `gpus` are those of one trial.
         """
@@ -109,6 +111,7 @@ class Driver:
         self.started, self._clock = time.time(), time.monotonic()
         self.halted: str | None = None
         self.interrupted = False
+        self.signal: int | None = None  # the one that interrupted it
         self.running: dict[str, str] = {}  # Ray's trial → configuration
         self.exhausted = False
         self._asked_to_stop: str | None = None
@@ -117,7 +120,10 @@ class Driver:
         self.waiting: list[str] = []
         self._given_up: set[str] = set()  # in this session, and for the first time
         for configuration in self.state.history():
-            if configuration.state == "complete" and not set(study.cells) <= _finished(configuration):
+            again = [(seed, fold) for config, seed, fold in sorted(repair) if config == configuration.id]
+            if again:
+                self._begin_repair(configuration, again)
+            elif configuration.state == "complete" and not set(study.cells) <= _finished(configuration):
                 # The sweep was given more seeds. No pruner is asked: there was nothing left to prune where it stands.
                 finished = sorted(_finished(configuration))
                 self.record({"kind": "reopen", "config": configuration.id, "cells": finished})
@@ -126,6 +132,16 @@ class Driver:
                 self.state.configs[configuration.id].state == "running" and self._settle(configuration.id)
             ):
                 self.waiting.append(configuration.id)
+
+    def _begin_repair(self, configuration: Configuration, cells: list[tuple[int, int]]) -> None:
+        """Finished cells of a configuration are trained from their beginning again; the pruner is not asked any more."""
+        config = configuration.id
+        # A checkpoint that was kept is of the last epoch, from which nothing of the best one can be made again.
+        for seed, fold in cells:
+            shutil.rmtree(checkpoint_folder(self.study.folder, config, seed, fold), ignore_errors=True)
+        void = {"attempt": self.state.last_attempt(config), "cells": cells}
+        self.record({"kind": "reopen", "config": config, "cells": sorted(_finished(configuration)), "repair": void})
+        self.waiting.append(config)
 
     def _mendable(self, configuration: Configuration) -> bool:
         """Whether a configuration failed for a reason that may be gone: anything but its own divergence."""
@@ -177,12 +193,14 @@ class Driver:
                 sorted(self.state.seen(config, s, f)),
                 sorted(self.state.digests.get((config, s, f), ())),
                 sorted(self.state.evaluated.get((config, s, f), {}).items()),
+                dict(self.state.files.get((config, s, f), {})),
             )
             for s, f in self.study.cells
             if self.state.seen(config, s, f)
         }
         values = self.state.configs[config].values
-        return Attempt(config, values, attempt, self.number, finished, cells, names, place)
+        index = self.state.indices[config]
+        return Attempt(config, values, attempt, self.number, finished, cells, names, place, index, fences)
 
     def _placement(self, failures: list[Record], config: str) -> Placement | None:
         if not failures:
@@ -279,8 +297,22 @@ class Driver:
                     f"{self._name(record['config'])}  {place}  {100 * record['score']:.2f}  best epoch "
                     f"{record['best_epoch'] + 1} of {record['epochs']}  {record['seconds']:.0f} s"
                 )
+                self._compare_with_replaced(record)
             self._settle(record["config"])
         return not records or self.state.configs[records[-1]["config"]].state == "running"
+
+    def _compare_with_replaced(self, record: Record) -> None:
+        """Say whether a cell that was trained again has the scores that it had."""
+        cell = (record["config"], record["seed"], record["fold"])
+        if (old := self.state.replaced.get(cell)) is None:
+            return
+        if all(old.get(key) == record[key] for key in ("score", "exits", "best_epoch")):
+            self.say(f"{self._name(record['config'])}  repaired: its scores are the same to the last bit")
+        else:
+            self.say(
+                f"warning: {self._name(record['config'])}  repaired, but it scored {100 * old['score']:.4f} before and "
+                f"{100 * record['score']:.4f} now, as machine or versions differ; the new score counts, and MLflow keeps the old one"
+            )
 
     def hung(self, trial: str) -> Path:
         """Where a trial's watchdog would have reported."""

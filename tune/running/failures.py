@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from leebert.errors import CheckpointError, LeebertError, StorageError
+from leebert.errors import CacheError, CheckpointError, LeebertError, StorageError
 
 Kind = Literal["error", "hang", "node", "gpu_memory", "host_memory", "refused", "storage", "mismatch", "diverged"]
 
@@ -49,6 +49,8 @@ def of_exception(error: Exception) -> Failure | None:
     """What a trial's own exception means; None where only its traceback tells."""
     if isinstance(error, StorageError):
         return Failure("storage", str(error))
+    if isinstance(error, CacheError):  # all trials share it, and what prepares a session makes it again
+        return Failure("storage", f"{error}; it is made again when the sweep is resumed")
     if isinstance(error, CheckpointError):
         return Failure("error", str(error))  # of a node with another precision, say: the next one may fit
     if isinstance(error, LeebertError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
+from leebert.files import parse_json
 from tune.analysis.select import complete, mean_and_std
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.store.folder import SweepFolder
@@ -104,7 +105,7 @@ class Recording:
     @classmethod
     def _load(cls, folder: Path) -> Recording:
         try:
-            content = json.loads((folder / _SCORES).read_text())
+            content = parse_json((folder / _SCORES).read_text())
             cells = [[RecordedCell(**_tuples(cell)) for cell in c["cells"]] for c in content["configurations"]]
             found = [c["values"] for c in content["configurations"]]
             name, left_out = content["sweep"], content["left_out"]

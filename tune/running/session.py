@@ -55,7 +55,7 @@ def signals(driver: Driver) -> Iterator[None]:
     """SIGTERM and Ctrl-C ask the driver to stop; a second one ends the process as usual."""
 
     def ask(number: int, frame: object) -> None:
-        driver.interrupted = True
+        driver.interrupted, driver.signal = True, number
         for n, handler in before.items():
             signal.signal(n, handler)
 
@@ -132,7 +132,7 @@ def run_session(
         try:
             tuner.fit()
         except KeyboardInterrupt:
-            driver.interrupted = True
+            driver.interrupted, driver.signal = True, signal.SIGINT
         except Exception as e:
             # Whoever has taken over has cleared away Ray's files, and Ray may have missed them first.
             own = _own(e) or _lost(driver)

@@ -23,10 +23,11 @@ from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
-from tune.store import results
+from tune.store import held_out, results
 from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, storage_root
 from tune.store.lease import Lease
+from tune.store.ledger import State
 from tune.tracking.audit import missing
 from tune.tracking.saved_views import doubts
 from tune.tracking.showing import Showing, experiment_of
@@ -43,6 +44,7 @@ class Outcome:
     spec: SweepSpec
     status: EndStatus
     by_hand: bool  # stopped by a signal or on request, not by its budget
+    signal: int | None  # the signal that stopped it
     unsent: int  # MLflow events that did not arrive
     mlflow: str  # how to open MLflow
     views: dict[str, str]  # its saved views: name → address
@@ -87,21 +89,26 @@ def resume_sweep(
     space: Path | None = None,
     overrides: Sequence[str] = (),
     take_over: bool = False,
+    repair: bool = False,
     address: str | None = None,
     device: str = "auto",
     say: Say = print,
 ) -> Outcome:
     """Go on with a sweep where its ledger stands: finished cells are kept, running ones continue from their checkpoint.
 
-    `space` may bring more configurations or seeds (`tune.running.extend`); `take_over` ends another driver's right to it.
+    `space` may bring more configurations or seeds (`tune.running.extend`); `take_over` ends another driver's right to it;
+    `repair` trains cells again whose logits are missing or damaged.
     """
     folder.refuse_links()
     with held(folder, take_over) as lease:
         folder.clear_stop()  # an old request; one that comes while this prepares counts
-        old = spec_of(folder)
+        old, was = spec_of(folder), folder.manifest
+        for key in ("data_fingerprint", "folds", "backbone"):
+            was[key]  # an error that names it, before anything is prepared
         where = json.dumps(str(folder.path.parent))
         given = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"]))
-        suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
+        state = folder.ledger.read(epochs=False)
+        suggested = [configuration.values for configuration in state.history()]
         named_before = at_its_old_place(given, old, folder.manifest["backbone"], folder.name)
         spec = extended(old, named_before, suggested, folder.name)
         tracker = tracker_for(spec, folder.name, say)
@@ -115,17 +122,35 @@ def resume_sweep(
         start_ray(address)
         check_versions(address)
         check_resources(spec.resources.cpus, spec.resources.gpus)
+        again = _to_repair(folder, state, repair, say)
         lease.check()  # much may have happened since it was taken
         for left in folder.path.glob(".ray-*"):
             shutil.rmtree(left, ignore_errors=True)
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device, folder.manifest["backbone"])
             say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
-        fences = folder.ledger.driver_fences()
+        fences, recovered = folder.ledger.driver_fences(), folder.ledger.recovered()
         writer = folder.ledger.driver_writer(lease.number)
-        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences})
+        writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences}, *recovered)
         writer.close()
-        return _run(folder, spec, prepared, tracker, lease, address, device, say)
+        return _run(folder, spec, prepared, tracker, lease, address, device, say, again)
+
+
+def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list[held_out.CellKey]:
+    """The cells to be trained again, as their logits are missing or damaged; none where it was not asked for."""
+    feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
+    wrong = held_out.damaged(folder.path, feeding)
+    for key, problem in wrong.items():
+        say(f"warning: {held_out.named(key)}: {problem}" + ("; the cell is trained again" if asked else ""))
+    if wrong and not asked:
+        say(f"{len(wrong)} cell(s) are trained again by: leebert-tune resume {named(folder)} --repair")
+    if asked and not wrong:
+        say("nothing to repair: the logits of all finished cells are there")
+    if asked and (old := held_out.unchecked(feeding.values())):
+        say(
+            f"note: {old} cell(s) were recorded without a digest by an older version: only missing or unreadable files show"
+        )
+    return list(wrong) if asked else []
 
 
 @contextlib.contextmanager
@@ -172,6 +197,7 @@ def _run(
     address: str | None,
     device: str,
     say: Say,
+    repair: Sequence[held_out.CellKey] = (),
 ) -> Outcome:
     from tune.running.driver import replay
 
@@ -193,6 +219,7 @@ def _run(
         say=say,
         stop_requested=folder.stop_requested,
         may_decide=lease.check,
+        repair=repair,
     )
     planned = spec.planned * len(spec.cells()) if spec.planned else None
     showing = Showing(tracker, spec, prepared.facts["test_train_ratio"], say)
@@ -234,7 +261,7 @@ def _run(
     by_hand = driver.interrupted or folder.stop_requested()
     views = tracker.views
     note = doubts(tracker.uri) if views else ""
-    return Outcome(folder, spec, status, by_hand, unsent, mlflow_address(tracker), views, note)
+    return Outcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
 
 
 def anchored(spec: SweepSpec) -> SweepSpec:

@@ -14,6 +14,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 from leebert.config import nearest
 from leebert.data.tasks import OwnTask
 from leebert.errors import ConfigError
+from leebert.yaml import TOO_DEEP, refuse_deep, unreadable
 from tune.space.findings import Finding, dotted, keys_below, of_details, shown
 from tune.space.sections import named
 from tune.space.shipped import find_space
@@ -99,10 +100,15 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[Finding]:
             findings.append(Finding("--set", shown(override), wrong))
         else:
             try:
+                refuse_deep(text, path)
                 value = _yaml().load(text)
                 _put(raw, path.split("."), value)
             except YAMLError as error:
                 findings.append(Finding("--set", shown(override), f"is no YAML: {_problem(error)[1]}"))
+            except (RecursionError, ConfigError):
+                findings.append(Finding("--set", shown(override), TOO_DEEP))
+            except (ValueError, OverflowError) as error:
+                findings.append(Finding("--set", shown(override), f"can't be read: {error}"))
             except TypeError as error:
                 findings.append(Finding("--set", shown(override), str(error)))
     return findings
@@ -158,6 +164,7 @@ def _text(path: Path) -> str:
 
 def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], list[Finding]]:
     """The mapping that a text holds, and its duplicate keys: all of them, where the parser would stop at the first."""
+    refuse_deep(text, where)
     yaml = _yaml()
     yaml.allow_duplicate_keys = True
     try:
@@ -166,6 +173,10 @@ def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], list[Finding]]:
     except YAMLError as error:
         line, problem = _problem(error)
         raise ConfigError(f"{where}: line {line}: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: {TOO_DEEP}") from None
+    except (ValueError, OverflowError, TypeError, AttributeError) as error:  # a date that is none, a tag's wrong value
+        raise ConfigError(f"{where}{unreadable(text)}: a value can't be read: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: {shown(content)}: should be a mapping, see search_spaces/README.md")
     try:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 
-from leebert.config import COST_ONLY, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
+from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
 from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
@@ -33,6 +33,10 @@ from tune.space.values import Range, Scalar, Values, read_space, read_training
 
 #: Sections that say where and how far a sweep runs, not what it measures; a sweep may be resumed with others.
 CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
+
+
+#: More seeds or folds than any sweep can train.
+MOST_SEEDS = MOST_FOLDS = 10_000
 
 
 def _read_task(raw: Any) -> str | dict[str, Any]:
@@ -59,12 +63,16 @@ def _read_seeds(raw: Any) -> tuple[int, ...]:
     if isinstance(raw, int) and not isinstance(raw, bool):
         if raw < 1:
             raise ValueError("should be at least 1 seed, or a list of seeds")
+        if raw > MOST_SEEDS:
+            raise ValueError(f"should be at most {MOST_SEEDS} seeds; a list names certain ones: [{shown(raw)}]")
         return tuple(range(raw))
     if not isinstance(raw, list | tuple) or not raw:
         raise ValueError("should be a number of seeds, or a list of at least one")
     wrong = [seed for seed in raw if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0]
     twice = sorted({seed for seed in raw if seed not in wrong and list(raw).count(seed) > 1})
+    large = [seed for seed in raw if seed not in wrong and seed > LARGEST]
     findings = [Finding("", shown(seed), "should be a whole number of at least 0") for seed in wrong]
+    findings += [Finding("", shown(seed), f"should be at most {LARGEST}") for seed in large]
     findings += [Finding("", shown(seed), "is in the list twice") for seed in twice]
     if findings:
         raise Findings(findings)
@@ -99,7 +107,9 @@ class SweepSpec(Frozen):
         default_factory=dict, description="Option of TrainConfig → the one value that every configuration has."
     )
     data: Data = Field(default_factory=Data)
-    folds: Whole = Field(default=5, ge=1, description="k of the cross-validation; 1 is one fixed hold-out of 10 %.")
+    folds: Whole = Field(
+        default=5, ge=1, le=MOST_FOLDS, description="k of the cross-validation; 1 is one fixed hold-out of 10 %."
+    )
     fold_seed: Whole = Field(default=0, ge=0, description="Alone fixes the folds.")
     seeds: Annotated[tuple[int, ...], BeforeValidator(_read_seeds)] = Field(
         default=(0,), description="Seeds of the training; a number n means 0 to n - 1."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,6 +15,9 @@ from tune.space.findings import Finding, Findings, message, shown
 
 #: The fields of TrainConfig that a space or `training` may name: seeds belong to cells, algorithms have a key.
 OPTIONS: tuple[str, ...] = tuple(name for name in TrainConfig.model_fields if name not in ("seed", "algorithm"))
+
+#: So many values of one option are listed at most.
+MOST_VALUES = 1_000_000
 
 _ELSEWHERE = {"seed": "not an option of a configuration: use the key `seeds`", "algorithm": "use the key `algorithms`"}
 
@@ -210,14 +213,20 @@ def _read_range(option: str, raw: Mapping[str, Any]) -> Range:
         raise wrong("should rise: [lowest, highest]", name, list(bounds))
     step = raw.get("step")
     if step is None:
-        return Range(low, high, log=name == "log_range")
+        return _countable(Range(low, high, log=name == "log_range"), wrong)
     if name == "log_range":
         raise wrong("a `log_range` has no step: use a list", "step", step)
     number = _number(step, kind)
     if number is None or not 0 < number <= high - low:
         whole = "a whole number " if kind is int else ""
         raise wrong(f"should be {whole}above 0 and at most {high - low!r}", "step", step)
-    return Range(low, high, number)
+    return _countable(Range(low, high, number), wrong)
+
+
+def _countable(values: Range, wrong: Callable[[str], Findings]) -> Range:
+    if values.count is not None and values.count > MOST_VALUES:
+        raise wrong(f"has {values.count} values: at most {MOST_VALUES}; use a larger step, or a list")
+    return values
 
 
 def _number(value: Any, kind: Any) -> Any:

@@ -6,7 +6,6 @@ Records written before there was one curve for everything hold 20 evenly spaced 
 from __future__ import annotations
 
 import functools
-import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 from leebert.errors import LeebertError
 from leebert.tradeoff import Tradeoff, layers_within, tradeoff
+from tune.store.folder import SweepFolder
+from tune.store.held_out import cell_logits
 
 #: The key of a cell's curve in the record of its end.
 CURVE = "curve"
@@ -51,10 +52,8 @@ class CellCurves:
         return self._replayed[name]
 
     def _replay(self, cell_end: Mapping[str, Any]) -> Tradeoff | None:
-        from tune.running.crossval import held_out_path, load_held_out
-
         try:
-            return tradeoff(load_held_out(held_out_path(self._folder, cell_end))[0], metric=self._metric)
+            return tradeoff(cell_logits(self._folder, cell_end)[0], metric=self._metric)
         except LeebertError as error:
             if not self._told:
                 self._told = True
@@ -64,7 +63,7 @@ class CellCurves:
 
     @functools.cached_property
     def _metric(self) -> str:
-        return str(json.loads((self._folder / "manifest.json").read_text(encoding="utf-8"))["metric"])
+        return str(SweepFolder(self._folder).manifest["metric"])
 
 
 def of_all(cell_ends: Iterable[Mapping[str, Any]], curve_of: CurveOf) -> list[Tradeoff]:

@@ -10,12 +10,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import StorageError, SweepError
-from leebert.files import fsync_folder, write_atomically
+from leebert.errors import LeebertError, StorageError, SweepError
+from leebert.files import fsync_folder, parse_json, write_atomically
 from tune.store.lease import holder, watch
 from tune.store.ledger import Ledger
 
@@ -35,13 +35,58 @@ def check_name(name: str) -> str:
     return name
 
 
+#: What a sweep's folder may hold that is read or written by name: whether each is a folder.
+LAYOUT = {
+    "manifest.json": False, "space.yaml": False, "folds.json": False, "results.parquet": False, "STOP": False,
+    "lease": True, "ledger": True, "ledger/driver": True, "checkpoints": True, "cells": True, "evaluated": True, "hung": True,
+}  # fmt: skip
+
+#: Keys of a manifest, and what each holds.
+MANIFEST: dict[str, type | tuple[type, ...]] = {
+    "spec": dict, "rows": int, "metric": str, "data_fingerprint": str, "folds": dict, "backbone": dict, "versions": dict,
+    "code": str, "runtime": dict, "test_train_ratio": (int, float, type(None)),
+}  # fmt: skip
+
+
+class Manifest(dict[str, Any]):
+    """What a sweep is made of, from its manifest.json; a key that is missing is an error of its file."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.path = path
+        for key, kind in MANIFEST.items():
+            if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool)):
+                raise SweepError(
+                    f"{path}: {key}: {str(values[key])[:80]!r} can't be right: the manifest was damaged or edited"
+                )
+
+    def __missing__(self, key: str) -> Any:
+        raise SweepError(
+            f"{self.path}: the key {key!r} is missing: the manifest was damaged or edited; restore it from a copy"
+        )
+
+
 class SweepFolder:
     """The files of one sweep."""
+
+    _listed: dict[str, dict[str, Any]] | None = None
 
     def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
         self.name = name or path.name
-        self.ledger = Ledger(path / "ledger")
+        self.ledger = Ledger(path / "ledger", self._values_of)
+
+    def _values_of(self, config: str) -> dict[str, Any] | None:
+        """A configuration's values by its id, where the space lists all; for a ledger that has lost its record of them."""
+        if self._listed is None:
+            from tune.space import SweepSpec, config_id
+
+            self._listed = {}
+            with contextlib.suppress(LeebertError, ValueError):
+                spec = SweepSpec.model_validate(self.manifest.get("spec") or {})
+                if spec.size is not None:
+                    self._listed = {config_id(values): values for values in spec.configurations()}
+        return self._listed.get(config)
 
     @classmethod
     def refuse_taken(cls, storage: Path, name: str) -> None:
@@ -75,31 +120,43 @@ class SweepFolder:
     def find(cls, name: str, storage: str | None = None) -> SweepFolder:
         """An existing sweep by name in the storage, or by path."""
         as_path = Path(name)
-        path = as_path if (as_path / "manifest.json").is_file() else storage_root(storage) / name
-        if "/" not in name and not (path / "manifest.json").is_file():
+        path = as_path if (as_path / "manifest.json").exists() else storage_root(storage) / name
+        if "/" not in name and not (path / "manifest.json").exists():
             check_name(name)
-        if not (path / "manifest.json").is_file():
+        if not (path / "manifest.json").exists():
             known = [folder.name for folder in cls.all(storage)]
             raise SweepError(
                 f"no sweep {name!r} in {storage_root(storage)}" + (f"; there are: {', '.join(known)}" if known else "")
             )
-        return cls(path.resolve())
+        found = cls(path.resolve())
+        found.check_layout()
+        return found
 
     @classmethod
     def all(cls, storage: str | None = None) -> list[SweepFolder]:
         """All sweeps in a storage, by name."""
         return [cls(p.parent) for p in sorted(storage_root(storage).glob("[!.]*/manifest.json"))]
 
+    def check_layout(self) -> None:
+        """SweepError where a file lies in a folder's place, or a folder in a file's."""
+        for name, folder in LAYOUT.items():
+            path = self.path / name
+            if path.exists() and not path.is_symlink() and path.is_dir() != folder:
+                is_, should = ("file", "folder") if folder else ("folder", "file")
+                raise SweepError(f"{path} is a {is_}, and should be a {should}: move it away")
+
     @property
-    def manifest(self) -> dict[str, Any]:
-        """What the sweep is made of: see `tune.running.prepare`."""
+    def manifest(self) -> Manifest:
+        """What the sweep is made of: see `tune.running.prepare`. SweepError for a damaged one."""
+        self.check_layout()
+        path = self.path / "manifest.json"
         try:
-            found = json.loads((self.path / "manifest.json").read_text())
+            found = parse_json(path.read_text())
         except (OSError, ValueError) as error:
-            raise SweepError(f"{self.path / 'manifest.json'} can't be read: {error}") from None
+            raise SweepError(f"{path} can't be read: {error}") from None
         if not isinstance(found, dict):
-            raise SweepError(f"{self.path / 'manifest.json'} is no manifest of a sweep")
-        return found
+            raise SweepError(f"{path} is no manifest of a sweep")
+        return Manifest(path, found)
 
     def refuse_links(self) -> None:
         """SweepError for a symbolic link in the folder: what a sweep writes and removes is to lie in it."""

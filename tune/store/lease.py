@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import LeaseError, StorageError
+from leebert.files import parse_json
 
 #: Seconds between two renewals, and after how many without one a driver on another host is taken for dead.
 RENEWAL = 5.0
@@ -64,7 +65,7 @@ def holder(folder: Path) -> Holder | None:
     if not numbers:
         return None
     try:
-        facts = json.loads(_path(folder, numbers[-1]).read_text())
+        facts = parse_json(_path(folder, numbers[-1]).read_text())
         return Holder(numbers[-1], facts if isinstance(facts, dict) else {})
     except (OSError, ValueError):
         return Holder(numbers[-1], {})

@@ -9,12 +9,13 @@ is ignored, damage anywhere else is an error.
 Records have an identity (configuration, seed, fold, epoch), so reading one twice changes nothing. Whoever takes over
 writes how many records of those before count (`fences`): a driver in its first record, for the drivers before it, and
 in each grant, for the configuration's earlier attempts. What an old writer adds after it was given up is ignored.
+Where a part of the drivers' records was lost, what is sound is read, and :attr:`State.missing` says what is gone
+(`tune.store.gaps`).
 """
 
 from __future__ import annotations
 
 import bisect
-import collections
 import contextlib
 import dataclasses
 import errno
@@ -24,14 +25,16 @@ import json
 import os
 import re
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from leebert.errors import StorageError, SweepError
-from leebert.files import fsync_folder
+from leebert.files import fsync_folder, parse_json
 from tune.running.failures import Placement
+from tune.store import gaps
 from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 SEGMENT = 1000
@@ -46,6 +49,7 @@ KINDS = (
     "reopen",
     "complete",
     "end",
+    "begin",
     "epoch",
     "cell_end",
     "checkpoint",
@@ -64,7 +68,8 @@ def decode(line: bytes) -> Record:
     checksum, _, text = line.partition(b" ")
     if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
         raise ValueError("wrong checksum")
-    return json.loads(text)
+    record: Record = parse_json(text)
+    return record
 
 
 class Writer:
@@ -78,7 +83,7 @@ class Writer:
         existing = sorted(folder.glob("*.jsonl"))
         # Never append to a file of an earlier process: its last line may be torn.
         self.segment = int(existing[-1].stem) + 1 if existing else 0
-        self.seq = sum(1 for path in existing for _ in _read_segment(path))
+        self.seq = 1 + max((record["seq"] for path in existing for record in _read_segment(path)), default=-1)
         self.count = 0
 
     def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
@@ -136,7 +141,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
-    lines = path.read_bytes().split(b"\n")
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:  # a folder, say
+        raise SweepError(f"{path} can't be read: {error.strerror or error}") from None
     for number, line in enumerate(lines, start=1):
         if not line or (not epochs and b'"kind":"epoch"' in line):
             continue
@@ -174,8 +182,11 @@ def _uncollected() -> Iterator[None]:
 class Ledger:
     """A sweep's ledger: reads everything, and hands out writers."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | Path, values_of: Callable[[str], Mapping[str, Any] | None] = lambda config: None
+    ) -> None:
+        """`values_of` finds a configuration's values by its id, where the record of them was lost; None: unknown."""
+        self.folder, self.values_of = Path(folder), values_of
 
     def driver_writer(self, driver: int) -> Writer:
         """For the decisions of the driver with this number."""
@@ -191,20 +202,42 @@ class Ledger:
 
     def driver_fences(self) -> dict[str, int]:
         """How many records of each driver so far count: for the first record of one that takes over."""
-        return dict(collections.Counter(number for number, _ in self._decisions()))
+        return dict(self._decisions().fences)
 
-    def _decisions(self) -> Iterator[tuple[str, Record]]:
+    def recovered(self) -> list[Record]:
+        """Decisions that were lost and are known from the attempts' own records: whoever takes over writes them again."""
+        return list(self._decisions().recovered)
+
+    def _decisions(self) -> gaps.Decisions:
         """The drivers' records in order, without what one wrote after another had taken over."""
         if not (self.folder / DRIVER).is_dir():
             raise SweepError(f"{self.folder} is no ledger (no {DRIVER} folder in it)")
-        folders = sorted((self.folder / DRIVER).iterdir())
-        begun = ((folder, r) for folder in reversed(folders) for r in itertools.islice(self._read(folder), 1))
-        newest, first = next(begun, (None, {}))
-        for folder in folders:
-            # One that the newest has not heard of had written nothing when it was taken over.
-            counted = None if folder == newest else first.get("fences", {}).get(folder.name, 0)
-            for record in itertools.islice(self._read(folder), counted):
-                yield folder.name, record
+        # Before the drivers' records: an attempt's folder is made after its grant was written.
+        attempts = self._attempts()
+        folders = sorted(path for path in (self.folder / DRIVER).iterdir() if path.is_dir())
+        drivers = {folder.name: list(self._read(folder)) for folder in folders}
+        granted = {
+            (str(record.get("config")), attempt_name(record))
+            for records in drivers.values()
+            for record in records
+            if record["kind"] == "grant" and all(isinstance(record.get(key, 1), int) for key in ("attempt", "driver"))
+        }
+        orphans = [
+            gaps.Orphan(config, name, next(self.records_of(config, name), {}))
+            for config, name in attempts
+            if (config, name) not in granted
+        ]
+        return gaps.mended(drivers, [orphan for orphan in orphans if orphan.begin], self.values_of)
+
+    def _attempts(self) -> list[tuple[str, str]]:
+        """Configuration and name of every attempt that has a folder."""
+        return [
+            (config.name, attempt)
+            for config in sorted(self.folder.iterdir())
+            if config.name != DRIVER and config.is_dir()
+            for attempt in sorted(os.listdir(config))
+            if gaps.is_attempt(attempt)
+        ]
 
     def in_order(self) -> list[Record]:
         """Every record, in an order in which it can have happened.
@@ -212,7 +245,7 @@ class Ledger:
         Clocks of several hosts disagree, so times are only trusted within bounds: the driver's records keep their
         order; an attempt's keep theirs, and stand between its grant and the driver's next decision on its configuration.
         """
-        decisions = [record for _, record in self._decisions()]
+        decisions = [record for _, record in self._decisions().records]
         times = list(itertools.accumulate((record["time"] for record in decisions), max))
         # Sorted by the decision that a record follows, then by time; a decision comes before what follows it.
         merged: list[tuple[int, float, int, Record]] = [(n, -1.0, 0, record) for n, record in enumerate(decisions)]
@@ -232,7 +265,7 @@ class Ledger:
 
     def fences(self) -> dict[str, dict[int, int]]:
         """The fences of the newest grants: which records of given-up attempts count."""
-        grants = (record for _, record in self._decisions() if record["kind"] == "grant")
+        grants = (record for _, record in self._decisions().records if record["kind"] == "grant")
         return {r["config"]: {int(a): n for a, n in r["fences"].items()} for r in grants}
 
     def _read(self, folder: Path) -> Iterator[Record]:
@@ -243,19 +276,23 @@ class Ledger:
         return sorted(folder.glob("*.jsonl"))
 
     def read(self, *, epochs: bool = True) -> State:
-        """The state of the sweep from all files. Raises SweepError for a missing or damaged ledger.
+        """The state of the sweep from all files. Raises SweepError for a missing or damaged ledger, warns of a lost part.
 
         `epochs=False` leaves the epochs' records undecoded, most of a large ledger: enough for finished cells' scores.
         """
         state = State()
         with _uncollected():
-            for _, record in self._decisions():
+            decisions = self._decisions()
+            state.missing = decisions.missing
+            for _, record in decisions.records:
                 state.apply(record)
             for config, attempts in list(state.attempts.items()):
                 for attempt in attempts.values():
                     for path in self._segments(self.folder / config / attempt):
                         for record in _read_segment(path, epochs=epochs):
                             state.apply(record)
+        if state.missing:
+            warnings.warn(f"{self.folder}: {'; '.join(state.missing)}; `resume` trains what is missing", stacklevel=1)
         return state
 
 
@@ -290,7 +327,14 @@ class State:
     evaluated: dict[tuple[str, int, int], dict[int, dict[str, str]]] = dataclasses.field(
         default_factory=dict
     )  # by cell, then by epoch: the files of evaluation splits
+    files: dict[tuple[str, int, int], dict[str, str]] = dataclasses.field(
+        default_factory=dict
+    )  # their SHA-256, by name
     cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    # Cells that are trained again, as their files were damaged: the last attempt whose end of them no longer counts, and
+    # that end.
+    voided: dict[tuple[str, int, int], int] = dataclasses.field(default_factory=dict)
+    replaced: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
     settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
         default_factory=dict
     )  # cells before more were asked for
@@ -305,6 +349,7 @@ class State:
     pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
     failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
     end: Record | None = None
+    missing: tuple[str, ...] = ()  # what was lost of the ledger, a sentence each
     # In a process that lives for days: of a finished cell's epochs only the numbers are kept here, and the scores in
     # the history, a twentieth of the records.
     slim: bool = False
@@ -408,9 +453,22 @@ class State:
 
     def _reopen(self, r: Record) -> bool:
         self.settled[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
+        repair = r.get("repair", {"cells": ()})
+        for seed, fold in repair["cells"]:
+            self._void((r["config"], int(seed), int(fold)), int(repair["attempt"]))
         fresh = self.configs[r["config"]].state != "running"
         self._set(r["config"], state="running")
         return fresh
+
+    def _void(self, key: tuple[str, int, int], attempt: int) -> None:
+        """A cell's end counts only if it is of an attempt after this one."""
+        self.voided[key] = attempt
+        config, seed, fold = key
+        if (old := self.cells.pop(key, None)) is not None:
+            self.replaced[key] = old
+            self.cells_of[config].remove(old)
+            where = {"config": config, "seed": seed, "fold": fold}
+            self._cell(where, lambda cell: Cell(seed, fold, "running", cell.epochs))
 
     def _complete(self, r: Record) -> bool:
         fresh = self.configs[r["config"]].state != "complete"
@@ -425,6 +483,10 @@ class State:
 
     # The trials':
 
+    def _begin(self, r: Record) -> bool:
+        """A copy of the attempt's grant, for whoever finds the grant itself lost."""
+        return False
+
     def _checkpoint(self, r: Record) -> bool:
         """Of an epoch that is recorded already, but had to be trained again as its checkpoint was damaged."""
         if self.counts(r):
@@ -432,6 +494,7 @@ class State:
             self.digests.setdefault(cell, set()).add(r["checkpoint"])
             if "evaluated" in r:
                 self.evaluated.setdefault(cell, {})[r["epoch"]] = r["evaluated"]
+                self.files.setdefault(cell, {}).update(r.get("digests", {}))
         return False
 
     def _epoch(self, r: Record) -> bool:
@@ -454,6 +517,9 @@ class State:
     def _cell_end(self, r: Record) -> bool:
         key = (r["config"], r["seed"], r["fold"])
         if key in self.cells or not self.counts(r):
+            return False
+        if r["attempt"] <= self.voided.get(key, 0):
+            self.replaced[key] = r
             return False
         self.cells[key] = r
         if self.slim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -16,9 +17,10 @@ from leebert.files import fsync_folder
 
 def write(
     path: Path, columns: Mapping[str, Any], logits: np.ndarray, layers: tuple[int, ...] = (), depth: int = 0
-) -> None:
+) -> str:
     """Write columns of N values (pyarrow arrays) and (M, N, K) logits as float32, whole or not at all. Raises OSError.
 
+    Returns the SHA-256 of the file in hexadecimal.
     `layers` and `depth` as in :class:`leebert.evaluate.HeldOut`.
     """
     import pyarrow as pa
@@ -34,17 +36,20 @@ def write(
         pq.write_table(table.replace_schema_metadata(about), temporary, compression="zstd")
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())  # whoever names the file next, in a record or a best file, finds it after a crash too
+            digest = hashlib.file_digest(f, "sha256").hexdigest()
         temporary.replace(path)
         fsync_folder(path.parent)
+        return digest
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[tuple[int, ...], int]]:
-    """The columns by name, the logits, (M, N, K), and `layers` and `depth` as they were written."""
+def read(source: Path | bytes) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[tuple[int, ...], int]]:
+    """The columns by name, the logits, (M, N, K), and `layers` and `depth` as they were written; of a file or its bytes."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    table = pq.read_table(pa.BufferReader(source) if isinstance(source, bytes) else source)
     about = table.schema.metadata
     m, k = int(about[b"exits"]), int(about[b"classes"])
     layers = tuple(json.loads(about.get(b"layers", b"[]"))), int(about.get(b"depth", b"0"))

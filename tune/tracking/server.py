@@ -18,7 +18,7 @@ import re
 import secrets
 import urllib.parse
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,20 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
             )
             return _answer(api, endpoint, response)
 
+        def points_of(self, run_ids: Sequence[str], metric: str, most: int) -> list[dict[str, Any]] | None:
+            """A metric's points in many runs, as MLflow's own pages ask for them; None where the server won't say."""
+            endpoint = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+            response = http_request(
+                self.get_host_creds(),
+                endpoint,
+                "GET",
+                max_retries=0,
+                raise_on_status=False,
+                timeout=timeout,
+                params=[*(("run_id", run_id) for run_id in run_ids), ("metric_key", metric), ("max_results", most)],
+            )
+            return _points(endpoint, response)
+
     return OneRequestStore(functools.partial(_credentials(uri), _address(uri)))
 
 
@@ -315,6 +329,18 @@ def _answer(api: Any, endpoint: str, response: Any) -> Any:
     if value == "":
         raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}, without what MLflow says there")
     return answer
+
+
+def _points(endpoint: str, response: Any) -> list[dict[str, Any]] | None:
+    from mlflow.utils.rest_utils import verify_rest_response
+
+    if response.status_code in (403, 404, 405, 501):
+        return None
+    verify_rest_response(response, endpoint)
+    try:
+        return list(json.loads(response.text)["metrics"])
+    except (ValueError, LookupError, TypeError):  # MLflow names the list even where it is empty
+        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}") from None
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,81 @@
+"""How commands end after Ctrl-C and SIGTERM, and by which word a sweep's configurations are called when nobody drives it."""
+
+import signal
+
+import pytest
+import typer
+from made_sweep import SPEC, made_sweep
+
+from leebert import console
+from tune.analysis.overview import status_of, summary
+from tune.analysis.report import sweep_page
+from tune.running.sweep import Outcome
+from tune.space import SweepSpec
+from tune.store.folder import SweepFolder
+from tune.store.lease import Lease
+
+
+def test_ctrl_c_ends_any_command_with_130_and_without_a_traceback(capsys):
+    def command():
+        raise KeyboardInterrupt
+
+    app = typer.Typer()
+    app.command()(command)
+    for run in (command, lambda: app([])):
+        with pytest.raises(SystemExit) as end:
+            console.run(run)
+        assert end.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def left(tmp_path):
+    """A sweep in which one configuration was begun and not completed, and no driver is at work."""
+    folder = made_sweep(tmp_path / "s", "sqlite:///nowhere.db", configs=4, end=False)
+    path = folder.path / "ledger" / "driver" / "0001" / "00000000.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))  # without the last one's conclusion
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 0)], ids=["ctrl-c", "sigterm", "stop"]
+)
+@pytest.mark.parametrize("command", ["sweep", "resume"])
+def test_a_sweep_that_a_signal_stopped_ends_with_the_signals_code(
+    left, cli, monkeypatch, tmp_path, command, number, code
+):
+    from tune.running import sweep
+
+    spec = SweepSpec.model_validate(SPEC)
+    outcome = Outcome(left, spec, "stopped", True, number, 0, "mlflow", {}, "")
+    monkeypatch.setattr(sweep, "new_sweep", lambda *args, **options: outcome)
+    monkeypatch.setattr(sweep, "resume_sweep", lambda *args, **options: outcome)
+    space = tmp_path / "space.yaml"
+    space.write_text("task: mrpc\nbackbone: b\nspace: {lr_theta: [1e-5]}\n")
+    ran = cli("leebert-tune", command, *([space, "--name", "s"] if command == "sweep" else [left.path]))
+    assert ran.code == code
+    assert "unfinished" in ran.out
+    assert "running" not in ran.out
+
+
+def words(folder):
+    """By which word each place calls the configuration that was begun and not completed."""
+    state, spec = folder.ledger.read(), SweepSpec.model_validate(folder.manifest["spec"])
+    counts = status_of(folder)["configurations"]
+    listed = [c["state"] for c in summary(folder, spec, state)["configurations"]]
+    page = str(sweep_page(folder))
+    return {word: (counts.get(word, 0), listed.count(word), f"1 {word}" in page) for word in ("running", "unfinished")}
+
+
+def test_one_word_for_one_state_in_every_table(left, cli):
+    assert words(left) == {"running": (0, 0, False), "unfinished": (1, 1, True)}
+    storage = ["--storage", left.path.parent]
+    assert cli("leebert-tune", "list", *storage, "--json").json[0]["state"] == "died"
+    assert "1 unfinished" in cli("leebert-tune", "status", "s", *storage).out
+    assert "sweep s has died" in str(sweep_page(left)) or "Sweep s has died" in str(sweep_page(left))
+    lease = Lease.take(left.path)
+    try:
+        assert words(SweepFolder(left.path)) == {"running": (1, 1, True), "unfinished": (0, 0, False)}
+    finally:
+        lease.release()
+    assert words(left)["running"] == (0, 0, False)

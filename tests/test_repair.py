@@ -1,0 +1,160 @@
+"""Held-out logits that were deleted, cut, damaged or swapped: seen by all who read them, and made again cell by cell."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from made_sweep import made_sweep
+from test_driver import a_study, driver, run_all
+
+from leebert.errors import SweepError
+from leebert.evaluate import HeldOut
+from tune.analysis.report import sweep_page
+from tune.analysis.tradeoff import curves
+from tune.running.crossval import run_attempt
+from tune.store.held_out import cell_logits, damaged, evaluated_logits, held_out_path, unchecked
+from tune.store.ledger import Ledger
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A complete sweep whose cells also left logits on an evaluation split."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    assert run_all(driver(folder, study=dataclasses.replace(a_study(folder), evaluate=("dev",)))) == "finished"
+    return folder
+
+
+@pytest.fixture
+def place(evaluated, tmp_path):
+    shutil.copytree(evaluated, tmp_path / "s")
+    return tmp_path / "s"
+
+
+def reading(folder, **options):
+    study = dataclasses.replace(a_study(folder, **options.pop("training", {})), evaluate=("dev",))
+    return driver(folder, fresh=False, study=study, **options)
+
+
+def flip(path, at=100):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for part in ("cells", "evaluated") for p in (folder / part).iterdir()}
+
+
+def test_every_file_of_every_cell_has_a_digest_and_any_damage_to_it_is_seen(place):
+    cells = Ledger(place / "ledger").read().cells
+    assert len(cells) == 8
+    assert damaged(place, cells) == {}
+    assert unchecked(cells.values()) == 0
+    (first, record), (second, other) = list(cells.items())[:2]
+    assert record["digests"].keys() == {record["held_out"], *record["evaluated"].values()}
+    mine, theirs = held_out_path(place, record), held_out_path(place, other)
+    whole = mine.read_bytes()
+    for at in (0, 10, len(whole) // 2, len(whole) - 1):
+        flip(mine, at)
+        assert damaged(place, cells).keys() == {first}
+        mine.write_bytes(whole)
+    mine.write_bytes(theirs.read_bytes())
+    theirs.write_bytes(whole)
+    wrong = damaged(place, cells)
+    assert wrong.keys() == {first, second}
+    assert "is another cell's" in wrong[first]
+    with pytest.raises(SweepError, match="is not the file that the ledger records"):
+        cell_logits(place, record)
+
+
+def test_damage_to_the_logits_of_an_evaluation_split_is_seen(place):
+    cells = Ledger(place / "ledger").read().cells
+    (key, record), *_ = cells.items()
+    flip(place / "evaluated" / record["evaluated"]["dev"])
+    assert damaged(place, cells).keys() == {key}
+    with pytest.raises(SweepError, match=r"-dev\.parquet is not the file"):
+        evaluated_logits(place, record)
+
+
+def test_a_ledger_of_an_older_version_is_read_and_known_to_be_unchecked(place):
+    record = dict(next(iter(Ledger(place / "ledger").read().cells.values())))
+    del record["digests"]
+    assert cell_logits(place, record)[0].logits.shape[0] == 3
+    assert unchecked([record]) == 1
+    said = []
+    assert len(curves(place, {(record["config"], 0, 0): record}, "accuracy", "confidence", say=said.append)) == 1
+    assert said == [
+        "note: 1 cells were recorded without digests by an older version: damage to their logits can't be seen"
+    ]
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated, torn):
+    before = Ledger(place / "ledger").read()
+    key = list(before.cells)[3]
+    flip(held_out_path(place, before.cells[key]))
+    d = reading(place, repair=list(damaged(place, before.cells)))
+    if torn:  # killed in the repair; the next driver needs not be told of it again
+        attempt = d.next_attempt("t")
+        running = run_attempt(d.study, attempt)
+        d.receive(next(running))
+        running.close()
+        d.writer.close()
+        d = reading(place)
+    attempt = d.next_attempt("t")
+    assert attempt.config == key[0]
+    cells = {tuple(cell) for cell in d.study.cells}
+    assert cells - {tuple(cell) for cell in attempt.finished} == {key[1:]}
+    for records in run_attempt(d.study, attempt):
+        d.receive(records)
+        assert {(r["seed"], r["fold"]) for r in records} == {key[1:]}
+    d.gone("t")
+    assert d.next_attempt("t") is None
+    assert d.finish() == "finished"
+    assert any("repaired: its scores are the same to the last bit" in line for line in d.said)
+    after = Ledger(place / "ledger").read()
+    assert after.history() == d.state.history() == before.history()
+    assert after.fold_epochs == before.fold_epochs
+    assert damaged(place, after.cells) == {}
+    assert {k for k in before.cells if after.cells[k] != before.cells[k]} == {key}
+    made, whole = (cell_logits(f, r)[0] for f, r in ((place, after.cells[key]), (evaluated, before.cells[key])))
+    assert np.array_equal(made.logits, whole.logits)
+    kinds = [r["kind"] for r in d.ledger.in_order()]
+    assert kinds.count("cell_end") == 9
+
+
+def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(place):
+    before = Ledger(place / "ledger").read()
+    key = next(iter(before.cells))
+    held_out_path(place, before.cells[key]).unlink()
+    d = reading(place, repair=[key], training={"lr_omega": 0.5})  # stands for another machine
+    assert run_all(d) == "finished"
+    after = Ledger(place / "ledger").read()
+    (said,) = [line for line in d.said if "repaired" in line]
+    old, new = before.cells[key], after.cells[key]
+    if old["exits"] == new["exits"]:
+        pytest.skip("both trainings have the same scores")
+    assert said.startswith("warning: ")
+    assert f"it scored {100 * old['score']:.4f} before and {100 * new['score']:.4f} now" in said
+    assert cell_logits(place, new)
+
+
+def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, cli):
+    def logits(index, fold):
+        rng = np.random.default_rng([index, fold])
+        return HeldOut(rng.normal(size=(6, 40, 2)).astype(np.float32), rng.integers(2, size=40))
+
+    folder = made_sweep(tmp_path / "s", "sqlite:///nowhere.db", held_out=logits, configs=7)
+    state = folder.ledger.read(epochs=False)
+    config = next(c.id for c in state.history() if c.state == "complete" and c.values["algorithm"] == "clo-v2")
+    flip(held_out_path(folder.path, state.cells[config, 0, 1]))
+    named = f"configuration {config}, seed 0, fold 1: .*is not the file that the ledger records"
+    ran = cli("leebert-tune", "compare", "s", "--a", "clo-v2", "--b", "blo", "--speed-up", "2", "--storage", tmp_path)
+    assert ran.code == 0, ran.err
+    assert "warning: configuration" in ran.err
+    assert "not at speed-up" not in ran.out
+    with pytest.warns(UserWarning, match=named):
+        page = sweep_page(folder)
+    page.write(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 1000
