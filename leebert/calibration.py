@@ -22,6 +22,8 @@ from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import HeldOut, record_all
 from leebert.files import parse_json, write_together
+from leebert.majority import ADVICE
+from leebert.metrics import collapsed
 from leebert.operating_point import Aim, scored, within_loss
 from leebert.runtime import Runtime
 from leebert.thresholds import (
@@ -47,7 +49,8 @@ class Calibration:
 
     own: the rule that the model is to leave by. chosen: every rule at the speed-up asked for. expected: for each, the
     layer ratio on other texts of the kind, (low, high) at 95 %. rows, cut: how many texts, and how many of them were
-    longer than the model takes. curves: as in :func:`leebert.thresholds.curves`.
+    longer than the model takes. curves: as in :func:`leebert.thresholds.curves`. single_class: whether every exit predicts
+    one class for all texts, so that a speed-up costs nothing and says nothing.
     """
 
     own: Chosen
@@ -58,6 +61,7 @@ class Calibration:
     source: str
     num_exits: int
     curves: dict[str, list[list[float]]]
+    single_class: bool = False
 
     @property
     def chosen_on(self) -> str:
@@ -74,6 +78,7 @@ class Calibration:
             "rows": self.rows,
             "cut": self.cut,
             "source": self.source,
+            "single_class": self.single_class,
             "chosen": told,
         }
 
@@ -134,7 +139,8 @@ def calibrate(
             raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
     expected = {name: ratio_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
     found = scored(curves(recorded, own.patience), validated)
-    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, found)
+    stuck = bool(collapsed(recorded.logits).all())
+    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, found, stuck)
 
 
 def _on(recorded: HeldOut, validated: Chosen) -> Chosen:
@@ -165,14 +171,20 @@ def save_calibration(folder: Path, found: Calibration) -> str:
         folder / FILE: curves_as_json(found.curves, found.num_exits, found.chosen_on, found.own),
     }
     if card is not None:
-        files[folder / "README.md"] = recalibrated(card, found.own, found.chosen, found.expected, found.chosen_on)
+        files[folder / "README.md"] = recalibrated(
+            card, found.own, found.chosen, found.expected, found.chosen_on, found.single_class
+        )
     write_together(files)
     return str(before.get("chosen_on", "")) if isinstance(before, dict) else ""
 
 
 def print_calibration(folder: Path, found: Calibration, before: str) -> None:
     """The thresholds with what they reach, and what of the folder has changed, on stdout."""
-    for name, one in found.chosen.items():
+    if found.single_class:
+        print(
+            f"warning: every exit predicts a single class on all {found.rows} texts: its speed-up says nothing; {ADVICE}"
+        )
+    for name, one in ({} if found.single_class else found.chosen).items():
         low, high = found.expected[name]
         if one.max_loss is None:
             aim = f"asked {one.asked:g}"

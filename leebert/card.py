@@ -12,13 +12,14 @@ import numpy as np
 
 from leebert.data.tasks import TASKS
 from leebert.files import write_atomically
+from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
 
 #: The heading of what :func:`recalibrated` says.
 _CALIBRATED = "## Calibrated thresholds"
 
-_METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "matthews": "matthews_correlation"}
+_METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "macro_f1": "f1", "matthews": "matthews_correlation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,7 @@ def card(facts: CardFacts) -> str:
         f"---\n{dump_yaml(_front(facts))}---\n\n# {facts.task}: an encoder that exits early",
         f"A LeeBERT model (Zhu, ACL 2021; trained by {facts.algorithm}) with a classifier after each of its {facts.layers} layers. "
         + _by_default(facts.rule),
+        *_warnings(facts),
         _use(facts),
         *(_evaluation(facts, split, told) for split, told in facts.evaluations.items()),
         _training(facts),
@@ -68,13 +70,47 @@ def card(facts: CardFacts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _against(told: Mapping[str, Any]) -> AgainstMajority | None:
+    """A split's scores beside the majority class, where its evaluation tells."""
+    return AgainstMajority.of(told["majority"]) if told.get("majority") else None
+
+
+def _counts(told: Mapping[str, Any]) -> bool:
+    """Whether a speed-up on a split is worth claiming: an exit scores above the majority class there."""
+    against = _against(told)
+    return against is None or against.above
+
+
+def _warnings(facts: CardFacts) -> list[str]:
+    """What must be read first: on which splits the model is not distinguishable from the majority class."""
+    lines = []
+    for split, told in facts.evaluations.items():
+        against = _against(told)
+        if against is None or against.verdict == "learned":
+            continue
+        what = f"not distinguishable from the majority class on {split}"
+        if against.verdict == "collapsed":
+            what = f"no classifier yet: on {split} every exit predicts a single class"
+        lines.append(
+            f"**This model is {what}** (mean over exits {margin_in_words(against.margin, against.interval)}; the majority class "
+            f"scores {100 * against.score:.2f})." + ("" if against.above else " No speed-up is claimed for it.")
+        )
+    return lines
+
+
 def recalibrated(
-    text: str, rule: Chosen, chosen: Mapping[str, Chosen], expected: Mapping[str, tuple[float, float]], chosen_on: str
+    text: str,
+    rule: Chosen,
+    chosen: Mapping[str, Chosen],
+    expected: Mapping[str, tuple[float, float]],
+    chosen_on: str,
+    single_class: bool = False,
 ) -> str:
     """A card whose model leaves by other thresholds from now on: its own `rule`, and a section on what `chosen` were chosen
     on in the place of an earlier one. What was measured with the former thresholds stays, and is called so.
 
-    expected: each rule's layer ratio on other texts, (low, high) at 95 %.
+    expected: each rule's layer ratio on other texts, (low, high) at 95 %. single_class: every exit predicted one class for
+    all texts; then no ratio is claimed.
     """
     rows = [
         [name, f"{one.threshold:.6g}", f"{one.reached:.2f}", "{:.2f} to {:.2f}".format(*expected[name])]
@@ -84,9 +120,12 @@ def recalibrated(
         _CALIBRATED,
         f"Thresholds for {_aim(rule)}, chosen on {chosen_on}; no label was read. They took the place of those "
         "with which the tables below were measured.",
-        _table(["rule", "threshold", "layer ratio on these texts", "on others like them, 95 %"], rows),
-        *(f"{one.shortfall}." for one in chosen.values() if not one.near),
     ]
+    if single_class:
+        lines[1] = f"Every exit predicts a single class on {chosen_on}: no speed-up is claimed."
+    else:
+        lines.append(_table(["rule", "threshold", "layer ratio on these texts", "on others like them, 95 %"], rows))
+        lines += [f"{one.shortfall}." for one in chosen.values() if not one.near]
     text = re.sub(r"By default a row leaves by the rule .*", lambda _: _by_default(rule), text, count=1)
     text = re.sub(rf"^{_CALIBRATED}\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
     before, heading, after = text.partition("## Use\n")
@@ -133,9 +172,10 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     for split, told in facts.evaluations.items():
         own = _point(told, facts.rule)
         values = [(name, scores[-1], "all layers") for name, scores in told["exits"].items()]
-        values += [
-            (name, value, f"{own['speed_up']:.2f} times fewer layers") for name, value in own["measures"].items()
-        ]
+        if _counts(told):
+            values += [
+                (name, value, f"{own['speed_up']:.2f} times fewer layers") for name, value in own["measures"].items()
+            ]
         results.append(
             {
                 "task": {"type": "text-classification"},
@@ -188,6 +228,14 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
             f"Mean over exits: {100 * told['mean_over_exits']:.2f} for this seed; {100 * float(np.mean(spread)):.2f} ± "
             f"{100 * float(np.std(spread, ddof=1)):.2f} over {len(spread)} seeds ({', '.join(f'{100 * s:.2f}' for s in spread)})."
         )
+    if against := _against(told):
+        stuck = f" A single class is predicted by {exits_in_words(against.collapsed)}." if against.collapsed else ""
+        lines.append(
+            f"The majority class scores {100 * against.score:.2f}, chance {100 * against.chance:.2f}; the mean over exits is "
+            f"{margin_in_words(against.margin, against.interval)} against it.{stuck}"
+        )
+    if not _counts(told):
+        return "\n\n".join(lines)
     times = {(t["strategy"], t["threshold"]): t for t in told.get("wall_clock", ())}
     rows = []
     for chosen in facts.chosen:

@@ -75,7 +75,7 @@ def train(
 ) -> None:
     """Train one early-exit model and save it."""
     from leebert.config import parse
-    from leebert.data.tasks import named_or_declared
+    from leebert.data.tasks import any_task, named_or_declared
     from leebert.recipe import RunConfig, check_options, chooses_exits, is_unfinished, train_model
     from leebert.yaml import load_yaml
 
@@ -109,6 +109,7 @@ def train(
     if (out / "config.json").exists() and not is_unfinished(out):
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
 
+    from leebert.majority import AgainstMajority, in_words
     from leebert.report import print_chosen, print_stages
 
     check_options(checked)
@@ -120,7 +121,7 @@ def train(
         console.emit_json({**summary, "out": str(out)})
     else:
         print_stages(summary["stages"], summary["stages_length"])
-        print_chosen(summary["chosen"], summary["held_out_rows"])
+        print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
         if not summary["chosen"] and chooses_exits(checked):
             print(
                 f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.strategy}; next: "
@@ -131,12 +132,17 @@ def train(
         print(f"{out}: {updates} updates on {summary['rows']} rows{score}")
         if summary["truncated_rows"]:
             print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
+        if summary["majority"]:
+            names = any_task(checked.task).label_names
+            print(in_words(AgainstMajority.of(summary["majority"]), names))
         where = f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""
         print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
 
 
 def _with_progress(work: Any) -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from leebert.majority import single_class
 
     warned: set[int] = set()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -153,9 +159,7 @@ def _with_progress(work: Any) -> Any:
             fresh = set(epoch.collapsed) - warned
             if fresh:
                 warned.update(fresh)
-                names = ", ".join(f"exit {e + 1}" for e in sorted(fresh))
-                often = "" if len(epoch.exits["score"]) - 1 in fresh else " (shallow exits often start so)"
-                progress.console.print(f"{names}: one class for every held-out row so far{often}")
+                progress.console.print(single_class(fresh, len(epoch.exits["score"])))
 
         return work(
             report=report,
@@ -208,7 +212,7 @@ def evaluate(
         console.emit_json(results)
     else:
         for name, result in results.items():
-            print_evaluation(name, result)
+            print_evaluation(name, result, task.label_names)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from leebert.config import TrainConfig
 from leebert.look_ahead import LookAhead
 from leebert.norms import statistics_kept, training_mode
 from leebert.objective import State
+from leebert.omega import travel
 from leebert.record import Batch, Keep, Record, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
 from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, balances
@@ -54,6 +55,7 @@ class StageLevel:
         self.schedule = SCHEDULES[config.schedule]
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
         self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
+        self.start = stage.objective.weights(self.state).clone()  # before a checkpoint's state takes its place
         self.omega_optimizer: torch.optim.Optimizer | None = None
         if "omega" in self.state:
             make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
@@ -74,6 +76,11 @@ class StageLevel:
 
     def is_finite(self) -> bool:
         return bool(self.finite.item()) and all(bool(torch.isfinite(p).all()) for p in self.theta.values())
+
+    def travelled(self) -> dict[str, float] | None:
+        """How far the loss weights are from their start, see :func:`leebert.omega.travel`; None without eq. 5's terms."""
+        layout = getattr(self.stage.objective, "layout", None)
+        return layout and travel(self.stage.objective.weights(self.state), self.start, layout.is_distillation)
 
     def to_device(self, batch: Batch) -> Batch:
         return {name: t.to(self.runtime.device, non_blocking=True) for name, t in batch.items()}

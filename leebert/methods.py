@@ -92,7 +92,8 @@ class Method:
     A pass over all rows before a cut is named, and not in the numbers. differs: what is not as in the original, and
     why. options: the fields of TrainConfig that only some methods read, and this one does. stages: `module:function`
     of its stages. costs: `cost` in numbers, without the stages that options ask for (`finetune_first`, `two_stage`); cuts are
-    one stage in it, embeddings cost nothing, and of a short row attention is what its matrices are.
+    one stage in it, embeddings cost nothing, and of a short row attention is what its matrices are. omega_on_d1: whether
+    ω also learns at λ1 from the batches of θ (CLO).
     """
 
     name: str
@@ -106,6 +107,7 @@ class Method:
     options: frozenset[str] = frozenset()
     stages: str = "leebert.stages:leebert"
     costs: CostsOf = _PLAIN
+    omega_on_d1: bool = False
 
     @property
     def one_exit(self) -> bool:
@@ -266,12 +268,12 @@ _ALL: tuple[Method, ...] = (
     Method(
         "fastbert-clo-v2", "FastBERT-CLO-v2", "learned weights", _LEEBERT,
         "everything, the last exit teaches; ω by CLO-v2", "patience", "1 + 2 / 3C", _D2_OPEN,
-        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT, costs=_in_cycles,
+        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT, costs=_in_cycles, omega_on_d1=True,
     ),
     Method(
         "lle", "LLE", "learned weights", _LEEBERT,
         "everything, later exits teach; ω by CLO-v2", "patience", "1 + 2 / 3C", _D2_OPEN,
-        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT, costs=_in_cycles,
+        frozenset({"temperature", "distillation", "detach_teacher"}) | _CYCLES | _JOINT, costs=_in_cycles, omega_on_d1=True,
     ),
     Method(
         "rand", "LeeBERT-rand", "early exit", _LEEBERT,
@@ -303,11 +305,11 @@ _ALL: tuple[Method, ...] = (
     ),
     Method(
         "clo-v1", "LeeBERT-CLO-v1", "learned weights", _LEEBERT,
-        "θ on D1, ω on D1 and D2 (eq. 9, algorithm 1)", "patience", "5/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT, costs=_at(5 / 3),
+        "θ on D1, ω on D1 and D2 (eq. 9, algorithm 1)", "patience", "5/3", _D2_OPEN, _DISTILLATION | _SAMPLED | _JOINT, costs=_at(5 / 3), omega_on_d1=True,
     ),
     Method(
         "clo-v2", "LeeBERT (CLO-v2)", "learned weights", _LEEBERT,
-        "θ and ω on D1; on D2 once in C steps (algorithm 2)", "patience", "1 + 2 / 3C", _D2_OPEN, _DISTILLATION | _CYCLES | _JOINT, costs=_in_cycles,
+        "θ and ω on D1; on D2 once in C steps (algorithm 2)", "patience", "1 + 2 / 3C", _D2_OPEN, _DISTILLATION | _CYCLES | _JOINT, costs=_in_cycles, omega_on_d1=True,
     ),
 )  # fmt: skip
 

@@ -23,6 +23,12 @@ def _f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     return 2 * int((labels & predicted).sum()) / positives if positives else 0.0
 
 
+def _macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
+
+
 def _matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
     n, classes = len(labels), int(max(labels.max(), predicted.max())) + 1
     by_label = np.bincount(labels, minlength=classes).astype(float)
@@ -37,6 +43,7 @@ MEASURES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "accuracy": {"accuracy": _accuracy},
     "matthews": {"matthews": _matthews},
     "acc_f1": {"accuracy": _accuracy, "f1": _f1},
+    "macro_f1": {"macro_f1": _macro_f1},
 }
 
 

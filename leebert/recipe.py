@@ -516,6 +516,7 @@ def train_model(
         "theta_updates": result.reports[-1].last_stage_updates,
         "best_epoch": result.best.epoch,
         "score": result.best.score,
+        "majority": result.best.majority,
         "chosen": chosen and dataclasses.asdict(chosen),
         "epochs": [r.plain() for r in result.reports],
         **_stages(untrained.model(config.training), config, data.rows, result.reports),

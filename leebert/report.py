@@ -12,6 +12,7 @@ import numpy as np
 from leebert.config import ExitConfig
 from leebert.evaluate import HeldOut, record_all, replay_point
 from leebert.latency import PAPER_SPEED_UP, time_rules
+from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
 from leebert.rules import RULES, default_patience, named
 from leebert.runtime import Runtime
@@ -27,12 +28,14 @@ def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:
     assert recorded.labels is not None
     m, n, _ = recorded.logits.shape
     exits = {name: values.tolist() for name, values in per_exit(metric, recorded.labels, recorded.logits).items()}
+    against = against_majority(recorded.logits, recorded.labels, metric)
     curves = tradeoffs(recorded, metric=metric)
     nearest = tradeoffs(recorded, metric=metric, speed_ups=[PAPER_SPEED_UP])
     return {
         "rows": n,
         "exits": exits,
         "mean_over_exits": float(np.mean(exits["score"])),
+        "majority": against.as_dict() if against else None,
         "default_patience": default_patience(m),
         "curves": {name: [point.as_dict() for point in curve] for name, curve in curves.items()},
         "table": {name: [point.as_dict() for point in curve.in_steps()] for name, curve in curves.items()},
@@ -108,23 +111,38 @@ def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
     Console().print(table)
 
 
-def print_chosen(chosen: Mapping[str, Any] | None, samples: int) -> None:
-    """The operating point that training chose on its validation fold, on stdout, as `training.json` tells it."""
-    from leebert.operating_point import in_words
+#: What stands where a speed-up would, of a model that has none worth telling.
+NO_SPEED_UP = "no speed-up is claimed, since no exit scores above the majority class"
+
+
+def speed_up_counts(majority: Mapping[str, Any] | None) -> bool:
+    """Whether a model's speed-up is worth telling: some exit scores above the majority class, or nothing is known of it."""
+    return not majority or AgainstMajority.of(majority).above
+
+
+def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mapping[str, Any] | None = None) -> None:
+    """The operating point that training chose on its validation fold, on stdout, as `training.json` tells it.
+
+    majority: that fold's scores beside the majority class; the speed-up of a model without an exit above it is not told.
+    """
+    from leebert.operating_point import in_words as point_in_words
     from leebert.thresholds import Chosen
 
     if not chosen:
         return
     point = Chosen(**chosen)
-    print(f"{in_words(point)} on the validation fold ({samples} samples)")
+    told = point_in_words(point)
+    if not speed_up_counts(majority):
+        told = f"exit criterion {point.name}, threshold {point.threshold:.6g}: {NO_SPEED_UP}"
+    print(f"{told} on the validation fold ({samples} samples)")
     if point.max_loss is not None and point.reached <= 1:
         print(f"  no threshold of it saves a layer within {100 * point.max_loss:g} points")
     elif not point.near:
         print(f"  {point.shortfall}")
 
 
-def print_evaluation(split: str, result: dict[str, Any]) -> None:
-    """The tables of one split on stdout."""
+def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = ()) -> None:
+    """The tables of one split on stdout, and the verdict against the majority class. names: of the classes, by id."""
     from rich.console import Console
     from rich.table import Table
 
@@ -137,15 +155,20 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
         table.add_row(str(i + 1), *(f"{100 * result['exits'][name][i]:.2f}" for name in measures))
     table.add_section()
     table.add_row("mean", *(f"{100 * float(np.mean(result['exits'][name])):.2f}" for name in measures))
+    majority = result.get("majority")
+    if majority:
+        table.add_row("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}")
     console.print(table)
     _print_points(console, f"{split}: exit criteria, in steps of layers", result["table"], measures)
-    within = {name: [point] for name, point in result["within"].items()}
-    _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
+    if speed_up_counts(majority):  # what answers one class throughout loses nothing by exiting first
+        within = {name: [point] for name, point in result["within"].items()}
+        _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
     if own := result.get("own"):
         at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
+        fewer = f"{own['speed_up']:.2f} times fewer" if speed_up_counts(majority) else NO_SPEED_UP
         print(
-            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {own['speed_up']:.2f} times "
-            f"fewer; score {100 * own['measures']['score']:.2f}"
+            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {fewer}; score "
+            f"{100 * own['measures']['score']:.2f}"
         )
     if result.get("wall_clock"):
         table = Table(
@@ -160,6 +183,8 @@ def print_evaluation(split: str, result: dict[str, Any]) -> None:
         console.print(table)
     if result.get("truncated_rows"):
         print(f"{result['truncated_rows']} rows were cut at the model's maximal length")
+    if majority:
+        print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
 
 
 def _print_points(

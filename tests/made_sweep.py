@@ -34,13 +34,15 @@ def made_sweep(
     held_out: Callable[[int, int], HeldOut] | None = None,
     curves: bool = True,
     diverged: Collection[tuple[int, int]] = (),
+    ends: Callable[[dict[str, Any], int], dict[str, Any]] = lambda values, fold: {},
+    prune_last: bool = True,
     **change: Any,
 ) -> SweepFolder:
     """All configurations of the space (or the first so many) complete, but for the last, which is pruned.
 
     `held_out` makes the logits of a cell, which scores know nothing of, from the configuration's number and the fold. Without
     `curves` records are as they were before they held any, with 20 evenly spaced thresholds that nobody is to read.
-    `diverged` names such cells.
+    `diverged` names such cells. `ends` makes what else, or otherwise, stands in the end of a configuration's cell.
     """
     spec = SweepSpec.model_validate({**SPEC, "tracking": {"uri": uri}, **change})
     ledger, rng = Ledger(folder / "ledger"), np.random.default_rng(0)
@@ -57,12 +59,13 @@ def made_sweep(
     every = list(spec.configurations())[:configs]
     for index, values in enumerate(every):
         config = config_id(values)
-        last = index == len(every) - 1
+        last = prune_last and index == len(every) - 1
         driver.append({"kind": "suggest", "config": config, "index": index, "values": values})
         driver.append({"kind": "grant", "config": config, "attempt": 1, "driver": 1, "fences": {}})
         trial = ledger.attempt_writer(config, "0001-0001")
         for fold in range(1 if last else FOLDS):
             *epochs, cell_end = _cell(values, rng)
+            cell_end |= ends(values, fold)
             if (index, fold) in diverged:
                 cell_end |= {"ended": "diverged", "score": None, "exits": {}, "weights": {}}
             elif held_out is not None:
@@ -89,7 +92,12 @@ def made_sweep(
 def _cell(values: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
     depth = np.arange(1, EXITS + 1)
     clo = values["algorithm"] == "clo-v2"
-    quality = 0.84 + 0.02 * clo - 0.02 * abs(np.log10(values["lr_theta"]) + 4.5) + 0.004 * np.log10(values["lr_omega"])
+    quality = (
+        0.84
+        + 0.02 * clo
+        - 0.02 * abs(np.log10(values["lr_theta"]) + 4.5)
+        + 0.004 * np.log10(values.get("lr_omega", 1e-4))
+    )
     quality += 0.003 * (values.get("batch_size") == 16) + 0.004 * (values.get("cycle_length") == 4)
     scores = quality - (0.16 if clo else 0.2) * np.exp(-depth / 2) + rng.normal(0, 0.008, EXITS)
     weights = 0.6 + 0.15 * depth * (1 if clo else 0.7) + rng.normal(0, 0.04, EXITS)

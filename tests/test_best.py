@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from made_sweep import EXITS, FOLDS, made_sweep
 from recorded import drawn
 
 from leebert.evaluate import HeldOut
+from leebert.majority import against_majority
 from leebert.yaml import load_yaml
-from tune.analysis import choosing, tradeoff
+from tune.analysis import choosing, overview, tradeoff
+from tune.analysis.report import sweep_page
 from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff
 from tune.store.folder import SweepFolder
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
+from tune.tracking.feed import config_ended
 
 SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "batch_size": [16]}
 PLANNED = 4
@@ -28,7 +32,7 @@ def logits(index: int, fold: int, settled: int = 1) -> HeldOut:
     """Exits agree from exit `settled` on: before it, neighbours contradict each other, so that patience runs out late."""
     rng = np.random.default_rng([index, fold])
     labels = rng.integers(2, size=60)
-    right = rng.random((EXITS, 60)) < np.linspace(0.6, 0.9, EXITS)[:, None]
+    right = rng.random((EXITS, 60)) < np.linspace(0.75, 0.9, EXITS)[:, None]
     right[settled - 1 :] = right[settled - 1]
     said = np.where(right, labels, 1 - labels)
     for exit_ in range(settled - 2, -1, -1):
@@ -276,3 +280,105 @@ def test_by_area_under_patience_the_command_agrees_with_the_curves(sweep, choose
     }  # fmt: skip
     assert ran.json["found"]["configuration"] == max(means, key=lambda c: means[c])
     assert ran.json["found"]["objective"]["value"] == pytest.approx(max(means.values()), abs=1e-6)
+
+
+# What is not distinguishable from the majority class.
+
+
+def against(index: int, fold: int) -> HeldOut:
+    """The first and the second configuration have collapsed, the third has learned (80 % right)."""
+    rng = np.random.default_rng([index, fold])
+    labels = (np.arange(100) < 68).astype(int)
+    right = rng.random((EXITS, 100)) < (0.9 if index == 2 else 0)
+    said = np.where(right, labels, 1 - labels) if index == 2 else np.ones((EXITS, 100), int)
+    return HeldOut(np.eye(2, dtype=np.float32)[said], labels)
+
+
+def collapsed_on_top(values: dict[str, Any], fold: int) -> dict[str, Any]:
+    score = 0.7366 if (values["algorithm"], values["lr_theta"]) == ("clo-v2", 1e-4) else 0.7405
+    return {"score": score, "exits": {"score": [score] * EXITS}}
+
+
+def recorded(values: dict[str, Any], fold: int) -> dict[str, Any]:
+    """As `against`, in the record of the cell's end."""
+    index = [("clo-v2", 1e-5), ("blo", 1e-5), ("clo-v2", 1e-4), ("blo", 1e-4)].index(
+        (values["algorithm"], values["lr_theta"])
+    )
+    found = against_majority(against(index, fold).logits, against(index, fold).labels, "accuracy")
+    assert found is not None
+    return {**collapsed_on_top(values, fold), "majority": found.as_dict()}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["recorded", "older ledger"])
+def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher(old, sweep, choose, tmp_path):
+    # What is recorded counts; of an older ledger the logits, which in the other case would call all of them learned.
+    sweep("mrpc", **({"held_out": against, "ends": collapsed_on_top} if old else {"ends": recorded}))
+    ran = choose("mrpc")
+    assert ran.code == 0, ran.err
+    found = found_in(tmp_path)
+    assert (found["values"]["algorithm"], found["values"]["lr_theta"]) == ("clo-v2", 1e-4)
+    assert found["score_mean"] == 0.7366
+    assert found["majority"]["verdict"] == "learned"
+    assert found["majority"]["low"] > 0.1
+    assert [(one["score"], one["verdict"]) for one in found["not_distinguishable"]] == [(0.7405, "collapsed")] * 2
+    assert "2 of 3 complete configurations are not distinguishable from the majority class and were left out" in ran.out
+    assert "the best of 1 complete configurations that learned more than the majority class of sweep mrpc" in ran.out
+    assert re.search(r"against the majority class \(68.00\): \+2\d.\d\d points, 95 % CI 1\d.\d\d to 2\d.\d\d", ran.out)
+    anyway = choose("mrpc", more=("--anyway",))
+    assert anyway.code == 0, anyway.err
+    forced = found_in(tmp_path)
+    assert (forced["score_mean"], forced["majority"]["verdict"]) == (0.7405, "collapsed")
+    assert "not_distinguishable" not in forced
+    line = "not distinguishable from the majority class (68.00): every exit predicts a single class in every cell; try more epochs"
+    assert line in anyway.out
+    assert line in (tmp_path / "best" / "mrpc.yaml").read_text()
+
+
+def test_where_none_has_learned_nothing_is_written_without_anyway(sweep, choose, tmp_path):
+    sweep("stuck", held_out=lambda index, fold: against(0, fold), ends=collapsed_on_top)
+    ran = choose("stuck")
+    assert (ran.code, (tmp_path / "best").exists()) == (1, False)
+    assert ran.err.startswith(
+        "error: sweep stuck: none of 3 complete configurations is distinguishable from the majority class, which scores 68.00 (3 of "
+        "them predict a single class at every exit); try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling; "
+    )
+    assert "--anyway" in ran.err
+    assert choose("stuck", more=("--anyway",)).code == 0
+    assert found_in(tmp_path)["majority"]["collapsed_cells"] == FOLDS
+
+
+def test_without_records_and_logits_nothing_is_claimed(sweep, choose, tmp_path):
+    for path in (sweep("unknown").path / "cells").iterdir():
+        path.unlink()
+    ran = choose("unknown")
+    assert ran.code == 0, ran.err
+    assert "majority" not in found_in(tmp_path)
+    assert "majority class" not in ran.out
+
+
+def test_a_sweep_ends_with_the_verdict(sweep, capsys):
+    folder = sweep("mrpc", held_out=None, ends=recorded)
+    facts = overview.summary(folder, overview.spec_of(folder), folder.ledger.read())
+    assert [row["majority"] and row["majority"]["verdict"] for row in facts["configurations"]] == [
+        "learned", "collapsed", "collapsed", None,
+    ]  # fmt: skip
+    state = folder.ledger.read()
+    margins = [
+        config_ended(row["configuration"], "complete", state).metrics["cv/margin"]
+        for row in facts["configurations"][:3]
+    ]
+    assert margins == [pytest.approx(facts["configurations"][0]["majority"]["margin"], abs=1e-6), 0, 0]
+    overview.print_table(facts)
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(
+        "1 of 3 complete configurations learned more than the majority class, which scores 68.00; the largest margin is +2"
+    )
+    assert last.endswith("; of the others: try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
+
+
+def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
+    folder = sweep("mrpc", held_out=against, ends=collapsed_on_top, prune_last=False)
+    text = re.sub(r"<[^>]*>", " ", str(sweep_page(folder)))
+    assert "clo-v2 lr_theta=0.0001 lr_omega=0.001 cycle_length=2 batch_size=16: 73.66 over 3 cells" in text
+    assert "Against the majority class: 1 of 4 complete configurations learned more" in text
+    assert text.count("complete, collapsed") == 3

@@ -212,10 +212,10 @@ WRONG = {
         ["texts.csv: 2 different texts", f"at least {NEEDED}"],
     ),
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
-    "too slow": (None, ("--speed-up", "0.5"), ["speed-up 0.5: lies between 1"]),
+    "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a number of at least 1"]),
     "no such rule": (None, ("--speed-up", "2", "--strategy", "hope"), ["'hope'", "use one of patience, entropy"]),
     "never": (None, ("--speed-up", "2", "--strategy", "never"), ["no threshold of the rule 'never'"]),
-    "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv, line 2: no column 'a'", "--text"]),
+    "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: there is no column 'a'", "--text"]),
     "repeated": (
         "a,b\n" + "cat,dog\nbird,dog\n" * ROWS,
         ("--speed-up", "2"),
@@ -260,5 +260,5 @@ def test_a_damaged_table_is_named_and_kept(place, model, cli):
     before = contents(model)
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 2)
     assert ran.code == 1
-    assert f"{model}: its files can't be read" in ran.err
+    assert f"{model / 'exits.json'} can't be read" in ran.err
     assert contents(model) == before

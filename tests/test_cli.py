@@ -71,7 +71,9 @@ def test_train_writes_a_model_a_tokenizer_and_what_happened(trained):
     assert told["held_out_rows"] == pytest.approx(24, abs=3)
     assert told["theta_updates"] == 3 * (told["rows"] // 16)
     assert [e["epoch"] for e in told["epochs"]] == [0, 1, 2]
-    assert told["score"] == max(e["score"] for e in told["epochs"])
+    above = [e for e in told["epochs"] if max(e["majority"]["margins"]) > 0]
+    assert told["score"] == max(e["score"] for e in above or told["epochs"])
+    assert told["majority"] == told["epochs"][told["best_epoch"]]["majority"]
     assert told["config"]["training"]["lr_theta"] == 1e-3
     config = json.loads((folder / "config.json").read_text())
     assert config["task"]["name"] == "pairs"
@@ -99,14 +101,15 @@ def test_train_tells_what_each_stage_of_a_method_left(place, cli, tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
 def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layers(place, cli, tmp_path, algorithm):
-    of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1")
+    of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1", "--speed-up", 2)
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *of_method)
     assert ran.code == 0, ran.err
     rule = METHODS[algorithm].exits
     saved, told = (json.loads((tmp_path / "m" / f"{name}.json").read_text()) for name in ("config", "training"))
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (rule, told["chosen"]["threshold"])
     name = named(rule, saved["exit_patience"])
-    assert f"leaves by {name} at {saved['exit_threshold']:.6g}: {told['chosen']['reached']:.2f} times" in ran.out
+    point = f"threshold {saved['exit_threshold']:.6g}: {told['chosen']['reached']:.2f}× layer speed-up"
+    assert f"exit criterion {name}, {point}" in ran.out
     far = abs(told["chosen"]["reached"] / 2 - 1) > 0.05
     assert (f"{name} does not attain a speed-up of 2, since" in ran.out) is far
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
@@ -126,7 +129,7 @@ def test_of_two_layers_the_methods_own_rule_is_told_to_attain_nothing_and_patien
     place, cli, tmp_path
 ):
     save_backbone(tmp_path / "two", layers=2)
-    of_method = ("--set", "training.algorithm=f-pabee", "--set", "training.max_epochs=1")
+    of_method = ("--set", "training.algorithm=f-pabee", "--set", "training.max_epochs=1", "--speed-up", 2)
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--backbone", tmp_path / "two", "--out", tmp_path / "m", *of_method)  # fmt: skip
     assert ran.code == 0, ran.err
     assert "f-pabee, patience 1 does not attain a speed-up of 2, since" in ran.out
@@ -145,8 +148,8 @@ def test_without_held_out_rows_no_threshold_is_chosen_and_one_that_is_given_stay
     assert ran.code == 0, ran.err
     saved = json.loads((tmp_path / "m" / "config.json").read_text())
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (left_by, 0.3 if given else None)
-    assert ("deebert was published with entropy" in ran.out) is not bool(given)
-    assert ("it leaves by patience" in ran.out) is not bool(given)
+    told = "no validation fold to choose an exit criterion on: samples exit by patience; next: leebert calibrate"
+    assert (told in ran.out) is not bool(given)
 
 
 def test_progress_goes_to_stderr_and_the_result_to_stdout(trained):
@@ -255,6 +258,7 @@ def test_the_saved_weights_are_those_of_the_epoch_that_is_told_to_be_the_best(pl
     def scored(patch, *given):
         scores, of = iter(given), train._scores
         patch.setattr(train, "_scores", lambda outcome, metric: (of(outcome, metric)[0], next(scores)))
+        patch.setattr(train, "preference", lambda against, score: (True, score))
 
     def killed(checkpoints, snapshot, epoch):
         if epoch == 2:
@@ -387,11 +391,12 @@ def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cl
     ran = cli("leebert", "evaluate", trained[0], "--split", "train")
     assert ran.code == 0, ran.err
     assert "train: 120 rows" in ran.out
-    assert "the model's own rule, patience" in ran.out
-    assert "train: fewest layers with at most 1 point lost" in ran.out
+    assert f"the model's own rule, {exits_of(trained)[0]}" in ran.out
+    above = "no speed-up is claimed" not in ran.out
+    assert ("train: fewest layers with at most 1 point lost" in ran.out) is above
     # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.
     for criterion in ("entropy", "confidence"):
-        assert 4 <= ran.out.count(criterion) <= 2 * LAYERS + 1
+        assert 3 + above <= ran.out.count(criterion) <= 2 * LAYERS + 1
     for exit_ in range(1, LAYERS + 1):
         assert any(line.strip("│ ").startswith(f"{exit_} ") for line in ran.out.splitlines())
 
@@ -420,6 +425,12 @@ def input_file(folder, kind, rows):
     return path
 
 
+def exits_of(trained):
+    """The exit criterion and threshold that training has chosen for the model."""
+    config = json.loads((trained[0] / "config.json").read_text())
+    return config["exit_strategy"], config["exit_threshold"]
+
+
 def agree(answers, recorded, strategy, threshold):
     from leebert.exits import make_strategy, replay
 
@@ -438,7 +449,7 @@ def agree(answers, recorded, strategy, threshold):
 def test_predict_answers_every_kind_of_file_like_the_replay(trained, recorded, cli, tmp_path, kind):
     ran = cli("leebert", "predict", trained[0], input_file(tmp_path, kind, text_rows(40, 1)), "--device", "cpu")
     assert ran.code == 0, ran.err
-    agree([json.loads(line) for line in ran.out.splitlines()], recorded, "patience", 1)
+    agree([json.loads(line) for line in ran.out.splitlines()], recorded, *exits_of(trained))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -456,7 +467,7 @@ def test_predict_reads_stdin_and_writes_csv(trained, recorded, cli, tmp_path):
     ran = cli("leebert", "predict", trained[0], "-", "--format", "csv", "--device", "cpu", stdin=lines)
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[0] == "row,label,probability,exit_layer"
-    agree(list(csv.DictReader(io.StringIO(ran.out))), recorded, "patience", 1)
+    agree(list(csv.DictReader(io.StringIO(ran.out))), recorded, *exits_of(trained))
     out = tmp_path / "answers.csv"
     again = cli("leebert", "predict", trained[0], "-o", out, "--device", "cpu", stdin=lines)
     assert again.code == 0, again.err
@@ -469,7 +480,7 @@ def test_predict_takes_columns_under_other_names(trained, recorded, cli):
     text = "".join(json.dumps({"x": r["a"], "y": r["b"]}) + "\n" for r in text_rows(40, 1))
     ran = cli("leebert", "predict", trained[0], "--text", "x", "--text", "y", "--device", "cpu", stdin=text)
     assert ran.code == 0, ran.err
-    agree([json.loads(line) for line in ran.out.splitlines()], recorded, "patience", 1)
+    agree([json.loads(line) for line in ran.out.splitlines()], recorded, *exits_of(trained))
 
 
 def test_a_patience_that_can_never_be_reached_is_warned_about(trained, cli):

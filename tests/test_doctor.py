@@ -89,6 +89,10 @@ def test_a_sound_sweep_passes_and_nothing_is_left_behind(doctor, mlflow_server, 
         ("gpu memory", "cluster"), ("hub", "driver"),
     }  # fmt: skip
     assert "60 rows" in found["data", "driver"][1]
+    assert found["omega", "driver"][0] == "warning", "three updates move nothing"
+    assert found["omega", "driver"][1].startswith(
+        "λ2 (lr_omega) 0.0001 × 1 updates moves weights by at most about 0.0002"
+    )
     assert "2 trial(s) at once" in found["resources", "cluster"][1]
     assert not list(tmp_path.iterdir())
     assert [e.name for e in client.search_experiments()] == before

@@ -635,4 +635,6 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(cli, place, tmp_pa
     printed = cli("leebert-tune", "sweep", path, path, "--dry-run")
     assert printed.code == 0, printed.err
     assert printed.out.count("configurations  2") == 2
+    assert [one["needed"] > one["lr_omega"] for one in plan["still_weights"]] == [True]
+    assert printed.out.count("warning: λ2 (lr_omega) 0.0001 × ") == 2
     assert {p.name for p in tmp_path.iterdir()} == {"s.yaml"}

@@ -320,6 +320,10 @@ def best(
     front: Annotated[
         bool, typer.Option("--front", help="Find the front of score against layers, however many cells there are.")
     ] = False,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Choose among those that aren't distinguishable from the majority class, too."),
+    ] = False,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
@@ -333,7 +337,9 @@ def best(
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
-    choices, errors = choose_each(folders, Objective.of(objective, rule, patience), front=front, say=_say)
+    choices, errors = choose_each(
+        folders, Objective.of(objective, rule, patience), front=front, anyway=anyway, say=_say
+    )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
         told = [{**values, "file": str(path)} for _, values, path in written]
@@ -398,6 +404,9 @@ def refit(
     name: Annotated[str | None, typer.Option(help="Registered model; leebert-TASK by default.")] = None,
     alias: Annotated[str, typer.Option(help="Alias of the registered version.")] = "champion",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Register what isn't distinguishable from the majority class, too.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
@@ -415,10 +424,10 @@ def refit(
     experiment = experiment or f"leebert-{best.task_name}"
     to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
     check_names(to, best.task_name)
-    ready = prepare(best, out, plan)
+    ready = prepare(best, out, plan, anyway=anyway)
     check_server(to)
     with claimed(ready):
-        told = refit_(ready, served_as=to.address, say=_say)
+        told = refit_(ready, served_as=to.address, anyway=anyway, say=_say)
         told["mlflow"] = log_refit(best, out, told, to, say=_say)
         finish(out, told)
     console.emit_json(told) if json_ else print_refit(told, out)

@@ -16,7 +16,7 @@ from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS, ImageTask
 from leebert.yaml import load_yaml
 
-Metric = Literal["accuracy", "matthews", "acc_f1"]
+Metric = Literal["accuracy", "matthews", "acc_f1", "macro_f1"]
 #: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
 GroupBy = tuple[str, ...] | Literal["containing"]
 _HUB_SPLITS: Mapping[str, str] = {"train": "train", "dev": "validation", "test": "test"}
@@ -243,7 +243,7 @@ class OwnTask(Frozen):
         min_length=2, description="The labels' names, in the order of their ids."
     )
     metric: Annotated[Metric, BeforeValidator(_not_of_numbers)] = Field(
-        "accuracy", description="The score: accuracy, matthews, or acc_f1, the mean of accuracy and F1."
+        "accuracy", description="The score: accuracy, matthews, acc_f1 (the mean of accuracy and F1), or macro_f1."
     )
     group_by: tuple[str, ...] | Literal["containing", "none"] | None = Field(
         None,
@@ -275,7 +275,7 @@ class OwnTask(Frozen):
         for kind, names in (("column", [*self.text, self.label]), ("label", list(self.labels))):
             errors += [f"{kind} {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
         if self.metric == "acc_f1" and len(self.labels) != 2:
-            errors.append(f"metric: acc_f1 needs two labels, not {len(self.labels)}; use accuracy")
+            errors.append(f"metric: acc_f1 needs two labels, not {len(self.labels)}; use accuracy or macro_f1")
         if self.group_by == "containing" and len(self.text) != 1:
             errors.append("group_by: containing is for tasks of one text column")
         for column in self.group_by if isinstance(self.group_by, tuple) else ():

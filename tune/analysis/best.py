@@ -17,11 +17,15 @@ from leebert.config import ModelConfig
 from leebert.data.batches import updates_per_epoch
 from leebert.errors import SweepError
 from leebert.files import write_atomically
+from leebert.majority import margin_in_words
+from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
 from tune.analysis.choosing import Candidate, Choice
+from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
 from tune.analysis.select import score
+from tune.analysis.still_weights import weights_of
 from tune.models.found import CellLogits, content_digest, save_logits
 from tune.running.prepare import data_config
 from tune.store.curves import layers_needed
@@ -69,6 +73,9 @@ def best_file(choice: Choice) -> dict[str, Any]:
             ),
             complete_configurations=len(choice.candidates),
             too_slow=[_named(choice, key) for key in choice.too_slow] or None,
+            not_distinguishable=[_unlearned(choice, key) for key in choice.unlearned] or None,
+            majority=_margin(choice),
+            weights_moved=_moved(choice),
             sweeps=_sweeps(choice),
             within_one_standard_error=[
                 _known(
@@ -105,6 +112,36 @@ def _named(choice: Choice, key: str) -> dict[str, Any]:
     candidate = choice.candidates[key]
     sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
     return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
+
+
+def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
+    """A configuration that is not distinguishable from the majority class: its score, and its margin over that class."""
+    margin = choice.margins[key]
+    low, high = margin.samples.interval
+    return {
+        **_named(choice, key),
+        "score": round(score(choice.candidates[key].configuration).mean, 6),
+        "verdict": margin.verdict,
+        "margin": margin.samples.margin,
+        "low": round(low, 6),
+        "high": round(high, 6),
+    }
+
+
+def _margin(choice: Choice) -> dict[str, Any] | None:
+    """The chosen configuration beside the majority class; None where its cells can't tell."""
+    margin = choice.margins.get(choice.ranked[0].configuration.id)
+    return margin.as_dict() if margin else None
+
+
+def _moved(choice: Choice) -> float | None:
+    """The largest change of a loss weight over the cells of the chosen configuration; None where none is learned."""
+    chosen = choice.best
+    config = chosen.sweep.spec.train_config(chosen.configuration.values)
+    if not learns_omega(config.algorithm):
+        return None
+    cells = [weights_of(record, config.parametrisation) for record in chosen.records]
+    return None if None in cells else round(max(cell.moved for cell in cells if cell is not None), 6)
 
 
 def _layers(candidate: Candidate) -> float | None:
@@ -198,6 +235,7 @@ def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
         f"  leebert train --config {path}",
         f"  leebert-tune verify {path}",
         *choice.progress().values(),
+        *filter(None, [_against(choice)]),
     ]
     write_atomically(path, "".join(f"# {line}\n" for line in header) + dump_yaml(values))
     return values, path
@@ -205,8 +243,12 @@ def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
 
 def _counted(choice: Choice) -> str:
     names = ", ".join(sweep.name for sweep in choice.sweeps)
-    slow = f" that reach speed-up {choice.objective.speed_up:g}" if choice.too_slow else ""
-    return f"{len(choice.ranked)} complete configurations{slow} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+    what = [f"that reach speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
+    what += ["that learned more than the majority class"] if choice.unlearned else []
+    which = f" {' and '.join(what)}" if what else ""
+    return (
+        f"{len(choice.ranked)} complete configurations{which} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+    )
 
 
 def _score(found: dict[str, Any]) -> str:
@@ -214,17 +256,42 @@ def _score(found: dict[str, Any]) -> str:
     return f"{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells"
 
 
+def _against(choice: Choice) -> str:
+    """The chosen configuration beside the majority class, in words; empty where its cells can't tell."""
+    margin = choice.margins.get(choice.ranked[0].configuration.id)
+    if margin is None:
+        return ""
+    if margin.learned:
+        return f"against the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}"
+    return (
+        f"not distinguishable from the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
+    )
+
+
 def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
     """What was chosen, from what, and why, on stdout."""
     found, objective = values["found"], choice.objective
     print(f"the best of {_counted(choice)}:\n{describe(found['values'])}\n{_score(found)}")
+    if against := _against(choice):
+        print(against)
     for line in choice.progress().values():
         print(line)
+    moved = found.get("weights_moved")
+    if moved is not None and moved < MOVED:
+        print(
+            f"its loss weights stayed within {moved:.2g} of their start (less than {MOVED:g}): as good as uniform weights"
+        )
     if choice.too_slow:
         print(
             f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "
             f"{objective.speed_up:g} under {objective.under} and were left out"
         )
+    if choice.unlearned:
+        print(
+            f"{len(choice.unlearned)} of {len(choice.candidates)} complete configurations are not distinguishable from the "
+            "majority class and were left out (--anyway takes them in)"
+        )
+        _print_configurations("as the majority class", found["not_distinguishable"], path)
     if objective.kind != "score":
         print(f"chosen by the {objective}: {100 * found['objective']['value']:.2f}")
     if len(found["sweeps"]) > 1:
@@ -256,11 +323,20 @@ def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) ->
 
     table = Table(title=title, title_justify="left")
     table.add_column("configuration")
-    for name in ("score", "layers"):
+    last = "margin" if told and "margin" in told[0] else "layers"
+    for name in ("score", last):
         table.add_column(name, justify="right")
     for one in told[:PRINTED]:
         name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
-        table.add_row(name, f"{100 * one['score']:.2f}", f"{one['layers']:.2f}" if "layers" in one else "")
+        if last == "margin":
+            end = (
+                "collapsed"
+                if one["verdict"] == "collapsed"
+                else margin_in_words(one["margin"], (one["low"], one["high"]))
+            )
+        else:
+            end = f"{one['layers']:.2f}" if "layers" in one else ""
+        table.add_row(name, f"{100 * one['score']:.2f}", end)
     Console().print(table)
     if len(told) > PRINTED:
         print(f"and {len(told) - PRINTED} more in {path}")

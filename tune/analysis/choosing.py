@@ -9,6 +9,7 @@ from typing import Any
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
+from tune.analysis.learned import ConfigurationMargin, none_learned, of_configuration, ratio_of
 from tune.analysis.overview import UNFINISHED, spec_of
 from tune.analysis.select import Ranked, complete, one_standard_error, ranking
 from tune.analysis.settings import uneven_settings
@@ -72,8 +73,9 @@ class Choice:
     """What one task's sweeps say together. Configurations are named by the keys of `candidates`.
 
     `ranked` holds those that were judged, best first, with the objective's score; `near` those of them within one
-    standard error; `too_slow` those that were left out, since a cell can't reach the speed-up. `no_front` says why
-    there is none.
+    standard error; `too_slow` those that were left out, since a cell can't reach the speed-up; `unlearned` those that were
+    left out, since they are not distinguishable from the majority class. `no_front` says why there is none. `margins` are
+    the candidates beside the majority class, where that is known.
     """
 
     task: str
@@ -85,6 +87,8 @@ class Choice:
     too_slow: tuple[str, ...]
     front: tuple[FrontPoint, ...]
     no_front: str
+    margins: Mapping[str, ConfigurationMargin] = dataclasses.field(default_factory=dict)
+    unlearned: tuple[str, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -110,6 +114,7 @@ def choose_each(
     objective: Objective,
     *,
     front: bool = False,
+    anyway: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Choice], list[LeebertError]]:
     """A choice per task among these sweeps, and what is wrong with sweeps or tasks that have none, naming them.
@@ -133,7 +138,7 @@ def choose_each(
                 say(f"warning: {line}")
     for sweeps in by_task.values():
         try:
-            choices.append(choose(sweeps, objective, front=front, say=say))
+            choices.append(choose(sweeps, objective, front=front, anyway=anyway, say=say))
         except LeebertError as error:
             named = ", ".join(s.name + (" (still running)" if s.status == "running" else "") for s in sweeps)
             errors.append(SweepError(f"sweep{'s' if len(sweeps) > 1 else ''} {named}: {error}"))
@@ -145,12 +150,16 @@ def choose(
     objective: Objective,
     *,
     front: bool = False,
+    anyway: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Choice:
     """The choice among sweeps of one task. `front` asks for the front however many cells there are.
 
+    A configuration that is not distinguishable from the majority class is only chosen `anyway`.
+
     Left out, with a note, is a configuration of which logits that the objective takes can't be read. Raises SweepError
-    where sweeps differ in data, folds, metric or seeds, and where no configuration is left; ConfigError where no configuration reaches the speed-up.
+    where sweeps differ in data, folds, metric or seeds, where none has learned
+    anything, and where no configuration is left; ConfigError where no configuration reaches the speed-up.
     """
     _require_comparable(sweeps)
     _warn_of_one_exit(sweeps, say)
@@ -166,6 +175,8 @@ def choose(
             raise ConfigError(f"{objective}: every complete configuration has one exit, and so one speed only")
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
+    margins = _margins(candidates)
+    unlearned = () if anyway else tuple(key for key in candidates if key in margins and not margins[key].learned)
     replayed: dict[CellKey, Tradeoff] = {}
     no_front = ""
     cells = sum(len(c.cells) for c in finished)
@@ -190,10 +201,18 @@ def choose(
         )
         finished = tuple(c for c in finished if c not in gone)
         candidates = {c.id: owners[c.id] for c in finished}
+        unlearned = tuple(key for key in unlearned if key in candidates)
+    if unlearned and len(unlearned) == len(finished):
+        raise SweepError(
+            f"{none_learned([margins[key] for key in unlearned])}; to write the best of them all the same: --anyway"
+        )
     too_slow = {c.id for c in finished if not objective.in_reach(c, replayed)}
-    if finished and len(too_slow) == len(finished):
-        raise ConfigError(_none_reaches(objective, candidates, replayed))
-    judged = objective.rescored(tuple(c for c in finished if c.id not in too_slow) or everything, replayed)
+    if finished and len(too_slow.union(unlearned)) == len(finished):
+        raise ConfigError(
+            _none_reaches(objective, {k: c for k, c in candidates.items() if k not in unlearned}, replayed)
+        )
+    left_out = too_slow.union(unlearned)
+    judged = objective.rescored(tuple(c for c in finished if c.id not in left_out) or everything, replayed)
     near = one_standard_error(judged)  # a SweepError where none is complete
     return Choice(
         task=sweeps[0].spec.task_name,
@@ -203,9 +222,23 @@ def choose(
         ranked=ranking(judged),
         near=near,
         too_slow=tuple(c.id for c in finished if c.id in too_slow),
-        front=tuple(pareto(curved, replayed)),
+        front=tuple(pareto(tuple(c for c in curved if c.id not in unlearned), replayed)),
         no_front=no_front,
+        margins=margins,
+        unlearned=unlearned,
     )
+
+
+def _margins(candidates: Mapping[str, Candidate]) -> dict[str, ConfigurationMargin]:
+    """The candidates beside the majority class, by their keys; those without a word on it are left out."""
+    found = {}
+    for key, candidate in candidates.items():
+        sweep = candidate.sweep
+        ratio, metric = ratio_of(sweep.spec, sweep.manifest), sweep.manifest["metric"]
+        margin = of_configuration(sweep.folder.path, candidate.records, metric, ratio)
+        if margin is not None:
+            found[key] = margin
+    return found
 
 
 def _without_logits(curved: Sequence[Configuration], replayed: Mapping[CellKey, Tradeoff]) -> tuple[Configuration, ...]:

@@ -14,6 +14,7 @@ from tune.analysis.pool import Pool, pools
 from tune.analysis.select import best, complete
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
+from tune.analysis.still_weights import StillPairs, still_pairs
 from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves
 from tune.analysis.verdicts import points, render, side_name, span, verdict
 from tune.store.curves import FEWEST, CellCurves, layers_needed
@@ -29,6 +30,7 @@ class OnSweep:
 
     layers: the fewest that the best configuration of each side needs (:func:`tune.store.curves.layers_needed`), by side.
     no_layers: why a side has none, in words; empty where nothing is missing.
+    still: for each line in which loss weights could make a difference, in how many pairs they did not.
     """
 
     pool: Pool
@@ -36,6 +38,7 @@ class OnSweep:
     at_speed_ups: tuple[AtSpeedUp, ...]
     layers: Mapping[str, float]
     no_layers: str = ""
+    still: tuple[StillPairs, ...] = ()
 
     @property
     def sweep(self) -> str:
@@ -68,6 +71,7 @@ class OnSweep:
                 }
                 for objective, found in self.at_speed_ups
             ],
+            "still_weights": [dataclasses.asdict(one) for one in self.still],
         }
 
 
@@ -114,11 +118,15 @@ def compare_pool(
         scores = compare(history, a, b, **options)
     except ConfigError as error:
         raise ConfigError(f"{error}; {pool.unfinished}" if pool.unfinished else str(error)) from None
+    values = {c.id: c.values for c in history}
+    found = [still_pairs(line, option, pool.state.cells, values, spec) for line in scores.lines]
+    still = tuple(one for one in found if one is not None)
+    warnings = [said for one in still if (said := one.in_words())]
     paired = {id for side in scores.sides for id in side}
     mixed = uneven_settings(pool.name, pool.state, paired)
-    scores = dataclasses.replace(scores, warnings=(*scores.warnings, *mixed))
+    scores = dataclasses.replace(scores, warnings=(*scores.warnings, *mixed, *warnings))
     there = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
-    return OnSweep(pool, scores, tuple(there), *_layers(pool, scores))
+    return OnSweep(pool, scores, tuple(there), *_layers(pool, scores), still)
 
 
 def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:

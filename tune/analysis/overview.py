@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from leebert.config import parse
 from leebert.errors import LeebertError
-from tune.analysis.select import ranking, score
+from tune.analysis.learned import ConfigurationMargin, conclusion, of_configuration, ratio_of
+from tune.analysis.select import complete, ranking, score
 from tune.running.failures import Placement
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
@@ -81,8 +83,13 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
 
 
 def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any]:
-    """Every configuration with its score, best first; JSON-ready."""
+    """Every configuration with its score, best first, and beside the majority class; JSON-ready.
+
+    Those that are not distinguishable from the majority class come after the complete ones that are. `verdict` says what the complete ones are against the majority class, all together.
+    """
+    margins = margins_of(folder, spec, state)
     ranked = [r.configuration.id for r in ranking(state.history())]
+    ranked.sort(key=lambda config: config in margins and not margins[config].learned)  # stable: else by score
     order = {config: i for i, config in enumerate(ranked)}
     driven = folder.driver() is not None
     rows = []
@@ -97,9 +104,39 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
                 "score_mean": None if mean != mean else mean,
                 "score_std": None if std != std else std,
                 "placement": placed(state, c.id),
+                "majority": margins[c.id].as_dict() if c.id in margins else None,
             }
         )
-    return {"sweep": folder.name, "task": spec.task_name, "folder": str(folder.path), "configurations": rows}
+    return {
+        "sweep": folder.name,
+        "task": spec.task_name,
+        "folder": str(folder.path),
+        "configurations": rows,
+        "verdict": conclusion(list(margins.values())),
+    }
+
+
+def margins_of(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, ConfigurationMargin]:
+    """The complete configurations beside the majority class, by id, where it can be told."""
+    manifest = folder.manifest
+    found = {
+        c.id: of_configuration(folder.path, state.cells_of.get(c.id, []), manifest["metric"], ratio_of(spec, manifest))
+        for c in state.history()
+        if c.state == "complete"
+    }
+    return {config: margin for config, margin in found.items() if margin is not None}
+
+
+def without_unlearned(history: History, margins: Mapping[str, ConfigurationMargin]) -> History:
+    """Without the configurations that are not distinguishable from the majority class; all where every complete one is so."""
+    kept = tuple(c for c in history if c.id not in margins or margins[c.id].learned)
+    return kept if complete(kept) else history
+
+
+def verdict_in_short(row: Mapping[str, Any]) -> str:
+    """A row of :func:`summary` beside the majority class in a word or two; empty where it learned or nothing is known."""
+    verdict = (row["majority"] or {}).get("verdict", "learned")
+    return {"learned": "", "collapsed": "collapsed"}.get(verdict, "as the majority class")
 
 
 def placed(state: State, config: str) -> str:
@@ -126,11 +163,13 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for i, row in enumerate(rows[:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        state = row["state"] + (f", {row['placement']}" if row["placement"] else "")
+        state = ", ".join(filter(None, (row["state"], row["placement"], verdict_in_short(row))))
         table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), state)
     Console().print(table)
     if len(rows) > most:
         print(f"and {len(rows) - most} more; results.parquet in {facts['folder']} has all")
+    if facts["verdict"]:
+        print(facts["verdict"])
 
 
 def print_views(views: dict[str, str], note: str = "") -> None:

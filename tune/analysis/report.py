@@ -13,7 +13,8 @@ from tune.analysis.compare_page import draw_best
 from tune.analysis.comparing import compare_pool
 from tune.analysis.figure_data import band, learning
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
-from tune.analysis.overview import counted, spec_of, summary
+from tune.analysis.learned import conclusion
+from tune.analysis.overview import counted, margins_of, spec_of, summary, verdict_in_short, without_unlearned
 from tune.analysis.page import Page
 from tune.analysis.pool import Pool
 from tune.analysis.select import best, complete, one_standard_error, score
@@ -119,13 +120,16 @@ def _values(values: Values) -> str:
 def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
     """Best, its equals, the front, and how scores grew."""
     state = pool.state
-    history = state.history()
+    margins = margins_of(pool.folders[0], pool.spec, state)
+    history = without_unlearned(state.history(), margins)
     top = best(history)
     page.heading("Best")
     page.text(
         f"{describe(top.values)}: {100 * score(top).mean:.2f} over {len(top.scores)} cells "
         "(cross-validated mean over exits, in per cent)."
     )
+    if margins:
+        page.text(f"Against the majority class: {conclusion(list(margins.values()))}.")
     if layers := _layers(state, top.id, replayed):
         page.text(f"It needs {layers} layers: {FEWEST}.")
     page.table(_exits({"score": (top,)}, pool))
@@ -137,7 +141,7 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     if near:
         rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("within one standard error", "score"), *rest])
-    _front(page, state, replayed)
+    _front(page, history, replayed)
     page.heading("Learning curves")
     page.figure(
         figures.learning(
@@ -147,8 +151,9 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     )
 
 
-def _front(page: Page, state: State, replayed: Mapping[CellKey, Tradeoff]) -> None:
-    finished = complete(state.history())
+def _front(page: Page, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
+    finished = complete(history)
+    values = {c.id: c.values for c in finished}
     curves = []
     for position, c in enumerate(finished):
         mine = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
@@ -168,10 +173,7 @@ def _front(page: Page, state: State, replayed: Mapping[CellKey, Tradeoff]) -> No
     page.table(
         [
             ("on the front from", "layers", "score"),
-            *(
-                (describe(state.configs[p.configuration].values), f"{p.layers:.2f}", f"{100 * p.score:.2f}")
-                for p in changes
-            ),
+            *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )
 
@@ -278,7 +280,7 @@ def _configurations(
     table: list[tuple[object, ...]] = [("configuration", "score", "sd", "layers", "cells", "state")]
     for row in summary(folder, spec, state)["configurations"]:
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        told = row["state"]
+        told = ", ".join(filter(None, (row["state"], verdict_in_short(row))))
         if row["configuration"] in state.pruned:
             r = state.pruned[row["configuration"]]
             told += f" at epoch {r['epoch'] + 1} of seed {r['seed']} fold {r['fold']}"

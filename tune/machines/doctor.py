@@ -6,18 +6,20 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.images.backbones import is_network
 from leebert.images.tasks import ImageTask
+from leebert.omega import MOVED, learns_omega
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.machines import nodes, placement
 from tune.machines.footprint import estimate_for_space
 from tune.machines.nodes import NodeFacts, Question, Stamp
 from tune.machines.placement import MemoryEstimate
+from tune.running.omega_reach import still_rates
 from tune.running.prepare import Prepared, data_config, prepare
 from tune.running.session import start_ray
 from tune.running.sweep import anchored
@@ -85,6 +87,7 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
     checks += [
         resources,
         gpu_memory(spec, there),
+        omega(spec, prepared.facts if prepared else None),
         _disk(storage, prepared, trials),
         _mlflow(spec),
         _hub(spec, prepared),
@@ -274,6 +277,17 @@ def gpu_memory(
     if problem := placement.crowding(took, size, spec.resources.gpus):
         return Check("gpu memory", CLUSTER, "warning" if fit else "failed", f"{smallest}: {problem}")
     return Check("gpu memory", CLUSTER, "ok", f"{largest}; {smallest} holds {fit}")
+
+
+def omega(spec: SweepSpec, facts: Mapping[str, Any] | None) -> Check:
+    """Whether each λ2 of the space can move the loss weights within the updates that a cell has."""
+    if not any(map(learns_omega, spec.algorithms)):
+        return Check("omega", DRIVER, "skipped", "no method of this sweep learns its loss weights")
+    if facts is None:
+        return Check("omega", DRIVER, "skipped", "without data the number of updates is unknown")
+    if still := still_rates(spec, facts["rows"], len(facts["label_names"])):
+        return Check("omega", DRIVER, "warning", "; ".join(rate.in_words() for rate in still))
+    return Check("omega", DRIVER, "ok", f"every λ2 can move the loss weights by {MOVED:g} or more")
 
 
 def _disk(storage: Path, prepared: Prepared | None, trials: int) -> Check:

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,20 @@ from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.files import parse_json, write_atomically
+from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
 from leebert.operating_point import Aim, choose_point
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
-from leebert.recipe import RunConfig, train_model
+from leebert.recipe import RunConfig, effective_task, train_model
+from leebert.report import speed_up_counts
 from leebert.rules import named
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
 from leebert.tradeoff import tradeoff, tradeoffs
-from tune.models.found import BestFile, pooled
+from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
+from tune.analysis.stats import fold_ratio
+from tune.models.found import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
 
 Say = Callable[[str], None]
@@ -78,7 +82,8 @@ def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int,
 class Ready:
     """A refit of which all is checked and nothing is written.
 
-    own: the models' exit criterion. chosen: a threshold for every criterion. trained_on: in words.
+    own: the models' exit criterion. chosen: a threshold for every criterion. trained_on: in words. margin: over the majority class, in
+    cross-validation.
     """
 
     best: BestFile
@@ -88,12 +93,14 @@ class Ready:
     own: Chosen
     chosen: dict[str, Chosen]
     trained_on: str
+    margin: ConfigurationMargin | None = None
 
 
-def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
+def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> Ready:
     """Check backbone, data, logits, speed-up and `out`, and choose the thresholds.
 
-    Raises ConfigError for another backbone, DataError for other data than the best file's, SweepError for a taken `out`.
+    Raises ConfigError for another backbone, DataError for other data than the best file's, SweepError for a taken `out`
+    and, unless `anyway`, for a configuration that is not distinguishable from the majority class.
     """
     if best.config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing, so nobody knows how long to train")
@@ -103,9 +110,17 @@ def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
             f"serve; train it by: leebert train --config {best.path}"
         )
     _refuse_taken(out, best, plan)
+    cells = best.logits()
+    margin = margin_of(best, cells)
+    if margin is not None and not margin.learned and not anyway:
+        raise SweepError(
+            f"{best.path}: its configuration is not distinguishable from the majority class in cross-validation "
+            f"({100 * margin.samples.score:.2f}; {margin.in_words()}), so it is not trained to be registered; {ADVICE}, or do it "
+            "all the same: --anyway"
+        )
     check_backbone(best)
     split_rows = check_data(best)
-    recorded = pooled(best.logits())
+    recorded = pooled(cells)
     aim = Aim.of(plan.max_loss, plan.speed_up)
     asked = () if aim.speed_up is None else (check_speed_up(aim.speed_up, recorded.layers, recorded.depth),)
     if plan.strategy is None and plan.patience is not None:
@@ -118,7 +133,26 @@ def prepare(best: BestFile, out: Path, plan: Plan) -> Ready:
     else:
         own = choose_point([tradeoff(recorded, one, plan.patience, metric=metric, speed_ups=asked)], aim)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {str(own.strategy): own}
-    return Ready(best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset))
+    return Ready(best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin)
+
+
+def margin_of(best: BestFile, cells: Sequence[CellLogits]) -> ConfigurationMargin | None:
+    """A best file's configuration beside the majority class, by the held-out logits of its cells."""
+    metric = _metric(best)
+    folds = int((best.found.get("folds") or {}).get("k", 1))
+    ratio = fold_ratio(folds) if folds > 1 else 1 / 9
+    return of_cells({(c.seed, c.fold): of_logits(c.held_out, metric) for c in cells}, ratio)
+
+
+def check_learned(told: Mapping[str, Any], anyway: bool) -> None:
+    """SweepError where the model that would be registered has no exit above the majority class on an evaluated split."""
+    for split, evaluation in told["evaluations"][str(told["registered_seed"])].items():
+        majority = evaluation.get("majority")
+        if majority and not speed_up_counts(majority) and not anyway:
+            raise SweepError(
+                f"seed {told['registered_seed']} on {split}: {in_words(AgainstMajority.of(majority), advice=ADVICE)}; it is "
+                "not registered. To register it all the same, give the same command with --anyway"
+            )
 
 
 def rows_in_words(split_rows: int, subset: Subset | None) -> str:
@@ -147,11 +181,12 @@ def claimed(ready: Ready) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) -> dict[str, Any]:
+def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; returns what `out`/refit.json is to say.
 
     A refit that was killed goes on in the same `out`. A seed that diverges is left out, unless it is the registered one.
-    `served_as` is the address that the registered seed's card names.
+    `served_as` is the address that the registered seed's card names. Unless `anyway`, raises SweepError before any card is
+    written where the registered seed's model has no exit above the majority class.
     """
     best, out, plan, chosen, own = ready.best, ready.out, ready.plan, ready.chosen, ready.own
     config, recorded = best.config, ready.recorded
@@ -196,10 +231,12 @@ def refit(ready: Ready, *, served_as: str = "", say: Say = lambda line: None) ->
         "chosen": {name: dataclasses.asdict(rule) for name, rule in chosen.items()},
         "theta_updates": config.theta_updates,
         "cross_validated": best.found["score_mean"],
+        "majority": ready.margin.as_dict() if ready.margin else None,
         "differs": list(_differs(best, summaries[plan.seeds[0]])),
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
         "missed": _missed(evaluations, chosen),
     }
+    check_learned(told, anyway)
     for seed, summary in summaries.items():
         address = served_as if seed == plan.seeds[0] else ""
         write_card(out / f"seed-{seed}", _facts(ready, seed, summary, evaluations, address))
@@ -218,6 +255,7 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
         {"seed": seed, "split": split, "strategy": point["strategy"], "aim": rule.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
         for split, told in evaluation["splits"].items()
+        if speed_up_counts(told.get("majority"))
         for point in told["chosen"]
         if (rule := chosen[point["strategy"]]).missed(point["speed_up"])
     ]
@@ -236,7 +274,6 @@ def check_data(best: BestFile) -> int:
     """How many rows the training split has; DataError where it is not the one that the best file was found on."""
     from leebert.data.sources import read_split, subset
     from leebert.images.tasks import ImageTask
-    from leebert.recipe import effective_task
 
     data = best.config.data
     task = effective_task(best.config.task, data.group_by)
@@ -270,6 +307,10 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
                 f"{100 * e['exits']['score'][-1]:.2f}"
             )
     for split, e in told["evaluations"][str(told["registered_seed"])].items():
+        if e.get("majority"):
+            print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
+        if not speed_up_counts(e.get("majority")):
+            continue
         clock = {t["strategy"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
             chosen, time = told["chosen"][p["strategy"]], clock.get(p["strategy"])
@@ -375,9 +416,8 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
             model, tokenizer, examples, task.metric, runtime, rules=rules, timed_rows=plan.timed_rows
         )
         ratios = ", ".join(f"{p['strategy']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
-        say(
-            f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}; speed-up {ratios}"
-        )
+        speed = f"; speed-up {ratios}" if speed_up_counts(splits[split]["majority"]) else ""
+        say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     told = {"splits": splits, "machine": machine(runtime)}
     write_atomically(kept, json.dumps(told, indent=1))
     return told

@@ -262,6 +262,7 @@ def _summary(reports: list[EpochReport], started: float) -> Record:
         "score": best.score if best and last.ended != "diverged" else None,
         "exits": best.exits if best else {},
         "weights": best.weights if best else {},
+        **({"majority": best.majority, "omega": best.omega} if best else {}),
         "last_score": last.score,
         "epochs": len(reports),
         "theta_updates": last.theta_updates,

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from leebert.config import TrainConfig
 from leebert.errors import LeaseError, StorageError
+from leebert.majority import single_class
 from leebert.train import NEGATIVE
 from tune.pruners import Pruner
 from tune.running.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
@@ -323,10 +324,8 @@ class Driver:
         fresh = set(record["collapsed"]) - self._collapsed
         if fresh:  # once per exit and session: it is recorded with every epoch
             self._collapsed |= fresh
-            exits = ", ".join(f"exit {e + 1}" for e in sorted(fresh))
-            self.say(
-                f"{self._name(record['config'])}  {exits}: one class for every held-out row (shallow exits often start so)"
-            )
+            exits = len(record["exits"].get("score", ())) or 1 + max(fresh)
+            self.say(f"{self._name(record['config'])}  {single_class(fresh, exits)}")
 
     def gone(self, trial: str, failure: Failure | None = None) -> None:
         """A trial's process has ended; after a failure its configuration is tried again, or given up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import tempfile
@@ -13,6 +14,7 @@ import numpy as np
 
 from leebert.methods import mean_cost, most_epochs
 from tune.machines.footprint import estimate_for_space
+from tune.running.omega_reach import still_rates
 from tune.running.sweep import anchored
 from tune.space import SweepSpec
 from tune.store.history import describe
@@ -36,7 +38,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
     spec = anchored(spec)
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(spec, Path(scratch))
-        rows = prepared.facts["rows"]
+        rows, classes = prepared.facts["rows"], len(prepared.facts["label_names"])
         if device == "auto":
             device = "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"
         study = prepared.study(Path(scratch), device)
@@ -63,6 +65,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
         "folds": spec.folds,
         "seeds": list(spec.seeds),
         "theta_updates": spec.theta_updates(rows) if spec.planned else None,
+        "still_weights": [{**dataclasses.asdict(r), "warning": r.in_words()} for r in still_rates(spec, rows, classes)],
         "timed_on": device,
         "seconds_per_update": {str(k): round(v, 4) for k, v in seconds_per_update.items()},
         "concurrent_trials": concurrent,
@@ -165,3 +168,5 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
         f"memory          about {plan['memory_bytes'] / 1e9:.1f} GB for the largest configuration, {plan['largest']} (an estimate)"
     )
     print(f"disk            about {plan['disk_bytes'] / 1e9:.2f} GB at most")
+    for one in plan["still_weights"]:
+        print(f"warning: {one['warning']}")

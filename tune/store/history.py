@@ -12,18 +12,23 @@ ConfigState = Literal["running", "complete", "pruned", "failed"]
 
 @dataclasses.dataclass(frozen=True)
 class EpochScore:
-    """The held-out score of one epoch (numbered from 0): the mean over exits, and each exit's, as fractions."""
+    """The held-out score of one epoch (numbered from 0): the mean over exits, and each exit's, as fractions.
+
+    above: whether an exit scores above the majority class; True where that was not recorded.
+    """
 
     epoch: int
     score: float
     exits: tuple[float, ...] = ()
+    above: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One (configuration, seed, fold), and the epochs that it has reported so far.
 
-    Its score is that of its best epoch (the earliest of equals); None before the first report and for a diverged cell.
+    Its score is that of its best epoch (the earliest of equals; one with an exit above the majority class before all
+    others); None before the first report and for a diverged cell.
     """
 
     seed: int
@@ -38,7 +43,7 @@ class Cell:
             return None
         if self.chosen is not None or not self.epochs:
             return self.chosen
-        return max(self.epochs, key=lambda e: (e.score, -e.epoch))
+        return max(self.epochs, key=lambda e: (e.above, e.score, -e.epoch))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -508,7 +508,7 @@ class State:
         self.epoch_seconds += r["seconds"]
         self.last_of[r["config"]] = r
         if r["score"] is not None:
-            score = EpochScore(r["epoch"], r["score"], tuple(r["exits"].get("score", ())))
+            score = EpochScore(r["epoch"], r["score"], tuple(r["exits"].get("score", ())), _above(r))
             self._cell(r, lambda c: Cell(c.seed, c.fold, c.state, (*c.epochs, score), c.chosen))
         else:
             self._cell(r, lambda cell: cell)
@@ -547,3 +547,11 @@ class State:
 
     def _set(self, config: str, *, state: ConfigState) -> None:
         self.configs[config] = dataclasses.replace(self.configs[config], state=state)
+
+
+def _above(r: Record) -> bool:
+    """Whether an exit of an epoch scores above the majority class; older ledgers only tell which exits are collapsed."""
+    if r.get("majority"):
+        return bool(max(r["majority"]["margins"]) > 0)
+    exits = r["exits"].get("score", ())
+    return not exits or len(r.get("collapsed", ())) < len(exits)

@@ -103,6 +103,8 @@ def config_ended(config: str, status: Any, state: State, time_ms: int = 0, curve
         if len(scores) > 1:
             std = float(np.std(scores, ddof=1))
             metrics |= {"cv/score_std": std, "cv/score_std_pct": round(100 * std, 3)}
+        if all(r.get("majority") for r in cells):
+            metrics["cv/margin"] = float(np.mean([r["majority"]["margin"] for r in cells]))
         depth = by_layer(cells)
         if curves := of_all(cells, curve_of):
             layers, at = mean_curve(curves)

@@ -49,7 +49,13 @@ _ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary", "refit")
 
 NAMES: tuple[Name, ...] = (
     _metric("score/exit_{exit}", "fold", "fraction", "epoch", "held-out score of the exit, by the task's metric"),
-    _metric("score/mean", "fold", "fraction", "epoch", "mean of the scores over exits; decides the best epoch"),
+    _metric(
+        "score/mean",
+        "fold",
+        "fraction",
+        "epoch",
+        "mean of the scores over exits; decides among epochs above the majority class",
+    ),
     _metric("loss/exit_{exit}", "fold", "nats", "epoch", "held-out cross-entropy of the exit"),
     _metric("omega_ce/exit_{exit}", "fold", "weight", "epoch", "ω of the exit's cross-entropy term"),
     _metric(
@@ -76,6 +82,7 @@ NAMES: tuple[Name, ...] = (
     _metric(
         "cv/layers", "config", "layers", "none", "fewest on its curve whose score is at most 1 point below all layers'"
     ),
+    _metric("cv/margin", "config", "fraction", "none", "mean margin of its scores over the majority class"),
     _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
     _metric("curve/layers", "config", "layers", "point", "mean number of layers computed under the exit rule"),
     _metric("curve/score", "config", "fraction", "point", "mean over cells of the score at `curve/layers`"),

@@ -1,0 +1,75 @@
+"""Which λ2 of a space can't move the loss weights, known before the sweep: a step moves ω by about its rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from leebert.methods import applies, most_epochs
+from leebert.omega import MOVED, Reach, learns_omega, reach
+from tune.space import SweepSpec
+from tune.space.values import Range, Scalar, Values
+
+#: Options that the reach of ω depends on.
+READ = (
+    "lr_omega", "lr_theta", "batch_size", "max_epochs", "cycle_length", "parametrisation", "omega_optimizer", "omega_in_cycle",
+    "first_epochs", "finetune_first",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class StillRate:
+    """A λ2 at which some configurations can't move their weights by :data:`leebert.omega.MOVED`.
+
+    least, most: how far weights can move, over the configurations with this λ2 that can't. updates: of θ while ω learns, the
+    fewest. configurations, of: how many can't, of how many combinations (of a range, its ends). needed: the λ2 that would do
+    in all of them.
+    """
+
+    lr_omega: float
+    least: float
+    most: float
+    updates: int
+    configurations: int
+    of: int
+    needed: float
+
+    def in_words(self) -> str:
+        far = f"{self.most:.2g}" if self.least == self.most else f"{self.least:.2g} to {self.most:.2g}"
+        part = "" if self.configurations == self.of else f", in {self.configurations} of {self.of} combinations"
+        return (
+            f"λ2 (lr_omega) {self.lr_omega:g} × {self.updates} updates moves weights by at most about {far}, less than {MOVED:g}"
+            f"{part}: how ω learns can't matter there; it takes about {self.needed:.2g}"
+        )
+
+
+def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]:
+    """The λ2 of a space at which weights can't move, the smallest first; none where no method learns ω.
+
+    Args:
+        spec: the space.
+        rows: of the training split.
+        num_classes: K.
+    """
+    found: dict[float, list[tuple[int, Reach]]] = {}
+    for algorithm in filter(learns_omega, spec.algorithms):
+        options = [option for option in READ if option in spec.space and applies(option, algorithm)]
+        for combination in itertools.product(*(_ends(spec.space[option]) for option in options)):
+            values = {"algorithm": algorithm, **dict(zip(options, combination, strict=True))}
+            config = spec.train_config(values)
+            updates = spec.cell_updates(values, rows) * config.max_epochs // most_epochs(config)
+            found.setdefault(config.lr_omega, []).append((updates, reach(config, updates, num_classes)))
+    told = []
+    for rate, reaches in sorted(found.items()):
+        still = [(updates, r) for updates, r in reaches if not r.moves]
+        if still:
+            far = [r.weights for _, r in still]
+            fewest, needed = min(updates for updates, _ in still), max(r.lr_omega for _, r in still)
+            told.append(StillRate(rate, min(far), max(far), fewest, len(still), len(reaches), needed))
+    return told
+
+
+def _ends(values: Values) -> Sequence[Scalar]:
+    """The values of an option, of a range its two ends."""
+    return (values.low, values.high) if isinstance(values, Range) else values.values
