@@ -72,6 +72,16 @@ def test_the_default_aim_is_one_point_and_where_that_saves_nothing_a_layer_speed
     assert choose_point(list(tradeoffs(hopeless, metric="accuracy").values()), Aim(0.01, None)).reached == 1.0
 
 
+def test_a_reduced_network_falls_back_to_the_speed_up_too_where_the_loss_saves_nothing():
+    labels = np.arange(60) % 3
+    wrong = np.where(np.arange(60) < 3, (labels + 1) % 3, labels)
+    logits = np.stack([np.eye(3)[wrong] * 9.0] * 4 + [np.eye(3)[labels] * 9.0])
+    reduced = HeldOut(logits, labels, (1, 2, 3, 4, 5), 6)  # all of its layers are 1.2 times faster than the network's
+    found = choose_point(list(tradeoffs(reduced, metric="accuracy", speed_ups=[2.0]).values()), Aim.of())
+    assert (found.max_loss, found.asked) == (None, 2.0)
+    assert found.reached == pytest.approx(2.0)
+
+
 def test_patience_wins_only_where_it_is_best():
     record = agreeing_on_a_mistake()
     every = list(tradeoffs(record, metric="accuracy").values())
