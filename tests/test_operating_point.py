@@ -14,6 +14,7 @@ from leebert.config import AimConfig, parse
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.operating_point import Aim, choose_point, in_words, saved_tradeoffs
+from leebert.recipe import RunConfig, chooses_exits, own_exits
 from leebert.rules import RULES
 from leebert.serving import Served
 from leebert.thresholds import FILE, Chosen, curves, curves_as_json, read_curves
@@ -231,6 +232,26 @@ def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, 
     assert ran.code == 1
     assert "aim: `exits` names the exit criterion already" in ran.err
     assert not (tmp_path / "m").exists()
+
+
+def test_an_aim_without_a_validation_fold_is_refused_before_training(place, cli, tmp_path):
+    for options, why in (
+        (("--no-hold-out", "--max-loss", 0.5), "--no-hold-out"),
+        (("--set", "theta_updates=3", "--speed-up", 2), "theta_updates trains on the whole training split"),
+    ):
+        ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options)
+        assert ran.code == 1
+        assert f"chosen on a validation fold, and there is none ({why})" in ran.err
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("exits", [{}, {"exits": {"strategy": "patience"}}], ids=["", "of version 0.1"])
+def test_a_best_file_names_no_exit_criterion_that_nobody_chose(exits):
+    common = {"task": "mrpc", "model": {"backbone": "b"}, "found": {"sweep": "s"}, **exits}
+    assert own_exits(parse(RunConfig, common | {"training": {"algorithm": "finetune"}}, "best")).strategy == "never"
+    assert chooses_exits(parse(RunConfig, common, "best"))  # once its theta_updates is taken out
+    named = common | {"exits": {"strategy": "entropy", "threshold": 0.3}}
+    assert not chooses_exits(parse(RunConfig, named, "best"))
 
 
 def test_a_named_criterion_gets_its_threshold_chosen(place, cli, tmp_path):
