@@ -136,9 +136,9 @@ def within_loss(curves: Sequence[Tradeoff], criterion: str, patience: int | None
             return choose_point([curve], Aim(max_loss, None))
     there = ", ".join(curve.name for curve in curves)
     raise ConfigError(
-        f"max_loss: this model has no scores by threshold of the exit criterion {named(criterion, patience)!r}"
+        f"this model has no scores by threshold of the exit criterion {named(criterion, patience)!r}"
         + (f" (but of {there})" if there else "")
-        + ": train it again with a validation fold, or give a threshold or speed_up"
+        + ", so no loss can be allowed: train it again with a validation fold, or ask for a speed-up"
     )
 
 

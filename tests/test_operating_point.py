@@ -19,7 +19,7 @@ from leebert.rules import RULES
 from leebert.serving import Served
 from leebert.thresholds import FILE, Chosen, curves, curves_as_json, read_curves
 from leebert.tradeoff import replay_point, tradeoff, tradeoffs
-from leebert.yaml import dump_yaml
+from leebert.yaml import dump_yaml, load_yaml
 
 
 def recorded(seed: int = 0, samples: int = 60, exits: int = 5, classes: int = 3) -> HeldOut:
@@ -153,7 +153,7 @@ def test_a_request_may_name_the_loss_that_it_allows(saved):
     for points in (0.5, 3.0):
         rule = served.rule({"strategy": "confidence", "max_loss": points})
         assert rule.threshold == curve.within(points / 100).threshold
-    with pytest.raises(ConfigError, match="speed_up and max_loss: give one of the two"):
+    with pytest.raises(ConfigError, match="speed_up and max_loss: give one of them"):
         served.rule({"speed_up": 2.0, "max_loss": 1.0})
     with pytest.raises(ConfigError, match="max_loss 200: points of score"):
         served.rule({"max_loss": 200.0})
@@ -210,7 +210,8 @@ def place(tmp_path_factory):
 
 
 def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_costs(place, cli, tmp_path):
-    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2)
+    learns = ("--set", "training.lr_theta=3e-3", "--set", "training.max_epochs=8")  # else no speed-up is told
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2, *learns)
     assert ran.code == 0, ran.err
     chosen = json.loads((tmp_path / "m" / "training.json").read_text())["chosen"]
     config = json.loads((tmp_path / "m" / "config.json").read_text())
@@ -222,6 +223,22 @@ def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_
     assert chosen["reached"] == pytest.approx(max(curve.within(0.02).speed_up for curve in every))
     assert in_words(Chosen(**chosen)) in ran.out
     assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'}"
+
+
+def test_what_comes_next_is_a_command_that_works(place, cli, tmp_path):
+    """With the folder of the configuration, and not for a task without a development split."""
+    run = load_yaml(place / "run.yaml")
+    run["training"]["max_epochs"] = 1
+    run["data"] = {"dir": str(place / "data")}
+    (tmp_path / "run.yaml").write_text(dump_yaml(run))
+    ran = cli("leebert", "train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "m")
+    assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'} --data-dir {place / 'data'}"
+    assert cli(*ran.out.splitlines()[-1].removeprefix("next: ").split(), "--timed-rows", 0).code == 0
+    del run["task"]["files"]["dev"]
+    (tmp_path / "run.yaml").write_text(dump_yaml(run))
+    ran = cli("leebert", "train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "n")
+    assert ran.code == 0, ran.err
+    assert "leebert evaluate" not in ran.out
 
 
 def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, tmp_path):
