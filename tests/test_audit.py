@@ -75,8 +75,8 @@ DAMAGES = {
         "UPDATE metrics SET value = 0.75 WHERE run_uuid = :fold AND step = 0 AND key = 'score/mean'", "other values of score/mean",
     ),
     "a curve of another version": (
-        "UPDATE metrics SET value = value + 1 WHERE run_uuid = :config AND key LIKE 'tradeoff/%'",
-        "other values of tradeoff/layers, tradeoff/score",
+        "UPDATE metrics SET value = value + 1 WHERE run_uuid = :config AND key LIKE 'curve/%'",
+        "other values of curve/",
     ),
     "results": ("DELETE FROM metrics WHERE run_uuid = :config AND key LIKE 'depth/%'", "no values of depth/score"),
     "parameters": ("DELETE FROM params WHERE run_uuid = :config AND key IN ('lr_theta', 'variant')", "no parameter"),

@@ -669,10 +669,10 @@ def test_files_that_are_no_input(model, cli, tmp_path):
         (("--strategy", "confidence", "--threshold", "2"), ["between 0 and 1"]),
         (("--strategy", "entropy", "--threshold", "0.9"), ["between 0 and ln 2 = 0.6931", "normalised_entropy"]),
         (("--strategy", "pcee", "--threshold", "0.5", "--patience", "9"), ["patience 9 of pcee", "between 1 and"]),
-        (("--patience", "2"), ["'patience' has no parameter 'patience'"]),
+        (("--strategy", "patience", "--patience", "2"), ["'patience' has no parameter 'patience'"]),
         (("--strategy", "patience", "--threshold", "9"), ["patience 9", "between 1 and"]),
         (("--precision", "fp64"), ["--precision fp64: auto, fp32 or bf16"]),
-        (("--threshold", "0.5"), ["whole number"]),
+        (("--strategy", "patience", "--threshold", "0.5"), ["whole number"]),
     ],
 )
 def test_wrong_options_of_predict(model, cli, options, parts):

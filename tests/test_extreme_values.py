@@ -1,6 +1,7 @@
 """Numbers beyond any machine and files nested thousands deep: one line that names file and key, and no traceback."""
 
 import pytest
+from made_sweep import made_sweep
 from pydantic import ValidationError
 
 from leebert.config import LARGEST, Subset, TrainConfig
@@ -96,8 +97,8 @@ def test_json_that_is_nested_too_deeply_is_damaged_json(tmp_path, cli):
     deep = "[" * 100_000
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json(deep)
-    folder = tmp_path / "s"
-    (folder / "lease").mkdir(parents=True)
+    folder = made_sweep(tmp_path / "s", "sqlite:///nowhere.db", configs=2).path
+    (folder / "lease").mkdir()
     (folder / "lease" / "0001.json").write_text(deep)
     assert holder(folder).facts == {}
     (folder / "manifest.json").write_text(deep)

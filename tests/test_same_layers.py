@@ -117,7 +117,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
     assert "is missing: the held-out logits of a finished cell; mean layers" in compared.no_layers
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(records(exits=6), min_size=FOLDS, max_size=FOLDS), st.booleans())
 def test_for_any_logits_all_that_speak_of_a_configuration_tell_the_same_layers(cells, new):
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():

@@ -8,7 +8,7 @@ from typing import Any
 
 from leebert.errors import TrackingError
 from tune.tracking.server import existing_run, is_permanent, is_server, readable_errors, redact, server_version
-from tune.tracking.views import KNOWN_VERSION, View, decoded, encoded, view_key
+from tune.tracking.views import KNOWN_VERSIONS, View, decoded, encoded, view_key
 
 #: Where `mlflow ui` listens if it isn't told otherwise.
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -67,9 +67,10 @@ def links(uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> di
 def doubts(uri: str) -> str:
     """What to say where the server is not of the version that the views were made for; else nothing."""
     version = server_version(uri) if is_server(uri) else ""
-    if not version or version == KNOWN_VERSION or version.startswith(f"{KNOWN_VERSION}."):
+    if not version or ".".join(version.split(".")[:2]) in KNOWN_VERSIONS:
         return ""
-    return f"the views were made for MLflow {KNOWN_VERSION}, this is {version}: where they show no charts, take the first link"
+    known = " and ".join(KNOWN_VERSIONS)
+    return f"the views were made for MLflow {known}, this is {version}: where they show no charts, take the first link"
 
 
 def _fragment(experiment_id: str, sweep: str, view: View) -> str:

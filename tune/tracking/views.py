@@ -1,6 +1,6 @@
 """Saved views of a sweep in MLflow's UI, as data: which runs, which charts, which columns. Nothing here asks a server.
 
-The format is MLflow's own and not documented; it is that of `KNOWN_VERSION`. What it does not understand of a view, MLflow
+The format is MLflow's own and not documented; it is that of `KNOWN_VERSIONS`. What it does not understand of a view, MLflow
 leaves out without a word, so every view is checked in a browser by the tests.
 """
 
@@ -20,7 +20,8 @@ from tune.tracking import names
 from tune.tracking.feed import by_layer
 from tune.tracking.server import quoted
 
-KNOWN_VERSION = "3.17"
+#: Minor versions of MLflow in which every view was looked at in a browser.
+KNOWN_VERSIONS = ("3.17", "3.18")
 
 #: So many runs the UI loads, whatever the filter finds; what it averages in groups, it averages over these.
 LOADED_RUNS = 100
