@@ -18,9 +18,10 @@ from test_tracking import EPOCHS, Sweep, epoch, whole_sweep
 
 from tune.tracking import server
 from tune.tracking.audit import missing
-from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, Event
+from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, Event, SavedViews
 from tune.tracking.expected import in_parts
 from tune.tracking.rebuild import complete, with_newest_results
+from tune.tracking.views import View
 
 HTML = b"<html><h1>400 Bad Request</h1></html>"
 LIES = {
@@ -303,3 +304,11 @@ def test_a_run_that_cannot_be_made_as_expected_is_not_left_deleted(database: Any
     left = mended(sweep, events)[1]  # two values at one step: each time it is made anew, it has both
     assert any("other values of cv/score_mean" in line for line in left)
     assert CONFIG in sweep.runs()
+
+
+def test_saved_views_that_were_turned_down_as_if_for_good_are_read_back_too(database: Any) -> None:
+    sweep, views = Sweep(f"sqlite:///{database}"), SavedViews((View("layers", "Layers", {"a": 1}),))
+    sweep.send(timed_sweep())
+    events = [*timed_sweep(), dataclasses.replace(views, time_ms=1)]
+    assert mended(sweep, events) == (1, [])
+    assert mended(sweep, events) == (0, [])

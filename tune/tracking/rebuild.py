@@ -113,7 +113,7 @@ def complete(
         told,
         may_send=may_send,
         patience=CLOSE_SECONDS,
-        with_views=bool(tracker.views),
+        with_views=tracker.takes_views,
     )
     runs: set[str] = set()
     before: list[Difference] = []
