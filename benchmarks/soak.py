@@ -43,8 +43,8 @@ from encoders import save_backbone, write_task  # noqa: E402
 from mlflow_server import MlflowServer  # noqa: E402
 
 from tune.analysis.select import ranking  # noqa: E402
-from tune.running.crossval import held_out_path, load_held_out  # noqa: E402
 from tune.store.folder import SweepFolder  # noqa: E402
+from tune.store.held_out import cell_logits  # noqa: E402
 from tune.store.ledger import Record, State  # noqa: E402
 
 STANDSTILL = 40.0  # seconds that a driver is stopped while another takes over
@@ -401,7 +401,7 @@ def trained_once(sweep: Sweep, found: Found) -> None:
     found.count("epochs twice", len(twice), str(twice))
 
 
-VOLATILE = {"seq", "time", "seconds", "wall_seconds", "attempt", "checkpoint", "runtime", "held_out"}
+VOLATILE = {"seq", "time", "seconds", "wall_seconds", "attempt", "checkpoint", "runtime", "held_out", "digests"}
 
 
 def same_scores(sweep: Sweep, undisturbed: Sweep, found: Found) -> None:
@@ -415,8 +415,8 @@ def same_scores(sweep: Sweep, undisturbed: Sweep, found: Found) -> None:
     other += [(*c, "end") for c, r in state.cells.items() if _plain(r) != _plain(reference.cells.get(c, {}))]
     for cell, record in state.cells.items():
         if "held_out" in record:
-            ours = load_held_out(held_out_path(sweep.folder.path, record))[0]
-            theirs = load_held_out(held_out_path(undisturbed.folder.path, reference.cells[cell]))[0]
+            ours = cell_logits(sweep.folder.path, record)[0]
+            theirs = cell_logits(undisturbed.folder.path, reference.cells[cell])[0]
             other += [] if (ours.logits == theirs.logits).all() else [(*cell, "logits")]
     found.count("scores changed", len(other), str(other))
 

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from mlflow_server import MlflowServer, contents
 from proxy import Fault, proxy
-from test_tracking import EPOCHS, Sweep, whole_sweep
+from test_tracking import EPOCHS, Sweep, epoch, whole_sweep
 
 from tune.tracking import server
 from tune.tracking.audit import missing
-from tune.tracking.events import Epoch, Event
+from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, Event, SavedViews
 from tune.tracking.expected import in_parts
-from tune.tracking.rebuild import complete
+from tune.tracking.rebuild import complete, with_newest_results
+from tune.tracking.views import View
 
 HTML = b"<html><h1>400 Bad Request</h1></html>"
 LIES = {
@@ -273,3 +274,41 @@ def test_what_mlflow_says_itself_counts() -> None:
         with pytest.raises(MlflowException) as caught:
             answered(status, json.dumps({"error_code": code, "message": "no"}))
         assert server.is_permanent(caught.value) == permanent
+
+
+def ended_twice() -> list[Event]:
+    """CLO-v2 is complete, then gets another fold and is complete again, with other results and a shorter curve."""
+    *before, end = whole_sweep()
+    first = next(e for e in before if isinstance(e, ConfigEnded) and e.config_id == "clo")
+    again = dataclasses.replace(
+        first, metrics={**first.metrics, "cv/score_mean": 0.75}, curve={"layers": [4.0, 1.0], "score": [0.9, 0.7]}
+    )
+    more = [CellStarted("clo", 0, 2), epoch("clo", 2, 0), CellEnded("clo", 0, 2, "finished"), again]
+    start = 1_700_000_000_000
+    return [e if e.time_ms else dataclasses.replace(e, time_ms=start + n) for n, e in enumerate([*before, *more, end])]
+
+
+def test_a_configuration_that_was_complete_twice_has_the_results_of_its_last_end_alone(database: Any) -> None:
+    sweep, events = Sweep(f"sqlite:///{database}"), ended_twice()
+    sweep.send(events)  # as its driver did
+    count, left = mended(sweep, with_newest_results(events))
+    assert (count >= 1, left) == (True, [])
+    assert {value for _, value in sweep.history(CONFIG, "cv/score_mean")} == {0.75}
+    assert sorted(set(sweep.history(CONFIG, "curve/layers"))) == [(0, 4.0), (1, 1.0)]
+    assert mended(sweep, with_newest_results(events)) == (0, [])
+
+
+def test_a_run_that_cannot_be_made_as_expected_is_not_left_deleted(database: Any) -> None:
+    sweep, events = Sweep(f"sqlite:///{database}"), ended_twice()
+    sweep.send(events)
+    left = mended(sweep, events)[1]  # two values at one step: each time it is made anew, it has both
+    assert any("other values of cv/score_mean" in line for line in left)
+    assert CONFIG in sweep.runs()
+
+
+def test_saved_views_that_were_turned_down_as_if_for_good_are_read_back_too(database: Any) -> None:
+    sweep, views = Sweep(f"sqlite:///{database}"), SavedViews((View("layers", "Layers", {"a": 1}),))
+    sweep.send(timed_sweep())
+    events = [*timed_sweep(), dataclasses.replace(views, time_ms=1)]
+    assert mended(sweep, events) == (1, [])
+    assert mended(sweep, events) == (0, [])

@@ -16,6 +16,7 @@ from leebert.evaluate import HeldOut
 from leebert.majority import against_majority
 from leebert.yaml import load_yaml
 from tune.analysis import choosing, overview, tradeoff
+from tune.analysis.comparing import compare_sweeps
 from tune.analysis.report import sweep_page
 from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff
@@ -384,3 +385,10 @@ def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
     assert "clo-v2 lr_theta=0.0001 lr_omega=0.001 cycle_length=2 batch_size=16: 73.66 over 3 cells" in text
     assert "Against the majority class: 1 of 4 complete configurations learned more" in text
     assert text.count("complete, collapsed") == 3
+
+
+def test_compare_tells_layers_of_what_has_learned_only(sweep):
+    (found,) = compare_sweeps([sweep("mrpc", held_out=None, ends=recorded)], "clo-v2", "blo")
+    told = found.as_dict()
+    assert list(told["layers"]) == ["clo-v2"]
+    assert told["no_layers"] == "no complete configuration of blo is distinguishable from the majority class"

@@ -7,6 +7,7 @@ import pytest
 from made_sweep import made_sweep
 
 from leebert.evaluate import HeldOut
+from tune.analysis.overview import spec_of
 from tune.store.folder import LAYOUT, MANIFEST
 
 
@@ -99,3 +100,13 @@ def test_a_segment_that_is_a_folder_does_not_hide_the_other_sweeps(folder, cli, 
     assert ran.code == 0
     assert [("error" in sweep, sweep["sweep"]) for sweep in ran.json] == [(True, "s"), (False, "t")]
     assert str(path) in ran.json[0]["error"]
+
+
+def test_a_sweep_that_was_begun_with_several_gpus_for_a_trial_is_still_read(folder, run):
+    """Older versions took them, and used one."""
+    path = folder.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["spec"]["resources"]["gpus"] = 2.0
+    path.write_text(json.dumps(manifest))
+    assert spec_of(folder).resources.gpus == 1
+    assert run("status").code == 0

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from made_sweep import made_sweep
+from recorded import crowded
 from test_driver import a_study, driver, run_all
 
 from leebert.errors import SweepError
@@ -13,6 +14,7 @@ from leebert.evaluate import HeldOut
 from tune.analysis.report import sweep_page
 from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
+from tune.running.driver import Budget
 from tune.store.held_out import cell_logits, damaged, evaluated_logits, held_out_path, unchecked
 from tune.store.ledger import Ledger
 
@@ -138,6 +140,31 @@ def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(plac
     assert said.startswith("warning: ")
     assert f"it scored {100 * old['score']:.4f} before and {100 * new['score']:.4f} now" in said
     assert cell_logits(place, new)
+
+
+def test_where_the_budget_is_used_nothing_is_opened_to_be_repaired(place):
+    before = Ledger(place / "ledger").read()
+    key = next(iter(before.cells))
+    held_out_path(place, before.cells[key]).unlink()
+    d = reading(place, repair=[key], budget=Budget(fold_epochs=before.fold_epochs))
+    assert run_all(d) == "stopped"
+    assert [c.state for c in d.state.history()] == ["complete"] * 4
+    assert d.said == [
+        f"nothing is repaired, since the budget of {before.fold_epochs} fold-epochs is used: raise it "
+        "(--set budget.KEY=VALUE) and give the same command again"
+    ]
+
+
+def test_a_page_does_not_ask_for_what_no_repair_makes(tmp_path, recwarn):
+    """A pruned configuration's logits feed nothing, so that a repair leaves them."""
+    folder = made_sweep(
+        tmp_path / "s", "sqlite:///nowhere.db", held_out=lambda index, fold: crowded(6 + fold), configs=2
+    )
+    state = folder.ledger.read(epochs=False)
+    (cell,) = [r for (config, *_), r in state.cells.items() if state.configs[config].state == "pruned"]
+    held_out_path(folder.path, cell).unlink()
+    sweep_page(folder)
+    assert not [str(w.message) for w in recwarn if "--repair" in str(w.message)]
 
 
 def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, cli):

@@ -29,6 +29,7 @@ def test_every_search_space_of_the_repository_is_listed_with_what_it_is():
 
 def test_a_space_is_found_by_its_name_in_any_case_and_the_users_own_file_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "MRPC_small").mkdir()  # a folder of the user's is no search space
     assert load_space("MRPC_small") == load_space(ROOT / "search_spaces" / "mrpc_small.yaml")
     (tmp_path / "mrpc_small").write_text("task: mrpc\nbackbone: x\nspace: {batch_size: 8}\n")
     assert find_space("mrpc_small") == Path("mrpc_small")

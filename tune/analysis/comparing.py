@@ -10,6 +10,7 @@ import numpy as np
 
 from leebert.errors import ConfigError, LeebertError
 from tune.analysis.compare import Comparison, compare, jsonable
+from tune.analysis.learned import of_configuration, ratio_of
 from tune.analysis.pool import Pool, pools
 from tune.analysis.select import best, complete
 from tune.analysis.settings import uneven_settings
@@ -130,18 +131,29 @@ def compare_pool(
 
 
 def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
-    """The layers that the best of each side needs, and why one is missing."""
+    """The layers that the best of each side needs, and why one is missing: what learned nothing needs none."""
     history, found = pool.state.history(), {}
     missing: list[str] = []
     for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
-        side = tuple(c for c in history if c.id in ids)
-        if complete(side):
-            top = best(side)
+        side, name = complete(tuple(c for c in history if c.id in ids)), side_name(scores.option, value)
+        learned = tuple(c for c in side if _has_learned(pool, c.id))
+        if learned:
+            top = best(learned)
             ends = [pool.state.cells[top.id, cell.seed, cell.fold] for cell in top.cells]
             needed = layers_needed(ends, CellCurves(pool.homes[top.id], missing.append))
             if needed is not None:
-                found[side_name(scores.option, value)] = needed
+                found[name] = needed
+        elif side:
+            missing.append(f"no complete configuration of {name} is distinguishable from the majority class")
     return found, "; ".join(dict.fromkeys(missing))
+
+
+def _has_learned(pool: Pool, config: str) -> bool:
+    """Whether a configuration is above the majority class, as far as its cells tell."""
+    manifest = pool.manifest
+    ends = pool.state.cells_of.get(config, ())
+    margin = of_configuration(pool.homes[config], ends, manifest["metric"], ratio_of(pool.spec, manifest))
+    return margin is None or margin.learned
 
 
 def _at_speed_ups(

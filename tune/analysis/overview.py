@@ -30,7 +30,12 @@ def state_word(state: str, driven: bool) -> str:
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
     """The space of an existing sweep, as it was resolved when it started, or was extended last."""
-    return parse(SweepSpec, folder.manifest["spec"], str(folder.path / "manifest.json"))
+    values, where = folder.manifest["spec"], str(folder.path / "manifest.json")
+    resources = values.get("resources")
+    if isinstance(resources, dict) and isinstance(gpus := resources.get("gpus"), int | float) and gpus > 1:
+        # Older versions took more than one GPU for a trial, of which it used one.
+        values = {**values, "resources": {**resources, "gpus": 1.0}}
+    return parse(SweepSpec, values, where)
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:

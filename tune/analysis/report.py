@@ -26,7 +26,7 @@ from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed
 from tune.store.folder import SweepFolder
 from tune.store.history import History, describe
-from tune.store.ledger import State
+from tune.store.ledger import Record, State
 from tune.tracking.files import log_file
 from tune.tracking.names import algorithm_label
 from tune.tracking.server import resolve_uri
@@ -47,7 +47,7 @@ def sweep_page(folder: SweepFolder) -> Page:
     if not complete(state.history()):
         page.text("No configuration has finished all its cells yet.")
     else:
-        replayed = curves_if_there(folder.path, state.cells, folder.manifest["metric"])
+        replayed = curves_if_there(folder.path, _with_curves(state), folder.manifest["metric"])
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
         _importance(page, spec, state.history())
@@ -64,6 +64,15 @@ def sweep_page(folder: SweepFolder) -> Page:
         page.heading("Failures")
         page.table([("configuration", "kind", "message"), *troubles], numbers=False)
     return page
+
+
+def _with_curves(state: State) -> dict[CellKey, Record]:
+    """The cells of complete configurations that can have a curve: a model with one exit has one speed."""
+    return {
+        key: record
+        for key, record in state.cells.items()
+        if state.configs[key[0]].state == "complete" and len(record["exits"].get("score", ())) != 1
+    }
 
 
 def deliver(

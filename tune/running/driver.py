@@ -119,6 +119,10 @@ class Driver:
         self._negative = False
         self.waiting: list[str] = []
         self._given_up: set[str] = set()  # in this session, and for the first time
+        if repair and (used := self._budget_used()):
+            # A complete configuration would be unfinished, and nothing of it trained.
+            say(f"nothing is repaired, since {used}: raise it (--set budget.KEY=VALUE) and give the same command again")
+            repair = ()
         for configuration in self.state.history():
             again = [(seed, fold) for config, seed, fold in sorted(repair) if config == configuration.id]
             if again:
@@ -311,7 +315,8 @@ class Driver:
         else:
             self.say(
                 f"warning: {self._name(record['config'])}  repaired, but it scored {100 * old['score']:.4f} before and "
-                f"{100 * record['score']:.4f} now, as machine or versions differ; the new score counts, and MLflow keeps the old one"
+                f"{100 * record['score']:.4f} now, as machine or versions differ; the new score counts, and MLflow has it after "
+                "`leebert-tune rebuild-mlflow`"
             )
 
     def hung(self, trial: str) -> Path:

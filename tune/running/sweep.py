@@ -145,7 +145,7 @@ def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list
     if wrong and not asked:
         say(f"{len(wrong)} cell(s) are trained again by: leebert-tune resume {named(folder)} --repair")
     if asked and not wrong:
-        say("nothing to repair: the logits of all finished cells are there")
+        say("nothing to repair: the logits of all cells that count are as they were recorded")
     if asked and (old := held_out.unchecked(feeding.values())):
         say(
             f"note: {old} cell(s) were recorded without a digest by an older version: only missing or unreadable files show"

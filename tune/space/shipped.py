@@ -51,13 +51,13 @@ def _title(path: Path) -> str:
 def find_space(named: str | Path) -> Path:
     """The file of a search space that is named by its path or, if it comes with the package, by its name.
 
-    A file of the user's is taken before one of the package. Names are compared without regard to case.
+    A file of the user's is taken before one of the package; a folder is none. Names are compared without regard to case.
 
     Raises:
         ConfigError: for a bare name that neither a file nor a search space of the package has.
     """
     path = Path(named)
-    if path.exists() or path.suffix or len(path.parts) != 1:
+    if (path.exists() and not path.is_dir()) or path.suffix or len(path.parts) != 1:
         return path  # whoever reads it says what is wrong with it
     spaces = {space.name: space.path for space in shipped_spaces()}
     if path.name.lower() not in spaces:

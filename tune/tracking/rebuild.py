@@ -6,8 +6,9 @@ in the server's place) is found by reading everything back.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tune.analysis.overview import spec_of
@@ -17,7 +18,7 @@ from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder
 from tune.store.ledger import Record, State
 from tune.tracking.audit import Audit, Difference
-from tune.tracking.events import Event
+from tune.tracking.events import ConfigEnded, Event
 from tune.tracking.feed import events
 from tune.tracking.showing import Showing
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker
@@ -27,15 +28,14 @@ PASSES = 5
 
 
 class _Kept:
-    """A listener between the ledger and the tracker that keeps what it hands on."""
+    """A listener that keeps a sweep's events."""
 
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker, self.sweep = tracker, tracker.sweep
+    def __init__(self, sweep: str) -> None:
+        self.sweep = sweep
         self.events: list[Event] = []
 
     def put(self, event: Event) -> None:
         self.events.append(event)
-        self.tracker.put(event)
 
 
 def rebuild(
@@ -58,14 +58,17 @@ def rebuild(
         tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
         tracker.fence(lease.check)
         started = time.monotonic()
-        kept = _Kept(tracker)
+        kept = _Kept(folder.name)
         curve_of = CellCurves(folder.path, say)
         state = replay(folder.ledger, kept, curve_of)
         Showing(kept, spec, folder.manifest["test_train_ratio"], say).end(state)
         for event in events(_end(state), state, curve_of):
             kept.put(event)
+        told = with_newest_results(kept.events)
+        for event in told:
+            tracker.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
-        mended, left = (0, []) if unsent else complete(tracker, kept.events, lease.check, say)
+        mended, left = (0, []) if unsent else complete(tracker, told, lease.check, say)
     return {
         "sweep": folder.name,
         "mlflow": mlflow_address(tracker),
@@ -80,8 +83,25 @@ def rebuild(
     }
 
 
+def with_newest_results(told: Sequence[Event]) -> list[Event]:
+    """The events, in which each end of a configuration has the results of its last one.
+
+    A configuration ends again after more seeds or a repair. MLflow can't take back what it was told at the first end, and
+    points of two ends at one step would contradict each other.
+    """
+    ends = (event for event in told if isinstance(event, ConfigEnded) and event.status in ("complete", "pruned"))
+    newest = {event.config_id: event for event in ends}
+
+    def newer(event: Event) -> Event:
+        if not isinstance(event, ConfigEnded) or (last := newest.get(event.config_id)) is None:
+            return event
+        return dataclasses.replace(event, metrics=last.metrics, depth=last.depth, curve=last.curve)
+
+    return [newer(event) for event in told]
+
+
 def complete(
-    tracker: Tracker, told: list[Event], may_send: Callable[[], None], say: Callable[[str], None]
+    tracker: Tracker, told: Sequence[Event], may_send: Callable[[], None], say: Callable[[str], None]
 ) -> tuple[int, list[Difference]]:
     """Mend until nothing differs; how many runs were mended, and what differs after the last attempt."""
     assert tracker.experiment_id is not None
@@ -93,7 +113,7 @@ def complete(
         told,
         may_send=may_send,
         patience=CLOSE_SECONDS,
-        with_views=bool(tracker.views),
+        with_views=tracker.takes_views,
     )
     runs: set[str] = set()
     before: list[Difference] = []
@@ -101,9 +121,6 @@ def complete(
         left = audit.differences(mend=True)
         if not left:
             return len(runs), []
-        if left == before:
-            break  # whoever answers takes nothing
-        before = left
         if not runs:
             say(f"MLflow differs from the sweep's record in {len({one.run for one in left})} runs, which are mended")
         runs |= {one.run for one in left}
@@ -113,6 +130,9 @@ def complete(
             for event in told:
                 again.put(event)
             again.close(CLOSE_SECONDS)
+        if left == before:
+            break  # whoever answers takes nothing
+        before = left
     left = audit.differences(mend=False)
     return len(runs - {one.run for one in left}), left
 

@@ -107,6 +107,11 @@ class Tracker:
         return self.experiment_id and experiment_url(self.uri, self.experiment_id, self.sweep)
 
     @property
+    def takes_views(self) -> bool:
+        """False once MLflow has said that it takes no saved views."""
+        return not self._views_refused
+
+    @property
     def views(self) -> dict[str, str]:
         """The addresses of the saved views that MLflow took last, by their names; none if it took none."""
         if self._views is None or self.experiment_id is None:
