@@ -196,7 +196,7 @@ def _print_points(
     table = Table(title=title, title_justify="left")
     for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
         table.add_column(name, justify="left" if name == "strategy" else "right")
-    for strategy, points in by_criterion.items():
+    for points in by_criterion.values():
         for p in points:
             threshold = f"{p['threshold']:.6g}"  # so that the layers beside it come out again
             table.add_row(
