@@ -13,6 +13,7 @@ import numpy as np
 from leebert.data.tasks import TASKS
 from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
+from leebert.report import speed_up_counts
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
 
@@ -77,8 +78,7 @@ def _against(told: Mapping[str, Any]) -> AgainstMajority | None:
 
 def _counts(told: Mapping[str, Any]) -> bool:
     """Whether a speed-up on a split is worth claiming: an exit scores above the majority class there."""
-    against = _against(told)
-    return against is None or against.above
+    return speed_up_counts(told.get("majority"))
 
 
 def _warnings(facts: CardFacts) -> list[str]:

@@ -448,6 +448,7 @@ def train_model(
     from leebert.exits import check_threshold, warn_if_unreachable
     from leebert.runtime import Runtime, derive_seed
     from leebert.stages import check, epochs_of, last_training, method
+    from leebert.thresholds import check_speed_up
     from leebert.train import fit
 
     runtime = Runtime.of(config.training.precision, device)
@@ -466,6 +467,8 @@ def train_model(
     left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
     check_threshold(exits, left, len(task.label_names))
     check(method(config.training, model.num_exits), model, config.training)
+    if config.aim.speed_up is not None:
+        check_speed_up(config.aim.speed_up, model.exit_layers, model.depth)
     if not chooses:
         warn_if_unreachable(exits, left)
     model.config.precision = runtime.precision

@@ -262,6 +262,13 @@ def test_an_aim_without_a_validation_fold_is_refused_before_training(place, cli,
     assert not (tmp_path / "m").exists()
 
 
+def test_a_speed_up_that_no_network_of_so_many_layers_has_is_refused_before_training(place, cli, tmp_path):
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--speed-up", LAYERS + 1)
+    assert ran.code == 1
+    assert "speed-up 5: lies between 1 (all layers) and 4 (1 of 4 layers)" in ran.err
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize("exits", [{}, {"exits": {"strategy": "patience"}}], ids=["", "of version 0.1"])
 def test_a_best_file_names_no_exit_criterion_that_nobody_chose(exits):
     common = {"task": "mrpc", "model": {"backbone": "b"}, "found": {"sweep": "s"}, **exits}
