@@ -124,19 +124,20 @@ def train(
         print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
         if not summary["chosen"] and chooses_exits(checked):
             print(
-                f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.strategy}; next: "
-                f"leebert calibrate {out} TEXTS --speed-up 2"
+                f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.strategy}; to choose a "
+                f"threshold: leebert calibrate {shlex.quote(str(out))} TEXTS --speed-up 2"
             )
         score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
         updates = summary["epochs"][-1]["theta_updates"]  # of all stages
         print(f"{out}: {updates} updates on {summary['rows']} rows{score}")
         if summary["truncated_rows"]:
             print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
+        trained = any_task(checked.task)
         if summary["majority"]:
-            names = any_task(checked.task).label_names
-            print(in_words(AgainstMajority.of(summary["majority"]), names))
-        where = f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""
-        print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
+            print(in_words(AgainstMajority.of(summary["majority"]), trained.label_names))
+        if trained.eval_splits:
+            where = f" --data-dir {shlex.quote(checked.data.dir)}" if checked.data.dir else ""
+            print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
 
 
 def _with_progress(work: Any) -> Any:

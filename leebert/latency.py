@@ -145,4 +145,4 @@ def machine(runtime: Runtime) -> str:
     told = runtime.describe()
     if runtime.device.type != "cpu":
         return f"{told['device']}, {told['precision']}"
-    return f"{told['processor']}, {told['threads']} thread(s), {told['precision']}"
+    return f"{told.get('processor', told['machine'])}, {told['threads']} thread(s), {told['precision']}"

@@ -21,7 +21,7 @@ from leebert.tradeoff import ALLOWED_LOSS, Point, Tradeoff
 #: The layer speed-up aimed at where none is stated and an allowed loss saves nothing; near where the paper compares.
 SPEED_UP = 2.0
 
-#: What a curve's fastest point within a loss must save to count as an early exit.
+#: How much faster than the full model a curve's point within a loss must be to count as an early exit.
 _SAVES = 1 + 1e-6
 
 
@@ -81,7 +81,8 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
     if aim.max_loss is not None:
         within = [_chosen(curve, curve.within(aim.max_loss), max_loss=aim.max_loss) for curve in ordered]
         best = max(within, key=lambda chosen: (round(chosen.reached, 9), -round(chosen.loss or 0.0, 9)))
-        if best.reached > _SAVES or aim.speed_up is None:
+        # A reduced network has a layer speed-up before any sample exits early.
+        if best.reached > _SAVES * ordered[0].slowest or aim.speed_up is None:
             return best
     assert aim.speed_up is not None
     asked = aim.speed_up
@@ -135,9 +136,9 @@ def within_loss(curves: Sequence[Tradeoff], criterion: str, patience: int | None
             return choose_point([curve], Aim(max_loss, None))
     there = ", ".join(curve.name for curve in curves)
     raise ConfigError(
-        f"max_loss: this model has no scores by threshold of the exit criterion {named(criterion, patience)!r}"
+        f"this model has no scores by threshold of the exit criterion {named(criterion, patience)!r}"
         + (f" (but of {there})" if there else "")
-        + ": train it again with a validation fold, or give a threshold or speed_up"
+        + ", so no loss can be allowed: train it again with a validation fold, or ask for a speed-up"
     )
 
 

@@ -322,21 +322,32 @@ def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime
 def own_exits(config: RunConfig) -> ExitConfig:
     """The rule by which a trained model leaves: the configuration's, for a method with one exit none unless it names one."""
     one_exit = METHODS[config.training.algorithm].one_exit
-    return ExitConfig(strategy="never") if one_exit and "exits" not in config.model_fields_set else config.exits
+    return ExitConfig(strategy="never") if one_exit and not _names_exits(config) else config.exits
 
 
 def chooses_exits(config: RunConfig) -> bool:
     """Whether training chooses the exit criterion, given a validation fold: not where the configuration names one."""
-    return not METHODS[config.training.algorithm].one_exit and "exits" not in config.model_fields_set
+    return not METHODS[config.training.algorithm].one_exit and not _names_exits(config)
 
 
-def _check_aim(config: RunConfig) -> None:
+def _names_exits(config: RunConfig) -> bool:
+    """Whether somebody chose the exit criterion: best files of version 0.1 hold the default, which nobody has chosen."""
+    return "exits" in config.model_fields_set and not (config.found and config.exits == ExitConfig())
+
+
+def _check_aim(config: RunConfig, hold_out: bool) -> None:
     """Raises ConfigError for an aim that nothing is chosen for."""
     if not config.aim.model_fields_set:
         return
+    if not hold_out:
+        why = "--no-hold-out" if config.theta_updates is None else "theta_updates trains on the whole training split"
+        raise ConfigError(
+            f"aim: an exit criterion is chosen on a validation fold, and there is none ({why}); leave the aim out, and give "
+            "it to leebert calibrate afterwards"
+        )
     if METHODS[config.training.algorithm].one_exit:
         raise ConfigError(f"aim: {config.training.algorithm} leaves one exit, so there is no exit criterion to choose")
-    if "exits" in config.model_fields_set:
+    if _names_exits(config):
         raise ConfigError(
             "aim: `exits` names the exit criterion already, so none is chosen; leave one of the two out (aim.criterion "
             "names a criterion whose threshold is chosen)"
@@ -447,7 +458,7 @@ def train_model(
     torch.manual_seed(derive_seed(config.training.seed, "init"))
     exits = own_exits(config)
     hold_out = hold_out and config.theta_updates is None
-    _check_aim(config)
+    _check_aim(config, hold_out)
     chooses = hold_out and chooses_exits(config)
     untrained = problem_of(task, config.model, exits=exits)
     model = untrained.model(config.training)

@@ -14,7 +14,7 @@ from leebert.evaluate import HeldOut, record_all, replay_point
 from leebert.latency import PAPER_SPEED_UP, time_rules
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
-from leebert.rules import RULES, default_patience, named
+from leebert.rules import default_patience, named
 from leebert.runtime import Runtime
 from leebert.tradeoff import tradeoffs
 
@@ -165,9 +165,9 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
         _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
     if own := result.get("own"):
         at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
-        fewer = f"{own['speed_up']:.2f} times fewer" if speed_up_counts(majority) else NO_SPEED_UP
+        faster = f"{own['speed_up']:.2f}× layer speed-up" if speed_up_counts(majority) else NO_SPEED_UP
         print(
-            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {fewer}; score "
+            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {faster}; score "
             f"{100 * own['measures']['score']:.2f}"
         )
     if result.get("wall_clock"):
@@ -196,9 +196,9 @@ def _print_points(
     table = Table(title=title, title_justify="left")
     for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
         table.add_column(name, justify="left" if name == "strategy" else "right")
-    for strategy, points in by_criterion.items():
+    for points in by_criterion.values():
         for p in points:
-            threshold = f"{p['threshold']:g}" if RULES[strategy].whole else f"{p['threshold']:.4g}"
+            threshold = f"{p['threshold']:.6g}"  # so that the layers beside it come out again
             table.add_row(
                 named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}",
                 f"{100 * p['saving']:.1f} %", f"{p['speed_up']:.2f}",

@@ -93,7 +93,7 @@ class Served:
         values = config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
         given = [name for name in ("threshold", "speed_up", "max_loss") if asked.get(name) is not None]
         if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)}: give one of the two")
+            raise ConfigError(f"{' and '.join(given)}: give one of them")
         if (speed_up := asked.get("speed_up")) is not None:
             return self._of_speed_up(values["strategy"], speed_up, values.get("patience"))
         if (max_loss := asked.get("max_loss")) is not None:

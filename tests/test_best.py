@@ -71,6 +71,8 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep,
     assert ran.code == 0, ran.err
     found = found_in(tmp_path)
     assert found == ran.json["found"]
+    written = load_yaml(tmp_path / "best" / "mrpc.yaml")
+    assert not {"exits", "aim"} & written.keys(), "defaults that nobody chose"
     history = {c.id: c for c in whole.ledger.read().history()}
     assert found["complete_configurations"] == PLANNED - 1
     near = found["within_one_standard_error"]

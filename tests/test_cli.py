@@ -108,8 +108,13 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     saved, told = (json.loads((tmp_path / "m" / f"{name}.json").read_text()) for name in ("config", "training"))
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (rule, told["chosen"]["threshold"])
     name = named(rule, saved["exit_patience"])
-    point = f"threshold {saved['exit_threshold']:.6g}: {told['chosen']['reached']:.2f}× layer speed-up"
-    assert f"exit criterion {name}, {point}" in ran.out
+    # After an epoch some of these have no exit above the majority class, and then no speed-up is claimed.
+    claimed = (
+        f"{told['chosen']['reached']:.2f}× layer speed-up"
+        if max(told["majority"]["margins"]) > 0
+        else "no speed-up is claimed"
+    )
+    assert f"exit criterion {name}, threshold {saved['exit_threshold']:.6g}: {claimed}" in ran.out
     far = abs(told["chosen"]["reached"] / 2 - 1) > 0.05
     assert (f"{name} does not attain a speed-up of 2, since" in ran.out) is far
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
@@ -148,7 +153,7 @@ def test_without_held_out_rows_no_threshold_is_chosen_and_one_that_is_given_stay
     assert ran.code == 0, ran.err
     saved = json.loads((tmp_path / "m" / "config.json").read_text())
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (left_by, 0.3 if given else None)
-    told = "no validation fold to choose an exit criterion on: samples exit by patience; next: leebert calibrate"
+    told = "no validation fold to choose an exit criterion on: samples exit by patience; to choose a threshold: leebert calibrate"
     assert (told in ran.out) is not bool(given)
 
 

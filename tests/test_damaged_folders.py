@@ -27,7 +27,10 @@ def folder(tmp_path):
 @pytest.fixture
 def run(tmp_path, cli):
     """A command on the sweep, by its name."""
-    more = {"best": ["--out", tmp_path / "best"], "compare": ["--a", "clo-v2", "--b", "blo", "--speed-up", "2"]}
+    more = {
+        "best": ["--out", tmp_path / "best", "--anyway"],
+        "compare": ["--a", "clo-v2", "--b", "blo", "--speed-up", "2"],
+    }
 
     def run(name):
         sweep = [] if name == "list" else ["s"]

@@ -137,7 +137,11 @@ def test_every_command_reads_a_made_sweep_that_lost_its_drivers_last_records(tmp
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-lost]) + lines[-lost][:20])
     where = ["--storage", tmp_path / "sweeps"]
-    for command in (["status", "s"], ["best", "s", "--out", tmp_path], ["compare", "s", "--a", "clo-v2", "--b", "blo"]):
+    for command in (
+        ["status", "s"],
+        ["best", "s", "--out", tmp_path, "--anyway"],
+        ["compare", "s", "--a", "clo-v2", "--b", "blo"],
+    ):
         ran = cli("leebert-tune", *command, *where)
         assert ran.code == 0, ran.err
         assert ("missing" in ran.err) == (lost > 3), ran.err  # its end and a conclusion leave no trace

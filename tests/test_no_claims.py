@@ -69,7 +69,7 @@ def test_evaluate_ends_with_the_verdict(learned, capsys):
     out = capsys.readouterr().out
     *_, last = out.splitlines()
     assert "majority class" in out
-    assert ("times fewer" in out) == ("fewest layers" in out) == learned
+    assert ("layer speed-up" in out) == ("fewest layers" in out) == learned
     if learned:
         assert last.startswith("dev: learned: mean over exits +1")
     else:

@@ -14,11 +14,12 @@ from leebert.config import AimConfig, parse
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.operating_point import Aim, choose_point, in_words, saved_tradeoffs
+from leebert.recipe import RunConfig, chooses_exits, own_exits
 from leebert.rules import RULES
 from leebert.serving import Served
 from leebert.thresholds import FILE, Chosen, curves, curves_as_json, read_curves
 from leebert.tradeoff import replay_point, tradeoff, tradeoffs
-from leebert.yaml import dump_yaml
+from leebert.yaml import dump_yaml, load_yaml
 
 
 def recorded(seed: int = 0, samples: int = 60, exits: int = 5, classes: int = 3) -> HeldOut:
@@ -70,6 +71,16 @@ def test_the_default_aim_is_one_point_and_where_that_saves_nothing_a_layer_speed
     assert found.max_loss is None  # five points are lost wherever a sample exits early
     assert found.asked == 2.0
     assert choose_point(list(tradeoffs(hopeless, metric="accuracy").values()), Aim(0.01, None)).reached == 1.0
+
+
+def test_a_reduced_network_falls_back_to_the_speed_up_too_where_the_loss_saves_nothing():
+    labels = np.arange(60) % 3
+    wrong = np.where(np.arange(60) < 3, (labels + 1) % 3, labels)
+    logits = np.stack([np.eye(3)[wrong] * 9.0] * 4 + [np.eye(3)[labels] * 9.0])
+    reduced = HeldOut(logits, labels, (1, 2, 3, 4, 5), 6)  # all of its layers are 1.2 times faster than the network's
+    found = choose_point(list(tradeoffs(reduced, metric="accuracy", speed_ups=[2.0]).values()), Aim.of())
+    assert (found.max_loss, found.asked) == (None, 2.0)
+    assert found.reached == pytest.approx(2.0)
 
 
 def test_patience_wins_only_where_it_is_best():
@@ -142,7 +153,7 @@ def test_a_request_may_name_the_loss_that_it_allows(saved):
     for points in (0.5, 3.0):
         rule = served.rule({"strategy": "confidence", "max_loss": points})
         assert rule.threshold == curve.within(points / 100).threshold
-    with pytest.raises(ConfigError, match="speed_up and max_loss: give one of the two"):
+    with pytest.raises(ConfigError, match="speed_up and max_loss: give one of them"):
         served.rule({"speed_up": 2.0, "max_loss": 1.0})
     with pytest.raises(ConfigError, match="max_loss 200: points of score"):
         served.rule({"max_loss": 200.0})
@@ -199,7 +210,8 @@ def place(tmp_path_factory):
 
 
 def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_costs(place, cli, tmp_path):
-    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2)
+    learns = ("--set", "training.lr_theta=3e-3", "--set", "training.max_epochs=8")  # else no speed-up is told
+    ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2, *learns)
     assert ran.code == 0, ran.err
     chosen = json.loads((tmp_path / "m" / "training.json").read_text())["chosen"]
     config = json.loads((tmp_path / "m" / "config.json").read_text())
@@ -213,6 +225,22 @@ def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_
     assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'}"
 
 
+def test_what_comes_next_is_a_command_that_works(place, cli, tmp_path):
+    """With the folder of the configuration, and not for a task without a development split."""
+    run = load_yaml(place / "run.yaml")
+    run["training"]["max_epochs"] = 1
+    run["data"] = {"dir": str(place / "data")}
+    (tmp_path / "run.yaml").write_text(dump_yaml(run))
+    ran = cli("leebert", "train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "m")
+    assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'} --data-dir {place / 'data'}"
+    assert cli(*ran.out.splitlines()[-1].removeprefix("next: ").split(), "--timed-rows", 0).code == 0
+    del run["task"]["files"]["dev"]
+    (tmp_path / "run.yaml").write_text(dump_yaml(run))
+    ran = cli("leebert", "train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "n")
+    assert ran.code == 0, ran.err
+    assert "leebert evaluate" not in ran.out
+
+
 def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, tmp_path):
     ran = cli(
         "leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2,
@@ -221,6 +249,26 @@ def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, 
     assert ran.code == 1
     assert "aim: `exits` names the exit criterion already" in ran.err
     assert not (tmp_path / "m").exists()
+
+
+def test_an_aim_without_a_validation_fold_is_refused_before_training(place, cli, tmp_path):
+    for options, why in (
+        (("--no-hold-out", "--max-loss", 0.5), "--no-hold-out"),
+        (("--set", "theta_updates=3", "--speed-up", 2), "theta_updates trains on the whole training split"),
+    ):
+        ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options)
+        assert ran.code == 1
+        assert f"chosen on a validation fold, and there is none ({why})" in ran.err
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("exits", [{}, {"exits": {"strategy": "patience"}}], ids=["", "of version 0.1"])
+def test_a_best_file_names_no_exit_criterion_that_nobody_chose(exits):
+    common = {"task": "mrpc", "model": {"backbone": "b"}, "found": {"sweep": "s"}, **exits}
+    assert own_exits(parse(RunConfig, common | {"training": {"algorithm": "finetune"}}, "best")).strategy == "never"
+    assert chooses_exits(parse(RunConfig, common, "best"))  # once its theta_updates is taken out
+    named = common | {"exits": {"strategy": "entropy", "threshold": 0.3}}
+    assert not chooses_exits(parse(RunConfig, named, "best"))
 
 
 def test_a_named_criterion_gets_its_threshold_chosen(place, cli, tmp_path):

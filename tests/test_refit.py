@@ -525,7 +525,7 @@ WRONG = {
     "half a patience": ({"strategy": "patience", "threshold": 1.5}, "a whole number of at least 1, not 1.5"),
     "a rule that nobody knows": ({"strategy": "guess", "threshold": 1}, "'patience'"),
     "a rule without its threshold": ({"strategy": "confidence"}, "'confidence' needs a threshold"),
-    "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of the two"),
+    "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of them"),
     "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: lies between 1 (all layers) and 4"),
     "a patience of entropy": ({"strategy": "entropy", "threshold": 0.4, "patience": 2}, "has no parameter 'patience'"),
     "a patience without a curve": (

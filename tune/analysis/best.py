@@ -99,7 +99,8 @@ def best_file(choice: Choice) -> dict[str, Any]:
             runtime=runtime,
         ),
     )
-    return run.model_dump(mode="json", exclude_none=True)
+    # Nobody has named an exit criterion or an aim: their defaults in the file would read as if somebody had.
+    return run.model_dump(mode="json", exclude_none=True, exclude={"exits", "aim"})
 
 
 def _known(**values: Any) -> dict[str, Any]:
