@@ -14,7 +14,7 @@ from tune.analysis.comparing import compare_pool
 from tune.analysis.figure_data import band, learning
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.learned import conclusion
-from tune.analysis.overview import counted, margins_of, spec_of, summary, verdict_in_short, without_unlearned
+from tune.analysis.overview import counted, spec_of, summary, verdict_in_short, without_unlearned
 from tune.analysis.page import Page
 from tune.analysis.pool import Pool
 from tune.analysis.select import best, complete, one_standard_error, score
@@ -129,7 +129,7 @@ def _values(values: Values) -> str:
 def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
     """Best, its equals, the front, and how scores grew."""
     state = pool.state
-    margins = margins_of(pool.folders[0], pool.spec, state)
+    margins = pool.margins
     history = without_unlearned(state.history(), margins)
     top = best(history)
     page.heading("Best")
