@@ -41,6 +41,7 @@ def padded_behind(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if mask is None or mask.dim() != 2:
         return dict(batch)
     length = mask.shape[1]
-    index = (torch.arange(length, device=mask.device) + first_attended(mask)) % length  # (B, L)
+    ahead = torch.arange(length, device=mask.device) + first_attended(mask)  # (B, L)
+    index = torch.where(ahead < length, ahead, ahead - length)  # the remainder, which ONNX has for no length of its own
     turned = {name: batch[name].expand_as(mask).gather(1, index) for name in PER_TOKEN if name in batch}
     return {**batch, **turned}
