@@ -15,5 +15,9 @@ else
     echo "$PWD holds neither the checkout nor a wheel: put leebert_sweep-VERSION-py3-none-any.whl there" >&2
     exit 1
   fi
+  if [ ${#wheels[@]} -gt 1 ]; then
+    echo "$PWD holds several wheels (${wheels[*]}): leave the one that is to be installed" >&2
+    exit 1
+  fi
 fi
 ~/venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "${project}[cluster]"

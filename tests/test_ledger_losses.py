@@ -14,6 +14,7 @@ from leebert.evaluate import HeldOut
 from tune.running.crossval import run_attempt
 from tune.store.gaps import Orphan, mended
 from tune.store.ledger import Ledger, decode
+from tune.tracking.rebuild import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +195,13 @@ def test_damage_in_the_middle_of_a_drivers_segment_is_still_an_error(whole, tmp_
     path.write_bytes(data)
     with pytest.raises(SweepError, match=r"00000001\.jsonl, line 1: wrong checksum"):
         Ledger(tmp_path / "ledger").read()
+
+
+def test_mlflow_is_not_made_to_agree_with_a_ledger_that_lost_a_part(tmp_path):
+    """It would lose the results of configurations whose conclusions are gone, until a resume draws them again."""
+    folder = made_sweep(tmp_path / "s", f"sqlite:///{tmp_path / 'mlflow.db'}", configs=2, prune_last=False)
+    taken_over(folder.path, 2)
+    (folder.path / "ledger" / "driver" / "0001" / "00000000.jsonl").unlink()
+    with pytest.raises(SweepError, match=r"records of driver 0001 are missing.*first go on by: leebert-tune resume "):
+        rebuild(folder, say=print)
+    assert not (tmp_path / "mlflow.db").exists()

@@ -15,6 +15,7 @@ from tune.analysis.report import sweep_page
 from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
 from tune.running.driver import Budget
+from tune.store.curves import layers_needed, stored
 from tune.store.held_out import cell_logits, damaged, evaluated_logits, held_out_path, unchecked
 from tune.store.ledger import Ledger
 
@@ -165,6 +166,18 @@ def test_a_page_does_not_ask_for_what_no_repair_makes(tmp_path, recwarn):
     held_out_path(folder.path, cell).unlink()
     sweep_page(folder)
     assert not [str(w.message) for w in recwarn if "--repair" in str(w.message)]
+
+
+def test_a_page_tells_the_recorded_layers_of_a_cell_whose_logits_are_gone(tmp_path):
+    folder = made_sweep(
+        tmp_path / "s", "sqlite:///nowhere.db", held_out=lambda index, fold: crowded(6 + fold), configs=2
+    )
+    state = folder.ledger.read(epochs=False)
+    (config,) = [c.id for c in state.history() if c.state == "complete"]
+    needed = layers_needed(state.cells_of[config], stored)
+    held_out_path(folder.path, state.cells[config, 0, 0]).unlink()
+    with pytest.warns(UserWarning, match="is missing"):
+        assert f"<td>{needed:.2f}</td>" in str(sweep_page(folder))
 
 
 def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, cli):

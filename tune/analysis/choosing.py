@@ -158,8 +158,8 @@ def choose(
     A configuration that is not distinguishable from the majority class is only chosen `anyway`.
 
     Left out, with a note, is a configuration of which logits that the objective takes can't be read. Raises SweepError
-    where sweeps differ in data, folds, metric or seeds, where none has learned
-    anything, and where no configuration is left; ConfigError where no configuration reaches the speed-up.
+    where sweeps differ in data, folds, metric or seeds, where none has learned anything, and where no configuration is
+    left; ConfigError where no configuration reaches the speed-up.
     """
     _require_comparable(sweeps)
     _warn_of_one_exit(sweeps, say)
@@ -175,33 +175,12 @@ def choose(
             raise ConfigError(f"{objective}: every complete configuration has one exit, and so one speed only")
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
-    margins = _margins(candidates)
-    unlearned = () if anyway else tuple(key for key in candidates if key in margins and not margins[key].learned)
-    replayed: dict[CellKey, Tradeoff] = {}
-    no_front = ""
-    cells = sum(len(c.cells) for c in finished)
-    if objective.kind == "score" and not front and cells > FRONT_CELLS:
-        no_front = f"it takes replaying the held-out logits of {cells} cells; --front does so"
-    else:
-        try:
-            replayed = _replayed(sweeps, candidates, objective, say)
-        except LeebertError as error:
-            if front or objective.kind != "score":
-                raise
-            no_front = str(error)
-    gone = () if no_front else _without_logits(curved, replayed)
-    if gone and len(gone) == len(curved):
-        no_front = "every complete configuration has a cell whose held-out logits are missing or damaged"
-        if front or objective.kind != "score":
-            raise SweepError(no_front)
-    if gone and objective.kind != "score":
-        say(
-            "note: left out of the choice, as held-out logits of a cell are missing or damaged: "
-            + "; ".join(describe(candidates[c.id].configuration.values) for c in gone)
-        )
+    replayed, no_front, gone = _curves_of(sweeps, objective, candidates, curved, front, say)
+    if objective.kind != "score":
         finished = tuple(c for c in finished if c not in gone)
         candidates = {c.id: owners[c.id] for c in finished}
-        unlearned = tuple(key for key in unlearned if key in candidates)
+    margins = _margins(candidates)
+    unlearned = () if anyway else tuple(key for key in candidates if key in margins and not margins[key].learned)
     if unlearned and len(unlearned) == len(finished):
         raise SweepError(
             f"{none_learned([margins[key] for key in unlearned])}; to write the best of them all the same: --anyway"
@@ -239,6 +218,42 @@ def _margins(candidates: Mapping[str, Candidate]) -> dict[str, ConfigurationMarg
         if margin is not None:
             found[key] = margin
     return found
+
+
+def _curves_of(
+    sweeps: Sequence[Sweep],
+    objective: Objective,
+    candidates: dict[str, Candidate],
+    curved: Sequence[Configuration],
+    front: bool,
+    say: Callable[[str], None],
+) -> tuple[dict[CellKey, Tradeoff], str, tuple[Configuration, ...]]:
+    """The curves of the candidates' cells, why there is no front (else empty), and which of `curved` lack the curve of a cell.
+
+    Raises SweepError where all lack one although the objective or `front` needs them.
+    """
+    needed = front or objective.kind != "score"
+    cells = sum(len(candidate.configuration.cells) for candidate in candidates.values())
+    if not needed and cells > FRONT_CELLS:
+        return {}, f"it takes replaying the held-out logits of {cells} cells; --front does so", ()
+    try:
+        replayed = _replayed(sweeps, candidates, objective, say)
+    except LeebertError as error:
+        if needed:
+            raise
+        return {}, str(error), ()
+    gone = _without_logits(curved, replayed)
+    if gone and len(gone) == len(curved):
+        no_front = "every complete configuration has a cell whose held-out logits are missing or damaged"
+        if needed:
+            raise SweepError(no_front)
+        return replayed, no_front, gone
+    if gone and objective.kind != "score":
+        say(
+            "note: left out of the choice, as held-out logits of a cell are missing or damaged: "
+            + "; ".join(describe(candidates[c.id].configuration.values) for c in gone)
+        )
+    return replayed, "", gone
 
 
 def _without_logits(curved: Sequence[Configuration], replayed: Mapping[CellKey, Tradeoff]) -> tuple[Configuration, ...]:

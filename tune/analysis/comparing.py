@@ -10,7 +10,6 @@ import numpy as np
 
 from leebert.errors import ConfigError, LeebertError
 from tune.analysis.compare import Comparison, compare, jsonable
-from tune.analysis.learned import of_configuration, ratio_of
 from tune.analysis.pool import Pool, pools
 from tune.analysis.select import best, complete
 from tune.analysis.settings import uneven_settings
@@ -136,7 +135,7 @@ def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
     missing: list[str] = []
     for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
         side, name = complete(tuple(c for c in history if c.id in ids)), side_name(scores.option, value)
-        learned = tuple(c for c in side if _has_learned(pool, c.id))
+        learned = tuple(c for c in side if c.id not in pool.margins or pool.margins[c.id].learned)
         if learned:
             top = best(learned)
             ends = [pool.state.cells[top.id, cell.seed, cell.fold] for cell in top.cells]
@@ -146,14 +145,6 @@ def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
         elif side:
             missing.append(f"no complete configuration of {name} is distinguishable from the majority class")
     return found, "; ".join(dict.fromkeys(missing))
-
-
-def _has_learned(pool: Pool, config: str) -> bool:
-    """Whether a configuration is above the majority class, as far as its cells tell."""
-    manifest = pool.manifest
-    ends = pool.state.cells_of.get(config, ())
-    margin = of_configuration(pool.homes[config], ends, manifest["metric"], ratio_of(pool.spec, manifest))
-    return margin is None or margin.learned
 
 
 def _at_speed_ups(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from leebert.errors import ConfigError
 from leebert.provenance import backbone_differences
 from tune.analysis.compare import holds, means
+from tune.analysis.learned import ConfigurationMargin, of_configuration, ratio_of
 from tune.analysis.overview import UNFINISHED, spec_of
 from tune.analysis.stats import fold_ratio
 from tune.space import SweepSpec
@@ -57,6 +59,17 @@ class Pool:
             else f"sweep {folder.name} {UNFINISHED.get(status, status)}, {complete}{of} configurations complete",
             planned=None if at_end else spec.planned,
         )
+
+    @functools.cached_property
+    def margins(self) -> dict[str, ConfigurationMargin]:
+        """The complete configurations beside the majority class, by id, where their cells tell."""
+        metric, ratio = self.manifest["metric"], ratio_of(self.spec, self.manifest)
+        found = {
+            c.id: of_configuration(self.homes[c.id], self.state.cells_of.get(c.id, ()), metric, ratio)
+            for c in self.state.history()
+            if c.state == "complete"
+        }
+        return {config: margin for config, margin in found.items() if margin is not None}
 
     @property
     def manifest(self) -> dict[str, Any]:

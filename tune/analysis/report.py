@@ -14,7 +14,7 @@ from tune.analysis.comparing import compare_pool
 from tune.analysis.figure_data import band, learning
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.learned import conclusion
-from tune.analysis.overview import counted, margins_of, spec_of, summary, verdict_in_short, without_unlearned
+from tune.analysis.overview import counted, spec_of, summary, verdict_in_short, without_unlearned
 from tune.analysis.page import Page
 from tune.analysis.pool import Pool
 from tune.analysis.select import best, complete, one_standard_error, score
@@ -23,7 +23,7 @@ from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves_if_there
 from tune.analysis.verdicts import findings, span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
-from tune.store.curves import FEWEST, layers_needed
+from tune.store.curves import FEWEST, layers_needed, stored
 from tune.store.folder import SweepFolder
 from tune.store.history import History, describe
 from tune.store.ledger import Record, State
@@ -129,7 +129,7 @@ def _values(values: Values) -> str:
 def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
     """Best, its equals, the front, and how scores grew."""
     state = pool.state
-    margins = margins_of(pool.folders[0], pool.spec, state)
+    margins = pool.margins
     history = without_unlearned(state.history(), margins)
     top = best(history)
     page.heading("Best")
@@ -275,11 +275,11 @@ def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> N
 
 
 def _layers(state: State, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
-    """The fewest layers that a complete configuration needs, where its cells have curves."""
+    """The fewest layers that a complete configuration needs, where its cells have curves; as in `best`, the recorded ones."""
     if state.configs[config].state != "complete":
         return ""
     ends = [r for r in state.cells_of.get(config, ()) if r["score"] is not None]
-    needed = layers_needed(ends, lambda r: replayed.get((r["config"], r["seed"], r["fold"])))
+    needed = layers_needed(ends, lambda r: stored(r) or replayed.get((r["config"], r["seed"], r["fold"])))
     return "" if needed is None else f"{needed:.2f}"
 
 

@@ -119,10 +119,7 @@ class Driver:
         self._negative = False
         self.waiting: list[str] = []
         self._given_up: set[str] = set()  # in this session, and for the first time
-        if repair and (used := self._budget_used()):
-            # A complete configuration would be unfinished, and nothing of it trained.
-            say(f"nothing is repaired, since {used}: raise it (--set budget.KEY=VALUE) and give the same command again")
-            repair = ()
+        repair = self._within_budget(repair)
         for configuration in self.state.history():
             again = [(seed, fold) for config, seed, fold in sorted(repair) if config == configuration.id]
             if again:
@@ -136,6 +133,15 @@ class Driver:
                 self.state.configs[configuration.id].state == "running" and self._settle(configuration.id)
             ):
                 self.waiting.append(configuration.id)
+
+    def _within_budget(self, repair: Collection[tuple[str, int, int]]) -> Collection[tuple[str, int, int]]:
+        """The cells to repair; none where the budget is used, since a complete configuration would stay unfinished."""
+        if not repair or (used := self._budget_used()) is None:
+            return repair
+        self.say(
+            f"nothing is repaired, since {used}: raise it (--set budget.KEY=VALUE) and give the same command again"
+        )
+        return ()
 
     def _begin_repair(self, configuration: Configuration, cells: list[tuple[int, int]]) -> None:
         """Finished cells of a configuration are trained from their beginning again; the pruner is not asked any more."""

@@ -84,7 +84,7 @@ NAMES: tuple[Name, ...] = (
     ),
     _metric("cv/margin", "config", "fraction", "none", "mean margin of its scores over the majority class"),
     _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
-    _metric("curve/layers", "config", "layers", "point", "mean number of layers computed under the exit rule"),
+    _metric("curve/layers", "config", "layers", "point", "mean number of layers computed under normalised entropy"),
     _metric("curve/score", "config", "fraction", "point", "mean over cells of the score at `curve/layers`"),
     _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over an algorithm's runs"),
     _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % interval"),
@@ -102,8 +102,16 @@ NAMES: tuple[Name, ...] = (
     _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
     _metric("on_{split}/score", "refit", "fraction", "layer", "the exit's score on a split, after all training"),
     _metric("on_{split}/score_mean", "refit", "fraction", "none", "mean of the scores over exits"),
-    _metric("on_{split}/{rule}_layers", "refit", "layers", "point", "mean number of layers computed under the rule"),
-    _metric("on_{split}/{rule}_score", "refit", "fraction", "point", "score under the rule, against its layers"),
+    _metric(
+        "on_{split}/{rule}_layers",
+        "refit",
+        "layers",
+        "point",
+        "mean number of layers computed under the exit criterion",
+    ),
+    _metric(
+        "on_{split}/{rule}_score", "refit", "fraction", "point", "score under the exit criterion, against its layers"
+    ),
     _metric("on_{split}/{rule}_speed_up", "refit", "ratio", "none", "M / mean layers at the threshold that was chosen"),
     _metric("on_{split}/{rule}_ms", "refit", "ms", "none", "wall-clock time per row at that threshold, one at a time"),
     Name(

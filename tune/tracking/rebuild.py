@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from leebert.errors import SweepError
 from tune.analysis.overview import spec_of
 from tune.running.driver import replay
-from tune.running.sweep import held, mlflow_address, tracker_for
+from tune.running.sweep import held, mlflow_address, named, tracker_for
 from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder
 from tune.store.ledger import Record, State
@@ -49,12 +51,14 @@ def rebuild(
 
     `unsent` counts events for which the server was away, `mended` the runs that differed and no longer do, and
     `differences` says what is left, a line each: MLflow holds the whole sweep where both are nothing. Raises LeaseError
-    while another process drives the sweep, TrackingError where MLflow can't be used at all.
+    while another process drives the sweep, SweepError where a part of its ledger was lost, TrackingError where MLflow
+    can't be used at all.
     """
     folder.refuse_links()
     spec = spec_of(folder)
     # Feeding MLflow is the driver's: two at once would create runs twice.
     with held(folder) as lease:
+        _refuse_partial(folder)
         tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
         tracker.fence(lease.check)
         started = time.monotonic()
@@ -81,6 +85,18 @@ def rebuild(
         "mended": mended,
         "differences": [str(difference) for difference in left],
     }
+
+
+def _refuse_partial(folder: SweepFolder) -> None:
+    """SweepError where decisions were lost and not made again: MLflow may hold what the ledger does not, and would lose it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the same
+        state = folder.ledger.read(epochs=False)
+    if state.missing and any(configuration.state == "running" for configuration in state.history()):
+        raise SweepError(
+            f"{folder.ledger.folder}: {'; '.join(state.missing)}. MLflow may hold more than that, and would be changed to "
+            f"it: first go on by: leebert-tune resume {named(folder)}"
+        )
 
 
 def with_newest_results(told: Sequence[Event]) -> list[Event]:
