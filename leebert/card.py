@@ -13,6 +13,7 @@ import numpy as np
 from leebert.data.tasks import TASKS
 from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
+from leebert.operating_point import points
 from leebert.report import speed_up_counts
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
@@ -135,7 +136,7 @@ def recalibrated(
 def _aim(rule: Chosen) -> str:
     if rule.max_loss is None:
         return f"a speed-up of {rule.asked:g}"
-    return f"at most {100 * rule.max_loss:g} points below the full model on validation samples"
+    return f"at most {points(rule.max_loss)} below the full model on validation samples"
 
 
 def _by_default(rule: Chosen) -> str:

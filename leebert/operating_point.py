@@ -14,15 +14,21 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import ConfigError
+from leebert.evaluate import HeldOut
 from leebert.rules import RULES, named
 from leebert.thresholds import Chosen
-from leebert.tradeoff import ALLOWED_LOSS, Point, Tradeoff
+from leebert.tradeoff import ALLOWED_LOSS, Point, Tradeoff, tradeoff, tradeoffs
 
 #: The layer speed-up aimed at where none is stated and an allowed loss saves nothing; near where the paper compares.
 SPEED_UP = 2.0
 
 #: How much faster than the full model a curve's point within a loss must be to count as an early exit.
 _SAVES = 1 + 1e-6
+
+
+def points(loss: float) -> str:
+    """A loss of score, a fraction, in words: `0.5 points`, `1 point`."""
+    return f"{100 * loss:g} point{'' if math.isclose(100 * loss, 1) else 's'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Aim:
     def __str__(self) -> str:
         stated = []
         if self.max_loss is not None:
-            stated.append(f"at most {100 * self.max_loss:g} points below the full model")
+            stated.append(f"at most {points(self.max_loss)} below the full model")
         if self.speed_up is not None:
             stated.append(f"a layer speed-up of {self.speed_up:g}")
         return ", else ".join(stated)
@@ -91,6 +97,16 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
     if not near:
         return min(nearest, key=lambda chosen: abs(math.log(chosen.reached / asked)))
     return min(near, key=lambda chosen: (round(chosen.loss or 0.0, 9), abs(math.log(chosen.reached / asked))))
+
+
+def choose_exits(
+    recorded: HeldOut, metric: str, aim: Aim, criterion: str | None = None, patience: int | None = None
+) -> Chosen:
+    """The operating point of recorded validation samples: of this exit criterion, or of the one that is best for the aim."""
+    asked = () if aim.speed_up is None else (aim.speed_up,)
+    if criterion is None:
+        return choose_point(list(tradeoffs(recorded, metric=metric, speed_ups=asked).values()), aim)
+    return choose_point([tradeoff(recorded, criterion, patience, metric=metric, speed_ups=asked)], aim)
 
 
 def _chosen(curve: Tradeoff, point: Point, *, asked: float | None = None, max_loss: float | None = None) -> Chosen:

@@ -356,15 +356,10 @@ def _check_aim(config: RunConfig, hold_out: bool) -> None:
 
 def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
     """The exit criterion and threshold that meet the configuration's aim on recorded validation samples."""
-    from leebert.operating_point import Aim, choose_point
-    from leebert.tradeoff import tradeoff, tradeoffs
+    from leebert.operating_point import Aim, choose_exits
 
-    aim = Aim.of(config.aim.max_loss, config.aim.speed_up)
-    one = config.aim.criterion or METHODS[config.training.algorithm].own_criterion
-    asked = () if aim.speed_up is None else (aim.speed_up,)
-    if one is not None:
-        return choose_point([tradeoff(recorded, one, metric=metric, speed_ups=asked)], aim)
-    return choose_point(list(tradeoffs(recorded, metric=metric, speed_ups=asked).values()), aim)
+    criterion = config.aim.criterion or METHODS[config.training.algorithm].own_criterion
+    return choose_exits(recorded, metric, Aim.of(config.aim.max_loss, config.aim.speed_up), criterion)
 
 
 def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, own: Chosen | None) -> None:

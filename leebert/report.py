@@ -126,6 +126,7 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
     majority: that fold's scores beside the majority class; the speed-up of a model without an exit above it is not told.
     """
     from leebert.operating_point import in_words as point_in_words
+    from leebert.operating_point import points
     from leebert.thresholds import Chosen
 
     if not chosen:
@@ -136,7 +137,7 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
         told = f"exit criterion {point.name}, threshold {point.threshold:.6g}: {NO_SPEED_UP}"
     print(f"{told} on the validation fold ({samples} samples)")
     if point.max_loss is not None and point.reached <= 1:
-        print(f"  no threshold of it saves a layer within {100 * point.max_loss:g} points")
+        print(f"  no threshold of it saves a layer within {points(point.max_loss)}")
     elif not point.near:
         print(f"  {point.shortfall}")
 

@@ -52,7 +52,7 @@ def test_every_method_finishes_all_its_cells_with_as_many_exits_as_it_has(place)
 
 
 def test_best_ranks_them_by_their_scores_and_says_that_some_have_one_exit(place, cli):
-    ran = cli("leebert-tune", "best", "methods", "--out", "best", "--json")
+    ran = cli("leebert-tune", "best", "methods", "--out", "best", "--json", "--anyway")
     assert ran.code == 0, ran.err
     cells = SweepFolder.find("methods").ledger.read().cells.values()
     means = {c["config"]: np.mean([o["score"] for o in cells if o["config"] == c["config"]]) for c in cells}
@@ -61,7 +61,7 @@ def test_best_ranks_them_by_their_scores_and_says_that_some_have_one_exit(place,
 
 
 def test_best_at_a_speed_up_is_among_those_that_have_several_exits(place, cli):
-    ran = cli("leebert-tune", "best", "methods", "--out", "fast", "--objective", "speed-up=1.5", "--json")
+    ran = cli("leebert-tune", "best", "methods", "--out", "fast", "--objective", "speed-up=1.5", "--json", "--anyway")
     assert ran.code == 0, ran.err
     assert ran.json["found"]["values"]["algorithm"] in ("clo-v2", "pabee", "deebert")
 
@@ -125,7 +125,7 @@ def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_tra
     (place / "deebert.yaml").write_text(dump_yaml({**config, "algorithms": ["deebert"], "training": training}))
     ran = cli("leebert-tune", "sweep", "deebert.yaml", "--name", "deebert")
     assert ran.code == 0, ran.err
-    assert cli("leebert-tune", "best", "deebert", "--out", "one").code == 0
+    assert cli("leebert-tune", "best", "deebert", "--out", "one", "--anyway").code == 0
     (file,) = (place / "one").glob("*.yaml")
     best = load_yaml(file)
     per_epoch = 80 // (2 * 8)
@@ -134,7 +134,9 @@ def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_tra
     assert trained.code == 0, trained.err
     assert trained.json["theta_updates"] == best["theta_updates"]
     assert trained.json["epochs"][-1]["theta_updates"] == best["theta_updates"] + per_epoch
-    refitted = cli("leebert-tune", "refit", file, "--seeds", "1", "--speed-up", "2", "--out", "refits/deebert")
+    refitted = cli(
+        "leebert-tune", "refit", file, "--seeds", "1", "--speed-up", "2", "--out", "refits/deebert", "--anyway"
+    )
     assert refitted.code == 0, refitted.err
 
 
@@ -143,9 +145,9 @@ def test_a_method_with_one_exit_has_nothing_to_refit_for_and_is_told_so(place, c
     training = {"batch_size": 8, "max_epochs": 2, "precision": "fp32"}
     (place / "short.yaml").write_text(dump_yaml({**config, "algorithms": ["truncated"], "training": training}))
     assert cli("leebert-tune", "sweep", "short.yaml", "--name", "short").code == 0
-    assert cli("leebert-tune", "best", "short", "--out", "short").code == 0
+    assert cli("leebert-tune", "best", "short", "--out", "short", "--anyway").code == 0
     (file,) = (place / "short").glob("*.yaml")
-    refused = cli("leebert-tune", "refit", file)
+    refused = cli("leebert-tune", "refit", file, "--anyway")
     assert refused.code == 1
     assert "leaves one exit" in refused.err
     assert cli("leebert-tune", "verify", file).code == 0

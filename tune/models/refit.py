@@ -24,7 +24,7 @@ from leebert.evaluate import HeldOut
 from leebert.files import parse_json, write_atomically
 from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
-from leebert.operating_point import Aim, choose_point
+from leebert.operating_point import Aim, choose_exits, choose_point, points
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, effective_task, train_model
 from leebert.report import speed_up_counts
@@ -32,7 +32,7 @@ from leebert.rules import named
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
-from leebert.tradeoff import tradeoff, tradeoffs
+from leebert.tradeoff import tradeoffs
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
 from tune.analysis.stats import fold_ratio
 from tune.models.found import BestFile, CellLogits, pooled
@@ -126,12 +126,9 @@ def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> R
     if plan.strategy is None and plan.patience is not None:
         raise ConfigError(f"--patience {plan.patience}: is of an exit criterion; name it by --strategy")
     metric = _metric(best)
+    criterion = plan.strategy or METHODS[best.config.training.algorithm].own_criterion
+    own = choose_exits(recorded, metric, aim, criterion, plan.patience)
     every = tradeoffs(recorded, metric=metric, speed_ups=asked)
-    one = plan.strategy or METHODS[best.config.training.algorithm].own_criterion
-    if one is None:
-        own = choose_point(list(every.values()), aim)
-    else:
-        own = choose_point([tradeoff(recorded, one, plan.patience, metric=metric, speed_ups=asked)], aim)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {str(own.strategy): own}
     return Ready(best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin)
 
@@ -340,7 +337,7 @@ def _asked(chosen: Mapping[str, Any]) -> str:
     """What a threshold was chosen for, in words."""
     if chosen.get("max_loss") is None:
         return f"asked {chosen['asked']:g}"
-    return f"within {100 * chosen['max_loss']:g} points of the full model"
+    return f"within {points(chosen['max_loss'])} of the full model"
 
 
 def _progress(seed: int, say: Say) -> Callable[[Any], None]:
