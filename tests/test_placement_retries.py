@@ -54,6 +54,7 @@ def runs(folder):
                 for g in grants(folder)
                 if g["config"] == config
                 for r in ledger.records_of(config, attempt_name(g))
+                if r["kind"] != "begin"  # written before the trial marks its start, it would lengthen the stay before
             ]
             times += [time for (c, _), time in ended.items() if c == config]
             before_next = after["time"] if after else float("inf")
