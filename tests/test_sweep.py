@@ -370,13 +370,15 @@ def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tune
     differences = [at[configs["clo-v2"], f] - at[configs["blo"], f] for f in (0, 1)]
     assert there["lines"][0]["difference"]["mean"] == pytest.approx(np.mean(differences))
 
-    chosen = tuned("best", "whole", "--objective", "speed-up=1.5", "--rule", "confidence", "--out", tmp_path, "--json")
+    chosen = tuned(
+        "best", "whole", "--objective", "speed-up=1.5", "--rule", "confidence", "--out", tmp_path, "--json", "--anyway"
+    )
     assert chosen.code == 0, chosen.err
     means = {config: np.mean([at[config, 0], at[config, 1]]) for config in configs.values()}
     assert chosen.json["found"]["objective"]["value"] == pytest.approx(max(means.values()), abs=1e-6)
     assert means[chosen.json["found"]["configuration"]] == max(means.values())
     assert chosen.json["found"]["pareto"]
-    beyond = tuned("best", "whole", "--objective", "speed-up=4", "--out", tmp_path / "none")
+    beyond = tuned("best", "whole", "--objective", "speed-up=4", "--out", tmp_path / "none", "--anyway")
     assert beyond.code == 1
     assert "from 1 to 3.00 on 3 exits" in beyond.err
     assert not (tmp_path / "none").exists()
@@ -411,7 +413,7 @@ def test_pages_stand_in_one_file_and_beside_the_sweep_in_mlflow(swept, tuned, ml
 def test_sweeps_of_other_folds_are_not_compared(swept, tuned, place, tmp_path):
     refolded = SweepFolder(place / "sweeps" / "refolded")
     shutil.copytree(swept[0].path, refolded.path)
-    same = tuned("best", "whole", "refolded", "--out", tmp_path, "--json")
+    same = tuned("best", "whole", "refolded", "--out", tmp_path, "--json", "--anyway")
     assert same.code == 0, same.err
     assert same.json["found"]["sweeps"].keys() == {"whole", "refolded"}
     twice = tuned("compare", "whole", "refolded", "--a", "clo-v2", "--b", "blo")
@@ -430,7 +432,7 @@ def test_sweeps_of_other_folds_are_not_compared(swept, tuned, place, tmp_path):
 @pytest.mark.slow
 def test_the_best_file_trains_exactly_its_updates_and_reads_no_development_data(swept, tuned, cli, place, tmp_path):
     folder, _ = swept
-    ran = tuned("best", "whole", "--out", tmp_path / "best")
+    ran = tuned("best", "whole", "--out", tmp_path / "best", "--anyway")
     assert ran.code == 0, ran.err
     path = tmp_path / "best" / "pairs.yaml"
     assert f"leebert train --config {path}" in ran.out
