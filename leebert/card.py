@@ -14,7 +14,7 @@ from leebert.data.tasks import TASKS
 from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
 from leebert.operating_point import points
-from leebert.report import speed_up_counts
+from leebert.report import one_label, told_speed_up
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
 
@@ -79,13 +79,15 @@ def _against(told: Mapping[str, Any]) -> AgainstMajority | None:
 
 def _counts(told: Mapping[str, Any]) -> bool:
     """Whether a speed-up on a split is worth claiming: an exit scores above the majority class there."""
-    return speed_up_counts(told.get("majority"))
+    return told_speed_up(told)
 
 
 def _warnings(facts: CardFacts) -> list[str]:
     """What must be read first: on which splits the model is not distinguishable from the majority class."""
     lines = []
     for split, told in facts.evaluations.items():
+        if one_label(told):
+            lines.append(f"All samples of {split} have the same label. No speed-up is claimed on them.")
         against = _against(told)
         if against is None or against.verdict == "learned":
             continue

@@ -10,10 +10,11 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from leebert.config import Pooling, Precision
 from leebert.errors import BackboneError, CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
 
     limits = limits_of_encoder(model.backbone, f"the model in {folder}")
     limits.check_length(model.config.max_length, "its config.json")
+    _check_values(model, folder)
     pairs = bool(model.config.task) and len(get_task(model.config.task).text_columns) == 2
     if clauses := limits.mismatches(tokenizer, pairs=pairs):
         raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; put back the tokenizer that was saved with it")
@@ -248,6 +250,20 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
             "first token; see that it is the tokenizer that was saved with it",
             stacklevel=3,
         )
+
+
+def _check_values(model: LeebertForSequenceClassification, folder: str) -> None:
+    """CheckpointError for values of a config.json that no training writes, as an edit may leave them."""
+    config, where = model.config, Path(folder) / "config.json"
+    for key, known in (("pooling", get_args(Pooling)), ("precision", get_args(Precision))):
+        if (value := getattr(config, key)) not in known:
+            raise CheckpointError(f"{where}: {key}: {value!r}: should be one of {', '.join(known)}")
+    if config.pooling == "pooler" and getattr(model.backbone, "pooler", None) is None:
+        raise CheckpointError(
+            f"{where}: pooling: 'pooler': the encoder has no pooler; restore the value of its training"
+        )
+    if not isinstance(config.max_length, int) or config.max_length < 4:
+        raise CheckpointError(f"{where}: max_length: {config.max_length!r}: should be a whole number of at least 4")
 
 
 def _frame(tokenizer: Any, pairs: bool) -> Any:

@@ -115,9 +115,23 @@ def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
 NO_SPEED_UP = "no speed-up is claimed, since no exit scores above the majority class"
 
 
+#: The same where all samples of a split have one label.
+ONE_LABEL = "no speed-up is claimed, since all samples have the same label"
+
+
 def speed_up_counts(majority: Mapping[str, Any] | None) -> bool:
     """Whether a model's speed-up is worth telling: some exit scores above the majority class, or nothing is known of it."""
     return not majority or AgainstMajority.of(majority).above
+
+
+def one_label(result: Mapping[str, Any]) -> bool:
+    """Whether all samples of an evaluated split (:func:`evaluation`) have one label, so that no score shows learning."""
+    return "majority" in result and result["majority"] is None
+
+
+def told_speed_up(result: Mapping[str, Any]) -> bool:
+    """Whether the speed-up on an evaluated split is worth telling (:func:`speed_up_counts`)."""
+    return speed_up_counts(result.get("majority")) and not one_label(result)
 
 
 def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mapping[str, Any] | None = None) -> None:
@@ -161,12 +175,13 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
         table.add_row("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}")
     console.print(table)
     _print_points(console, f"{split}: exit criteria, in steps of layers", result["table"], measures)
-    if speed_up_counts(majority):  # what answers one class throughout loses nothing by exiting first
+    if told_speed_up(result):  # what answers one class throughout loses nothing by exiting first
         within = {name: [point] for name, point in result["within"].items()}
         _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
     if own := result.get("own"):
         at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
-        faster = f"{own['speed_up']:.2f}× layer speed-up" if speed_up_counts(majority) else NO_SPEED_UP
+        why_not = ONE_LABEL if one_label(result) else NO_SPEED_UP
+        faster = f"{own['speed_up']:.2f}× layer speed-up" if told_speed_up(result) else why_not
         print(
             f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {faster}; score "
             f"{100 * own['measures']['score']:.2f}"
@@ -186,6 +201,8 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
         print(f"{result['truncated_rows']} rows were cut at the model's maximal length")
     if majority:
         print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
+    elif one_label(result):
+        print(f"{split}: all samples have the same label, so their scores do not show whether the model has learned")
 
 
 def _print_points(

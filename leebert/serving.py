@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import numbers
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,6 +146,9 @@ class Served:
         asked = {name: default for name, (_, default, _) in PARAMETERS.items()} | given
         if not isinstance(size := asked["batch_size"], int) or size < 1:
             raise ConfigError(f"batch_size {size}: a whole number of at least 1")
+        for name in ("speed_up", "max_loss"):
+            if asked[name] is not None and not isinstance(asked[name], numbers.Real):
+                raise ConfigError(f"{name} {asked[name]!r}: a number")
         return asked
 
     def _texts(self, data: Any) -> list[tuple[str, ...]]:

@@ -199,17 +199,33 @@ def read_curves(folder: Path) -> dict[str, list[list[float]]]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder / FILE} can't be read: {error}") from None
     try:
-        return {
+        curves = {
             str(rule): [
                 [float(threshold), float(speed_up), *map(float, score)] for threshold, speed_up, *score in points
             ]
             for rule, points in found["curves"].items()
             if points
         }
+        if not all(_sound(name, points) for name, points in curves.items()):
+            raise ValueError
+        return curves
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ConfigError(
             f"{folder / FILE}: no table of thresholds and speed-ups; remove the file to serve the model without speed_up"
         ) from None
+
+
+def _sound(name: str, points: Sequence[Sequence[float]]) -> bool:
+    """Whether a saved curve has a known name, finite numbers, speed-ups of at least 1, and a score everywhere or nowhere."""
+    criterion, _, patience = name.partition(", patience ")
+    return (
+        criterion in RULES
+        and (not patience or patience.isdecimal())
+        and len({len(point) for point in points}) == 1
+        and len(points[0]) <= 3
+        and all(math.isfinite(x) for point in points for x in point)
+        and all(point[1] >= 1 - 1e-9 for point in points)
+    )
 
 
 def choosable(strategy: str) -> Rule:

@@ -72,6 +72,16 @@ def test_a_manifest_with_a_key_of_another_type_is_one_line_with_file_and_key(fol
     assert run("list").code == 0
 
 
+def test_a_manifest_with_an_unknown_metric_is_one_line_with_file_and_key(folder, run):
+    path = folder.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metric": "recall"}))
+    for command in ("status", "best"):
+        ran = run(command)
+        assert ran.code == 1
+        assert f"{path}: metric: 'recall' can't be right" in ran.err
+        assert ran.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", [name for name in LAYOUT if name not in ("ledger", "ledger/driver")])
 def test_a_file_in_a_folders_place_and_a_folder_in_a_files_are_refused(folder, run, name):
     path = folder.path / name

@@ -1,6 +1,7 @@
 """The exit criterion and threshold that meet an aim: within a loss, at a layer speed-up, and what training does of it."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,63 @@ def test_a_request_may_name_the_loss_that_it_allows(saved):
         served.rule({"max_loss": 200.0})
     with pytest.raises(ConfigError, match=r"no scores by threshold of the exit criterion 'pcee, patience 3' \(but of"):
         served.rule({"strategy": "pcee", "patience": 3, "max_loss": 1.0})
+
+
+def test_a_loss_or_a_speed_up_that_is_no_number_is_refused(saved):
+    for name in ("max_loss", "speed_up"):
+        with pytest.raises(ConfigError, match=f"{name} '2': a number"):
+            Served(saved).predict(pd.DataFrame({"a": ["the"], "b": ["cat"]}), {name: "2"})
+
+
+EDITS = {
+    "a score that is none": lambda points: points[1].__setitem__(2, math.nan),
+    "a score that is missing": lambda points: points[1].pop(),
+    "one number too many": lambda points: points[1].append(1.0),
+    "a speed-up of 0": lambda points: points[1].__setitem__(1, 0.0),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_curves_that_were_edited_are_refused_by_their_file(saved, edit):
+    told = json.loads((saved / FILE).read_text())
+    EDITS[edit](told["curves"]["entropy"])
+    (saved / FILE).write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=f"{FILE}: no table of thresholds and speed-ups"):
+        Served(saved)
+
+
+def test_curves_of_an_unknown_criterion_are_refused_by_their_file(saved):
+    told = json.loads((saved / FILE).read_text())
+    told["curves"]["pcee, patience x"] = told["curves"]["entropy"]
+    (saved / FILE).write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=f"{FILE}: no table of thresholds and speed-ups"):
+        Served(saved)
+
+
+@pytest.mark.parametrize(("key", "value"), [("pooling", "max"), ("precision", "fp99"), ("max_length", 0)])
+def test_a_configuration_that_was_edited_is_refused_by_its_key(saved, cli, key, value):
+    path = saved / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    ran = cli("leebert", "predict", saved, "-", stdin="the cat\tsad\n")
+    assert ran.code == 1
+    assert f"{path}: {key}: {value!r}: should be" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("labels", [("no",), ("no", "yes")])
+def test_a_speed_up_on_samples_of_one_label_is_not_claimed(saved, cli, labels):
+    """A model that answers one class throughout may score 100 there."""
+    rows = [row for row in graded_rows(60) if row["label"] in labels]
+    (saved.parent / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = json.loads((saved / "config.json").read_text())
+    config["task"]["files"]["dev"] = str(saved.parent / "dev.jsonl")
+    (saved / "config.json").write_text(json.dumps(config))
+    ran = cli("leebert", "evaluate", saved, "--timed-rows", 0)
+    assert ran.code == 0, ran.err
+    one = len(labels) == 1
+    assert ("no speed-up is claimed, since all samples have the same label" in ran.out) == one
+    assert ("so their scores do not show whether the model has learned" in ran.out) == one
+    assert ("at most 1 point lost" in ran.out) == (not one)
 
 
 def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):

@@ -113,6 +113,10 @@ def test_parquet_is_read_by_the_same_rules(tmp_path: Path) -> None:
         pq.write_table(pa.table({"a": ["p", "q"], "b": values, "y": [0, 0]}), path)
         assert outcome(trained_on, path) == outcome(predicted_on, path)
         assert f"{path}, {said}" in outcome(predicted_on, path)
+    for labels in (pa.array([2**30], pa.date32()), pa.array([2**62], pa.duration("s"))):  # beyond Python's
+        pq.write_table(pa.table({"a": ["p"], "b": ["q"], "y": labels}), path)
+        assert f"{path}: not a readable Parquet file" in outcome(trained_on, path)
+        assert predicted_on(path) == [("p", "q")]  # which needs no labels
     pq.write_table(pa.Table.from_arrays([pa.array(["p"])] * 4, names=["a", "b", "c", "c"]), path)
     assert "header: column 'c' stands there twice" in outcome(predicted_on, path)
 

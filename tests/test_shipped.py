@@ -59,6 +59,13 @@ def test_copies_are_the_files_and_overwrite_nothing(tmp_path, cli):
         copy_shipped("mprc", tmp_path)
 
 
+def test_a_dangling_link_is_not_written_through(tmp_path, cli):
+    (tmp_path / "mrpc.yaml").symlink_to(tmp_path / "elsewhere" / "mrpc.yaml")
+    ran = cli("leebert-tune", "spaces", "--copy", "mrpc", tmp_path)
+    assert ran.code == 1
+    assert f"{tmp_path / 'mrpc.yaml'} is there already" in ran.err
+
+
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
 def test_both_programs_tell_the_version_of_the_package(cli, program):
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

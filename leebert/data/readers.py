@@ -320,7 +320,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
     for names, arrays in parquet_batches(path, columns):
         try:
             lists = [array.to_pylist() for array in arrays]
-        except UnicodeDecodeError as error:
+        except (ValueError, OverflowError) as error:  # no UTF-8, no date of Python's, an unknown time zone
             raise DataError(f"{path}: not a readable Parquet file: {error}") from None
         for values in zip(*lists, strict=True):
             yield Row(number, values, names, str(path))

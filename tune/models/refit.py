@@ -27,7 +27,7 @@ from leebert.methods import METHODS
 from leebert.operating_point import Aim, choose_exits, choose_point, points
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, effective_task, train_model
-from leebert.report import speed_up_counts
+from leebert.report import speed_up_counts, told_speed_up
 from leebert.rules import named
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
@@ -252,7 +252,7 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
         {"seed": seed, "split": split, "strategy": point["strategy"], "aim": rule.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
         for split, told in evaluation["splits"].items()
-        if speed_up_counts(told.get("majority"))
+        if told_speed_up(told)
         for point in told["chosen"]
         if (rule := chosen[point["strategy"]]).missed(point["speed_up"])
     ]
@@ -306,7 +306,7 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
     for split, e in told["evaluations"][str(told["registered_seed"])].items():
         if e.get("majority"):
             print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
-        if not speed_up_counts(e.get("majority")):
+        if not told_speed_up(e):
             continue
         clock = {t["strategy"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
@@ -413,7 +413,7 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
             model, tokenizer, examples, task.metric, runtime, rules=rules, timed_rows=plan.timed_rows
         )
         ratios = ", ".join(f"{p['strategy']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
-        speed = f"; speed-up {ratios}" if speed_up_counts(splits[split]["majority"]) else ""
+        speed = f"; speed-up {ratios}" if told_speed_up(splits[split]) else ""
         say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     told = {"splits": splits, "machine": machine(runtime)}
     write_atomically(kept, json.dumps(told, indent=1))

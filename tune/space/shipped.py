@@ -86,7 +86,7 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
         sources = [spaces[name.lower()]]
     written = [into / source.name for source in sources]
     for path in written:
-        if path.exists():
+        if path.exists() or path.is_symlink():
             raise ConfigError(f"--copy {name}: {path} is there already; remove it, or name another folder")
     check_writable(into, "--copy")
     into.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from leebert.errors import LeebertError, StorageError, SweepError
 from leebert.files import fsync_folder, parse_json, write_atomically
+from leebert.metrics import MEASURES
 from tune.store.lease import holder, watch
 from tune.store.ledger import Ledger
 
@@ -55,7 +56,8 @@ class Manifest(dict[str, Any]):
         super().__init__(values)
         self.path = path
         for key, kind in MANIFEST.items():
-            if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool)):
+            unknown = key == "metric" and isinstance(values.get(key), str) and values[key] not in MEASURES
+            if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool) or unknown):
                 raise SweepError(
                     f"{path}: {key}: {str(values[key])[:80]!r} can't be right: the manifest was damaged or edited"
                 )
