@@ -24,7 +24,7 @@ from leebert.evaluate import HeldOut, record_all
 from leebert.files import parse_json, write_together
 from leebert.majority import ADVICE
 from leebert.metrics import collapsed
-from leebert.operating_point import Aim, scored, within_loss
+from leebert.operating_point import Aim, within_loss
 from leebert.runtime import Runtime
 from leebert.thresholds import (
     FILE,
@@ -38,6 +38,7 @@ from leebert.thresholds import (
     curves_as_json,
     layer_ratio,
     ratio_interval,
+    read_curves,
     rows_needed,
 )
 from leebert.tradeoff import Tradeoff
@@ -138,7 +139,7 @@ def calibrate(
         if not own.near and not own_rule.whole:
             raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
     expected = {name: ratio_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
-    found = scored(curves(recorded, own.patience), validated)
+    found = curves(recorded, own.patience)
     stuck = bool(collapsed(recorded.logits).all())
     return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, found, stuck)
 
@@ -161,6 +162,8 @@ def save_calibration(folder: Path, found: Calibration) -> str:
         card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").exists() else None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: its files can't be read: {error}") from None
+    # Texts have no labels: what a threshold costs stays known from the samples that it was validated on.
+    scored = {name: points for name, points in read_curves(folder, validated=True).items() if len(points[0]) == 3}
     config |= {
         "exit_strategy": found.own.strategy,
         "exit_threshold": found.own.threshold,
@@ -168,7 +171,7 @@ def save_calibration(folder: Path, found: Calibration) -> str:
     }
     files = {
         folder / "config.json": json.dumps(config, indent=2) + "\n",
-        folder / FILE: curves_as_json(found.curves, found.num_exits, found.chosen_on, found.own),
+        folder / FILE: curves_as_json(found.curves, found.num_exits, found.chosen_on, found.own, scored),
     }
     if card is not None:
         files[folder / "README.md"] = recalibrated(

@@ -381,7 +381,7 @@ def calibrate(
         loaded, tokenizer, [row.values for row in _texts(loaded, texts, text)],
         "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up), strategy or loaded.config.exit_strategy, runtime,
-        validated=saved_tradeoffs(read_curves(model), loaded.exit_layers, loaded.depth), batch_size=batch_size,
+        validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
         progress=partial(_bar, what="rows"),
     )  # fmt: skip
     before = save_calibration(model, found)

@@ -121,7 +121,7 @@ def _chosen(curve: Tradeoff, point: Point, *, asked: float | None = None, max_lo
 def saved_tradeoffs(
     curves: Mapping[str, Sequence[Sequence[float]]], exit_layers: Sequence[int], depth: int
 ) -> list[Tradeoff]:
-    """The labelled curves of a saved model (`leebert.thresholds.read_curves`), as they were before they were saved.
+    """The labelled curves of a saved model (`leebert.thresholds.read_curves`, `validated`), as they were before they were saved.
 
     Curves without scores are left out, as models trained by earlier versions have them.
     """
@@ -156,24 +156,6 @@ def within_loss(curves: Sequence[Tradeoff], criterion: str, patience: int | None
         + (f" (but of {there})" if there else "")
         + ", so no loss can be allowed: train it again with a validation fold, or ask for a speed-up"
     )
-
-
-def scored(
-    points: Mapping[str, Sequence[Sequence[float]]], validated: Sequence[Tradeoff]
-) -> dict[str, list[list[float]]]:
-    """Curves of unlabelled samples, with the scores that the thresholds have on a saved model's validation curves.
-
-    A score between two thresholds is interpolated in the threshold. Criteria without a validation curve stay unscored.
-    """
-    by_name = {curve.name: curve for curve in validated}
-    found: dict[str, list[list[float]]] = {}
-    for name, rows in points.items():
-        found[name] = [list(row[:2]) for row in rows]
-        if name in by_name:
-            order = np.argsort(by_name[name].thresholds, kind="stable")
-            known = by_name[name].thresholds[order], by_name[name].scores[order]
-            found[name] = [[*row, float(np.interp(row[0], *known))] for row in found[name]]
-    return found
 
 
 def in_words(chosen: Chosen) -> str:

@@ -53,6 +53,7 @@ class Served:
         self.model, self.tokenizer = load_text_model(folder)
         self.columns = Columns(text_names(self.model.config.task), "rename it in the request")
         self.curves = read_curves(Path(folder))
+        self.validated = read_curves(Path(folder), validated=True)
         self.runtime = Runtime.of(precision or self.model.config.precision, device)
         self.model.to(self.runtime.device)
         self._alone = threading.Lock()
@@ -131,7 +132,7 @@ class Served:
             raise ConfigError(f"max_loss {max_loss:g}: points of score, between 0 and 100")
         check_rule(name, patience, self.model.num_exits)
         counted = choosable(name).counted(patience, self.model.num_exits)
-        curves = saved_tradeoffs(self.curves, self.model.exit_layers, self.model.depth)
+        curves = saved_tradeoffs(self.validated, self.model.exit_layers, self.model.depth)
         chosen = within_loss(curves, name, counted, max_loss / 100)
         log.info("max_loss %g: %s", max_loss, in_words(chosen))
         return chosen.exits

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +167,20 @@ def curves(
 
 
 def curves_as_json(
-    curves: dict[str, list[list[float]]], num_exits: int, chosen_on: str, own: Chosen | None = None
+    curves: dict[str, list[list[float]]],
+    num_exits: int,
+    chosen_on: str,
+    own: Chosen | None = None,
+    validated: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> str:
-    """What :data:`FILE` is to hold: the curves, in words which samples they are of, and the model's own point on them."""
-    chosen = {} if own is None else {"chosen": dataclasses.asdict(own)}
-    return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, **chosen, "curves": curves})
+    """What :data:`FILE` is to hold: the curves, in words which samples they are of, and the model's own point on them.
+
+    validated: the curves of labelled samples, where `curves` are of unlabelled ones: what a threshold costs is read there.
+    """
+    more: dict[str, Any] = {} if own is None else {"chosen": dataclasses.asdict(own)}
+    if validated:
+        more["validated"] = validated
+    return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, **more, "curves": curves})
 
 
 def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, patience: int | None = None) -> Chosen:
@@ -190,8 +199,11 @@ def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, p
     return Chosen(rule.name, threshold, asked, reached, patience)
 
 
-def read_curves(folder: Path) -> dict[str, list[list[float]]]:
-    """The curves of a saved model, with scores where the file has them; empty where it has none."""
+def read_curves(folder: Path, *, validated: bool = False) -> dict[str, list[list[float]]]:
+    """The curves of a saved model, with scores where the file has them; empty where it has none.
+
+    With `validated`, those of the labelled samples that the thresholds were validated on, which calibration keeps.
+    """
     try:
         found: Any = parse_json((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -203,7 +215,7 @@ def read_curves(folder: Path) -> dict[str, list[list[float]]]:
             str(rule): [
                 [float(threshold), float(speed_up), *map(float, score)] for threshold, speed_up, *score in points
             ]
-            for rule, points in found["curves"].items()
+            for rule, points in found["validated" if validated and "validated" in found else "curves"].items()
             if points
         }
         if not all(_sound(name, points) for name, points in curves.items()):
