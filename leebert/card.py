@@ -14,7 +14,7 @@ from leebert.data.tasks import TASKS
 from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
 from leebert.operating_point import points
-from leebert.report import one_label, told_speed_up
+from leebert.report import lost, one_label, told_speed_up
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
 
@@ -265,6 +265,11 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
             lines.append(
                 f"**{chosen.name} missed the speed-up on {split}**: {speed_up:.2f} where {chosen.aim:.2f} was aimed at "
                 f"({speed_up / chosen.aim - 1:+.0%}). If the speed matters, give a threshold of your own."
+            )
+        if chosen.max_loss is not None and chosen.overspent(loss := lost(told, _point(told, chosen))):
+            lines.append(
+                f"**{chosen.name} loses {points(loss)} on {split}**, where at most {points(chosen.max_loss)} on validation "
+                "samples was the aim."
             )
     if everything:
         lines.append(

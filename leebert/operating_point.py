@@ -28,7 +28,7 @@ _SAVES = 1 + 1e-6
 
 def points(loss: float) -> str:
     """A loss of score, a fraction, in words: `0.5 points`, `1 point`."""
-    return f"{100 * loss:g} point{'' if math.isclose(100 * loss, 1) else 's'}"
+    return f"{100 * loss:.3g} point{'' if math.isclose(100 * loss, 1) else 's'}"
 
 
 @dataclasses.dataclass(frozen=True)

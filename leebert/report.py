@@ -129,6 +129,11 @@ def one_label(result: Mapping[str, Any]) -> bool:
     return "majority" in result and result["majority"] is None
 
 
+def lost(result: Mapping[str, Any], point: Mapping[str, Any]) -> float:
+    """What a point of an evaluated split costs against the full model there, a fraction of score."""
+    return float(result["exits"]["score"][-1] - point["measures"]["score"])
+
+
 def told_speed_up(result: Mapping[str, Any]) -> bool:
     """Whether the speed-up on an evaluated split is worth telling (:func:`speed_up_counts`)."""
     return speed_up_counts(result.get("majority")) and not one_label(result)
@@ -209,11 +214,15 @@ def _print_points(
     console: Any, title: str, by_criterion: Mapping[str, Sequence[Mapping[str, Any]]], measures: Sequence[str]
 ) -> None:
     """A table of points, criterion by criterion."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for name in ("strategy", "threshold", "mean layers", "saving", "speed-up", *measures):
-        table.add_column(name, justify="left" if name == "strategy" else "right")
+    if len(measures) == 2:  # of one measure the score is its copy
+        measures = [name for name in measures if name != "score"]
+    # Lean enough for 80 columns: a threshold that is cut can't be copied.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("criterion", "threshold", "layers", "saving", "speed-up", *measures):
+        table.add_column(name, justify="left" if name == "criterion" else "right", no_wrap=True)
     for points in by_criterion.values():
         for p in points:
             threshold = f"{p['threshold']:.6g}"  # so that the layers beside it come out again

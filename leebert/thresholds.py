@@ -69,8 +69,12 @@ class Chosen:
         return self.reached if RULES[self.strategy].several else self.asked
 
     def missed(self, speed_up: float) -> bool:
-        """Whether other rows' speed-up is off by more than 10 %."""
-        return abs(speed_up / self.aim - 1) > MISSED
+        """Whether other rows' speed-up is off by more than 10 %; never where a loss was the aim, and the speed came of it."""
+        return self.max_loss is None and abs(speed_up / self.aim - 1) > MISSED
+
+    def overspent(self, loss: float) -> bool:
+        """Whether other samples lose more against the full model than was allowed, both as fractions."""
+        return self.max_loss is not None and loss > self.max_loss
 
     @property
     def shortfall(self) -> str:

@@ -343,3 +343,11 @@ def test_a_named_criterion_gets_its_threshold_chosen(place, cli, tmp_path):
     assert ran.code == 0, ran.err
     assert ran.json["chosen"]["strategy"] == "confidence"
     assert ran.json["chosen"]["asked"] == 1.5
+
+
+def test_a_loss_that_was_allowed_is_what_other_samples_are_held_to():
+    within = Chosen("beem", 0.4, asked=1.86, reached=1.86, loss=0.009, max_loss=0.01)
+    assert not within.missed(2.5)  # the speed-up came of the aim
+    assert within.overspent(0.011)
+    assert not within.overspent(0.01)
+    assert not Chosen("beem", 0.4, asked=2.0, reached=2.0).overspent(0.5)

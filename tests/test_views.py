@@ -456,7 +456,10 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
         assert "none" not in {one["name"] for one in json.load(answer)["experiments"]}, "and none was created"
 
     nothing = cli("leebert-tune", "views", "nothing", "--storage", tmp_path)
-    assert (nothing.code, nothing.err) == (1, f"error: no sweep 'nothing' in {tmp_path}; there are: unsent\n")
+    assert (nothing.code, nothing.err) == (
+        1,
+        f"error: no sweep 'nothing' in {tmp_path}; there are: unsent; another storage is named by --storage or LEEBERT_STORAGE\n",
+    )
 
     empty = made_sweep(tmp_path / "empty", mlflow_server.url, configs=0)
     ran = cli("leebert-tune", "views", empty.path)

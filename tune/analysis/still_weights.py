@@ -99,14 +99,18 @@ class StillPairs:
         """A sentence; empty where no pair was still."""
         if not self.still + self.alike:
             return ""
-        where = "" if self.still + self.alike == self.pairs else f"in {self.still + self.alike} of {self.pairs} pairs "
         said = []
-        if self.still:
-            said.append(f"weights stayed within {self.moved:.2g} of their start (less than {MOVED:g})")
-        if self.alike:
-            said.append(f"weights ended alike at all exits (within {MOVED:g})")
-        cure = f"; λ2 (lr_omega) of about {self.lr_omega:.2g} or more would move them" if self.lr_omega else ""
-        return f"{self.a} against {self.b}: {where}{' or '.join(said)}, so the optimisers could not differ{cure}"
+        for count, what in (
+            (self.still, f"weights stayed within {self.moved:.2g} of their start (less than {MOVED:g})"),
+            (self.alike, f"weights ended alike at all exits (within {MOVED:g})"),
+        ):
+            if count:
+                said.append(what if count == self.pairs else f"in {count} of {self.pairs} pairs {what}")
+        cure = ""
+        if self.lr_omega:
+            which = "those that stayed" if self.still and self.alike else "them"
+            cure = f"; λ2 (lr_omega) of about {self.lr_omega:.2g} or more would move {which}"
+        return f"{self.a} against {self.b}: {' and '.join(said)}, so the optimisers could not differ{cure}"
 
 
 def still_pairs(

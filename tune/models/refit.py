@@ -27,7 +27,7 @@ from leebert.methods import METHODS
 from leebert.operating_point import Aim, choose_exits, choose_point, points
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, effective_task, train_model
-from leebert.report import speed_up_counts, told_speed_up
+from leebert.report import lost, speed_up_counts, told_speed_up
 from leebert.rules import named
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
@@ -232,6 +232,7 @@ def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say =
         "differs": list(_differs(best, summaries[plan.seeds[0]])),
         "evaluations": {str(seed): e["splits"] for seed, e in evaluations.items()},
         "missed": _missed(evaluations, chosen),
+        "overspent": _overspent(evaluations, chosen),
     }
     check_learned(told, anyway)
     for seed, summary in summaries.items():
@@ -255,6 +256,17 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
         if told_speed_up(told)
         for point in told["chosen"]
         if (rule := chosen[point["strategy"]]).missed(point["speed_up"])
+    ]
+
+
+def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
+    """Where a model loses more by exiting early than was allowed."""
+    return [
+        {"seed": seed, "split": split, "strategy": point["strategy"], "max_loss": rule.max_loss, "loss": loss}
+        for seed, evaluation in evaluations.items()
+        for split, told in evaluation["splits"].items()
+        for point in told["chosen"]
+        if (rule := chosen[point["strategy"]]).overspent(loss := lost(told, point))
     ]
 
 
@@ -314,7 +326,8 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
             in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
             print(
                 f"{named(p['strategy'], p['patience'])} {p['threshold']:.6g}: {_asked(chosen)}, held out {chosen['reached']:.2f}, on {split} "
-                f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f}"
+                f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
+                f"({-100 * lost(e, p) + 0.0:+.2f})"
             )
     for m in told["missed"]:
         print(
@@ -322,6 +335,14 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
             f"{m['aim']:.2f} was aimed at ({m['speed_up'] / m['aim'] - 1:+.0%}); if the speed matters, give requests a "
             "threshold of your own"
         )
+    for m in told["overspent"]:
+        if m["strategy"] == told["strategy"]:
+            print(
+                f"warning: seed {m['seed']} loses {points(m['loss'])} by {m['strategy']} on {m['split']}, where at most "
+                f"{points(m['max_loss'])} on validation samples was the aim; if the score matters, state a stricter aim"
+            )
+    own = told["chosen"][told["strategy"]]
+    print(f"the models exit by {named(own['strategy'], own['patience'])}, threshold {own['threshold']:.6g}")
     for seed in told["diverged"]:
         print(f"seed {seed} diverged and is left out")
     for line in told["differs"]:

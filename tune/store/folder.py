@@ -128,7 +128,9 @@ class SweepFolder:
         if not (path / "manifest.json").exists():
             known = [folder.name for folder in cls.all(storage)]
             raise SweepError(
-                f"no sweep {name!r} in {storage_root(storage)}" + (f"; there are: {', '.join(known)}" if known else "")
+                f"no sweep {name!r} in {storage_root(storage)}"
+                + (f"; there are: {', '.join(known)}" if known else "")
+                + "; another storage is named by --storage or LEEBERT_STORAGE"
             )
         found = cls(path.resolve())
         found.check_layout()
