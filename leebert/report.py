@@ -220,7 +220,7 @@ def _print_points(
     if len(measures) == 2:  # of one measure the score is its copy
         measures = [name for name in measures if name != "score"]
     # Lean enough for 80 columns: a threshold that is cut can't be copied.
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for name in ("criterion", "threshold", "layers", "saving", "speed-up", *measures):
         table.add_column(name, justify="left" if name == "criterion" else "right", no_wrap=True)
     for points in by_criterion.values():
@@ -228,7 +228,7 @@ def _print_points(
             threshold = f"{p['threshold']:.6g}"  # so that the layers beside it come out again
             table.add_row(
                 named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}",
-                f"{100 * p['saving']:.1f} %", f"{p['speed_up']:.2f}",
+                f"{100 * p['saving']:.1f}%", f"{p['speed_up']:.2f}",
                 *(f"{100 * p['measures'][name]:.2f}" for name in measures),
             )  # fmt: skip
         if len(points) > 1:
