@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from leebert.errors import DataError
+from leebert.errors import CacheError, DataError
+
+
+class Fingerprinted(Protocol):
+    """Rows of a cache's file, which say what they were made from."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+Cached = TypeVar("Cached", bound=Fingerprinted)
 
 #: Changes with the files' layout, so that older files are not taken for new ones.
 LAYOUT = 1
@@ -50,6 +61,26 @@ def open_mapped(path: Path) -> tuple[pa.RecordBatch, dict[str, str]]:
     if int(meta["layout"]) != LAYOUT or int(meta["crc32"]) != _checksum(batch):
         raise ValueError("its checksum or layout differs")
     return batch, meta
+
+
+def kept_or_made(
+    path: Path, key: str, other: str, kept: Callable[[Path], Cached], make: Callable[[], Cached]
+) -> Cached:
+    """What a cache's file holds, if that is sound and has this fingerprint, else what is made in its place, with a warning.
+
+    other: what a file of another fingerprint holds, in words. Processes that race for the same file each write their own and
+    put it in place whole; either is right.
+    """
+    if path.exists():
+        try:
+            rows = kept(path)
+            if rows.fingerprint == key:
+                return rows
+            problem = f"{path}: holds {other}"
+        except CacheError as error:
+            problem = str(error)
+        warnings.warn(f"{problem}; it is made again", stacklevel=1)
+    return make()
 
 
 def flat(column: Any) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,21 +77,14 @@ def token_fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> st
 def cached(examples: Examples, tokenizer: Any, max_length: int, folder: str | Path) -> TokenisedSplit:
     """The tokenised rows from `folder`, made at the first call.
 
-    Processes that race for the same file each write their own and put it in place whole; either is right. A file that is
-    damaged, or holds other rows, is made again with a warning.
+    A file that is damaged, or holds other rows, is made again with a warning (:func:`leebert.data.arrow.kept_or_made`).
     """
     key = token_fingerprint(examples, tokenizer, max_length)
     path = Path(folder) / f"{key}.arrow"
-    if path.exists():
-        try:
-            split = TokenisedSplit.open(path)
-            if split.fingerprint == key:
-                return split
-            problem = f"{path}: holds the tokens of other data or settings"
-        except CacheError as error:
-            problem = str(error)
-        warnings.warn(f"{problem}; it is made again", stacklevel=1)
-    return tokenise(examples, tokenizer, max_length, path)
+    other = "the tokens of other data or settings"
+    return arrow.kept_or_made(
+        path, key, other, TokenisedSplit.open, lambda: tokenise(examples, tokenizer, max_length, path)
+    )
 
 
 def _configured(tokenizer: Any, max_length: int, pairs: bool) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,21 +65,12 @@ def pixel_fingerprint(examples: ImageExamples, size: int) -> str:
 def cached(examples: ImageExamples, size: int, folder: str | Path) -> ImageRows:
     """The decoded rows from `folder`, made at the first call.
 
-    Processes that race for the same file each write their own and put it in place whole; either is right. A file that is
-    damaged, or holds other rows, is made again with a warning.
+    A file that is damaged, or holds other rows, is made again with a warning (:func:`leebert.data.arrow.kept_or_made`).
     """
     key = pixel_fingerprint(examples, size)
     path = Path(folder) / f"{key}.arrow"
-    if path.exists():
-        try:
-            rows = ImageRows.open(path)
-            if rows.fingerprint == key:
-                return rows
-            problem = f"{path}: holds the pixels of other images"
-        except CacheError as error:
-            problem = str(error)
-        warnings.warn(f"{problem}; it is made again", stacklevel=1)
-    return decode_all(examples, size, path)
+    other = "the pixels of other images"
+    return arrow.kept_or_made(path, key, other, ImageRows.open, lambda: decode_all(examples, size, path))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
