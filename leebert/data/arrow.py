@@ -26,7 +26,7 @@ class Fingerprinted(Protocol):
 Cached = TypeVar("Cached", bound=Fingerprinted)
 
 #: Changes with the files' layout, so that older files are not taken for new ones.
-LAYOUT = 1
+LAYOUT = 2
 
 
 def write(columns: Mapping[str, Any], metadata: Mapping[str, Any], path: Path) -> None:
@@ -35,8 +35,8 @@ def write(columns: Mapping[str, Any], metadata: Mapping[str, Any], path: Path) -
     One batch holds all rows, so that each column of the mapped file is one flat array.
     """
     batch = pa.record_batch(dict(columns))
-    facts = {**metadata, "layout": LAYOUT, "crc32": _checksum(batch)}
-    batch = batch.replace_schema_metadata({key: str(value) for key, value in facts.items()})
+    facts = {key: str(value) for key, value in {**metadata, "layout": LAYOUT}.items()}
+    batch = batch.replace_schema_metadata({**facts, "crc32": str(_checksum(batch, facts))})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,8 @@ def open_mapped(path: Path) -> tuple[pa.RecordBatch, dict[str, str]]:
         batch = reader.get_batch(0)
     batch.validate(full=True)
     meta = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
-    if int(meta["layout"]) != LAYOUT or int(meta["crc32"]) != _checksum(batch):
+    crc32 = int(meta.pop("crc32"))
+    if int(meta["layout"]) != LAYOUT or crc32 != _checksum(batch, meta):
         raise ValueError("its checksum or layout differs")
     return batch, meta
 
@@ -95,8 +96,10 @@ def fingerprint(path: str | Path) -> str:
     return open_mapped(Path(path))[1]["fingerprint"]
 
 
-def _checksum(batch: pa.RecordBatch) -> int:
-    value = 0
+def _checksum(batch: pa.RecordBatch, facts: Mapping[str, str]) -> int:
+    """CRC-32 of the values, and of what says what they are: the columns' names and types, and the metadata."""
+    described = [str(field) for field in batch.schema] + [f"{key}={facts[key]}" for key in sorted(facts)]
+    value = zlib.crc32("\n".join(described).encode())
     for column in batch.columns:
         if pa.types.is_list(column.type):
             parts = [column.offsets, column.values]
