@@ -18,11 +18,11 @@ from leebert.yaml import load_yaml
 from tune.analysis import choosing, overview, tradeoff
 from tune.analysis.comparing import compare_sweeps
 from tune.analysis.report import sweep_page
-from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff
 from tune.store.folder import SweepFolder
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
+from tune.store.ranking import best
 from tune.tracking.feed import config_ended
 
 SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "batch_size": [16]}

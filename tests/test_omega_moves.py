@@ -13,7 +13,7 @@ from leebert.methods import METHODS
 from leebert.omega import MOVED, learns_omega, reach, travel
 from leebert.train import fit
 from tune.analysis.comparing import compare_sweeps
-from tune.machines import doctor
+from tune.running import doctor
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
 

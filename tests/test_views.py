@@ -21,7 +21,7 @@ from tune.store.lease import Lease
 from tune.store.ledger import State
 from tune.tracking import names, views
 from tune.tracking import saved_views as saving
-from tune.tracking.showing import Showing
+from tune.tracking.publish import Showing
 from tune.tracking.tracker import SavedViews, Summary
 from tune.tracking.views import Found, View, decoded, encoded, found, saved_views, view_key
 

@@ -179,7 +179,7 @@ def doctor(
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
     console.quiet_transformers()
-    from tune.machines.doctor import examine, print_checks, verdict
+    from tune.running.doctor import examine, print_checks, verdict
 
     checks = examine(spec, address)
     if json_:
@@ -331,9 +331,9 @@ def best(
 
     Exit code 1 if a sweep or task has none; the others' files are written all the same.
     """
-    from tune.analysis.best import print_best, write_best
     from tune.analysis.choosing import choose_each
     from tune.analysis.tradeoff import Objective
+    from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
@@ -365,7 +365,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Train a best file's cells again: does its score come out? Exit code 0 if it does, else 1."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     if precision not in (None, "fp32", "bf16"):
@@ -410,7 +410,7 @@ def refit(
     json_: Json = False,
 ) -> None:
     """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
@@ -477,7 +477,7 @@ def views(
     """Make the sweep's saved views in MLflow again, from what it has found by now, and print their addresses."""
     from tune.analysis.overview import print_views
     from tune.store.folder import SweepFolder
-    from tune.tracking.showing import show
+    from tune.tracking.publish import show
 
     told = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
     if json_:

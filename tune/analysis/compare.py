@@ -17,10 +17,10 @@ from typing import Any
 
 from leebert.config import nearest
 from leebert.errors import ConfigError
-from tune.analysis.select import complete, mean_and_std
 from tune.analysis.stats import Interval, Judge, fold_ratio
 from tune.analysis.verdicts import label, side_name, verdict
 from tune.store.history import Cell, Configuration, EpochScore, History
+from tune.store.ranking import complete, mean_and_std
 
 CellKey = tuple[int, int]
 Values = tuple[Any, ...]

@@ -12,10 +12,10 @@ from tune.analysis.comparing import OnSweep, across, across_rows, across_sentenc
 from tune.analysis.figure_data import TERMS, depth, omega, patience
 from tune.analysis.page import Page
 from tune.analysis.pool import Pool
-from tune.analysis.select import best, complete
 from tune.analysis.verdicts import rows, sentences
 from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
+from tune.store.ranking import best, complete
 from tune.tracking.names import algorithm_label
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from leebert.errors import ConfigError, LeebertError
 from tune.analysis.compare import Comparison, compare, jsonable
 from tune.analysis.pool import Pool, pools
-from tune.analysis.select import best, complete
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
@@ -19,6 +18,7 @@ from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves
 from tune.analysis.verdicts import points, render, side_name, span, verdict
 from tune.store.curves import FEWEST, CellCurves, layers_needed
 from tune.store.folder import SweepFolder
+from tune.store.ranking import best, complete
 
 #: A comparison at a speed-up, or why there is none.
 AtSpeedUp = tuple[Objective, Comparison | str]

@@ -10,12 +10,12 @@ from typing import Any
 from leebert.config import parse
 from leebert.errors import LeebertError
 from tune.analysis.learned import ConfigurationMargin, conclusion, of_configuration, ratio_of
-from tune.analysis.select import complete, ranking, score
 from tune.running.failures import Placement
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
 from tune.store.history import History, describe
 from tune.store.ledger import State
+from tune.store.ranking import complete, ranking, score
 
 #: What to say of a sweep that has not come to its end, by `State.status`.
 UNFINISHED = {

@@ -17,7 +17,6 @@ from tune.analysis.learned import conclusion
 from tune.analysis.overview import counted, spec_of, summary, verdict_in_short, without_unlearned
 from tune.analysis.page import Page
 from tune.analysis.pool import Pool
-from tune.analysis.select import best, complete, one_standard_error, score
 from tune.analysis.stats import corrected_t
 from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves_if_there, mean_curve, pareto
 from tune.analysis.verdicts import findings, span
@@ -27,10 +26,11 @@ from tune.store.curves import FEWEST, layers_needed, stored
 from tune.store.folder import SweepFolder
 from tune.store.history import History, describe
 from tune.store.ledger import Record, State
-from tune.tracking.files import log_file
+from tune.store.ranking import best, complete, one_standard_error, score
+from tune.tracking.artifacts import log_file
 from tune.tracking.names import algorithm_label
+from tune.tracking.publish import again_by, experiment_of
 from tune.tracking.server import resolve_uri
-from tune.tracking.showing import again_by, experiment_of
 from tune.tracking.summary import cells_of, exit_scores
 
 

@@ -21,7 +21,7 @@ from leebert.errors import ConfigError, TrackingError
 from leebert.files import write_atomically
 from leebert.serving import ANSWER, PARAMETERS, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
-from tune.models.found import BestFile, content_digest
+from tune.models.best_file import BestFile, content_digest
 from tune.models.refit import Say
 from tune.models.shipping import shipped, without_places
 from tune.tracking import names

@@ -29,8 +29,8 @@ from tune.store.folder import SweepFolder, storage_root
 from tune.store.lease import Lease
 from tune.store.ledger import State
 from tune.tracking.audit import missing
+from tune.tracking.publish import Showing, experiment_of
 from tune.tracking.saved_views import doubts
-from tune.tracking.showing import Showing, experiment_of
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, redact, resolve_uri
 
 Say = Callable[[str], None]

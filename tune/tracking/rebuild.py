@@ -22,7 +22,7 @@ from tune.store.ledger import Record, State
 from tune.tracking.audit import Audit, Difference
 from tune.tracking.events import ConfigEnded, Event
 from tune.tracking.feed import events
-from tune.tracking.showing import Showing
+from tune.tracking.publish import Showing
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker
 
 #: So often MLflow is compared with the ledger and mended, at most.
