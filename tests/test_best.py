@@ -15,8 +15,9 @@ from recorded import drawn
 from leebert.evaluate import HeldOut
 from leebert.majority import against_majority
 from leebert.yaml import load_yaml
-from tune.analysis import choosing, overview, tradeoff
-from tune.analysis.comparing import compare_sweeps
+from tune.analysis import overview, tradeoff
+from tune.analysis.choose import choose_each
+from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.report import sweep_page
 from tune.analysis.tradeoff import Objective, Tradeoff
 from tune.store.folder import SweepFolder
@@ -169,7 +170,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     assert by_sweep[0] == by_sweep[1] != set(), "their scores are the same"
     objective, points = Objective(), []
     for folder in (one, two):
-        (choice,), _ = choosing.choose_each([folder], objective)
+        (choice,), _ = choose_each([folder], objective)
         points += [(p.layers, p.score) for p in choice.front]
     best_at = {x: max(y for at, y in points if at <= x) for x, _ in points}
     for point in found["pareto"]["points"]:
@@ -192,7 +193,7 @@ def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, 
 
 
 def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose, tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing, "FRONT_CELLS", 3 * FOLDS - 1)
+    monkeypatch.setattr("tune.analysis.choose.FRONT_CELLS", 3 * FOLDS - 1)
     monkeypatch.setattr(tradeoff, "LONG_SECONDS", 0.0)
     sweep("large")
     ran = choose("large")
@@ -209,7 +210,7 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
 def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
-    (chosen, *_), _ = choosing.choose_each([folder], Objective())
+    (chosen, *_), _ = choose_each([folder], Objective())
     (record, *_) = chosen.best.records
     path = folder.path / "cells" / record["held_out"]
     whole = choose("damaged", more=("--objective", "area", "--json")).json["found"]

@@ -18,12 +18,12 @@ from leebert.evaluate import HeldOut, replay_point
 from leebert.report import evaluation
 from leebert.thresholds import choose, curves, look_up
 from leebert.tradeoff import ALLOWED_LOSS, CRITERION, layers_within, mean_curve, tradeoff
-from tune.analysis.choosing import Sweep
-from tune.analysis.choosing import choose as choose_best
-from tune.analysis.comparing import compare_pool
+from tune.analysis.choose import Sweep
+from tune.analysis.choose import choose as choose_best
+from tune.analysis.compare_sweeps import compare_pool
 from tune.analysis.overview import margins_of, spec_of
-from tune.analysis.pool import Pool
 from tune.analysis.report import sweep_page
+from tune.analysis.sweeps import Pool
 from tune.analysis.tradeoff import Objective
 from tune.models.best_file import load_logits, pooled, save_logits
 from tune.models.write_best import best_file, best_logits

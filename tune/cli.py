@@ -331,7 +331,7 @@ def best(
 
     Exit code 1 if a sweep or task has none; the others' files are written all the same.
     """
-    from tune.analysis.choosing import choose_each
+    from tune.analysis.choose import choose_each
     from tune.analysis.tradeoff import Objective
     from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
@@ -509,7 +509,7 @@ def compare(
     json_: Json = False,
 ) -> None:
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
-    from tune.analysis.comparing import across, compare_sweeps, print_comparisons
+    from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
     from tune.analysis.tradeoff import Objective
     from tune.store.folder import SweepFolder
 
@@ -520,7 +520,7 @@ def compare(
         folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
     )
     if html is not None:
-        from tune.analysis.compare_page import comparison_page
+        from tune.analysis.compare_html import comparison_page
         from tune.analysis.report import deliver
 
         deliver(comparison_page(found), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)

@@ -3,7 +3,7 @@
 Configurations are paired on the options that both sides use. Where one side has more (C of CLO-v2 against BLO), each of
 its values is a comparison of its own, against the same partners. The unit is the (seed, fold) cell: the difference,
 averaged over pairs, always the same pairs on every cell; the others are dropped, and counted. Beside these stands tuned
-against tuned. Scores are fractions here; `tune.analysis.verdicts` shows them x100, as points.
+against tuned. Scores are fractions here; `tune.analysis.compare_text` shows them x100, as points.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from leebert.config import nearest
 from leebert.errors import ConfigError
+from tune.analysis.compare_text import label, side_name, verdict
 from tune.analysis.stats import Interval, Judge, fold_ratio
-from tune.analysis.verdicts import label, side_name, verdict
 from tune.store.history import Cell, Configuration, EpochScore, History
 from tune.store.ranking import complete, mean_and_std
 

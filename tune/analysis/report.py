@@ -9,17 +9,17 @@ from pathlib import Path
 
 from leebert.errors import LeebertError, TrackingError
 from tune.analysis import figures
-from tune.analysis.compare_page import draw_best
-from tune.analysis.comparing import compare_pool
+from tune.analysis.compare_html import draw_best
+from tune.analysis.compare_sweeps import compare_pool
+from tune.analysis.compare_text import findings, span
 from tune.analysis.figure_data import band, learning
+from tune.analysis.html import Page
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.learned import conclusion
 from tune.analysis.overview import counted, spec_of, summary, verdict_in_short, without_unlearned
-from tune.analysis.page import Page
-from tune.analysis.pool import Pool
 from tune.analysis.stats import corrected_t
+from tune.analysis.sweeps import Pool
 from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves_if_there, mean_curve, pareto
-from tune.analysis.verdicts import findings, span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed, stored

@@ -21,7 +21,7 @@ from leebert.majority import margin_in_words
 from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
-from tune.analysis.choosing import Candidate, Choice
+from tune.analysis.choose import Candidate, Choice
 from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of

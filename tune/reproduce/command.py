@@ -20,8 +20,8 @@ from tune.reproduce.costs import measure
 from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
 from tune.reproduce.plan import SEEDS, Allowance, Part, Plan, Request, make_plan, slug
 from tune.reproduce.results import Costs, Results, differences, read, write
-from tune.reproduce.running import Standing, collect, identity, jobs, run
 from tune.reproduce.tables import Line, lines, networks
+from tune.reproduce.training import Standing, collect, identity, jobs, run
 from tune.store.folder import storage_root
 
 Say = Callable[[str], None]

@@ -12,8 +12,8 @@ import numpy as np
 
 from leebert.errors import LeebertError
 from tune.analysis.compare import CellKey, compare
+from tune.analysis.compare_text import rests_on
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
-from tune.analysis.verdicts import rests_on
 from tune.store.history import Configuration, History
 from tune.store.ledger import State
 from tune.store.ranking import complete
