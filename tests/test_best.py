@@ -20,7 +20,7 @@ from tune.analysis.choose import choose_each
 from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.report import sweep_page
 from tune.analysis.tradeoff import Objective, Tradeoff
-from tune.store.folder import SweepFolder
+from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
 from tune.store.ranking import best
@@ -362,7 +362,7 @@ def test_without_records_and_logits_nothing_is_claimed(sweep, choose, tmp_path):
 
 def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     folder = sweep("mrpc", held_out=None, ends=recorded)
-    facts = overview.summary(folder, overview.spec_of(folder), folder.ledger.read())
+    facts = overview.summary(folder, spec_of(folder), folder.ledger.read())
     assert [row["majority"] and row["majority"]["verdict"] for row in facts["configurations"]] == [
         "learned", "collapsed", "collapsed", None,
     ]  # fmt: skip

@@ -21,17 +21,17 @@ from leebert.tradeoff import ALLOWED_LOSS, CRITERION, layers_within, mean_curve,
 from tune.analysis.choose import Sweep
 from tune.analysis.choose import choose as choose_best
 from tune.analysis.compare_sweeps import compare_pool
-from tune.analysis.overview import margins_of, spec_of
+from tune.analysis.overview import margins_of
 from tune.analysis.report import sweep_page
 from tune.analysis.sweeps import Pool
 from tune.analysis.tradeoff import Objective
 from tune.models.best_file import load_logits, pooled, save_logits
 from tune.models.write_best import best_file, best_logits
-from tune.running.driver import replay
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder
+from tune.store.folder import SweepFolder, spec_of
 from tune.store.ranking import best
 from tune.tracking.events import ConfigEnded
+from tune.tracking.feed import replay
 
 #: Two configurations, CLO-v2's and BLO's, and a third that is pruned.
 SPACE = {"lr_theta": [1e-5], "lr_omega": [1e-4], "cycle_length": [2], "batch_size": [16, 32]}

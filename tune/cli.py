@@ -222,7 +222,7 @@ def resume(
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
     from tune.analysis.overview import print_table, print_views, summary
-    from tune.running.sweep import named
+    from tune.store.folder import named
 
     told = []
     for outcome in outcomes:
@@ -521,7 +521,7 @@ def compare(
     )
     if html is not None:
         from tune.analysis.compare_html import comparison_page
-        from tune.analysis.report import deliver
+        from tune.tracking.artifacts import deliver
 
         deliver(comparison_page(found), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
     if not json_:
@@ -560,8 +560,9 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
-    from tune.analysis.report import deliver, sweep_page
+    from tune.analysis.report import sweep_page
     from tune.store.folder import SweepFolder
+    from tune.tracking.artifacts import deliver
 
     folder = SweepFolder.find(name, storage)
     page, path = sweep_page(folder), out or folder.path / "report.html"

@@ -12,11 +12,11 @@ from tune.analysis.compare_sweeps import OnSweep, across, across_rows, across_se
 from tune.analysis.compare_text import rows, sentences
 from tune.analysis.figure_data import TERMS, depth, omega, patience
 from tune.analysis.html import Page
+from tune.analysis.labels import algorithm_label
 from tune.analysis.sweeps import Pool
 from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
 from tune.store.ranking import best, complete
-from tune.tracking.names import algorithm_label
 
 
 def comparison_page(found: Sequence[OnSweep]) -> Page:

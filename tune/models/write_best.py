@@ -26,7 +26,7 @@ from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of
 from tune.models.best_file import CellLogits, content_digest, save_logits
-from tune.running.prepare import data_config
+from tune.space.spec import data_config
 from tune.store.curves import layers_needed
 from tune.store.held_out import cell_logits
 from tune.store.history import describe

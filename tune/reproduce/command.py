@@ -89,7 +89,7 @@ def _brought_up_to_date(
 ) -> tuple[Results, tuple[int, ...], Reasons]:
     """The results with all that could be trained and measured, the seeds of a row, and why something is not there."""
     from tune.running.prepare import misfits, prepare
-    from tune.running.sweep import anchored
+    from tune.space.spec import anchored
 
     request = plan.request
     spec = anchored(plan.any_spec())
