@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from leebert.errors import ConfigError
+from leebert.tables import documents, rendered
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 CLAIM = re.compile(r"[Ee]q\. (\d+)|[Aa]lgorithm (\d)")
@@ -139,6 +142,16 @@ def test_the_library_example_runs(capsys):
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     exec(compile(code, "README.md", "exec"), {})
     assert "Point(strategy='entropy'" in capsys.readouterr().out
+
+
+def test_the_tables_of_the_documents_are_those_of_the_registries():
+    """`python -m leebert.tables` writes them."""
+    texts = {path: path.read_text() for path in documents(ROOT)}
+    assert "<!-- methods:begin -->" in texts[ROOT / "README.md"]
+    for path, text in texts.items():
+        assert rendered(text, path.name) == text, f"{path.name}: run python -m leebert.tables"
+    with pytest.raises(ConfigError, match=r"here: no table 'nothing'; use one of methods"):
+        rendered("<!-- nothing:begin -->\n<!-- nothing:end -->", "here")
 
 
 def test_no_link_is_dead():
