@@ -11,7 +11,7 @@ from encoders import EVERY_FAMILY, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from leebert.baselines.theseus import Successors
+from leebert.methods.theseus import Successors
 from leebert.checkpoint import Checkpoints
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import ConfigError

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from made_sweep import FOLDS, made_sweep
 from recorded import crowded, records
 
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.report import evaluation
 from leebert.thresholds import choose, curves, look_up
-from leebert.tradeoff import ALLOWED_LOSS, CRITERION, layers_within, mean_curve, tradeoff
+from leebert.tradeoff import ALLOWED_LOSS, CRITERION, layers_within, mean_curve, replay_point, tradeoff
 from tune.analysis.choose import Sweep
 from tune.analysis.choose import choose as choose_best
 from tune.analysis.compare_sweeps import compare_pool

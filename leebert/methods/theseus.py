@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from typing import Any
 
-from leebert.baselines.finetune import first_stage
+from leebert.methods.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.objective import ExitObjective

@@ -6,7 +6,7 @@ the direction of the last states.
 
 from __future__ import annotations
 
-from leebert.baselines.finetune import first_stage
+from leebert.methods.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.optim import Fixed
 from leebert.stages import Stage
