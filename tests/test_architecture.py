@@ -81,6 +81,24 @@ def test_no_module_names_a_place_on_one_machine(path):
     assert not re.findall(r"""["'\s(=](/(?:home|work|root|tmp|Users|mnt|data|opt|srv)/[^\s"']*)""", path.read_text())
 
 
+def test_only_the_kinds_ask_whether_a_task_has_texts_or_images():
+    """Every other module asks the task's kind (`leebert.kinds`)."""
+    tables = {"leebert/data/tasks.py", "leebert/data/folds.py"}  # a text task by name; the columns that group texts
+    asking = {
+        ids(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "isinstance"
+        and {getattr(n, "id", "") for n in ast.walk(node.args[1])} & {"ImageTask", "Task"}
+    }
+    assert {path for path in asking if not path.startswith("leebert/kinds/")} <= tables
+    naming = {ids(path) for path in MODULES if "ImageTask" in path.read_text()}
+    assert {path for path in naming if not path.startswith(("leebert/kinds/", "leebert/images/"))} == {
+        "leebert/data/tasks.py"
+    }
+
+
 def test_gradients_of_training_are_taken_in_one_file():
     """No method, task or program has a training loop of its own."""
     assert [ids(path) for path in MODULES if ".backward(" in path.read_text()] == ["leebert/level.py"]
