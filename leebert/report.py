@@ -11,6 +11,7 @@ import numpy as np
 
 from leebert.config import ExitConfig
 from leebert.evaluate import HeldOut, record_all
+from leebert.kinds import kind_of_model
 from leebert.latency import PAPER_SPEED_UP, time_rules
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
@@ -58,24 +59,14 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `rules` on a few rows.
 
-    examples: of texts, or of images where there is no tokenizer. `rules` stand under `chosen`; without any, the model's own
+    tokenizer: None for a model of images. `rules` stand under `chosen`; without any, the model's own
     stands under `own`, and those nearest to the paper's speed-up are timed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows: Any
-        if tokenizer is None:
-            from leebert.images.arrays import decode_all
-
-            rows = decode_all(examples, model.config.image_size, Path(folder) / "rows.arrow")
-        else:
-            from leebert.compatibility import limits_of_encoder
-            from leebert.data.tokens import tokenise
-
-            rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
-            limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
+        rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
         recorded = record_all(model, rows, runtime, batch_size, progress=progress)
         result = evaluation(recorded, metric)
-        result["truncated_rows"] = 0 if tokenizer is None else int(rows.truncated)
+        result["truncated_rows"] = int(rows.truncated)
         if rules:
             chosen = [replay_point(recorded, metric, r.strategy, r.threshold, r.patience) for r in rules]
             result["chosen"] = [point.as_dict() for point in chosen]

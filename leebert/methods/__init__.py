@@ -141,9 +141,7 @@ def _static(
 def _of_pabee(name: str, title: str, source: str, rule: StrategyName, differs: str) -> Method:
     """A rule of its own on exits that are trained as PABEE's."""
     trains = "as PABEE: everything, cross-entropies weighted by their layer"
-    return Method(
-        name, title, "early exit", source, trains, rule, "1", differs, _JOINT, "leebert.methods.pabee:stages"
-    )
+    return Method(name, title, "early exit", source, trains, rule, "1", differs, _JOINT, "leebert.methods.pabee:stages")
 
 
 _LEEBERT = "Zhu, ACL 2021"
