@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from leebert.config import ExitConfig, ModelConfig, TrainConfig
     from leebert.errors import LeebertError
     from leebert.evaluate import HeldOut, curve, record_all, replay_point
-    from leebert.exits import make_strategy, replay
+    from leebert.exits.replay import make_criterion, replay
     from leebert.inference import infer
     from leebert.model import LeebertForSequenceClassification, build_model
     from leebert.model_config import LeebertConfig
@@ -46,7 +46,7 @@ _WHERE = {
     "build_model": "model",
     "curve": "evaluate",
     "infer": "inference",
-    "make_strategy": "exits",
+    "make_criterion": "exits",
     "record_all": "evaluate",
     "replay": "exits",
     "replay_point": "evaluate",
@@ -74,7 +74,7 @@ __all__ = [
     "curve",
     "fit",
     "infer",
-    "make_strategy",
+    "make_criterion",
     "record_all",
     "replay",
     "replay_point",

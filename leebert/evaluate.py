@@ -1,4 +1,4 @@
-"""One pass records every exit's logits; every score, rule and threshold is replayed from that record."""
+"""One pass records every exit's logits; every score, criterion and threshold is replayed from that record."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HeldOut:
         object.__setattr__(self, "depth", self.depth or self.layers[-1])
 
     def mean_layers(self, exit_index: np.ndarray) -> float:
-        """Mean layers executed where row n leaves at exit `exit_index[n]`, from 0."""
+        """Mean layers executed where row n exits at exit `exit_index[n]`, from 0."""
         return float(np.asarray(self.layers)[exit_index].mean())
 
     def losses(self) -> np.ndarray:
@@ -83,7 +83,7 @@ def layers_of(model: Any) -> tuple[tuple[int, ...], int]:
 
 
 def curve(
-    held_out: HeldOut, metric: str, strategy: str, thresholds: Iterable[float | None], patience: int | None = None
+    held_out: HeldOut, metric: str, criterion: str, thresholds: Iterable[float | None], patience: int | None = None
 ) -> list[Point]:
     """One point per threshold."""
-    return [replay_point(held_out, metric, strategy, t, patience) for t in thresholds]
+    return [replay_point(held_out, metric, criterion, t, patience) for t in thresholds]

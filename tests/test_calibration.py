@@ -51,7 +51,7 @@ def layers_of(ran):
 @pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
 @pytest.mark.parametrize("asked", [1.5, 2])
 def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, model, cli, rule, asked):
-    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", asked, "--strategy", rule, "--json")
+    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", asked, "--criterion", rule, "--json")
     assert ran.code == 0, ran.err
     ratio = LAYERS / layers_of(cli("leebert", "predict", model, place / "texts.csv")).mean()
     assert ratio == pytest.approx(asked, rel=0.02)
@@ -64,12 +64,12 @@ def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, mode
 
 
 def test_patience_takes_the_nearest_that_it_attains_and_says_so(place, model, cli):
-    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 3.2, "--strategy", "patience")
+    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 3.2, "--criterion", "patience")
     assert ran.code == 0, ran.err
     ratios = {
         p: LAYERS
         / layers_of(
-            cli("leebert", "predict", model, place / "texts.csv", "--strategy", "patience", "--threshold", p)
+            cli("leebert", "predict", model, place / "texts.csv", "--criterion", "patience", "--threshold", p)
         ).mean()
         for p in range(1, LAYERS)
     }
@@ -127,7 +127,7 @@ def test_a_service_takes_speed_ups_from_the_calibrated_curves(place, model, cli)
     served = Served(model)
     for asked in (1.5, 2, 3):
         for rule in ("entropy", "confidence"):
-            answers = served.predict(rows, {"strategy": rule, "speed_up": asked})
+            answers = served.predict(rows, {"criterion": rule, "speed_up": asked})
             assert LAYERS / answers["exit_layer"].mean() == pytest.approx(asked, rel=0.03)
     assert (
         served.predict(rows)["exit_layer"].tolist()
@@ -148,7 +148,7 @@ def test_the_card_says_what_the_thresholds_were_chosen_on_once(place, model, cli
             place / "texts.csv",
             "--speed-up",
             asked,
-            "--strategy",
+            "--criterion",
             "confidence",
             "--json",
         )
@@ -213,8 +213,8 @@ WRONG = {
     ),
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
     "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a number of at least 1"]),
-    "no such rule": (None, ("--speed-up", "2", "--strategy", "hope"), ["'hope'", "use one of patience, entropy"]),
-    "never": (None, ("--speed-up", "2", "--strategy", "never"), ["no threshold of the rule 'never'"]),
+    "no such rule": (None, ("--speed-up", "2", "--criterion", "hope"), ["'hope'", "use one of patience, entropy"]),
+    "never": (None, ("--speed-up", "2", "--criterion", "never"), ["no threshold of the rule 'never'"]),
     "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: there is no column 'a'", "--text"]),
     "repeated": (
         "a,b\n" + "cat,dog\nbird,dog\n" * ROWS,

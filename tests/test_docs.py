@@ -125,7 +125,7 @@ def test_the_kept_tables_are_what_the_documents_commands_make_of_the_kept_result
 def test_the_library_example_runs(capsys):
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     exec(compile(code, "README.md", "exec"), {})
-    assert "Point(strategy='entropy'" in capsys.readouterr().out
+    assert "Point(criterion='entropy'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", sorted([ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")]), ids=str)

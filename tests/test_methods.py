@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
-from leebert.exits import STRATEGIES
 from leebert.losses import cross_entropy_per_exit
 from leebert.methods import METHODS, SPECIFIC, applies, has_stages, mean_cost, most_epochs, stage_costs
 from leebert.record import Record

@@ -146,7 +146,7 @@ def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data
 def test_refit_does_not_register_a_model_without_an_exit_above_the_majority_class(capsys):
     told = {
         "registered_seed": 0, "evaluations": {"0": {"dev": evaluated(False)}}, "missed": [], "overspent": [], "diverged": [],
-        "chosen": {"entropy": {"strategy": "entropy", "threshold": 0.5, "patience": None}}, "strategy": "entropy", "differs": [],
+        "chosen": {"entropy": {"criterion": "entropy", "threshold": 0.5, "patience": None}}, "criterion": "entropy", "differs": [],
         "picked": "The first.", "mlflow": {"name": "n", "alias": "champion", "version": 1, "tracking_uri": "here"},
     }  # fmt: skip
     with pytest.raises(SweepError, match="seed 0 on dev: nothing was learned: every exit.* not registered.*--anyway"):

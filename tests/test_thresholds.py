@@ -9,8 +9,7 @@ import pytest
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
-from leebert.exits import check_threshold
-from leebert.rules import RULES
+from leebert.exits.checks import check_threshold
 from leebert.thresholds import (
     FILE,
     check_speed_up,
@@ -109,7 +108,7 @@ def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():
         for rule in ("entropy", "normalised_entropy", "confidence"):
             chosen = choose(clueless, rule, 2)
             assert chosen.reached == 2
-            check_threshold(ExitConfig(strategy=rule, threshold=chosen.threshold), 2, classes)
+            check_threshold(ExitConfig(criterion=rule, threshold=chosen.threshold), 2, classes)
 
 
 def test_never_has_no_threshold(held_out):

@@ -10,7 +10,7 @@ from recorded import drawn
 
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut, replay_point
-from leebert.rules import RULES
+from leebert.exits import CRITERIA
 from tune.analysis.compare import compare
 from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
@@ -32,13 +32,13 @@ def test_a_curve_ends_at_the_last_exit_and_holds_points_of_replay(seed, rule, ex
     record = held_out(seed, exits, 40, classes)
     found = tradeoff(record, "accuracy", rule)
     steps = np.diff(found.layers)
-    assert (steps >= 0).all() if RULES[rule].whole else (steps > 0).all()  # two patiences may tell the same
+    assert (steps >= 0).all() if CRITERIA[rule].whole else (steps > 0).all()  # two patiences may tell the same
     assert found.layers[-1] == exits
     last = float((record.logits[-1].argmax(-1) == record.labels).mean())
     assert found.at_speed_up(1.0) == pytest.approx(last)
     scores = [found.first_exit, *found.scores]
     assert min(scores) - 1e-12 <= found.area() <= max(scores) + 1e-12
-    if not RULES[rule].several:  # whose rows stay for two exits or so
+    if not CRITERIA[rule].several:  # whose rows stay for two exits or so
         assert found.layers[0] == pytest.approx(1.0)
         first = float((record.logits[0].argmax(-1) == record.labels).mean())
         assert found.scores[0] == pytest.approx(first)
@@ -66,7 +66,7 @@ def test_an_objective_that_is_none(text):
 
 
 def test_a_rule_that_is_none():
-    with pytest.raises(ConfigError, match="--rule softmax: one of patience, entropy, normalised_entropy"):
+    with pytest.raises(ConfigError, match="--criterion softmax: one of patience, entropy, normalised_entropy"):
         Objective.of("area", "softmax")
 
 
