@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.exits import FULL_MODEL
 from leebert.exits.criterion import ExitCriterion
 from leebert.exits.replay import make_criterion
 from leebert.inference import infer
 from leebert.record import Batch, Rows
 from leebert.runtime import Runtime
+from leebert.tradeoff import replay_point
 
 ROUNDS = 3
 

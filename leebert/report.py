@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut, record_all, replay_point
+from leebert.evaluate import HeldOut, record_all
 from leebert.exits import named
 from leebert.exits.patience import default_patience
 from leebert.latency import time_criteria
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
 from leebert.runtime import Runtime
-from leebert.tradeoff import SPEED_UP, tradeoffs
+from leebert.tradeoff import SPEED_UP, replay_point, tradeoffs
 
 
 def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:

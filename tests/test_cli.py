@@ -489,7 +489,9 @@ def test_predict_takes_columns_under_other_names(trained, recorded, cli):
 
 
 def test_a_patience_that_can_never_be_reached_is_warned_about(trained, cli):
-    ran = cli("leebert", "predict", trained[0], "--criterion", "patience", "--threshold", LAYERS - 1, stdin="the\tcat\n")
+    ran = cli(
+        "leebert", "predict", trained[0], "--criterion", "patience", "--threshold", LAYERS - 1, stdin="the\tcat\n"
+    )
     assert ran.code == 0
     assert len(ran.err.splitlines()) == 1
     assert ran.err.startswith(f"warning: patience {LAYERS - 1} can't be reached before the last of {LAYERS} exits")

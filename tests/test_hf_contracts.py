@@ -17,7 +17,7 @@ from torch import nn
 from leebert.config import ExitConfig
 from leebert.dropout import dropout
 from leebert.errors import ConfigError
-from leebert.exits.replay import make_criterion, replay
+from leebert.exits.replay import exit_indices, make_criterion, replay
 from leebert.inference import infer
 from leebert.model import LeebertForSequenceClassification, build_model, load_model
 from leebert.model_config import LeebertConfig
@@ -304,7 +304,7 @@ class ExitIndices(nn.Module):
         self.eval()
 
     def forward(self, logits):
-        return tuple(leaving(rule, logits) for rule in self.rules)
+        return tuple(exit_indices(rule, logits) for rule in self.rules)
 
 
 def logits_of(rows, seed=0):

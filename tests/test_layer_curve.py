@@ -16,10 +16,10 @@ from recorded import crowded, records, surer
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
-from leebert.exits import CRITERIA, with_threshold
+from leebert.evaluate import HeldOut
+from leebert.exits import with_threshold
 from leebert.metrics import measures
-from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, tradeoff, tradeoffs
+from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, replay_point, tradeoff, tradeoffs
 
 CRITERIA = [(name, None) for name in with_threshold()] + [("pcee", 1), ("f-pabee", 1)]
 
@@ -44,7 +44,9 @@ def test_every_point_is_what_inference_would_do_at_its_threshold(recorded, how):
 
 
 @settings(max_examples=40, deadline=None)
-@given(records(), st.sampled_from([rule for rule in with_threshold().values() if not rule.whole]), st.integers(0, 10_000))
+@given(
+    records(), st.sampled_from([rule for rule in with_threshold().values() if not rule.whole]), st.integers(0, 10_000)
+)
 def test_no_threshold_lies_in_a_gap(recorded, rule, seed):
     """Random thresholds never reach a number of layers far from all points."""
     m, _, k = recorded.logits.shape
@@ -166,7 +168,7 @@ def test_both_units_of_one_criterion_tell_the_same():
 
 
 def test_all_criteria_at_once_and_only_those_that_one_exit_has_a_use_for():
-    assert tradeoffs(surer(), metric="accuracy").keys() == set(RULES) - {"normalised_entropy"}
+    assert tradeoffs(surer(), metric="accuracy").keys() == set(with_threshold()) - {"normalised_entropy"}
     assert tradeoffs(HeldOut(surer().logits[:1], None)).keys() == {"entropy", "confidence"}
 
 

@@ -14,6 +14,7 @@ from saved_models import LAYERS, save_model
 from leebert.config import AimConfig, parse
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
+from leebert.exits import with_threshold
 from leebert.operating_point import Aim, choose_point, in_words, saved_tradeoffs
 from leebert.recipe import RunConfig, chooses_exits, own_exits
 from leebert.serving import Served
@@ -277,7 +278,7 @@ def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_
     told = json.loads((tmp_path / "m" / FILE).read_text())
     assert told["chosen"] == chosen
     every = saved_tradeoffs(read_curves(tmp_path / "m"), range(1, LAYERS + 1), LAYERS)
-    assert {curve.criterion for curve in every} == set(RULES)
+    assert {curve.criterion for curve in every} == set(with_threshold())
     assert chosen["reached"] == pytest.approx(max(curve.within(0.02).speed_up for curve in every))
     assert in_words(Chosen(**chosen)) in ran.out
     assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'}"

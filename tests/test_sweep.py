@@ -371,7 +371,16 @@ def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tune
     assert there["lines"][0]["difference"]["mean"] == pytest.approx(np.mean(differences))
 
     chosen = tuned(
-        "best", "whole", "--objective", "speed-up=1.5", "--criterion", "confidence", "--out", tmp_path, "--json", "--anyway"
+        "best",
+        "whole",
+        "--objective",
+        "speed-up=1.5",
+        "--criterion",
+        "confidence",
+        "--out",
+        tmp_path,
+        "--json",
+        "--anyway",
     )
     assert chosen.code == 0, chosen.err
     means = {config: np.mean([at[config, 0], at[config, 1]]) for config in configs.values()}

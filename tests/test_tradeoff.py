@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from recorded import drawn
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
-from leebert.exits import CRITERIA
+from leebert.evaluate import HeldOut
+from leebert.exits import CRITERIA, with_threshold
+from leebert.tradeoff import replay_point
 from tune.analysis.compare import compare
-from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
 from tune.running.crossval import save_held_out
 from tune.store.history import Cell, Configuration, EpochScore
+from tune.store.ranking import best
 
 
 def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> HeldOut:
@@ -27,7 +28,7 @@ def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> Hel
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 10_000), st.sampled_from(sorted(RULES)), st.integers(2, 6), st.integers(2, 4))
+@given(st.integers(0, 10_000), st.sampled_from(sorted(with_threshold())), st.integers(2, 6), st.integers(2, 4))
 def test_a_curve_ends_at_the_last_exit_and_holds_points_of_replay(seed, rule, exits, classes):
     record = held_out(seed, exits, 40, classes)
     found = tradeoff(record, "accuracy", rule)

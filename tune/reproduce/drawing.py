@@ -10,10 +10,10 @@ from matplotlib.figure import Figure as Drawn
 
 from leebert.exits import DEFAULT
 from tune.analysis.figures import Band, bands
+from tune.analysis.labels import COLOURS
 from tune.reproduce.outcomes import Cell
 from tune.reproduce.paper import Figure, Row
 from tune.reproduce.results import Results
-from tune.tracking.names import COLOURS
 
 
 @dataclasses.dataclass(frozen=True)

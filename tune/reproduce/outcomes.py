@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.exits import FULL_MODEL, with_threshold
 from leebert.metrics import per_exit
 from leebert.thresholds import attainable, choose
+from leebert.tradeoff import replay_point
 
 
 @dataclasses.dataclass(frozen=True)
