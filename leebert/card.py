@@ -14,6 +14,7 @@ from leebert.data.tasks import TASKS
 from leebert.exits import FULL_MODEL
 from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
+from leebert.metrics import METRICS
 from leebert.operating_point import points
 from leebert.report import lost, one_label, told_speed_up
 from leebert.thresholds import Chosen
@@ -21,8 +22,6 @@ from leebert.yaml import dump_yaml
 
 #: The heading of what :func:`recalibrated` says.
 _CALIBRATED = "## Calibrated thresholds"
-
-_METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "macro_f1": "f1", "matthews": "matthews_correlation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +179,7 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     if hub and hub.config:
         dataset["config"] = hub.config
     results = []
+    hub_names = {name: measure.hub for metric in METRICS.values() for name, measure in metric.measures.items()}
     for split, told in facts.evaluations.items():
         own = _point(told, facts.own)
         values = [(name, scores[-1], "all layers") for name, scores in told["exits"].items()]
@@ -192,9 +192,9 @@ def _front(facts: CardFacts) -> dict[str, Any]:
                 "task": {"type": "text-classification"},
                 "dataset": dataset | {"split": hub.splits.get(split, split) if hub else split},
                 "metrics": [
-                    {"type": _METRIC_NAMES[name], "value": round(value, 6), "name": f"{name}, {how}"}
+                    {"type": hub_names[name], "value": round(value, 6), "name": f"{name}, {how}"}
                     for name, value, how in values
-                    if name in _METRIC_NAMES
+                    if hub_names.get(name)
                 ],
             }
         )

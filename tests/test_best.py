@@ -79,8 +79,8 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep,
     near = found["within_one_standard_error"]
     assert near[0]["configuration"] == found["configuration"]
     assert near[0]["score"] == found["score_mean"] == found["objective"]["value"]
-    assert "rule" not in found["objective"], "a mean over exits has none"
-    assert found["pareto"]["rule"] == "confidence"
+    assert "criterion" not in found["objective"], "a mean over exits has none"
+    assert found["pareto"]["criterion"] == "confidence"
     for one in (*near, *found["pareto"]["points"]):
         assert one["values"] == history[one["configuration"]].values
         assert 1 <= one["layers"] <= EXITS
@@ -91,7 +91,7 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep,
     assert f"the best of {PLANNED - 1} complete configurations of sweep whole:" in printed.out
     assert "running" not in printed.out + (tmp_path / "best" / "mrpc.yaml").read_text()
     by_area = choose("whole", more=("--objective", "area", "--criterion", "patience", "--json"))
-    assert by_area.json["found"]["objective"]["rule"] == by_area.json["found"]["pareto"]["rule"] == "patience"
+    assert by_area.json["found"]["objective"]["criterion"] == by_area.json["found"]["pareto"]["criterion"] == "patience"
 
 
 @pytest.mark.parametrize("state", ["running", "died"])

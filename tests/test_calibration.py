@@ -91,7 +91,7 @@ def test_the_models_own_rule_stays_where_none_is_given_and_labels_change_nothing
     assert curves.pop("chosen_on") == f"{ROWS} unlabelled texts of texts.csv, answered by this model itself"
     assert others.pop("chosen_on") == f"{ROWS} unlabelled texts of stdin, answered by this model itself"
     assert curves == others
-    assert f"leaves by entropy at {saved['exit_threshold']:.6g} from now on" in first.out
+    assert f"exits by entropy at {saved['exit_threshold']:.6g} from now on" in first.out
     assert {p for p in contents(model) if contents(model)[p] != contents(place / "model").get(p)} == {
         (model / name).relative_to(model) for name in ("config.json", "exits.json")
     }
@@ -154,7 +154,10 @@ def test_the_card_says_what_the_thresholds_were_chosen_on_once(place, model, cli
         assert ran.code == 0, ran.err
     card = (model / "README.md").read_text()
     threshold = ran.json["chosen"]["confidence"]["threshold"]
-    assert f"A model. By default a row leaves by the rule **confidence** at {threshold:.6g}.\n\n## Calibrated" in card
+    assert (
+        f"A model. By default a sample exits by the criterion **confidence** at {threshold:.6g}.\n\n## Calibrated"
+        in card
+    )
     assert card.count("## Calibrated thresholds") == card.count("unlabelled texts of texts.csv") == 1
     assert "a speed-up of 2, chosen on 400 unlabelled texts of texts.csv, answered by this model itself" in card
     assert "| confidence |" in card
@@ -213,7 +216,7 @@ WRONG = {
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
     "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a number of at least 1"]),
     "no such rule": (None, ("--speed-up", "2", "--criterion", "hope"), ["'hope'", "use one of patience, entropy"]),
-    "never": (None, ("--speed-up", "2", "--criterion", "never"), ["no threshold of the rule 'never'"]),
+    "never": (None, ("--speed-up", "2", "--criterion", "never"), ["no threshold of the exit criterion 'never'"]),
     "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: there is no column 'a'", "--text"]),
     "repeated": (
         "a,b\n" + "cat,dog\nbird,dog\n" * ROWS,
@@ -223,7 +226,7 @@ WRONG = {
     "all alike to the model": (
         "a,b\n" + "".join(f"unknown{i},dog\n" for i in range(ROWS)),
         ("--speed-up", "1.7"),
-        ["rows leave together", "give other texts"],
+        ["samples exit together", "give other texts"],
     ),
     "no file": ("", ("--speed-up", "2"), ["texts.csv: no such file"]),
 }

@@ -396,7 +396,7 @@ def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cl
     ran = cli("leebert", "evaluate", trained[0], "--split", "train")
     assert ran.code == 0, ran.err
     assert "train: 120 rows" in ran.out
-    assert f"the model's own rule, {exits_of(trained)[0]}" in ran.out
+    assert f"the model's own exit criterion, {exits_of(trained)[0]}" in ran.out
     above = "no speed-up is claimed" not in ran.out
     assert ("train: fewest layers with at most 1 point lost" in ran.out) is above
     # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.
@@ -436,11 +436,11 @@ def exits_of(trained):
     return config["exit_strategy"], config["exit_threshold"]
 
 
-def agree(answers, recorded, strategy, threshold):
+def agree(answers, recorded, criterion, threshold):
     from leebert.exits.replay import make_criterion, replay
 
     m, n, k = recorded.logits.shape
-    leaving = replay(make_criterion(strategy, threshold, num_exits=m, num_classes=k), recorded.logits)
+    leaving = replay(make_criterion(criterion, threshold, num_exits=m, num_classes=k), recorded.logits)
     logits = recorded.logits[leaving, np.arange(n)]
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
@@ -459,12 +459,12 @@ def test_predict_answers_every_kind_of_file_like_the_replay(trained, recorded, c
 
 @pytest.mark.parametrize("criterion", STRATEGIES)
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
-def test_inference_that_stops_agrees_with_the_replay_under_every_rule(trained, recorded, cli, strategy, batch_size):
+def test_inference_that_stops_agrees_with_the_replay_under_every_rule(trained, recorded, cli, criterion, batch_size):
     text = "".join(json.dumps(r) + "\n" for r in text_rows(40, 1))
-    rule = ["--criterion", strategy] + (["--threshold", STRATEGIES[strategy]] if STRATEGIES[strategy] else [])
+    rule = ["--criterion", criterion] + (["--threshold", STRATEGIES[criterion]] if STRATEGIES[criterion] else [])
     ran = cli("leebert", "predict", trained[0], "--batch-size", batch_size, "--device", "cpu", *rule, stdin=text)
     assert ran.code == 0, ran.err
-    agree([json.loads(line) for line in ran.out.splitlines()], recorded, strategy, STRATEGIES[strategy])
+    agree([json.loads(line) for line in ran.out.splitlines()], recorded, criterion, STRATEGIES[criterion])
 
 
 def test_predict_reads_stdin_and_writes_csv(trained, recorded, cli, tmp_path):

@@ -361,7 +361,7 @@ def test_recorded_logits_may_be_read_only():
 def test_rules_refuse_the_single_output_of_a_regression(rule):
     asked = ExitConfig(criterion=rule, threshold=1 if CRITERIA[rule].whole else 0.5)
     with pytest.raises(
-        ConfigError, match=f"strategy '{rule}' compares classes, and this model has one output per exit"
+        ConfigError, match=f"criterion '{rule}' compares classes, and this model has one output per exit"
     ):
         check_threshold(asked, 4, 1)
     check_threshold(ExitConfig(criterion="never"), 4, 1)

@@ -17,15 +17,15 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
-from leebert.exits import with_threshold
+from leebert.exits import CRITERIA, with_threshold
 from leebert.metrics import measures
 from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, replay_point, tradeoff, tradeoffs
 
-CRITERIA = [(name, None) for name in with_threshold()] + [("pcee", 1), ("f-pabee", 1)]
+HOW = [(name, None) for name in with_threshold()] + [("pcee", 1), ("f-pabee", 1)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(records(), st.sampled_from(CRITERIA))
+@given(records(), st.sampled_from(HOW))
 def test_every_point_is_what_inference_would_do_at_its_threshold(recorded, how):
     criterion, patience = how
     m, _, k = recorded.logits.shape

@@ -112,9 +112,9 @@ def test_the_forward_returns_the_strategys_answer_every_exit_and_eq1():
     ],
 )
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_inference_that_stops_equals_replay_of_the_record(family, strategy, threshold, rows):
+def test_inference_that_stops_equals_replay_of_the_record(family, criterion, threshold, rows):
     model = model_of(family)
-    rule = make_criterion(strategy, threshold, num_exits=4, num_classes=2)
+    rule = make_criterion(criterion, threshold, num_exits=4, num_classes=2)
     for seed in range(6):
         inputs = batch(rows=rows, seed=seed)
         with torch.no_grad():

@@ -40,7 +40,7 @@ def evaluated(learned):
 def facts(learned):
     return CardFacts(
         task="mrpc", columns=("sentence1", "sentence2"), backbone="made-up", algorithm="clo-v2", layers=4, max_length=64, training={},
-        theta_updates=10, trained_on="all rows", seed=0, seeds=[0], picked="The first.", rule=RULE, chosen=[RULE],
+        theta_updates=10, trained_on="all rows", seed=0, seeds=[0], picked="The first.", own=RULE, chosen=[RULE],
         found={"complete_configurations": 3, "sweep": "s", "score_mean": 0.7, "cells": [1, 2]},
         evaluations={"dev": evaluated(learned)}, spread={}, machine="here", timed_rows=0, versions={},
     )  # fmt: skip

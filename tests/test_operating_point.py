@@ -152,14 +152,14 @@ def test_a_request_may_name_the_loss_that_it_allows(saved):
     served = Served(saved)
     curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "confidence", metric="accuracy")
     for points in (0.5, 3.0):
-        rule = served.rule({"criterion": "confidence", "max_loss": points})
+        rule = served.exits({"criterion": "confidence", "max_loss": points})
         assert rule.threshold == curve.within(points / 100).threshold
     with pytest.raises(ConfigError, match="speed_up and max_loss: give one of them"):
-        served.rule({"speed_up": 2.0, "max_loss": 1.0})
+        served.exits({"speed_up": 2.0, "max_loss": 1.0})
     with pytest.raises(ConfigError, match="max_loss 200: points of score"):
-        served.rule({"max_loss": 200.0})
+        served.exits({"max_loss": 200.0})
     with pytest.raises(ConfigError, match=r"no scores by threshold of the exit criterion 'pcee, patience 3' \(but of"):
-        served.rule({"criterion": "pcee", "patience": 3, "max_loss": 1.0})
+        served.exits({"criterion": "pcee", "patience": 3, "max_loss": 1.0})
 
 
 def test_a_loss_or_a_speed_up_that_is_no_number_is_refused(saved):
@@ -223,7 +223,7 @@ def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):
     unscored = curves(recorded(2, samples=200, exits=LAYERS, classes=2))
     (saved / FILE).write_text(curves_as_json(unscored, LAYERS, "held-out rows"))
     with pytest.raises(ConfigError, match="train it again with a validation fold"):
-        Served(saved).rule({"max_loss": 1.0})
+        Served(saved).exits({"max_loss": 1.0})
 
 
 def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_speed_up_on_the_texts(saved, cli):
@@ -239,7 +239,7 @@ def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_s
     assert LAYERS / answers["exit_layer"].mean() == pytest.approx(own["reached"], rel=0.01)
     # The validated thresholds stay beside the new speed-ups: a request or a second calibration chooses among them, exactly.
     for points in (0.5, 1.0, 3.0):
-        rule = Served(saved).rule({"criterion": "entropy", "max_loss": points})
+        rule = Served(saved).exits({"criterion": "entropy", "max_loss": points})
         assert rule.threshold == curve.within(points / 100).threshold
     again = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
     assert again.json["chosen"] == ran.json["chosen"]

@@ -525,16 +525,16 @@ WRONG = {
     "a confidence of nothing": ({"criterion": "confidence", "threshold": 0}, "lies above 0, not 0"),
     "more patience than exits": ({"criterion": "patience", "threshold": 4}, "patience lies between 1 and 3"),
     "half a patience": ({"criterion": "patience", "threshold": 1.5}, "a whole number of at least 1, not 1.5"),
-    "a rule that nobody knows": ({"criterion": "guess", "threshold": 1}, "'patience'"),
+    "a rule that nobody knows": ({"criterion": "guess", "threshold": 1}, "exit criterion 'guess' is not known"),
     "a rule without its threshold": ({"criterion": "confidence"}, "'confidence' needs a threshold"),
     "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of them"),
     "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: lies between 1 (all layers) and 4"),
     "a patience of entropy": ({"criterion": "entropy", "threshold": 0.4, "patience": 2}, "has no parameter 'patience'"),
     "a patience without a curve": (
         {"criterion": "pcee", "patience": 3, "speed_up": 1.2},
-        "no curve of the rule 'pcee, patience 3'",
+        "no curve of the exit criterion 'pcee, patience 3'",
     ),
-    "a speed-up of never": ({"criterion": "never", "speed_up": 2}, "no threshold of the rule 'never'"),
+    "a speed-up of never": ({"criterion": "never", "speed_up": 2}, "no threshold of the exit criterion 'never'"),
     "no batch": ({"batch_size": 0}, "batch_size 0: a whole number of at least 1"),
 }
 
@@ -750,7 +750,7 @@ def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(r
     card = ModelCard.load(folder / "README.md")
     assert card.data.to_dict() == before.data.to_dict(), "what was measured stays"
     assert "a speed-up of 2.5, chosen on 400 unlabelled texts of texts.csv" in card.text
-    assert f"the rule **entropy** at {served.model.config.exit_threshold:.6g}." in card.text
+    assert f"the criterion **entropy** at {served.model.config.exit_threshold:.6g}." in card.text
     assert card.text.endswith(before.text[before.text.index("## Use") :])
 
 

@@ -366,7 +366,7 @@ def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tune
     )
     assert ran.code == 0, ran.err
     (there,) = ran.json["at_speed_ups"]
-    assert (there["speed_up"], there["rule"]) == (1.5, "confidence")
+    assert (there["speed_up"], there["criterion"]) == (1.5, "confidence")
     differences = [at[configs["clo-v2"], f] - at[configs["blo"], f] for f in (0, 1)]
     assert there["lines"][0]["difference"]["mean"] == pytest.approx(np.mean(differences))
 

@@ -141,7 +141,7 @@ def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_o
         assert not chosen.missed(most)
         check_threshold(chosen.exits, M, 3)
         if not chosen.near:
-            assert f"since rows leave together, none before exit {M / most:g}: the nearest is" in chosen.shortfall
+            assert f"since samples exit together, none before exit {M / most:g}: the nearest is" in chosen.shortfall
 
 
 def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_that_compare_exits():
@@ -188,5 +188,5 @@ def test_curves_find_any_speed_up_again(held_out, tmp_path):
             assert found.reached == pytest.approx(asked, rel=0.021)
             assert layer_ratio(held_out, rule, found.threshold) == pytest.approx(found.reached)
     assert read_curves(tmp_path / "none") == {}
-    with pytest.raises(ConfigError, match="no curve of the rule 'patience'"):
+    with pytest.raises(ConfigError, match="no curve of the exit criterion 'patience'"):
         look_up({}, "patience", 2)

@@ -72,7 +72,7 @@ def test_a_rule_that_is_none():
 
 
 def test_a_patience_belongs_to_its_rule():
-    with pytest.raises(ConfigError, match="--patience 2: strategy 'entropy' has no parameter 'patience'"):
+    with pytest.raises(ConfigError, match="--patience 2: criterion 'entropy' has no parameter 'patience'"):
         Objective.of("area", "entropy", 2)
     assert str(Objective.of("speed-up=2", "f-pabee", 3)) == "score at speed-up 2 under f-pabee with patience 3"
     record = held_out(0)
