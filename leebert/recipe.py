@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
+from leebert.exits import FULL_MODEL
 from leebert.files import write_atomically
 from leebert.kinds import kind_of
 from leebert.methods import METHODS, SPECIFIC, applies, idle
@@ -86,9 +87,9 @@ def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime
 
 
 def own_exits(config: RunConfig) -> ExitConfig:
-    """The rule by which a trained model leaves: the configuration's, for a method with one exit none unless it names one."""
+    """The exit criterion of a trained model: the configuration's, for a method with one exit none unless it names one."""
     one_exit = METHODS[config.training.algorithm].one_exit
-    return ExitConfig(strategy="never") if one_exit and not _names_exits(config) else config.exits
+    return ExitConfig(criterion=FULL_MODEL) if one_exit and not _names_exits(config) else config.exits
 
 
 def chooses_exits(config: RunConfig) -> bool:
@@ -206,7 +207,7 @@ def train_model(
     from leebert.checkpoint import BestWeights, Checkpoints
     from leebert.data.batches import RowSubset, updates_per_epoch
     from leebert.data.folds import Asked, make_folds
-    from leebert.exits import check_threshold, warn_if_unreachable
+    from leebert.exits.checks import check_threshold, warn_if_unreachable
     from leebert.runtime import Runtime, derive_seed
     from leebert.stages import check, epochs_of, last_training, method
     from leebert.thresholds import check_speed_up
@@ -274,7 +275,7 @@ def train_model(
         assert result.held_out is not None
         if model.num_exits > 1 and chooses:
             chosen = _chosen_exits(config, result.held_out, task.metric)
-            model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
+            model.config.exit_strategy, model.config.exit_threshold = chosen.criterion, chosen.threshold
             model.config.exit_patience = chosen.patience
         if model.num_exits > 1:
             _keep_curves(config, result.held_out, task.metric, out, chosen)
