@@ -57,10 +57,10 @@ def start(threads: int) -> None:
 
 
 def mrpc(cache: Path) -> Any:
-    """MRPC's training split, tokenised for :data:`BACKBONE` (a `leebert.recipe.TrainingData`)."""
+    """MRPC's training split, tokenised for :data:`BACKBONE` (a `leebert.training_data.TrainingData`)."""
     from leebert.config import ModelConfig
     from leebert.data.tasks import get_task
-    from leebert.recipe import DataConfig, load_training_data
+    from leebert.training_data import DataConfig, load_training_data
 
     model = ModelConfig(backbone=BACKBONE, pooling="mean")
     return load_training_data(get_task("mrpc"), DataConfig(dir=str(glue())), model, cache)
