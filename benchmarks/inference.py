@@ -115,7 +115,7 @@ def measure(contest: Contest, rows: Any, sizes: list[int], rounds: int, result: 
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--model", type=Path, help="a folder written by `leebert train` on MRPC with pooling mean")
-    made.add_argument("--ratio", type=float, default=2.0, help="the layer ratio to come near (%(default)s)")
+    made.add_argument("--ratio", type=float, default=2.0, help="layer speed-up to come near (%(default)s)")
     made.add_argument("--sizes", type=int, nargs="+", default=[1, 32], help="batch sizes (1 32)")
     made.add_argument("--rows", type=int, help="only so many rows of the dev split")
     options = made.parse_args()
