@@ -99,6 +99,22 @@ def test_only_the_kinds_ask_whether_a_task_has_texts_or_images():
     }
 
 
+#: Lines of a function's body, its docstring not counted, that a person reads in one sitting.
+MOST_LINES = 60
+
+
+def test_functions_of_leebert_are_short():
+    long = []
+    for path in (p for p in MODULES if p.is_relative_to(ROOT / "leebert")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1 if ast.get_docstring(node) else 0 :] or node.body
+                lines = (node.end_lineno or 0) - body[0].lineno + 1
+                if lines > MOST_LINES:
+                    long.append(f"{ids(path)}: {node.name} has {lines} lines; split it into functions that have one task each")
+    assert not long
+
+
 def test_gradients_of_training_are_taken_in_one_file():
     """No method, task or program has a training loop of its own."""
     assert [ids(path) for path in MODULES if ".backward(" in path.read_text()] == ["leebert/level.py"]
