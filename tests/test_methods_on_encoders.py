@@ -11,7 +11,6 @@ from encoders import EVERY_FAMILY, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from leebert.baselines.theseus import Successors
 from leebert.checkpoint import Checkpoints
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import ConfigError
@@ -20,6 +19,7 @@ from leebert.inference import infer
 from leebert.losses import cross_entropy_per_exit
 from leebert.memory import estimate
 from leebert.methods import METHODS
+from leebert.methods.theseus import Successors
 from leebert.model import build_model, load_model
 from leebert.operations import multiply_adds, of_stages, parameters
 from leebert.record import Record, TensorRows

@@ -15,7 +15,7 @@ from leebert.recipe import RunConfig
 from leebert.report import evaluation, print_evaluation
 from leebert.thresholds import Chosen
 from leebert.tradeoff import replay_point
-from tune.models.found import BestFile, CellLogits, save_logits
+from tune.models.best_file import BestFile, CellLogits, save_logits
 from tune.models.refit import Plan, check_learned, prepare, print_refit
 
 RULE = Chosen("entropy", 0.4, asked=2.0, reached=2.0)

@@ -12,8 +12,8 @@ from leebert.files import replaced, write_atomically
 from leebert.numerics import kernels
 from leebert.provenance import backbone_differences, backbone_identity, differences, uneven
 from leebert.runtime import Runtime, limited_threads
-from tune.analysis.choosing import choose_each
-from tune.analysis.comparing import compare_sweeps
+from tune.analysis.choose import choose_each
+from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.settings import uneven_settings
 from tune.analysis.tradeoff import Objective
 from tune.store.ledger import decode, encode

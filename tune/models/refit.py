@@ -36,7 +36,7 @@ from leebert.tradeoff import tradeoffs
 from leebert.training_data import effective_task
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
 from tune.analysis.stats import fold_ratio
-from tune.models.found import BestFile, CellLogits, pooled
+from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
 
 Say = Callable[[str], None]

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure as Drawn
 
 from tune.analysis.figures import Band, bands
+from tune.analysis.labels import COLOURS
 from tune.reproduce.outcomes import Cell
 from tune.reproduce.paper import Figure, Row
 from tune.reproduce.results import Results
-from tune.tracking.names import COLOURS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every method by name, as data: where it comes from, what it trains, how it exits, what it costs, what it is told.
 
 No torch here, so that configurations are checked and `leebert methods` answers at once. What a method does stands in
-:mod:`leebert.baselines` and :mod:`leebert.optim`: :func:`leebert.stages.method` finds it by `stages`.
+:mod:`leebert.methods` and :mod:`leebert.optim`: :func:`leebert.stages.method` finds it by `stages`.
 """
 
 from __future__ import annotations
@@ -134,16 +134,14 @@ class Method:
 def _static(
     name: str, title: str, source: str, trains: str, cost: str, differs: str, options: set[str], costs: CostsOf
 ) -> Method:
-    stages = f"leebert.baselines.{name}:stages"
+    stages = f"leebert.methods.{name}:stages"
     return Method(name, title, "static", source, trains, "never", cost, differs, frozenset(options), stages, costs)
 
 
 def _of_pabee(name: str, title: str, source: str, rule: StrategyName, differs: str) -> Method:
     """A rule of its own on exits that are trained as PABEE's."""
     trains = "as PABEE: everything, cross-entropies weighted by their layer"
-    return Method(
-        name, title, "early exit", source, trains, rule, "1", differs, _JOINT, "leebert.baselines.pabee:stages"
-    )
+    return Method(name, title, "early exit", source, trains, rule, "1", differs, _JOINT, "leebert.methods.pabee:stages")
 
 
 _LEEBERT = "Zhu, ACL 2021"
@@ -158,7 +156,7 @@ _ALL: tuple[Method, ...] = (
         "finetune", "fine-tuning", "whole network", "Devlin et al., NAACL 2019",
         "everything, for the last exit", "never", "1",
         "optimiser, schedule and epochs are those of all methods here, so that they compare",
-        frozenset(), "leebert.baselines.finetune:stages",
+        frozenset(), "leebert.methods.finetune:stages",
     ),
     _static(
         "truncated", "first layers", "Sun et al., EMNLP 2019; Sajjad et al., 2020",
@@ -215,13 +213,13 @@ _ALL: tuple[Method, ...] = (
         "the states' loss sums over embeddings and layers, as the original's does; states are imitated throughout the assistant's stage, not in its first third alone, which is one objective less; they alone are in "
         "half of a round for every task, in 0.7 of it for the original's larger ones; gradient "
         "equilibrium is off unless `gradient_equilibrium` asks for it, as for all methods; shared layers (ALBERT): a cut goes through all applications at once, and embeddings that are factorised already stay", frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
-        "leebert.baselines.cost_eff:stages", _of_cost_eff,
+        "leebert.methods.cost_eff:stages", _of_cost_eff,
     ),
     Method(
         "deebert", "DeeBERT", "early exit", "Xin et al., ACL 2020",
         "the backbone for the last exit; then, frozen, the other exits", "entropy", "1, then 1/3",
         "linear exits on the shared pooler, not a pooler per exit (for ALBERT those were 7 M parameters)",
-        frozenset({"first_epochs"}), "leebert.baselines.deebert:stages", _of_frozen,
+        frozenset({"first_epochs"}), "leebert.methods.deebert:stages", _of_frozen,
     ),
     Method(
         "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
@@ -229,20 +227,20 @@ _ALL: tuple[Method, ...] = (
         "an exit on every layer, since the tables compare rules on the same exits; weights by its share of the depth, which the original's "
         "six follow, too; on images exits see the mean over all positions, not "
         "a learnable mix of max and average pooling; where no exit is sure, the last one answers, not the surest",
-        frozenset({"gradient_equilibrium"}), "leebert.baselines.shallow_deep:stages",
+        frozenset({"gradient_equilibrium"}), "leebert.methods.shallow_deep:stages",
     ),
     Method(
         "dbt", "distillation-based training", "early exit", "Phuong and Lampert, ICCV 2019",
         "everything, the last exit teaches at a temperature that rises", "confidence", "1",
         "the temperature rises while the teacher is more than halfway from guessing to certainty (the original's one half "
         "at 100 classes); without the original's constant factor, which only SGD that clips no gradient would see",
-        frozenset({"alpha", "annealing", "temperature", "gradient_equilibrium"}), "leebert.baselines.dbt:stages",
+        frozenset({"alpha", "annealing", "temperature", "gradient_equilibrium"}), "leebert.methods.dbt:stages",
     ),
     Method(
         "pabee", "PABEE", "early exit", "Zhou et al., NeurIPS 2020",
         "everything, cross-entropies weighted by their layer, Σ m·CE_m / Σ m", "patience", "1",
         f"{_CLASSES}; rows leave one by one in a batch, where the original's code waits for all",
-        _JOINT, "leebert.baselines.pabee:stages",
+        _JOINT, "leebert.methods.pabee:stages",
     ),
     _of_pabee(
         "pcee-bert", "PCEE-BERT", "Zhang et al., Findings of NAACL 2022", "pcee",
@@ -263,7 +261,7 @@ _ALL: tuple[Method, ...] = (
         "linear exits, trained jointly, as in Zhu (2021), whose row it is; `two_stage` is the original's: fine-tuning, then frozen, the exits alone by KL to "
         "the last; the original leaves by entropy / ln K (`normalised_entropy`)",
         frozenset({"temperature", "distillation", "detach_teacher", "two_stage", "first_epochs"}) | _JOINT,
-        "leebert.baselines.fastbert:stages",
+        "leebert.methods.fastbert:stages",
     ),
     Method(
         "fastbert-clo-v2", "FastBERT-CLO-v2", "learned weights", _LEEBERT,
