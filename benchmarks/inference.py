@@ -52,7 +52,7 @@ class Contest:
         from leebert.inference import infer
 
         started = now(self.device)
-        left = [infer(self.model, batch, self.strategy, self.runtime).layers for batch in batches]
+        left = [infer(self.model, batch, self.criterion, self.runtime).layers for batch in batches]
         seconds = now(self.device) - started
         if layers is not None:
             layers.extend(layer for part in left for layer in part.tolist())
@@ -128,7 +128,7 @@ def main() -> None:
     from leebert.data.tasks import get_task
     from leebert.data.tokens import tokenise
     from leebert.evaluate import record_all
-    from leebert.exits import make_strategy
+    from leebert.exits.replay import make_criterion
     from leebert.model import load_model
     from leebert.runtime import Runtime
 
@@ -146,7 +146,7 @@ def main() -> None:
             rows = RowSubset(rows, np.arange(min(options.rows, len(rows))))
         threshold = threshold_for(record_all(model, rows, runtime), task.metric, options.ratio)
         result.figure("entropy threshold", threshold)
-        strategy = make_strategy("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
+        strategy = make_criterion("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
         contest = Contest(model, classifier(model), strategy, runtime, options.device)
         measure(contest, rows, options.sizes, options.rounds, result)
     result.end()

@@ -60,7 +60,7 @@ def main() -> None:
     start(options.threads)
     import torch
 
-    from leebert.exits import make_strategy
+    from leebert.exits.replay import make_criterion
     from leebert.inference import infer
     from leebert.operations import multiply_adds
     from leebert.runtime import Runtime
@@ -77,7 +77,7 @@ def main() -> None:
 
     def seconds_of(name: str, number: int) -> float:
         model = models[name]
-        rule = make_strategy("never", None, num_exits=model.num_exits, num_classes=2)
+        rule = make_criterion("never", None, num_exits=model.num_exits, num_classes=2)
         started = now(options.device)
         for row in rows:
             infer(model, row, rule, runtime).layers.cpu()

@@ -15,27 +15,28 @@ import typer
 from leebert import console
 from leebert.errors import ConfigError, DataError
 from leebert.files import check_file_writable, check_writable, write_atomically
-from leebert.rules import COUNTING, RULES
+from leebert.options import (
+    Backbone,
+    BatchSize,
+    Command,
+    Criterion,
+    DataDir,
+    Device,
+    Json,
+    MaxLoss,
+    Patience,
+    Pooling,
+    Precision,
+    Set,
+    SpeedUp,
+    Task,
+    Texts,
+)
 
 app = typer.Typer(
     help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="Names of the text columns; the task's by default.")]
-MaxLoss = Annotated[
-    float | None, typer.Option(help="Aim of the threshold: as early as costs at most so many points of score.")
-]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder in GLUE's release layout, of an image task's Parquet files, or of your own task's files; else the Hugging "
-        "Face hub."
-    ),
-]
 
 
 @app.callback()
@@ -48,29 +49,19 @@ def _program(
     pass
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     config: Annotated[Path | None, typer.Option(help="A YAML file, such as best/mrpc.yaml.")] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="cola, mnli, mrpc, qnli, qqp, rte, sst2, cifar10, cifar100, or a YAML file that declares one."
-        ),
-    ] = None,
+    task: Task = None,
     data_dir: DataDir = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Hub id[@revision], folder, or package:NAME/path; for images resnet56 and the like."),
-    ] = None,
-    pooling: Annotated[str | None, typer.Option(help="What the exits see: pooler, cls or mean.")] = None,
+    backbone: Backbone = None,
+    pooling: Pooling = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; runs/<task> by default.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the configuration; repeatable.")] = None,
+    set_: Set = None,
     hold_out: Annotated[bool, typer.Option(help="Hold a fold of the training split out for early stopping.")] = True,
-    criterion: Annotated[
-        str | None, typer.Option(help=f"Exit criterion: {', '.join(RULES)}; by default the best for the aim.")
-    ] = None,
+    criterion: Criterion = None,
     max_loss: MaxLoss = None,
-    speed_up: Annotated[float | None, typer.Option(help="Aim of the threshold: a layer speed-up, such as 2.")] = None,
+    speed_up: SpeedUp = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -141,7 +132,7 @@ def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
     print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
     if not summary["chosen"] and chooses_exits(checked):
         print(
-            f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.strategy}; to choose a "
+            f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.criterion}; to choose a "
             f"threshold: leebert calibrate {shlex.quote(str(out))} TEXTS --speed-up 2"
         )
     score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
@@ -186,14 +177,14 @@ def _with_progress(work: Any) -> Any:
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     data_dir: DataDir = None,
     split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
     thresholds: Annotated[int | None, typer.Option(hidden=True)] = None,  # tables are in steps of layers now
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
+    batch_size: BatchSize = 64,
     timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
     device: Device = "auto",
     precision: Precision = None,
@@ -233,7 +224,7 @@ def evaluate(
             print_evaluation(name, result, task.label_names)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     input_: Annotated[
@@ -255,12 +246,10 @@ def predict(
         bool, typer.Option("--any-rows", help="Of --glue: take a test file of another length.")
     ] = False,
     fill: Annotated[bool, typer.Option("--fill", help="Of --glue: one answer throughout for what is missing.")] = False,
-    strategy: Annotated[
-        str | None, typer.Option(help=f"{', '.join(RULES)} or never; the model's own by default.")
-    ] = None,
-    threshold: Annotated[float | None, typer.Option(help="The strategy's threshold.")] = None,
-    patience: Annotated[int | None, typer.Option(help=f"How many exits in a row, for {COUNTING}.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows that run through the layers together.")] = 32,
+    criterion: Criterion = None,
+    threshold: Annotated[float | None, typer.Option(help="The criterion's threshold.")] = None,
+    patience: Patience = None,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -280,16 +269,17 @@ def predict(
         check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
-    from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
+    from leebert.exits.checks import check_threshold, warn_if_unreachable
+    from leebert.exits.replay import make_criterion
     from leebert.kinds import kind_of_model
     from leebert.predict import save_answers, write_answers
 
-    asked = loaded.config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
-    exits = parse(ExitConfig, asked, "--strategy/--threshold/--patience")
+    asked = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
+    exits = parse(ExitConfig, asked, "--criterion/--threshold/--patience")
     check_threshold(exits, loaded.num_exits, loaded.config.num_labels)
     warn_if_unreachable(exits, loaded.num_exits)
-    rule = make_strategy(
-        exits.strategy, exits.threshold, exits.patience, num_exits=loaded.num_exits,
+    exiting = make_criterion(
+        exits.criterion, exits.threshold, exits.patience, num_exits=loaded.num_exits,
         num_classes=loaded.config.num_labels,
     )  # fmt: skip
     runtime = _runtime(loaded, precision, device)
@@ -298,13 +288,13 @@ def predict(
         from leebert import submission
 
         written = submission.submit(
-            loaded, tokenizer, glue, rule, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
+            loaded, tokenizer, glue, exiting, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
             progress=partial(_bar, what="rows"),
         )  # fmt: skip
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
     columns, rows = kind_of_model(loaded).answers(
-        loaded, tokenizer, _source(input_), text or (), strategy=rule, runtime=runtime, batch_size=batch_size,
+        loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
         progress=partial(_bar, what="rows") if out else iter,
     )  # fmt: skip
     if out is None:
@@ -315,7 +305,7 @@ def predict(
     print(f"{out}: {count} rows", file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=Command)
 def methods(json_: Json = False) -> None:
     """List every method: whose it is, what it trains, how it exits, what a training step costs, and its options."""
     from leebert.methods import METHODS
@@ -339,17 +329,15 @@ def methods(json_: Json = False) -> None:
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A saved model's folder, whose thresholds are changed.")],
     texts: Annotated[str, typer.Argument(help="Texts of your own traffic, as `predict` reads them; - is stdin.")],
-    speed_up: Annotated[float | None, typer.Option(help="Aim: a layer speed-up, depth / mean layers.")] = None,
+    speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="The model's rule from now on; the one that it has by default.")
-    ] = None,
+    criterion: Criterion = None,
     text: Texts = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -369,7 +357,7 @@ def calibrate(
     found = choose(
         loaded, tokenizer, [row.values for row in texts_for(loaded.config.task, _source(texts), text or ())],
         "stdin" if texts == "-" else Path(texts).name,
-        Aim.of(max_loss, speed_up), strategy or loaded.config.exit_strategy, runtime,
+        Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
         progress=partial(_bar, what="rows"),
     )  # fmt: skip

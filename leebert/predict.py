@@ -20,13 +20,13 @@ CHUNK = 256  # rows tokenised and answered at a time
 
 
 def answers(
-    model: Any, tokenizer: Any, rows: Iterable[Row], strategy: Any, runtime: Any, batch_size: int
+    model: Any, tokenizer: Any, rows: Iterable[Row], criterion: Any, runtime: Any, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Number, label, probability and exit layer of each row of texts, in order; texts that are too long are cut."""
     rows, first = iter(rows), 0
     while chunk := list(islice(rows, CHUNK)):
         encoded = encode(tokenizer, [row.values for row in chunk], model.config.max_length)
-        found = answer_encoded(model, tokenizer, encoded, strategy, runtime, batch_size, first)
+        found = answer_encoded(model, tokenizer, encoded, criterion, runtime, batch_size, first)
         yield from ({"row": row.number, **answer} for row, answer in zip(chunk, found, strict=True))
         first += len(chunk)
 
@@ -68,7 +68,7 @@ def answer_encoded(
     model: Any,
     tokenizer: Any,
     encoded: Mapping[str, Any],
-    strategy: Any,
+    criterion: Any,
     runtime: Any,
     batch_size: int,
     first: int = 0,
@@ -88,7 +88,7 @@ def answer_encoded(
     found: list[dict[str, Any]] = [{}] * len(rows)
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        answer = infer(model, rows.collate(index), strategy, runtime)
+        answer = infer(model, rows.collate(index), criterion, runtime)
         probability, label = torch.softmax(answer.logits.float(), -1).max(-1)
         for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
             found[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}

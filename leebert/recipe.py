@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
+from leebert.exits import FULL_MODEL
 from leebert.files import write_atomically
 from leebert.kinds import kind_of
 from leebert.methods import METHODS, SPECIFIC, applies, idle
@@ -89,9 +90,9 @@ def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime
 
 
 def own_exits(config: RunConfig) -> ExitConfig:
-    """The rule by which a trained model leaves: the configuration's, for a method with one exit none unless it names one."""
+    """The exit criterion of a trained model: the configuration's, for a method with one exit none unless it names one."""
     one_exit = METHODS[config.training.algorithm].one_exit
-    return ExitConfig(strategy="never") if one_exit and not _names_exits(config) else config.exits
+    return ExitConfig(criterion=FULL_MODEL) if one_exit and not _names_exits(config) else config.exits
 
 
 def chooses_exits(config: RunConfig) -> bool:
@@ -261,7 +262,7 @@ def _new_model(config: RunConfig, problem: Problem, task: AnyTask, runtime: Runt
     """The model before training. Raises ConfigError for whatever it is not made for, before samples are tokenised."""
     import torch
 
-    from leebert.exits import check_threshold, warn_if_unreachable
+    from leebert.exits.checks import check_threshold, warn_if_unreachable
     from leebert.runtime import derive_seed
     from leebert.stages import check, method
     from leebert.thresholds import check_speed_up
@@ -311,7 +312,7 @@ def _choose(config: RunConfig, model: Any, recorded: HeldOut | None, metric: str
     chosen: Chosen | None = None
     if chooses_exits(config):
         chosen = _chosen_exits(config, recorded, metric)
-        model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
+        model.config.exit_strategy, model.config.exit_threshold = chosen.criterion, chosen.threshold
         model.config.exit_patience = chosen.patience
     _keep_curves(config, recorded, metric, out, chosen)
     return chosen

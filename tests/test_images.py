@@ -364,7 +364,7 @@ def test_evaluate_scores_the_test_split(trained, cifar, cli):
     assert ran.code == 0, ran.err
     assert ran.json["test"]["rows"] == 20
     assert len(ran.json["test"]["exits"]["accuracy"]) == 3
-    assert {told["strategy"] for told in ran.json["test"]["wall_clock"]} >= {"never", "patience", "entropy", "beem"}
+    assert {told["criterion"] for told in ran.json["test"]["wall_clock"]} >= {"never", "patience", "entropy", "beem"}
     wrong = cli("leebert", "evaluate", trained[0], "--split", "dev", "--data-dir", cifar)
     assert "no split 'dev'" in wrong.err
 
@@ -374,7 +374,7 @@ def test_predict_answers_folders_lists_and_parquet_alike(trained, cifar, cli, tm
     for i, image in enumerate(pixels(20, seed=1)[0]):
         (tmp_path / f"{i:02d}.png").write_bytes(png(image))
     (tmp_path / "notes.md").write_text("no image")
-    rule = ("--strategy", "never", "--batch-size", "7")
+    rule = ("--criterion", "never", "--batch-size", "7")
     by_folder = cli("leebert", "predict", out, tmp_path, *rule)
     assert by_folder.code == 0, by_folder.err
     answers = [json.loads(line) for line in by_folder.out.splitlines()]
@@ -393,7 +393,7 @@ def test_predict_answers_folders_lists_and_parquet_alike(trained, cifar, cli, tm
         assert [{**f, "file": a["file"]} for f, a in zip(found, answers, strict=True)] == answers
     assert [json.loads(line)["file"] for line in parquet.out.splitlines()] == [str(i) for i in range(20)]
     table = cli(
-        "leebert", "predict", out, tmp_path / "00.png", "--format", "csv", "--strategy", "patience", "--threshold", "1"
+        "leebert", "predict", out, tmp_path / "00.png", "--format", "csv", "--criterion", "patience", "--threshold", "1"
     )
     assert table.out.splitlines()[0] == "row,file,label,probability,exit_layer"
     assert len(table.out.splitlines()) == 2

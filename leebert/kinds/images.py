@@ -96,7 +96,7 @@ class Images:
         source: Any,
         columns: Sequence[str],
         *,
-        strategy: Any,
+        criterion: Any,
         runtime: Any,
         batch_size: int,
         progress: Progress = iter,
@@ -106,4 +106,4 @@ class Images:
         if columns:
             raise ConfigError(f"--text {columns[0]}: is for texts, and this model takes images; leave it out")
         images = read_folder_or_file(source) if isinstance(source, Path) else read_list(source, "stdin")
-        return COLUMNS, image_answers(model, progress(images), strategy, runtime, batch_size)
+        return COLUMNS, image_answers(model, progress(images), criterion, runtime, batch_size)

@@ -109,7 +109,7 @@ class Kind(Protocol):
         source: Any,
         columns: Sequence[str],
         *,
-        strategy: Any,
+        criterion: Any,
         runtime: Any,
         batch_size: int,
         progress: Progress = iter,
@@ -121,7 +121,7 @@ class Kind(Protocol):
             tokenizer: Its tokenizer.
             source: A path, or the lines of stdin.
             columns: Names of the columns of text; () stands for the task's own.
-            strategy: The exit criterion.
+            criterion: The exit criterion.
             runtime: Where the model runs.
             batch_size: Samples that run through the layers together.
             progress: What shows how many samples have been read.

@@ -127,7 +127,7 @@ class Texts:
         source: Any,
         columns: Sequence[str],
         *,
-        strategy: Any,
+        criterion: Any,
         runtime: Any,
         batch_size: int,
         progress: Progress = iter,
@@ -135,7 +135,7 @@ class Texts:
         from leebert.predict import COLUMNS, answers, texts_for
 
         rows = progress(texts_for(model.config.task, source, columns))
-        return COLUMNS, answers(model, tokenizer, rows, strategy, runtime, batch_size)
+        return COLUMNS, answers(model, tokenizer, rows, criterion, runtime, batch_size)
 
 
 def load_text_model(folder: str | Path) -> tuple[LeebertForSequenceClassification, Any]:
