@@ -12,9 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from leebert import console
-from leebert.errors import ConfigError, DataError
-from leebert.files import check_file_writable, check_writable, write_atomically
-from leebert.options import (
+from leebert.cli_options import (
     Backbone,
     BatchSize,
     Command,
@@ -31,6 +29,8 @@ from leebert.options import (
     Task,
     Texts,
 )
+from leebert.errors import ConfigError, DataError
+from leebert.files import check_file_writable, check_writable, write_atomically
 
 app = typer.Typer(
     help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,

@@ -59,6 +59,7 @@ class Metric:
         source: Who uses or defined it.
         measures: Its measures by name.
         classes: How many classes a task must have; None: any number.
+        lowest: The lowest score that predictions can have.
         label: Its name in charts; by default the name.
     """
 
@@ -67,6 +68,7 @@ class Metric:
     source: str
     measures: Mapping[str, Measure]
     classes: int | None = None
+    lowest: float = 0.0
     label: str = ""
 
     @property
