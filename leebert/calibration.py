@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from leebert.card import recalibrated
-from leebert.compatibility import limits_of_encoder
 from leebert.data.sources import Examples
-from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import HeldOut, record_all
 from leebert.exits import with_threshold
 from leebert.exits.checks import choosable
 from leebert.files import parse_json, write_together
+from leebert.kinds import kind_of_model
 from leebert.majority import ADVICE
 from leebert.metrics import collapsed
 from leebert.operating_point import Aim, within_loss
@@ -218,6 +217,5 @@ def _recorded(
     columns = tuple(list(column) for column in zip(*texts, strict=True))
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:
-        rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
-        limits_of_encoder(model.backbone).check_rows(rows.tokens, source)
+        rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
         return record_all(model, rows, runtime, batch_size, progress=progress), int(rows.truncated)

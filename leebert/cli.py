@@ -185,7 +185,7 @@ def evaluate(
     if loaded.config.task is None:
         raise ConfigError(f"{model}: its configuration names no task; train it with `leebert train`")
     from leebert.data.tasks import any_task
-    from leebert.recipe import read_examples
+    from leebert.kinds import kind_of
     from leebert.report import evaluate_split, print_evaluation
 
     task = any_task(loaded.config.task)
@@ -195,7 +195,7 @@ def evaluate(
     results = {}
     for name in splits:
         results[name] = evaluate_split(
-            loaded, tokenizer, read_examples(task, name, data_dir), task.metric, runtime,
+            loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
             batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
         )  # fmt: skip
     if out:
@@ -255,6 +255,7 @@ def predict(
     from leebert.config import ExitConfig, parse
     from leebert.exits.checks import check_threshold, warn_if_unreachable
     from leebert.exits.replay import make_criterion
+    from leebert.kinds import kind_of_model
     from leebert.predict import save_answers, write_answers
 
     asked = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
@@ -276,46 +277,16 @@ def predict(
         )  # fmt: skip
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
-    answering = _answer_images if tokenizer is None else _answer_texts
-    bar = partial(_bar, what="rows") if out else iter
-    columns, rows = answering(
-        loaded, tokenizer, input_, text, bar, criterion=exiting, runtime=runtime, batch_size=batch_size
-    )
+    columns, rows = kind_of_model(loaded).answers(
+        loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
+        progress=partial(_bar, what="rows") if out else iter,
+    )  # fmt: skip
     if out is None:
         if not write_answers(rows, sys.stdout, form, columns):
             print("0 rows (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
     count = save_answers(rows, out, form, columns)
     print(f"{out}: {count} rows", file=sys.stderr)
-
-
-def _answer_texts(
-    model: Any,
-    tokenizer: Any,
-    input_: str,
-    text: list[str] | None,
-    bar: Any,
-    *,
-    criterion: Any,
-    runtime: Any,
-    batch_size: int,
-) -> tuple[Any, Any]:
-    """The columns of an answer, and the answers to an input of texts."""
-    from leebert.predict import COLUMNS, answers
-
-    return COLUMNS, answers(model, tokenizer, bar(_texts(model, input_, text)), criterion, runtime, batch_size)
-
-
-def _answer_images(
-    model: Any, _: None, input_: str, text: list[str] | None, bar: Any, *, criterion: Any, runtime: Any, batch_size: int
-) -> tuple[Any, Any]:
-    """The columns of an answer, and the answers to an input of images."""
-    from leebert.images.predict import COLUMNS, image_answers, read_folder_or_file, read_list
-
-    if text:
-        raise ConfigError(f"--text {text[0]}: is for texts, and this model takes images; leave it out")
-    images = read_list(_stdin(), "stdin") if input_ == "-" else read_folder_or_file(Path(input_))
-    return COLUMNS, image_answers(model, bar(images), criterion, runtime, batch_size)
 
 
 @app.command(cls=Command)
@@ -400,10 +371,11 @@ def calibrate(
     from leebert.calibration import calibrate as choose
     from leebert.calibration import print_calibration, save_calibration
     from leebert.operating_point import Aim, saved_tradeoffs
+    from leebert.predict import texts_for
     from leebert.thresholds import read_curves
 
     found = choose(
-        loaded, tokenizer, [row.values for row in _texts(loaded, texts, text)],
+        loaded, tokenizer, [row.values for row in texts_for(loaded.config.task, _source(texts), text or ())],
         "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
@@ -416,40 +388,19 @@ def calibrate(
         print_calibration(model, found, before)
 
 
-def _texts(model: Any, input_: str, columns: list[str] | None) -> Any:
-    """The texts of a file, or of stdin for `-`, from these columns or else from those of the model's task."""
-    from leebert.data.readers import Columns
-    from leebert.data.tasks import get_task
-    from leebert.data.texts import read_texts
-
-    own = get_task(model.config.task).text_names if model.config.task else ()
-    if own and columns and len(columns) != len(own):
-        raise ConfigError(
-            f"--text {', '.join(columns)}: this model takes {len(own)} column(s) of text, as "
-            f"{', '.join(names[0] for names in own)}"
-        )
-    names = tuple((name,) for name in columns) if columns else own or (("text",),)
-    wanted = Columns(names, "name yours with --text")
-    return read_texts(_stdin(), wanted, "stdin") if input_ == "-" else read_texts(Path(input_), wanted)
-
-
-def _stdin() -> Any:
-    """The lines of stdin, as bytes where it has them: the reader decodes them, whatever the locale says."""
-    return getattr(sys.stdin, "buffer", sys.stdin)
+def _source(input_: str) -> Any:
+    """The file that is to be read, or the lines of stdin for `-`, as bytes where it has them: the reader decodes them."""
+    return getattr(sys.stdin, "buffer", sys.stdin) if input_ == "-" else Path(input_)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
     """A saved early-exit model in evaluation mode, and its tokenizer; None for a model of images."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no model there (no config.json); it is written by `leebert train`")
-    from leebert.compatibility import load_text_model
-    from leebert.images.resnet import ResNetConfig, load_resnet
-    from leebert.saved import model_type
+    from leebert.kinds import kind_of_saved
 
     console.quiet_transformers()
-    if model_type(folder) == ResNetConfig.model_type:
-        return load_resnet(folder).eval(), None
-    return load_text_model(folder)
+    return kind_of_saved(folder).load(folder)
 
 
 def _runtime(model: Any, precision: str | None, device: str) -> Any:

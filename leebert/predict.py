@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from leebert.data.collate import TokenRows
-from leebert.data.readers import Row
-from leebert.errors import DataError
+from leebert.data.readers import Columns, Row
+from leebert.data.tasks import get_task
+from leebert.data.texts import read_texts
+from leebert.errors import ConfigError, DataError
 from leebert.files import replaced
 
 CHUNK = 256  # rows tokenised and answered at a time
@@ -27,6 +29,29 @@ def answers(
         found = answer_encoded(model, tokenizer, encoded, criterion, runtime, batch_size, first)
         yield from ({"row": row.number, **answer} for row, answer in zip(chunk, found, strict=True))
         first += len(chunk)
+
+
+def texts_for(task: Any, source: Path | Iterable[bytes | str], columns: Sequence[str] = ()) -> Iterator[Row]:
+    """The texts of a file, or of a stream's lines, that the model of a task is to answer.
+
+    Args:
+        task: The model's task, a name or a declaration; None: a model that names none, which takes one text.
+        source: The file, or the lines of stdin.
+        columns: The names of the columns of text; () stands for those of the task.
+
+    Raises:
+        ConfigError: More or fewer columns than the model takes texts.
+        DataError: Whatever is no text, with its place.
+    """
+    own = get_task(task).text_names if task else ()
+    if own and columns and len(columns) != len(own):
+        raise ConfigError(
+            f"--text {', '.join(columns)}: this model takes {len(own)} column(s) of text, as "
+            f"{', '.join(names[0] for names in own)}"
+        )
+    names = tuple((name,) for name in columns) if columns else own or (("text",),)
+    wanted = Columns(names, "name yours with --text")
+    return read_texts(source, wanted) if isinstance(source, Path) else read_texts(source, wanted, "stdin")
 
 
 def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Any:

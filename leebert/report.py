@@ -13,6 +13,7 @@ from leebert.config import ExitConfig
 from leebert.evaluate import HeldOut, record_all
 from leebert.exits import named
 from leebert.exits.patience import default_patience
+from leebert.kinds import kind_of_model
 from leebert.latency import time_criteria
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
@@ -59,24 +60,14 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `exits` on a few rows.
 
-    examples: of texts, or of images where there is no tokenizer. `exits` stand under `chosen`; without any, the model's own
+    tokenizer: None for a model of images. `exits` stand under `chosen`; without any, the model's own
     stands under `own`, and those nearest to a layer speed-up of 2 are timed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows: Any
-        if tokenizer is None:
-            from leebert.images.arrays import decode_all
-
-            rows = decode_all(examples, model.config.image_size, Path(folder) / "rows.arrow")
-        else:
-            from leebert.compatibility import limits_of_encoder
-            from leebert.data.tokens import tokenise
-
-            rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
-            limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
+        rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
         recorded = record_all(model, rows, runtime, batch_size, progress=progress)
         result = evaluation(recorded, metric)
-        result["truncated_rows"] = 0 if tokenizer is None else int(rows.truncated)
+        result["truncated_rows"] = int(rows.truncated)
         if exits:
             chosen = [replay_point(recorded, metric, r.criterion, r.threshold, r.patience) for r in exits]
             result["chosen"] = [point.as_dict() for point in chosen]

@@ -50,7 +50,7 @@ class Served:
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", precision: Precision | None = None) -> None:
-        from leebert.compatibility import load_text_model
+        from leebert.kinds.texts import load_text_model
 
         self.model, self.tokenizer = load_text_model(folder)
         self.columns = Columns(text_names(self.model.config.task), "rename it in the request")

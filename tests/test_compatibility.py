@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved_models import save_model
 
-from leebert.compatibility import Limits, check_tokenizer, limits_of_encoder, load_text_model
+from leebert.compatibility import Limits, check_tokenizer, limits_of_encoder
 from leebert.data.collate import TokenRows
 from leebert.data.readers import Row
 from leebert.errors import BackboneError, CheckpointError, ConfigError, DataError, SweepError
 from leebert.exits.replay import make_criterion
+from leebert.kinds.texts import load_text_model
 from leebert.model import build_model
 from leebert.predict import answers, encode
 from leebert.runtime import Runtime

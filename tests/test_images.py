@@ -14,7 +14,7 @@ import torch
 from pictures import CLASSES, pixels, png, write_cifar, write_parquet
 
 from leebert.checkpoint import Checkpoints
-from leebert.config import Subset, TrainConfig
+from leebert.config import ModelConfig, Subset, TrainConfig
 from leebert.data.folds import make_folds
 from leebert.data.sources import subset
 from leebert.data.tasks import get_task
@@ -25,11 +25,12 @@ from leebert.images.preprocess import Preprocess, augment
 from leebert.images.problem import ImageProblem
 from leebert.images.sources import read_images
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.recipe import DataConfig, ModelConfig, check_model, effective_task, load_training_data
+from leebert.kinds import kind_of
 from leebert.record import TensorRows
 from leebert.runtime import Runtime
 from leebert.stages import steps
 from leebert.train import fit, train_epochs
+from leebert.training_data import DataConfig, effective_task, load_training_data
 from tune.running.crossval import Attempt, run_attempt
 from tune.running.prepare import prepare
 from tune.space import load_space
@@ -321,7 +322,7 @@ def test_a_space_that_mixes_texts_and_images_is_refused(cifar, tmp_path, keys, l
 
 def test_before_any_training_texts_and_images_are_told_apart():
     with pytest.raises(ConfigError, match="network for images, and mrpc has texts"):
-        check_model(get_task("mrpc"), ModelConfig(backbone="resnet56"))
+        kind_of("mrpc").check_model(get_task("mrpc"), ModelConfig(backbone="resnet56"))
     with pytest.raises(ConfigError, match="cifar10: its rows are images"):
         get_task("cifar10")
     with pytest.raises(ConfigError, match="data.group_by"):

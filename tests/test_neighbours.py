@@ -10,7 +10,6 @@ from encoders import EVERY_FAMILY, WORDS, batch, encoder, graded_rows, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leebert.compatibility import load_text_model
 from leebert.config import ExitConfig
 from leebert.data.readers import Row
 from leebert.data.sources import Examples
@@ -18,6 +17,7 @@ from leebert.data.tokens import tokenise
 from leebert.evaluate import record_all
 from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
+from leebert.kinds.texts import load_text_model
 from leebert.losses import cross_entropy
 from leebert.model import build_model
 from leebert.padding import padded_behind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -57,6 +57,7 @@ class Task:
     headerless: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     skipped_label: str | None = None
     skip_broken: bool = False
+    kind: ClassVar[str] = "texts"  # in leebert.kinds.KINDS
 
     @property
     def request_columns(self) -> tuple[str, ...]:
@@ -363,6 +364,6 @@ def named_or_declared(given: str) -> str | dict[str, Any]:
 def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
     """A task of texts, as :func:`any_task`. Raises ConfigError for one of images, too."""
     found = any_task(task, base)
-    if isinstance(found, ImageTask):
+    if not isinstance(found, Task):
         raise ConfigError(f"task {found.name}: its rows are images, and this is for texts")
     return found

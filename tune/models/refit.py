@@ -28,12 +28,13 @@ from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
 from leebert.operating_point import Aim, choose_exits, choose_point, points
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
-from leebert.recipe import RunConfig, effective_task, train_model
+from leebert.recipe import RunConfig, train_model
 from leebert.report import lost, speed_up_counts, told_speed_up
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
 from leebert.tradeoff import tradeoffs
+from leebert.training_data import effective_task
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
 from tune.analysis.stats import fold_ratio
 from tune.models.best_file import BestFile, CellLogits, pooled
@@ -244,8 +245,6 @@ def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say =
 
 
 def _metric(best: BestFile) -> str:
-    from leebert.recipe import effective_task
-
     return effective_task(best.config.task, best.config.data.group_by).metric
 
 
@@ -283,16 +282,17 @@ def check_backbone(best: BestFile) -> None:
 
 def check_data(best: BestFile) -> int:
     """How many rows the training split has; DataError where it is not the one that the best file was found on."""
-    from leebert.data.sources import read_split, subset
-    from leebert.images.tasks import ImageTask
+    from leebert.data.sources import subset
+    from leebert.kinds import kind_of
 
     data = best.config.data
     task = effective_task(best.config.task, data.group_by)
-    if isinstance(task, ImageTask):
+    kind = kind_of(task)
+    if not kind.served:
         raise ConfigError(
-            f"{best.path}: {task.name} has images, and refit makes models that serve texts; use leebert train"
+            f"{best.path}: {task.name} has {kind.name}, and refit makes models that serve texts; use leebert train"
         )
-    examples = read_split(task, "train", data.dir)
+    examples = kind.read(task, "train", data.dir)
     split_rows = len(examples)
     if data.subset and data.subset.rows <= split_rows:
         examples = subset(examples, data.subset.rows, data.subset.seed)
@@ -416,9 +416,9 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
     kept = folder / "evaluation.json"
     if kept.is_file():
         return dict(with_criterion(json.loads(kept.read_text(encoding="utf-8"))))
-    from leebert.compatibility import load_text_model
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
+    from leebert.kinds.texts import load_text_model
     from leebert.latency import machine
     from leebert.report import evaluate_split
 
