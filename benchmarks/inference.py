@@ -29,7 +29,7 @@ class Contest:
 
     model: Any
     last: Any  # the plain model's linear layer
-    strategy: Any
+    criterion: Any
     runtime: Any
     device: str
 
@@ -146,8 +146,8 @@ def main() -> None:
             rows = RowSubset(rows, np.arange(min(options.rows, len(rows))))
         threshold = threshold_for(record_all(model, rows, runtime), task.metric, options.ratio)
         result.figure("entropy threshold", threshold)
-        strategy = make_criterion("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
-        contest = Contest(model, classifier(model), strategy, runtime, options.device)
+        criterion = make_criterion("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
+        contest = Contest(model, classifier(model), criterion, runtime, options.device)
         measure(contest, rows, options.sizes, options.rounds, result)
     result.end()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from leebert import console
-from leebert.errors import ConfigError, DataError
-from leebert.files import check_file_writable, check_writable, write_atomically
-from leebert.options import (
+from leebert.cli_options import (
     Backbone,
     BatchSize,
     Command,
@@ -32,6 +30,8 @@ from leebert.options import (
     Task,
     Texts,
 )
+from leebert.errors import ConfigError, DataError
+from leebert.files import check_file_writable, check_writable, write_atomically
 
 app = typer.Typer(
     help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,
@@ -327,6 +327,40 @@ def methods(json_: Json = False) -> None:
         "cost: of a training step, stage by stage, against plain fine-tuning of the whole network. --json also says what "
         "differs from the original, and which options a method reads."
     )
+
+
+@app.command(cls=Command)
+def criteria(json_: Json = False) -> None:
+    """List every exit criterion: when a sample exits, its thresholds, and where it comes from."""
+    from leebert.exits import CRITERIA
+
+    rows = [row.as_dict() for row in CRITERIA.values()]
+    _print_rows(rows, json_, "criterion", lambda row: f"threshold {row['thresholds']}\n{row['source']}")
+
+
+@app.command(cls=Command)
+def metrics(json_: Json = False) -> None:
+    """List every metric: what its score is, and who uses it."""
+    from leebert.metrics import METRICS
+
+    _print_rows([row.as_dict() for row in METRICS.values()], json_, "metric", lambda row: row["source"])
+
+
+def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Callable[[dict[str, str]], str]) -> None:
+    """Print rows with a name and a title as a table that fits 80 columns, or as JSON."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if json_:
+        console.emit_json(rows)
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(title, no_wrap=True)
+    table.add_column("what it is", no_wrap=False)
+    for row in rows:
+        table.add_row(row["name"], f"{row['title']}\n{more(row)}")
+    Console().print(table)
 
 
 @app.command(cls=Command)

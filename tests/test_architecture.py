@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from setuptools import find_packages
 
+from leebert.exits import CRITERIA
+from leebert.metrics import METRICS
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p for folder in ("leebert", "tune") for p in (ROOT / folder).rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -288,3 +291,21 @@ def test_every_console_script_runs(script):
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
     assert not done.stderr
+
+
+def test_no_generic_module_compares_a_criterion_or_metric_by_its_name():
+    """What a criterion or a metric is like stands in its row; names are data, not conditions."""
+    own = (ROOT / "leebert" / "exits", ROOT / "leebert" / "metrics")
+    names, wrong = {*CRITERIA.built_in, *METRICS.built_in}, []
+    for path in (p for p in MODULES if p.parent not in own):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                sides = (node.left, *node.comparators)
+                constants = [c for side in sides for c in getattr(side, "elts", [side])]
+                found = names & {c.value for c in constants if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+                wrong += [f"{ids(path)}:{node.lineno}: {name}" for name in found]
+            elif isinstance(node, ast.match_case):
+                wrong += [
+                    f"{ids(path)}: {c.value}" for c in ast.walk(node.pattern) if getattr(c, "value", None) in names
+                ]
+    assert not wrong
