@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p for folder in ("leebert", "tune") for p in (ROOT / folder).rglob("*.py"))
@@ -168,6 +169,24 @@ def test_no_module_names_a_place_on_one_machine():
     assert {ids(path): places for path in MODULES if (places := place.findall(path.read_text()))} == {}
 
 
+def test_only_the_kinds_ask_whether_a_task_has_texts_or_images():
+    """Every other module asks the task's kind (`leebert.kinds`)."""
+    tables = {"leebert/data/tasks.py", "leebert/data/folds.py"}  # a text task by name; the columns that group texts
+    asking = {
+        ids(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "isinstance"
+        and {getattr(n, "id", "") for n in ast.walk(node.args[1])} & {"ImageTask", "Task"}
+    }
+    assert {path for path in asking if not path.startswith("leebert/kinds/")} <= tables
+    naming = {ids(path) for path in MODULES if "ImageTask" in path.read_text()}
+    assert {path for path in naming if not path.startswith(("leebert/kinds/", "leebert/images/"))} == {
+        "leebert/data/tasks.py"
+    }
+
+
 def test_gradients_of_training_are_taken_in_one_file():
     """No method, task or program has a training loop of its own."""
     assert [ids(path) for path in MODULES if ".backward(" in path.read_text()] == ["leebert/level.py"]
@@ -188,7 +207,7 @@ def test_public_names_resolve():
 def test_the_declared_packages_are_those_that_exist():
     real = {dotted(p) for p in MODULES if p.name == "__init__.py"}
     assert {dotted(p.parent / "__init__.py") for p in MODULES} == real, "a folder of modules without __init__.py"
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == real
+    assert set(find_packages(str(ROOT), include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])) == real
     for package in PROJECT["tool"]["setuptools"]["package-data"]:
         assert (ROOT / package / "py.typed").is_file()
 

@@ -52,7 +52,7 @@ def test_mlflow_accepts_every_name(line: names.Name) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
     example = line.pattern.replace("{exit}", "03").replace("{term}", "loss_theta").replace("{option}", "batch_size")
-    example = example.replace("{split}", "dev").replace("{rule}", "entropy")
+    example = example.replace("{split}", "dev").replace("{criterion}", "entropy")
     {"metric": _validate_metric_name, "param": _validate_param_name, "tag": _validate_tag_name}[line.family](example)
     found = names.find(line.family, example)
     assert found is not None

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from leebert.rules import RULES, StrategyName
+from leebert.exits import CRITERIA
 
 Group = Literal["whole network", "static", "early exit", "learned weights"]
 
@@ -86,7 +86,7 @@ def _in_cycles(config: Any) -> list[tuple[int, float]]:
 class Method:
     """One method.
 
-    source: whose it is. trains: what learns, in a few words. exits: the rule that it was published with.
+    source: whose it is. trains: what learns, in a few words. exits: the criterion that it was published with.
     cost: arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward is
     1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1 of the 2).
     A pass over all rows before a cut is named, and not in the numbers. differs: what is not as in the original, and
@@ -101,7 +101,7 @@ class Method:
     group: Group
     source: str
     trains: str
-    exits: StrategyName
+    exits: str
     cost: str
     differs: str = ""
     options: frozenset[str] = frozenset()
@@ -112,15 +112,15 @@ class Method:
     @property
     def one_exit(self) -> bool:
         """Whether only the last exit is left."""
-        return self.exits == "never"
+        return not CRITERIA[self.exits].early
 
     @property
     def tuned(self) -> bool:
-        """Whether its rule has no threshold that is good for every model: one is chosen for each."""
-        return not self.one_exit and RULES[self.exits].default is None
+        """Whether its criterion has no threshold that is good for every model: one is chosen for each."""
+        return not self.one_exit and CRITERIA[self.exits].default is None
 
     @property
-    def own_criterion(self) -> StrategyName | None:
+    def own_criterion(self) -> str | None:
         """The exit criterion that it was published with, where only the threshold is chosen for each model; else None."""
         return self.exits if self.tuned else None
 
@@ -138,11 +138,11 @@ def _static(
     return Method(name, title, "static", source, trains, "never", cost, differs, frozenset(options), stages, costs)
 
 
-def _of_pabee(name: str, title: str, source: str, rule: StrategyName, differs: str) -> Method:
-    """A rule of its own on exits that are trained as PABEE's."""
+def _of_pabee(name: str, title: str, source: str, criterion: str, differs: str) -> Method:
+    """An exit criterion of its own on exits that are trained as PABEE's."""
     trains = "as PABEE: everything, cross-entropies weighted by their layer"
     return Method(
-        name, title, "early exit", source, trains, rule, "1", differs, _JOINT, "leebert.methods.pabee:stages"
+        name, title, "early exit", source, trains, criterion, "1", differs, _JOINT, "leebert.methods.pabee:stages"
     )
 
 
@@ -226,7 +226,7 @@ _ALL: tuple[Method, ...] = (
     Method(
         "shallow-deep", "Shallow-Deep", "early exit", "Kaya et al., ICML 2019",
         "everything, cross-entropies whose weights grow with the epochs", "confidence", "1",
-        "an exit on every layer, since the tables compare rules on the same exits; weights by its share of the depth, which the original's "
+        "an exit on every layer, since the tables compare criteria on the same exits; weights by its share of the depth, which the original's "
         "six follow, too; on images exits see the mean over all positions, not "
         "a learnable mix of max and average pooling; where no exit is sure, the last one answers, not the surest",
         frozenset({"gradient_equilibrium"}), "leebert.methods.shallow_deep:stages",

@@ -5,8 +5,8 @@ The original prunes a finished model; here some epochs of training follow each c
 
 from __future__ import annotations
 
-from leebert.methods.finetune import first_stage
 from leebert.config import TrainConfig
+from leebert.methods.finetune import first_stage
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
 from leebert.stages import Stage, shared_epochs

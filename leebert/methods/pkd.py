@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from leebert.methods.finetune import first_stage
 from leebert.config import TrainConfig
+from leebert.methods.finetune import first_stage
 from leebert.optim import Fixed
 from leebert.stages import Stage
 from leebert.students import StudentObjective

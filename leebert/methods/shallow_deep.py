@@ -2,7 +2,7 @@
 
 The original has six internal exits at 15 to 90 % of the operations, with weights that grow to .15 to .9: here every layer
 has one, whose final weight is its share of the depth. Where no exit is sure the original takes the surest exit's answer,
-here the last one's, like every rule.
+here the last one's, like every criterion.
 """
 
 from __future__ import annotations

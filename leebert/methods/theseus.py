@@ -10,9 +10,9 @@ import dataclasses
 import functools
 from typing import Any
 
-from leebert.methods.finetune import first_stage
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
+from leebert.methods.finetune import first_stage
 from leebert.objective import ExitObjective
 from leebert.optim import Fixed
 from leebert.slim.layers import layers_only

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from leebert.errors import ConfigError
+from leebert.exits import DEFAULT
 from leebert.tradeoff import tradeoff
 from tune.analysis.compare import Line
 from tune.analysis.labels import COLOURS
@@ -176,7 +177,7 @@ def patience_points(folder: Path, state: State, c: Configuration, metric: str) -
     cells = [cell_logits(folder, state.cells[c.id, k.seed, k.fold])[0] for k in c.cells]
     if len(cells[0].logits) < 2:
         raise ConfigError("a model with one exit has no patience")
-    curves = [tradeoff(cell, "patience", metric=metric) for cell in cells]
+    curves = [tradeoff(cell, DEFAULT, metric=metric) for cell in cells]
     layers = np.mean([curve.layers for curve in curves], axis=0)
     scores = 100 * np.mean([curve.scores for curve in curves], axis=0)
     patiences = curves[0].thresholds.astype(int)
