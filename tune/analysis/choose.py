@@ -125,8 +125,8 @@ def choose(
     A configuration that is not distinguishable from the majority class is only chosen `anyway`.
 
     Left out, with a note, is a configuration of which logits that the objective takes can't be read. Raises SweepError
-    where sweeps differ in data, folds, metric or seeds, where none has learned anything, and where no configuration is
-    left; ConfigError where no configuration reaches the speed-up.
+    where none has learned anything, and where no configuration is left; ConfigError where sweeps differ in data, folds,
+    metric or seeds, and where no configuration reaches the speed-up.
     """
     require_alike(sweeps)
     _warn_of_one_exit(sweeps, say)

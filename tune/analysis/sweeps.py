@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import ConfigError, SweepError
+from leebert.errors import ConfigError
 from leebert.provenance import backbone_differences
 from tune.analysis.compare import holds, means
 from tune.analysis.learned import ConfigurationMargin, margins_of, ratio_of
@@ -70,7 +70,7 @@ def require_alike(sweeps: Sequence[Sweep], *, paired: bool = False) -> None:
             options that are searched.
 
     Raises:
-        SweepError: with what differs.
+        ConfigError: with what differs.
     """
     first, *others = sweeps
     for other in others:
@@ -83,7 +83,7 @@ def require_alike(sweeps: Sequence[Sweep], *, paired: bool = False) -> None:
             models = [one.spec.model.model_copy(update={"backbone": ""}) for one in (first, other)]
             differ += ["model"] if models[0] != models[1] else []
         if differ:
-            raise SweepError(
+            raise ConfigError(
                 f"{first.name} and {other.name} are sweeps of {first.spec.task_name} with different {', '.join(differ)}: "
                 f"their {'runs' if paired else 'scores'} can't be {'paired' if paired else 'compared'}"
             )
@@ -225,7 +225,7 @@ def _require_common_task(by_task: Mapping[str, Sequence[Pool]], option: str, a: 
 
 
 def _joined(found: Sequence[Pool]) -> Pool:
-    """Several sweeps of one task as one. SweepError where they differ in more than what they search."""
+    """Several sweeps of one task as one. ConfigError where they differ in more than what they search."""
     require_alike([sweep for pool in found for sweep in pool.sweeps], paired=True)
     first, *others = found
     configs = dict(first.state.configs)
