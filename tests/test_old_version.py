@@ -120,6 +120,7 @@ def test_compare_finds_the_same_differences(place, cli, expected):
     agree(answered(cli("leebert-tune", "compare", "finished", *options)), expected["compare"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "command"),
     [
@@ -197,15 +198,6 @@ def test_a_best_file_is_verified_and_refitted_beside_the_old_models(place, datab
     assert names[:3] == names[3:], "metrics, parameters and tags have the same names"
 
 
-def test_a_best_file_is_trained_by_train_config(place, cli, expected):
-    moved = ("--data-dir", place / "data", "--backbone", place / "backbone")
-    ran = cli("leebert", "train", "--config", "best/pairs.yaml", *moved, "--out", "new", "--json")
-    now, old = answered(ran), expected["train"]["best"]
-    agree({key: now[key] for key in ("rows", "theta_updates")}, {key: old[key] for key in ("rows", "theta_updates")})
-    answers = cli("leebert", "predict", "new", "texts.jsonl")
-    agree(lines(answers), expected["predict"]["best"]["own"])
-
-
 def test_a_results_file_of_the_papers_tables_shows_the_same_numbers(place, cli, expected):
     ran = cli(
         "leebert-tune", "reproduce", "table4", "--task", "task.yaml", "--data-dir", "data", "--backbone", "backbone",
@@ -254,6 +246,17 @@ def test_a_saved_model_is_evaluated_and_calibrated_to_the_same_numbers(place, cl
     agree(answered(ran), expected["calibrate"])
 
 
+@pytest.mark.slow
+def test_a_best_file_is_trained_by_train_config(place, cli, expected):
+    moved = ("--data-dir", place / "data", "--backbone", place / "backbone")
+    ran = cli("leebert", "train", "--config", "best/pairs.yaml", *moved, "--out", "new", "--json")
+    now, old = answered(ran), expected["train"]["best"]
+    agree({key: now[key] for key in ("rows", "theta_updates")}, {key: old[key] for key in ("rows", "theta_updates")})
+    answers = cli("leebert", "predict", "new", "texts.jsonl")
+    agree(lines(answers), expected["predict"]["best"]["own"])
+
+
+@pytest.mark.slow
 def test_a_killed_training_run_is_finished_from_its_checkpoint(place, cli, expected):
     train = (
         "train", "--task", "task.yaml", "--data-dir", "data", "--backbone", "backbone", "--pooling", "mean",
