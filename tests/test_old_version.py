@@ -262,7 +262,9 @@ def lines(ran: Any) -> list[Any]:
 
 def test_a_saved_model_is_evaluated_and_calibrated_to_the_same_numbers(place, cli, expected):
     ran = cli("leebert", "evaluate", "models/chosen", "--data-dir", "data", "--timed-rows", 0, "--json")
-    agree(answered(ran), expected["evaluate"])
+    # The paper's speed-up of 1.95 was a default beside 2; now there is one default.
+    old = {key: value for key, value in expected["evaluate"]["dev"].items() if key != "at_paper_speed_up"}
+    agree(answered(ran), {"dev": old})
     options = ("--speed-up", 1.5, "--strategy", "entropy", "--json")
     ran = cli("leebert", "calibrate", "models/chosen", "texts.jsonl", *options)
     agree(answered(ran), expected["calibrate"])
