@@ -5,26 +5,20 @@ Unknown keys are errors; :func:`parse` reports every error of a mapping at once,
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.methods import METHODS
+from leebert.plugins import ELSEWHERE
 from leebert.rules import COUNTING, RULES, StrategyName, without_patience
 
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
 Pooling = Literal["pooler", "cls", "mean"]
 Precision = Literal["auto", "fp32", "bf16"]
-
-
-def nearest(key: str, valid: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for a misspelt key, or an empty string."""
-    close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _positive_rate(value: float) -> float:
@@ -35,7 +29,7 @@ def _positive_rate(value: float) -> float:
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}")
+        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}; {ELSEWHERE}")
     return name
 
 

@@ -20,12 +20,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
+from types import FunctionType
 from typing import Any, Generic, TypeVar
 
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 
 #: Modules that register parts, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
+
+#: What to do about a name that no part has here.
+ELSEWHERE = f"if a package brings it, install that package, or name its module in {VARIABLE}"
 
 Part = TypeVar("Part")
 
@@ -73,12 +77,18 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._registered: dict[str, Origin] = {}
         self._entry_points: dict[str, metadata.EntryPoint] | None = None
 
-    def register(self, name: str, part: Part) -> Part:
+    @property
+    def built_in(self) -> tuple[str, ...]:
+        """The names of this project's own parts, in their order."""
+        return tuple(self._modules)
+
+    def register(self, name: str, part: Part, *, module: str | None = None) -> Part:
         """Add a part under a name, for this process and for the sweeps that it starts.
 
         Args:
             name: What configurations call it.
             part: The part.
+            module: The dotted name of the module that it comes from; None: that of a class or function, else the caller's.
 
         Returns:
             The part.
@@ -86,7 +96,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
         Raises:
             ConfigError: The name belongs to another part, or the part does not fit.
         """
-        origin = Origin(getattr(part, "__module__", None) or type(part).__module__)
+        own = part.__module__ if isinstance(part, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
+        origin = Origin(module or own)
         if self._parts.get(name) is part:
             return part
         held = self._registered.get(name)
@@ -121,9 +132,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return name in self._modules or name in self._outside() or name in self._registered
 
     def unknown(self, name: str) -> str:
-        """One sentence for a name that no part has: where to look, and the names that there are."""
-        missing = f"{self.kind} {name!r} is not known here ({', '.join(self)})"
-        return f"{missing}; if a package brings it, install that package, or name its module in {VARIABLE}"
+        """One sentence for a name that no part has: the names that exist, and what to do."""
+        return f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {ELSEWHERE}"
 
     def _load(self, name: str) -> Part:
         if name in self._modules:

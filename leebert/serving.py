@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from leebert.config import ExitConfig, Precision, nearest, problems
+from leebert.config import ExitConfig, Precision, problems
 from leebert.data.readers import Columns
 from leebert.data.texts import bad_text, is_text
-from leebert.errors import ConfigError, DataError
+from leebert.errors import ConfigError, DataError, nearest
 from leebert.exits import check_rule, check_threshold, make_strategy
 from leebert.operating_point import in_words, saved_tradeoffs, within_loss
 from leebert.predict import CHUNK, answer_encoded, encode

@@ -11,7 +11,6 @@ from encoders import EVERY_FAMILY, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from leebert.methods.theseus import Successors
 from leebert.checkpoint import Checkpoints
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import ConfigError
@@ -28,7 +27,16 @@ from leebert.slim.parts import blocks
 from leebert.stages import Examined, method
 from leebert.students import StudentObjective, distance
 from leebert.train import fit, train_epochs
-from leebert.transforms import KeepLayers, LastExit, PruneHeads, Slenderise, best_of_all, first_layers, spaced_layers
+from leebert.transforms import (
+    KeepLayers,
+    LastExit,
+    PruneHeads,
+    Slenderise,
+    Successors,
+    best_of_all,
+    first_layers,
+    spaced_layers,
+)
 
 LAYERS = 4
 STATIC = [name for name, told in METHODS.items() if told.group == "static"]

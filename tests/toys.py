@@ -11,7 +11,16 @@ from torch import nn
 
 from leebert.config import TrainConfig
 from leebert.data.folds import Folds
+from leebert.methods import METHODS
+from leebert.optim.fixed import Fixed
 from leebert.record import Batch, Keep, Record, TensorRows
+
+#: The optimiser of ω of every method that trains on eq. 5 with whatever teachers, made from a configuration.
+ALGORITHMS = {
+    name: method.omega or (lambda config: Fixed())
+    for name, method in METHODS.items()
+    if method.stages is None and method.teachers is None
+}
 
 
 class ThreeExitMLP(nn.Module):

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from leebert.config import Frozen, nearest, parse
+from leebert.config import Frozen, parse
 from leebert.data.labels import LabelIds, as_written
 from leebert.data.readers import FORMATS
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS, ImageTask
 from leebert.yaml import load_yaml
 

@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from leebert.config import nearest
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from tune.analysis.select import complete, mean_and_std
 from tune.analysis.stats import Interval, Judge, fold_ratio
 from tune.analysis.verdicts import label, side_name, verdict

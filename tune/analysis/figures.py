@@ -8,7 +8,7 @@ from itertools import cycle, islice
 import numpy as np
 from matplotlib.figure import Figure
 
-from tune.tracking.names import COLOURS
+from tune.tracking.names import algorithm_colour
 
 #: For sides that are no algorithm with a colour of its own.
 PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
@@ -22,7 +22,7 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def colour(name: str, position: int) -> str:
     """The colour of an algorithm, or of what stands at this position."""
-    return COLOURS.get(name, PALETTE[position % len(PALETTE)])
+    return algorithm_colour(name) or PALETTE[position % len(PALETTE)]
 
 
 def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Sequence[str]) -> Figure:

@@ -11,9 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from leebert.config import nearest
 from leebert.data.tasks import OwnTask
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.yaml import TOO_DEEP, refuse_deep, unreadable
 from tune.space.findings import Finding, dotted, keys_below, of_details, shown
 from tune.space.sections import named

@@ -22,9 +22,9 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 
-from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
+from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig
 from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown

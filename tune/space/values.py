@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leebert.config import COST_ONLY, TrainConfig, nearest
+from leebert.config import COST_ONLY, TrainConfig
+from leebert.errors import nearest
 from tune.space.findings import Finding, Findings, message, shown
 
 #: The fields of TrainConfig that a space or `training` may name: seeds belong to cells, algorithms have a key.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import LeebertError
+from leebert.methods import METHODS, Method
 from tune.analysis.compare import CellKey, compare
 from tune.analysis.select import complete
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
@@ -18,7 +19,7 @@ from tune.analysis.verdicts import rests_on
 from tune.store.history import Configuration, History
 from tune.store.ledger import State
 from tune.tracking.events import Summary
-from tune.tracking.names import LABELS, PAIR_COLOURS, algorithm_label
+from tune.tracking.names import PAIR_COLOURS, algorithm_label
 
 
 def summaries(state: State, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
@@ -89,9 +90,9 @@ def cells_of(side: History) -> list[CellKey]:
 
 
 def _order(algorithm: str) -> tuple[int, str]:
-    """CLO first, then as the paper has them; a user's own methods last."""
-    known = list(LABELS)
-    return known.index(algorithm) if algorithm in known else len(known), algorithm
+    """CLO first, then the other ways to weigh the loss terms; all other methods by name."""
+    method = METHODS.get(algorithm)
+    return Method.chart_order if method is None else method.chart_order, algorithm
 
 
 def _newest(state: State, *sides: Mapping[str, Any]) -> int:
