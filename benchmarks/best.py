@@ -119,16 +119,20 @@ def command(path: Path, out: Path) -> None:
 
 def run(options: argparse.Namespace, path: Path, result: Result) -> None:
     """The command, its imports, reading and choosing."""
-    from tune.analysis.best import best_file
-    from tune.analysis.choosing import Sweep, choose
+    from tune.analysis.choose import Sweep, choose
     from tune.analysis.tradeoff import Objective
+    from tune.models.write_best import best_file
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder(path)
     made_up = Sweep.read(folder)
     state = folder.ledger.read()
     size = sum(p.stat().st_size for p in (path / "ledger").rglob("*.jsonl"))
-    imports = [sys.executable, "-c", "import tune.cli, tune.analysis.best, tune.store.folder, tune.analysis.overview"]
+    imports = [
+        sys.executable,
+        "-c",
+        "import tune.cli, tune.models.write_best, tune.store.folder, tune.analysis.overview",
+    ]
     found = alternate(
         {
             "importing": lambda number: timed(lambda: subprocess.run(imports, check=True)),

@@ -139,7 +139,7 @@ def main() -> None:
     made.add_argument("--exits", type=int, default=12, help="exits (%(default)s)")
     options = made.parse_args()
     start(options.threads)
-    from tune.running.driver import replay
+    from tune.tracking.feed import replay
     from tune.tracking.tracker import Tracker
 
     result = Result("feed", options)

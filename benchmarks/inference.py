@@ -12,7 +12,6 @@ Targets, sorted: quotient >= 0.85 at batch size 1, >= 0.80 at 32. Needs --model,
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from functools import partial
 from pathlib import Path
@@ -66,11 +65,10 @@ class Contest:
 
 def threshold_for(recorded: Any, metric: str, ratio: float) -> float:
     """The entropy threshold whose layer ratio is nearest to `ratio`."""
-    from leebert.evaluate import curve
+    from leebert.tradeoff import tradeoff
 
-    most = math.log(recorded.logits.shape[-1])
-    points = curve(recorded, metric, "entropy", [most * i / 400 for i in range(401)])
-    return float(min(points, key=lambda p: abs(p.speed_up - ratio)).threshold or 0.0)
+    curve = tradeoff(recorded, "entropy", metric=metric, speed_ups=[ratio])
+    return float(curve.nearest(ratio).threshold or 0.0)
 
 
 def in_batches(rows: Any, order: np.ndarray, size: int) -> list[Any]:

@@ -42,10 +42,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from encoders import save_backbone, write_task  # noqa: E402
 from mlflow_server import MlflowServer  # noqa: E402
 
-from tune.analysis.select import ranking  # noqa: E402
 from tune.store.folder import SweepFolder  # noqa: E402
 from tune.store.held_out import cell_logits  # noqa: E402
 from tune.store.ledger import Record, State  # noqa: E402
+from tune.store.ranking import ranking  # noqa: E402
 
 STANDSTILL = 40.0  # seconds that a driver is stopped while another takes over
 AWAY = (5.0, 60.0)  # seconds without MLflow, at least and at most

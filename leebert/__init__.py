@@ -14,7 +14,7 @@ from leebert.registration import register
 if TYPE_CHECKING:
     from leebert.config import ExitConfig, ModelConfig, TrainConfig
     from leebert.errors import LeebertError
-    from leebert.evaluate import HeldOut, curve, record_all, replay_point
+    from leebert.evaluate import HeldOut, record_all
     from leebert.exits import make_strategy, replay
     from leebert.inference import infer
     from leebert.model import LeebertForSequenceClassification, build_model
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leebert.record import MultiExit, Record, Rows, TensorRows
     from leebert.runtime import Runtime
     from leebert.stages import Stage
+    from leebert.tradeoff import replay_point, tradeoffs
     from leebert.train import EpochReport, TrainResult, fit, train_epochs
 
 __version__ = "0.1.0"
@@ -44,12 +45,12 @@ _WHERE = {
     "TrainConfig": "config",
     "TrainResult": "train",
     "build_model": "model",
-    "curve": "evaluate",
     "infer": "inference",
     "make_strategy": "exits",
     "record_all": "evaluate",
     "replay": "exits",
-    "replay_point": "evaluate",
+    "replay_point": "tradeoff",
+    "tradeoffs": "tradeoff",
     "fit": "train",
     "train_epochs": "train",
 }
@@ -71,13 +72,13 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "build_model",
-    "curve",
     "fit",
     "infer",
     "make_strategy",
     "record_all",
     "replay",
     "replay_point",
+    "tradeoffs",
     "train_epochs",
 ]
 

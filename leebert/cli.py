@@ -13,7 +13,7 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, DataError
-from leebert.files import check_file_writable, check_writable
+from leebert.files import check_file_writable, check_writable, write_atomically
 from leebert.rules import COUNTING, RULES
 
 app = typer.Typer(
@@ -208,7 +208,7 @@ def evaluate(
         )  # fmt: skip
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=1))
+        write_atomically(out, json.dumps(results, indent=1))
     if json_:
         console.emit_json(results)
     else:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.exits import Strategy, make_strategy
 from leebert.inference import infer
 from leebert.record import Batch, Rows
 from leebert.runtime import Runtime
+from leebert.tradeoff import replay_point
 
 #: The paper's speed-up, at which tables compare methods (table 1: 1.93 to 1.96).
 PAPER_SPEED_UP = 1.95

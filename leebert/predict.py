@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from leebert.data.collate import TokenRows
 from leebert.data.readers import Row
 from leebert.errors import DataError
+from leebert.files import replaced
 
 CHUNK = 256  # rows tokenised and answered at a time
 
@@ -111,11 +112,5 @@ def write_answers(
 def save_answers(rows: Iterable[dict[str, Any]], path: Path, form: str, columns: Sequence[str] = COLUMNS) -> int:
     """Write answers into a file, whole or not at all, as :func:`write_answers`; an error leaves an earlier file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as f:
-            count = write_answers(rows, f, form, columns, kept=False)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
+    with replaced(path, sync=False) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as f:
+        return write_answers(rows, f, form, columns, kept=False)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut, record_all, replay_point
+from leebert.evaluate import HeldOut, record_all
 from leebert.latency import PAPER_SPEED_UP, time_rules
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
 from leebert.rules import default_patience, named
 from leebert.runtime import Runtime
-from leebert.tradeoff import tradeoffs
+from leebert.tradeoff import replay_point, tradeoffs
 
 
 def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:

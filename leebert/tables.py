@@ -43,8 +43,16 @@ def _methods() -> Iterable[Sequence[str]]:
         yield f"`{method.name}`", f"{method.title} ({method.source})", method.trains, method.exits, method.cost
 
 
+def _colours() -> Iterable[Sequence[str]]:
+    for method in sorted(METHODS.values(), key=lambda method: method.chart_order):
+        yield f"`{method.name}`", method.label, f"`{method.colour}`" if method.colour else ""
+
+
 #: Every table; `tune` has none of its own.
-TABLES: tuple[Table, ...] = (Table("methods", ("`algorithm`", "method", "what trains", "exits by", "cost"), _methods),)
+TABLES: tuple[Table, ...] = (
+    Table("methods", ("`algorithm`", "method", "what trains", "exits by", "cost"), _methods),
+    Table("colours", ("method", "`approach`", "colour"), _colours),
+)
 
 
 def rendered(text: str, where: str) -> str:

@@ -15,14 +15,15 @@ from recorded import drawn
 from leebert.evaluate import HeldOut
 from leebert.majority import against_majority
 from leebert.yaml import load_yaml
-from tune.analysis import choosing, overview, tradeoff
-from tune.analysis.comparing import compare_sweeps
+from tune.analysis import overview, tradeoff
+from tune.analysis.choose import choose_each
+from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.report import sweep_page
-from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff
-from tune.store.folder import SweepFolder
+from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
+from tune.store.ranking import best
 from tune.tracking.feed import config_ended
 
 SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "batch_size": [16]}
@@ -169,7 +170,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     assert by_sweep[0] == by_sweep[1] != set(), "their scores are the same"
     objective, points = Objective(), []
     for folder in (one, two):
-        (choice,), _ = choosing.choose_each([folder], objective)
+        (choice,), _ = choose_each([folder], objective)
         points += [(p.layers, p.score) for p in choice.front]
     best_at = {x: max(y for at, y in points if at <= x) for x, _ in points}
     for point in found["pareto"]["points"]:
@@ -192,7 +193,7 @@ def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, 
 
 
 def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose, tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing, "FRONT_CELLS", 3 * FOLDS - 1)
+    monkeypatch.setattr("tune.analysis.choose.FRONT_CELLS", 3 * FOLDS - 1)
     monkeypatch.setattr(tradeoff, "LONG_SECONDS", 0.0)
     sweep("large")
     ran = choose("large")
@@ -209,7 +210,7 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
 def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
-    (chosen, *_), _ = choosing.choose_each([folder], Objective())
+    (chosen, *_), _ = choose_each([folder], Objective())
     (record, *_) = chosen.best.records
     path = folder.path / "cells" / record["held_out"]
     whole = choose("damaged", more=("--objective", "area", "--json")).json["found"]
@@ -361,7 +362,7 @@ def test_without_records_and_logits_nothing_is_claimed(sweep, choose, tmp_path):
 
 def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     folder = sweep("mrpc", held_out=None, ends=recorded)
-    facts = overview.summary(folder, overview.spec_of(folder), folder.ledger.read())
+    facts = overview.summary(folder, spec_of(folder), folder.ledger.read())
     assert [row["majority"] and row["majority"]["verdict"] for row in facts["configurations"]] == [
         "learned", "collapsed", "collapsed", None,
     ]  # fmt: skip

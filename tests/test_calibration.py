@@ -1,7 +1,6 @@
 """`leebert calibrate`: thresholds chosen on unlabelled texts, kept where prediction and service read them."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -245,9 +244,10 @@ def test_wrong_texts_and_options_change_nothing(place, model, cli, tmp_path, cas
     assert contents(model) == contents(place / "model")
 
 
-def test_a_file_that_cannot_be_written_leaves_all_as_they_were(place, model, cli):
+def test_a_file_that_cannot_be_written_leaves_all_as_they_were(place, model, cli, monkeypatch):
     (model / "README.md").write_text("By default a row leaves by the rule **entropy** at 0.5.\n")
-    (model / f".README.md.{os.getpid()}").mkdir()  # where the new card would be written first
+    monkeypatch.setattr("leebert.files.secrets.token_hex", lambda length: "token")
+    (model / ".README.md.token.tmp").mkdir()  # where the new card would be written first
     before = contents(model)
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 2)
     assert ran.code == 1

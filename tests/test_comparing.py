@@ -11,13 +11,13 @@ import pytest
 from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
-from tune.analysis.compare_page import comparison_page, sides
-from tune.analysis.comparing import across, across_sentences, compare_sweeps, print_comparisons
+from tune.analysis.compare_html import comparison_page, sides
+from tune.analysis.compare_sweeps import across, across_sentences, compare_sweeps, print_comparisons
+from tune.analysis.compare_text import sentences
 from tune.analysis.figure_data import depth
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.analysis.tradeoff import Objective
-from tune.analysis.verdicts import sentences
 from tune.store.lease import Lease
 
 AT_2 = (Objective.of("speed-up=2"),)

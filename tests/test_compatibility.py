@@ -144,7 +144,7 @@ def test_a_sweep_refuses_in_one_line_and_begins_nothing(place, cli, tmp_path, mo
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_doctor_finds_it(place, tmp_path, monkeypatch, name):
-    from tune.machines import doctor
+    from tune.running import doctor
     from tune.space import load_space
 
     def no_ray(address):

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from leebert.config import ExitConfig, parse
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.exits import (
     STRATEGIES,
     check_threshold,
@@ -25,6 +25,7 @@ from leebert.exits import (
 )
 from leebert.report import evaluation
 from leebert.rules import RULES, StrategyName, default_patience, usable
+from leebert.tradeoff import replay_point
 
 LOGITS = arrays(
     np.float32, st.tuples(st.integers(2, 8), st.integers(1, 12), st.integers(2, 4)), elements=st.floats(-6, 6, width=32)

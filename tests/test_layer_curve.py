@@ -16,10 +16,10 @@ from recorded import crowded, records, surer
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.metrics import measures
 from leebert.rules import RULES
-from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, tradeoff, tradeoffs
+from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, replay_point, tradeoff, tradeoffs
 
 CRITERIA = [(name, None) for name in RULES] + [("pcee", 1), ("f-pabee", 1)]
 

@@ -10,11 +10,12 @@ from leebert.card import CardFacts, card, recalibrated
 from leebert.config import ModelConfig, TrainConfig
 from leebert.data.tasks import any_task
 from leebert.errors import BackboneError, SweepError
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.recipe import RunConfig
 from leebert.report import evaluation, print_evaluation
 from leebert.thresholds import Chosen
-from tune.models.found import BestFile, CellLogits, save_logits
+from leebert.tradeoff import replay_point
+from tune.models.best_file import BestFile, CellLogits, save_logits
 from tune.models.refit import Plan, check_learned, prepare, print_refit
 
 RULE = Chosen("entropy", 0.4, asked=2.0, reached=2.0)

@@ -23,7 +23,7 @@ from encoders import graded_rows
 from leebert.errors import ConfigError, DataError
 from leebert.provenance import code_version
 from leebert.yaml import dump_yaml, load_yaml
-from tune.models.found import content_digest, read_best
+from tune.models.best_file import content_digest, read_best
 from tune.tracking import names
 
 # MLflow's loader of models warns of MLflow's own type hints when it is imported.
@@ -110,7 +110,7 @@ def test_the_first_seed_is_registered_whatever_dev_says(refitted):
 
 def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_place):
     from leebert.thresholds import choose
-    from tune.models.found import pooled
+    from tune.models.best_file import pooled
 
     out, ran = refitted
     held_out = pooled(read_best(best_place.file).logits())

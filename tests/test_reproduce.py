@@ -46,8 +46,8 @@ from tune.reproduce.paper import (
 from tune.reproduce.plan import Allowance, Part, Request, make_plan, slug
 from tune.reproduce.rendering import Page, comma_separated, latex, markdown
 from tune.reproduce.results import Costs, Results, differences, read, write
-from tune.reproduce.running import Job, jobs, run
 from tune.reproduce.tables import best_rival, lines, networks
+from tune.reproduce.training import Job, jobs, run
 from tune.space import load_space
 from tune.store.folder import SweepFolder
 from tune.store.ledger import State
@@ -478,7 +478,7 @@ def test_what_a_sweep_of_one_part_has_used_is_not_there_for_the_next(tmp_path, m
         made_sweep(tmp_path / name, "sqlite:///nowhere.db", configs=2)
         return types.SimpleNamespace(by_hand=False)
 
-    monkeypatch.setattr("tune.reproduce.running.new_sweep", begun)
+    monkeypatch.setattr("tune.reproduce.training.new_sweep", begun)
     plan = make_plan(request(storage=str(tmp_path), budget="fold_epochs=20"))
     allowance = Allowance("fold_epochs=20")
     run(plan, Job(plan.parts[0], "first", None, ("uniform",), (0,)), allowance, print)
@@ -488,7 +488,7 @@ def test_what_a_sweep_of_one_part_has_used_is_not_there_for_the_next(tmp_path, m
 
 
 class Begun:
-    """A sweep as :func:`tune.reproduce.running.jobs` sees it."""
+    """A sweep as :func:`tune.reproduce.training.jobs` sees it."""
 
     def __init__(self, name, begun, seeds):
         self.folder, self.begun, self.seeds = types.SimpleNamespace(name=name), begun, seeds

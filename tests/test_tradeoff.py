@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from recorded import drawn
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.rules import RULES
+from leebert.tradeoff import replay_point
 from tune.analysis.compare import compare
-from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
 from tune.running.crossval import save_held_out
 from tune.store.history import Cell, Configuration, EpochScore
+from tune.store.ranking import best
 
 
 def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> HeldOut:

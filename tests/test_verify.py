@@ -10,7 +10,7 @@ import pytest
 from best_files import ROWS
 
 from leebert.yaml import dump_yaml, load_yaml
-from tune.models.found import content_digest, load_logits, read_best
+from tune.models.best_file import content_digest, load_logits, read_best
 
 pytestmark = pytest.mark.slow
 

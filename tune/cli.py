@@ -179,7 +179,7 @@ def doctor(
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
     console.quiet_transformers()
-    from tune.machines.doctor import examine, print_checks, verdict
+    from tune.running.doctor import examine, print_checks, verdict
 
     checks = examine(spec, address)
     if json_:
@@ -222,7 +222,7 @@ def resume(
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
     from tune.analysis.overview import print_table, print_views, summary
-    from tune.running.sweep import named
+    from tune.store.folder import named
 
     told = []
     for outcome in outcomes:
@@ -331,9 +331,9 @@ def best(
 
     Exit code 1 if a sweep or task has none; the others' files are written all the same.
     """
-    from tune.analysis.best import print_best, write_best
-    from tune.analysis.choosing import choose_each
+    from tune.analysis.choose import choose_each
     from tune.analysis.tradeoff import Objective
+    from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
@@ -365,7 +365,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Train a best file's cells again: does its score come out? Exit code 0 if it does, else 1."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     if precision not in (None, "fp32", "bf16"):
@@ -410,7 +410,7 @@ def refit(
     json_: Json = False,
 ) -> None:
     """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
@@ -477,7 +477,7 @@ def views(
     """Make the sweep's saved views in MLflow again, from what it has found by now, and print their addresses."""
     from tune.analysis.overview import print_views
     from tune.store.folder import SweepFolder
-    from tune.tracking.showing import show
+    from tune.tracking.publish import show
 
     told = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
     if json_:
@@ -509,7 +509,7 @@ def compare(
     json_: Json = False,
 ) -> None:
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
-    from tune.analysis.comparing import across, compare_sweeps, print_comparisons
+    from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
     from tune.analysis.tradeoff import Objective
     from tune.store.folder import SweepFolder
 
@@ -520,8 +520,8 @@ def compare(
         folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
     )
     if html is not None:
-        from tune.analysis.compare_page import comparison_page
-        from tune.analysis.report import deliver
+        from tune.analysis.compare_html import comparison_page
+        from tune.tracking.artifacts import deliver
 
         deliver(comparison_page(found), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
     if not json_:
@@ -560,8 +560,9 @@ def report(
     storage: Storage = None,
 ) -> None:
     """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
-    from tune.analysis.report import deliver, sweep_page
+    from tune.analysis.report import sweep_page
     from tune.store.folder import SweepFolder
+    from tune.tracking.artifacts import deliver
 
     folder = SweepFolder.find(name, storage)
     page, path = sweep_page(folder), out or folder.path / "report.html"

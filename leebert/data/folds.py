@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 from leebert.data.sources import Examples, Labelled
 from leebert.data.tasks import AnyTask
 from leebert.errors import DataError
-from leebert.files import parse_json
+from leebert.files import parse_json, replaced
 from leebert.images.tasks import ImageTask
 
 #: One fixed hold-out (`folds: 1`) holds out about one row in so many.
@@ -153,13 +151,8 @@ class Folds:
         }
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replaced(path, sync=False) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):  # gone already where all went well
-                temporary.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> Folds:

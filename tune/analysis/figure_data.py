@@ -13,11 +13,10 @@ from leebert.errors import ConfigError
 from leebert.tradeoff import tradeoff
 from tune.analysis.compare import Line
 from tune.analysis.figures import Band
-from tune.analysis.select import complete
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
 from tune.store.ledger import Record, State
-from tune.tracking.summary import exit_scores
+from tune.store.ranking import complete, exit_scores
 
 #: What the terms of ω are called in the paper.
 TERMS = {"ce": "cross-entropy of the exit", "kd": "terms in which the exit is a student"}

@@ -8,7 +8,7 @@ from itertools import cycle, islice
 import numpy as np
 from matplotlib.figure import Figure
 
-from tune.tracking.names import algorithm_colour
+from tune.analysis.labels import algorithm_colour
 
 #: For sides that are no algorithm with a colour of its own.
 PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")

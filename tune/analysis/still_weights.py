@@ -16,12 +16,11 @@ from leebert.methods.common import CYCLES
 from leebert.omega import MOVED, learns_omega
 from tune.analysis.compare import Line
 from tune.space import SweepSpec
+from tune.store.history import CellKey
 from tune.store.ledger import Record
 
 #: Options that decide how ω learns and nothing else.
 OF_OMEGA = CYCLES
-
-CellKey = tuple[str, int, int]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.rules import RULES, without_patience
 from leebert.tradeoff import CRITERION, Tradeoff, mean_curve
-from tune.store.held_out import CellKey, cell_logits, named, unchecked, warn_of
-from tune.store.history import Cell, Configuration, EpochScore, History
+from tune.store.held_out import cell_logits, named, unchecked, warn_of
+from tune.store.history import Cell, CellKey, Configuration, EpochScore, History
 from tune.store.ledger import Record
 
 #: A replay that takes longer is announced.

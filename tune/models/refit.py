@@ -35,7 +35,7 @@ from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_j
 from leebert.tradeoff import tradeoffs
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
 from tune.analysis.stats import fold_ratio
-from tune.models.found import BestFile, CellLogits, pooled
+from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
 
 Say = Callable[[str], None]

@@ -21,7 +21,8 @@ from leebert.errors import ConfigError, TrackingError
 from leebert.files import write_atomically
 from leebert.serving import ANSWER, PARAMETERS, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
-from tune.models.found import BestFile, content_digest
+from tune.analysis import labels
+from tune.models.best_file import BestFile, content_digest
 from tune.models.refit import Say
 from tune.models.shipping import shipped, without_places
 from tune.tracking import names
@@ -338,11 +339,11 @@ def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
         "task": best.task_name,
         "kind": "refit",
         "algorithm": algorithm,
-        "approach": names.algorithm_label(algorithm),
+        "approach": labels.algorithm_label(algorithm),
         "config": str(best.found["configuration"]),
         "seed": str(seed),
         **_origin(told),
-        "mlflow.runColor": names.algorithm_colour(algorithm) or "#8c8c8c",
+        "mlflow.runColor": labels.algorithm_colour(algorithm) or "#8c8c8c",
     }
 
 

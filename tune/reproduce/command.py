@@ -20,8 +20,8 @@ from tune.reproduce.costs import measure
 from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
 from tune.reproduce.plan import SEEDS, Allowance, Part, Plan, Request, make_plan, slug
 from tune.reproduce.results import Costs, Results, differences, read, write
-from tune.reproduce.running import Standing, collect, identity, jobs, run
 from tune.reproduce.tables import Line, lines, networks
+from tune.reproduce.training import Standing, collect, identity, jobs, run
 from tune.store.folder import storage_root
 
 Say = Callable[[str], None]
@@ -89,7 +89,7 @@ def _brought_up_to_date(
 ) -> tuple[Results, tuple[int, ...], Reasons]:
     """The results with all that could be trained and measured, the seeds of a row, and why something is not there."""
     from tune.running.prepare import misfits, prepare
-    from tune.running.sweep import anchored
+    from tune.space.spec import anchored
 
     request = plan.request
     spec = anchored(plan.any_spec())

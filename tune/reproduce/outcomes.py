@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.metrics import per_exit
 from leebert.rules import RULES, StrategyName
 from leebert.thresholds import attainable, choose
+from leebert.tradeoff import replay_point
 
 #: Rules whose thresholds are chosen for a speed-up. Patience's are so few that all are kept.
 CHOSEN: tuple[StrategyName, ...] = tuple(r.name for r in RULES.values() if r.unit_of is None and not r.whole)

@@ -277,6 +277,6 @@ def _own_row(target: Target, method: str) -> Row:
 
 def _of_best(path: Path) -> dict[str, Any]:
     """The training options of a best file, for all methods."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     return read_best(path).config.training.model_dump(mode="json", exclude=VARIED)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from leebert.methods import METHODS
+from tune.analysis.labels import algorithm_label
 
 RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
@@ -156,9 +156,6 @@ NAMES: tuple[Name, ...] = (
     _tag("mlflow.note.content", ("sweep", "summary", "refit"), "the description on the run's page"),
 )
 
-#: Of runs that are about two algorithms at once, in turn.
-PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
-
 
 def find(family: Family, name: str) -> Name | None:
     """The list's line for a name, exact names before patterns; None for a name that nobody listed."""
@@ -171,18 +168,6 @@ def exit_metric(quantity: str, exit: int) -> str:
     if exit < 1:
         raise ValueError(f"exits count from 1 in names, not from {exit}")
     return f"{quantity}/exit_{exit:02d}"
-
-
-def algorithm_label(algorithm: str) -> str:
-    """The label of a method; one that is not installed here keeps its name."""
-    method = METHODS.get(algorithm)
-    return algorithm if method is None else method.label
-
-
-def algorithm_colour(algorithm: str) -> str | None:
-    """The run colour of a method; None leaves the choice to MLflow."""
-    method = METHODS.get(algorithm)
-    return None if method is None else method.colour
 
 
 def config_prefix(algorithm: str, index: int) -> str:

@@ -8,15 +8,15 @@ from typing import Any
 from leebert.errors import LeebertError
 from tune.analysis import figures
 from tune.analysis.compare import Comparison
-from tune.analysis.comparing import OnSweep, across, across_rows, across_sentences
+from tune.analysis.compare_sweeps import OnSweep, across, across_rows, across_sentences
+from tune.analysis.compare_text import rows, sentences
 from tune.analysis.figure_data import TERMS, depth, omega, patience
-from tune.analysis.page import Page
-from tune.analysis.pool import Pool
-from tune.analysis.select import best, complete
-from tune.analysis.verdicts import rows, sentences
+from tune.analysis.html import Page
+from tune.analysis.labels import algorithm_label
+from tune.analysis.sweeps import Pool
 from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
-from tune.tracking.names import algorithm_label
+from tune.store.ranking import best, complete
 
 
 def comparison_page(found: Sequence[OnSweep]) -> Page:

@@ -21,16 +21,16 @@ from leebert.majority import margin_in_words
 from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
-from tune.analysis.choosing import Candidate, Choice
+from tune.analysis.choose import Candidate, Choice
 from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
-from tune.analysis.select import score
 from tune.analysis.still_weights import weights_of
-from tune.models.found import CellLogits, content_digest, save_logits
-from tune.running.prepare import data_config
+from tune.models.best_file import CellLogits, content_digest, save_logits
+from tune.space.spec import data_config
 from tune.store.curves import layers_needed
 from tune.store.held_out import cell_logits
 from tune.store.history import describe
+from tune.store.ranking import score
 
 #: So many lines of a list are printed; the file has all.
 PRINTED = 10

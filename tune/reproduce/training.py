@@ -16,14 +16,14 @@ from typing import Any
 from leebert.errors import SweepError
 from leebert.evaluate import HeldOut
 from leebert.provenance import backbone_identity, code_version
-from tune.analysis.overview import spec_of
 from tune.reproduce.outcomes import Cell, summarise
 from tune.reproduce.plan import Allowance, Part, Plan
 from tune.reproduce.results import VARIED, differences
 from tune.running.sweep import Outcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
-from tune.store.folder import SweepFolder, storage_root
-from tune.store.held_out import CellKey, cell_logits, evaluated_logits, warn_of
+from tune.store.folder import SweepFolder, spec_of, storage_root
+from tune.store.held_out import cell_logits, evaluated_logits, warn_of
+from tune.store.history import CellKey
 from tune.store.ledger import State
 
 Say = Callable[[str], None]

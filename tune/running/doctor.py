@@ -20,10 +20,10 @@ from tune.machines.footprint import estimate_for_space
 from tune.machines.nodes import NodeFacts, Question, Stamp
 from tune.machines.placement import MemoryEstimate
 from tune.running.omega_reach import still_rates
-from tune.running.prepare import Prepared, data_config, prepare
+from tune.running.prepare import Prepared, prepare
 from tune.running.session import start_ray
-from tune.running.sweep import anchored
 from tune.space import SweepSpec
+from tune.space.spec import anchored, data_config
 from tune.store.folder import storage_root
 from tune.store.history import describe
 from tune.tracking.server import advice, is_server, open_store, redact, resolve_uri

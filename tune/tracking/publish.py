@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from leebert.errors import SweepError
-from tune.analysis.overview import spec_of
 from tune.space import SweepSpec
-from tune.store.folder import SweepFolder
+from tune.space.spec import experiment_of
+from tune.store.folder import SweepFolder, spec_of
 from tune.store.ledger import State
+from tune.tracking.artifacts import again_by
 from tune.tracking.events import Event, SavedViews
 from tune.tracking.saved_views import doubts, links, save_now
-from tune.tracking.server import redact, resolve_uri
+from tune.tracking.server import resolve_uri
 from tune.tracking.summary import summaries
 from tune.tracking.views import LOADED_RUNS, found, saved_views
 
@@ -94,18 +95,6 @@ def show(
         "running": folder.driver() is not None,
         "note": doubts(uri),
     }
-
-
-def again_by(folder: SweepFolder, tracking_uri: str | None = None) -> str:
-    """The command that fills MLflow from a sweep's folder, from wherever it is given."""
-    return f"leebert-tune rebuild-mlflow {folder.path}" + (
-        f" --tracking-uri {redact(tracking_uri)}" if tracking_uri else ""
-    )
-
-
-def experiment_of(spec: SweepSpec) -> str:
-    """The name of the MLflow experiment that a space asks for."""
-    return spec.tracking.experiment or f"leebert-{spec.task_name}"
 
 
 def _next_after(complete: int) -> int:

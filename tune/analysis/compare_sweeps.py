@@ -10,15 +10,17 @@ import numpy as np
 
 from leebert.errors import ConfigError, LeebertError
 from tune.analysis.compare import Comparison, compare, jsonable
-from tune.analysis.pool import Pool, pools
-from tune.analysis.select import best, complete
+from tune.analysis.compare_text import render
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
-from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves
-from tune.analysis.verdicts import points, render, side_name, span, verdict
+from tune.analysis.sweeps import Pool, pools
+from tune.analysis.tradeoff import Objective, Tradeoff, curves
+from tune.analysis.wording import points, side_name, span, verdict
 from tune.store.curves import FEWEST, CellCurves, layers_needed
 from tune.store.folder import SweepFolder
+from tune.store.history import CellKey
+from tune.store.ranking import best, complete
 
 #: A comparison at a speed-up, or why there is none.
 AtSpeedUp = tuple[Objective, Comparison | str]
@@ -85,7 +87,7 @@ def compare_sweeps(
     objectives: Sequence[Objective] = (),
     epochs: bool = False,
 ) -> list[OnSweep]:
-    """A minus B on each of these sweeps; see :func:`tune.analysis.pool.pools` and :func:`compare_pool`."""
+    """A minus B on each of these sweeps; see :func:`tune.analysis.sweeps.pools` and :func:`compare_pool`."""
     told = []
     for pool in (found := pools(folders, option, a, b, epochs=epochs)):
         try:

@@ -12,10 +12,10 @@ from leebert.errors import ConfigError
 from leebert.provenance import backbone_differences
 from tune.analysis.compare import holds, means
 from tune.analysis.learned import ConfigurationMargin, of_configuration, ratio_of
-from tune.analysis.overview import UNFINISHED, spec_of
+from tune.analysis.overview import UNFINISHED
 from tune.analysis.stats import fold_ratio
 from tune.space import SweepSpec
-from tune.store.folder import SweepFolder
+from tune.store.folder import SweepFolder, spec_of
 from tune.store.ledger import State
 
 #: What two sweeps must share for one's runs to be paired with the other's: all but the options that are searched.

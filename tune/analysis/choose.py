@@ -10,15 +10,15 @@ from typing import Any
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
 from tune.analysis.learned import ConfigurationMargin, none_learned, of_configuration, ratio_of
-from tune.analysis.overview import UNFINISHED, spec_of
-from tune.analysis.select import Ranked, complete, one_standard_error, ranking
+from tune.analysis.overview import UNFINISHED
 from tune.analysis.settings import uneven_settings
-from tune.analysis.tradeoff import CellKey, FrontPoint, Objective, Tradeoff, curves, pareto
+from tune.analysis.tradeoff import FrontPoint, Objective, Tradeoff, curves, pareto
 from tune.space import SweepSpec
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder
-from tune.store.history import Configuration, describe
+from tune.store.folder import SweepFolder, spec_of
+from tune.store.history import CellKey, Configuration, describe
 from tune.store.ledger import Record, State
+from tune.store.ranking import Ranked, complete, one_standard_error, ranking
 
 #: What must agree between sweeps for their scores to be comparable: the same rows in the same folds, scored alike.
 SAME = ("data_fingerprint", "folds", "rows", "metric")

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from leebert.errors import SweepError
-from tune.store.history import Cell, ConfigState, Configuration, History
+from tune.store.history import Cell, ConfigState, Configuration, History, SeedFold
 
 
 class Score(NamedTuple):
@@ -95,3 +97,18 @@ def _states(history: History) -> str:
 
 def _scored(cell: Cell) -> bool:
     return cell.state == "finished" and cell.best is not None
+
+
+def exit_scores(side: Iterable[Configuration], cells: Iterable[SeedFold]) -> np.ndarray:
+    """(cells, exits): each exit's score at the best epoch, a mean over configurations that all finished these cells.
+
+    Empty where the exits weren't recorded.
+    """
+    best = [{(k.seed, k.fold): k.best.exits for k in c.cells if k.best is not None} for c in side]
+    rows = [[mine[cell] for mine in best] for cell in cells]
+    return np.mean(rows, axis=1) if all(exits for row in rows for exits in row) else np.empty((0, 0))
+
+
+def cells_of(side: History) -> list[SeedFold]:
+    """The cells of complete configurations, which are the same for all."""
+    return sorted((k.seed, k.fold) for k in side[0].cells)

@@ -1,0 +1,20 @@
+"""What methods are called in tables and charts, and their colours."""
+
+from __future__ import annotations
+
+from leebert.methods import METHODS
+
+#: Of runs that are about two algorithms at once, in turn.
+PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
+
+
+def algorithm_label(algorithm: str) -> str:
+    """Return the label of a method; one that is not installed here keeps its name."""
+    method = METHODS.get(algorithm)
+    return algorithm if method is None else method.label
+
+
+def algorithm_colour(algorithm: str) -> str | None:
+    """Return the colour of a method's runs; None leaves the choice to MLflow."""
+    method = METHODS.get(algorithm)
+    return None if method is None else method.colour
