@@ -28,9 +28,6 @@ from leebert.errors import ConfigError, nearest
 #: Modules that register parts, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
 
-#: What to do about a name that no part has here.
-ELSEWHERE = f"if a package brings it, install that package, or name its module in {VARIABLE}"
-
 Part = TypeVar("Part")
 
 
@@ -107,6 +104,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._parts[name], self._registered[name] = part, origin
         return part
 
+    def unregister(self, name: str) -> None:
+        """Remove a part that was added by :meth:`register`; a name that was not is left as it is."""
+        if self._registered.pop(name, None) is not None:
+            del self._parts[name]
+
     def origin(self, name: str) -> Origin | None:
         """The origin of a part; None for a built-in one."""
         if name in self._modules:
@@ -133,7 +135,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     def unknown(self, name: str) -> str:
         """One sentence for a name that no part has: the names that exist, and what to do."""
-        return f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {ELSEWHERE}"
+        return f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {elsewhere(name)}"
 
     def _load(self, name: str) -> Part:
         if name in self._modules:
@@ -184,6 +186,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
 def _claimant(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def elsewhere(name: str) -> str:
+    """Say what to do about a name that no part has here."""
+    return f"if a package brings {name!r}, install that package, or name its module in {VARIABLE}"
 
 
 def load_modules() -> None:

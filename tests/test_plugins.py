@@ -47,7 +47,9 @@ def test_a_built_in_part_is_imported_when_it_is_used() -> None:
     assert parts.origin("standard") is None
     with pytest.raises(KeyError):
         parts["other"]
-    assert "decoder 'other' is not known here (standard); if a package brings it, install" in parts.unknown("other")
+    assert "decoder 'other' is not known here (standard); if a package brings 'other', install" in parts.unknown(
+        "other"
+    )
     assert "(standard) (did you mean 'standard'?); " in parts.unknown("standrad")
 
 

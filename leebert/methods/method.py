@@ -142,5 +142,7 @@ def check(name: str, part: Any) -> None:
         raise ValueError(f"group {part.group!r} should be one of {', '.join(get_args(Group))}")
     if part.samples not in get_args(Samples):
         raise ValueError(f"samples {part.samples!r} should be one of {', '.join(get_args(Samples))}")
+    if required := [option for option, field in part.own_fields.items() if field.is_required()]:
+        raise ValueError(f"its own option {required[0]!r} needs a default")
     if part.colour is not None and not re.fullmatch(r"#[0-9a-f]{6}", part.colour):
         raise ValueError(f"colour {part.colour!r} should be #rrggbb, in lower case")

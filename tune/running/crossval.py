@@ -20,6 +20,7 @@ from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
 from leebert.evaluate import record_all
+from leebert.options import train_config
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.tradeoff import tradeoff
@@ -60,7 +61,7 @@ class Study:
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """The training configuration of a configuration's values and a seed."""
-        return TrainConfig(**{**self.training, **values, "seed": seed})
+        return train_config(self.training, values, seed)
 
     def train(
         self,
