@@ -7,6 +7,7 @@ Importing this package registers its configuration and model with transformers' 
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from leebert.registration import register
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from leebert.config import ExitConfig, ModelConfig, TrainConfig
     from leebert.errors import LeebertError
     from leebert.evaluate import HeldOut, record_all
-    from leebert.exits import make_strategy, replay
+    from leebert.exits.replay import make_criterion, replay
     from leebert.inference import infer
     from leebert.model import LeebertForSequenceClassification, build_model
     from leebert.model_config import LeebertConfig
@@ -46,9 +47,9 @@ _WHERE = {
     "TrainResult": "train",
     "build_model": "model",
     "infer": "inference",
-    "make_strategy": "exits",
+    "make_criterion": "exits.replay",
     "record_all": "evaluate",
-    "replay": "exits",
+    "replay": "exits.replay",
     "replay_point": "tradeoff",
     "tradeoffs": "tradeoff",
     "fit": "train",
@@ -74,7 +75,7 @@ __all__ = [
     "build_model",
     "fit",
     "infer",
-    "make_strategy",
+    "make_criterion",
     "record_all",
     "replay",
     "replay_point",
@@ -83,7 +84,14 @@ __all__ = [
 ]
 
 
+#: Former names, which still work in this release.
+_FORMER = {"make_strategy": "make_criterion"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        warnings.warn(f"leebert.{name} is deprecated: use leebert.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
+        name = _FORMER[name]
     if name not in _WHERE:
         raise AttributeError(f"module 'leebert' has no attribute {name!r}")
     return getattr(importlib.import_module(f"leebert.{_WHERE[name]}"), name)

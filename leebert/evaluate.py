@@ -31,7 +31,7 @@ class HeldOut:
         object.__setattr__(self, "depth", self.depth or self.layers[-1])
 
     def mean_layers(self, exit_index: np.ndarray) -> float:
-        """Mean layers executed where row n leaves at exit `exit_index[n]`, from 0."""
+        """Mean layers executed where row n exits at exit `exit_index[n]`, from 0."""
         return float(np.asarray(self.layers)[exit_index].mean())
 
     def losses(self) -> np.ndarray:

@@ -1,76 +1,78 @@
-"""Training options beside each other: those that do nothing in a configuration, and the fields that declare them."""
+"""Options that several commands of `leebert` and `leebert-tune` have: one name, one type, one help text, one default."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import sys
+from typing import Annotated, Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+import typer
+from typer.core import TyperCommand
 
-from leebert.config import TrainConfig
-from leebert.methods import METHODS, own_options
+#: Former spellings of options: they still work in this release, with a warning.
+RENAMED = {"--strategy": "--criterion", "--rule": "--criterion"}
 
-_NOT_IN_TWO_STAGES = frozenset({"finetune_first", "distillation", "detach_teacher", "gradient_equilibrium"})
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="Names of the text columns; the task's by default.")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="cola, mnli, mrpc, qnli, qqp, rte, sst2, cifar10, cifar100, or a YAML file that declares a task."
+    ),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder in GLUE's release layout, of an image task's Parquet files, or of your own task's files; else the Hugging "
+        "Face hub."
+    ),
+]
+#: The help of `--backbone`, which one command requires.
+BACKBONE = "Hub id[@revision], folder, or package:NAME/path; for images a name as resnet56."
+Backbone = Annotated[str | None, typer.Option(help=BACKBONE)]
+Pooling = Annotated[str | None, typer.Option(help="Pooling before each classifier: pooler (by default), cls or mean.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value of the configuration or search space; repeatable.")
+]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        help="Exit criterion, of those that `leebert criteria` lists. By default a saved model's own; for a new model the best for "
+        "its aim; for scores of sweeps normalised_entropy."
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many exits in a row, for criteria that count them (pcee, f-pabee); theirs by default."
+    ),
+]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option(help="Aim of the threshold: the earliest exits that cost at most so many points of score."),
+]
+SpeedUp = Annotated[
+    float | None, typer.Option(help="Aim of the threshold: a layer speed-up, depth / mean layers, such as 2.")
+]
+Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 
 
-def option_names() -> tuple[str, ...]:
-    """Return the names of all training options: TrainConfig's fields, then methods' own options."""
-    return (*TrainConfig.model_fields, *own_options())
+class Command(TyperCommand):
+    """A command that takes former spellings of its options, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Replace former spellings by the present ones, each with a warning of one line on stderr."""
+        present = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*(_renamed(arg, present) for arg in args[:end]), *args[end:]])
 
 
-def declared(option: str) -> type[BaseModel]:
-    """Return the model that declares a training option as one of its fields: TrainConfig, or the own options of a method.
-
-    Args:
-        option: One of :func:`option_names`.
-    """
-    if option in TrainConfig.model_fields:
-        return TrainConfig
-    model = METHODS[own_options()[option]].own_options
-    assert model is not None
-    return model
-
-
-def field_of(option: str) -> FieldInfo:
-    """Return the field of a training option: its type, default and description."""
-    return declared(option).model_fields[option]
-
-
-def train_config(training: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> TrainConfig:
-    """Make the training configuration of one configuration of a sweep.
-
-    Args:
-        training: The options that all configurations have; methods' own ones are left out where another method trains.
-        values: The configuration's own values, with its method under `algorithm`.
-        seed: The seed.
-
-    Returns:
-        The checked configuration.
-    """
-    algorithm = values.get("algorithm", TrainConfig.model_fields["algorithm"].default)
-    others = own_options().keys() - METHODS[algorithm].own_fields.keys()
-    shared = {option: value for option, value in training.items() if option not in others}
-    return TrainConfig.model_validate({**shared, **values, "seed": seed})
-
-
-def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
-    """Say why an option that a method reads does nothing beside the others, of those that a stage depends on.
-
-    Args:
-        option: One of `options`.
-        algorithm: The method's name.
-        options: All that are given; `...` for one that is searched.
-
-    Returns:
-        The reason, or an empty text. An option that is given as its default is never in the way.
-    """
-    reads = METHODS[algorithm].options
-    if options[option] == field_of(option).default:
-        return ""
-    first = [name for name in ("finetune_first", "two_stage") if name in reads]
-    if option == "first_epochs" and first and not any(options.get(name) for name in first):
-        return f"{algorithm} has no first stage without {' or '.join(first)}"
-    if "two_stage" in reads and options.get("two_stage") is True and option in _NOT_IN_TWO_STAGES:
-        return "two_stage is fine-tuning, and then the exits alone by KL to the last one, which gets no gradient"
-    return ""
+def _renamed(arg: str, present: set[str]) -> str:
+    option, separator, value = arg.partition("=")
+    new = RENAMED.get(option)
+    if new is None or option in present or new not in present:
+        return arg
+    print(f"warning: {option} is deprecated and will be removed in the next release: use {new}", file=sys.stderr)
+    return f"{new}{separator}{value}"

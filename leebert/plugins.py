@@ -73,6 +73,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._parts: dict[str, Part] = {}
         self._registered: dict[str, Origin] = {}
         self._entry_points: dict[str, metadata.EntryPoint] | None = None
+        self._changes = 0
 
     @property
     def built_in(self) -> tuple[str, ...]:
@@ -102,12 +103,20 @@ class Registry(Mapping[str, Part], Generic[Part]):
             self._clash(name, [str(held) if held else "leebert", str(origin)])
         self._fits(name, part, origin)
         self._parts[name], self._registered[name] = part, origin
+        self._changes += 1
         return part
+
+    @property
+    def changes(self) -> int:
+        """How often parts were added or removed: what is made from all parts stays valid while it stays the same."""
+        self._outside()  # which imports what registers parts
+        return self._changes
 
     def unregister(self, name: str) -> None:
         """Remove a part that was added by :meth:`register`; a name that was not is left as it is."""
         if self._registered.pop(name, None) is not None:
             del self._parts[name]
+            self._changes += 1
 
     def origin(self, name: str) -> Origin | None:
         """The origin of a part; None for a built-in one."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from leebert.errors import ConfigError
-from leebert.methods import METHODS
+from leebert.methods import METHODS, Method
 
 _MARKED = re.compile(r"(<!-- (?P<name>[\w-]+):begin -->\n)(?P<body>.*?)(<!-- (?P=name):end -->)", re.DOTALL)
 
@@ -38,13 +38,18 @@ class Table:
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def _built_in() -> list[Method]:
+    """List this project's own methods: what else is installed stands in no document."""
+    return [METHODS[name] for name in METHODS.built_in]
+
+
 def _methods() -> Iterable[Sequence[str]]:
-    for method in METHODS.values():
+    for method in _built_in():
         yield f"`{method.name}`", f"{method.title} ({method.source})", method.trains, method.exits, method.cost
 
 
 def _colours() -> Iterable[Sequence[str]]:
-    for method in sorted(METHODS.values(), key=lambda method: method.chart_order):
+    for method in sorted(_built_in(), key=lambda method: method.chart_order):
         yield f"`{method.name}`", method.label, f"`{method.colour}`" if method.colour else ""
 
 
@@ -79,7 +84,7 @@ def rendered(text: str, where: str) -> str:
 
 
 def documents(root: Path) -> list[Path]:
-    """List the Markdown documents of a checkout: those at its top, and those in `docs` and in folders of folders there."""
+    """List the Markdown documents of a checkout: those at its top, and those in `docs` and in `search_spaces`."""
     return sorted({*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("search_spaces/*.md")})
 
 

@@ -1,4 +1,4 @@
-"""Contracts of parts, as classes of tests that other packages run over their own, and the tiny networks that they train.
+"""Contracts of parts, as classes of tests that other packages run over their own, and the tiny networks they train.
 
 Example:
     A test module of a package with a method of its own::
@@ -29,7 +29,7 @@ from torch import nn
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
-from leebert.exits import STRATEGIES
+from leebert.exits import CRITERIA
 from leebert.losses import TEACHERS
 from leebert.methods import METHODS, UNIT, Method, most_epochs, register, stage_costs
 from leebert.methods.method import check
@@ -45,8 +45,8 @@ CHANGED: Mapping[str, Any] = {
     "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
 }  # fmt: skip
 
-#: What else it takes for an option to matter: KL is cross-entropy but for a constant as long as its teacher is detached;
-#: DBT's temperature rises while the teacher is sure; of a few draws at 0.3 and 0.9 all may come out alike.
+#: What else it takes for an option to matter: KL is cross-entropy but for a constant as long as its teacher is
+#: detached; DBT's temperature rises while the teacher is sure; of a few draws at 0.3 and 0.9 all may come out alike.
 TAKES: Mapping[str, Mapping[str, Any]] = {
     "first_epochs": {"finetune_first": True},
     "distillation": {"detach_teacher": False},
@@ -104,7 +104,7 @@ def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
 
 
 def tiny_encoder(seed: int = 0) -> Any:
-    """Make an early-exit model of a random BERT: four layers, 32 hidden units, an exit after each layer, two classes."""
+    """Make an early-exit model of a random BERT: four layers, 32 hidden units, an exit on each layer, two classes."""
     from transformers import AutoConfig, AutoModel
 
     from leebert.config import ExitConfig
@@ -115,7 +115,7 @@ def tiny_encoder(seed: int = 0) -> Any:
         "bert", vocab_size=64, hidden_size=32, num_attention_heads=2, intermediate_size=48, num_hidden_layers=4,
         max_position_embeddings=64, pad_token_id=0,
     )  # fmt: skip
-    return build_model(AutoModel.from_config(shape), ("no", "yes"), exits=ExitConfig(strategy="never"))
+    return build_model(AutoModel.from_config(shape), ("no", "yes"), exits=ExitConfig(criterion="never"))
 
 
 def tiny_texts(n: int = 24, seed: int = 0) -> TensorRows:
@@ -129,10 +129,10 @@ class MethodContract:
 
     Attributes:
         method: The method.
-        on_encoder: Whether it trains a BERT of four layers, because it takes layers or heads out of an encoder; else it trains
-            three layers of tanh units.
-        module: The module that defines it, in which torch may not be imported before a function is called; empty: that of its
-            functions.
+        on_encoder: Whether it trains a BERT of four layers, because it takes layers or heads out of an encoder; else it
+            trains three layers of tanh units.
+        module: The module that defines it, in which torch may not be imported before a function is called; empty: that
+            of its functions.
         changed: Another value for each option of its own, where the contract can't choose one.
     """
 
@@ -144,8 +144,8 @@ class MethodContract:
     def config(self, **options: Any) -> TrainConfig:
         """Make a training configuration of the method for the tiny networks."""
         given = {
-            "algorithm": self.method.name, "lr_theta": 1e-2, "lr_omega": 1e-2, "batch_size": 4 if self.on_encoder else 8,
-            "max_epochs": 2, "first_epochs": 1, "prune_rounds": 2, "precision": "fp32",
+            "algorithm": self.method.name, "lr_theta": 1e-2, "lr_omega": 1e-2,
+            "batch_size": 4 if self.on_encoder else 8, "max_epochs": 2, "first_epochs": 1, "prune_rounds": 2, "precision": "fp32",
         }  # fmt: skip
         return TrainConfig.model_validate({**given, **options})
 
@@ -184,7 +184,7 @@ class MethodContract:
         for field in ("name", "title", "label", "source", "trains", "cost", "differs"):
             assert getattr(row, field).strip(), f"{row.name}: {field} is empty"
         assert len(row.label) <= 20, f"label {row.label!r}: MLflow shows 20 characters"
-        assert row.exits in STRATEGIES, f"exits: no exit criterion {row.exits!r}"
+        assert row.exits in CRITERIA, f"exits: no exit criterion {row.exits!r}"
         assert row.teachers is None or row.teachers in TEACHERS, f"teachers: no teacher set {row.teachers!r}"
         unknown = row.options - TrainConfig.model_fields.keys()
         assert not unknown, f"options: {sorted(unknown)} are not fields of TrainConfig: declare them in own_options"
@@ -252,7 +252,8 @@ class MethodContract:
         for option in sorted({*self.method.options, *self.method.own_fields}):
             takes = TAKES.get(option, {})
             with self.available():
-                before, after = self.config(**takes), self.config(**{**takes, option: self._other(option)})
+                before = self.config(**takes)
+                after = self.config(**{**takes, option: self._other(option, before)})
             encoder = self.on_encoder or option == "gradient_equilibrium"  # which the other network can't do
             a, b = self.fit(before, encoder).model, self.fit(after, encoder).model
             alike = len(list(a.parameters())) == len(list(b.parameters())) and all(
@@ -274,10 +275,13 @@ class MethodContract:
         name = UNIT if self.method.samples == "all" else f"{UNIT}-d1"
         return TrainConfig.model_validate({**config.model_dump(exclude=set(self.method.own_fields)), "algorithm": name})
 
-    def _other(self, option: str) -> Any:
-        """Another value of an option than its default."""
-        if option in self.changed or option in CHANGED:
-            return self.changed[option] if option in self.changed else CHANGED[option]
+    def _other(self, option: str, before: TrainConfig) -> Any:
+        """Another value of an option than a configuration has."""
+        if option in self.changed:
+            return self.changed[option]
+        if option in CHANGED:
+            default = TrainConfig.model_fields[option].default
+            return CHANGED[option] if CHANGED[option] != getattr(before, option) else default
         field = self.method.own_fields[option]
         if isinstance(field.default, bool):
             return not field.default

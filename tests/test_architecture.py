@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p for folder in ("leebert", "tune") for p in (ROOT / folder).rglob("*.py"))
@@ -166,6 +167,24 @@ def test_no_module_names_a_place_on_one_machine():
     assert {ids(path): places for path in MODULES if (places := place.findall(path.read_text()))} == {}
 
 
+def test_only_the_kinds_ask_whether_a_task_has_texts_or_images():
+    """Every other module asks the task's kind (`leebert.kinds`)."""
+    tables = {"leebert/data/tasks.py", "leebert/data/folds.py"}  # a text task by name; the columns that group texts
+    asking = {
+        ids(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "isinstance"
+        and {getattr(n, "id", "") for n in ast.walk(node.args[1])} & {"ImageTask", "Task"}
+    }
+    assert {path for path in asking if not path.startswith("leebert/kinds/")} <= tables
+    naming = {ids(path) for path in MODULES if "ImageTask" in path.read_text()}
+    assert {path for path in naming if not path.startswith(("leebert/kinds/", "leebert/images/"))} == {
+        "leebert/data/tasks.py"
+    }
+
+
 def test_gradients_of_training_are_taken_in_one_file():
     """No method, task or program has a training loop of its own."""
     assert [ids(path) for path in MODULES if ".backward(" in path.read_text()] == ["leebert/level.py"]
@@ -186,7 +205,7 @@ def test_public_names_resolve():
 def test_the_declared_packages_are_those_that_exist():
     real = {dotted(p) for p in MODULES if p.name == "__init__.py"}
     assert {dotted(p.parent / "__init__.py") for p in MODULES} == real, "a folder of modules without __init__.py"
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == real
+    assert set(find_packages(str(ROOT), include=PROJECT["tool"]["setuptools"]["packages"]["find"]["include"])) == real
     for package in PROJECT["tool"]["setuptools"]["package-data"]:
         assert (ROOT / package / "py.typed").is_file()
 
@@ -200,3 +219,49 @@ def test_every_console_script_runs(script):
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
     assert not done.stderr
+
+
+def method_names(tree):
+    """Names of methods that a file decides by: in a comparison, a match, the key of a mapping, or as a prefix.
+
+    Words that also name an exit criterion, a teacher set or an option are not counted.
+    """
+    from leebert.config import TrainConfig
+    from leebert.exits import CRITERIA
+    from leebert.losses import TEACHERS
+    from leebert.methods import METHODS
+
+    names = {*METHODS} - {*CRITERIA, *TEACHERS, *TrainConfig.model_fields}
+
+    def within(node):
+        parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
+        return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            sides = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.Subscript):
+            sides = [node.slice]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("startswith", "endswith"):
+            words = set().union(*map(within, node.args))
+            yield from (word for word in words if word and any(getattr(name, node.func.attr)(word) for name in names))
+            continue
+        else:
+            continue
+        yield from set().union(*map(within, sides)) & names
+
+
+def test_no_module_decides_by_the_name_of_a_method():
+    """What is special about a method is an attribute of it, so that another package's may be special likewise."""
+    code = """if name == "blo": pass
+if name in ("clo-v2", "x"): pass
+COLOURS = {"pabee": 1}
+name.startswith("clo")"""
+    assert sorted(method_names(ast.parse(code))) == ["blo", "clo", "clo-v2", "pabee"]
+    files = [p for p in MODULES if p.parent.name != "methods"] + sorted((ROOT / "benchmarks").glob("*.py"))
+    found = {(ids(path), name) for path in files for name in method_names(ast.parse(path.read_text()))}
+    assert found == {("leebert/data/tokens.py", "truncated")}, "there it is a column of a table"

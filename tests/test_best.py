@@ -68,7 +68,7 @@ def found_in(tmp_path: Path, task: str = "mrpc") -> dict[str, Any]:
 
 def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep, choose, tmp_path):
     whole = sweep("whole")
-    ran = choose("whole", more=("--rule", "confidence", "--json"))
+    ran = choose("whole", more=("--criterion", "confidence", "--json"))
     assert ran.code == 0, ran.err
     found = found_in(tmp_path)
     assert found == ran.json["found"]
@@ -79,19 +79,19 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep,
     near = found["within_one_standard_error"]
     assert near[0]["configuration"] == found["configuration"]
     assert near[0]["score"] == found["score_mean"] == found["objective"]["value"]
-    assert "rule" not in found["objective"], "a mean over exits has none"
-    assert found["pareto"]["rule"] == "confidence"
+    assert "criterion" not in found["objective"], "a mean over exits has none"
+    assert found["pareto"]["criterion"] == "confidence"
     for one in (*near, *found["pareto"]["points"]):
         assert one["values"] == history[one["configuration"]].values
         assert 1 <= one["layers"] <= EXITS
         assert 0 < one["score"] < 1
-    printed = choose("whole", more=("--rule", "confidence"))
+    printed = choose("whole", more=("--criterion", "confidence"))
     assert "on the front from, under confidence" in printed.out
     assert f"{100 * found['pareto']['points'][0]['score']:.2f}" in printed.out
     assert f"the best of {PLANNED - 1} complete configurations of sweep whole:" in printed.out
     assert "running" not in printed.out + (tmp_path / "best" / "mrpc.yaml").read_text()
-    by_area = choose("whole", more=("--objective", "area", "--rule", "patience", "--json"))
-    assert by_area.json["found"]["objective"]["rule"] == by_area.json["found"]["pareto"]["rule"] == "patience"
+    by_area = choose("whole", more=("--objective", "area", "--criterion", "patience", "--json"))
+    assert by_area.json["found"]["objective"]["criterion"] == by_area.json["found"]["pareto"]["criterion"] == "patience"
 
 
 @pytest.mark.parametrize("state", ["running", "died"])
@@ -123,7 +123,7 @@ def test_a_configuration_with_a_diverged_cell_is_not_counted(sweep, choose, tmp_
 
 def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_path):
     sweep("mixed", lambda index, fold: logits(index, fold, settled=5 if index == 1 else 1))
-    rule = ("--rule", "patience")
+    rule = ("--criterion", "patience")
     ran = choose("mixed", more=("--objective", "speed-up=2", *rule))
     assert ran.code == 0, ran.err
     assert "1 of 3 complete configurations can't reach speed-up 2 under patience and were left out" in ran.out
@@ -273,7 +273,7 @@ def test_an_area_rewards_nobody_for_leaving_late():
 
 def test_by_area_under_patience_the_command_agrees_with_the_curves(sweep, choose, tmp_path):
     folder = sweep("late", lambda index, fold: logits(index, fold, settled=1 + index))
-    ran = choose("late", more=("--objective", "area", "--rule", "patience", "--json"))
+    ran = choose("late", more=("--objective", "area", "--criterion", "patience", "--json"))
     assert ran.code == 0, ran.err
     state = folder.ledger.read()
     means = {

@@ -142,7 +142,7 @@ def test_the_kept_tables_are_what_the_documents_commands_make_of_the_kept_result
 def test_the_library_example_runs(capsys):
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     exec(compile(code, "README.md", "exec"), {})
-    assert "Point(strategy='entropy'" in capsys.readouterr().out
+    assert "Point(criterion='entropy'" in capsys.readouterr().out
 
 
 def test_the_tables_of_the_documents_are_those_of_the_registries():

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
-from leebert.exits import STRATEGIES
+from leebert.exits import CRITERIA
 from leebert.losses import cross_entropy_per_exit
 from leebert.methods import METHODS, applies, has_stages, mean_cost, most_epochs, specific, stage_costs
 from leebert.record import Record
@@ -63,7 +63,7 @@ def test_what_the_table_says_of_a_method_is_complete(name):
     assert told.trains
     assert told.cost
     assert told.differs
-    assert told.exits in STRATEGIES
+    assert told.exits in CRITERIA
 
 
 @pytest.mark.parametrize("name", ANYWHERE)

@@ -46,7 +46,7 @@ def test_mlflow_accepts_every_name(line: names.Name) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
     example = line.pattern.replace("{exit}", "03").replace("{term}", "loss_theta").replace("{option}", "batch_size")
-    example = example.replace("{split}", "dev").replace("{rule}", "entropy")
+    example = example.replace("{split}", "dev").replace("{criterion}", "entropy")
     {"metric": _validate_metric_name, "param": _validate_param_name, "tag": _validate_tag_name}[line.family](example)
     found = names.find(line.family, example)
     assert found is not None
@@ -72,6 +72,8 @@ def test_labels_and_colours() -> None:
     assert labels.algorithm_label("my-method") == "my-method"
     assert (labels.algorithm_colour("clo-v2"), labels.algorithm_colour("blo")) == ("#2272b4", "#de7921")
     assert labels.algorithm_colour("my-method") is None
+    assert labels.present("pabee minus clo-v2 C=2") == "PABEE minus CLO-v2 C=2"  # of an older sweep
+    assert labels.present("CLO-v2 minus my-method") == "CLO-v2 minus my-method"
     colours = [method.colour or "" for method in METHODS.values()]
     channels = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours]
     distances = [

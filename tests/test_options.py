@@ -14,9 +14,9 @@ from toys import toy_mlp, toy_rows
 from leebert.config import TrainConfig
 from leebert.methods import METHODS, applies, specific
 from leebert.model import build_model
-from leebert.options import idle
 from leebert.record import TensorRows
 from leebert.train import fit
+from leebert.training_options import idle
 
 #: Another value than the default of every option that only some methods read.
 CHANGED: dict[str, Any] = {

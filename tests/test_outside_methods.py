@@ -1,4 +1,4 @@
-"""A method of another package: options of its own, in configurations and search spaces, and what its absence looks like."""
+"""A method of another package: options of its own in configurations and search spaces, and what its absence does."""
 
 from __future__ import annotations
 
@@ -61,9 +61,8 @@ class TestOften(MethodContract):
     test_its_module_needs_no_torch: Any = None  # this module trains
 
     def config(self, **options: Any) -> TrainConfig:
-        return super().config(
-            **{"omega_optimizer": "sgd", "lr_omega": 0.5, **options}
-        )  # a step of Adam has its rate's size
+        # A step of Adam has its rate's size, whatever the gradient.
+        return super().config(**{"omega_optimizer": "sgd", "lr_omega": 0.2, **options})
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +79,7 @@ def test_its_options_are_those_of_a_configuration() -> None:
     assert config.model_copy(update={"accumulate": 2}).own == config.own
     assert config != TrainConfig(algorithm="often")
     assert TrainConfig().own == {}
+    assert TrainConfig.model_json_schema()["properties"]["algorithm"]["enum"] == list(METHODS)
     assert (applies("every", "often"), applies("every", "slo"), applies("batch_size", "often")) == (True, False, True)
 
 

@@ -201,7 +201,7 @@ def test_what_may_be_changed_by_hand_may_be_left_out(best_place, tmp_path):
         lambda v: v.pop("data"),
         lambda v: v.update(exits=None),
         lambda v: v.pop("exits", None),
-        lambda v: v.update(exits={"strategy": "never"}),
+        lambda v: v.update(exits={"criterion": "never"}),
     ):
         rewrite(path, change)
         assert read_best(path).config.training == recorded.training

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from leebert.data.sources import Examples, Labelled
-from leebert.data.tasks import AnyTask
+from leebert.data.tasks import AnyTask, Task
 from leebert.errors import DataError
 from leebert.files import parse_json, replaced
-from leebert.images.tasks import ImageTask
 
 #: One fixed hold-out (`folds: 1`) holds out about one row in so many.
 HOLD_OUT = 10
@@ -33,8 +32,9 @@ def group_ids(examples: Labelled, task: AnyTask) -> np.ndarray:
     Rows that share a normalised text of the task's `group_by` columns, in whichever of them, are one group, and so is
     what such rows share with others. "containing" groups by :func:`containing_groups`; () leaves each row alone.
     """
-    if isinstance(task, ImageTask) or not task.group_by:
+    if not task.group_by:
         return np.arange(len(examples))
+    assert isinstance(task, Task)  # only texts have columns to group by
     assert isinstance(examples, Examples)
     if task.group_by == "containing":
         if len(examples.texts) != 1:

@@ -84,13 +84,13 @@ def specific() -> frozenset[str]:
 
 def own_options() -> dict[str, str]:
     """Return the options that methods declare beside TrainConfig's fields, each with the first method that has it."""
-    return _owners(tuple(METHODS))
+    return _owners(METHODS.changes)
 
 
-@functools.lru_cache(maxsize=8)
-def _owners(names: tuple[str, ...]) -> dict[str, str]:
+@functools.lru_cache(maxsize=1)
+def _owners(changes: int) -> dict[str, str]:
     owners: dict[str, str] = {}
-    for name in names:
+    for name in METHODS:
         for option in METHODS[name].own_fields:
             owners.setdefault(option, name)
     return owners
@@ -104,7 +104,8 @@ def applies(option: str, algorithm: str) -> bool:
         algorithm: The method's name.
 
     Returns:
-        False for options that the method does not read: C for all but CLO-v2, λ2 where no ω is learned, other methods' own.
+        False for options that the method does not read: C for all but CLO-v2, λ2 where no ω is learned, and
+        other methods' own.
     """
     return METHODS[algorithm].reads(option) or (option not in specific() and option not in own_options())
 
@@ -120,7 +121,7 @@ def most_epochs(config: Any) -> int:
 
 
 def mean_cost(config: Any) -> float:
-    """Return the arithmetic of an update against plain fine-tuning's, a mean over all stages' epochs without early stops."""
+    """Return an update's arithmetic against plain fine-tuning's, a mean over all stages' epochs without early stops."""
     return sum(epochs * cost for epochs, cost in stage_costs(config)) / most_epochs(config)
 
 

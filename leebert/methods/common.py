@@ -32,7 +32,7 @@ def first(config: Any) -> tuple[int, float]:
 
 
 def cuts(config: Any) -> tuple[int, float]:
-    """Count the epochs of all rounds of cuts, which share `max_epochs` and have one each at least, and the mean of what they keep."""
+    """Count all rounds of cuts together: (epochs, mean share kept). They share `max_epochs`, at least one each."""
     rounds = config.prune_rounds
     return max(config.max_epochs, rounds), 1 - (1 - config.keep) * (rounds + 1) / (2 * rounds)
 

@@ -3,7 +3,8 @@
 L = (1 − α) Σ_m CE_m + α τ² Σ_{m<M} H(p_M^{1/τ}, p_m^{1/τ}), teachers detached; whenever the tempered teacher is too
 sure on average over a batch, τ grows by a factor. Too sure is more than halfway from guessing to certainty: with 100
 classes that is the original's one half, which with two classes no teacher could ever fall below. The original also
-multiplies the loss by a constant, 10 over the number of exits, which Adam does not see, nor SGD while gradients are clipped.
+multiplies the loss by a constant, 10 over the number of exits, which Adam does not see, nor SGD while gradients are
+clipped.
 """
 
 from __future__ import annotations

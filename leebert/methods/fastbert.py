@@ -1,4 +1,4 @@
-"""FastBERT (Liu et al., ACL 2020) as Zhu (ACL 2021) runs it: linear exits, trained jointly, the last one teaches; patience.
+"""FastBERT (Liu et al., ACL 2020) as Zhu (ACL 2021) runs it: linear exits, trained jointly, the last one teaches.
 
 The original fine-tunes first and then trains the exits alone, on a frozen network, without labels: `two_stage`.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Make one stage on eqs. 1 and 4 with T(m) = {M}; or fine-tuning, and one on Σ_{m<M} KL(p_M ‖ p_m) alone at 10 · λ1."""
+    """Make one stage on eqs. 1 and 4, T(m) = {M}; or fine-tuning, and one on Σ_{m<M} KL(p_M ‖ p_m) alone at 10 · λ1."""
     from leebert.objective import ExitObjective
     from leebert.optim.fixed import Fixed
     from leebert.stages import Stage, after_finetuning, exits_only, finetuning

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Make stage 1, which trains under random skipping, and stage 2, which keeps `keep` of the layers and does not train."""
+    """Make stage 1, which trains under random skipping, and stage 2, which keeps `keep` of the layers, untrained."""
     from leebert.objective import ExitObjective
     from leebert.optim.fixed import Fixed
     from leebert.stages import Stage

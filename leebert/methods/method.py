@@ -13,11 +13,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel
 
-from leebert.rules import RULES, StrategyName
+from leebert.exits import CRITERIA
 
 Group = Literal["whole network", "static", "early exit", "learned weights"]
 
-#: The samples on which θ and ω learn: all training samples; D1, one half of them; θ on D1 and ω (also) on D2, the other half.
+#: The samples on which θ and ω learn: all training samples; D1, one half of them; θ on D1 and ω (also) on D2, the other
+#: half.
 Samples = Literal["all", "D1", "D1 and D2"]
 
 #: From a training configuration (:class:`leebert.config.TrainConfig`) and the number of exits M to the method's stages
@@ -27,8 +28,8 @@ Stages = Callable[[Any, int], tuple[Any, ...]]
 #: From a training configuration to the optimiser of ω (:class:`leebert.optim.contract.OmegaOptimizer`).
 MakeOmegaOptimizer = Callable[[Any], Any]
 
-#: From a training configuration to the longest that each stage takes, in epochs, and the arithmetic of its updates against
-#: plain fine-tuning's.
+#: From a training configuration to the longest that each stage takes, in epochs, and the arithmetic of its updates
+#: against plain fine-tuning's.
 Costs = Callable[[Any], list[tuple[int, float]]]
 
 
@@ -41,8 +42,8 @@ def plain(config: Any) -> list[tuple[int, float]]:
 class Method:
     """One method.
 
-    A method that only joins the loss terms of eq. 5 in its own way names `omega`, `teachers` or `draws_weights` and has no
-    `stages`: it trains in one stage on eq. 5 (:func:`leebert.stages.joint`). Every other method makes its own stages.
+    A method that only joins the loss terms of eq. 5 in its own way names `omega`, `teachers` or `draws_weights` and has
+    no `stages`: it trains in one stage on eq. 5 (:func:`leebert.stages.joint`). Every other method makes its own stages.
 
     Attributes:
         name: What configurations call it, under the key `algorithm`.
@@ -52,19 +53,20 @@ class Method:
         source: The paper it is from.
         trains: What learns, in a few words.
         exits: The exit criterion that it was published with; `never`: only the last exit remains.
-        cost: Arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward is
-            1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1 of the
-            2). A pass over all samples before a cut is named, and not in the numbers.
+        cost: Arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward
+            is 1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1
+            of the 2). A pass over all samples before a cut is named, and not in the numbers.
         differs: What is not as in the original, and why.
         options: The fields of TrainConfig that only some methods read, and this one does.
         own_options: Options that TrainConfig lacks, as a pydantic model; a configuration has them beside the others
             (`training.NAME`), and the method reads them in :attr:`leebert.config.TrainConfig.own`.
         stages: Makes its stages; None: one stage on eq. 5.
         omega: Makes its optimiser of ω; None: the weights stay as they are. Only read without `stages`.
-        teachers: The teacher set that it forces on eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the configuration's.
+        teachers: The teacher set that it forces on eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the
+            configuration's.
         draws_weights: Whether the weights of eq. 5 are drawn once and stay (the paper's `rand`).
-        costs: `cost` in numbers; without `stages`, also without the stage that `finetune_first` asks for. Cuts are one stage in
-            it, embeddings cost nothing, and of a short sample attention is what its matrices are.
+        costs: `cost` in numbers; without `stages`, also without the stage that `finetune_first` asks for. Cuts are one
+            stage in it, embeddings cost nothing, and of a short sample attention is what its matrices are.
         samples: The samples on which θ and ω learn.
         omega_on_d1: Whether ω also learns at λ1 from the batches of θ (CLO).
         colour: Of its curves, as `#rrggbb`; None leaves the choice to the chart.
@@ -78,7 +80,7 @@ class Method:
     group: Group
     source: str
     trains: str
-    exits: StrategyName
+    exits: str
     cost: str
     differs: str
     options: frozenset[str] = frozenset()
@@ -97,16 +99,16 @@ class Method:
     @property
     def one_exit(self) -> bool:
         """Whether only the last exit remains."""
-        return self.exits == "never"
+        return not CRITERIA[self.exits].early
 
     @property
     def tuned(self) -> bool:
         """Whether its criterion has no threshold that is good for every model: one is chosen for each."""
-        return not self.one_exit and RULES[self.exits].default is None
+        return not self.one_exit and CRITERIA[self.exits].default is None
 
     @property
-    def own_criterion(self) -> StrategyName | None:
-        """The exit criterion that it was published with, where only the threshold is chosen for each model; else None."""
+    def own_criterion(self) -> str | None:
+        """The criterion that it was published with, where only the threshold is chosen for each model; else None."""
         return self.exits if self.tuned else None
 
     @property

@@ -1,8 +1,8 @@
-"""Shallow-Deep networks (Kaya et al., ICML 2019): all exits jointly, the shallow ones' weights grow; maximum probability.
+"""Shallow-Deep networks (Kaya et al., ICML 2019): all exits jointly, shallow ones' weights grow; maximum probability.
 
-The original has six internal exits at 15 to 90 % of the operations, with weights that grow to .15 to .9: here every layer
-has one, whose final weight is its share of the depth. Where no exit is sure the original takes the surest exit's answer,
-here the last one's, like every criterion.
+The original has six internal exits at 15 to 90 % of the operations, with weights that grow to .15 to .9: here every
+layer has one, whose final weight is its share of the depth. Where no exit is sure the original takes the surest exit's
+answer, here the last one's, like every criterion.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _START = 0.01
 
 
 def growing(num_exits: int, progress: float) -> torch.Tensor:
-    """Compute the weights at a share of the training: min(m/M, 0.01 + progress · m/M), and 1 for the last exit; (M,)."""
+    """Compute weights (M,) at a share of the training: min(m/M, 0.01 + progress · m/M), and 1 for the last exit."""
     import torch
 
     highest = torch.arange(1, num_exits + 1) / num_exits
@@ -39,7 +39,7 @@ def _grown(record: Record, state: State, progress: float) -> State:
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Make one stage on Σ_m τ_m CE_m, in which the shallow exits weigh nearly nothing at first and their share of the depth at its end."""
+    """Make one stage on Σ_m τ_m CE_m: shallow exits weigh nearly nothing at first, their share of the depth at its end."""
     from leebert.objective import ExitObjective
     from leebert.optim.fixed import Fixed
     from leebert.stages import Stage
@@ -58,7 +58,7 @@ METHOD = Method(
     exits="confidence",
     cost="1",
     differs=(
-        "an exit on every layer, since the tables compare rules on the same exits; weights by its share of the "
+        "an exit on every layer, since the tables compare criteria on the same exits; weights by its share of the "
         "depth, which the original's six follow, too; on images exits see the mean over all positions, not a "
         "learnable mix of max and average pooling; where no exit is sure, the last one answers, not the surest"
     ),

@@ -1,7 +1,7 @@
 """What an optimiser of ω is, and what it can do: it sees a :class:`Level` and its own position in its cycle.
 
-The position is passed in and returned; an optimiser of ω has no other state. Each stands in the module of the method that it
-makes (:mod:`leebert.methods`).
+The position is passed in and returned; an optimiser of ω has no other state. Each stands in the module of the method
+that it makes (:mod:`leebert.methods`).
 """
 
 from __future__ import annotations

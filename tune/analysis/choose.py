@@ -274,7 +274,9 @@ def _replayed(
             for cell, record in sweep.state.cells.items()
             if cell[0] in keys and len(record["exits"].get("score", ())) != 1
         }
-        told = curves(sweep.folder.path, mine, sweep.manifest["metric"], objective.rule, objective.patience, say=say)
+        told = curves(
+            sweep.folder.path, mine, sweep.manifest["metric"], objective.criterion, objective.patience, say=say
+        )
         found |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in told.items()}
     return found
 

@@ -10,7 +10,6 @@ from tune.analysis import figures
 from tune.analysis.compare import Comparison
 from tune.analysis.compare_sweeps import OnSweep, across, across_rows, across_sentences
 from tune.analysis.compare_text import rows, sentences
-from tune.analysis.figure_data import TERMS, depth, omega, patience
 from tune.analysis.html import Page
 from tune.analysis.labels import algorithm_label
 from tune.analysis.sweeps import Pool
@@ -55,7 +54,11 @@ def _sweep(page: Page, found: OnSweep, prefix: str) -> None:
         page.text(*sentences(comparison))
     colours = [figures.colour(str(value), i) for i, value in enumerate((scores.a, scores.b))]
     page.heading(f"{prefix}Depth")
-    panels = {f"{line.a} - {line.b}": bands for line in scores.lines if (bands := depth(line, pool.state.history()))}
+    panels = {
+        f"{line.a} - {line.b}": bands
+        for line in scores.lines
+        if (bands := figures.depth_bands(line, pool.state.history()))
+    }
     if panels:
         page.figure(
             figures.bands(panels, "exit after layer", "held-out score, per cent", colours),
@@ -86,7 +89,7 @@ def draw_best(
     page.heading(f"{prefix}Patience")
     try:
         metric = pool.manifest["metric"]
-        curves = {name: patience(pool.homes[c.id], pool.state, c, metric) for name, c in tops.items()}
+        curves = {name: figures.patience_points(pool.homes[c.id], pool.state, c, metric) for name, c in tops.items()}
     except (LeebertError, OSError) as error:
         page.text(f"No patience curves: {error}")
     else:
@@ -96,7 +99,10 @@ def draw_best(
         )
     page.text(*(f"{name}: {describe(c.values)}" for name, c in tops.items()))
     page.heading(f"{prefix}Learned weights over time")
-    maps = {name: {TERMS[term]: m for term, m in omega(pool.state, c).items()} for name, c in tops.items()}
+    maps = {
+        name: {figures.TERMS[term]: m for term, m in figures.omega_maps(pool.state, c).items()}
+        for name, c in tops.items()
+    }
     maps = {name: terms for name, terms in maps.items() if terms}
     if maps:
         page.figure(

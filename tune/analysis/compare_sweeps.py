@@ -67,7 +67,7 @@ class OnSweep:
             "at_speed_ups": [
                 {
                     "speed_up": objective.speed_up,
-                    "rule": objective.rule,
+                    "criterion": objective.criterion,
                     **({} if objective.patience is None else {"patience": objective.patience}),
                     **(found.as_dict() if isinstance(found, Comparison) else {"missing": found}),
                 }
@@ -107,9 +107,9 @@ def compare_pool(
     objectives: Sequence[Objective] = (),
     replayed: Mapping[CellKey, Tradeoff] | None = None,
 ) -> OnSweep:
-    """A minus B on what is there so far. `objectives` are the speed-ups at which to compare as well, under one rule.
+    """A minus B on what is there so far. `objectives` are the speed-ups at which to compare as well, under one exit criterion.
 
-    `replayed` are that rule's curves, where they are known already. What can't be said at a speed-up is no error.
+    `replayed` are that criterion's curves, where they are known already. What can't be said at a speed-up is no error.
     """
     history, spec = pool.state.history(), pool.spec
     options: dict[str, Any] = {
@@ -180,7 +180,7 @@ def _curves(pool: Pool, ids: set[str], objective: Objective) -> dict[CellKey, Tr
     found: dict[CellKey, Tradeoff] = {}
     for folder in pool.folders:
         mine = {k: r for k, r in pool.state.cells.items() if k[0] in ids and pool.homes[k[0]] == folder.path}
-        found |= curves(folder.path, mine, pool.manifest["metric"], objective.rule, objective.patience)
+        found |= curves(folder.path, mine, pool.manifest["metric"], objective.criterion, objective.patience)
     return found
 
 

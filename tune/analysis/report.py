@@ -11,7 +11,6 @@ from tune.analysis import figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import compare_pool
 from tune.analysis.compare_text import findings
-from tune.analysis.figure_data import band, learning
 from tune.analysis.html import Page
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.labels import algorithm_label
@@ -128,7 +127,10 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     page.heading("Learning curves")
     page.figure(
         figures.learning(
-            [(algorithm_label(a), figures.colour(a, i), mean, c.id == top.id) for a, i, c, mean in learning(state)]
+            [
+                (algorithm_label(a), figures.colour(a, i), mean, c.id == top.id)
+                for a, i, c, mean in figures.learning_curves(state)
+            ]
         ),
         "Mean over cells, one line per complete configuration, up to where its first cell ends; the best is thick.",
     )
@@ -170,7 +172,7 @@ def _by_algorithm(page: Page, pool: Pool) -> None:
     page.heading("Exits of each algorithm")
     table = _exits(groups, pool)
     if len(table) > 1:
-        bands = {name: band(exit_scores(side, cells_of(side))) for name, side in groups.items()}
+        bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
         page.figure(
             figures.bands({"": bands}, "exit after layer", "held-out score, per cent", colours),
             "Score of each exit at the best epoch: mean over cells of the mean over complete configurations, and range "

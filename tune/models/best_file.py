@@ -84,8 +84,8 @@ class BestFile:
 def read_best(path: Path) -> BestFile:
     """A best file, unchanged since it was written. Raises ConfigError for one that is missing, foreign or edited.
 
-    Where data, backbone and a task's files lie, and the exit rule, may be changed by hand: none decides the score. (The
-    exit rule is `leebert train`'s; a refit chooses its own.)
+    Where data, backbone and a task's files lie, and the exit criterion, may be changed by hand: none decides the score. (The
+    exit criterion is `leebert train`'s; a refit chooses its own.)
     """
     values = load_yaml(path)
     if not isinstance(values, dict) or not isinstance(values.get("found"), dict):
@@ -128,7 +128,7 @@ def _again(found: Mapping[str, Any], path: Path) -> str:
 
 
 def content_digest(values: Mapping[str, Any]) -> str:
-    """A digest of a best file's contents, but for itself, for where data and backbone lie, and for the exit rule."""
+    """A digest of a best file's contents, but for itself, for where data and backbone lie, and for the exit criterion."""
     plain = json.loads(json.dumps(values))
     plain.get("found", {}).pop("digest", None)
     plain.pop("exits", None)

@@ -67,7 +67,7 @@ def best_file(choice: Choice) -> dict[str, Any]:
             score_std=round(std, 6) if std == std else None,
             objective=_known(
                 name=str(objective),
-                rule=None if objective.kind == "score" else objective.rule,
+                criterion=None if objective.kind == "score" else objective.criterion,
                 patience=None if objective.kind == "score" else objective.patience,
                 value=round(choice.ranked[0].score.mean, 6),
             ),
@@ -155,7 +155,7 @@ def _front(choice: Choice) -> dict[str, Any]:
         {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
         for p in choice.front
     ]
-    return _known(rule=choice.objective.rule, patience=choice.objective.patience, points=points)
+    return _known(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
 
 
 def _sweeps(choice: Choice) -> dict[str, Any]:

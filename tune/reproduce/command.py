@@ -227,9 +227,9 @@ def _missing(
 
 
 def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
-    """Whether every network was measured under every rule, on a machine without other work."""
+    """Whether every network was measured under every exit criterion, on a machine without other work."""
     return costs.sound and all(
-        s in costs.parameters and rules <= costs.seconds.get(s, {}).keys() for s, (_, rules) in wanted.items()
+        s in costs.parameters and criteria <= costs.seconds.get(s, {}).keys() for s, (_, criteria) in wanted.items()
     )
 
 

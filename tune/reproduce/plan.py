@@ -264,8 +264,8 @@ def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
 
 
 def _own_row(target: Target, method: str) -> Row:
-    """A row of a method that a target lacks: leaving by its own rule, and compared as in table 1, with those of its rule
-    where a target compares by rules."""
+    """A row of a method that a target lacks: under its own exit criterion, and compared as in table 1, with those of its
+    criterion where a target compares criteria."""
     told = METHODS[method]
     roles = {row.method: row.role for row in TABLE_1.rows}
     unknown: Role = "variant" if told.group == "learned weights" else "rival"

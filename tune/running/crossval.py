@@ -20,11 +20,11 @@ from leebert.config import TrainConfig
 from leebert.data.batches import RowSubset
 from leebert.data.folds import Folds
 from leebert.evaluate import record_all
-from leebert.options import train_config
 from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
+from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.images.backbones import is_network
-from leebert.images.tasks import ImageTask
 from leebert.omega import MOVED, learns_omega
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.machines import nodes, placement
@@ -131,16 +130,12 @@ def _ray(address: str | None) -> Check:
 
 def _backbone(spec: SweepSpec) -> Check:
     """Whether weights and tokenizer can be read, and fit each other."""
-    from leebert.backbone import load_encoder
     from leebert.data.tasks import any_task
-    from leebert.recipe import fitting_tokenizer
+    from leebert.kinds import kind_of
 
     try:
-        if not is_network(spec.backbone):
-            load_encoder(spec.backbone)
-            task = any_task(spec.task)
-            if not isinstance(task, ImageTask):
-                fitting_tokenizer(task, spec.model)
+        task = any_task(spec.task)
+        kind_of(task).check_backbone(task, spec.model)
     except LeebertError as error:
         return Check("backbone", DRIVER, "failed", str(error))
     return Check("backbone", DRIVER, "ok", spec.backbone)
@@ -340,7 +335,7 @@ def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
 def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:
     """(kind, name, revision) of what a sweep takes from the hub."""
     from leebert.backbone import locate
-    from leebert.recipe import effective_task
+    from leebert.training_data import effective_task
 
     needed: list[tuple[str, str, str | None]] = []
     # What can't be found out here is wrong in a way that the checks of backbone and data tell of.

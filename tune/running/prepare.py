@@ -11,7 +11,7 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError, DataError
 from leebert.methods import applies
 from leebert.provenance import backbone_identity, code_version, versions
-from leebert.recipe import effective_task, load_training_data
+from leebert.training_data import effective_task, load_training_data
 from tune.machines.nodes import Stamp
 from tune.running.crossval import Study
 from tune.space import SweepSpec
@@ -68,7 +68,7 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
         facts={
             "rows": len(loaded.examples),
             "truncated_rows": loaded.truncated_rows,
-            "skipped_rows": int(getattr(loaded.examples, "skipped", 0)),
+            "skipped_rows": loaded.examples.skipped,
             "data_fingerprint": loaded.examples.fingerprint(),
             "tokens": loaded.path,
             "label_names": list(task.label_names),

@@ -17,7 +17,7 @@ import numpy as np
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
-from leebert.options import train_config
+from leebert.training_options import train_config
 from tune.pruners import Pruner, make_pruner
 from tune.running.driver import Budget, Driver
 from tune.running.recording import RecordedConfiguration, Recording

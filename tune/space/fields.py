@@ -23,7 +23,7 @@ from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, kno
 from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
-from leebert.options import field_of, option_names, train_config
+from leebert.training_options import float_options, train_config
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, Whole, named, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
@@ -270,7 +270,7 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_id(values: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits that name an effective configuration, the same in every sweep and on every machine."""
-    floats = {option for option in option_names() if field_of(option).annotation is float}
+    floats = float_options()
     canonical = {o: float(v) if o in floats else v for o, v in effective(values).items()}
     return _digest(canonical)[:8]
 

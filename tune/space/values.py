@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from leebert.config import COST_ONLY
 from leebert.errors import nearest
-from leebert.options import declared, field_of, option_names
+from leebert.training_options import declared, field_of, option_names
 from tune.space.findings import Finding, Findings, message, shown
 
 #: So many values of one option are listed at most.

@@ -17,7 +17,7 @@ from typing import Any
 from leebert.config import parse
 from leebert.errors import LeebertError, StorageError, SweepError
 from leebert.files import fsync_folder, parse_json, write_atomically
-from leebert.metrics import MEASURES
+from leebert.metrics import METRICS
 from tune.space import SweepSpec, config_id
 from tune.store.lease import Lease, holder, watch
 from tune.store.ledger import Ledger
@@ -58,11 +58,15 @@ class Manifest(dict[str, Any]):
         super().__init__(values)
         self.path = path
         for key, kind in MANIFEST.items():
-            unknown = key == "metric" and isinstance(values.get(key), str) and values[key] not in MEASURES
-            if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool) or unknown):
+            if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool)):
                 raise SweepError(
                     f"{path}: {key}: {str(values[key])[:80]!r} can't be right: the manifest was damaged or edited"
                 )
+        if "metric" in values and values["metric"] not in METRICS:
+            raise SweepError(
+                f"{path}: metric: {values['metric'][:80]!r} can't be right: {METRICS.unknown(values['metric'][:80])}; else the "
+                "manifest was damaged or edited"
+            )
 
     def __missing__(self, key: str) -> Any:
         raise SweepError(

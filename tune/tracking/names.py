@@ -2,7 +2,7 @@
 
 The page docs/metrics.md says the same, and a test holds both equal. In a pattern, ``{exit}`` is an exit's number from
 01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space,
-``{split}`` an evaluated split such as dev, ``{rule}`` an exit rule.
+``{split}`` an evaluated split such as dev, ``{criterion}`` an exit criterion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tune.analysis.labels import algorithm_label
 RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
 
-_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{rule}": r"[\w-]+"}
+_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{criterion}": r"[\w-]+"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +105,25 @@ NAMES: tuple[Name, ...] = (
     _metric("on_{split}/score", "refit", "fraction", "layer", "the exit's score on a split, after all training"),
     _metric("on_{split}/score_mean", "refit", "fraction", "none", "mean of the scores over exits"),
     _metric(
-        "on_{split}/{rule}_layers",
+        "on_{split}/{criterion}_layers",
         "refit",
         "layers",
         "point",
         "mean number of layers computed under the exit criterion",
     ),
     _metric(
-        "on_{split}/{rule}_score", "refit", "fraction", "point", "score under the exit criterion, against its layers"
+        "on_{split}/{criterion}_score",
+        "refit",
+        "fraction",
+        "point",
+        "score under the exit criterion, against its layers",
     ),
-    _metric("on_{split}/{rule}_speed_up", "refit", "ratio", "none", "M / mean layers at the threshold that was chosen"),
-    _metric("on_{split}/{rule}_ms", "refit", "ms", "none", "wall-clock time per row at that threshold, one at a time"),
+    _metric(
+        "on_{split}/{criterion}_speed_up", "refit", "ratio", "none", "M / mean layers at the threshold that was chosen"
+    ),
+    _metric(
+        "on_{split}/{criterion}_ms", "refit", "ms", "none", "wall-clock time per row at that threshold, one at a time"
+    ),
     Name(
         "param", "{option}", ("refit",), "as in the space", "", "each training option, and how the model leaves early"
     ),
