@@ -16,7 +16,7 @@ from leebert.errors import ConfigError
 from leebert.memory import BEFORE, estimate
 from leebert.model import build_model
 from leebert.objective import ExitObjective
-from leebert.optim import Fixed
+from leebert.optim.fixed import Fixed
 from leebert.runtime import Runtime
 from leebert.stages import Stage, exits_only
 from tune.machines.footprint import estimate_for_space

@@ -19,7 +19,6 @@ from leebert.inference import infer
 from leebert.losses import cross_entropy_per_exit
 from leebert.memory import estimate
 from leebert.methods import METHODS
-from leebert.methods.theseus import Successors
 from leebert.model import build_model, load_model
 from leebert.operations import multiply_adds, of_stages, parameters
 from leebert.record import Record, TensorRows
@@ -28,7 +27,16 @@ from leebert.slim.parts import blocks
 from leebert.stages import Examined, method
 from leebert.students import StudentObjective, distance
 from leebert.train import fit, train_epochs
-from leebert.transforms import KeepLayers, LastExit, PruneHeads, Slenderise, best_of_all, first_layers, spaced_layers
+from leebert.transforms import (
+    KeepLayers,
+    LastExit,
+    PruneHeads,
+    Slenderise,
+    Successors,
+    best_of_all,
+    first_layers,
+    spaced_layers,
+)
 
 LAYERS = 4
 STATIC = [name for name, told in METHODS.items() if told.group == "static"]

@@ -12,10 +12,11 @@ from encoders import OF_ENCODERS, batch, encoder
 from toys import toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
-from leebert.methods import METHODS, SPECIFIC, applies, idle
+from leebert.methods import METHODS, applies, specific
 from leebert.model import build_model
 from leebert.record import TensorRows
 from leebert.train import fit
+from leebert.training_options import idle
 
 #: Another value than the default of every option that only some methods read.
 CHANGED: dict[str, Any] = {
@@ -60,7 +61,7 @@ def weights(name: str, on_encoder: bool, **options: Any) -> str:
 
 def test_every_option_that_only_some_methods_read_is_changed_here():
     default = TrainConfig()
-    assert set(CHANGED) == SPECIFIC
+    assert set(CHANGED) == specific()
     assert all(getattr(default, option) != value for option, value in CHANGED.items())
 
 
