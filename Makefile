@@ -9,13 +9,14 @@ MODEL ?= runs/mrpc
 export LEEBERT_DATA ?= $(wildcard $(abspath ../shared/data))
 export RAY_AUTH_MODE ?= disabled
 
-.PHONY: help setup demo quick test lint bench soak clean
+.PHONY: help setup demo quick test lint tables bench soak clean
 
 help:
 	@echo "make demo   a small sweep, CLO-v2 against BLO, on generated data (minutes)"
 	@echo "make quick  the fast tests"
 	@echo "make test   all tests, what CI runs"
 	@echo "make lint   ruff and mypy"
+	@echo "make tables the documents' tables, from the registries"
 	@echo "make bench  the benchmarks (an hour; needs LEEBERT_DATA)"
 	@echo "make soak   sweeps that are killed again and again (half an hour)"
 
@@ -43,6 +44,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+tables: setup
+	$(BIN)/python -m leebert.tables
 
 bench: setup
 	$(BIN)/python benchmarks/train_step.py

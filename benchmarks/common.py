@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, MRPC's rows, alternation, and results as lines with one JSON line at the end."""
+"""Shared parts of the benchmarks: options, MRPC's samples, alternation, and printed results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 16
 
 
 def parser(doc: str | None, rounds: int = 5) -> argparse.ArgumentParser:
-    """The options that every benchmark has; the script's docstring is its help."""
+    """Return a parser with the common options; the script's docstring is the help text."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, default=rounds, help="alternations; medians are over them (%(default)s)")
     made.add_argument("--threads", type=int, default=2, help="CPU threads (%(default)s)")
@@ -30,13 +30,13 @@ def parser(doc: str | None, rounds: int = 5) -> argparse.ArgumentParser:
 
 
 def stop(message: str) -> None:
-    """End the benchmark with one message and exit code 1."""
+    """Exit with a message and code 1."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
 
 
 def glue() -> Path:
-    """The folder in GLUE's release layout; ends the benchmark where there is none."""
+    """Return the folder in GLUE's release layout; exit if there is none."""
     root = os.environ.get("LEEBERT_DATA")
     if not root:
         stop("this benchmark needs MRPC: set LEEBERT_DATA to the folder that holds glue/MRPC")
@@ -57,17 +57,17 @@ def start(threads: int) -> None:
 
 
 def mrpc(cache: Path) -> Any:
-    """MRPC's training split, tokenised for :data:`BACKBONE` (a `leebert.recipe.TrainingData`)."""
+    """MRPC's training split, tokenised for :data:`BACKBONE` (a `leebert.training_data.TrainingData`)."""
     from leebert.config import ModelConfig
     from leebert.data.tasks import get_task
-    from leebert.recipe import DataConfig, load_training_data
+    from leebert.training_data import DataConfig, load_training_data
 
     model = ModelConfig(backbone=BACKBONE, pooling="mean")
     return load_training_data(get_task("mrpc"), DataConfig(dir=str(glue())), model, cache)
 
 
 def problem(data: Any) -> Any:
-    """What makes fresh multi-exit models for loaded data (a `leebert.problem.TextProblem`)."""
+    """Return a factory of fresh multi-exit models for loaded data (a `leebert.problem.TextProblem`)."""
     from leebert.problem import TextProblem
 
     task = data.task
@@ -82,7 +82,7 @@ def scratch() -> Iterator[Path]:
 
 
 def now(device: str) -> float:
-    """The clock, after all work that was given to the device."""
+    """Return the time after synchronising with the device."""
     if device.startswith("cuda"):
         import torch
 
@@ -91,14 +91,14 @@ def now(device: str) -> float:
 
 
 def timed(work: Callable[[], object], device: str = "cpu") -> float:
-    """Seconds that one call takes."""
+    """Return the seconds that one call takes."""
     started = now(device)
     work()
     return now(device) - started
 
 
 def alternate(variants: Mapping[str, Callable[[int], float]], rounds: int) -> dict[str, list[float]]:
-    """Run every variant once per round, the first one moving on by one, so that a drift of the machine hits all alike.
+    """Run every variant once per round, starting one later each time, so that drift affects all equally.
 
     Each variant is called with the round's number and returns its figure; the result is every variant's figures.
     """
@@ -122,7 +122,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def peak_rss() -> int:
-    """The most memory that this process has had, in bytes.
+    """Return the peak memory of this process in bytes.
 
     Linux's VmHWM starts anew with each program; ru_maxrss would hand on what a parent process had.
     """
@@ -135,12 +135,12 @@ def peak_rss() -> int:
 
 
 def rss() -> int:
-    """The memory that this process has now, in bytes."""
+    """Return the current memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class Result:
-    """What a benchmark found: figures, and targets with whether they were met."""
+    """The result of a benchmark: figures, and targets with whether they are met."""
 
     def __init__(self, benchmark: str, options: argparse.Namespace) -> None:
         self.options = options
@@ -157,7 +157,7 @@ class Result:
         self.values: dict[str, Any] = {"benchmark": benchmark, "options": given, "figures": {}, "targets": {}}
 
     def figure(self, name: str, value: float | Sequence[float], unit: str = "") -> None:
-        """Print and keep a figure; of several values the median, with their range."""
+        """Print and store a figure; for several values their median and range."""
         several = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
         middle = statistics.median(several)
         shown = spread(several) if len(several) > 1 else f"{middle:.3f}"
@@ -165,7 +165,7 @@ class Result:
         self.values["figures"][name] = round(middle, 5)
 
     def target(self, name: str, value: float | Sequence[float], limit: float, *, least: bool = False) -> None:
-        """Compare the median with a target: at most `limit`, or with `least` at least that."""
+        """Compare the median with a target: at most `limit`, or at least `limit` with `least`."""
         several = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
         middle = statistics.median(several)
         met = middle >= limit if least else middle <= limit

@@ -1,9 +1,9 @@
-"""What a trial costs besides training: Ray Tune alone against our driver, 2,000 trials that do nothing.
+"""Time per trial without training: Ray Tune alone against our driver, over 2,000 trials.
 
-A is Ray Tune with a class that reports once, reused actors, two at a time, its file loggers off. B is a session of a
-sweep (`tune.running.session.run_session`, a grid of as many configurations, one cell each) whose cells are not trained but
-reported at once: the driver's decisions and the trials' records go into a ledger on the disk, MLflow is off. Each runs
-in a process of its own, A and B alternating. The first 200 trials, in which processes start and import, don't count.
+A is Ray Tune with a class that reports once, reused actors, two at a time, without file loggers. B is a session of a
+sweep (`tune.running.session.run_session`, a grid with one cell per configuration) whose cells report at once without
+training: driver and trials write their ledger to the disk, MLflow is off. A and B alternate, each in its own process.
+The first 200 trials, in which processes start and import, are not counted.
 
 Targets: B takes at most 1.25 times A's time per trial; the driver's memory grows by less than 60 kB per trial between
 trial 500 and the last.
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 
 
 class Marks:
-    """Time and memory of this process when so many trials have ended."""
+    """Time and memory of this process after a number of finished trials."""
 
     def __init__(self) -> None:
         self.taken: dict[int, tuple[float, int]] = {}
@@ -58,7 +58,7 @@ class Marks:
 
 
 def ray_alone(trials: int, folder: Path) -> dict[str, float]:
-    """A: Ray Tune and a class that does nothing."""
+    """Run A: Ray Tune with an empty class."""
     from ray import tune
 
     class Nothing(tune.Trainable):
@@ -96,7 +96,7 @@ def ray_alone(trials: int, folder: Path) -> dict[str, float]:
 
 
 class Untrained(Study):
-    """Cells that end at once, with all that a real epoch of 12 exits records."""
+    """Cells that end at once, with the records of a real epoch of 12 exits."""
 
     def train(self, *cell: Any, **options: Any) -> Iterator[EpochReport]:
         scores = [0.6 + i / 100 for i in range(EXITS)]
@@ -143,7 +143,7 @@ def ours(trials: int, folder: Path) -> dict[str, float]:
 
 
 def one(variant: str, trials: int) -> dict[str, float]:
-    """One variant in a process of its own."""
+    """Run one variant in its own process."""
     command = [sys.executable, __file__, "--of", variant, "--trials", str(trials)]
     done = subprocess.run(
         command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -154,7 +154,7 @@ def one(variant: str, trials: int) -> dict[str, float]:
 
 
 def inside(options: argparse.Namespace) -> None:
-    """The process of one variant."""
+    """Run one variant in this process."""
     import ray
 
     start(options.threads)

@@ -1,11 +1,12 @@
-"""MLflow's part in a sweep: reports into a real server with one worker (`mlflow/serve.sh`), 12 exits, 64 values a report.
+"""Time MLflow's part in a sweep: reports of 12 exits (64 values) to a real server with one worker (`mlflow/serve.sh`).
 
-A ledger is written as a trial's process would, and told to a `tune.tracking.tracker.Tracker`: report by report as in a running
-sweep, each put once the one before is stored (live), and all at once, as after an outage and in `rebuild-mlflow`. `put`
-is timed while reports wait: it is all that the driver itself does. MLflow's share of a trial is the time of a live
-report over that of an epoch of MRPC (2 folds of 800 rows, CLO-v2), as if training stood still meanwhile.
+A ledger is written as a trial's process does and fed to a `tune.tracking.tracker.Tracker`: report by report as in a
+running sweep, each after the previous one is stored (live), and all at once, as after an outage and in
+`rebuild-mlflow` (pending). `put`, the only part that blocks the driver, is timed while reports are pending. MLflow's
+share of a trial is the time of a live report / the time of an epoch of MRPC (2 folds of 800 samples, CLO-v2), as if
+training paused meanwhile.
 
-Targets: >= 30 reports a second of those that waited; share < 5 %.
+Targets: >= 30 pending reports per second; share < 5 %.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def write_ledger(folder: Path, configs: int, epochs: int, exits: int) -> Any:
-    """A sweep's ledger: so many configurations of two cells, each of so many epochs."""
+    """Write a sweep's ledger with two cells per configuration."""
     from tune.store.ledger import Ledger
 
     rng = np.random.default_rng(0)
@@ -87,7 +88,7 @@ def write_ledger(folder: Path, configs: int, epochs: int, exits: int) -> Any:
 
 
 class Live:
-    """Hands each event on when the one before is stored; notes how long the reports and `put` took."""
+    """Forwards each event after the previous one is stored; records the time of reports and of `put`."""
 
     def __init__(self, tracker: Any) -> None:
         self.tracker, self.reports, self.puts = tracker, list[float](), list[float]()
@@ -105,7 +106,7 @@ class Live:
 
 
 class Timed:
-    """Notes how long `put` takes while everything waits."""
+    """Records the time of `put` while all reports are pending."""
 
     def __init__(self, tracker: Any) -> None:
         self.tracker, self.puts = tracker, list[float]()
@@ -117,7 +118,7 @@ class Timed:
 
 
 def epoch_seconds(folder: Path, device: str) -> float:
-    """What an epoch of a small trial takes: the last of two, when everything is loaded."""
+    """Return the seconds of an epoch of a small trial: the second of two, after all loading."""
     from tune.running.crossval import Attempt, run_attempt
     from tune.running.prepare import prepare
     from tune.space import config_id, load_space
@@ -139,7 +140,7 @@ def main() -> None:
     made.add_argument("--exits", type=int, default=12, help="exits (%(default)s)")
     options = made.parse_args()
     start(options.threads)
-    from tune.running.driver import replay
+    from tune.tracking.feed import replay
     from tune.tracking.tracker import Tracker
 
     result = Result("feed", options)

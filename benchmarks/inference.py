@@ -1,10 +1,10 @@
 """Wall-clock time of early-exit inference against the same encoder with one classifier on its last layer.
 
-The plain model is the encoder's own forward, the mean over tokens and a linear layer, in the same precision. Early
-exit is `leebert.inference.infer` by entropy, at the threshold whose layer ratio M / mean layers on MRPC's dev split is
-nearest to --ratio (2.0). Both run the whole split in the same batches, of 1 and of 32 rows, sorted by length and, to
-show what the order does, shuffled; tokenising and collating are left out. All alternate. The quotient is how much of
-the layers that were saved is saved in time: (plain seconds / early-exit seconds) / (M / mean layers).
+The plain model is the encoder's own forward pass, mean pooling and a linear layer, in the same precision. Early exit
+is `leebert.inference.infer` by entropy, at the threshold whose layer speed-up M / mean exit layer on MRPC's dev split
+is nearest to --ratio (2.0). Both run the whole split in the same batches of 1 and of 32 samples, sorted by length and
+shuffled, without tokenising and collating, and alternate. The quotient is the wall-clock speed-up / the layer
+speed-up: (plain seconds / early-exit seconds) / (M / mean exit layer).
 
 Targets, sorted: quotient >= 0.85 at batch size 1, >= 0.80 at 32. Needs --model, a folder written by `leebert train`.
 """
@@ -12,7 +12,6 @@ Targets, sorted: quotient >= 0.85 at batch size 1, >= 0.80 at 32. Needs --model,
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from functools import partial
 from pathlib import Path
@@ -49,11 +48,11 @@ class Contest:
         return now(self.device) - started
 
     def early(self, batches: list[Any], layers: list[int] | None = None) -> float:
-        """Seconds of inference that stops; `layers` takes the layer at which each row left."""
+        """Return the seconds of early-exit inference; append each sample's exit layer to `layers`."""
         from leebert.inference import infer
 
         started = now(self.device)
-        left = [infer(self.model, batch, self.strategy, self.runtime).layers for batch in batches]
+        left = [infer(self.model, batch, self.criterion, self.runtime).layers for batch in batches]
         seconds = now(self.device) - started
         if layers is not None:
             layers.extend(layer for part in left for layer in part.tolist())
@@ -65,12 +64,11 @@ class Contest:
 
 
 def threshold_for(recorded: Any, metric: str, ratio: float) -> float:
-    """The entropy threshold whose layer ratio is nearest to `ratio`."""
-    from leebert.evaluate import curve
+    """Return the entropy threshold whose layer speed-up is nearest to `ratio`."""
+    from leebert.tradeoff import tradeoff
 
-    most = math.log(recorded.logits.shape[-1])
-    points = curve(recorded, metric, "entropy", [most * i / 400 for i in range(401)])
-    return float(min(points, key=lambda p: abs(p.speed_up - ratio)).threshold or 0.0)
+    curve = tradeoff(recorded, "entropy", metric=metric, speed_ups=[ratio])
+    return float(curve.nearest(ratio).threshold or 0.0)
 
 
 def in_batches(rows: Any, order: np.ndarray, size: int) -> list[Any]:
@@ -130,7 +128,7 @@ def main() -> None:
     from leebert.data.tasks import get_task
     from leebert.data.tokens import tokenise
     from leebert.evaluate import record_all
-    from leebert.exits import make_strategy
+    from leebert.exits.replay import make_criterion
     from leebert.model import load_model
     from leebert.runtime import Runtime
 
@@ -148,7 +146,7 @@ def main() -> None:
             rows = RowSubset(rows, np.arange(min(options.rows, len(rows))))
         threshold = threshold_for(record_all(model, rows, runtime), task.metric, options.ratio)
         result.figure("entropy threshold", threshold)
-        strategy = make_strategy("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
+        strategy = make_criterion("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
         contest = Contest(model, classifier(model), strategy, runtime, options.device)
         measure(contest, rows, options.sizes, options.rounds, result)
     result.end()

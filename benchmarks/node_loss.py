@@ -1,11 +1,11 @@
-"""How soon a cluster with our settings notices a lost machine, and what a sweep loses with it.
+"""Time until a cluster with our settings detects a lost machine, and what a sweep loses with it.
 
-Head and two workers are hosts of their own in Linux namespaces (tests/hosts.py), started by cluster/start.sh as on any
-cluster. A worker is killed (all its processes at once) and cut off (its network taken away), first idle, then with
-trials of a real sweep on it; one is kept at full load on all cores. Needs root on Linux, iproute2, openssh-server and
-rsync; takes some five minutes.
+Head and two workers are separate hosts in Linux namespaces (tests/hosts.py), started by cluster/start.sh. A worker is
+killed (all its processes at once) and cut off (its network is removed), first idle, then while trials of a real sweep
+run on it. Another test keeps a worker at full load on all cores. Needs root on Linux, iproute2, openssh-server and
+rsync; takes about five minutes.
 
-Targets: a loss is noticed within 5 s; no epoch is trained twice; a machine under full load is never given up.
+Targets: a loss is detected within 5 s; no epoch is trained twice; a machine under full load is never given up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOSSES = {"killed": (Host.crash, Host.boot), "cut off": (Host.cut, Host.heal)}
 
 
 def idle(result: Result, watch: Watch, head: Host, worker: Host, storage: Path) -> None:
-    """Lose a worker on which nothing runs."""
+    """Lose an idle worker."""
     for kind, (lose, mend) in LOSSES.items():
         noticed = []
         for _ in range(result.options.rounds):
@@ -64,7 +64,7 @@ def loaded(result: Result, watch: Watch, worker: Host) -> None:
 
 
 def sweeping(result: Result, watch: Watch, head: Host, workers: list[Host], storage: Path) -> None:
-    """Lose the worker on which a sweep's first trial runs."""
+    """Lose the worker that runs a sweep's first trial."""
     space = write_space(head.hosts.folder / "text")
     scores = []
     for kind, (lose, mend) in LOSSES.items():

@@ -1,8 +1,8 @@
-"""Curves of score against layers of 3 exit strategies over 10,000 recorded examples with 12 exits, and that of a sweep's cell.
+"""Time curves of score against layers: 3 exit criteria on 10,000 samples with 12 exits, and one cell of a sweep.
 
-The logits are random, and grow with depth so that rows leave at every exit. What is timed is `leebert.tradeoff.tradeoff` for
-patience, entropy and maximum probability: the thresholds, who leaves where, and the task's measures (accuracy and F1). A
-cell has 1,200 examples and 6 exits, as MRPC's in three folds with a small encoder.
+The logits are random and grow with depth, so that samples exit at every layer. `leebert.tradeoff.tradeoff` is timed
+for patience, entropy and maximum probability: thresholds, exit layers, and the task's metrics (accuracy and F1). The
+cell has 1,200 samples and 6 exits, like MRPC's in three folds with a small encoder.
 
 Targets: < 1 s for the 3 curves, < 0.1 s for the cell's.
 """

@@ -1,18 +1,18 @@
-"""Sweeps that are killed again and again, and what is lost by that: nothing, or the exit code is 1.
+"""Kill sweeps again and again and count what is lost; the exit code is 1 unless it is nothing.
 
-Small sweeps of text through `leebert-tune`, Ray and a real MLflow server, each first without faults and then with faults
-at seeded random moments: the driver killed (alone, with its whole process group, while it starts), a trial's process
-killed, SIGTERM, Ctrl-C, a driver that stands still while another takes over and then goes on, MLflow killed or paused
-for up to a minute, a checkpoint cut in half before the sweep is resumed.
+Small sweeps of text run through `leebert-tune`, Ray and a real MLflow server, first undisturbed, then with faults at
+seeded random moments: the driver killed (alone, with its process group, during start-up), a trial's process killed,
+SIGTERM, Ctrl-C, a driver paused while another takes over, MLflow killed or paused for up to a minute, a checkpoint
+cut in half before the sweep is resumed.
 
-What is checked after every recovery: what the ledger said before the fault, it says still, in the same order (decisions
-and epochs). At the end: each epoch was recorded once, its numbers are bit for bit those of the undisturbed sweep, and
-so are the decisions where they are promised to be (the best configuration for grid and random search, every decision
-for TPE and for a pruner at one concurrent trial); MLflow has one run per thing in the ledger, no step of a metric twice,
-no run that is still RUNNING, and KILLED runs exactly where the ledger says pruned; no process or checkpoint is left.
+After each recovery, the ledger must still hold all earlier decisions and epochs in the same order. At the end, each
+epoch is recorded once and equals the undisturbed sweep's bit for bit. The decisions are equal where this is promised:
+the best configuration for grid and random search, every decision for TPE and for a pruner with one concurrent trial.
+MLflow has one run per entry of the ledger, no duplicate metric steps, no run that is still RUNNING, and KILLED runs
+exactly for pruned entries. No process or checkpoint is left behind.
 
-The time to recover is from the start of the command that goes on (or from the fault, where the driver lived) to the
-first epoch that a trial granted after it has recorded.
+The time to recover runs from the start of the resuming command (or from the fault, if the driver survived) to the
+first epoch recorded by a trial granted afterwards.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from encoders import save_backbone, write_task  # noqa: E402
 from mlflow_server import MlflowServer  # noqa: E402
 
-from tune.analysis.select import ranking  # noqa: E402
 from tune.store.folder import SweepFolder  # noqa: E402
 from tune.store.held_out import cell_logits  # noqa: E402
 from tune.store.ledger import Record, State  # noqa: E402
+from tune.store.ranking import ranking  # noqa: E402
 
 STANDSTILL = 40.0  # seconds that a driver is stopped while another takes over
 AWAY = (5.0, 60.0)  # seconds without MLflow, at least and at most
@@ -56,7 +56,7 @@ DRAWN = {"lr_theta": {"log_range": [1e-3, 1e-2]}}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One sweep and the faults that it has to bear. `same`: what has to be as in the sweep without faults."""
+    """A sweep and its faults. `same`: what must equal the undisturbed sweep."""
 
     name: str
     change: dict[str, Any]
@@ -111,7 +111,7 @@ CASES = (
 
 
 class Lost(Exception):
-    """Something did not go on as it should; the message says what."""
+    """A sweep did not continue as expected; the message says why."""
 
 
 class Bench:
@@ -154,7 +154,7 @@ class Bench:
         return Command(process, log, time.monotonic())
 
     def processes(self) -> list[psutil.Process]:
-        """What our commands have started and still lives."""
+        """Processes that our commands started and that still run."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -165,7 +165,7 @@ class Bench:
 
 @dataclasses.dataclass
 class Command:
-    """A `leebert-tune` that was started."""
+    """A started `leebert-tune`."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -186,7 +186,7 @@ class Command:
 
 @dataclasses.dataclass
 class Snapshot:
-    """What the ledger says at a moment: the drivers' decisions in order, and every epoch's numbers."""
+    """A snapshot of the ledger: the drivers' decisions in order, and every epoch's numbers."""
 
     decisions: list[Record]
     epochs: dict[tuple[str, int, int, int], Record]
@@ -194,14 +194,14 @@ class Snapshot:
 
 
 class Sweep:
-    """One sweep and its folder, which may not be there yet."""
+    """A sweep and its folder, which may not exist yet."""
 
     def __init__(self, bench: Bench, name: str, space: Path) -> None:
         self.bench, self.name, self.space = bench, name, space
         self.folder = SweepFolder(bench.folder / "sweeps" / name)
 
     def begin(self, *options: str) -> Command:
-        """Start it, or go on with it where it has begun."""
+        """Start the sweep, or resume it if it exists."""
         if (self.folder.path / "manifest.json").is_file():
             return self.bench.start("resume", self.name, *options)
         return self.bench.start("sweep", str(self.space), "--name", self.name)
@@ -218,14 +218,14 @@ class Sweep:
                         epochs, set(state.cells))  # fmt: skip
 
     def attempts(self) -> set[tuple[str, str]]:
-        """Every attempt that was granted: its configuration and its name."""
+        """Return every granted attempt as (configuration, name)."""
         return {(config, name) for config, names in self.state().attempts.items() for name in names.values()}
 
     def epochs(self, attempt: tuple[str, str]) -> int:
         return sum(r["kind"] == "epoch" for r in self.folder.ledger.records_of(*attempt))
 
     def wait_for_epochs(self, command: Command, epochs: int) -> bool:
-        """Until so many epochs are recorded; False where the command has ended before."""
+        """Wait until this many epochs are recorded; return False if the command ends first."""
         return self.wait(command, lambda: self.state().fold_epochs >= epochs)
 
     def wait(self, command: Command, reached: Callable[[], bool]) -> bool:
@@ -244,7 +244,7 @@ DECISIONS = ("grant", "fail")
 
 @dataclasses.dataclass
 class Found:
-    """What one case came to."""
+    """The result of one case."""
 
     name: str
     faults: list[str] = dataclasses.field(default_factory=list)
@@ -372,7 +372,7 @@ def _is_trial(process: psutil.Process) -> bool:
 
 
 def unchanged(before: Snapshot, after: Snapshot, found: Found) -> None:
-    """What stood in the ledger before a fault stands there still."""
+    """Check that the ledger still holds everything recorded before a fault."""
     kept = after.decisions[: len(before.decisions)]
     found.count("decisions changed", sum(a != b for a, b in zip(before.decisions, kept, strict=False)))
     found.count("decisions changed", len(before.decisions) - len(kept))
@@ -382,7 +382,7 @@ def unchanged(before: Snapshot, after: Snapshot, found: Found) -> None:
 
 
 def trained_once(sweep: Sweep, found: Found) -> None:
-    """No identity twice among the records that count, and nothing of a cell after its end."""
+    """Check that counted records have unique identities and that no cell has records after its end."""
     ledger = sweep.folder.ledger
     fences = ledger.fences()
     seen: collections.Counter[tuple[Any, ...]] = collections.Counter()
@@ -405,7 +405,7 @@ VOLATILE = {"seq", "time", "seconds", "wall_seconds", "attempt", "checkpoint", "
 
 
 def same_scores(sweep: Sweep, undisturbed: Sweep, found: Found) -> None:
-    """Every number of every epoch and cell is the undisturbed one's, except times, and so is every held-out logit."""
+    """Check that all numbers except times, and all logits, equal those of the undisturbed sweep."""
     state, reference, other = sweep.state(), undisturbed.state(), []
     for cell, epochs in state.epochs.items():
         for epoch, record in epochs.items():
@@ -448,7 +448,7 @@ STATUS = {"complete": "FINISHED", "finished": "FINISHED", "pruned": "KILLED", "f
 
 
 def tracked(bench: Bench, sweep: Sweep, found: Found) -> None:
-    """MLflow holds what the ledger says, once."""
+    """Check that MLflow holds every entry of the ledger exactly once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{bench.folder / 'mlflow' / 'mlflow.db'}")
@@ -480,7 +480,7 @@ def tracked(bench: Bench, sweep: Sweep, found: Found) -> None:
 
 
 def left_behind(bench: Bench, sweep: Sweep, found: Found) -> None:
-    """Processes have 30 seconds to notice that what started them is gone."""
+    """Check that all processes end within 30 seconds of their parent."""
     deadline = time.monotonic() + 30
     while (alive := bench.processes()) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -493,7 +493,7 @@ def left_behind(bench: Bench, sweep: Sweep, found: Found) -> None:
 
 
 def undisturbed(bench: Bench, case: Case) -> tuple[Sweep, float]:
-    """The reference, and how long it takes until the first epoch."""
+    """Run the undisturbed sweep and time its first epoch."""
     sweep = bench.sweep(case, f"{case.name}-whole")
     command = sweep.begin()
     while not sweep.wait_for_epochs(command, 1) and NOT_STARTED in command.said():
@@ -507,14 +507,14 @@ def undisturbed(bench: Bench, case: Case) -> tuple[Sweep, float]:
 
 
 def moments(case: Case, epochs: int, rng: random.Random) -> Iterator[tuple[str, int]]:
-    """Each fault with how many new epochs come before it, such that all find something to disturb."""
+    """Return each fault with the number of new epochs before it, such that all hit a running sweep."""
     most = max(1, epochs // (len(case.faults) + 1))
     for kind in case.faults:
         yield kind, 0 if kind == "driver at start-up" else rng.randint(1, most)
 
 
 def disturbed(bench: Bench, case: Case, reference: Sweep, start_up: float, scores: Sweep, seed: int) -> Found:
-    """The same sweep with all its faults."""
+    """Run the same sweep with all its faults."""
     found, sweep, rng = Found(case.name), bench.sweep(case, case.name), random.Random(f"{seed}/{case.name}")
     command = sweep.begin()
     state = reference.state()
@@ -557,7 +557,7 @@ COLUMNS = ("folds lost", "epochs twice", "decisions changed", "scores changed", 
 
 
 def report(results: list[Found]) -> str:
-    """Two tables in markdown: what was lost in each sweep, and how soon each kind of fault was over."""
+    """Return two Markdown tables: losses per sweep, and recovery times per kind of fault."""
     lines = [f"| sweep | faults | {' | '.join(COLUMNS)} | other |", "| --- " * (len(COLUMNS) + 3) + "|"]
     for f in results:
         other = {what: n for what, n in f.lost.items() if n and what not in COLUMNS}

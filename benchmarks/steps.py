@@ -1,14 +1,17 @@
-"""Seconds per step of θ of every method, beside what its arithmetic says, against plain fine-tuning.
+"""Seconds per step of θ for every method, compared with its arithmetic and with plain fine-tuning.
 
-The model is a BERT encoder from a configuration (6 layers, 384 hidden units, random weights), the batches 16 rows of 64
-random tokens; or (`--network resnet56`) a residual network with an exit after each block, and batches of 32 random images,
-under the methods that such a network can have. Every stage of every method has its own copy of the model; in a round each trains over whole cycles, and
-they alternate within this process. The arithmetic is counted, not asserted: the floating-point operations of the
-matrix products of a step as it runs (frozen parts, teachers and pruned parts as they are), in units of a forward pass of
-the unreduced model with all exits on one batch: a forward is 1, a backward 2. Both columns are multiples of `uniform`, plain
-fine-tuning of the whole network with all exits; one column is against `finetune`, with the last exit alone. Nothing but matrix
-products counts: an optimiser's step, dropout and losses are overhead, and so is what `--precision bf16` doesn't speed
-up (of `hyper` two forwards are in fp32 in any case). The passes over all rows at a cut are no steps, and not here.
+The model is a BERT encoder from a configuration (6 layers, 384 hidden units, random weights) with batches of 16
+samples of 64 random tokens; with `--network resnet56` it is a residual network with an exit after each block and
+batches of 32 random images, for the methods that support it. Every stage of every method has its own copy of the
+model. In each round every stage trains whole cycles, and the stages alternate within this process.
+
+The arithmetic is counted, not assumed: the floating-point operations of a step's matrix products as it runs (frozen
+parts, teachers and pruned parts included), in units of one forward pass of the unreduced model with all exits on one
+batch. A forward pass is 1, a backward pass 2. Both columns are multiples of `uniform`, plain fine-tuning of the whole
+network with all exits; one more column is relative to `finetune`, with the last exit alone. Only matrix products
+count: optimiser steps, dropout and losses are overhead, as is everything that `--precision bf16` does not speed up
+(two passes of `hyper` are always in fp32). The passes over all samples at a pruning round are not steps and not
+included.
 
 Target: measured / arithmetic <= 1.3 for every stage.
 """
@@ -33,7 +36,7 @@ LIMIT = 1.3
 
 
 def bert(config: Any) -> Any:
-    """A fresh multi-exit BERT; the same one at every call."""
+    """Return a fresh multi-exit BERT with the same weights at every call."""
     import torch
     from transformers import AutoModel, BertConfig
 
@@ -48,7 +51,7 @@ def bert(config: Any) -> Any:
 
 
 def resnet(config: Any) -> Any:
-    """A fresh residual network with an exit after each block; the same one at every call."""
+    """Return a fresh residual network with an exit after each block and the same weights at every call."""
     import torch
 
     from leebert.images.resnet import build_resnet
@@ -59,7 +62,7 @@ def resnet(config: Any) -> Any:
 
 
 def random_texts(device: str) -> Iterator[Any]:
-    """Full-length batches without end."""
+    """Yield full-length batches endlessly."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -71,7 +74,7 @@ def random_texts(device: str) -> Iterator[Any]:
 
 
 def random_images(device: str) -> Iterator[Any]:
-    """Batches without end."""
+    """Yield batches endlessly."""
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -98,7 +101,7 @@ NETWORKS = {
 
 
 class Training:
-    """One stage of a method: its own model, optimisers and place in the cycle."""
+    """One stage of a method, with its own model, optimisers and position in the cycle."""
 
     def __init__(
         self, network: Network, model: Any, stage: Any, config: Any, runtime: Any, teacher: Any = None
@@ -113,7 +116,7 @@ class Training:
         model.train()
 
     def cycles(self, steps: int) -> int:
-        """Train for at least `steps` steps, to a cycle's end; returns how many there were."""
+        """Train at least `steps` steps, to the end of a cycle; return their number."""
         self.level.start_epoch(self.batches)
         position = 0
         for done in itertools.count(1):
@@ -123,7 +126,7 @@ class Training:
         raise AssertionError("unreachable")
 
     def seconds(self, steps: int) -> float:
-        """Seconds per step of θ."""
+        """Return the seconds per step of θ."""
         started = now(self.device)
         done = self.cycles(steps)
         return (now(self.device) - started) / done
@@ -138,7 +141,7 @@ class Training:
 
 
 def stages_of(network: Network, name: str, told: dict[str, Any], device: str) -> dict[str, Training]:
-    """The stages of a method, each ready to train, by what a row of the table is called; none if the network can't have it.
+    """Return a method's stages, ready to train, by their label in the table; none if the network does not support it.
 
     told: training options, of which a method takes those that it reads.
     """

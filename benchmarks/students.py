@@ -1,12 +1,12 @@
-"""Wall-clock speed-up of networks that static methods leave, beside their ratio of operations, at batch size 1.
+"""Wall-clock speed-up of statically compressed networks against their ratio of operations, at batch size 1.
 
-The model is a BERT encoder from a configuration (12 layers, 768 hidden units, random weights), a row 128 random tokens.
-Each static method's last network, and COST-EFF's slender one with all exits run, is made as its stages make it and answers
-by `leebert.inference.infer`, as `leebert predict` does. All networks take turns in every round. Operations are
+The model is a BERT encoder from a configuration (12 layers, 768 hidden units, random weights), a sample 128 random
+tokens. Each static method's final network, and COST-EFF's slender one with all exits, is built by its stages and runs
+in `leebert.inference.infer`, as in `leebert predict`. All networks take turns in every round. Operations are
 multiply-adds of matrix products up to the last exit (`leebert.operations`).
 
-Target: (seconds of the whole network / seconds) / (operations of the whole / operations) >= 0.9. Heads, inner units and
-embeddings that are cut make matrices smaller, not fewer, so theirs is the harder half.
+Target: (seconds of the whole network / seconds) / (operations of the whole / operations) >= 0.9. It is harder to
+reach for pruned heads, inner units and embeddings, which make matrices smaller but not fewer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WHOLE = "whole"
 
 
 def student(name: str, options: dict[str, Any]) -> Any:
-    """The network that a method ends with, in evaluation mode; its weights are arbitrary."""
+    """Return a method's final network in evaluation mode, with arbitrary weights."""
     import torch
     from transformers import AutoModel, BertConfig
 
@@ -60,7 +60,7 @@ def main() -> None:
     start(options.threads)
     import torch
 
-    from leebert.exits import make_strategy
+    from leebert.exits.replay import make_criterion
     from leebert.inference import infer
     from leebert.operations import multiply_adds
     from leebert.runtime import Runtime
@@ -77,7 +77,7 @@ def main() -> None:
 
     def seconds_of(name: str, number: int) -> float:
         model = models[name]
-        rule = make_strategy("never", None, num_exits=model.num_exits, num_classes=2)
+        rule = make_criterion("never", None, num_exits=model.num_exits, num_classes=2)
         started = now(options.device)
         for row in rows:
             infer(model, row, rule, runtime).layers.cpu()

@@ -1,9 +1,9 @@
-"""Seconds and memory of tokenising 400,000 pairs of sentences, about as many as MNLI has.
+"""Seconds and memory of tokenising 400,000 sentence pairs, about as many as MNLI has.
 
-The pairs are MRPC's training rows over and over, with their words rotated by one more place each time, so that no
-pair is there twice. What is timed is `leebert.data.tokens.tokenise`, from texts to the checked and mapped token file.
-As in the command lines the tokenizer's own parallelism is off; --parallel turns it on. Memory is the peak of this
-process, the texts included; it runs once, because a second run would not tell more about the peak.
+The pairs are MRPC's training samples repeated, with their words rotated by one more position each time, so that all
+pairs differ. `leebert.data.tokens.tokenise` is timed, from texts to the checked and memory-mapped token file. The
+tokenizer's own parallelism is off, as in our commands; --parallel turns it on. Memory is the peak of this process,
+including the texts. It runs once, because a second run would not change the peak.
 
 Targets: < 90 s and < 2 GB.
 """

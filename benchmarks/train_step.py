@@ -1,11 +1,11 @@
 """Seconds and memory per step of θ: plain fine-tuning of the multi-exit model against CLO.
 
 The variants are plain training (uniform weights, cross-entropy at every exit, no teachers), the same with
-distillation from all exits (LAE), CLO-v1, and CLO-v2 with C = 4; the last two have LAE, too. Each has its own copy of
-one model and its own optimisers. In a round every variant runs the same real length-bucketed batches B1 of MRPC, and
-CLO draws its B2 from the other half of the split as in training; the variants alternate. A step of CLO-v2 is the mean
-over whole cycles. The arithmetic beside each ratio counts padded tokens of the batches that were run: forward and
-backward are 3 units, a forward for ω is 1. Memory is each variant's peak in a process of its own.
+distillation from all exits (LAE), CLO-v1, and CLO-v2 with C = 4, both with LAE. Each has its own copy of the model
+and its own optimisers. In each round every variant runs the same length-bucketed batches B1 of MRPC, and CLO draws
+its B2 from the other half of the split, as in training; the variants alternate. A step of CLO-v2 is the mean over
+whole cycles. The arithmetic beside each ratio counts padded tokens of these batches: forward and backward pass are 3
+units, a forward pass for ω is 1. Memory is each variant's peak in its own process.
 
 Targets, as multiples of plain: CLO-v1 <= 1.75, CLO-v2 <= 1.20 (arithmetic 5/3 and 7/6); memory of CLO <= 1.10.
 """
@@ -36,7 +36,7 @@ TARGETS = {"CLO-v1": 1.75, "CLO-v2": 1.20}
 
 
 class Variant:
-    """One way to train, with its own model, optimisers and place in the cycle."""
+    """A variant with its own model, optimisers and position in the cycle."""
 
     def __init__(self, name: str, source: Any, device: str) -> None:
         import torch
@@ -57,7 +57,7 @@ class Variant:
         self.position = 0
 
     def run(self, batches: list[Any], d2: Iterator[Any]) -> float:
-        """Seconds per step of θ over whole cycles."""
+        """Return the seconds per step of θ over whole cycles."""
         self.level.start_epoch(d2)
         started = now(self.device)
         for batch in batches:
@@ -66,7 +66,7 @@ class Variant:
 
 
 class Epochs:
-    """The batches of each round, the same for all variants: B1, and B2 without end."""
+    """The batches of each round, equal for all variants: B1, and an endless B2."""
 
     def __init__(self, rows: Any, steps: int) -> None:
         self.rows, self.steps = rows, steps
@@ -83,7 +83,7 @@ class Epochs:
         return (self.rows.collate(index) for index in self.plan(number).d2())
 
     def one_of_each_length(self, rounds: int) -> list[Any]:
-        """A batch of every length that the rounds meet."""
+        """Return a batch of every length in the rounds."""
         met: dict[int, Any] = {}
         for number in range(rounds):
             for batch in [*self.d1(number), *itertools.islice(self.d2(number), self.steps)]:
@@ -91,7 +91,7 @@ class Epochs:
         return list(met.values())
 
     def arithmetic(self, number: int, cycle: int | None) -> float:
-        """The cost over plain training's by padded tokens, where ω is moved from D2 at every cycle's end."""
+        """Return the cost / plain training's in padded tokens, with ω updated on D2 at every cycle's end."""
         b1, d2 = [_tokens(b) for b in self.d1(number)], self.d2(number)
         if cycle is None:
             return 1.0
@@ -104,7 +104,7 @@ def _tokens(batch: Any) -> int:
 
 
 def memory_of(name: str, options: argparse.Namespace) -> None:
-    """In a process of its own: train, and print the peak in bytes as JSON."""
+    """Train in this process and print its peak memory in bytes as JSON."""
     import torch
 
     with scratch() as folder:
@@ -116,7 +116,7 @@ def memory_of(name: str, options: argparse.Namespace) -> None:
 
 
 def measure_memory(result: Result, options: argparse.Namespace) -> None:
-    """Each variant's peak, from a fresh process each."""
+    """Measure each variant's peak memory in a fresh process."""
     peaks = {}
     for name in VARIANTS:
         command = [sys.executable, str(Path(__file__).resolve()), "--memory-of", name]

@@ -1,11 +1,11 @@
-"""Examples per second of one trial's training against Hugging Face's Trainer, with the same multi-exit model.
+"""Samples per second of one trial's training against Hugging Face's Trainer, with the same multi-exit model.
 
-Ours is `leebert.train.train_epochs` as a trial runs it, with automatic precision and length buckets: plain training
-(uniform weights, no teachers: the loss that the Trainer minimises, too) and CLO-v2. Against it run the Trainer in
-float32 with its padding collator and random order, and the Trainer in bf16 with its own grouping by length. All four
-train on the same rows of MRPC, each row once, in batches of 16, with AdamW and clipping at 1, from the first batch
-to the last; evaluation, saving and logging are off. The four alternate, and each round begins with a fresh model.
-The Trainer groups within 50 batches or a quarter of the rows, whichever is less: `--examples 3648` gives it its due.
+Ours is `leebert.train.train_epochs` as in a trial, with automatic precision and length buckets: plain training
+(uniform weights, no teachers, the loss that the Trainer also minimises) and CLO-v2. The Trainer runs in float32 with
+its padding collator and random order, and in bf16 with its own grouping by length. All four train once on the same
+samples of MRPC, in batches of 16, with AdamW and clipping at 1, without evaluation, saving and logging. They
+alternate, and each round starts with a fresh model. The Trainer groups within 50 batches or a quarter of the samples,
+whichever is less; `--examples 3648` is large enough for it.
 
 Targets for both of ours: >= 3 times the Trainer in float32, >= 1 times the one in bf16 that groups.
 """
@@ -31,7 +31,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
 
 
 def ours(name: str, data: Any, rows: np.ndarray, device: str, seed: int) -> float:
-    """Examples per second of θ's batches. Two epochs of half of the rows each: a pass of plain training."""
+    """Return the samples per second of θ's batches over two epochs of half of the samples each."""
     import torch
 
     from leebert.config import TrainConfig
@@ -53,7 +53,7 @@ def ours(name: str, data: Any, rows: np.ndarray, device: str, seed: int) -> floa
 
 
 def theirs(name: str, data: Any, rows: np.ndarray, device: str, seed: int, folder: Path) -> float:
-    """Examples per second of the Trainer, its set-up left out."""
+    """Return the Trainer's samples per second, without its set-up."""
     import dataclasses
 
     import torch
@@ -97,7 +97,7 @@ def theirs(name: str, data: Any, rows: np.ndarray, device: str, seed: int, folde
 
 
 def features(data: Any, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Tokenised rows as the Trainer's collator takes them."""
+    """Tokenised samples in the format of the Trainer's collator."""
     tokens, made = data.rows, []
     for row in rows:
         at = slice(tokens.offsets[row], tokens.offsets[row + 1])

@@ -1,9 +1,9 @@
-"""The start of a trial in a process that has run one before, as Ray's reused actors do.
+"""Start-up time of a trial in a process that has already run one, like Ray's reused actors.
 
-What is timed is from the creation of an attempt (`tune.running.crossval.run_attempt` on the real MRPC, batch size 16, CLO-v2)
-to the end of its first step of θ: its ledger writer, the fresh model, optimisers, the plan of the epoch, one batch and
-the step itself. The first attempt, which also loads the encoder and the rows, is shown beside it. Ray's own share and
-MLflow, which the driver feeds, are left out.
+Timed is the span from the creation of an attempt (`tune.running.crossval.run_attempt` on the real MRPC, batch size
+16, CLO-v2) to the end of its first step of θ: ledger writer, fresh model, optimisers, the plan of the epoch, one
+batch and the step. The first attempt, which also loads encoder and samples, is printed for comparison. Ray's share
+and MLflow, which the driver feeds, are not included.
 
 Target: < 1.5 s after the first attempt.
 """
@@ -19,11 +19,11 @@ from common import BACKBONE, BATCH, Result, glue, now, parser, scratch, start
 
 
 class _FirstStep(Exception):
-    """Raised after the first step: nothing beyond it is of interest."""
+    """Raised after the first step to end the attempt."""
 
 
 def space(folder: Path) -> Path:
-    """A search space of MRPC in a file."""
+    """Write a search space of MRPC to a file."""
     described = {
         "task": "mrpc",
         "backbone": BACKBONE,
@@ -40,7 +40,7 @@ def space(folder: Path) -> Path:
 
 
 def hooked(train_epochs: Callable[..., Any], stamps: list[float], device: str) -> Callable[..., Any]:
-    """`train_epochs` that notes when it is called, the model being there, and when the first step is done."""
+    """`train_epochs` that records when it is called, with the model built, and when the first step ends."""
 
     def after_first(step: int) -> None:
         stamps.append(now(device))

@@ -7,6 +7,7 @@ Importing this package registers its configuration and model with transformers' 
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from leebert.registration import register
@@ -14,14 +15,15 @@ from leebert.registration import register
 if TYPE_CHECKING:
     from leebert.config import ExitConfig, ModelConfig, TrainConfig
     from leebert.errors import LeebertError
-    from leebert.evaluate import HeldOut, curve, record_all, replay_point
-    from leebert.exits import make_strategy, replay
+    from leebert.evaluate import HeldOut, record_all
+    from leebert.exits.replay import make_criterion, replay
     from leebert.inference import infer
     from leebert.model import LeebertForSequenceClassification, build_model
     from leebert.model_config import LeebertConfig
     from leebert.record import MultiExit, Record, Rows, TensorRows
     from leebert.runtime import Runtime
     from leebert.stages import Stage
+    from leebert.tradeoff import replay_point, tradeoffs
     from leebert.train import EpochReport, TrainResult, fit, train_epochs
 
 __version__ = "0.1.0"
@@ -44,12 +46,12 @@ _WHERE = {
     "TrainConfig": "config",
     "TrainResult": "train",
     "build_model": "model",
-    "curve": "evaluate",
     "infer": "inference",
-    "make_strategy": "exits",
+    "make_criterion": "exits.replay",
     "record_all": "evaluate",
-    "replay": "exits",
-    "replay_point": "evaluate",
+    "replay": "exits.replay",
+    "replay_point": "tradeoff",
+    "tradeoffs": "tradeoff",
     "fit": "train",
     "train_epochs": "train",
 }
@@ -71,18 +73,25 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "build_model",
-    "curve",
     "fit",
     "infer",
-    "make_strategy",
+    "make_criterion",
     "record_all",
     "replay",
     "replay_point",
+    "tradeoffs",
     "train_epochs",
 ]
 
 
+#: Former names, which still work in this release.
+_FORMER = {"make_strategy": "make_criterion"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        warnings.warn(f"leebert.{name} is deprecated: use leebert.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
+        name = _FORMER[name]
     if name not in _WHERE:
         raise AttributeError(f"module 'leebert' has no attribute {name!r}")
     return getattr(importlib.import_module(f"leebert.{_WHERE[name]}"), name)

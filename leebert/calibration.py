@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from leebert.card import recalibrated
-from leebert.compatibility import limits_of_encoder
 from leebert.data.sources import Examples
-from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import HeldOut, record_all
+from leebert.exits import with_threshold
+from leebert.exits.checks import choosable
 from leebert.files import parse_json, write_together
+from leebert.kinds import kind_of_model
 from leebert.majority import ADVICE
 from leebert.metrics import collapsed
 from leebert.operating_point import Aim, within_loss
@@ -29,10 +30,8 @@ from leebert.runtime import Runtime
 from leebert.thresholds import (
     FILE,
     MISSED,
-    RULES,
     Chosen,
     check_speed_up,
-    choosable,
     choose,
     curves,
     curves_as_json,
@@ -48,7 +47,7 @@ from leebert.tradeoff import Tradeoff
 class Calibration:
     """What a model's own pass over texts gave.
 
-    own: the rule that the model is to leave by. chosen: every rule at the speed-up asked for. expected: for each, the
+    own: the exit criterion that the model is to have. chosen: every criterion at the speed-up asked for. expected: for each, the
     layer ratio on other texts of the kind, (low, high) at 95 %. rows, cut: how many texts, and how many of them were
     longer than the model takes. curves: as in :func:`leebert.thresholds.curves`. single_class: whether every exit predicts
     one class for all texts, so that a speed-up costs nothing and says nothing.
@@ -75,7 +74,7 @@ class Calibration:
             for name, one in self.chosen.items()
         }
         return {
-            "strategy": self.own.strategy,
+            "criterion": self.own.criterion,
             "rows": self.rows,
             "cut": self.cut,
             "source": self.source,
@@ -90,29 +89,29 @@ def calibrate(
     texts: Sequence[tuple[str, ...]],
     source: str,
     aim: Aim,
-    strategy: str,
+    criterion: str,
     runtime: Runtime,
     *,
     validated: Sequence[Tradeoff] = (),
     batch_size: int = 64,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
-    """Run the texts once through all layers and choose each criterion's threshold for `aim`; `strategy` is to be the own one.
+    """Run the texts once through all layers and choose each criterion's threshold for `aim`; `criterion` is to be the own one.
 
     A layer speed-up is reached on the texts themselves. Texts have no labels, so what a threshold costs is known from the
     model's validation curves, `validated` (:func:`leebert.operating_point.saved_tradeoffs`), by which one within an allowed
     loss is chosen; the texts then tell the layer speed-up that it has on them.
 
     `source` is the texts' name. Raises ConfigError for an aim or criterion that the model can't have, DataError for no
-    texts, for too few, and where the rows leave together so that no threshold gives the speed-up.
+    texts, for too few, and where samples exit together so that no threshold gives the speed-up.
     """
     if model.num_exits == 1:
         raise ConfigError("this model has one exit, and so one speed: there is nothing to calibrate")
-    own_rule = choosable(strategy)
-    patience = model.config.exit_patience if own_rule.name == model.config.exit_strategy else None
-    patience = own_rule.counted(patience, model.num_exits)
+    own_row = choosable(criterion)
+    patience = model.config.exit_patience if own_row.name == model.config.exit_strategy else None
+    patience = own_row.counted(patience, model.num_exits)
     if aim.max_loss is not None:
-        speed_up = within_loss(validated, own_rule.name, patience, aim.max_loss).reached
+        speed_up = within_loss(validated, own_row.name, patience, aim.max_loss).reached
     else:
         assert aim.speed_up is not None
         speed_up = check_speed_up(aim.speed_up, model.exit_layers, model.depth)
@@ -126,17 +125,17 @@ def calibrate(
         )
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
     if aim.max_loss is not None:
-        own = _on(recorded, within_loss(validated, own_rule.name, patience, aim.max_loss))
+        own = _on(recorded, within_loss(validated, own_row.name, patience, aim.max_loss))
         others = {curve.criterion: curve for curve in reversed(validated)}  # the first of each, at its default patience
         chosen = {
             name: _on(recorded, within_loss([curve], name, curve.patience, aim.max_loss))
             for name, curve in others.items()
         }
-        chosen = {name: chosen[name] for name in RULES if name in chosen} | {own_rule.name: own}
+        chosen = {name: chosen[name] for name in with_threshold() if name in chosen} | {own_row.name: own}
     else:
-        own = choose(recorded, own_rule.name, speed_up, patience)
-        chosen = {rule: choose(recorded, rule, speed_up) for rule in RULES} | {own_rule.name: own}
-        if not own.near and not own_rule.whole:
+        own = choose(recorded, own_row.name, speed_up, patience)
+        chosen = {name: choose(recorded, name, speed_up) for name in with_threshold()} | {own_row.name: own}
+        if not own.near and not own_row.whole:
             raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
     expected = {name: ratio_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
     found = curves(recorded, own.patience)
@@ -146,12 +145,12 @@ def calibrate(
 
 def _on(recorded: HeldOut, validated: Chosen) -> Chosen:
     """A threshold that was chosen on validation samples, with the layer speed-up that it has on other ones."""
-    reached = layer_ratio(recorded, validated.strategy, validated.threshold, validated.patience)
+    reached = layer_ratio(recorded, validated.criterion, validated.threshold, validated.patience)
     return dataclasses.replace(validated, asked=reached, reached=reached)
 
 
 def save_calibration(folder: Path, found: Calibration) -> str:
-    """Make a calibration the saved model's own: its rule, its curves and, where it has one, its card; all or nothing.
+    """Make a calibration the saved model's own: its exit criterion, its curves and, where it has one, its card; all or nothing.
 
     Returns what the thresholds had been chosen on before, in words, or an empty text. Raises ConfigError where the
     folder's files can't be read.
@@ -165,7 +164,7 @@ def save_calibration(folder: Path, found: Calibration) -> str:
     # Texts have no labels: what a threshold costs stays known from the samples that it was validated on.
     scored = {name: points for name, points in read_curves(folder, validated=True).items() if len(points[0]) == 3}
     config |= {
-        "exit_strategy": found.own.strategy,
+        "exit_strategy": found.own.criterion,
         "exit_threshold": found.own.threshold,
         "exit_patience": found.own.patience,
     }
@@ -201,7 +200,7 @@ def print_calibration(folder: Path, found: Calibration, before: str) -> None:
             print(f"  {one.shortfall}")
     if found.cut:
         print(f"{found.cut} texts were cut at the model's maximal length")
-    print(f"{folder}: leaves by {found.own.name} at {found.own.threshold:.6g} from now on")
+    print(f"{folder}: exits by {found.own.name} at {found.own.threshold:.6g} from now on")
     if before:
         print(f"the thresholds chosen on {before} are replaced")
 
@@ -218,6 +217,5 @@ def _recorded(
     columns = tuple(list(column) for column in zip(*texts, strict=True))
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:
-        rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
-        limits_of_encoder(model.backbone).check_rows(rows.tokens, source)
+        rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
         return record_all(model, rows, runtime, batch_size, progress=progress), int(rows.truncated)

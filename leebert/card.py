@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from leebert.data.tasks import TASKS
+from leebert.exits import FULL_MODEL
 from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
+from leebert.metrics import METRICS
 from leebert.operating_point import points
 from leebert.report import lost, one_label, told_speed_up
 from leebert.thresholds import Chosen
@@ -20,8 +22,6 @@ from leebert.yaml import dump_yaml
 
 #: The heading of what :func:`recalibrated` says.
 _CALIBRATED = "## Calibrated thresholds"
-
-_METRIC_NAMES = {"accuracy": "accuracy", "f1": "f1", "macro_f1": "f1", "matthews": "matthews_correlation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CardFacts:
     backbone: a hub id, a package's, or a folder's name. trained_on: the rows, in words. timed_rows: how many rows at most
     were timed. served_as: the address of the registered model, where this is it.
     evaluations: split → this model's evaluation (:func:`leebert.report.evaluate_split`). spread: split → each seed's
-    mean over exits. chosen: the rule of each kind at the speed-up asked for; `rule` is the model's own. found: how the
+    mean over exits. chosen: every exit criterion at the speed-up asked for; `own` is the model's. found: how the
     configuration was found (a best file's section). picked: how this seed came to be the one that is served.
     """
 
@@ -47,7 +47,7 @@ class CardFacts:
     seed: int
     seeds: Sequence[int]
     picked: str
-    rule: Chosen
+    own: Chosen
     chosen: Sequence[Chosen]
     found: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Any]]
@@ -63,7 +63,7 @@ def card(facts: CardFacts) -> str:
     parts = [
         f"---\n{dump_yaml(_front(facts))}---\n\n# {facts.task}: an encoder that exits early",
         f"A LeeBERT model (Zhu, ACL 2021; trained by {facts.algorithm}) with a classifier after each of its {facts.layers} layers. "
-        + _by_default(facts.rule),
+        + _by_default(facts.own),
         *_warnings(facts),
         _use(facts),
         *(_evaluation(facts, split, told) for split, told in facts.evaluations.items()),
@@ -103,16 +103,16 @@ def _warnings(facts: CardFacts) -> list[str]:
 
 def recalibrated(
     text: str,
-    rule: Chosen,
+    own: Chosen,
     chosen: Mapping[str, Chosen],
     expected: Mapping[str, tuple[float, float]],
     chosen_on: str,
     single_class: bool = False,
 ) -> str:
-    """A card whose model leaves by other thresholds from now on: its own `rule`, and a section on what `chosen` were chosen
+    """A card whose model exits at other thresholds from now on: its `own`, and a section on what `chosen` were chosen
     on in the place of an earlier one. What was measured with the former thresholds stays, and is called so.
 
-    expected: each rule's layer ratio on other texts, (low, high) at 95 %. single_class: every exit predicted one class for
+    expected: each criterion's layer ratio on other texts, (low, high) at 95 %. single_class: every exit predicted one class for
     all texts; then no ratio is claimed.
     """
     rows = [
@@ -121,28 +121,35 @@ def recalibrated(
     ]
     lines = [
         _CALIBRATED,
-        f"Thresholds for {_aim(rule)}, chosen on {chosen_on}; no label was read. They took the place of those "
+        f"Thresholds for {_aim(own)}, chosen on {chosen_on}; no label was read. They took the place of those "
         "with which the tables below were measured.",
     ]
     if single_class:
         lines[1] = f"Every exit predicts a single class on {chosen_on}: no speed-up is claimed."
     else:
-        lines.append(_table(["rule", "threshold", "layer ratio on these texts", "on others like them, 95 %"], rows))
+        lines.append(
+            _table(["exit criterion", "threshold", "layer ratio on these texts", "on others like them, 95 %"], rows)
+        )
         lines += [f"{one.shortfall}." for one in chosen.values() if not one.near]
-    text = re.sub(r"By default a row leaves by the rule .*", lambda _: _by_default(rule), text, count=1)
+    text = re.sub(
+        r"By default a (?:row leaves by the rule|sample exits by the criterion) .*",
+        lambda _: _by_default(own),
+        text,
+        count=1,
+    )
     text = re.sub(rf"^{_CALIBRATED}\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
     before, heading, after = text.partition("## Use\n")
     return before.rstrip() + "\n\n" + "\n\n".join(lines) + "\n" + (f"\n{heading}{after}" if heading else "")
 
 
-def _aim(rule: Chosen) -> str:
-    if rule.max_loss is None:
-        return f"a speed-up of {rule.asked:g}"
-    return f"at most {points(rule.max_loss)} below the full model on validation samples"
+def _aim(own: Chosen) -> str:
+    if own.max_loss is None:
+        return f"a speed-up of {own.asked:g}"
+    return f"at most {points(own.max_loss)} below the full model on validation samples"
 
 
-def _by_default(rule: Chosen) -> str:
-    return f"By default a row leaves by the rule **{rule.name}** at {rule.threshold:.6g}."
+def _by_default(own: Chosen) -> str:
+    return f"By default a sample exits by the criterion **{own.name}** at {own.threshold:.6g}."
 
 
 def write_card(folder: Path, facts: CardFacts) -> Path:
@@ -172,8 +179,9 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     if hub and hub.config:
         dataset["config"] = hub.config
     results = []
+    hub_names = {name: measure.hub for metric in METRICS.values() for name, measure in metric.measures.items()}
     for split, told in facts.evaluations.items():
-        own = _point(told, facts.rule)
+        own = _point(told, facts.own)
         values = [(name, scores[-1], "all layers") for name, scores in told["exits"].items()]
         if _counts(told):
             values += [
@@ -184,9 +192,9 @@ def _front(facts: CardFacts) -> dict[str, Any]:
                 "task": {"type": "text-classification"},
                 "dataset": dataset | {"split": hub.splits.get(split, split) if hub else split},
                 "metrics": [
-                    {"type": _METRIC_NAMES[name], "value": round(value, 6), "name": f"{name}, {how}"}
+                    {"type": hub_names[name], "value": round(value, 6), "name": f"{name}, {how}"}
                     for name, value, how in values
-                    if name in _METRIC_NAMES
+                    if hub_names.get(name)
                 ],
             }
         )
@@ -205,14 +213,14 @@ def _use(facts: CardFacts) -> str:
         "## Use",
         f"```python\nimport leebert  # registers the model with transformers' Auto classes\nfrom transformers import pipeline\n\n"
         f'pipeline("text-classification", model="THIS FOLDER")({{{texts}}})\n```',
-        "The pipeline computes all layers and answers as the exit rule would. `leebert predict THIS_FOLDER` stops computing"
+        "The pipeline computes all layers and answers as the exit criterion would. `leebert predict THIS_FOLDER` stops computing"
         + (", and so does the MLflow model:" if facts.served_as else "."),
     ]
     if facts.served_as:
         lines.append(
             f'```python\nimport mlflow, pandas\n\nmodel = mlflow.pyfunc.load_model("{facts.served_as}")\n'
             f"rows = pandas.DataFrame({{{columns}}})\n"
-            'model.predict(rows, params={"strategy": "entropy", "speed_up": 2.0})  # row, label, probability, exit_layer, layers_saved\n```'
+            'model.predict(rows, params={"criterion": "entropy", "speed_up": 2.0})  # row, label, probability, exit_layer, layers_saved\n```'
         )
     lines.append(f"Texts longer than {facts.max_length} tokens are refused there unless `truncate` is set.")
     return "\n\n".join(lines)
@@ -239,22 +247,22 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
         )
     if not _counts(told):
         return "\n\n".join(lines)
-    times = {(t["strategy"], t["threshold"]): t for t in told.get("wall_clock", ())}
+    times = {(t["criterion"], t["threshold"]): t for t in told.get("wall_clock", ())}
     rows = []
     for chosen in facts.chosen:
         point = _point(told, chosen)
-        time = times.get((chosen.strategy, chosen.threshold))
+        time = times.get((chosen.criterion, chosen.threshold))
         clock = [f"{time[key]:.2f}" for key in ("milliseconds", "speed_up", "layer_ratio")] if time else [""] * 3
         rows.append(
             [chosen.name, f"{chosen.threshold:.6g}", f"{chosen.reached:.2f}", f"{point['speed_up']:.2f}"]
             + [f"{100 * point['measures'][name]:.2f}" for name in measures]
             + clock
         )
-    head = ["rule", "threshold", "layer ratio, cross-validation", f"layer ratio, {split}", *measures]
+    head = ["exit criterion", "threshold", "layer ratio, cross-validation", f"layer ratio, {split}", *measures]
     head += ["ms per row", "wall-clock ratio", "layer ratio of the timed rows"]
-    everything = times.get(("never", None))
+    everything = times.get((FULL_MODEL, None))
     lines += [
-        f"Thresholds chosen for {_aim(facts.rule)} on the held-out rows of cross-validation, never on {split}. "
+        f"Thresholds chosen for {_aim(facts.own)} on the held-out rows of cross-validation, never on {split}. "
         "The layer ratio is M / mean layers executed:",
         _table(head, rows),
     ]
@@ -309,7 +317,7 @@ def _sweeps(found: Mapping[str, Any]) -> str:
 
 
 def _point(told: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any]:
-    return next(p for p in told["chosen"] if (p["strategy"], p["threshold"]) == (chosen.strategy, chosen.threshold))
+    return next(p for p in told["chosen"] if (p["criterion"], p["threshold"]) == (chosen.criterion, chosen.threshold))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

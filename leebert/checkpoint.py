@@ -7,8 +7,8 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
-import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Checkpoints:
 
     def save(self, snapshot: Snapshot, epoch: int) -> str:
         """Write and fsync the checkpoint of an epoch's end, and return its digest. Raises StorageError."""
-        temporary = self.folder / f".epoch-{epoch:04d}-{socket.gethostname()}-{os.getpid()}"
+        temporary = self.folder / f".epoch-{epoch:04d}-{secrets.token_hex(4)}"
         try:
             # Before the new one is written, so that there are never three.
             for path in (*self._all(), *self._unfinished()):

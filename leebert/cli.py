@@ -13,28 +13,29 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, DataError
-from leebert.files import check_file_writable, check_writable
-from leebert.rules import COUNTING, RULES
+from leebert.files import check_file_writable, check_writable, write_atomically
+from leebert.options import (
+    Backbone,
+    BatchSize,
+    Command,
+    Criterion,
+    DataDir,
+    Device,
+    Json,
+    MaxLoss,
+    Patience,
+    Pooling,
+    Precision,
+    Set,
+    SpeedUp,
+    Task,
+    Texts,
+)
 
 app = typer.Typer(
     help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="Names of the text columns; the task's by default.")]
-MaxLoss = Annotated[
-    float | None, typer.Option(help="Aim of the threshold: as early as costs at most so many points of score.")
-]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder in GLUE's release layout, of an image task's Parquet files, or of your own task's files; else the Hugging "
-        "Face hub."
-    ),
-]
 
 
 @app.callback()
@@ -47,29 +48,19 @@ def _program(
     pass
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     config: Annotated[Path | None, typer.Option(help="A YAML file, such as best/mrpc.yaml.")] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="cola, mnli, mrpc, qnli, qqp, rte, sst2, cifar10, cifar100, or a YAML file that declares one."
-        ),
-    ] = None,
+    task: Task = None,
     data_dir: DataDir = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(help="Hub id[@revision], folder, or package:NAME/path; for images resnet56 and the like."),
-    ] = None,
-    pooling: Annotated[str | None, typer.Option(help="What the exits see: pooler, cls or mean.")] = None,
+    backbone: Backbone = None,
+    pooling: Pooling = None,
     out: Annotated[Path | None, typer.Option(help="Where the model goes; runs/<task> by default.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the configuration; repeatable.")] = None,
+    set_: Set = None,
     hold_out: Annotated[bool, typer.Option(help="Hold a fold of the training split out for early stopping.")] = True,
-    criterion: Annotated[
-        str | None, typer.Option(help=f"Exit criterion: {', '.join(RULES)}; by default the best for the aim.")
-    ] = None,
+    criterion: Criterion = None,
     max_loss: MaxLoss = None,
-    speed_up: Annotated[float | None, typer.Option(help="Aim of the threshold: a layer speed-up, such as 2.")] = None,
+    speed_up: SpeedUp = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -124,7 +115,7 @@ def train(
         print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
         if not summary["chosen"] and chooses_exits(checked):
             print(
-                f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.strategy}; to choose a "
+                f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.criterion}; to choose a "
                 f"threshold: leebert calibrate {shlex.quote(str(out))} TEXTS --speed-up 2"
             )
         score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
@@ -169,14 +160,14 @@ def _with_progress(work: Any) -> Any:
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     data_dir: DataDir = None,
     split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
     thresholds: Annotated[int | None, typer.Option(hidden=True)] = None,  # tables are in steps of layers now
     out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
+    batch_size: BatchSize = 64,
     timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
     device: Device = "auto",
     precision: Precision = None,
@@ -193,7 +184,7 @@ def evaluate(
     if loaded.config.task is None:
         raise ConfigError(f"{model}: its configuration names no task; train it with `leebert train`")
     from leebert.data.tasks import any_task
-    from leebert.recipe import read_examples
+    from leebert.kinds import kind_of
     from leebert.report import evaluate_split, print_evaluation
 
     task = any_task(loaded.config.task)
@@ -203,12 +194,12 @@ def evaluate(
     results = {}
     for name in splits:
         results[name] = evaluate_split(
-            loaded, tokenizer, read_examples(task, name, data_dir), task.metric, runtime,
+            loaded, tokenizer, kind_of(task).read(task, name, data_dir), task.metric, runtime,
             batch_size=batch_size, timed_rows=timed_rows, progress=partial(_bar, what=name),
         )  # fmt: skip
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(results, indent=1))
+        write_atomically(out, json.dumps(results, indent=1))
     if json_:
         console.emit_json(results)
     else:
@@ -216,7 +207,7 @@ def evaluate(
             print_evaluation(name, result, task.label_names)
 
 
-@app.command()
+@app.command(cls=Command)
 def predict(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     input_: Annotated[
@@ -238,12 +229,10 @@ def predict(
         bool, typer.Option("--any-rows", help="Of --glue: take a test file of another length.")
     ] = False,
     fill: Annotated[bool, typer.Option("--fill", help="Of --glue: one answer throughout for what is missing.")] = False,
-    strategy: Annotated[
-        str | None, typer.Option(help=f"{', '.join(RULES)} or never; the model's own by default.")
-    ] = None,
-    threshold: Annotated[float | None, typer.Option(help="The strategy's threshold.")] = None,
-    patience: Annotated[int | None, typer.Option(help=f"How many exits in a row, for {COUNTING}.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows that run through the layers together.")] = 32,
+    criterion: Criterion = None,
+    threshold: Annotated[float | None, typer.Option(help="The criterion's threshold.")] = None,
+    patience: Patience = None,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
@@ -263,15 +252,17 @@ def predict(
         check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
     from leebert.config import ExitConfig, parse
-    from leebert.exits import check_threshold, make_strategy, warn_if_unreachable
+    from leebert.exits.checks import check_threshold, warn_if_unreachable
+    from leebert.exits.replay import make_criterion
+    from leebert.kinds import kind_of_model
     from leebert.predict import save_answers, write_answers
 
-    asked = loaded.config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
-    exits = parse(ExitConfig, asked, "--strategy/--threshold/--patience")
+    asked = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
+    exits = parse(ExitConfig, asked, "--criterion/--threshold/--patience")
     check_threshold(exits, loaded.num_exits, loaded.config.num_labels)
     warn_if_unreachable(exits, loaded.num_exits)
-    rule = make_strategy(
-        exits.strategy, exits.threshold, exits.patience, num_exits=loaded.num_exits,
+    exiting = make_criterion(
+        exits.criterion, exits.threshold, exits.patience, num_exits=loaded.num_exits,
         num_classes=loaded.config.num_labels,
     )  # fmt: skip
     runtime = _runtime(loaded, precision, device)
@@ -280,14 +271,15 @@ def predict(
         from leebert import submission
 
         written = submission.submit(
-            loaded, tokenizer, glue, rule, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
+            loaded, tokenizer, glue, exiting, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
             progress=partial(_bar, what="rows"),
         )  # fmt: skip
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
-    answering = _answer_images if tokenizer is None else _answer_texts
-    bar = partial(_bar, what="rows") if out else iter
-    columns, rows = answering(loaded, tokenizer, input_, text, bar, rule=rule, runtime=runtime, batch_size=batch_size)
+    columns, rows = kind_of_model(loaded).answers(
+        loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
+        progress=partial(_bar, what="rows") if out else iter,
+    )  # fmt: skip
     if out is None:
         if not write_answers(rows, sys.stdout, form, columns):
             print("0 rows (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
@@ -296,36 +288,7 @@ def predict(
     print(f"{out}: {count} rows", file=sys.stderr)
 
 
-def _answer_texts(
-    model: Any,
-    tokenizer: Any,
-    input_: str,
-    text: list[str] | None,
-    bar: Any,
-    *,
-    rule: Any,
-    runtime: Any,
-    batch_size: int,
-) -> tuple[Any, Any]:
-    """The columns of an answer, and the answers to an input of texts."""
-    from leebert.predict import COLUMNS, answers
-
-    return COLUMNS, answers(model, tokenizer, bar(_texts(model, input_, text)), rule, runtime, batch_size)
-
-
-def _answer_images(
-    model: Any, _: None, input_: str, text: list[str] | None, bar: Any, *, rule: Any, runtime: Any, batch_size: int
-) -> tuple[Any, Any]:
-    """The columns of an answer, and the answers to an input of images."""
-    from leebert.images.predict import COLUMNS, image_answers, read_folder_or_file, read_list
-
-    if text:
-        raise ConfigError(f"--text {text[0]}: is for texts, and this model takes images; leave it out")
-    images = read_list(_stdin(), "stdin") if input_ == "-" else read_folder_or_file(Path(input_))
-    return COLUMNS, image_answers(model, bar(images), rule, runtime, batch_size)
-
-
-@app.command()
+@app.command(cls=Command)
 def methods(json_: Json = False) -> None:
     """List every method: whose it is, what it trains, how it exits, what a training step costs, and its options."""
     from rich import box
@@ -351,17 +314,15 @@ def methods(json_: Json = False) -> None:
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A saved model's folder, whose thresholds are changed.")],
     texts: Annotated[str, typer.Argument(help="Texts of your own traffic, as `predict` reads them; - is stdin.")],
-    speed_up: Annotated[float | None, typer.Option(help="Aim: a layer speed-up, depth / mean layers.")] = None,
+    speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
-    strategy: Annotated[
-        str | None, typer.Option(help="The model's rule from now on; the one that it has by default.")
-    ] = None,
+    criterion: Criterion = None,
     text: Texts = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")] = 64,
+    batch_size: BatchSize = 64,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -375,12 +336,13 @@ def calibrate(
     from leebert.calibration import calibrate as choose
     from leebert.calibration import print_calibration, save_calibration
     from leebert.operating_point import Aim, saved_tradeoffs
+    from leebert.predict import texts_for
     from leebert.thresholds import read_curves
 
     found = choose(
-        loaded, tokenizer, [row.values for row in _texts(loaded, texts, text)],
+        loaded, tokenizer, [row.values for row in texts_for(loaded.config.task, _source(texts), text or ())],
         "stdin" if texts == "-" else Path(texts).name,
-        Aim.of(max_loss, speed_up), strategy or loaded.config.exit_strategy, runtime,
+        Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
         progress=partial(_bar, what="rows"),
     )  # fmt: skip
@@ -391,40 +353,19 @@ def calibrate(
         print_calibration(model, found, before)
 
 
-def _texts(model: Any, input_: str, columns: list[str] | None) -> Any:
-    """The texts of a file, or of stdin for `-`, from these columns or else from those of the model's task."""
-    from leebert.data.readers import Columns
-    from leebert.data.tasks import get_task
-    from leebert.data.texts import read_texts
-
-    own = get_task(model.config.task).text_names if model.config.task else ()
-    if own and columns and len(columns) != len(own):
-        raise ConfigError(
-            f"--text {', '.join(columns)}: this model takes {len(own)} column(s) of text, as "
-            f"{', '.join(names[0] for names in own)}"
-        )
-    names = tuple((name,) for name in columns) if columns else own or (("text",),)
-    wanted = Columns(names, "name yours with --text")
-    return read_texts(_stdin(), wanted, "stdin") if input_ == "-" else read_texts(Path(input_), wanted)
-
-
-def _stdin() -> Any:
-    """The lines of stdin, as bytes where it has them: the reader decodes them, whatever the locale says."""
-    return getattr(sys.stdin, "buffer", sys.stdin)
+def _source(input_: str) -> Any:
+    """The file that is to be read, or the lines of stdin for `-`, as bytes where it has them: the reader decodes them."""
+    return getattr(sys.stdin, "buffer", sys.stdin) if input_ == "-" else Path(input_)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
     """A saved early-exit model in evaluation mode, and its tokenizer; None for a model of images."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder}: no model there (no config.json); it is written by `leebert train`")
-    from leebert.compatibility import load_text_model
-    from leebert.images.resnet import ResNetConfig, load_resnet
-    from leebert.saved import model_type
+    from leebert.kinds import kind_of_saved
 
     console.quiet_transformers()
-    if model_type(folder) == ResNetConfig.model_type:
-        return load_resnet(folder).eval(), None
-    return load_text_model(folder)
+    return kind_of_saved(folder).load(folder)
 
 
 def _runtime(model: Any, precision: str | None, device: str) -> Any:

@@ -7,19 +7,15 @@ IndexError deep inside the encoder, in whichever batch holds it first; on a GPU 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leebert.config import Pooling, Precision
-from leebert.errors import BackboneError, CheckpointError, ConfigError, DataError
+from leebert.errors import BackboneError, ConfigError, DataError
 
 if TYPE_CHECKING:
     from leebert.data.collate import TokenRows
-    from leebert.model import LeebertForSequenceClassification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,65 +201,6 @@ def begins_with_special_token(tokenizer: Any) -> bool:
         return True
     attended = zip(frame.special_tokens_mask, frame.attention_mask, strict=True)
     return next((bool(special) for special, seen in attended if seen), False)
-
-
-def load_text_model(folder: str | Path) -> tuple[LeebertForSequenceClassification, Any]:
-    """A saved model of texts in evaluation mode and its tokenizer, compared with each other.
-
-    Raises:
-        CheckpointError: the folder is damaged or holds another tokenizer than the model's.
-        ConfigError: its `max_length` is more than it has positions for.
-        BackboneError: there is no tokenizer.
-    """
-    from leebert.backbone import load_tokenizer
-    from leebert.model import load_model
-
-    model = load_model(folder).eval()
-    tokenizer = load_tokenizer(str(folder))
-    check_saved(model, tokenizer, str(folder))
-    return model, tokenizer
-
-
-def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder: str) -> None:
-    """Compare a saved model with the tokenizer beside it.
-
-    Args:
-        model: the model.
-        tokenizer: the tokenizer.
-        folder: where both lie, for messages.
-
-    Raises:
-        CheckpointError: one line with everything that does not fit, and what to do.
-        ConfigError: `max_length` is more than the model has positions for.
-    """
-    from leebert.data.tasks import get_task
-
-    limits = limits_of_encoder(model.backbone, f"the model in {folder}")
-    limits.check_length(model.config.max_length, "its config.json")
-    _check_values(model, folder)
-    pairs = bool(model.config.task) and len(get_task(model.config.task).text_columns) == 2
-    if clauses := limits.mismatches(tokenizer, pairs=pairs):
-        raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; put back the tokenizer that was saved with it")
-    if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):
-        warnings.warn(
-            f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and its exits read the "
-            "first token; see that it is the tokenizer that was saved with it",
-            stacklevel=3,
-        )
-
-
-def _check_values(model: LeebertForSequenceClassification, folder: str) -> None:
-    """CheckpointError for values of a config.json that no training writes, as an edit may leave them."""
-    config, where = model.config, Path(folder) / "config.json"
-    for key, known in (("pooling", get_args(Pooling)), ("precision", get_args(Precision))):
-        if (value := getattr(config, key)) not in known:
-            raise CheckpointError(f"{where}: {key}: {value!r}: should be one of {', '.join(known)}")
-    if config.pooling == "pooler" and getattr(model.backbone, "pooler", None) is None:
-        raise CheckpointError(
-            f"{where}: pooling: 'pooler': the encoder has no pooler; restore the value of its training"
-        )
-    if not isinstance(config.max_length, int) or config.max_length < 4:
-        raise CheckpointError(f"{where}: max_length: {config.max_length!r}: should be a whole number of at least 4")
 
 
 def _frame(tokenizer: Any, pairs: bool) -> Any:

@@ -6,14 +6,16 @@ Unknown keys are errors; :func:`parse` reports every error of a mapping at once,
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leebert.errors import ConfigError
+from leebert.exits import CRITERIA, DEFAULT, threshold_problem, without_patience
+from leebert.exits.stored import with_criterion
 from leebert.methods import METHODS
-from leebert.rules import COUNTING, RULES, StrategyName, without_patience
 
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
@@ -39,8 +41,15 @@ def _method(name: str) -> str:
     return name
 
 
+def _criterion(name: str) -> str:
+    if name not in CRITERIA:
+        raise ValueError(CRITERIA.unknown(name) + nearest(name, CRITERIA))
+    return name
+
+
 Rate = Annotated[float, AfterValidator(_positive_rate)]
 AlgorithmName = Annotated[str, AfterValidator(_method)]
+CriterionName = Annotated[str, AfterValidator(_criterion)]
 
 
 #: The largest whole number of any option: beyond it sizes and seeds overflow in the libraries below.
@@ -189,34 +198,50 @@ class Subset(Frozen):
 
 
 class ExitConfig(Frozen):
-    """When a row leaves. Which parameters there are, their meaning and range are the rule's (`leebert.rules`)."""
+    """When a sample exits. Which parameters there are, their meaning and range are the criterion's (`leebert.exits`).
 
-    strategy: StrategyName = Field("patience", description="The rule (sections 2.3, 4.4; PCEE-BERT, F-PABEE, BEEM).")
+    `strategy`, the key of earlier versions for `criterion`, is read, too.
+    """
+
+    criterion: CriterionName = Field(
+        DEFAULT, description="The exit criterion (sections 2.3, 4.4; PCEE-BERT, F-PABEE, BEEM)."
+    )
     threshold: float | None = Field(None, description="None: round(M/3) for patience, the paper's 4 at M = 12.")
     patience: int | None = Field(
         None,
         ge=1,
-        description=f"Of {COUNTING}: how many exits in a row. None: 2 for pcee (its authors'; at most M-1), round(M/6) for "
+        description="Of pcee and f-pabee: how many exits in a row. None: 2 for pcee (its authors'; at most M-1), round(M/6) for "
         "f-pabee (ours).",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        return with_criterion(values)
+
+    @property
+    def strategy(self) -> str:
+        """The former name of `criterion`."""
+        warnings.warn("ExitConfig.strategy is deprecated: use criterion", DeprecationWarning, stacklevel=2)
+        return self.criterion
+
     @model_validator(mode="after")
-    def _as_the_rule_has_it(self) -> ExitConfig:
-        rule = RULES.get(self.strategy)
-        if rule is None and self.threshold is not None:
-            raise ValueError(f"strategy {self.strategy!r} has no threshold")
-        if self.patience is not None and (problem := without_patience(self.strategy)):
+    def _as_the_criterion_has_it(self) -> ExitConfig:
+        row = CRITERIA[self.criterion]
+        if not row.has_threshold and self.threshold is not None:
+            raise ValueError(f"criterion {self.criterion!r} has no threshold")
+        if self.patience is not None and (problem := without_patience(self.criterion)):
             raise ValueError(problem)
-        if rule is not None and self.threshold is None and rule.default is None:
-            raise ValueError(f"strategy {self.strategy!r} needs a threshold")
-        if rule is not None and self.threshold is not None and (problem := rule.problem(self.threshold)):
+        if row.has_threshold and self.threshold is None and row.default is None:
+            raise ValueError(f"criterion {self.criterion!r} needs a threshold")
+        if self.threshold is not None and (problem := threshold_problem(self.criterion, self.threshold)):
             raise ValueError(problem)
         return self
 
     def overridden(self, **asked: Any) -> dict[str, Any]:
-        """Values of another ExitConfig, where None is not asked for: these parameters stay only under the same strategy."""
+        """Values of another ExitConfig, where None is not asked for: these parameters stay only under the same criterion."""
         given = {key: value for key, value in asked.items() if value is not None}
-        return {**self.model_dump(), **given} if given.get("strategy", self.strategy) == self.strategy else given
+        return {**self.model_dump(), **given} if given.get("criterion", self.criterion) == self.criterion else given
 
 
 class AimConfig(Frozen):
@@ -226,7 +251,7 @@ class AimConfig(Frozen):
     (:class:`leebert.operating_point.Aim`).
     """
 
-    criterion: StrategyName | None = Field(
+    criterion: CriterionName | None = Field(
         None,
         description="The exit criterion; None: that which the method was published with, if it has no default, else the best.",
     )
@@ -235,9 +260,9 @@ class AimConfig(Frozen):
 
     @model_validator(mode="after")
     def _has_a_threshold(self) -> AimConfig:
-        if self.criterion is not None and self.criterion not in RULES:
+        if self.criterion is not None and not CRITERIA[self.criterion].has_threshold:
             raise ValueError(
-                f"criterion {self.criterion!r} has no threshold to choose; leave the aim out, and set exits.strategy"
+                f"criterion {self.criterion!r} has no threshold to choose; leave the aim out, and set exits.criterion"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""One pass records every exit's logits; every score, rule and threshold is replayed from that record."""
+"""Record all exits' logits in one pass; scores, criteria and thresholds are replayed from them (`leebert.tradeoff`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 
 from leebert.record import Rows
 from leebert.runtime import Runtime
-from leebert.tradeoff import Point, replay_point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class HeldOut:
         object.__setattr__(self, "depth", self.depth or self.layers[-1])
 
     def mean_layers(self, exit_index: np.ndarray) -> float:
-        """Mean layers executed where row n leaves at exit `exit_index[n]`, from 0."""
+        """Mean layers executed where row n exits at exit `exit_index[n]`, from 0."""
         return float(np.asarray(self.layers)[exit_index].mean())
 
     def losses(self) -> np.ndarray:
@@ -80,10 +79,3 @@ def record_all(
 def layers_of(model: Any) -> tuple[tuple[int, ...], int]:
     """`exit_layers` and `depth` of a model (:class:`leebert.record.MultiExit`); () and 0 where it doesn't say."""
     return tuple(getattr(model, "exit_layers", ())), int(getattr(model, "depth", 0))
-
-
-def curve(
-    held_out: HeldOut, metric: str, strategy: str, thresholds: Iterable[float | None], patience: int | None = None
-) -> list[Point]:
-    """One point per threshold."""
-    return [replay_point(held_out, metric, strategy, t, patience) for t in thresholds]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,29 @@ def check_file_writable(file: Path, option: str) -> None:
 
 
 @contextlib.contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write a file that becomes `path` in the end; after an error `path` is as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file. After an error it is as it was before.
+        sync: Whether the contents and the name survive a loss of power once this returns. Without it writing is
+            quicker: for files that can be made again.
+
+    Yields:
+        A path in the same folder to write to. Its name holds a random token, since two hosts that share the folder may
+        have processes of one number.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        with temporary.open("rb+") as f:
-            os.fsync(f.fileno())
+        if sync:
+            with temporary.open("rb+") as f:
+                os.fsync(f.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+    if sync:
+        fsync_folder(path.parent)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -62,23 +75,15 @@ def write_atomically(path: Path, text: str) -> None:
     write_together({path: text})
 
 
-def write_together(texts: Mapping[Path, str]) -> None:
+def write_together(texts: dict[Path, str]) -> None:
     """Several files of one folder, each as by :func:`write_atomically`; all are on the disk before the first is replaced."""
-    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
-    try:
-        for path, text in texts.items():
-            with temporaries[path].open("w", encoding="utf-8") as f:
+    with contextlib.ExitStack() as stack:
+        # The last one entered is the first to be replaced.
+        for temporary, text in [(stack.enter_context(replaced(path)), texts[path]) for path in reversed(texts)]:
+            with temporary.open("w", encoding="utf-8") as f:
                 f.write(text)
                 f.flush()
                 os.fsync(f.fileno())
-        for path, temporary in temporaries.items():
-            temporary.replace(path)
-    except BaseException:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
-        raise
-    for folder in {path.parent for path in texts}:
-        fsync_folder(folder)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Inference that stops: layer by layer, and the rows that leave are taken out of the batch."""
+"""Inference that stops: layer by layer, and the rows that exit are taken out of the batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from leebert.exits import Strategy
+from leebert.exits.criterion import ExitCriterion
 from leebert.runtime import Runtime
 
 
@@ -39,11 +39,11 @@ class Answer:
 
 
 @torch.inference_mode()
-def infer(model: Layered, batch: Mapping[str, torch.Tensor], strategy: Strategy, runtime: Runtime) -> Answer:
-    """Run the layers one after the other until every row has left (sections 2.3, 4.4). `model` must be in eval mode.
+def infer(model: Layered, batch: Mapping[str, torch.Tensor], criterion: ExitCriterion, runtime: Runtime) -> Answer:
+    """Run the layers one after the other until every row has exited (sections 2.3, 4.4). `model` must be in eval mode.
 
-    After each exit but the last, the rows that `strategy` lets go are removed from the model's state, so that the
-    following layers work on those that are left; at batch size 1 computing simply stops.
+    After each exit but the last, the rows that exit under `criterion` are removed from the model's state, so that the
+    following layers work on those that remain; at batch size 1 computing simply stops.
     """
     batch = {name: t.to(runtime.device) for name, t in batch.items() if name != "labels"}
     m = model.num_exits
@@ -56,7 +56,7 @@ def infer(model: Layered, batch: Mapping[str, torch.Tensor], strategy: Strategy,
         rows = torch.arange(len(logits), device=runtime.device)
         state: Any = None
         for index in range(m - 1):
-            leaves, state = strategy.step(logits, state)
+            leaves, state = criterion.step(logits, state)
             if leaves.any():
                 answers[rows[leaves]] = logits[leaves]
                 layers[rows[leaves]] = layers_run[index]

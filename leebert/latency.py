@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut, replay_point
-from leebert.exits import Strategy, make_strategy
+from leebert.evaluate import HeldOut
+from leebert.exits import FULL_MODEL
+from leebert.exits.criterion import ExitCriterion
+from leebert.exits.replay import make_criterion
 from leebert.inference import infer
 from leebert.record import Batch, Rows
 from leebert.runtime import Runtime
+from leebert.tradeoff import replay_point
 
-#: The paper's speed-up, at which tables compare methods (table 1: 1.93 to 1.96).
-PAPER_SPEED_UP = 1.95
 ROUNDS = 3
 
 #: Rounds of :func:`time_exits`: at least, and at most where the machine has other work.
@@ -32,16 +33,16 @@ _UNDISTURBED, _STEADY = 0.95, 0.02
 Key = TypeVar("Key", bound=Hashable)
 
 
-def time_rules(
+def time_criteria(
     model: Any,
     rows: Rows,
     recorded: HeldOut,
     metric: str,
-    rules: Sequence[ExitConfig],
+    exits: Sequence[ExitConfig],
     runtime: Runtime,
     most: int = 100,
 ) -> list[dict[str, Any]]:
-    """Milliseconds per row at batch size 1 for some rules, against running every layer, in alternation.
+    """Milliseconds per row at batch size 1 under some exit criteria, against running every layer, in alternation.
 
     On at most `most` rows spread over the data. `speed_up` is the ratio of the medians, `layer_ratio` M / mean layers on
     the same rows.
@@ -51,37 +52,37 @@ def time_rules(
     labels = None if recorded.labels is None else recorded.labels[index]
     part = dataclasses.replace(recorded, logits=recorded.logits[:, index], labels=labels)
     batches = [rows.collate([i]) for i in index]
-    everything = [ExitConfig(strategy="never"), *rules]
-    strategies = [make_strategy(r.strategy, r.threshold, r.patience, num_exits=m, num_classes=k) for r in everything]
-    seconds: list[list[float]] = [[] for _ in strategies]
+    everything = [ExitConfig(criterion=FULL_MODEL), *exits]
+    made = [make_criterion(r.criterion, r.threshold, r.patience, num_exits=m, num_classes=k) for r in everything]
+    seconds: list[list[float]] = [[] for _ in made]
     for round_ in range(ROUNDS + 1):
-        for i, strategy in enumerate(strategies):
+        for i, criterion in enumerate(made):
             started = time.perf_counter()
             for batch in batches:
-                infer(model, batch, strategy, runtime)
+                infer(model, batch, criterion, runtime)
             if round_:  # the first round warms up
                 seconds[i].append(time.perf_counter() - started)
     medians = [float(np.median(s)) / len(batches) for s in seconds]
     return [
         {
-            **rule.model_dump(),
+            **asked.model_dump(),
             "milliseconds": 1000 * median,
             "speed_up": medians[0] / median,
-            "layer_ratio": replay_point(part, metric, rule.strategy, rule.threshold, rule.patience).speed_up,
+            "layer_ratio": replay_point(part, metric, asked.criterion, asked.threshold, asked.patience).speed_up,
         }
-        for rule, median in zip(everything, medians, strict=True)
+        for asked, median in zip(everything, medians, strict=True)
     ]
 
 
 class _Stopwatch:
-    """A strategy that runs another one, notes when each exit has decided, and lets nobody leave."""
+    """A criterion that steps another one, notes when each exit has decided, and lets no sample exit."""
 
-    def __init__(self, strategy: Strategy) -> None:
-        self.strategy = strategy
+    def __init__(self, criterion: ExitCriterion) -> None:
+        self.criterion = criterion
         self.times = [_clocks()]
 
     def step(self, logits: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        leaves, state = self.strategy.step(logits, state)
+        leaves, state = self.criterion.step(logits, state)
         bool(leaves.any())  # waits for a GPU
         self.times.append(_clocks())
         return torch.zeros_like(leaves), state
@@ -107,11 +108,11 @@ class ExitTimes(Generic[Key]):
 
 
 def time_exits(
-    models: Mapping[Key, tuple[Any, Strategy]], batches: Sequence[Batch], runtime: Runtime
+    models: Mapping[Key, tuple[Any, ExitCriterion]], batches: Sequence[Batch], runtime: Runtime
 ) -> ExitTimes[Key]:
     """Seconds up to each exit's decision for batches of one row; in alternation on one thread.
 
-    models: any key → a model in eval mode and the rule whose decisions are timed. Each row runs through all layers. From
+    models: any key → a model in eval mode and the exit criterion whose decisions are timed. Each row runs through all layers. From
     one exit to the next counts the fastest round, so that a machine with other work is not taken for a slow network, and of
     these the median over rows. There are :data:`LEAST_ROUNDS` rounds and up to :data:`MOST_ROUNDS`, until the machine
     seems to have no other work.
@@ -120,9 +121,9 @@ def time_exits(
     halves = {key: np.full((2, len(batches), model.num_exits, 2), np.inf) for key, (model, _) in models.items()}
     share, apart = 1.0, 0.0
     for round_ in range(MOST_ROUNDS + 1):
-        for key, (model, strategy) in models.items():
+        for key, (model, criterion) in models.items():
             for row, batch in enumerate(batches):
-                watch = _Stopwatch(strategy)
+                watch = _Stopwatch(criterion)
                 infer(model, batch, watch, runtime).layers.cpu()
                 taken = np.diff([*watch.times, _clocks()], axis=0)  # (M, 2)
                 if round_:  # the first round warms up

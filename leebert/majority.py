@@ -7,14 +7,13 @@ answers one class throughout. So every score stands beside that of the best cons
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
-from leebert.metrics import MEASURES, collapsed, measures, per_exit
+from leebert.metrics import METRICS, collapsed, per_exit
 
 #: What scores say of a model: an exit, or the mean over exits, is above the majority class by more than chance would
 #: explain; that can't be told; or every exit predicts a single class.
@@ -96,28 +95,24 @@ def against_majority(logits: np.ndarray, labels: np.ndarray, metric: str) -> Aga
     Args:
         logits: (M, N, K).
         labels: (N,) class ids.
-        metric: a key of :data:`leebert.metrics.MEASURES`.
+        metric: a key of :data:`leebert.metrics.METRICS`.
 
     Returns:
         The margins; None where all samples have one label, of which nothing can be learned.
     """
-    classes, counts = np.unique(labels, return_counts=True)
-    if len(classes) < 2:
+    if (labels == labels[:1]).all():
         return None
-    constants = {int(k): np.full_like(labels, k) for k in classes[np.argsort(-counts, kind="stable")]}
-    scored = {k: measures(metric, labels, constant)["score"] for k, constant in constants.items()}
-    label = max(scored, key=lambda k: scored[k])
-    k, samples = logits.shape[-1], len(labels)
-    guesses = measures(metric, np.repeat(labels, k), np.tile(np.arange(k), samples))["score"]
+    row = METRICS[metric]
+    label, score = row.majority(labels)
     predicted = logits.argmax(axis=-1)  # (M, N)
-    reference = _influence(metric, labels, constants[label])
-    paired = np.stack([_influence(metric, labels, p) - reference for p in predicted])  # (M, N), each of mean 0
-    margins = per_exit(metric, labels, logits)["score"] - scored[label]
+    reference = row.influence(labels, np.full_like(labels, label))
+    paired = np.stack([row.influence(labels, p) - reference for p in predicted])  # (M, N), each of mean 0
+    margins = per_exit(metric, labels, logits)["score"] - score
     return AgainstMajority(
         label=label,
-        score=round(scored[label], 6),
-        chance=round(guesses, 6),
-        samples=samples,
+        score=round(score, 6),
+        chance=round(row.chance(labels, logits.shape[-1]), 6),
+        samples=len(labels),
         margins=tuple(_rounded(margins)),
         errors=tuple(_rounded(_standard_error(paired))),
         margin=round(float(margins.mean()), 6),
@@ -169,64 +164,6 @@ def _standard_error(paired: np.ndarray) -> np.ndarray:
 
 def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 6) + 0.0 for value in values]
-
-
-# The influence of each sample on a measure: N times the derivative by the sample's count in the confusion matrix. Its mean
-# is 0, since no measure depends on N itself, and its standard error is the measure's.
-
-
-def _influence(metric: str, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """(N,), of the mean of a metric's measures."""
-    parts = [INFLUENCES[name](labels, predicted) for name in MEASURES[metric]]
-    return np.asarray(np.mean(parts, axis=0))
-
-
-def _of_accuracy(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    right = labels == predicted
-    return np.asarray(right - right.mean())
-
-
-def _of_class_f1(label: int, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 = 2a / D with a true positives and D = 2a + errors."""
-    true, positive = labels == label, predicted == label
-    a, both = (true & positive).sum(), true.sum() + positive.sum()
-    if not both:
-        return np.zeros(len(labels))
-    by_hit, by_error = 2 * (both - 2 * a) / both**2, -2 * a / both**2
-    return np.asarray(len(labels) * np.where(true & positive, by_hit, np.where(true | positive, by_error, 0.0)))
-
-
-def _of_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    return _of_class_f1(1, labels, predicted)
-
-
-def _of_macro_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    classes = np.union1d(labels, predicted)
-    return np.asarray(np.mean([_of_class_f1(int(k), labels, predicted) for k in classes], axis=0))
-
-
-def _of_matthews(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """MCC = U / √(AB) with U = cN − Σ p_k t_k, A = N² − Σ p_k², B = N² − Σ t_k² (c right, p_k predicted, t_k true)."""
-    n, right = len(labels), labels == predicted
-    k = int(max(labels.max(), predicted.max())) + 1
-    t, p = (np.bincount(values, minlength=k).astype(float) for values in (labels, predicted))
-    a, b = n**2 - (p**2).sum(), n**2 - (t**2).sum()
-    if not a * b:
-        return np.zeros(n)  # a constant prediction's is 0 by definition
-    c, root = right.sum(), math.sqrt(a * b)
-    u = c * n - (p * t).sum()
-    of_u = n * right + c - t[predicted] - p[labels]
-    of_root = (n - p[predicted]) / a + (n - t[labels]) / b
-    return np.asarray(n * (of_u / root - u / root * of_root))
-
-
-#: Measure → the influence of each sample on it; a test holds them to the measures.
-INFLUENCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "accuracy": _of_accuracy,
-    "f1": _of_f1,
-    "macro_f1": _of_macro_f1,
-    "matthews": _of_matthews,
-}
 
 
 # Words, made when they are shown.

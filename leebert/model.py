@@ -22,7 +22,9 @@ from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.dropout import speed_up
 from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
-from leebert.exits import STRATEGIES, leaving, threshold_and_patience
+from leebert.exits import CRITERIA
+from leebert.exits.checks import threshold_and_patience
+from leebert.exits.replay import exit_indices
 from leebert.losses import cross_entropy
 from leebert.model_config import LeebertConfig, model_exits
 from leebert.padding import padded_behind
@@ -43,7 +45,7 @@ class EarlyExitOutput(ModelOutput):
     """What the forward returns.
 
     loss: eq. 1's sum over exits, where labels were given.
-    logits: (B, K), the answer of the configured exit strategy.
+    logits: (B, K), the answer under the configured exit criterion.
     exit_logits: (B, M, K) float32, every exit's; the sample comes first, so that `Trainer.predict` joins batches.
     exit_layers: (B,) int64, the exit layer of each sample, from 1.
     """
@@ -345,7 +347,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
         if not torch.compiler.is_compiling():  # which pydantic's checks can't be
             model_exits(*criterion)
         threshold, patience = threshold_and_patience(*criterion, self.num_exits)
-        return leaving(STRATEGIES[own.exit_strategy](threshold, patience, own.num_labels), logits)
+        return exit_indices(CRITERIA[own.exit_strategy].make(threshold, patience, own.num_labels), logits)
 
 
 def build_model(
@@ -374,7 +376,7 @@ def build_model(
         structure={"depth": encoder.config.num_hidden_layers, **reduced} if reduced else None,
         pooling=pooling,
         exit_dropout=(train or TrainConfig()).exit_dropout,
-        exit_strategy=exits.strategy,
+        exit_strategy=exits.criterion,
         exit_threshold=exits.threshold,
         exit_patience=exits.patience,
         id2label=dict(enumerate(label_names)),

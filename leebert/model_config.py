@@ -7,19 +7,20 @@ from typing import Any
 from transformers.configuration_utils import PreTrainedConfig
 
 from leebert.config import ExitConfig, parse
+from leebert.exits import DEFAULT
 
 
-def model_exits(strategy: str, threshold: float | None, patience: int | None) -> ExitConfig:
+def model_exits(criterion: str, threshold: float | None, patience: int | None) -> ExitConfig:
     """A model's own exit criterion, checked. Raises ConfigError."""
-    values = {"strategy": strategy, "threshold": threshold, "patience": patience}
-    return parse(ExitConfig, values, "the model's exit rule in config.json")
+    values = {"criterion": criterion, "threshold": threshold, "patience": patience}
+    return parse(ExitConfig, values, "the model's exit criterion in config.json")
 
 
 class EarlyExitConfig(PreTrainedConfig):
     """What every saved model with exits says of them and of the data that it was made for."""
 
     exit_dropout: float = 0.1
-    exit_strategy: str = "patience"
+    exit_strategy: str = DEFAULT  # the exit criterion; the key that saved models have
     exit_threshold: float | None = None
     exit_patience: int | None = None
     # What is left of the network (of an encoder: leebert.slim.structure), the layers (from 1) with an exit as `exits`,
@@ -33,7 +34,7 @@ class EarlyExitConfig(PreTrainedConfig):
 
     @property
     def exits(self) -> ExitConfig:
-        """The model's own exit rule."""
+        """The model's own exit criterion."""
         return model_exits(self.exit_strategy, self.exit_threshold, self.exit_patience)
 
 

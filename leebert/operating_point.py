@@ -15,12 +15,9 @@ import numpy as np
 
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
-from leebert.rules import RULES, named
+from leebert.exits import CRITERIA, named
 from leebert.thresholds import Chosen
-from leebert.tradeoff import ALLOWED_LOSS, Point, Tradeoff, tradeoff, tradeoffs
-
-#: The layer speed-up aimed at where none is stated and an allowed loss saves nothing; near where the paper compares.
-SPEED_UP = 2.0
+from leebert.tradeoff import ALLOWED_LOSS, SPEED_UP, Point, Tradeoff, tradeoff, tradeoffs
 
 #: How much faster than the full model a curve's point within a loss must be to count as an early exit.
 _SAVES = 1 + 1e-6
@@ -83,7 +80,7 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
     """
     if not curves:
         raise ConfigError("a model with one exit has no exit criterion to choose")
-    ordered = sorted(curves, key=lambda curve: RULES[curve.criterion].whole)  # stable: patience goes last
+    ordered = sorted(curves, key=lambda curve: CRITERIA[curve.criterion].whole)  # stable: patience goes last
     if aim.max_loss is not None:
         within = [_chosen(curve, curve.within(aim.max_loss), max_loss=aim.max_loss) for curve in ordered]
         best = max(within, key=lambda chosen: (round(chosen.reached, 9), -round(chosen.loss or 0.0, 9)))
@@ -113,7 +110,7 @@ def _chosen(curve: Tradeoff, point: Point, *, asked: float | None = None, max_lo
     loss = float(curve.scores[-1]) - point.measures["score"] if curve.labelled else None
     assert point.threshold is not None
     return Chosen(
-        RULES[point.strategy].name, point.threshold, point.speed_up if asked is None else asked, point.speed_up,
+        point.criterion, point.threshold, point.speed_up if asked is None else asked, point.speed_up,
         point.patience, loss=loss, max_loss=max_loss,
     )  # fmt: skip
 
@@ -128,7 +125,7 @@ def saved_tradeoffs(
     found = []
     for name, points in curves.items():
         criterion, _, patience = name.partition(", patience ")
-        if criterion not in RULES or any(len(point) < 3 for point in points):
+        if criterion not in CRITERIA or any(len(point) < 3 for point in points):
             continue
         columns: Any = np.array(points, float)
         columns = columns[np.argsort(-columns[:, 1], kind="stable")]  # the fastest first

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from leebert.config import TrainConfig
-from leebert.exits import State
+from leebert.exits.criterion import State
 from leebert.inference import infer
 from leebert.record import Batch
 from leebert.runtime import Runtime
@@ -79,7 +79,7 @@ def of_stages(model: Any, config: TrainConfig, batch: Batch) -> list[StageCosts]
 
 
 class _Meter:
-    """A rule by which nobody leaves, which reads the counter at every exit but the last."""
+    """A criterion under which no sample exits, which reads the counter at every exit but the last."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         self.counter = counter

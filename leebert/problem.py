@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from leebert.config import ExitConfig, Pooling, TrainConfig
 from leebert.record import Rows
 
+#: Files of evaluation splits: name → file.
+Splits = tuple[tuple[str, str], ...]
+
 
 class Problem(Protocol):
     """A task with its data and its model. It must pickle small: sweeps send it to every node."""
@@ -45,7 +48,7 @@ class TextProblem:
     metric: str
     pooling: Pooling = "pooler"
     exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
-    splits: tuple[tuple[str, str], ...] = ()
+    splits: Splits = ()
 
     def rows(self) -> Rows:
         return _rows(self.tokens)

@@ -7,9 +7,9 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from leebert.images.backbones import is_network
 
@@ -60,25 +60,56 @@ def code_version() -> str:
     return f"{leebert.__version__}+{digest.hexdigest()[:12]}"
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between what a result was found with and the present, a line each: versions, code, runtime, data.
+#: What a result depends on, in the order in which :func:`differences` names it.
+IDENTITY = ("data_fingerprint", "backbone", "code", "versions", "runtime")
 
-    Of the runtime only what both know is compared: older results know less of theirs.
+#: Sections of an identity in which a part that only one side has is a difference, too: a library that isn't installed.
+_WHOLE = ("versions",)
+
+
+class Difference(NamedTuple):
+    """One part in which two identities differ. name: such as `code` or `versions torch`."""
+
+    name: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.name} was {self.before}, is {self.after}"
+
+
+def differing(
+    was: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str] = IDENTITY
+) -> Iterator[Difference | str]:
+    """Compare two identities part by part.
+
+    Args:
+        was: An identity as it was recorded: parts, or sections of parts such as `versions`.
+        now: The identity to compare with it.
+        keys: Which parts and sections count, in the order of the differences.
+
+    Yields:
+        Each difference; a sentence about a backbone whose files can't be compared. A key that one side lacks is no
+        difference, and neither is a part of a section, unless the section is `versions`.
     """
-    lines = []
-    for key in ("data_fingerprint", "backbone", "code", "versions", "runtime"):
+    for key in keys:
         before, after = was.get(key), now.get(key)
         if before is None or after is None or before == after:
             continue
         if key == "backbone":
-            lines += [f"backbone {line}" for line in backbone_differences(before, after)]
+            yield from (f"backbone {line}" for line in backbone_differences(before, after))
         elif isinstance(before, Mapping) and isinstance(after, Mapping):
-            for part in sorted({*before, *after} if key != "runtime" else before.keys() & after.keys()):
+            parts = before.keys() | after.keys() if key in _WHOLE else before.keys() & after.keys()
+            for part in sorted(parts):
                 if before.get(part) != after.get(part):
-                    lines.append(f"{key} {part} was {before.get(part)}, is {after.get(part)}")
+                    yield Difference(f"{key} {part}", before.get(part), after.get(part))
         else:
-            lines.append(f"{key} was {before}, is {after}")
-    return lines
+            yield Difference(key, before, after)
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str] = IDENTITY) -> list[str]:
+    """Say how two identities differ, a line each (:func:`differing`), such as `versions torch was 2.4.0, is 2.5.1`."""
+    return [str(difference) for difference in differing(was, now, keys)]
 
 
 def uneven(runtimes: Sequence[Mapping[str, Any]]) -> list[str]:

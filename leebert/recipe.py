@@ -8,23 +8,20 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, Subset, TrainConfig
+from leebert.config import AimConfig, ExitConfig, Frozen, ModelConfig, TrainConfig
 from leebert.errors import ConfigError, DataError, DivergedError
+from leebert.exits import FULL_MODEL
 from leebert.files import write_atomically
-from leebert.images.backbones import check_network, is_network
-from leebert.images.tasks import ImageTask
+from leebert.kinds import kind_of
 from leebert.methods import METHODS, SPECIFIC, applies, idle
+from leebert.training_data import DataConfig, effective_task, read_training_examples
 
 if TYPE_CHECKING:
-    from leebert.data.tasks import AnyTask, Task
-    from leebert.data.tokens import TokenisedSplit
     from leebert.evaluate import HeldOut
-    from leebert.images.arrays import ImageRows
-    from leebert.problem import Problem
     from leebert.record import Rows
     from leebert.thresholds import Chosen
     from leebert.train import EpochReport
@@ -42,19 +39,6 @@ _HOLD_OUT = (
 
 #: Of a model's folder: what training goes on from when it was killed, and what it tells when all else is written.
 CHECKPOINTS, SUMMARY = ".checkpoints", "training.json"
-
-
-class DataConfig(Frozen):
-    """Where the rows come from, and which of them count."""
-
-    dir: str | None = Field(
-        None,
-        description="A folder in GLUE's release layout, or of Parquet files for images; None: the Hugging Face hub, or the task's files.",
-    )
-    subset: Subset | None = Field(None, description="A stratified part of the training split.")
-    group_by: tuple[str, ...] | str | None = Field(
-        None, description="Columns, 'containing' or 'none'; None: the task's own groups."
-    )
 
 
 class RunConfig(Frozen):
@@ -83,223 +67,6 @@ class RunConfig(Frozen):
         return known_name(task) if isinstance(task, str) else task
 
 
-#: Evaluation splits that are ready: name → file.
-Splits = tuple[tuple[str, str], ...]
-
-
-class TrainingData(Protocol):
-    """The training split of texts or images, ready to train on.
-
-    examples: its labelled rows, of `split_rows` in the split. rows: the same for the trainer, mapped from the file `path`.
-    truncated_rows: how many of them were cut.
-    """
-
-    @property
-    def examples(self) -> Any: ...
-    @property
-    def split_rows(self) -> int: ...
-    @property
-    def rows(self) -> Rows: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def truncated_rows(self) -> int: ...
-
-    def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
-        """What is to be learned; `splits` are files of :meth:`split` by their names."""
-        ...
-
-    def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
-        """Another split of the same task, made ready in the same way: its file, and the fingerprint of its rows."""
-        ...
-
-    def save(self, model: Any, out: Path) -> None:
-        """A trained model and what it takes to use it, into a folder."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TextData:
-    """A training split of texts, tokenised."""
-
-    task: Task
-    model: ModelConfig
-    examples: Any
-    split_rows: int
-    rows: TokenisedSplit
-    tokenizer: Any
-
-    @property
-    def path(self) -> str:
-        return self.rows.path
-
-    @property
-    def truncated_rows(self) -> int:
-        return self.rows.truncated
-
-    def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
-        return problem_of(self.task, self.model, self.path, exits, splits)
-
-    def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
-        examples = read_examples(self.task, name, source)
-        return _tokenised(examples, self.tokenizer, self.model, cache).path, examples.fingerprint()
-
-    def save(self, model: Any, out: Path) -> None:
-        model.config.max_length = self.model.max_length
-        model.save_pretrained(out)
-        self.tokenizer.save_pretrained(out)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageData:
-    """A training split of images, decoded."""
-
-    task: ImageTask
-    model: ModelConfig
-    examples: Any
-    split_rows: int
-    rows: ImageRows
-    truncated_rows: int = 0
-
-    @property
-    def path(self) -> str:
-        return self.rows.path
-
-    def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
-        return problem_of(self.task, self.model, self.path, exits, splits)
-
-    def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
-        from leebert.images import arrays
-
-        examples = read_examples(self.task, name, source)
-        return arrays.cached(examples, self.task.size, cache).path, examples.fingerprint()
-
-    def save(self, model: Any, out: Path) -> None:
-        model.save_pretrained(out)
-
-
-def problem_of(
-    task: AnyTask, model: ModelConfig, rows: str = "", exits: ExitConfig | None = None, splits: Splits = ()
-) -> Problem:
-    """What is to be learned of a task with a backbone; without a file of `rows` only its model can be asked for."""
-    exits = exits or ExitConfig()
-    if isinstance(task, ImageTask):
-        from leebert.images.problem import ImageProblem
-
-        return ImageProblem(rows, model.backbone, task.label_names, task.metric, task.mean, task.std, exits, splits)
-    from leebert.problem import TextProblem
-
-    return TextProblem(rows, model.backbone, task.label_names, task.metric, model.pooling, exits, splits)
-
-
-def effective_task(config_task: str | dict[str, Any], group_by: Any) -> AnyTask:
-    """The task of a configuration, with the grouping that the data section asks for."""
-    from leebert.data.tasks import any_task
-
-    task = any_task(config_task)
-    if group_by is None:
-        return task
-    if isinstance(task, ImageTask):
-        if group_by != "none":
-            raise ConfigError(
-                f"data.group_by: {group_by!r}: the rows of {task.name} are images, which have no columns of text"
-            )
-        return task
-    if group_by == "containing" and len(task.text_columns) != 1:
-        raise ConfigError("data.group_by: 'containing' is for tasks with one text column")
-    if group_by not in ("containing", "none"):
-        wrong = [c for c in group_by if c not in task.text_columns]
-        if isinstance(group_by, str) or wrong:
-            raise ConfigError(
-                f"data.group_by: {group_by!r} is not 'containing', 'none' or a list of {', '.join(task.text_columns)}"
-            )
-    return dataclasses.replace(task, group_by=() if group_by == "none" else group_by)
-
-
-def check_model(task: AnyTask, model: ModelConfig) -> None:
-    """Raises ConfigError where a backbone is not for a task's rows, or rows would be longer than it has positions for."""
-    if isinstance(task, ImageTask):
-        check_network(task.name, model)
-        return
-    if is_network(model.backbone):
-        raise ConfigError(
-            f"backbone {model.backbone}: is a network for images, and {task.name} has texts; give an encoder"
-        )
-    from leebert.compatibility import limits_of
-
-    limits_of(model.backbone).check_length(model.max_length)
-
-
-def fitting_tokenizer(task: Task, model: ModelConfig) -> Any:
-    """The backbone's tokenizer, compared with the backbone. Raises BackboneError where they don't fit each other."""
-    from leebert.backbone import load_tokenizer
-    from leebert.compatibility import check_tokenizer, limits_of
-
-    tokenizer = load_tokenizer(model.backbone)
-    pairs = len(task.text_columns) == 2
-    check_tokenizer(tokenizer, limits_of(model.backbone), pairs=pairs, pooling=model.pooling)
-    return tokenizer
-
-
-def _tokenised(examples: Any, tokenizer: Any, model: ModelConfig, cache: Path) -> TokenisedSplit:
-    """Rows tokenised into `cache`, each with tokens that the backbone has an embedding for. Raises DataError."""
-    from leebert.compatibility import limits_of
-    from leebert.data import tokens
-
-    rows = tokens.cached(examples, tokenizer, model.max_length, cache)
-    limits_of(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
-    return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadRows:
-    """A training split as it was read: its labelled rows, of `split_rows` in the split, and for texts what tokenises them."""
-
-    task: AnyTask
-    model: ModelConfig
-    examples: Any
-    split_rows: int
-    tokenizer: Any
-
-    def ready(self, cache: Path) -> TrainingData:
-        """The same rows tokenised or decoded, once, into `cache`."""
-        if isinstance(self.task, ImageTask):
-            from leebert.images import arrays
-
-            pixels = arrays.cached(self.examples, self.task.size, cache)
-            return ImageData(self.task, self.model, self.examples, self.split_rows, pixels)
-        rows = _tokenised(self.examples, self.tokenizer, self.model, cache)
-        return TextData(self.task, self.model, self.examples, self.split_rows, rows, self.tokenizer)
-
-
-def load_training_data(task: AnyTask, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
-    """Read the training split (and nothing else), and tokenise or decode it once into `cache`."""
-    return read_training_rows(task, data, model).ready(cache)
-
-
-def read_training_rows(task: AnyTask, data: DataConfig, model: ModelConfig) -> ReadRows:
-    """The training split, and no other, or the subset of it that is asked for."""
-    check_model(task, model)
-    from leebert.data.sources import subset
-
-    tokenizer = None if isinstance(task, ImageTask) else fitting_tokenizer(task, model)
-    examples = read_examples(task, "train", data.dir)
-    split_rows = len(examples)
-    if data.subset:
-        if data.subset.rows > len(examples):
-            raise DataError(f"subset of {data.subset.rows} rows: {examples.source} has only {len(examples)}")
-        examples = subset(examples, data.subset.rows, data.subset.seed)
-    return ReadRows(task, model, examples, split_rows, tokenizer)
-
-
-def read_examples(task: AnyTask, split: str, source: str | None) -> Any:
-    """The rows of one split, texts or images, from a folder or the hub."""
-    from leebert.data.sources import read_split
-    from leebert.images.sources import read_images
-
-    return read_images(task, split, source) if isinstance(task, ImageTask) else read_split(task, split, source)
-
-
 def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
     """Say how this run differs from the one that a best file comes from; other data is an error."""
     from leebert.provenance import backbone_identity, code_version, differences, versions
@@ -320,9 +87,9 @@ def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime
 
 
 def own_exits(config: RunConfig) -> ExitConfig:
-    """The rule by which a trained model leaves: the configuration's, for a method with one exit none unless it names one."""
+    """The exit criterion of a trained model: the configuration's, for a method with one exit none unless it names one."""
     one_exit = METHODS[config.training.algorithm].one_exit
-    return ExitConfig(strategy="never") if one_exit and not _names_exits(config) else config.exits
+    return ExitConfig(criterion=FULL_MODEL) if one_exit and not _names_exits(config) else config.exits
 
 
 def chooses_exits(config: RunConfig) -> bool:
@@ -440,7 +207,7 @@ def train_model(
     from leebert.checkpoint import BestWeights, Checkpoints
     from leebert.data.batches import RowSubset, updates_per_epoch
     from leebert.data.folds import Asked, make_folds
-    from leebert.exits import check_threshold, warn_if_unreachable
+    from leebert.exits.checks import check_threshold, warn_if_unreachable
     from leebert.runtime import Runtime, derive_seed
     from leebert.stages import check, epochs_of, last_training, method
     from leebert.thresholds import check_speed_up
@@ -448,7 +215,7 @@ def train_model(
 
     runtime = Runtime.of(config.training.precision, device)
     task = effective_task(config.task, config.data.group_by)
-    read = read_training_rows(task, config.data, config.model)
+    read = read_training_examples(task, config.data, config.model)
     if config.found:
         _check_found(config.found, read.examples.fingerprint(), config.model.backbone, runtime)
     torch.manual_seed(derive_seed(config.training.seed, "init"))
@@ -456,7 +223,7 @@ def train_model(
     hold_out = hold_out and config.theta_updates is None
     _check_aim(config, hold_out)
     chooses = hold_out and chooses_exits(config)
-    untrained = problem_of(task, config.model, exits=exits)
+    untrained = kind_of(task).problem(task, config.model, exits=exits)
     model = untrained.model(config.training)
     # Whatever the network is not made for is said before the rows are tokenised.
     left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
@@ -470,7 +237,7 @@ def train_model(
     model.config.task = config.task
     model.config.metric = task.metric
 
-    data = read.ready(cache or out / ".cache")
+    data = read.prepare(cache or out / ".cache")
     rows: Rows = data.rows
     held_out: Rows | None = None
     if hold_out:
@@ -508,7 +275,7 @@ def train_model(
         assert result.held_out is not None
         if model.num_exits > 1 and chooses:
             chosen = _chosen_exits(config, result.held_out, task.metric)
-            model.config.exit_strategy, model.config.exit_threshold = chosen.strategy, chosen.threshold
+            model.config.exit_strategy, model.config.exit_threshold = chosen.criterion, chosen.threshold
             model.config.exit_patience = chosen.patience
         if model.num_exits > 1:
             _keep_curves(config, result.held_out, task.metric, out, chosen)
@@ -518,7 +285,7 @@ def train_model(
         "split_rows": data.split_rows,
         "held_out_rows": 0 if held_out is None else len(held_out),
         "truncated_rows": data.truncated_rows,
-        "skipped_rows": int(getattr(data.examples, "skipped", 0)),
+        "skipped_rows": data.examples.skipped,
         "data_fingerprint": data.examples.fingerprint(),
         "runtime": runtime.describe(),
         "ended": result.ended,

@@ -10,27 +10,29 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut, record_all, replay_point
-from leebert.latency import PAPER_SPEED_UP, time_rules
+from leebert.evaluate import HeldOut, record_all
+from leebert.exits import named
+from leebert.exits.patience import default_patience
+from leebert.kinds import kind_of_model
+from leebert.latency import time_criteria
 from leebert.majority import AgainstMajority, against_majority, in_words
 from leebert.metrics import per_exit
-from leebert.rules import default_patience, named
 from leebert.runtime import Runtime
-from leebert.tradeoff import tradeoffs
+from leebert.tradeoff import SPEED_UP, replay_point, tradeoffs
 
 
 def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:
     """All exits, and the curve of every criterion that M exits have a use for, as JSON-ready values.
 
-    `within` holds each criterion's point of fewest layers with at most one point lost; `at_paper_speed_up` the nearest to
-    the paper's speed-up; `rows` under `table` those of a table in steps of layers.
+    `within` holds each criterion's point of fewest layers with at most one point lost; `at_speed_up` the nearest to
+    a layer speed-up of 2; `rows` under `table` those of a table in steps of layers.
     """
     assert recorded.labels is not None
     m, n, _ = recorded.logits.shape
     exits = {name: values.tolist() for name, values in per_exit(metric, recorded.labels, recorded.logits).items()}
     against = against_majority(recorded.logits, recorded.labels, metric)
     curves = tradeoffs(recorded, metric=metric)
-    nearest = tradeoffs(recorded, metric=metric, speed_ups=[PAPER_SPEED_UP])
+    nearest = tradeoffs(recorded, metric=metric, speed_ups=[SPEED_UP])
     return {
         "rows": n,
         "exits": exits,
@@ -40,7 +42,7 @@ def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:
         "curves": {name: [point.as_dict() for point in curve] for name, curve in curves.items()},
         "table": {name: [point.as_dict() for point in curve.in_steps()] for name, curve in curves.items()},
         "within": {name: curve.within().as_dict() for name, curve in curves.items()},
-        "at_paper_speed_up": {name: curve.nearest(PAPER_SPEED_UP).as_dict() for name, curve in nearest.items()},
+        "at_speed_up": {name: curve.nearest(SPEED_UP).as_dict() for name, curve in nearest.items()},
     }
 
 
@@ -51,41 +53,31 @@ def evaluate_split(
     metric: str,
     runtime: Runtime,
     *,
-    rules: Sequence[ExitConfig] = (),
+    exits: Sequence[ExitConfig] = (),
     batch_size: int = 64,
     timed_rows: int = 50,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
-    """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `rules` on a few rows.
+    """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `exits` on a few rows.
 
-    examples: of texts, or of images where there is no tokenizer. `rules` stand under `chosen`; without any, the model's own
-    stands under `own`, and those nearest to the paper's speed-up are timed.
+    tokenizer: None for a model of images. `exits` stand under `chosen`; without any, the model's own
+    stands under `own`, and those nearest to a layer speed-up of 2 are timed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        rows: Any
-        if tokenizer is None:
-            from leebert.images.arrays import decode_all
-
-            rows = decode_all(examples, model.config.image_size, Path(folder) / "rows.arrow")
-        else:
-            from leebert.compatibility import limits_of_encoder
-            from leebert.data.tokens import tokenise
-
-            rows = tokenise(examples, tokenizer, model.config.max_length, Path(folder) / "rows.arrow")
-            limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
+        rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
         recorded = record_all(model, rows, runtime, batch_size, progress=progress)
         result = evaluation(recorded, metric)
-        result["truncated_rows"] = 0 if tokenizer is None else int(rows.truncated)
-        if rules:
-            chosen = [replay_point(recorded, metric, r.strategy, r.threshold, r.patience) for r in rules]
+        result["truncated_rows"] = int(rows.truncated)
+        if exits:
+            chosen = [replay_point(recorded, metric, r.criterion, r.threshold, r.patience) for r in exits]
             result["chosen"] = [point.as_dict() for point in chosen]
         else:
             own = model.config.exits
-            result["own"] = replay_point(recorded, metric, own.strategy, own.threshold, own.patience).as_dict()
+            result["own"] = replay_point(recorded, metric, own.criterion, own.threshold, own.patience).as_dict()
         if timed_rows:
-            nearest = result["at_paper_speed_up"].values()
+            nearest = result["at_speed_up"].values()
             near = [ExitConfig(**{key: p[key] for key in ExitConfig.model_fields}) for p in nearest]
-            result["wall_clock"] = time_rules(model, rows, recorded, metric, rules or near, runtime, timed_rows)
+            result["wall_clock"] = time_criteria(model, rows, recorded, metric, exits or near, runtime, timed_rows)
     return result
 
 
@@ -188,19 +180,19 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
         why_not = ONE_LABEL if one_label(result) else NO_SPEED_UP
         faster = f"{own['speed_up']:.2f}× layer speed-up" if told_speed_up(result) else why_not
         print(
-            f"the model's own rule, {named(own['strategy'], own['patience'])}{at}: {own['layers']:.2f} layers, {faster}; score "
+            f"the model's own exit criterion, {named(own['criterion'], own['patience'])}{at}: {own['layers']:.2f} layers, {faster}; score "
             f"{100 * own['measures']['score']:.2f}"
         )
     if result.get("wall_clock"):
         table = Table(
             title=f"{split}: wall-clock time at batch size 1, nearest to the paper's speed-up", title_justify="left"
         )
-        for name in ("strategy", "threshold", "ms per row", "speed-up", "layer ratio"):
-            table.add_column(name, justify="left" if name == "strategy" else "right")
+        for name in ("criterion", "threshold", "ms per row", "speed-up", "layer ratio"):
+            table.add_column(name, justify="left" if name == "criterion" else "right")
         for t in result["wall_clock"]:
             threshold = "" if t["threshold"] is None else f"{t['threshold']:.4g}"
             figures = f"{t['milliseconds']:.2f}", f"{t['speed_up']:.2f}", f"{t['layer_ratio']:.2f}"
-            table.add_row(named(t["strategy"], t["patience"]), threshold, *figures)
+            table.add_row(named(t["criterion"], t["patience"]), threshold, *figures)
         console.print(table)
     if result.get("truncated_rows"):
         print(f"{result['truncated_rows']} rows were cut at the model's maximal length")
@@ -227,7 +219,7 @@ def _print_points(
         for p in points:
             threshold = f"{p['threshold']:.6g}"  # so that the layers beside it come out again
             table.add_row(
-                named(p["strategy"], p["patience"]), threshold, f"{p['layers']:.2f}",
+                named(p["criterion"], p["patience"]), threshold, f"{p['layers']:.2f}",
                 f"{100 * p['saving']:.1f}%", f"{p['speed_up']:.2f}",
                 *(f"{100 * p['measures'][name]:.2f}" for name in measures),
             )  # fmt: skip

@@ -15,20 +15,22 @@ from leebert.config import ExitConfig, Precision, nearest, problems
 from leebert.data.readers import Columns
 from leebert.data.texts import bad_text, is_text
 from leebert.errors import ConfigError, DataError
-from leebert.exits import check_rule, check_threshold, make_strategy
+from leebert.exits import CRITERIA, FULL_MODEL
+from leebert.exits.checks import check_criterion, check_threshold, choosable
+from leebert.exits.replay import make_criterion
 from leebert.operating_point import in_words, saved_tradeoffs, within_loss
 from leebert.predict import CHUNK, answer_encoded, encode
-from leebert.rules import COUNTING, RULES
 from leebert.runtime import Runtime
-from leebert.thresholds import attainable, check_speed_up, choosable, look_up, read_curves
+from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
 
 log = logging.getLogger(__name__)
 
 #: Parameters of a request: name → (type as MLflow calls it, default, what it does). None: not asked for.
 PARAMETERS: dict[str, tuple[str, Any, str]] = {
-    "strategy": ("string", None, "the exit rule; the model's own by default"),
-    "threshold": ("double", None, "its threshold; the model's own by default, where the rule is"),
-    "patience": ("long", None, f"how many exits in a row, for {COUNTING}; as the threshold"),
+    "criterion": ("string", None, "the exit criterion; the model's own by default"),
+    "strategy": ("string", None, "deprecated, the former name of criterion"),
+    "threshold": ("double", None, "its threshold; the model's own by default, where the criterion is"),
+    "patience": ("long", None, "how many exits in a row, for criteria that count them; as the threshold"),
     "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the model's curves"),
     "max_loss": ("double", None, "instead of a threshold: as early as costs at most so many points, by those curves"),
     "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
@@ -48,7 +50,7 @@ class Served:
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", precision: Precision | None = None) -> None:
-        from leebert.compatibility import load_text_model
+        from leebert.kinds.texts import load_text_model
 
         self.model, self.tokenizer = load_text_model(folder)
         self.columns = Columns(text_names(self.model.config.task), "rename it in the request")
@@ -63,14 +65,14 @@ class Served:
 
         `params` are those of :data:`PARAMETERS`; None stands for a parameter's default. Raises DataError for wrong
         columns, empty texts and, unless `truncate` is set, for texts longer than the model takes; ConfigError for an
-        unknown parameter, a rule or threshold that the model does not have, and a speed-up that no threshold gives.
+        unknown parameter, a criterion or threshold that the model does not have, and a speed-up that no threshold gives.
         """
         import pandas as pd
 
         asked = self._asked(params or {})
-        rule = self.rule(asked)
-        strategy = make_strategy(
-            rule.strategy, rule.threshold, rule.patience, num_exits=self.model.num_exits,
+        exits = self.exits(asked)
+        criterion = make_criterion(
+            exits.criterion, exits.threshold, exits.patience, num_exits=self.model.num_exits,
             num_classes=self.model.config.num_labels,
         )  # fmt: skip
         # All rows are tokenised before the first is answered: whatever is wrong with one shows at once.
@@ -79,7 +81,7 @@ class Served:
         for number, encoded in enumerate(chunks):
             with self._alone, torch.inference_mode():
                 found += answer_encoded(
-                    self.model, self.tokenizer, encoded, strategy, self.runtime, asked["batch_size"], number * CHUNK
+                    self.model, self.tokenizer, encoded, criterion, self.runtime, asked["batch_size"], number * CHUNK
                 )
         if len(found) != len(data):
             raise DataError(f"{len(found)} answers to {len(data)} rows; report this as a fault of leebert")
@@ -88,24 +90,24 @@ class Served:
         table["layers_saved"] = self.model.depth - table["exit_layer"]
         return table
 
-    def rule(self, asked: Mapping[str, Any]) -> ExitConfig:
-        """The exit rule that a request asks for; the model's own where it asks for none."""
+    def exits(self, asked: Mapping[str, Any]) -> ExitConfig:
+        """The exit criterion that a request asks for; the model's own where it asks for none."""
         config = self.model.config
-        strategy, threshold, patience = (asked.get(name) for name in ("strategy", "threshold", "patience"))
-        values = config.exits.overridden(strategy=strategy, threshold=threshold, patience=patience)
+        criterion, threshold, patience = (asked.get(name) for name in ("criterion", "threshold", "patience"))
+        values = config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
         given = [name for name in ("threshold", "speed_up", "max_loss") if asked.get(name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: give one of them")
         if (speed_up := asked.get("speed_up")) is not None:
-            return self._of_speed_up(values["strategy"], speed_up, values.get("patience"))
+            return self._of_speed_up(values["criterion"], speed_up, values.get("patience"))
         if (max_loss := asked.get("max_loss")) is not None:
-            return self._of_max_loss(values["strategy"], max_loss, values.get("patience"))
+            return self._of_max_loss(values["criterion"], max_loss, values.get("patience"))
         try:
-            rule = ExitConfig(**values)
+            exits = ExitConfig(**values)
         except ValueError as error:
             raise ConfigError("; ".join(problems(error, ExitConfig))) from None  # type: ignore[arg-type]
-        check_threshold(rule, self.model.num_exits, config.num_labels)
-        return rule
+        check_threshold(exits, self.model.num_exits, config.num_labels)
+        return exits
 
     def _of_speed_up(self, name: str, speed_up: float, patience: int | None) -> ExitConfig:
         if not self.curves:
@@ -113,13 +115,13 @@ class Served:
                 "speed_up: this model has no curves: give a threshold, or make some by `leebert calibrate`"
             )
         m = self.model.num_exits
-        check_rule(name, patience, m)
-        counted = RULES[name].counted(patience, m) if name in RULES else None
+        check_criterion(name, patience, m)
+        counted = choosable(name).counted(patience, m)
         layers, depth = self.model.exit_layers, self.model.depth
         chosen = look_up(self.curves, name, check_speed_up(speed_up, layers, depth), counted)
         if speed_up == attainable(layers, depth)[0]:
-            return ExitConfig(strategy="never")  # confidence at 1 lets a row go whose probability float32 rounds to 1
-        if not chosen.near and not RULES[name].whole:
+            return ExitConfig(criterion=FULL_MODEL)  # confidence at 1 includes probabilities that float32 rounds to 1
+        if not chosen.near and not CRITERIA[name].whole:
             raise ConfigError(f"speed_up: {chosen.shortfall}; ask for that, or give a threshold")
         if chosen.near:
             log.info("speed_up %g: %s at %.6g, %.2f expected", speed_up, name, chosen.threshold, chosen.reached)
@@ -130,7 +132,7 @@ class Served:
     def _of_max_loss(self, name: str, max_loss: float, patience: int | None) -> ExitConfig:
         if not 0 <= max_loss <= 100:
             raise ConfigError(f"max_loss {max_loss:g}: points of score, between 0 and 100")
-        check_rule(name, patience, self.model.num_exits)
+        check_criterion(name, patience, self.model.num_exits)
         counted = choosable(name).counted(patience, self.model.num_exits)
         curves = saved_tradeoffs(self.validated, self.model.exit_layers, self.model.depth)
         chosen = within_loss(curves, name, counted, max_loss / 100)
@@ -144,6 +146,11 @@ class Served:
                 known = ", ".join(PARAMETERS)
                 raise ConfigError(f"unknown parameter {name!r}{nearest(name, PARAMETERS)}; there are: {known}")
         given = {name: value for name, value in params.items() if value is not None}
+        if "strategy" in given:
+            log.warning("parameter strategy is deprecated and will be removed in the next release: use criterion")
+            if "criterion" in given:
+                raise ConfigError("criterion and strategy name the same: give criterion alone")
+            given["criterion"] = given.pop("strategy")
         asked = {name: default for name, (_, default, _) in PARAMETERS.items()} | given
         if not isinstance(size := asked["batch_size"], int) or size < 1:
             raise ConfigError(f"batch_size {size}: a whole number of at least 1")

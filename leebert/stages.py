@@ -15,7 +15,8 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.methods import METHODS, applies
 from leebert.objective import ExitObjective, Objective
-from leebert.optim import ALGORITHMS, Algorithm, Fixed
+from leebert.optim import ALGORITHMS, Fixed
+from leebert.optim.algorithm import Algorithm
 from leebert.record import Batch
 from leebert.runtime import Runtime
 

@@ -90,7 +90,7 @@ def submit(
     model: Any,
     tokenizer: Any,
     folder: Path,
-    strategy: Any,
+    criterion: Any,
     runtime: Any,
     *,
     source: str | None = None,
@@ -113,7 +113,7 @@ def submit(
     files: dict[Path, str] = {}
     written = []
     for file, rows in zip(sets, read, strict=True):
-        found = list(answers(model, tokenizer, progress(rows), strategy, runtime, batch_size))
+        found = list(answers(model, tokenizer, progress(rows), criterion, runtime, batch_size))
         path = folder / file.name
         files[path] = _table((row["row"], file.prediction(row["label"])) for row in found)
         written.append(Written(path, len(found), sum(row["exit_layer"] for row in found) / len(found)))

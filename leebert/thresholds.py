@@ -17,9 +17,10 @@ import numpy as np
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
-from leebert.exits import make_strategy, replay
+from leebert.exits import CRITERIA, named, with_threshold
+from leebert.exits.checks import choosable
+from leebert.exits.replay import make_criterion, replay
 from leebert.files import parse_json
-from leebert.rules import RULES, Rule, StrategyName, named
 from leebert.tradeoff import tradeoff
 
 #: The file of a model's folder that says which threshold gives which speed-up.
@@ -34,13 +35,13 @@ _Z95 = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """A rule with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows.
+    """An exit criterion with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows.
 
     loss: of score against the full model there, a fraction; None where the samples have no labels. max_loss: the loss that
     was allowed, where that was the aim; `asked` is then what was reached.
     """
 
-    strategy: StrategyName
+    criterion: str
     threshold: float
     asked: float
     reached: float
@@ -50,13 +51,13 @@ class Chosen:
 
     @property
     def exits(self) -> ExitConfig:
-        """The rule with its parameters."""
-        return ExitConfig(strategy=self.strategy, threshold=self.threshold, patience=self.patience)
+        """The criterion with its parameters."""
+        return ExitConfig(criterion=self.criterion, threshold=self.threshold, patience=self.patience)
 
     @property
     def name(self) -> str:
-        """The rule in words, with its second parameter."""
-        return named(self.strategy, self.patience)
+        """The criterion in words, with its second parameter."""
+        return named(self.criterion, self.patience)
 
     @property
     def near(self) -> bool:
@@ -65,8 +66,8 @@ class Chosen:
 
     @property
     def aim(self) -> float:
-        """What other rows are held to: the speed-up asked for, for rules that compare exits the nearest that they attain."""
-        return self.reached if RULES[self.strategy].several else self.asked
+        """What other rows are held to: the speed-up asked for, for criteria that compare exits the nearest that they attain."""
+        return self.reached if CRITERIA[self.criterion].several else self.asked
 
     def missed(self, speed_up: float) -> bool:
         """Whether other rows' speed-up is off by more than 10 %; never where a loss was the aim, and the speed came of it."""
@@ -79,27 +80,27 @@ class Chosen:
     @property
     def shortfall(self) -> str:
         """What the nearest threshold means where it is not near, in words."""
-        rule = RULES[self.strategy]
-        why = "its thresholds are whole numbers" if rule.whole else "rows leave together"
-        if rule.several and not rule.whole:
-            why += f", none before exit {rule.first(self.patience or 1)}"
+        row = CRITERIA[self.criterion]
+        why = "its thresholds are whole numbers" if row.whole else "samples exit together"
+        if row.several and not row.whole:
+            why += f", none before exit {row.first(self.patience or 1)}"
         return (
             f"{self.name} does not attain a speed-up of {self.asked:g}, since {why}: the nearest is {self.reached:.2f}, "
             f"at {self.threshold:.6g}"
         )
 
 
-def layer_ratio(recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None = None) -> float:
-    """Depth / mean layers executed under a rule, on recorded logits."""
-    return recorded.depth / float(_layers(recorded, strategy, threshold, patience).mean())
+def layer_ratio(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None) -> float:
+    """Depth / mean layers executed under an exit criterion, on recorded logits."""
+    return recorded.depth / float(_layers(recorded, criterion, threshold, patience).mean())
 
 
 def ratio_interval(
-    recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None = None
+    recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None
 ) -> tuple[float, float]:
     """The layer ratio to expect on other rows of the same kind, (low, high) at 95 %: by the standard error of the mean
     layers, which is also that of a threshold chosen on these rows."""
-    layers, first, last = _layers(recorded, strategy, threshold, patience), recorded.layers[0], recorded.layers[-1]
+    layers, first, last = _layers(recorded, criterion, threshold, patience), recorded.layers[0], recorded.layers[-1]
     mean, off = float(layers.mean()), _Z95 * float(layers.std()) / math.sqrt(len(layers))
     return recorded.depth / min(last, mean + off), recorded.depth / max(first, mean - off)
 
@@ -114,11 +115,11 @@ def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
     return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - layers[0]) * (layers[-1] - mean)))
 
 
-def _layers(recorded: HeldOut, strategy: str, threshold: float | None, patience: int | None) -> np.ndarray:
+def _layers(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None) -> np.ndarray:
     """Layers executed for each row, (N,)."""
     m, _, k = recorded.logits.shape
-    rule = make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k)
-    return np.asarray(recorded.layers)[replay(rule, recorded.logits)]
+    made = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
+    return np.asarray(recorded.layers)[replay(made, recorded.logits)]
 
 
 def attainable(layers: Sequence[int], depth: int) -> tuple[float, float]:
@@ -137,16 +138,15 @@ def check_speed_up(asked: float, layers: Sequence[int], depth: int) -> float:
     return asked
 
 
-def choose(recorded: HeldOut, strategy: str, asked: float, patience: int | None = None) -> Chosen:
+def choose(recorded: HeldOut, criterion: str, asked: float, patience: int | None = None) -> Chosen:
     """The threshold whose speed-up, depth / mean layers, on the recorded rows is nearest to `asked`.
 
-    `patience` is the rule's second parameter; None: its default. Raises ConfigError for a rule that M exits have no use for.
+    `patience` is the criterion's second parameter; None: its default. Raises ConfigError for a criterion that M exits have no use for.
     """
     check_speed_up(asked, recorded.layers, recorded.depth)
-    rule = choosable(strategy)
-    point = tradeoff(recorded, rule.name, patience, speed_ups=[asked]).nearest(asked)
+    point = tradeoff(recorded, criterion, patience, speed_ups=[asked]).nearest(asked)
     assert point.threshold is not None
-    return Chosen(rule.name, point.threshold, asked, point.speed_up, point.patience)
+    return Chosen(criterion, point.threshold, asked, point.speed_up, point.patience)
 
 
 def curves(
@@ -159,14 +159,14 @@ def curves(
     """
     m = len(recorded.logits)
     found: dict[str, list[list[float]]] = {}
-    for rule in RULES.values():
-        if rule.several and m < 2:
+    for row in with_threshold().values():
+        if row.several and m < 2:
             continue
-        for counted in dict.fromkeys((rule.counted(None, m), rule.counted(patience, m))):
-            curve = tradeoff(recorded, rule.name, counted, metric=metric)
+        for counted in dict.fromkeys((row.counted(None, m), row.counted(patience, m))):
+            curve = tradeoff(recorded, row.name, counted, metric=metric)
             columns = [curve.thresholds, curve.depth / curve.layers, *([curve.scores] if curve.labelled else [])]
             points = np.stack(columns, axis=1).tolist()
-            found[curve.name] = points[::-1] if rule.rising else points
+            found[curve.name] = points[::-1] if row.rising else points
     return found
 
 
@@ -187,20 +187,20 @@ def curves_as_json(
     return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, **more, "curves": curves})
 
 
-def look_up(curves: dict[str, list[list[float]]], strategy: str, asked: float, patience: int | None = None) -> Chosen:
-    """As :func:`choose`, from a model's curves: to within their step, 2 %. A rule's second parameter must be given here."""
-    rule = choosable(strategy)
-    name = named(rule.name, patience)
+def look_up(curves: dict[str, list[list[float]]], criterion: str, asked: float, patience: int | None = None) -> Chosen:
+    """As :func:`choose`, from a model's curves: to within their step, 2 %. A criterion's second parameter must be given here."""
+    row = choosable(criterion)
+    name = named(row.name, patience)
     if name not in curves:
-        others = "; ".join(other for other in curves if other.startswith(f"{rule.name},"))
+        others = "; ".join(other for other in curves if other.startswith(f"{row.name},"))
         there = f" (but of {others})" if others else ""
-        raise ConfigError(f"this model has no curve of the rule {name!r}{there}: give a threshold")
+        raise ConfigError(f"this model has no curve of the exit criterion {name!r}{there}: give a threshold")
     points = curves[name]
-    if not rule.whole and asked in (min(p[1] for p in points), max(p[1] for p in points)):
+    if not row.whole and asked in (min(p[1] for p in points), max(p[1] for p in points)):
         # Other rows may be less sure, or surer, than any recorded one: the end of the range holds for them, too.
         points = [points[0], points[-1]]
     threshold, reached, *_ = min(points, key=lambda point: abs(math.log(point[1] / asked)))
-    return Chosen(rule.name, threshold, asked, reached, patience)
+    return Chosen(row.name, threshold, asked, reached, patience)
 
 
 def read_curves(folder: Path, *, validated: bool = False) -> dict[str, list[list[float]]]:
@@ -216,10 +216,10 @@ def read_curves(folder: Path, *, validated: bool = False) -> dict[str, list[list
         raise ConfigError(f"{folder / FILE} can't be read: {error}") from None
     try:
         curves = {
-            str(rule): [
+            str(name): [
                 [float(threshold), float(speed_up), *map(float, score)] for threshold, speed_up, *score in points
             ]
-            for rule, points in found["validated" if validated and "validated" in found else "curves"].items()
+            for name, points in found["validated" if validated and "validated" in found else "curves"].items()
             if points
         }
         if not all(_sound(name, points) for name, points in curves.items()):
@@ -235,17 +235,11 @@ def _sound(name: str, points: Sequence[Sequence[float]]) -> bool:
     """Whether a saved curve has a known name, finite numbers, speed-ups of at least 1, and a score everywhere or nowhere."""
     criterion, _, patience = name.partition(", patience ")
     return (
-        criterion in RULES
+        criterion in CRITERIA
+        and CRITERIA[criterion].has_threshold
         and (not patience or patience.isdecimal())
         and len({len(point) for point in points}) == 1
         and len(points[0]) <= 3
         and all(math.isfinite(x) for point in points for x in point)
         and all(point[1] >= 1 - 1e-9 for point in points)
     )
-
-
-def choosable(strategy: str) -> Rule:
-    """The rule of that name, if a threshold of it gives a speed-up; ConfigError otherwise."""
-    if strategy not in RULES:
-        raise ConfigError(f"no threshold of the rule {strategy!r} gives a speed-up; use one of {', '.join(RULES)}")
-    return RULES[strategy]

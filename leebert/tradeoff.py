@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from leebert.errors import ConfigError
-from leebert.rules import RULES, THRESHOLD_SLACK, Rule, named, usable
+from leebert.exits import CRITERIA, REPORTED, named, usable
+from leebert.exits.criterion import THRESHOLD_SLACK, Criterion
 
 if TYPE_CHECKING:
     from leebert.evaluate import HeldOut
 
-#: The exit criterion of curves that nobody has chosen one for: reports of training, MLflow, pages.
-CRITERION = "normalised_entropy"
-
 #: How far below the full model's score a point may lie and still count as equal to it: one point of a per cent scale.
 ALLOWED_LOSS = 0.01
+
+#: The layer speed-up to aim at or compare at where none is stated; near where the paper compares.
+SPEED_UP = 2.0
 
 #: Neighbours on a curve differ by about this share in layers, unless no threshold lies between them.
 STEP = 0.02
@@ -47,7 +48,7 @@ _DIGITS, _ROUNDING = 9, 1e-8
 class Point:
     """One criterion at one threshold: mean layers executed, the layer speed-up depth / layers, and the task's measures."""
 
-    strategy: str
+    criterion: str
     threshold: float | None
     patience: int | None  # of criteria that have one beside their threshold
     layers: float
@@ -195,7 +196,7 @@ class Tradeoff:
         their points.
         """
         per_layer = per_layer or (2 if len(self.exit_layers) <= 6 else 1)
-        if RULES[self.criterion].whole:
+        if CRITERIA[self.criterion].whole:
             return list(self)
         wanted = np.arange(math.ceil(self.layers[0] * per_layer), self.layers[-1] * per_layer) / per_layer
         chosen = {0, len(self) - 1, *(int(np.abs(self.layers - layers).argmin()) for layers in wanted)}
@@ -222,7 +223,7 @@ class Tradeoff:
 
 def tradeoff(
     recorded: HeldOut,
-    criterion: str = CRITERION,
+    criterion: str = REPORTED,
     patience: int | None = None,
     *,
     metric: str | None = None,
@@ -232,32 +233,28 @@ def tradeoff(
 
     Args:
         recorded: Logits of N samples at M exits, with or without labels.
-        criterion: Name of the exit criterion (`leebert.rules`).
+        criterion: Name of the exit criterion (:data:`leebert.exits.CRITERIA`).
         patience: Its second parameter; None: the default.
         metric: The task's metric; None leaves scores out, as missing labels do.
         speed_ups: Layer speed-ups to which the curve is to have the nearest points that there are, too.
 
     Raises:
-        ConfigError: No such criterion, no such patience, one class, or too few exits for the criterion.
+        ConfigError: No such criterion, or one without a threshold, no such patience, one class, or too few exits for the criterion.
     """
-    from leebert.exits import check_classes, check_rule
+    from leebert.exits.checks import check_classes, check_criterion, choosable
     from leebert.metrics import measures
 
-    if criterion not in RULES:
-        raise ConfigError(
-            f"no threshold of the criterion {criterion!r} gives a speed-up; use one of {', '.join(RULES)}"
-        )
+    row = choosable(criterion)
     m, n, k = recorded.logits.shape
-    rule = RULES[criterion]
     check_classes(criterion, k)
-    check_rule(criterion, patience, m)
-    patience = rule.counted(patience, m)
+    check_criterion(criterion, patience, m)
+    patience = row.counted(patience, m)
     aims = [recorded.depth / speed_up for speed_up in speed_ups]
     asked: np.ndarray | None = None
-    if rule.whole:
-        thresholds, exits = _whole_points(recorded, rule, patience)
+    if row.whole:
+        thresholds, exits = _whole_points(recorded, row, patience)
     else:
-        thresholds, exits, asked = _points(recorded, rule, patience, aims)
+        thresholds, exits, asked = _points(recorded, row, patience, aims)
     told: dict[str, list[float]] = {}
     first = None
     if metric is not None and recorded.labels is not None:
@@ -276,27 +273,26 @@ def tradeoffs(recorded: HeldOut, *, metric: str | None = None, speed_ups: Iterab
     """The curve of every criterion that M exits have a use for, each in one unit and at its default patience, by name."""
     asked = tuple(speed_ups)
     return {
-        rule.name: tradeoff(recorded, rule.name, metric=metric, speed_ups=asked)
-        for rule in usable(len(recorded.logits))
+        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=asked) for row in usable(len(recorded.logits))
     }
 
 
 def replay_point(
-    held_out: HeldOut, metric: str, strategy: str, threshold: float | None, patience: int | None = None
+    held_out: HeldOut, metric: str, criterion: str, threshold: float | None, patience: int | None = None
 ) -> Point:
     """The outcome of one criterion at one threshold on recorded logits, as per-sample inference would have had it."""
-    from leebert.exits import make_strategy, replay
+    from leebert.exits.replay import make_criterion, replay
     from leebert.metrics import measures
 
     assert held_out.labels is not None
     m, _, k = held_out.logits.shape
-    exit_index = replay(make_strategy(strategy, threshold, patience, num_exits=m, num_classes=k), held_out.logits)
+    exit_index = replay(make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k), held_out.logits)
     predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
     layers = held_out.mean_layers(exit_index)
     counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
-    counted = RULES[strategy].counted(patience, m) if strategy in RULES else None
+    counted = CRITERIA[criterion].counted(patience, m)
     told = measures(metric, held_out.labels, predicted)
-    return Point(strategy, threshold, counted, layers, held_out.depth / layers, told, counts)
+    return Point(criterion, threshold, counted, layers, held_out.depth / layers, told, counts)
 
 
 def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
@@ -326,29 +322,29 @@ def _fewest(scores: np.ndarray, loss: float) -> int:
     return int(np.append(enough[:-1], True).argmax())
 
 
-def _whole_points(recorded: HeldOut, rule: Rule, patience: int | None) -> tuple[list[float], list[np.ndarray]]:
+def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tuple[list[float], list[np.ndarray]]:
     """All thresholds of a criterion whose thresholds are whole numbers, and (N,) exits from 0 at each; fastest first."""
-    from leebert.exits import make_strategy, replay
+    from leebert.exits.replay import make_criterion, replay
 
     m, _, k = recorded.logits.shape
-    low, high = rule.span(m, k)
+    low, high = row.bounds(m, k)
     thresholds = [float(t) for t in range(int(low), int(high) + 1)]
-    if rule.rising:
+    if row.rising:
         thresholds.reverse()
-    made = (make_strategy(rule.name, t, patience, num_exits=m, num_classes=k) for t in thresholds)
-    return thresholds, [replay(strategy, recorded.logits) for strategy in made]
+    made = (make_criterion(row.name, t, patience, num_exits=m, num_classes=k) for t in thresholds)
+    return thresholds, [replay(criterion, recorded.logits) for criterion in made]
 
 
 def _points(
-    recorded: HeldOut, rule: Rule, patience: int | None, aims: Sequence[float]
+    recorded: HeldOut, row: Criterion, patience: int | None, aims: Sequence[float]
 ) -> tuple[list[float], list[np.ndarray], np.ndarray]:
     """Thresholds spread over layers, and (N,) exits from 0 at each; fastest first. `aims`: layers to be near to, too.
 
     Third, (T,): which of them are there for the aims alone.
     """
     m, n, k = recorded.logits.shape
-    base = RULES[rule.unit_of] if rule.unit_of else rule  # one order of samples, whatever the unit
-    unit = base.span(m, k)[1] / rule.span(m, k)[1]
+    base = CRITERIA[row.unit_of] if row.unit_of else row  # one order of samples, whatever the unit
+    unit = base.bounds(m, k)[1] / row.bounds(m, k)[1]
     critical = _critical(recorded, base, patience)
     values, where = np.unique(critical[np.isfinite(critical)], return_inverse=True)
     # A cut i lies below value i: what is smaller has been met. The first cut is the full model, the last is the fastest.
@@ -360,8 +356,8 @@ def _points(
     cuts = cuts[np.concatenate([[True], apart, [True]])] if len(values) else cuts
     regular = cuts[_spread(by_cut[cuts], layers[0])]
     chosen = np.union1d(regular, cuts[_beside(by_cut[cuts], aims)])[::-1]
-    ends = _ends(rule, m, k)
-    sign = 1 if rule.rising else -1
+    ends = _ends(row, m, k)
+    sign = 1 if row.rising else -1
     limits = np.append(values, np.inf)
     thresholds, exits = [], []
     for cut in chosen:
@@ -376,24 +372,24 @@ def _points(
     return thresholds, exits, ~np.isin(chosen, regular)
 
 
-def _critical(recorded: HeldOut, rule: Rule, patience: int | None) -> np.ndarray:
+def _critical(recorded: HeldOut, row: Criterion, patience: int | None) -> np.ndarray:
     """(M − 1, N): a sample has exited by an exit if this lies below the threshold (of falling criteria: its negative).
 
     The least so far of the greatest of `patience` values in a row, infinite where an exit comes too early for the criterion.
     """
-    from leebert.exits import make_strategy, measured
+    from leebert.exits.replay import make_criterion, measured
 
     m, n, k = recorded.logits.shape
     if m == 1:
         return np.empty((0, n))
-    strategy: Any = make_strategy(rule.name, rule.span(m, k)[1], patience, num_exits=m, num_classes=k)
-    values = measured(strategy, recorded.logits[:-1]).astype(float) * (1 if rule.rising else -1)
+    made: Any = make_criterion(row.name, row.bounds(m, k)[1], patience, num_exits=m, num_classes=k)
+    values = measured(made, recorded.logits[:-1]).astype(float) * (1 if row.rising else -1)
     values = np.where(np.isnan(values), np.inf, values)
     window = patience or 1
     worst = np.full_like(values, np.inf)
     for exit_ in range(window - 1, m - 1):
         worst[exit_] = values[exit_ - window + 1 : exit_ + 1].max(axis=0)
-    first = rule.first(window) - 1
+    first = row.first(window) - 1
     worst[:first] = np.inf
     return np.minimum.accumulate(worst, axis=0)
 
@@ -417,14 +413,14 @@ def _beside(layers: np.ndarray, aims: Sequence[float]) -> np.ndarray:
     return np.concatenate([above - 1, above]).clip(0, len(layers) - 1)
 
 
-def _ends(rule: Rule, exits: int, classes: int) -> tuple[float, float]:
+def _ends(row: Criterion, exits: int, classes: int) -> tuple[float, float]:
     """The threshold at which no sample exits early, and the one at which all do as soon as the criterion lets them.
 
     They hold for every sample, not only the recorded: they lie a little beyond what float32 rounds to.
     """
-    low, high = rule.span(exits, classes)
+    low, high = row.bounds(exits, classes)
     beyond = 1 + THRESHOLD_SLACK / 2
-    return (low, high * beyond) if rule.rising else (high * beyond, low / beyond)
+    return (low, high * beyond) if row.rising else (high * beyond, low / beyond)
 
 
 def _between(low: float, high: float) -> float:

@@ -18,7 +18,7 @@ def save_model(folder: Path, task: str | dict[str, Any] | None, label_names: tup
 
     torch.manual_seed(0)
     model = build_model(
-        encoder("bert", LAYERS), label_names, pooling="mean", exits=ExitConfig(strategy="entropy", threshold=0.5)
+        encoder("bert", LAYERS), label_names, pooling="mean", exits=ExitConfig(criterion="entropy", threshold=0.5)
     )
     with torch.no_grad():
         # Around the mean of some rows, so that answers differ from row to row whatever the weights are.

@@ -12,7 +12,7 @@ from pathlib import Path
 from browser import NO_ASSISTANT, Browser, browser, chromium
 
 from tune.store.folder import SweepFolder
-from tune.tracking.showing import show
+from tune.tracking.publish import show
 
 #: The end of a view's key → its height in pixels: what lies outside of the window is not drawn.
 HEIGHTS = {"clo-vs-blo": 1280, "speed": 1560, "configurations": 1300, "summary": 2080}

@@ -18,10 +18,9 @@ from test_tracking import EPOCHS, Sweep, epoch, whole_sweep
 
 from tune.tracking import server
 from tune.tracking.audit import missing
-from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, Event, SavedViews
+from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, Event, SavedViews, View
 from tune.tracking.expected import in_parts
 from tune.tracking.rebuild import complete, with_newest_results
-from tune.tracking.views import View
 
 HTML = b"<html><h1>400 Bad Request</h1></html>"
 LIES = {

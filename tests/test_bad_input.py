@@ -169,7 +169,7 @@ def test_an_option_that_a_method_has_not_stops_training(place, cli, tmp_path):
     ("options", "parts"),
     [
         (
-            ("training.algorithm=truncated", "exits.strategy=patience"),
+            ("training.algorithm=truncated", "exits.criterion=patience"),
             ["'patience' compares successive exits", "one exit"],
         ),
         (("training.algorithm=theseus",), ["2 layers can't stand in for 3"]),
@@ -261,7 +261,7 @@ ERRORS = {
     "seed below zero": ({"training": {"seed": -1}}, ["training.seed"]),
     "more updates than its schedule has": ({"theta_updates": 20}, ["theta_updates 20", "raise max_epochs"]),
     "no updates": ({"theta_updates": 0}, ["theta_updates"]),
-    "a strategy without its threshold": ({"exits": {"strategy": "entropy"}}, ["exits", "needs a threshold"]),
+    "a strategy without its threshold": ({"exits": {"criterion": "entropy"}}, ["exits", "needs a threshold"]),
     "a patience of half": ({"exits": {"threshold": 1.5}}, ["exits", "whole number"]),
     "a subset of nothing": ({"data": {"subset": {"rows": 0}}}, ["data.subset.rows"]),
     "a subset larger than the data": ({"data": {"subset": {"rows": 999}}}, ["999", "train.jsonl"]),
@@ -664,15 +664,15 @@ def test_files_that_are_no_input(model, cli, tmp_path):
     [
         (("--format", "xml"), ["--format xml", "jsonl or csv"]),
         (("--out", "answers.txt"), ["txt", "jsonl or csv"]),
-        (("--strategy", "hope"), ["strategy", "patience"]),
-        (("--strategy", "entropy"), ["needs a threshold"]),
-        (("--strategy", "confidence", "--threshold", "2"), ["between 0 and 1"]),
-        (("--strategy", "entropy", "--threshold", "0.9"), ["between 0 and ln 2 = 0.6931", "normalised_entropy"]),
-        (("--strategy", "pcee", "--threshold", "0.5", "--patience", "9"), ["patience 9 of pcee", "between 1 and"]),
-        (("--strategy", "patience", "--patience", "2"), ["'patience' has no parameter 'patience'"]),
-        (("--strategy", "patience", "--threshold", "9"), ["patience 9", "between 1 and"]),
+        (("--criterion", "hope"), ["criterion", "patience"]),
+        (("--criterion", "entropy"), ["needs a threshold"]),
+        (("--criterion", "confidence", "--threshold", "2"), ["between 0 and 1"]),
+        (("--criterion", "entropy", "--threshold", "0.9"), ["between 0 and ln 2 = 0.6931", "normalised_entropy"]),
+        (("--criterion", "pcee", "--threshold", "0.5", "--patience", "9"), ["patience 9 of pcee", "between 1 and"]),
+        (("--criterion", "patience", "--patience", "2"), ["'patience' has no parameter 'patience'"]),
+        (("--criterion", "patience", "--threshold", "9"), ["patience 9", "between 1 and"]),
         (("--precision", "fp64"), ["--precision fp64: auto, fp32 or bf16"]),
-        (("--strategy", "patience", "--threshold", "0.5"), ["whole number"]),
+        (("--criterion", "patience", "--threshold", "0.5"), ["whole number"]),
     ],
 )
 def test_wrong_options_of_predict(model, cli, options, parts):

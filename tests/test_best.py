@@ -15,14 +15,15 @@ from recorded import drawn
 from leebert.evaluate import HeldOut
 from leebert.majority import against_majority
 from leebert.yaml import load_yaml
-from tune.analysis import choosing, overview, tradeoff
-from tune.analysis.comparing import compare_sweeps
+from tune.analysis import overview, tradeoff
+from tune.analysis.choose import choose_each
+from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.report import sweep_page
-from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff
-from tune.store.folder import SweepFolder
+from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
+from tune.store.ranking import best
 from tune.tracking.feed import config_ended
 
 SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "batch_size": [16]}
@@ -67,7 +68,7 @@ def found_in(tmp_path: Path, task: str = "mrpc") -> dict[str, Any]:
 
 def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep, choose, tmp_path):
     whole = sweep("whole")
-    ran = choose("whole", more=("--rule", "confidence", "--json"))
+    ran = choose("whole", more=("--criterion", "confidence", "--json"))
     assert ran.code == 0, ran.err
     found = found_in(tmp_path)
     assert found == ran.json["found"]
@@ -78,19 +79,19 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep,
     near = found["within_one_standard_error"]
     assert near[0]["configuration"] == found["configuration"]
     assert near[0]["score"] == found["score_mean"] == found["objective"]["value"]
-    assert "rule" not in found["objective"], "a mean over exits has none"
-    assert found["pareto"]["rule"] == "confidence"
+    assert "criterion" not in found["objective"], "a mean over exits has none"
+    assert found["pareto"]["criterion"] == "confidence"
     for one in (*near, *found["pareto"]["points"]):
         assert one["values"] == history[one["configuration"]].values
         assert 1 <= one["layers"] <= EXITS
         assert 0 < one["score"] < 1
-    printed = choose("whole", more=("--rule", "confidence"))
+    printed = choose("whole", more=("--criterion", "confidence"))
     assert "on the front from, under confidence" in printed.out
     assert f"{100 * found['pareto']['points'][0]['score']:.2f}" in printed.out
     assert f"the best of {PLANNED - 1} complete configurations of sweep whole:" in printed.out
     assert "running" not in printed.out + (tmp_path / "best" / "mrpc.yaml").read_text()
-    by_area = choose("whole", more=("--objective", "area", "--rule", "patience", "--json"))
-    assert by_area.json["found"]["objective"]["rule"] == by_area.json["found"]["pareto"]["rule"] == "patience"
+    by_area = choose("whole", more=("--objective", "area", "--criterion", "patience", "--json"))
+    assert by_area.json["found"]["objective"]["criterion"] == by_area.json["found"]["pareto"]["criterion"] == "patience"
 
 
 @pytest.mark.parametrize("state", ["running", "died"])
@@ -122,7 +123,7 @@ def test_a_configuration_with_a_diverged_cell_is_not_counted(sweep, choose, tmp_
 
 def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_path):
     sweep("mixed", lambda index, fold: logits(index, fold, settled=5 if index == 1 else 1))
-    rule = ("--rule", "patience")
+    rule = ("--criterion", "patience")
     ran = choose("mixed", more=("--objective", "speed-up=2", *rule))
     assert ran.code == 0, ran.err
     assert "1 of 3 complete configurations can't reach speed-up 2 under patience and were left out" in ran.out
@@ -169,7 +170,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     assert by_sweep[0] == by_sweep[1] != set(), "their scores are the same"
     objective, points = Objective(), []
     for folder in (one, two):
-        (choice,), _ = choosing.choose_each([folder], objective)
+        (choice,), _ = choose_each([folder], objective)
         points += [(p.layers, p.score) for p in choice.front]
     best_at = {x: max(y for at, y in points if at <= x) for x, _ in points}
     for point in found["pareto"]["points"]:
@@ -192,7 +193,7 @@ def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, 
 
 
 def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose, tmp_path, monkeypatch):
-    monkeypatch.setattr(choosing, "FRONT_CELLS", 3 * FOLDS - 1)
+    monkeypatch.setattr("tune.analysis.choose.FRONT_CELLS", 3 * FOLDS - 1)
     monkeypatch.setattr(tradeoff, "LONG_SECONDS", 0.0)
     sweep("large")
     ran = choose("large")
@@ -209,7 +210,7 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
 def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
-    (chosen, *_), _ = choosing.choose_each([folder], Objective())
+    (chosen, *_), _ = choose_each([folder], Objective())
     (record, *_) = chosen.best.records
     path = folder.path / "cells" / record["held_out"]
     whole = choose("damaged", more=("--objective", "area", "--json")).json["found"]
@@ -272,7 +273,7 @@ def test_an_area_rewards_nobody_for_leaving_late():
 
 def test_by_area_under_patience_the_command_agrees_with_the_curves(sweep, choose, tmp_path):
     folder = sweep("late", lambda index, fold: logits(index, fold, settled=1 + index))
-    ran = choose("late", more=("--objective", "area", "--rule", "patience", "--json"))
+    ran = choose("late", more=("--objective", "area", "--criterion", "patience", "--json"))
     assert ran.code == 0, ran.err
     state = folder.ledger.read()
     means = {
@@ -361,7 +362,7 @@ def test_without_records_and_logits_nothing_is_claimed(sweep, choose, tmp_path):
 
 def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     folder = sweep("mrpc", held_out=None, ends=recorded)
-    facts = overview.summary(folder, overview.spec_of(folder), folder.ledger.read())
+    facts = overview.summary(folder, spec_of(folder), folder.ledger.read())
     assert [row["majority"] and row["majority"]["verdict"] for row in facts["configurations"]] == [
         "learned", "collapsed", "collapsed", None,
     ]  # fmt: skip

@@ -1,7 +1,6 @@
 """`leebert calibrate`: thresholds chosen on unlabelled texts, kept where prediction and service read them."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -51,7 +50,7 @@ def layers_of(ran):
 @pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
 @pytest.mark.parametrize("asked", [1.5, 2])
 def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, model, cli, rule, asked):
-    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", asked, "--strategy", rule, "--json")
+    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", asked, "--criterion", rule, "--json")
     assert ran.code == 0, ran.err
     ratio = LAYERS / layers_of(cli("leebert", "predict", model, place / "texts.csv")).mean()
     assert ratio == pytest.approx(asked, rel=0.02)
@@ -64,12 +63,12 @@ def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, mode
 
 
 def test_patience_takes_the_nearest_that_it_attains_and_says_so(place, model, cli):
-    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 3.2, "--strategy", "patience")
+    ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 3.2, "--criterion", "patience")
     assert ran.code == 0, ran.err
     ratios = {
         p: LAYERS
         / layers_of(
-            cli("leebert", "predict", model, place / "texts.csv", "--strategy", "patience", "--threshold", p)
+            cli("leebert", "predict", model, place / "texts.csv", "--criterion", "patience", "--threshold", p)
         ).mean()
         for p in range(1, LAYERS)
     }
@@ -92,7 +91,7 @@ def test_the_models_own_rule_stays_where_none_is_given_and_labels_change_nothing
     assert curves.pop("chosen_on") == f"{ROWS} unlabelled texts of texts.csv, answered by this model itself"
     assert others.pop("chosen_on") == f"{ROWS} unlabelled texts of stdin, answered by this model itself"
     assert curves == others
-    assert f"leaves by entropy at {saved['exit_threshold']:.6g} from now on" in first.out
+    assert f"exits by entropy at {saved['exit_threshold']:.6g} from now on" in first.out
     assert {p for p in contents(model) if contents(model)[p] != contents(place / "model").get(p)} == {
         (model / name).relative_to(model) for name in ("config.json", "exits.json")
     }
@@ -127,7 +126,7 @@ def test_a_service_takes_speed_ups_from_the_calibrated_curves(place, model, cli)
     served = Served(model)
     for asked in (1.5, 2, 3):
         for rule in ("entropy", "confidence"):
-            answers = served.predict(rows, {"strategy": rule, "speed_up": asked})
+            answers = served.predict(rows, {"criterion": rule, "speed_up": asked})
             assert LAYERS / answers["exit_layer"].mean() == pytest.approx(asked, rel=0.03)
     assert (
         served.predict(rows)["exit_layer"].tolist()
@@ -148,14 +147,17 @@ def test_the_card_says_what_the_thresholds_were_chosen_on_once(place, model, cli
             place / "texts.csv",
             "--speed-up",
             asked,
-            "--strategy",
+            "--criterion",
             "confidence",
             "--json",
         )
         assert ran.code == 0, ran.err
     card = (model / "README.md").read_text()
     threshold = ran.json["chosen"]["confidence"]["threshold"]
-    assert f"A model. By default a row leaves by the rule **confidence** at {threshold:.6g}.\n\n## Calibrated" in card
+    assert (
+        f"A model. By default a sample exits by the criterion **confidence** at {threshold:.6g}.\n\n## Calibrated"
+        in card
+    )
     assert card.count("## Calibrated thresholds") == card.count("unlabelled texts of texts.csv") == 1
     assert "a speed-up of 2, chosen on 400 unlabelled texts of texts.csv, answered by this model itself" in card
     assert "| confidence |" in card
@@ -213,8 +215,8 @@ WRONG = {
     ),
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
     "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a number of at least 1"]),
-    "no such rule": (None, ("--speed-up", "2", "--strategy", "hope"), ["'hope'", "use one of patience, entropy"]),
-    "never": (None, ("--speed-up", "2", "--strategy", "never"), ["no threshold of the rule 'never'"]),
+    "no such rule": (None, ("--speed-up", "2", "--criterion", "hope"), ["'hope'", "use one of patience, entropy"]),
+    "never": (None, ("--speed-up", "2", "--criterion", "never"), ["no threshold of the exit criterion 'never'"]),
     "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: there is no column 'a'", "--text"]),
     "repeated": (
         "a,b\n" + "cat,dog\nbird,dog\n" * ROWS,
@@ -224,7 +226,7 @@ WRONG = {
     "all alike to the model": (
         "a,b\n" + "".join(f"unknown{i},dog\n" for i in range(ROWS)),
         ("--speed-up", "1.7"),
-        ["rows leave together", "give other texts"],
+        ["samples exit together", "give other texts"],
     ),
     "no file": ("", ("--speed-up", "2"), ["texts.csv: no such file"]),
 }
@@ -245,9 +247,10 @@ def test_wrong_texts_and_options_change_nothing(place, model, cli, tmp_path, cas
     assert contents(model) == contents(place / "model")
 
 
-def test_a_file_that_cannot_be_written_leaves_all_as_they_were(place, model, cli):
+def test_a_file_that_cannot_be_written_leaves_all_as_they_were(place, model, cli, monkeypatch):
     (model / "README.md").write_text("By default a row leaves by the rule **entropy** at 0.5.\n")
-    (model / f".README.md.{os.getpid()}").mkdir()  # where the new card would be written first
+    monkeypatch.setattr("leebert.files.secrets.token_hex", lambda length: "token")
+    (model / ".README.md.token.tmp").mkdir()  # where the new card would be written first
     before = contents(model)
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 2)
     assert ran.code == 1

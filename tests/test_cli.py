@@ -20,9 +20,9 @@ from encoders import save_backbone, text_rows, write_task
 from leebert import recipe, train
 from leebert.backbone import LayerStack
 from leebert.checkpoint import Checkpoints
+from leebert.exits import CRITERIA, named, usable
 from leebert.methods import METHODS
 from leebert.model import load_model
-from leebert.rules import RULES, named, usable
 from leebert.yaml import dump_yaml, load_yaml
 
 SCRIPTS = Path(sys.executable).parent
@@ -121,7 +121,7 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
     found = json.loads((tmp_path / "m" / "exits.json").read_text())
     assert found["chosen_on"] == f"{told['held_out_rows']} held-out rows of the training split"
-    assert max(speed_up for _, speed_up, *_ in found["curves"][name]) == LAYERS / RULES[rule].first(
+    assert max(speed_up for _, speed_up, *_ in found["curves"][name]) == LAYERS / CRITERIA[rule].first(
         saved["exit_patience"] or 1
     )
     off = [abs(np.log(speed_up / 2)) for _, speed_up, *_ in found["curves"][name]]
@@ -145,7 +145,7 @@ def test_of_two_layers_the_methods_own_rule_is_told_to_attain_nothing_and_patien
 
 @pytest.mark.parametrize(
     ("given", "left_by"),
-    [((), "patience"), (("--set", "exits.strategy=entropy", "--set", "exits.threshold=0.3"), "entropy")],
+    [((), "patience"), (("--set", "exits.criterion=entropy", "--set", "exits.threshold=0.3"), "entropy")],
 )
 def test_without_held_out_rows_no_threshold_is_chosen_and_one_that_is_given_stays(place, cli, tmp_path, given, left_by):
     options = ("--set", "training.algorithm=deebert", "--set", "training.max_epochs=1", *given)
@@ -196,7 +196,7 @@ def test_set_overrides_the_file_and_reads_values_as_yaml(place, cli, tmp_path):
     ran = cli(
         "leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--json",
         "--set", "training.max_epochs=1", "--set", "training.lr_theta=1e-4", "--set", "training.algorithm=blo",
-        "--set", "exits.strategy=entropy", "--set", "exits.threshold=0.3", "--pooling", "mean",
+        "--set", "exits.criterion=entropy", "--set", "exits.threshold=0.3", "--pooling", "mean",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     config = ran.json["config"]
@@ -397,7 +397,7 @@ def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cl
     ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--timed-rows", 4)
     assert ran.code == 0, ran.err
     assert "train: 120 rows" in ran.out
-    assert f"the model's own rule, {exits_of(trained)[0]}" in ran.out
+    assert f"the model's own exit criterion, {exits_of(trained)[0]}" in ran.out
     above = "no speed-up is claimed" not in ran.out
     assert ("train: fewest layers with at most 1 point lost" in ran.out) is above
     # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.
@@ -437,11 +437,11 @@ def exits_of(trained):
     return config["exit_strategy"], config["exit_threshold"]
 
 
-def agree(answers, recorded, strategy, threshold):
-    from leebert.exits import make_strategy, replay
+def agree(answers, recorded, criterion, threshold):
+    from leebert.exits.replay import make_criterion, replay
 
     m, n, k = recorded.logits.shape
-    leaving = replay(make_strategy(strategy, threshold, num_exits=m, num_classes=k), recorded.logits)
+    leaving = replay(make_criterion(criterion, threshold, num_exits=m, num_classes=k), recorded.logits)
     logits = recorded.logits[leaving, np.arange(n)]
     p = np.exp(logits - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
@@ -458,13 +458,15 @@ def test_predict_answers_every_kind_of_file_like_the_replay(trained, recorded, c
     agree([json.loads(line) for line in ran.out.splitlines()], recorded, *exits_of(trained))
 
 
-@pytest.mark.parametrize(("strategy", "batch_size"), list(zip(STRATEGIES, itertools.cycle((7, 1, 32)), strict=False)))
-def test_inference_that_stops_agrees_with_the_replay_under_every_rule(trained, recorded, cli, strategy, batch_size):
+@pytest.mark.parametrize(("criterion", "batch_size"), list(zip(STRATEGIES, itertools.cycle((7, 1, 32)), strict=False)))
+def test_inference_that_stops_agrees_with_the_replay_under_every_criterion(
+    trained, recorded, cli, criterion, batch_size
+):
     text = "".join(json.dumps(r) + "\n" for r in text_rows(40, 1))
-    rule = ["--strategy", strategy] + (["--threshold", STRATEGIES[strategy]] if STRATEGIES[strategy] else [])
+    rule = ["--criterion", criterion] + (["--threshold", STRATEGIES[criterion]] if STRATEGIES[criterion] else [])
     ran = cli("leebert", "predict", trained[0], "--batch-size", batch_size, "--device", "cpu", *rule, stdin=text)
     assert ran.code == 0, ran.err
-    agree([json.loads(line) for line in ran.out.splitlines()], recorded, strategy, STRATEGIES[strategy])
+    agree([json.loads(line) for line in ran.out.splitlines()], recorded, criterion, STRATEGIES[criterion])
 
 
 def test_predict_reads_stdin_and_writes_csv(trained, recorded, cli, tmp_path):
@@ -489,7 +491,9 @@ def test_predict_takes_columns_under_other_names(trained, recorded, cli):
 
 
 def test_a_patience_that_can_never_be_reached_is_warned_about(trained, cli):
-    ran = cli("leebert", "predict", trained[0], "--strategy", "patience", "--threshold", LAYERS - 1, stdin="the\tcat\n")
+    ran = cli(
+        "leebert", "predict", trained[0], "--criterion", "patience", "--threshold", LAYERS - 1, stdin="the\tcat\n"
+    )
     assert ran.code == 0
     assert len(ran.err.splitlines()) == 1
     assert ran.err.startswith(f"warning: patience {LAYERS - 1} can't be reached before the last of {LAYERS} exits")
@@ -508,9 +512,9 @@ def test_a_saved_folder_works_in_transformers_own_pipeline(trained, recorded):
     classify = pipeline("text-classification", model=str(trained[0]), device="cpu")
     answers = classify([{"text": r["a"], "text_pair": r["b"]} for r in text_rows(40, 1)])
     leaving = [a["label"] for a in answers]
-    from leebert.exits import make_strategy, replay
+    from leebert.exits.replay import make_criterion, replay
 
-    at = replay(make_strategy("patience", 1, num_exits=LAYERS, num_classes=2), recorded.logits)
+    at = replay(make_criterion("patience", 1, num_exits=LAYERS, num_classes=2), recorded.logits)
     assert leaving == [("no", "yes")[i] for i in recorded.logits[at, np.arange(40)].argmax(-1)]
 
 

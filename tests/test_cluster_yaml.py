@@ -258,7 +258,7 @@ def test_what_a_worker_is_started_with(started: Callable[..., Any], tmp_path: Pa
 
 def test_a_machine_without_the_storage_is_refused(started: Callable[..., Any], tmp_path: Path) -> None:
     _, _, said = started("--address=10.0.0.5:6379", storage="nowhere")
-    assert said == f"{tmp_path}/nowhere is not there or can't be written to: mount the folder that all machines share\n"
+    assert said == f"{tmp_path}/nowhere is missing or not writable: mount the shared folder\n"
     assert not (tmp_path / "arguments").exists()
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from leebert.errors import ConfigError
 from tune.analysis.compare import compare
+from tune.analysis.compare_text import render, rows, sentences
 from tune.analysis.stats import Interval, corrected_t, sign_flip
-from tune.analysis.verdicts import render, rows, sentences, verdict
+from tune.analysis.wording import verdict
 from tune.store.history import Cell, Configuration, EpochScore
 
 RATES = (1e-5, 1e-4)

@@ -11,13 +11,13 @@ import pytest
 from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
-from tune.analysis.compare_page import comparison_page, sides
-from tune.analysis.comparing import across, across_sentences, compare_sweeps, print_comparisons
-from tune.analysis.figure_data import depth
+from tune.analysis.compare_html import comparison_page, sides
+from tune.analysis.compare_sweeps import across, across_sentences, compare_sweeps, print_comparisons
+from tune.analysis.compare_text import sentences
+from tune.analysis.figures import depth_bands
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.analysis.tradeoff import Objective
-from tune.analysis.verdicts import sentences
 from tune.store.lease import Lease
 
 AT_2 = (Objective.of("speed-up=2"),)
@@ -55,7 +55,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
     assert {c.values.get("cycle_length") for c in narrowed["CLO-v2"]} == {4}
     (line,) = found.scores.lines
     assert len(line.paired) == 1, "the pruned one's partner isn't drawn either"
-    bands = depth(line, history)
+    bands = depth_bands(line, history)
     known = {c.id: c for c in history}
     for name, config in zip((line.a, line.b), line.paired[0], strict=True):
         expected = 100 * np.mean([cell.best.exits for cell in known[config].cells], axis=0)

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from saved_models import save_model
 
-from leebert.compatibility import Limits, check_tokenizer, limits_of_encoder, load_text_model
+from leebert.compatibility import Limits, check_tokenizer, limits_of_encoder
 from leebert.data.collate import TokenRows
 from leebert.data.readers import Row
 from leebert.errors import BackboneError, CheckpointError, ConfigError, DataError, SweepError
-from leebert.exits import make_strategy
+from leebert.exits.replay import make_criterion
+from leebert.kinds.texts import load_text_model
 from leebert.model import build_model
 from leebert.predict import answers, encode
 from leebert.runtime import Runtime
@@ -144,7 +145,7 @@ def test_a_sweep_refuses_in_one_line_and_begins_nothing(place, cli, tmp_path, mo
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_doctor_finds_it(place, tmp_path, monkeypatch, name):
-    from tune.machines import doctor
+    from tune.running import doctor
     from tune.space import load_space
 
     def no_ray(address):
@@ -360,7 +361,7 @@ def test_a_word_that_was_added_to_a_loaded_tokenizer_is_never_sent_to_the_model(
     rows.add_tokens([f"new{i}" for i in range(64 - TOKENS + 1)])
     texts = [("the cat", "a dog")] * 300 + [("the cat", f"new{64 - TOKENS}")]
     assert max(encode(rows, texts, 32)["input_ids"][-1]) == 64
-    rule = make_strategy("never", None, num_exits=4, num_classes=2)
+    rule = make_criterion("never", None, num_exits=4, num_classes=2)
     asked = [Row(i, pair, ("a", "b"), "texts") for i, pair in enumerate(texts)]
     with pytest.raises(DataError, match="row 300: token id 64, and the model embeds the ids 0 to 63"):
         list(answers(model, rows, asked, rule, Runtime(torch.device("cpu")), 32))

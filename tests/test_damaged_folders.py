@@ -7,8 +7,7 @@ import pytest
 from made_sweep import made_sweep
 
 from leebert.evaluate import HeldOut
-from tune.analysis.overview import spec_of
-from tune.store.folder import LAYOUT, MANIFEST
+from tune.store.folder import LAYOUT, MANIFEST, spec_of
 
 
 def logits(index, fold):

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from leebert.errors import ConfigError
+from leebert.tables import documents, rendered
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAPER = (ROOT / "docs" / "paper.md").read_text()
 CLAIM = re.compile(r"[Ee]q\. (\d+)|[Aa]lgorithm (\d)")
 
 
@@ -34,9 +38,9 @@ def claimants():
 
 
 def table():
-    """The README's rows that name an equation or an algorithm → its function."""
+    """The rows of docs/paper.md that name an equation or an algorithm → its function."""
     rows = {}
-    for line in README.splitlines():
+    for line in PAPER.splitlines():
         cells = [c.strip() for c in line.strip("|").split("|")]
         if len(cells) == 3 and claims_in(cells[0]):
             for claim in claims_in(cells[0]):
@@ -44,7 +48,7 @@ def table():
     return rows
 
 
-def test_every_equation_and_algorithm_is_claimed_once_and_stands_in_the_readme():
+def test_every_equation_and_algorithm_is_claimed_once_and_stands_in_the_map():
     assert {claim: [function] for claim, function in table().items()} == claimants()
     # Eq. 6 only states the constrained problem that 7-9 solve.
     assert set(table()) == {f"eq. {n}" for n in (1, 2, 3, 4, 5, 7, 8, 9)} | {"algorithm 1", "algorithm 2"}
@@ -63,7 +67,7 @@ def exists(name):
 
 
 def test_every_name_in_the_readme_exists():
-    names = re.findall(r"`((?:leebert|tune)\.[\w.]+)`", README)
+    names = re.findall(r"`((?:leebert|tune)\.[\w.]+)`", README + PAPER)
     assert names
     assert [name for name in names if not exists(name)] == []
 
@@ -72,7 +76,7 @@ def commands():
     for path in (
         ROOT / "README.md",
         ROOT / "search_spaces" / "README.md",
-        ROOT / "docs" / "reproducing.md",
+        *sorted((ROOT / "docs").glob("*.md")),
         *sorted((ROOT / "docs" / "results").glob("*.md")),
     ):
         for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.S):
@@ -138,7 +142,17 @@ def test_the_kept_tables_are_what_the_documents_commands_make_of_the_kept_result
 def test_the_library_example_runs(capsys):
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     exec(compile(code, "README.md", "exec"), {})
-    assert "Point(strategy='entropy'" in capsys.readouterr().out
+    assert "Point(criterion='entropy'" in capsys.readouterr().out
+
+
+def test_the_tables_of_the_documents_are_those_of_the_registries():
+    """`python -m leebert.tables` writes them."""
+    texts = {path: path.read_text() for path in documents(ROOT)}
+    assert "<!-- methods:begin -->" in texts[ROOT / "docs" / "methods.md"]
+    for path, text in texts.items():
+        assert rendered(text, path.name) == text, f"{path.name}: run python -m leebert.tables"
+    with pytest.raises(ConfigError, match=r"here: no table 'nothing'; use one of methods"):
+        rendered("<!-- nothing:begin -->\n<!-- nothing:end -->", "here")
 
 
 def test_no_link_is_dead():

@@ -18,8 +18,8 @@ import leebert
 from leebert.errors import SweepError
 from leebert.provenance import LIBRARIES, backbone_identity
 from leebert.yaml import dump_yaml
-from tune.machines.doctor import Driver, gpu_memory, node_checks
 from tune.machines.nodes import NodeFacts, Question, Stamp, ask, check_versions, marked
+from tune.running.doctor import Driver, gpu_memory, node_checks
 from tune.running.prepare import prepare
 from tune.space import load_space
 
@@ -129,7 +129,7 @@ def test_wrong_data_and_a_full_disk_are_found(doctor, tmp_path, monkeypatch):
     assert "'nope' is no label" in found["data", "driver"][1]
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("tune.machines.doctor.shutil.disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
+    monkeypatch.setattr("tune.running.doctor.shutil.disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
     ran, found = doctor()
     assert (ran.code, failed(found)) == (1, {("disk", "driver")})
     assert "2 trial(s)" in found["disk", "driver"][1]

@@ -15,9 +15,11 @@ from toys import ToyProblem, toy_folds, toy_rows
 from leebert.data.folds import Folds
 from leebert.errors import LeaseError, StorageError
 from tune.running.crossval import Study, evaluated_paths, load_held_out, run_attempt
-from tune.running.driver import Budget, Driver, replay
-from tune.running.failures import MOST, Failure, Placement
+from tune.running.driver import Budget, Driver
+from tune.running.failures import MOST, Failure
+from tune.store.history import Placement
 from tune.store.ledger import Ledger
+from tune.tracking.feed import replay
 
 GRID = [{"algorithm": a, "lr_theta": r} for a in ("clo-v2", "blo") for r in (1e-2, 1e-3)]
 

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,17 +13,13 @@ from torch.utils._pytree import tree_map
 
 from leebert.config import ExitConfig, parse
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
-from leebert.exits import (
-    STRATEGIES,
-    check_threshold,
-    make_strategy,
-    measured,
-    replay,
-    warn_if_unreachable,
-)
+from leebert.evaluate import HeldOut
+from leebert.exits import CRITERIA, usable, with_threshold
+from leebert.exits.checks import check_threshold, warn_if_unreachable
+from leebert.exits.patience import default_patience
+from leebert.exits.replay import make_criterion, measured, replay
 from leebert.report import evaluation
-from leebert.rules import RULES, StrategyName, default_patience, usable
+from leebert.tradeoff import replay_point
 
 LOGITS = arrays(
     np.float32, st.tuples(st.integers(2, 8), st.integers(1, 12), st.integers(2, 4)), elements=st.floats(-6, 6, width=32)
@@ -41,11 +36,11 @@ STRICTER = {
     "f-pabee": [0.69, 0.2, 0.02, 0.0],
     "beem": [0.1, 0.4, 1.0, 4.0],
 }
-WITH_PATIENCE = [name for name, rule in RULES.items() if rule.patience]
+WITH_PATIENCE = [name for name, rule in with_threshold().items() if rule.patience]
 
 
 def strategy(name, threshold, logits, patience=None):
-    return make_strategy(name, threshold, patience, num_exits=logits.shape[0], num_classes=logits.shape[2])
+    return make_criterion(name, threshold, patience, num_exits=logits.shape[0], num_classes=logits.shape[2])
 
 
 def of_probabilities(*p):
@@ -75,7 +70,9 @@ def of_classes(*classes):
     ],
 )
 def test_patience_counts_agreement_with_the_exit_before(classes, patience, layer):
-    assert replay(make_strategy("patience", patience, num_exits=6, num_classes=3), of_classes(*classes))[0] + 1 == layer
+    assert (
+        replay(make_criterion("patience", patience, num_exits=6, num_classes=3), of_classes(*classes))[0] + 1 == layer
+    )
 
 
 def test_entropy_is_in_nats_and_the_normalised_one_lies_between_0_and_1():
@@ -85,13 +82,13 @@ def test_entropy_is_in_nats_and_the_normalised_one_lies_between_0_and_1():
     assert entropy == pytest.approx(0.3251, abs=1e-4)
     for name, factor in (("entropy", 1.0), ("normalised_entropy", 1 / math.log(2))):
         for shift, leaves in ((1e-4, True), (-1e-4, False)):
-            rule = make_strategy(name, entropy * factor + shift, num_exits=3, num_classes=2)
+            rule = make_criterion(name, entropy * factor + shift, num_exits=3, num_classes=2)
             assert rule.step(z, None)[0].tolist() == [leaves]
 
 
 def test_confidence_includes_its_threshold():
     z = torch.tensor([[0.0, 0.0]])
-    assert make_strategy("confidence", 0.5, num_exits=3, num_classes=2).step(z, None)[0].all()
+    assert make_criterion("confidence", 0.5, num_exits=3, num_classes=2).step(z, None)[0].all()
 
 
 # The normalised entropies of 0.9 and 0.6 are 0.469 and 0.971.
@@ -188,7 +185,7 @@ def test_more_patience_never_leaves_earlier_and_no_row_leaves_before_the_first_e
     exits = [leaves_at(logits, name, threshold, p) for p in (1, 2, 3)]
     assert all(a <= b for lax, strict in zip(exits, exits[1:], strict=False) for a, b in zip(lax, strict, strict=True))
     for patience, where in zip((1, 2, 3), exits, strict=True):
-        assert min(where) >= min(RULES[name].first(patience), len(logits))
+        assert min(where) >= min(CRITERIA[name].first(patience), len(logits))
 
 
 def layer_by_layer(rule, logits):
@@ -213,7 +210,7 @@ def test_a_batch_that_shrinks_leaves_where_the_replay_does(logits, strictness, p
 def test_never_runs_every_layer_and_every_rule_stays_in_range(logits):
     m, n, _ = logits.shape
     assert (replay(strategy("never", None, logits), logits) == m - 1).all()
-    for name in STRATEGIES:
+    for name in CRITERIA:
         where = replay(strategy(name, None if name in ("never", "patience") else 0.5, logits), logits)
         assert where.shape == (n,)
         assert ((where >= 0) & (where < m)).all()
@@ -248,12 +245,12 @@ def test_default_patience_is_a_third_of_the_exits(exits, patience):
         ("f-pabee", None, "needs a threshold"),
         ("beem", 0, "above 0"),
         ("never", 0.5, "'never' has no threshold"),
-        ("patients", 1, "strategy"),
+        ("patients", 1, "criterion"),
     ],
 )
 def test_a_threshold_out_of_range_is_refused(name, threshold, message):
     with pytest.raises(ConfigError, match=message):
-        parse(ExitConfig, {"strategy": name, "threshold": threshold}, "--strategy")
+        parse(ExitConfig, {"criterion": name, "threshold": threshold}, "--criterion")
 
 
 @pytest.mark.parametrize(
@@ -267,21 +264,21 @@ def test_a_threshold_out_of_range_is_refused(name, threshold, message):
 )
 def test_a_parameter_that_a_rule_has_not_is_refused(name, threshold, patience, message):
     with pytest.raises(ConfigError, match=message):
-        parse(ExitConfig, {"strategy": name, "threshold": threshold, "patience": patience}, "--strategy")
+        parse(ExitConfig, {"criterion": name, "threshold": threshold, "patience": patience}, "--criterion")
 
 
 @pytest.mark.parametrize(
     ("given", "exits", "message"),
     [
-        ({"strategy": "patience"}, 1, "'patience' compares successive exits, and this model has one exit: use never"),
-        ({"strategy": "pcee", "threshold": 0.5}, 1, "use never, or one of entropy, normalised_entropy, confidence"),
-        ({"strategy": "f-pabee", "threshold": 0.5}, 1, "this model has one exit"),
-        ({"strategy": "beem", "threshold": 0.5}, 1, "this model has one exit"),
-        ({"strategy": "pcee", "threshold": 0.5, "patience": 4}, 4, "patience 4 of pcee: .* between 1 and 3"),
-        ({"strategy": "f-pabee", "threshold": 0.5, "patience": 9}, 4, "patience 9 of f-pabee: .* between 1 and 3"),
-        ({"strategy": "beem", "threshold": 2.5}, 4, r"between 0 and 2\.4 \(with 4 exits\), not 2\.5"),
-        ({"strategy": "patience", "threshold": 4}, 4, "patience lies between 1 and 3"),
-        ({"strategy": "entropy", "threshold": 0.9}, 4, "ln 2 = 0.6931, not 0.9 .did you mean normalised_entropy"),
+        ({"criterion": "patience"}, 1, "'patience' compares successive exits, and this model has one exit: use never"),
+        ({"criterion": "pcee", "threshold": 0.5}, 1, "use never, or one of entropy, normalised_entropy, confidence"),
+        ({"criterion": "f-pabee", "threshold": 0.5}, 1, "this model has one exit"),
+        ({"criterion": "beem", "threshold": 0.5}, 1, "this model has one exit"),
+        ({"criterion": "pcee", "threshold": 0.5, "patience": 4}, 4, "patience 4 of pcee: .* between 1 and 3"),
+        ({"criterion": "f-pabee", "threshold": 0.5, "patience": 9}, 4, "patience 9 of f-pabee: .* between 1 and 3"),
+        ({"criterion": "beem", "threshold": 2.5}, 4, r"between 0 and 2\.4 \(with 4 exits\), not 2\.5"),
+        ({"criterion": "patience", "threshold": 4}, 4, "patience lies between 1 and 3"),
+        ({"criterion": "entropy", "threshold": 0.9}, 4, "ln 2 = 0.6931, not 0.9 .did you mean normalised_entropy"),
     ],
 )
 def test_a_rule_that_a_model_has_no_use_for_is_refused(given, exits, message):
@@ -292,19 +289,19 @@ def test_a_rule_that_a_model_has_no_use_for_is_refused(given, exits, message):
 @pytest.mark.parametrize(
     ("given", "warned"),
     [
-        ({"strategy": "patience", "threshold": 3}, "patience 3 can't be reached"),
-        ({"strategy": "f-pabee", "threshold": 0.5, "patience": 3}, "patience 3 of f-pabee can't be reached"),
-        ({"strategy": "beem", "threshold": 1.3}, "beem 1.3 can't be reached"),
-        ({"strategy": "patience", "threshold": 2}, None),
-        ({"strategy": "f-pabee", "threshold": 0.5, "patience": 2}, None),
-        ({"strategy": "pcee", "threshold": 0.5, "patience": 3}, None),
-        ({"strategy": "beem", "threshold": 1.2}, None),
+        ({"criterion": "patience", "threshold": 3}, "patience 3 can't be reached"),
+        ({"criterion": "f-pabee", "threshold": 0.5, "patience": 3}, "patience 3 of f-pabee can't be reached"),
+        ({"criterion": "beem", "threshold": 1.3}, "beem 1.3 can't be reached"),
+        ({"criterion": "patience", "threshold": 2}, None),
+        ({"criterion": "f-pabee", "threshold": 0.5, "patience": 2}, None),
+        ({"criterion": "pcee", "threshold": 0.5, "patience": 3}, None),
+        ({"criterion": "beem", "threshold": 1.2}, None),
     ],
 )
 def test_what_no_row_can_meet_before_the_last_of_four_exits_is_warned_about(given, warned):
     exits = ExitConfig(**given)
     sure = np.tile(np.array([200, 0], np.float32), (4, 1, 1))
-    leaves = leaves_at(sure, exits.strategy, exits.threshold, exits.patience)
+    leaves = leaves_at(sure, exits.criterion, exits.threshold, exits.patience)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         warn_if_unreachable(exits, 4)
@@ -313,11 +310,11 @@ def test_what_no_row_can_meet_before_the_last_of_four_exits_is_warned_about(give
 
 
 def test_the_table_has_every_rule_and_the_defaults_suit_every_model():
-    assert set(get_args(StrategyName)) == set(STRATEGIES) == {*RULES, "never"}
+    assert set(CRITERIA) == {*with_threshold(), "never"}
     for exits in range(2, 30):
         for name in WITH_PATIENCE:
-            assert 1 <= RULES[name].counted(None, exits) < exits
-    assert [RULES[name].counted(None, 12) for name in WITH_PATIENCE] == [2, 2]
+            assert 1 <= CRITERIA[name].counted(None, exits) < exits
+    assert [CRITERIA[name].counted(None, 12) for name in WITH_PATIENCE] == [2, 2]
     assert [rule.name for rule in usable(1)] == ["entropy", "confidence"]
 
 
@@ -336,11 +333,11 @@ def test_an_evaluation_holds_all_exits_and_every_criterion_in_steps_of_layers():
     result = evaluation(recorded, "acc_f1")
     assert [p["threshold"] for p in result["table"]["patience"]] == [1, 2, 3, 4, 5]
     criteria = {"patience", "entropy", "confidence", "pcee", "f-pabee", "beem"}
-    assert all(set(result[part]) == criteria for part in ("curves", "table", "within", "at_paper_speed_up"))
+    assert all(set(result[part]) == criteria for part in ("curves", "table", "within", "at_speed_up"))
     for name, first in {"entropy": 1, "confidence": 1, "pcee": 2, "f-pabee": 2, "beem": 2}.items():
         layers = [p["layers"] for p in result["table"][name]]
         assert layers == pytest.approx(np.arange(first, 6.1, 0.5), abs=0.1)
-        assert result["at_paper_speed_up"][name]["speed_up"] == pytest.approx(1.95, rel=0.01)
+        assert result["at_speed_up"][name]["speed_up"] == pytest.approx(2.0, rel=0.01)
         enough = [p for p in result["curves"][name] if p["measures"]["score"] >= result["exits"]["score"][-1] - 0.01]
         assert result["within"][name] == min(enough, key=lambda p: p["layers"])
     assert {p["patience"] for p in result["curves"]["pcee"]} == {2}
@@ -356,15 +353,15 @@ def test_a_model_with_one_exit_is_evaluated_by_the_rules_that_it_has_a_use_for()
 def test_recorded_logits_may_be_read_only():
     logits = np.zeros((3, 2, 2), np.float32)
     logits.flags.writeable = False
-    rule = make_strategy("patience", 1, num_exits=3, num_classes=2)
+    rule = make_criterion("patience", 1, num_exits=3, num_classes=2)
     assert replay(rule, logits).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", with_threshold())
 def test_rules_refuse_the_single_output_of_a_regression(rule):
-    asked = ExitConfig(strategy=rule, threshold=1 if RULES[rule].whole else 0.5)
+    asked = ExitConfig(criterion=rule, threshold=1 if CRITERIA[rule].whole else 0.5)
     with pytest.raises(
-        ConfigError, match=f"strategy '{rule}' compares classes, and this model has one output per exit"
+        ConfigError, match=f"criterion '{rule}' compares classes, and this model has one output per exit"
     ):
         check_threshold(asked, 4, 1)
-    check_threshold(ExitConfig(strategy="never"), 4, 1)
+    check_threshold(ExitConfig(criterion="never"), 4, 1)

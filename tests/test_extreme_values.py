@@ -9,8 +9,8 @@ from leebert.errors import ConfigError, LeebertError
 from leebert.files import parse_json
 from leebert.yaml import parse_yaml
 from tune.space import load_space
+from tune.space.fields import MOST_SEEDS
 from tune.space.sections import Budget
-from tune.space.spec import MOST_SEEDS
 from tune.store.folder import SweepFolder
 from tune.store.lease import holder
 

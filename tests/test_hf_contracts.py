@@ -17,7 +17,7 @@ from torch import nn
 from leebert.config import ExitConfig
 from leebert.dropout import dropout
 from leebert.errors import ConfigError
-from leebert.exits import leaving, make_strategy, replay
+from leebert.exits.replay import exit_indices, make_criterion, replay
 from leebert.inference import infer
 from leebert.model import LeebertForSequenceClassification, build_model, load_model
 from leebert.model_config import LeebertConfig
@@ -117,7 +117,7 @@ def test_any_floating_point_type_gives_float32s_logits(tmp_path, family, how):
         found = exits_of(cast)
         assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert_close(found, expected, share)
-        rule = make_strategy("entropy", 0.5, num_exits=M, num_classes=2)
+        rule = make_criterion("entropy", 0.5, num_exits=M, num_classes=2)
         answer = infer(cast, inputs(), rule, CPU)
         assert (answer.layers - 1).tolist() == replay(rule, found.transpose(0, 1).numpy()).tolist(), dtype
 
@@ -171,7 +171,7 @@ def test_linear_layers_in_int8(family):
     assert not any(isinstance(module, nn.Linear) for module in small.modules())
     assert_close(exits_of(small), exits_of(model), 0.1)
     # Activations are rounded by the range of the whole batch, so only a whole batch gives the same numbers.
-    answer = infer(small, inputs(), make_strategy("never", None, num_exits=M, num_classes=2), CPU)
+    answer = infer(small, inputs(), make_criterion("never", None, num_exits=M, num_classes=2), CPU)
     assert torch.allclose(answer.logits, exits_of(small)[:, -1])
 
 
@@ -317,11 +317,11 @@ class ExitIndices(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.rules = [make_strategy(*criterion, num_exits=5, num_classes=3) for criterion in CRITERIA]
+        self.rules = [make_criterion(*criterion, num_exits=5, num_classes=3) for criterion in CRITERIA]
         self.eval()
 
     def forward(self, logits):
-        return tuple(leaving(rule, logits) for rule in self.rules)
+        return tuple(exit_indices(rule, logits) for rule in self.rules)
 
 
 def logits_of(rows, seed=0):
@@ -372,7 +372,7 @@ def onnx_session(model, args, kwargs, shapes, names, folder):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.filterwarnings("ignore:# The axis name. .* will not be used:UserWarning")
 def test_an_onnx_file_answers_other_batches(tmp_path, family):
-    model, given = model_of(family, exits=ExitConfig(strategy="entropy", threshold=0.5)), inputs()
+    model, given = model_of(family, exits=ExitConfig(criterion="entropy", threshold=0.5)), inputs()
     names = ["logits", "exit_logits", "exit_layers"]
     session = onnx_session(model, (), given, sizes(given), names, tmp_path)
     for options in OTHERS:

@@ -14,7 +14,7 @@ import torch
 from pictures import CLASSES, pixels, png, write_cifar, write_parquet
 
 from leebert.checkpoint import Checkpoints
-from leebert.config import Subset, TrainConfig
+from leebert.config import ModelConfig, Subset, TrainConfig
 from leebert.data.folds import make_folds
 from leebert.data.sources import subset
 from leebert.data.tasks import get_task
@@ -25,11 +25,12 @@ from leebert.images.preprocess import Preprocess, augment
 from leebert.images.problem import ImageProblem
 from leebert.images.sources import read_images
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.recipe import DataConfig, ModelConfig, check_model, effective_task, load_training_data
+from leebert.kinds import kind_of
 from leebert.record import TensorRows
 from leebert.runtime import Runtime
 from leebert.stages import steps
 from leebert.train import fit, train_epochs
+from leebert.training_data import DataConfig, effective_task, load_training_data
 from tune.running.crossval import Attempt, run_attempt
 from tune.running.prepare import prepare
 from tune.space import load_space
@@ -331,7 +332,7 @@ def test_a_space_that_mixes_texts_and_images_is_refused(cifar, tmp_path, keys, l
 
 def test_before_any_training_texts_and_images_are_told_apart():
     with pytest.raises(ConfigError, match="network for images, and mrpc has texts"):
-        check_model(get_task("mrpc"), ModelConfig(backbone="resnet56"))
+        kind_of("mrpc").check_model(get_task("mrpc"), ModelConfig(backbone="resnet56"))
     with pytest.raises(ConfigError, match="cifar10: its rows are images"):
         get_task("cifar10")
     with pytest.raises(ConfigError, match="data.group_by"):
@@ -373,7 +374,7 @@ def test_evaluate_scores_the_test_split(trained, cifar, cli):
     assert ran.code == 0, ran.err
     assert ran.json["test"]["rows"] == 20
     assert len(ran.json["test"]["exits"]["accuracy"]) == 3
-    assert {told["strategy"] for told in ran.json["test"]["wall_clock"]} >= {"never", "patience", "entropy", "beem"}
+    assert {told["criterion"] for told in ran.json["test"]["wall_clock"]} >= {"never", "patience", "entropy", "beem"}
     wrong = cli("leebert", "evaluate", trained[0], "--split", "dev", "--data-dir", cifar)
     assert "no split 'dev'" in wrong.err
 
@@ -383,7 +384,7 @@ def test_predict_answers_folders_lists_and_parquet_alike(trained, cifar, cli, tm
     for i, image in enumerate(pixels(20, seed=1)[0]):
         (tmp_path / f"{i:02d}.png").write_bytes(png(image))
     (tmp_path / "notes.md").write_text("no image")
-    rule = ("--strategy", "never", "--batch-size", "7")
+    rule = ("--criterion", "never", "--batch-size", "7")
     by_folder = cli("leebert", "predict", out, tmp_path, *rule)
     assert by_folder.code == 0, by_folder.err
     answers = [json.loads(line) for line in by_folder.out.splitlines()]
@@ -402,7 +403,7 @@ def test_predict_answers_folders_lists_and_parquet_alike(trained, cifar, cli, tm
         assert [{**f, "file": a["file"]} for f, a in zip(found, answers, strict=True)] == answers
     assert [json.loads(line)["file"] for line in parquet.out.splitlines()] == [str(i) for i in range(20)]
     table = cli(
-        "leebert", "predict", out, tmp_path / "00.png", "--format", "csv", "--strategy", "patience", "--threshold", "1"
+        "leebert", "predict", out, tmp_path / "00.png", "--format", "csv", "--criterion", "patience", "--threshold", "1"
     )
     assert table.out.splitlines()[0] == "row,file,label,probability,exit_layer"
     assert len(table.out.splitlines()) == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 from encoders import batch, encoder
 
-from leebert.exits import make_strategy
+from leebert.exits.replay import make_criterion
 from leebert.latency import LEAST_ROUNDS, MOST_ROUNDS, time_exits
 from leebert.model import build_model
 from leebert.runtime import Runtime, limited_threads
@@ -21,7 +21,7 @@ ROWS = 2
 def timed(monkeypatch):
     """What timing a network of three layers finds, and how often its first layer ran."""
     model = build_model(encoder("bert", layers=3), ("no", "yes"), pooling="cls").eval()
-    rule = make_strategy("patience", None, num_exits=3, num_classes=2)
+    rule = make_criterion("patience", None, num_exits=3, num_classes=2)
     layers = model.stack.layers()
 
     def run(before_second=lambda: None):

@@ -16,35 +16,37 @@ from recorded import crowded, records, surer
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
+from leebert.exits import CRITERIA, with_threshold
 from leebert.metrics import measures
-from leebert.rules import RULES
-from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, tradeoff, tradeoffs
+from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, replay_point, tradeoff, tradeoffs
 
-CRITERIA = [(name, None) for name in RULES] + [("pcee", 1), ("f-pabee", 1)]
+HOW = [(name, None) for name in with_threshold()] + [("pcee", 1), ("f-pabee", 1)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(records(), st.sampled_from(CRITERIA))
+@given(records(), st.sampled_from(HOW))
 def test_every_point_is_what_inference_would_do_at_its_threshold(recorded, how):
     criterion, patience = how
     m, _, k = recorded.logits.shape
     found = tradeoff(recorded, criterion, patience, metric="accuracy")
     assert (np.diff(found.layers) >= 0).all()
-    if not RULES[criterion].whole:
+    if not CRITERIA[criterion].whole:
         assert (np.diff(found.layers) > 0).all()
     for point in found:
         assert point == replay_point(recorded, "accuracy", criterion, point.threshold, patience)
-        assert RULES[criterion].problem(point.threshold, m, k) is None
+        assert CRITERIA[criterion].problem(point.threshold, m, k) is None
     full = replay_point(recorded, "accuracy", "never", None)
     last = found.point(-1)
     assert (last.layers, last.measures, last.exits) == (full.layers, full.measures, full.exits)
-    if not RULES[criterion].several:
+    if not CRITERIA[criterion].several:
         assert found.layers[0] == recorded.layers[0]
 
 
 @settings(max_examples=40, deadline=None)
-@given(records(), st.sampled_from([rule for rule in RULES.values() if not rule.whole]), st.integers(0, 10_000))
+@given(
+    records(), st.sampled_from([rule for rule in with_threshold().values() if not rule.whole]), st.integers(0, 10_000)
+)
 def test_no_threshold_lies_in_a_gap(recorded, rule, seed):
     """Random thresholds never reach a number of layers far from all points."""
     m, _, k = recorded.logits.shape
@@ -166,7 +168,7 @@ def test_both_units_of_one_criterion_tell_the_same():
 
 
 def test_all_criteria_at_once_and_only_those_that_one_exit_has_a_use_for():
-    assert tradeoffs(surer(), metric="accuracy").keys() == set(RULES) - {"normalised_entropy"}
+    assert tradeoffs(surer(), metric="accuracy").keys() == set(with_threshold()) - {"normalised_entropy"}
     assert tradeoffs(HeldOut(surer().logits[:1], None)).keys() == {"entropy", "confidence"}
 
 

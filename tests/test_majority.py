@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
-from leebert.majority import INFLUENCES, AgainstMajority, against_majority, in_words, pooled, single_class
-from leebert.metrics import MEASURES, measures
+from leebert.majority import AgainstMajority, against_majority, in_words, pooled, single_class
+from leebert.metrics import METRICS, measures
+from leebert.metrics.metric import jackknife
 from leebert.record import Record, TensorRows
 from leebert.train import fit, train_epochs
 from tune.store.history import Configuration
@@ -65,24 +66,20 @@ def test_an_accuracy_margin_has_the_paired_standard_error():
     assert found.above
 
 
-def test_every_measure_has_an_influence():
-    assert set(INFLUENCES) == {name for of in MEASURES.values() for name in of}
-
-
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from(sorted(MEASURES)))
+@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from(sorted(METRICS)))
 def test_influences_are_the_derivatives_of_the_measures(seed, classes, metric):
     """By counting each sample once more: the measure moves by influence / N, up to 1 / N²."""
     classes = 2 if metric == "acc_f1" else classes
     rng = np.random.default_rng(seed)
     labels, predicted = rng.integers(classes, size=(2, 400))
-    for name, measure in MEASURES[metric].items():
-        of = INFLUENCES[name](labels, predicted)
+    for measure in METRICS[metric].measures.values():
+        of = measure.influence(labels, predicted)
+        assert jackknife(measure.function, labels, predicted) == pytest.approx(of, abs=0.05)
         assert of.mean() == pytest.approx(0, abs=1e-9)
         for n in rng.integers(400, size=4):
-            more = measure(np.append(labels, labels[n]), np.append(predicted, predicted[n])) - measure(
-                labels, predicted
-            )
+            more = measure.function(np.append(labels, labels[n]), np.append(predicted, predicted[n]))
+            more -= measure.function(labels, predicted)
             assert 400 * more == pytest.approx(of[n], abs=0.05)
 
 

@@ -11,15 +11,15 @@ from encoders import EVERY_FAMILY, batch, encoder, text
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
-from leebert.baselines.theseus import Successors
 from leebert.checkpoint import Checkpoints
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import ConfigError
-from leebert.exits import make_strategy
+from leebert.exits.replay import make_criterion
 from leebert.inference import infer
 from leebert.losses import cross_entropy_per_exit
 from leebert.memory import estimate
 from leebert.methods import METHODS
+from leebert.methods.theseus import Successors
 from leebert.model import build_model, load_model
 from leebert.operations import multiply_adds, of_stages, parameters
 from leebert.record import Record, TensorRows
@@ -53,7 +53,7 @@ def rows(n: int = 24, seed: int = 0) -> TensorRows:
 
 def model(family: str = "bert", seed: int = 0, layers: int = LAYERS, **options: Any) -> Any:
     torch.manual_seed(seed)
-    return build_model(encoder(family, layers=layers, **options), ("no", "yes"), exits=ExitConfig(strategy="never"))
+    return build_model(encoder(family, layers=layers, **options), ("no", "yes"), exits=ExitConfig(criterion="never"))
 
 
 def examined() -> Examined:
@@ -78,7 +78,7 @@ def test_every_method_on_every_family_ends_as_a_model_that_is_saved_and_answers(
     inputs = batch(3)
     with torch.no_grad():
         assert torch.equal(again.record(inputs).logits, trained.record(inputs).logits)
-    rule = make_strategy("never", None, num_exits=again.num_exits, num_classes=2)
+    rule = make_criterion("never", None, num_exits=again.num_exits, num_classes=2)
     answer = infer(again, inputs, rule, Runtime.of("fp32", "cpu"))
     assert answer.layers.tolist() == [trained.exit_layers[-1]] * 3
 

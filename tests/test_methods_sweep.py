@@ -105,15 +105,15 @@ def test_a_one_exit_model_is_trained_saved_evaluated_and_used(place, cli):
     assert answered.code == 0, answered.err
     assert json.loads(answered.out.splitlines()[0])["exit_layer"] == 2
     refused = cli(
-        "leebert", "predict", "runs/truncated", "-", "--strategy", "patience", "--threshold", "1", stdin=texts
+        "leebert", "predict", "runs/truncated", "-", "--criterion", "patience", "--threshold", "1", stdin=texts
     )
     assert refused.code == 1
-    assert "strategy 'patience' compares successive exits, and this model has one exit" in refused.err
-    run["exits"] = {"strategy": "patience", "threshold": 1}
+    assert "criterion 'patience' compares successive exits, and this model has one exit" in refused.err
+    run["exits"] = {"criterion": "patience", "threshold": 1}
     (place / "wrong.yaml").write_text(dump_yaml(run))
     before = cli("leebert", "train", "--config", "wrong.yaml", "--out", "runs/wrong")
     assert before.code == 1
-    assert "strategy 'patience' compares successive exits, and this model has one exit" in before.err
+    assert "criterion 'patience' compares successive exits, and this model has one exit" in before.err
     assert "epoch" not in before.err
     assert not (place / "runs" / "wrong").exists()
 

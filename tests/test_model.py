@@ -14,7 +14,8 @@ from leebert.backbone import FAMILIES as KNOWN
 from leebert.backbone import load_config, load_encoder, load_tokenizer, locate
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import BackboneError, CheckpointError
-from leebert.exits import STRATEGIES, make_strategy, replay
+from leebert.exits import CRITERIA
+from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.losses import cross_entropy
 from leebert.model import LeebertForSequenceClassification, build_model, load_model
@@ -66,7 +67,7 @@ def test_saved_and_loaded_without_a_hub(tmp_path, family, pooling):
     if pooling == "pooler" and family in ("electra", "distilbert"):
         # Where the backbone has no pooler, the exits see the CLS state.
         assert model_of(family, pooling).config.pooling == "cls"
-    model = model_of(family, pooling, exits=ExitConfig(strategy="entropy", threshold=0.5))
+    model = model_of(family, pooling, exits=ExitConfig(criterion="entropy", threshold=0.5))
     model.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     saved = json.loads((tmp_path / "config.json").read_text())
@@ -88,7 +89,7 @@ def test_the_forward_returns_the_strategys_answer_every_exit_and_eq1():
     out = model(**inputs)
     assert out.exit_logits.shape == (16, 4, 2)  # the sample first, as Hugging Face has it
     exits = out.exit_logits.detach().transpose(0, 1)  # (M, B, K), as `record` has it
-    where = replay(make_strategy("confidence", threshold, num_exits=4, num_classes=2), exits.numpy())
+    where = replay(make_criterion("confidence", threshold, num_exits=4, num_classes=2), exits.numpy())
     assert (out.exit_layers - 1).tolist() == where.tolist()
     assert len(set(where.tolist())) > 1
     assert all(torch.equal(out.logits[i], exits[e, i]) for i, e in enumerate(where))
@@ -96,7 +97,7 @@ def test_the_forward_returns_the_strategys_answer_every_exit_and_eq1():
     assert isinstance(model, MultiExit)
 
 
-CRITERIA = (
+THRESHOLDS = (
     ("patience", 1), ("patience", 2), ("entropy", 0.4), ("normalised_entropy", 0.6), ("confidence", 0.8), ("pcee", 0.8),
     ("f-pabee", 0.05), ("beem", 0.5), ("never", None),
 )  # fmt: skip
@@ -104,14 +105,14 @@ CRITERIA = (
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inference_that_stops_equals_replay_of_the_record_under_every_criterion(family):
-    assert {name for name, _ in CRITERIA} == set(STRATEGIES)
+    assert {name for name, _ in THRESHOLDS} == set(CRITERIA)
     model = model_of(family)
     for rows, seed in ((1, 0), (2, 1), (7, 2), (7, 3)):
         inputs = batch(rows=rows, seed=seed)
         with torch.no_grad():
             logits = model.record(inputs).logits.numpy()
-        for name, threshold in CRITERIA:
-            criterion = make_strategy(name, threshold, num_exits=4, num_classes=2)
+        for name, threshold in THRESHOLDS:
+            criterion = make_criterion(name, threshold, num_exits=4, num_classes=2)
             exits = replay(criterion, logits)
             answer = infer(model, inputs, criterion, CPU)
             assert (answer.layers - 1).tolist() == exits.tolist(), (name, threshold, rows)
@@ -126,7 +127,7 @@ def test_inference_computes_no_layer_after_the_last_row_has_left():
         layer.register_forward_hook(lambda module, args, out, i=i: calls.append((i, len(args[0]))))
     inputs = batch(rows=8, padded=False)
     logits = model.record(inputs).logits.detach().numpy()
-    rule = make_strategy("confidence", middle_confidence(model, inputs), num_exits=4, num_classes=2)
+    rule = make_criterion("confidence", middle_confidence(model, inputs), num_exits=4, num_classes=2)
     calls.clear()
     infer(model, inputs, rule, CPU)
     left = replay(rule, logits)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from leebert.methods import METHODS
+from tune.analysis import labels
 from tune.tracking import names
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "metrics.md").read_text()
@@ -31,7 +32,7 @@ def test_the_page_says_what_the_list_says(heading: str) -> None:
 
 def test_the_page_shows_labels_and_colours() -> None:
     shown = re.findall(r"^\| `([\w-]+)` \| ([\w-]+) \| `(#[0-9a-f]{6})` \|$", PAGE, re.MULTILINE)
-    assert shown == [(key, names.LABELS[key], names.COLOURS[key]) for key in names.LABELS]
+    assert shown == [(key, labels.LABELS[key], labels.COLOURS[key]) for key in labels.LABELS]
 
 
 def test_no_name_is_listed_twice_for_a_kind_of_run() -> None:
@@ -51,7 +52,7 @@ def test_mlflow_accepts_every_name(line: names.Name) -> None:
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
     example = line.pattern.replace("{exit}", "03").replace("{term}", "loss_theta").replace("{option}", "batch_size")
-    example = example.replace("{split}", "dev").replace("{rule}", "entropy")
+    example = example.replace("{split}", "dev").replace("{criterion}", "entropy")
     {"metric": _validate_metric_name, "param": _validate_param_name, "tag": _validate_tag_name}[line.family](example)
     found = names.find(line.family, example)
     assert found is not None
@@ -73,12 +74,12 @@ def test_other_names_are_not_on_the_list(name: str) -> None:
 
 
 def test_labels_and_colours() -> None:
-    assert names.algorithm_label("clo-v2") == "CLO-v2"
-    assert names.algorithm_label("my-method") == "my-method"
-    assert (names.algorithm_colour("clo-v2"), names.algorithm_colour("blo")) == ("#2272b4", "#de7921")
-    assert names.algorithm_colour("my-method") is None
-    assert names.COLOURS.keys() == METHODS.keys()
-    channels = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in names.COLOURS.values()]
+    assert labels.algorithm_label("clo-v2") == "CLO-v2"
+    assert labels.algorithm_label("my-method") == "my-method"
+    assert (labels.algorithm_colour("clo-v2"), labels.algorithm_colour("blo")) == ("#2272b4", "#de7921")
+    assert labels.algorithm_colour("my-method") is None
+    assert labels.COLOURS.keys() == METHODS.keys()
+    channels = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in labels.COLOURS.values()]
     distances = [
         sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) ** 0.5 for x, y in itertools.combinations(channels, 2)
     ]

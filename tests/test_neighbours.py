@@ -10,14 +10,14 @@ from encoders import EVERY_FAMILY, WORDS, batch, encoder, graded_rows, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leebert.compatibility import load_text_model
 from leebert.config import ExitConfig
 from leebert.data.readers import Row
 from leebert.data.sources import Examples
 from leebert.data.tokens import tokenise
 from leebert.evaluate import record_all
-from leebert.exits import make_strategy, replay
+from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
+from leebert.kinds.texts import load_text_model
 from leebert.losses import cross_entropy
 from leebert.model import build_model
 from leebert.padding import padded_behind
@@ -93,7 +93,7 @@ def test_an_answer_alone_beside_longer_rows_and_in_another_order_is_the_same(
 
 
 def criterion(name, threshold):
-    return make_strategy(name, threshold, num_exits=4, num_classes=2)
+    return make_criterion(name, threshold, num_exits=4, num_classes=2)
 
 
 @pytest.mark.parametrize(("family", "pooling"), MODELS)
@@ -148,7 +148,7 @@ def test_without_a_mask_nothing_is_known_of_padding():
 @pytest.mark.parametrize("family", EVERY_FAMILY)
 def test_position_ids_of_the_caller_are_respected(family):
     plain = encoder(family).eval()
-    model = build_model(plain, ("no", "yes"), pooling="cls", exits=ExitConfig(strategy="never")).eval()
+    model = build_model(plain, ("no", "yes"), pooling="cls", exits=ExitConfig(criterion="never")).eval()
     inputs = batch()
     positions = torch.arange(20, 31).unsqueeze(0)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def left_folder(tmp_path_factory):
     """A saved model with CLS pooling whose tokenizer pads on the left, and texts of many lengths for it."""
     folder = tmp_path_factory.mktemp("left") / "model"
     texts = [(f"{row['a']} {row['b']} {' '.join(WORDS[: i % 23])}",) for i, row in enumerate(graded_rows(40))]
-    exits = ExitConfig(strategy="entropy", threshold=0.6)
+    exits = ExitConfig(criterion="entropy", threshold=0.6)
     model = build_model(encoder("bert"), ("no", "yes"), pooling="cls", exits=exits).eval()
     with torch.no_grad():
         for weight in model.backbone.parameters():  # so large that a text makes a difference to its first state
@@ -195,7 +195,7 @@ def test_batch_size_changes_no_answer_of_predict_or_service_nor_what_evaluation_
     model, rows = load_text_model(folder)
     assert rows.padding_side == "left"
     own = model.config.exits
-    rule = criterion(own.strategy, own.threshold)
+    rule = criterion(own.criterion, own.threshold)
     asked = [Row(i, text, ("text",), "texts") for i, text in enumerate(texts)]
     one, many = (list(answers(model, rows, asked, rule, CPU, size)) for size in (1, 32))
     split = tokenise(Examples(([t for (t,) in texts],), None, np.arange(40), "texts"), rows, 48, tmp_path / "t.arrow")

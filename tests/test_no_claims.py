@@ -10,11 +10,12 @@ from leebert.card import CardFacts, card, recalibrated
 from leebert.config import ModelConfig, TrainConfig
 from leebert.data.tasks import any_task
 from leebert.errors import BackboneError, SweepError
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.recipe import RunConfig
 from leebert.report import evaluation, print_evaluation
 from leebert.thresholds import Chosen
-from tune.models.found import BestFile, CellLogits, save_logits
+from leebert.tradeoff import replay_point
+from tune.models.best_file import BestFile, CellLogits, save_logits
 from tune.models.refit import Plan, check_learned, prepare, print_refit
 
 RULE = Chosen("entropy", 0.4, asked=2.0, reached=2.0)
@@ -39,7 +40,7 @@ def evaluated(learned):
 def facts(learned):
     return CardFacts(
         task="mrpc", columns=("sentence1", "sentence2"), backbone="made-up", algorithm="clo-v2", layers=4, max_length=64, training={},
-        theta_updates=10, trained_on="all rows", seed=0, seeds=[0], picked="The first.", rule=RULE, chosen=[RULE],
+        theta_updates=10, trained_on="all rows", seed=0, seeds=[0], picked="The first.", own=RULE, chosen=[RULE],
         found={"complete_configurations": 3, "sweep": "s", "score_mean": 0.7, "cells": [1, 2]},
         evaluations={"dev": evaluated(learned)}, spread={}, machine="here", timed_rows=0, versions={},
     )  # fmt: skip
@@ -146,7 +147,7 @@ def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data
 def test_refit_does_not_register_a_model_without_an_exit_above_the_majority_class(capsys):
     told = {
         "registered_seed": 0, "evaluations": {"0": {"dev": evaluated(False)}}, "missed": [], "overspent": [], "diverged": [],
-        "chosen": {"entropy": {"strategy": "entropy", "threshold": 0.5, "patience": None}}, "strategy": "entropy", "differs": [],
+        "chosen": {"entropy": {"criterion": "entropy", "threshold": 0.5, "patience": None}}, "criterion": "entropy", "differs": [],
         "picked": "The first.", "mlflow": {"name": "n", "alias": "champion", "version": 1, "tracking_uri": "here"},
     }  # fmt: skip
     with pytest.raises(SweepError, match="seed 0 on dev: nothing was learned: every exit.* not registered.*--anyway"):

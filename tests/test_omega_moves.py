@@ -12,8 +12,8 @@ from leebert.config import TrainConfig
 from leebert.methods import METHODS
 from leebert.omega import MOVED, learns_omega, reach, travel
 from leebert.train import fit
-from tune.analysis.comparing import compare_sweeps
-from tune.machines import doctor
+from tune.analysis.compare_sweeps import compare_sweeps
+from tune.running import doctor
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
 

@@ -14,9 +14,9 @@ from saved_models import LAYERS, save_model
 from leebert.config import AimConfig, parse
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
+from leebert.exits import with_threshold
 from leebert.operating_point import Aim, choose_point, in_words, saved_tradeoffs
 from leebert.recipe import RunConfig, chooses_exits, own_exits
-from leebert.rules import RULES
 from leebert.serving import Served
 from leebert.thresholds import FILE, Chosen, curves, curves_as_json, read_curves
 from leebert.tradeoff import replay_point, tradeoff, tradeoffs
@@ -54,7 +54,7 @@ def agreeing_on_a_mistake() -> HeldOut:
 def test_within_a_loss_no_criterion_of_the_model_is_faster_and_the_loss_is_kept(seed, loss):
     record = recorded(seed, samples=40)
     found = choose_point(list(tradeoffs(record, metric="accuracy").values()), Aim(loss, None))
-    replayed = replay_point(record, "accuracy", found.strategy, found.threshold, found.patience)
+    replayed = replay_point(record, "accuracy", found.criterion, found.threshold, found.patience)
     full = replay_point(record, "accuracy", "never", None).measures["score"]
     assert replayed.speed_up == pytest.approx(found.reached)
     assert full - replayed.measures["score"] == pytest.approx(found.loss)
@@ -89,7 +89,7 @@ def test_patience_wins_only_where_it_is_best():
     every = list(tradeoffs(record, metric="accuracy").values())
     assert next(c for c in every if c.criterion == "patience").within(0.01).speed_up == 1.0
     found = choose_point(every, Aim.of())
-    assert found.strategy != "patience"
+    assert found.criterion != "patience"
     assert found.reached > 1.4
     assert found.loss <= 0.01
     assert in_words(found).startswith(f"exit criterion {found.name}, threshold {found.threshold:.6g}: ")
@@ -97,7 +97,7 @@ def test_patience_wins_only_where_it_is_best():
 
 def test_of_equal_criteria_patience_is_not_taken():
     same = HeldOut(np.stack([np.eye(2)[np.arange(40) % 2] * 9.0] * 4), np.arange(40) % 2)
-    assert choose_point(list(tradeoffs(same, metric="accuracy").values()), Aim.of()).strategy != "patience"
+    assert choose_point(list(tradeoffs(same, metric="accuracy").values()), Aim.of()).criterion != "patience"
 
 
 def test_at_a_speed_up_the_most_accurate_of_the_near_criteria_is_taken():
@@ -152,14 +152,14 @@ def test_a_request_may_name_the_loss_that_it_allows(saved):
     served = Served(saved)
     curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "confidence", metric="accuracy")
     for points in (0.5, 3.0):
-        rule = served.rule({"strategy": "confidence", "max_loss": points})
+        rule = served.exits({"criterion": "confidence", "max_loss": points})
         assert rule.threshold == curve.within(points / 100).threshold
     with pytest.raises(ConfigError, match="speed_up and max_loss: give one of them"):
-        served.rule({"speed_up": 2.0, "max_loss": 1.0})
+        served.exits({"speed_up": 2.0, "max_loss": 1.0})
     with pytest.raises(ConfigError, match="max_loss 200: points of score"):
-        served.rule({"max_loss": 200.0})
+        served.exits({"max_loss": 200.0})
     with pytest.raises(ConfigError, match=r"no scores by threshold of the exit criterion 'pcee, patience 3' \(but of"):
-        served.rule({"strategy": "pcee", "patience": 3, "max_loss": 1.0})
+        served.exits({"criterion": "pcee", "patience": 3, "max_loss": 1.0})
 
 
 def test_a_loss_or_a_speed_up_that_is_no_number_is_refused(saved):
@@ -223,12 +223,12 @@ def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):
     unscored = curves(recorded(2, samples=200, exits=LAYERS, classes=2))
     (saved / FILE).write_text(curves_as_json(unscored, LAYERS, "held-out rows"))
     with pytest.raises(ConfigError, match="train it again with a validation fold"):
-        Served(saved).rule({"max_loss": 1.0})
+        Served(saved).exits({"max_loss": 1.0})
 
 
 def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_speed_up_on_the_texts(saved, cli):
     curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "entropy", metric="accuracy")
-    options = ("--max-loss", 3, "--strategy", "entropy", "--json")
+    options = ("--max-loss", 3, "--criterion", "entropy", "--json")
     ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
     assert ran.code == 0, ran.err
     own = ran.json["chosen"]["entropy"]
@@ -239,7 +239,7 @@ def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_s
     assert LAYERS / answers["exit_layer"].mean() == pytest.approx(own["reached"], rel=0.01)
     # The validated thresholds stay beside the new speed-ups: a request or a second calibration chooses among them, exactly.
     for points in (0.5, 1.0, 3.0):
-        rule = Served(saved).rule({"strategy": "entropy", "max_loss": points})
+        rule = Served(saved).exits({"criterion": "entropy", "max_loss": points})
         assert rule.threshold == curve.within(points / 100).threshold
     again = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
     assert again.json["chosen"] == ran.json["chosen"]
@@ -274,11 +274,11 @@ def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_
     assert ran.code == 0, ran.err
     chosen = json.loads((tmp_path / "m" / "training.json").read_text())["chosen"]
     config = json.loads((tmp_path / "m" / "config.json").read_text())
-    assert (config["exit_strategy"], config["exit_threshold"]) == (chosen["strategy"], chosen["threshold"])
+    assert (config["exit_strategy"], config["exit_threshold"]) == (chosen["criterion"], chosen["threshold"])
     told = json.loads((tmp_path / "m" / FILE).read_text())
     assert told["chosen"] == chosen
     every = saved_tradeoffs(read_curves(tmp_path / "m"), range(1, LAYERS + 1), LAYERS)
-    assert {curve.criterion for curve in every} == set(RULES)
+    assert {curve.criterion for curve in every} == set(with_threshold())
     assert chosen["reached"] == pytest.approx(max(curve.within(0.02).speed_up for curve in every))
     assert in_words(Chosen(**chosen)) in ran.out
     assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'}"
@@ -303,7 +303,7 @@ def test_what_comes_next_is_a_command_that_works(place, cli, tmp_path):
 def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, tmp_path):
     ran = cli(
         "leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2,
-        "--set", "exits.strategy=patience",
+        "--set", "exits.criterion=patience",
     )  # fmt: skip
     assert ran.code == 1
     assert "aim: `exits` names the exit criterion already" in ran.err
@@ -328,12 +328,12 @@ def test_a_speed_up_that_no_network_of_so_many_layers_has_is_refused_before_trai
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("exits", [{}, {"exits": {"strategy": "patience"}}], ids=["", "of version 0.1"])
+@pytest.mark.parametrize("exits", [{}, {"exits": {"criterion": "patience"}}], ids=["", "of version 0.1"])
 def test_a_best_file_names_no_exit_criterion_that_nobody_chose(exits):
     common = {"task": "mrpc", "model": {"backbone": "b"}, "found": {"sweep": "s"}, **exits}
-    assert own_exits(parse(RunConfig, common | {"training": {"algorithm": "finetune"}}, "best")).strategy == "never"
+    assert own_exits(parse(RunConfig, common | {"training": {"algorithm": "finetune"}}, "best")).criterion == "never"
     assert chooses_exits(parse(RunConfig, common, "best"))  # once its theta_updates is taken out
-    named = common | {"exits": {"strategy": "entropy", "threshold": 0.3}}
+    named = common | {"exits": {"criterion": "entropy", "threshold": 0.3}}
     assert not chooses_exits(parse(RunConfig, named, "best"))
 
 
@@ -341,7 +341,7 @@ def test_a_named_criterion_gets_its_threshold_chosen(place, cli, tmp_path):
     options = ("--criterion", "confidence", "--speed-up", 1.5, "--json")
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options)
     assert ran.code == 0, ran.err
-    assert ran.json["chosen"]["strategy"] == "confidence"
+    assert ran.json["chosen"]["criterion"] == "confidence"
     assert ran.json["chosen"]["asked"] == 1.5
 
 

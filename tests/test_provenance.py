@@ -8,12 +8,12 @@ from encoders import save_backbone
 from safetensors.torch import load_file, save_file
 from scored_sweep import scored_sweep
 
-from leebert.files import write_atomically
+from leebert.files import replaced, write_atomically
 from leebert.numerics import kernels
 from leebert.provenance import backbone_differences, backbone_identity, differences, uneven
 from leebert.runtime import Runtime, limited_threads
-from tune.analysis.choosing import choose_each
-from tune.analysis.comparing import compare_sweeps
+from tune.analysis.choose import choose_each
+from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.settings import uneven_settings
 from tune.analysis.tradeoff import Objective
 from tune.store.ledger import decode, encode
@@ -76,6 +76,17 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one_and_nothing_else(tmp_
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_writers_of_one_file_write_to_different_places(tmp_path):
+    """On a shared folder two hosts may have processes of one number: the last to finish wins, whole."""
+    path = tmp_path / "a.json"
+    with replaced(path) as first, replaced(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_kernels_say_the_threads_in_use_and_what_steers_them():
     with limited_threads(1):
         one = kernels({"MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "64", "HOME": "/"})
@@ -99,6 +110,16 @@ def test_of_a_runtime_only_what_both_know_is_compared():
     assert differences(known, {"runtime": {**now["runtime"], "threads": 1, "steered_by": {"MKL_CBWR": "AVX2"}}}) == [
         "runtime cpu_capability was AVX512, is AVX2",
         "runtime steered_by was {}, is {'MKL_CBWR': 'AVX2'}",
+    ]
+
+
+def test_only_the_parts_that_are_asked_for_are_compared():
+    was = {"task": "rte", "training": {"lr_theta": 1e-5, "batch_size": 16}, "code": "1"}
+    now = {"task": "mrpc", "training": {"lr_theta": 2e-5, "max_epochs": 3}, "code": "2"}
+    assert differences(was, now) == ["code was 1, is 2"]
+    assert differences(was, now, ("task", "training")) == [
+        "task was rte, is mrpc",
+        "training lr_theta was 1e-05, is 2e-05",
     ]
 
 

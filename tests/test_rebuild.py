@@ -19,11 +19,11 @@ from recorded import crowded
 from test_sweep import space
 
 from leebert.tradeoff import layers_within, tradeoff
-from tune.running.driver import replay
 from tune.store.folder import SweepFolder
 from tune.store.lease import Lease
 from tune.store.ledger import Ledger
 from tune.tracking.events import ConfigEnded, Event
+from tune.tracking.feed import replay
 from tune.tracking.rebuild import rebuild as rebuild_mlflow
 from tune.tracking.tracker import Tracker
 

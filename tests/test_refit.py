@@ -23,7 +23,7 @@ from encoders import graded_rows
 from leebert.errors import ConfigError, DataError
 from leebert.provenance import code_version
 from leebert.yaml import dump_yaml, load_yaml
-from tune.models.found import content_digest, read_best
+from tune.models.best_file import content_digest, read_best
 from tune.tracking import names
 
 # MLflow's loader of models warns of MLflow's own type hints when it is imported.
@@ -44,7 +44,7 @@ def refitted(best_place, cli, mlflow_server, tmp_path_factory):
     """The folder of a refit with two seeds, and what the command said."""
     out = tmp_path_factory.mktemp("refit") / "models"
     ran = cli(
-        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--strategy", "entropy", "--speed-up", 2, "--out", out, "--json",
+        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--criterion", "entropy", "--speed-up", 2, "--out", out, "--json",
         "--tracking-uri", mlflow_server.url,
     )  # fmt: skip
     assert ran.code == 0, ran.err
@@ -110,11 +110,11 @@ def test_the_first_seed_is_registered_whatever_dev_says(refitted):
 
 def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_place):
     from leebert.thresholds import choose
-    from tune.models.found import pooled
+    from tune.models.best_file import pooled
 
     out, ran = refitted
     held_out = pooled(read_best(best_place.file).logits())
-    points = {p["strategy"]: p for p in ran.json["evaluations"]["0"]["dev"]["chosen"]}
+    points = {p["criterion"]: p for p in ran.json["evaluations"]["0"]["dev"]["chosen"]}
     assert set(points) == {"patience", "entropy", "confidence", "pcee", "f-pabee", "beem"}
     for rule in points:
         chosen = choose(held_out, rule, 2)
@@ -145,7 +145,7 @@ def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli
     dev = tmp_path / "data" / "dev.jsonl"
     good = dev.read_bytes()
     dev.write_bytes(b"\xff\xfe\0 nobody reads this")
-    options = ("--seeds", 2, "--out", tmp_path / "m", "--name", "again", "--strategy", "confidence")
+    options = ("--seeds", 2, "--out", tmp_path / "m", "--name", "again", "--criterion", "confidence")
     refused(refit(cli, path, mlflow_server, *options), "dev.jsonl")
     weights = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "m").rglob("model.safetensors")}
     assert len(weights) == 2, "both models were trained before dev was opened"
@@ -191,14 +191,14 @@ def test_what_missed_its_speed_up_stands_in_refit_json_and_in_the_card(refitted)
     expected = set()
     for seed, splits in ran.json["evaluations"].items():
         for point in splits["dev"]["chosen"]:
-            rule = ran.json["chosen"][point["strategy"]]
-            aim = rule["reached"] if point["strategy"] == "patience" else 2
+            rule = ran.json["chosen"][point["criterion"]]
+            aim = rule["reached"] if point["criterion"] == "patience" else 2
             missed = abs(point["speed_up"] / aim - 1) > 0.1
             card = (out / f"seed-{seed}" / "README.md").read_text()
-            assert (f"**{point['strategy']} missed the speed-up on dev**" in card) == missed
+            assert (f"**{point['criterion']} missed the speed-up on dev**" in card) == missed
             if missed:
-                expected.add((int(seed), point["strategy"]))
-    assert {(m["seed"], m["strategy"]) for m in ran.json["missed"]} == expected
+                expected.add((int(seed), point["criterion"]))
+    assert {(m["seed"], m["criterion"]) for m in ran.json["missed"]} == expected
 
 
 def test_a_seed_that_diverges_is_left_out_unless_it_is_the_registered_one(
@@ -403,7 +403,7 @@ def test_params_are_the_options_as_they_were_used(best_place):
     from tune.models.register import _params
 
     best = read_best(best_place.file)
-    told = {"theta_updates": 1, "strategy": "entropy", "chosen": {"entropy": {"threshold": 0.5, "patience": None}}}
+    told = {"theta_updates": 1, "criterion": "entropy", "chosen": {"entropy": {"threshold": 0.5, "patience": None}}}
     params = {p.key: p.value for p in _params(best, told, 3, "bf16")}
     assert (params["precision"], params["seed"], params["lr_theta"]) == ("bf16", "3", "0.004")
 
@@ -426,7 +426,7 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
         "row", "label", "probability", "exit_layer", "layers_saved",
     ]  # fmt: skip
     assert {p.name for p in served.metadata.signature.params} == {
-        "strategy", "threshold", "patience", "speed_up", "max_loss", "truncate", "batch_size",
+        "criterion", "threshold", "patience", "speed_up", "max_loss", "truncate", "batch_size",
     }  # fmt: skip
     assert served.metadata.flavors["python_function"]["loader_module"] == "tune.models.serving"
     logged = client.get_logged_model(ran.json["mlflow"]["model_id"])
@@ -483,21 +483,21 @@ def test_batch_scoring_answers_as_the_library_does(served, refitted, rows, cli, 
     assert (answer["layers_saved"] == LAYERS - answer["exit_layer"]).all()
     assert answer.index.equals(rows.index)
     entropy = ran.json["chosen"]["entropy"]["threshold"]
-    pd.testing.assert_frame_equal(served.predict(rows, params={"strategy": "entropy", "threshold": entropy}), answer)
+    pd.testing.assert_frame_equal(served.predict(rows, params={"criterion": "entropy", "threshold": entropy}), answer)
 
 
 def test_strategy_and_threshold_are_parameters_of_a_request(served, rows):
-    everything = served.predict(rows, params={"strategy": "never"})
+    everything = served.predict(rows, params={"criterion": "never"})
     assert (everything["layers_saved"] == 0).all()
-    assert (served.predict(rows, params={"strategy": "confidence", "threshold": 0.5})["exit_layer"] == 1).all()
-    assert set(served.predict(rows, params={"strategy": "patience", "threshold": 3})["exit_layer"]) == {LAYERS}
-    assert (served.predict(rows, params={"strategy": "patience"})["exit_layer"] >= 2).all()
+    assert (served.predict(rows, params={"criterion": "confidence", "threshold": 0.5})["exit_layer"] == 1).all()
+    assert set(served.predict(rows, params={"criterion": "patience", "threshold": 3})["exit_layer"]) == {LAYERS}
+    assert (served.predict(rows, params={"criterion": "patience"})["exit_layer"] >= 2).all()
     for patience in (1, 3):
-        certain = {"strategy": "pcee", "threshold": 1, "patience": patience}
+        certain = {"criterion": "pcee", "threshold": 1, "patience": patience}
         assert (served.predict(rows, params=certain)["exit_layer"] == patience).all()
-    assert set(served.predict(rows, params={"strategy": "beem", "threshold": 0.1})["exit_layer"]) == {2}
+    assert set(served.predict(rows, params={"criterion": "beem", "threshold": 0.1})["exit_layer"]) == {2}
     # f-pabee has a curve at its default patience, 1.
-    assert (served.predict(rows, params={"strategy": "f-pabee", "speed_up": 2})["exit_layer"] >= 2).all()
+    assert (served.predict(rows, params={"criterion": "f-pabee", "speed_up": 2})["exit_layer"] >= 2).all()
     assert served.predict(rows.iloc[:0]).empty
 
 
@@ -505,36 +505,36 @@ def test_strategy_and_threshold_are_parameters_of_a_request(served, rows):
 def test_a_request_may_ask_for_a_speed_up(served, rule):
     dev = pd.DataFrame([{"a": r["a"], "b": r["b"]} for r in graded_rows(400, 1)])
     asked = (1, 2, 3, 4)
-    layers = [served.predict(dev, params={"strategy": rule, "speed_up": s})["exit_layer"].mean() for s in asked]
+    layers = [served.predict(dev, params={"criterion": rule, "speed_up": s})["exit_layer"].mean() for s in asked]
     assert layers == sorted(layers, reverse=True)
     assert (layers[0], layers[-1]) == (LAYERS, 1)
     assert LAYERS / np.array(layers[1:3]) == pytest.approx([2, 3], rel=0.15)
 
 
 def test_patience_takes_the_nearest_and_says_so(served, rows, caplog):
-    served.predict(rows, params={"strategy": "patience", "speed_up": 3.9})
+    served.predict(rows, params={"criterion": "patience", "speed_up": 3.9})
     (said,) = [r.getMessage() for r in caplog.records if "patience" in r.getMessage()]
     assert re.match(r"speed_up: patience does not attain a speed-up of 3.9, .*: the nearest is [\d.]+, at 1$", said)
 
 
 WRONG = {
-    "a threshold above its range": ({"strategy": "confidence", "threshold": 1.5}, "between 0 and 1, not 1.5"),
-    "a threshold below its range": ({"strategy": "entropy", "threshold": -0.1}, "at least 0, not -0.1"),
-    "an entropy above ln K": ({"strategy": "entropy", "threshold": 1.2}, "between 0 and ln 2 = 0.6931"),
-    "normalised for plain entropy": ({"strategy": "entropy", "threshold": 0.9}, "did you mean normalised_entropy"),
-    "a confidence of nothing": ({"strategy": "confidence", "threshold": 0}, "lies above 0, not 0"),
-    "more patience than exits": ({"strategy": "patience", "threshold": 4}, "patience lies between 1 and 3"),
-    "half a patience": ({"strategy": "patience", "threshold": 1.5}, "a whole number of at least 1, not 1.5"),
-    "a rule that nobody knows": ({"strategy": "guess", "threshold": 1}, "'patience'"),
-    "a rule without its threshold": ({"strategy": "confidence"}, "'confidence' needs a threshold"),
+    "a threshold above its range": ({"criterion": "confidence", "threshold": 1.5}, "between 0 and 1, not 1.5"),
+    "a threshold below its range": ({"criterion": "entropy", "threshold": -0.1}, "at least 0, not -0.1"),
+    "an entropy above ln K": ({"criterion": "entropy", "threshold": 1.2}, "between 0 and ln 2 = 0.6931"),
+    "normalised for plain entropy": ({"criterion": "entropy", "threshold": 0.9}, "did you mean normalised_entropy"),
+    "a confidence of nothing": ({"criterion": "confidence", "threshold": 0}, "lies above 0, not 0"),
+    "more patience than exits": ({"criterion": "patience", "threshold": 4}, "patience lies between 1 and 3"),
+    "half a patience": ({"criterion": "patience", "threshold": 1.5}, "a whole number of at least 1, not 1.5"),
+    "a rule that nobody knows": ({"criterion": "guess", "threshold": 1}, "exit criterion 'guess' is not known"),
+    "a rule without its threshold": ({"criterion": "confidence"}, "'confidence' needs a threshold"),
     "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of them"),
     "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: lies between 1 (all layers) and 4"),
-    "a patience of entropy": ({"strategy": "entropy", "threshold": 0.4, "patience": 2}, "has no parameter 'patience'"),
+    "a patience of entropy": ({"criterion": "entropy", "threshold": 0.4, "patience": 2}, "has no parameter 'patience'"),
     "a patience without a curve": (
-        {"strategy": "pcee", "patience": 3, "speed_up": 1.2},
-        "no curve of the rule 'pcee, patience 3'",
+        {"criterion": "pcee", "patience": 3, "speed_up": 1.2},
+        "no curve of the exit criterion 'pcee, patience 3'",
     ),
-    "a speed-up of never": ({"strategy": "never", "speed_up": 2}, "no threshold of the rule 'never'"),
+    "a speed-up of never": ({"criterion": "never", "speed_up": 2}, "no threshold of the exit criterion 'never'"),
     "no batch": ({"batch_size": 0}, "batch_size 0: a whole number of at least 1"),
 }
 
@@ -659,12 +659,12 @@ def test_mlflow_models_serve_answers_and_refuses(served, rows, mlflow_server, tm
         expected = served.predict(rows)
         assert [r["label"] for r in told["predictions"]] == expected["label"].tolist()
         assert [r["probability"] for r in told["predictions"]] == pytest.approx(expected["probability"], abs=1e-5)
-        code, told = post(url, {"dataframe_split": split, "params": {"strategy": "never"}})
+        code, told = post(url, {"dataframe_split": split, "params": {"criterion": "never"}})
         assert {r["exit_layer"] for r in told["predictions"]} == {LAYERS}
-        code, fast = post(url, {"dataframe_split": split, "params": {"strategy": "confidence", "speed_up": 4}})
+        code, fast = post(url, {"dataframe_split": split, "params": {"criterion": "confidence", "speed_up": 4}})
         assert {r["layers_saved"] for r in fast["predictions"]} == {LAYERS - 1}
         for body, part in (
-            ({"dataframe_split": split, "params": {"strategy": "entropy", "threshold": -1}}, "at least 0"),
+            ({"dataframe_split": split, "params": {"criterion": "entropy", "threshold": -1}}, "at least 0"),
             ({"dataframe_split": {"columns": ["x"], "data": [["y"]]}}, "missing inputs ['a', 'b']"),
             ({"dataframe_split": {"columns": ["a", "b"], "data": [["cat " * 99, "dog"]]}}, "at most 32 tokens"),
         ):
@@ -713,7 +713,7 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
     assert (data["pipeline_tag"], data["library_name"]) == ("text-classification", "transformers")
     values = {r.metric_name: r.metric_value for r in loaded.data.eval_results}
     assert values["accuracy, all layers"] == pytest.approx(told["exits"]["accuracy"][-1], abs=1e-6)
-    (own,) = [p for p in told["chosen"] if p["strategy"] == "entropy"]
+    (own,) = [p for p in told["chosen"] if p["criterion"] == "entropy"]
     assert values[f"accuracy, {own['speed_up']:.2f} times fewer layers"] == pytest.approx(own["measures"]["score"])
     text = loaded.text
     for time_ in told["wall_clock"]:
@@ -745,12 +745,12 @@ def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(r
     assert "the thresholds chosen on held-out logits of" in ran.out
     served = Served(folder)
     assert LAYERS / served.predict(texts)["exit_layer"].mean() == pytest.approx(2.5, rel=0.02)
-    faster = served.predict(texts, {"strategy": "confidence", "speed_up": 3})
+    faster = served.predict(texts, {"criterion": "confidence", "speed_up": 3})
     assert LAYERS / faster["exit_layer"].mean() == pytest.approx(3, rel=0.05)
     card = ModelCard.load(folder / "README.md")
     assert card.data.to_dict() == before.data.to_dict(), "what was measured stays"
     assert "a speed-up of 2.5, chosen on 400 unlabelled texts of texts.csv" in card.text
-    assert f"the rule **entropy** at {served.model.config.exit_threshold:.6g}." in card.text
+    assert f"the criterion **entropy** at {served.model.config.exit_threshold:.6g}." in card.text
     assert card.text.endswith(before.text[before.text.index("## Use") :])
 
 
@@ -763,7 +763,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
 
     refused(wrong(tmp_path / "none.yaml"), "none.yaml: no such file")
     refused(wrong(best_place.file, "--speed-up", 9), "speed-up 9: lies between 1 (all layers) and 4")
-    refused(wrong(best_place.file, "--strategy", "never"), "no threshold of the criterion 'never'")
+    refused(wrong(best_place.file, "--criterion", "never"), "no threshold of the criterion 'never'")
     refused(wrong(best_place.file, "--name", "a/b"), "--name 'a/b'")
     refused(wrong(best_place.file, "--alias", "v1"), "--alias 'v1'")
     path = best_place.copy(tmp_path / "best")

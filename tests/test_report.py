@@ -13,9 +13,9 @@ import pytest
 from scored_sweep import scored_sweep
 
 from tune.analysis import figures
-from tune.analysis.figure_data import by_epoch
+from tune.analysis.figures import by_epoch
+from tune.analysis.html import Page
 from tune.analysis.importance import TOGETHER, importances
-from tune.analysis.page import Page
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.space import SweepSpec

@@ -22,6 +22,7 @@ from leebert.data.tasks import get_task
 from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut, record_all
+from leebert.exits import usable
 from leebert.operations import multiply_adds, parameters
 from leebert.problem import TextProblem
 from leebert.runtime import Runtime
@@ -32,7 +33,7 @@ from tune.reproduce import paper
 from tune.reproduce.command import Reasons, _costs_are_known, _rendered, reproduce
 from tune.reproduce.costs import measure, model_of
 from tune.reproduce.drawing import curves
-from tune.reproduce.outcomes import CHOSEN, Cell, Outcome, summarise
+from tune.reproduce.outcomes import Cell, Outcome, summarise
 from tune.reproduce.paper import (
     GLUE,
     TABLE_1,
@@ -46,8 +47,8 @@ from tune.reproduce.paper import (
 from tune.reproduce.plan import Allowance, Part, Request, make_plan, slug
 from tune.reproduce.rendering import Page, comma_separated, latex, markdown
 from tune.reproduce.results import Costs, Results, differences, read, write
-from tune.reproduce.running import Job, jobs, run
 from tune.reproduce.tables import best_rival, lines, networks
+from tune.reproduce.training import Job, jobs, run
 from tune.space import load_space
 from tune.store.folder import SweepFolder
 from tune.store.ledger import State
@@ -137,16 +138,16 @@ def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_
     assert (cell.method, cell.keep, cell.seed, cell.minutes_to_best, cell.epochs) == ("clo-v2", None, 3, 3.0, 2)
     assert cell.exits == [0.75, 0.75, 1.0]
     assert cell.runtime == "cpu, 1 thread(s), bf16"
-    one = cell.leaving("patience", 3.0)  # patience 1 of 3 exits: rows 1 and 2 leave at exit 2, rows 3 and 4 never
+    one = cell.exiting("patience", 3.0)  # patience 1 of 3 exits: rows 1 and 2 leave at exit 2, rows 3 and 4 never
     assert (one.threshold, one.counts) == (1.0, [0, 2, 2])
     assert one.layers == (2 * 4 + 2 * 6) / 4
     assert (one.speed_up, one.held_out, one.score) == (12 / 5, 12 / 4, 1.0)
-    everything = cell.leaving("never", 2.0)
+    everything = cell.exiting("never", 2.0)
     assert (everything.layers, everything.speed_up) == (6.0, 2.0)
-    assert {o.rule for o in cell.outcomes} == {"never", "patience", *CHOSEN}
+    assert {o.criterion for o in cell.outcomes} == {"never", *(row.name for row in usable(3))}
     # The patience nearest to a speed-up on the held-out rows: 1 gives 3.0 there, 2 gives 2.0.
-    assert cell.leaving("patience", 2.1).threshold == 2.0
-    assert cell.leaving("patience", 2.9).threshold == 1.0
+    assert cell.exiting("patience", 2.1).threshold == 2.0
+    assert cell.exiting("patience", 2.9).threshold == 1.0
 
 
 def test_a_network_with_one_exit_has_one_outcome_whatever_the_rule():
@@ -165,7 +166,7 @@ def test_a_network_with_one_exit_has_one_outcome_whatever_the_rule():
         metric="accuracy", code="x", aims=(1.95,),
     )  # fmt: skip
     (outcome,) = cell.outcomes
-    assert cell.leaving("patience", 1.95) == cell.leaving("entropy", 1.95) == outcome
+    assert cell.exiting("patience", 1.95) == cell.exiting("entropy", 1.95) == outcome
     assert (outcome.layers, outcome.speed_up, outcome.score) == (6.0, 2.0, 0.5)
     assert outcome.counts == [4], "both splits' rows"
 
@@ -327,7 +328,7 @@ def test_shortened_networks_are_named_by_the_layers_that_they_have(results):
 
 def test_with_two_groups_the_margins_heading_names_neither_groups_subject(results):
     heading = markdown(page(results, TABLE_4)).splitlines()[2]
-    assert "| LeeBERT by the same rule − this, p (paired seeds) |" in heading
+    assert "| LeeBERT under the same exit criterion − this, p (paired seeds) |" in heading
 
 
 def test_csv_holds_the_figures_in_full_and_latex_every_row(results):
@@ -478,7 +479,7 @@ def test_what_a_sweep_of_one_part_has_used_is_not_there_for_the_next(tmp_path, m
         made_sweep(tmp_path / name, "sqlite:///nowhere.db", configs=2)
         return types.SimpleNamespace(by_hand=False)
 
-    monkeypatch.setattr("tune.reproduce.running.new_sweep", begun)
+    monkeypatch.setattr("tune.reproduce.training.new_sweep", begun)
     plan = make_plan(request(storage=str(tmp_path), budget="fold_epochs=20"))
     allowance = Allowance("fold_epochs=20")
     run(plan, Job(plan.parts[0], "first", None, ("uniform",), (0,)), allowance, print)
@@ -488,7 +489,7 @@ def test_what_a_sweep_of_one_part_has_used_is_not_there_for_the_next(tmp_path, m
 
 
 class Begun:
-    """A sweep as :func:`tune.reproduce.running.jobs` sees it."""
+    """A sweep as :func:`tune.reproduce.training.jobs` sees it."""
 
     def __init__(self, name, begun, seeds):
         self.folder, self.begun, self.seeds = types.SimpleNamespace(name=name), begun, seeds
@@ -539,13 +540,13 @@ def test_table_6_is_of_images_and_as_the_space_of_its_setting():
     ours = plan.spec(plan.parts[0], ["clo-v2"], [0]).train_config({"algorithm": "clo-v2"})
     assert ours == space.train_config(next(iter(space.configurations())))
     extra = next(row for row in plan.rows if row.method == "shallow-deep")
-    assert (extra.rule, plan.target.aim("cifar10"), plan.target.aim("cifar100")) == ("confidence", 1.28, 1.25)
+    assert (extra.criterion, plan.target.aim("cifar10"), plan.target.aim("cifar100")) == ("confidence", 1.28, 1.25)
 
 
 def test_rows_that_a_table_has_not_leave_by_the_rule_of_their_method():
     plan = make_plan(request(methods=("cost-eff", "dbt", "hyper", "theseus")))
     rows = {row.method: row for row in plan.rows}
-    assert [rows[m].rule for m in ("cost-eff", "dbt", "hyper", "theseus")] == [
+    assert [rows[m].criterion for m in ("cost-eff", "dbt", "hyper", "theseus")] == [
         "entropy", "confidence", "patience", "never",
     ]  # fmt: skip
     assert rows["hyper"].role == "variant"
@@ -847,7 +848,7 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     after = read(tmp_path / "out" / "reproduce-pairs-backbone.parquet")
     assert {cell.key for cell in after.cells} == {(m, None, s) for m in ("uniform", "clo-v2") for s in (0, 1)}
     assert there.cells[0] in after.cells
-    assert after.costs.seconds[""].keys() == {"never", "patience", *CHOSEN}
+    assert after.costs.seconds[""].keys() == {"never", *(row.name for row in usable(3))}
     again, _ = run("table4", *TINY, "--no-run")
     assert all(f"| LeeBERT, {rule} |" in again["text"] for rule in ("entropy", "maximum probability"))
     folder = SweepFolder(tmp_path / "sweeps" / "reproduce-pairs-backbone")

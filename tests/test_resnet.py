@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leebert.config import TrainConfig
 from leebert.errors import CheckpointError, ConfigError
 from leebert.evaluate import record_all
-from leebert.exits import make_strategy, replay
+from leebert.exits.replay import make_criterion, replay
 from leebert.images.resnet import build_resnet, load_resnet
 from leebert.inference import infer
 from leebert.memory import estimate, image_batch
@@ -105,7 +105,7 @@ def test_inference_that_drops_rows_says_what_the_replay_of_all_exits_says(rule, 
     fit(model, rows(96), TrainConfig(**{**SETTINGS, "max_epochs": 2}, algorithm="uniform"), runtime=CPU)
     data = rows(40, seed=5)
     recorded = record_all(model.eval(), data, CPU)
-    strategy = make_strategy(rule, threshold, num_exits=9, num_classes=CLASSES)
+    strategy = make_criterion(rule, threshold, num_exits=9, num_classes=CLASSES)
     leaving = replay(strategy, recorded.logits)
     answer = infer(model, data.collate(range(40)), strategy, CPU)
     assert answer.layers.tolist() == (leaving + 1).tolist()
@@ -122,7 +122,7 @@ def test_inference_stops_computing_where_the_last_row_leaves():
     for i, block in enumerate(model.blocks):
         block.register_forward_hook(lambda module, args, out, i=i: ran.append((i, len(out))))
     answer = infer(
-        model, rows(5).collate(range(5)), make_strategy("confidence", 0.01, num_exits=9, num_classes=10), CPU
+        model, rows(5).collate(range(5)), make_criterion("confidence", 0.01, num_exits=9, num_classes=10), CPU
     )
     assert ran == [(0, 5)]
     assert answer.layers.tolist() == [1] * 5
@@ -239,7 +239,7 @@ def test_every_method_that_needs_no_encoder_trains_it(name, tmp_path):
     inputs = rows(4).collate(range(4))
     with torch.no_grad():
         assert torch.equal(again.record(inputs).logits, trained.record(inputs).logits)
-    rule = make_strategy("never", None, num_exits=again.num_exits, num_classes=CLASSES)
+    rule = make_criterion("never", None, num_exits=again.num_exits, num_classes=CLASSES)
     assert infer(again, inputs, rule, CPU).layers.tolist() == [3] * 4
 
 

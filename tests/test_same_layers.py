@@ -14,24 +14,24 @@ from hypothesis import strategies as st
 from made_sweep import FOLDS, made_sweep
 from recorded import crowded, records
 
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
 from leebert.report import evaluation
 from leebert.thresholds import choose, curves, look_up
-from leebert.tradeoff import ALLOWED_LOSS, CRITERION, layers_within, mean_curve, tradeoff
-from tune.analysis.best import best_file, best_logits
-from tune.analysis.choosing import Sweep
-from tune.analysis.choosing import choose as choose_best
-from tune.analysis.comparing import compare_pool
-from tune.analysis.overview import margins_of, spec_of
-from tune.analysis.pool import Pool
+from leebert.tradeoff import ALLOWED_LOSS, CRITERION, layers_within, mean_curve, replay_point, tradeoff
+from tune.analysis.choose import Sweep
+from tune.analysis.choose import choose as choose_best
+from tune.analysis.compare_sweeps import compare_pool
+from tune.analysis.overview import margins_of
 from tune.analysis.report import sweep_page
-from tune.analysis.select import best
+from tune.analysis.sweeps import Pool
 from tune.analysis.tradeoff import Objective
-from tune.models.found import load_logits, pooled, save_logits
-from tune.running.driver import replay
+from tune.models.best_file import load_logits, pooled, save_logits
+from tune.models.write_best import best_file, best_logits
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder
+from tune.store.folder import SweepFolder, spec_of
+from tune.store.ranking import best
 from tune.tracking.events import ConfigEnded
+from tune.tracking.feed import replay
 
 #: Two configurations, CLO-v2's and BLO's, and a third that is pruned.
 SPACE = {"lr_theta": [1e-5], "lr_omega": [1e-4], "cycle_length": [2], "batch_size": [16, 32]}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leebert.errors import SweepError
-from tune.analysis.select import best, complete, one_standard_error, ranking, score
 from tune.store.history import Cell, Configuration, EpochScore
+from tune.store.ranking import best, complete, one_standard_error, ranking, score
 
 fraction = st.integers(0, 1000).map(lambda n: n / 1000)
 

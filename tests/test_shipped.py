@@ -90,7 +90,7 @@ def test_a_clusters_machines_install_the_wheel_where_there_is_no_checkout(tmp_pa
 
     done = install()
     assert done.returncode == 1
-    assert "neither the checkout nor a wheel" in done.stderr
+    assert "neither a checkout nor a wheel" in done.stderr
     (tmp_path / "there" / "leebert_sweep-0.1.0-py3-none-any.whl").touch()
     assert install().stdout.split()[-1] == "leebert_sweep-0.1.0-py3-none-any.whl[cluster]"
     (tmp_path / "there" / "leebert_sweep-0.2.0-py3-none-any.whl").touch()

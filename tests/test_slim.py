@@ -10,7 +10,7 @@ from toys import toy_mlp
 
 from leebert.backbone import LayerStack
 from leebert.errors import BackboneError, ConfigError
-from leebert.exits import make_strategy, replay
+from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.losses import cross_entropy
 from leebert.model import LeebertForSequenceClassification, build_model, load_model
@@ -271,7 +271,7 @@ def test_inference_of_a_reduced_model_says_how_many_layers_ran(family):
     model = reduced(family)
     inputs = batch(rows=9, padded=False)
     logits = logits_of(model, inputs)
-    rule = make_strategy("confidence", float(logits[0].softmax(-1).amax(-1).median()), num_exits=2, num_classes=2)
+    rule = make_criterion("confidence", float(logits[0].softmax(-1).amax(-1).median()), num_exits=2, num_classes=2)
     where = replay(rule, logits.numpy())
     assert set(where.tolist()) == {0, 1}
     answer = infer(model, inputs, rule, CPU)
@@ -304,7 +304,7 @@ def test_one_exit_runs_the_layers_below_it_only(family):
         layer.register_forward_hook(lambda *_: calls.append(1))
     assert torch.allclose(logits_of(model), whole[1:2], atol=1e-6)
     assert len(calls) == 2
-    infer(model, batch(), make_strategy("never", None, num_exits=1, num_classes=2), CPU)
+    infer(model, batch(), make_criterion("never", None, num_exits=1, num_classes=2), CPU)
     assert len(calls) == 4
     assert (model.num_exits, model.exit_layers, model.depth) == (1, (2,), 4)
     assert model.config.structure == {"depth": 4, "exits": [2]}

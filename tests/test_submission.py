@@ -127,8 +127,8 @@ def test_the_rule_that_is_asked_for_answers(models, cli, mrpc, tmp_path):
         assert ran.code == 0, ran.err
         return ran.out.splitlines()[0]
 
-    assert f"{LAYERS}.00 of {LAYERS} layers on average, speed-up 1.00" in layers("--strategy", "never")
-    assert "1.00 of 4 layers on average, speed-up 4.00" in layers("--strategy", "confidence", "--threshold", 0.5)
+    assert f"{LAYERS}.00 of {LAYERS} layers on average, speed-up 1.00" in layers("--criterion", "never")
+    assert "1.00 of 4 layers on average, speed-up 4.00" in layers("--criterion", "confidence", "--threshold", 0.5)
 
 
 def test_a_release_without_the_diagnostic_set_lacks_its_file_alone(models, cli, tmp_path):

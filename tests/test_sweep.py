@@ -362,16 +362,25 @@ def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tune
         at[config, fold] = tradeoff(held_out, "accuracy", "confidence").at_speed_up(1.5)
     configs = {c.values["algorithm"]: c.id for c in folder.ledger.read().history()}
     ran = tuned(
-        "compare", "whole", "--a", "clo-v2", "--b", "blo", "--speed-up", "1.5", "--rule", "confidence", "--json"
+        "compare", "whole", "--a", "clo-v2", "--b", "blo", "--speed-up", "1.5", "--criterion", "confidence", "--json"
     )
     assert ran.code == 0, ran.err
     (there,) = ran.json["at_speed_ups"]
-    assert (there["speed_up"], there["rule"]) == (1.5, "confidence")
+    assert (there["speed_up"], there["criterion"]) == (1.5, "confidence")
     differences = [at[configs["clo-v2"], f] - at[configs["blo"], f] for f in (0, 1)]
     assert there["lines"][0]["difference"]["mean"] == pytest.approx(np.mean(differences))
 
     chosen = tuned(
-        "best", "whole", "--objective", "speed-up=1.5", "--rule", "confidence", "--out", tmp_path, "--json", "--anyway"
+        "best",
+        "whole",
+        "--objective",
+        "speed-up=1.5",
+        "--criterion",
+        "confidence",
+        "--out",
+        tmp_path,
+        "--json",
+        "--anyway",
     )
     assert chosen.code == 0, chosen.err
     means = {config: np.mean([at[config, 0], at[config, 1]]) for config in configs.values()}

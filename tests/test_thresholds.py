@@ -9,8 +9,8 @@ import pytest
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
-from leebert.exits import check_threshold
-from leebert.rules import RULES
+from leebert.exits import with_threshold
+from leebert.exits.checks import check_threshold
 from leebert.thresholds import (
     FILE,
     check_speed_up,
@@ -109,7 +109,7 @@ def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():
         for rule in ("entropy", "normalised_entropy", "confidence"):
             chosen = choose(clueless, rule, 2)
             assert chosen.reached == 2
-            check_threshold(ExitConfig(strategy=rule, threshold=chosen.threshold), 2, classes)
+            check_threshold(ExitConfig(criterion=rule, threshold=chosen.threshold), 2, classes)
 
 
 def test_never_has_no_threshold(held_out):
@@ -141,7 +141,7 @@ def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_o
         assert not chosen.missed(most)
         check_threshold(chosen.exits, M, 3)
         if not chosen.near:
-            assert f"since rows leave together, none before exit {M / most:g}: the nearest is" in chosen.shortfall
+            assert f"since samples exit together, none before exit {M / most:g}: the nearest is" in chosen.shortfall
 
 
 def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_that_compare_exits():
@@ -178,7 +178,7 @@ def test_a_patience_has_a_curve_of_its_own(held_out):
 def test_curves_find_any_speed_up_again(held_out, tmp_path):
     (tmp_path / FILE).write_text(json.dumps({"curves": curves(held_out)}))
     read = read_curves(tmp_path)
-    assert set(read) == {"pcee, patience 2", "f-pabee, patience 1", *RULES} - {"pcee", "f-pabee"}
+    assert set(read) == {"pcee, patience 2", "f-pabee, patience 1", *with_threshold()} - {"pcee", "f-pabee"}
     for rule in ("entropy", "normalised_entropy", "confidence"):
         thresholds = [t for t, _ in read[rule]]
         assert thresholds == sorted(thresholds)
@@ -188,5 +188,5 @@ def test_curves_find_any_speed_up_again(held_out, tmp_path):
             assert found.reached == pytest.approx(asked, rel=0.021)
             assert layer_ratio(held_out, rule, found.threshold) == pytest.approx(found.reached)
     assert read_curves(tmp_path / "none") == {}
-    with pytest.raises(ConfigError, match="no curve of the rule 'patience'"):
+    with pytest.raises(ConfigError, match="no curve of the exit criterion 'patience'"):
         look_up({}, "patience", 2)

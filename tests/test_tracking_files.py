@@ -10,7 +10,7 @@ from proxy import Fault, proxy
 from test_tracking import Sweep, whole_sweep
 
 from leebert.errors import TrackingError
-from tune.tracking.files import log_file
+from tune.tracking.artifacts import log_file
 
 AGAIN = "leebert-tune rebuild-mlflow it"
 

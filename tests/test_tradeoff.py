@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from recorded import drawn
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut, replay_point
-from leebert.rules import RULES
+from leebert.evaluate import HeldOut
+from leebert.exits import CRITERIA, with_threshold
+from leebert.tradeoff import replay_point
 from tune.analysis.compare import compare
-from tune.analysis.select import best
 from tune.analysis.tradeoff import Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
 from tune.running.crossval import save_held_out
 from tune.store.history import Cell, Configuration, EpochScore
+from tune.store.ranking import best
 
 
 def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> HeldOut:
@@ -27,18 +28,18 @@ def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> Hel
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 10_000), st.sampled_from(sorted(RULES)), st.integers(2, 6), st.integers(2, 4))
+@given(st.integers(0, 10_000), st.sampled_from(sorted(with_threshold())), st.integers(2, 6), st.integers(2, 4))
 def test_a_curve_ends_at_the_last_exit_and_holds_points_of_replay(seed, rule, exits, classes):
     record = held_out(seed, exits, 40, classes)
     found = tradeoff(record, "accuracy", rule)
     steps = np.diff(found.layers)
-    assert (steps >= 0).all() if RULES[rule].whole else (steps > 0).all()  # two patiences may tell the same
+    assert (steps >= 0).all() if CRITERIA[rule].whole else (steps > 0).all()  # two patiences may tell the same
     assert found.layers[-1] == exits
     last = float((record.logits[-1].argmax(-1) == record.labels).mean())
     assert found.at_speed_up(1.0) == pytest.approx(last)
     scores = [found.first_exit, *found.scores]
     assert min(scores) - 1e-12 <= found.area() <= max(scores) + 1e-12
-    if not RULES[rule].several:  # whose rows stay for two exits or so
+    if not CRITERIA[rule].several:  # whose rows stay for two exits or so
         assert found.layers[0] == pytest.approx(1.0)
         first = float((record.logits[0].argmax(-1) == record.labels).mean())
         assert found.scores[0] == pytest.approx(first)
@@ -66,12 +67,12 @@ def test_an_objective_that_is_none(text):
 
 
 def test_a_rule_that_is_none():
-    with pytest.raises(ConfigError, match="--rule softmax: one of patience, entropy, normalised_entropy"):
+    with pytest.raises(ConfigError, match="--criterion softmax: one of patience, entropy, normalised_entropy"):
         Objective.of("area", "softmax")
 
 
 def test_a_patience_belongs_to_its_rule():
-    with pytest.raises(ConfigError, match="--patience 2: strategy 'entropy' has no parameter 'patience'"):
+    with pytest.raises(ConfigError, match="--patience 2: criterion 'entropy' has no parameter 'patience'"):
         Objective.of("area", "entropy", 2)
     assert str(Objective.of("speed-up=2", "f-pabee", 3)) == "score at speed-up 2 under f-pabee with patience 3"
     record = held_out(0)

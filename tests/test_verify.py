@@ -10,7 +10,7 @@ import pytest
 from best_files import ROWS
 
 from leebert.yaml import dump_yaml, load_yaml
-from tune.models.found import content_digest, load_logits, read_best
+from tune.models.best_file import content_digest, load_logits, read_best
 
 pytestmark = pytest.mark.slow
 
@@ -201,7 +201,7 @@ def test_what_may_be_changed_by_hand_may_be_left_out(best_place, tmp_path):
         lambda v: v.pop("data"),
         lambda v: v.update(exits=None),
         lambda v: v.pop("exits", None),
-        lambda v: v.update(exits={"strategy": "never"}),
+        lambda v: v.update(exits={"criterion": "never"}),
     ):
         rewrite(path, change)
         assert read_best(path).config.training == recorded.training

@@ -21,9 +21,10 @@ from tune.store.lease import Lease
 from tune.store.ledger import State
 from tune.tracking import names, views
 from tune.tracking import saved_views as saving
-from tune.tracking.showing import Showing
+from tune.tracking.events import View
+from tune.tracking.publish import Showing
 from tune.tracking.tracker import SavedViews, Summary
-from tune.tracking.views import Found, View, decoded, encoded, found, saved_views, view_key
+from tune.tracking.views import Found, decoded, encoded, found, saved_views, view_key
 
 FOUND = Found(
     ("clo-v2", "blo"), ("lr_theta", "lr_omega", "batch_size"), ("cycle_length",), 36,

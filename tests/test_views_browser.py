@@ -16,7 +16,7 @@ import pytest
 from browser import NO_ASSISTANT, Browser, browser, chromium
 from made_sweep import made_sweep
 
-from tune.tracking.names import COLOURS
+from tune.analysis.labels import COLOURS
 
 pytestmark = pytest.mark.slow
 NAME = "views-made"

@@ -13,7 +13,22 @@ import typer
 
 from leebert import console
 from leebert.errors import ConfigError, SweepError, TrackingError
-from leebert.rules import COUNTING, RULES
+from leebert.options import (
+    BACKBONE,
+    Backbone,
+    Command,
+    Criterion,
+    DataDir,
+    Device,
+    Experiment,
+    Json,
+    MaxLoss,
+    Patience,
+    Pooling,
+    Set,
+    SpeedUp,
+    Task,
+)
 from tune.reproduce.paper import TARGETS
 
 app = typer.Typer(
@@ -23,26 +38,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Storage = Annotated[str | None, typer.Option(help="Where sweeps lie; else LEEBERT_STORAGE, else ./sweeps.")]
 Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its folder.")]
 Names = Annotated[list[str], typer.Argument(help="Names of sweeps in the storage, or their folders.")]
-Rule = Annotated[str, typer.Option(help=f"Exit rule of speed-ups: one of {', '.join(RULES)}.")]
-Patience = Annotated[
-    int | None, typer.Option(min=1, help=f"How many exits in a row, for {COUNTING}; the rule's default else.")
-]
-Set = Annotated[list[str] | None, typer.Option("--set", help="key=value of the space file; repeatable.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder in GLUE's release layout, or of your own task's files.")]
-Backbone = Annotated[str | None, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")]
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 SweepsMlflow = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow; else the sweep's own, as when it started.")
 ]
-SweepsExperiment = Annotated[
-    str | None, typer.Option("--experiment", help="MLflow experiment; else the sweep's own, as when it started.")
-]
-Device = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
+TrialDevice = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
 
 
 def _say(line: str) -> None:
@@ -59,7 +63,7 @@ def _program(
     pass
 
 
-@app.command()
+@app.command(cls=Command)
 def sweep(
     spaces: Annotated[
         list[Path],
@@ -71,9 +75,9 @@ def sweep(
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
-    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; leebert-TASK by default.")] = None,
+    experiment: Experiment = None,
     set_: Set = None,
-    device: Device = "auto",
+    device: TrialDevice = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it would cost.")] = False,
     json_: Json = False,
 ) -> None:
@@ -137,7 +141,7 @@ def _default_name(path: Path) -> str:
     return f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-@app.command()
+@app.command(cls=Command)
 def spaces(
     into: Annotated[Path, typer.Argument(help="The folder that --copy writes into.")] = Path("."),
     copy: Annotated[
@@ -163,7 +167,7 @@ def spaces(
     print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . (or {CLUSTER}) makes a copy to edit")
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(
     space: Annotated[Path, typer.Argument(help="A search space: a YAML file, or a name from `spaces`.")],
     data_dir: DataDir = None,
@@ -179,7 +183,7 @@ def doctor(
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
     console.quiet_transformers()
-    from tune.machines.doctor import examine, print_checks, verdict
+    from tune.running.doctor import examine, print_checks, verdict
 
     checks = examine(spec, address)
     if json_:
@@ -189,7 +193,7 @@ def doctor(
     verdict(checks)
 
 
-@app.command()
+@app.command(cls=Command)
 def resume(
     name: Name,
     space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
@@ -198,7 +202,7 @@ def resume(
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
-    device: Device = "auto",
+    device: TrialDevice = "auto",
     take_over: Annotated[bool, typer.Option("--take-over", help="Even if another driver seems to live.")] = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Train cells again whose held-out logits are missing or damaged.")
@@ -222,7 +226,7 @@ def resume(
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
     from tune.analysis.overview import print_table, print_views, summary
-    from tune.running.sweep import named
+    from tune.store.folder import named
 
     told = []
     for outcome in outcomes:
@@ -262,7 +266,7 @@ def _exit_by(signal: int | None) -> None:
         raise typer.Exit(128 + signal)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_(storage: Storage = None, json_: Json = False) -> None:
     """All sweeps of a storage."""
     from tune.analysis.overview import print_list, status_or_error
@@ -272,7 +276,7 @@ def list_(storage: Storage = None, json_: Json = False) -> None:
     console.emit_json(found) if json_ else print_list(found)
 
 
-@app.command()
+@app.command(cls=Command)
 def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
     """What a sweep has done, is doing and has left, from any terminal."""
     from tune.analysis.overview import print_status, status_of
@@ -282,7 +286,7 @@ def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
     console.emit_json(told) if json_ else print_status(told)
 
 
-@app.command()
+@app.command(cls=Command)
 def stop(
     name: Name,
     storage: Storage = None,
@@ -308,14 +312,14 @@ def stop(
         print(f"{folder.name}: stopped; go on by: leebert-tune resume {name}")
 
 
-@app.command()
+@app.command(cls=Command)
 def best(
     names: Names,
     out: Annotated[Path, typer.Option(help="Folder for <task>.yaml.")] = Path("best"),
     objective: Annotated[
         str, typer.Option(help="What is best: score (mean over exits), speed-up=2 (score at it) or area (over layers).")
     ] = "score",
-    rule: Rule = "normalised_entropy",
+    criterion: Criterion = None,
     patience: Patience = None,
     front: Annotated[
         bool, typer.Option("--front", help="Find the front of score against layers, however many cells there are.")
@@ -331,14 +335,14 @@ def best(
 
     Exit code 1 if a sweep or task has none; the others' files are written all the same.
     """
-    from tune.analysis.best import print_best, write_best
-    from tune.analysis.choosing import choose_each
+    from tune.analysis.choose import choose_each
     from tune.analysis.tradeoff import Objective
+    from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
     choices, errors = choose_each(
-        folders, Objective.of(objective, rule, patience), front=front, anyway=anyway, say=_say
+        folders, Objective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
     )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
@@ -353,7 +357,7 @@ def best(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
     data_dir: DataDir = None,
@@ -365,7 +369,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Train a best file's cells again: does its score come out? Exit code 0 if it does, else 1."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     if precision not in (None, "fp32", "bf16"):
@@ -379,38 +383,30 @@ def verify(
     claim(verdict)
 
 
-@app.command()
+@app.command(cls=Command)
 def refit(
     file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many models; the sweep's seeds first.")] = 1,
     first_seed: Annotated[int | None, typer.Option(min=0, help="Seeds from here on; the first is registered.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the models go; refits/TASK by default.")] = None,
-    strategy: Annotated[
-        str | None,
-        typer.Option(help=f"Exit criterion of the models: one of {', '.join(RULES)}; the best for the aim by default."),
-    ] = None,
+    criterion: Criterion = None,
     patience: Patience = None,
-    speed_up: Annotated[
-        float | None, typer.Option(help="Aim of the thresholds: a layer speed-up, depth / mean layers.")
-    ] = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(help="Aim: as early as costs at most so many points; by default 1, else a layer speed-up of 2."),
-    ] = None,
+    speed_up: SpeedUp = None,
+    max_loss: MaxLoss = None,
     data_dir: DataDir = None,
     backbone: Backbone = None,
     tracking_uri: TrackingUri = None,
-    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; leebert-TASK by default.")] = None,
+    experiment: Experiment = None,
     name: Annotated[str | None, typer.Option(help="Registered model; leebert-TASK by default.")] = None,
     alias: Annotated[str, typer.Option(help="Alias of the registered version.")] = "champion",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Register what isn't distinguishable from the majority class, too.")
     ] = False,
     json_: Json = False,
 ) -> None:
     """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
@@ -419,7 +415,7 @@ def refit(
     from tune.models.register import Target, check_names, check_server, log_refit, model_name
     from tune.tracking.server import resolve_uri
 
-    plan = Plan(seeds_of(best, seeds, first_seed), strategy, speed_up, patience, device, max_loss=max_loss)
+    plan = Plan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
     to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
@@ -433,12 +429,12 @@ def refit(
     console.emit_json(told) if json_ else print_refit(told, out)
 
 
-@app.command("rebuild-mlflow")
+@app.command("rebuild-mlflow", cls=Command)
 def rebuild_mlflow(
     name: Name,
     storage: Storage = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow; else the sweep's own, as when it started.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; else the sweep's own.")] = None,
+    experiment: Experiment = None,
     json_: Json = False,
 ) -> None:
     """Write to MLflow what it lacks of a sweep: on a new server everything, after an outage what was not sent."""
@@ -466,18 +462,18 @@ def rebuild_mlflow(
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def views(
     name: Name,
     storage: Storage = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow; else the sweep's own, as when it started.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="MLflow experiment; else the sweep's own.")] = None,
+    experiment: Experiment = None,
     json_: Json = False,
 ) -> None:
     """Make the sweep's saved views in MLflow again, from what it has found by now, and print their addresses."""
     from tune.analysis.overview import print_views
     from tune.store.folder import SweepFolder
-    from tune.tracking.showing import show
+    from tune.tracking.publish import show
 
     told = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
     if json_:
@@ -490,7 +486,7 @@ def views(
         )
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     names: Names,
     a: Annotated[str, typer.Option(help="One value of the option, such as clo-v2.")],
@@ -500,28 +496,31 @@ def compare(
     speed_up: Annotated[
         list[float] | None, typer.Option(help="Compare the score at this speed-up as well; repeatable. [default: 2]")
     ] = None,
-    rule: Rule = "normalised_entropy",
+    criterion: Criterion = None,
     patience: Patience = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with figures here, and log it to MLflow.")] = None,
     tracking_uri: SweepsMlflow = None,
-    experiment: SweepsExperiment = None,
+    experiment: Experiment = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
-    from tune.analysis.comparing import across, compare_sweeps, print_comparisons
+    from leebert.tradeoff import SPEED_UP
+    from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
     from tune.analysis.tradeoff import Objective
     from tune.store.folder import SweepFolder
 
-    objectives = [Objective.of(f"speed-up={s}", rule, patience, option="--speed-up") for s in speed_up or [2.0]]
+    objectives = [
+        Objective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
+    ]
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
     found = compare_sweeps(
         folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
     )
     if html is not None:
-        from tune.analysis.compare_page import comparison_page
-        from tune.analysis.report import deliver
+        from tune.analysis.compare_html import comparison_page
+        from tune.tracking.artifacts import deliver
 
         deliver(comparison_page(found), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
     if not json_:
@@ -551,24 +550,25 @@ def _picked(where: list[str]) -> dict[str, str]:
     return picked
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     name: Name,
     out: Annotated[Path | None, typer.Option(help="The page; report.html in the sweep's folder by default.")] = None,
     tracking_uri: SweepsMlflow = None,
-    experiment: SweepsExperiment = None,
+    experiment: Experiment = None,
     storage: Storage = None,
 ) -> None:
     """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
-    from tune.analysis.report import deliver, sweep_page
+    from tune.analysis.report import sweep_page
     from tune.store.folder import SweepFolder
+    from tune.tracking.artifacts import deliver
 
     folder = SweepFolder.find(name, storage)
     page, path = sweep_page(folder), out or folder.path / "report.html"
     print(deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment, say=_say))
 
 
-@app.command()
+@app.command(cls=Command)
 def simulate(
     name: Annotated[str, typer.Argument(help="A sweep that was run with `pruner: none`, or a copy of its scores.")],
     pruner: Annotated[
@@ -598,12 +598,12 @@ def simulate(
     console.emit_json(told) if json_ else print_simulation(told)
 
 
-@app.command()
+@app.command(cls=Command)
 def reproduce(
     target: Annotated[str, typer.Argument(help=f"One of {', '.join(TARGETS)}.")],
-    backbone: Annotated[str, typer.Option(help="Hub id[@revision], folder, or package:NAME/path.")],
-    task: Annotated[str | None, typer.Option(help="A task's name, or a YAML file that declares one.")] = None,
-    pooling: Annotated[str, typer.Option(help="What the exits see: pooler, cls or mean.")] = "pooler",
+    backbone: Annotated[str, typer.Option(help=BACKBONE)],
+    task: Task = None,
+    pooling: Pooling = None,
     methods: Annotated[
         str | None, typer.Option(help="Only these, by commas; methods that the table lacks get a row.")
     ] = None,
@@ -620,7 +620,7 @@ def reproduce(
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
-    device: Device = "auto",
+    device: TrialDevice = "auto",
     json_: Json = False,
 ) -> None:
     """Make one of the paper's tables or figures anew: run what is missing, reuse what is there, render all of it."""
@@ -629,7 +629,7 @@ def reproduce(
     from tune.reproduce.plan import Request
 
     request = Request(
-        target, task, backbone, pooling, () if methods is None else tuple(m.strip() for m in methods.split(",")), seeds, budget,
+        target, task, backbone, pooling or "pooler", () if methods is None else tuple(m.strip() for m in methods.split(",")), seeds, budget,
         tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
     )  # fmt: skip
     made = reproduce_(request, train=not no_run, say=_say)

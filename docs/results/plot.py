@@ -15,8 +15,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from tune.analysis.labels import COLOURS, algorithm_label
 from tune.store.folder import SweepFolder
-from tune.tracking.names import COLOURS, algorithm_label
 
 COLOURS_OF_RULES = ("#00855f", "#2272b4", "#de7921", "#8a4fb0", "#c0392b", "#5a5a5a")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from leebert.errors import CacheError, DataError
+from leebert.files import replaced
 
 
 class Fingerprinted(Protocol):
@@ -37,17 +36,16 @@ def write(columns: Mapping[str, Any], metadata: Mapping[str, Any], path: Path) -
     batch = pa.record_batch(dict(columns))
     facts = {key: str(value) for key, value in {**metadata, "layout": LAYOUT}.items()}
     batch = batch.replace_schema_metadata({**facts, "crc32": str(_checksum(batch, facts))})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        with (
+            replaced(path, sync=False) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, batch.schema) as writer,
+        ):
             writer.write_batch(batch)
-        temporary.replace(path)
     except OSError as error:
         raise DataError(f"{path}: can't be written: {error}; free some space, or choose another folder") from None
-    finally:
-        with contextlib.suppress(OSError):  # gone already where all went well
-            temporary.unlink()
 
 
 def open_mapped(path: Path) -> tuple[pa.RecordBatch, dict[str, str]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from leebert.data.sources import Examples, Labelled
-from leebert.data.tasks import AnyTask
+from leebert.data.tasks import AnyTask, Task
 from leebert.errors import DataError
-from leebert.files import parse_json
-from leebert.images.tasks import ImageTask
+from leebert.files import parse_json, replaced
 
 #: One fixed hold-out (`folds: 1`) holds out about one row in so many.
 HOLD_OUT = 10
@@ -35,8 +32,9 @@ def group_ids(examples: Labelled, task: AnyTask) -> np.ndarray:
     Rows that share a normalised text of the task's `group_by` columns, in whichever of them, are one group, and so is
     what such rows share with others. "containing" groups by :func:`containing_groups`; () leaves each row alone.
     """
-    if isinstance(task, ImageTask) or not task.group_by:
+    if not task.group_by:
         return np.arange(len(examples))
+    assert isinstance(task, Task)  # only texts have columns to group by
     assert isinstance(examples, Examples)
     if task.group_by == "containing":
         if len(examples.texts) != 1:
@@ -153,13 +151,8 @@ class Folds:
         }
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replaced(path, sync=False) as temporary:
             temporary.write_text(json.dumps(values), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):  # gone already where all went well
-                temporary.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> Folds:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from leebert.config import Frozen, nearest, parse
 from leebert.data.labels import LabelIds, as_written
 from leebert.data.readers import FORMATS
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS, ImageTask
+from leebert.metrics import METRICS
 from leebert.yaml import load_yaml
 
-Metric = Literal["accuracy", "matthews", "acc_f1", "macro_f1"]
 #: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
 GroupBy = tuple[str, ...] | Literal["containing"]
 _HUB_SPLITS: Mapping[str, str] = {"train": "train", "dev": "validation", "test": "test"}
@@ -48,7 +48,7 @@ class Task:
     text_columns: tuple[str, ...]
     label_column: str
     label_names: tuple[str, ...]
-    metric: Metric
+    metric: str
     group_by: GroupBy
     splits: Mapping[str, str]
     eval_splits: tuple[str, ...] = ("dev",)
@@ -57,6 +57,7 @@ class Task:
     headerless: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     skipped_label: str | None = None
     skip_broken: bool = False
+    kind: ClassVar[str] = "texts"  # in leebert.kinds.KINDS
 
     @property
     def request_columns(self) -> tuple[str, ...]:
@@ -219,6 +220,12 @@ def _not_of_numbers(value: Any) -> Any:
     return value
 
 
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(METRICS.unknown(name) + nearest(name, METRICS))
+    return name
+
+
 def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -242,7 +249,7 @@ class OwnTask(Frozen):
     labels: tuple[Annotated[str, BeforeValidator(_label_text)], ...] = Field(
         min_length=2, description="The labels' names, in the order of their ids."
     )
-    metric: Annotated[Metric, BeforeValidator(_not_of_numbers)] = Field(
+    metric: Annotated[str, BeforeValidator(_not_of_numbers), AfterValidator(_metric)] = Field(
         "accuracy", description="The score: accuracy, matthews, acc_f1 (the mean of accuracy and F1), or macro_f1."
     )
     group_by: tuple[str, ...] | Literal["containing", "none"] | None = Field(
@@ -274,8 +281,9 @@ class OwnTask(Frozen):
         errors = []
         for kind, names in (("column", [*self.text, self.label]), ("label", list(self.labels))):
             errors += [f"{kind} {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
-        if self.metric == "acc_f1" and len(self.labels) != 2:
-            errors.append(f"metric: acc_f1 needs two labels, not {len(self.labels)}; use accuracy or macro_f1")
+        if (needed := METRICS[self.metric].classes) not in (None, len(self.labels)):
+            others = " or ".join(name for name, metric in METRICS.items() if metric.classes is None)
+            errors.append(f"metric: {self.metric} needs {needed} labels, not {len(self.labels)}; use {others}")
         if self.group_by == "containing" and len(self.text) != 1:
             errors.append("group_by: containing is for tasks of one text column")
         for column in self.group_by if isinstance(self.group_by, tuple) else ():
@@ -356,6 +364,6 @@ def named_or_declared(given: str) -> str | dict[str, Any]:
 def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
     """A task of texts, as :func:`any_task`. Raises ConfigError for one of images, too."""
     found = any_task(task, base)
-    if isinstance(found, ImageTask):
+    if not isinstance(found, Task):
         raise ConfigError(f"task {found.name}: its rows are images, and this is for texts")
     return found

@@ -1,21 +1,37 @@
-"""Maximum probability (Shallow-Deep, RightTool): leave when the exit is sure enough of its class."""
+"""Maximum probability (Shallow-Deep, RightTool): exit when the exit is sure enough of its class."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import torch
-from torch.nn import functional as F
+from leebert.exits.criterion import Criterion
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass(frozen=True)
 class Confidence:
-    """A row leaves when max_k p_k ≥ threshold."""
+    """A sample exits when max_k p_k ≥ threshold."""
 
     threshold: float
 
     def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
-        return F.softmax(logits.float(), dim=-1).amax(dim=-1), None
+        """(B,) greatest probabilities."""
+        return logits.float().softmax(dim=-1).amax(dim=-1), None
 
     def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+        """There is no state."""
         return self.measure(logits, state)[0] >= self.threshold, None
+
+
+CRITERION = Criterion(
+    name="confidence",
+    title="the greatest probability reaches the threshold",
+    source="Shallow-Deep, Kaya et al., ICML 2019",
+    make=lambda threshold, patience, num_classes: Confidence(threshold),
+    span=lambda m, k: (1 / k, 1.0),
+    top="1",
+    colour="#2ca02c",
+)

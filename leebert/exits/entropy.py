@@ -1,17 +1,20 @@
-"""Entropy (DeeBERT; FastBERT divides it by ln K): leave when the exit is certain enough."""
+"""Entropy (DeeBERT): exit when the distribution over classes is certain enough."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch.nn import functional as F
+from leebert.exits.criterion import Criterion
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass(frozen=True)
 class Entropy:
-    """A row leaves when −Σ_k p_k ln p_k < threshold · unit (natural logarithm, so at most ln K)."""
+    """A sample exits when −Σ_k p_k ln p_k < threshold · unit (natural logarithm, so at most ln K)."""
 
     threshold: float
     unit: float = 1.0
@@ -22,12 +25,26 @@ class Entropy:
         return cls(threshold, math.log(num_classes))
 
     def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+        """(B,) entropies in units of `unit`."""
         return self._nats(logits) / self.unit, None
 
     def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+        """There is no state."""
         return self._nats(logits) < self.threshold * self.unit, None
 
     @staticmethod
     def _nats(logits: torch.Tensor) -> torch.Tensor:
-        log_p = F.log_softmax(logits.float(), dim=-1)
+        log_p = logits.float().log_softmax(dim=-1)
         return -(log_p.exp() * log_p).sum(dim=-1)
+
+
+CRITERION = Criterion(
+    name="entropy",
+    title="the entropy is below the threshold, in nats",
+    source="DeeBERT, Xin et al., ACL 2020",
+    make=lambda threshold, patience, num_classes: Entropy(threshold),
+    span=lambda m, k: (0.0, math.log(k)),
+    top="ln {classes} = {high:.4f}",
+    rising=True,
+    colour="#d62728",
+)

@@ -1,16 +1,20 @@
-"""Patience (PABEE, section 2.3): leave when p exits in a row agree with the one before them."""
+"""Patience (PABEE, section 2.3): exit when p exits in a row agree with the one before them."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import torch
+from leebert.exits.criterion import Criterion
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
     """A counter starts at 0; from the second exit on it grows by 1 when the predicted class equals the previous
-    exit's, else falls to 0; the row leaves when it reaches `patience`, so at exit p + 1 at the earliest.
+    exit's, else falls to 0; the sample exits when it reaches `patience`, so at exit p + 1 at the earliest.
     """
 
     patience: int
@@ -18,6 +22,9 @@ class Patience:
     def step(
         self, logits: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """The state is the class at the exit before and the counter, (B,) each."""
+        import torch
+
         predicted = logits.argmax(dim=-1)  # (B,)
         if state is None:
             counter = torch.zeros_like(predicted)
@@ -25,3 +32,21 @@ class Patience:
             previous, counter = state
             counter = torch.where(predicted == previous, counter + 1, 0)
         return counter >= self.patience, (predicted, counter)
+
+
+def default_patience(num_exits: int) -> int:
+    """round(M/3), the paper's 4 at M = 12."""
+    return max(1, round(num_exits / 3))
+
+
+CRITERION = Criterion(
+    name="patience",
+    title="p exits in a row predict the class of the exit before them",
+    source="PABEE, Zhou et al., NeurIPS 2020; section 2.3",
+    make=lambda threshold, patience, num_classes: Patience(int(threshold)),
+    span=lambda m, k: (1, m - 1),
+    whole=True,
+    default=default_patience,
+    several=True,
+    colour="#1f77b4",
+)

@@ -1,30 +1,53 @@
-"""Patience and certainty together (PCEE-BERT): leave when p exits in a row are certain enough."""
+"""Patience and certainty together (PCEE-BERT): exit when p exits in a row are certain enough."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import torch
-
+from leebert.exits.criterion import Criterion
 from leebert.exits.entropy import Entropy
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass(frozen=True)
 class PCEE:
     """A counter starts at 0 and grows by 1 at each exit whose entropy / ln K is below the threshold, else falls to 0; the
-    row leaves when it reaches `patience`, so at exit p at the earliest. At patience 1 this is the normalised entropy.
+    sample exits when it reaches `patience`, so at exit p at the earliest. At patience 1 this is the normalised entropy.
 
-    That exit answers; the authors' averaging of the p exits is off in their experiments and left out.
+    That exit answers; the authors' averaging of the p exits is off in their experiments and not implemented.
     """
 
     entropy: Entropy
     patience: int
 
     def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+        """(B,) normalised entropies."""
         return self.entropy.measure(logits, state)
 
     def step(self, logits: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state is the counter, (B,)."""
+        import torch
+
         certain, _ = self.entropy.step(logits, None)
         counter = torch.zeros_like(certain, dtype=torch.long) if state is None else state
         counter = torch.where(certain, counter + 1, 0)
         return counter >= self.patience, counter
+
+
+CRITERION = Criterion(
+    name="pcee",
+    title="the entropy / ln K is below the threshold at p exits in a row",
+    source="PCEE-BERT, Zhang et al., Findings of NAACL 2022",
+    make=lambda threshold, patience, num_classes: PCEE(Entropy.normalised(threshold, num_classes), patience),
+    span=lambda m, k: (0.0, 1.0),
+    top="1",
+    rising=True,
+    patience=lambda m: min(2, max(1, m - 1)),  # the authors' scripts count to 2
+    first=lambda p: p,
+    several=True,
+    label="PCEE",
+    colour="#9467bd",
+)

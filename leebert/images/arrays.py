@@ -110,6 +110,11 @@ class ImageRows:
     def __len__(self) -> int:
         return len(self.row_ids)
 
+    @property
+    def truncated(self) -> int:
+        """How many images were cut: none, as each has the network's size."""
+        return 0
+
     def __reduce__(self) -> tuple[Callable[[str], ImageRows], tuple[str]]:
         return ImageRows.open, (self.path,)
 

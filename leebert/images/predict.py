@@ -74,7 +74,7 @@ def _read_parquet(path: Path, column: str) -> Iterator[Image]:
 
 
 def image_answers(
-    model: Any, images: Iterable[Image], strategy: Any, runtime: Any, batch_size: int
+    model: Any, images: Iterable[Image], criterion: Any, runtime: Any, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Number, name, label, probability and exit layer of each image, in order, by inference that stops at the exit."""
     import torch
@@ -84,7 +84,7 @@ def image_answers(
     images = iter(images)
     while chunk := list(islice(images, batch_size)):
         pixels = np.stack([decode(image.file, model.config.image_size, image.place) for image in chunk])
-        answer = infer(model, {"images": torch.from_numpy(pixels)}, strategy, runtime)
+        answer = infer(model, {"images": torch.from_numpy(pixels)}, criterion, runtime)
         probability, label = torch.softmax(answer.logits, -1).max(-1)
         found = zip(chunk, label.tolist(), probability.tolist(), answer.layers.tolist(), strict=True)
         for image, k, p, layer in found:

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 from leebert.config import ExitConfig, TrainConfig
+from leebert.problem import Splits
 from leebert.record import Rows
 
 
@@ -24,7 +25,7 @@ class ImageProblem:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
-    splits: tuple[tuple[str, str], ...] = ()
+    splits: Splits = ()
 
     def rows(self) -> Rows:
         return _rows(self.pixels)

@@ -166,7 +166,7 @@ def build_resnet(
         mean=mean,
         std=std,
         exit_dropout=(train or TrainConfig()).exit_dropout,
-        exit_strategy=exits.strategy,
+        exit_strategy=exits.criterion,
         exit_threshold=exits.threshold,
         exit_patience=exits.patience,
         id2label=dict(enumerate(label_names)),

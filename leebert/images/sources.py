@@ -33,6 +33,7 @@ class ImageExamples:
     ids: np.ndarray
     source: str
     label_names: tuple[str, ...] = ()
+    skipped: int = 0  # rows of the file that were left out: none
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 #: Endings of files that are images.
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -29,6 +29,7 @@ class ImageTask:
     splits: tuple[str, ...] = ("train", "test")
     eval_splits: tuple[str, ...] = ("test",)
     group_by: tuple[()] = ()  # CIFAR-10's 50,000 training files are all different, so each row is a group
+    kind: ClassVar[str] = "images"  # in leebert.kinds.KINDS
 
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"

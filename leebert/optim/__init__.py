@@ -1,83 +1,22 @@
 """How θ and ω are optimised together: one file per algorithm, one function `step` each.
 
-An algorithm sees a :class:`Level` (what can be done in a step) and its own position in its cycle, which is passed in
-and returned. `splits_data` says whether θ is to see only half of the data (D1) so that ω can see the other (D2).
+An algorithm (:class:`leebert.optim.algorithm.Algorithm`) sees what can be done in a step, and its own position in its
+cycle, which is passed in and returned. `splits_data` says whether θ is to see only half of the data (D1) so that ω can see the other (D2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
-
-import torch
+from collections.abc import Callable
 
 from leebert.config import TrainConfig
+from leebert.optim.algorithm import Algorithm
 from leebert.optim.blo import BLO
 from leebert.optim.clo import CLO
 from leebert.optim.fixed import Fixed
 from leebert.optim.hyper import Hyper
 from leebert.optim.slo import SLO
-from leebert.record import Batch
 
-__all__ = ["ALGORITHMS", "BLO", "CLO", "SLO", "Algorithm", "Fixed", "Hyper", "Level", "LookAhead"]
-
-
-class LookAhead(Protocol):
-    """A step θ → θ' on a batch as it was taken, to be differentiated by that batch's gradient g.
-
-    Vectors of θ's size are sequences of tensors, one per parameter, always in the same order.
-    """
-
-    def pullback(self, v: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """(∂θ'/∂g)ᵀ v, which for SGD is −λ1·v."""
-        ...
-
-    def losses_at(self, direction: Sequence[torch.Tensor], distance: torch.Tensor) -> torch.Tensor:
-        """l on the step's batch at θ + distance·direction, with its dropout masks and its detached teachers, those at θ."""
-        ...
-
-
-class Level(Protocol):
-    """What an algorithm can do within one step; loss terms l are (n,) vectors without a graph.
-
-    Whatever `losses`, `gradient` and `next_d2` draw is drawn from streams of their own, and a replayed look-ahead from a copy
-    of the step's: θ's steps see the same dropout masks on the same batches under every algorithm.
-    """
-
-    def theta_step(self, batch: Batch) -> torch.Tensor:
-        """θ ← θ − λ1 ∇θ L(θ, ω) on a batch; returns l there, taken before the update."""
-        ...
-
-    def look_ahead(self, batch: Batch) -> LookAhead:
-        """The same step as `theta_step`, returned with all that it was computed from."""
-        ...
-
-    def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        """l on each batch at the present θ: forward passes without gradients, one per batch."""
-        ...
-
-    def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """l and ∇θ L(θ, ω) on a batch at the present θ, from one forward and backward; nothing moves."""
-        ...
-
-    def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
-        """ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for that rate."""
-        ...
-
-    def next_d2(self) -> Batch:
-        """The next batch B2 of this epoch's D2."""
-        ...
-
-
-class Algorithm(Protocol):
-    """One way to learn ω."""
-
-    @property
-    def splits_data(self) -> bool: ...
-
-    def step(self, level: Level, b1: Batch, position: int) -> int:
-        """One update of θ on B1 and what belongs to it; returns the position in the cycle for the next step."""
-        ...
+__all__ = ["ALGORITHMS", "BLO", "CLO", "SLO", "Fixed", "Hyper"]
 
 
 #: The algorithms by name, each made from a training configuration.

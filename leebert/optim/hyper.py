@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from leebert.optim import Level
+    from leebert.optim.algorithm import Level
     from leebert.record import Batch
 
 #: How far the two perturbed forwards lie from θ, as a norm over all of θ (DARTS).

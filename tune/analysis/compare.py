@@ -3,7 +3,7 @@
 Configurations are paired on the options that both sides use. Where one side has more (C of CLO-v2 against BLO), each of
 its values is a comparison of its own, against the same partners. The unit is the (seed, fold) cell: the difference,
 averaged over pairs, always the same pairs on every cell; the others are dropped, and counted. Beside these stands tuned
-against tuned. Scores are fractions here; `tune.analysis.verdicts` shows them x100, as points.
+against tuned. Scores are fractions here; `tune.analysis.compare_text` shows them x100, as points.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import Any
 
 from leebert.config import nearest
 from leebert.errors import ConfigError
-from tune.analysis.select import complete, mean_and_std
 from tune.analysis.stats import Interval, Judge, fold_ratio
-from tune.analysis.verdicts import label, side_name, verdict
-from tune.store.history import Cell, Configuration, EpochScore, History
+from tune.analysis.wording import label, side_name, verdict
+from tune.store.history import Cell, Configuration, EpochScore, History, SeedFold
+from tune.store.ranking import complete, mean_and_std
 
-CellKey = tuple[int, int]
 Values = tuple[Any, ...]
 Sides = tuple[History, History]
 Names = tuple[str, str]
@@ -54,7 +53,7 @@ class Line:
     sign_flip_p: float
     exits: tuple[Interval, ...]
     paired: tuple[tuple[str, str], ...]
-    cells: tuple[CellKey, ...]
+    cells: tuple[SeedFold, ...]
     planned: int
     dropped: Mapping[str, int]
     unpaired: tuple[int, int]
@@ -130,7 +129,7 @@ def compare(
     confidence: float = 0.95,
     seed: int = 0,
     permutations: int = 10_000,
-    cells: Iterable[CellKey] | None = None,
+    cells: Iterable[SeedFold] | None = None,
     planned: int | None = None,
 ) -> Comparison:
     """A minus B, where A and B are two values of `option`; values may be given as text, as on a command line.
@@ -234,7 +233,7 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
 
 
 def _lines(
-    sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[CellKey]
+    sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[SeedFold]
 ) -> tuple[tuple[Line, ...], tuple[str, ...]]:
     """One line per combination of one-sided options, and the names of those that have nothing to compare."""
     keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
@@ -286,7 +285,9 @@ def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[V
     return groups
 
 
-def _complete_pairs(pairs: Sequence[Pair], planned: Sequence[CellKey]) -> tuple[list[Pair], list[Pair], list[CellKey]]:
+def _complete_pairs(
+    pairs: Sequence[Pair], planned: Sequence[SeedFold]
+) -> tuple[list[Pair], list[Pair], list[SeedFold]]:
     """The pairs that both sides finished on every planned cell, the others, and these cells: each has the same runs.
 
     Where there is no such pair yet, the cells on which the most runs are paired, and the pairs that are complete on
@@ -298,7 +299,7 @@ def _complete_pairs(pairs: Sequence[Pair], planned: Sequence[CellKey]) -> tuple[
     finished = set(done)
     candidates = {every} if every in finished else {a & b for a in finished for b in finished}
 
-    def rank(cells: frozenset[CellKey]) -> tuple[Any, ...]:
+    def rank(cells: frozenset[SeedFold]) -> tuple[Any, ...]:
         return -len(cells) * sum(cells <= mine for mine in done), -len(cells), sorted(cells)
 
     chosen = min(candidates, key=rank, default=frozenset())
@@ -307,7 +308,7 @@ def _complete_pairs(pairs: Sequence[Pair], planned: Sequence[CellKey]) -> tuple[
     return used, dropped, sorted(chosen)
 
 
-def _reasons(dropped: Iterable[Pair], cells: Sequence[CellKey]) -> dict[str, int]:
+def _reasons(dropped: Iterable[Pair], cells: Sequence[SeedFold]) -> dict[str, int]:
     """How many pairs lack one of these cells, by reason."""
     counts = Counter(
         min(_lack(c, mine.get(key)) for c in pair for mine in [_by_key(c)] for key in cells) for pair in dropped
@@ -315,14 +316,14 @@ def _reasons(dropped: Iterable[Pair], cells: Sequence[CellKey]) -> dict[str, int
     return {reason: counts[i] for i, reason in enumerate(REASONS) if counts[i]}
 
 
-def _exit_diffs(by_cell: Mapping[CellKey, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
+def _exit_diffs(by_cell: Mapping[SeedFold, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
     """(M, J) differences; empty where the exits weren't recorded, or not equally many of them."""
     counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
     exits = counts.pop() if len(counts) == 1 else 0
     return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
 
 
-def _numbers(diffs: Mapping[CellKey, float], judge: Judge) -> Numbers:
+def _numbers(diffs: Mapping[SeedFold, float], judge: Judge) -> Numbers:
     """Of one difference per cell: interval, p over folds, and the sign-flip's p."""
     by_fold: dict[int, list[float]] = {}
     for (_, fold), diff in diffs.items():
@@ -366,7 +367,7 @@ def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[Tuned | None, str]
     return Tuned(interval, p_folds, sign_flip_p, candidates, tuple(choices), said), ""
 
 
-def _chosen(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKey]) -> str:
+def _chosen(table: Mapping[str, Mapping[SeedFold, float]], cells: Sequence[SeedFold]) -> str:
     """The id with the highest mean over these cells, ties by id."""
     return min(table, key=lambda name: (-mean_and_std(table[name][cell] for cell in cells).mean, name))
 
@@ -374,7 +375,7 @@ def _chosen(table: Mapping[str, Mapping[CellKey, float]], cells: Sequence[CellKe
 # Cells and values
 
 
-def _key(cell: Cell) -> CellKey:
+def _key(cell: Cell) -> SeedFold:
     return cell.seed, cell.fold
 
 
@@ -386,7 +387,7 @@ def _ids(side: History) -> tuple[str, ...]:
     return tuple(sorted(c.id for c in side))
 
 
-def _by_key(configuration: Configuration) -> dict[CellKey, Cell]:
+def _by_key(configuration: Configuration) -> dict[SeedFold, Cell]:
     return {_key(cell): cell for cell in configuration.cells}
 
 
@@ -394,12 +395,12 @@ def _finished(cell: Cell | None) -> EpochScore | None:
     return cell.best if cell is not None and cell.state == "finished" else None
 
 
-def _best(configuration: Configuration) -> dict[CellKey, EpochScore]:
+def _best(configuration: Configuration) -> dict[SeedFold, EpochScore]:
     """The best epochs of its finished cells."""
     return {_key(cell): epoch for cell in configuration.cells if (epoch := _finished(cell)) is not None}
 
 
-def _scores(configuration: Configuration) -> dict[CellKey, float]:
+def _scores(configuration: Configuration) -> dict[SeedFold, float]:
     return {key: epoch.score for key, epoch in _best(configuration).items()}
 
 

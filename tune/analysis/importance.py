@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tune.analysis.select import complete, score
 from tune.searchers.tpe import TpeSearcher
 from tune.space import SweepSpec
 from tune.store.history import Configuration, History
+from tune.store.ranking import complete, score
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -7,15 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from leebert.config import parse
 from leebert.errors import LeebertError
 from tune.analysis.learned import ConfigurationMargin, conclusion, of_configuration, ratio_of
-from tune.analysis.select import complete, ranking, score
-from tune.running.failures import Placement
 from tune.space import SweepSpec
-from tune.store.folder import SweepFolder
-from tune.store.history import History, describe
+from tune.store.folder import SweepFolder, spec_of
+from tune.store.history import History, Placement, describe
 from tune.store.ledger import State
+from tune.store.ranking import complete, ranking, score
 
 #: What to say of a sweep that has not come to its end, by `State.status`.
 UNFINISHED = {
@@ -26,16 +24,6 @@ UNFINISHED = {
 def state_word(state: str, driven: bool) -> str:
     """A configuration's state in words: nothing is running where no driver is at work."""
     return "unfinished" if state == "running" and not driven else state
-
-
-def spec_of(folder: SweepFolder) -> SweepSpec:
-    """The space of an existing sweep, as it was resolved when it started, or was extended last."""
-    values, where = folder.manifest["spec"], str(folder.path / "manifest.json")
-    resources = values.get("resources")
-    if isinstance(resources, dict) and isinstance(gpus := resources.get("gpus"), int | float) and gpus > 1:
-        # Older versions took more than one GPU for a trial, of which it used one.
-        values = {**values, "resources": {**resources, "gpus": 1.0}}
-    return parse(SweepSpec, values, where)
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
-from leebert.errors import LeebertError, TrackingError
+from leebert.errors import LeebertError
 from tune.analysis import figures
-from tune.analysis.compare_page import draw_best
-from tune.analysis.comparing import compare_pool
-from tune.analysis.figure_data import band, learning
+from tune.analysis.compare_html import draw_best
+from tune.analysis.compare_sweeps import compare_pool
+from tune.analysis.compare_text import findings
+from tune.analysis.html import Page
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
+from tune.analysis.labels import algorithm_label
 from tune.analysis.learned import conclusion
-from tune.analysis.overview import counted, spec_of, summary, verdict_in_short, without_unlearned
-from tune.analysis.page import Page
-from tune.analysis.pool import Pool
-from tune.analysis.select import best, complete, one_standard_error, score
+from tune.analysis.overview import counted, summary, verdict_in_short, without_unlearned
 from tune.analysis.stats import corrected_t
-from tune.analysis.tradeoff import CellKey, Objective, Tradeoff, curves_if_there, mean_curve, pareto
-from tune.analysis.verdicts import findings, span
+from tune.analysis.sweeps import Pool
+from tune.analysis.tradeoff import Objective, Tradeoff, curves_if_there, mean_curve, pareto
+from tune.analysis.wording import span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed, stored
 from tune.store.folder import SweepFolder
-from tune.store.history import History, describe
+from tune.store.history import CellKey, History, describe
 from tune.store.ledger import Record, State
-from tune.tracking.files import log_file
-from tune.tracking.names import algorithm_label
-from tune.tracking.server import resolve_uri
-from tune.tracking.showing import again_by, experiment_of
-from tune.tracking.summary import cells_of, exit_scores
+from tune.store.ranking import best, cells_of, complete, exit_scores, one_standard_error, score
 
 
 def sweep_page(folder: SweepFolder) -> Page:
@@ -73,28 +68,6 @@ def _with_curves(state: State) -> dict[CellKey, Record]:
         for key, record in state.cells.items()
         if state.configs[key[0]].state == "complete" and len(record["exits"].get("score", ())) != 1
     }
-
-
-def deliver(
-    page: Page,
-    path: Path,
-    folders: Sequence[SweepFolder],
-    *,
-    tracking_uri: str | None = None,
-    experiment: str | None = None,
-    say: Callable[[str], None],
-) -> Path:
-    """Write a page, and put it beside its sweeps' runs in MLflow; where that can't be done, say so and go on."""
-    page.write(path)
-    for folder in folders:
-        spec = spec_of(folder)
-        try:
-            uri, again = resolve_uri(tracking_uri or spec.tracking.uri), again_by(folder, tracking_uri)
-            logged = log_file(uri, experiment or experiment_of(spec), folder.name, path, again=again)
-            say(f"{path}, and in MLflow: {logged}")
-        except TrackingError as error:
-            say(f"{path}; not logged to MLflow: {error}")
-    return path
 
 
 def _last_line(text: str) -> str:
@@ -154,7 +127,10 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     page.heading("Learning curves")
     page.figure(
         figures.learning(
-            [(algorithm_label(a), figures.colour(a, i), mean, c.id == top.id) for a, i, c, mean in learning(state)]
+            [
+                (algorithm_label(a), figures.colour(a, i), mean, c.id == top.id)
+                for a, i, c, mean in figures.learning_curves(state)
+            ]
         ),
         "Mean over cells, one line per complete configuration, up to where its first cell ends; the best is thick.",
     )
@@ -196,7 +172,7 @@ def _by_algorithm(page: Page, pool: Pool) -> None:
     page.heading("Exits of each algorithm")
     table = _exits(groups, pool)
     if len(table) > 1:
-        bands = {name: band(exit_scores(side, cells_of(side))) for name, side in groups.items()}
+        bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
         page.figure(
             figures.bands({"": bands}, "exit after layer", "held-out score, per cent", colours),
             "Score of each exit at the best epoch: mean over cells of the mean over complete configurations, and range "

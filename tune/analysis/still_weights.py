@@ -15,6 +15,7 @@ from leebert.methods import METHODS, SPECIFIC
 from leebert.omega import MOVED, learns_omega
 from tune.analysis.compare import Line
 from tune.space import SweepSpec
+from tune.store.history import CellKey
 from tune.store.ledger import Record
 
 #: Options that decide how ω learns and nothing else.
@@ -22,8 +23,6 @@ OF_OMEGA = frozenset(
     {"lr_omega", "cycle_length", "parametrisation", "omega_optimizer", "omega_forward", "omega_in_cycle"}
 )
 assert OF_OMEGA <= SPECIFIC
-
-CellKey = tuple[str, int, int]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,28 +15,28 @@ from typing import Literal
 from leebert import tradeoff as core
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut
-from leebert.rules import RULES, without_patience
-from leebert.tradeoff import CRITERION, Tradeoff, mean_curve
-from tune.store.held_out import CellKey, cell_logits, named, unchecked, warn_of
-from tune.store.history import Cell, Configuration, EpochScore, History
+from leebert.exits import CRITERIA, REPORTED, with_threshold, without_patience
+from leebert.tradeoff import Tradeoff, mean_curve
+from tune.store.held_out import cell_logits, named, unchecked, warn_of
+from tune.store.history import Cell, CellKey, Configuration, EpochScore, History
 from tune.store.ledger import Record
 
 #: A replay that takes longer is announced.
 LONG_SECONDS = 10.0
 
 
-def tradeoff(held_out: HeldOut, metric: str, rule: str, patience: int | None = None) -> Tradeoff:
-    """A cell's curve; `patience` is the rule's second parameter, None: its default. ConfigError for a model with one exit."""
+def tradeoff(held_out: HeldOut, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
+    """A cell's curve; `patience` is the criterion's second parameter, None: its default. ConfigError for a model with one exit."""
     if len(held_out.logits) < 2:
         raise ConfigError("a model with one exit has one speed only")
-    _check(rule, patience)
-    return core.tradeoff(held_out, rule, patience, metric=metric)
+    _check(criterion, patience)
+    return core.tradeoff(held_out, criterion, patience, metric=metric)
 
 
-def _check(rule: str, patience: int | None) -> None:
-    if rule not in RULES:
-        raise ConfigError(f"--rule {rule}: one of {', '.join(RULES)}")
-    if patience is not None and (problem := without_patience(rule)):
+def _check(criterion: str, patience: int | None) -> None:
+    if criterion not in CRITERIA or not CRITERIA[criterion].has_threshold:
+        raise ConfigError(f"--criterion {criterion}: one of {', '.join(with_threshold())}")
+    if patience is not None and (problem := without_patience(criterion)):
         raise ConfigError(f"--patience {patience}: {problem}")
 
 
@@ -44,7 +44,7 @@ def curves(
     folder: Path,
     cells: Mapping[CellKey, Record],
     metric: str,
-    rule: str,
+    criterion: str,
     patience: int | None = None,
     *,
     say: Callable[[str], None] = lambda line: None,
@@ -63,7 +63,7 @@ def curves(
         except SweepError as error:
             wrong[key] = str(error)
             continue
-        found[key] = tradeoff(held_out, metric, rule, patience)
+        found[key] = tradeoff(held_out, metric, criterion, patience)
         left = (len(finished) - number) * (time.monotonic() - started)
         if number == 2 and left > LONG_SECONDS:  # the first also loads libraries
             say(f"replaying the held-out logits of {len(finished)} cells takes about {left:.0f} s")
@@ -81,28 +81,29 @@ class Objective:
 
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None
-    rule: str = CRITERION
+    criterion: str = REPORTED
     patience: int | None = None
 
     @classmethod
     def of(
-        cls, text: str, rule: str = CRITERION, patience: int | None = None, *, option: str = "--objective"
+        cls, text: str, criterion: str | None = None, patience: int | None = None, *, option: str = "--objective"
     ) -> Objective:
         """From `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
-        _check(rule, patience)
+        criterion = criterion or REPORTED
+        _check(criterion, patience)
         kind, separator, number = text.partition("=")
         said = f"--speed-up {number}" if option == "--speed-up" else f"{option} {text}"
         if kind == "score" and not separator:
-            return cls(rule=rule, patience=patience)
+            return cls(criterion=criterion, patience=patience)
         if kind == "area" and not separator:
-            return cls("area", rule=rule, patience=patience)
+            return cls("area", criterion=criterion, patience=patience)
         if kind == "speed-up":
             try:
                 speed_up = float(number)
             except ValueError:
                 speed_up = math.nan
             if 1 <= speed_up < math.inf:
-                return cls("speed-up", speed_up, rule, patience)
+                return cls("speed-up", speed_up, criterion, patience)
             raise ConfigError(f"{said}: a speed-up is a number of at least 1, such as speed-up=2")
         raise ConfigError(f"{said}: one of score, area, speed-up=NUMBER")
 
@@ -115,8 +116,8 @@ class Objective:
 
     @property
     def under(self) -> str:
-        """The rule in words."""
-        return self.rule.replace("_", " ") + ("" if self.patience is None else f" with patience {self.patience}")
+        """The criterion in words."""
+        return self.criterion.replace("_", " ") + ("" if self.patience is None else f" with patience {self.patience}")
 
     def rescored(self, history: History, found: Mapping[CellKey, Tradeoff]) -> History:
         """The history with every cell's score replaced by this one; cells without a curve count as unfinished.
@@ -151,11 +152,11 @@ def curves_if_there(
     folder: Path,
     cells: Mapping[CellKey, Record],
     metric: str,
-    rule: str = CRITERION,
+    criterion: str = REPORTED,
 ) -> dict[CellKey, Tradeoff]:
     """:func:`curves`, for what is good to have: none where a model has one exit."""
     try:
-        return curves(folder, cells, metric, rule)
+        return curves(folder, cells, metric, criterion)
     except LeebertError:
         return {}
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from leebert.images.tasks import ImageTask
 from tune.space import SweepSpec
 from tune.space.values import Range, Scalar, Values
-
-if TYPE_CHECKING:
-    from leebert.config import TrainConfig
-    from leebert.data.tasks import Task
-    from leebert.record import Batch
 
 
 def estimate_for_space(spec: SweepSpec, device: str = "auto") -> tuple[dict[str, Any], Any]:
@@ -24,45 +17,25 @@ def estimate_for_space(spec: SweepSpec, device: str = "auto") -> tuple[dict[str,
     import torch
 
     from leebert.data.tasks import any_task
-    from leebert.memory import estimate, image_batch, text_batch
-    from leebert.recipe import check_model
+    from leebert.kinds import kind_of
+    from leebert.memory import estimate
 
     task = any_task(spec.task)
-    check_model(task, spec.model)
-    build: Callable[[TrainConfig], Any]
-    batch: Callable[[int, int], Batch]
-    if isinstance(task, ImageTask):
-        build, length, batch = _network(spec, task), task.size, image_batch
-    else:
-        build, length, batch = _encoder(spec, task), spec.max_length, text_batch
+    kind = kind_of(task)
+    kind.check_model(task, spec.model)
+    step = kind.footprint(task, spec.model)
     if device == "auto":
         device = "cuda" if spec.resources.gpus else "cpu"
     found = []
     for values in _largest(spec):
         config = spec.train_config(values)
         with torch.device("meta"):
-            model = build(config)
+            model = step.build(config)
         runtime = _runtime(device, config.precision)
-        found.append((values, estimate(model, config.batch_size, length, config, runtime=runtime, batch=batch)))
+        found.append(
+            (values, estimate(model, config.batch_size, step.length, config, runtime=runtime, batch=step.batch))
+        )
     return max(found, key=lambda pair: pair[1].total)
-
-
-def _encoder(spec: SweepSpec, task: Task) -> Callable[[TrainConfig], Any]:
-    """Makes the model of a text task with new weights."""
-    from transformers import AutoModel
-
-    from leebert.backbone import load_config
-    from leebert.model import build_model
-
-    config = load_config(spec.backbone)
-    return lambda train: build_model(AutoModel.from_config(config), task.label_names, pooling=spec.pooling, train=train)
-
-
-def _network(spec: SweepSpec, task: ImageTask) -> Callable[[TrainConfig], Any]:
-    """Makes the model of an image task."""
-    from leebert.images.resnet import build_resnet
-
-    return lambda train: build_resnet(spec.backbone, task.label_names, mean=task.mean, std=task.std, train=train)
 
 
 def _largest(spec: SweepSpec) -> list[dict[str, Any]]:

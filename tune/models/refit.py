@@ -21,21 +21,23 @@ from leebert.card import CardFacts, write_card
 from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
 from leebert.evaluate import HeldOut
+from leebert.exits import named
+from leebert.exits.stored import with_criterion
 from leebert.files import parse_json, write_atomically
 from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
 from leebert.operating_point import Aim, choose_exits, choose_point, points
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
-from leebert.recipe import RunConfig, effective_task, train_model
+from leebert.recipe import RunConfig, train_model
 from leebert.report import lost, speed_up_counts, told_speed_up
-from leebert.rules import named
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
 from leebert.tradeoff import tradeoffs
+from leebert.training_data import effective_task
 from tune.analysis.learned import ADVICE, ConfigurationMargin, of_cells, of_logits
 from tune.analysis.stats import fold_ratio
-from tune.models.found import BestFile, CellLogits, pooled
+from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
 
 Say = Callable[[str], None]
@@ -48,14 +50,15 @@ PLAN, DONE = ".refit.json", "refit.json"
 class Plan:
     """What a refit is asked for. The first of `seeds` is registered.
 
-    strategy: the models' exit criterion; None: that which the method was published with, or else the best for the aim. speed_up, max_loss: the aim, the latter in points
+    criterion: the models' exit criterion; None: that which the method was published with, or else the best for the aim.
+    speed_up, max_loss: the aim, the latter in points
     (:meth:`leebert.operating_point.Aim.of`).
     """
 
     seeds: tuple[int, ...]
-    strategy: str | None = None
+    criterion: str | None = None
     speed_up: float | None = None
-    patience: int | None = None  # of the strategy, where it has one beside its threshold
+    patience: int | None = None  # of the criterion, where it has one beside its threshold
     device: str = "auto"
     timed_rows: int = 100
     max_loss: float | None = None
@@ -106,8 +109,8 @@ def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> R
         raise ConfigError(f"{best.path}: theta_updates is missing, so nobody knows how long to train")
     if METHODS[best.config.training.algorithm].one_exit:
         raise ConfigError(
-            f"{best.path}: {best.config.training.algorithm} leaves one exit, so there are no thresholds to choose and no rule to "
-            f"serve; train it by: leebert train --config {best.path}"
+            f"{best.path}: {best.config.training.algorithm} leaves one exit, so there are no thresholds to choose and no exit criterion "
+            f"to serve; train it by: leebert train --config {best.path}"
         )
     _refuse_taken(out, best, plan)
     cells = best.logits()
@@ -123,13 +126,13 @@ def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> R
     recorded = pooled(cells)
     aim = Aim.of(plan.max_loss, plan.speed_up)
     asked = () if aim.speed_up is None else (check_speed_up(aim.speed_up, recorded.layers, recorded.depth),)
-    if plan.strategy is None and plan.patience is not None:
-        raise ConfigError(f"--patience {plan.patience}: is of an exit criterion; name it by --strategy")
+    if plan.criterion is None and plan.patience is not None:
+        raise ConfigError(f"--patience {plan.patience}: is of an exit criterion; name it by --criterion")
     metric = _metric(best)
-    criterion = plan.strategy or METHODS[best.config.training.algorithm].own_criterion
+    criterion = plan.criterion or METHODS[best.config.training.algorithm].own_criterion
     own = choose_exits(recorded, metric, aim, criterion, plan.patience)
     every = tradeoffs(recorded, metric=metric, speed_ups=asked)
-    chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {str(own.strategy): own}
+    chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
     return Ready(best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin)
 
 
@@ -187,9 +190,9 @@ def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say =
     """
     best, out, plan, chosen, own = ready.best, ready.out, ready.plan, ready.chosen, ready.own
     config, recorded = best.config, ready.recorded
-    for rule in chosen.values():
-        if not rule.near:
-            say(rule.shortfall)
+    for one in chosen.values():
+        if not one.near:
+            say(one.shortfall)
     held_out = (
         f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows"
     )
@@ -224,8 +227,8 @@ def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say =
         "registered_seed": plan.seeds[0],
         "trained_on": ready.trained_on,
         "picked": plan.picked,
-        "strategy": own.strategy,
-        "chosen": {name: dataclasses.asdict(rule) for name, rule in chosen.items()},
+        "criterion": own.criterion,
+        "chosen": {name: dataclasses.asdict(one) for name, one in chosen.items()},
         "theta_updates": config.theta_updates,
         "cross_validated": best.found["score_mean"],
         "majority": ready.margin.as_dict() if ready.margin else None,
@@ -242,31 +245,29 @@ def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say =
 
 
 def _metric(best: BestFile) -> str:
-    from leebert.recipe import effective_task
-
     return effective_task(best.config.task, best.config.data.group_by).metric
 
 
 def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
     """Where a model leaves at other layers than was aimed at."""
     return [
-        {"seed": seed, "split": split, "strategy": point["strategy"], "aim": rule.aim, "speed_up": point["speed_up"]}
+        {"seed": seed, "split": split, "criterion": point["criterion"], "aim": own.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
         for split, told in evaluation["splits"].items()
         if told_speed_up(told)
         for point in told["chosen"]
-        if (rule := chosen[point["strategy"]]).missed(point["speed_up"])
+        if (own := chosen[point["criterion"]]).missed(point["speed_up"])
     ]
 
 
 def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
     """Where a model loses more by exiting early than was allowed."""
     return [
-        {"seed": seed, "split": split, "strategy": point["strategy"], "max_loss": rule.max_loss, "loss": loss}
+        {"seed": seed, "split": split, "criterion": point["criterion"], "max_loss": own.max_loss, "loss": loss}
         for seed, evaluation in evaluations.items()
         for split, told in evaluation["splits"].items()
         for point in told["chosen"]
-        if (rule := chosen[point["strategy"]]).overspent(loss := lost(told, point))
+        if (own := chosen[point["criterion"]]).overspent(loss := lost(told, point))
     ]
 
 
@@ -281,16 +282,17 @@ def check_backbone(best: BestFile) -> None:
 
 def check_data(best: BestFile) -> int:
     """How many rows the training split has; DataError where it is not the one that the best file was found on."""
-    from leebert.data.sources import read_split, subset
-    from leebert.images.tasks import ImageTask
+    from leebert.data.sources import subset
+    from leebert.kinds import kind_of
 
     data = best.config.data
     task = effective_task(best.config.task, data.group_by)
-    if isinstance(task, ImageTask):
+    kind = kind_of(task)
+    if not kind.served:
         raise ConfigError(
-            f"{best.path}: {task.name} has images, and refit makes models that serve texts; use leebert train"
+            f"{best.path}: {task.name} has {kind.name}, and refit makes models that serve texts; use leebert train"
         )
-    examples = read_split(task, "train", data.dir)
+    examples = kind.read(task, "train", data.dir)
     split_rows = len(examples)
     if data.subset and data.subset.rows <= split_rows:
         examples = subset(examples, data.subset.rows, data.subset.seed)
@@ -320,29 +322,29 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
             print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
         if not told_speed_up(e):
             continue
-        clock = {t["strategy"]: t for t in e.get("wall_clock", ())}
+        clock = {t["criterion"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
-            chosen, time = told["chosen"][p["strategy"]], clock.get(p["strategy"])
+            chosen, time = told["chosen"][p["criterion"]], clock.get(p["criterion"])
             in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
             print(
-                f"{named(p['strategy'], p['patience'])} {p['threshold']:.6g}: {_asked(chosen)}, held out {chosen['reached']:.2f}, on {split} "
+                f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_asked(chosen)}, held out {chosen['reached']:.2f}, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
                 f"({-100 * lost(e, p) + 0.0:+.2f})"
             )
     for m in told["missed"]:
         print(
-            f"warning: seed {m['seed']} misses the speed-up of {m['strategy']} on {m['split']}: {m['speed_up']:.2f} where "
+            f"warning: seed {m['seed']} misses the speed-up of {m['criterion']} on {m['split']}: {m['speed_up']:.2f} where "
             f"{m['aim']:.2f} was aimed at ({m['speed_up'] / m['aim'] - 1:+.0%}); if the speed matters, give requests a "
             "threshold of your own"
         )
     for m in told["overspent"]:
-        if m["strategy"] == told["strategy"]:
+        if m["criterion"] == told["criterion"]:
             print(
-                f"warning: seed {m['seed']} loses {points(m['loss'])} by {m['strategy']} on {m['split']}, where at most "
+                f"warning: seed {m['seed']} loses {points(m['loss'])} by {m['criterion']} on {m['split']}, where at most "
                 f"{points(m['max_loss'])} on validation samples was the aim; if the score matters, state a stricter aim"
             )
-    own = told["chosen"][told["strategy"]]
-    print(f"the models exit by {named(own['strategy'], own['patience'])}, threshold {own['threshold']:.6g}")
+    own = told["chosen"][told["criterion"]]
+    print(f"the models exit by {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}")
     for seed in told["diverged"]:
         print(f"seed {seed} diverged and is left out")
     for line in told["differs"]:
@@ -399,7 +401,7 @@ def _refuse_taken(out: Path, best: BestFile, plan: Plan) -> None:
         raise SweepError(f"--out {out}: there is a refit already; choose another folder, or remove it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            theirs = parse_json((out / PLAN).read_text())
+            theirs = with_criterion(parse_json((out / PLAN).read_text()))
         except (OSError, ValueError):
             raise SweepError(f"--out {out}: it is not empty, and no refit; choose another folder") from None
         if theirs != mine:
@@ -413,10 +415,10 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
     """Each evaluated split's figures and the machine they were measured on, from evaluation.json where it exists."""
     kept = folder / "evaluation.json"
     if kept.is_file():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
-    from leebert.compatibility import load_text_model
+        return dict(with_criterion(json.loads(kept.read_text(encoding="utf-8"))))
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
+    from leebert.kinds.texts import load_text_model
     from leebert.latency import machine
     from leebert.report import evaluate_split
 
@@ -426,14 +428,14 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
     model, tokenizer = load_text_model(folder)
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
-    rules = [one.exits for one in chosen]
+    exits = [one.exits for one in chosen]
     splits = {}
     for split in task.eval_splits:
         examples = read_split(task, split, best.config.data.dir)
         splits[split] = evaluate_split(
-            model, tokenizer, examples, task.metric, runtime, rules=rules, timed_rows=plan.timed_rows
+            model, tokenizer, examples, task.metric, runtime, exits=exits, timed_rows=plan.timed_rows
         )
-        ratios = ", ".join(f"{p['strategy']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
+        ratios = ", ".join(f"{p['criterion']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
         speed = f"; speed-up {ratios}" if told_speed_up(splits[split]) else ""
         say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     told = {"splits": splits, "machine": machine(runtime)}
@@ -465,7 +467,7 @@ def _facts(
         seed=seed,
         seeds=list(evaluations),
         picked=plan.picked,
-        rule=ready.own,
+        own=ready.own,
         chosen=list(chosen.values()),
         found=best.found,
         evaluations=splits,

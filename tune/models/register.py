@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import ConfigError, TrackingError
+from leebert.exits import CRITERIA
 from leebert.files import write_atomically
 from leebert.serving import ANSWER, PARAMETERS, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
-from tune.models.found import BestFile, content_digest
+from tune.analysis import labels
+from tune.models.best_file import BestFile, content_digest
 from tune.models.refit import Say
 from tune.models.shipping import shipped, without_places
 from tune.tracking import names
@@ -305,7 +307,7 @@ def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
         pip_requirements=_requirements(),
         # What whoever loads the model may choose otherwise.
         model_config={"device": "auto", "precision": precision_of(folder)},
-        params={"strategy": told["strategy"], "configuration": told["configuration"]},
+        params={"strategy": told["criterion"], "configuration": told["configuration"]},
     )
     return str(info.model_id)
 
@@ -338,11 +340,11 @@ def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
         "task": best.task_name,
         "kind": "refit",
         "algorithm": algorithm,
-        "approach": names.algorithm_label(algorithm),
+        "approach": labels.algorithm_label(algorithm),
         "config": str(best.found["configuration"]),
         "seed": str(seed),
         **_origin(told),
-        "mlflow.runColor": names.algorithm_colour(algorithm) or "#8c8c8c",
+        "mlflow.runColor": labels.algorithm_colour(algorithm) or "#8c8c8c",
     }
 
 
@@ -360,15 +362,15 @@ def _params(best: BestFile, told: Mapping[str, Any], seed: int, precision: str) 
         "seed": seed,
         "precision": precision,
         "theta_updates": told["theta_updates"],
-        "exit_strategy": told["strategy"],
-        "exit_threshold": told["chosen"][told["strategy"]]["threshold"],
-        "exit_patience": told["chosen"][told["strategy"]]["patience"],
+        "exit_strategy": told["criterion"],
+        "exit_threshold": told["chosen"][told["criterion"]]["threshold"],
+        "exit_patience": told["chosen"][told["criterion"]]["patience"],
     }
     return [Param(key, str(value)) for key, value in values.items()]
 
 
 def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> list[Any]:
-    """The exit curve with a layer as step, each rule's curve with its threshold's place as step, and the chosen points."""
+    """The exit curve with a layer as step, each exit criterion's curve with its threshold's place as step, and the chosen points."""
     from mlflow.entities import Metric
 
     points: list[tuple[str, float, int]] = []
@@ -376,25 +378,27 @@ def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> lis
         on = f"on_{split}"
         points += [(f"{on}/score", score, layer) for layer, score in enumerate(told["exits"]["score"], start=1)]
         points.append((f"{on}/score_mean", told["mean_over_exits"], 0))
-        for rule, curve in told["curves"].items():
+        for criterion, curve in told["curves"].items():
             for step, point in enumerate(curve, start=1):
-                points.append((f"{on}/{rule}_layers", point["layers"], step))
-                points.append((f"{on}/{rule}_score", point["measures"]["score"], step))
-        points += [(f"{on}/{p['strategy']}_speed_up", p["speed_up"], 0) for p in told["chosen"]]
-        points += [(f"{on}/{t['strategy']}_ms", t["milliseconds"], 0) for t in told.get("wall_clock", ())]
+                points.append((f"{on}/{criterion}_layers", point["layers"], step))
+                points.append((f"{on}/{criterion}_score", point["measures"]["score"], step))
+        points += [(f"{on}/{p['criterion']}_speed_up", p["speed_up"], 0) for p in told["chosen"]]
+        points += [(f"{on}/{t['criterion']}_ms", t["milliseconds"], 0) for t in told.get("wall_clock", ())]
     return [Metric(key, value, at_ms, step, model_id=model_id) for key, value, step in points]
 
 
 def _figure(splits: Mapping[str, Any]) -> Any:
-    """Score against layers executed: every exit for all rows, and each rule over its thresholds."""
+    """Score against layers executed: every exit for all rows, and each exit criterion over its thresholds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
     for axes, (split, told) in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True):
         scores = told["exits"]["score"]
         axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all rows")
-        for rule, curve in told["curves"].items():
-            axes.plot([p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve], ".-", label=rule)
+        for criterion, curve in told["curves"].items():
+            row = CRITERIA[criterion]
+            layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
+            axes.plot(layers, score, ".-", label=row.shown, color=row.colour)
         axes.set(title=split, xlabel="mean layers executed", ylabel="score, per cent")
         axes.legend()
     return figure

@@ -18,9 +18,9 @@ import numpy as np
 from leebert.config import Precision
 from leebert.errors import SweepError
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
-from leebert.recipe import effective_task, load_training_data
 from leebert.runtime import Runtime, limited_threads
-from tune.models.found import BestFile, CellLogits
+from leebert.training_data import effective_task, load_training_data
+from tune.models.best_file import BestFile, CellLogits
 from tune.running.crossval import Study
 
 #: How far the mean may be off where settings differ: half a point.

@@ -19,9 +19,9 @@ import math
 
 from scipy import special
 
-from tune.analysis.select import complete, mean_and_std
 from tune.pruners.places import Places
 from tune.store.history import History
+from tune.store.ranking import complete, mean_and_std
 
 #: Complete configurations before anyone is stopped: two alike would show no spread at all.
 STARTUP = 3

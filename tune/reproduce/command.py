@@ -20,8 +20,8 @@ from tune.reproduce.costs import measure
 from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
 from tune.reproduce.plan import SEEDS, Allowance, Part, Plan, Request, make_plan, slug
 from tune.reproduce.results import Costs, Results, differences, read, write
-from tune.reproduce.running import Standing, collect, identity, jobs, run
 from tune.reproduce.tables import Line, lines, networks
+from tune.reproduce.training import Standing, collect, identity, jobs, run
 from tune.store.folder import storage_root
 
 Say = Callable[[str], None]
@@ -89,7 +89,7 @@ def _brought_up_to_date(
 ) -> tuple[Results, tuple[int, ...], Reasons]:
     """The results with all that could be trained and measured, the seeds of a row, and why something is not there."""
     from tune.running.prepare import misfits, prepare
-    from tune.running.sweep import anchored
+    from tune.space.spec import anchored
 
     request = plan.request
     spec = anchored(plan.any_spec())
@@ -227,9 +227,9 @@ def _missing(
 
 
 def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
-    """Whether every network was measured under every rule, on a machine without other work."""
+    """Whether every network was measured under every exit criterion, on a machine without other work."""
     return costs.sound and all(
-        s in costs.parameters and rules <= costs.seconds.get(s, {}).keys() for s, (_, rules) in wanted.items()
+        s in costs.parameters and criteria <= costs.seconds.get(s, {}).keys() for s, (_, criteria) in wanted.items()
     )
 
 

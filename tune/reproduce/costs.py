@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from leebert.config import TrainConfig
-from leebert.exits import make_strategy
+from leebert.exits import CRITERIA
+from leebert.exits.replay import make_criterion
 from leebert.latency import machine, time_exits
 from leebert.operations import multiply_adds
 from leebert.operations import parameters as count
-from leebert.rules import RULES, StrategyName
 from leebert.runtime import Runtime, limited_threads
 from tune.reproduce.results import Costs
 
@@ -40,11 +40,11 @@ def measure(
     problem: Any,
     config: TrainConfig,
     split: str,
-    structures: Mapping[str, tuple[int, frozenset[StrategyName]]],
+    structures: Mapping[str, tuple[int, frozenset[str]]],
     device: str,
     say: Callable[[str], None],
 ) -> Costs:
-    """The costs of networks by structure: with each, its number of exits and the rules that it leaves by.
+    """The costs of networks by structure: with each, its number of exits and its exit criteria.
 
     Times are those of `leebert.latency.time_exits` at batch size 1 on one thread. What a network can't be asked for is left out.
     """
@@ -56,7 +56,7 @@ def measure(
     typical = batches[int(np.argmin(np.abs(np.asarray(rows.lengths)[index] - length)))]
     classes = len(problem.label_names)
     parameters, operations, timed = {}, {}, {}
-    for structure, (exits, rules) in structures.items():
+    for structure, (exits, criteria) in structures.items():
         model = model_of(problem, config, structure).eval().to(runtime.device)
         if model.num_exits != exits:
             say(f"no costs of the network {structure or 'unreduced'}: it has {model.num_exits} exits, not {exits}")
@@ -64,14 +64,15 @@ def measure(
         parameters[structure] = count(model).total
         operations[structure] = [float(n) for n in multiply_adds(model, typical)]
         if hasattr(model, "advance"):  # what `infer` stops between
-            for rule in sorted(rules):
-                # Any threshold does, since nothing leaves.
-                threshold = RULES[rule].span(exits, classes)[0] if rule in RULES else None
-                timed[structure, rule] = model, make_strategy(rule, threshold, num_exits=exits, num_classes=classes)
+            for name in sorted(criteria):
+                # Any threshold does, since no sample exits.
+                row = CRITERIA[name]
+                threshold = row.bounds(exits, classes)[0] if row.has_threshold else None
+                timed[structure, name] = model, make_criterion(name, threshold, num_exits=exits, num_classes=classes)
     seconds: dict[str, dict[str, list[float]]] = {}
     with limited_threads(1):
         times = time_exits(timed, batches, runtime)
-        for (structure, rule), found in times.seconds.items():
-            seconds.setdefault(structure, {})[rule] = found.tolist()
+        for (structure, name), found in times.seconds.items():
+            seconds.setdefault(structure, {})[name] = found.tolist()
         described = machine(runtime)
     return Costs(parameters, operations, seconds, described, times.share, times.apart)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure as Drawn
 
+from leebert.exits import DEFAULT
 from tune.analysis.figures import Band, bands
+from tune.analysis.labels import COLOURS
 from tune.reproduce.outcomes import Cell
 from tune.reproduce.paper import Figure, Row
 from tune.reproduce.results import Results
-from tune.tracking.names import COLOURS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,9 @@ def draw(figure: Figure, title: str, split: str, found: Sequence[Curve]) -> Draw
     y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
     if any(curve.seeds > 1 for curve in found):
         y += " (± standard error)"
-    return bands({title: {curve.label: curve.band for curve in found}}, "patience", y, colours)
+    return bands({title: {curve.label: curve.band for curve in found}}, DEFAULT, y, colours)
 
 
 def _by_patience(figure: Figure, cell: Cell) -> list[float]:
-    outcomes = sorted((o for o in cell.outcomes if o.rule == "patience"), key=lambda o: o.threshold or 0.0)
+    outcomes = sorted((o for o in cell.outcomes if o.criterion == DEFAULT), key=lambda o: o.threshold or 0.0)
     return [o.layers if figure.shows == "layers" else 100 * o.score for o in outcomes]

@@ -1,4 +1,4 @@
-"""What is kept of a finished cell: every exit and every rule on the development split, replayed from its logits."""
+"""What is kept of a finished cell: every exit and every exit criterion on the development split, replayed from its logits."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from leebert.evaluate import HeldOut, replay_point
+from leebert.evaluate import HeldOut
+from leebert.exits import FULL_MODEL, with_threshold
 from leebert.metrics import per_exit
-from leebert.rules import RULES, StrategyName
 from leebert.thresholds import attainable, choose
-
-#: Rules whose thresholds are chosen for a speed-up. Patience's are so few that all are kept.
-CHOSEN: tuple[StrategyName, ...] = tuple(r.name for r in RULES.values() if r.unit_of is None and not r.whole)
+from leebert.tradeoff import replay_point
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One rule at one threshold: on the development split its layers, speed-up, score and how many rows left where.
+    """One exit criterion at one threshold: on the development split its layers, speed-up, score and how many rows left where.
 
     held_out: the speed-up on the held-out rows, by which thresholds are chosen.
     """
 
-    rule: StrategyName
+    criterion: str
     threshold: float | None
     held_out: float
     layers: float
@@ -64,15 +62,15 @@ class Cell:
     def key(self) -> tuple[str, float | None, int]:
         return self.method, self.keep, self.seed
 
-    def leaving(self, rule: StrategyName, aim: float) -> Outcome | None:
-        """The outcome of a rule that comes nearest to a speed-up on held-out rows; None where the cell has none such.
+    def exiting(self, criterion: str, aim: float) -> Outcome | None:
+        """The outcome of an exit criterion that comes nearest to a speed-up on held-out rows; None where the cell has none such.
 
         A network with one exit has one outcome.
         """
         if len(self.exits) == 1:
-            rule = "never"
-        known = [o for o in self.outcomes if o.rule == rule]
-        return min(known, key=lambda o: abs(np.log(o.held_out / aim)), default=None)
+            criterion = FULL_MODEL
+        mine = [o for o in self.outcomes if o.criterion == criterion]
+        return min(mine, key=lambda o: abs(np.log(o.held_out / aim)), default=None)
 
 
 def summarise(
@@ -88,18 +86,23 @@ def summarise(
 ) -> Cell:
     """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
 
-    aims: the speed-ups that thresholds are chosen for, or the nearest that the network can have; of patience, all are kept.
+    aims: the speed-ups that thresholds are chosen for, or the nearest that the network can have; of criteria whose
+    thresholds are whole numbers, all are kept.
     """
     m = len(held_out.logits)
     structure = record.get("structure") or {}
     scores = [per_exit(metric, _labels(split), split.logits)["score"] for split in splits]
     best = int(record["best_epoch"])
-    rules: list[tuple[StrategyName, float | None]] = [("never", None)]
+    exits: list[tuple[str, float | None]] = [(FULL_MODEL, None)]
     if m > 1:
-        rules += [("patience", float(p)) for p in range(1, m)]
         low, high = attainable(held_out.layers, held_out.depth)
         within = [min(max(aim, low), high) for aim in aims]
-        rules += [(rule, choose(held_out, rule, aim).threshold) for rule in CHOSEN for aim in within]
+        criteria = [row for row in with_threshold().values() if row.unit_of is None]
+        for row in (row for row in criteria if row.whole):  # so few that all are kept
+            first, last = row.bounds(m, held_out.logits.shape[-1])
+            exits += [(row.name, float(threshold)) for threshold in range(int(first), int(last) + 1)]
+        for row in (row for row in criteria if not row.whole):
+            exits += [(row.name, choose(held_out, row.name, aim).threshold) for aim in within]
     return Cell(
         method=str(values["algorithm"]),
         keep=values.get("keep"),
@@ -115,21 +118,21 @@ def summarise(
         epochs=len({epoch["theta_updates"] for epoch in epochs.values()}),  # some only evaluate
         minutes_to_best=sum(float(epochs[e]["seconds"]) for e in range(best + 1)) / 60,
         runtime=_trained_on(record["runtime"]),
-        outcomes=[_outcome(held_out, splits, metric, rule, t) for rule, t in rules],
+        outcomes=[_outcome(held_out, splits, metric, name, t) for name, t in exits],
     )
 
 
 def _outcome(
-    held_out: HeldOut, splits: Sequence[HeldOut], metric: str, rule: StrategyName, threshold: float | None
+    held_out: HeldOut, splits: Sequence[HeldOut], metric: str, criterion: str, threshold: float | None
 ) -> Outcome:
-    points = [replay_point(split, metric, rule, threshold) for split in splits]
+    points = [replay_point(split, metric, criterion, threshold) for split in splits]
     counts = np.sum([point.exits for point in points], axis=0)
     layers = float(counts @ np.asarray(held_out.layers) / counts.sum())
     measures = {name: float(np.mean([p.measures[name] for p in points])) for name in points[0].measures}
     return Outcome(
-        rule=rule,
+        criterion=criterion,
         threshold=threshold,
-        held_out=replay_point(held_out, metric, rule, threshold).speed_up,
+        held_out=replay_point(held_out, metric, criterion, threshold).speed_up,
         layers=layers,
         speed_up=held_out.depth / layers,
         score=measures["score"],

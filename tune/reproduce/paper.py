@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from leebert.rules import StrategyName
+from leebert.exits import DEFAULT
 
 #: Thresholds of DeeBERT and Shallow-Deep are tuned to a speed-up in this window (section 4.4); its middle is aimed at, for
 #: all methods alike. At other speeds the window is as wide in proportion.
@@ -33,7 +33,7 @@ class Row:
 
     title: str
     method: str
-    rule: StrategyName = "patience"
+    criterion: str = DEFAULT
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     speed_ups: Mapping[str, float] = dataclasses.field(default_factory=dict)
     keep: float | None = None
@@ -85,17 +85,17 @@ Target = Table | Figure
 
 def _rows(
     tasks: Sequence[str],
-    *lines: tuple[str, str, StrategyName, float | None, Role, float | Sequence[float], Sequence[float]],
+    *lines: tuple[str, str, str, float | None, Role, float | Sequence[float], Sequence[float]],
 ) -> tuple[Row, ...]:
-    """Rows from (title, method, rule, keep, role, speed-up for all tasks or one per task, a number per task)."""
+    """Rows from (title, method, criterion, keep, role, speed-up for all tasks or one per task, a number per task)."""
     made = []
-    for title, method, rule, keep, role, speed, numbers in lines:
+    for title, method, criterion, keep, role, speed, numbers in lines:
         speeds = speed if isinstance(speed, Sequence) else [speed] * len(tasks)
         made.append(
             Row(
                 title,
                 method,
-                rule,
+                criterion,
                 dict(zip(tasks, numbers, strict=True)),
                 dict(zip(tasks, speeds, strict=True)),
                 keep,
@@ -148,7 +148,7 @@ _RULES = _rows(
     ("LeeBERT, maximum probability", "clo-v2", "confidence", None, "subject", 2.04, (83.7, 88.9, 91.7)),
 )
 TABLE_4 = Table(
-    "table4", "Other exit rules", "ALBERT-base", _IN_5, tuple(dataclasses.replace(row, group=row.rule) for row in _RULES)
+    "table4", "Other exit criteria", "ALBERT-base", _IN_5, tuple(dataclasses.replace(row, group=row.criterion) for row in _RULES)
 )
 
 TABLE_5 = Table("table5", "Shorter, distilled and replaced networks, and early exits", "BERT-base", _IN_5, _rows(

@@ -265,8 +265,8 @@ def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
 
 
 def _own_row(target: Target, method: str) -> Row:
-    """A row of a method that a target lacks: leaving by its own rule, and compared as in table 1, with those of its rule
-    where a target compares by rules."""
+    """A row of a method that a target lacks: under its own exit criterion, and compared as in table 1, with those of its
+    criterion where a target compares criteria."""
     told = METHODS[method]
     roles = {row.method: row.role for row in TABLE_1.rows}
     unknown: Role = "variant" if told.group == "learned weights" else "rival"
@@ -278,6 +278,6 @@ def _own_row(target: Target, method: str) -> Row:
 
 def _of_best(path: Path) -> dict[str, Any]:
     """The training options of a best file, for all methods."""
-    from tune.models.found import read_best
+    from tune.models.best_file import read_best
 
     return read_best(path).config.training.model_dump(mode="json", exclude=VARIED)

@@ -53,7 +53,7 @@ def columns(page: Page) -> list[Column]:
     """A table's columns: scores at a speed, or what training costs."""
     mark = "†" if page.contaminated else ""
     subjects = [line.title for line in page.lines if line.row.role == "subject"]
-    subject = subjects[0] if len(subjects) == 1 else "LeeBERT by the same rule"
+    subject = subjects[0] if len(subjects) == 1 else "LeeBERT under the same exit criterion"
     found = [Column("method", lambda line: line.title, left=True)]
     if page.table.kind == "costs":
         whole_time = next((line.minutes for line in page.lines if line.row.role == "base"), None)

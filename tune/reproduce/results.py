@@ -26,7 +26,7 @@ FORMAT = 2
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What networks cost, by structure: parameters, multiply-adds up to each exit, seconds up to each exit under a rule.
+    """What networks cost, by structure: parameters, multiply-adds up to each exit, seconds up to each exit under an exit criterion.
 
     machine: what the seconds were measured on. share, apart: how quiet it was (:class:`leebert.latency.ExitTimes`).
     """
@@ -156,9 +156,13 @@ def _plain(cell: Cell) -> dict[str, Any]:
     row = dataclasses.asdict(cell)
     for outcome in row["outcomes"]:
         outcome["measures"] = json.dumps(outcome["measures"])
+        outcome["rule"] = outcome.pop("criterion")  # the column that files have
     return row
 
 
 def _cell(row: dict[str, Any]) -> Cell:
-    outcomes = [Outcome(**{**o, "measures": json.loads(o["measures"])}) for o in row["outcomes"]]
+    outcomes = [
+        Outcome(criterion=o.pop("rule"), **{**o, "measures": json.loads(o["measures"])})
+        for o in map(dict, row["outcomes"])
+    ]
     return Cell(**{**row, "outcomes": outcomes})

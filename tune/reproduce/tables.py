@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from leebert.rules import StrategyName
+from leebert.exits import CRITERIA, FULL_MODEL
 from tune.analysis.stats import Interval, holm_intervals
 from tune.reproduce.outcomes import Cell, Outcome
 from tune.reproduce.paper import Row, Table
@@ -82,7 +82,7 @@ def best_rival(compared: Sequence[Line], group: str) -> Line | None:
 
 
 def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: tuple[str, int]) -> Line:
-    found = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.leaving(row.rule, aim))}
+    found = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.exiting(row.criterion, aim))}
     if not found:
         return Line(row, {}, row.title)
     pairs = list(found.values())
@@ -93,7 +93,9 @@ def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: t
         _title(row, pairs[0][0]),
         score=Estimate.of(list(scores.values())),
         layers=pairs[0][0].depth / float(np.mean([outcome.layers for _, outcome in pairs])),
-        held_out=tuple(outcome.held_out for cell, outcome in pairs if len(cell.exits) > 1 and row.rule != "never"),
+        held_out=tuple(
+            outcome.held_out for cell, outcome in pairs if len(cell.exits) > 1 and CRITERIA[row.criterion].early
+        ),
         time=_ratio([_seconds(cell, outcome, costs) for cell, outcome in pairs], _base_seconds(costs, base)),
         operations=_ratio(
             [_expected(costs.operations.get(cell.structure), outcome) for cell, outcome in pairs],
@@ -143,15 +145,15 @@ def _base(results: Results) -> tuple[str, int]:
     return next((cell.structure for cell in results.cells if cell.method == "finetune"), ""), -1
 
 
-def networks(results: Results) -> dict[str, tuple[int, frozenset[StrategyName]]]:
-    """The networks that costs are measured of: structure → number of exits, and every rule that rows can leave it by.
+def networks(results: Results) -> dict[str, tuple[int, frozenset[str]]]:
+    """The networks that costs are measured of: structure → number of exits, and every exit criterion of its outcomes.
 
     All that there are, whatever table is asked for: figures of one table can then be compared with another's.
     """
-    found: dict[str, tuple[int, frozenset[StrategyName]]] = {}
+    found: dict[str, tuple[int, frozenset[str]]] = {}
     for cell in results.cells:
         known = found.get(cell.structure, (0, frozenset()))[1]
-        found[cell.structure] = len(cell.exits), known | {outcome.rule for outcome in cell.outcomes}
+        found[cell.structure] = len(cell.exits), known | {outcome.criterion for outcome in cell.outcomes}
     return found
 
 
@@ -163,11 +165,11 @@ def _expected(up_to: Sequence[float] | None, outcome: Outcome) -> float | None:
 
 
 def _seconds(cell: Cell, outcome: Outcome, costs: Costs) -> float | None:
-    return _expected(costs.seconds.get(cell.structure, {}).get(outcome.rule), outcome)
+    return _expected(costs.seconds.get(cell.structure, {}).get(outcome.criterion), outcome)
 
 
 def _base_seconds(costs: Costs, base: tuple[str, int]) -> float | None:
-    return _at(costs.seconds.get(base[0], {}).get("never"), base[1])
+    return _at(costs.seconds.get(base[0], {}).get(FULL_MODEL), base[1])
 
 
 def _at(values: Sequence[float] | None, index: int) -> float | None:

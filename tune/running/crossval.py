@@ -25,13 +25,13 @@ from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
 from tune.machines.nodes import Stamp
-from tune.running.failures import Placement
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
 from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
 from tune.store.held_out import evaluated_paths as evaluated_paths  # still found here
 from tune.store.held_out import held_out_path as held_out_path
 from tune.store.held_out import load_held_out as load_held_out
+from tune.store.history import Placement
 from tune.store.ledger import Ledger, Record, attempt_name
 
 

@@ -18,21 +18,14 @@ from leebert.majority import single_class
 from leebert.train import NEGATIVE
 from tune.pruners import Pruner
 from tune.running.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
-from tune.running.failures import HOPELESS, MOST, RETRIES, STOPPING, UNCOUNTED, Failure, Placement, placement
+from tune.running.failures import HOPELESS, MOST, RETRIES, STOPPING, UNCOUNTED, Failure, placement
 from tune.searchers import Searcher
-from tune.store.curves import CellCurves, CurveOf, stored
-from tune.store.history import Configuration, describe
-from tune.store.ledger import Ledger, Record, State
-from tune.tracking.events import Event
-from tune.tracking.feed import events
+from tune.store.curves import CellCurves
+from tune.store.history import Configuration, Placement, describe
+from tune.store.ledger import Record, State
+from tune.tracking.feed import Listener, events
 
 EndStatus = Literal["finished", "stopped", "failed"]
-
-
-class Listener(Protocol):
-    """Who is told of events: the tracker, or nobody."""
-
-    def put(self, event: Event) -> None: ...
 
 
 class Frame(Protocol):
@@ -463,20 +456,3 @@ class Driver:
 
 def _finished(configuration: Configuration) -> set[tuple[int, int]]:
     return {(c.seed, c.fold) for c in configuration.cells if c.state == "finished"}
-
-
-def replay(state_of: Ledger, listener: Listener, curve_of: CurveOf = stored) -> State:
-    """Tell a listener everything that a ledger holds, in the order in which it happened.
-
-    `curve_of` gives the curves of cells; by default those that records hold.
-    """
-    state, fences = State(slim=True), state_of.fences()
-    for record in state_of.in_order():
-        if "attempt" in record and record["kind"] in ("epoch", "cell_end"):
-            fence = fences.get(record["config"], {}).get(record["attempt"])
-            if fence is not None and record["seq"] >= fence:
-                continue  # written after its attempt had been given up
-        if state.apply_in_order(record):
-            for event in events(record, state, curve_of):
-                listener.put(event)
-    return state

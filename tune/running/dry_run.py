@@ -15,8 +15,8 @@ import numpy as np
 from leebert.methods import mean_cost, most_epochs
 from tune.machines.footprint import estimate_for_space
 from tune.running.omega_reach import still_rates
-from tune.running.sweep import anchored
 from tune.space import SweepSpec
+from tune.space.spec import anchored
 from tune.store.history import describe
 
 #: Steps that are timed per batch size, after some that are not.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from leebert.errors import CacheError, CheckpointError, LeebertError, StorageError
+from tune.store.history import Placement
 
 Kind = Literal["error", "hang", "node", "gpu_memory", "host_memory", "refused", "storage", "mismatch", "diverged"]
 
@@ -83,20 +84,6 @@ def of_death(error: BaseException | None, hung: Path) -> Failure:
     if hung.exists() and hung.stat().st_size:
         return Failure("hang", f"no batch was asked for in too long; where it stood: {hung}")
     return Failure("error", said)
-
-
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """How a configuration is run after memory ran out: with a GPU or a node to itself, and in micro-batches."""
-
-    alone: Literal["", "gpu", "node"] = ""
-    accumulate: int = 1
-
-    def described(self) -> str:
-        """In words, empty where nothing is special."""
-        alone = {"": "", "gpu": "alone on a GPU", "node": "alone on a node"}[self.alone]
-        parts = f"{self.accumulate} micro-batches per batch" if self.accumulate > 1 else ""
-        return ", ".join(filter(None, (alone, parts)))
 
 
 def placement(failures: Sequence[Mapping[str, Any]], batch_size: int, gpus: float) -> Placement | None:

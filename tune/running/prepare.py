@@ -11,10 +11,11 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError, DataError
 from leebert.methods import applies
 from leebert.provenance import backbone_identity, code_version, versions
-from leebert.recipe import DataConfig, effective_task, load_training_data
+from leebert.training_data import effective_task, load_training_data
 from tune.machines.nodes import Stamp
 from tune.running.crossval import Study
 from tune.space import SweepSpec
+from tune.space.spec import data_config
 from tune.store.folder import SweepFolder
 
 
@@ -45,14 +46,6 @@ class Prepared:
         )
 
 
-def data_config(spec: SweepSpec) -> DataConfig:
-    """The data section of a space as `leebert train` has it."""
-    group_by: Any = spec.data.group_by
-    if group_by in (("containing",), ("none",)):
-        group_by = group_by[0]
-    return DataConfig(dir=spec.data.dir, subset=spec.data.subset, group_by=group_by)
-
-
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
     """Read, subset, split and tokenise (or decode) the training split. `cache` is shared by all nodes.
 
@@ -75,7 +68,7 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
         facts={
             "rows": len(loaded.examples),
             "truncated_rows": loaded.truncated_rows,
-            "skipped_rows": int(getattr(loaded.examples, "skipped", 0)),
+            "skipped_rows": loaded.examples.skipped,
             "data_fingerprint": loaded.examples.fingerprint(),
             "tokens": loaded.path,
             "label_names": list(task.label_names),

@@ -15,10 +15,10 @@ from typing import Any
 
 from leebert.errors import SweepError
 from leebert.files import parse_json
-from tune.analysis.select import complete, mean_and_std
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.store.folder import SweepFolder
 from tune.store.ledger import Record, State
+from tune.store.ranking import complete, mean_and_std
 
 _SPACE, _SCORES = "space.yaml", "scores.json"
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
-from tune.analysis.select import best, score
 from tune.pruners import Pruner, make_pruner
 from tune.running.driver import Budget, Driver
 from tune.running.recording import RecordedConfiguration, Recording
@@ -25,6 +24,7 @@ from tune.searchers import Searcher, make_searcher
 from tune.space import SweepSpec, config_id
 from tune.store.history import History
 from tune.store.ledger import Record, State
+from tune.store.ranking import best, score
 
 #: Configurations by id, and what a trial of each would report: (seconds, records) per epoch.
 Configurations = Mapping[str, RecordedConfiguration]

@@ -6,14 +6,13 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.errors import LeaseError, StorageError, SweepError, TrackingError
+from leebert.errors import LeaseError, StorageError, SweepError
 from leebert.files import write_atomically
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
-from tune.analysis.overview import spec_of
 from tune.machines.nodes import check_versions
 from tune.machines.placement import check_resources, nodes_for, warn_of_crowding
 from tune.pruners import make_pruner
@@ -23,15 +22,18 @@ from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
+from tune.space.spec import anchored
 from tune.store import held_out, results
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, storage_root
+from tune.store.folder import SweepFolder, held, named, spec_of, storage_root
+from tune.store.history import CellKey
 from tune.store.lease import Lease
 from tune.store.ledger import State
 from tune.tracking.audit import missing
+from tune.tracking.feed import replay
+from tune.tracking.publish import Showing
 from tune.tracking.saved_views import doubts
-from tune.tracking.showing import Showing, experiment_of
-from tune.tracking.tracker import CLOSE_SECONDS, Tracker, redact, resolve_uri
+from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
 
 Say = Callable[[str], None]
 
@@ -136,7 +138,7 @@ def resume_sweep(
         return _run(folder, spec, prepared, tracker, lease, address, device, say, again)
 
 
-def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list[held_out.CellKey]:
+def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list[CellKey]:
     """The cells to be trained again, as their logits are missing or damaged; none where it was not asked for."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
@@ -151,16 +153,6 @@ def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list
             f"note: {old} cell(s) were recorded without a digest by an older version: only missing or unreadable files show"
         )
     return list(wrong) if asked else []
-
-
-@contextlib.contextmanager
-def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
-    """The right to drive a sweep, released at the end."""
-    lease = Lease.take(folder.path, take_over=take_over)
-    try:
-        yield lease
-    finally:
-        lease.release()
 
 
 def _describe(
@@ -197,10 +189,8 @@ def _run(
     address: str | None,
     device: str,
     say: Say,
-    repair: Sequence[held_out.CellKey] = (),
+    repair: Sequence[CellKey] = (),
 ) -> Outcome:
-    from tune.running.driver import replay
-
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
     # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
@@ -262,51 +252,6 @@ def _run(
     views = tracker.views
     note = doubts(tracker.uri) if views else ""
     return Outcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
-
-
-def anchored(spec: SweepSpec) -> SweepSpec:
-    """The space with absolute paths to its data, so that it can be resumed and trained from any folder.
-
-    An own task's files are taken from the data's folder where one is given, else from the working folder.
-    """
-    changes: dict[str, Any] = {}
-    base = Path(spec.data.dir or ".").expanduser().resolve()
-    if isinstance(spec.task, dict) and isinstance(spec.task.get("files"), dict):
-        changes["task"] = {**spec.task, "files": {k: str((base / v).resolve()) for k, v in spec.task["files"].items()}}
-    if spec.data.dir:
-        changes["data"] = spec.data.model_copy(update={"dir": str(base)})
-    if Path(spec.backbone).is_dir():
-        changes["backbone"] = str(Path(spec.backbone).resolve())
-    return spec.model_copy(update=changes)
-
-
-def named(folder: SweepFolder) -> str:
-    """What to call a sweep on the command line: its name, or its path where it lies elsewhere."""
-    usual = storage_root(None) == folder.path.parent
-    return folder.name if usual else str(folder.path)
-
-
-def tracker_for(
-    spec: SweepSpec, name: str, say: Say, *, uri: str | None = None, experiment: str | None = None
-) -> Tracker:
-    """A sweep's way to MLflow, at the address and experiment given or else the space's; TrackingError if none answers."""
-    if uri is None and spec.tracking.uri and redact(spec.tracking.uri) != spec.tracking.uri:
-        # The space is kept in the sweep's folder, where no secret may stand.
-        raise TrackingError(
-            f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
-        )
-    uri = resolve_uri(uri or spec.tracking.uri)
-    tracker = Tracker(uri, experiment or experiment_of(spec), name, spec.task_name, say=say)
-    tracker.check()
-    return tracker
-
-
-def mlflow_address(tracker: Tracker) -> str:
-    """How a person opens what was tracked."""
-    if tracker.url:
-        return tracker.url
-    return f"mlflow ui --backend-store-uri {redact(tracker.uri)}"
 
 
 def _params(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:

@@ -4,9 +4,10 @@ search_spaces/README.md is the grammar. The package imports neither torch, ray, 
 `--dry-run` answer at once.
 """
 
+from tune.space.fields import config_id, effective
 from tune.space.file import load_space, make_space
 from tune.space.sections import PrunerName, SearcherName
-from tune.space.spec import SweepSpec, config_id, effective, resolved_yaml
+from tune.space.spec import SweepSpec, resolved_yaml
 
 __all__ = [
     "PrunerName",

@@ -9,17 +9,17 @@ from leebert.errors import ConfigError
 from leebert.images.backbones import blocks_of, is_network, unused_options
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies, has_stages, idle
+from tune.space.fields import SweepFields, plain_space
 from tune.space.findings import Finding, shown
-from tune.space.spec import SweepSpec, plain_space
 from tune.space.values import Range
 
 
-def _not_empty(spec: SweepSpec) -> Iterator[Finding]:
+def _not_empty(spec: SweepFields) -> Iterator[Finding]:
     if not spec.space and spec.evaluate is None:
         yield Finding("space", shown({}), "should have at least one option")
 
 
-def _chooses_nothing(spec: SweepSpec) -> Iterator[Finding]:
+def _chooses_nothing(spec: SweepFields) -> Iterator[Finding]:
     """The development split judges what a search has chosen, so no search may run where it is opened."""
     if spec.evaluate is None:
         return
@@ -33,12 +33,12 @@ def _chooses_nothing(spec: SweepSpec) -> Iterator[Finding]:
         yield Finding("pruner", shown(spec.pruner.name), f"should be none: {why}")
 
 
-def _in_both(spec: SweepSpec) -> Iterator[Finding]:
+def _in_both(spec: SweepFields) -> Iterator[Finding]:
     for option in spec.space.keys() & spec.training.keys():
         yield Finding(f"training.{option}", shown(spec.training[option]), "is also in `space`: keep one of the two")
 
 
-def _unused(section: str, spec: SweepSpec) -> Iterator[Finding]:
+def _unused(section: str, spec: SweepFields) -> Iterator[Finding]:
     if section == "training" and spec.evaluate:
         return  # methods that use it may be added, and the options must stay the same
     options = plain_space(spec.space) if section == "space" else spec.training
@@ -49,7 +49,7 @@ def _unused(section: str, spec: SweepSpec) -> Iterator[Finding]:
             yield Finding(f"{section}.{option}", shown(value), expected)
 
 
-def _idle(spec: SweepSpec) -> Iterator[Finding]:
+def _idle(spec: SweepFields) -> Iterator[Finding]:
     if spec.evaluate:
         return  # as above
     searched = plain_space(spec.space)
@@ -61,7 +61,7 @@ def _idle(spec: SweepSpec) -> Iterator[Finding]:
                 yield Finding(f"{section}.{option}", shown(value), f"does nothing here: {why[0]}")
 
 
-def _lists_in_a_grid(spec: SweepSpec) -> Iterator[Finding]:
+def _lists_in_a_grid(spec: SweepFields) -> Iterator[Finding]:
     if spec.searcher.name == "grid":
         for option, values in spec.space.items():
             if isinstance(values, Range):
@@ -72,14 +72,14 @@ def _lists_in_a_grid(spec: SweepSpec) -> Iterator[Finding]:
             yield Finding("searcher.configurations", shown(spec.searcher.configurations), expected)
 
 
-def _bounded(spec: SweepSpec) -> Iterator[Finding]:
+def _bounded(spec: SweepFields) -> Iterator[Finding]:
     ranges = [option for option, values in spec.space.items() if isinstance(values, Range)]
     if spec.searcher.name != "grid" and ranges and spec.limit is None:
         expected = f"needs `configurations` (or `budget.trials`): the range of {', '.join(ranges)} has no natural end"
         yield Finding("searcher", shown(spec.searcher.name), expected)
 
 
-def _prunable(spec: SweepSpec) -> Iterator[Finding]:
+def _prunable(spec: SweepFields) -> Iterator[Finding]:
     if spec.pruner.name == "none":
         return
     name = shown(spec.pruner.name)
@@ -100,18 +100,18 @@ def _prunable(spec: SweepSpec) -> Iterator[Finding]:
         yield Finding("pruner.min_epochs", shown(spec.pruner.min_epochs), expected)
 
 
-def _payable(spec: SweepSpec) -> Iterator[Finding]:
+def _payable(spec: SweepFields) -> Iterator[Finding]:
     if spec.budget.gpu_hours is not None and not spec.resources.gpus:
         yield Finding("budget.gpu_hours", shown(spec.budget.gpu_hours), "never runs out with `resources.gpus` at 0")
 
 
-def _on_one_gpu(spec: SweepSpec) -> Iterator[Finding]:
+def _on_one_gpu(spec: SweepFields) -> Iterator[Finding]:
     if spec.resources.gpus > 1:
         expected = "should be at most 1: a trial trains on one GPU or a share of one, so that more would idle"
         yield Finding("resources.gpus", shown(spec.resources.gpus), expected)
 
 
-def _of_one_kind(spec: SweepSpec) -> Iterator[Finding]:
+def _of_one_kind(spec: SweepFields) -> Iterator[Finding]:
     if spec.task_name not in IMAGE_TASKS:
         if is_network(spec.backbone):
             yield Finding("backbone", shown(spec.backbone), f"is a network for images, and {spec.task_name} has texts")
@@ -129,7 +129,7 @@ def _of_one_kind(spec: SweepSpec) -> Iterator[Finding]:
 
 
 #: A check is left out while one of the keys that it reads is wrong itself.
-CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepSpec], Iterator[Finding]]], ...] = (
+CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepFields], Iterator[Finding]]], ...] = (
     (("space",), _not_empty),
     (("space", "evaluate", "searcher", "pruner"), _chooses_nothing),
     (("space", "training"), _in_both),

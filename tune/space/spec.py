@@ -1,297 +1,30 @@
-"""What a search space says, checked and frozen, and the configurations that it spans."""
+"""A checked search space, and what is derived from one as a whole."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import itertools
-import json
-import math
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Any
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationInfo, model_validator
 from ruamel.yaml import YAML
 
-from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
-from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
-from leebert.errors import ConfigError
-from leebert.images.tasks import IMAGE_TASKS
-from leebert.methods import applies, most_epochs
-from tune.space.findings import Finding, Findings, keys_below, of_details, shown
-from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, Whole, named, several
-from tune.space.values import Range, Scalar, Values, read_space, read_training
-
-#: Sections that say where and how far a sweep runs, not what it measures; a sweep may be resumed with others.
-CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
+from leebert.recipe import DataConfig
+from tune.space.checks import CHECKS
+from tune.space.fields import SweepFields
+from tune.space.findings import Findings
 
 
-#: More seeds or folds than any sweep can train.
-MOST_SEEDS = MOST_FOLDS = 10_000
-
-
-def _read_task(raw: Any) -> str | dict[str, Any]:
-    if isinstance(raw, str):
-        known = (*TASKS, *IMAGE_TASKS)
-        if is_regression(raw):
-            raise ValueError(f"is a regression: {NO_REGRESSION}")
-        if (name := known_name(raw)) not in known:
-            raise ValueError(
-                f"should be one of {', '.join(known)}{nearest(raw.lower(), known)}, or a mapping that declares a task"
-            )
-        return name
-    if not isinstance(raw, Mapping):
-        raise ValueError("should be the name of a task, or a mapping that declares one")
-    try:
-        OwnTask.model_validate(raw)
-    except ValidationError as error:
-        keys = keys_below(OwnTask, "task")
-        raise Findings(f for details in error.errors() for f in of_details(details, keys, "task")) from None
-    return dict(raw)
-
-
-def _read_seeds(raw: Any) -> tuple[int, ...]:
-    if isinstance(raw, int) and not isinstance(raw, bool):
-        if raw < 1:
-            raise ValueError("should be at least 1 seed, or a list of seeds")
-        if raw > MOST_SEEDS:
-            raise ValueError(f"should be at most {MOST_SEEDS} seeds; a list names certain ones: [{shown(raw)}]")
-        return tuple(range(raw))
-    if not isinstance(raw, list | tuple) or not raw:
-        raise ValueError("should be a number of seeds, or a list of at least one")
-    wrong = [seed for seed in raw if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0]
-    twice = sorted({seed for seed in raw if seed not in wrong and list(raw).count(seed) > 1})
-    large = [seed for seed in raw if seed not in wrong and seed > LARGEST]
-    findings = [Finding("", shown(seed), "should be a whole number of at least 0") for seed in wrong]
-    findings += [Finding("", shown(seed), f"should be at most {LARGEST}") for seed in large]
-    findings += [Finding("", shown(seed), "is in the list twice") for seed in twice]
-    if findings:
-        raise Findings(findings)
-    return tuple(raw)
-
-
-def plain_space(space: Mapping[str, Values]) -> dict[str, Any]:
-    return {option: values.plain() for option, values in space.items()}
-
-
-class SweepSpec(Frozen):
-    """One sweep: which configurations, on which cells, of which data, with what."""
-
-    task: Annotated[str | dict[str, Any], PlainValidator(_read_task)] = Field(
-        description="One of the paper's seven tasks, cifar10, cifar100, or a mapping that declares an own one."
-    )
-    backbone: str = Field(
-        min_length=1,
-        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name as resnet56.",
-    )
-    pooling: Pooling = Field(
-        default="pooler", description="What the exits see: shared pretrained pooler, CLS state, or mean."
-    )
-    max_length: Whole = Field(default=128, ge=4, description="Tokens per row; longer rows are cut and counted.")
-    algorithms: Annotated[tuple[AlgorithmName, ...], BeforeValidator(several)] = Field(
-        default=("clo-v2",), description="How ω is learned; each is combined with the options that it uses."
-    )
-    space: Annotated[dict[str, Values], PlainValidator(read_space), PlainSerializer(plain_space)] = Field(
-        description="Option of TrainConfig → a list, a range or a log range."
-    )
-    training: Annotated[dict[str, Scalar], PlainValidator(read_training)] = Field(
-        default_factory=dict, description="Option of TrainConfig → the one value that every configuration has."
-    )
-    data: Data = Field(default_factory=Data)
-    folds: Whole = Field(
-        default=5, ge=1, le=MOST_FOLDS, description="k of the cross-validation; 1 is one fixed hold-out of 10 %."
-    )
-    fold_seed: Whole = Field(default=0, ge=0, description="Alone fixes the folds.")
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_read_seeds)] = Field(
-        default=(0,), description="Seeds of the training; a number n means 0 to n - 1."
-    )
-    searcher: Annotated[SearcherSpec, BeforeValidator(named)] = Field(default_factory=SearcherSpec)
-    pruner: Annotated[PrunerSpec, BeforeValidator(named)] = Field(default_factory=PrunerSpec)
-    resources: Resources = Field(default_factory=Resources)
-    budget: Budget = Field(default_factory=Budget)
-    tracking: Tracking = Field(default_factory=Tracking)
-    storage: str | None = Field(
-        default=None, description="Where sweeps are kept; None: LEEBERT_STORAGE, else ./sweeps."
-    )
-    keep_checkpoints: bool = Field(default=False, description="Keep a cell's checkpoint after its end.")
-    evaluate: Literal["dev"] | None = Field(
-        default=None,
-        description="Each cell also leaves its best epoch's logits on the development split(s); for `reproduce`, which "
-        "chooses nothing: one value per option, no pruner.",
-    )
-
-    @field_validator("algorithms")
-    @classmethod
-    def _distinct(cls, algorithms: tuple[str, ...]) -> tuple[str, ...]:
-        if not algorithms:
-            raise ValueError("should have at least one algorithm")
-        twice = sorted({name for name in algorithms if algorithms.count(name) > 1})
-        if twice:
-            raise Findings(Finding("", shown(name), "is in the list twice") for name in twice)
-        return algorithms
+class SweepSpec(SweepFields):
+    """One sweep whose keys are valid by themselves and together (`tune.space.checks`)."""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> SweepSpec:
         broken: frozenset[str] = (info.context or {}).get("broken", frozenset())
-        from tune.space.checks import CHECKS
-
         findings = [f for reads, check in CHECKS if not broken.intersection(reads) for f in check(self)]
         if findings:
             raise Findings(findings)
         return self
-
-    @property
-    def task_name(self) -> str:
-        """The task's name, also where the file declares the task."""
-        return self.task if isinstance(self.task, str) else str(self.task["name"])
-
-    @property
-    def model(self) -> ModelConfig:
-        """Which encoder, and what its exits see."""
-        return ModelConfig(backbone=self.backbone, pooling=self.pooling, max_length=self.max_length)
-
-    @property
-    def max_epochs(self) -> int:
-        """The schedule's horizon where it is the same for all configurations; the largest where it is searched."""
-        if "max_epochs" in self.space:
-            values = self.space["max_epochs"]
-            return int(values.high) if isinstance(values, Range) else max(int(v) for v in values.values)
-        return int(self.training.get("max_epochs", TrainConfig.model_fields["max_epochs"].default))
-
-    def train_config(self, values: Mapping[str, Any], seed: int = 0) -> TrainConfig:
-        """How one configuration is trained: its values over the fixed options of `training`."""
-        return TrainConfig.model_validate({**self.training, **values, "seed": seed})
-
-    def cells(self) -> tuple[tuple[int, int], ...]:
-        """(seed, fold) of every cell, in the order in which every trial takes them: seed by seed, fold by fold.
-
-        The order is the same for all, so that any two configurations share the cells of the one that got less far.
-        """
-        return tuple(itertools.product(self.seeds, range(self.folds)))
-
-    @property
-    def size(self) -> int | None:
-        """How many effective configurations there are; None where an option is a continuum."""
-        total = 0
-        for algorithm in self.algorithms:
-            counts = [values.count for option, values in self.space.items() if applies(option, algorithm)]
-            if None in counts:
-                return None
-            total += math.prod(count for count in counts if count is not None)
-        return total
-
-    @property
-    def limit(self) -> int | None:
-        """How many configurations a drawing searcher proposes: its own number, else the budget's; None: no limit."""
-        return self.searcher.configurations or self.budget.trials
-
-    @property
-    def planned(self) -> int | None:
-        """How many configurations are to run if no other budget ends the sweep first; None if nothing bounds them."""
-        bounds = (self.size, self.searcher.configurations, self.budget.trials)
-        return min((bound for bound in bounds if bound is not None), default=None)
-
-    def configurations(self) -> Iterator[dict[str, Any]]:
-        """Every effective configuration once, in a fixed order; a :class:`ConfigError` where an option is a continuum.
-
-        The algorithms alternate innermost, and what few of them use changes fastest: wherever a sweep stops, nearly
-        every configuration has its partners under the other algorithms.
-        """
-        options = sorted(self.space, key=lambda option: -sum(applies(option, a) for a in self.algorithms))
-        lists = [self.space[option].listed() for option in options]
-        for option, listed in zip(options, lists, strict=True):
-            if listed is None:
-                raise ConfigError(f"space.{option}: {self.space[option].plain()}: has no end of values; use a list")
-        seen: set[str] = set()
-        for combination in itertools.product(*(listed for listed in lists if listed is not None)):
-            chosen = dict(zip(options, combination, strict=True))
-            for algorithm in self.algorithms:
-                values = self.configuration(algorithm, chosen)
-                identity = config_id(values)
-                if identity not in seen:
-                    seen.add(identity)
-                    yield values
-
-    def configuration(self, algorithm: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """An effective configuration: the algorithm and those chosen values that it uses, in the file's order."""
-        return effective({"algorithm": algorithm, **{option: chosen[option] for option in self.space}})
-
-    def cell_updates(self, values: Mapping[str, Any], train_rows: int) -> int:
-        """θ updates of one cell without early stopping: epochs of all stages × ⌊(training rows of the fold) / 2B⌋."""
-        config = self.train_config(values)
-        rows = min(train_rows, self.data.subset.rows) if self.data.subset else train_rows
-        kept, of = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)
-        return most_epochs(config) * (rows * kept // (of * 2 * config.batch_size))
-
-    def theta_updates(self, train_rows: int) -> int:
-        """θ updates of the whole sweep on `train_rows` rows (held-out ones included), without early stops or pruning.
-
-        A count for a grid. Where configurations are drawn, what a uniform draw costs on average times their number.
-        A fold may differ by a few rows, which changes a cell by one update an epoch at most.
-        """
-        planned = self.planned
-        if planned is None:
-            raise ConfigError("nothing bounds the number of configurations, so their cost is unknown")
-        if self.searcher.name == "grid":
-            costs = [self.cell_updates(v, train_rows) for v in itertools.islice(self.configurations(), planned)]
-            return len(self.cells()) * sum(costs)
-        costly: dict[str, tuple[Scalar, ...]] = {
-            o: self.space[o].listed() or () for o in ("batch_size", "max_epochs") if o in self.space
-        }
-        drawn = [dict(zip(costly, combination, strict=True)) for combination in itertools.product(*costly.values())]
-        mean = sum(self.cell_updates(v, train_rows) for v in drawn) / len(drawn)
-        return round(len(self.cells()) * planned * mean)
-
-    @property
-    def digest(self) -> str:
-        """Digest of what is measured and how it is searched: a sweep may only be resumed with a file of equal digest.
-
-        Where it runs (resources, tracking, storage, the data's folder, options that only change memory) and how long
-        (budget, number of configurations) are left out, so that a sweep can be moved and extended.
-        """
-        return _digest(self.measured())[:16]
-
-    def measured(self) -> dict[str, Any]:
-        """What the digest is over, as plain values."""
-        content = self.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
-        del content["data"]["dir"], content["searcher"]["configurations"]
-        if self.evaluate is None:  # as the digest was before there was such a key
-            del content["evaluate"]
-        content["training"] = {o: value for o, value in content["training"].items() if o not in COST_ONLY}
-        if isinstance(content["task"], dict):
-            content["task"].pop("files", None)  # the data's fingerprint is compared anyway
-        return content
-
-
-def effective(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without the options that their algorithm doesn't use, so that equal trainings are equal values."""
-    return {
-        option: value
-        for option, value in values.items()
-        if option == "algorithm" or applies(option, values["algorithm"])
-    }
-
-
-def config_id(values: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that name an effective configuration, the same in every sweep and on every machine."""
-    floats = {option for option, field in TrainConfig.model_fields.items() if field.annotation is float}
-    canonical = {o: float(v) if o in floats else v for o, v in effective(values).items()}
-    return _digest(canonical)[:8]
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    # json writes a float as its repr: the shortest digits that read back as the same float.
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def resolved_yaml(spec: SweepSpec) -> str:
@@ -303,3 +36,32 @@ def resolved_yaml(spec: SweepSpec) -> str:
     out = io.StringIO()
     yaml.dump(spec.model_dump(mode="json", exclude_none=True), out)
     return out.getvalue()
+
+
+def anchored(spec: SweepSpec) -> SweepSpec:
+    """The space with absolute paths to its data, so that it can be resumed and trained from any folder.
+
+    An own task's files are taken from the data's folder where one is given, else from the working folder.
+    """
+    changes: dict[str, Any] = {}
+    base = Path(spec.data.dir or ".").expanduser().resolve()
+    if isinstance(spec.task, dict) and isinstance(spec.task.get("files"), dict):
+        changes["task"] = {**spec.task, "files": {k: str((base / v).resolve()) for k, v in spec.task["files"].items()}}
+    if spec.data.dir:
+        changes["data"] = spec.data.model_copy(update={"dir": str(base)})
+    if Path(spec.backbone).is_dir():
+        changes["backbone"] = str(Path(spec.backbone).resolve())
+    return spec.model_copy(update=changes)
+
+
+def data_config(spec: SweepSpec) -> DataConfig:
+    """The data section of a space as `leebert train` has it."""
+    group_by: Any = spec.data.group_by
+    if group_by in (("containing",), ("none",)):
+        group_by = group_by[0]
+    return DataConfig(dir=spec.data.dir, subset=spec.data.subset, group_by=group_by)
+
+
+def experiment_of(spec: SweepSpec) -> str:
+    """The name of the MLflow experiment that a space asks for."""
+    return spec.tracking.experiment or f"leebert-{spec.task_name}"

@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from leebert.config import parse
 from leebert.errors import LeebertError, StorageError, SweepError
 from leebert.files import fsync_folder, parse_json, write_atomically
-from leebert.metrics import MEASURES
-from tune.store.lease import holder, watch
+from leebert.metrics import METRICS
+from tune.space import SweepSpec, config_id
+from tune.store.lease import Lease, holder, watch
 from tune.store.ledger import Ledger
 
 
@@ -56,11 +58,15 @@ class Manifest(dict[str, Any]):
         super().__init__(values)
         self.path = path
         for key, kind in MANIFEST.items():
-            unknown = key == "metric" and isinstance(values.get(key), str) and values[key] not in MEASURES
-            if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool) or unknown):
+            if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool)):
                 raise SweepError(
                     f"{path}: {key}: {str(values[key])[:80]!r} can't be right: the manifest was damaged or edited"
                 )
+        if "metric" in values and values["metric"] not in METRICS:
+            raise SweepError(
+                f"{path}: metric: {values['metric'][:80]!r} can't be right: {METRICS.unknown(values['metric'][:80])}; else the "
+                "manifest was damaged or edited"
+            )
 
     def __missing__(self, key: str) -> Any:
         raise SweepError(
@@ -81,8 +87,6 @@ class SweepFolder:
     def _values_of(self, config: str) -> dict[str, Any] | None:
         """A configuration's values by its id, where the space lists all; for a ledger that has lost its record of them."""
         if self._listed is None:
-            from tune.space import SweepSpec, config_id
-
             self._listed = {}
             with contextlib.suppress(LeebertError, ValueError):
                 spec = SweepSpec.model_validate(self.manifest.get("spec") or {})
@@ -200,3 +204,29 @@ class SweepFolder:
 
     def clear_stop(self) -> None:
         (self.path / "STOP").unlink(missing_ok=True)
+
+
+def spec_of(folder: SweepFolder) -> SweepSpec:
+    """The space of an existing sweep, as it was resolved when it started, or was extended last."""
+    values, where = folder.manifest["spec"], str(folder.path / "manifest.json")
+    resources = values.get("resources")
+    if isinstance(resources, dict) and isinstance(gpus := resources.get("gpus"), int | float) and gpus > 1:
+        # Older versions took more than one GPU for a trial, of which it used one.
+        values = {**values, "resources": {**resources, "gpus": 1.0}}
+    return parse(SweepSpec, values, where)
+
+
+@contextlib.contextmanager
+def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
+    """The right to drive a sweep, released at the end."""
+    lease = Lease.take(folder.path, take_over=take_over)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def named(folder: SweepFolder) -> str:
+    """What to call a sweep on the command line: its name, or its path where it lies elsewhere."""
+    usual = storage_root(None) == folder.path.parent
+    return folder.name if usual else str(folder.path)

@@ -18,6 +18,7 @@ import numpy as np
 from leebert.errors import StorageError, SweepError
 from leebert.evaluate import HeldOut
 from tune.store import logits
+from tune.store.history import CellKey
 from tune.store.ledger import Record
 
 #: The folder of held-out logits within a sweep's, and that of an evaluation split's.
@@ -26,8 +27,6 @@ EVALUATED = "evaluated"
 
 #: So many damaged files are named in a warning; the others are counted.
 NAMED = 3
-
-CellKey = tuple[str, int, int]
 
 
 def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:

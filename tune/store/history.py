@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 CellState = Literal["running", "finished", "diverged"]
+#: (configuration, seed, fold) of a cell.
+CellKey = tuple[str, int, int]
+
+#: (seed, fold): the same cell of every configuration.
+SeedFold = tuple[int, int]
+
 ConfigState = Literal["running", "complete", "pruned", "failed"]
 
 
@@ -73,3 +79,17 @@ def describe(values: Any) -> str:
     """A configuration in a few words: the algorithm, then its options."""
     rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
     return f"{values.get('algorithm', '')} {rest}".strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How a configuration is run after memory ran out: with a GPU or a node to itself, and in micro-batches."""
+
+    alone: Literal["", "gpu", "node"] = ""
+    accumulate: int = 1
+
+    def described(self) -> str:
+        """In words, empty where nothing is special."""
+        alone = {"": "", "gpu": "alone on a GPU", "node": "alone on a node"}[self.alone]
+        parts = f"{self.accumulate} micro-batches per batch" if self.accumulate > 1 else ""
+        return ", ".join(filter(None, (alone, parts)))

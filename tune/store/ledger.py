@@ -33,9 +33,8 @@ from typing import Any
 
 from leebert.errors import StorageError, SweepError
 from leebert.files import fsync_folder, parse_json
-from tune.running.failures import Placement
 from tune.store import gaps
-from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
+from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History, Placement
 
 SEGMENT = 1000
 DRIVER = "driver"

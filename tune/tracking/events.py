@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from tune.tracking.views import View
+from typing import Any, Literal
 
 Series = Mapping[str, Sequence[float | None]]
 
@@ -106,3 +103,12 @@ class SavedViews(Event):
 class SweepEnded(Event):
     status: Literal["finished", "stopped", "failed"]
     note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One saved view: `slug` names it in addresses, `name` in the menu; `state` is what MLflow restores."""
+
+    slug: str
+    name: str
+    state: Mapping[str, Any]

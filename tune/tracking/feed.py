@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from leebert.tradeoff import mean_curve
-from tune.running.failures import Placement
 from tune.store.curves import CurveOf, layers_needed, of_all, stored
-from tune.store.ledger import Record, State
+from tune.store.history import Placement
+from tune.store.ledger import Ledger, Record, State
 from tune.tracking.events import (
     CellEnded,
     CellStarted,
@@ -120,3 +120,26 @@ def by_layer(cells: Sequence[Record]) -> dict[str, list[float]]:
     if all(r["weights"] for r in cells):
         depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
     return depth
+
+
+class Listener(Protocol):
+    """Who is told of events: the tracker, or nobody."""
+
+    def put(self, event: Event) -> None: ...
+
+
+def replay(state_of: Ledger, listener: Listener, curve_of: CurveOf = stored) -> State:
+    """Tell a listener everything that a ledger holds, in the order in which it happened.
+
+    `curve_of` gives the curves of cells; by default those that records hold.
+    """
+    state, fences = State(slim=True), state_of.fences()
+    for record in state_of.in_order():
+        if "attempt" in record and record["kind"] in ("epoch", "cell_end"):
+            fence = fences.get(record["config"], {}).get(record["attempt"])
+            if fence is not None and record["seq"] >= fence:
+                continue  # written after its attempt had been given up
+        if state.apply_in_order(record):
+            for event in events(record, state, curve_of):
+                listener.put(event)
+    return state

@@ -2,7 +2,7 @@
 
 The page docs/metrics.md says the same, and a test holds both equal. In a pattern, ``{exit}`` is an exit's number from
 01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space,
-``{split}`` an evaluated split such as dev, ``{rule}`` an exit rule.
+``{split}`` an evaluated split such as dev, ``{criterion}`` an exit criterion.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from tune.analysis.labels import algorithm_label
+
 RunKind = Literal["sweep", "config", "fold", "summary", "refit"]
 Family = Literal["metric", "param", "tag"]
 
-_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{rule}": r"[\w-]+"}
+_PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{split}": r"\w+", "{criterion}": r"[\w-]+"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,17 +105,25 @@ NAMES: tuple[Name, ...] = (
     _metric("on_{split}/score", "refit", "fraction", "layer", "the exit's score on a split, after all training"),
     _metric("on_{split}/score_mean", "refit", "fraction", "none", "mean of the scores over exits"),
     _metric(
-        "on_{split}/{rule}_layers",
+        "on_{split}/{criterion}_layers",
         "refit",
         "layers",
         "point",
         "mean number of layers computed under the exit criterion",
     ),
     _metric(
-        "on_{split}/{rule}_score", "refit", "fraction", "point", "score under the exit criterion, against its layers"
+        "on_{split}/{criterion}_score",
+        "refit",
+        "fraction",
+        "point",
+        "score under the exit criterion, against its layers",
     ),
-    _metric("on_{split}/{rule}_speed_up", "refit", "ratio", "none", "M / mean layers at the threshold that was chosen"),
-    _metric("on_{split}/{rule}_ms", "refit", "ms", "none", "wall-clock time per row at that threshold, one at a time"),
+    _metric(
+        "on_{split}/{criterion}_speed_up", "refit", "ratio", "none", "M / mean layers at the threshold that was chosen"
+    ),
+    _metric(
+        "on_{split}/{criterion}_ms", "refit", "ms", "none", "wall-clock time per row at that threshold, one at a time"
+    ),
     Name(
         "param", "{option}", ("refit",), "as in the space", "", "each training option, and how the model leaves early"
     ),
@@ -154,51 +164,6 @@ NAMES: tuple[Name, ...] = (
     _tag("mlflow.note.content", ("sweep", "summary", "refit"), "the description on the run's page"),
 )
 
-LABELS: Mapping[str, str] = {
-    "clo-v2": "CLO-v2",
-    "clo-v1": "CLO-v1",
-    "blo": "BLO",
-    "slo": "SLO",
-    "hyper": "Hypergradient",
-    "uniform": "Uniform",
-    "uniform-d1": "Uniform-D1",
-    "rand": "Random",
-}
-
-# The first two are what MLflow's own palette gives to the groups "CLO-v2" and "BLO" of the tag `approach`, so that
-# grouped charts (which ignore mlflow.runColor) and ungrouped ones agree. The others differ from them in lightness too.
-COLOURS: Mapping[str, str] = {
-    "clo-v2": "#2272b4",
-    "blo": "#de7921",
-    "clo-v1": "#56b4e9",
-    "slo": "#00855f",
-    "hyper": "#b3261e",
-    "uniform": "#8c8c8c",
-    "uniform-d1": "#4a4f80",
-    "rand": "#a6559d",
-    "lle": "#7e7ee6",
-    "pabee": "#c2185b",
-    "fastbert": "#6d4c41",
-    "fastbert-clo-v2": "#bfa369",
-    "deebert": "#5c9e31",
-    "shallow-deep": "#bfbf0a",
-    "dbt": "#0abf83",
-    "cost-eff": "#5039bf",
-    "finetune": "#333333",
-    "truncated": "#69bfa3",
-    "layerdrop": "#4d8c77",
-    "headprune": "#e67e8f",
-    "distilled": "#b045e6",
-    "pkd": "#93bf39",
-    "theseus": "#8c078c",
-    "pcee-bert": "#101088",
-    "f-pabee": "#10c410",
-    "beem": "#dc10ac",
-}
-
-#: Of runs that are about two algorithms at once, in turn.
-PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
-
 
 def find(family: Family, name: str) -> Name | None:
     """The list's line for a name, exact names before patterns; None for a name that nobody listed."""
@@ -211,16 +176,6 @@ def exit_metric(quantity: str, exit: int) -> str:
     if exit < 1:
         raise ValueError(f"exits count from 1 in names, not from {exit}")
     return f"{quantity}/exit_{exit:02d}"
-
-
-def algorithm_label(algorithm: str) -> str:
-    """How the paper spells an algorithm; an unknown one (a user's own method) keeps its name."""
-    return LABELS.get(algorithm, algorithm)
-
-
-def algorithm_colour(algorithm: str) -> str | None:
-    """The algorithm's run colour; None leaves the choice to MLflow."""
-    return COLOURS.get(algorithm)
 
 
 def config_prefix(algorithm: str, index: int) -> str:

@@ -13,17 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from leebert.errors import SweepError
-from tune.analysis.overview import spec_of
-from tune.running.driver import replay
-from tune.running.sweep import held, mlflow_address, named, tracker_for
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder
+from tune.store.folder import SweepFolder, held, named, spec_of
 from tune.store.ledger import Record, State
 from tune.tracking.audit import Audit, Difference
 from tune.tracking.events import ConfigEnded, Event
-from tune.tracking.feed import events
-from tune.tracking.showing import Showing
-from tune.tracking.tracker import CLOSE_SECONDS, Tracker
+from tune.tracking.feed import events, replay
+from tune.tracking.publish import Showing
+from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
 
 #: So often MLflow is compared with the ledger and mended, at most.
 PASSES = 5

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tune.analysis import labels
 from tune.tracking import names, saved_views
 from tune.tracking.events import (
     CellEnded,
@@ -374,8 +375,8 @@ def _algorithm_tags(algorithm: str) -> dict[str, str | None]:
         return {}
     return {
         "algorithm": algorithm,
-        "approach": names.algorithm_label(algorithm),
-        "mlflow.runColor": names.algorithm_colour(algorithm),
+        "approach": labels.algorithm_label(algorithm),
+        "mlflow.runColor": labels.algorithm_colour(algorithm),
     }
 
 

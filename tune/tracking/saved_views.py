@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leebert.errors import TrackingError
+from tune.tracking.events import View
 from tune.tracking.server import existing_run, is_permanent, is_server, readable_errors, redact, server_version
-from tune.tracking.views import KNOWN_VERSIONS, View, decoded, encoded, view_key
+from tune.tracking.views import KNOWN_VERSIONS, decoded, encoded, view_key
 
 #: Where `mlflow ui` listens if it isn't told otherwise.
 LOCAL_UI = "http://127.0.0.1:5000"

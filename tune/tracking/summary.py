@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from leebert.errors import LeebertError
-from tune.analysis.compare import CellKey, compare
-from tune.analysis.select import complete
+from tune.analysis.compare import compare
+from tune.analysis.compare_text import rests_on
+from tune.analysis.labels import LABELS, PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
-from tune.analysis.verdicts import rests_on
-from tune.store.history import Configuration, History
 from tune.store.ledger import State
+from tune.store.ranking import cells_of, complete, exit_scores
 from tune.tracking.events import Summary
-from tune.tracking.names import LABELS, PAIR_COLOURS, algorithm_label
 
 
 def summaries(state: State, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
@@ -71,21 +68,6 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                 note="\n\n".join([line.verdict, rests_on(line), *(f"Warning: {w}" for w in comparison.warnings)]),
                 time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
             )
-
-
-def exit_scores(side: Iterable[Configuration], cells: Iterable[CellKey]) -> np.ndarray:
-    """(cells, exits): each exit's score at the best epoch, a mean over configurations that all finished these cells.
-
-    Empty where the exits weren't recorded.
-    """
-    best = [{(k.seed, k.fold): k.best.exits for k in c.cells if k.best is not None} for c in side]
-    rows = [[mine[cell] for mine in best] for cell in cells]
-    return np.mean(rows, axis=1) if all(exits for row in rows for exits in row) else np.empty((0, 0))
-
-
-def cells_of(side: History) -> list[CellKey]:
-    """The cells of complete configurations, which are the same for all."""
-    return sorted((k.seed, k.fold) for k in side[0].cells)
 
 
 def _order(algorithm: str) -> tuple[int, str]:

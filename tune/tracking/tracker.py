@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from leebert.errors import LeaseError
+from leebert.errors import LeaseError, TrackingError
+from tune.space.spec import SweepSpec, experiment_of
 from tune.tracking.events import (
     CellEnded,
     CellStarted,
@@ -224,3 +225,26 @@ class Tracker:
             self._say(
                 f"MLflow at {redact(self.uri)} can't take {type(event).__name__}: {what[:300]}. Such are left out."
             )
+
+
+def tracker_for(
+    spec: SweepSpec, name: str, say: Callable[[str], None], *, uri: str | None = None, experiment: str | None = None
+) -> Tracker:
+    """A sweep's way to MLflow, at the address and experiment given or else the space's; TrackingError if none answers."""
+    if uri is None and spec.tracking.uri and redact(spec.tracking.uri) != spec.tracking.uri:
+        # The space is kept in the sweep's folder, where no secret may stand.
+        raise TrackingError(
+            f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
+        )
+    uri = resolve_uri(uri or spec.tracking.uri)
+    tracker = Tracker(uri, experiment or experiment_of(spec), name, spec.task_name, say=say)
+    tracker.check()
+    return tracker
+
+
+def mlflow_address(tracker: Tracker) -> str:
+    """How a person opens what was tracked."""
+    if tracker.url:
+        return tracker.url
+    return f"mlflow ui --backend-store-uri {redact(tracker.uri)}"

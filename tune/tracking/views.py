@@ -17,6 +17,7 @@ from leebert.methods import applies
 from tune.space import SweepSpec
 from tune.store.ledger import State
 from tune.tracking import names
+from tune.tracking.events import View
 from tune.tracking.feed import by_layer
 from tune.tracking.server import quoted
 
@@ -30,15 +31,6 @@ _ENCODED = "deflate;"
 _SCORE, _DEVIATION, _LAYERS = "cv/score_pct", "cv/score_std_pct", "cv/layers"
 
 State_ = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """One saved view: `slug` names it in addresses, `name` in the menu; `state` is what MLflow restores."""
-
-    slug: str
-    name: str
-    state: State_
 
 
 @dataclasses.dataclass(frozen=True)

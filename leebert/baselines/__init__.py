@@ -1,1 +1,0 @@
-"""Methods of others, each a small file that lists its stages."""

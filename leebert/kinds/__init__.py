@@ -1,0 +1,37 @@
+"""The kinds of tasks, texts and images: what each needs to be read, trained on, saved and predicted, one class each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from leebert.data.tasks import AnyTask, any_task
+from leebert.kinds.images import Images
+from leebert.kinds.kind import Kind
+from leebert.kinds.texts import Texts
+
+#: The kinds by the name that a task gives as its `kind`.
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Texts(), Images())}
+
+
+def kind_of(task: AnyTask | str | Mapping[str, Any]) -> Kind:
+    """Look up the kind of a task, of a known task's name, or of a declaration. Raises ConfigError for no task."""
+    return KINDS[(any_task(task) if isinstance(task, str | Mapping) else task).kind]
+
+
+def kind_of_model(model: Any) -> Kind:
+    """Look up the kind of a loaded early-exit model."""
+    return _of_type(model.config.model_type)
+
+
+def kind_of_saved(folder: str | Path) -> Kind:
+    """Look up the kind of the model in a folder. Raises CheckpointError where its config.json can't be read."""
+    from leebert.saved import model_type
+
+    return _of_type(model_type(folder))
+
+
+def _of_type(model_type: str | None) -> Kind:
+    # A folder without an early-exit model is refused by the class that loads models of texts.
+    return next((kind for kind in KINDS.values() if kind.model_type == model_type), KINDS["texts"])

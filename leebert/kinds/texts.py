@@ -1,0 +1,197 @@
+"""Texts: pretrained encoders with a tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from leebert.config import ExitConfig, ModelConfig, Pooling, Precision, TrainConfig
+from leebert.data.tasks import Task, get_task
+from leebert.errors import CheckpointError, ConfigError
+from leebert.images.backbones import is_network
+from leebert.kinds.kind import Footprint, Progress
+from leebert.problem import Problem, Splits, TextProblem
+
+if TYPE_CHECKING:
+    from leebert.data.sources import Examples
+    from leebert.data.tokens import TokenisedSplit
+    from leebert.model import LeebertForSequenceClassification
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Tasks of one text or a pair of texts (:class:`leebert.kinds.kind.Kind`)."""
+
+    name: str = "texts"
+    model_type: str = "leebert"
+    served: bool = True
+
+    def grouped(self, task: Task, group_by: Any) -> Task:
+        if group_by == "containing" and len(task.text_columns) != 1:
+            raise ConfigError("data.group_by: 'containing' is for tasks with one text column")
+        if group_by not in ("containing", "none"):
+            wrong = [c for c in group_by if c not in task.text_columns]
+            if isinstance(group_by, str) or wrong:
+                raise ConfigError(
+                    f"data.group_by: {group_by!r} is not 'containing', 'none' or a list of {', '.join(task.text_columns)}"
+                )
+        return dataclasses.replace(task, group_by=() if group_by == "none" else group_by)
+
+    def check_model(self, task: Task, model: ModelConfig) -> None:
+        if is_network(model.backbone):
+            raise ConfigError(
+                f"backbone {model.backbone}: is a network for images, and {task.name} has texts; give an encoder"
+            )
+        from leebert.compatibility import limits_of
+
+        limits_of(model.backbone).check_length(model.max_length)
+
+    def check_backbone(self, task: Task, model: ModelConfig) -> None:
+        from leebert.backbone import load_encoder
+
+        load_encoder(model.backbone)
+        self.tokenizer(task, model)
+
+    def tokenizer(self, task: Task, model: ModelConfig) -> Any:
+        from leebert.backbone import load_tokenizer
+        from leebert.compatibility import check_tokenizer, limits_of
+
+        tokenizer = load_tokenizer(model.backbone)
+        pairs = len(task.text_columns) == 2
+        check_tokenizer(tokenizer, limits_of(model.backbone), pairs=pairs, pooling=model.pooling)
+        return tokenizer
+
+    def read(self, task: Task, split: str, source: str | Path | None) -> Examples:
+        from leebert.data.sources import read_split
+
+        return read_split(task, split, source)
+
+    def prepare(
+        self, examples: Examples, task: Task, model: ModelConfig, tokenizer: Any, cache: Path
+    ) -> TokenisedSplit:
+        from leebert.compatibility import limits_of
+        from leebert.data import tokens
+
+        rows = tokens.cached(examples, tokenizer, model.max_length, cache)
+        limits_of(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
+        return rows
+
+    def problem(
+        self,
+        task: Task,
+        model: ModelConfig,
+        rows: str = "",
+        exits: ExitConfig | None = None,
+        splits: Splits = (),
+    ) -> Problem:
+        exits = exits or ExitConfig()
+        return TextProblem(rows, model.backbone, task.label_names, task.metric, model.pooling, exits, splits)
+
+    def footprint(self, task: Task, model: ModelConfig) -> Footprint:
+        from transformers import AutoModel
+
+        from leebert.backbone import load_config
+        from leebert.memory import text_batch
+        from leebert.model import build_model
+
+        config = load_config(model.backbone)
+
+        def build(train: TrainConfig) -> Any:
+            return build_model(AutoModel.from_config(config), task.label_names, pooling=model.pooling, train=train)
+
+        return Footprint(build, model.max_length, text_batch)
+
+    def save(self, trained: Any, model: ModelConfig, tokenizer: Any, folder: Path) -> None:
+        trained.config.max_length = model.max_length
+        trained.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def load(self, folder: Path) -> tuple[Any, Any]:
+        return load_text_model(folder)
+
+    def encode(self, model: Any, tokenizer: Any, examples: Examples, path: Path) -> TokenisedSplit:
+        from leebert.compatibility import limits_of_encoder
+        from leebert.data.tokens import tokenise
+
+        rows = tokenise(examples, tokenizer, model.config.max_length, path)
+        limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
+        return rows
+
+    def answers(
+        self,
+        model: Any,
+        tokenizer: Any,
+        source: Any,
+        columns: Sequence[str],
+        *,
+        criterion: Any,
+        runtime: Any,
+        batch_size: int,
+        progress: Progress = iter,
+    ) -> tuple[tuple[str, ...], Iterator[dict[str, Any]]]:
+        from leebert.predict import COLUMNS, answers, texts_for
+
+        rows = progress(texts_for(model.config.task, source, columns))
+        return COLUMNS, answers(model, tokenizer, rows, criterion, runtime, batch_size)
+
+
+def load_text_model(folder: str | Path) -> tuple[LeebertForSequenceClassification, Any]:
+    """A saved model of texts in evaluation mode and its tokenizer, compared with each other.
+
+    Raises:
+        CheckpointError: the folder is damaged or holds another tokenizer than the model's.
+        ConfigError: its `max_length` is more than it has positions for.
+        BackboneError: there is no tokenizer.
+    """
+    from leebert.backbone import load_tokenizer
+    from leebert.model import load_model
+
+    model = load_model(folder).eval()
+    tokenizer = load_tokenizer(str(folder))
+    check_saved(model, tokenizer, str(folder))
+    return model, tokenizer
+
+
+def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder: str) -> None:
+    """Compare a saved model with the tokenizer beside it.
+
+    Args:
+        model: the model.
+        tokenizer: the tokenizer.
+        folder: where both lie, for messages.
+
+    Raises:
+        CheckpointError: one line with everything that does not fit, and what to do.
+        ConfigError: `max_length` is more than the model has positions for.
+    """
+    from leebert.compatibility import begins_with_special_token, limits_of_encoder
+
+    limits = limits_of_encoder(model.backbone, f"the model in {folder}")
+    limits.check_length(model.config.max_length, "its config.json")
+    _check_values(model, folder)
+    pairs = bool(model.config.task) and len(get_task(model.config.task).text_columns) == 2
+    if clauses := limits.mismatches(tokenizer, pairs=pairs):
+        raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; put back the tokenizer that was saved with it")
+    if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):
+        warnings.warn(
+            f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and its exits read the "
+            "first token; see that it is the tokenizer that was saved with it",
+            stacklevel=3,
+        )
+
+
+def _check_values(model: LeebertForSequenceClassification, folder: str) -> None:
+    """CheckpointError for values of a config.json that no training writes, as an edit may leave them."""
+    config, where = model.config, Path(folder) / "config.json"
+    for key, known in (("pooling", get_args(Pooling)), ("precision", get_args(Precision))):
+        if (value := getattr(config, key)) not in known:
+            raise CheckpointError(f"{where}: {key}: {value!r}: should be one of {', '.join(known)}")
+    if config.pooling == "pooler" and getattr(model.backbone, "pooler", None) is None:
+        raise CheckpointError(
+            f"{where}: pooling: 'pooler': the encoder has no pooler; restore the value of its training"
+        )
+    if not isinstance(config.max_length, int) or config.max_length < 4:
+        raise CheckpointError(f"{where}: max_length: {config.max_length!r}: should be a whole number of at least 4")

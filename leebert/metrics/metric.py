@@ -1,0 +1,137 @@
+"""A task's metric as data: the measures that its score is the mean of, and what the majority class scores by it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+#: From the labels and the predictions of N samples, (N,) class ids each.
+Function = Callable[[np.ndarray, np.ndarray], float]
+Influence = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def jackknife(function: Function, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Estimate each sample's influence on a measure from the measure without one sample like it.
+
+    Args:
+        function: The measure, which depends on how often each pair of label and prediction occurs.
+        labels: (N,) class ids, N of at least 2.
+        predicted: (N,) class ids.
+
+    Returns:
+        (N,) influences of mean 0; exact for a mean over samples, else off by terms of order 1 / N.
+    """
+    whole, found = function(labels, predicted), np.empty(len(labels))
+    pairs, which = np.unique(np.stack([labels, predicted]), axis=1, return_inverse=True)
+    for number in range(pairs.shape[1]):
+        like = np.flatnonzero(which == number)
+        rest = np.arange(len(labels)) != like[0]
+        found[like] = (len(labels) - 1) * (whole - function(labels[rest], predicted[rest]))
+    return found - found.mean()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number for predictions, a fraction of at most 1.
+
+    Attributes:
+        function: The number.
+        influence: Each sample's influence on it, (N,): N times the derivative by the sample's count in the confusion matrix.
+            Its mean is 0 and its standard error is the measure's. None: estimated by :func:`jackknife`.
+        hub: The measure's name in a model card's results; empty: it does not appear there.
+    """
+
+    function: Function
+    influence: Influence | None = None
+    hub: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A task's metric. Its score, by which configurations are selected, is the mean of its measures.
+
+    Attributes:
+        name: What a task's declaration calls it.
+        title: One line for tables.
+        source: Who uses or defined it.
+        measures: Its measures by name.
+        classes: How many classes a task must have; None: any number.
+        label: Its name in charts; by default the name.
+    """
+
+    name: str
+    title: str
+    source: str
+    measures: Mapping[str, Measure]
+    classes: int | None = None
+    label: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The name in charts."""
+        return self.label or self.name
+
+    def measured(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Compute every measure, and `score`, their mean.
+
+        Args:
+            labels: (N,) class ids.
+            predicted: (N,) class ids.
+
+        Returns:
+            Fractions by the measures' names.
+        """
+        values = {name: measure.function(labels, predicted) for name, measure in self.measures.items()}
+        return {**values, "score": float(np.mean(list(values.values())))}
+
+    def influence(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Each sample's influence on the score, (N,); the labels and predictions are (N,) class ids."""
+        parts = [
+            jackknife(measure.function, labels, predicted)
+            if measure.influence is None
+            else measure.influence(labels, predicted)
+            for measure in self.measures.values()
+        ]
+        return np.asarray(np.mean(parts, axis=0))
+
+    def majority(self, labels: np.ndarray) -> tuple[int, float]:
+        """Find the class whose constant prediction scores best.
+
+        Args:
+            labels: (N,) class ids.
+
+        Returns:
+            The class, of equals the most frequent one, and its score.
+        """
+        classes, counts = np.unique(labels, return_counts=True)
+        by_frequency = (int(k) for k in classes[np.argsort(-counts, kind="stable")])
+        scored = {k: self.measured(labels, np.full_like(labels, k))["score"] for k in by_frequency}
+        best = max(scored, key=lambda k: scored[k])
+        return best, scored[best]
+
+    def chance(self, labels: np.ndarray, num_classes: int) -> float:
+        """The score of uniform guesses among `num_classes` classes, for (N,) labels."""
+        guesses = np.tile(np.arange(num_classes), len(labels))
+        return self.measured(np.repeat(labels, num_classes), guesses)["score"]
+
+
+def check_fits(name: str, part: Any) -> None:
+    """Refuse what is not a metric of that name, or has no measure.
+
+    Args:
+        name: The name under which it is found.
+        part: What is found there.
+
+    Raises:
+        TypeError: It is no :class:`Metric`.
+        ValueError: Its name is another, or it has no measure, or one called `score`.
+    """
+    if not isinstance(part, Metric):
+        raise TypeError(f"a {type(part).__name__} is no leebert.metrics.metric.Metric")
+    if part.name != name:
+        raise ValueError(f"its own name is {part.name!r}; both must be the same")
+    if not part.measures or "score" in part.measures:
+        raise ValueError("a metric has one measure or more, none of which is called 'score'")

@@ -1,0 +1,193 @@
+"""Registries of named parts (methods, exit criteria, metrics, …), which other packages extend.
+
+A registry is a mapping from names to parts. It has this project's parts, each in a module of its own that is imported when
+the part is first used; the parts of installed packages, found by their entry points; and what :meth:`Registry.register`
+adds. The environment variable ``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a name is
+looked up and call ``register``: it serves code that is not installed as a package.
+
+Example:
+    The ``pyproject.toml`` of a package with an exit criterion of its own::
+
+        [project.entry-points."leebert.criteria"]
+        margin = "my_package.margin:MARGIN"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Any, Generic, TypeVar
+
+from leebert.errors import ConfigError
+
+#: Modules that register parts, separated by commas.
+VARIABLE = "LEEBERT_PLUGINS"
+
+Part = TypeVar("Part")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a part from outside comes from.
+
+    Attributes:
+        module: The dotted name of the module that defines it.
+        distribution: The installed package and its version, as ``name 1.0``; None for a part that was registered.
+    """
+
+    module: str
+    distribution: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.distribution} ({self.module})" if self.distribution else self.module
+
+
+class Registry(Mapping[str, Part], Generic[Part]):
+    """The parts of one kind by name: built-in ones first, in their order, then those from outside, by name.
+
+    Args:
+        kind: What a part is called in messages, in the singular: ``exit criterion``.
+        group: The group of entry points in which other packages declare their parts: ``leebert.criteria``.
+        package: The package that has a module for each built-in part.
+        attribute: The variable of such a module that holds the part.
+        modules: Built-in names and the names of their modules.
+        check: Raises ValueError or TypeError with one sentence where a part from outside does not fit.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        package: str,
+        attribute: str,
+        modules: Mapping[str, str],
+        check: Callable[[str, Any], None] | None = None,
+    ) -> None:
+        self.kind, self.group = kind, group
+        self._package, self._attribute, self._modules, self._check = package, attribute, dict(modules), check
+        self._parts: dict[str, Part] = {}
+        self._registered: dict[str, Origin] = {}
+        self._entry_points: dict[str, metadata.EntryPoint] | None = None
+
+    def register(self, name: str, part: Part) -> Part:
+        """Add a part under a name, for this process and for the sweeps that it starts.
+
+        Args:
+            name: What configurations call it.
+            part: The part.
+
+        Returns:
+            The part.
+
+        Raises:
+            ConfigError: The name belongs to another part, or the part does not fit.
+        """
+        origin = Origin(getattr(part, "__module__", None) or type(part).__module__)
+        if self._parts.get(name) is part:
+            return part
+        held = self._registered.get(name)
+        if name in self._modules or (held is not None and held != origin):
+            self._clash(name, [str(held) if held else "leebert", str(origin)])
+        self._fits(name, part, origin)
+        self._parts[name], self._registered[name] = part, origin
+        return part
+
+    def origin(self, name: str) -> Origin | None:
+        """The origin of a part; None for a built-in one."""
+        if name in self._modules:
+            return None
+        if name in self._registered:
+            return self._registered[name]
+        point = self._outside()[name]
+        return Origin(point.module, f"{point.dist.name} {point.dist.version}" if point.dist else None)
+
+    def __getitem__(self, name: str) -> Part:
+        if name not in self._parts:
+            self._parts[name] = self._load(name)
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        outside = self._outside()  # first: it imports what registers parts
+        return iter([*self._modules, *sorted({*self._registered, *outside})])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._modules or name in self._outside() or name in self._registered
+
+    def unknown(self, name: str) -> str:
+        """One sentence for a name that no part has: where to look, and the names that there are."""
+        missing = f"{self.kind} {name!r} is not known here ({', '.join(self)})"
+        return f"{missing}; if a package brings it, install that package, or name its module in {VARIABLE}"
+
+    def _load(self, name: str) -> Part:
+        if name in self._modules:
+            module = importlib.import_module(f"{self._package}.{self._modules[name]}")
+            part: Part = getattr(module, self._attribute)
+            return part
+        point = self._outside().get(name)
+        if name in self._registered:
+            return self._parts[name]
+        if point is None:
+            raise KeyError(name)
+        origin = self.origin(name)
+        try:
+            part = point.load()
+        except Exception as error:  # whatever another package does when it is imported
+            raise ConfigError(
+                f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); mend or remove that package"
+            ) from error
+        self._fits(name, part, origin)
+        return part
+
+    def _fits(self, name: str, part: Any, origin: object) -> None:
+        if self._check is None:
+            return
+        try:
+            self._check(name, part)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{self.kind} {name!r} of {origin} does not fit: {error}") from None
+
+    def _outside(self) -> dict[str, metadata.EntryPoint]:
+        """The entry points of this kind by name; raises ConfigError where two packages claim one name."""
+        load_modules()
+        if self._entry_points is None:
+            points: dict[str, metadata.EntryPoint] = {}
+            for point in metadata.entry_points(group=self.group):
+                other = points.setdefault(point.name, point)
+                if point.name in self._modules:
+                    self._clash(point.name, ["leebert", _claimant(point)])
+                if other is not point and _claimant(other) != _claimant(point):
+                    self._clash(point.name, [_claimant(other), _claimant(point)])
+            self._entry_points = points
+        return self._entry_points
+
+    def _clash(self, name: str, claimants: Sequence[str]) -> None:
+        first, second = claimants
+        raise ConfigError(f"{self.kind} {name!r} is claimed by {first} and by {second}; rename one, or uninstall it")
+
+
+def _claimant(point: metadata.EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def load_modules() -> None:
+    """Import the modules that ``LEEBERT_PLUGINS`` names.
+
+    Raises:
+        ConfigError: One of them can't be imported.
+    """
+    for name in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
+        if name in sys.modules:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ConfigError(
+                f"{VARIABLE}: module {name} can't be imported ({type(error).__name__}: {error}); correct the name, or install it"
+            ) from error

@@ -1,0 +1,343 @@
+"""The best file: a configuration with all that its cross-validated score depends on, which `leebert train` takes.
+
+Beside it lie the held-out logits of its cells, from which thresholds are chosen later without the sweep's folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leebert.config import ModelConfig
+from leebert.data.batches import updates_per_epoch
+from leebert.errors import SweepError
+from leebert.files import write_atomically
+from leebert.majority import margin_in_words
+from leebert.omega import MOVED, learns_omega
+from leebert.recipe import RunConfig
+from leebert.yaml import dump_yaml
+from tune.analysis.choose import Candidate, Choice
+from tune.analysis.learned import ADVICE
+from tune.analysis.overview import placed
+from tune.analysis.still_weights import weights_of
+from tune.models.best_file import CellLogits, content_digest, save_logits
+from tune.space.spec import data_config
+from tune.store.curves import layers_needed
+from tune.store.held_out import cell_logits
+from tune.store.history import describe
+from tune.store.ranking import score
+
+#: So many lines of a list are printed; the file has all.
+PRINTED = 10
+
+
+def best_file(choice: Choice) -> dict[str, Any]:
+    """The contents of best/<task>.yaml for a choice: a :class:`RunConfig` with `theta_updates` and `found`.
+
+    `theta_updates` is the median over cells of the epochs up to the best one, times the updates that an epoch of the
+    whole split has; of a method with several stages, those of the last one that trains. The score that the file promises is the mean over exits, whatever the objective.
+    """
+    chosen, objective = choice.best, choice.objective
+    sweep, config = chosen.sweep, chosen.configuration
+    spec, manifest, cells = sweep.spec, sweep.manifest, chosen.records
+    training = spec.train_config(config.values, spec.seeds[0])
+    # Memory that ran out in the sweep would run out again.
+    micro = max(r.get("placement", {}).get("accumulate", 1) for r in cells)
+    training = training.model_copy(update={"accumulate": training.accumulate * micro})
+    runtime = cells[0].get("runtime", manifest["runtime"])
+    epochs = statistics.median(r.get("best_epochs", r["best_epoch"] + 1) for r in cells)
+    mean, std = score(config)
+    per_exit = np.mean([r["exits"]["score"] for r in cells], axis=0)
+    run = RunConfig(
+        task=spec.task,
+        model=_pinned(spec.model, manifest["backbone"]),
+        data=data_config(spec),
+        training=training,
+        theta_updates=max(1, round(epochs * updates_per_epoch(manifest["rows"], training.batch_size))),
+        found=_known(
+            sweep=sweep.name,
+            configuration=config.id,
+            values=dict(config.values),
+            score_mean=round(mean, 6),
+            score_std=round(std, 6) if std == std else None,
+            objective=_known(
+                name=str(objective),
+                criterion=None if objective.kind == "score" else objective.criterion,
+                patience=None if objective.kind == "score" else objective.patience,
+                value=round(choice.ranked[0].score.mean, 6),
+            ),
+            complete_configurations=len(choice.candidates),
+            too_slow=[_named(choice, key) for key in choice.too_slow] or None,
+            not_distinguishable=[_unlearned(choice, key) for key in choice.unlearned] or None,
+            majority=_margin(choice),
+            weights_moved=_moved(choice),
+            sweeps=_sweeps(choice),
+            within_one_standard_error=[
+                _known(
+                    **_named(choice, near.configuration.id),
+                    score=round(near.score.mean, 6),
+                    layers=_layers(choice.candidates[near.configuration.id]),
+                )
+                for near in choice.near
+            ],
+            pareto=_front(choice) if choice.front else None,
+            score_per_exit=[round(float(v), 6) for v in per_exit],
+            cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
+            placement=placed(sweep.state, config.id) or None,
+            seeds=list(spec.seeds),
+            folds=manifest["folds"],
+            rows=manifest["rows"],
+            data_fingerprint=manifest["data_fingerprint"],
+            backbone=manifest["backbone"],
+            versions=manifest["versions"],
+            code=manifest["code"],
+            runtime=runtime,
+        ),
+    )
+    # Nobody has named an exit criterion or an aim: their defaults in the file would read as if somebody had.
+    return run.model_dump(mode="json", exclude_none=True, exclude={"exits", "aim"})
+
+
+def _known(**values: Any) -> dict[str, Any]:
+    """Without what is None."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _named(choice: Choice, key: str) -> dict[str, Any]:
+    """A configuration by its id, its sweep where there are several, and its values."""
+    candidate = choice.candidates[key]
+    sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
+    return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
+
+
+def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
+    """A configuration that is not distinguishable from the majority class: its score, and its margin over that class."""
+    margin = choice.margins[key]
+    low, high = margin.samples.interval
+    return {
+        **_named(choice, key),
+        "score": round(score(choice.candidates[key].configuration).mean, 6),
+        "verdict": margin.verdict,
+        "margin": margin.samples.margin,
+        "low": round(low, 6),
+        "high": round(high, 6),
+    }
+
+
+def _margin(choice: Choice) -> dict[str, Any] | None:
+    """The chosen configuration beside the majority class; None where its cells can't tell."""
+    margin = choice.margins.get(choice.ranked[0].configuration.id)
+    return margin.as_dict() if margin else None
+
+
+def _moved(choice: Choice) -> float | None:
+    """The largest change of a loss weight over the cells of the chosen configuration; None where none is learned."""
+    chosen = choice.best
+    config = chosen.sweep.spec.train_config(chosen.configuration.values)
+    if not learns_omega(config.algorithm):
+        return None
+    cells = [weights_of(record, config.parametrisation) for record in chosen.records]
+    return None if None in cells else round(max(cell.moved for cell in cells if cell is not None), 6)
+
+
+def _layers(candidate: Candidate) -> float | None:
+    """`cv/layers`, as MLflow has it: the fewest mean layers that cost at most a point against running all."""
+    return layers_needed(candidate.records, candidate.sweep.curve_of)
+
+
+def _front(choice: Choice) -> dict[str, Any]:
+    points = [
+        {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
+        for p in choice.front
+    ]
+    return _known(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
+
+
+def _sweeps(choice: Choice) -> dict[str, Any]:
+    """Each sweep: how far it has come, and its own best, if it has any."""
+    told = {}
+    for sweep in choice.sweeps:
+        own = next((r for r in choice.ranked if choice.candidates[r.configuration.id].sweep is sweep), None)
+        told[sweep.name] = _known(
+            status=sweep.status,
+            complete=choice.complete_of(sweep),
+            planned=sweep.spec.planned,
+            configuration=own and choice.candidates[own.configuration.id].configuration.id,
+            value=own and round(own.score.mean, 6),
+        )
+    return told
+
+
+def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> dict[str, Any]:
+    """A cell as the best file has it: its scores unrounded, and how it ran where that was unlike the first."""
+    cell = {
+        "seed": record["seed"],
+        "fold": record["fold"],
+        "score": record["score"],
+        "exits": record["exits"]["score"],
+        "best_epoch": record["best_epoch"],
+        "epochs": record["epochs"],
+        "theta_updates": record["best_theta_updates"],
+        "accumulate": accumulate * record.get("placement", {}).get("accumulate", 1),
+    }
+    if record.get("runtime", runtime) != runtime:
+        cell["runtime"] = record["runtime"]
+    return cell
+
+
+def best_logits(chosen: Candidate) -> list[CellLogits] | None:
+    """The held-out logits of a configuration's cells at their best epochs; None, with a warning, where files are gone."""
+    found = []
+    for record in chosen.records:
+        try:
+            held_out, rows = cell_logits(chosen.sweep.folder.path, record)
+        except SweepError as error:
+            warnings.warn(
+                f"configuration {chosen.configuration.id}, seed {record['seed']}, fold {record['fold']}: {error}; "
+                "no threshold can be chosen for a speed-up from this best file; make them again by: "
+                f"leebert-tune resume {chosen.sweep.folder.path} --repair",
+                stacklevel=2,
+            )
+            return None
+        found.append(CellLogits(record["seed"], record["fold"], held_out, rows))
+    return found
+
+
+def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
+    """A hub backbone at the revision that was used."""
+    revision = backbone.get("revision")
+    if not revision:
+        return model
+    return model.model_copy(update={"backbone": f"{model.backbone.partition('@')[0]}@{revision}"})
+
+
+def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
+    """Write best/<task>.yaml with a header that says how to use it, and the logits beside it; its contents and path.
+
+    `found.held_out` names the logits' file, and `found.digest` is what an edited file is known by.
+    """
+    path = out / f"{choice.task}.yaml"
+    values = best_file(choice)
+    found = values["found"]
+    out.mkdir(parents=True, exist_ok=True)
+    if logits := best_logits(choice.best):
+        # The file that the YAML names comes first: whoever reads the new YAML finds it.
+        found["held_out"] = save_logits(out / f"{choice.task}.held-out.parquet", logits)
+    found["digest"] = content_digest(values)
+    header = [
+        f"The best of {_counted(choice)}:",
+        f"{_score(found)} (cross-validated mean over exits, in per cent;",
+        "another quantity than a score on dev). Train it on the whole training split, or see whether the score comes out:",
+        f"  leebert train --config {path}",
+        f"  leebert-tune verify {path}",
+        *choice.progress().values(),
+        *filter(None, [_against(choice)]),
+    ]
+    write_atomically(path, "".join(f"# {line}\n" for line in header) + dump_yaml(values))
+    return values, path
+
+
+def _counted(choice: Choice) -> str:
+    names = ", ".join(sweep.name for sweep in choice.sweeps)
+    what = [f"that reach speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
+    what += ["that learned more than the majority class"] if choice.unlearned else []
+    which = f" {' and '.join(what)}" if what else ""
+    return (
+        f"{len(choice.ranked)} complete configurations{which} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+    )
+
+
+def _score(found: dict[str, Any]) -> str:
+    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
+    return f"{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells"
+
+
+def _against(choice: Choice) -> str:
+    """The chosen configuration beside the majority class, in words; empty where its cells can't tell."""
+    margin = choice.margins.get(choice.ranked[0].configuration.id)
+    if margin is None:
+        return ""
+    if margin.learned:
+        return f"against the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}"
+    return (
+        f"not distinguishable from the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
+    )
+
+
+def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
+    """What was chosen, from what, and why, on stdout."""
+    found, objective = values["found"], choice.objective
+    print(f"the best of {_counted(choice)}:\n{describe(found['values'])}\n{_score(found)}")
+    if against := _against(choice):
+        print(against)
+    for line in choice.progress().values():
+        print(line)
+    moved = found.get("weights_moved")
+    if moved is not None and moved < MOVED:
+        print(
+            f"its loss weights stayed within {moved:.2g} of their start (less than {MOVED:g}): as good as uniform weights"
+        )
+    if choice.too_slow:
+        print(
+            f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "
+            f"{objective.speed_up:g} under {objective.under} and were left out"
+        )
+    if choice.unlearned:
+        print(
+            f"{len(choice.unlearned)} of {len(choice.candidates)} complete configurations are not distinguishable from the "
+            "majority class and were left out (--anyway takes them in)"
+        )
+        _print_configurations("as the majority class", found["not_distinguishable"], path)
+    if objective.kind != "score":
+        print(f"chosen by the {objective}: {100 * found['objective']['value']:.2f}")
+    if len(found["sweeps"]) > 1:
+        for sweep, own in found["sweeps"].items():
+            mark = "  (chosen)" if sweep == found["sweep"] else ""
+            print(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "nothing to choose") + mark)
+    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
+    near = found["within_one_standard_error"]
+    print(f"{len(near) - 1} other configuration(s) lie within one standard error")
+    if len(near) > 1:
+        _print_configurations("layers: the fewest that cost at most a point", near, path)
+    if "pareto" in found:
+        # Each configuration where it begins to be the best one.
+        begins = [next(group) for _, group in itertools.groupby(found["pareto"]["points"], key=_whose)]
+        print(f"{len({_whose(p) for p in begins})} configuration(s) lie on the front of score against mean layers")
+        _print_configurations(f"on the front from, under {objective.under}", begins, path)
+    elif choice.no_front:
+        print(f"no front of score against mean layers: {choice.no_front}")
+    print(f"{path}: leebert train --config {path}")
+
+
+def _whose(point: dict[str, Any]) -> tuple[str, str]:
+    return point.get("sweep", ""), point["configuration"]
+
+
+def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("configuration")
+    last = "margin" if told and "margin" in told[0] else "layers"
+    for name in ("score", last):
+        table.add_column(name, justify="right")
+    for one in told[:PRINTED]:
+        name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
+        if last == "margin":
+            end = (
+                "collapsed"
+                if one["verdict"] == "collapsed"
+                else margin_in_words(one["margin"], (one["low"], one["high"]))
+            )
+        else:
+            end = f"{one['layers']:.2f}" if "layers" in one else ""
+        table.add_row(name, f"{100 * one['score']:.2f}", end)
+    Console().print(table)
+    if len(told) > PRINTED:
+        print(f"and {len(told) - PRINTED} more in {path}")

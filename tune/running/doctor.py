@@ -1,0 +1,352 @@
+"""`leebert-tune doctor`: what would fail after hours, found in a minute. Nothing of it stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from leebert.errors import BackboneError, LeebertError, SweepError
+from leebert.images.backbones import is_network
+from leebert.omega import MOVED, learns_omega
+from leebert.provenance import backbone_differences, backbone_identity
+from tune.machines import nodes, placement
+from tune.machines.footprint import estimate_for_space
+from tune.machines.nodes import NodeFacts, Question, Stamp
+from tune.machines.placement import MemoryEstimate
+from tune.running.omega_reach import still_rates
+from tune.running.prepare import Prepared, prepare
+from tune.running.session import start_ray
+from tune.space import SweepSpec
+from tune.space.spec import anchored, data_config
+from tune.store.folder import storage_root
+from tune.store.history import describe
+from tune.tracking.server import advice, is_server, open_store, redact, resolve_uri
+
+Status = Literal["ok", "warning", "failed", "skipped"]
+
+DRIVER = "driver"
+CLUSTER = "cluster"
+
+HUB_SECONDS = 5.0
+MLFLOW_SECONDS = 5.0
+
+#: Of a checkpoint: the weight and Adam's two moments, float32.
+BYTES_PER_PARAMETER = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at and where, how it is, and what to do about it or why it was skipped."""
+
+    name: str
+    where: str
+    status: Status
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """What nodes are held against; None where the driver has none itself.
+
+    mark: the driver's folder in the storage, see :func:`tune.machines.nodes.marked`; the tokens of `prepared` lie in it.
+    """
+
+    stamp: Stamp
+    mark: Path | None
+    prepared: Prepared | None
+    backbone: dict[str, Any] | None
+
+
+def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
+    """All checks of a sweep, in the order of the table; each runs whatever the others found."""
+    spec = anchored(spec)
+    storage = storage_root(spec.storage)
+    ray_check, backbone_check = _ray(address), _backbone(spec)
+    with _workplace(storage) as (folder, storage_check):
+        data_check, prepared = _data(spec, folder)
+        checks = [ray_check, storage_check, backbone_check, data_check]
+        there: list[NodeFacts] = []
+        if ray_check.status == "ok":
+            driver = Driver(
+                stamp=Stamp.here(),
+                mark=folder if storage_check.status == "ok" else None,
+                prepared=prepared,
+                backbone=backbone_identity(spec.backbone) if backbone_check.status == "ok" else None,
+            )
+            there = nodes.ask(_question(spec, driver))
+            for node in there:
+                checks += node_checks(node, driver)
+    resources = _resources(spec, there)
+    trials = _concurrent(spec) if resources.status == "ok" else 1
+    checks += [
+        resources,
+        gpu_memory(spec, there),
+        omega(spec, prepared.facts if prepared else None),
+        _disk(storage, prepared, trials),
+        _mlflow(spec),
+        _hub(spec, prepared),
+    ]
+    return checks
+
+
+def verdict(checks: Sequence[Check]) -> None:
+    """SweepError where a check failed."""
+    failed = [f"{check.name} ({check.where})" for check in checks if check.status == "failed"]
+    if failed:
+        raise SweepError(f"{len(failed)} check(s) failed, so the sweep would: {', '.join(failed)}")
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """The table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+    table = Table("check", "where", "is", "detail")
+    for check in checks:
+        table.add_row(check.name, check.where, Text(check.status, colours[check.status]), Text(check.detail))
+    Console().print(table)
+
+
+# The driver's own.
+
+
+def _ray(address: str | None) -> Check:
+    try:
+        start_ray(address)
+    except SweepError as error:
+        return Check("ray", DRIVER, "failed", str(error))
+    import ray
+
+    alive = sum(node["Alive"] for node in ray.nodes())
+    return Check("ray", DRIVER, "ok", f"{alive} node(s) at {address}" if address else "this machine alone")
+
+
+def _backbone(spec: SweepSpec) -> Check:
+    """Whether weights and tokenizer can be read, and fit each other."""
+    from leebert.data.tasks import any_task
+    from leebert.kinds import kind_of
+
+    try:
+        task = any_task(spec.task)
+        kind_of(task).check_backbone(task, spec.model)
+    except LeebertError as error:
+        return Check("backbone", DRIVER, "failed", str(error))
+    return Check("backbone", DRIVER, "ok", spec.backbone)
+
+
+@contextlib.contextmanager
+def _workplace(storage: Path) -> Iterator[tuple[Path, Check]]:
+    """A folder to work in: in the storage, marked by the driver, or a temporary one where that can't be written."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(nodes.marked(storage))
+            check = Check("storage", DRIVER, "ok", str(storage))
+        except OSError as error:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            detail = f"{storage} can't be written ({error.strerror}); change its rights, or give another --storage"
+            check = Check("storage", DRIVER, "failed", detail)
+        yield folder, check
+
+
+def _data(spec: SweepSpec, cache: Path) -> tuple[Check, Prepared | None]:
+    """Reads, folds and tokenises the training split as the sweep will."""
+    try:
+        prepared = prepare(spec, cache)
+    except BackboneError:
+        return Check("data", DRIVER, "skipped", "it takes the backbone to tokenise it"), None
+    except LeebertError as error:
+        return Check("data", DRIVER, "failed", str(error)), None
+    facts = prepared.facts
+    cut = f", {facts['truncated_rows']} cut at {spec.max_length} tokens" if facts["truncated_rows"] else ""
+    return Check("data", DRIVER, "ok", f"{facts['rows']} rows{cut}"), prepared
+
+
+def _question(spec: SweepSpec, driver: Driver) -> Question:
+    return Question(
+        storage=str(driver.mark.parent) if driver.mark else None,
+        mark=driver.mark.name if driver.mark else None,
+        tokens=driver.prepared.facts["tokens"] if driver.mark and driver.prepared else None,
+        backbone=spec.backbone if driver.backbone else None,
+        gpus=spec.resources.gpus > 0,
+    )
+
+
+# Each node's.
+
+
+def node_checks(node: NodeFacts, driver: Driver) -> list[Check]:
+    if node.error:
+        return [Check("versions", node.name, "failed", node.error)]
+    checks = [_versions(node, driver.stamp), _node_storage(node, driver.mark)]
+    if node.package_error:
+        return checks
+    return [*checks, _node_data(node, driver), _node_backbone(node, driver.backbone)]
+
+
+def _versions(node: NodeFacts, stamp: Stamp) -> Check:
+    if node.package_error:
+        detail = f"leebert can't be imported there: {node.package_error}; install the driver's checkout"
+        return Check("versions", node.name, "failed", detail)
+    if found := stamp.differences(node.versions, node.code):
+        told = ", ".join(f"{what} {there} (driver: {here})" for what, there, here in found)
+        return Check("versions", node.name, "failed", f"{told}; install the driver's")
+    others = [name for name in node.versions if node.versions[name] != stamp.versions.get(name)]
+    if others:
+        told = ", ".join(f"{n} {node.versions[n]} (driver: {stamp.versions.get(n, 'none')})" for n in others)
+        return Check("versions", node.name, "warning", told)
+    return Check("versions", node.name, "ok", f"Python {node.versions['python']}, leebert {node.code}")
+
+
+def _node_storage(node: NodeFacts, mark: Path | None) -> Check:
+    if mark is None:
+        return Check("storage", node.name, "skipped", "the driver can't write to it")
+    if problem := node.storage_error or nodes.unseen(mark, node):
+        return Check("storage", node.name, "failed", problem)
+    return Check("storage", node.name, "ok", "the driver's, writable")
+
+
+def _node_data(node: NodeFacts, driver: Driver) -> Check:
+    if not (driver.mark and driver.prepared):
+        return Check("data", node.name, "skipped", "the driver has none in the storage")
+    if node.tokens_error:
+        return Check("data", node.name, "failed", f"{node.tokens_error}; trials read it from the storage")
+    if node.tokens != driver.prepared.problem.rows().fingerprint:
+        return Check("data", node.name, "failed", "its tokens differ from the driver's; see that the storage is one")
+    return Check("data", node.name, "ok", "equal to the driver's")
+
+
+def _node_backbone(node: NodeFacts, wanted: dict[str, Any] | None) -> Check:
+    if wanted is None:
+        return Check("backbone", node.name, "skipped", "the driver has none")
+    if node.backbone_error:
+        return Check("backbone", node.name, "failed", node.backbone_error)
+    if lines := backbone_differences(wanted, node.backbone):
+        parts = ", ".join(line.partition(" ")[0] for line in lines)
+        return Check("backbone", node.name, "failed", f"its {parts} differ from the driver's; copy the driver's files")
+    return Check("backbone", node.name, "ok", "equal to the driver's")
+
+
+# The cluster's.
+
+
+def _resources(spec: SweepSpec, there: Sequence[NodeFacts]) -> Check:
+    if not there:
+        return Check("resources", CLUSTER, "skipped", "no node answers")
+    try:
+        placement.check_resources(spec.resources.cpus, spec.resources.gpus)
+    except LeebertError as error:
+        return Check("resources", CLUSTER, "failed", str(error))
+    return Check("resources", CLUSTER, "ok", f"{_concurrent(spec)} trial(s) at once")
+
+
+def _concurrent(spec: SweepSpec) -> int:
+    room = placement.capacity(spec.resources.cpus, spec.resources.gpus)
+    return min(n for n in (room, spec.resources.concurrent, spec.planned) if n is not None)
+
+
+def gpu_memory(
+    spec: SweepSpec,
+    there: Sequence[NodeFacts],
+    estimate: Callable[[SweepSpec, str], tuple[dict[str, Any], MemoryEstimate]] = estimate_for_space,
+) -> Check:
+    """The largest configuration against the smallest GPU."""
+    gpus = [(size, f"{name} of {node.name}") for node in there for name, size in node.gpus]
+    if not spec.resources.gpus:
+        return Check("gpu memory", CLUSTER, "skipped", "trials ask for no GPU")
+    try:
+        values, took = estimate(spec, "cuda")
+    except LeebertError as error:
+        return Check("gpu memory", CLUSTER, "skipped", f"what a trial takes is unknown: {error}")
+    largest = f"{describe(values)}: about {took.total / 1e9:.1f} GB"
+    if not gpus:
+        return Check("gpu memory", CLUSTER, "skipped", f"{largest}; no node that is up has a GPU that torch sees")
+    size, smallest = min(gpus)
+    fit, _ = placement.trials_per_gpu(took, size)
+    if problem := placement.crowding(took, size, spec.resources.gpus):
+        return Check("gpu memory", CLUSTER, "warning" if fit else "failed", f"{smallest}: {problem}")
+    return Check("gpu memory", CLUSTER, "ok", f"{largest}; {smallest} holds {fit}")
+
+
+def omega(spec: SweepSpec, facts: Mapping[str, Any] | None) -> Check:
+    """Whether each λ2 of the space can move the loss weights within the updates that a cell has."""
+    if not any(map(learns_omega, spec.algorithms)):
+        return Check("omega", DRIVER, "skipped", "no method of this sweep learns its loss weights")
+    if facts is None:
+        return Check("omega", DRIVER, "skipped", "without data the number of updates is unknown")
+    if still := still_rates(spec, facts["rows"], len(facts["label_names"])):
+        return Check("omega", DRIVER, "warning", "; ".join(rate.in_words() for rate in still))
+    return Check("omega", DRIVER, "ok", f"every λ2 can move the loss weights by {MOVED:g} or more")
+
+
+def _disk(storage: Path, prepared: Prepared | None, trials: int) -> Check:
+    """Two checkpoints of each trial that runs at once: one is there until the next is complete."""
+    if prepared is None:
+        return Check("disk", DRIVER, "skipped", "without data and backbone the size of a checkpoint is unknown")
+    parameters = sum(p.numel() for p in prepared.problem.model(prepared.spec.train_config({})).parameters())
+    needed = 2 * trials * BYTES_PER_PARAMETER * parameters
+    existing = next(folder for folder in (storage, *storage.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    detail = f"{free / 1e9:.1f} GB free in {existing}, {needed / 1e9:.1f} GB for the checkpoints of {trials} trial(s)"
+    if free < needed:
+        todo = "; free some space, give another --storage, or lower resources.concurrent"
+        return Check("disk", DRIVER, "failed", detail + todo)
+    return Check("disk", DRIVER, "ok", detail)
+
+
+def _mlflow(spec: SweepSpec) -> Check:
+    """One request that changes nothing."""
+    uri = resolve_uri(spec.tracking.uri)
+    if not is_server(uri):
+        return Check("mlflow", DRIVER, "skipped", f"{redact(uri)} is no server")
+    try:
+        open_store(uri, MLFLOW_SECONDS, MLFLOW_SECONDS).search_experiments(max_results=1)
+    except Exception as error:  # MLflow's, requests' and the network's have no common class
+        return Check("mlflow", DRIVER, "failed", advice(uri, error))
+    return Check("mlflow", DRIVER, "ok", redact(uri))
+
+
+def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
+    """Whether the hub answers for what comes from it; where it doesn't, the cache must have had it."""
+    from huggingface_hub import HfApi
+
+    api, needed = HfApi(), _from_hub(spec)
+    if not needed:
+        return Check("hub", DRIVER, "skipped", "nothing of this sweep comes from there")
+    told = ", ".join(name for _, name, _ in needed)
+    try:
+        for kind, name, revision in needed:
+            api.repo_info(name, repo_type=kind, revision=revision, timeout=HUB_SECONDS)
+    except Exception as error:  # the hub's, its HTTP client's and the network's have no common class
+        if prepared is not None:
+            return Check("hub", DRIVER, "ok", f"not reached, but {told} is in the cache")
+        why = str(error).strip().splitlines()[0]
+        todo = "check id, rights and connection, or give --data-dir and a folder as --backbone"
+        return Check("hub", DRIVER, "failed", f"{told} is not in the cache, and the hub said: {why}; {todo}")
+    return Check("hub", DRIVER, "ok", f"has {told}")
+
+
+def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:
+    """(kind, name, revision) of what a sweep takes from the hub."""
+    from leebert.backbone import locate
+    from leebert.training_data import effective_task
+
+    needed: list[tuple[str, str, str | None]] = []
+    # What can't be found out here is wrong in a way that the checks of backbone and data tell of.
+    with contextlib.suppress(LeebertError):
+        where, revision = locate(spec.backbone)
+        if not Path(where).is_dir() and not is_network(spec.backbone):
+            needed.append(("model", where, revision))
+    with contextlib.suppress(LeebertError):
+        data = data_config(spec)
+        hub = effective_task(spec.task, data.group_by).hub
+        if hub is not None and data.dir is None:
+            repo, revision = (hub, None) if isinstance(hub, str) else (hub.repo, hub.revision)
+            needed.append(("dataset", repo, revision))
+    return needed

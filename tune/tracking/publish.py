@@ -1,0 +1,106 @@
+"""What MLflow shows of a sweep as a whole, its summaries and saved views, kept up while the sweep runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from leebert.errors import SweepError
+from tune.space import SweepSpec
+from tune.space.spec import experiment_of
+from tune.store.folder import SweepFolder, spec_of
+from tune.store.ledger import State
+from tune.tracking.artifacts import again_by
+from tune.tracking.events import Event, SavedViews
+from tune.tracking.saved_views import doubts, links, save_now
+from tune.tracking.server import resolve_uri
+from tune.tracking.summary import summaries
+from tune.tracking.views import LOADED_RUNS, found, saved_views
+
+
+class Receiver(Protocol):
+    """Who takes a sweep's events: the tracker, or what stands before it."""
+
+    sweep: str
+
+    def put(self, event: Event) -> None: ...
+
+
+class Showing:
+    """Puts summaries and views at a sweep's start, whenever its complete configurations have doubled, and at its end.
+
+    So they are there from the first hour of a sweep of days, and are written a few times only. What goes wrong is said
+    and never raised: training is worth more than what is shown of it.
+    """
+
+    def __init__(self, tracker: Receiver, spec: SweepSpec, test_train_ratio: float | None, say: Callable[[str], None]):
+        self._tracker, self._spec, self._say = tracker, spec, say
+        self._ratio = test_train_ratio if spec.folds == 1 else None
+        self._next, self._begun = 1, 0
+
+    def start(self, state: State) -> None:
+        self._views(state)
+        self._next, self._begun = _next_after(_complete(state)), len(state.configs)
+
+    def follow(self, state: State) -> None:
+        """Called every few seconds."""
+        complete, begun = _complete(state), len(state.configs)
+        too_many = self._begun <= LOADED_RUNS < begun  # which the titles are to say
+        if complete < self._next and not too_many:
+            return
+        self._next, self._begun = _next_after(complete), begun
+        self._summaries(state)
+        self._views(state)
+
+    def end(self, state: State) -> None:
+        """Before the end is recorded: MLflow's run of the sweep is closed with that."""
+        self._summaries(state)
+        self._views(state)
+
+    def _summaries(self, state: State) -> None:
+        try:
+            for event in summaries(state, self._spec.folds, self._ratio):
+                self._tracker.put(event)
+        except Exception as error:
+            self._say(f"no summaries: {type(error).__name__}: {error}")
+
+    def _views(self, state: State) -> None:
+        try:
+            self._tracker.put(SavedViews(saved_views(self._tracker.sweep, found(self._spec, state))))
+        except Exception as error:
+            self._say(f"no saved views: {type(error).__name__}: {error}")
+
+
+def show(
+    folder: SweepFolder,
+    *,
+    tracking_uri: str | None = None,
+    experiment: str | None = None,
+) -> dict[str, Any]:
+    """Write the views of a sweep that MLflow has, as they are to be now; JSON-ready. Writes nothing else.
+
+    Raises SweepError for a sweep without configurations, TrackingError where MLflow lacks the sweep or refuses its views.
+    """
+    spec, state = spec_of(folder), folder.ledger.read(epochs=False)
+    if not state.history():
+        raise SweepError(f"sweep {folder.name} has begun no configuration yet: there is nothing to show")
+    uri = resolve_uri(tracking_uri or spec.tracking.uri)
+    views = saved_views(folder.name, found(spec, state))
+    again = again_by(folder, tracking_uri)
+    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, again=again)
+    return {
+        "sweep": folder.name,
+        "views": links(uri, experiment_id, folder.name, views),
+        "complete": _complete(state),
+        "running": folder.driver() is not None,
+        "note": doubts(uri),
+    }
+
+
+def _next_after(complete: int) -> int:
+    """With how many the views are made anew: twice as many, and as soon as MLflow loads only a part of them."""
+    return max(1, LOADED_RUNS + 1 if complete <= LOADED_RUNS < 2 * complete else 2 * complete)
+
+
+def _complete(state: State) -> int:
+    return sum(c.state == "complete" for c in state.configs.values())
