@@ -15,9 +15,10 @@ from made_sweep import FOLDS, made_sweep
 from recorded import crowded, records
 
 from leebert.evaluate import HeldOut
+from leebert.exits import REPORTED
 from leebert.report import evaluation
 from leebert.thresholds import choose, curves, look_up
-from leebert.tradeoff import ALLOWED_LOSS, CRITERION, layers_within, mean_curve, replay_point, tradeoff
+from leebert.tradeoff import ALLOWED_LOSS, layers_within, mean_curve, replay_point, tradeoff
 from tune.analysis.choose import Sweep
 from tune.analysis.choose import choose as choose_best
 from tune.analysis.compare_sweeps import compare_pool
@@ -72,7 +73,7 @@ def true_layers(parity: int) -> float:
 def test_mlflow_best_file_report_and_compare_tell_the_same_true_layers(tmp_path, new):
     """On a grid of twentieths no threshold lies between all layers and one."""
     for parity in (0, 1):
-        evenly = [replay_point(crowded_cell(parity, 0), "accuracy", CRITERION, (i + 1) / 20).layers for i in range(20)]
+        evenly = [replay_point(crowded_cell(parity, 0), "accuracy", REPORTED, (i + 1) / 20).layers for i in range(20)]
         assert max(evenly) < 1.1
     folder = made_sweep(tmp_path / "crowded", "sqlite:///nowhere.db", held_out=crowded_cell, curves=new, space=SPACE)
     state, charts, found = folder.ledger.read(), told_to_mlflow(folder), best_of(folder)
