@@ -73,6 +73,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._registered: dict[str, Origin] = {}
         self._entry_points: dict[str, metadata.EntryPoint] | None = None
 
+    @property
+    def built_in(self) -> tuple[str, ...]:
+        """The names of this project's own parts, in their order."""
+        return tuple(self._modules)
+
     def register(self, name: str, part: Part) -> Part:
         """Add a part under a name, for this process and for the sweeps that it starts.
 

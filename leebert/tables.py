@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from leebert.errors import ConfigError
+from leebert.exits import CRITERIA
 from leebert.methods import METHODS
+from leebert.metrics import METRICS
 
 _MARKED = re.compile(r"(<!-- (?P<name>[\w-]+):begin -->\n)(?P<body>.*?)(<!-- (?P=name):end -->)", re.DOTALL)
 
@@ -43,8 +45,22 @@ def _methods() -> Iterable[Sequence[str]]:
         yield f"`{method.name}`", f"{method.title} ({method.source})", method.trains, method.exits, method.cost
 
 
+def _criteria() -> Iterable[Sequence[str]]:
+    for row in (CRITERIA[name] for name in CRITERIA.built_in):
+        yield f"`{row.name}`", row.title, row.thresholds, row.earliest, row.source
+
+
+def _metrics() -> Iterable[Sequence[str]]:
+    for row in (METRICS[name] for name in METRICS.built_in):
+        yield f"`{row.name}`", row.title, ", ".join(f"`{name}`" for name in row.measures), row.source
+
+
 #: Every table; `tune` has none of its own.
-TABLES: tuple[Table, ...] = (Table("methods", ("`algorithm`", "method", "what trains", "exits by", "cost"), _methods),)
+TABLES: tuple[Table, ...] = (
+    Table("methods", ("`algorithm`", "method", "what trains", "exits by", "cost"), _methods),
+    Table("criteria", ("criterion", "a sample exits when", "threshold", "first exit", "source"), _criteria),
+    Table("metrics", ("metric", "score", "measures", "used by"), _metrics),
+)
 
 
 def rendered(text: str, where: str) -> str:

@@ -112,7 +112,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path, cifar):
     with pytest.raises(DataError, match=r"no train.parquet.*the folder holds nothing"):
         read_images(TASK, "train", tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="not readable as Parquet"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         read_images(TASK, "train", tmp_path)
     with pytest.raises(DataError, match=r"no split 'dev'.*train, test"):
         read_images(TASK, "dev", cifar)

@@ -14,10 +14,10 @@ from test_driver import a_study, run_all
 from leebert.errors import ConfigError, SweepError
 from tune.pruners import make_pruner
 from tune.pruners.none import NoPruner
-from tune.running.driver import Budget, Driver
+from tune.running.driver import Driver
 from tune.running.recording import RecordedCell, RecordedConfiguration, Recording, recorded_configurations
 from tune.running.simulate import InOrder, replay, simulate
-from tune.space import SweepSpec, config_id, load_space, resolved_yaml
+from tune.space import Budget, SweepSpec, config_id, load_space, resolved_yaml
 from tune.store.history import History
 from tune.store.ledger import Ledger, State
 

@@ -18,10 +18,10 @@ import numpy as np
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from tune.pruners import Pruner, make_pruner
-from tune.running.driver import Budget, Driver
+from tune.running.driver import Driver
 from tune.running.recording import RecordedConfiguration, Recording
 from tune.searchers import Searcher, make_searcher
-from tune.space import SweepSpec, config_id
+from tune.space import Budget, SweepSpec, config_id
 from tune.store.history import History
 from tune.store.ledger import Record, State
 from tune.store.ranking import best, score

@@ -1,0 +1,317 @@
+"""What version 0.1.0 left behind opens in the present version, with the values that version 0.1.0 gave.
+
+`fixtures/old_version/make.py` made the artefacts and says how. Each test works on a copy: data, encoder and MLflow lie at
+another place than when the artefacts were made. A stored key may be renamed only where the old one is still read; a key
+of an answer that is renamed gets a line in RENAMED.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import re
+import shutil
+import sqlite3
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow_server import contents
+
+HERE = Path(__file__).resolve().parent / "fixtures" / "old_version"
+#: Where the artefacts were made: on the machine that runs the tests it does not exist.
+ROOT = "/srv/leebert"
+#: Keys of JSON answers that the present version writes under another name: old → new.
+RENAMED: dict[str, str] = {}
+#: Sentences for people, and what depends on place, time, machine or the package's own code.
+NOT_COMPARED = frozenset({
+    "conclusion", "note", "picked", "verdict", "views", "mlflow", "file", "folder", "path", "out", "host", "code", "versions",
+    "runtime", "digest", "seconds", "wall_seconds", "started", "elapsed", "time", "storage", "held_out", "differs", "foreign",
+})  # fmt: skip
+#: Probabilities and scores on other CPUs than those that the artefacts were made on.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    """What the commands of version 0.1.0 answered."""
+    return json.loads(gzip.decompress((HERE / "expected.json.gz").read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that version 0.1.0 worked in; read-only."""
+    folder = tmp_path_factory.mktemp("old_version")
+    with tarfile.open(HERE / "place.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def place(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that the test may change, as the working folder."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("LEEBERT_STORAGE", raising=False)
+    folder = shutil.copytree(unpacked, tmp_path / "place")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def database(place: Path) -> Path:
+    """The MLflow database of version 0.1.0, whose artifacts lie in the copy."""
+    text = gzip.decompress((HERE / "mlflow.sql.gz").read_bytes()).decode()
+    path = place / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(text.replace(f"{ROOT}/mlruns", f"{place}/mlruns"))
+    return path
+
+
+def agree(now: Any, old: Any, where: str = "") -> None:
+    """Assert that an answer holds every value of the old one."""
+    if isinstance(old, dict):
+        for key, value in old.items():
+            if key not in NOT_COMPARED:
+                name = RENAMED.get(key, key)
+                assert name in now, f"{where}: no {name}"
+                agree(now[name], value, f"{where}.{key}")
+    elif isinstance(old, list):
+        assert len(now) == len(old), where
+        for index, (one, other) in enumerate(zip(now, old, strict=True)):
+            agree(one, other, f"{where}[{index}]")
+    elif isinstance(old, float):
+        assert now == pytest.approx(old, rel=TOLERANCE, abs=TOLERANCE, nan_ok=True), where
+    else:
+        assert now == old, where
+
+
+def answered(ran: Any) -> Any:
+    """The JSON that a command printed."""
+    assert ran.code == 0, ran.err
+    return ran.json
+
+
+# Sweeps.
+
+
+def test_finished_and_interrupted_sweeps_have_their_status(place, cli, expected):
+    agree(answered(cli("leebert-tune", "status", "finished", "--json")), expected["status"])
+    agree(answered(cli("leebert-tune", "status", "stopped", "--json")), expected["status_stopped"])
+    agree(answered(cli("leebert-tune", "list", "--json")), expected["list"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("best", ()),
+        ("best_at_speed_up", ("--objective", "speed-up=1.5", "--rule", "pcee", "--patience", 1)),
+        ("best_by_area", ("--objective", "area")),
+    ],
+)
+def test_best_chooses_the_same_configuration_by_the_same_numbers(place, cli, expected, name, options):
+    agree(answered(cli("leebert-tune", "best", "finished", "--out", "new", "--json", *options)), expected[name])
+
+
+def test_compare_finds_the_same_differences(place, cli, expected):
+    options = ("--a", "clo-v2", "--b", "blo", "--speed-up", 1.5, "--rule", "entropy", "--json")
+    agree(answered(cli("leebert-tune", "compare", "finished", *options)), expected["compare"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "command"),
+    [
+        ("sweeps/finished/report.html", ("report", "finished", "--out", "new.html")),
+        ("compare.html", ("compare", "finished", "--a", "clo-v2", "--b", "blo", "--html", "new.html")),
+    ],
+)
+def test_pages_show_the_same_numbers(place, database, cli, expected, old, command):
+    ran = cli("leebert-tune", *command, "--tracking-uri", f"sqlite:///{database}")
+    assert ran.code == 0, ran.err
+    new = table_rows(Path("new.html"))
+    missing = [row for row in expected["pages"][old] if not any(within(row, other) for other in new)]
+    assert not missing
+
+
+def table_rows(page: Path) -> list[list[str]]:
+    """The numbers with decimals of each row of a page's tables."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page.read_text(), re.DOTALL)
+    return [re.findall(r"[-+−]?\d+\.\d+", re.sub(r"<[^>]+>", " ", row)) for row in rows]
+
+
+def within(some: list[str], others: list[str]) -> bool:
+    """Whether all of some numbers are among others, each as often."""
+    return all(some.count(number) <= others.count(number) for number in some)
+
+
+def test_a_copy_of_scores_is_simulated_to_the_same_figures(place, cli, expected):
+    ran = cli("leebert-tune", "simulate", "recorded", "--orders", 4, "--set", "budget.fold_epochs=null", "--json")
+    agree(answered(ran), expected["simulate"])
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_is_resumed_from_its_checkpoint_to_the_same_scores(place, database, cli, expected, ray_up):
+    moved = ("--data-dir", place / "data", "--backbone", place / "backbone")
+    tracking = f"tracking.uri=sqlite:///{database}"
+    options = ("--set", "budget.fold_epochs=null", "--set", tracking)
+    ran = cli("leebert-tune", "resume", "stopped", *moved, *options)
+    assert ran.code == 0, ran.err
+    table = pd.read_parquet("sweeps/stopped/results.parquet").drop(columns=["sweep", "task", "seconds"])
+    table = table.sort_values(["configuration", "seed", "fold", "epoch", "metric", "exit"])
+    agree(table.to_numpy().tolist(), expected["resumed"])
+    assert not list((place / "sweeps/stopped/checkpoints").iterdir())
+
+
+# Best files.
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+def test_a_best_file_is_verified_and_refitted_beside_the_old_models(place, database, cli, expected):
+    moved = ("--data-dir", place / "data", "--backbone", place / "backbone")
+    ran = cli("leebert-tune", "verify", "best/pairs.yaml", *moved, "--anyway", "--json")
+    agree(ran.json, {key: value for key, value in expected["verify"].items() if key in ("recorded", "now")})
+    assert [cell["now"] for cell in ran.json["cells"]] == pytest.approx(
+        [cell["now"] for cell in expected["verify"]["cells"]], abs=TOLERANCE
+    )
+    tracking = ("--tracking-uri", f"sqlite:///{database}")
+    criterion = ("--strategy", "pcee", "--patience", 1, "--speed-up", 1.5)
+    taken = cli("leebert-tune", "refit", "best/pairs.yaml", *moved, *tracking, *criterion)
+    assert "refits/pairs: there is a refit already" in taken.err
+    ran = cli("leebert-tune", "refit", "best/pairs.yaml", *moved, *tracking, *criterion, "--out", "again", "--json")
+    now, old = answered(ran), expected["refit"]
+    agree({**now, "mlflow": None}, {**old, "mlflow": None})
+    assert old["mlflow"]["version"] == 1
+    assert now["mlflow"]["version"] == 2
+    assert "models:/leebert-pairs@champion was version 1, which stays, and is version 2 now" in ran.err
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        runs = connection.execute("SELECT name FROM runs WHERE name LIKE 'Refit%' ORDER BY name").fetchall()
+        names = [
+            set(connection.execute(f"SELECT key FROM {table} WHERE run_uuid = ?", (run,)))
+            for run in (old["mlflow"]["runs"]["0"], now["mlflow"]["runs"]["0"])
+            for table in ("metrics", "params", "tags")
+        ]
+    assert [name for (name,) in runs] == ["Refit · pairs BLO s0", "Refit · pairs BLO s0 no. 2"]
+    assert names[:3] == names[3:], "metrics, parameters and tags have the same names"
+
+
+def test_a_results_file_of_the_papers_tables_shows_the_same_numbers(place, cli, expected):
+    ran = cli(
+        "leebert-tune", "reproduce", "table4", "--task", "task.yaml", "--data-dir", "data", "--backbone", "backbone",
+        "--pooling", "mean", "--methods", "clo-v2,pabee", "--out", "reproduced", "--no-run", "--json",
+    )  # fmt: skip
+    numbers = [re.findall(r"\d+\.\d+", text) for text in (answered(ran)["text"], expected["reproduce"]["text"])]
+    assert numbers[0] == numbers[1]
+    assert numbers[0]
+
+
+# Saved models.
+
+
+@pytest.mark.parametrize("model", ["chosen", "own", "best", "calibrated", "images"])
+def test_a_saved_model_gives_the_same_answers(place, cli, expected, model):
+    texts = "pictures" if model == "images" else "texts.jsonl"
+    for criterion, answers in expected["predict"][model].items():
+        options = () if criterion == "own" else ("--strategy", criterion, *OPTIONS[criterion])
+        agree(lines(cli("leebert", "predict", f"models/{model}", texts, *options)), answers, criterion)
+
+
+#: Second and third options of each exit criterion that the artefacts' answers were given by.
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    "patience": ("--threshold", 1),
+    "entropy": ("--threshold", 0.5),
+    "normalised_entropy": ("--threshold", 0.7),
+    "confidence": ("--threshold", 0.75),
+    "pcee": ("--threshold", 0.7, "--patience", 2),
+    "f-pabee": ("--threshold", 0.2, "--patience", 1),
+    "beem": ("--threshold", 0.9),
+    "never": (),
+}
+
+
+def lines(ran: Any) -> list[Any]:
+    """The answers of `predict`."""
+    assert ran.code == 0, ran.err
+    return [json.loads(line) for line in ran.out.splitlines()]
+
+
+def test_a_saved_model_is_evaluated_and_calibrated_to_the_same_numbers(place, cli, expected):
+    ran = cli("leebert", "evaluate", "models/chosen", "--data-dir", "data", "--timed-rows", 0, "--json")
+    agree(answered(ran), expected["evaluate"])
+    options = ("--speed-up", 1.5, "--strategy", "entropy", "--json")
+    ran = cli("leebert", "calibrate", "models/chosen", "texts.jsonl", *options)
+    agree(answered(ran), expected["calibrate"])
+
+
+@pytest.mark.slow
+def test_a_best_file_is_trained_by_train_config(place, cli, expected):
+    moved = ("--data-dir", place / "data", "--backbone", place / "backbone")
+    ran = cli("leebert", "train", "--config", "best/pairs.yaml", *moved, "--out", "new", "--json")
+    now, old = answered(ran), expected["train"]["best"]
+    agree({key: now[key] for key in ("rows", "theta_updates")}, {key: old[key] for key in ("rows", "theta_updates")})
+    answers = cli("leebert", "predict", "new", "texts.jsonl")
+    agree(lines(answers), expected["predict"]["best"]["own"])
+
+
+@pytest.mark.slow
+def test_a_killed_training_run_is_finished_from_its_checkpoint(place, cli, expected):
+    train = (
+        "train", "--task", "task.yaml", "--data-dir", "data", "--backbone", "backbone", "--pooling", "mean",
+        "--set", "model.max_length=32", "--set", "training.batch_size=4", "--set", "training.max_epochs=4",
+        "--set", "training.lr_theta=1e-2", "--set", "training.precision=fp32", "--set", "training.seed=1",
+    )  # fmt: skip
+    ran = cli("leebert", *train, "--out", "models/killed", "--json")
+    agree(answered(ran), expected["train"]["killed"])
+
+
+# MLflow.
+
+#: Tags that hold sentences, in which words may change.
+SENTENCES = frozenset({"mlflow.note.content"})
+
+
+def stored(database: Path) -> dict[str, Any]:
+    """A sweep's runs in MLflow by name, without sentences."""
+    runs = contents(database, "finished")
+    runs = {name: run for name, run in runs.items() if run["tags"]["kind"] != "refit"}
+    for run in runs.values():
+        run["tags"] = {key: value for key, value in run["tags"].items() if key not in SENTENCES}
+    return runs
+
+
+def test_rebuild_finds_the_old_runs_complete_and_would_write_them_the_same(place, database, cli, expected):
+    command = ("rebuild-mlflow", "finished", "--tracking-uri", f"sqlite:///{database}", "--json")
+    before = stored(database)
+    agree(answered(cli("leebert-tune", *command)), expected["rebuild"])
+    assert stored(database) == before
+    # The same database without runs: what the present version writes has the old names and values.
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        for table in ("latest_metrics", "metrics", "params", "tags", "runs"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.commit()
+    ran = answered(cli("leebert-tune", *command))
+    assert ran["unsent"] == ran["rejected"] == 0
+    assert not ran["differences"]
+    after = stored(database)
+    assert after.keys() == before.keys()
+    for name, run in before.items():
+        agree(after[name], run, name)
+
+
+def test_saved_views_keep_their_addresses(place, database, cli, expected):
+    told = answered(cli("leebert-tune", "views", "finished", "--tracking-uri", f"sqlite:///{database}", "--json"))
+    assert sorted(told["views"].values()) == sorted(expected["views"]["views"].values())
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
+def test_the_registered_model_is_loaded_and_serves_the_same_answers(place, database, expected, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    model = mlflow.pyfunc.load_model("models:/leebert-pairs@champion")
+    texts = pd.read_json("texts.jsonl", lines=True, dtype=False)
+    for params, answers in expected["served"]:
+        agree(model.predict(texts, params=params).to_dict("records"), answers, str(params))
