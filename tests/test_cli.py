@@ -215,7 +215,7 @@ def test_without_a_hold_out_every_row_trains_and_nothing_is_scored(place, cli, t
     assert told["theta_updates"] == 3 * (120 // 16)
 
 
-@pytest.mark.parametrize("updates", [1, 10, 21])
+@pytest.mark.parametrize("updates", [1, 21])
 def test_theta_updates_are_exact_and_no_evaluation_data_is_read(place, cli, tmp_path, updates):
     task = write_task(tmp_path / "data")
     (tmp_path / "data" / "dev.jsonl").write_bytes(b"\xff\0 no JSON at all")
@@ -459,7 +459,9 @@ def test_predict_answers_every_kind_of_file_like_the_replay(trained, recorded, c
 
 
 @pytest.mark.parametrize(("criterion", "batch_size"), list(zip(STRATEGIES, itertools.cycle((7, 1, 32)), strict=False)))
-def test_inference_that_stops_agrees_with_the_replay_under_every_rule(trained, recorded, cli, criterion, batch_size):
+def test_inference_that_stops_agrees_with_the_replay_under_every_criterion(
+    trained, recorded, cli, criterion, batch_size
+):
     text = "".join(json.dumps(r) + "\n" for r in text_rows(40, 1))
     rule = ["--criterion", criterion] + (["--threshold", STRATEGIES[criterion]] if STRATEGIES[criterion] else [])
     ran = cli("leebert", "predict", trained[0], "--batch-size", batch_size, "--device", "cpu", *rule, stdin=text)
