@@ -204,6 +204,7 @@ def test_searchers_pruners_and_cross_validation_know_no_ray():
 
 def test_import_mlflow_from_the_repository_is_the_real_package():
     """The folder mlflow/ at the top of the checkout is no package that an import from there would take."""
+    assert not (ROOT / "mlflow" / "__init__.py").exists()
     code = "import importlib.util; print(importlib.util.find_spec('mlflow').origin)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -64,11 +64,30 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(database: Any) -> dict[str, Any]:
-    """What a database holds of a sweep that nothing happened to."""
+def logged(database: Any) -> Iterator[tuple[Sweep, sqlite3.Connection]]:
+    """A sweep that was logged to the database, and a copy of the database as it was then."""
     sweep = Sweep(f"sqlite:///{database}")
     sweep.send(timed_sweep())
-    return sorted_contents(database, sweep)
+    with contextlib.closing(sqlite3.connect(":memory:")) as copy:
+        with contextlib.closing(sqlite3.connect(database)) as source:
+            source.backup(copy)
+        yield sweep, copy
+
+
+@pytest.fixture(scope="module")
+def whole(database: Any, logged: tuple[Sweep, sqlite3.Connection]) -> dict[str, Any]:
+    """What a database holds of a sweep that nothing happened to."""
+    return sorted_contents(database, logged[0])
+
+
+@pytest.fixture
+def sent(database: Any, whole: dict[str, Any], logged: tuple[Sweep, sqlite3.Connection]) -> Sweep:
+    """That sweep, in a database that is again as it was when the sweep had been logged."""
+    sweep, copy = logged
+    with contextlib.closing(sqlite3.connect(database)) as target:
+        copy.backup(target)
+    sweep.said.clear()
+    return sweep
 
 
 FOLD, CONFIG, SUMMARY = "CLO-v2 00 s0 f1", "CLO-v2 00 · clo", "Summary · CLO-v2 minus BLO"
@@ -94,14 +113,33 @@ DAMAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_whatever_is_damaged_is_named_and_made_as_it_was(database: Any, whole: dict[str, Any], damage: str) -> None:
-    sweep, events = Sweep(f"sqlite:///{database}"), timed_sweep()
-    sweep.send(events)
+#: Damages of different runs, which are met together.
+TOGETHER = (
+    ("a point in the middle", "results", "a summary's depth"),
+    ("an epoch in the middle", "parameters"),
+    ("another value of an epoch", "a curve of another version"),
+    ("a tag", "another parameter"),
+    ("an end",),
+    ("a fold's run",),
+    ("a configuration's run",),
+    ("a second run",),
+)
+
+
+def test_every_damage_is_met() -> None:
+    assert sorted(damage for damages in TOGETHER for damage in damages) == sorted(DAMAGES)
+
+
+@pytest.mark.parametrize("damages", TOGETHER, ids=" and ".join)
+def test_whatever_is_damaged_is_named_and_made_as_it_was(
+    database: Any, whole: dict[str, Any], sent: Sweep, damages: tuple[str, ...]
+) -> None:
+    sweep, events = sent, timed_sweep()
     ids = {name: run.info.run_id for name, run in sweep.runs().items()}
-    statement, named = DAMAGES[damage]
     with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.execute(statement, {"fold": ids[FOLD], "config": ids[CONFIG], "summary": ids[SUMMARY]})
+        for damage in damages:
+            statement, _ = DAMAGES[damage]
+            connection.execute(statement, {"fold": ids[FOLD], "config": ids[CONFIG], "summary": ids[SUMMARY]})
         # MLflow keeps each metric's last point apart, and makes it from the points only when it writes.
         connection.execute(
             "DELETE FROM latest_metrics WHERE NOT EXISTS (SELECT 1 FROM metrics m WHERE m.run_uuid = "
@@ -112,18 +150,16 @@ def test_whatever_is_damaged_is_named_and_made_as_it_was(database: Any, whole: d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tune.tracking.rebuild.PASSES", 0)  # only compared
         seen = mended(sweep, events)[1]
-    assert named in " | ".join(seen)
+    assert [damage for damage in damages if DAMAGES[damage][1] not in " | ".join(seen)] == []
     count, left = mended(sweep, events)
     assert (left, count >= 1) == ([], True)
     assert sorted_contents(database, sweep) == whole
-    assert mended(sweep, events) == (0, [])
 
 
-def test_what_users_write_into_a_run_is_left_alone(database: Any, whole: dict[str, Any]) -> None:
+def test_what_users_write_into_a_run_is_left_alone(sent: Sweep) -> None:
     from mlflow import MlflowClient
 
-    sweep, events = Sweep(f"sqlite:///{database}"), timed_sweep()
-    sweep.send(events)
+    sweep, events = sent, timed_sweep()
     client, runs = MlflowClient(sweep.uri), sweep.runs()
     client.set_tag(runs[sweep.name].info.run_id, "mlflow.note.content", "my own words")
     client.set_tag(runs[FOLD].info.run_id, "reviewed", "yes")
@@ -312,9 +348,8 @@ def test_a_run_that_cannot_be_made_as_expected_is_not_left_deleted(database: Any
     assert CONFIG in sweep.runs()
 
 
-def test_saved_views_that_were_turned_down_as_if_for_good_are_read_back_too(database: Any) -> None:
-    sweep, views = Sweep(f"sqlite:///{database}"), SavedViews((View("layers", "Layers", {"a": 1}),))
-    sweep.send(timed_sweep())
+def test_saved_views_that_were_turned_down_as_if_for_good_are_read_back_too(sent: Sweep) -> None:
+    sweep, views = sent, SavedViews((View("layers", "Layers", {"a": 1}),))
     events = [*timed_sweep(), dataclasses.replace(views, time_ms=1)]
     assert mended(sweep, events) == (1, [])
     assert mended(sweep, events) == (0, [])

@@ -166,9 +166,9 @@ def test_a_space_that_takes_batches_in_parts_or_runs_on_a_cpu_is_told_apart(tmp_
     shape = {**COMMON, "num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 128}
     whole, parts, cpu = (
         estimate_for_space(spec_of(tmp_path, shape, **keys))[1]
-        for keys in ({}, {"training": {"accumulate": 8}}, {"resources": {"gpus": 0}, "training": {"precision": "fp32"}})
+        for keys in ({}, {"training": {"accumulate": 4}}, {"resources": {"gpus": 0}, "training": {"precision": "fp32"}})
     )
-    assert parts.activations < whole.activations / 6
+    assert parts.activations < whole.activations / 3
     assert cpu.activations > whole.activations
     assert whole.allowance > BEFORE["cuda"]
     assert cpu.allowance > BEFORE["cpu"]

@@ -88,7 +88,7 @@ def _stages(name: str) -> str:
     ],
 )
 def test_every_method_ends_as_a_model_that_is_saved_and_answers(name, family, tmp_path):
-    result = fit(model(family), rows(), config(name), held_out=rows(10, seed=1))
+    result = fit(model(family), rows(), config(name, batch_size=8, max_epochs=1), held_out=rows(10, seed=1))
     assert result.ended == "max_epochs"
     trained = result.model.eval()
     assert (trained.num_exits == 1) == METHODS[name].one_exit
