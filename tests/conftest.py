@@ -106,6 +106,18 @@ def cli() -> Callable[..., Ran]:
 
 
 @pytest.fixture(scope="session")
+def cli_without_ray(cli: Callable[..., Ran]) -> Callable[..., Ran]:
+    """The same, with configurations trained in this process: for tests of what a sweep leaves, not of where it trains."""
+    from in_process import without_ray
+
+    def run(program: str, *args: object, stdin: str = "") -> Ran:
+        with without_ray():
+            return cli(program, *args, stdin=stdin)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def ray_up() -> Iterator[str]:
     """Ray with two CPUs and no GPU for the whole test session; its address, for other processes."""
     import ray
