@@ -119,7 +119,8 @@ def command(path: Path, out: Path) -> None:
 
 def run(options: argparse.Namespace, path: Path, result: Result) -> None:
     """The command, its imports, reading and choosing."""
-    from tune.analysis.choose import Sweep, choose
+    from tune.analysis.choose import choose
+    from tune.analysis.sweeps import Sweep
     from tune.analysis.tradeoff import Objective
     from tune.models.write_best import best_file
     from tune.store.folder import SweepFolder

@@ -94,7 +94,7 @@ class Live:
         self.tracker, self.reports, self.puts = tracker, list[float](), list[float]()
 
     def put(self, event: Any) -> None:
-        from tune.tracking.tracker import Epoch
+        from tune.tracking.events import Epoch
 
         started = time.perf_counter()
         self.tracker.put(event)

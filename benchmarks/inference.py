@@ -29,7 +29,7 @@ class Contest:
 
     model: Any
     last: Any  # the plain model's linear layer
-    strategy: Any
+    criterion: Any
     runtime: Any
     device: str
 
@@ -115,7 +115,7 @@ def measure(contest: Contest, rows: Any, sizes: list[int], rounds: int, result: 
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--model", type=Path, help="a folder written by `leebert train` on MRPC with pooling mean")
-    made.add_argument("--ratio", type=float, default=2.0, help="the layer ratio to come near (%(default)s)")
+    made.add_argument("--ratio", type=float, default=2.0, help="layer speed-up to come near (%(default)s)")
     made.add_argument("--sizes", type=int, nargs="+", default=[1, 32], help="batch sizes (1 32)")
     made.add_argument("--rows", type=int, help="only so many rows of the dev split")
     options = made.parse_args()
@@ -146,8 +146,8 @@ def main() -> None:
             rows = RowSubset(rows, np.arange(min(options.rows, len(rows))))
         threshold = threshold_for(record_all(model, rows, runtime), task.metric, options.ratio)
         result.figure("entropy threshold", threshold)
-        strategy = make_criterion("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
-        contest = Contest(model, classifier(model), strategy, runtime, options.device)
+        criterion = make_criterion("entropy", threshold, num_exits=model.num_exits, num_classes=model.config.num_labels)
+        contest = Contest(model, classifier(model), criterion, runtime, options.device)
         measure(contest, rows, options.sizes, options.rounds, result)
     result.end()
 

@@ -96,7 +96,9 @@ def main() -> None:
         lines.append((name, fewer, middle, middle / fewer))
         if name != WHOLE:
             result.target(f"speed-up / ratio of operations, {name}", [x / fewer for x in faster], LIMIT, least=True)
-    print("\n| network | operations, times fewer | wall-clock, times faster | of it |\n| --- | --- | --- | --- |")
+    print(
+        "\n| network | ratio of operations | wall-clock speed-up | wall-clock / operations |\n| --- | --- | --- | --- |"
+    )
     for name, *numbers in lines:
         print(f"| {name} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |")
     print()

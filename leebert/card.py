@@ -245,8 +245,14 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
             f"The majority class scores {100 * against.score:.2f}, chance {100 * against.chance:.2f}; the mean over exits is "
             f"{margin_in_words(against.margin, against.interval)} against it.{stuck}"
         )
-    if not _counts(told):
-        return "\n\n".join(lines)
+    if _counts(told):
+        lines += _criteria(facts, split, told)
+    return "\n\n".join(lines)
+
+
+def _criteria(facts: CardFacts, split: str, told: Mapping[str, Any]) -> list[str]:
+    """What each exit criterion gives on a split: a table, the aims that were missed, and times."""
+    measures = list(told["exits"])
     times = {(t["criterion"], t["threshold"]): t for t in told.get("wall_clock", ())}
     rows = []
     for chosen in facts.chosen:
@@ -261,7 +267,7 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
     head = ["exit criterion", "threshold", "layer ratio, cross-validation", f"layer ratio, {split}", *measures]
     head += ["ms per row", "wall-clock ratio", "layer ratio of the timed rows"]
     everything = times.get((FULL_MODEL, None))
-    lines += [
+    lines = [
         f"Thresholds chosen for {_aim(facts.own)} on the held-out rows of cross-validation, never on {split}. "
         "The layer ratio is M / mean layers executed:",
         _table(head, rows),
@@ -287,7 +293,7 @@ def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
         )
     if told.get("truncated_rows"):
         lines.append(f"{told['truncated_rows']} rows were cut at {facts.max_length} tokens.")
-    return "\n\n".join(lines)
+    return lines
 
 
 def _training(facts: CardFacts) -> str:

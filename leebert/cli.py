@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from leebert import console
-from leebert.errors import ConfigError, DataError
-from leebert.files import check_file_writable, check_writable, write_atomically
-from leebert.options import (
+from leebert.cli_options import (
     Backbone,
     BatchSize,
     Command,
@@ -31,6 +30,8 @@ from leebert.options import (
     Task,
     Texts,
 )
+from leebert.errors import ConfigError, DataError
+from leebert.files import check_file_writable, check_writable, write_atomically
 
 app = typer.Typer(
     help="LeeBERT: early-exit encoders with learned loss weights.", no_args_is_help=True, add_completion=False,
@@ -66,43 +67,19 @@ def train(
 ) -> None:
     """Train one early-exit model and save it."""
     from leebert.config import parse
-    from leebert.data.tasks import any_task, named_or_declared
-    from leebert.recipe import RunConfig, check_options, chooses_exits, is_unfinished, train_model
-    from leebert.yaml import load_yaml
+    from leebert.recipe import RunConfig, check_options, is_unfinished, train_model
 
-    values: Any = load_yaml(config) if config else {}
-    where = str(config or "options")
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: a mapping of keys is expected")
-    if config and "task" in values and "space" in values:
-        raise ConfigError(
-            f"{config}: is a search space, which `leebert-tune sweep {config}` searches; train takes one run"
-        )
-    for key, value in (
-        ("task", task and named_or_declared(task)),
-        ("data.dir", data_dir),
-        ("model.backbone", backbone),
-        ("model.pooling", pooling),
-        ("aim.criterion", criterion),
-        ("aim.max_loss", max_loss),
-        ("aim.speed_up", speed_up),
-    ):
-        if value is not None:
-            section, _, leaf = key.rpartition(".")
-            (values.setdefault(section, {}) if section else values)[leaf] = value
-    for assignment in set_ or []:
-        console.set_by_path(values, assignment)
-    if "task" not in values or "backbone" not in (values.get("model") or {}):
-        raise ConfigError("train needs --task and --backbone, or a --config that has both")
-    checked = parse(RunConfig, values, where)
+    values = _file_of_a_run(config) if config else {}
+    options = {
+        "data.dir": data_dir, "model.backbone": backbone, "model.pooling": pooling, "aim.criterion": criterion,
+        "aim.max_loss": max_loss, "aim.speed_up": speed_up,
+    }  # fmt: skip
+    _override(values, task, options, set_ or ())
+    checked = parse(RunConfig, values, str(config or "options"))
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
     if (out / "config.json").exists() and not is_unfinished(out):
         raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
-
-    from leebert.majority import AgainstMajority, in_words
-    from leebert.report import print_chosen, print_stages
-
     check_options(checked)
     check_writable(out, "--out")
 
@@ -111,24 +88,64 @@ def train(
     if json_:
         console.emit_json({**summary, "out": str(out)})
     else:
-        print_stages(summary["stages"], summary["stages_length"])
-        print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
-        if not summary["chosen"] and chooses_exits(checked):
-            print(
-                f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.criterion}; to choose a "
-                f"threshold: leebert calibrate {shlex.quote(str(out))} TEXTS --speed-up 2"
-            )
-        score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
-        updates = summary["epochs"][-1]["theta_updates"]  # of all stages
-        print(f"{out}: {updates} updates on {summary['rows']} rows{score}")
-        if summary["truncated_rows"]:
-            print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
-        trained = any_task(checked.task)
-        if summary["majority"]:
-            print(in_words(AgainstMajority.of(summary["majority"]), trained.label_names))
-        if trained.eval_splits:
-            where = f" --data-dir {shlex.quote(checked.data.dir)}" if checked.data.dir else ""
-            print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
+        _print_trained(checked, summary, out)
+
+
+def _file_of_a_run(config: Path) -> dict[str, Any]:
+    """The keys of a configuration file. Raises ConfigError where it holds anything else than one run."""
+    from leebert.yaml import load_yaml
+
+    values = load_yaml(config)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{config}: a mapping of keys is expected")
+    if "task" in values and "space" in values:
+        raise ConfigError(
+            f"{config}: is a search space, which `leebert-tune sweep {config}` searches; train takes one run"
+        )
+    return values
+
+
+def _override(values: dict[str, Any], task: str | None, options: dict[str, Any], assignments: Sequence[str]) -> None:
+    """Write options by their dotted keys, then `--set` assignments, into the keys of a configuration."""
+    from leebert.data.tasks import named_or_declared
+
+    if task is not None:
+        values["task"] = named_or_declared(task) if task else task
+    for key, value in options.items():
+        if value is not None:
+            section, _, leaf = key.rpartition(".")
+            values.setdefault(section, {})[leaf] = value
+    for assignment in assignments:
+        console.set_by_path(values, assignment)
+    if "task" not in values or "backbone" not in (values.get("model") or {}):
+        raise ConfigError("train needs --task and --backbone, or a --config that has both")
+
+
+def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
+    """What a training run gave, and the command that comes next."""
+    from leebert.data.tasks import any_task
+    from leebert.majority import AgainstMajority, in_words
+    from leebert.recipe import chooses_exits
+    from leebert.report import print_chosen, print_stages
+
+    print_stages(summary["stages"], summary["stages_length"])
+    print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
+    if not summary["chosen"] and chooses_exits(checked):
+        print(
+            f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.criterion}; to choose a "
+            f"threshold: leebert calibrate {shlex.quote(str(out))} TEXTS --speed-up 2"
+        )
+    score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
+    updates = summary["epochs"][-1]["theta_updates"]  # of all stages
+    print(f"{out}: {updates} updates on {summary['rows']} rows{score}")
+    if summary["truncated_rows"]:
+        print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
+    task = any_task(checked.task)
+    if summary["majority"]:
+        print(in_words(AgainstMajority.of(summary["majority"]), task.label_names))
+    if task.eval_splits:
+        where = f" --data-dir {shlex.quote(checked.data.dir)}" if checked.data.dir else ""
+        print(f"next: leebert evaluate {shlex.quote(str(out))}{where}")
 
 
 def _with_progress(work: Any) -> Any:
@@ -291,27 +308,59 @@ def predict(
 @app.command(cls=Command)
 def methods(json_: Json = False) -> None:
     """List every method: whose it is, what it trains, how it exits, what a training step costs, and its options."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from leebert.methods import METHODS
 
     if json_:
         console.emit_json([m.as_dict() for m in METHODS.values()])
         return
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
-    # One column of prose, so that no word is cut at 80 columns.
-    for title, no_wrap in (("algorithm", True), ("exits by", True), ("method, what it trains, cost", False)):
-        table.add_column(title, no_wrap=no_wrap)
-    for m in METHODS.values():
-        table.add_row(m.name, m.exits, f"{m.title} ({m.source})\n{m.trains}\n[dim]cost {m.cost}[/dim]")
+    from rich.console import Console
+
     out = Console()
+    # One column of prose, so that no word is cut at 80 columns.
+    table = console.table(
+        ("algorithm", "exits by", "method, what it trains, cost"),
+        [(m.name, m.exits, f"{m.title} ({m.source})\n{m.trains}\n[dim]cost {m.cost}[/dim]") for m in METHODS.values()],
+        left=3, whole=2, lines=True,
+    )  # fmt: skip
     out.print(table)
     out.print(
         "cost: of a training step, stage by stage, against plain fine-tuning of the whole network. --json also says what "
         "differs from the original, and which options a method reads."
     )
+
+
+@app.command(cls=Command)
+def criteria(json_: Json = False) -> None:
+    """List every exit criterion: when a sample exits, its thresholds, and where it comes from."""
+    from leebert.exits import CRITERIA
+
+    rows = [row.as_dict() for row in CRITERIA.values()]
+    _print_rows(rows, json_, "criterion", lambda row: f"threshold {row['thresholds']}\n{row['source']}")
+
+
+@app.command(cls=Command)
+def metrics(json_: Json = False) -> None:
+    """List every metric: what its score is, and who uses it."""
+    from leebert.metrics import METRICS
+
+    _print_rows([row.as_dict() for row in METRICS.values()], json_, "metric", lambda row: row["source"])
+
+
+def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Callable[[dict[str, str]], str]) -> None:
+    """Print rows with a name and a title as a table that fits 80 columns, or as JSON."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if json_:
+        console.emit_json(rows)
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(title, no_wrap=True)
+    table.add_column("what it is", no_wrap=False)
+    for row in rows:
+        table.add_row(row["name"], f"{row['title']}\n{more(row)}")
+    Console().print(table)
 
 
 @app.command(cls=Command)

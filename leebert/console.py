@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,47 @@ def stderr_console() -> Any:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str] | None],
+    *,
+    title: str = "",
+    left: int = 1,
+    whole: int = 0,
+    lean: bool = False,
+    lines: bool = False,
+) -> Any:
+    """Make a table for a terminal, as every command shows it.
+
+    Args:
+        columns: The headings.
+        rows: The cells of each row; None draws a line between two groups of rows.
+        title: What stands above it.
+        left: How many columns, from the first, are flush left; the others hold numbers and are flush right.
+        whole: How many columns, from the first, are never wrapped.
+        lean: Without a frame and padding, so that many columns fit 80 characters.
+        lines: Whether a line follows each row.
+
+    Returns:
+        A `rich.table.Table`.
+    """
+    from rich import box
+    from rich.table import Table
+
+    frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines else {}
+    if lean:
+        frame |= {"padding": 0, "pad_edge": False, "show_edge": False}
+    made = Table(title=title or None, title_justify="left", show_lines=lines, **frame)
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="left" if number < left else "right", no_wrap=number < whole)
+    for row in rows:
+        if row is None:
+            made.add_section()
+        else:
+            made.add_row(*row)
+    return made
 
 
 def set_by_path(target: dict[str, Any], assignment: str) -> None:

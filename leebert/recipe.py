@@ -17,14 +17,18 @@ from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.exits import FULL_MODEL
 from leebert.files import write_atomically
 from leebert.kinds import kind_of
-from leebert.methods import METHODS, SPECIFIC, applies, idle
-from leebert.training_data import DataConfig, effective_task, read_training_examples
+from leebert.methods import METHODS, applies, specific
+from leebert.training_data import DataConfig, TrainingData, effective_task, read_training_examples
+from leebert.training_options import idle
 
 if TYPE_CHECKING:
+    from leebert.data.tasks import AnyTask
     from leebert.evaluate import HeldOut
+    from leebert.problem import Problem
     from leebert.record import Rows
+    from leebert.runtime import Runtime
     from leebert.thresholds import Chosen
-    from leebert.train import EpochReport
+    from leebert.train import EpochReport, TrainResult
 
 #: How the held-out fold of a plain training run is made.
 HOLD_OUT_FOLDS = 5
@@ -169,7 +173,9 @@ def check_options(config: RunConfig) -> None:
     if config.found:  # a best file has all options of its sweep
         return
     algorithm = config.training.algorithm
-    given = {option: getattr(config.training, option) for option in sorted(config.training.model_fields_set & SPECIFIC)}
+    given = {
+        option: getattr(config.training, option) for option in sorted(config.training.model_fields_set & specific())
+    }
     if unused := [option for option in given if not applies(option, algorithm)]:
         raise ConfigError(
             f"training.{unused[0]}: {algorithm} has no such option; leave {', '.join(unused)} out (leebert methods --json has those "
@@ -202,15 +208,8 @@ def train_model(
     epoch's weights are kept; with it, or without `hold_out`, the whole split is trained on and no evaluation data is
     read. A run that was killed goes on from its last epoch when it is started again with the same `out`.
     """
-    import torch
-
     from leebert.checkpoint import BestWeights, Checkpoints
-    from leebert.data.batches import RowSubset, updates_per_epoch
-    from leebert.data.folds import Asked, make_folds
-    from leebert.exits.checks import check_threshold, warn_if_unreachable
-    from leebert.runtime import Runtime, derive_seed
-    from leebert.stages import check, epochs_of, last_training, method
-    from leebert.thresholds import check_speed_up
+    from leebert.runtime import Runtime
     from leebert.train import fit
 
     runtime = Runtime.of(config.training.precision, device)
@@ -218,41 +217,19 @@ def train_model(
     read = read_training_examples(task, config.data, config.model)
     if config.found:
         _check_found(config.found, read.examples.fingerprint(), config.model.backbone, runtime)
-    torch.manual_seed(derive_seed(config.training.seed, "init"))
-    exits = own_exits(config)
     hold_out = hold_out and config.theta_updates is None
     _check_aim(config, hold_out)
-    chooses = hold_out and chooses_exits(config)
-    untrained = kind_of(task).problem(task, config.model, exits=exits)
-    model = untrained.model(config.training)
-    # Whatever the network is not made for is said before the rows are tokenised.
-    left = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
-    check_threshold(exits, left, len(task.label_names))
-    check(method(config.training, model.num_exits), model, config.training)
-    if config.aim.speed_up is not None:
-        check_speed_up(config.aim.speed_up, model.exit_layers, model.depth)
-    if not chooses:
-        warn_if_unreachable(exits, left)
-    model.config.precision = runtime.precision
-    model.config.task = config.task
-    model.config.metric = task.metric
-
+    problem = kind_of(task).problem(task, config.model, exits=own_exits(config))
+    model = _new_model(config, problem, task, runtime, hold_out)
     data = read.prepare(cache or out / ".cache")
-    rows: Rows = data.rows
-    held_out: Rows | None = None
-    if hold_out:
-        folds = make_folds(data.examples, task, HOLD_OUT_FOLDS, config.training.seed, Asked(*_HOLD_OUT))
-        rows, held_out = RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
+    rows, held_out = _divided(config, data, hold_out)
     if on_plan:
-        longest = epochs_of(method(config.training, model.num_exits), config.training)
-        limited = last_training(longest)
-        per_epoch = updates_per_epoch(len(rows), config.training.batch_size)
-        on_plan(per_epoch * sum(longest[:limited]) + (config.theta_updates or per_epoch * longest[limited]))
+        on_plan(_planned_updates(config, model.num_exits, len(rows)))
 
     out.mkdir(parents=True, exist_ok=True)
     checkpoints, best_weights = Checkpoints(out / CHECKPOINTS), BestWeights(out / CHECKPOINTS)
 
-    def told(epoch: EpochReport) -> None:
+    def after_epoch(epoch: EpochReport) -> None:
         best_weights.checkpointed(epoch.best_epoch)
         if report:
             report(epoch)
@@ -260,7 +237,7 @@ def train_model(
     result = fit(
         model, rows, config.training, held_out=held_out, metric=task.metric, runtime=runtime,
         seed=(config.training.seed,), updates=config.theta_updates, checkpoints=checkpoints,
-        on_best=best_weights.keep, on_step=on_step, report=told,
+        on_best=best_weights.keep, on_step=on_step, report=after_epoch,
         identity={"data": data.examples.fingerprint(), "model": config.model.model_dump(), "group_by": str(task.group_by)},
     )  # fmt: skip
     if result.ended == "diverged":
@@ -269,21 +246,96 @@ def train_model(
             f"its last finite epoch is kept in {checkpoints.folder}; lower lr_theta, now {config.training.lr_theta:g}"
         )
     model = result.model
-    chosen: Chosen | None = None
-    if held_out is not None:
+    if hold_out:
         model.load_state_dict(best_weights.load(result.best.epoch))
-        assert result.held_out is not None
-        if model.num_exits > 1 and chooses:
-            chosen = _chosen_exits(config, result.held_out, task.metric)
-            model.config.exit_strategy, model.config.exit_threshold = chosen.criterion, chosen.threshold
-            model.config.exit_patience = chosen.patience
-        if model.num_exits > 1:
-            _keep_curves(config, result.held_out, task.metric, out, chosen)
+    chosen = _choose(config, model, result.held_out, task.metric, out)
     summary = {
+        **_summary(config, data, result, runtime, len(rows), 0 if held_out is None else len(held_out), chosen),
+        **_stages(problem.model(config.training), config, data.rows, result.reports),
+    }
+    data.save(model, out)
+    # Last: where it lies, all is whole. Until then checkpoints stay, from which a run that is killed here goes on.
+    write_atomically(out / SUMMARY, json.dumps(summary, indent=1))
+    checkpoints.clear()
+    shutil.rmtree(out / ".cache", ignore_errors=True)
+    return summary
+
+
+def _new_model(config: RunConfig, problem: Problem, task: AnyTask, runtime: Runtime, hold_out: bool) -> Any:
+    """The model before training. Raises ConfigError for whatever it is not made for, before samples are tokenised."""
+    import torch
+
+    from leebert.exits.checks import check_threshold, warn_if_unreachable
+    from leebert.runtime import derive_seed
+    from leebert.stages import check, method
+    from leebert.thresholds import check_speed_up
+
+    torch.manual_seed(derive_seed(config.training.seed, "init"))
+    model = problem.model(config.training)
+    exits = own_exits(config)
+    remaining = 1 if METHODS[config.training.algorithm].one_exit else model.num_exits
+    check_threshold(exits, remaining, len(task.label_names))
+    check(method(config.training, model.num_exits), model, config.training)
+    if config.aim.speed_up is not None:
+        check_speed_up(config.aim.speed_up, model.exit_layers, model.depth)
+    if not (hold_out and chooses_exits(config)):
+        warn_if_unreachable(exits, remaining)
+    model.config.precision = runtime.precision
+    model.config.task = config.task
+    model.config.metric = task.metric
+    return model
+
+
+def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[Rows, Rows | None]:
+    """The samples that train, and with `hold_out` those of one grouped fold for validation."""
+    if not hold_out:
+        return data.rows, None
+    from leebert.data.batches import RowSubset
+    from leebert.data.folds import Asked, make_folds
+
+    folds = make_folds(data.examples, data.task, HOLD_OUT_FOLDS, config.training.seed, Asked(*_HOLD_OUT))
+    return RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
+
+
+def _planned_updates(config: RunConfig, num_exits: int, samples: int) -> int:
+    """How many updates of θ the stages have together, if none of them stops early."""
+    from leebert.data.batches import updates_per_epoch
+    from leebert.stages import epochs_of, last_training, method
+
+    longest = epochs_of(method(config.training, num_exits), config.training)
+    limited = last_training(longest)
+    per_epoch = updates_per_epoch(samples, config.training.batch_size)
+    return per_epoch * sum(longest[:limited]) + (config.theta_updates or per_epoch * longest[limited])
+
+
+def _choose(config: RunConfig, model: Any, recorded: HeldOut | None, metric: str, out: Path) -> Chosen | None:
+    """The operating point on the validation samples, set in the model; keeps their curves beside it."""
+    if recorded is None or model.num_exits == 1:
+        return None
+    chosen: Chosen | None = None
+    if chooses_exits(config):
+        chosen = _chosen_exits(config, recorded, metric)
+        model.config.exit_strategy, model.config.exit_threshold = chosen.criterion, chosen.threshold
+        model.config.exit_patience = chosen.patience
+    _keep_curves(config, recorded, metric, out, chosen)
+    return chosen
+
+
+def _summary(
+    config: RunConfig,
+    data: TrainingData,
+    result: TrainResult,
+    runtime: Runtime,
+    trained: int,
+    held_out: int,
+    chosen: Chosen | None,
+) -> dict[str, Any]:
+    """What `training.json` says of the configuration, the data and the epochs; `trained`, `held_out`: how many samples."""
+    return {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
-        "rows": len(rows),
+        "rows": trained,
         "split_rows": data.split_rows,
-        "held_out_rows": 0 if held_out is None else len(held_out),
+        "held_out_rows": held_out,
         "truncated_rows": data.truncated_rows,
         "skipped_rows": data.examples.skipped,
         "data_fingerprint": data.examples.fingerprint(),
@@ -295,11 +347,4 @@ def train_model(
         "majority": result.best.majority,
         "chosen": chosen and dataclasses.asdict(chosen),
         "epochs": [r.plain() for r in result.reports],
-        **_stages(untrained.model(config.training), config, data.rows, result.reports),
     }
-    data.save(model, out)
-    # Last: where it lies, all is whole. Until then checkpoints stay, from which a run that is killed here goes on.
-    write_atomically(out / SUMMARY, json.dumps(summary, indent=1))
-    checkpoints.clear()
-    shutil.rmtree(out / ".cache", ignore_errors=True)
-    return summary

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ExitConfig
+from leebert.console import table
 from leebert.evaluate import HeldOut, record_all
 from leebert.exits import named
 from leebert.exits.patience import default_patience
@@ -84,23 +85,24 @@ def evaluate_split(
 def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
     """The stages of a training run on stdout, as `training.json` tells them; nothing where there was one."""
     from rich.console import Console
-    from rich.table import Table
 
     if len(stages) < 2:
         return
-    of = "" if length == 1 else f" ({length:.0f} tokens)"
-    table = Table(title=f"at each stage's end; multiply-adds of a row{of} through all layers", title_justify="left")
-    for name in ("stage", "epochs", "parameters", "multiply-adds", "exits", "mean over exits", "last exit"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
+    rows = []
     for stage in stages:
         scores = (
             ("-", "-") if stage["score"] is None else (f"{100 * x:.2f}" for x in (stage["score"], stage["exits"][-1]))
         )
-        table.add_row(
-            stage["stage"], str(stage["epochs"]), f"{stage['parameters'] / 1e6:.2f} M",
-            f"{stage['multiply_adds'][-1] / 1e6:.1f} M", str(len(stage["multiply_adds"])), *scores,
+        rows.append(
+            (
+                stage["stage"], str(stage["epochs"]), f"{stage['parameters'] / 1e6:.2f} M",
+                f"{stage['multiply_adds'][-1] / 1e6:.1f} M", str(len(stage["multiply_adds"])), *scores,
+            )
         )  # fmt: skip
-    Console().print(table)
+    of = "" if length == 1 else f" ({length:.0f} tokens)"
+    title = f"at each stage's end; multiply-adds of a row{of} through all layers"
+    columns = ("stage", "epochs", "parameters", "multiply-adds", "exits", "mean over exits", "last exit")
+    Console().print(table(columns, rows, title=title))
 
 
 #: What stands where a speed-up would, of a model that has none worth telling.
@@ -156,21 +158,10 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
 def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = ()) -> None:
     """The tables of one split on stdout, and the verdict against the majority class. names: of the classes, by id."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     measures = list(result["exits"])
-    table = Table(title=f"{split}: {result['rows']} rows, every exit", title_justify="left")
-    for name in ("exit", *measures):
-        table.add_column(name, justify="right")
-    for i in range(len(result["exits"]["score"])):
-        table.add_row(str(i + 1), *(f"{100 * result['exits'][name][i]:.2f}" for name in measures))
-    table.add_section()
-    table.add_row("mean", *(f"{100 * float(np.mean(result['exits'][name])):.2f}" for name in measures))
-    majority = result.get("majority")
-    if majority:
-        table.add_row("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}")
-    console.print(table)
+    _print_exits(console, split, result, measures)
     _print_points(console, f"{split}: exit criteria, in steps of layers", result["table"], measures)
     if told_speed_up(result):  # what answers one class throughout loses nothing by exiting first
         within = {name: [point] for name, point in result["within"].items()}
@@ -183,46 +174,60 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
             f"the model's own exit criterion, {named(own['criterion'], own['patience'])}{at}: {own['layers']:.2f} layers, {faster}; score "
             f"{100 * own['measures']['score']:.2f}"
         )
-    if result.get("wall_clock"):
-        table = Table(
-            title=f"{split}: wall-clock time at batch size 1, nearest to the paper's speed-up", title_justify="left"
-        )
-        for name in ("criterion", "threshold", "ms per row", "speed-up", "layer ratio"):
-            table.add_column(name, justify="left" if name == "criterion" else "right")
-        for t in result["wall_clock"]:
-            threshold = "" if t["threshold"] is None else f"{t['threshold']:.4g}"
-            figures = f"{t['milliseconds']:.2f}", f"{t['speed_up']:.2f}", f"{t['layer_ratio']:.2f}"
-            table.add_row(named(t["criterion"], t["patience"]), threshold, *figures)
-        console.print(table)
+    if times := result.get("wall_clock"):
+        _print_times(console, split, times)
     if result.get("truncated_rows"):
         print(f"{result['truncated_rows']} rows were cut at the model's maximal length")
-    if majority:
+    if majority := result.get("majority"):
         print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
     elif one_label(result):
         print(f"{split}: all samples have the same label, so their scores do not show whether the model has learned")
+
+
+def _print_exits(console: Any, split: str, result: Mapping[str, Any], measures: Sequence[str]) -> None:
+    """A table of every exit's measures, their means, and the majority class's score."""
+    exits = result["exits"]
+    rows: list[Sequence[str] | None] = [
+        (str(i + 1), *(f"{100 * exits[name][i]:.2f}" for name in measures)) for i in range(len(exits["score"]))
+    ]
+    rows += [None, ("mean", *(f"{100 * float(np.mean(exits[name])):.2f}" for name in measures))]
+    if majority := result.get("majority"):
+        rows.append(("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}"))
+    console.print(table(("exit", *measures), rows, title=f"{split}: {result['rows']} rows, every exit", left=0))
+
+
+def _print_times(console: Any, split: str, times: Sequence[Mapping[str, Any]]) -> None:
+    """A table of wall-clock times."""
+    rows = [
+        (
+            named(t["criterion"], t["patience"]), "" if t["threshold"] is None else f"{t['threshold']:.4g}",
+            f"{t['milliseconds']:.2f}", f"{t['speed_up']:.2f}", f"{t['layer_ratio']:.2f}",
+        )
+        for t in times
+    ]  # fmt: skip
+    title = f"{split}: wall-clock time at batch size 1, nearest to the paper's speed-up"
+    console.print(table(("criterion", "threshold", "ms per row", "speed-up", "layer ratio"), rows, title=title))
 
 
 def _print_points(
     console: Any, title: str, by_criterion: Mapping[str, Sequence[Mapping[str, Any]]], measures: Sequence[str]
 ) -> None:
     """A table of points, criterion by criterion."""
-    from rich import box
-    from rich.table import Table
-
     if len(measures) == 2:  # of one measure the score is its copy
         measures = [name for name in measures if name != "score"]
-    # Lean enough for 80 columns: a threshold that is cut can't be copied.
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for name in ("criterion", "threshold", "layers", "saving", "speed-up", *measures):
-        table.add_column(name, justify="left" if name == "criterion" else "right", no_wrap=True)
+    rows: list[Sequence[str] | None] = []
     for points in by_criterion.values():
         for p in points:
             threshold = f"{p['threshold']:.6g}"  # so that the layers beside it come out again
-            table.add_row(
-                named(p["criterion"], p["patience"]), threshold, f"{p['layers']:.2f}",
-                f"{100 * p['saving']:.1f}%", f"{p['speed_up']:.2f}",
-                *(f"{100 * p['measures'][name]:.2f}" for name in measures),
+            rows.append(
+                (
+                    named(p["criterion"], p["patience"]), threshold, f"{p['layers']:.2f}",
+                    f"{100 * p['saving']:.1f}%", f"{p['speed_up']:.2f}",
+                    *(f"{100 * p['measures'][name]:.2f}" for name in measures),
+                )
             )  # fmt: skip
         if len(points) > 1:
-            table.add_section()
-    console.print(table)
+            rows.append(None)
+    columns = ("criterion", "threshold", "layers", "saving", "speed-up", *measures)
+    # Lean enough for 80 columns: a threshold that is cut can't be copied.
+    console.print(table(columns, rows, title=title, whole=len(columns), lean=True))

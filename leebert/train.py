@@ -138,155 +138,259 @@ def train_epochs(
     A non-finite loss, gradient or weight ends the run with `ended="diverged"`; the last finite checkpoint is kept.
     Raises DataError for a batch larger than half of the data, CheckpointError for a damaged or foreign checkpoint.
     """
-    runtime = runtime or Runtime.of(config.precision)
-    seed = seed or (config.seed,)
-    stages = stages or method(config, model.num_exits)
-    lengths = np.asarray(rows.lengths)
-    per_epoch = updates_per_epoch(len(rows), config.batch_size)
-    longest = epochs_of(stages, config)
-    limited = last_training(longest)  # the stage whose updates `updates` counts
-    horizon = per_epoch * longest[limited]
-    if updates is not None and updates > horizon:
-        raise ConfigError(
-            f"theta_updates {updates}: max_epochs {config.max_epochs} at batch size {config.batch_size} is a schedule of "
-            f"{horizon} updates on {len(rows)} rows; raise max_epochs"
-        )
-    run = {**_identity(config, stages, len(rows), seed, updates, runtime), **(identity or {})}
-
-    check(stages, model, config)
-    model.to(runtime.device)
-    examined = Examined(lambda: _examined(rows, config, runtime), runtime, config.accumulate)
-    teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
-    at = _Progress()
-    reports: list[EpochReport] = []
-    best: HeldOut | None = None
-    level: StageLevel | None = None
+    training = _Training(
+        model, rows, config, held_out, metric, stages or method(config, model.num_exits),
+        runtime or Runtime.of(config.precision), seed or (config.seed,), updates, on_best, on_step,
+    )  # fmt: skip
+    run = {**training.identity(), **(identity or {})}
     snapshot = checkpoints.load() if checkpoints else None
     if snapshot is not None:
+        assert checkpoints is not None
         if snapshot.meta["identity"] != run:
             differs = [k for k in run if snapshot.meta["identity"].get(k) != run[k]]
             raise CheckpointError(
-                f"the checkpoint in {checkpoints.folder} belongs to another run: {', '.join(differs) or 'keys'} differ(s); "  # type: ignore[union-attr]
+                f"the checkpoint in {checkpoints.folder} belongs to another run: {', '.join(differs) or 'keys'} differ(s); "
                 "use another folder, or delete it"
             )
-        at = _Progress(**snapshot.meta["progress"])
-        for index, stage in enumerate(stages[: at.stage + 1]):
-            model = _enter(model, stage, at.plans.get(stage.name), runtime)
-            if index < at.stage and _needed(stage.name, stages[at.stage :]):
-                teachers[stage.name] = _as_teacher(model)
-        level = _restore(model, stages[at.stage], config, runtime, seed, snapshot, teachers)
-        reports = [EpochReport(**r) for r in snapshot.meta["reports"]]
-        if "best/logits" in snapshot.tensors:
-            best = HeldOut(
-                snapshot.tensors["best/logits"].numpy(), snapshot.tensors["best/labels"].numpy(), *layers_of(model)
-            )
-        for report in reports:
-            # The checkpoint holds one set of logits, the best epoch's.
-            yield dataclasses.replace(report, held_out=best if report.epoch == at.best_epoch else None, model=model)
-        if reports[-1].ended:
-            return
+        yield from training.resume(snapshot)
+    while not training.ended:
+        report = training.epoch()
+        if checkpoints and report.ended != "diverged":
+            report = dataclasses.replace(report, checkpoint=checkpoints.save(training.snapshot(run), report.epoch))
+        yield report
 
-    while True:
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """What a pass over the validation samples gave at an epoch's end."""
+
+    outcome: HeldOut
+    exits: dict[str, list[float]]
+    score: float
+    against: AgainstMajority | None
+    collapsed: list[int]
+
+
+@dataclasses.dataclass
+class _Training:
+    """A run of :func:`train_epochs`, whose parameters these are: what it has reached, epoch by epoch."""
+
+    model: Any
+    rows: Rows
+    config: TrainConfig
+    held_out: Rows | None
+    metric: str
+    stages: tuple[Stage, ...]
+    runtime: Runtime
+    seed: tuple[int | str, ...]
+    updates: int | None
+    on_best: Callable[[int, Any], None] | None
+    on_step: Callable[[int], None] | None
+
+    def __post_init__(self) -> None:
+        config, samples = self.config, len(self.rows)
+        self.lengths = np.asarray(self.rows.lengths)
+        self.per_epoch = updates_per_epoch(samples, config.batch_size)
+        self.longest = epochs_of(self.stages, config)
+        self.limited = last_training(self.longest)  # the stage whose updates `updates` counts
+        horizon = self.per_epoch * self.longest[self.limited]
+        if self.updates is not None and self.updates > horizon:
+            raise ConfigError(
+                f"theta_updates {self.updates}: max_epochs {config.max_epochs} at batch size {config.batch_size} is a schedule of "
+                f"{horizon} updates on {samples} rows; raise max_epochs"
+            )
+        check(self.stages, self.model, config)
+        self.model.to(self.runtime.device)
+        self.examined = Examined(lambda: _examined(self.rows, config, self.runtime), self.runtime, config.accumulate)
+        self.teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
+        self.at = _Progress()
+        self.reports: list[EpochReport] = []
+        self.best: HeldOut | None = None
+        self.level: StageLevel | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last epoch has been trained."""
+        return bool(self.reports) and self.reports[-1].ended is not None
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.at.stage]
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that must match to resume from a checkpoint."""
+        settings = self.config.model_dump(mode="json", exclude={*COST_ONLY, "precision", "seed"})
+        return {
+            **settings, "stages": [s.name for s in self.stages], "rows": len(self.rows), "seed": list(self.seed),
+            "updates": self.updates, "precision": self.runtime.precision,
+        }  # fmt: skip
+
+    def snapshot(self, identity: dict[str, Any]) -> Snapshot:
+        """All that a checkpoint holds, at an epoch's end."""
+        assert self.level is not None
+        tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()} | self.level.optimizer_tensors()
+        for stage, teacher in self.teachers.items():
+            tensors |= {f"teacher/{stage}/{name}": t for name, t in teacher.state_dict().items()}
+        if self.best is not None:
+            assert self.best.labels is not None
+            tensors["best/logits"] = torch.from_numpy(self.best.logits)
+            tensors["best/labels"] = torch.from_numpy(self.best.labels)
+        reports = [r.plain() for r in self.reports]
+        return Snapshot(tensors, {"identity": identity, "progress": dataclasses.asdict(self.at), "reports": reports})
+
+    def resume(self, snapshot: Snapshot) -> Iterator[EpochReport]:
+        """Continue from a checkpoint; its epochs' reports come again."""
+        self.at = _Progress(**snapshot.meta["progress"])
+        later = self.stages[self.at.stage :]
+        for index, stage in enumerate(self.stages[: self.at.stage + 1]):
+            self.model = _enter(self.model, stage, self.at.plans.get(stage.name), self.runtime)
+            if index < self.at.stage and _needed(stage.name, later):
+                self.teachers[stage.name] = _as_teacher(self.model)
+        self.level = self._restored(snapshot)
+        self.reports = [EpochReport(**r) for r in snapshot.meta["reports"]]
+        if "best/logits" in snapshot.tensors:
+            logits, labels = (snapshot.tensors[f"best/{name}"].numpy() for name in ("logits", "labels"))
+            self.best = HeldOut(logits, labels, *layers_of(self.model))
+        for report in self.reports:
+            # The checkpoint holds one set of logits, the best epoch's.
+            held_out = self.best if report.epoch == self.at.best_epoch else None
+            yield dataclasses.replace(report, held_out=held_out, model=self.model)
+
+    def _restored(self, snapshot: Snapshot) -> StageLevel:
+        """The stage's level with the model, teachers and optimisers of a checkpoint."""
+        modules = [("model/", self.model), *((f"teacher/{name}/", t) for name, t in self.teachers.items())]
+        try:
+            for prefix, module in modules:
+                module.load_state_dict(
+                    {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
+                )
+        except RuntimeError as error:
+            raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[0]}") from None
+        level = self._new_level()
+        level.load_optimizer_tensors(
+            {k: v for k, v in snapshot.tensors.items() if k.split("/")[0] in ("theta", "omega", "state")}
+        )
+        return level
+
+    def _new_level(self) -> StageLevel:
+        teacher = self.teachers.get(self.stage.teacher or "")
+        return StageLevel(self.model, self.stage, self.config, self.runtime, self.seed, teacher)
+
+    def epoch(self) -> EpochReport:
+        """Train one epoch, score it, and say what it left."""
         started = time.perf_counter()  # what a stage's start takes, a look at all rows perhaps, is its first epoch's
+        level = self._level()
+        steps = self._train(level)
+        self.at.stage_epoch += 1
+        self.at.last_stage_epochs += self.at.stage == self.limited
+        ended, scored = self._end_of_epoch(level)
+        report = EpochReport(
+            epoch=len(self.reports),
+            stage=self.stage.name,
+            theta_updates=self.at.theta_updates,
+            seconds=time.perf_counter() - started,
+            last_stage_updates=self.at.last_stage_updates,
+            last_stage_epochs=self.at.last_stage_epochs,
+            train_loss=None if ended == "diverged" or not steps else level.loss_sum.item() / steps,
+            score=scored.score if scored else None,
+            exits=scored.exits if scored else {},
+            weights=_weights(self.stage, level.state),
+            collapsed=scored.collapsed if scored else [],
+            best_epoch=self.at.best_epoch,
+            ended=ended,
+            negative_weights=int((self.stage.objective.weights(level.state) < 0).sum()),
+            majority=scored.against.as_dict() if scored and scored.against else None,
+            omega=level.travelled(),
+            held_out=scored.outcome if scored and self.at.best_epoch == len(self.reports) else None,
+            model=self.model,
+        )
+        self.reports.append(report)
+        if report.negative_weights and ended != "diverged":
+            _warn_of_negative(report.negative_weights)
+        return report
+
+    def _level(self) -> StageLevel:
+        """The level of the stage that the next epoch belongs to; a new one where a stage begins."""
+        at = self.at
         if at.stage_over:
-            if _needed(stages[at.stage].name, stages[at.stage + 1 :]):
-                teachers[stages[at.stage].name] = _as_teacher(model)
-            at = dataclasses.replace(
+            if _needed(self.stage.name, self.stages[at.stage + 1 :]):
+                self.teachers[self.stage.name] = _as_teacher(self.model)
+            at = self.at = dataclasses.replace(
                 at, stage=at.stage + 1, stage_epoch=0, stage_updates=0, position=0, stage_over=False
             )
-            level = None
-        stage, is_last = stages[at.stage], at.stage == len(stages) - 1
-        stage_epochs = longest[at.stage]
-        if level is None:
+            self.level = None
+        if self.level is None:
+            stage, later = self.stage, self.stages[at.stage :]
             if stage.transform:
-                at.plans[stage.name] = stage.transform.plan(model, examined)
-            model = _enter(model, stage, at.plans.get(stage.name), runtime)
-            teachers = {name: teacher for name, teacher in teachers.items() if _needed(name, stages[at.stage :])}
-            level = StageLevel(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
-        epoch = len(reports)
+                at.plans[stage.name] = stage.transform.plan(self.model, self.examined)
+            self.model = _enter(self.model, stage, at.plans.get(stage.name), self.runtime)
+            self.teachers = {name: teacher for name, teacher in self.teachers.items() if _needed(name, later)}
+            self.level = self._new_level()
+        return self.level
+
+    def _train(self, level: StageLevel) -> int:
+        """Update θ, and what the stage's optimiser of ω updates, for one epoch; returns how many steps it took."""
+        at, stage, rows = self.at, self.stage, self.rows
         # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks. They are θ's
         # alone: what is done for ω draws from streams of its own (`StageLevel`).
-        torch.manual_seed(derive_seed(*seed, stage.name, "dropout", at.stage_epoch))
-        plan = plan_epoch(lengths, config.batch_size, stage.algorithm.splits_data, (*seed, stage.name), at.stage_epoch)
+        torch.manual_seed(derive_seed(*self.seed, stage.name, "dropout", at.stage_epoch))
+        split, names = stage.algorithm.splits_data, (*self.seed, stage.name)
+        plan = plan_epoch(self.lengths, self.config.batch_size, split, names, at.stage_epoch)
         level.start_epoch((rows.collate(index) for index in plan.d2()), at.stage_epoch)
+        horizon = self.longest[at.stage] * self.per_epoch
         steps = 0
-        for index in plan.d1 if stage_epochs else ():
-            level.rate = level.lr_theta * level.schedule(at.stage_updates, stage_epochs * per_epoch, config.warmup)
+        for index in plan.d1 if self.longest[at.stage] else ():
+            level.rate = level.lr_theta * level.schedule(at.stage_updates, horizon, self.config.warmup)
             if stage.pace:
-                stage.pace(model, at.stage_updates / (stage_epochs * per_epoch))
-            level.progress = (at.stage_updates + 1) / (stage_epochs * per_epoch)
+                stage.pace(self.model, at.stage_updates / horizon)
+            level.progress = (at.stage_updates + 1) / horizon
             at.position = stage.algorithm.step(level, level.to_device(rows.collate(index)), at.position)
             at.theta_updates += 1
             at.stage_updates += 1
-            at.last_stage_updates += at.stage == limited
+            at.last_stage_updates += at.stage == self.limited
             steps += 1
-            if on_step:
-                on_step(at.theta_updates)
-            if at.last_stage_updates == updates:
+            if self.on_step:
+                self.on_step(at.theta_updates)
+            if at.last_stage_updates == self.updates:
                 break
             if steps % 16 == 0 and not level.finite.item():
                 break  # asked now and then only: on a GPU the question waits for all earlier work
-        at.stage_epoch += 1
-        at.last_stage_epochs += at.stage == limited
+        return steps
 
-        ended: Ended | None = None
-        outcome: HeldOut | None = None
-        score: float | None = None
-        against: AgainstMajority | None = None
-        exits: dict[str, list[float]] = {}
-        stuck: list[int] = []
+    def _end_of_epoch(self, level: StageLevel) -> tuple[Ended | None, _Scored | None]:
+        """Score the model where samples are held out; why the run has ended, None while it goes on."""
+        at, is_last = self.at, self.at.stage == len(self.stages) - 1
         if not level.is_finite():
-            ended = "diverged"
-        elif at.last_stage_updates == updates and at.stage >= limited:
+            return "diverged", None
+        ended: Ended | None = None
+        scored: _Scored | None = None
+        if at.last_stage_updates == self.updates and at.stage >= self.limited:
             at.stage_over, ended = True, "updates"
-        if ended != "diverged" and held_out is not None:
-            outcome = record_all(model, held_out, runtime, config.eval_batch_size)
-            exits, score = _scores(outcome, metric)
-            stuck = np.flatnonzero(collapsed(outcome.logits)).tolist()
-            assert outcome.labels is not None
-            against = against_majority(outcome.logits, outcome.labels, metric)
-            rank = preference(against, score)
-            if at.stage_epoch == 1 or rank > (at.best_above, at.best_score):
-                (at.best_above, at.best_score), at.last_better = rank, at.stage_epoch
-                if is_last:
-                    at.best_epoch, best = epoch, outcome
-                    if on_best:
-                        on_best(epoch, model)
-            if ended is None and stage.stops_early and at.stage_epoch - at.last_better >= config.patience:
+        if self.held_out is not None:
+            scored = self._score(self.held_out)
+            self._keep_best(scored, is_last)
+            if ended is None and self.stage.stops_early and at.stage_epoch - at.last_better >= self.config.patience:
                 at.stage_over, ended = True, "patience"
-        if ended is None and at.stage_epoch >= stage_epochs:
+        if ended is None and at.stage_epoch >= self.longest[at.stage]:
             at.stage_over, ended = True, "max_epochs"
-        if at.stage_over and not is_last:
-            ended = None  # the stage is over, the run is not
-        report = EpochReport(
-            epoch=epoch,
-            stage=stage.name,
-            theta_updates=at.theta_updates,
-            seconds=time.perf_counter() - started,
-            last_stage_updates=at.last_stage_updates,
-            last_stage_epochs=at.last_stage_epochs,
-            train_loss=None if ended == "diverged" or not steps else level.loss_sum.item() / steps,
-            score=score,
-            exits=exits,
-            weights=_weights(stage, level.state),
-            collapsed=stuck,
-            best_epoch=at.best_epoch,
-            ended=ended,
-            negative_weights=int((stage.objective.weights(level.state) < 0).sum()),
-            majority=against.as_dict() if against else None,
-            omega=level.travelled(),
-            held_out=outcome if at.best_epoch == epoch else None,
-            model=model,
-        )
-        reports.append(report)
-        if report.negative_weights and ended != "diverged":
-            _warn_of_negative(report.negative_weights)
-        if checkpoints and ended != "diverged":
-            digest = checkpoints.save(_snapshot(model, level, at, reports, best, run, teachers), epoch)
-            report = dataclasses.replace(report, checkpoint=digest)
-        yield report
-        if ended:
-            return
+        return (ended if is_last else None), scored
+
+    def _score(self, held_out: Rows) -> _Scored:
+        outcome = record_all(self.model, held_out, self.runtime, self.config.eval_batch_size)
+        assert outcome.labels is not None
+        against = against_majority(outcome.logits, outcome.labels, self.metric)
+        stuck = np.flatnonzero(collapsed(outcome.logits)).tolist()
+        return _Scored(outcome, *_scores(outcome, self.metric), against, stuck)
+
+    def _keep_best(self, scored: _Scored, is_last: bool) -> None:
+        """Note the epoch where it is its stage's best so far; that of the last stage is the run's."""
+        at, rank = self.at, preference(scored.against, scored.score)
+        if at.stage_epoch == 1 or rank > (at.best_above, at.best_score):
+            (at.best_above, at.best_score), at.last_better = rank, at.stage_epoch
+            if is_last:
+                at.best_epoch, self.best = len(self.reports), scored.outcome
+                if self.on_best:
+                    self.on_best(len(self.reports), self.model)
 
 
 def preference(against: AgainstMajority | None, score: float) -> tuple[bool, float]:
@@ -357,63 +461,4 @@ NEGATIVE = (
 
 
 def _warn_of_negative(count: int) -> None:
-    warnings.warn(f"{count} {NEGATIVE}", stacklevel=3)
-
-
-def _identity(
-    config: TrainConfig,
-    stages: tuple[Stage, ...],
-    rows: int,
-    seed: tuple[int | str, ...],
-    updates: int | None,
-    runtime: Runtime,
-) -> dict[str, Any]:
-    """What must be equal for a checkpoint to be gone on from."""
-    settings = config.model_dump(mode="json", exclude={*COST_ONLY, "precision", "seed"})
-    return {
-        **settings, "stages": [s.name for s in stages], "rows": rows, "seed": list(seed), "updates": updates,
-        "precision": runtime.precision,
-    }  # fmt: skip
-
-
-def _snapshot(
-    model: Any,
-    level: StageLevel,
-    at: _Progress,
-    reports: list[EpochReport],
-    best: HeldOut | None,
-    identity: dict[str, Any],
-    teachers: Mapping[str, Any],
-) -> Snapshot:
-    tensors = {f"model/{name}": t for name, t in model.state_dict().items()} | level.optimizer_tensors()
-    for stage, teacher in teachers.items():
-        tensors |= {f"teacher/{stage}/{name}": t for name, t in teacher.state_dict().items()}
-    if best is not None:
-        assert best.labels is not None
-        tensors["best/logits"] = torch.from_numpy(best.logits)
-        tensors["best/labels"] = torch.from_numpy(best.labels)
-    meta = {"identity": identity, "progress": dataclasses.asdict(at), "reports": [r.plain() for r in reports]}
-    return Snapshot(tensors, meta)
-
-
-def _restore(
-    model: Any,
-    stage: Stage,
-    config: TrainConfig,
-    runtime: Runtime,
-    seed: tuple[int | str, ...],
-    snapshot: Snapshot,
-    teachers: Mapping[str, Any],
-) -> StageLevel:
-    try:
-        for prefix, module in (("model/", model), *((f"teacher/{name}/", t) for name, t in teachers.items())):
-            module.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
-            )
-    except RuntimeError as error:
-        raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[0]}") from None
-    level = StageLevel(model, stage, config, runtime, seed, teachers.get(stage.teacher or ""))
-    level.load_optimizer_tensors(
-        {k: v for k, v in snapshot.tensors.items() if k.split("/")[0] in ("theta", "omega", "state")}
-    )
-    return level
+    warnings.warn(f"{count} {NEGATIVE}", stacklevel=4)

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from setuptools import find_packages
 
+from leebert.exits import CRITERIA
+from leebert.metrics import METRICS
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p for folder in ("leebert", "tune") for p in (ROOT / folder).rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -65,14 +68,6 @@ LADDER = (
     ("space",),
 )
 
-#: Circles that are still to be removed; no other may be added.
-CIRCLES = {
-    frozenset({"leebert.config", "leebert.methods"}),
-    frozenset({"leebert.compatibility", "leebert.model"}),
-    frozenset({"leebert.evaluate", "leebert.tradeoff"}),
-    frozenset({"leebert.optim", *(f"leebert.optim.{name}" for name in ("blo", "clo", "fixed", "hyper", "slo"))}),
-}
-
 
 def circles(imports):
     """The sets of modules that import each other, directly or through others (Tarjan, 1972)."""
@@ -99,7 +94,7 @@ def circles(imports):
 
 def test_no_modules_import_each_other_in_a_circle():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {frozenset({"b", "c"})}
-    assert circles(IMPORTS) <= CIRCLES
+    assert circles(IMPORTS) == set()
 
 
 def package(module):
@@ -115,6 +110,60 @@ def test_packages_of_tune_import_only_those_below_them():
         for other in sorted(others)
         if module.startswith("tune.") and other.startswith("tune.") and package(module) != package(other)
         if rank[package(other)] <= rank[package(module)]
+    ]
+    assert upwards == []
+
+
+#: The modules of `leebert` in layers, the lowest first: each imports only those of its own layer and of earlier ones.
+#: `data.*` stands for the package `data` and all its modules, unless a module is listed itself.
+LAYERS = {
+    "names, options, measures and exit criteria": (
+        "errors", "plugins", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
+        "methods.common", "training_options", "config", "runtime",
+        "record", "losses", "weights", "omega", "majority",
+    ),
+    "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
+    "networks": (
+        "model_config", "registration", "saved", "backbone", "compatibility", "padding", "dropout", "norms", "equilibrium",
+        "slim.*", "model", "images.preprocess", "images.resnet",
+    ),
+    "exiting early": ("inference", "evaluate", "tradeoff", "thresholds", "operating_point", "latency"),
+    "training": (
+        "objective", "optim.*", "look_ahead", "stages", "students", "transforms", "methods.*", "level", "checkpoint",
+        "train", "operations", "memory",
+    ),
+    "public names": ("",),
+    "kinds of tasks": (
+        "problem", "predict", "images.problem", "images.predict", "kinds.*", "training_data", "provenance", "submission",
+        "console", "tables",
+    ),
+    "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
+    "contracts of parts": ("testing.*",),
+    "commands": ("cli", "cli_options"),
+}  # fmt: skip
+
+
+def layer(module):
+    """The place of a module of `leebert` in :data:`LAYERS`."""
+    name = module.removeprefix("leebert").removeprefix(".")
+    parents = [f"{name.rsplit('.', depth)[0]}.*" for depth in range(1, name.count(".") + 1)]
+    for key in (name, f"{name}.*", *parents):
+        for place, names in enumerate(LAYERS.values()):
+            if key in names:
+                return place
+    raise AssertionError(f"{module} stands in no layer of LAYERS")
+
+
+def test_modules_of_leebert_import_only_their_layer_and_those_below():
+    own = {module: others for module, others in IMPORTS.items() if module.split(".")[0] == "leebert"}
+    listed = {key.removesuffix(".*") for names in LAYERS.values() for key in names}
+    assert {key for key in listed if f"leebert.{key}".rstrip(".") not in own} == set()
+    names = list(LAYERS)
+    upwards = [
+        f"{module} ({names[layer(module)]}) imports {other} ({names[layer(other)]})"
+        for module, others in sorted(own.items())
+        for other in sorted(others)
+        if layer(other) > layer(module)
     ]
     assert upwards == []
 
@@ -152,6 +201,7 @@ def test_searchers_pruners_and_cross_validation_know_no_ray():
 
 def test_import_mlflow_from_the_repository_is_the_real_package():
     """The folder mlflow/ at the top of the checkout is no package that an import from there would take."""
+    assert not (ROOT / "mlflow" / "__init__.py").exists()
     code = "import importlib.util; print(importlib.util.find_spec('mlflow').origin)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -185,6 +235,24 @@ def test_only_the_kinds_ask_whether_a_task_has_texts_or_images():
     assert {path for path in naming if not path.startswith(("leebert/kinds/", "leebert/images/"))} == {
         "leebert/data/tasks.py"
     }
+
+
+#: Lines of a function's body, its docstring not counted, that a person reads in one sitting.
+MOST_LINES = 60
+
+
+def test_functions_of_leebert_are_short():
+    long = []
+    for path in (p for p in MODULES if p.is_relative_to(ROOT / "leebert")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1 if ast.get_docstring(node) else 0 :] or node.body
+                lines = (node.end_lineno or 0) - body[0].lineno + 1
+                if lines > MOST_LINES:
+                    long.append(
+                        f"{ids(path)}: {node.name} has {lines} lines; split it into functions that have one task each"
+                    )
+    assert not long
 
 
 def test_gradients_of_training_are_taken_in_one_file():
@@ -221,3 +289,67 @@ def test_every_console_script_runs(script):
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
     assert not done.stderr
+
+
+def test_no_generic_module_compares_a_criterion_or_metric_by_its_name():
+    """What a criterion or a metric is like stands in its row; names are data, not conditions."""
+    own = (ROOT / "leebert" / "exits", ROOT / "leebert" / "metrics")
+    names, wrong = {*CRITERIA.built_in, *METRICS.built_in}, []
+    for path in (p for p in MODULES if p.parent not in own):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                sides = (node.left, *node.comparators)
+                constants = [c for side in sides for c in getattr(side, "elts", [side])]
+                found = names & {c.value for c in constants if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+                wrong += [f"{ids(path)}:{node.lineno}: {name}" for name in found]
+            elif isinstance(node, ast.match_case):
+                wrong += [
+                    f"{ids(path)}: {c.value}" for c in ast.walk(node.pattern) if getattr(c, "value", None) in names
+                ]
+    assert not wrong
+
+
+def method_names(tree):
+    """Names of methods that a file decides by: in a comparison, a match, the key of a mapping, or as a prefix.
+
+    Words that also name an exit criterion, a teacher set or an option are not counted.
+    """
+    from leebert.config import TrainConfig
+    from leebert.exits import CRITERIA
+    from leebert.losses import TEACHERS
+    from leebert.methods import METHODS
+
+    names = {*METHODS} - {*CRITERIA, *TEACHERS, *TrainConfig.model_fields}
+
+    def within(node):
+        parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
+        return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            sides = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.Subscript):
+            sides = [node.slice]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("startswith", "endswith"):
+            words = set().union(*map(within, node.args))
+            yield from (word for word in words if word and any(getattr(name, node.func.attr)(word) for name in names))
+            continue
+        else:
+            continue
+        yield from set().union(*map(within, sides)) & names
+
+
+def test_no_module_decides_by_the_name_of_a_method():
+    """What is special about a method is an attribute of it, so that another package's may be special likewise."""
+    code = """if name == "blo": pass
+if name in ("clo-v2", "x"): pass
+COLOURS = {"pabee": 1}
+name.startswith("clo")"""
+    assert sorted(method_names(ast.parse(code))) == ["blo", "clo", "clo-v2", "pabee"]
+    files = [p for p in MODULES if p.parent.name != "methods"] + sorted((ROOT / "benchmarks").glob("*.py"))
+    found = {(ids(path), name) for path in files for name in method_names(ast.parse(path.read_text()))}
+    assert found == {("leebert/data/tokens.py", "truncated")}, "there it is a column of a table"

@@ -121,7 +121,7 @@ def test_any_option_can_be_compared_and_values_given_as_text():
     assert len(line.paired) == 1  # BLO has no C, so it isn't "C = 4"
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(histories())
 def test_swapping_sides_mirrors_everything(history):
     forth, back = compare(history, "clo-v2", "blo", folds=3), compare(history, "blo", "clo-v2", folds=3)
@@ -145,7 +145,7 @@ def test_swapping_sides_mirrors_everything(history):
     assert forth.warnings == back.warnings
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(histories(), st.randoms())
 def test_the_order_of_the_history_changes_nothing(history, shuffler):
     expected = compare(history, "clo-v2", "blo", folds=3).as_dict()
@@ -154,7 +154,7 @@ def test_the_order_of_the_history_changes_nothing(history, shuffler):
     assert compare(tuple(shuffled), "clo-v2", "blo", folds=3).as_dict() == expected
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(histories())
 def test_every_cell_of_a_line_stands_on_the_same_complete_pairs(history):
     """Recounted from the definition: the pairs that are complete on all cells, else the most runs that can be paired."""
@@ -211,7 +211,7 @@ def test_while_no_pair_is_complete_the_most_runs_that_are_paired_count():
     assert (len(line.cells), line.planned) == (2, 6)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(histories(), fraction)
 def test_runs_outside_complete_pairs_have_no_influence(history, score):
     """A finished cell whose partner isn't there could have any score."""
@@ -285,7 +285,7 @@ def test_tuned_choice_does_not_see_the_fold_it_is_scored_on():
     assert tuned.difference.cells == 3
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.lists(fraction, min_size=36, max_size=36), st.integers(0, FOLDS - 1), st.data())
 def test_no_score_of_a_fold_changes_the_choices_for_its_cells(scores, fold, data):
     """With two seeds: the other seed of the fold shares its rows, so it isn't asked either."""

@@ -15,8 +15,9 @@ from toys import ToyProblem, toy_folds, toy_rows
 from leebert.data.folds import Folds
 from leebert.errors import LeaseError, StorageError
 from tune.running.crossval import Study, evaluated_paths, load_held_out, run_attempt
-from tune.running.driver import Budget, Driver
+from tune.running.driver import Driver
 from tune.running.failures import MOST, Failure
+from tune.space import Budget
 from tune.store.history import Placement
 from tune.store.ledger import Ledger
 from tune.tracking.feed import replay

@@ -50,7 +50,7 @@ def test_texts_that_are_the_same_for_grouping(one: str, other: str) -> None:
 
 
 @given(st.text())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_normalising_twice_changes_nothing(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
@@ -66,7 +66,7 @@ WORDS = st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map(" ".join)
 
 
 @given(pairs=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_groups_are_the_components_of_sharing(pairs: list[tuple[str, str]]) -> None:
     a, b = ([*column] for column in zip(*pairs, strict=True))
     groups = group_ids(examples_of([0] * len(a), a, b), PAIRS)
@@ -81,7 +81,7 @@ def test_groups_are_the_components_of_sharing(pairs: list[tuple[str, str]]) -> N
 
 
 @given(texts=st.lists(WORDS, min_size=1, max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_a_phrase_goes_with_the_longest_text_that_contains_it(texts: list[str]) -> None:
     groups = containing_groups(texts)
     for i, text in enumerate(texts):
@@ -277,6 +277,7 @@ def test_527_rows_of_mrpc_share_a_sentence_with_another_row() -> None:
 
 
 @needs_release
+@pytest.mark.slow
 def test_sst2_groups_by_the_longest_text_in_under_a_minute() -> None:
     examples = release("sst2")
     started = time.perf_counter()

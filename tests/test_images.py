@@ -112,7 +112,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path, cifar):
     with pytest.raises(DataError, match=r"no train.parquet.*the folder holds nothing"):
         read_images(TASK, "train", tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="not readable as Parquet"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         read_images(TASK, "train", tmp_path)
     with pytest.raises(DataError, match=r"no split 'dev'.*train, test"):
         read_images(TASK, "dev", cifar)
@@ -223,13 +223,23 @@ def network(config, seed=0):
     return ImageProblem("", "resnet8", TASK.label_names, "accuracy", TASK.mean, TASK.std).model(config)
 
 
-@pytest.mark.parametrize("algorithm", ["uniform", "rand", "slo", "blo", "clo-v1", "clo-v2"])
-def test_every_algorithm_trains_a_network(algorithm):
+@pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
+def test_a_network_learns(algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 6}, algorithm=algorithm)
     result = fit(network(config), small(160, size=16), config, held_out=small(40, 1, 16), runtime=CPU)
     assert result.ended == "max_epochs"
     assert result.best.score > 0.5  # chance is 0.1
     assert len(result.best.exits["score"]) == 3
+
+
+@pytest.mark.parametrize("algorithm", ["rand", "slo", "blo", "clo-v1"])
+def test_every_other_algorithm_trains_a_network(algorithm):
+    config = TrainConfig(**{**SETTINGS, "max_epochs": 3}, algorithm=algorithm)
+    result = fit(network(config), small(80), config, held_out=small(40, 1), runtime=CPU)
+    assert result.ended == "max_epochs"
+    assert len(result.best.exits["score"]) == 3
+    losses = [report.train_loss for report in result.reports]
+    assert losses == sorted(set(losses), reverse=True)
 
 
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])

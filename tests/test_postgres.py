@@ -13,18 +13,10 @@ from postgres_server import postgres  # noqa: F401
 from test_tracking import EXITS
 
 from tune.tracking import names
-from tune.tracking.tracker import (
-    CellEnded,
-    CellStarted,
-    ConfigEnded,
-    ConfigStarted,
-    Epoch,
-    SweepEnded,
-    SweepStarted,
-    Tracker,
-)
+from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, ConfigStarted, Epoch, SweepEnded, SweepStarted
+from tune.tracking.tracker import Tracker
 
-WRITERS, EPOCHS = 32, 4
+WRITERS, EPOCHS = 32, 2
 
 
 @pytest.fixture(scope="module")

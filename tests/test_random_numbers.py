@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 from encoders import encoder
 from pictures import CLASSES, pixels
-from toys import ThreeExitMLP, toy_mlp, toy_rows
+from toys import ALGORITHMS, ThreeExitMLP, toy_mlp, toy_rows
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
@@ -26,7 +27,6 @@ from leebert.data.batches import plan_epoch
 from leebert.images.resnet import build_resnet
 from leebert.model import build_model
 from leebert.objective import ExitObjective
-from leebert.optim import ALGORITHMS
 from leebert.record import Record, TensorRows
 from leebert.runtime import RandomState, Runtime
 from leebert.stages import Stage
@@ -62,14 +62,18 @@ def assert_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("omega_forward", ["train", "eval"])
+@functools.cache
+def controls(**options: Any) -> list[torch.Tensor]:
+    """θ of the toy network after training with uniform weights on D1."""
+    return trained(toy_mlp(dropout=0.3), toy_rows(), config(CONTROL, **options))
+
+
+@pytest.mark.parametrize(("omega_forward", "accumulate"), [("train", 1), ("eval", 2)])
 @pytest.mark.parametrize("algorithm", WITH_D2)
 def test_without_a_step_of_omega_theta_is_that_of_uniform_weights_on_d1(algorithm, omega_forward, accumulate, tmp_path):
     settings = config(algorithm, omega_forward=omega_forward, accumulate=accumulate)
-    control = config(CONTROL, accumulate=accumulate)
     start = theta(toy_mlp(dropout=0.3))
-    expected = trained(toy_mlp(dropout=0.3), toy_rows(), control)
+    expected = controls(accumulate=accumulate)
     assert not any(torch.equal(a, b) for a, b in zip(expected, start, strict=True))
     assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), expected)
 
@@ -83,15 +87,13 @@ def test_without_a_step_of_omega_theta_is_that_of_uniform_weights_on_d1(algorith
 @pytest.mark.parametrize("algorithm", ["blo", "hyper"])
 def test_the_same_where_omega_descends_by_sgd(algorithm):
     settings = config(algorithm, omega_optimizer="sgd", parametrisation="raw")
-    expected = trained(toy_mlp(dropout=0.3), toy_rows(), config(CONTROL))
-    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), expected)
+    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), controls(accumulate=1))
 
 
 @pytest.mark.parametrize("algorithm", WITH_D2)
 def test_the_same_behind_a_stage_that_fine_tunes(algorithm):
-    settings, control = (config(name, finetune_first=True, first_epochs=1) for name in (algorithm, CONTROL))
-    expected = trained(toy_mlp(dropout=0.3), toy_rows(), control)
-    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), expected)
+    first = {"finetune_first": True, "first_epochs": 1}
+    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), config(algorithm, **first)), controls(**first))
 
 
 def test_a_seed_and_a_fold_have_masks_of_their_own():
@@ -107,24 +109,26 @@ def token_rows(n: int = 48, length: int = 9) -> TensorRows:
     return TensorRows(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
 
 
-@pytest.mark.parametrize("algorithm", WITH_D2)
-def test_an_encoder_with_dropout_in_its_attention_and_its_exits_too(algorithm):
-    settings, control = config(algorithm, lr_theta=1e-3), config(CONTROL, lr_theta=1e-3)
-    model = build_model(encoder("bert", layers=2), ("no", "yes"), train=settings)
-    one, other = (trained(copy.deepcopy(model), token_rows(), chosen) for chosen in (settings, control))
-    assert_same(one, other)
+def assert_trained_alike(model: torch.nn.Module, rows: TensorRows, **options: Any) -> None:
+    """Every method with a D2 leaves the θ that the control leaves."""
+    expected = trained(copy.deepcopy(model), rows, config(CONTROL, **options))
+    for algorithm in WITH_D2:
+        found = trained(copy.deepcopy(model), rows, config(algorithm, **options))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), algorithm
 
 
-@pytest.mark.parametrize("algorithm", WITH_D2)
-def test_images_that_are_augmented_in_a_forward_too(algorithm):
+def test_an_encoder_with_dropout_in_its_attention_and_its_exits_too():
+    model = build_model(encoder("bert", layers=2), ("no", "yes"), train=config(CONTROL))
+    assert_trained_alike(model, token_rows(), lr_theta=1e-3)
+
+
+def test_images_that_are_augmented_in_a_forward_too():
     images, labels = pixels(48, 8, 0)
     rows = TensorRows(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
     torch.manual_seed(0)
     names = tuple(f"class {i}" for i in range(CLASSES))
     model = build_resnet("resnet8", names, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), train=config(CONTROL))
-    settings, control = (config(a, theta_optimizer="sgd", max_epochs=1) for a in (algorithm, CONTROL))
-    one, other = (trained(copy.deepcopy(model), rows, chosen) for chosen in (settings, control))
-    assert_same(one, other)
+    assert_trained_alike(model, rows, theta_optimizer="sgd", max_epochs=1)
 
 
 class Noisy(TensorRows):
@@ -135,11 +139,8 @@ class Noisy(TensorRows):
         return {**batch, "features": batch["features"] + 0.1 * torch.randn_like(batch["features"])}
 
 
-@pytest.mark.parametrize("algorithm", WITH_D2)
-def test_rows_that_are_augmented_where_they_are_collated_too(algorithm):
-    rows = Noisy(**toy_rows().columns)
-    one, other = (trained(toy_mlp(dropout=0.3), rows, config(name)) for name in (algorithm, CONTROL))
-    assert_same(one, other)
+def test_rows_that_are_augmented_where_they_are_collated_too():
+    assert_trained_alike(toy_mlp(dropout=0.3), Noisy(**toy_rows().columns))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -14,7 +14,7 @@ from leebert.evaluate import HeldOut
 from tune.analysis.report import sweep_page
 from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
-from tune.running.driver import Budget
+from tune.space import Budget
 from tune.store.curves import layers_needed, stored
 from tune.store.held_out import cell_logits, damaged, evaluated_logits, held_out_path, unchecked
 from tune.store.ledger import Ledger

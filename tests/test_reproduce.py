@@ -46,7 +46,7 @@ from tune.reproduce.paper import (
 )
 from tune.reproduce.plan import Allowance, Part, Request, make_plan, slug
 from tune.reproduce.rendering import Page, comma_separated, latex, markdown
-from tune.reproduce.results import Costs, Results, differences, read, write
+from tune.reproduce.results import Costs, Results, experiment_differences, read, write
 from tune.reproduce.tables import best_rival, lines, networks
 from tune.reproduce.training import Job, jobs, run
 from tune.space import load_space
@@ -374,13 +374,13 @@ def test_a_results_file_reads_back_as_it_was_written_and_new_cells_replace_old_o
 
 
 def test_identities_differ_by_what_both_know():
-    assert differences(IDENTITY, IDENTITY) == []
+    assert experiment_differences(IDENTITY, IDENTITY) == []
     now = {
         **IDENTITY, "data_fingerprint": "e", "metric": "acc_f1", "backbone": {"name": "y", "weights": "v"},
         "training": {**IDENTITY["training"], "lr_theta": 2e-5, "new_option": 1},
     }  # fmt: skip
-    assert differences(IDENTITY, now) == [
-        "backbone: its weights was w, is v", "data_fingerprint: d → e", "training.lr_theta: 0.0001 → 2e-05",
+    assert experiment_differences(IDENTITY, now) == [
+        "backbone weights was w, is v", "data_fingerprint was d, is e", "training lr_theta was 0.0001, is 2e-05",
     ]  # fmt: skip
 
 
@@ -576,7 +576,7 @@ def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_p
     fewer = reproduce(dataclasses.replace(ask, seeds=2), train=False)
     assert fewer.text.splitlines()[:6] == shown.text.splitlines()[:6]
     assert not any("CLO-v1" in line for line in fewer.missing)
-    with pytest.raises(SweepError, match="another experiment:\n  training.lr_theta: 0.0001 → 1e-05"):
+    with pytest.raises(SweepError, match="another experiment:\n  training lr_theta was 0.0001, is 1e-05"):
         reproduce(dataclasses.replace(ask, set_=("training.lr_theta=1e-5",)), train=False)
     short = reproduce(dataclasses.replace(ask, pooling="pooler", set_=()), train=False)
     assert short.text == shown.text, "none need be repeated"
@@ -616,7 +616,7 @@ def test_an_option_that_came_after_the_results_had_its_default(tmp_path, results
     write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", before)
     ask = request(out=tmp_path, pooling="mean", set_=SETTING)
     assert reproduce(ask, train=False).text
-    with pytest.raises(SweepError, match=r"training.warmup: 0.1 → 0.5"):
+    with pytest.raises(SweepError, match=r"training warmup was 0.1, is 0.5"):
         reproduce(dataclasses.replace(ask, set_=(*SETTING, "training.warmup=0.5")), train=False)
 
 
@@ -864,7 +864,7 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     assert (tmp_path / drawn["files"][0]).read_bytes().startswith(b"\x89PNG")
     other = cli("leebert-tune", "reproduce", "table1", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", "--pooling", "mean", *TINY)  # fmt: skip
     assert other.code == 1
-    assert "results of another experiment:\n  pooling: pooler → mean" in other.err
+    assert "results of another experiment:\n  pooling was pooler, is mean" in other.err
     # A sweep that fails is no success.
     lost = cli("leebert-tune", "reproduce", "table1", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", "--name", "lost", "--device", "cuda:7", *TINY, "--seeds", "1")  # fmt: skip
     assert lost.code == 1

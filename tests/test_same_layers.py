@@ -19,17 +19,15 @@ from leebert.exits import REPORTED
 from leebert.report import evaluation
 from leebert.thresholds import choose, curves, look_up
 from leebert.tradeoff import ALLOWED_LOSS, layers_within, mean_curve, replay_point, tradeoff
-from tune.analysis.choose import Sweep
 from tune.analysis.choose import choose as choose_best
 from tune.analysis.compare_sweeps import compare_pool
-from tune.analysis.overview import margins_of
 from tune.analysis.report import sweep_page
-from tune.analysis.sweeps import Pool
+from tune.analysis.sweeps import Pool, Sweep
 from tune.analysis.tradeoff import Objective
 from tune.models.best_file import load_logits, pooled, save_logits
 from tune.models.write_best import best_file, best_logits
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, spec_of
+from tune.store.folder import SweepFolder
 from tune.store.ranking import best
 from tune.tracking.events import ConfigEnded
 from tune.tracking.feed import replay
@@ -133,7 +131,7 @@ def test_for_any_logits_all_that_speak_of_a_configuration_tell_the_same_layers(c
         assert {c.metrics["cv/layers"] for c in charts.values()} == {expected}
         assert {near["layers"] for near in found["within_one_standard_error"]} == {expected}
         told = compare_pool(Pool.of(folder), "clo-v2", "blo").layers
-        margins = margins_of(folder, spec_of(folder), folder.ledger.read())
+        margins = Pool.of(folder).margins
         learned = all(margin.learned for margin in margins.values())  # all have the same logits
         assert set(told.values()) == ({expected} if learned else set())
 

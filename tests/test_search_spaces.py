@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from leebert.data.tasks import OwnTask
-from tune.searchers import space_size
 from tune.space import SweepSpec, load_space, resolved_yaml
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
@@ -48,7 +47,7 @@ def test_header_states_the_cost(path: Path) -> None:
     stated = COST.search(header(path))
     assert stated, "no cost in the header"
     size, cells, epochs, updates, rows = (int(number.replace(",", "")) for number in stated.groups())
-    assert (size, cells, epochs) == (space_size(spec), len(spec.cells()), spec.max_epochs)
+    assert (size, cells, epochs) == (spec.size, len(spec.cells()), spec.max_epochs)
     assert updates == spec.theta_updates(rows)
     assert "That is an estimate: it assumes" in header(path) or "measured once" in header(path)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.methods import applies
-from tune.searchers import SEARCHERS, Searcher, make_searcher, space_size
+from tune.searchers import SEARCHERS, Searcher, make_searcher
 from tune.searchers.tpe import STARTUP, TpeSearcher
 from tune.space import SearcherName, SweepSpec, config_id, effective
 from tune.store.history import Cell, ConfigState, Configuration, EpochScore, History
@@ -65,7 +65,7 @@ def test_names_are_those_of_the_file() -> None:
 def test_every_configuration_of_a_finite_space_once(name: str) -> None:
     spec = spec_of(name, LISTS)
     history = play(make_searcher(spec), 100)
-    assert len(history) == space_size(spec) == 24 + 12 + 6
+    assert len(history) == spec.size == 24 + 12 + 6
     assert {c.id for c in history} == {config_id(values) for values in spec.configurations()}
 
 
@@ -155,7 +155,7 @@ def test_random_draws_are_paired_over_algorithms() -> None:
 def test_random_exhausts_any_finite_space(sizes: list[int], cycles: list[int], seed: int) -> None:
     spec = spec_of("random", {"batch_size": sizes, "cycle_length": cycles}, seed=seed)
     values = [c.values for c in play_scoreless(make_searcher(spec))]
-    assert len(values) == space_size(spec) == len(sizes) * (len(cycles) + 2)
+    assert len(values) == spec.size == len(sizes) * (len(cycles) + 2)
 
 
 def play_scoreless(searcher: Searcher) -> History:
@@ -167,9 +167,9 @@ def play_scoreless(searcher: Searcher) -> History:
 
 def test_a_stepped_range_is_finite() -> None:
     spec = spec_of("random", {"warmup": {"range": [0, 0.2], "step": 0.1}}, 99, algorithms=["blo"])
-    assert space_size(spec) == 3
+    assert spec.size == 3
     assert len(play_scoreless(make_searcher(spec))) == 3
-    assert space_size(spec_of("random", RANGES, 1)) is None
+    assert spec_of("random", RANGES, 1).size is None
 
 
 # TPE, as Optuna is told.

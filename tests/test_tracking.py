@@ -23,7 +23,7 @@ from leebert.errors import LeaseError, TrackingError
 from tune.store.ledger import State
 from tune.tracking import feed, names, runs, server
 from tune.tracking import tracker as tracking
-from tune.tracking.tracker import (
+from tune.tracking.events import (
     CellEnded,
     CellStarted,
     ConfigEnded,
@@ -33,11 +33,9 @@ from tune.tracking.tracker import (
     Summary,
     SweepEnded,
     SweepStarted,
-    Tracker,
-    experiment_url,
-    redact,
-    resolve_uri,
 )
+from tune.tracking.server import experiment_url, redact, resolve_uri
+from tune.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow_server import MlflowServer
@@ -93,7 +91,7 @@ class Sweep:
         tracker = self.tracker()
         for event in events:
             tracker.put(event)
-        assert tracker.close(60) == 0, self.said
+        assert tracker.close(240) == 0, self.said
         assert tracker.rejected == 0, self.said
         return tracker
 

@@ -7,7 +7,7 @@ from toy_problems import SlowProblem, TroubledProblem, keep_the_interpreter, set
 from toy_sweep import by_value, scores, session, toy_driver, undisturbed
 from toys import ToyProblem
 
-from tune.running.driver import Budget
+from tune.space import Budget
 from tune.store.lease import Lease, holder
 from tune.store.ledger import Ledger
 

@@ -21,9 +21,8 @@ from tune.store.lease import Lease
 from tune.store.ledger import State
 from tune.tracking import names, views
 from tune.tracking import saved_views as saving
-from tune.tracking.events import View
+from tune.tracking.events import SavedViews, Summary, View
 from tune.tracking.publish import Showing
-from tune.tracking.tracker import SavedViews, Summary
 from tune.tracking.views import Found, decoded, encoded, found, saved_views, view_key
 
 FOUND = Found(

@@ -19,8 +19,9 @@ from test_driver import Grid, NoPruner, a_study, name
 from toys import ToyProblem
 
 from tune.running.crossval import run_attempt
-from tune.running.driver import Budget, Driver
+from tune.running.driver import Driver
 from tune.running.session import run_session, start_ray
+from tune.space import Budget
 from tune.store.ledger import Ledger, State
 
 

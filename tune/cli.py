@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from leebert import console
-from leebert.errors import ConfigError, SweepError, TrackingError
-from leebert.options import (
+from leebert.cli_options import (
     BACKBONE,
     Backbone,
     Command,
@@ -29,6 +28,7 @@ from leebert.options import (
     SpeedUp,
     Task,
 )
+from leebert.errors import ConfigError, SweepError, TrackingError
 from tune.reproduce.paper import TARGETS
 
 app = typer.Typer(

@@ -11,6 +11,7 @@ stands there twice is an error, unless it has no name.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -20,8 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leebert.config import nearest
-from leebert.errors import DataError
+from leebert.errors import DataError, nearest
 
 #: Endings of the files with named columns.
 FORMATS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
@@ -113,7 +113,7 @@ def read_rows(path: Path, columns: Columns, *, header: Sequence[str] = (), keep_
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet_rows(path, columns)
-    lines = _lines_of(path)
+    lines = _decoded(file_lines(path), str(path))
     if suffix == ".tsv":
         return _tsv_rows(lines, str(path), columns, header, keep_broken)
     if suffix == ".csv":
@@ -191,10 +191,11 @@ def in_any_case(path: Path) -> Path:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _lines_of(path: Path) -> Iterator[str]:
+def file_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, for :func:`read_lines` and :func:`lines_with_text`. Raises DataError."""
     try:
         with open(path, "rb") as f:
-            yield from _decoded(f, str(path))
+            yield from f
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from None
 
@@ -300,19 +301,32 @@ def _at_returns(line: str) -> Iterable[str]:
     return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", line) if "\r" in line else (line,)
 
 
-def parquet_batches(path: Path, columns: Columns, rows: int = 1024) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """(the columns' names, an Arrow array of each) for so many rows at a time. Raises DataError."""
+@contextlib.contextmanager
+def _open_parquet(path: Path) -> Iterator[Any]:
+    """A Parquet file to read from. Raises DataError for whatever is wrong with it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+
+
+def parquet_table(path: Path) -> Any:
+    """A whole Parquet file as an Arrow table, with what its schema says beside the columns. Raises DataError."""
+    with _open_parquet(path) as file:
+        return file.read()
+
+
+def parquet_batches(path: Path, columns: Columns, rows: int = 1024) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    """(the columns' names, an Arrow array of each) for so many rows at a time. Raises DataError."""
+    with _open_parquet(path) as file:
         header = list(file.schema_arrow.names)
         names = tuple(header[at] for at in columns.find(header, str(path)))
         for batch in file.iter_batches(rows, columns=list(names)):
             yield names, [batch.column(name) for name in names]
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
 
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from leebert.data.readers import FORMATS, Columns, Row, read_lines, read_rows, short
+from leebert.data.readers import FORMATS, Columns, Row, file_lines, read_lines, read_rows, short
 from leebert.errors import DataError
 from leebert.images.tasks import ENDINGS
 
@@ -61,8 +61,4 @@ def _read_file(path: Path, columns: Columns) -> Iterator[Row]:
     if suffix in FORMATS:
         yield from read_rows(path, columns)
         return
-    try:
-        with open(path, "rb") as lines:
-            yield from read_lines(lines, str(path), columns)
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror or error}") from None
+    yield from read_lines(file_lines(path), str(path), columns)

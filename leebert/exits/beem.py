@@ -50,7 +50,9 @@ class BEEM:
 
 CRITERION = Criterion(
     name="beem",
-    title="the confidences of exits that agree, weighted by depth, add up to the threshold",
+    title="the score of the agreeing exits reaches the threshold",
+    thresholds="above 0, to 0.2 M (M − 1)",
+    earliest="2",
     source="BEEM, Bajpai and Hanawal, ICLR 2025",
     make=lambda threshold, patience, num_classes: BEEM(threshold),
     # From what the least sure second exit scores to what M exits score that agree and are certain.

@@ -28,7 +28,9 @@ class Confidence:
 
 CRITERION = Criterion(
     name="confidence",
-    title="the greatest probability reaches the threshold",
+    title="the largest probability reaches the threshold",
+    thresholds="above 0, to 1",
+    earliest="1",
     source="Shallow-Deep, Kaya et al., ICML 2019",
     make=lambda threshold, patience, num_classes: Confidence(threshold),
     span=lambda m, k: (1 / k, 1.0),

@@ -67,6 +67,8 @@ class Criterion:
         name: What configurations and `--criterion` call it.
         title: One line for tables: when a sample exits.
         source: Who published it, or `ours`.
+        thresholds: The values of the threshold, in words, for tables.
+        earliest: The first exit at which a sample can exit, in words, for tables.
         make: The criterion to step, from the threshold (0 without one), the patience (1 without one) and K. It imports torch.
         span: From M and K, the thresholds between which samples exit neither all at the first chance nor all at the last
             exit. None: it has no threshold.
@@ -91,6 +93,8 @@ class Criterion:
     source: str
     make: Callable[[float, int, int], ExitCriterion]
     span: Callable[[float, float], tuple[float, float]] | None = None
+    thresholds: str = ""
+    earliest: str = "1"
     top: str = "{high:g}"
     rising: bool = False
     whole: bool = False
@@ -117,6 +121,16 @@ class Criterion:
     def bounds(self, num_exits: float = math.inf, num_classes: float = math.inf) -> tuple[float, float]:
         """The span of thresholds, (low, high); (0, 0) without a threshold."""
         return (0.0, 0.0) if self.span is None else self.span(num_exits, num_classes)
+
+    def as_dict(self) -> dict[str, str]:
+        """The row as JSON-ready values for tables."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "thresholds": self.thresholds,
+            "earliest": self.earliest,
+            "source": self.source,
+        }
 
     def counted(self, patience: int | None, num_exits: int) -> int | None:
         """The second parameter as given, or its default; None for a criterion without one."""

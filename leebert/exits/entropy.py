@@ -40,7 +40,9 @@ class Entropy:
 
 CRITERION = Criterion(
     name="entropy",
-    title="the entropy is below the threshold, in nats",
+    title="the entropy, in nats, is below the threshold",
+    thresholds="0 to ln K",
+    earliest="1",
     source="DeeBERT, Xin et al., ACL 2020",
     make=lambda threshold, patience, num_classes: Entropy(threshold),
     span=lambda m, k: (0.0, math.log(k)),

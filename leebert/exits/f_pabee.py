@@ -51,7 +51,9 @@ class FPABEE:
 
 CRITERION = Criterion(
     name="f-pabee",
-    title="the Jensen-Shannon divergence from the exit before is below the threshold p times in a row",
+    title="the divergence from the previous exit has been below the threshold `patience` times in a row",
+    thresholds="0 to ln 2",
+    earliest="`patience` + 1",
     source="F-PABEE, Gao et al., ICASSP 2023",
     make=lambda threshold, patience, num_classes: FPABEE(threshold, patience),
     span=lambda m, k: (0.0, math.log(2)),

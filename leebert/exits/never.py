@@ -25,6 +25,8 @@ class Never:
 CRITERION = Criterion(
     name="never",
     title="never: every sample runs through all layers",
+    thresholds="none",
+    earliest="M",
     source="the full model",
     make=lambda threshold, patience, num_classes: Never(),
     early=False,

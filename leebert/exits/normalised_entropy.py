@@ -7,7 +7,9 @@ from leebert.exits.entropy import Entropy
 
 CRITERION = Criterion(
     name="normalised_entropy",
-    title="the entropy / ln K is below the threshold",
+    title="entropy / ln K is below the threshold",
+    thresholds="0 to 1",
+    earliest="1",
     source="FastBERT, Liu et al., ACL 2020",
     make=lambda threshold, patience, num_classes: Entropy.normalised(threshold, num_classes),
     span=lambda m, k: (0.0, 1.0),

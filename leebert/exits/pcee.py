@@ -39,7 +39,9 @@ class PCEE:
 
 CRITERION = Criterion(
     name="pcee",
-    title="the entropy / ln K is below the threshold at p exits in a row",
+    title="entropy / ln K has been below the threshold at `patience` exits in a row",
+    thresholds="0 to 1",
+    earliest="`patience`",
     source="PCEE-BERT, Zhang et al., Findings of NAACL 2022",
     make=lambda threshold, patience, num_classes: PCEE(Entropy.normalised(threshold, num_classes), patience),
     span=lambda m, k: (0.0, 1.0),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from leebert.data.readers import Columns, lines_with_text, parquet_batches
+from leebert.data.readers import Columns, file_lines, lines_with_text, parquet_batches
 from leebert.errors import DataError
 from leebert.images.arrays import decode
 from leebert.images.sources import image_bytes
@@ -43,8 +43,7 @@ def read_folder_or_file(path: Path, column: str = "img") -> Iterator[Image]:
     elif suffix in ENDINGS:
         yield Image(0, path.name, _read(path, str(path)), str(path))
     elif suffix == ".txt":
-        with open(path, "rb") as lines:
-            yield from read_list(lines, str(path))
+        yield from read_list(file_lines(path), str(path))
     else:
         raise DataError(
             f"{path}: the model takes images: a folder, {', '.join(ENDINGS)}, .parquet, or a .txt with a path in each line"

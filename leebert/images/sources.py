@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from leebert.config import nearest
 from leebert.data.labels import LabelIds
-from leebert.data.readers import Columns, in_any_case, short
+from leebert.data.readers import Columns, in_any_case, parquet_table, short
 from leebert.data.sources import listed, load_hub
-from leebert.errors import DataError
+from leebert.errors import DataError, nearest
 from leebert.images.tasks import ImageTask
 
 
@@ -88,7 +87,6 @@ def read_images(
 def _from_files(task: ImageTask, split: str, root: Path) -> tuple[str, Any, Sequence[str] | None]:
     """(what it is called in errors, the Arrow table, the labels' names where the file knows them)."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not root.is_dir():
         raise DataError(f"--data-dir {root}: there is no such folder; point to the one that holds {split}.parquet")
@@ -103,11 +101,11 @@ def _from_files(task: ImageTask, split: str, root: Path) -> tuple[str, Any, Sequ
             f"{folder}: no {split}.parquet and no {shards}, the split {split!r} of task {task.name}; the folder holds "
             f"{there}; point to a copy of {task.hub}"
         )
+    tables = [parquet_table(path) for path in paths]
     try:
-        tables = [pq.read_table(path) for path in paths]
         table = pa.concat_tables(tables)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{listed([str(p) for p in paths])}: not readable as Parquet: {error}") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{listed([str(p) for p in paths])}: parts of one split differ in columns: {error}") from None
     return str(paths[0]) if len(paths) == 1 else str(folder / shards), table, _names(tables[0].schema, task)
 
 

@@ -42,5 +42,6 @@ METRIC = Metric(
     title="Matthews' correlation coefficient",
     source="GLUE: CoLA",
     measures={"matthews": Measure(function=matthews, influence=influence, hub="matthews_correlation")},
+    lowest=-1.0,
     label="Matthews correlation",
 )

@@ -59,6 +59,7 @@ class Metric:
         source: Who uses or defined it.
         measures: Its measures by name.
         classes: How many classes a task must have; None: any number.
+        lowest: The lowest score that predictions can have.
         label: Its name in charts; by default the name.
     """
 
@@ -67,12 +68,17 @@ class Metric:
     source: str
     measures: Mapping[str, Measure]
     classes: int | None = None
+    lowest: float = 0.0
     label: str = ""
 
     @property
     def shown(self) -> str:
         """The name in charts."""
         return self.label or self.name
+
+    def as_dict(self) -> dict[str, str]:
+        """The row as JSON-ready values for tables: name, title, measures, source."""
+        return {"name": self.name, "title": self.title, "measures": ", ".join(self.measures), "source": self.source}
 
     def measured(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         """Compute every measure, and `score`, their mean.

@@ -3,55 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
-from tune.analysis.learned import ConfigurationMargin, none_learned, of_configuration, ratio_of
+from tune.analysis.learned import ConfigurationMargin, margins_of, none_learned
 from tune.analysis.overview import UNFINISHED
 from tune.analysis.settings import uneven_settings
+from tune.analysis.sweeps import Sweep, require_alike
 from tune.analysis.tradeoff import FrontPoint, Objective, Tradeoff, curves, pareto
-from tune.space import SweepSpec
-from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, spec_of
+from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, Configuration, describe
-from tune.store.ledger import Record, State
+from tune.store.ledger import Record
 from tune.store.ranking import Ranked, complete, one_standard_error, ranking
-
-#: What must agree between sweeps for their scores to be comparable: the same rows in the same folds, scored alike.
-SAME = ("data_fingerprint", "folds", "rows", "metric")
 
 #: Of more cells the front is only computed where it is asked for, or the objective takes curves anyway.
 FRONT_CELLS = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """A sweep as it was when it was read."""
-
-    folder: SweepFolder
-    spec: SweepSpec
-    manifest: dict[str, Any]
-    state: State
-    status: str  # running, finished, stopped, failed or died
-
-    @classmethod
-    def read(cls, folder: SweepFolder) -> Sweep:
-        """Raises SweepError or ConfigError for a damaged one."""
-        running = folder.driver() is not None
-        state = folder.ledger.read(epochs=False)
-        return cls(folder, spec_of(folder), folder.manifest, state, state.status(running))
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @functools.cached_property
-    def curve_of(self) -> CellCurves:
-        """The curves of its cells under the default criterion, by the records of their ends."""
-        return CellCurves(self.folder.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +125,10 @@ def choose(
     A configuration that is not distinguishable from the majority class is only chosen `anyway`.
 
     Left out, with a note, is a configuration of which logits that the objective takes can't be read. Raises SweepError
-    where sweeps differ in data, folds, metric or seeds, where none has learned anything, and where no configuration is
-    left; ConfigError where no configuration reaches the speed-up.
+    where none has learned anything, and where no configuration is left; ConfigError where sweeps differ in data, folds,
+    metric or seeds, and where no configuration reaches the speed-up.
     """
-    _require_comparable(sweeps)
+    require_alike(sweeps)
     _warn_of_one_exit(sweeps, say)
     owners: dict[str, Candidate] = {}
     for sweep in sweeps:
@@ -179,7 +146,12 @@ def choose(
     if objective.kind != "score":
         finished = tuple(c for c in finished if c not in gone)
         candidates = {c.id: owners[c.id] for c in finished}
-    margins = _margins(candidates)
+    margins = margins_of(
+        {key: c.records for key, c in candidates.items()},
+        {key: c.sweep.folder.path for key, c in candidates.items()},
+        sweeps[0].spec,
+        sweeps[0].manifest,
+    )
     unlearned = () if anyway else tuple(key for key in candidates if key in margins and not margins[key].learned)
     if unlearned and len(unlearned) == len(finished):
         raise SweepError(
@@ -206,18 +178,6 @@ def choose(
         margins=margins,
         unlearned=unlearned,
     )
-
-
-def _margins(candidates: Mapping[str, Candidate]) -> dict[str, ConfigurationMargin]:
-    """The candidates beside the majority class, by their keys; those without a word on it are left out."""
-    found = {}
-    for key, candidate in candidates.items():
-        sweep = candidate.sweep
-        ratio, metric = ratio_of(sweep.spec, sweep.manifest), sweep.manifest["metric"]
-        margin = of_configuration(sweep.folder.path, candidate.records, metric, ratio)
-        if margin is not None:
-            found[key] = margin
-    return found
 
 
 def _curves_of(
@@ -303,15 +263,3 @@ def _none_reaches(objective: Objective, candidates: dict[str, Candidate], replay
         f"cell the fastest, {key} ({describe(candidates[key].configuration.values)}), under {objective.under} reaches "
         f"from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits"
     )
-
-
-def _require_comparable(sweeps: Sequence[Sweep]) -> None:
-    first = sweeps[0]
-    for other in sweeps[1:]:
-        differ = [key for key in SAME if other.manifest[key] != first.manifest[key]]
-        differ += ["seeds"] if list(other.spec.seeds) != list(first.spec.seeds) else []
-        if differ:
-            raise SweepError(
-                f"{first.name} and {other.name} are sweeps of {first.spec.task_name} with different "
-                f"{', '.join(differ)}: their scores can't be compared"
-            )

@@ -178,7 +178,7 @@ def _at_speed_ups(
 def _curves(pool: Pool, ids: set[str], objective: Objective) -> dict[CellKey, Tradeoff]:
     """The curves of these configurations' finished cells, wherever their logits lie."""
     found: dict[CellKey, Tradeoff] = {}
-    for folder in pool.folders:
+    for folder in (sweep.folder for sweep in pool.sweeps):
         mine = {k: r for k, r in pool.state.cells.items() if k[0] in ids and pool.homes[k[0]] == folder.path}
         found |= curves(folder.path, mine, pool.manifest["metric"], objective.criterion, objective.patience)
     return found

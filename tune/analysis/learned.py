@@ -105,6 +105,22 @@ def of_configuration(
     return of_cells({(r["seed"], r["fold"]): of_cell(folder, r, metric) for r in scored}, test_train_ratio)
 
 
+def margins_of(
+    ends: Mapping[str, Sequence[Record]], folders: Mapping[str, Path], spec: SweepSpec, manifest: Mapping[str, Any]
+) -> dict[str, ConfigurationMargin]:
+    """Several configurations beside the majority class, without those whose cells can't tell.
+
+    Args:
+        ends: The records of each configuration's finished cells.
+        folders: The folder of the sweep that each configuration is of.
+        spec: Their space; of several sweeps any, since they have folds and metric in common.
+        manifest: The same sweep's manifest.
+    """
+    metric, ratio = manifest["metric"], ratio_of(spec, manifest)
+    margins = {key: of_configuration(folders[key], records, metric, ratio) for key, records in ends.items()}
+    return {key: margin for key, margin in margins.items() if margin is not None}
+
+
 def ratio_of(spec: SweepSpec, manifest: Mapping[str, Any]) -> float:
     """Validation samples per training sample of a sweep's cells, as corrected intervals need it."""
     return fold_ratio(spec.folds) if spec.folds > 1 else float(manifest.get("test_train_ratio") or 1 / 9)

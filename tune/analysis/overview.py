@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from leebert.errors import LeebertError
-from tune.analysis.learned import ConfigurationMargin, conclusion, of_configuration, ratio_of
+from tune.analysis.learned import ConfigurationMargin, conclusion, margins_of
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import History, Placement, describe
@@ -80,7 +80,9 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
 
     Those that are not distinguishable from the majority class come after the complete ones that are. `verdict` says what the complete ones are against the majority class, all together.
     """
-    margins = margins_of(folder, spec, state)
+    done = [c.id for c in state.history() if c.state == "complete"]
+    ends = {config: state.cells_of.get(config, ()) for config in done}
+    margins = margins_of(ends, dict.fromkeys(done, folder.path), spec, folder.manifest)
     ranked = [r.configuration.id for r in ranking(state.history())]
     ranked.sort(key=lambda config: config in margins and not margins[config].learned)  # stable: else by score
     order = {config: i for i, config in enumerate(ranked)}
@@ -107,17 +109,6 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
         "configurations": rows,
         "verdict": conclusion(list(margins.values())),
     }
-
-
-def margins_of(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, ConfigurationMargin]:
-    """The complete configurations beside the majority class, by id, where it can be told."""
-    manifest = folder.manifest
-    found = {
-        c.id: of_configuration(folder.path, state.cells_of.get(c.id, []), manifest["metric"], ratio_of(spec, manifest))
-        for c in state.history()
-        if c.state == "complete"
-    }
-    return {config: margin for config, margin in found.items() if margin is not None}
 
 
 def without_unlearned(history: History, margins: Mapping[str, ConfigurationMargin]) -> History:

@@ -1,4 +1,4 @@
-"""What a comparison reads: one sweep, or several of one task where A stands in one and B in another."""
+"""Sweeps as they were read: one, or several of one task whose runs are joined where A stands in one and B in another."""
 
 from __future__ import annotations
 
@@ -11,75 +11,146 @@ from typing import Any
 from leebert.errors import ConfigError
 from leebert.provenance import backbone_differences
 from tune.analysis.compare import holds, means
-from tune.analysis.learned import ConfigurationMargin, of_configuration, ratio_of
+from tune.analysis.learned import ConfigurationMargin, margins_of, ratio_of
 from tune.analysis.overview import UNFINISHED
-from tune.analysis.stats import fold_ratio
 from tune.space import SweepSpec
+from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.ledger import State
 
-#: What two sweeps must share for one's runs to be paired with the other's: all but the options that are searched.
+#: What must agree between sweeps for their scores to be comparable: the same rows in the same folds, scored alike.
 SAME = ("data_fingerprint", "folds", "rows", "metric")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was when it was read.
+
+    status: `running`, `finished`, `stopped`, `failed` or `died`.
+    """
+
+    folder: SweepFolder
+    spec: SweepSpec
+    manifest: dict[str, Any]
+    state: State
+    status: str
+
+    @classmethod
+    def read(cls, folder: SweepFolder, *, epochs: bool = False) -> Sweep:
+        """Read a sweep's folder.
+
+        Args:
+            folder: The folder.
+            epochs: Whether to read the records of epochs, too, which weights over time need.
+
+        Raises:
+            SweepError: for a damaged manifest or ledger.
+            ConfigError: for a damaged space.
+        """
+        running = folder.driver() is not None
+        state = folder.ledger.read(epochs=epochs)
+        return cls(folder, spec_of(folder), folder.manifest, state, state.status(running))
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @functools.cached_property
+    def curve_of(self) -> CellCurves:
+        """The curves of its cells under the default criterion, by the records of their ends."""
+        return CellCurves(self.folder.path)
+
+
+def require_alike(sweeps: Sequence[Sweep], *, paired: bool = False) -> None:
+    """Refuse sweeps of one task whose scores aren't comparable.
+
+    Args:
+        sweeps: The sweeps.
+        paired: Whether runs of one are to be paired with runs of another: then they may differ in nothing but the
+            options that are searched.
+
+    Raises:
+        ConfigError: with what differs.
+    """
+    first, *others = sweeps
+    for other in others:
+        differ = [key for key in SAME if other.manifest[key] != first.manifest[key]]
+        differ += ["seeds"] if other.spec.seeds != first.spec.seeds else []
+        if paired:
+            differ += ["backbone"] if _other_backbone(first.manifest, other.manifest) else []
+            differ += ["training"] if other.spec.training != first.spec.training else []
+            # A backbone is the same by its files, wherever they lay.
+            models = [one.spec.model.model_copy(update={"backbone": ""}) for one in (first, other)]
+            differ += ["model"] if models[0] != models[1] else []
+        if differ:
+            raise ConfigError(
+                f"{first.name} and {other.name} are sweeps of {first.spec.task_name} with different {', '.join(differ)}: "
+                f"their {'runs' if paired else 'scores'} can't be {'paired' if paired else 'compared'}"
+            )
+
+
+def _other_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    was, now = one.get("backbone"), other.get("backbone")
+    return was != now and (not was or not now or bool(backbone_differences(was, now)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """The runs of one sweep, or of several: `homes` says in which folder a configuration's files lie.
 
-    `unfinished` says what becomes of a sweep that isn't at its end, and is empty otherwise.
+    `spec` is the first sweep's. `unfinished` says what becomes of a sweep that isn't at its end, and is empty otherwise.
     """
 
     name: str
-    folders: tuple[SweepFolder, ...]
-    spec: SweepSpec
+    sweeps: tuple[Sweep, ...]
     state: State
     homes: Mapping[str, Path]
-    running: bool
     unfinished: str
     planned: int | None
 
     @classmethod
-    def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False, state: State | None = None) -> Pool:
+    def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False) -> Pool:
         """One sweep, as far as it has come. `epochs`: with the records of epochs, which weights over time need."""
-        spec, running = spec_of(folder), folder.driver() is not None
-        state = state or folder.ledger.read(epochs=epochs)
-        status = state.status(running)
+        sweep = Sweep.read(folder, epochs=epochs)
+        spec, state, status = sweep.spec, sweep.state, sweep.status
         at_end = status == "finished"
         complete = sum(c.state == "complete" for c in state.history())
         of = f" of {spec.planned}" if spec.planned else ""
         return cls(
             name=name or folder.name,
-            folders=(folder,),
-            spec=spec,
+            sweeps=(sweep,),
             state=state,
             homes=dict.fromkeys(state.configs, folder.path),
-            running=running,
             unfinished=""
             if at_end
             else f"sweep {folder.name} {UNFINISHED.get(status, status)}, {complete}{of} configurations complete",
             planned=None if at_end else spec.planned,
         )
 
+    @property
+    def spec(self) -> SweepSpec:
+        return self.sweeps[0].spec
+
+    @property
+    def running(self) -> bool:
+        return any(sweep.status == "running" for sweep in self.sweeps)
+
     @functools.cached_property
     def margins(self) -> dict[str, ConfigurationMargin]:
         """The complete configurations beside the majority class, by id, where their cells tell."""
-        metric, ratio = self.manifest["metric"], ratio_of(self.spec, self.manifest)
-        found = {
-            c.id: of_configuration(self.homes[c.id], self.state.cells_of.get(c.id, ()), metric, ratio)
-            for c in self.state.history()
-            if c.state == "complete"
-        }
-        return {config: margin for config, margin in found.items() if margin is not None}
+        done = [c.id for c in self.state.history() if c.state == "complete"]
+        ends = {config: self.state.cells_of.get(config, ()) for config in done}
+        return margins_of(ends, self.homes, self.spec, self.manifest)
 
     @property
     def manifest(self) -> dict[str, Any]:
         """What the sweep, or the first of them, is made of."""
-        return self.folders[0].manifest
+        return self.sweeps[0].manifest
 
     @property
     def test_train_ratio(self) -> float:
         """Held-out rows per training row in each cell, as the corrected intervals need it."""
-        return fold_ratio(self.spec.folds) if self.spec.folds > 1 else float(self.manifest["test_train_ratio"])
+        return ratio_of(self.spec, self.manifest)
 
     def has(self, option: str, value: str) -> bool:
         """Whether it searches this value of an option, begun or not."""
@@ -153,30 +224,15 @@ def _require_common_task(by_task: Mapping[str, Sequence[Pool]], option: str, a: 
         )
 
 
-def _other_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    was, now = one.get("backbone"), other.get("backbone")
-    return was != now and (not was or not now or bool(backbone_differences(was, now)))
-
-
 def _joined(found: Sequence[Pool]) -> Pool:
     """Several sweeps of one task as one. ConfigError where they differ in more than what they search."""
+    require_alike([sweep for pool in found for sweep in pool.sweeps], paired=True)
     first, *others = found
     configs = dict(first.state.configs)
     state = State(configs=configs, indices=dict(first.state.indices), cells=dict(first.state.cells))
     state.epochs = dict(first.state.epochs)
     homes = dict(first.homes)
     for other in others:
-        differ = [key for key in SAME if first.manifest.get(key) != other.manifest.get(key)]
-        differ += ["backbone"] if _other_backbone(first.manifest, other.manifest) else []
-        differ += [key for key in ("seeds", "training") if getattr(first.spec, key) != getattr(other.spec, key)]
-        # A backbone is the same by its files, wherever they lay.
-        models = [one.spec.model.model_copy(update={"backbone": ""}) for one in (first, other)]
-        differ += ["model"] if models[0] != models[1] else []
-        if differ:
-            raise ConfigError(
-                f"{first.name} and {other.name} are sweeps of {first.spec.task_name} with different "
-                f"{', '.join(dict.fromkeys(differ))}: their runs can't be paired"
-            )
         if common := configs.keys() & other.state.configs.keys():
             raise ConfigError(f"{first.name} and {other.name} share configurations ({min(common)}): name one of them")
         configs.update(other.state.configs)
@@ -187,11 +243,9 @@ def _joined(found: Sequence[Pool]) -> Pool:
     planned = [p.planned or len(p.state.configs) for p in found]
     return Pool(
         name=" + ".join(p.name for p in found),
-        folders=tuple(folder for p in found for folder in p.folders),
-        spec=first.spec,
+        sweeps=tuple(sweep for p in found for sweep in p.sweeps),
         state=state,
         homes=homes,
-        running=any(p.running for p in found),
         unfinished="; ".join(p.unfinished for p in found if p.unfinished),
         planned=sum(planned) if any(p.planned for p in found) else None,
     )

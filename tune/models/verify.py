@@ -17,7 +17,7 @@ import numpy as np
 
 from leebert.config import Precision
 from leebert.errors import SweepError
-from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
+from leebert.provenance import backbone_identity, code_version, differences, versions
 from leebert.runtime import Runtime, limited_threads
 from leebert.training_data import effective_task, load_training_data
 from tune.models.best_file import BestFile, CellLogits
@@ -229,17 +229,22 @@ def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, thread
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
     """What makes it another experiment, a line each."""
-    found = best.found
-    lines = []
-    if found["data_fingerprint"] != fingerprint:
-        lines.append(f"the training data's fingerprint was {found['data_fingerprint']}, is {fingerprint}")
-    elif found["folds"]["digest"] != folds:
-        lines.append(f"the folds' digest was {found['folds']['digest']}, is {folds}")
-    identity = backbone_identity(best.config.model.backbone)
-    lines += [f"the backbone's {line}" for line in backbone_differences(found["backbone"], identity)]
-    if found["code"] != code_version():
-        lines.append(f"the code was {found['code']}, is {code_version()}")
-    return tuple(lines)
+    data = "training data's fingerprint"
+    was = {
+        data: best.found["data_fingerprint"],
+        "folds' digest": best.found["folds"]["digest"],
+        "backbone": best.found["backbone"],
+        "code": best.found["code"],
+    }
+    now = {
+        data: fingerprint,
+        "folds' digest": folds,
+        "backbone": backbone_identity(best.config.model.backbone),
+        "code": code_version(),
+    }
+    # Other data has other folds.
+    keys = [data if was[data] != now[data] else "folds' digest", "backbone", "code"]
+    return tuple(f"the {line}" for line in differences(was, now, keys))
 
 
 def _logits_if_there(best: BestFile) -> list[CellLogits]:

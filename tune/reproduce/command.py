@@ -19,7 +19,7 @@ from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
 from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
 from tune.reproduce.plan import SEEDS, Allowance, Part, Plan, Request, make_plan, slug
-from tune.reproduce.results import Costs, Results, differences, read, write
+from tune.reproduce.results import Costs, Results, experiment_differences, read, write
 from tune.reproduce.tables import Line, lines, networks
 from tune.reproduce.training import Standing, collect, identity, jobs, run
 from tune.store.folder import storage_root
@@ -189,7 +189,7 @@ def _refuse_unread(plan: Plan, results: Results | None) -> None:
 
 
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
-    if lines := differences(results.identity, mine):
+    if lines := experiment_differences(results.identity, mine):
         raise SweepError(
             f"{path} holds results of another experiment:\n"
             + "\n".join(f"  {line}" for line in lines)
@@ -256,7 +256,7 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
         tuple(written),
         missing,
         request.again
-        if more and not differences(results.identity, told)
+        if more and not experiment_differences(results.identity, told)
         else "",  # options were left out of what is only shown
         failed,
         reasons.signal,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from leebert.config import COST_ONLY, TrainConfig
 from leebert.errors import SweepError
-from leebert.provenance import backbone_differences
+from leebert.files import replaced
+from leebert.provenance import differences
 from tune.reproduce.outcomes import Cell, Outcome
 
 #: What rows differ in, so that it is no part of what they share.
@@ -72,22 +72,9 @@ class Results:
         return {cell.seed: cell for cell in self.cells if (cell.method, cell.keep) == (method, keep)}
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Why two identities are not of one experiment, a line each. What only one of them knows is no difference."""
-    lines: list[str] = []
-    for key in was.keys() & now.keys():
-        before, after = was[key], now[key]
-        if key == "backbone":
-            lines += [f"backbone: its {line}" for line in backbone_differences(before, after)]
-        elif isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += [
-                f"{key}.{part}: {before[part]} → {after[part]}"
-                for part in before.keys() & after.keys()
-                if before[part] != after[part]
-            ]
-        elif before != after:
-            lines.append(f"{key}: {before} → {after}")
-    return sorted(lines)
+def experiment_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say how two identities are not of one experiment, a line each; what only one of them knows is no difference."""
+    return differences(was, now, sorted(was.keys() & now.keys()))
 
 
 def read(path: Path) -> Results | None:
@@ -123,13 +110,9 @@ def write(path: Path, results: Results) -> None:
     about = {"format": FORMAT, "identity": results.identity, "costs": dataclasses.asdict(results.costs)}
     rows = [_plain(cell) for cell in results.cells]
     table = pa.Table.from_pylist(rows, schema=_schema()).replace_schema_metadata({"reproduce": json.dumps(about)})
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replaced(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _schema() -> Any:

@@ -18,7 +18,7 @@ from leebert.evaluate import HeldOut
 from leebert.provenance import backbone_identity, code_version
 from tune.reproduce.outcomes import Cell, summarise
 from tune.reproduce.plan import Allowance, Part, Plan
-from tune.reproduce.results import VARIED, differences
+from tune.reproduce.results import VARIED, experiment_differences
 from tune.running.sweep import Outcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, spec_of, storage_root
@@ -110,7 +110,7 @@ class Standing:
                 f"the sweep {self.folder.name} is one of another kind, it left nothing on the development split: give "
                 "another name by --name"
             )
-        if lines := differences(identity(spec, manifest), expected):
+        if lines := experiment_differences(identity(spec, manifest), expected):
             raise SweepError(
                 f"the sweep {self.folder.name} was begun otherwise:\n"
                 + "\n".join(f"  {line}" for line in lines)

@@ -20,6 +20,7 @@ from tune.pruners import Pruner
 from tune.running.crossval import Attempt, CellRecord, checkpoint_folder, hang_file
 from tune.running.failures import HOPELESS, MOST, RETRIES, STOPPING, UNCOUNTED, Failure, placement
 from tune.searchers import Searcher
+from tune.space import Budget
 from tune.store.curves import CellCurves
 from tune.store.history import Configuration, Placement, describe
 from tune.store.ledger import Record, State
@@ -53,16 +54,6 @@ class Records(Protocol):
     def read(self) -> State: ...
     def driver_writer(self, driver: int) -> Appender: ...
     def records_of(self, config: str, attempt: str) -> Iterable[Record]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """When a sweep ends by itself; None is no limit. Hours count over all sessions of a sweep."""
-
-    trials: int | None = None
-    fold_epochs: int | None = None
-    hours: float | None = None
-    gpu_hours: float | None = None
 
 
 class Driver:

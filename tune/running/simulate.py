@@ -17,11 +17,12 @@ import numpy as np
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
+from leebert.training_options import train_config
 from tune.pruners import Pruner, make_pruner
-from tune.running.driver import Budget, Driver
+from tune.running.driver import Driver
 from tune.running.recording import RecordedConfiguration, Recording
 from tune.searchers import Searcher, make_searcher
-from tune.space import SweepSpec, config_id
+from tune.space import Budget, SweepSpec, config_id
 from tune.store.history import History
 from tune.store.ledger import Record, State
 from tune.store.ranking import best, score
@@ -206,7 +207,7 @@ class _Frame:
     keep_checkpoints: bool = True  # there are none to remove
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
-        return TrainConfig.model_validate({**values, "seed": seed})
+        return train_config({}, values, seed)
 
 
 class _Memory:

@@ -16,7 +16,7 @@ from leebert.provenance import backbone_differences, backbone_identity, code_ver
 from tune.machines.nodes import check_versions
 from tune.machines.placement import check_resources, nodes_for, warn_of_crowding
 from tune.pruners import make_pruner
-from tune.running.driver import Budget, Driver, EndStatus
+from tune.running.driver import Driver, EndStatus
 from tune.running.extend import at_its_old_place, extended
 from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
@@ -203,7 +203,7 @@ def _run(
         state=state,  # not read again: a trial of an earlier driver may have written something since
         config_id=config_id,
         number=lease.number,
-        budget=Budget(**spec.budget.model_dump()),
+        budget=spec.budget,
         gpus=spec.resources.gpus,
         listener=tracker,
         say=say,

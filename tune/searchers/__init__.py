@@ -30,8 +30,3 @@ SEARCHERS: dict[str, Callable[[SweepSpec], Searcher]] = {
 def make_searcher(spec: SweepSpec) -> Searcher:
     """The searcher that a space names."""
     return SEARCHERS[spec.searcher.name](spec)
-
-
-def space_size(spec: SweepSpec) -> int | None:
-    """How many effective configurations a space has; None where an option is a continuum."""
-    return spec.size

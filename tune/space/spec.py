@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationInfo, model_validator
 from ruamel.yaml import YAML
 
-from leebert.recipe import DataConfig
+from leebert.training_data import DataConfig
 from tune.space.checks import CHECKS
 from tune.space.fields import SweepFields
 from tune.space.findings import Findings

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leebert.files import fsync_folder
+from leebert.files import replaced
 
 
 def write(
@@ -29,19 +27,13 @@ def write(
     m, _, k = logits.shape
     flat = pa.array(logits.transpose(1, 0, 2).reshape(-1), pa.float32())
     table = pa.table({**columns, "logits": pa.FixedSizeListArray.from_arrays(flat, m * k)})
-    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"exits": str(m), "classes": str(k), "layers": json.dumps(layers), "depth": str(depth)}
+    about = {"exits": str(m), "classes": str(k), "layers": json.dumps(layers), "depth": str(depth)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:  # whoever names the file next, in a record or a best file, finds it after a crash
         pq.write_table(table.replace_schema_metadata(about), temporary, compression="zstd")
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())  # whoever names the file next, in a record or a best file, finds it after a crash too
+        with temporary.open("rb") as f:
             digest = hashlib.file_digest(f, "sha256").hexdigest()
-        temporary.replace(path)
-        fsync_folder(path.parent)
-        return digest
-    finally:
-        temporary.unlink(missing_ok=True)
+    return digest
 
 
 def read(source: Path | bytes) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[tuple[int, ...], int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from leebert.files import replaced
 from tune.store.ledger import Record, State
 
 COLUMNS = (
@@ -58,9 +59,8 @@ def write(path: Path, state: State, sweep: str, task: str) -> None:
     """Write the table cell by cell; an older one is replaced at once or not at all."""
     import pyarrow.parquet as pq
 
-    temporary = path.with_suffix(".tmp")
-    with pq.ParquetWriter(temporary, schema(), compression="zstd") as writer:
+    # It is written anew from the ledger at any time.
+    with replaced(path, sync=False) as temporary, pq.ParquetWriter(temporary, schema(), compression="zstd") as writer:
         for (config, seed, fold), epochs in state.epochs.items():
             algorithm = str(state.configs[config].values.get("algorithm", ""))
             writer.write_table(cell_table(sweep, task, config, algorithm, seed, fold, epochs))
-    temporary.replace(path)

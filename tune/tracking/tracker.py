@@ -18,37 +18,13 @@ from collections.abc import Callable
 from leebert.errors import LeaseError, TrackingError
 from tune.space.spec import SweepSpec, experiment_of
 from tune.tracking.events import (
-    CellEnded,
-    CellStarted,
-    ConfigEnded,
-    ConfigStarted,
     Epoch,
     Event,
     SavedViews,
-    Summary,
-    SweepEnded,
-    SweepStarted,
 )
 from tune.tracking.runs import RunWriter
 from tune.tracking.saved_views import ViewsRefused, links
 from tune.tracking.server import advice, experiment_url, is_permanent, readable_errors, redact, resolve_uri
-
-__all__ = [
-    "CellEnded",
-    "CellStarted",
-    "ConfigEnded",
-    "ConfigStarted",
-    "Epoch",
-    "Event",
-    "SavedViews",
-    "Summary",
-    "SweepEnded",
-    "SweepStarted",
-    "Tracker",
-    "experiment_url",
-    "redact",
-    "resolve_uri",
-]
 
 CHECK_SECONDS = 5.0
 

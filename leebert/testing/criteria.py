@@ -1,0 +1,144 @@
+"""What holds for every exit criterion, as tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from leebert.evaluate import HeldOut
+from leebert.exits import CRITERIA
+from leebert.exits.criterion import Criterion, check_fits
+from leebert.exits.replay import make_criterion, replay
+from leebert.inference import infer
+from leebert.runtime import Runtime
+from leebert.testing.rows import imports_of
+from leebert.tradeoff import tradeoff
+
+_CPU = Runtime(torch.device("cpu"), torch.float32)
+
+
+def recorded_logits(seed: int, exits: int = 5, samples: int = 60, classes: int = 3) -> np.ndarray:
+    """Make logits (M, N, K) of exits that become surer with depth; a quarter are on a grid, so that samples tie."""
+    rng = np.random.default_rng(seed)
+    drift = rng.normal(size=(1, samples, classes)) * np.arange(1, exits + 1)[:, None, None]
+    logits = drift + rng.normal(size=(exits, samples, classes))
+    logits[:, : samples // 4] = logits[:, : samples // 4].round()
+    return logits.astype(np.float32)
+
+
+class _Recorded:
+    """A model whose layers answer recorded logits, (M, N, K), as :func:`leebert.inference.infer` runs it."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self.logits = torch.from_numpy(logits)
+        self.num_exits = len(logits)
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Start with the numbers of the samples."""
+        return batch["sample"]
+
+    def advance(self, state: torch.Tensor, exit_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Look up the next exit's logits."""
+        return state, self.logits[exit_, state]
+
+
+class CriterionContract:
+    """Tests that an exit criterion passes; a subclass sets `criterion`, and pytest collects it.
+
+    Attributes:
+        criterion: The row under test.
+    """
+
+    criterion: ClassVar[Criterion]
+
+    def _made(self, threshold: float | None, logits: np.ndarray, patience: int | None = None) -> Any:
+        row = self.criterion
+        if row.name not in CRITERIA:
+            CRITERIA.register(row.name, row)
+        return make_criterion(row.name, threshold, patience, num_exits=len(logits), num_classes=logits.shape[2])
+
+    def _thresholds(self, logits: np.ndarray) -> list[float | None]:
+        """Thresholds over the whole span, the laxest first; only None without one."""
+        row = self.criterion
+        if not row.has_threshold:
+            return [None]
+        low, high = row.bounds(len(logits), logits.shape[2])
+        steps = np.arange(low, high + 1) if row.whole else np.linspace(0, 1, 9)[1:] ** (2 if row.squares else 1)
+        values = steps if row.whole else low + (high - low) * steps
+        return [float(value) for value in (values[::-1] if row.rising else values)]
+
+    def _patiences(self, logits: np.ndarray) -> list[int | None]:
+        return [None] if self.criterion.patience is None else [None, *range(1, len(logits))]
+
+    def test_row_is_complete(self) -> None:
+        """The row fits the registry and says what tables need."""
+        check_fits(self.criterion.name, self.criterion)
+        assert self.criterion.title
+        assert self.criterion.source
+
+    def test_row_needs_no_torch(self) -> None:
+        """The module of the row imports without torch."""
+        assert not imports_of([self.criterion.make.__module__])
+
+    def test_defaults_suit_every_depth(self) -> None:
+        """Default thresholds and patiences are in range for 2 to 30 exits."""
+        row = self.criterion
+        for exits in range(2, 31):
+            if row.default is not None:
+                assert row.problem(row.default(exits), exits, 2) is None
+            if row.patience is not None:
+                assert 1 <= row.patience(exits) < exits
+
+    def test_stricter_thresholds_exit_later(self) -> None:
+        """No sample exits earlier at a stricter threshold, so the mean exit layer is monotone in it."""
+        logits = recorded_logits(0)
+        for patience in self._patiences(logits):
+            exits = np.stack([replay(self._made(t, logits, patience), logits) for t in self._thresholds(logits)])
+            assert (np.diff(exits, axis=0) >= 0).all()
+
+    def test_no_sample_exits_before_the_first_exit_that_can(self) -> None:
+        """`first` and `early` hold at the laxest threshold."""
+        logits = recorded_logits(1)
+        for patience in self._patiences(logits):
+            exits = replay(self._made(self._thresholds(logits)[0], logits, patience), logits)
+            first = self.criterion.first(self.criterion.counted(patience, len(logits)) or 1)
+            assert exits.min() + 1 >= min(first, len(logits))
+            assert self.criterion.early or (exits == len(logits) - 1).all()
+
+    def test_inference_equals_replay(self) -> None:
+        """Inference that removes samples from the batch as they exit takes the exits and the logits of the replay."""
+        logits = recorded_logits(2)
+        samples = torch.arange(logits.shape[1])
+        for patience in self._patiences(logits):
+            for threshold in self._thresholds(logits)[::3]:
+                made = self._made(threshold, logits, patience)
+                answer = infer(_Recorded(logits), {"sample": samples}, made, _CPU)
+                exits = replay(made, logits)
+                assert (answer.layers.numpy() - 1 == exits).all()
+                assert (answer.logits.numpy() == logits[exits, np.arange(len(exits))]).all()
+
+    def test_samples_do_not_see_each_other(self) -> None:
+        """A sample exits at the same exit alone and in a batch, whatever its place."""
+        logits = recorded_logits(3, samples=24)
+        order = np.random.default_rng(3).permutation(24)
+        for threshold in self._thresholds(logits)[1::3] or [None]:
+            made = self._made(threshold, logits)
+            together = replay(made, logits)
+            assert (replay(made, logits[:, order]) == together[order]).all()
+            assert [replay(made, logits[:, [n]])[0] for n in range(24)] == together.tolist()
+
+    def test_curve_equals_replay(self) -> None:
+        """Each point of the curve of score against layers is what a replay at its threshold gives."""
+        row, logits = self.criterion, recorded_logits(4)
+        if not row.has_threshold:
+            return
+        self._made(self._thresholds(logits)[0], logits)  # registers it
+        for patience in self._patiences(logits):
+            curve = tradeoff(HeldOut(logits, None), row.name, patience)
+            for point in curve:
+                assert row.problem(point.threshold or 0.0, len(logits), logits.shape[2]) is None
+                made = self._made(point.threshold, logits, patience)
+                assert np.bincount(replay(made, logits), minlength=len(logits)).tolist() == list(point.exits)

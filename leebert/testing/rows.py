@@ -1,0 +1,27 @@
+"""Whether the row of a part can be read without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+
+
+def imports_of(modules: Iterable[str], heavy: str = "torch") -> str:
+    """Import modules in a new interpreter.
+
+    Args:
+        modules: Dotted names.
+        heavy: A package that they must not import.
+
+    Returns:
+        What went wrong, in words; empty: nothing.
+    """
+    names = sorted(set(modules))
+    code = (
+        f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\nprint({heavy!r} in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if ran.returncode:
+        return f"{', '.join(names)} can't be imported alone: {ran.stderr.strip().splitlines()[-1]}"
+    return f"{', '.join(names)} imports {heavy}; import it inside `step`" if ran.stdout.strip() == "True" else ""

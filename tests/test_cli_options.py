@@ -1,0 +1,86 @@
+"""Options of both programs: one type, help text and default each; former spellings; former keys in files."""
+
+import collections
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import leebert
+import leebert.cli
+import tune.cli
+from leebert.cli_options import RENAMED, Command, Criterion
+from leebert.config import ExitConfig
+from leebert.exits.stored import with_criterion
+
+#: Options whose meaning or default differs from command to command, and why.
+DIFFER = {
+    "--anyway": "each command says what it does all the same",
+    "--device": "Ray gives trials their GPUs; `verify` repeats what was recorded",
+    "--name": "`refit` names a registered model, the others a sweep",
+    "--out": "each command writes something else",
+    "--precision": "`verify` repeats what was recorded, so `auto` is no choice",
+    "--seeds": "`refit` makes models, `reproduce` runs per method",
+    "--speed-up": "`compare` compares at several",
+    "--tracking-uri": "commands on a finished sweep write where it wrote",
+}
+
+
+def options():
+    """Every visible option of both programs → (type, default, help text) → the commands that have it so."""
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    for program, app in (("leebert", leebert.cli.app), ("leebert-tune", tune.cli.app)):
+        for name, command in get_command(app).commands.items():
+            for option in command.params:
+                for spelling in (o for o in option.opts if o.startswith("--") and not option.hidden):
+                    annotation = getattr(option, "type_descriptor", None)
+                    kind = str(getattr(annotation, "annotation", getattr(option, "type", None))), option.multiple
+                    found[spelling][(*kind, str(option.default), option.help)].append(f"{program} {name}")
+    return found
+
+
+def test_an_option_has_one_type_default_and_help_text_in_all_commands():
+    several = {name: list(uses.values()) for name, uses in options().items() if len(uses) > 1}
+    assert several.keys() == DIFFER.keys()
+
+
+def test_former_spellings_appear_in_no_help():
+    assert not RENAMED.keys() & options().keys()
+    assert set(RENAMED.values()) <= options().keys()
+
+
+@pytest.mark.parametrize("former", [["--strategy", "entropy"], ["--rule", "entropy"], ["--rule=entropy"]])
+def test_former_spellings_work_with_a_warning_of_one_line(former):
+    app, seen = typer.Typer(), []
+
+    @app.command(cls=Command)
+    def show(file: str, criterion: Criterion = None):
+        seen.append((file, criterion))
+
+    ran = CliRunner().invoke(app, [*former, "--", "--rule"])
+    assert ran.exit_code == 0
+    assert seen == [("--rule", "entropy")]
+    assert ran.stderr.splitlines() == [
+        f"warning: {former[0].partition('=')[0]} is deprecated and will be removed in the next release: use --criterion"
+    ]
+
+
+def test_former_keys_of_files_are_read():
+    assert ExitConfig.model_validate({"strategy": "pcee", "threshold": 0.3}) == ExitConfig(
+        criterion="pcee", threshold=0.3
+    )
+    old = {
+        "rule": "entropy",
+        "points": [{"strategy": "never", "threshold": None}],
+        "inner": {"rule": "a", "criterion": "b"},
+    }
+    new = {"criterion": "entropy", "points": [{"criterion": "never", "threshold": None}]}
+    assert with_criterion(old) == {**new, "inner": {"rule": "a", "criterion": "b"}}
+
+
+def test_former_names_of_the_library_warn():
+    with pytest.warns(DeprecationWarning, match="leebert.make_strategy is deprecated: use leebert.make_criterion"):
+        assert leebert.make_strategy is leebert.make_criterion
+    with pytest.warns(DeprecationWarning, match="use criterion"):
+        assert ExitConfig().strategy == "patience"
