@@ -19,7 +19,7 @@ from tune.analysis import overview, tradeoff
 from tune.analysis.choose import choose_each
 from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.report import sweep_page
-from tune.analysis.tradeoff import Objective, Tradeoff
+from tune.analysis.tradeoff import RankingObjective, Tradeoff
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
@@ -168,7 +168,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     near = found["within_one_standard_error"]
     by_sweep = [{n["configuration"] for n in near if n["sweep"] == name} for name in ("one", "two")]
     assert by_sweep[0] == by_sweep[1] != set(), "their scores are the same"
-    objective, points = Objective(), []
+    objective, points = RankingObjective(), []
     for folder in (one, two):
         (choice,), _ = choose_each([folder], objective)
         points += [(p.layers, p.score) for p in choice.front]
@@ -210,7 +210,7 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
 def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
-    (chosen, *_), _ = choose_each([folder], Objective())
+    (chosen, *_), _ = choose_each([folder], RankingObjective())
     (record, *_) = chosen.best.records
     path = folder.path / "cells" / record["held_out"]
     whole = choose("damaged", more=("--objective", "area", "--json")).json["found"]
@@ -266,7 +266,7 @@ def test_an_area_rewards_nobody_for_leaving_late():
     a, of_a = one("a", [2, 4, 6], [0.70, 0.80, 0.84], 0.60)
     b, of_b = one("b", [4.5, 5, 6], [0.79, 0.80, 0.82], 0.60)
     found = {("a", 0, 0): of_a, ("b", 0, 0): of_b}
-    assert best(Objective.of("area", "patience").rescored((a, b), found)).id == "a"
+    assert best(RankingObjective.of("area", "patience").rescored((a, b), found)).id == "a"
     assert of_a.area() == pytest.approx((0.65 * 1 + 0.75 * 2 + 0.82 * 2) / 5)
     assert of_b.area() == pytest.approx((0.695 * 3.5 + 0.795 * 0.5 + 0.81 * 1) / 5)
 

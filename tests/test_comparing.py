@@ -17,10 +17,10 @@ from tune.analysis.compare_text import sentences
 from tune.analysis.figures import depth_bands
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
-from tune.analysis.tradeoff import Objective
+from tune.analysis.tradeoff import RankingObjective
 from tune.store.lease import Lease
 
-AT_2 = (Objective.of("speed-up=2"),)
+AT_2 = (RankingObjective.of("speed-up=2"),)
 
 
 def ahead(by: float, *, noise: int = 0):
@@ -67,7 +67,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
 
 def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path, capsys):
     sweep = scored_sweep(tmp_path / "s", ahead(0.1))
-    beyond = (*AT_2, Objective.of("speed-up=3.5"))
+    beyond = (*AT_2, RankingObjective.of("speed-up=3.5"))
     (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=beyond)
     (_, at_2), (_, missed) = found.at_speed_ups
     assert not isinstance(at_2, str)

@@ -14,7 +14,7 @@ from scored_sweep import scored_sweep
 
 from tune.analysis import figures
 from tune.analysis.figures import by_epoch
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.analysis.importance import TOGETHER, importances
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
@@ -99,7 +99,7 @@ def test_what_is_unfinished_or_too_little_says_nothing_of_importance(state, spac
 
 
 def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
-    page = Page("<script>")
+    page = HtmlPage("<script>")
     page.heading("a & b")
     page.text("<img src=x>")
     page.table([("x", "y"), ("<b>", 1)])
@@ -117,7 +117,7 @@ def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
 
 def test_the_same_figure_is_the_same_file():
     def drawn():
-        page = Page("t")
+        page = HtmlPage("t")
         page.figure(figures.shares({"g": {"a": (0.4, 0.3, 0.5, 0.2), "b": (0.6, 0.5, 0.7, 0.8)}}), "c")
         return str(page)
 
@@ -140,7 +140,7 @@ def test_weights_of_both_sides_are_drawn_to_one_scale():
 # A whole sweep's page
 
 
-def told(page: Page) -> str:
+def told(page: HtmlPage) -> str:
     """The page's text, without its drawings."""
     return html.unescape(re.sub(r"data:image[^\"]+", "", str(page)))
 

@@ -10,11 +10,11 @@ from leebert.methods import METHODS
 from tune.analysis.learned import ConfigurationMargin, margins_of, none_learned
 from tune.analysis.overview import UNFINISHED
 from tune.analysis.settings import uneven_settings
-from tune.analysis.sweeps import Sweep, require_alike
-from tune.analysis.tradeoff import FrontPoint, Objective, Tradeoff, curves, pareto
+from tune.analysis.sweeps import LoadedSweep, require_alike
+from tune.analysis.tradeoff import FrontPoint, RankingObjective, Tradeoff, curves, pareto
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, Configuration, describe
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 from tune.store.ranking import Ranked, complete, one_standard_error, ranking
 
 #: Of more cells the front is only computed where it is asked for, or the objective takes curves anyway.
@@ -25,18 +25,18 @@ FRONT_CELLS = 100
 class Candidate:
     """A configuration that may be chosen, and the sweep that has it. Two sweeps may hold the same configuration."""
 
-    sweep: Sweep
+    sweep: LoadedSweep
     configuration: Configuration
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[LedgerRecord]:
         """The ends of its cells, by seed and fold."""
         cells = self.sweep.state.cells
         return [cells[key] for key in sorted(cells) if key[0] == self.configuration.id]
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Selection:
     """What one task's sweeps say together. Configurations are named by the keys of `candidates`.
 
     `ranked` holds those that were judged, best first, with the objective's score; `near` those of them within one
@@ -46,8 +46,8 @@ class Choice:
     """
 
     task: str
-    objective: Objective
-    sweeps: tuple[Sweep, ...]
+    objective: RankingObjective
+    sweeps: tuple[LoadedSweep, ...]
     candidates: dict[str, Candidate]
     ranked: tuple[Ranked, ...]
     near: tuple[Ranked, ...]
@@ -61,7 +61,7 @@ class Choice:
     def best(self) -> Candidate:
         return self.candidates[self.ranked[0].configuration.id]
 
-    def complete_of(self, sweep: Sweep) -> int:
+    def complete_of(self, sweep: LoadedSweep) -> int:
         """How many of a sweep's configurations may be chosen."""
         return sum(c.sweep is sweep for c in self.candidates.values())
 
@@ -78,12 +78,12 @@ class Choice:
 
 def choose_each(
     folders: Sequence[SweepFolder],
-    objective: Objective,
+    objective: RankingObjective,
     *,
     front: bool = False,
     anyway: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> tuple[list[Choice], list[LeebertError]]:
+) -> tuple[list[Selection], list[LeebertError]]:
     """A choice per task among these sweeps, and what is wrong with sweeps or tasks that have none, naming them.
 
     Raises ConfigError where a sweep is named twice.
@@ -91,12 +91,12 @@ def choose_each(
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         raise ConfigError("a sweep is named twice, or two have the same name")
-    by_task: dict[str, list[Sweep]] = {}
-    choices: list[Choice] = []
+    by_task: dict[str, list[LoadedSweep]] = {}
+    choices: list[Selection] = []
     errors: list[LeebertError] = []
     for folder in folders:
         try:
-            sweep = Sweep.read(folder)
+            sweep = LoadedSweep.read(folder)
         except LeebertError as error:
             errors.append(SweepError(f"sweep {folder.name}: {error}"))
         else:
@@ -113,13 +113,13 @@ def choose_each(
 
 
 def choose(
-    sweeps: Sequence[Sweep],
-    objective: Objective,
+    sweeps: Sequence[LoadedSweep],
+    objective: RankingObjective,
     *,
     front: bool = False,
     anyway: bool = False,
     say: Callable[[str], None] = lambda line: None,
-) -> Choice:
+) -> Selection:
     """The choice among sweeps of one task. `front` asks for the front however many cells there are.
 
     A configuration that is not distinguishable from the majority class is only chosen `anyway`.
@@ -165,7 +165,7 @@ def choose(
     left_out = too_slow.union(unlearned)
     judged = objective.rescored(tuple(c for c in finished if c.id not in left_out) or everything, replayed)
     near = one_standard_error(judged)  # a SweepError where none is complete
-    return Choice(
+    return Selection(
         task=sweeps[0].spec.task_name,
         objective=objective,
         sweeps=tuple(sweeps),
@@ -181,8 +181,8 @@ def choose(
 
 
 def _curves_of(
-    sweeps: Sequence[Sweep],
-    objective: Objective,
+    sweeps: Sequence[LoadedSweep],
+    objective: RankingObjective,
     candidates: dict[str, Candidate],
     curved: Sequence[Configuration],
     front: bool,
@@ -222,7 +222,10 @@ def _without_logits(curved: Sequence[Configuration], replayed: Mapping[CellKey, 
 
 
 def _replayed(
-    sweeps: Sequence[Sweep], candidates: dict[str, Candidate], objective: Objective, say: Callable[[str], None]
+    sweeps: Sequence[LoadedSweep],
+    candidates: dict[str, Candidate],
+    objective: RankingObjective,
+    say: Callable[[str], None],
 ) -> dict[CellKey, Tradeoff]:
     """The curves of the candidates' cells, by the candidates' keys."""
     found: dict[CellKey, Tradeoff] = {}
@@ -241,7 +244,7 @@ def _replayed(
     return found
 
 
-def _warn_of_one_exit(sweeps: Sequence[Sweep], say: Callable[[str], None]) -> None:
+def _warn_of_one_exit(sweeps: Sequence[LoadedSweep], say: Callable[[str], None]) -> None:
     methods = {a for sweep in sweeps for a in sweep.spec.algorithms}
     alone = sorted(a for a in methods if METHODS[a].one_exit)
     if alone and len(alone) < len(methods):
@@ -251,7 +254,9 @@ def _warn_of_one_exit(sweeps: Sequence[Sweep], say: Callable[[str], None]) -> No
         )
 
 
-def _none_reaches(objective: Objective, candidates: dict[str, Candidate], replayed: dict[CellKey, Tradeoff]) -> str:
+def _none_reaches(
+    objective: RankingObjective, candidates: dict[str, Candidate], replayed: dict[CellKey, Tradeoff]
+) -> str:
     slowest = {
         key: min((curve for cell, curve in replayed.items() if cell[0] == key), key=lambda curve: curve.fastest)
         for key in candidates

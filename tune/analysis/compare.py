@@ -34,7 +34,7 @@ _ABSENT = "\0absent"
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class PairedComparison:
     """One comparison: A minus B over paired configurations. No run counts twice in it.
 
     `difference` is of the mean over exits at each cell's best epoch; `exits` of each exit there, with Holm-adjusted p
@@ -61,7 +61,7 @@ class Line:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class FoldChoice:
     """The ids of the configurations that the other folds chose for this cell on each side, and their difference on it."""
 
     seed: int
@@ -72,7 +72,7 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuned:
+class TunedComparison:
     """Tuned A minus tuned B: on each cell, each side's best complete configuration by its mean over the other folds.
 
     The other seeds of a cell's fold share its rows, so they have no say in the choice. `candidates` counts the
@@ -83,7 +83,7 @@ class Tuned:
     p_folds: float | None
     sign_flip_p: float
     candidates: tuple[int, int]
-    choices: tuple[Choice, ...]
+    choices: tuple[FoldChoice, ...]
     verdict: str
 
 
@@ -102,8 +102,8 @@ class Comparison:
     test_train_ratio: float
     confidence: float
     sides: tuple[tuple[str, ...], tuple[str, ...]]
-    lines: tuple[Line, ...]
-    tuned: Tuned | None
+    lines: tuple[PairedComparison, ...]
+    tuned: TunedComparison | None
     warnings: tuple[str, ...]
 
     @property
@@ -167,9 +167,9 @@ def compare(
     )
 
 
-def holds(history: History, option: str, given: Any) -> bool:
+def has_value(history: History, option: str, given: Any) -> bool:
     """Whether any configuration has this value of the option, itself or as text."""
-    return any(means(given, c.values[option]) for c in history if option in c.values)
+    return any(matches(given, c.values[option]) for c in history if option in c.values)
 
 
 def _ratio(folds: int, given: float | None) -> float:
@@ -192,13 +192,13 @@ def _value(history: History, option: str, given: Any) -> Any:
         )
     held = sorted({c.values[option] for c in history if option in c.values}, key=_order)
     for value in held:
-        if means(given, value):
+        if matches(given, value):
             return value
     near = nearest(str(given), map(str, held))
     raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, held))}")
 
 
-def means(given: Any, value: Any) -> bool:
+def matches(given: Any, value: Any) -> bool:
     """Whether what was given means this value."""
     if value == given:
         return True
@@ -234,7 +234,7 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
 
 def _lines(
     sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[SeedFold]
-) -> tuple[tuple[Line, ...], tuple[str, ...]]:
+) -> tuple[tuple[PairedComparison, ...], tuple[str, ...]]:
     """One line per combination of one-sided options, and the names of those that have nothing to compare."""
     keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
     shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
@@ -253,7 +253,7 @@ def _lines(
         best = [(_best(a), _best(b)) for a, b in used]
         by_cell = {key: [(left[key], right[key]) for left, right in best] for key in cells}
         numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
-        line = Line(
+        line = PairedComparison(
             a=labels[0],
             b=labels[1],
             a_only=extra_a,
@@ -348,7 +348,7 @@ def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
 # Tuned against tuned
 
 
-def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[Tuned | None, str]:
+def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | None, str]:
     """For each cell, each side's configuration is chosen by the other folds, and scored on it; or why there is none."""
     tables = [{c.id: _scores(c) for c in complete(side)} for side in sides]
     if not all(tables):
@@ -360,11 +360,11 @@ def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[Tuned | None, str]
     choices = []
     for cell in cells:
         a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)
-        choices.append(Choice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
+        choices.append(FoldChoice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
     interval, p_folds, sign_flip_p = _numbers({(c.seed, c.fold): c.difference for c in choices}, judge)
     said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval, p_folds)
     candidates = (len(tables[0]), len(tables[1]))
-    return Tuned(interval, p_folds, sign_flip_p, candidates, tuple(choices), said), ""
+    return TunedComparison(interval, p_folds, sign_flip_p, candidates, tuple(choices), said), ""
 
 
 def _chosen(table: Mapping[str, Mapping[SeedFold, float]], cells: Sequence[SeedFold]) -> str:
@@ -438,7 +438,7 @@ def _present(keys: Sequence[str], values: Values) -> dict[str, Any]:
 
 
 def _warnings(
-    history: History, sides: Sides, lines: Sequence[Line], left_out: Sequence[str], planned: int | None
+    history: History, sides: Sides, lines: Sequence[PairedComparison], left_out: Sequence[str], planned: int | None
 ) -> tuple[str, ...]:
     every, here = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
     warnings = []

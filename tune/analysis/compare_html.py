@@ -10,19 +10,19 @@ from tune.analysis import figures
 from tune.analysis.compare import Comparison
 from tune.analysis.compare_sweeps import OnSweep, across, across_rows, across_sentences
 from tune.analysis.compare_text import rows, sentences
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.analysis.labels import algorithm_label
-from tune.analysis.sweeps import Pool
+from tune.analysis.sweeps import SweepPool
 from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
 from tune.store.ranking import best, complete
 
 
-def comparison_page(found: Sequence[OnSweep]) -> Page:
+def comparison_page(found: Sequence[OnSweep]) -> HtmlPage:
     """A minus B with its figures. The sweeps' states hold their epochs."""
     scores = found[0].scores
     tasks = ", ".join(dict.fromkeys(one.task for one in found))
-    page = Page(f"{scores.a} against {scores.b} on {tasks}")
+    page = HtmlPage(f"{scores.a} against {scores.b} on {tasks}")
     if told := across(found):
         page.heading("Over tasks")
         page.table(across_rows(told))
@@ -32,7 +32,7 @@ def comparison_page(found: Sequence[OnSweep]) -> Page:
     return page
 
 
-def _sweep(page: Page, found: OnSweep, prefix: str) -> None:
+def _sweep(page: HtmlPage, found: OnSweep, prefix: str) -> None:
     scores, pool = found.scores, found.pool
     page.heading(f"{prefix}Mean over exits, and each exit")
     page.text(f"Sweep {found.sweep}; {scores.option}: {scores.a} minus {scores.b}, paired on configurations and cells.")
@@ -83,7 +83,13 @@ def sides(scores: Comparison, history: History) -> dict[str, History]:
 
 
 def draw_best(
-    page: Page, pool: Pool, tops: Mapping[str, Configuration], colours: Sequence[str], *, prefix: str = "", of: str
+    page: HtmlPage,
+    pool: SweepPool,
+    tops: Mapping[str, Configuration],
+    colours: Sequence[str],
+    *,
+    prefix: str = "",
+    of: str,
 ) -> None:
     """Patience curves and learned weights of one configuration per name, the best `of` each of something."""
     page.heading(f"{prefix}Patience")

@@ -14,8 +14,8 @@ from tune.analysis.compare_text import render
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
-from tune.analysis.sweeps import Pool, pools
-from tune.analysis.tradeoff import Objective, Tradeoff, curves
+from tune.analysis.sweeps import SweepPool, load_pools
+from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves
 from tune.analysis.wording import points, side_name, span, verdict
 from tune.store.curves import FEWEST, CellCurves, layers_needed
 from tune.store.folder import SweepFolder
@@ -23,7 +23,7 @@ from tune.store.history import CellKey
 from tune.store.ranking import best, complete
 
 #: A comparison at a speed-up, or why there is none.
-AtSpeedUp = tuple[Objective, Comparison | str]
+AtSpeedUp = tuple[RankingObjective, Comparison | str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class OnSweep:
     still: for each line in which loss weights could make a difference, in how many pairs they did not.
     """
 
-    pool: Pool
+    pool: SweepPool
     scores: Comparison
     at_speed_ups: tuple[AtSpeedUp, ...]
     layers: Mapping[str, float]
@@ -84,12 +84,12 @@ def compare_sweeps(
     *,
     option: str = "algorithm",
     where: Mapping[str, Any] | None = None,
-    objectives: Sequence[Objective] = (),
+    objectives: Sequence[RankingObjective] = (),
     epochs: bool = False,
 ) -> list[OnSweep]:
-    """A minus B on each of these sweeps; see :func:`tune.analysis.sweeps.pools` and :func:`compare_pool`."""
+    """A minus B on each of these sweeps; see :func:`tune.analysis.sweeps.load_pools` and :func:`compare_pool`."""
     told = []
-    for pool in (found := pools(folders, option, a, b, epochs=epochs)):
+    for pool in (found := load_pools(folders, option, a, b, epochs=epochs)):
         try:
             told.append(compare_pool(pool, a, b, option=option, where=where, objectives=objectives))
         except LeebertError as error:
@@ -98,13 +98,13 @@ def compare_sweeps(
 
 
 def compare_pool(
-    pool: Pool,
+    pool: SweepPool,
     a: str,
     b: str,
     *,
     option: str = "algorithm",
     where: Mapping[str, Any] | None = None,
-    objectives: Sequence[Objective] = (),
+    objectives: Sequence[RankingObjective] = (),
     replayed: Mapping[CellKey, Tradeoff] | None = None,
 ) -> OnSweep:
     """A minus B on what is there so far. `objectives` are the speed-ups at which to compare as well, under one exit criterion.
@@ -131,7 +131,7 @@ def compare_pool(
     return OnSweep(pool, scores, tuple(there), *_layers(pool, scores), still)
 
 
-def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
+def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]:
     """The layers that the best of each side needs, and why one is missing: what learned nothing needs none."""
     history, found = pool.state.history(), {}
     missing: list[str] = []
@@ -150,9 +150,9 @@ def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
 
 
 def _at_speed_ups(
-    pool: Pool,
+    pool: SweepPool,
     scores: Comparison,
-    objectives: Sequence[Objective],
+    objectives: Sequence[RankingObjective],
     options: Mapping[str, Any],
     replayed: Mapping[CellKey, Tradeoff] | None,
 ) -> list[AtSpeedUp]:
@@ -175,7 +175,7 @@ def _at_speed_ups(
     return there
 
 
-def _curves(pool: Pool, ids: set[str], objective: Objective) -> dict[CellKey, Tradeoff]:
+def _curves(pool: SweepPool, ids: set[str], objective: RankingObjective) -> dict[CellKey, Tradeoff]:
     """The curves of these configurations' finished cells, wherever their logits lie."""
     found: dict[CellKey, Tradeoff] = {}
     for folder in (sweep.folder for sweep in pool.sweeps):
@@ -213,7 +213,7 @@ def across(found: Sequence[OnSweep]) -> list[Across]:
         return []
     scores = found[0].scores
     names = (side_name(scores.option, scores.a), side_name(scores.option, scores.b))
-    told = [_across(str(Objective()), found, [one.scores for one in found], names)]
+    told = [_across(str(RankingObjective()), found, [one.scores for one in found], names)]
     if all(one.scores.tuned for one in found):
         told.append(_across("tuned", found, [one.scores for one in found], names, tuned=True))
     for i, (objective, _) in enumerate(found[0].at_speed_ups):

@@ -11,7 +11,7 @@ from tune.analysis.wording import p_value, points, side_name, span
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tune.analysis.compare import Comparison, Line
+    from tune.analysis.compare import Comparison, PairedComparison
 
 # Words
 
@@ -59,7 +59,7 @@ def findings(comparison: Comparison) -> list[str]:
     return said
 
 
-def rests_on(line: Line) -> str:
+def rests_on(line: PairedComparison) -> str:
     """How many pairs a line counts, and how many it doesn't, in words."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items())
     counts = f"complete pairs of configurations: {len(line.paired)}, dropped: {sum(line.dropped.values())}"

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from leebert.errors import ConfigError
 from leebert.exits import DEFAULT
 from leebert.tradeoff import tradeoff
-from tune.analysis.compare import Line
+from tune.analysis.compare import PairedComparison
 from tune.analysis.labels import COLOURS
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import complete, exit_scores
 
 #: For sides that are no algorithm with a colour of its own.
@@ -162,14 +162,14 @@ def band_of(scores: np.ndarray) -> Band:
     return np.arange(1, points.shape[1] + 1), points.mean(axis=0), points.min(axis=0), points.max(axis=0)
 
 
-def depth_bands(line: Line, history: History) -> dict[str, Band]:
+def depth_bands(line: PairedComparison, history: History) -> dict[str, Band]:
     """A's and B's score by exit over the runs that a line counts; empty where the exits weren't recorded."""
     known = {c.id: c for c in history}
     sides = [exit_scores([known[pair[i]] for pair in line.paired], line.cells) for i in (0, 1)]
     return {name: band_of(s) for name, s in zip((line.a, line.b), sides, strict=True) if s.size}
 
 
-def patience_points(folder: Path, state: State, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
+def patience_points(folder: Path, state: SweepState, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
     """(patience, mean layers, mean score in per cent) over a configuration's cells.
 
     Raises what :func:`cell_logits` does, and ConfigError for a model with one exit.
@@ -184,7 +184,7 @@ def patience_points(folder: Path, state: State, c: Configuration, metric: str) -
     return list(zip(patiences.tolist(), layers.tolist(), scores.tolist(), strict=True))
 
 
-def omega_maps(state: State, c: Configuration) -> dict[str, np.ndarray]:
+def omega_maps(state: SweepState, c: Configuration) -> dict[str, np.ndarray]:
     """(exits, epochs) of each term that is recorded for every epoch; see :func:`by_epoch`."""
     records = [state.epochs[c.id, k.seed, k.fold] for k in c.cells]
     weights = [r["weights"] for known in records for r in known.values()]
@@ -192,12 +192,12 @@ def omega_maps(state: State, c: Configuration) -> dict[str, np.ndarray]:
     return {t: np.stack(by_epoch(records, partial(_weights, term=t))).T for t in terms}
 
 
-def _weights(record: Record, term: str) -> list[float]:
+def _weights(record: LedgerRecord, term: str) -> list[float]:
     weights: list[float] = record["weights"][term]
     return weights
 
 
-def learning_curves(state: State) -> Sequence[tuple[str, int, Configuration, list[float]]]:
+def learning_curves(state: SweepState) -> Sequence[tuple[str, int, Configuration, list[float]]]:
     """Algorithm, its place, configuration, and its score in per cent by epoch, of every complete configuration."""
     finished = complete(state.history())
     algorithms = sorted({str(c.values["algorithm"]) for c in finished})
@@ -209,7 +209,7 @@ def learning_curves(state: State) -> Sequence[tuple[str, int, Configuration, lis
     return told
 
 
-def by_epoch(cells: Sequence[Mapping[int, Record]], pick: Callable[[Record], Any]) -> list[Any]:
+def by_epoch(cells: Sequence[Mapping[int, LedgerRecord]], pick: Callable[[LedgerRecord], Any]) -> list[Any]:
     """The mean over cells of something of each epoch, up to where the first cell ends: always over the same cells."""
     epochs = min(max(known) for known in cells) + 1
     return [np.mean([pick(known[e]) for known in cells], axis=0) for e in range(epochs)]

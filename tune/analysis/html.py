@@ -27,7 +27,7 @@ figure { margin: 1em 0; } figure img { max-width: 100%; } figcaption { color: #5
 """
 
 
-class Page:
+class HtmlPage:
     """Collects blocks in order; all text is escaped."""
 
     def __init__(self, title: str) -> None:

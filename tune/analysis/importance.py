@@ -42,14 +42,14 @@ class Share:
 
 
 @dataclasses.dataclass(frozen=True)
-class Importance:
+class GroupImportance:
     """The options of one group of so many configurations."""
 
     configurations: int
     shares: Mapping[str, Share]
 
 
-def importances(spec: SweepSpec, history: History) -> Mapping[str, Importance]:
+def importances(spec: SweepSpec, history: History) -> Mapping[str, GroupImportance]:
     """Per algorithm, and over all together, what matters for the cross-validated score; empty where too little is known.
 
     Functional ANOVA: Hutter et al., "An efficient approach for assessing hyperparameter importance", ICML 2014; main
@@ -76,7 +76,7 @@ def importances(spec: SweepSpec, history: History) -> Mapping[str, Importance]:
             continue
         study = optuna.create_study(direction="maximize")
         study.add_trials([_trial(searcher, c) for c in members])
-        found[name] = Importance(len(members), _shares(study, varied, len(members)))
+        found[name] = GroupImportance(len(members), _shares(study, varied, len(members)))
     return found
 
 

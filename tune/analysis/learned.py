@@ -16,7 +16,7 @@ from leebert.majority import AgainstMajority, Verdict, against_majority, exits_i
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.space import SweepSpec
 from tune.store.held_out import cell_logits
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 #: What to try where nothing was learned, in the keys of a search space.
 ADVICE = "try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling"
@@ -66,7 +66,7 @@ class ConfigurationMargin:
         return said
 
 
-def of_cell(folder: Path, record: Record, metric: str) -> AgainstMajority | None:
+def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority | None:
     """A finished cell beside the majority class; None where neither its record nor its logits tell."""
     if record.get("majority"):
         return AgainstMajority.of(record["majority"])
@@ -98,7 +98,7 @@ def of_cells(
 
 
 def of_configuration(
-    folder: Path, records: Sequence[Record], metric: str, test_train_ratio: float
+    folder: Path, records: Sequence[LedgerRecord], metric: str, test_train_ratio: float
 ) -> ConfigurationMargin | None:
     """A configuration by the ends of its finished cells; None where they can't tell."""
     scored = [r for r in records if r.get("score") is not None]
@@ -106,7 +106,10 @@ def of_configuration(
 
 
 def margins_of(
-    ends: Mapping[str, Sequence[Record]], folders: Mapping[str, Path], spec: SweepSpec, manifest: Mapping[str, Any]
+    ends: Mapping[str, Sequence[LedgerRecord]],
+    folders: Mapping[str, Path],
+    spec: SweepSpec,
+    manifest: Mapping[str, Any],
 ) -> dict[str, ConfigurationMargin]:
     """Several configurations beside the majority class, without those whose cells can't tell.
 

@@ -12,10 +12,10 @@ from tune.analysis.learned import ConfigurationMargin, conclusion, margins_of
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import History, Placement, describe
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.store.ranking import complete, ranking, score
 
-#: What to say of a sweep that has not come to its end, by `State.status`.
+#: What to say of a sweep that has not come to its end, by `SweepState.status`.
 UNFINISHED = {
     "running": "is still running", "stopped": "was stopped", "failed": "has failed", "died": "has died",
 }  # fmt: skip
@@ -75,7 +75,7 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
         return {"sweep": folder.name, "error": str(error)}
 
 
-def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any]:
+def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str, Any]:
     """Every configuration with its score, best first, and beside the majority class; JSON-ready.
 
     Those that are not distinguishable from the majority class come after the complete ones that are. `verdict` says what the complete ones are against the majority class, all together.
@@ -123,7 +123,7 @@ def verdict_in_short(row: Mapping[str, Any]) -> str:
     return {"learned": "", "collapsed": "collapsed"}.get(verdict, "as the majority class")
 
 
-def placed(state: State, config: str) -> str:
+def placed(state: SweepState, config: str) -> str:
     """How a configuration was run after memory ran out, in words; empty where it ran as the space says."""
     places = [Placement(**r["placement"]) for r in state.cells_of.get(config, []) if "placement" in r]
     return max(places, key=lambda p: (p.accumulate, p.alone)).described() if places else ""

@@ -11,29 +11,29 @@ from tune.analysis import figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import compare_pool
 from tune.analysis.compare_text import findings
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.labels import algorithm_label
 from tune.analysis.learned import conclusion
 from tune.analysis.overview import counted, summary, verdict_in_short, without_unlearned
 from tune.analysis.stats import corrected_t
-from tune.analysis.sweeps import Pool
-from tune.analysis.tradeoff import Objective, Tradeoff, curves_if_there, mean_curve, pareto
+from tune.analysis.sweeps import SweepPool
+from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves_or_none, mean_curve, pareto
 from tune.analysis.wording import span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed, stored
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, History, describe
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, cells_of, complete, exit_scores, one_standard_error, score
 
 
-def sweep_page(folder: SweepFolder) -> Page:
+def sweep_page(folder: SweepFolder) -> HtmlPage:
     """All of a sweep: what was searched, best and front, learning curves, importance, comparisons, what went wrong."""
-    pool = Pool.of(folder, epochs=True)
+    pool = SweepPool.of(folder, epochs=True)
     spec, state = pool.spec, pool.state
-    page = Page(f"Sweep {folder.name} on {spec.task_name}")
+    page = HtmlPage(f"Sweep {folder.name} on {spec.task_name}")
     if pool.unfinished:
         page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: this is what is there.")
     page.heading("What was searched")
@@ -42,7 +42,7 @@ def sweep_page(folder: SweepFolder) -> Page:
     if not complete(state.history()):
         page.text("No configuration has finished all its cells yet.")
     else:
-        replayed = curves_if_there(folder.path, _with_curves(state), folder.manifest["metric"])
+        replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
         _importance(page, spec, state.history())
@@ -61,7 +61,7 @@ def sweep_page(folder: SweepFolder) -> Page:
     return page
 
 
-def _with_curves(state: State) -> dict[CellKey, Record]:
+def _with_curves(state: SweepState) -> dict[CellKey, LedgerRecord]:
     """The cells of complete configurations that can have a curve: a model with one exit has one speed."""
     return {
         key: record
@@ -75,7 +75,7 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1][:160]
 
 
-def _searched(folder: SweepFolder, spec: SweepSpec, state: State) -> list[tuple[object, ...]]:
+def _searched(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> list[tuple[object, ...]]:
     counts = counted(state.history(), folder.driver() is not None)
     manifest = folder.manifest
     return [
@@ -99,7 +99,7 @@ def _values(values: Values) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values.values)
 
 
-def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
+def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> None:
     """Best, its equals, the front, and how scores grew."""
     state = pool.state
     margins = pool.margins
@@ -136,7 +136,7 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
     )
 
 
-def _front(page: Page, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
+def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
     finished = complete(history)
     values = {c.id: c.values for c in finished}
     curves = []
@@ -163,7 +163,7 @@ def _front(page: Page, history: History, replayed: Mapping[CellKey, Tradeoff]) -
     )
 
 
-def _by_algorithm(page: Page, pool: Pool) -> None:
+def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
     """Depth, patience and weights of each algorithm."""
     finished = complete(pool.state.history())
     names = [a for a in pool.spec.algorithms if any(c.values["algorithm"] == a for c in finished)]
@@ -185,7 +185,7 @@ def _by_algorithm(page: Page, pool: Pool) -> None:
     draw_best(page, pool, {name: best(side) for name, side in groups.items()}, colours, of="algorithm")
 
 
-def _exits(groups: Mapping[str, History], pool: Pool) -> list[tuple[str, ...]]:
+def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ...]]:
     """A row per exit: its score over cells with its interval, in per cent; the header alone where exits weren't recorded."""
     columns: list[tuple[str, ...]] = []
     for name, side in groups.items():
@@ -198,7 +198,7 @@ def _exits(groups: Mapping[str, History], pool: Pool) -> list[tuple[str, ...]]:
     return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row
 
 
-def _importance(page: Page, spec: SweepSpec, history: History) -> None:
+def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
     page.heading("Importance")
     found = importances(spec, history)
     if not found:
@@ -219,7 +219,7 @@ def _importance(page: Page, spec: SweepSpec, history: History) -> None:
     )
 
 
-def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
+def _compared(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> None:
     """All pairs of algorithms: verdicts with what they rest on, each warning once, and how many tests that makes."""
     page.heading("Algorithms, paired")
     algorithms = pool.spec.algorithms
@@ -230,7 +230,7 @@ def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> N
     warnings: list[str] = []
     for a, b in itertools.combinations(algorithms, 2):
         try:
-            found = compare_pool(pool, a, b, objectives=[Objective.of("speed-up=2")], replayed=replayed or None)
+            found = compare_pool(pool, a, b, objectives=[RankingObjective.of("speed-up=2")], replayed=replayed or None)
         except LeebertError as error:
             page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {error}")
             continue
@@ -250,7 +250,7 @@ def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> N
     )
 
 
-def _layers(state: State, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
+def _layers(state: SweepState, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
     """The fewest layers that a complete configuration needs, where its cells have curves; as in `best`, the recorded ones."""
     if state.configs[config].state != "complete":
         return ""
@@ -260,7 +260,7 @@ def _layers(state: State, config: str, replayed: Mapping[CellKey, Tradeoff]) -> 
 
 
 def _configurations(
-    folder: SweepFolder, spec: SweepSpec, state: State, replayed: Mapping[CellKey, Tradeoff]
+    folder: SweepFolder, spec: SweepSpec, state: SweepState, replayed: Mapping[CellKey, Tradeoff]
 ) -> list[tuple[object, ...]]:
     table: list[tuple[object, ...]] = [("configuration", "score", "sd", "layers", "cells", "state")]
     for row in summary(folder, spec, state)["configurations"]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from leebert.provenance import uneven
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 
-def uneven_settings(sweep: str, state: State, configs: Collection[str] | None = None) -> list[str]:
+def uneven_settings(sweep: str, state: SweepState, configs: Collection[str] | None = None) -> list[str]:
     """A line for each setting that was not the same in all finished cells (of these configurations); none where all were.
 
     Last digits depend on a cell's runtime, and dropout masks on the micro-batches that it was run in after memory ran out.

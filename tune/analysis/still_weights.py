@@ -13,10 +13,10 @@ import numpy as np
 
 from leebert.methods import METHODS, SPECIFIC
 from leebert.omega import MOVED, learns_omega
-from tune.analysis.compare import Line
+from tune.analysis.compare import PairedComparison
 from tune.space import SweepSpec
 from tune.store.history import CellKey
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 #: Options that decide how ω learns and nothing else.
 OF_OMEGA = frozenset(
@@ -59,7 +59,7 @@ def _proportional(a: np.ndarray, b: np.ndarray) -> bool:
     return not len(ratio) or float(np.ptp(ratio)) < 2 * MOVED
 
 
-def weights_of(record: Record, parametrisation: str) -> Weights | None:
+def weights_of(record: LedgerRecord, parametrisation: str) -> Weights | None:
     """A run's weights by the record of its end; None where it doesn't tell enough.
 
     Records of older versions have sums by exit only: there the cross-entropies' weights, which start at 1, stand for all.
@@ -113,9 +113,9 @@ class StillPairs:
 
 
 def still_pairs(
-    line: Line,
+    line: PairedComparison,
     option: str,
-    cells: Mapping[CellKey, Record],
+    cells: Mapping[CellKey, LedgerRecord],
     values: Mapping[str, Mapping[str, Any]],
     spec: SweepSpec,
 ) -> StillPairs | None:

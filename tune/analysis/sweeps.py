@@ -10,20 +10,20 @@ from typing import Any
 
 from leebert.errors import ConfigError
 from leebert.provenance import backbone_differences
-from tune.analysis.compare import holds, means
+from tune.analysis.compare import has_value, matches
 from tune.analysis.learned import ConfigurationMargin, margins_of, ratio_of
 from tune.analysis.overview import UNFINISHED
 from tune.space import SweepSpec
 from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, spec_of
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 #: What must agree between sweeps for their scores to be comparable: the same rows in the same folds, scored alike.
 SAME = ("data_fingerprint", "folds", "rows", "metric")
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
+class LoadedSweep:
     """A sweep as it was when it was read.
 
     status: `running`, `finished`, `stopped`, `failed` or `died`.
@@ -32,11 +32,11 @@ class Sweep:
     folder: SweepFolder
     spec: SweepSpec
     manifest: dict[str, Any]
-    state: State
+    state: SweepState
     status: str
 
     @classmethod
-    def read(cls, folder: SweepFolder, *, epochs: bool = False) -> Sweep:
+    def read(cls, folder: SweepFolder, *, epochs: bool = False) -> LoadedSweep:
         """Read a sweep's folder.
 
         Args:
@@ -61,7 +61,7 @@ class Sweep:
         return CellCurves(self.folder.path)
 
 
-def require_alike(sweeps: Sequence[Sweep], *, paired: bool = False) -> None:
+def require_alike(sweeps: Sequence[LoadedSweep], *, paired: bool = False) -> None:
     """Refuse sweeps of one task whose scores aren't comparable.
 
     Args:
@@ -95,23 +95,23 @@ def _other_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pool:
+class SweepPool:
     """The runs of one sweep, or of several: `homes` says in which folder a configuration's files lie.
 
     `spec` is the first sweep's. `unfinished` says what becomes of a sweep that isn't at its end, and is empty otherwise.
     """
 
     name: str
-    sweeps: tuple[Sweep, ...]
-    state: State
+    sweeps: tuple[LoadedSweep, ...]
+    state: SweepState
     homes: Mapping[str, Path]
     unfinished: str
     planned: int | None
 
     @classmethod
-    def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False) -> Pool:
+    def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False) -> SweepPool:
         """One sweep, as far as it has come. `epochs`: with the records of epochs, which weights over time need."""
-        sweep = Sweep.read(folder, epochs=epochs)
+        sweep = LoadedSweep.read(folder, epochs=epochs)
         spec, state, status = sweep.spec, sweep.state, sweep.status
         at_end = status == "finished"
         complete = sum(c.state == "complete" for c in state.history())
@@ -154,15 +154,17 @@ class Pool:
 
     def has(self, option: str, value: str) -> bool:
         """Whether it searches this value of an option, begun or not."""
-        if holds(self.state.history(), option, value):
+        if has_value(self.state.history(), option, value):
             return True
         axis = self.spec.space.get(option)
         listed = self.spec.algorithms if option == "algorithm" else () if axis is None else axis.listed() or ()
         return any(str(value).lower() == str(v).lower() or _number(value) == v for v in listed)
 
-    def narrowed(self, option: str, a: str, b: str) -> Pool:
+    def narrowed(self, option: str, a: str, b: str) -> SweepPool:
         """Without the configurations that stand on neither side."""
-        configs = {id: c for id, c in self.state.configs.items() if any(means(s, c.values.get(option)) for s in (a, b))}
+        configs = {
+            id: c for id, c in self.state.configs.items() if any(matches(s, c.values.get(option)) for s in (a, b))
+        }
         return dataclasses.replace(self, state=dataclasses.replace(self.state, configs=configs))
 
     def scores(self) -> dict[tuple[str, int, int], float]:
@@ -177,7 +179,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs: bool = False) -> list[Pool]:
+def load_pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs: bool = False) -> list[SweepPool]:
     """One per sweep; the sweeps of a task in which none has both sides are joined into one.
 
     ConfigError for a sweep that is named twice, as itself or as a copy, and where no task has both sides.
@@ -188,9 +190,9 @@ def pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs
         raise ConfigError(f"{twice} is named twice: it would count twice")
     names = [folder.name for folder in folders]
     named = [f.name if names.count(f.name) == 1 else str(f.path) for f in folders]
-    single = [Pool.of(folder, name=name, epochs=epochs) for folder, name in zip(folders, named, strict=True)]
+    single = [SweepPool.of(folder, name=name, epochs=epochs) for folder, name in zip(folders, named, strict=True)]
     _refuse_copies(single)
-    by_task: dict[str, list[Pool]] = {}
+    by_task: dict[str, list[SweepPool]] = {}
     for pool in single:
         by_task.setdefault(pool.spec.task_name, []).append(pool)
     _require_common_task(by_task, option, a, b)
@@ -201,7 +203,7 @@ def pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs
     return told
 
 
-def _refuse_copies(found: Sequence[Pool]) -> None:
+def _refuse_copies(found: Sequence[SweepPool]) -> None:
     """Two sweeps of the same data and folds of which one holds the other's scores to the last bit."""
     for i, one in enumerate(found):
         for other in found[:i]:
@@ -216,7 +218,7 @@ def _refuse_copies(found: Sequence[Pool]) -> None:
                 )
 
 
-def _require_common_task(by_task: Mapping[str, Sequence[Pool]], option: str, a: str, b: str) -> None:
+def _require_common_task(by_task: Mapping[str, Sequence[SweepPool]], option: str, a: str, b: str) -> None:
     of_a, of_b = ([task for task, mine in by_task.items() if any(p.has(option, s) for p in mine)] for s in (a, b))
     if of_a and of_b and not set(of_a) & set(of_b):
         raise ConfigError(
@@ -224,12 +226,12 @@ def _require_common_task(by_task: Mapping[str, Sequence[Pool]], option: str, a: 
         )
 
 
-def _joined(found: Sequence[Pool]) -> Pool:
+def _joined(found: Sequence[SweepPool]) -> SweepPool:
     """Several sweeps of one task as one. ConfigError where they differ in more than what they search."""
     require_alike([sweep for pool in found for sweep in pool.sweeps], paired=True)
     first, *others = found
     configs = dict(first.state.configs)
-    state = State(configs=configs, indices=dict(first.state.indices), cells=dict(first.state.cells))
+    state = SweepState(configs=configs, indices=dict(first.state.indices), cells=dict(first.state.cells))
     state.epochs = dict(first.state.epochs)
     homes = dict(first.homes)
     for other in others:
@@ -241,7 +243,7 @@ def _joined(found: Sequence[Pool]) -> Pool:
         state.epochs.update(other.state.epochs)
         homes.update(other.homes)
     planned = [p.planned or len(p.state.configs) for p in found]
-    return Pool(
+    return SweepPool(
         name=" + ".join(p.name for p in found),
         sweeps=tuple(sweep for p in found for sweep in p.sweeps),
         state=state,

@@ -17,9 +17,9 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.exits import CRITERIA, REPORTED, with_threshold, without_patience
 from leebert.tradeoff import Tradeoff, mean_curve
-from tune.store.held_out import cell_logits, named, unchecked, warn_of
+from tune.store.held_out import cell_logits, cell_name, count_unchecked, warn_unreadable
 from tune.store.history import Cell, CellKey, Configuration, EpochScore, History
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 #: A replay that takes longer is announced.
 LONG_SECONDS = 10.0
@@ -42,7 +42,7 @@ def _check(criterion: str, patience: int | None) -> None:
 
 def curves(
     folder: Path,
-    cells: Mapping[CellKey, Record],
+    cells: Mapping[CellKey, LedgerRecord],
     metric: str,
     criterion: str,
     patience: int | None = None,
@@ -67,8 +67,8 @@ def curves(
         left = (len(finished) - number) * (time.monotonic() - started)
         if number == 2 and left > LONG_SECONDS:  # the first also loads libraries
             say(f"replaying the held-out logits of {len(finished)} cells takes about {left:.0f} s")
-    warn_of(folder, wrong)
-    if old := unchecked(finished.values()):
+    warn_unreadable(folder, wrong)
+    if old := count_unchecked(finished.values()):
         say(
             f"note: {old} cells were recorded without digests by an older version: damage to their logits can't be seen"
         )
@@ -76,7 +76,7 @@ def curves(
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class RankingObjective:
     """What a cell is judged by: its mean over exits, its score at a speed-up, or the area under score against layers."""
 
     kind: Literal["score", "speed-up", "area"] = "score"
@@ -87,7 +87,7 @@ class Objective:
     @classmethod
     def of(
         cls, text: str, criterion: str | None = None, patience: int | None = None, *, option: str = "--objective"
-    ) -> Objective:
+    ) -> RankingObjective:
         """From `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
         criterion = criterion or REPORTED
         _check(criterion, patience)
@@ -139,7 +139,7 @@ class Objective:
         try:
             value = found[key].area() if self.speed_up is None else found[key].at_speed_up(self.speed_up)
         except ConfigError as error:
-            raise ConfigError(f"{named(key)}: {error}") from None
+            raise ConfigError(f"{cell_name(key)}: {error}") from None
         return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, value))
 
     def in_reach(self, configuration: Configuration, found: Mapping[CellKey, Tradeoff]) -> bool:
@@ -148,9 +148,9 @@ class Objective:
         return self.speed_up is None or all(t is None or t.reaches(self.speed_up) for t in mine)
 
 
-def curves_if_there(
+def curves_or_none(
     folder: Path,
-    cells: Mapping[CellKey, Record],
+    cells: Mapping[CellKey, LedgerRecord],
     metric: str,
     criterion: str = REPORTED,
 ) -> dict[CellKey, Tradeoff]:
