@@ -143,7 +143,7 @@ def test_cells_that_were_trained_on_other_settings_are_said_by_best_and_compare(
     ends(folder, settings)
     choose_each([folder], objective, say=said.append)
     (line,) = (line for line in said if "different settings" in line)
-    assert line.startswith("warning: sweep uneven: cells were trained on different settings")
+    assert line.startswith("warning: sweep uneven: runs were trained with different settings")
     assert line.endswith("threads 1 in 17, 2 in 1 of 18 cells")
     (told,) = compare_sweeps([folder], "clo-v2", "blo")
     assert line.removeprefix("warning: ") in told.scores.warnings

@@ -88,7 +88,7 @@ def test_a_ledger_of_an_older_version_is_read_and_known_to_be_unchecked(place):
     said = []
     assert len(curves(place, {(record["config"], 0, 0): record}, "accuracy", "confidence", say=said.append)) == 1
     assert said == [
-        "note: 1 cells were recorded without digests by an older version: damage to their logits can't be seen"
+        "note: 1 runs were recorded without digests by an older version: damage to their logits can't be detected"
     ]
 
 

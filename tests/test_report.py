@@ -163,7 +163,7 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
         space={"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4]},
     )  # fmt: skip
     text = told(sweep_page(sweep))
-    assert "Sweep s was stopped, 7 of 12 configurations complete: this is what is there." in text
+    assert "Sweep s was stopped, 7 of 12 configurations complete: the results are preliminary." in text
     assert "complete pairs of configurations: 2, dropped: 1 (1 pruned), without a partner: 0 + 0" in text
     assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
     assert text.count("Warning: this sweep was pruned (1 configurations") == 1
@@ -177,7 +177,7 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
 def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     text = told(sweep_page(sweep))
-    for heading in ("Exits of each algorithm", "Patience", "Learned weights over time", "Learning curves"):
+    for heading in ("Exits of each method", "Patience", "Learned weights over time", "Learning curves"):
         assert f"<h2>{heading}</h2>" in text
     mine = [c for c in sweep.ledger.read().history() if c.values["algorithm"] == "clo-v2"]
     for exit in range(3):
@@ -187,7 +187,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         assert f"<td>{mean:.2f} ({low:.2f} to {high:.2f})</td>" in text
     assert "CLO-v2: clo-v2 lr_theta=" in text
     assert "BLO: blo lr_theta=" in text
-    assert "<p>By the score at speed-up 2 under normalised entropy:</p>" in text
+    assert "<p>By the score at layer speed-up 2 under normalised entropy:</p>" in text
 
 
 def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
@@ -196,7 +196,7 @@ def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
     with pytest.warns(UserWarning, match="is missing.*--repair"):
         text = told(sweep_page(sweep))
     assert "No patience curves:" in text
-    assert "Not at speed-up 2.0:" in text
+    assert "No comparison at layer speed-up 2:" in text
     assert "tuned clo-v2" in text, "what needs no logits stands all the same"
 
 

@@ -74,7 +74,10 @@ def test_a_rule_that_is_none():
 def test_a_patience_belongs_to_its_rule():
     with pytest.raises(ConfigError, match="--patience 2: criterion 'entropy' has no parameter 'patience'"):
         RankingObjective.of("area", "entropy", 2)
-    assert str(RankingObjective.of("speed-up=2", "f-pabee", 3)) == "score at speed-up 2 under f-pabee with patience 3"
+    assert (
+        str(RankingObjective.of("speed-up=2", "f-pabee", 3))
+        == "score at layer speed-up 2 under f-pabee with patience 3"
+    )
     record = held_out(0)
     assert tradeoff(record, "accuracy", "pcee", 1).fastest == pytest.approx(4)
     assert tradeoff(record, "accuracy", "pcee", 3).fastest == pytest.approx(4 / 3)

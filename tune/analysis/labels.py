@@ -1,4 +1,4 @@
-"""What methods are called in tables and charts, and their colours."""
+"""The names of methods in tables and charts, and their colours."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LABELS: Mapping[str, str] = {
 }
 
 
-# The first two are what MLflow's own palette gives to the groups "CLO-v2" and "BLO" of the tag `approach`, so that
-# grouped charts (which ignore mlflow.runColor) and ungrouped ones agree. The others differ from them in lightness too.
+# The first two are the colours of MLflow's own palette for the groups "CLO-v2" and "BLO" of the tag `approach`, so
+# grouped charts (which ignore mlflow.runColor) and ungrouped ones agree. The others also differ from them in lightness.
 COLOURS: Mapping[str, str] = {
     "clo-v2": "#2272b4",
     "blo": "#de7921",
@@ -48,15 +48,15 @@ COLOURS: Mapping[str, str] = {
 }
 
 
-#: Of runs that are about two algorithms at once, in turn.
+#: Colours of runs that compare two methods, in turn.
 PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
 
 
 def algorithm_label(algorithm: str) -> str:
-    """How the paper spells an algorithm; an unknown one (a user's own method) keeps its name."""
+    """Return the paper's spelling of a method; an unlisted one (a user's own) keeps its name."""
     return LABELS.get(algorithm, algorithm)
 
 
 def algorithm_colour(algorithm: str) -> str | None:
-    """The algorithm's run colour; None leaves the choice to MLflow."""
+    """Return the method's colour of runs; None leaves the choice to MLflow."""
     return COLOURS.get(algorithm)

@@ -10,7 +10,7 @@ from typing import Any
 
 from leebert.errors import LeebertError
 from tune.analysis.compare import compare
-from tune.analysis.compare_text import rests_on
+from tune.analysis.compare_text import based_on, line_verdict
 from tune.analysis.labels import LABELS, PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.store.ledger import SweepState
@@ -65,7 +65,9 @@ def summaries(state: SweepState, folds: int, test_train_ratio: float | None) -> 
                     "paired/diff_high": [_known(i.high) for i in line.exits],
                 },
                 colour=next(colours),
-                note="\n\n".join([line.verdict, rests_on(line), *(f"Warning: {w}" for w in comparison.warnings)]),
+                note="\n\n".join(
+                    [line_verdict(line, ratio), based_on(line), *(f"Warning: {w}" for w in comparison.warnings)]
+                ),
                 time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
             )
 
