@@ -460,7 +460,7 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
     nothing = cli("leebert-tune", "views", "nothing", "--storage", tmp_path)
     assert (nothing.code, nothing.err) == (
         1,
-        f"error: no sweep 'nothing' in {tmp_path}; there are: unsent; another storage is named by --storage or LEEBERT_STORAGE\n",
+        f"error: no sweep 'nothing' in {tmp_path}; its sweeps: unsent; set another storage by --storage or LEEBERT_STORAGE\n",
     )
 
     empty = made_sweep(tmp_path / "empty", mlflow_server.url, configs=0)
