@@ -19,7 +19,7 @@ from leebert.errors import SweepError
 from leebert.provenance import LIBRARIES, backbone_identity
 from leebert.yaml import dump_yaml
 from tune.machines.nodes import NodeFacts, Question, Stamp, ask, check_versions, marked
-from tune.running.doctor import Driver, gpu_memory, node_checks
+from tune.running.doctor import DriverFacts, gpu_memory, node_checks
 from tune.running.prepare import prepare
 from tune.space import load_space
 
@@ -141,7 +141,7 @@ def test_a_node_with_other_tokens_or_another_backbone_is_found(place, ray_up, tm
     spec = load_space(place / "space.yaml")
     other = load_space(place / "space.yaml", ["max_length=12"])
     shutil.copytree(place / "backbone", tmp_path / "backbone")
-    driver = Driver(Stamp.here(), tmp_path, prepare(spec, tmp_path), backbone_identity(str(tmp_path / "backbone")))
+    driver = DriverFacts(Stamp.here(), tmp_path, prepare(spec, tmp_path), backbone_identity(str(tmp_path / "backbone")))
     save_backbone(tmp_path / "backbone", layers=2, seed=1)
     with marked(tmp_path / "storage") as mark:
         tokens = prepare(other, mark).facts["tokens"]

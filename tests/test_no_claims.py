@@ -16,7 +16,7 @@ from leebert.report import evaluation, print_evaluation
 from leebert.thresholds import Chosen
 from leebert.tradeoff import replay_point
 from tune.models.best_file import BestFile, CellLogits, save_logits
-from tune.models.refit import Plan, check_learned, prepare, print_refit
+from tune.models.refit import RefitPlan, check_learned, prepare, print_refit
 
 RULE = Chosen("entropy", 0.4, asked=2.0, reached=2.0)
 OWN = {"name": "pairs", "files": {"train": "x.csv"}, "text": ["a", "b"], "label": "label", "labels": ["no", "yes"]}
@@ -132,7 +132,7 @@ def best_file(folder, learned):
 
 
 def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data_or_trains(tmp_path):
-    plan = Plan((0,), "entropy", 2.0)
+    plan = RefitPlan((0,), "entropy", 2.0)
     stuck = best_file(tmp_path / "best", learned=False)
     with pytest.raises(
         SweepError, match="not distinguishable from the majority class in cross-validation .74.48.*--anyway"

@@ -303,10 +303,10 @@ def test_an_interrupted_refit_is_logged_once_and_where_it_was_told_to_last(
 
 def test_what_was_logged_to_one_server_is_logged_anew_to_another(refitted, best_place, tmp_path):
     """The folder remembers the place; an SQLite file is a server of its own."""
-    from tune.models.register import LOGGED, Target, log_refit
+    from tune.models.register import LOGGED, RegistryTarget, log_refit
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
-    to = Target(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
+    to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
     before = json.loads((out / LOGGED).read_text())
     logged = log_refit(read_best(best_place.file), out, json.loads((out / "refit.json").read_text()), to, say=print)
     assert logged["version"] == 1
@@ -319,11 +319,11 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
     from leebert.errors import TrackingError
-    from tune.models.register import LOGGED, Target, log_refit
+    from tune.models.register import LOGGED, RegistryTarget, log_refit
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
     (out / LOGGED).unlink()
-    to = Target(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
+    to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
     best, told, said = read_best(best_place.file), json.loads((out / "refit.json").read_text()), []
     told |= {"seeds": [0]}
     real = mlflow.MlflowClient.set_tag

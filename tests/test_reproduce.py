@@ -33,7 +33,7 @@ from tune.reproduce import paper
 from tune.reproduce.command import Reasons, _costs_are_known, _rendered, reproduce
 from tune.reproduce.costs import measure, model_of
 from tune.reproduce.drawing import curves
-from tune.reproduce.outcomes import Cell, Outcome, summarise
+from tune.reproduce.outcomes import CriterionResult, ReproducedCell, summarise
 from tune.reproduce.paper import (
     GLUE,
     TABLE_1,
@@ -44,8 +44,8 @@ from tune.reproduce.paper import (
     contaminated,
     is_papers,
 )
-from tune.reproduce.plan import Allowance, Part, Request, make_plan, slug
-from tune.reproduce.rendering import Page, comma_separated, latex, markdown
+from tune.reproduce.plan import Allowance, Part, ReproductionRequest, make_plan, slug
+from tune.reproduce.rendering import TablePage, comma_separated, latex, markdown
 from tune.reproduce.results import Costs, Results, experiment_differences, read, write
 from tune.reproduce.tables import best_rival, lines, networks
 from tune.reproduce.training import Job, jobs, run
@@ -178,12 +178,14 @@ def made(method, seed, score, counts=(0, 1, 1), keep=None, structure="", minutes
     """A cell of a three-layer network under patience 1."""
     layers = float(np.dot(counts, [1, 2, 3]) / sum(counts))
     outcomes = [
-        Outcome("patience", 1.0, 1.9, layers, 3 / layers, score, {"accuracy": score}, list(counts)),
-        Outcome("entropy", 0.3, 1.6, 1.5, 2.0, score - 0.01, {"accuracy": score - 0.01}, [1, 1, 0]),
-        Outcome("never", None, 1.0, 3.0, 1.0, score + 0.01, {"accuracy": score + 0.01}, [0, 0, 2]),
+        CriterionResult("patience", 1.0, 1.9, layers, 3 / layers, score, {"accuracy": score}, list(counts)),
+        CriterionResult("entropy", 0.3, 1.6, 1.5, 2.0, score - 0.01, {"accuracy": score - 0.01}, [1, 1, 0]),
+        CriterionResult("never", None, 1.0, 3.0, 1.0, score + 0.01, {"accuracy": score + 0.01}, [0, 0, 2]),
     ]
     exits, at = [score - 0.1, score - 0.05, score], [1, 2, 3]
-    return Cell(method, keep, seed, "c", "made up", score, exits, at, 3, structure, 0, 1, minutes, "cpu", outcomes)
+    return ReproducedCell(
+        method, keep, seed, "c", "made up", score, exits, at, 3, structure, 0, 1, minutes, "cpu", outcomes
+    )
 
 
 IDENTITY = {
@@ -245,7 +247,7 @@ def test_of_what_was_measured_for_some_seeds_only_nothing_is_said(results):
 
 def page(results, table=TABLE_1, task="mrpc", **change):
     told = {"backbone": "minilm", "same_backbone": False, "contaminated": False, "notes": ("Seen.",)} | change
-    return Page(table=table, task=task, lines=lines(table, table.rows, results, task), **told)
+    return TablePage(table=table, task=task, lines=lines(table, table.rows, results, task), **told)
 
 
 def cells_of(text, method):
@@ -388,7 +390,7 @@ def test_identities_differ_by_what_both_know():
 
 
 def request(target="table1", **change):
-    return Request(**{"target": target, "task": "mrpc", "backbone": "x/albert-base-v2", **change})
+    return ReproductionRequest(**{"target": target, "task": "mrpc", "backbone": "x/albert-base-v2", **change})
 
 
 def test_a_method_named_twice_is_one_row():
@@ -868,7 +870,7 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     # A sweep that fails is no success.
     lost = cli("leebert-tune", "reproduce", "table1", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", "--name", "lost", "--device", "cuda:7", *TINY, "--seeds", "1")  # fmt: skip
     assert lost.code == 1
-    assert "not whole; device cuda:7 was asked for, but this machine has 0 CUDA device(s)" in lost.out
+    assert "incomplete: device cuda:7 was asked for, but this machine has 0 CUDA device(s)" in lost.out
     # A row that the network is not made for is left out, unless it was asked for by name.
     fitting, _ = run("table5", *TINY[2:], "--seeds", "1", "--budget", "fold_epochs=1")
     (why,) = (line for line in fitting["missing"] if line.endswith("BERT-of-Theseus"))

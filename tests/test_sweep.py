@@ -552,7 +552,7 @@ def test_stopped_from_another_process_it_can_be_resumed(long, tuned):
     assert busy.code == 1
     assert f"driven by process {process.pid} on {socket.gethostname()}" in busy.err
     stopped = tuned("stop", folder.name, "--wait", 90)
-    assert f"stopped; go on by: leebert-tune resume {folder.name}" in stopped.out
+    assert f"stopped; resume it by: leebert-tune resume {folder.name}" in stopped.out
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
@@ -588,7 +588,7 @@ def test_several_spaces_run_one_after_the_other_under_names_of_their_own(tuned, 
 
     twice = tuned("sweep", paths[0], paths[0], "--name", "many")
     assert twice.code == 1
-    assert "would be named alike" in twice.err
+    assert "would have the same name" in twice.err
     (place / "wrong.yaml").write_text("task: one\n")
     wrong = tuned("sweep", *paths, place / "wrong.yaml", "--name", "many")
     assert wrong.code == 1

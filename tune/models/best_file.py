@@ -99,16 +99,16 @@ def read_best(path: Path) -> BestFile:
         values = json.loads(json.dumps(values, default=_date))
     except TypeError as error:
         raise ConfigError(f"{path}: {error}; put it in quotes") from None
-    found = values["found"]
-    again = _again(found, path)
-    if missing := [key for key in _NEEDED if key not in found]:
+    section = values["found"]
+    again = _again(section, path)
+    if missing := [key for key in _NEEDED if key not in section]:
         raise ConfigError(
             f"{path}: found.{missing[0]} is missing, so it can't be reproduced; write it anew by: {again}"
         )
     config = parse(RunConfig, values, str(path))
-    if found["digest"] != content_digest(values):
+    if section["digest"] != content_digest(values):
         raise ConfigError(f"{path}: it was edited after it was written (its digest differs); write it anew by: {again}")
-    return BestFile(path, config, found)
+    return BestFile(path, config, section)
 
 
 def _date(value: Any) -> str:
@@ -117,10 +117,10 @@ def _date(value: Any) -> str:
     raise TypeError(f"{value!r} is no value that a best file holds")
 
 
-def _again(found: Mapping[str, Any], path: Path) -> str:
+def _again(section: Mapping[str, Any], path: Path) -> str:
     """The command that wrote a best file, as far as the file tells."""
-    sweeps = found.get("sweeps") or {found.get("sweep", "NAME"): None}
-    objective = found.get("objective") or {}
+    sweeps = section.get("sweeps") or {section.get("sweep", "NAME"): None}
+    objective = section.get("objective") or {}
     other = (
         f" (chosen by: {objective['name']})" if objective.get("name", "mean over exits") != "mean over exits" else ""
     )

@@ -47,7 +47,7 @@ PLAN, DONE = ".refit.json", "refit.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RefitPlan:
     """What a refit is asked for. The first of `seeds` is registered.
 
     criterion: the models' exit criterion; None: that which the method was published with, or else the best for the aim.
@@ -76,13 +76,13 @@ def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int,
     """`count` seeds: those of the sweep, then the numbers after them; from `first` on where it is given."""
     if first is not None:
         return tuple(range(first, first + count))
-    known = [int(s) for s in best.found.get("seeds", (0,))][:count]
-    following = (n for n in range(max(known, default=-1) + 1, max(known, default=-1) + 1 + count))
-    return (*known, *(next(following) for _ in range(count - len(known))))
+    recorded = [int(s) for s in best.found.get("seeds", (0,))][:count]
+    following = (n for n in range(max(recorded, default=-1) + 1, max(recorded, default=-1) + 1 + count))
+    return (*recorded, *(next(following) for _ in range(count - len(recorded))))
 
 
 @dataclasses.dataclass(frozen=True)
-class Ready:
+class PreparedRefit:
     """A refit of which all is checked and nothing is written.
 
     own: the models' exit criterion. chosen: a threshold for every criterion. trained_on: in words. margin: over the majority class, in
@@ -91,7 +91,7 @@ class Ready:
 
     best: BestFile
     out: Path
-    plan: Plan
+    plan: RefitPlan
     recorded: HeldOut
     own: Chosen
     chosen: dict[str, Chosen]
@@ -99,7 +99,7 @@ class Ready:
     margin: ConfigurationMargin | None = None
 
 
-def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> Ready:
+def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False) -> PreparedRefit:
     """Check backbone, data, logits, speed-up and `out`, and choose the thresholds.
 
     Raises ConfigError for another backbone, DataError for other data than the best file's, SweepError for a taken `out`
@@ -125,15 +125,17 @@ def prepare(best: BestFile, out: Path, plan: Plan, *, anyway: bool = False) -> R
     split_rows = check_data(best)
     recorded = pooled(cells)
     aim = Aim.of(plan.max_loss, plan.speed_up)
-    asked = () if aim.speed_up is None else (check_speed_up(aim.speed_up, recorded.layers, recorded.depth),)
+    speed_ups = () if aim.speed_up is None else (check_speed_up(aim.speed_up, recorded.layers, recorded.depth),)
     if plan.criterion is None and plan.patience is not None:
         raise ConfigError(f"--patience {plan.patience}: is of an exit criterion; name it by --criterion")
     metric = _metric(best)
     criterion = plan.criterion or METHODS[best.config.training.algorithm].own_criterion
     own = choose_exits(recorded, metric, aim, criterion, plan.patience)
-    every = tradeoffs(recorded, metric=metric, speed_ups=asked)
+    every = tradeoffs(recorded, metric=metric, speed_ups=speed_ups)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
-    return Ready(best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin)
+    return PreparedRefit(
+        best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin
+    )
 
 
 def margin_of(best: BestFile, cells: Sequence[CellLogits]) -> ConfigurationMargin | None:
@@ -144,13 +146,13 @@ def margin_of(best: BestFile, cells: Sequence[CellLogits]) -> ConfigurationMargi
     return of_cells({(c.seed, c.fold): of_logits(c.held_out, metric) for c in cells}, ratio)
 
 
-def check_learned(told: Mapping[str, Any], anyway: bool) -> None:
+def check_learned(outcome: Mapping[str, Any], anyway: bool) -> None:
     """SweepError where the model that would be registered has no exit above the majority class on an evaluated split."""
-    for split, evaluation in told["evaluations"][str(told["registered_seed"])].items():
+    for split, evaluation in outcome["evaluations"][str(outcome["registered_seed"])].items():
         majority = evaluation.get("majority")
         if majority and not speed_up_counts(majority) and not anyway:
             raise SweepError(
-                f"seed {told['registered_seed']} on {split}: {in_words(AgainstMajority.of(majority), advice=ADVICE)}; it is "
+                f"seed {outcome['registered_seed']} on {split}: {in_words(AgainstMajority.of(majority), advice=ADVICE)}; it is "
                 "not registered. To register it all the same, give the same command with --anyway"
             )
 
@@ -163,7 +165,7 @@ def rows_in_words(split_rows: int, subset: Subset | None) -> str:
 
 
 @contextlib.contextmanager
-def claimed(ready: Ready) -> Iterator[None]:
+def claimed(ready: PreparedRefit) -> Iterator[None]:
     """The folder is this process's: new, or one that the same refit has begun. SweepError for any other."""
     ready.out.mkdir(parents=True, exist_ok=True)
     handle = os.open(ready.out, os.O_RDONLY)
@@ -181,7 +183,9 @@ def claimed(ready: Ready) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say = lambda line: None) -> dict[str, Any]:
+def refit(
+    ready: PreparedRefit, *, served_as: str = "", anyway: bool = False, say: Say = lambda line: None
+) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; returns what `out`/refit.json is to say.
 
     A refit that was killed goes on in the same `out`. A seed that diverges is left out, unless it is the registered one.
@@ -216,7 +220,7 @@ def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say =
         summaries[seed] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     # Only now, with every model and threshold settled, is another split opened.
     evaluations = {seed: _evaluated(out / f"seed-{seed}", best, plan, list(chosen.values()), say) for seed in summaries}
-    told = {
+    outcome = {
         "best": str(best.path),
         "best_digest": best.found["digest"],
         "task": best.task_name,
@@ -237,11 +241,11 @@ def refit(ready: Ready, *, served_as: str = "", anyway: bool = False, say: Say =
         "missed": _missed(evaluations, chosen),
         "overspent": _overspent(evaluations, chosen),
     }
-    check_learned(told, anyway)
+    check_learned(outcome, anyway)
     for seed, summary in summaries.items():
         address = served_as if seed == plan.seeds[0] else ""
         write_card(out / f"seed-{seed}", _facts(ready, seed, summary, evaluations, address))
-    return told
+    return outcome
 
 
 def _metric(best: BestFile) -> str:
@@ -253,9 +257,9 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
     return [
         {"seed": seed, "split": split, "criterion": point["criterion"], "aim": own.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
-        for split, told in evaluation["splits"].items()
-        if told_speed_up(told)
-        for point in told["chosen"]
+        for split, evaluated in evaluation["splits"].items()
+        if told_speed_up(evaluated)
+        for point in evaluated["chosen"]
         if (own := chosen[point["criterion"]]).missed(point["speed_up"])
     ]
 
@@ -265,9 +269,9 @@ def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> 
     return [
         {"seed": seed, "split": split, "criterion": point["criterion"], "max_loss": own.max_loss, "loss": loss}
         for seed, evaluation in evaluations.items()
-        for split, told in evaluation["splits"].items()
-        for point in told["chosen"]
-        if (own := chosen[point["criterion"]]).overspent(loss := lost(told, point))
+        for split, evaluated in evaluation["splits"].items()
+        for point in evaluated["chosen"]
+        if (own := chosen[point["criterion"]]).overspent(loss := lost(evaluated, point))
     ]
 
 
@@ -304,55 +308,55 @@ def check_data(best: BestFile) -> int:
     return split_rows
 
 
-def finish(out: Path, told: dict[str, Any]) -> None:
+def finish(out: Path, outcome: dict[str, Any]) -> None:
     """The refit is whole: it will not be gone on with."""
-    write_atomically(out / DONE, json.dumps(told, indent=1))
+    write_atomically(out / DONE, json.dumps(outcome, indent=1))
 
 
-def print_refit(told: dict[str, Any], out: Path) -> None:
+def print_refit(outcome: dict[str, Any], out: Path) -> None:
     """Each seed's scores on each split, the chosen points of the registered one, and how it is served."""
-    for seed, splits in told["evaluations"].items():
+    for seed, splits in outcome["evaluations"].items():
         for split, e in splits.items():
             print(
                 f"seed {seed} on {split}: mean over exits {100 * e['mean_over_exits']:.2f}, all layers "
                 f"{100 * e['exits']['score'][-1]:.2f}"
             )
-    for split, e in told["evaluations"][str(told["registered_seed"])].items():
+    for split, e in outcome["evaluations"][str(outcome["registered_seed"])].items():
         if e.get("majority"):
             print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
         if not told_speed_up(e):
             continue
         clock = {t["criterion"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
-            chosen, time = told["chosen"][p["criterion"]], clock.get(p["criterion"])
+            chosen, time = outcome["chosen"][p["criterion"]], clock.get(p["criterion"])
             in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
             print(
                 f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_asked(chosen)}, held out {chosen['reached']:.2f}, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
                 f"({-100 * lost(e, p) + 0.0:+.2f})"
             )
-    for m in told["missed"]:
+    for m in outcome["missed"]:
         print(
             f"warning: seed {m['seed']} misses the speed-up of {m['criterion']} on {m['split']}: {m['speed_up']:.2f} where "
             f"{m['aim']:.2f} was aimed at ({m['speed_up'] / m['aim'] - 1:+.0%}); if the speed matters, give requests a "
             "threshold of your own"
         )
-    for m in told["overspent"]:
-        if m["criterion"] == told["criterion"]:
+    for m in outcome["overspent"]:
+        if m["criterion"] == outcome["criterion"]:
             print(
                 f"warning: seed {m['seed']} loses {points(m['loss'])} by {m['criterion']} on {m['split']}, where at most "
                 f"{points(m['max_loss'])} on validation samples was the aim; if the score matters, state a stricter aim"
             )
-    own = told["chosen"][told["criterion"]]
+    own = outcome["chosen"][outcome["criterion"]]
     print(f"the models exit by {named(own['criterion'], own['patience'])}, threshold {own['threshold']:.6g}")
-    for seed in told["diverged"]:
+    for seed in outcome["diverged"]:
         print(f"seed {seed} diverged and is left out")
-    for line in told["differs"]:
+    for line in outcome["differs"]:
         print(f"not as the best file was found: {line}")
-    print(told["picked"])
-    address = f"models:/{told['mlflow']['name']}@{told['mlflow']['alias']}"
-    print(f"{out}: {address}, version {told['mlflow']['version']}; serve it by:")
-    server = f"MLFLOW_TRACKING_URI={shlex.quote(told['mlflow']['tracking_uri'])}"
+    print(outcome["picked"])
+    address = f"models:/{outcome['mlflow']['name']}@{outcome['mlflow']['alias']}"
+    print(f"{out}: {address}, version {outcome['mlflow']['version']}; serve it by:")
+    server = f"MLFLOW_TRACKING_URI={shlex.quote(outcome['mlflow']['tracking_uri'])}"
     print(f"  {server} mlflow models serve --env-manager local --model-uri '{address}'")
 
 
@@ -388,13 +392,13 @@ def _run(best: BestFile, seed: int, own: Chosen) -> RunConfig:
     )
 
 
-def _identity(best: BestFile, plan: Plan) -> dict[str, Any]:
+def _identity(best: BestFile, plan: RefitPlan) -> dict[str, Any]:
     """What a folder's refit is known by."""
     mine = {"best": best.found["digest"], "code": code_version(), **dataclasses.asdict(plan)}
     return dict(json.loads(json.dumps(mine)))
 
 
-def _refuse_taken(out: Path, best: BestFile, plan: Plan) -> None:
+def _refuse_taken(out: Path, best: BestFile, plan: RefitPlan) -> None:
     """SweepError for a folder that is neither new nor begun by the same refit: nothing is overwritten."""
     mine = _identity(best, plan)
     if (out / DONE).exists():
@@ -411,7 +415,7 @@ def _refuse_taken(out: Path, best: BestFile, plan: Plan) -> None:
             )
 
 
-def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], say: Say) -> dict[str, Any]:
+def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chosen], say: Say) -> dict[str, Any]:
     """Each evaluated split's figures and the machine they were measured on, from evaluation.json where it exists."""
     kept = folder / "evaluation.json"
     if kept.is_file():
@@ -438,9 +442,9 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
         ratios = ", ".join(f"{p['criterion']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
         speed = f"; speed-up {ratios}" if told_speed_up(splits[split]) else ""
         say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
-    told = {"splits": splits, "machine": machine(runtime)}
-    write_atomically(kept, json.dumps(told, indent=1))
-    return told
+    evaluation = {"splits": splits, "machine": machine(runtime)}
+    write_atomically(kept, json.dumps(evaluation, indent=1))
+    return evaluation
 
 
 def _differs(best: BestFile, summary: dict[str, Any]) -> list[str]:
@@ -449,7 +453,7 @@ def _differs(best: BestFile, summary: dict[str, Any]) -> list[str]:
 
 
 def _facts(
-    ready: Ready, seed: int, summary: Mapping[str, Any], evaluations: Mapping[int, Any], served_as: str
+    ready: PreparedRefit, seed: int, summary: Mapping[str, Any], evaluations: Mapping[int, Any], served_as: str
 ) -> CardFacts:
     best, plan, chosen = ready.best, ready.plan, ready.chosen
     config = best.config

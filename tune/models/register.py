@@ -48,7 +48,7 @@ POINTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class RegistryTarget:
     """Where a refit is logged (server and experiment) and what it is registered as."""
 
     uri: str
@@ -72,7 +72,7 @@ def logged_name(task: str) -> str:
     return model_name(task).replace(".", "-")
 
 
-def check_names(to: Target, task: str) -> None:
+def check_names(to: RegistryTarget, task: str) -> None:
     """ConfigError for a name that MLflow won't take, before anything is trained."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.validation import (
@@ -94,10 +94,10 @@ def check_names(to: Target, task: str) -> None:
         try:
             check(value)
         except MlflowException as error:
-            raise ConfigError(f"{option} {value!r}: {_said(error)}") from None
+            raise ConfigError(f"{option} {value!r}: {_error_text(error)}") from None
 
 
-def check_server(to: Target) -> None:
+def check_server(to: RegistryTarget) -> None:
     """The experiment is there, before anything is trained; TrackingError where MLflow can't be used."""
     from mlflow.exceptions import MlflowException
 
@@ -107,7 +107,7 @@ def check_server(to: Target) -> None:
         raise TrackingError(advice(to.uri, error)) from None
 
 
-def log_refit(best: BestFile, out: Path, told: Mapping[str, Any], to: Target, *, say: Say) -> dict[str, Any]:
+def log_refit(best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget, *, say: Say) -> dict[str, Any]:
     """Log every seed and register the first; returns run ids by seed, and the registered version.
 
     TrackingError where MLflow fails; the same refit then goes on here, with nothing logged twice.
@@ -116,12 +116,12 @@ def log_refit(best: BestFile, out: Path, told: Mapping[str, Any], to: Target, *,
 
     try:
         with _tracking(to.uri), tempfile.TemporaryDirectory() as staging:
-            return _Logging(best, out, told, to, Path(staging), say).all()
+            return _Logging(best, out, outcome, to, Path(staging), say).all()
     except (MlflowException, OSError, ValueError) as error:
         lie = f"The models lie in {redact(str(out))}"
         if isinstance(error, MlflowException) and is_permanent(error):
             raise TrackingError(
-                f"MLflow at {redact(to.uri)} rejected what is to be logged: {_said(error)}. {lie}; when that is mended, "
+                f"MLflow at {redact(to.uri)} rejected what is to be logged: {_error_text(error)}. {lie}; when that is mended, "
                 "the same command goes on"
             ) from None
         raise TrackingError(f"{advice(to.uri, error)} {lie}; give the same command again to log them.") from None
@@ -130,17 +130,19 @@ def log_refit(best: BestFile, out: Path, told: Mapping[str, Any], to: Target, *,
 class _Logging:
     """One refit on its way into MLflow. What is there already stands in :data:`LOGGED`, written after every step."""
 
-    def __init__(self, best: BestFile, out: Path, told: Mapping[str, Any], to: Target, staging: Path, say: Say) -> None:
+    def __init__(
+        self, best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget, staging: Path, say: Say
+    ) -> None:
         import mlflow
 
-        self.best, self.out, self.told, self.to, self.staging, self.say = best, out, told, to, staging, say
+        self.best, self.out, self.outcome, self.to, self.staging, self.say = best, out, outcome, to, staging, say
         self.client = mlflow.MlflowClient()
         self.store = open_store(mlflow.get_tracking_uri())
         self.experiment_id = ensure_experiment(self.store, to.experiment)
         self.kept = self._begun()
 
     def all(self) -> dict[str, Any]:
-        for seed in self.told["seeds"]:
+        for seed in self.outcome["seeds"]:
             if seed not in self.kept["finished"]:
                 self._log_seed(seed)
         if "version" not in self.kept:
@@ -166,19 +168,19 @@ class _Logging:
     def _log_seed(self, seed: int) -> None:
         import mlflow
 
-        told, first = self.told, seed == self.told["registered_seed"]
+        outcome, first = self.outcome, seed == self.outcome["registered_seed"]
         folder = shipped(self.out / f"seed-{seed}", self.staging / f"seed-{seed}")
         with mlflow.start_run(run_id=self._run(seed)) as run:
             run_id = run.info.run_id
             _set_tags(
-                lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, told, seed), self.say
+                lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed), self.say
             )
             if first and "model_id" not in self.kept:
-                self._keep(model_id=_log_model(self.best, folder, told))
-            splits = told["evaluations"][str(seed)]
+                self._keep(model_id=_log_model(self.best, folder, outcome))
+            splits = outcome["evaluations"][str(seed)]
             # The run's own time: points that were sent before the refit was interrupted are the same points.
             points = _metrics(splits, self.kept["model_id"] if first else None, run.info.start_time)
-            self.client.log_batch(run_id, params=_params(self.best, told, seed, precision_of(folder)))
+            self.client.log_batch(run_id, params=_params(self.best, outcome, seed, precision_of(folder)))
             for start in range(0, len(points), POINTS):
                 self.client.log_batch(run_id, metrics=points[start : start + POINTS])
             for file in ("evaluation.json", "training.json", "exits.json", "README.md"):
@@ -197,19 +199,19 @@ class _Logging:
         mlflow.log_text(dump_yaml(values), f"best/{path.name}")
         if held_out := self.best.found.get("held_out"):
             mlflow.log_artifact(str(path.with_name(held_out["file"])), "best")
-        mlflow.log_dict({**self.told, "best": path.name}, "refit.json")
+        mlflow.log_dict({**self.outcome, "best": path.name}, "refit.json")
 
     def _run(self, seed: int) -> str:
         """The seed's run: the one that was begun, where it is still there, or a new one."""
         from mlflow.entities import RunTag
 
-        known = self.kept["runs"].get(str(seed))
-        if known and self._is_there(known):
-            return str(known)
-        if seed == self.told["registered_seed"]:
+        run_id = self.kept["runs"].get(str(seed))
+        if run_id and self._is_there(run_id):
+            return str(run_id)
+        if seed == self.outcome["registered_seed"]:
             self.kept.pop("model_id", None)
-        told = self.told
-        note = f"{self.best.path.name}, seed {seed}, on {told['trained_on']}. {told['picked']}"
+        outcome = self.outcome
+        note = f"{self.best.path.name}, seed {seed}, on {outcome['trained_on']}. {outcome['picked']}"
         run = self.store.create_run(
             self.experiment_id,
             "",
@@ -250,20 +252,20 @@ class _Logging:
                 raise
             before = None
         source = f"models:/{model_id}"
-        there = client.search_model_versions(f"name = {quoted(name)}")
-        version = next((v for v in there if v.source == source or v.model_id == model_id), None)
+        versions = client.search_model_versions(f"name = {quoted(name)}")
+        version = next((v for v in versions if v.source == source or v.model_id == model_id), None)
         version = version or mlflow.register_model(source, name)
         _set_tags(
             lambda key, value: client.set_model_version_tag(name, version.version, key, value),
             {
                 "sweep": str(self.best.found["sweep"]),
-                "config": str(self.told["configuration"]),
-                "seed": str(self.told["registered_seed"]),
-                **_origin(self.told),
+                "config": str(self.outcome["configuration"]),
+                "seed": str(self.outcome["registered_seed"]),
+                **_origin(self.outcome),
             },
             self.say,
         )
-        client.update_model_version(name, version.version, description=self.told["picked"])
+        client.update_model_version(name, version.version, description=self.outcome["picked"])
         client.set_registered_model_alias(name, alias, version.version)
         if before not in (None, version.version):
             self.say(f"{self.to.address} was version {before}, which stays, and is version {version.version} now")
@@ -280,15 +282,15 @@ def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str], say: 
         except MlflowException as error:
             if not is_permanent(error):
                 raise
-            say(f"warning: MLflow rejected the tag {key!r}, and the refit goes on without it: {_said(error)}")
+            say(f"warning: MLflow rejected the tag {key!r}, and the refit goes on without it: {_error_text(error)}")
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """A rejection as one line without secrets."""
     return redact(" ".join(str(getattr(error, "message", error)).split()))[:300].rstrip(".")
 
 
-def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
+def _log_model(best: BestFile, folder: Path, outcome: Mapping[str, Any]) -> str:
     """Log a shipped folder as a model that `tune.models.serving` loads; returns its id in MLflow. Nothing in it is a pickle."""
     import mlflow
     import pandas as pd
@@ -307,7 +309,7 @@ def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
         pip_requirements=_requirements(),
         # What whoever loads the model may choose otherwise.
         model_config={"device": "auto", "precision": precision_of(folder)},
-        params={"strategy": told["criterion"], "configuration": told["configuration"]},
+        params={"strategy": outcome["criterion"], "configuration": outcome["configuration"]},
     )
     return str(info.model_id)
 
@@ -329,11 +331,11 @@ def _requirements() -> list[str]:
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
-def _origin(told: Mapping[str, Any]) -> dict[str, str]:
-    return {"best_digest": told["best_digest"], "code": told["code"]}
+def _origin(outcome: Mapping[str, Any]) -> dict[str, str]:
+    return {"best_digest": outcome["best_digest"], "code": outcome["code"]}
 
 
-def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
+def _tags(best: BestFile, outcome: Mapping[str, Any], seed: int) -> dict[str, str]:
     algorithm = best.config.training.algorithm
     return {
         "sweep": str(best.found["sweep"]),
@@ -343,7 +345,7 @@ def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
         "approach": labels.algorithm_label(algorithm),
         "config": str(best.found["configuration"]),
         "seed": str(seed),
-        **_origin(told),
+        **_origin(outcome),
         "mlflow.runColor": labels.algorithm_colour(algorithm) or "#8c8c8c",
     }
 
@@ -353,7 +355,7 @@ def precision_of(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"])
 
 
-def _params(best: BestFile, told: Mapping[str, Any], seed: int, precision: str) -> list[Any]:
+def _params(best: BestFile, outcome: Mapping[str, Any], seed: int, precision: str) -> list[Any]:
     """The options as they were used: a model's own settings become params of its run, and MLflow lets none be changed."""
     from mlflow.entities import Param
 
@@ -361,10 +363,10 @@ def _params(best: BestFile, told: Mapping[str, Any], seed: int, precision: str) 
         **best.config.training.model_dump(mode="json"),
         "seed": seed,
         "precision": precision,
-        "theta_updates": told["theta_updates"],
-        "exit_strategy": told["criterion"],
-        "exit_threshold": told["chosen"][told["criterion"]]["threshold"],
-        "exit_patience": told["chosen"][told["criterion"]]["patience"],
+        "theta_updates": outcome["theta_updates"],
+        "exit_strategy": outcome["criterion"],
+        "exit_threshold": outcome["chosen"][outcome["criterion"]]["threshold"],
+        "exit_patience": outcome["chosen"][outcome["criterion"]]["patience"],
     }
     return [Param(key, str(value)) for key, value in values.items()]
 
@@ -374,16 +376,16 @@ def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> lis
     from mlflow.entities import Metric
 
     points: list[tuple[str, float, int]] = []
-    for split, told in splits.items():
+    for split, evaluation in splits.items():
         on = f"on_{split}"
-        points += [(f"{on}/score", score, layer) for layer, score in enumerate(told["exits"]["score"], start=1)]
-        points.append((f"{on}/score_mean", told["mean_over_exits"], 0))
-        for criterion, curve in told["curves"].items():
+        points += [(f"{on}/score", score, layer) for layer, score in enumerate(evaluation["exits"]["score"], start=1)]
+        points.append((f"{on}/score_mean", evaluation["mean_over_exits"], 0))
+        for criterion, curve in evaluation["curves"].items():
             for step, point in enumerate(curve, start=1):
                 points.append((f"{on}/{criterion}_layers", point["layers"], step))
                 points.append((f"{on}/{criterion}_score", point["measures"]["score"], step))
-        points += [(f"{on}/{p['criterion']}_speed_up", p["speed_up"], 0) for p in told["chosen"]]
-        points += [(f"{on}/{t['criterion']}_ms", t["milliseconds"], 0) for t in told.get("wall_clock", ())]
+        points += [(f"{on}/{p['criterion']}_speed_up", p["speed_up"], 0) for p in evaluation["chosen"]]
+        points += [(f"{on}/{t['criterion']}_ms", t["milliseconds"], 0) for t in evaluation.get("wall_clock", ())]
     return [Metric(key, value, at_ms, step, model_id=model_id) for key, value, step in points]
 
 
@@ -392,10 +394,12 @@ def _figure(splits: Mapping[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
-    for axes, (split, told) in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True):
-        scores = told["exits"]["score"]
+    for axes, (split, evaluation) in zip(
+        figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True
+    ):
+        scores = evaluation["exits"]["score"]
         axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all rows")
-        for criterion, curve in told["curves"].items():
+        for criterion, curve in evaluation["curves"].items():
             row = CRITERIA[criterion]
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
             axes.plot(layers, score, ".-", label=row.shown, color=row.colour)

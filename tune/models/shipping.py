@@ -26,7 +26,7 @@ def shipped(folder: Path, to: Path) -> Path:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, to / name)
     _rewrite(to / "config.json", _model_config)
-    _rewrite(to / "training.json", lambda told: {**told, "config": without_places(told["config"])})
+    _rewrite(to / "training.json", lambda summary: {**summary, "config": without_places(summary["config"])})
     return to
 
 
@@ -37,10 +37,10 @@ def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
         values["data"] = {key: value for key, value in values["data"].items() if key != "dir"}
     if values.get("model"):
         values["model"] = {**values["model"], "backbone": backbone_name(values["model"]["backbone"])}
-    found = values.get("found")
-    if found and isinstance(found.get("backbone"), dict) and "name" in found["backbone"]:
-        identity = {**found["backbone"], "name": backbone_name(found["backbone"]["name"])}
-        values["found"] = {**found, "backbone": identity}
+    section = values.get("found")
+    if section and isinstance(section.get("backbone"), dict) and "name" in section["backbone"]:
+        identity = {**section["backbone"], "name": backbone_name(section["backbone"]["name"])}
+        values["found"] = {**section, "backbone": identity}
     return _with_file_names(values)
 
 

@@ -74,8 +74,8 @@ class Verdict:
 
     @property
     def logits_identical(self) -> bool | None:
-        told = [c.logits_identical for c in self.cells if c.logits_identical is not None]
-        return all(told) if told else None
+        compared = [c.logits_identical for c in self.cells if c.logits_identical is not None]
+        return all(compared) if compared else None
 
     @property
     def bit_for_bit(self) -> bool:
@@ -132,35 +132,35 @@ def verify(
 
     Another experiment is not trained at all, unless `anyway` asks for its figures: the verdict stays the same.
     """
-    config, found = best.config, best.found
+    config, section = best.config, best.found
     with tempfile.TemporaryDirectory() as cache:
         from leebert.data.folds import make_folds
 
         task = effective_task(config.task, config.data.group_by)
         data = load_training_data(task, config.data, config.model, Path(cache))
-        facts = found["folds"]
+        facts = section["folds"]
         folds = make_folds(data.examples, task, facts["k"], facts["seed"])
-        settings = [_settings(best, cell, device, threads, precision) for cell in found["cells"]]
+        settings = [_settings(best, cell, device, threads, precision) for cell in section["cells"]]
         foreign = _foreign(best, data.examples.fingerprint(), folds.digest)
         if foreign and not anyway:
-            unlike = dict.fromkeys(line for one in settings for line in one.differs(found))
-            return Verdict(found["score_mean"], None, (), foreign, tuple(unlike))
+            unlike = dict.fromkeys(line for one in settings for line in one.differs(section))
+            return Verdict(section["score_mean"], None, (), foreign, tuple(unlike))
         study = Study(
             folder=cache,
             problem=data.problem(),
             folds=folds,
-            cells=tuple((cell["seed"], cell["fold"]) for cell in found["cells"]),
+            cells=tuple((cell["seed"], cell["fold"]) for cell in section["cells"]),
             training=config.training.model_dump(exclude={"seed"}),
         )
         logits = {(c.seed, c.fold): c for c in _logits_if_there(best)}
         checks: list[CellCheck] = []
-        said: set[str] = set()
-        for number, (cell, own) in enumerate(zip(found["cells"], settings, strict=True), start=1):
-            differs = own.differs(found)
+        reported: set[str] = set()
+        for number, (cell, own) in enumerate(zip(section["cells"], settings, strict=True), start=1):
+            differs = own.differs(section)
             for line in differs:
-                if line not in said:
+                if line not in reported:
                     say(f"not as recorded: {line}")
-            said.update(differs)
+            reported.update(differs)
             check = _train(own.applied(study), cell, logits.get((cell["seed"], cell["fold"])), own.threads)
             checks.append(dataclasses.replace(check, differs=differs))
             shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
@@ -183,12 +183,12 @@ class _Settings:
     def applied(self, study: Study) -> Study:
         return dataclasses.replace(study, training={**study.training, "precision": self.precision}, device=self.device)
 
-    def differs(self, found: Mapping[str, Any]) -> tuple[str, ...]:
+    def differs(self, section: Mapping[str, Any]) -> tuple[str, ...]:
         """What is unlike the recorded settings, in words; a GPU is, since its sums have no fixed order."""
         with limited_threads(self.threads):
             runtime = Runtime.of(self.precision, self.device)
             now = {"versions": versions(), "runtime": runtime.describe()}
-        lines = differences({"versions": found.get("versions"), "runtime": self.recorded or None}, now)
+        lines = differences({"versions": section.get("versions"), "runtime": self.recorded or None}, now)
         if runtime.device.type == "cuda":
             lines.append("a GPU adds up in no fixed order")
         return tuple(lines)

@@ -160,17 +160,17 @@ def _front(choice: Choice) -> dict[str, Any]:
 
 def _sweeps(choice: Choice) -> dict[str, Any]:
     """Each sweep: how far it has come, and its own best, if it has any."""
-    told = {}
+    summaries = {}
     for sweep in choice.sweeps:
         own = next((r for r in choice.ranked if choice.candidates[r.configuration.id].sweep is sweep), None)
-        told[sweep.name] = _known(
+        summaries[sweep.name] = _known(
             status=sweep.status,
             complete=choice.complete_of(sweep),
             planned=sweep.spec.planned,
             configuration=own and choice.candidates[own.configuration.id].configuration.id,
             value=own and round(own.score.mean, 6),
         )
-    return told
+    return summaries
 
 
 def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> d
 
 def best_logits(chosen: Candidate) -> list[CellLogits] | None:
     """The held-out logits of a configuration's cells at their best epochs; None, with a warning, where files are gone."""
-    found = []
+    cells = []
     for record in chosen.records:
         try:
             held_out, rows = cell_logits(chosen.sweep.folder.path, record)
@@ -204,8 +204,8 @@ def best_logits(chosen: Candidate) -> list[CellLogits] | None:
                 stacklevel=2,
             )
             return None
-        found.append(CellLogits(record["seed"], record["fold"], held_out, rows))
-    return found
+        cells.append(CellLogits(record["seed"], record["fold"], held_out, rows))
+    return cells
 
 
 def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
@@ -223,15 +223,15 @@ def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
     """
     path = out / f"{choice.task}.yaml"
     values = best_file(choice)
-    found = values["found"]
+    section = values["found"]
     out.mkdir(parents=True, exist_ok=True)
     if logits := best_logits(choice.best):
         # The file that the YAML names comes first: whoever reads the new YAML finds it.
-        found["held_out"] = save_logits(out / f"{choice.task}.held-out.parquet", logits)
-    found["digest"] = content_digest(values)
+        section["held_out"] = save_logits(out / f"{choice.task}.held-out.parquet", logits)
+    section["digest"] = content_digest(values)
     header = [
         f"The best of {_counted(choice)}:",
-        f"{_score(found)} (cross-validated mean over exits, in per cent;",
+        f"{_score(section)} (cross-validated mean over exits, in per cent;",
         "another quantity than a score on dev). Train it on the whole training split, or see whether the score comes out:",
         f"  leebert train --config {path}",
         f"  leebert-tune verify {path}",
@@ -252,9 +252,9 @@ def _counted(choice: Choice) -> str:
     )
 
 
-def _score(found: dict[str, Any]) -> str:
-    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
-    return f"{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells"
+def _score(section: dict[str, Any]) -> str:
+    spread = "" if section.get("score_std") is None else f" ± {100 * section['score_std']:.2f}"
+    return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} cells"
 
 
 def _against(choice: Choice) -> str:
@@ -271,13 +271,13 @@ def _against(choice: Choice) -> str:
 
 def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
     """What was chosen, from what, and why, on stdout."""
-    found, objective = values["found"], choice.objective
-    print(f"the best of {_counted(choice)}:\n{describe(found['values'])}\n{_score(found)}")
+    section, objective = values["found"], choice.objective
+    print(f"the best of {_counted(choice)}:\n{describe(section['values'])}\n{_score(section)}")
     if against := _against(choice):
         print(against)
     for line in choice.progress().values():
         print(line)
-    moved = found.get("weights_moved")
+    moved = section.get("weights_moved")
     if moved is not None and moved < MOVED:
         print(
             f"its loss weights stayed within {moved:.2g} of their start (less than {MOVED:g}): as good as uniform weights"
@@ -292,21 +292,21 @@ def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
             f"{len(choice.unlearned)} of {len(choice.candidates)} complete configurations are not distinguishable from the "
             "majority class and were left out (--anyway takes them in)"
         )
-        _print_configurations("as the majority class", found["not_distinguishable"], path)
+        _print_configurations("as the majority class", section["not_distinguishable"], path)
     if objective.kind != "score":
-        print(f"chosen by the {objective}: {100 * found['objective']['value']:.2f}")
-    if len(found["sweeps"]) > 1:
-        for sweep, own in found["sweeps"].items():
-            mark = "  (chosen)" if sweep == found["sweep"] else ""
+        print(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")
+    if len(section["sweeps"]) > 1:
+        for sweep, own in section["sweeps"].items():
+            mark = "  (chosen)" if sweep == section["sweep"] else ""
             print(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "nothing to choose") + mark)
-    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
-    near = found["within_one_standard_error"]
+    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in section["score_per_exit"]))
+    near = section["within_one_standard_error"]
     print(f"{len(near) - 1} other configuration(s) lie within one standard error")
     if len(near) > 1:
         _print_configurations("layers: the fewest that cost at most a point", near, path)
-    if "pareto" in found:
+    if "pareto" in section:
         # Each configuration where it begins to be the best one.
-        begins = [next(group) for _, group in itertools.groupby(found["pareto"]["points"], key=_whose)]
+        begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_whose)]
         print(f"{len({_whose(p) for p in begins})} configuration(s) lie on the front of score against mean layers")
         _print_configurations(f"on the front from, under {objective.under}", begins, path)
     elif choice.no_front:
@@ -318,16 +318,16 @@ def _whose(point: dict[str, Any]) -> tuple[str, str]:
     return point.get("sweep", ""), point["configuration"]
 
 
-def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) -> None:
+def _print_configurations(title: str, configurations: list[dict[str, Any]], path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     table.add_column("configuration")
-    last = "margin" if told and "margin" in told[0] else "layers"
+    last = "margin" if configurations and "margin" in configurations[0] else "layers"
     for name in ("score", last):
         table.add_column(name, justify="right")
-    for one in told[:PRINTED]:
+    for one in configurations[:PRINTED]:
         name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
         if last == "margin":
             end = (
@@ -339,5 +339,5 @@ def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) ->
             end = f"{one['layers']:.2f}" if "layers" in one else ""
         table.add_row(name, f"{100 * one['score']:.2f}", end)
     Console().print(table)
-    if len(told) > PRINTED:
-        print(f"and {len(told) - PRINTED} more in {path}")
+    if len(configurations) > PRINTED:
+        print(f"and {len(configurations) - PRINTED} more in {path}")

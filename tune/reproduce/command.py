@@ -17,10 +17,10 @@ from leebert.methods import METHODS, applies
 from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
-from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
-from tune.reproduce.plan import SEEDS, Allowance, Part, Plan, Request, make_plan, slug
+from tune.reproduce.paper import AIM, WINDOW, PaperFigure, PaperRow, PaperTable, aims, contaminated, is_papers
+from tune.reproduce.plan import SEEDS, Allowance, Part, ReproductionPlan, ReproductionRequest, make_plan, slug
 from tune.reproduce.results import Costs, Results, experiment_differences, read, write
-from tune.reproduce.tables import Line, lines, networks
+from tune.reproduce.tables import TableRow, lines, networks
 from tune.reproduce.training import Standing, collect, identity, jobs, run
 from tune.store.folder import storage_root
 
@@ -61,7 +61,7 @@ class Reasons:
     signal: int | None = None
 
 
-def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Reproduced:
+def reproduce(request: ReproductionRequest, *, train: bool = True, say: Say = print) -> Reproduced:
     """Train what is missing (unless told not to), collect it into the results file, and write the table or figure.
 
     Raises ConfigError for options that make no sense or a folder that can't be written, SweepError for results or sweeps
@@ -69,7 +69,7 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
     """
     plan = make_plan(request)
     check_writable(request.out, "--out")
-    if isinstance(plan.target, Table):
+    if isinstance(plan.target, PaperTable):
         plan = plan.keeping(_methods_of(plan.stem.with_name(plan.stem.name + ".csv")))
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
@@ -85,7 +85,7 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
 
 
 def _brought_up_to_date(
-    plan: Plan, path: Path, results: Results | None, say: Say
+    plan: ReproductionPlan, path: Path, results: Results | None, say: Say
 ) -> tuple[Results, tuple[int, ...], Reasons]:
     """The results with all that could be trained and measured, the seeds of a row, and why something is not there."""
     from tune.running.prepare import misfits, prepare
@@ -127,7 +127,7 @@ def _brought_up_to_date(
             results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, aims(plan.task_name)))
         if results.cells:  # whatever happens next
             write(path, results)
-    if isinstance(plan.target, Table):
+    if isinstance(plan.target, PaperTable):
         wanted = networks(results)
         if wanted and not _costs_are_known(results.costs, wanted):
             say(f"timing {len(wanted)} network(s)")
@@ -139,7 +139,7 @@ def _brought_up_to_date(
     return results, seeds, reasons
 
 
-def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
+def _shown(plan: ReproductionPlan, results: Results) -> tuple[PaperRow, ...]:
     """The rows that were asked for, those that there are, and those that the table had before."""
     return (
         *(row for row in plan.rows if plan.request.asks(row.method) or results.of(row.method, row.keep)),
@@ -156,24 +156,24 @@ def _methods_of(table: Path) -> list[str]:
         return []
 
 
-def _given(plan: Plan) -> dict[str, Any]:
+def _given(plan: ReproductionPlan) -> dict[str, Any]:
     """Of what results belong to, what the request says: to be shown, they need none of the options repeated."""
     request = plan.request
-    told = identity(plan.any_spec())
+    options = identity(plan.any_spec())
     paths = {assignment.partition("=")[0].strip() for assignment in request.set_}
     given = {
-        "task": told["task"],
-        "training": {o: v for o, v in told["training"].items() if request.best or f"training.{o}" in paths},
+        "task": options["task"],
+        "training": {o: v for o, v in options["training"].items() if request.best or f"training.{o}" in paths},
     }
-    if request.pooling != Request.pooling:
-        given["pooling"] = told["pooling"]
+    if request.pooling != ReproductionRequest.pooling:
+        given["pooling"] = options["pooling"]
     for key, path in (("max_length", "max_length"), ("subset", "data.subset")):
         if any(one == path or one.startswith(f"{path}.") for one in paths):
-            given[key] = told[key]
+            given[key] = options[key]
     return given
 
 
-def _refuse_unread(plan: Plan, results: Results | None) -> None:
+def _refuse_unread(plan: ReproductionPlan, results: Results | None) -> None:
     """ConfigError for an option that no method of the target reads, nor one that was trained with these results already.
 
     All methods share one set of options, of which those of a best file and the defaults need not apply to any.
@@ -206,9 +206,9 @@ def _say_of_code(results: Results, say: Say) -> None:
         )
 
 
-def _seeds(request: Request, known: set[int]) -> tuple[int, ...]:
+def _seeds(request: ReproductionRequest, existing: set[int]) -> tuple[int, ...]:
     """The seeds that every row is to have: as many as asked for, else as there are, else the paper's. More are shown, too."""
-    return tuple(range(request.seeds or max(known, default=-1) + 1 or SEEDS))
+    return tuple(range(request.seeds or max(existing, default=-1) + 1 or SEEDS))
 
 
 def _missing(
@@ -233,14 +233,14 @@ def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str
     )
 
 
-def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
+def _rendered(plan: ReproductionPlan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
     request, target = plan.request, plan.target
-    told = identity(plan.any_spec())
+    experiment = identity(plan.any_spec())
     missing, more, failed = _unfinished(plan, results, seeds, reasons)
     stem = plan.stem
     request.out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    if isinstance(target, Figure):
+    if isinstance(target, PaperFigure):
         text = _figure(plan, target, results, stem.with_name(stem.name + ".png"), written)
     else:
         page = _page(plan, target, results, missing)
@@ -256,29 +256,29 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
         tuple(written),
         missing,
         request.again
-        if more and not experiment_differences(results.identity, told)
+        if more and not experiment_differences(results.identity, experiment)
         else "",  # options were left out of what is only shown
         failed,
         reasons.signal,
     )
 
 
-def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: list[Path]) -> str:
+def _figure(plan: ReproductionPlan, figure: PaperFigure, results: Results, path: Path, written: list[Path]) -> str:
     rows = [row for row in plan.rows if plan.request.asks(row.method)]
-    found = drawing.curves(figure, rows, results)
-    if not found:
+    curves = drawing.curves(figure, rows, results)
+    if not curves:
         return f"{figure.title}: nothing to draw yet"
     seen = contaminated(plan.request.backbone, plan.task_name)
     title = f"{plan.task_name}, {slug(plan.request.backbone)}" + (", which has seen this task" if seen else "")
     if part := _rows_of_a_part(results):
         title += f", {part:,} training rows"
-    drawing.draw(figure, title, _splits(results), found).savefig(path, dpi=150)
+    drawing.draw(figure, title, _splits(results), curves).savefig(path, dpi=150)
     written.append(path)
-    return f"{figure.title}: {', '.join(curve.label for curve in found)}"
+    return f"{figure.title}: {', '.join(curve.label for curve in curves)}"
 
 
 def _unfinished(
-    plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons
+    plan: ReproductionPlan, results: Results, seeds: tuple[int, ...], reasons: Reasons
 ) -> tuple[tuple[str, ...], bool, bool]:
     """What the rows asked for lack, a sentence for each reason; whether the same command would bring more; and whether it
     is for a method that was given up."""
@@ -298,10 +298,10 @@ def _unfinished(
     return tuple(f"{reason}: {', '.join(titles)}" for reason, titles in why.items()), more, failed
 
 
-def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) -> rendering.Page:
+def _page(plan: ReproductionPlan, table: PaperTable, results: Results, missing: tuple[str, ...]) -> rendering.TablePage:
     made = lines(table, _shown(plan, results), results, plan.task_name)
     backbone = plan.request.backbone
-    return rendering.Page(
+    return rendering.TablePage(
         table=table,
         task=plan.task_name,
         backbone=slug(backbone),
@@ -316,7 +316,7 @@ def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) 
     )
 
 
-def _not_shown(plan: Plan, results: Results) -> list[str]:
+def _not_shown(plan: ReproductionPlan, results: Results) -> list[str]:
     """What the results hold beside the table's rows."""
     shown = {row.method for row in (*plan.rows, *plan.kept)}
     others = dict.fromkeys(cell.method for cell in results.cells if cell.method not in shown)
@@ -333,7 +333,7 @@ def _splits(results: Results) -> str:
     return " and ".join(results.identity.get("evaluated") or ("dev",))
 
 
-def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...]) -> list[str]:
+def _rests_on(table: PaperTable, task: str, results: Results, made: tuple[TableRow, ...]) -> list[str]:
     """What the figures of a table rest on, a sentence each."""
     training = results.identity["training"]
     setting = (
@@ -345,29 +345,29 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
     if task not in IMAGE_TASKS:
         setting += f", pooling {results.identity['pooling']}"
     if table.kind == "costs":
-        said = [
+        sentences = [
             "Minutes are of the wall clock, from a cell's start to the end of its best epoch (by the mean over exits on a held-out "
             f"tenth of the training split), what else the machine did included; mean ± standard error over seeds; {setting}."
         ]
     else:
-        said = [
+        sentences = [
             f"Scores are the task's on {_splits(results)}, on which nothing was chosen, at the best epoch by the mean over exits on a "
             f"held-out tenth of the training split; mean ± standard error over seeds, which share these rows: p and intervals are of "
             f"training's chance alone, and say nothing of other data; all methods: {setting}."
         ]
-        said += _off_the_aim(table.aim(task), made)
+        sentences += _off_the_aim(table.aim(task), made)
         if results.costs.seconds:
-            said.append(
+            sentences.append(
                 "Speed-ups are against the fine-tuned network with one exit (until that is there, against all exits evaluated). "
                 f"Times: batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}), per exit the "
                 f"median over rows of the fastest of {LEAST_ROUNDS} rounds or more, weighted by where the rows of {_splits(results)} leave."
             )
             if results.costs.rough:
-                said.append(
+                sentences.append(
                     f"The machine had other work: {results.costs.rough}, so the times are rough; the same command takes them again."
                 )
     if not results.cells:
-        return said
+        return sentences
     trained = Counter(cell.runtime for cell in results.cells)
     on = (
         "; ".join(trained)
@@ -375,13 +375,13 @@ def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...])
         else "; ".join(f"{runtime} ({n} cells)" for runtime, n in trained.items())
     )
     return [
-        *said,
+        *sentences,
         f"Trained on: {on}.",
         f"Code, by a digest of its sources: {', '.join(sorted({cell.code for cell in results.cells}))}.",
     ]
 
 
-def _off_the_aim(aim: float, made: tuple[Line, ...]) -> list[str]:
+def _off_the_aim(aim: float, made: tuple[TableRow, ...]) -> list[str]:
     """The rows of which a seed's threshold is outside of the window around the speed-up aimed at, on held-out rows."""
     low, high = (aim * bound / AIM for bound in WINDOW)
     outside = [

@@ -72,7 +72,7 @@ def measure(
     seconds: dict[str, dict[str, list[float]]] = {}
     with limited_threads(1):
         times = time_exits(timed, batches, runtime)
-        for (structure, name), found in times.seconds.items():
-            seconds.setdefault(structure, {})[name] = found.tolist()
+        for (structure, name), per_exit in times.seconds.items():
+            seconds.setdefault(structure, {})[name] = per_exit.tolist()
         described = machine(runtime)
     return Costs(parameters, operations, seconds, described, times.share, times.apart)

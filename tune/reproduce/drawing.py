@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Drawn
 from leebert.exits import DEFAULT
 from tune.analysis.figures import Band, bands
 from tune.analysis.labels import COLOURS
-from tune.reproduce.outcomes import Cell
-from tune.reproduce.paper import Figure, Row
+from tune.reproduce.outcomes import ReproducedCell
+from tune.reproduce.paper import PaperFigure, PaperRow
 from tune.reproduce.results import Results
 
 
@@ -20,7 +20,7 @@ from tune.reproduce.results import Results
 class Curve:
     """A method over patience, with a standard error to both sides, of which one seed has none."""
 
-    row: Row
+    row: PaperRow
     seeds: int
     band: Band
 
@@ -30,9 +30,9 @@ class Curve:
         return f"{self.row.title} ({self.seeds} seed{'s' if self.seeds > 1 else ''})"
 
 
-def curves(figure: Figure, rows: Sequence[Row], results: Results) -> list[Curve]:
+def curves(figure: PaperFigure, rows: Sequence[PaperRow], results: Results) -> list[Curve]:
     """The curve of each method that has cells with several exits."""
-    found = []
+    drawn = []
     for row in rows:
         cells = [cell for cell in results.of(row.method, row.keep).values() if len(cell.exits) > 1]
         if cells:
@@ -40,19 +40,19 @@ def curves(figure: Figure, rows: Sequence[Row], results: Results) -> list[Curve]
             mean = values.mean(axis=0)
             error = values.std(axis=0, ddof=1) / np.sqrt(len(cells)) if len(cells) > 1 else np.zeros_like(mean)
             band = np.arange(1, values.shape[1] + 1), mean, mean - error, mean + error
-            found.append(Curve(row, len(cells), band))
-    return found
+            drawn.append(Curve(row, len(cells), band))
+    return drawn
 
 
-def draw(figure: Figure, title: str, split: str, found: Sequence[Curve]) -> Drawn:
+def draw(figure: PaperFigure, title: str, split: str, selected: Sequence[Curve]) -> Drawn:
     """The figure of :func:`curves`, of which there must be one at least; `split` names the evaluated rows."""
-    colours = [COLOURS[curve.row.method] for curve in found]
+    colours = [COLOURS[curve.row.method] for curve in selected]
     y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
-    if any(curve.seeds > 1 for curve in found):
+    if any(curve.seeds > 1 for curve in selected):
         y += " (± standard error)"
-    return bands({title: {curve.label: curve.band for curve in found}}, DEFAULT, y, colours)
+    return bands({title: {curve.label: curve.band for curve in selected}}, DEFAULT, y, colours)
 
 
-def _by_patience(figure: Figure, cell: Cell) -> list[float]:
+def _by_patience(figure: PaperFigure, cell: ReproducedCell) -> list[float]:
     outcomes = sorted((o for o in cell.outcomes if o.criterion == DEFAULT), key=lambda o: o.threshold or 0.0)
     return [o.layers if figure.shows == "layers" else 100 * o.score for o in outcomes]

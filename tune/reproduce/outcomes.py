@@ -17,7 +17,7 @@ from leebert.tradeoff import replay_point
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class CriterionResult:
     """One exit criterion at one threshold: on the development split its layers, speed-up, score and how many rows left where.
 
     held_out: the speed-up on the held-out rows, by which thresholds are chosen.
@@ -34,7 +34,7 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class ReproducedCell:
     """One method trained with one seed.
 
     keep: the share that a reduced network keeps. exits: the score of each exit on the development split, (M,).
@@ -56,13 +56,13 @@ class Cell:
     epochs: int
     minutes_to_best: float
     runtime: str
-    outcomes: list[Outcome]
+    outcomes: list[CriterionResult]
 
     @property
     def key(self) -> tuple[str, float | None, int]:
         return self.method, self.keep, self.seed
 
-    def exiting(self, criterion: str, aim: float) -> Outcome | None:
+    def exiting(self, criterion: str, aim: float) -> CriterionResult | None:
         """The outcome of an exit criterion that comes nearest to a speed-up on held-out rows; None where the cell has none such.
 
         A network with one exit has one outcome.
@@ -83,7 +83,7 @@ def summarise(
     metric: str,
     code: str,
     aims: Collection[float],
-) -> Cell:
+) -> ReproducedCell:
     """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
 
     aims: the speed-ups that thresholds are chosen for, or the nearest that the network can have; of criteria whose
@@ -103,7 +103,7 @@ def summarise(
             exits += [(row.name, float(threshold)) for threshold in range(int(first), int(last) + 1)]
         for row in (row for row in criteria if not row.whole):
             exits += [(row.name, choose(held_out, row.name, aim).threshold) for aim in within]
-    return Cell(
+    return ReproducedCell(
         method=str(values["algorithm"]),
         keep=values.get("keep"),
         seed=int(record["seed"]),
@@ -124,12 +124,12 @@ def summarise(
 
 def _outcome(
     held_out: HeldOut, splits: Sequence[HeldOut], metric: str, criterion: str, threshold: float | None
-) -> Outcome:
+) -> CriterionResult:
     points = [replay_point(split, metric, criterion, threshold) for split in splits]
     counts = np.sum([point.exits for point in points], axis=0)
     layers = float(counts @ np.asarray(held_out.layers) / counts.sum())
     measures = {name: float(np.mean([p.measures[name] for p in points])) for name in points[0].measures}
-    return Outcome(
+    return CriterionResult(
         criterion=criterion,
         threshold=threshold,
         held_out=replay_point(held_out, metric, criterion, threshold).speed_up,

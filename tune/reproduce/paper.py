@@ -25,7 +25,7 @@ Role = Literal["subject", "rival", "variant", "base"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PaperRow:
     """One row. paper, speed_ups: the printed number and speed-up by task. keep: the share that a reduced network keeps.
 
     group: rows are compared within one.
@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PaperTable:
     """One table. kind: scores at a speed, or what training costs. tasks: those of the paper.
 
     aims: the speed-up in layers that thresholds are chosen for, by task; :data:`AIM` for others.
@@ -52,7 +52,7 @@ class Table:
     title: str
     backbone: str
     tasks: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PaperRow, ...]
     kind: Literal["scores", "costs"] = "scores"
     aims: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -66,33 +66,33 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class PaperFigure:
     """One figure: mean layers or score against patience, for some methods."""
 
     name: str
     title: str
     shows: Literal["layers", "score"]
     tasks: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PaperRow, ...]
 
     @property
     def methods(self) -> tuple[str, ...]:
         return tuple(row.method for row in self.rows)
 
 
-Target = Table | Figure
+PaperTarget = PaperTable | PaperFigure
 
 
 def _rows(
     tasks: Sequence[str],
     *lines: tuple[str, str, str, float | None, Role, float | Sequence[float], Sequence[float]],
-) -> tuple[Row, ...]:
+) -> tuple[PaperRow, ...]:
     """Rows from (title, method, criterion, keep, role, speed-up for all tasks or one per task, a number per task)."""
     made = []
     for title, method, criterion, keep, role, speed, numbers in lines:
         speeds = speed if isinstance(speed, Sequence) else [speed] * len(tasks)
         made.append(
-            Row(
+            PaperRow(
                 title,
                 method,
                 criterion,
@@ -110,7 +110,7 @@ _IMAGES = ("cifar10", "cifar100")
 
 # Fixed to a line per row: a table is read as one.
 # fmt: off
-TABLE_1 = Table("table1", "Static compression and early exits", "ALBERT-base", GLUE, _rows(
+TABLE_1 = PaperTable("table1", "Static compression and early exits", "ALBERT-base", GLUE, _rows(
     GLUE,
     ("whole network", "finetune", "never", None, "base", 1.00, (57.4, 84.6, 89.5, 89.2, 89.6, 75.6, 91.8)),
     ("half of the layers", "truncated", "never", 0.5, "rival", 1.96, (51.9, 80.2, 85.8, 84.7, 86.8, 70.6, 88.8)),
@@ -132,12 +132,12 @@ TABLE_1 = Table("table1", "Static compression and early exits", "ALBERT-base", G
 ))
 
 _MINUTES = ("mrpc", "sst2")
-TABLE_2 = Table("table2", "Minutes to the best checkpoint", "ALBERT-base", _MINUTES, (
-    Row("no early exits", "finetune", "never", dict(zip(_MINUTES, (6.4, 113.0), strict=True)), role="base"),
-    Row("PABEE", "pabee", "patience", dict(zip(_MINUTES, (6.2, 109.0), strict=True))),
-    Row("FastBERT", "fastbert", "patience", dict(zip(_MINUTES, (6.0, 102.0), strict=True))),
-    Row("CLO-v1", "clo-v1", "patience", dict(zip(_MINUTES, (13.2, 226.0), strict=True)), role="variant"),
-    Row("LeeBERT (CLO-v2)", "clo-v2", "patience", dict(zip(_MINUTES, (6.5, 118.0), strict=True)), role="subject"),
+TABLE_2 = PaperTable("table2", "Minutes to the best checkpoint", "ALBERT-base", _MINUTES, (
+    PaperRow("no early exits", "finetune", "never", dict(zip(_MINUTES, (6.4, 113.0), strict=True)), role="base"),
+    PaperRow("PABEE", "pabee", "patience", dict(zip(_MINUTES, (6.2, 109.0), strict=True))),
+    PaperRow("FastBERT", "fastbert", "patience", dict(zip(_MINUTES, (6.0, 102.0), strict=True))),
+    PaperRow("CLO-v1", "clo-v1", "patience", dict(zip(_MINUTES, (13.2, 226.0), strict=True)), role="variant"),
+    PaperRow("LeeBERT (CLO-v2)", "clo-v2", "patience", dict(zip(_MINUTES, (6.5, 118.0), strict=True)), role="subject"),
 ), "costs")
 
 _RULES = _rows(
@@ -147,11 +147,11 @@ _RULES = _rows(
     ("Shallow-Deep, maximum probability", "shallow-deep", "confidence", None, "rival", 1.95, (81.5, 87.1, 90.7)),
     ("LeeBERT, maximum probability", "clo-v2", "confidence", None, "subject", 2.04, (83.7, 88.9, 91.7)),
 )
-TABLE_4 = Table(
+TABLE_4 = PaperTable(
     "table4", "Other exit criteria", "ALBERT-base", _IN_5, tuple(dataclasses.replace(row, group=row.criterion) for row in _RULES)
 )
 
-TABLE_5 = Table("table5", "Shorter, distilled and replaced networks, and early exits", "BERT-base", _IN_5, _rows(
+TABLE_5 = PaperTable("table5", "Shorter, distilled and replaced networks, and early exits", "BERT-base", _IN_5, _rows(
     _IN_5,
     ("whole network", "finetune", "never", None, "base", 1.00, (83.5, 88.3, 91.5)),
     ("half of the layers", "truncated", "never", 0.5, "rival", 1.96, (79.1, 83.9, 89.6)),
@@ -173,27 +173,27 @@ OF_IMAGES: Mapping[str, Any] = {
 }
 
 # Of the paper's patience, which it doesn't state, the speed-ups are known: the middle one is aimed at. Shallow-Deep is ours.
-TABLE_6 = Table("table6", "Early exits on images", "ResNet-56", _IMAGES, (*_rows(
+TABLE_6 = PaperTable("table6", "Early exits on images", "ResNet-56", _IMAGES, (*_rows(
     _IMAGES,
     ("whole network", "finetune", "never", None, "base", 1.00, (91.8, 68.6)),
     ("PABEE", "pabee", "patience", None, "rival", (1.26, 1.22), (91.9, 69.0)),
     ("DBT", "dbt", "patience", None, "rival", (1.28, 1.25), (92.1, 69.3)),
     ("LeeBERT", "clo-v2", "patience", None, "subject", (1.30, 1.27), (92.5, 69.6)),
-), Row("Shallow-Deep", "shallow-deep", "confidence")), aims={"cifar10": 1.28, "cifar100": 1.25})
+), PaperRow("Shallow-Deep", "shallow-deep", "confidence")), aims={"cifar10": 1.28, "cifar100": 1.25})
 
-_CURVES = (Row("PABEE", "pabee"), Row("FastBERT", "fastbert"), Row("LeeBERT", "clo-v2", role="subject"))
-TARGETS: Mapping[str, Target] = {target.name: target for target in (
+_CURVES = (PaperRow("PABEE", "pabee"), PaperRow("FastBERT", "fastbert"), PaperRow("LeeBERT", "clo-v2", role="subject"))
+TARGETS: Mapping[str, PaperTarget] = {target.name: target for target in (
     TABLE_1, TABLE_2, TABLE_4, TABLE_5, TABLE_6,
-    Figure("figure2", "Mean layers against patience", "layers", ("mrpc",), _CURVES),
-    Figure("figure3", "Score against patience", "score", ("mrpc",), _CURVES),
-    Figure("figure4", "Score against patience", "score", ("sst2",), _CURVES),
+    PaperFigure("figure2", "Mean layers against patience", "layers", ("mrpc",), _CURVES),
+    PaperFigure("figure3", "Score against patience", "score", ("mrpc",), _CURVES),
+    PaperFigure("figure4", "Score against patience", "score", ("sst2",), _CURVES),
 )}
 # fmt: on
 
 
 def aims(task: str) -> tuple[float, ...]:
     """The speed-ups that any table aims at on a task."""
-    return tuple(sorted({target.aim(task) for target in TARGETS.values() if isinstance(target, Table)}))
+    return tuple(sorted({target.aim(task) for target in TARGETS.values() if isinstance(target, PaperTable)}))
 
 
 #: Backbones whose pretraining has seen a task's rows, by a part of the name without punctuation; from their model cards.

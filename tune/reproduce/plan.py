@@ -15,7 +15,7 @@ from leebert.data.tasks import named_or_declared
 from leebert.errors import ConfigError
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies
-from tune.reproduce.paper import OF_IMAGES, TABLE_1, TARGETS, Figure, Role, Row, Table, Target, slug
+from tune.reproduce.paper import OF_IMAGES, TABLE_1, TARGETS, PaperFigure, PaperRow, PaperTable, PaperTarget, Role, slug
 from tune.reproduce.results import VARIED
 from tune.space import SweepSpec, make_space
 from tune.space.file import canonical
@@ -48,7 +48,7 @@ _OWN_TRAINING = ("training.algorithm", "training.keep", "training.seed")
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class ReproductionRequest:
     """The command's options, as they were given."""
 
     target: str
@@ -104,19 +104,19 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ReproductionPlan:
     """A checked request: the rows to be shown, the sweeps, and what each of these is like (but for its methods).
 
     kept: rows that the table has from an earlier command: shown again, not trained.
     """
 
-    request: Request
-    target: Target
-    rows: tuple[Row, ...]
+    request: ReproductionRequest
+    target: PaperTarget
+    rows: tuple[PaperRow, ...]
     parts: tuple[Part, ...]
     common: dict[str, Any]
     name: str
-    kept: tuple[Row, ...] = ()
+    kept: tuple[PaperRow, ...] = ()
 
     @property
     def task_name(self) -> str:
@@ -128,7 +128,7 @@ class Plan:
         """The files of the table or figure, without their ending."""
         return self.request.out / f"{self.target.name}-{self.name.removeprefix('reproduce-')}"
 
-    def keeping(self, methods: Iterable[str]) -> Plan:
+    def keeping(self, methods: Iterable[str]) -> ReproductionPlan:
         """The same plan, whose table also has a row for each of these methods."""
         rows = {row.method for row in self.rows}
         kept = (_own_row(self.target, method) for method in dict.fromkeys(methods) if method not in rows)
@@ -152,7 +152,7 @@ def uses_keep(method: str) -> bool:
     return applies("keep", method)
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: ReproductionRequest) -> ReproductionPlan:
     """Check all that can be checked without data. Raises ConfigError."""
     if request.target not in TARGETS:
         raise ConfigError(
@@ -160,7 +160,7 @@ def make_plan(request: Request) -> Plan:
         )
     target = TARGETS[request.target]
     rows = _rows(target, request.methods)
-    task = named_or_declared(request.task or (target.tasks[0] if isinstance(target, Figure) else ""))
+    task = named_or_declared(request.task or (target.tasks[0] if isinstance(target, PaperFigure) else ""))
     task_name = task if isinstance(task, str) else str(task.get("name", "task"))
     _check_kind(target, task_name, request.methods)
     for assignment in request.set_:
@@ -191,14 +191,14 @@ def make_plan(request: Request) -> Plan:
         Part(name if keep == KEEP else f"{name}-keep-{keep:g}", keep, tuple(methods))
         for keep, methods in shares.items()
     )
-    plan = Plan(request, target, rows, parts, common, name)
+    plan = ReproductionPlan(request, target, rows, parts, common, name)
     plan.any_spec()  # all that is wrong with the options, at once
     return plan
 
 
-def _check_kind(target: Target, task: str, methods: Sequence[str]) -> None:
+def _check_kind(target: PaperTarget, task: str, methods: Sequence[str]) -> None:
     """Raises ConfigError for images where texts are expected and the other way round, and for curves of one exit."""
-    if isinstance(target, Figure):
+    if isinstance(target, PaperFigure):
         if one := [m for m in methods if METHODS[m].one_exit]:
             raise ConfigError(
                 f"--methods {one[0]}: has one exit, so no patience; {target.name} shows those with several"
@@ -208,7 +208,7 @@ def _check_kind(target: Target, task: str, methods: Sequence[str]) -> None:
         fitting = [
             t.name
             for t in TARGETS.values()
-            if isinstance(t, Table) and (t.tasks[0] in IMAGE_TASKS) == (task in IMAGE_TASKS)
+            if isinstance(t, PaperTable) and (t.tasks[0] in IMAGE_TASKS) == (task in IMAGE_TASKS)
         ]
         what = ("texts", "images") if task in IMAGE_TASKS else ("images", "texts")
         raise ConfigError(
@@ -253,7 +253,7 @@ def _budget(text: str | None) -> dict[str, Any]:
     raise ConfigError(f"--budget {text}: expected minutes, hours or epochs, such as 90m, 1.5h or fold_epochs=40")
 
 
-def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
+def _rows(target: PaperTarget, methods: Sequence[str]) -> tuple[PaperRow, ...]:
     """The target's rows, and one for each method asked for that it lacks."""
     for method in methods:
         if method not in METHODS:
@@ -264,15 +264,15 @@ def _rows(target: Target, methods: Sequence[str]) -> tuple[Row, ...]:
     )
 
 
-def _own_row(target: Target, method: str) -> Row:
+def _own_row(target: PaperTarget, method: str) -> PaperRow:
     """A row of a method that a target lacks: under its own exit criterion, and compared as in table 1, with those of its
     criterion where a target compares criteria."""
-    told = METHODS[method]
+    entry = METHODS[method]
     roles = {row.method: row.role for row in TABLE_1.rows}
-    unknown: Role = "variant" if told.group == "learned weights" else "rival"
-    return Row(
-        told.title, method, told.exits, keep=KEEP if uses_keep(method) else None, role=roles.get(method, unknown),
-        group=told.exits if told.exits in {row.group for row in target.rows} else "",
+    unknown: Role = "variant" if entry.group == "learned weights" else "rival"
+    return PaperRow(
+        entry.title, method, entry.exits, keep=KEEP if uses_keep(method) else None, role=roles.get(method, unknown),
+        group=entry.exits if entry.exits in {row.group for row in target.rows} else "",
     )  # fmt: skip
 
 

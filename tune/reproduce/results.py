@@ -12,7 +12,7 @@ from leebert.config import COST_ONLY, TrainConfig
 from leebert.errors import SweepError
 from leebert.files import replaced
 from leebert.provenance import differences
-from tune.reproduce.outcomes import Cell, Outcome
+from tune.reproduce.outcomes import CriterionResult, ReproducedCell
 
 #: What rows differ in, so that it is no part of what they share.
 VARIED = {"algorithm", "seed", "keep", *COST_ONLY}
@@ -58,16 +58,16 @@ class Results:
     """The cells of one task and backbone under one set of options, which `identity` names."""
 
     identity: dict[str, Any]
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[ReproducedCell, ...] = ()
     costs: Costs = dataclasses.field(default_factory=Costs)
 
-    def with_cells(self, cells: Iterable[Cell]) -> Results:
+    def with_cells(self, cells: Iterable[ReproducedCell]) -> Results:
         """These and the given ones, which replace those of the same method and seed."""
         joined = {cell.key: cell for cell in (*self.cells, *cells)}
         ordered = sorted(joined.values(), key=lambda c: (c.method, c.keep or 0.0, c.seed))
         return dataclasses.replace(self, cells=tuple(ordered))
 
-    def of(self, method: str, keep: float | None) -> dict[int, Cell]:
+    def of(self, method: str, keep: float | None) -> dict[int, ReproducedCell]:
         """A method's cells by seed."""
         return {cell.seed: cell for cell in self.cells if (cell.method, cell.keep) == (method, keep)}
 
@@ -95,9 +95,9 @@ def read(path: Path) -> Results | None:
         identity["training"] = TrainConfig().model_dump(mode="json", exclude=VARIED) | identity["training"]
         return Results(identity, cells, Costs(**about["costs"]))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
+        detail = " ".join(str(error).split())[:200]
         raise SweepError(
-            f"{path} can't be read as results ({type(error).__name__}: {said}): put back a whole copy, or remove it; what the "
+            f"{path} can't be read as results ({type(error).__name__}: {detail}): put back a whole copy, or remove it; what the "
             "sweeps' folders hold is then collected again, and the rest trained"
         ) from None
 
@@ -135,7 +135,7 @@ def _schema() -> Any:
     )  # fmt: skip
 
 
-def _plain(cell: Cell) -> dict[str, Any]:
+def _plain(cell: ReproducedCell) -> dict[str, Any]:
     row = dataclasses.asdict(cell)
     for outcome in row["outcomes"]:
         outcome["measures"] = json.dumps(outcome["measures"])
@@ -143,9 +143,9 @@ def _plain(cell: Cell) -> dict[str, Any]:
     return row
 
 
-def _cell(row: dict[str, Any]) -> Cell:
+def _cell(row: dict[str, Any]) -> ReproducedCell:
     outcomes = [
-        Outcome(criterion=o.pop("rule"), **{**o, "measures": json.loads(o["measures"])})
+        CriterionResult(criterion=o.pop("rule"), **{**o, "measures": json.loads(o["measures"])})
         for o in map(dict, row["outcomes"])
     ]
-    return Cell(**{**row, "outcomes": outcomes})
+    return ReproducedCell(**{**row, "outcomes": outcomes})

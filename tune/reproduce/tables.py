@@ -10,8 +10,8 @@ import numpy as np
 
 from leebert.exits import CRITERIA, FULL_MODEL
 from tune.analysis.stats import Interval, holm_intervals
-from tune.reproduce.outcomes import Cell, Outcome
-from tune.reproduce.paper import Row, Table
+from tune.reproduce.outcomes import CriterionResult, ReproducedCell
+from tune.reproduce.paper import PaperRow, PaperTable
 from tune.reproduce.results import Costs, Results
 
 #: A rival is as fast as the subject if its speed-up in layers is no more than so much below, as a share.
@@ -37,7 +37,7 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class TableRow:
     """One row of ours. Scores are fractions; speed-ups are against the whole network.
 
     by_seed: the score of each seed. title: the row's, with the layers of a shortened network. layers: the depth over the seeds'
@@ -48,7 +48,7 @@ class Line:
         :data:`LEAST_TESTED` on, for all rows of the group together.
     """
 
-    row: Row
+    row: PaperRow
     by_seed: Mapping[int, float]
     title: str
     score: Estimate | None = None
@@ -63,13 +63,13 @@ class Line:
     margin: Interval | None = None
 
 
-def lines(table: Table, rows: Sequence[Row], results: Results, task: str) -> tuple[Line, ...]:
+def lines(table: PaperTable, rows: Sequence[PaperRow], results: Results, task: str) -> tuple[TableRow, ...]:
     """Every row with what there is of it."""
     base, aim = _base(results), table.aim(task)
     return _compared([_line(row, results.of(row.method, row.keep), aim, results.costs, base) for row in rows])
 
 
-def best_rival(compared: Sequence[Line], group: str) -> Line | None:
+def best_rival(compared: Sequence[TableRow], group: str) -> TableRow | None:
     """The rival that the group's subject is least ahead of, on the seeds that they share, of those that are as fast."""
     subject = next((line for line in compared if line.row.group == group and line.row.role == "subject"), None)
     least = (1 - AS_FAST) * ((subject.layers if subject else None) or 0.0)
@@ -81,13 +81,15 @@ def best_rival(compared: Sequence[Line], group: str) -> Line | None:
     return min(rivals, key=lambda line: line.margin.mean if line.margin else math.inf, default=None)
 
 
-def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: tuple[str, int]) -> Line:
-    found = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.exiting(row.criterion, aim))}
-    if not found:
-        return Line(row, {}, row.title)
-    pairs = list(found.values())
-    scores = {seed: outcome.score for seed, (_, outcome) in found.items()}
-    return Line(
+def _line(
+    row: PaperRow, cells: Mapping[int, ReproducedCell], aim: float, costs: Costs, base: tuple[str, int]
+) -> TableRow:
+    by_seed = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.exiting(row.criterion, aim))}
+    if not by_seed:
+        return TableRow(row, {}, row.title)
+    pairs = list(by_seed.values())
+    scores = {seed: outcome.score for seed, (_, outcome) in by_seed.items()}
+    return TableRow(
         row,
         scores,
         _title(row, pairs[0][0]),
@@ -108,12 +110,12 @@ def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: t
     )
 
 
-def _title(row: Row, cell: Cell) -> str:
+def _title(row: PaperRow, cell: ReproducedCell) -> str:
     """Of a row that is named by a share of the layers, which these are."""
     return f"{cell.exit_layers[-1]} of {cell.depth} layers" if row.method == "truncated" else row.title
 
 
-def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
+def _compared(made: Sequence[TableRow]) -> tuple[TableRow, ...]:
     """The lines with each group's subject compared with all other rows of the group that share seeds with it."""
     margins: dict[int, Interval] = {}
     for group in {line.row.group for line in made}:
@@ -150,21 +152,21 @@ def networks(results: Results) -> dict[str, tuple[int, frozenset[str]]]:
 
     All that there are, whatever table is asked for: figures of one table can then be compared with another's.
     """
-    found: dict[str, tuple[int, frozenset[str]]] = {}
+    result: dict[str, tuple[int, frozenset[str]]] = {}
     for cell in results.cells:
-        known = found.get(cell.structure, (0, frozenset()))[1]
-        found[cell.structure] = len(cell.exits), known | {outcome.criterion for outcome in cell.outcomes}
-    return found
+        criteria = result.get(cell.structure, (0, frozenset()))[1]
+        result[cell.structure] = len(cell.exits), criteria | {outcome.criterion for outcome in cell.outcomes}
+    return result
 
 
-def _expected(up_to: Sequence[float] | None, outcome: Outcome) -> float | None:
+def _expected(up_to: Sequence[float] | None, outcome: CriterionResult) -> float | None:
     """The mean cost of a row, from the cost up to each exit and how many rows left there."""
     if up_to is None:
         return None
     return float(np.dot(outcome.counts, up_to) / np.sum(outcome.counts))
 
 
-def _seconds(cell: Cell, outcome: Outcome, costs: Costs) -> float | None:
+def _seconds(cell: ReproducedCell, outcome: CriterionResult, costs: Costs) -> float | None:
     return _expected(costs.seconds.get(cell.structure, {}).get(outcome.criterion), outcome)
 
 
@@ -177,5 +179,5 @@ def _at(values: Sequence[float] | None, index: int) -> float | None:
 
 
 def _ratio(costs: Sequence[float | None], whole: float | None) -> float | None:
-    known = [cost for cost in costs if cost is not None]
-    return whole / float(np.mean(known)) if whole is not None and len(known) == len(costs) else None
+    measured = [cost for cost in costs if cost is not None]
+    return whole / float(np.mean(measured)) if whole is not None and len(measured) == len(costs) else None

@@ -16,10 +16,10 @@ from typing import Any
 from leebert.errors import SweepError
 from leebert.evaluate import HeldOut
 from leebert.provenance import backbone_identity, code_version
-from tune.reproduce.outcomes import Cell, summarise
-from tune.reproduce.plan import Allowance, Part, Plan
+from tune.reproduce.outcomes import ReproducedCell, summarise
+from tune.reproduce.plan import Allowance, Part, ReproductionPlan
 from tune.reproduce.results import VARIED, experiment_differences
-from tune.running.sweep import Outcome, new_sweep, resume_sweep
+from tune.running.sweep import SweepOutcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, spec_of, storage_root
 from tune.store.held_out import cell_logits, evaluated_logits, warn_of
@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, Any]:
     """What results belong to; without the facts of the data and backbone, what the options alone say."""
-    told: dict[str, Any] = {
+    shared: dict[str, Any] = {
         "task": spec.task_name,
         "pooling": spec.pooling,
         "max_length": spec.max_length,
@@ -39,9 +39,9 @@ def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, 
         "training": spec.train_config({}).model_dump(mode="json", exclude=VARIED),
     }
     if facts is not None:
-        told |= {key: facts[key] for key in ("data_fingerprint", "evaluated", "folds", "metric")}
-        told["backbone"] = facts.get("backbone") or backbone_identity(spec.backbone)
-    return told
+        shared |= {key: facts[key] for key in ("data_fingerprint", "evaluated", "folds", "metric")}
+        shared["backbone"] = facts.get("backbone") or backbone_identity(spec.backbone)
+    return shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Standing:
     state: State
 
     @classmethod
-    def all_of(cls, plan: Plan, part: Part) -> list[Standing]:
+    def all_of(cls, plan: ReproductionPlan, part: Part) -> list[Standing]:
         """Those of a part that were begun."""
         root = storage_root(plan.request.storage)
         paths = [root / part.name, *sorted(root.glob(f"{glob.escape(part.name)}-seeds-*"))]
@@ -144,25 +144,25 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     of_methods: dict[tuple[str, ...], list[int]] = {}
     for seed in sorted(loose):
         of_methods.setdefault(tuple(loose[seed]), []).append(seed)
-    found: list[Job] = []
+    new_jobs: list[Job] = []
     for methods, seeds in of_methods.items():
         same = next((st for st in standings if st.seeds == tuple(seeds)), None)
         if same:
             begun[same.folder.name] += methods
             resumed.add(same.folder.name)
         else:
-            taken = {st.folder.name for st in standings} | {job.name for job in found}
+            taken = {st.folder.name for st in standings} | {job.name for job in new_jobs}
             name = part.name if part.name not in taken else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
-            found.append(Job(part, name, None, methods, tuple(seeds)))
+            new_jobs.append(Job(part, name, None, methods, tuple(seeds)))
     gone_on_with = [
         Job(part, st.folder.name, st, tuple(begun[st.folder.name]), st.seeds)
         for st in standings
         if st.folder.name in resumed
     ]
-    return [*gone_on_with, *found]
+    return [*gone_on_with, *new_jobs]
 
 
-def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
+def run(plan: ReproductionPlan, job: Job, allowance: Allowance, say: Say) -> SweepOutcome:
     """Train what a job lacks; how that session of its sweep ended."""
     request, part, standing = plan.request, job.part, job.standing
     before = standing.state if standing else State()
@@ -171,9 +171,9 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
     spec = spec.model_copy(update={"budget": budget})
     done = standing.finished if standing else set()
     given_up = standing.failed if standing else {}
-    left = [(m, seed) for m in job.methods if m not in given_up for seed in job.seeds if (m, seed) not in done]
-    methods = dict.fromkeys(method for method, _ in left)
-    say(f"{job.name}: {len(left)} cells to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
+    remaining = [(m, seed) for m in job.methods if m not in given_up for seed in job.seeds if (m, seed) not in done]
+    methods = dict.fromkeys(method for method, _ in remaining)
+    say(f"{job.name}: {len(remaining)} cells to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
     if standing is None:
         outcome = new_sweep(spec, job.name, address=request.address, device=request.device, say=say)
     else:
@@ -188,19 +188,19 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
 
 
 def collect(
-    standing: Standing, known: Collection[tuple[str, float | None, int]], aims: Collection[float]
-) -> list[Cell]:
+    standing: Standing, existing: Collection[tuple[str, float | None, int]], aims: Collection[float]
+) -> list[ReproducedCell]:
     """The finished cells of a sweep that are not known yet, with thresholds for some speed-ups.
 
     Warns of cells whose logits are missing or damaged, which are left out.
     """
     folder, manifest = standing.folder, standing.folder.manifest
-    found: list[Cell] = []
+    cells: list[ReproducedCell] = []
     wrong: dict[CellKey, str] = {}
     for (config, seed, fold), record in standing.state.cells.items():
         values = standing.state.configs[config].values
         key = (str(values["algorithm"]), standing.part.kept(str(values["algorithm"])), seed)
-        if "evaluated" not in record or key in known:
+        if "evaluated" not in record or key in existing:
             continue
         try:
             splits: list[HeldOut] = list(evaluated_logits(folder.path, record).values())
@@ -208,7 +208,7 @@ def collect(
         except SweepError as error:
             wrong[config, seed, fold] = str(error)
             continue
-        found.append(
+        cells.append(
             summarise(
                 record,
                 standing.state.epochs[config, seed, fold],
@@ -221,4 +221,4 @@ def collect(
             )
         )
     warn_of(folder.path, wrong)
-    return found
+    return cells

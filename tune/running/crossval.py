@@ -133,7 +133,7 @@ class Attempt:
         """Of its folders, for records and for checkpoints."""
         return attempt_name({"attempt": self.attempt, "driver": self.driver})
 
-    def known(self, seed: int, fold: int) -> CellRecord:
+    def recorded(self, seed: int, fold: int) -> CellRecord:
         return self.cells.get(f"{seed}/{fold}", CellRecord())
 
     def begin(self) -> Record:
@@ -193,16 +193,16 @@ def hang_file(folder: Path, config: str, attempt: str) -> Path:
 def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
-    known, place = attempt.known(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
+    recorded, place = attempt.recorded(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
     checkpoints = Checkpoints(
-        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
+        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(recorded.digests), anew=True
     )
     micro = attempt.placement.accumulate
     values = attempt.values
     if micro > 1:  # in parts of what its batches were taken in anyway
         values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
     started, reports, best = time.monotonic(), [], None
-    evaluated, files = dict(known.evaluated), dict(known.files)
+    evaluated, files = dict(recorded.evaluated), dict(recorded.files)
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
@@ -213,7 +213,7 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
             digest |= _evaluate(study, attempt, seed, fold, report, watchdog)
             evaluated[report.epoch] = digest["evaluated"]
             files |= digest["digests"]
-        if report.epoch not in known.epochs:
+        if report.epoch not in recorded.epochs:
             records.append({"kind": "epoch", **where, **_jsonable(report.plain()), **digest})
         elif digest:
             records.append({"kind": "checkpoint", **where, "epoch": report.epoch, **digest})

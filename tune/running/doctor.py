@@ -50,7 +50,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Driver:
+class DriverFacts:
     """What nodes are held against; None where the driver has none itself.
 
     mark: the driver's folder in the storage, see :func:`tune.machines.nodes.marked`; the tokens of `prepared` lie in it.
@@ -70,22 +70,22 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
     with _workplace(storage) as (folder, storage_check):
         data_check, prepared = _data(spec, folder)
         checks = [ray_check, storage_check, backbone_check, data_check]
-        there: list[NodeFacts] = []
+        node_facts: list[NodeFacts] = []
         if ray_check.status == "ok":
-            driver = Driver(
+            driver = DriverFacts(
                 stamp=Stamp.here(),
                 mark=folder if storage_check.status == "ok" else None,
                 prepared=prepared,
                 backbone=backbone_identity(spec.backbone) if backbone_check.status == "ok" else None,
             )
-            there = nodes.ask(_question(spec, driver))
-            for node in there:
+            node_facts = nodes.ask(_question(spec, driver))
+            for node in node_facts:
                 checks += node_checks(node, driver)
-    resources = _resources(spec, there)
+    resources = _resources(spec, node_facts)
     trials = _concurrent(spec) if resources.status == "ok" else 1
     checks += [
         resources,
-        gpu_memory(spec, there),
+        gpu_memory(spec, node_facts),
         omega(spec, prepared.facts if prepared else None),
         _disk(storage, prepared, trials),
         _mlflow(spec),
@@ -168,7 +168,7 @@ def _data(spec: SweepSpec, cache: Path) -> tuple[Check, Prepared | None]:
     return Check("data", DRIVER, "ok", f"{facts['rows']} rows{cut}"), prepared
 
 
-def _question(spec: SweepSpec, driver: Driver) -> Question:
+def _question(spec: SweepSpec, driver: DriverFacts) -> Question:
     return Question(
         storage=str(driver.mark.parent) if driver.mark else None,
         mark=driver.mark.name if driver.mark else None,
@@ -181,7 +181,7 @@ def _question(spec: SweepSpec, driver: Driver) -> Question:
 # Each node's.
 
 
-def node_checks(node: NodeFacts, driver: Driver) -> list[Check]:
+def node_checks(node: NodeFacts, driver: DriverFacts) -> list[Check]:
     if node.error:
         return [Check("versions", node.name, "failed", node.error)]
     checks = [_versions(node, driver.stamp), _node_storage(node, driver.mark)]
@@ -194,13 +194,13 @@ def _versions(node: NodeFacts, stamp: Stamp) -> Check:
     if node.package_error:
         detail = f"leebert can't be imported there: {node.package_error}; install the driver's checkout"
         return Check("versions", node.name, "failed", detail)
-    if found := stamp.differences(node.versions, node.code):
-        told = ", ".join(f"{what} {there} (driver: {here})" for what, there, here in found)
-        return Check("versions", node.name, "failed", f"{told}; install the driver's")
+    if mismatches := stamp.differences(node.versions, node.code):
+        listing = ", ".join(f"{what} {theirs} (driver: {ours})" for what, theirs, ours in mismatches)
+        return Check("versions", node.name, "failed", f"{listing}; install the driver's")
     others = [name for name in node.versions if node.versions[name] != stamp.versions.get(name)]
     if others:
-        told = ", ".join(f"{n} {node.versions[n]} (driver: {stamp.versions.get(n, 'none')})" for n in others)
-        return Check("versions", node.name, "warning", told)
+        listing = ", ".join(f"{n} {node.versions[n]} (driver: {stamp.versions.get(n, 'none')})" for n in others)
+        return Check("versions", node.name, "warning", listing)
     return Check("versions", node.name, "ok", f"Python {node.versions['python']}, leebert {node.code}")
 
 
@@ -212,7 +212,7 @@ def _node_storage(node: NodeFacts, mark: Path | None) -> Check:
     return Check("storage", node.name, "ok", "the driver's, writable")
 
 
-def _node_data(node: NodeFacts, driver: Driver) -> Check:
+def _node_data(node: NodeFacts, driver: DriverFacts) -> Check:
     if not (driver.mark and driver.prepared):
         return Check("data", node.name, "skipped", "the driver has none in the storage")
     if node.tokens_error:
@@ -236,8 +236,8 @@ def _node_backbone(node: NodeFacts, wanted: dict[str, Any] | None) -> Check:
 # The cluster's.
 
 
-def _resources(spec: SweepSpec, there: Sequence[NodeFacts]) -> Check:
-    if not there:
+def _resources(spec: SweepSpec, node_facts: Sequence[NodeFacts]) -> Check:
+    if not node_facts:
         return Check("resources", CLUSTER, "skipped", "no node answers")
     try:
         placement.check_resources(spec.resources.cpus, spec.resources.gpus)
@@ -253,11 +253,11 @@ def _concurrent(spec: SweepSpec) -> int:
 
 def gpu_memory(
     spec: SweepSpec,
-    there: Sequence[NodeFacts],
+    node_facts: Sequence[NodeFacts],
     estimate: Callable[[SweepSpec, str], tuple[dict[str, Any], MemoryEstimate]] = estimate_for_space,
 ) -> Check:
     """The largest configuration against the smallest GPU."""
-    gpus = [(size, f"{name} of {node.name}") for node in there for name, size in node.gpus]
+    gpus = [(size, f"{name} of {node.name}") for node in node_facts for name, size in node.gpus]
     if not spec.resources.gpus:
         return Check("gpu memory", CLUSTER, "skipped", "trials ask for no GPU")
     try:
@@ -319,17 +319,17 @@ def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
     api, needed = HfApi(), _from_hub(spec)
     if not needed:
         return Check("hub", DRIVER, "skipped", "nothing of this sweep comes from there")
-    told = ", ".join(name for _, name, _ in needed)
+    names = ", ".join(name for _, name, _ in needed)
     try:
         for kind, name, revision in needed:
             api.repo_info(name, repo_type=kind, revision=revision, timeout=HUB_SECONDS)
     except Exception as error:  # the hub's, its HTTP client's and the network's have no common class
         if prepared is not None:
-            return Check("hub", DRIVER, "ok", f"not reached, but {told} is in the cache")
+            return Check("hub", DRIVER, "ok", f"not reached, but {names} is in the cache")
         why = str(error).strip().splitlines()[0]
         todo = "check id, rights and connection, or give --data-dir and a folder as --backbone"
-        return Check("hub", DRIVER, "failed", f"{told} is not in the cache, and the hub said: {why}; {todo}")
-    return Check("hub", DRIVER, "ok", f"has {told}")
+        return Check("hub", DRIVER, "failed", f"{names} is not in the cache, and the hub said: {why}; {todo}")
+    return Check("hub", DRIVER, "ok", f"has {names}")
 
 
 def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:

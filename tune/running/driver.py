@@ -139,8 +139,8 @@ class Driver:
 
     def _mendable(self, configuration: Configuration) -> bool:
         """Whether a configuration failed for a reason that may be gone: anything but its own divergence."""
-        known = self.state.failures.get(configuration.id, [])
-        return configuration.state == "failed" and bool(known) and known[-1]["reason"] != "diverged"
+        failures = self.state.failures.get(configuration.id, [])
+        return configuration.state == "failed" and bool(failures) and failures[-1]["reason"] != "diverged"
 
     # What runs next.
 
@@ -172,8 +172,8 @@ class Driver:
 
     def _grant(self, config: str) -> Attempt:
         attempt, earlier = self.state.last_attempt(config) + 1, self.state.attempts.get(config, {})
-        known = self.state.fences.get(config, {})
-        fences = {str(number): known.get(number, count) for number, count in self._collect(config).items()}
+        fenced = self.state.fences.get(config, {})
+        fences = {str(number): fenced.get(number, count) for number, count in self._collect(config).items()}
         finished = [(s, f) for s, f in self.study.cells if (config, s, f) in self.state.cells]
         self._remove_checkpoints(config, finished)  # it may have been killed between a cell's end and this
         place = self._placement(self.state.failures.get(config, []), config) or Placement()
@@ -261,9 +261,9 @@ class Driver:
         else:
             epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
             waits = last["kind"] == "epoch" and last["ended"] is not None  # its cell's end comes with it
-            asked = not waits and cell not in self.state.settled.get(config, ())
+            undecided = not waits and cell not in self.state.settled.get(config, ())
             history = self.state.then.get(config) or self.state.history()
-            if asked and not self.pruner.decide(history, config, cell, epoch):
+            if undecided and not self.pruner.decide(history, config, cell, epoch):
                 self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
                 self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
         state = self.state.configs[config].state
@@ -335,8 +335,8 @@ class Driver:
             self.waiting.append(config)
             return
         attempt = self.state.last_attempt(config)
-        known = self.state.failures.get(config, [])
-        before = list(known)
+        failures = self.state.failures.get(config, [])
+        before = list(failures)
         record = {
             "kind": "fail",
             "config": config,
@@ -344,9 +344,9 @@ class Driver:
             "reason": failure.kind,
             "message": failure.message[:2000],
         }
-        counted = [f for f in (*known, record) if f.get("reason") not in UNCOUNTED]
-        after = self._placement([*known, record], config)
-        final = failure.kind == "refused" or len(counted) > RETRIES or len(known) >= MOST or after is None
+        counted = [f for f in (*failures, record) if f.get("reason") not in UNCOUNTED]
+        after = self._placement([*failures, record], config)
+        final = failure.kind == "refused" or len(counted) > RETRIES or len(failures) >= MOST or after is None
         self.record({**record, "final": final})
         what = failure.message.strip().splitlines()[-1][:300]
         then = "given up" if final else "tried again"
@@ -402,11 +402,11 @@ class Driver:
 
     def finish(self, error: str | None = None) -> EndStatus:
         """Write the end of this session; `stopped` where something is left to do."""
-        left = any(c.state == "running" for c in self.state.history()) or not self.exhausted
+        unfinished = any(c.state == "running" for c in self.state.history()) or not self.exhausted
         trials_used = bool(self.budget.trials) and len(self.state.configs) >= (self.budget.trials or 0)
         if error:
             status: EndStatus = "failed"
-        elif self.stop_reason() or (left and not trials_used):
+        elif self.stop_reason() or (unfinished and not trials_used):
             status = "stopped"
         else:
             status = "finished"

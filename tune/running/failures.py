@@ -61,11 +61,11 @@ def of_exception(error: Exception) -> Failure | None:
     import torch
 
     # cuBLAS and cuDNN can't say it with PyTorch's own class.
-    said = str(error)
+    message = str(error)
     if isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in said for text in OUT_OF_GPU_MEMORY)
+        isinstance(error, RuntimeError) and any(text in message for text in OUT_OF_GPU_MEMORY)
     ):
-        return Failure("gpu_memory", said.splitlines()[0])
+        return Failure("gpu_memory", message.splitlines()[0])
     return None
 
 
@@ -74,16 +74,16 @@ def of_death(error: BaseException | None, hung: Path) -> Failure:
     from ray.exceptions import NodeDiedError, OutOfMemoryError
 
     cause = getattr(error, "cause", None) or error
-    if isinstance(cause, Exception) and (known := of_exception(cause)):
-        return known
-    said = str(cause) if cause is not None else "the trial's process died"
+    if isinstance(cause, Exception) and (recognised := of_exception(cause)):
+        return recognised
+    message = str(cause) if cause is not None else "the trial's process died"
     if isinstance(cause, OutOfMemoryError):
-        return Failure("host_memory", said.strip().splitlines()[0])
-    if getattr(cause, "preempted", False) or isinstance(cause, NodeDiedError) or "its node has died" in said:
+        return Failure("host_memory", message.strip().splitlines()[0])
+    if getattr(cause, "preempted", False) or isinstance(cause, NodeDiedError) or "its node has died" in message:
         return Failure("node", "its node was lost")
     if hung.exists() and hung.stat().st_size:
         return Failure("hang", f"no batch was asked for in too long; where it stood: {hung}")
-    return Failure("error", said)
+    return Failure("error", message)
 
 
 def placement(failures: Sequence[Mapping[str, Any]], batch_size: int, gpus: float) -> Placement | None:

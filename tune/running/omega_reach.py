@@ -52,22 +52,22 @@ def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]
         rows: of the training split.
         num_classes: K.
     """
-    found: dict[float, list[tuple[int, Reach]]] = {}
+    reaches_by_rate: dict[float, list[tuple[int, Reach]]] = {}
     for algorithm in filter(learns_omega, spec.algorithms):
         options = [option for option in READ if option in spec.space and applies(option, algorithm)]
         for combination in itertools.product(*(_ends(spec.space[option]) for option in options)):
             values = {"algorithm": algorithm, **dict(zip(options, combination, strict=True))}
             config = spec.train_config(values)
             updates = spec.cell_updates(values, rows) * config.max_epochs // most_epochs(config)
-            found.setdefault(config.lr_omega, []).append((updates, reach(config, updates, num_classes)))
-    told = []
-    for rate, reaches in sorted(found.items()):
+            reaches_by_rate.setdefault(config.lr_omega, []).append((updates, reach(config, updates, num_classes)))
+    result = []
+    for rate, reaches in sorted(reaches_by_rate.items()):
         still = [(updates, r) for updates, r in reaches if not r.moves]
         if still:
             far = [r.weights for _, r in still]
             fewest, needed = min(updates for updates, _ in still), max(r.lr_omega for _, r in still)
-            told.append(StillRate(rate, min(far), max(far), fewest, len(still), len(reaches), needed))
-    return told
+            result.append(StillRate(rate, min(far), max(far), fewest, len(still), len(reaches), needed))
+    return result
 
 
 def _ends(values: Values) -> Sequence[Scalar]:

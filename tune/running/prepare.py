@@ -84,11 +84,11 @@ def _evaluation_splits(task: Any, spec: SweepSpec, loaded: Any, cache: Path) -> 
     """The task's evaluation splits, made ready: split → file, fingerprint of the rows."""
     if not task.eval_splits:
         raise DataError(f"task {task.name} declares no development split: there is nothing to evaluate on")
-    found = {}
+    files = {}
     for split in task.eval_splits:
         path, fingerprint = loaded.split(split, spec.data.dir, cache)
-        found[split] = (str(Path(path).resolve()), fingerprint)
-    return found
+        files[split] = (str(Path(path).resolve()), fingerprint)
+    return files
 
 
 def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
@@ -109,13 +109,13 @@ def misfits(spec: SweepSpec, problem: Any) -> dict[str, ConfigError]:
     from leebert.stages import check, method
 
     model = problem.model(spec.train_config({}))
-    found: dict[str, ConfigError] = {}
+    errors: dict[str, ConfigError] = {}
     for config in _reductions(spec):
         try:
             check(method(config, model.num_exits), model, config)
         except ConfigError as error:
-            found.setdefault(config.algorithm, error)
-    return found
+            errors.setdefault(config.algorithm, error)
+    return errors
 
 
 def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:

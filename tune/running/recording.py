@@ -107,11 +107,11 @@ class Recording:
         try:
             content = parse_json((folder / _SCORES).read_text())
             cells = [[RecordedCell(**_tuples(cell)) for cell in c["cells"]] for c in content["configurations"]]
-            found = [c["values"] for c in content["configurations"]]
+            values = [c["values"] for c in content["configurations"]]
             name, left_out = content["sweep"], content["left_out"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SweepError(f"{folder / _SCORES} is no copy of a sweep's scores: {error!r}") from None
-        both = zip(found, cells, strict=True)
+        both = zip(values, cells, strict=True)
         return cls(name, folder / _SPACE, tuple(RecordedConfiguration(v, tuple(c)) for v, c in both), left_out)
 
     def save(self, folder: Path) -> None:

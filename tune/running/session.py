@@ -34,7 +34,7 @@ def start_ray(address: str | None) -> None:
         else:
             ray.init(address="local", include_dashboard=False, **options)
     except Exception as error:  # where its processes take too long to come up, Ray raises no class of its own
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         # Without a token Ray says so by a class, with a wrong one only by the text of the cause.
         if isinstance(error, ray.exceptions.AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
             raise SweepError(
@@ -43,9 +43,9 @@ def start_ray(address: str | None) -> None:
             ) from None
         ray.shutdown()
         raise SweepError(
-            f"--address {address}: no Ray cluster answers there ({said})"
+            f"--address {address}: no Ray cluster answers there ({reason})"
             if address
-            else f"Ray could not be started on this machine ({said}); try again when it is less busy, "
+            else f"Ray could not be started on this machine ({reason}); try again when it is less busy, "
             "or give the address of a cluster by --address"
         ) from None
 

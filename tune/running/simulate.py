@@ -31,7 +31,7 @@ Configurations = Mapping[str, RecordedConfiguration]
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class SimulatedSweep:
     """One simulated sweep: share of the fold-epochs spent, how far its pick is behind the best, how many were pruned."""
 
     spent: float
@@ -47,7 +47,7 @@ class Simulation:
     settings: Mapping[str, Any]
     configurations: int
     left_out: int
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SimulatedSweep, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """What they come to: shares in per cent, regrets in points of the score."""
@@ -81,17 +81,17 @@ def simulate(
     recorded = recording.spec()
     if spec.model_copy(update={"searcher": recorded.searcher, "pruner": recorded.pruner}).digest != recorded.digest:
         raise ConfigError("--set: a simulation may change pruner, searcher and budget only: the rest has been measured")
-    known = {config_id(c.values): c for c in recording.configurations}
+    configurations = {config_id(c.values): c for c in recording.configurations}
     if spec.searcher.name == "tpe":
-        _check_whole(spec, known)
+        _check_whole(spec, configurations)
     pruner, budget = make_pruner(spec), Budget(trials=spec.budget.trials, fold_epochs=spec.budget.fold_epochs)
-    epochs, top = sum(c.epochs for c in known.values()), max(c.score for c in known.values())
+    epochs, top = sum(c.epochs for c in configurations.values()), max(c.score for c in configurations.values())
     outcomes = []
     for order in range(orders):
-        searcher = _searcher(spec, known, Random(f"{seed}/{order}"))
-        state = replay(known, spec.cells(), searcher, pruner, concurrent=concurrent, budget=budget)
+        searcher = _searcher(spec, configurations, Random(f"{seed}/{order}"))
+        state = replay(configurations, spec.cells(), searcher, pruner, concurrent=concurrent, budget=budget)
         picked = score(best(state.history())).mean
-        outcomes.append(Outcome(state.fold_epochs / epochs, top - picked, len(state.pruned)))
+        outcomes.append(SimulatedSweep(state.fold_epochs / epochs, top - picked, len(state.pruned)))
     settings = {
         "pruner": spec.pruner.model_dump(),
         "searcher": spec.searcher.name,
@@ -99,31 +99,31 @@ def simulate(
         "concurrent": concurrent,
         "seed": seed,
     }
-    return Simulation(recording.name, settings, len(known), recording.left_out, tuple(outcomes))
+    return Simulation(recording.name, settings, len(configurations), recording.left_out, tuple(outcomes))
 
 
-def print_simulation(told: Mapping[str, Any]) -> None:
+def print_simulation(summary: Mapping[str, Any]) -> None:
     """:meth:`Simulation.as_dict` in a few lines."""
-    spent, regret = told["spent_pct"], told["regret_points"]
-    if told["left_out"]:
-        print(f"{told['left_out']} configurations of {told['sweep']} are not complete and left out")
+    spent, regret = summary["spent_pct"], summary["regret_points"]
+    if summary["left_out"]:
+        print(f"{summary['left_out']} configurations of {summary['sweep']} are not complete and left out")
     print(
-        f"{told['sweep']}: {told['configurations']} configurations in {told['orders']} orders, "
-        f"{told['concurrent']} at a time; searcher {told['searcher']}, pruner {told['pruner']['name']}"
+        f"{summary['sweep']}: {summary['configurations']} configurations in {summary['orders']} orders, "
+        f"{summary['concurrent']} at a time; searcher {summary['searcher']}, pruner {summary['pruner']['name']}"
     )
     print(
         f"spent   {spent['mean']:.1f} % of the fold-epochs (sd {spent['sd']:.1f}, "
         f"5 % to 95 % of the orders: {spent['p05']:.1f} to {spent['p95']:.1f})"
     )
-    print(f"pruned  {told['pruned']:.1f} configurations")
+    print(f"pruned  {summary['pruned']:.1f} configurations")
     print(
         f"picked  {regret['mean']:.3f} points below the best (95 % of the orders: at most {regret['p95']:.2f}); "
-        f"the best itself in {told['best_picked_pct']:.0f} %"
+        f"the best itself in {summary['best_picked_pct']:.0f} %"
     )
 
 
 def replay(
-    known: Configurations,
+    configurations: Configurations,
     cells: tuple[tuple[int, int], ...],
     searcher: Searcher,
     pruner: Pruner,
@@ -150,7 +150,7 @@ def replay(
         trial = next(trials)
         attempt = driver.next_attempt(str(trial))
         if attempt is not None:
-            go_on(now, trial, iter(known[attempt.config].reports))
+            go_on(now, trial, iter(configurations[attempt.config].reports))
 
     for _ in range(concurrent):
         begin(0.0)
@@ -177,20 +177,20 @@ class InOrder:
         return next((dict(v) for config, v in self.values.items() if config not in suggested), None)
 
 
-def _searcher(spec: SweepSpec, known: Configurations, rng: Random) -> Searcher:
+def _searcher(spec: SweepSpec, configurations: Configurations, rng: Random) -> Searcher:
     if spec.searcher.name == "tpe":
         seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)})
         return make_searcher(spec.model_copy(update={"searcher": seeded}))
     # A random searcher's draws may come in any order, all equally probable; a grid's order is arbitrary.
-    shuffled = rng.sample(list(known), len(known))
-    return InOrder({config: known[config].values for config in shuffled}, spec.limit)
+    shuffled = rng.sample(list(configurations), len(configurations))
+    return InOrder({config: configurations[config].values for config in shuffled}, spec.limit)
 
 
-def _check_whole(spec: SweepSpec, known: Configurations) -> None:
+def _check_whole(spec: SweepSpec, configurations: Configurations) -> None:
     """TPE may propose any configuration of the space: all must have been recorded."""
     if spec.size is None:
         raise ConfigError("--searcher tpe: it would draw from the space's ranges what was not recorded; record a grid")
-    missing = sum(config_id(values) not in known for values in spec.configurations())
+    missing = sum(config_id(values) not in configurations for values in spec.configurations())
     if missing:
         raise ConfigError(
             f"--searcher tpe: it may propose any of the grid's {spec.size} configurations, and the record lacks {missing}"

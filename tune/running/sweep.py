@@ -39,7 +39,7 @@ Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """How one session of a sweep ended."""
 
     folder: SweepFolder
@@ -55,7 +55,7 @@ class Outcome:
 
 def new_sweep(
     spec: SweepSpec, name: str, *, address: str | None = None, device: str = "auto", say: Say = print
-) -> Outcome:
+) -> SweepOutcome:
     """Prepare and run a new sweep. Nothing is created before space, data, backbone and tracking server are checked."""
     spec = anchored(spec)
     storage = storage_root(spec.storage)
@@ -95,7 +95,7 @@ def resume_sweep(
     address: str | None = None,
     device: str = "auto",
     say: Say = print,
-) -> Outcome:
+) -> SweepOutcome:
     """Go on with a sweep where its ledger stands: finished cells are kept, running ones continue from their checkpoint.
 
     `space` may bring more configurations or seeds (`tune.running.extend`); `take_over` ends another driver's right to it;
@@ -126,8 +126,8 @@ def resume_sweep(
         check_resources(spec.resources.cpus, spec.resources.gpus)
         again = _to_repair(folder, state, repair, say)
         lease.check()  # much may have happened since it was taken
-        for left in folder.path.glob(".ray-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in folder.path.glob(".ray-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device, folder.manifest["backbone"])
             say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
@@ -138,21 +138,21 @@ def resume_sweep(
         return _run(folder, spec, prepared, tracker, lease, address, device, say, again)
 
 
-def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list[CellKey]:
+def _to_repair(folder: SweepFolder, state: State, requested: bool, say: Say) -> list[CellKey]:
     """The cells to be trained again, as their logits are missing or damaged; none where it was not asked for."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
-        say(f"warning: {held_out.named(key)}: {problem}" + ("; the cell is trained again" if asked else ""))
-    if wrong and not asked:
+        say(f"warning: {held_out.named(key)}: {problem}" + ("; the cell is trained again" if requested else ""))
+    if wrong and not requested:
         say(f"{len(wrong)} cell(s) are trained again by: leebert-tune resume {named(folder)} --repair")
-    if asked and not wrong:
+    if requested and not wrong:
         say("nothing to repair: the logits of all cells that count are as they were recorded")
-    if asked and (old := held_out.unchecked(feeding.values())):
+    if requested and (old := held_out.unchecked(feeding.values())):
         say(
             f"note: {old} cell(s) were recorded without a digest by an older version: only missing or unreadable files show"
         )
-    return list(wrong) if asked else []
+    return list(wrong) if requested else []
 
 
 def _describe(
@@ -190,7 +190,7 @@ def _run(
     device: str,
     say: Say,
     repair: Sequence[CellKey] = (),
-) -> Outcome:
+) -> SweepOutcome:
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
     # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
@@ -215,9 +215,13 @@ def _run(
     showing = Showing(tracker, spec, prepared.facts["test_train_ratio"], say)
     showing.start(driver.state)
     unsent, patience = 0, CLOSE_SECONDS
-    asked = spec.resources
+    resources = spec.resources
     # Only a cluster that somebody named can have an autoscaler, which is told of all trials at once.
-    nodes = nodes_for(asked.concurrent, asked.cpus, asked.gpus) if address else contextlib.nullcontext(lambda: None)
+    nodes = (
+        nodes_for(resources.concurrent, resources.cpus, resources.gpus)
+        if address
+        else contextlib.nullcontext(lambda: None)
+    )
     try:
         with nodes as settle:
 
@@ -228,9 +232,9 @@ def _run(
             status = run_session(
                 study,
                 driver,
-                cpus=asked.cpus,
-                gpus=asked.gpus,
-                concurrent=asked.concurrent,
+                cpus=resources.cpus,
+                gpus=resources.gpus,
+                concurrent=resources.concurrent,
                 beat=beats(lease.tell, driver, planned, also),
                 before_end=lambda: showing.end(driver.state),
             )
@@ -251,7 +255,7 @@ def _run(
     by_hand = driver.interrupted or folder.stop_requested()
     views = tracker.views
     note = doubts(tracker.uri) if views else ""
-    return Outcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
+    return SweepOutcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
 
 
 def _params(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
