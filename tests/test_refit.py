@@ -101,7 +101,7 @@ def test_each_seed_is_trained_for_the_recorded_updates_on_all_rows(refitted, bes
 def test_the_first_seed_is_registered_whatever_dev_says(refitted):
     out, ran = refitted
     assert ran.json["registered_seed"] == 0
-    assert "because it comes first, settled before training" in ran.json["picked"]
+    assert "because it is the first, fixed before training" in ran.json["picked"]
     first, second = ((out / f"seed-{seed}" / "README.md").read_text() for seed in (0, 1))
     assert ran.json["picked"] in second
     assert ADDRESS in first
@@ -130,7 +130,7 @@ def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_pl
 def test_a_finished_refit_is_never_overwritten(refitted, best_place, cli, mlflow_server):
     out, _ = refitted
     before = contents(out)
-    refused(refit(cli, best_place.file, mlflow_server, "--out", out), out, "there is a refit already")
+    refused(refit(cli, best_place.file, mlflow_server, "--out", out), out, "it already holds a refit")
     assert contents(out) == before
 
 
@@ -236,7 +236,8 @@ def test_two_refits_of_one_folder_are_refused(best_place, cli, mlflow_server, tm
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             refused(
-                refit(cli, best_place.file, mlflow_server, "--out", tmp_path / "m"), "another refit is at work there"
+                refit(cli, best_place.file, mlflow_server, "--out", tmp_path / "m"),
+                "another refit is running in this folder",
             )
         finally:
             os.close(handle)
@@ -790,7 +791,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
 
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("precious")
-    refused(wrong(best_place.file), "it is not empty, and no refit")
+    refused(wrong(best_place.file), "it is not empty and holds no refit")
     assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
 
 

@@ -1,7 +1,7 @@
-"""What a pruner and a searcher would have done to a sweep that was recorded without pruning.
+"""Simulate a pruner and a searcher on a sweep that ran without pruning.
 
-The decisions are the real driver's (:class:`tune.running.driver.Driver`), on a ledger in memory: reports come in the order in
-which so many trials at once would have sent them, by the recorded seconds of their epochs.
+The real driver decides (:class:`tune.running.driver.Driver`), on a ledger in memory. Reports arrive in the order in which
+the given number of concurrent trials would have sent them, by the recorded seconds of their epochs.
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ from tune.store.history import History
 from tune.store.ledger import Record, State
 from tune.store.ranking import best, score
 
-#: Configurations by id, and what a trial of each would report: (seconds, records) per epoch.
+#: Recorded configurations by id.
 Configurations = Mapping[str, RecordedConfiguration]
 
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedSweep:
-    """One simulated sweep: share of the fold-epochs spent, how far its pick is behind the best, how many were pruned."""
+    """One simulated sweep.
+
+    Attributes:
+        spent: Epochs trained, as a share of those of the whole sweep.
+        regret: Validation score of the sweep's best configuration minus that of the one chosen, a fraction.
+        pruned: The number of pruned configurations.
+    """
 
     spent: float
     regret: float
@@ -41,7 +47,7 @@ class SimulatedSweep:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """The outcomes over many orders."""
+    """The simulated sweeps over many orders of the configurations."""
 
     sweep: str
     settings: Mapping[str, Any]
@@ -50,7 +56,7 @@ class Simulation:
     outcomes: tuple[SimulatedSweep, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """What they come to: shares in per cent, regrets in points of the score."""
+        """Summarise them: shares in per cent, regrets in points of the score."""
         spent = [100 * o.spent for o in self.outcomes]
         regret = [100 * o.regret for o in self.outcomes]
         return {
@@ -75,12 +81,25 @@ def simulate(
 ) -> Simulation:
     """Run the pruner and the searcher of `spec` on the recorded configurations, in `orders` random orders.
 
-    Its `budget.trials` and `budget.fold_epochs` count, too. Where it would measure other things, or its searcher could
-    propose what was not recorded, it is a ConfigError.
+    Args:
+        recording: The recorded sweep.
+        spec: Its space with another pruner, searcher or budget (`budget.trials` and `budget.fold_epochs` count).
+        orders: The number of simulated sweeps.
+        concurrent: Trials at once.
+        seed: The seed of the orders.
+
+    Returns:
+        The simulated sweeps.
+
+    Raises:
+        ConfigError: `spec` differs in anything that scores depend on, or its searcher could suggest a configuration that was
+            not recorded.
     """
     recorded = recording.spec()
     if spec.model_copy(update={"searcher": recorded.searcher, "pruner": recorded.pruner}).digest != recorded.digest:
-        raise ConfigError("--set: a simulation may change pruner, searcher and budget only: the rest has been measured")
+        raise ConfigError(
+            "--set: a simulation may change only pruner, searcher and budget; recorded scores depend on the rest"
+        )
     configurations = {config_id(c.values): c for c in recording.configurations}
     if spec.searcher.name == "tpe":
         _check_whole(spec, configurations)
@@ -103,10 +122,10 @@ def simulate(
 
 
 def print_simulation(summary: Mapping[str, Any]) -> None:
-    """:meth:`Simulation.as_dict` in a few lines."""
+    """Print :meth:`Simulation.as_dict` in a few lines."""
     spent, regret = summary["spent_pct"], summary["regret_points"]
     if summary["left_out"]:
-        print(f"{summary['left_out']} configurations of {summary['sweep']} are not complete and left out")
+        print(f"{summary['left_out']} configurations of {summary['sweep']} are not complete and are omitted")
     print(
         f"{summary['sweep']}: {summary['configurations']} configurations in {summary['orders']} orders, "
         f"{summary['concurrent']} at a time; searcher {summary['searcher']}, pruner {summary['pruner']['name']}"
@@ -131,7 +150,19 @@ def replay(
     concurrent: int = 1,
     budget: Budget | None = None,
 ) -> State:
-    """One sweep over recorded configurations, `concurrent` at a time; what its ledger would say."""
+    """Simulate one sweep over recorded configurations.
+
+    Args:
+        configurations: Recorded configurations by id.
+        cells: (seed, fold) of every configuration.
+        searcher: Suggests configurations.
+        pruner: Decides after each epoch.
+        concurrent: Trials at once.
+        budget: When to stop.
+
+    Returns:
+        The state that the sweep's ledger would have.
+    """
     driver = Driver(
         _Frame(cells), _Memory(), searcher, pruner, config_id=config_id, budget=budget, say=lambda line: None
     )
@@ -140,7 +171,7 @@ def replay(
     ] = []  # a heap, next report first
     trials = itertools.count()
 
-    def go_on(now: float, trial: int, reports: Iterator[tuple[float, list[Record]]]) -> bool:
+    def schedule_next(now: float, trial: int, reports: Iterator[tuple[float, list[Record]]]) -> bool:
         following = next(reports, None)
         if following is not None:
             heapq.heappush(running, (now + following[0], trial, following[1], reports))
@@ -150,14 +181,14 @@ def replay(
         trial = next(trials)
         attempt = driver.next_attempt(str(trial))
         if attempt is not None:
-            go_on(now, trial, iter(configurations[attempt.config].reports))
+            schedule_next(now, trial, iter(configurations[attempt.config].reports))
 
     for _ in range(concurrent):
         begin(0.0)
     while running and not driver.stop_reason():
         now, trial, records, reports = heapq.heappop(running)
-        if not driver.receive(records) or not go_on(now, trial, reports):
-            driver.gone(str(trial))
+        if not driver.receive(records) or not schedule_next(now, trial, reports):
+            driver.trial_ended(str(trial))
             begin(now)
     driver.finish()
     return driver.state
@@ -165,9 +196,9 @@ def replay(
 
 @dataclasses.dataclass(frozen=True)
 class InOrder:
-    """Proposes configurations one after the other, `limit` at most."""
+    """Suggest given configurations (values by id) one after another, `limit` at most."""
 
-    values: Mapping[str, Mapping[str, Any]]  # by id
+    values: Mapping[str, Mapping[str, Any]]
     limit: int | None = None
 
     def suggest(self, history: History) -> dict[str, Any] | None:
@@ -181,19 +212,22 @@ def _searcher(spec: SweepSpec, configurations: Configurations, rng: Random) -> S
     if spec.searcher.name == "tpe":
         seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)})
         return make_searcher(spec.model_copy(update={"searcher": seeded}))
-    # A random searcher's draws may come in any order, all equally probable; a grid's order is arbitrary.
+    # All orders of a random searcher's draws are equally probable; a grid's order is arbitrary.
     shuffled = rng.sample(list(configurations), len(configurations))
     return InOrder({config: configurations[config].values for config in shuffled}, spec.limit)
 
 
 def _check_whole(spec: SweepSpec, configurations: Configurations) -> None:
-    """TPE may propose any configuration of the space: all must have been recorded."""
+    """Refuse a space of which configurations are not recorded, since TPE may suggest any of them."""
     if spec.size is None:
-        raise ConfigError("--searcher tpe: it would draw from the space's ranges what was not recorded; record a grid")
+        raise ConfigError(
+            "--searcher tpe: it would draw values from the space's ranges that were not recorded; simulate a sweep over a grid"
+        )
     missing = sum(config_id(values) not in configurations for values in spec.configurations())
     if missing:
         raise ConfigError(
-            f"--searcher tpe: it may propose any of the grid's {spec.size} configurations, and the record lacks {missing}"
+            f"--searcher tpe: it may suggest any of the grid's {spec.size} configurations, of which {missing} are not recorded; "
+            "simulate another searcher"
         )
 
 
@@ -210,7 +244,7 @@ class _Frame:
 
 
 class _Memory:
-    """A ledger that keeps nothing: the driver's own state holds all that a simulation reads."""
+    """A ledger without files: a simulation reads the driver's state only."""
 
     def read(self) -> State:
         return State()
