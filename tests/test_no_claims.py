@@ -156,7 +156,7 @@ def test_refit_does_not_register_a_model_without_an_exit_above_the_majority_clas
     check_learned({**told, "evaluations": {"0": {"dev": evaluated(True)}}}, anyway=False)
     print_refit(told, "out")
     out = capsys.readouterr().out
-    assert "asked" not in out
+    assert "aim 2" not in out
     assert "on dev: nothing was learned" in out
 
 

@@ -160,7 +160,7 @@ def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli
     # A second one of the same name is a new version; the first stays.
     again = refit(cli, path, mlflow_server, "--out", tmp_path / "n", "--name", "again")
     assert again.code == 0, again.err
-    assert "models:/again@champion was version 1, which stays, and is version 2 now" in again.err
+    assert "models:/again@champion moves from version 1, which is kept, to version 2" in again.err
     serve = "mlflow models serve --env-manager local --model-uri 'models:/again@champion'"
     assert f"MLFLOW_TRACKING_URI={mlflow_server.url} {serve}" in again.out
     runs = [
@@ -171,7 +171,7 @@ def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli
     ]
     assert len(set(runs)) == 3, "names are unique"
     assert re.search(
-        r"^entropy \S+: (asked 2|within 1 point of the full model), held out \d.\d\d, on dev \d.\d\d \([+-]\d+%\), \d.\d\d by the clock",
+        r"^entropy \S+: aim (2|within 1 point of the full model); layer speed-up \d.\d\d in validation, on dev \d.\d\d \([+-]\d+%\), wall-clock speed-up \d.\d\d",
         again.out,
         re.M,
     )
@@ -223,7 +223,7 @@ def test_a_seed_that_diverges_is_left_out_unless_it_is_the_registered_one(
     training(1)
     ran = refit(cli, best_place.file, mlflow_server, *options, tmp_path / "second", "--json")
     assert ran.code == 0, ran.err
-    assert "seed 1 is left out: training diverged after 3 updates" in ran.err
+    assert "seed 1 is skipped: training diverged after 3 updates" in ran.err
     assert (ran.json["seeds"], ran.json["diverged"], list(ran.json["mlflow"]["runs"])) == ([0], [1], ["0"])
 
 
@@ -281,10 +281,10 @@ def test_an_interrupted_refit_is_logged_once_and_where_it_was_told_to_last(
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow, "log_figure", cut)
-        refused(again(), "the cable was cut", "give the same command again")
+        refused(again(), "the cable was cut", "run the same command again")
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", cut)
-        refused(again(), "the cable was cut", "give the same command again")
+        refused(again(), "the cable was cut", "run the same command again")
     ran = again("--alias", "other")
     assert ran.code == 0, ran.err
     client = mlflow.MlflowClient(mlflow_server.url)
@@ -340,7 +340,7 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_tag", refuse)
         patch.setattr(mlflow.MlflowClient, "log_batch", refuse_all)
-        with pytest.raises(TrackingError, match=r"rejected what is to be logged: .*params of 7 letters") as caught:
+        with pytest.raises(TrackingError, match=r"rejected the refit: .*params of 7 letters") as caught:
             log_refit(best, out, told, to, say=said.append)
     assert "Start one" not in str(caught.value)
     (line,) = said
@@ -367,7 +367,7 @@ def test_a_server_that_goes_away_at_the_end_costs_no_training(best_place, cli, t
         thread.start()
         ran = refit(cli, path, server, "--out", tmp_path / "m")
         thread.join()
-        refused(ran, f"MLflow can't be used at {server.url}", "give the same command again to log them")
+        refused(ran, f"MLflow can't be used at {server.url}", "run the same command again to log them")
         server.start()
         again = refit(cli, path, server, "--out", tmp_path / "m", "--json")
         assert again.code == 0, again.err

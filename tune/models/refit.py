@@ -415,9 +415,14 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
         clock = {t["criterion"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
             chosen, time = outcome["chosen"][p["criterion"]], clock.get(p["criterion"])
-            in_time = f", {time['speed_up']:.2f} by the clock on rows of {time['layer_ratio']:.2f}" if time else ""
+            in_time = (
+                f", wall-clock speed-up {time['speed_up']:.2f} on samples of layer speed-up {time['layer_ratio']:.2f}"
+                if time
+                else ""
+            )
             print(
-                f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_asked(chosen)}, held out {chosen['reached']:.2f}, on {split} "
+                f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_aim_in_words(chosen)}; layer speed-up "
+                f"{chosen['reached']:.2f} in validation, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
                 f"({-100 * lost(e, p) + 0.0:+.2f})"
             )
@@ -439,7 +444,7 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
             )
 
 
-def _asked(chosen: Mapping[str, Any]) -> str:
+def _aim_in_words(chosen: Mapping[str, Any]) -> str:
     """Say what a threshold was chosen for."""
     if chosen.get("max_loss") is None:
         return f"aim {chosen['asked']:g}"
