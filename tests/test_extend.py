@@ -105,6 +105,7 @@ def test_a_backbone_that_has_moved_is_the_same_by_its_files_and_keeps_its_name(t
     assert (new.backbone, new.seeds) == (str(was), (0, 1))
     assert extended(old, new, suggested(old), "s").digest == new.digest
     with pytest.raises(
-        SweepError, match=r"sweep s: backbone .*other: not the one .*was: weights was \w+, is \w+; .*--backbone"
+        SweepError,
+        match=r"sweep s: backbone .*other differs from the sweep.s backbone .*was: weights was \w+, is \w+; .*--backbone",
     ):
         at_its_old_place(spec(backbone=str(tmp_path / "other")), old, identity, "s")

@@ -223,7 +223,7 @@ def test_a_copy_replays_like_its_sweep(tmp_path):
 
 def test_a_damaged_copy_is_an_error(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps({"sweep": "x"}))
-    with pytest.raises(SweepError, match=r"scores.json is no copy"):
+    with pytest.raises(SweepError, match=r"scores.json can't be read as a copy"):
         Recording.find(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""The paper's figures 2 to 4 from results: mean layers or score against patience, with standard errors over seeds."""
+"""Draw the paper's figures 2 to 4 from results: mean layers or score against patience, with standard errors over seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from tune.reproduce.results import Results
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A method over patience, with a standard error to both sides, of which one seed has none."""
+    """A method's curve over patience.
+
+    Attributes:
+        row: The figure's row.
+        seeds: How many seeds the curve is the mean of.
+        band: Patience, mean, and mean ± standard error; the error of one seed is 0.
+    """
 
     row: PaperRow
     seeds: int
@@ -26,12 +32,21 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """The method, and how many seeds its curve is the mean of: curves of one figure may differ in that."""
+        """The method and its number of seeds, in which the curves of one figure may differ."""
         return f"{self.row.title} ({self.seeds} seed{'s' if self.seeds > 1 else ''})"
 
 
 def curves(figure: PaperFigure, rows: Sequence[PaperRow], results: Results) -> list[Curve]:
-    """The curve of each method that has cells with several exits."""
+    """Compute the curve of each method that has runs with several exits.
+
+    Args:
+        figure: The paper's figure.
+        rows: The methods to show.
+        results: The results.
+
+    Returns:
+        The curves.
+    """
     drawn = []
     for row in rows:
         cells = [cell for cell in results.of(row.method, row.keep).values() if len(cell.exits) > 1]
@@ -45,7 +60,17 @@ def curves(figure: PaperFigure, rows: Sequence[PaperRow], results: Results) -> l
 
 
 def draw(figure: PaperFigure, title: str, split: str, selected: Sequence[Curve]) -> Drawn:
-    """The figure of :func:`curves`, of which there must be one at least; `split` names the evaluated rows."""
+    """Draw at least one curve of :func:`curves`.
+
+    Args:
+        figure: The paper's figure.
+        title: The title of the axes.
+        split: The evaluated split's name.
+        selected: The curves.
+
+    Returns:
+        A matplotlib figure.
+    """
     colours = [COLOURS[curve.row.method] for curve in selected]
     y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
     if any(curve.seeds > 1 for curve in selected):

@@ -1,4 +1,4 @@
-"""What is kept of a finished cell: every exit and every exit criterion on the development split, replayed from its logits."""
+"""Summarise a finished run: every exit and every exit criterion on the development split, replayed from its logits."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ from leebert.tradeoff import replay_point
 
 @dataclasses.dataclass(frozen=True)
 class CriterionResult:
-    """One exit criterion at one threshold: on the development split its layers, speed-up, score and how many rows left where.
+    """One exit criterion at one threshold, on the development split.
 
-    held_out: the speed-up on the held-out rows, by which thresholds are chosen.
+    Attributes:
+        criterion: The exit criterion.
+        threshold: Its threshold; None for a criterion that has none.
+        held_out: The layer speed-up on the validation samples, by which thresholds are chosen.
+        layers: Mean exit layer.
+        speed_up: Layer speed-up: depth / mean exit layer.
+        score: The task's score, a fraction.
+        measures: All measures of the task by name, fractions.
+        counts: How many samples exit at each exit, (M,).
     """
 
     criterion: str
@@ -37,9 +45,22 @@ class CriterionResult:
 class ReproducedCell:
     """One method trained with one seed.
 
-    keep: the share that a reduced network keeps. exits: the score of each exit on the development split, (M,).
-    exit_layers: the layers that have run when each answers. structure: what the network was reduced to, as JSON. epochs:
-    those in which it was trained. runtime: the device, threads and precision of its training.
+    Attributes:
+        method: The method's name.
+        keep: The share of layers that a reduced network keeps; None for others.
+        seed: The seed.
+        configuration: The configuration's id.
+        code: A digest of the code that trained it.
+        held_out_score: The validation score, a fraction.
+        exits: The score of each exit on the development split, (M,), fractions.
+        exit_layers: The layer after which each exit predicts, (M,).
+        depth: The number of layers of the unreduced network.
+        structure: What the network was reduced to, as JSON; empty for an unreduced one.
+        best_epoch: The epoch with the best validation score, from 0.
+        epochs: The number of epochs that trained, over all stages.
+        minutes_to_best: Wall-clock minutes from the start to the end of the best epoch.
+        runtime: Device, threads and precision of the training.
+        outcomes: The results of all exit criteria.
     """
 
     method: str
@@ -63,9 +84,14 @@ class ReproducedCell:
         return self.method, self.keep, self.seed
 
     def exiting(self, criterion: str, aim: float) -> CriterionResult | None:
-        """The outcome of an exit criterion that comes nearest to a speed-up on held-out rows; None where the cell has none such.
+        """Return an exit criterion's result whose layer speed-up on validation samples is nearest to an aim.
 
-        A network with one exit has one outcome.
+        Args:
+            criterion: The exit criterion; a network with one exit always runs all its layers.
+            aim: The layer speed-up.
+
+        Returns:
+            The result; None where the run has none of this criterion.
         """
         if len(self.exits) == 1:
             criterion = FULL_MODEL
@@ -84,10 +110,21 @@ def summarise(
     code: str,
     aims: Collection[float],
 ) -> ReproducedCell:
-    """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
+    """Summarise a run from its ledger records and its logits.
 
-    aims: the speed-ups that thresholds are chosen for, or the nearest that the network can have; of criteria whose
-    thresholds are whole numbers, all are kept.
+    Args:
+        record: The record of the cell's end.
+        epochs: The records of its epochs.
+        values: The configuration's values by option.
+        held_out: The validation logits.
+        splits: The logits on each development split; scores are averaged over them (MNLI has two).
+        metric: The task's metric.
+        code: A digest of the code that trained it.
+        aims: The layer speed-ups that thresholds are chosen for, or the nearest that the network attains. Of criteria
+            whose thresholds are whole numbers, all are kept.
+
+    Returns:
+        The run.
     """
     m = len(held_out.logits)
     structure = record.get("structure") or {}
@@ -98,7 +135,7 @@ def summarise(
         low, high = attainable(held_out.layers, held_out.depth)
         within = [min(max(aim, low), high) for aim in aims]
         criteria = [row for row in with_threshold().values() if row.unit_of is None]
-        for row in (row for row in criteria if row.whole):  # so few that all are kept
+        for row in (row for row in criteria if row.whole):
             first, last = row.bounds(m, held_out.logits.shape[-1])
             exits += [(row.name, float(threshold)) for threshold in range(int(first), int(last) + 1)]
         for row in (row for row in criteria if not row.whole):

@@ -1,4 +1,4 @@
-"""A table's figures from results: means and standard errors over seeds, speed-ups, and paired tests against rivals."""
+"""Compute a table from results: means and standard errors over seeds, speed-ups, and paired tests against baselines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tune.reproduce.outcomes import CriterionResult, ReproducedCell
 from tune.reproduce.paper import PaperRow, PaperTable
 from tune.reproduce.results import Costs, Results
 
-#: A rival is as fast as the subject if its speed-up in layers is no more than so much below, as a share.
+#: A baseline counts as equally fast if its layer speed-up is at most this share below that of the paper's own method.
 AS_FAST = 0.1
 
-#: Fewer shared seeds are compared, but not tested: with one degree of freedom the spread is anybody's guess.
+#: The fewest shared seeds for a test: with one degree of freedom the spread can't be estimated.
 LEAST_TESTED = 3
 
 
@@ -38,14 +38,23 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One row of ours. Scores are fractions; speed-ups are against the whole network.
+    """One row of a reproduced table; scores are fractions, speed-ups are against the whole network.
 
-    by_seed: the score of each seed. title: the row's, with the layers of a shortened network. layers: the depth over the seeds'
-    mean layers. held_out: each seed's on held-out rows, where thresholds are chosen; empty for one exit. time,
-    operations: in wall-clock time and multiply-adds, None where not measured. epochs: how many were trained, over all
-    stages, a mean over seeds.
-    margin: the group's subject minus this row, paired over two seeds or more, p and interval, from
-        :data:`LEAST_TESTED` on, for all rows of the group together.
+    Attributes:
+        row: The paper's row.
+        by_seed: The score of each seed.
+        title: The title, with the number of layers of a shortened network.
+        score: The mean score.
+        layers: Layer speed-up: depth / mean exit layer over seeds.
+        held_out: Each seed's layer speed-up on validation samples, by which thresholds are chosen; empty for one exit.
+        time: Wall-clock speed-up; None where not measured.
+        operations: Speed-up in multiply-adds; None where not measured.
+        parameters: The number of parameters.
+        minutes: Minutes of training to the best epoch.
+        epochs: Epochs trained over all stages, a mean over seeds.
+        thresholds: Each seed's threshold.
+        margin: Score of the group's own method minus this row's, paired over at least two seeds; with p and interval,
+            corrected over the group's rows, from :data:`LEAST_TESTED` seeds on.
     """
 
     row: PaperRow
@@ -64,21 +73,39 @@ class TableRow:
 
 
 def lines(table: PaperTable, rows: Sequence[PaperRow], results: Results, task: str) -> tuple[TableRow, ...]:
-    """Every row with what there is of it."""
+    """Compute every row of a table from the runs that exist.
+
+    Args:
+        table: The paper's table.
+        rows: The rows to show.
+        results: The results.
+        task: The task's name.
+
+    Returns:
+        One row each.
+    """
     base, aim = _base(results), table.aim(task)
     return _compared([_line(row, results.of(row.method, row.keep), aim, results.costs, base) for row in rows])
 
 
-def best_rival(compared: Sequence[TableRow], group: str) -> TableRow | None:
-    """The rival that the group's subject is least ahead of, on the seeds that they share, of those that are as fast."""
+def best_baseline(compared: Sequence[TableRow], group: str) -> TableRow | None:
+    """Return the equally fast baseline with the smallest margin below the group's own method, on shared seeds.
+
+    Args:
+        compared: The table's rows.
+        group: The group.
+
+    Returns:
+        The baseline; None where there is none.
+    """
     subject = next((line for line in compared if line.row.group == group and line.row.role == "subject"), None)
     least = (1 - AS_FAST) * ((subject.layers if subject else None) or 0.0)
-    rivals = [
+    baselines = [
         line
         for line in compared
-        if line.row.group == group and line.row.role == "rival" and line.margin and (line.layers or 0.0) >= least
+        if line.row.group == group and line.row.role == "baseline" and line.margin and (line.layers or 0.0) >= least
     ]
-    return min(rivals, key=lambda line: line.margin.mean if line.margin else math.inf, default=None)
+    return min(baselines, key=lambda line: line.margin.mean if line.margin else math.inf, default=None)
 
 
 def _line(
@@ -111,12 +138,12 @@ def _line(
 
 
 def _title(row: PaperRow, cell: ReproducedCell) -> str:
-    """Of a row that is named by a share of the layers, which these are."""
+    """Return a row's title; for a shortened network its number of layers."""
     return f"{cell.exit_layers[-1]} of {cell.depth} layers" if row.method == "truncated" else row.title
 
 
 def _compared(made: Sequence[TableRow]) -> tuple[TableRow, ...]:
-    """The lines with each group's subject compared with all other rows of the group that share seeds with it."""
+    """Compare each group's own method with all other rows of the group that share seeds with it."""
     margins: dict[int, Interval] = {}
     for group in {line.row.group for line in made}:
         members = [i for i, line in enumerate(made) if line.row.group == group]
@@ -130,27 +157,28 @@ def _compared(made: Sequence[TableRow]) -> tuple[TableRow, ...]:
                 paired[i] = [subject.by_seed[s] - made[i].by_seed[s] for s in seeds]
         margins |= {i: _untested(differences) for i, differences in paired.items()}
         tested = {i: differences for i, differences in paired.items() if len(differences) >= LEAST_TESTED}
-        # Seeds share the data, of which nothing is said; as repetitions on it they are independent: no correction.
+        # The tests are about these data only, on which seeds are independent repetitions: no correction for shared data.
         margins |= dict(zip(tested, holm_intervals(list(tested.values()), 0.0), strict=True))
     return tuple(dataclasses.replace(line, margin=margins.get(i)) for i, line in enumerate(made))
 
 
 def _untested(differences: Sequence[float]) -> Interval:
+    """Return the mean of paired differences without p and interval."""
     return Interval(float(np.mean(differences)), math.nan, math.nan, math.nan, len(differences))
 
 
-# Costs. A missing one makes the whole figure None, never a mean over what is there.
+# Costs. A missing value makes a speed-up None; it is never a mean over the remaining values.
 
 
 def _base(results: Results) -> tuple[str, int]:
-    """The network that speed-ups in time and operations are against, and its exit: plainly fine-tuned, else every exit."""
+    """Return the reference of wall-clock and operations speed-ups: the fine-tuned network, else the unreduced one; last exit."""
     return next((cell.structure for cell in results.cells if cell.method == "finetune"), ""), -1
 
 
 def networks(results: Results) -> dict[str, tuple[int, frozenset[str]]]:
-    """The networks that costs are measured of: structure → number of exits, and every exit criterion of its outcomes.
+    """List the networks to measure: structure → number of exits, and the exit criteria of its results.
 
-    All that there are, whatever table is asked for: figures of one table can then be compared with another's.
+    All networks of the results count, so that the costs of different tables can be compared.
     """
     result: dict[str, tuple[int, frozenset[str]]] = {}
     for cell in results.cells:
@@ -160,7 +188,7 @@ def networks(results: Results) -> dict[str, tuple[int, frozenset[str]]]:
 
 
 def _expected(up_to: Sequence[float] | None, outcome: CriterionResult) -> float | None:
-    """The mean cost of a row, from the cost up to each exit and how many rows left there."""
+    """Return the mean cost per sample, from the cost up to each exit and the number of samples that exit there."""
     if up_to is None:
         return None
     return float(np.dot(outcome.counts, up_to) / np.sum(outcome.counts))
