@@ -22,7 +22,7 @@ from leebert.tradeoff import layers_within, tradeoff
 from tune.store.folder import SweepFolder
 from tune.store.lease import Lease
 from tune.store.ledger import Ledger
-from tune.tracking.events import ConfigEnded, Event
+from tune.tracking.events import ConfigEnded, TrackingEvent
 from tune.tracking.feed import replay
 from tune.tracking.rebuild import rebuild as rebuild_mlflow
 from tune.tracking.tracker import Tracker
@@ -37,18 +37,18 @@ def rebuild(cli):
 
 
 @pytest.fixture(scope="module")
-def swept(cli, mlflow_server, tmp_path_factory, ray_up):
+def swept(cli_without_ray, mlflow_server, tmp_path_factory):
     """A sweep that its budget stopped within a cell and that was resumed; the test session's server saw it all."""
     place = tmp_path_factory.mktemp("rebuild")
     save_backbone(place / "backbone", layers=3)
     (place / "task.json").write_text(json.dumps(write_task(place / "data", n=80)))
     where = ("--storage", place / "sweeps")
-    ran = cli(
+    ran = cli_without_ray(
         "leebert-tune", "sweep", space(place / "space.yaml", place), "--name", "rebuilt", *where,
         "--tracking-uri", mlflow_server.url, "--set", "budget.fold_epochs=1",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    again = cli("leebert-tune", "resume", "rebuilt", *where, "--set", "budget.fold_epochs=null")
+    again = cli_without_ray("leebert-tune", "resume", "rebuilt", *where, "--set", "budget.fold_epochs=null")
     assert again.code == 0, again.err
     return SweepFolder(place / "sweeps" / "rebuilt")
 
@@ -239,7 +239,7 @@ def test_runs_whose_layers_came_from_evenly_spaced_thresholds_get_those_of_the_c
     assert {r.data.tags["mlflow.parentRunId"] for r in cells} == {run.info.run_id}
 
 
-def _as_it_was(event: Event) -> Event:
+def _as_it_was(event: TrackingEvent) -> TrackingEvent:
     """A configuration's end had layers read from 20 thresholds, and no curve."""
     if not isinstance(event, ConfigEnded):
         return event

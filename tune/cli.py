@@ -253,7 +253,7 @@ def resume(
 def _conclude(outcomes: list[Any], json_: bool) -> None:
     """Print each sweep's results, and exit by how the last one ended."""
     from tune.analysis.overview import print_table, print_views, summary
-    from tune.store.folder import named
+    from tune.store.folder import sweep_argument
 
     summaries = []
     for outcome in outcomes:
@@ -265,14 +265,14 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
             print_table(facts)
             print(f"MLflow: {outcome.mlflow}")
             print_views(outcome.views, outcome.views_note)
-            print(f"best:   leebert-tune best {named(outcome.folder)}")
+            print(f"best:   leebert-tune best {sweep_argument(outcome.folder)}")
     if json_:
         console.emit_json(summaries)
     if any(o.unsent for o in outcomes):
         raise SweepError(
             f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; the ledger has them. When the server "
             "answers again: "
-            + "; ".join(f"leebert-tune rebuild-mlflow {named(o.folder)}" for o in outcomes if o.unsent)
+            + "; ".join(f"leebert-tune rebuild-mlflow {sweep_argument(o.folder)}" for o in outcomes if o.unsent)
         )
     completed = any(c["state"] == "complete" for summary in summaries for c in summary["configurations"])
     if not completed and all(o.status == "finished" for o in outcomes):
@@ -361,13 +361,13 @@ def best(
     Exit code 1 if a sweep or task has no best configuration; the other files are still written.
     """
     from tune.analysis.choose import choose_each
-    from tune.analysis.tradeoff import Objective
+    from tune.analysis.tradeoff import RankingObjective
     from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
     choices, errors = choose_each(
-        folders, Objective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
+        folders, RankingObjective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
     )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
@@ -545,11 +545,11 @@ def compare(
     """Compare two values, A minus B, paired on configurations, seeds and folds, with corrected 95 % intervals."""
     from leebert.tradeoff import SPEED_UP
     from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
-    from tune.analysis.tradeoff import Objective
+    from tune.analysis.tradeoff import RankingObjective
     from tune.store.folder import SweepFolder
 
     objectives = [
-        Objective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
+        RankingObjective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
     ]
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
@@ -673,9 +673,9 @@ def reproduce(
     from tune.reproduce.command import reproduce as reproduce_
     from tune.reproduce.plan import ReproductionRequest
 
-    named = () if methods is None else tuple(method.strip() for method in methods.split(","))
+    selected = () if methods is None else tuple(method.strip() for method in methods.split(","))
     request = ReproductionRequest(
-        target, task, backbone, pooling or "pooler", named, seeds, budget,
+        target, task, backbone, pooling or "pooler", selected, seeds, budget,
         tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
     )  # fmt: skip
     made = reproduce_(request, train=not no_run, say=_say)

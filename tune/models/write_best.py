@@ -22,7 +22,7 @@ from leebert.majority import margin_in_words
 from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
-from tune.analysis.choose import Candidate, Choice
+from tune.analysis.choose import Candidate, Selection
 from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of
@@ -37,7 +37,7 @@ from tune.store.ranking import score
 PRINTED = 10
 
 
-def best_file(choice: Choice) -> dict[str, Any]:
+def best_file(choice: Selection) -> dict[str, Any]:
     """Make the contents of best/<task>.yaml: a :class:`RunConfig` with `theta_updates` and `found`.
 
     `theta_updates` is the median over cells of the epochs up to the best one, times the updates of an epoch on the whole
@@ -116,14 +116,14 @@ def _known(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _named(choice: Choice, key: str) -> dict[str, Any]:
+def _named(choice: Selection, key: str) -> dict[str, Any]:
     """Identify a configuration by its id, its sweep where there are several, and its values."""
     candidate = choice.candidates[key]
     sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
     return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
 
 
-def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
+def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
     """Describe a configuration that is not distinguishable from the majority class: score, and margin over that class."""
     margin = choice.margins[key]
     low, high = margin.samples.interval
@@ -137,13 +137,13 @@ def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
     }
 
 
-def _margin(choice: Choice) -> dict[str, Any] | None:
+def _margin(choice: Selection) -> dict[str, Any] | None:
     """Return the chosen configuration's margin over the majority class; None where its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     return margin.as_dict() if margin else None
 
 
-def _moved(choice: Choice) -> float | None:
+def _moved(choice: Selection) -> float | None:
     """Return the largest change of a loss weight over the chosen configuration's cells; None where none is learned."""
     chosen = choice.best
     config = chosen.sweep.spec.train_config(chosen.configuration.values)
@@ -158,7 +158,7 @@ def _layers(candidate: Candidate) -> float | None:
     return layers_needed(candidate.records, candidate.sweep.curve_of)
 
 
-def _front(choice: Choice) -> dict[str, Any]:
+def _front(choice: Selection) -> dict[str, Any]:
     points = [
         {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
         for p in choice.front
@@ -166,7 +166,7 @@ def _front(choice: Choice) -> dict[str, Any]:
     return _known(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
 
 
-def _sweeps(choice: Choice) -> dict[str, Any]:
+def _sweeps(choice: Selection) -> dict[str, Any]:
     """Summarise each sweep: its status, its completed configurations and its own best."""
     summaries = {}
     for sweep in choice.sweeps:
@@ -231,7 +231,7 @@ def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
     return model.model_copy(update={"backbone": f"{model.backbone.partition('@')[0]}@{revision}"})
 
 
-def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
+def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
     """Write best/<task>.yaml, with a header on its use, and the validation logits in a file beside it.
 
     `found.held_out` names the file of the logits; `found.digest` reveals later edits.
@@ -264,7 +264,7 @@ def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
     return values, path
 
 
-def _counted(choice: Choice) -> str:
+def _counted(choice: Selection) -> str:
     names = ", ".join(sweep.name for sweep in choice.sweeps)
     what = [f"that reach layer speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
     what += ["that are better than the majority class"] if choice.unlearned else []
@@ -280,7 +280,7 @@ def _score(section: dict[str, Any]) -> str:
     return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} cells (seed × fold)"
 
 
-def _against(choice: Choice) -> str:
+def _against(choice: Selection) -> str:
     """Compare the chosen configuration with the majority class in words; empty where its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     if margin is None:
@@ -292,7 +292,7 @@ def _against(choice: Choice) -> str:
     )
 
 
-def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
+def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
     """Print the chosen configuration, what it was chosen from, and why.
 
     Args:
@@ -321,7 +321,7 @@ def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
     print(f"{path}: leebert train --config {path}")
 
 
-def _print_excluded(choice: Choice, section: dict[str, Any], path: Path) -> None:
+def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> None:
     """Print how many configurations were excluded, and why."""
     if choice.too_slow:
         print(
@@ -336,7 +336,7 @@ def _print_excluded(choice: Choice, section: dict[str, Any], path: Path) -> None
         _print_configurations("not distinguishable from the majority class", section["not_distinguishable"], path)
 
 
-def _print_alternatives(choice: Choice, section: dict[str, Any], path: Path) -> None:
+def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
     """Print the configurations within one standard error, and those on the front of score against layers."""
     near = section["within_one_standard_error"]
     print(f"{len(near) - 1} other configuration(s) lie within one standard error")

@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawn
 
 from leebert.exits import DEFAULT
-from tune.analysis.figures import Band, bands
-from tune.analysis.labels import COLOURS
+from tune.analysis.figures import Band, bands, colour
 from tune.reproduce.outcomes import ReproducedCell
 from tune.reproduce.paper import PaperFigure, PaperRow
 from tune.reproduce.results import Results
@@ -71,7 +70,7 @@ def draw(figure: PaperFigure, title: str, split: str, selected: Sequence[Curve])
     Returns:
         A matplotlib figure.
     """
-    colours = [COLOURS[curve.row.method] for curve in selected]
+    colours = [colour(curve.row.method, i) for i, curve in enumerate(selected)]
     y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
     if any(curve.seeds > 1 for curve in selected):
         y += " (± standard error)"

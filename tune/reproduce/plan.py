@@ -10,17 +10,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.config import nearest
 from leebert.data.tasks import named_or_declared
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.methods import METHODS, applies
+from leebert.methods import METHODS, UNIT, applies
 from tune.reproduce.paper import OF_IMAGES, TABLE_1, TARGETS, PaperFigure, PaperRow, PaperTable, PaperTarget, Role, slug
 from tune.reproduce.results import VARIED
 from tune.space import SweepSpec, make_space
 from tune.space.file import canonical
 from tune.store.folder import check_name
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 #: The paper's number of seeds.
 SEEDS = 5
@@ -157,7 +156,7 @@ class ReproductionPlan:
 
     def any_spec(self) -> SweepSpec:
         """Make a space with one method, for what all sweeps share."""
-        return self.spec(Part(self.name, KEEP, ()), ("uniform",), (0,))
+        return self.spec(Part(self.name, KEEP, ()), (UNIT,), (0,))
 
 
 def uses_keep(method: str) -> bool:
@@ -256,17 +255,17 @@ class Allowance:
     def used_up(self) -> bool:
         return any(value <= 0 for value in self.remaining.values())
 
-    def beyond(self, used: State) -> dict[str, Any]:
+    def beyond(self, used: SweepState) -> dict[str, Any]:
         """Return the budget keys of a sweep, which has used some budget already."""
         return {what: value + _used(used)[what] for what, value in self.remaining.items()}
 
-    def spend(self, before: State, after: State) -> None:
+    def spend(self, before: SweepState, after: SweepState) -> None:
         """Subtract what a sweep has used between two states."""
         for what in self.remaining:
             self.remaining[what] -= _used(after)[what] - _used(before)[what]
 
 
-def _used(state: State) -> dict[str, Any]:
+def _used(state: SweepState) -> dict[str, Any]:
     running = state.session[1] - state.session[0] if state.session else 0.0
     return {"hours": (state.elapsed + running) / 3600, "fold_epochs": state.fold_epochs}
 

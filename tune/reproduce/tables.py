@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leebert.exits import CRITERIA, FULL_MODEL
+from leebert.methods import METHODS
 from tune.analysis.stats import Interval, holm_intervals
 from tune.reproduce.outcomes import CriterionResult, ReproducedCell
 from tune.reproduce.paper import PaperRow, PaperTable
@@ -139,7 +140,7 @@ def _line(
 
 def _title(row: PaperRow, cell: ReproducedCell) -> str:
     """Return a row's title; for a shortened network its number of layers."""
-    return f"{cell.exit_layers[-1]} of {cell.depth} layers" if row.method == "truncated" else row.title
+    return f"{cell.exit_layers[-1]} of {cell.depth} layers" if METHODS[row.method].titled_by_layers else row.title
 
 
 def _compared(made: Sequence[TableRow]) -> tuple[TableRow, ...]:
@@ -172,7 +173,8 @@ def _untested(differences: Sequence[float]) -> Interval:
 
 def _base(results: Results) -> tuple[str, int]:
     """Return the reference of wall-clock and operations speed-ups: the fine-tuned network, else the unreduced one; last exit."""
-    return next((cell.structure for cell in results.cells if cell.method == "finetune"), ""), -1
+    whole = {name for name, method in METHODS.items() if method.group == "whole network"}
+    return next((cell.structure for cell in results.cells if cell.method in whole), ""), -1
 
 
 def networks(results: Results) -> dict[str, tuple[int, frozenset[str]]]:

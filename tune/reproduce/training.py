@@ -22,9 +22,9 @@ from tune.reproduce.results import VARIED, experiment_differences
 from tune.running.sweep import SweepOutcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, spec_of, storage_root
-from tune.store.held_out import cell_logits, evaluated_logits, warn_of
+from tune.store.held_out import cell_logits, evaluated_logits, warn_unreadable
 from tune.store.history import CellKey
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 Say = Callable[[str], None]
 
@@ -55,7 +55,7 @@ class Standing:
 
     part: Part
     folder: SweepFolder
-    state: State
+    state: SweepState
 
     @classmethod
     def all_of(cls, plan: ReproductionPlan, part: Part) -> list[Standing]:
@@ -197,7 +197,7 @@ def run(plan: ReproductionPlan, job: Job, allowance: Allowance, say: Say) -> Swe
         How the session of its sweep ended.
     """
     request, part, standing = plan.request, job.part, job.standing
-    before = standing.state if standing else State()
+    before = standing.state if standing else SweepState()
     spec = plan.spec(part, job.methods, job.seeds)
     budget = spec.budget.model_copy(update=allowance.beyond(before))
     spec = spec.model_copy(update={"budget": budget})
@@ -258,5 +258,5 @@ def collect(
                 aims=aims,
             )
         )
-    warn_of(folder.path, wrong)
+    warn_unreadable(folder.path, wrong)
     return cells

@@ -24,12 +24,13 @@ from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
+from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
 from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
 from tune.store.history import Placement
-from tune.store.ledger import Ledger, Record, attempt_name
+from tune.store.ledger import Ledger, LedgerRecord, attempt_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Study:
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """Join the fixed options, a configuration's values and a seed."""
-        return TrainConfig(**{**self.training, **values, "seed": seed})
+        return train_config(self.training, values, seed)
 
     def train(
         self,
@@ -165,7 +166,7 @@ class Attempt:
         """Return what the ledger records of a cell; an empty record for one that has not begun."""
         return self.cells.get(f"{seed}/{fold}", CellRecord())
 
-    def begin(self) -> Record:
+    def begin(self) -> LedgerRecord:
         """Return the attempt's first record, which repeats the grant in case the driver's is lost (`tune.store.gaps`)."""
         placed = dataclasses.asdict(self.placement) if self.placement != Placement() else {}
         return {
@@ -180,7 +181,7 @@ class Attempt:
         }
 
 
-def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
+def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[LedgerRecord]]:
     """Train the remaining cells of a configuration; a diverged cell ends the attempt.
 
     Args:
@@ -224,7 +225,7 @@ def hang_file(folder: Path, config: str, attempt: str) -> Path:
     return folder / "hung" / f"{config}-{attempt}.txt"
 
 
-def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
+def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[LedgerRecord]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
     recorded, place = attempt.recorded(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
@@ -240,8 +241,8 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
-        records: list[Record] = []
-        digest: Record = {"checkpoint": report.checkpoint} if report.checkpoint else {}
+        records: list[LedgerRecord] = []
+        digest: LedgerRecord = {"checkpoint": report.checkpoint} if report.checkpoint else {}
         if study.evaluate and report.checkpoint and report.held_out is not None:
             # The ledger names the files together with the checkpoint of the same epoch.
             digest |= _evaluate(study, attempt, seed, fold, report, watchdog)
@@ -271,7 +272,9 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
             yield records
 
 
-def _evaluate(study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog) -> Record:
+def _evaluate(
+    study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog
+) -> LedgerRecord:
     """Record the logits of a new best epoch's model on each evaluation split; return file names by split, and digests."""
     config = study.train_config(attempt.values, seed)
     runtime = Runtime.of(config.precision, study.device)
@@ -285,7 +288,7 @@ def _evaluate(study: Study, attempt: Attempt, seed: int, fold: int, report: Epoc
     return {"evaluated": files, "digests": digests}
 
 
-def _summary(reports: list[EpochReport], started: float) -> Record:
+def _summary(reports: list[EpochReport], started: float) -> LedgerRecord:
     """Summarise a finished cell for the ledger; `started` is its start on the monotonic clock, in seconds."""
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
@@ -312,7 +315,7 @@ def _runtime(study: Study, attempt: Attempt) -> dict[str, object]:
     return Runtime.of(study.train_config(attempt.values, 0).precision, study.device).describe()
 
 
-def _jsonable(values: Record) -> Record:
+def _jsonable(values: LedgerRecord) -> LedgerRecord:
     """Replace non-finite numbers, which diverging runs report, by None: JSON cannot represent them."""
 
     def clean(value: Any) -> Any:

@@ -23,7 +23,7 @@ from tune.searchers import Searcher
 from tune.space import Budget
 from tune.store.curves import CellCurves
 from tune.store.history import Configuration, Placement, describe
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.tracking.feed import Listener, events
 
 EndStatus = Literal["finished", "stopped", "failed"]
@@ -44,16 +44,16 @@ class Frame(Protocol):
 class Appender(Protocol):
     """Append the driver's records, and return them with sequence numbers and times."""
 
-    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]: ...
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[LedgerRecord]: ...
     def close(self) -> None: ...
 
 
 class Records(Protocol):
     """What the driver reads and writes of a ledger; a simulation implements it without files."""
 
-    def read(self) -> State: ...
+    def read(self) -> SweepState: ...
     def driver_writer(self, driver: int) -> Appender: ...
-    def records_of(self, config: str, attempt: str) -> Iterable[Record]: ...
+    def records_of(self, config: str, attempt: str) -> Iterable[LedgerRecord]: ...
 
 
 class Driver:
@@ -81,7 +81,7 @@ class Driver:
         say: Callable[[str], None] = print,
         stop_requested: Callable[[], bool] = lambda: False,
         may_decide: Callable[[], None] = lambda: None,
-        state: State | None = None,
+        state: SweepState | None = None,
         repair: Collection[tuple[str, int, int]] = (),
     ) -> None:
         """Open the driver's part of the ledger and queue the configurations that are unfinished.
@@ -223,7 +223,7 @@ class Driver:
         index = self.state.indices[config]
         return Attempt(config, values, attempt, self.number, finished, cells, names, place, index, fences)
 
-    def _placement(self, failures: list[Record], config: str) -> Placement | None:
+    def _placement(self, failures: list[LedgerRecord], config: str) -> Placement | None:
         """Choose where and in how many micro-batches to run after these failures; None where nothing remains to try."""
         if not failures:
             return Placement()
@@ -279,7 +279,7 @@ class Driver:
             self._remove_checkpoints(config, self.study.cells)
         return state == "running"
 
-    def _record_divergence(self, config: str, cell_end: Record) -> None:
+    def _record_divergence(self, config: str, cell_end: LedgerRecord) -> None:
         r = cell_end
         self.say(
             f"{self._name(config)}  seed {r['seed']} fold {r['fold']}  diverged after {r['theta_updates']} updates: "
@@ -288,7 +288,7 @@ class Driver:
         failure = {"attempt": r["attempt"], "reason": "diverged", "message": "diverged", "final": True}
         self.record({"kind": "fail", "config": config, **failure})
 
-    def _prune_or_continue(self, config: str, last: Record) -> None:
+    def _prune_or_continue(self, config: str, last: LedgerRecord) -> None:
         """Ask the pruner, unless it has decided on this cell already or the cell's end is still to come."""
         cell = (last["seed"], last["fold"])
         epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
@@ -301,7 +301,7 @@ class Driver:
 
     # Receiving results.
 
-    def receive(self, records: list[Record]) -> bool:
+    def receive(self, records: list[LedgerRecord]) -> bool:
         """Apply a trial's new records; the same records a second time change nothing.
 
         Args:
@@ -333,7 +333,7 @@ class Driver:
             self._conclude(record["config"])
         return not records or self.state.configs[records[-1]["config"]].state == "running"
 
-    def _compare_with_replaced(self, record: Record) -> None:
+    def _compare_with_replaced(self, record: LedgerRecord) -> None:
         """Report whether a repaired cell has the same scores as before."""
         cell = (record["config"], record["seed"], record["fold"])
         if (old := self.state.replaced.get(cell)) is None:
@@ -353,7 +353,7 @@ class Driver:
         name = self.state.attempts.get(config, {}).get(self.state.last_attempt(config), "")
         return hang_file(Path(self.study.folder), config, name)
 
-    def _warn_of_collapse(self, record: Record) -> None:
+    def _warn_of_collapse(self, record: LedgerRecord) -> None:
         fresh = set(record["collapsed"]) - self._collapsed
         if fresh:  # warn once per exit and session; every epoch records it
             self._collapsed |= fresh
@@ -473,7 +473,7 @@ class Driver:
 
     # Writing and applying records.
 
-    def record(self, record: Record, *, sync: bool = True) -> None:
+    def record(self, record: LedgerRecord, *, sync: bool = True) -> None:
         """Write one of the driver's own records to the ledger, apply it and pass its events to the listener.
 
         Args:
@@ -484,7 +484,7 @@ class Driver:
         (written,) = self.writer.append(record, sync=sync)
         self._apply(written)
 
-    def _apply(self, record: Record) -> bool:
+    def _apply(self, record: LedgerRecord) -> bool:
         """Apply a record to the state; return False for one that was applied before or is fenced off."""
         if not self.state.apply_in_order(record):
             return False

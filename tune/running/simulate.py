@@ -17,13 +17,14 @@ import numpy as np
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
+from leebert.training_options import train_config
 from tune.pruners import Pruner, make_pruner
 from tune.running.driver import Driver
 from tune.running.recording import RecordedConfiguration, Recording
 from tune.searchers import Searcher, make_searcher
 from tune.space import Budget, SweepSpec, config_id
 from tune.store.history import History
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, score
 
 #: Recorded configurations by id.
@@ -149,7 +150,7 @@ def replay(
     *,
     concurrent: int = 1,
     budget: Budget | None = None,
-) -> State:
+) -> SweepState:
     """Simulate one sweep over recorded configurations.
 
     Args:
@@ -167,11 +168,11 @@ def replay(
         _Frame(cells), _Memory(), searcher, pruner, config_id=config_id, budget=budget, say=lambda line: None
     )
     running: list[
-        tuple[float, int, list[Record], Iterator[tuple[float, list[Record]]]]
+        tuple[float, int, list[LedgerRecord], Iterator[tuple[float, list[LedgerRecord]]]]
     ] = []  # a heap, next report first
     trials = itertools.count()
 
-    def schedule_next(now: float, trial: int, reports: Iterator[tuple[float, list[Record]]]) -> bool:
+    def schedule_next(now: float, trial: int, reports: Iterator[tuple[float, list[LedgerRecord]]]) -> bool:
         following = next(reports, None)
         if following is not None:
             heapq.heappush(running, (now + following[0], trial, following[1], reports))
@@ -240,22 +241,22 @@ class _Frame:
     keep_checkpoints: bool = True  # there are none to remove
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
-        return TrainConfig.model_validate({**values, "seed": seed})
+        return train_config({}, values, seed)
 
 
 class _Memory:
     """A ledger without files: a simulation reads the driver's state only."""
 
-    def read(self) -> State:
-        return State()
+    def read(self) -> SweepState:
+        return SweepState()
 
     def driver_writer(self, driver: int) -> _Memory:
         return self
 
-    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[LedgerRecord]:
         return [{"seq": 0, "time": 0.0, **record} for record in records]
 
     def close(self) -> None: ...
 
-    def records_of(self, config: str, attempt: str) -> tuple[Record, ...]:
+    def records_of(self, config: str, attempt: str) -> tuple[LedgerRecord, ...]:
         return ()

@@ -26,10 +26,10 @@ from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.space.spec import anchored
 from tune.store import held_out, results
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, held, named, spec_of, storage_root
+from tune.store.folder import SweepFolder, driver_lease, spec_of, storage_root, sweep_argument
 from tune.store.history import CellKey
 from tune.store.lease import Lease
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking.audit import missing
 from tune.tracking.feed import replay
 from tune.tracking.publish import Showing
@@ -106,7 +106,7 @@ def new_sweep(
         writer.append({"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)})
         writer.close()
     folder = SweepFolder(storage / name)
-    with held(folder) as lease:
+    with driver_lease(folder) as lease:
         if lease.number > 1:
             raise LeaseError(
                 f"sweep {name}: another driver resumed it before it started; see leebert-tune status {name}"
@@ -145,7 +145,7 @@ def resume_sweep(
         SweepError: Results under the new space, data or backbone could not be compared with the old ones.
     """
     folder.refuse_links()
-    with held(folder, take_over) as lease:
+    with driver_lease(folder, take_over) as lease:
         folder.clear_stop()  # an old request; a new one during the preparation counts
         spec, given, old = _resumed_spec(folder, space, overrides)
         state = folder.ledger.read(epochs=False)
@@ -188,17 +188,17 @@ def _resumed_spec(
     return extended(old, named_before, suggested, folder.name), given, old
 
 
-def _to_repair(folder: SweepFolder, state: State, requested: bool, say: Say) -> list[CellKey]:
+def _to_repair(folder: SweepFolder, state: SweepState, requested: bool, say: Say) -> list[CellKey]:
     """Find cells whose logits are missing or damaged; return them where a repair is requested, else only warn."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
-        say(f"warning: {held_out.named(key)}: {problem}" + ("; the cell is trained again" if requested else ""))
+        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the cell is trained again" if requested else ""))
     if wrong and not requested:
-        say(f"to train {len(wrong)} cell(s) again: leebert-tune resume {named(folder)} --repair")
+        say(f"to train {len(wrong)} cell(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
     if requested and not wrong:
         say("nothing to repair: the logits of all finished cells match their recorded digests")
-    if requested and (old := held_out.unchecked(feeding.values())):
+    if requested and (old := held_out.count_unchecked(feeding.values())):
         say(
             f"note: an older version recorded {old} cell(s) without a digest: only missing or unreadable files are detected"
         )
@@ -272,7 +272,7 @@ def _run(
         with contextlib.suppress(OSError):  # the file can be written from the ledger at any time
             results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
     except StorageError as error:
-        raise StorageError(f"{error}; after that, resume by: leebert-tune resume {named(folder)}") from None
+        raise StorageError(f"{error}; after that, resume by: leebert-tune resume {sweep_argument(folder)}") from None
     except LeaseError:
         seconds = 0.0  # the new driver sends the remaining events
         raise
@@ -281,7 +281,9 @@ def _run(
     if not unsent:
         unsent = missing(tracker, driver.state, say)
     if status == "stopped":
-        say(f"stopped: {driver.stop_reason() or 'work remains'}; resume it by: leebert-tune resume {named(folder)}")
+        say(
+            f"stopped: {driver.stop_reason() or 'work remains'}; resume it by: leebert-tune resume {sweep_argument(folder)}"
+        )
     by_hand = driver.interrupted or folder.stop_requested()
     views = tracker.views
     note = doubts(tracker.uri) if views else ""

@@ -14,14 +14,14 @@ from ray.tune import Trainable
 from leebert.errors import SweepError
 from tune.running.crossval import Attempt, Study, run_attempt
 from tune.running.failures import Failure, of_exception
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 
 class CellTrial(Trainable):
     """Run :func:`tune.running.crossval.run_attempt` under Ray; checkpoints are the sweep's own, not Ray's."""
 
     study: Study
-    records: Iterator[list[Record]] | None = None
+    records: Iterator[list[LedgerRecord]] | None = None
     refusal: Failure | None = None  # why this process trains nothing
 
     def setup(self, config: dict[str, Any], study: Study | None = None) -> None:
