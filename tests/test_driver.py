@@ -17,6 +17,7 @@ from leebert.errors import LeaseError, StorageError
 from tune.running.crossval import Study, run_attempt
 from tune.running.driver import Driver
 from tune.running.failures import MOST, Failure
+from tune.running.session import beats
 from tune.space import Budget
 from tune.store.held_out import evaluated_paths, load_held_out
 from tune.store.history import Placement
@@ -87,6 +88,15 @@ def test_a_sweep_completes_every_configuration_on_every_cell(tmp_path):
     assert again.history() == d.state.history()
     assert not list((tmp_path / "checkpoints").iterdir())
     assert len(list((tmp_path / "cells").iterdir())) == 8
+
+
+def test_a_trial_that_waits_for_resources_is_queued_and_not_running(tmp_path):
+    d = driver(tmp_path)
+    running, queued = d.next_attempt("t1").config, d.next_attempt("t2").config
+    d.started_trials = lambda: {"t1"}
+    facts = {}
+    beats(lambda **status: facts.update(status), d, planned_cells=8)()
+    assert (facts["running"], facts["queued"]) == ([running], [queued])
 
 
 def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_epoch(tmp_path):

@@ -743,7 +743,7 @@ def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(r
     texts.to_csv(tmp_path / "texts.csv", index=False)
     ran = cli("leebert", "calibrate", folder, tmp_path / "texts.csv", "--speed-up", 2.5)
     assert ran.code == 0, ran.err
-    assert "the thresholds chosen on held-out logits of" in ran.out
+    assert "the thresholds chosen on validation logits of" in ran.out
     served = Served(folder)
     assert LAYERS / served.predict(texts)["exit_layer"].mean() == pytest.approx(2.5, rel=0.02)
     faster = served.predict(texts, {"criterion": "confidence", "speed_up": 3})

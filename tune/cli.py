@@ -477,7 +477,7 @@ def rebuild_mlflow(
     if json_:
         console.emit_json(rebuilt)
     else:
-        mended = f", {rebuilt['mended']} run(s) mended" if rebuilt["mended"] else ""
+        mended = f", {rebuilt['mended']} run(s) corrected" if rebuilt["mended"] else ""
         print(
             f"{folder.name}: {rebuilt['reports']} reports of {rebuilt['cells']} cells, {rebuilt['seconds']:.1f} s{mended}"
         )

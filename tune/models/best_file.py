@@ -89,15 +89,15 @@ class BestFile:
         """
         named = self.found.get("held_out")
         if not named:
-            raise DataError(f"{self.path}: names no file of validation logits; write it anew by: {self._again()}")
+            raise DataError(f"{self.path}: names no file of validation logits; rewrite it by: {self._again()}")
         path = self.path.with_name(Path(str(named["file"])).name)
         if not path.is_file():
             raise DataError(
-                f"{path}: no such file; {self.path} needs it: restore it, or write both anew by: {self._again()}"
+                f"{path}: no such file; {self.path} needs it: restore it, or rewrite both by: {self._again()}"
             )
         if digest_of(path) != named["digest"]:
             raise DataError(
-                f"{path}: not the file that {self.path} was written with (its digest differs); write both anew by: "
+                f"{path}: not the file that {self.path} was written with (its digest differs); rewrite both by: "
                 f"{self._again()}"
             )
         return load_logits(path)
@@ -132,11 +132,11 @@ def read_best(path: Path) -> BestFile:
     again = _again(section, path)
     if missing := [key for key in _NEEDED if key not in section]:
         raise ConfigError(
-            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; write the file anew by: {again}"
+            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {again}"
         )
     config = parse(RunConfig, values, str(path))
     if section["digest"] != content_digest(values):
-        raise ConfigError(f"{path}: edited after it was written (its digest differs); write it anew by: {again}")
+        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {again}")
     return BestFile(path, config, section)
 
 

@@ -126,7 +126,7 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
         SweepError: `out` has other contents, or the configuration is not distinguishable from the majority class.
     """
     if best.config.theta_updates is None:
-        raise ConfigError(f"{best.path}: theta_updates is missing; write the file anew by: leebert-tune best NAME")
+        raise ConfigError(f"{best.path}: theta_updates is missing; rewrite the file by: leebert-tune best NAME")
     if METHODS[best.config.training.algorithm].one_exit:
         raise ConfigError(
             f"{best.path}: {best.config.training.algorithm} has a single exit, so there is no threshold to choose and no exit "
@@ -255,7 +255,9 @@ def refit(
 def _trained(ready: PreparedRefit, say: Say) -> dict[int, Any]:
     """Train the seeds that have no model yet; return each model's training.json by seed."""
     best, plan, recorded = ready.best, ready.plan, ready.recorded
-    source = f"held-out logits of {len(best.found['cells'])} cells of cross-validation, {recorded.logits.shape[1]} rows"
+    source = (
+        f"validation logits of {len(best.found['cells'])} runs of cross-validation, {recorded.logits.shape[1]} samples"
+    )
     by_criterion = curves(recorded, plan.patience, metric=_metric(best))
     thresholds = curves_as_json(by_criterion, len(recorded.logits), source, ready.own)
     summaries: dict[int, Any] = {}

@@ -60,7 +60,8 @@ class Driver:
     """Make the decisions of a sweep, each written to the ledger before it takes effect.
 
     Attributes:
-        running: Ray's trial id → id of the configuration that it runs.
+        running: Ray's trial id → id of the configuration that it runs, or that is queued for resources.
+        started_trials: Returns the trials of `running` that have resources; a simulation starts all of them.
         waiting: Ids of the configurations that run next, before the searcher suggests new ones.
         halted: Why no further configuration could succeed; None while one may.
         interrupted: Whether a signal arrived; `signal` is its number.
@@ -99,7 +100,7 @@ class Driver:
             say: Prints one line of progress.
             stop_requested: Whether `leebert-tune stop` was called.
             may_decide: Raises LeaseError once another driver has taken over.
-            state: The ledger's state that the listener has received (:func:`tune.tracking.feed.replay`); read anew if None.
+            state: The ledger's state that the listener has received (:func:`tune.tracking.feed.replay`); read from the ledger if None.
             repair: Finished cells (configuration, seed, fold) to train again, since their files are damaged.
         """
         self.study, self.ledger, self.searcher, self.pruner = study, ledger, searcher, pruner
@@ -115,6 +116,7 @@ class Driver:
         self.interrupted = False
         self.signal: int | None = None
         self.running: dict[str, str] = {}
+        self.started_trials: Callable[[], Collection[str]] = self.running.keys
         self.exhausted = False
         self._stop_reason: str | None = None
         self._collapsed: set[int] = set()
@@ -436,7 +438,7 @@ class Driver:
         return (self.state.elapsed + self._seconds()) / 3600
 
     def _seconds(self) -> float:
-        # The monotonic clock, since somebody may set the system time back.
+        # The monotonic clock, since the system time may be set back.
         return time.monotonic() - self._clock
 
     def finish(self, error: str | None = None) -> EndStatus:

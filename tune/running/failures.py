@@ -56,8 +56,8 @@ def of_exception(error: Exception) -> Failure | None:
     """
     if isinstance(error, StorageError):
         return Failure("storage", str(error))
-    if isinstance(error, CacheError):  # all trials share the cache, and preparing a session writes it anew
-        return Failure("storage", f"{error}; resuming the sweep writes it anew")
+    if isinstance(error, CacheError):  # all trials share the cache, and preparing a session rebuilds it
+        return Failure("storage", f"{error}; resuming the sweep rebuilds it")
     if isinstance(error, CheckpointError):
         return Failure("error", str(error))  # for example of another precision: the next node may fit
     if isinstance(error, LeebertError):

@@ -93,6 +93,7 @@ class DriverCallback(_Unpickled, Callback):
         self.driver, self.stopper, self.beat = driver, stopper, beat
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.driver.started_trials = lambda: {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}
         self.beat()
         if self.driver.stop_reason() is not None:
             self.stopper.training = any(trial.status == Trial.RUNNING for trial in trials)

@@ -135,7 +135,7 @@ class Recording:
             name, left_out = content["sweep"], content["left_out"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SweepError(
-                f"{folder / _SCORES} can't be read as a copy of a sweep's scores: {error!r}; write it anew by: "
+                f"{folder / _SCORES} can't be read as a copy of a sweep's scores: {error!r}; rewrite it by: "
                 "leebert-tune simulate SWEEP --save FOLDER"
             ) from None
         both = zip(values, cells, strict=True)

@@ -247,7 +247,7 @@ def beats(
     """Make the function that Ray's loop calls on every turn.
 
     Args:
-        write: Writes the driver's status; called with `started`, `planned_cells` and `running`.
+        write: Writes the driver's status; called with `started`, `planned_cells`, `running` and `queued` configurations.
         driver: The driver; its lease is checked on every beat, and a lost one ends the session.
         planned_cells: How many cells the whole sweep has; None where that is unknown.
         also: Called after the status is written.
@@ -263,7 +263,10 @@ def beats(
         if time.monotonic() - last >= every:
             last = time.monotonic()
             driver.may_decide()
-            write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
+            started = set(driver.started_trials())
+            running = sorted(config for trial, config in driver.running.items() if trial in started)
+            queued = sorted(config for trial, config in driver.running.items() if trial not in started)
+            write(started=driver.started, planned_cells=planned_cells, running=running, queued=queued)
             also()
 
     return beat
