@@ -69,7 +69,7 @@ def test_a_dangling_link_is_not_written_through(tmp_path, cli):
     (tmp_path / "mrpc.yaml").symlink_to(tmp_path / "elsewhere" / "mrpc.yaml")
     ran = cli("leebert-tune", "spaces", "--copy", "mrpc", tmp_path)
     assert ran.code == 1
-    assert f"{tmp_path / 'mrpc.yaml'} is there already" in ran.err
+    assert f"{tmp_path / 'mrpc.yaml'} exists already" in ran.err
 
 
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])

@@ -19,7 +19,7 @@ from leebert.errors import ConfigError
 from leebert.methods import METHODS, applies
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
 from tune.space.findings import Findings
-from tune.space.values import Choice, Range, read_space
+from tune.space.values import Range, ValueList, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
 SPACE = "space: {lr_theta: [1e-5, 2e-5]}\n"
@@ -64,7 +64,7 @@ def test_defaults(file: Path) -> None:
 @pytest.mark.parametrize("written", ["1e-5", "1E-5", '"1e-5"', "0.00001", "1.0e-05"])
 def test_every_spelling_of_a_rate_is_the_same_number(file: Path, written: str) -> None:
     file.write_text(HEAD + f"space: {{lr_theta: [{written}]}}\n", encoding="utf-8")
-    assert load_space(file).space["lr_theta"] == Choice((1e-5,))
+    assert load_space(file).space["lr_theta"] == ValueList((1e-5,))
 
 
 def test_the_development_split_is_opened_only_where_nothing_is_searched(file: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_development_split_is_opened_only_where_nothing_is_searched(file: Pa
     searched = "space: {lr_theta: [1e-5, 2e-5]}\nevaluate: dev\nsearcher: random\npruner: racing\nfolds: 3\n"
     lines = errors(file, HEAD + searched)
     assert [line.split(":")[0] for line in lines] == ["space.lr_theta", "searcher", "pruner"]
-    assert all("nothing may be searched beside it" in line for line in lines)
+    assert all("so the sweep must not search" in line for line in lines)
 
 
 def test_short_forms(file: Path) -> None:
@@ -85,7 +85,7 @@ def test_short_forms(file: Path) -> None:
         encoding="utf-8",
     )
     spec = load_space(file)
-    assert spec.space["batch_size"] == Choice((16,))
+    assert spec.space["batch_size"] == ValueList((16,))
     assert (spec.algorithms, spec.seeds, spec.searcher.name, spec.pruner.name) == (
         ("blo",),
         (0, 1, 2),
@@ -103,7 +103,7 @@ WRONG = {
     "cycle below 1": ("space: {cycle_length: [0, 4]}", ["space.cycle_length: 0: should be greater than or equal to 1"]),
     "cycle broken": ("space: {cycle_length: [2.5]}", ["space.cycle_length: 2.5: should be a valid integer"]),
     "truth as number": ("space: {batch_size: [true]}", ["space.batch_size: true: should be a number"]),
-    "cost only": ("space: {accumulate: [1, 2]}", ["space.accumulate: [1, 2]: changes memory and speed, not what"]),
+    "cost only": ("space: {accumulate: [1, 2]}", ["space.accumulate: [1, 2]: changes memory and speed, but no result"]),
     "name misspelt": ("space: {teachers: [lea]}", ["space.teachers: 'lea': should be 'lae', 'lle', 'last' or 'none' (did"]),
     "option misspelt": ("space: {lr_teta: [1]}", ["space.lr_teta: [1]: unknown option (did you mean 'lr_theta'?)"]),
     "seed in space": ("space: {seed: [1]}", ["space.seed: [1]: not an option of a configuration: use the key `seeds`"]),
@@ -141,14 +141,14 @@ WRONG = {
     ),
     "algorithm misspelt": (SPACE + "algorithms: [clo_v2]", ["algorithms.0: 'clo_v2': should be one of finetune, "]),
     "algorithm twice": (SPACE + "algorithms: [blo, blo]", ["algorithms: 'blo': is in the list twice"]),
-    "no algorithm": (SPACE + "algorithms: []", ["algorithms: []: should have at least one algorithm"]),
+    "no algorithm": (SPACE + "algorithms: []", ["algorithms: []: should have at least one method"]),
     "unused in space": (
         "algorithms: [blo]\nspace: {cycle_length: [2, 4]}",
-        ["space.cycle_length: [2, 4]: none of the algorithms listed uses it, only fastbert-clo-v2, lle, clo-v2"],
+        ["space.cycle_length: [2, 4]: none of the listed methods uses it, only fastbert-clo-v2, lle, clo-v2"],
     ),
     "unused in training": (
         SPACE + "algorithms: [uniform, rand]\ntraining: {lr_omega: 1e-3}",
-        ["training.lr_omega: 0.001: none of the algorithms listed uses it, only fastbert-clo-v2, lle, slo, blo, hyper, clo-v1, clo-v2"],
+        ["training.lr_omega: 0.001: none of the listed methods uses it, only fastbert-clo-v2, lle, slo, blo, hyper, clo-v1, clo-v2"],
     ),
     "range in a grid": (
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}",
@@ -179,12 +179,12 @@ WRONG = {
         ["seeds: -2: should be a whole number of at least 0", "seeds: 1: is in the list twice"],
     ),
     "budget": (SPACE + "budget: {hours: 0}", ["budget.hours: 0: should be greater than 0"]),
-    "budget of no GPU": (SPACE + "budget: {gpu_hours: 2}", ["budget.gpu_hours: 2.0: never runs out"]),
+    "budget of no GPU": (SPACE + "budget: {gpu_hours: 2}", ["budget.gpu_hours: 2.0: is never reached"]),
     "cpus": (SPACE + "resources: {cpu: 2}", ["resources.cpu: 2: unknown key (did you mean 'cpus'?)"]),
     "subset": (SPACE + "data: {subset: {row: 9}}", ["data.subset.rows: missing: is required", "data.subset.row: 9: unknown"]),
     "first stage": (
         "space: {lr_theta: [1e-4]}\ntraining: {first_epochs: 2}",
-        ["training.first_epochs: 2: does nothing here: clo-v2 has no first stage without finetune_first"],
+        ["training.first_epochs: 2: has no effect here: clo-v2 has no first stage without finetune_first"],
     ),
     "both names": (
         SPACE + "algorithm: blo\nalgorithms: [clo-v2]",
@@ -240,8 +240,8 @@ def test_all_errors_at_once(file: Path) -> None:
 def test_duplicate_keys_name_both_lines(file: Path) -> None:
     lines = errors(file, HEAD + "space:\n  lr_theta: [1e-5]\n  batch_size: 8\n  lr_theta: [1e-4]\nfolds: 3\nfolds: 2\n")
     assert lines == [
-        "space.lr_theta: line 6: the key is there already, in line 4",
-        "folds: line 8: the key is there already, in line 7",
+        "space.lr_theta: line 6: duplicate key, first in line 4",
+        "folds: line 8: duplicate key, first in line 7",
     ]
 
 
@@ -254,7 +254,7 @@ def test_duplicate_keys_name_both_lines(file: Path) -> None:
         ("task: mrpc\n\tfolds: 3\n", "line 2: "),
         ("task: 1\n---\ntask: 2\n", "line 2: expected a single document"),
         ("task: !!python/object:os.system x\n", "line 1: could not determine a constructor"),
-        ("task: &a [*a]\n", "an alias (`*name`) stands inside its own anchor"),
+        ("task: &a [*a]\n", "an alias (`*name`) is inside its own anchor"),
     ],
 )
 def test_what_is_no_yaml_mapping(file: Path, text: str, line: str) -> None:
@@ -286,7 +286,7 @@ def test_overrides(file: Path) -> None:
         "space.weight_decay={range: [0, 0.1]}",
     ]
     spec = load_space(file, overrides)
-    assert spec.space["lr_theta"] == Choice((1e-4, 3e-4))
+    assert spec.space["lr_theta"] == ValueList((1e-4, 3e-4))
     assert spec.space["weight_decay"] == Range(0.0, 0.1)
     assert (spec.folds, spec.max_epochs, spec.backbone) == (3, 2, "package:name/model")
     assert (spec.searcher.name, spec.searcher.configurations) == ("random", 4)
@@ -314,7 +314,7 @@ def test_override_reaches_one_alias_only(file: Path) -> None:
         ("folds.k=1", "unknown key: `folds` has no keys below it"),
         ("task.metric=f1", "`task` is 'mrpc', not a mapping with keys"),
         ("folds", "should be key=value"),
-        ("folds=[1", "is no YAML"),
+        ("folds=[1", "is not YAML"),
     ],
 )
 def test_wrong_overrides(file: Path, override: str, line: str) -> None:

@@ -10,7 +10,7 @@ from leebert.errors import SweepError
 from leebert.methods import applies
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.space import SweepSpec
-from tune.space.values import Choice, Values
+from tune.space.values import ValueList, Values
 
 #: Keys that may grow: the new space must contain what the sweep has suggested.
 _GROWING = frozenset({"seeds", "space", "algorithms"})
@@ -100,7 +100,7 @@ def _admits(spec: SweepSpec, values: Mapping[str, Any]) -> bool:
 
 def _holds(values: Values, value: Any) -> bool:
     listed = values.listed()
-    if isinstance(values, Choice) or listed is not None:
+    if isinstance(values, ValueList) or listed is not None:
         return value in (listed or ())
     return bool(
         values.low <= value <= values.high or math.isclose(value, values.low) or math.isclose(value, values.high)

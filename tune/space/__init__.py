@@ -1,7 +1,7 @@
-"""A search space: a YAML file becomes a checked, frozen :class:`SweepSpec`, or one error that lists all that is wrong.
+"""A search space: a YAML file is read as a checked, frozen :class:`SweepSpec`, or raises one exception with all errors.
 
-search_spaces/README.md is the grammar. The package imports neither torch, ray, mlflow nor optuna, so that `--help` and
-`--dry-run` answer at once.
+search_spaces/README.md describes the grammar. The package imports neither torch, ray, mlflow nor optuna, so that `--help`
+and `--dry-run` start quickly.
 """
 
 from tune.space.fields import config_id, effective
