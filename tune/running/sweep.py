@@ -32,7 +32,7 @@ from tune.store.lease import Lease
 from tune.store.ledger import SweepState
 from tune.tracking.audit import missing
 from tune.tracking.feed import replay
-from tune.tracking.publish import Showing
+from tune.tracking.publish import Publisher
 from tune.tracking.saved_views import doubts
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
 
@@ -264,7 +264,7 @@ def _run(
         may_decide=lease.check,
         repair=repair,
     )
-    publishing = Showing(tracker, spec, prepared.facts["test_train_ratio"], say)
+    publishing = Publisher(tracker, spec, prepared.facts["test_train_ratio"], say)
     publishing.start(driver.state)
     unsent, seconds = 0, CLOSE_SECONDS
     try:
@@ -291,7 +291,7 @@ def _run(
 
 
 def _session(
-    study: Study, driver: Driver, spec: SweepSpec, lease: Lease, publishing: Showing, address: str | None
+    study: Study, driver: Driver, spec: SweepSpec, lease: Lease, publishing: Publisher, address: str | None
 ) -> EndStatus:
     """Run the trials; publish the saved views meanwhile and at the end."""
     planned = spec.planned * len(spec.cells()) if spec.planned else None
