@@ -14,7 +14,7 @@ from scipy import stats
 
 from tune.pruners import PRUNERS, make_pruner
 from tune.pruners.halving import HalvingPruner
-from tune.pruners.none import NonePruner
+from tune.pruners.none import NoPruner
 from tune.pruners.places import Places
 from tune.pruners.racing import STARTUP, RacingPruner
 from tune.space import PrunerName, SweepSpec
@@ -124,7 +124,7 @@ def test_names_are_those_of_the_file() -> None:
     assert set(PRUNERS) == set(get_args(PrunerName))
     assert make_pruner(spec_of("halving", eta=2, min_epochs=3)) == HalvingPruner(PLACES, 2, 3)
     assert make_pruner(spec_of("racing", alpha=0.1, min_epochs=2)) == RacingPruner(PLACES, 0.1, 2)
-    assert make_pruner(spec_of("none")) == NonePruner()
+    assert make_pruner(spec_of("none")) == NoPruner()
 
 
 @given(name=names, history=histories())
