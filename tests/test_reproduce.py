@@ -404,8 +404,8 @@ def test_a_method_named_twice_is_one_row():
         ({"target": "table3"}, "reproduce table3: unknown (did you mean 'table"),
         ({"task": "mprc"}, "unknown task 'mprc' (did you mean 'mrpc'?)"),
         ({"task": None}, "--task is missing"),
-        ({"methods": ("clo-v3",)}, "--methods clo-v3: unknown (did you mean 'clo-v"),
-        ({"seeds": 0}, "--seeds 0: at least 1"),
+        ({"methods": ("clo-v3",)}, "--methods clo-v3: unknown method (did you mean 'clo-v"),
+        ({"seeds": 0}, "--seeds 0: give at least 1"),
         ({"budget": "90"}, "--budget 90: not minutes"),
         ({"budget": "0m"}, "--budget 0m: not minutes"),
         ({"set_": ("training.lr_teta=1e-4",)}, "leebert-tune reproduce: --set: 'training.lr_teta=1e-4': unknown key"),
@@ -423,13 +423,13 @@ def test_a_method_named_twice_is_one_row():
         ({"methods": ("",)}, "--methods : unknown"),
         (
             {"task": "cifar10", "backbone": "resnet56"},
-            "table1 is of texts, and cifar10 has images: for it there is table6",
+            "table1 has texts, and cifar10 has images; choose table6",
         ),
         (
             {"target": "table6"},
-            "table6 is of images, and mrpc has texts: for it there is table1, table2, table4, table5",
+            "table6 has images, and mrpc has texts; choose table1, table2, table4, table5",
         ),
-        ({"target": "figure2", "methods": ("pabee", "finetune")}, "--methods finetune: has one exit"),
+        ({"target": "figure2", "methods": ("pabee", "finetune")}, "--methods finetune: it has a single exit"),
     ],
 )
 def test_what_can_not_be_run_is_said_before_anything_is_opened(change, said):
@@ -574,7 +574,7 @@ def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_p
     shown = reproduce(ask, train=False)
     assert [file.suffix for file in shown.files] == [".md", ".csv", ".tex"]
     assert shown.files[0].read_text() == shown.text
-    assert any("1 of 3 seeds are still to be trained: CLO-v1" in line for line in shown.missing)
+    assert any("1 of 3 seeds are not trained yet: CLO-v1" in line for line in shown.missing)
     assert shown.again.startswith("leebert-tune reproduce table1 --task mrpc")
     fewer = reproduce(dataclasses.replace(ask, seeds=2), train=False)
     assert fewer.text.splitlines()[:6] == shown.text.splitlines()[:6]
@@ -610,7 +610,7 @@ def test_what_a_table_rests_on_is_said_of_its_own_figures(tmp_path, results):
     assert not any(words in minutes for words in ("Scores are", "Times:", "Thresholds are"))
     elsewhere = images.with_cells([dataclasses.replace(made("pabee", 0, 0.8), runtime="cpu, 1 thread(s), fp32")])
     write(tmp_path / "reproduce-cifar10-resnet56.parquet", elsewhere)
-    assert "Trained on: cpu (11 cells); cpu, 1 thread(s), fp32 (1 cells)." in reproduce(on_images, train=False).text
+    assert "Trained on: cpu (11 runs); cpu, 1 thread(s), fp32 (1 runs)." in reproduce(on_images, train=False).text
 
 
 def test_an_option_that_came_after_the_results_had_its_default(tmp_path, results):
@@ -626,7 +626,7 @@ def test_an_option_that_came_after_the_results_had_its_default(tmp_path, results
 def test_what_was_trained_beside_a_tables_rows_is_named_and_shown_when_asked_for(tmp_path, results):
     write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results.with_cells([made("hyper", 0, 0.8)]))
     ask = request(out=tmp_path, pooling="mean", set_=SETTING)
-    assert "- Trained in the same way, and shown by --methods: hyper." in reproduce(ask, train=False).text
+    assert "- Also trained, and shown by --methods: hyper." in reproduce(ask, train=False).text
     for later in (dataclasses.replace(ask, methods=("hyper",)), ask, dataclasses.replace(ask, methods=("clo-v2",))):
         shown = reproduce(later, train=False).text  # a row that the table had stays, whatever is named later
         assert "| LeeBERT-hyper | 80.00 |" in shown
@@ -679,7 +679,7 @@ def test_a_method_that_was_given_up_is_no_failure_of_a_table_that_is_whole_witho
     assert (whole.failed, whole.missing) == (False, ()), "every seed that was asked for is there"
     lacking = _rendered(make_plan(ask), results, (0, 1, 2, 3), broken)
     assert lacking.failed
-    assert lacking.missing == ("1 of 4 seeds are still to be trained: uniform", "out of memory: LeeBERT")
+    assert lacking.missing == ("1 of 4 seeds are not trained yet: uniform", "out of memory: LeeBERT")
 
 
 def test_an_option_that_no_row_reads_is_refused_unless_the_results_have_a_method_that_does(tmp_path, results):
@@ -875,7 +875,7 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     # A row that the network is not made for is left out, unless it was asked for by name.
     fitting, _ = run("table5", *TINY[2:], "--seeds", "1", "--budget", "fold_epochs=1")
     (why,) = (line for line in fitting["missing"] if line.endswith("BERT-of-Theseus"))
-    assert "(left out)" in why
+    assert "(omitted)" in why
     named = cli("leebert-tune", "reproduce", "table5", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", *TINY[2:], "--methods", "theseus")  # fmt: skip
     assert named.code == 1
     assert "--methods theseus: " in named.err
