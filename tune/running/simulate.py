@@ -82,7 +82,7 @@ def simulate(
     if spec.model_copy(update={"searcher": recorded.searcher, "pruner": recorded.pruner}).digest != recorded.digest:
         raise ConfigError("--set: a simulation may change pruner, searcher and budget only: the rest has been measured")
     known = {config_id(c.values): c for c in recording.configurations}
-    if spec.searcher.name == "tpe":
+    if spec.searcher.row.reads_scores:
         _check_whole(spec, known)
     pruner, budget = make_pruner(spec), Budget(trials=spec.budget.trials, fold_epochs=spec.budget.fold_epochs)
     epochs, top = sum(c.epochs for c in known.values()), max(c.score for c in known.values())
@@ -178,8 +178,9 @@ class InOrder:
 
 
 def _searcher(spec: SweepSpec, known: Configurations, rng: Random) -> Searcher:
-    if spec.searcher.name == "tpe":
-        seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)})
+    if spec.searcher.row.reads_scores:
+        options = spec.searcher.row.options.model_fields
+        seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)} if "seed" in options else {})
         return make_searcher(spec.model_copy(update={"searcher": seeded}))
     # A random searcher's draws may come in any order, all equally probable; a grid's order is arbitrary.
     shuffled = rng.sample(list(known), len(known))
@@ -187,13 +188,13 @@ def _searcher(spec: SweepSpec, known: Configurations, rng: Random) -> Searcher:
 
 
 def _check_whole(spec: SweepSpec, known: Configurations) -> None:
-    """TPE may propose any configuration of the space: all must have been recorded."""
+    """A searcher that reads scores may propose any configuration of the space: all must have been recorded."""
     if spec.size is None:
-        raise ConfigError("--searcher tpe: it would draw from the space's ranges what was not recorded; record a grid")
+        raise ConfigError(f"--searcher {spec.searcher.name}: it would draw from the space's ranges what was not recorded; record a grid")
     missing = sum(config_id(values) not in known for values in spec.configurations())
     if missing:
         raise ConfigError(
-            f"--searcher tpe: it may propose any of the grid's {spec.size} configurations, and the record lacks {missing}"
+            f"--searcher {spec.searcher.name}: it may propose any of the grid's {spec.size} configurations, and the record lacks {missing}"
         )
 
 

@@ -16,7 +16,7 @@ from leebert.data.tasks import OwnTask
 from leebert.errors import ConfigError
 from leebert.yaml import TOO_DEEP, refuse_deep, unreadable
 from tune.space.findings import Finding, dotted, keys_below, of_details, shown
-from tune.space.sections import named
+from tune.space.sections import PrunerSpec, SearcherSpec, named
 from tune.space.shipped import find_space
 from tune.space.spec import SweepSpec
 from tune.space.values import OPTIONS, Choice
@@ -62,24 +62,28 @@ def _validate(raw: Mapping[str, Any]) -> tuple[SweepSpec | None, list[Finding]]:
     try:
         return SweepSpec.model_validate(raw), []
     except ValidationError as error:
-        findings = [finding for details in error.errors() for finding in of_details(details, _KEYS)]
+        findings = [finding for details in error.errors() for finding in of_details(details, _keys())]
         broken = frozenset(str(details["loc"][0]) for details in error.errors() if details["loc"])
     if broken:  # the checks across keys haven't run: run those that the sound keys allow
         sound = {key: value for key, value in raw.items() if str(key) not in broken}
         try:
             SweepSpec.model_validate({**_STAND_INS, **sound}, context={"broken": broken})
         except ValidationError as error:
-            findings += [finding for details in error.errors() for finding in of_details(details, _KEYS)]
+            findings += [finding for details in error.errors() for finding in of_details(details, _keys())]
     return None, findings
 
 
-_KEYS: dict[str, tuple[str, ...]] = {
-    **keys_below(SweepSpec),
-    "space": OPTIONS,
-    "training": OPTIONS,
-    **keys_below(OwnTask, "task"),
-    "task.files": ("train", "dev"),
-}
+def _keys() -> dict[str, tuple[str, ...]]:
+    """The valid keys below each dotted prefix."""
+    return {
+        **keys_below(SweepSpec),
+        "searcher": SearcherSpec.keys(),
+        "pruner": PrunerSpec.keys(),
+        "space": OPTIONS,
+        "training": OPTIONS,
+        **keys_below(OwnTask, "task"),
+        "task.files": ("train", "dev"),
+    }
 
 
 def canonical(path: str) -> str:
@@ -119,16 +123,16 @@ def _unknown_path(path: str) -> str:
     parts = path.split(".")
     for depth, part in enumerate(parts):
         prefix = ".".join(parts[:depth])
-        if prefix not in _KEYS:
+        if prefix not in _keys():
             return f"unknown key: `{prefix}` has no keys below it"
-        if part not in _KEYS[prefix]:
-            tails = [dotted(prefix, key) for key in _KEYS[prefix]]
+        if part not in _keys()[prefix]:
+            tails = [dotted(prefix, key) for key in _keys()[prefix]]
             return f"unknown key{nearest(path, tails) or nearest(path, _leaves())}"
     return ""
 
 
 def _leaves() -> list[str]:
-    return [dotted(prefix, key) for prefix, keys in _KEYS.items() for key in keys]
+    return [dotted(prefix, key) for prefix, keys in _keys().items() for key in keys]
 
 
 def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:

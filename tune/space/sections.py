@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
-from leebert.config import Frozen, Subset
-
-SearcherName = Literal["grid", "random", "tpe"]
-PrunerName = Literal["none", "racing", "halving"]
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("should be a number")  # pydantic would take true for 1
-    return value
+from leebert.config import Frozen, Subset, nearest
+from leebert.plugins import VARIABLE, Registry
+from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
 
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool)]
-
+def elsewhere(name: str) -> str:
+    return f"if a package brings {name!r}, install that package, or name its module in {VARIABLE}"
 
 def named(value: Any) -> Any:
     """The short form ``searcher: grid`` for ``searcher: {name: grid}``."""
@@ -43,27 +45,90 @@ class Data(Frozen):
     )
 
 
-class SearcherSpec(Frozen):
+class PartSpec(Frozen):
+    """A searcher or pruner by name, with its options, which are checked as its row declares them.
+
+    An option that only other parts of this project have does nothing: older versions wrote all options of all parts into
+    a sweep's space. It is kept where it is not the default, as it was part of the sweep's digest.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    registry: ClassVar[Registry[Any]]
+    name: str
+
+    @property
+    def row(self) -> Any:
+        """What is known of it."""
+        return self.registry[self.name]
+
+    @property
+    def options(self) -> Any:
+        """Its options, as the model that its row names."""
+        kind = self.row.options
+        return kind.model_validate({k: v for k, v in (self.model_extra or {}).items() if k in kind.model_fields})
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Every key that some part takes, those from outside included."""
+        return tuple({"name": 0, **{option: 0 for row in cls.registry.values() for option in row.options.model_fields}})
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _exists(cls, name: Any) -> Any:
+        if isinstance(name, str) and name not in cls.registry:
+            near = nearest(name, cls.registry)
+            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {elsewhere(name)}")
+        return name
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_options(cls, values: Any, handler: ModelWrapValidatorHandler[PartSpec]) -> PartSpec:
+        if not isinstance(values, Mapping):
+            return handler(values)
+        name = values.get("name", cls.model_fields["name"].default)
+        if not isinstance(name, str) or name not in cls.registry:
+            return handler({"name": name})  # which raises
+        extra = {key: value for key, value in values.items() if key != "name"}
+        wrong: list[Any] = []
+        kept: dict[str, Any] = {}
+        for row in (cls.registry[name], *(cls.registry[other] for other in cls.registry.built_in if other != name)):
+            mine = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
+            try:
+                options = row.options.model_validate(mine)
+            except ValidationError as error:
+                wrong += error.errors()
+                continue
+            kept = {**kept, **options.model_dump(exclude_defaults=row.name != name)}
+        wrong += [{"type": "extra_forbidden", "loc": (key,), "input": value} for key, value in extra.items()]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, [_again(details) for details in wrong])
+        return handler({"name": name, **kept})
+
+
+def _again(details: Any) -> InitErrorDetails:
+    """An error of a validation, to be raised in another one."""
+    kept = {key: details[key] for key in ("type", "loc", "input", "ctx") if key in details}
+    return InitErrorDetails(**kept)  # type: ignore[typeddict-item]
+
+
+class SearcherSpec(PartSpec):
     """Who proposes configurations."""
 
-    name: SearcherName = Field(default="grid", description="All of the grid, seeded draws, or Optuna's TPE.")
-    configurations: Whole | None = Field(
-        default=None, ge=1, description="How many to propose; a grid has all of its own."
-    )
-    seed: Whole = Field(default=0, ge=0, description="Seed of the draws.")
+    registry: ClassVar[Registry[SearcherRow]] = SEARCHERS
+    name: str = Field(default="grid", description="One of `SEARCHERS`; its options stand beside it.")
+
+    @property
+    def configurations(self) -> int | None:
+        """How many it is to propose; None where that is not given."""
+        return (self.model_extra or {}).get("configurations")
 
 
-class PrunerSpec(Frozen):
+class PrunerSpec(PartSpec):
     """Who stops a configuration before its last cell."""
 
-    name: PrunerName = Field(default="none", description="Nobody, paired racing, or paired successive halving.")
-    alpha: Number = Field(
-        default=0.1, gt=0, lt=0.5, description="Racing: stop where the chance to catch up with the best is lower."
-    )
-    eta: Whole = Field(default=3, ge=2, description="Halving: one configuration in so many passes a rung.")
-    min_epochs: Whole = Field(
-        default=1, ge=1, description="Epochs before anyone stops; halving's next rungs are at eta, eta², … times that."
-    )
+    registry: ClassVar[Registry[PrunerRow]] = PRUNERS
+    name: str = Field(default="none", description="One of `PRUNERS`; its options stand beside it.")
 
 
 class Resources(Frozen):
