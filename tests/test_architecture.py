@@ -56,7 +56,7 @@ IMPORTS = {
 #: The packages of `tune`, the highest first. Each imports only those of later lines, and all of them `leebert`.
 #: docs/decisions/ladder.md says why in this order.
 LADDER = (
-    ("__main__", "demo"),
+    ("__main__", "demo", "tables", "testing"),
     ("cli",),
     ("reproduce",),
     ("models",),

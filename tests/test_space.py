@@ -152,7 +152,7 @@ WRONG = {
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}\nsearcher: random",
         ["searcher: 'random': needs `configurations` (or `budget.trials`)"],
     ),
-    "searcher misspelt": (SPACE + "searcher: tpee", ["searcher.name: 'tpee': should be 'grid', 'random' or 'tpe' (did you"]),
+    "searcher misspelt": (SPACE + "searcher: tpee", ["searcher.name: 'tpee': should be one of grid, random, tpe (did you mean 'tpe'?)"]),
     "pruner with one cell": (SPACE + "folds: 1\npruner: halving", ["pruner: 'halving': has nothing to prune"]),
     "pruner over unequal schedules": (
         "space: {max_epochs: [2, 4]}\npruner: halving",

@@ -60,7 +60,10 @@ class RacingOptions(Warmed):
     """The options of racing."""
 
     alpha: Number = Field(
-        default=0.1, gt=0, lt=0.5, description="the accepted chance that a stopped one would have caught up with the best"
+        default=0.1,
+        gt=0,
+        lt=0.5,
+        description="the accepted chance that a stopped one would have caught up with the best",
     )
 
 

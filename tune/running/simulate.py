@@ -190,7 +190,9 @@ def _searcher(spec: SweepSpec, known: Configurations, rng: Random) -> Searcher:
 def _check_whole(spec: SweepSpec, known: Configurations) -> None:
     """A searcher that reads scores may propose any configuration of the space: all must have been recorded."""
     if spec.size is None:
-        raise ConfigError(f"--searcher {spec.searcher.name}: it would draw from the space's ranges what was not recorded; record a grid")
+        raise ConfigError(
+            f"--searcher {spec.searcher.name}: it would draw from the space's ranges what was not recorded; record a grid"
+        )
     missing = sum(config_id(values) not in known for values in spec.configurations())
     if missing:
         raise ConfigError(

@@ -24,6 +24,7 @@ from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow,
 def elsewhere(name: str) -> str:
     return f"if a package brings {name!r}, install that package, or name its module in {VARIABLE}"
 
+
 def named(value: Any) -> Any:
     """The short form ``searcher: grid`` for ``searcher: {name: grid}``."""
     return {"name": value} if isinstance(value, str) else value
@@ -87,19 +88,22 @@ class PartSpec(Frozen):
         if not isinstance(values, Mapping):
             return handler(values)
         name = values.get("name", cls.model_fields["name"].default)
-        if not isinstance(name, str) or name not in cls.registry:
-            return handler({"name": name})  # which raises
         extra = {key: value for key, value in values.items() if key != "name"}
         wrong: list[Any] = []
         kept: dict[str, Any] = {}
-        for row in (cls.registry[name], *(cls.registry[other] for other in cls.registry.built_in if other != name)):
+        own = cls.registry.get(name) if isinstance(name, str) else None
+        others = [cls.registry[other] for other in cls.registry.built_in if other != name]
+        for row in (own, *others) if own else others:
             mine = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
             try:
-                options = row.options.model_validate(mine)
+                kept |= row.options.model_validate(mine).model_dump(exclude_defaults=row is not own)
             except ValidationError as error:
                 wrong += error.errors()
-                continue
-            kept = {**kept, **options.model_dump(exclude_defaults=row.name != name)}
+        if own is None:
+            try:
+                return handler({"name": name})
+            except ValidationError as error:
+                wrong, extra = [*error.errors(), *wrong], {}  # whose the other keys are is not known
         wrong += [{"type": "extra_forbidden", "loc": (key,), "input": value} for key, value in extra.items()]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, [_again(details) for details in wrong])
