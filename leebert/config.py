@@ -5,28 +5,33 @@ Unknown keys are errors; :func:`parse` reports every error of a mapping at once,
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, InitErrorDetails
 
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.exits import CRITERIA, DEFAULT, threshold_problem, without_patience
 from leebert.exits.stored import with_criterion
-from leebert.methods import METHODS
+from leebert.methods import METHODS, own_options
+from leebert.plugins import elsewhere
 
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
 Pooling = Literal["pooler", "cls", "mean"]
 Precision = Literal["auto", "fp32", "bf16"]
-
-
-def nearest(key: str, valid: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for a misspelt key, or an empty string."""
-    close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _positive_rate(value: float) -> float:
@@ -37,18 +42,25 @@ def _positive_rate(value: float) -> float:
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}")
+        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}; {elsewhere(name)}")
     return name
 
 
 def _criterion(name: str) -> str:
     if name not in CRITERIA:
-        raise ValueError(CRITERIA.unknown(name) + nearest(name, CRITERIA))
+        raise ValueError(CRITERIA.unknown(name))
     return name
 
 
+class _ListsMethods:
+    """Lists the methods in the JSON schema of a field that takes one's name."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(METHODS)}
+
+
 Rate = Annotated[float, AfterValidator(_positive_rate)]
-AlgorithmName = Annotated[str, AfterValidator(_method)]
+AlgorithmName = Annotated[str, AfterValidator(_method), _ListsMethods()]
 CriterionName = Annotated[str, AfterValidator(_criterion)]
 
 
@@ -70,7 +82,13 @@ class Frozen(BaseModel):
 
 
 class TrainConfig(Frozen):
-    """How one model is trained. The defaults are the paper's where it gives them, else ours."""
+    """How one model is trained. The defaults are the paper's where it gives them, else ours.
+
+    It also takes the options that its method declares as its own (:attr:`leebert.methods.Method.own_options`), checked
+    as they are declared, under their names; every other key is an error.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     algorithm: AlgorithmName = Field(
         "clo-v2", description="The method: how ω is learned (sections 3.3-3.4), or a rival (table 1)."
@@ -172,6 +190,41 @@ class TrainConfig(Frozen):
         64, ge=1, description="Rows per evaluation batch; changes nothing but speed and memory."
     )
     seed: int = Field(0, ge=0, description="Fixes initialisation, dropout, batch order and the D1/D2 splits.")
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The options of the method's own, by name, those that were not given at their defaults."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_own_options(cls, values: Any, handler: ModelWrapValidatorHandler[TrainConfig]) -> TrainConfig:
+        if not isinstance(values, Mapping):
+            return handler(values)
+        name = values.get("algorithm", cls.model_fields["algorithm"].default)
+        method = METHODS.get(name) if isinstance(name, str) else None
+        others = {key: value for key, value in values.items() if key not in cls.model_fields}
+        if not others and (method is None or method.own_options is None):
+            return handler(values)
+        wrong: list[Any] = []
+        own: dict[str, Any] = {}
+        try:
+            own = ((method and method.own_options) or Frozen).model_validate(others).model_dump()
+        except ValidationError as error:
+            wrong = error.errors()
+        try:
+            config = handler({**{key: value for key, value in values.items() if key not in others}, **own})
+        except ValidationError as error:
+            wrong = [*error.errors(), *wrong]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, [_again(details) for details in wrong])
+        return config
+
+
+def _again(details: Any) -> InitErrorDetails:
+    """An error of a validation, to be raised in another one."""
+    kept = {key: details[key] for key in ("type", "loc", "input", "ctx") if key in details}
+    return InitErrorDetails(**kept)  # type: ignore[typeddict-item]
 
 
 #: Options that change memory and speed, not what is trained: not searched, and a run may go on with others.
@@ -277,8 +330,11 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
         where = ".".join(str(p) for p in e["loc"])
         said = f"{where}: " if where else ""
         if e["type"] == "extra_forbidden":
-            fields = _fields_at(model, e["loc"][:-1])
-            lines.append(f"{where}: unknown key{nearest(str(e['loc'][-1]), fields)}")
+            fields, key = _fields_at(model, e["loc"][:-1]), str(e["loc"][-1])
+            owner = own_options().get(key) if key in fields else None
+            lines.append(
+                f"{where}: {f'only {owner} has this option' if owner else f'unknown key{nearest(key, fields)}'}"
+            )
         elif e["type"] == "missing":
             lines.append(f"{where}: required, but missing")
         else:
@@ -302,7 +358,8 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
         if not hasattr(current, "model_fields"):
             options = [a for a in getattr(current, "__args__", ()) if hasattr(a, "model_fields")]
             current = options[0] if options else None
-    return list(getattr(current, "model_fields", {}))
+    own = own_options() if current is TrainConfig else ()
+    return [*getattr(current, "model_fields", {}), *own]
 
 
 def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:

@@ -1,5 +1,10 @@
 """What can go wrong, as one family of exceptions whose messages are meant for the person who typed the command."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class LeebertError(Exception):
     """Base class: the message names the file, row or key, the value seen, and what to do about it."""
@@ -47,3 +52,9 @@ class SweepError(LeebertError):
 
 class LeaseError(SweepError):
     """Another driver has a sweep, or has taken it over."""
+
+
+def nearest(key: str, valid: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for a misspelt key, or an empty string."""
+    close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""

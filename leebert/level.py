@@ -30,7 +30,7 @@ class _Descent:
 
 
 class StageLevel:
-    """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.algorithm.Level`)."""
+    """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.contract.Level`)."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class _Recorder(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class LookAhead:
-    """θ' = θ + u(g) with g = ∇θ L_B1(θ, ω): the step as it was taken, clipping included (`leebert.optim.algorithm.LookAhead`).
+    """θ' = θ + u(g) with g = ∇θ L_B1(θ, ω): the step as it was taken, clipping included (`leebert.optim.contract.LookAhead`).
 
     model, optimizer: as the step left them; θ' is the model's.
     objective, state: what L was before the step.

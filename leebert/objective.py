@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 
 from leebert.config import TrainConfig
 from leebert.losses import TEACHERS, cross_entropy_per_exit, distillation_pairs
+from leebert.methods import METHODS
 from leebert.record import Keep, Record
 from leebert.weights import PARAMETRISATIONS, Parametrisation, Terms, random_weights
 
@@ -68,16 +69,13 @@ class LearnedWeights(Objective, Protocol):
         ...
 
 
-#: Methods that say themselves who teaches.
-_OWN_TEACHERS = {"fastbert": "last", "fastbert-clo-v2": "last", "lle": "lle"}
-
-
 @dataclasses.dataclass(frozen=True)
 class ExitObjective:
     """Eq. 5, L(x, y; θ, ω) = Σ_m w_m CE(p_m, y) + Σ_m Σ_{t∈T(m)} w_{m,t} L_KD(p_t, p_m) / (M·|T(m)|).
 
     With `random` the weights are the rand baseline's draw, kept in the state and never learned; with `fixed`, (n,),
-    they are these.
+    they are these. `moves` makes the state after a step of θ from the batch's record, the state and the share of the stage's
+    updates done; with `moving_temperature` the state holds the temperature, too, under `temperature`.
     """
 
     layout: Terms
@@ -87,6 +85,8 @@ class ExitObjective:
     kl: bool = False
     random: bool = False
     fixed: tuple[float, ...] | None = None
+    moves: Callable[[Record, State, float], State] | None = None
+    moving_temperature: bool = False
     keep: Keep = "logits"
     taught: bool = False
 
@@ -97,14 +97,15 @@ class ExitObjective:
 
     @classmethod
     def of(cls, config: TrainConfig, num_exits: int) -> ExitObjective:
-        """The objective that a training configuration describes, for a model with M exits."""
+        """The objective that a training configuration and its method describe, for a model with M exits."""
+        method = METHODS[config.algorithm]
         return cls(
-            layout=Terms.of(TEACHERS[_OWN_TEACHERS.get(config.algorithm, config.teachers)](num_exits)),
-            parametrisation=PARAMETRISATIONS["raw" if config.algorithm == "rand" else config.parametrisation],
+            layout=Terms.of(TEACHERS[method.teachers or config.teachers](num_exits)),
+            parametrisation=PARAMETRISATIONS["raw" if method.draws_weights else config.parametrisation],
             temperature=config.temperature,
             detach_teacher=config.detach_teacher,
             kl=config.distillation == "kl",
-            random=config.algorithm == "rand",
+            random=method.draws_weights,
         )
 
     @property
@@ -113,10 +114,16 @@ class ExitObjective:
 
     def initial(self, generator: torch.Generator) -> State:
         if self.random:
-            return {"omega": random_weights(self.layout, generator)}
-        if self.fixed is not None:
-            return {"omega": torch.tensor(self.fixed)}
-        return {"omega": self.parametrisation.initial(self.layout)}
+            omega = random_weights(self.layout, generator)
+        elif self.fixed is not None:
+            omega = torch.tensor(self.fixed)
+        else:
+            omega = self.parametrisation.initial(self.layout)
+        return (
+            {"omega": omega, "temperature": torch.tensor(self.temperature)}
+            if self.moving_temperature
+            else {"omega": omega}
+        )
 
     def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
         """l (n,): M cross-entropies, then each pair's distillation term with its 1/(M·|T(m)|)."""
@@ -143,7 +150,7 @@ class ExitObjective:
 
     def tau(self, state: State) -> float | torch.Tensor:
         """The temperature of eqs. 2-3."""
-        return self.temperature
+        return state["temperature"] if self.moving_temperature else self.temperature
 
     def after_step(self, record: Record, state: State, progress: float) -> State:
-        return state
+        return self.moves(record, state, progress) if self.moves else state

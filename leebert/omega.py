@@ -27,7 +27,7 @@ _BY_OMEGA = {"raw": 1.0, "softplus": 1 - 1 / math.e, "exit_softmax": 2.0, "group
 
 def learns_omega(algorithm: str) -> bool:
     """Whether a method learns its loss weights, by the table of methods; of others they are fixed."""
-    return "lr_omega" in METHODS[algorithm].options
+    return METHODS[algorithm].learns_omega
 
 
 def travel(weights: torch.Tensor, start: torch.Tensor, is_distillation: torch.Tensor) -> dict[str, float]:

@@ -20,9 +20,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
+from types import FunctionType
 from typing import Any, Generic, TypeVar
 
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 
 #: Modules that register parts, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
@@ -72,18 +73,20 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._parts: dict[str, Part] = {}
         self._registered: dict[str, Origin] = {}
         self._entry_points: dict[str, metadata.EntryPoint] | None = None
+        self._changes = 0
 
     @property
     def built_in(self) -> tuple[str, ...]:
         """The names of this project's own parts, in their order."""
         return tuple(self._modules)
 
-    def register(self, name: str, part: Part) -> Part:
+    def register(self, name: str, part: Part, *, module: str | None = None) -> Part:
         """Add a part under a name, for this process and for the sweeps that it starts.
 
         Args:
             name: What configurations call it.
             part: The part.
+            module: The dotted name of the module that it comes from; None: that of a class or function, else the caller's.
 
         Returns:
             The part.
@@ -91,7 +94,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
         Raises:
             ConfigError: The name belongs to another part, or the part does not fit.
         """
-        origin = Origin(getattr(part, "__module__", None) or type(part).__module__)
+        own = part.__module__ if isinstance(part, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
+        origin = Origin(module or own)
         if self._parts.get(name) is part:
             return part
         held = self._registered.get(name)
@@ -99,7 +103,20 @@ class Registry(Mapping[str, Part], Generic[Part]):
             self._clash(name, [str(held) if held else "leebert", str(origin)])
         self._fits(name, part, origin)
         self._parts[name], self._registered[name] = part, origin
+        self._changes += 1
         return part
+
+    @property
+    def changes(self) -> int:
+        """How often parts were added or removed: what is made from all parts stays valid while it stays the same."""
+        self._outside()  # which imports what registers parts
+        return self._changes
+
+    def unregister(self, name: str) -> None:
+        """Remove a part that was added by :meth:`register`; a name that was not is left as it is."""
+        if self._registered.pop(name, None) is not None:
+            del self._parts[name]
+            self._changes += 1
 
     def origin(self, name: str) -> Origin | None:
         """The origin of a part; None for a built-in one."""
@@ -126,9 +143,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return name in self._modules or name in self._outside() or name in self._registered
 
     def unknown(self, name: str) -> str:
-        """One sentence for a name that no part has: where to look, and the names that there are."""
-        missing = f"{self.kind} {name!r} is not known here ({', '.join(self)})"
-        return f"{missing}; if a package brings it, install that package, or name its module in {VARIABLE}"
+        """One sentence for a name that no part has: the names that exist, and what to do."""
+        return f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {elsewhere(name)}"
 
     def _load(self, name: str) -> Part:
         if name in self._modules:
@@ -179,6 +195,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
 def _claimant(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def elsewhere(name: str) -> str:
+    """Say what to do about a name that no part has here."""
+    return f"if a package brings {name!r}, install that package, or name its module in {VARIABLE}"
 
 
 def load_modules() -> None:

@@ -17,8 +17,9 @@ from leebert.errors import ConfigError, DataError, DivergedError
 from leebert.exits import FULL_MODEL
 from leebert.files import write_atomically
 from leebert.kinds import kind_of
-from leebert.methods import METHODS, SPECIFIC, applies, idle
+from leebert.methods import METHODS, applies, specific
 from leebert.training_data import DataConfig, TrainingData, effective_task, read_training_examples
+from leebert.training_options import idle
 
 if TYPE_CHECKING:
     from leebert.data.tasks import AnyTask
@@ -172,7 +173,9 @@ def check_options(config: RunConfig) -> None:
     if config.found:  # a best file has all options of its sweep
         return
     algorithm = config.training.algorithm
-    given = {option: getattr(config.training, option) for option in sorted(config.training.model_fields_set & SPECIFIC)}
+    given = {
+        option: getattr(config.training, option) for option in sorted(config.training.model_fields_set & specific())
+    }
     if unused := [option for option in given if not applies(option, algorithm)]:
         raise ConfigError(
             f"training.{unused[0]}: {algorithm} has no such option; leave {', '.join(unused)} out (leebert methods --json has those "

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from leebert.config import ExitConfig, Precision, nearest, problems
+from leebert.config import ExitConfig, Precision, problems
 from leebert.data.readers import Columns
 from leebert.data.texts import bad_text, is_text
-from leebert.errors import ConfigError, DataError
+from leebert.errors import ConfigError, DataError, nearest
 from leebert.exits import CRITERIA, FULL_MODEL
 from leebert.exits.checks import check_criterion, check_threshold, choosable
 from leebert.exits.replay import make_criterion

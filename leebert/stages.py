@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -15,8 +14,8 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.methods import METHODS, applies
 from leebert.objective import ExitObjective, Objective
-from leebert.optim import ALGORITHMS, Fixed
-from leebert.optim.algorithm import Algorithm
+from leebert.optim.contract import OmegaOptimizer
+from leebert.optim.fixed import Fixed
 from leebert.record import Batch
 from leebert.runtime import Runtime
 
@@ -136,7 +135,7 @@ class Stage:
 
     name: str
     objective: Objective
-    algorithm: Algorithm
+    algorithm: OmegaOptimizer
     trains: Callable[[str], bool] = everything
     epochs: int | None = None
     lr_theta: float | None = None
@@ -152,14 +151,17 @@ class Stage:
         return self.transform.apply(model, self.transform.plan(model, None)) if self.transform else model
 
 
-Stages = Callable[[TrainConfig, int], tuple[Stage, ...]]
+def joint(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
+    """LeeBERT and the baselines of its family: one stage on eq. 5 in which θ and ω learn together."""
+    made = Stage("joint", ExitObjective.of(config, num_exits), omega_optimizer(config))
+    return after_finetuning(config, num_exits, made)
 
 
-def leebert(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """LeeBERT and its rivals of the same family: one stage in which θ and ω learn together."""
-    learns = {"fastbert-clo-v2": "clo-v2", "lle": "clo-v2"}.get(config.algorithm, config.algorithm)
-    joint = Stage("joint", ExitObjective.of(config, num_exits), ALGORITHMS[learns](config))
-    return after_finetuning(config, num_exits, joint)
+def omega_optimizer(config: TrainConfig) -> OmegaOptimizer:
+    """The optimiser of ω of the method that a configuration names, for a stage on eq. 5."""
+    make = METHODS[config.algorithm].omega
+    optimizer: OmegaOptimizer = Fixed() if make is None else make(config)
+    return optimizer
 
 
 def after_finetuning(config: TrainConfig, num_exits: int, *stages: Stage) -> tuple[Stage, ...]:
@@ -182,9 +184,8 @@ def finetuning(config: TrainConfig, num_exits: int) -> Stage:
 
 def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     """The stages of the method that a configuration names, for a model with M exits."""
-    module, _, function = METHODS[config.algorithm].stages.partition(":")
-    stages: Stages = getattr(importlib.import_module(module), function)
-    return stages(config, num_exits)
+    stages: tuple[Stage, ...] = (METHODS[config.algorithm].stages or joint)(config, num_exits)
+    return stages
 
 
 def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA
-from leebert.methods import METHODS
+from leebert.methods import METHODS, Method
 from leebert.metrics import METRICS
 
 _MARKED = re.compile(r"(<!-- (?P<name>[\w-]+):begin -->\n)(?P<body>.*?)(<!-- (?P=name):end -->)", re.DOTALL)
@@ -40,8 +40,13 @@ class Table:
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def _built_in() -> list[Method]:
+    """List this project's own methods: what else is installed stands in no document."""
+    return [METHODS[name] for name in METHODS.built_in]
+
+
 def _methods() -> Iterable[Sequence[str]]:
-    for method in METHODS.values():
+    for method in _built_in():
         yield f"`{method.name}`", f"{method.title} ({method.source})", method.trains, method.exits, method.cost
 
 
@@ -55,11 +60,17 @@ def _metrics() -> Iterable[Sequence[str]]:
         yield f"`{row.name}`", row.title, ", ".join(f"`{name}`" for name in row.measures), row.source
 
 
+def _colours() -> Iterable[Sequence[str]]:
+    for method in sorted(_built_in(), key=lambda method: method.chart_order):
+        yield f"`{method.name}`", method.label, f"`{method.colour}`" if method.colour else ""
+
+
 #: Every table; `tune` has none of its own.
 TABLES: tuple[Table, ...] = (
     Table("methods", ("`algorithm`", "method", "what trains", "exits by", "cost"), _methods),
     Table("criteria", ("criterion", "a sample exits when", "threshold", "first exit", "source"), _criteria),
     Table("metrics", ("metric", "score", "measures", "used by"), _metrics),
+    Table("colours", ("method", "`approach`", "colour"), _colours),
 )
 
 
@@ -87,7 +98,7 @@ def rendered(text: str, where: str) -> str:
 
 
 def documents(root: Path) -> list[Path]:
-    """List the Markdown documents of a checkout: those at its top, and those in `docs` and in folders of folders there."""
+    """List the Markdown documents of a checkout: those at its top, and those in `docs` and in `search_spaces`."""
     return sorted({*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("search_spaces/*.md")})
 
 

@@ -96,6 +96,28 @@ class KeepLayers:
 
 
 @dataclasses.dataclass(frozen=True)
+class Successors(KeepLayers):
+    """The first layers, as many as divide those of the model: each stands in for a group (BERT-of-Theseus)."""
+
+    def check(self, model: Any) -> None:
+        super().check(model)
+        depth = len(model.stack.layers())
+        if depth % len(self.layers):
+            raise ConfigError(
+                f"{len(self.layers)} layers can't stand in for {depth} in groups of one size: "
+                "give theseus a `keep` of 1 over a whole number that divides the layers"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone(KeepLayers):
+    """The layers that the model has stay, and nothing runs in their place any more."""
+
+    def check(self, model: Any) -> None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
 class SkipLayers:
     """The last exit stays, and each layer is skipped with probability p in training."""
 

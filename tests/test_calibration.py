@@ -47,8 +47,7 @@ def layers_of(ran):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["entropy", "normalised_entropy", "confidence"])
-@pytest.mark.parametrize("asked", [1.5, 2])
+@pytest.mark.parametrize(("rule", "asked"), [("entropy", 1.5), ("normalised_entropy", 2), ("confidence", 2)])
 def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, model, cli, rule, asked):
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", asked, "--criterion", rule, "--json")
     assert ran.code == 0, ran.err

@@ -151,7 +151,7 @@ def test_the_tables_of_the_documents_are_those_of_the_registries():
     assert "<!-- methods:begin -->" in texts[ROOT / "docs" / "methods.md"]
     for path, text in texts.items():
         assert rendered(text, path.name) == text, f"{path.name}: run python -m leebert.tables"
-    with pytest.raises(ConfigError, match=r"here: no table 'nothing'; use one of methods"):
+    with pytest.raises(ConfigError, match=r"here: no table 'nothing'; use one of methods, colours"):
         rendered("<!-- nothing:begin -->\n<!-- nothing:end -->", "here")
 
 

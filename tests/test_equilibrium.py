@@ -3,14 +3,13 @@
 import pytest
 import torch
 from encoders import batch, encoder
-from toys import toy_mlp, toy_rows
+from toys import ALGORITHMS, toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
 from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
 from leebert.losses import cross_entropy
 from leebert.model import build_model, load_model
-from leebert.optim import ALGORITHMS
 from leebert.record import TensorRows
 from leebert.train import fit, train_epochs
 

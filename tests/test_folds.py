@@ -277,6 +277,7 @@ def test_527_rows_of_mrpc_share_a_sentence_with_another_row() -> None:
 
 
 @needs_release
+@pytest.mark.slow
 def test_sst2_groups_by_the_longest_text_in_under_a_minute() -> None:
     examples = release("sst2")
     started = time.perf_counter()

@@ -292,7 +292,8 @@ def test_a_model_traced_to_a_tuple_answers_as_the_model():
             )
 
 
-@bert_quickly
+@pytest.mark.slow
+@every_family
 def test_an_exported_model_answers_other_batches(family):
     model, given = model_of(family), inputs(padded=False)
     exported = torch.export.export(model, (), given, dynamic_shapes=sizes(given)).module()

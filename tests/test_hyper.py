@@ -15,9 +15,10 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.level import StageLevel
 from leebert.look_ahead import _Recorder
+from leebert.methods.blo import BLO
+from leebert.methods.hyper import Hyper
 from leebert.model import build_model
 from leebert.objective import ExitObjective
-from leebert.optim import BLO, Hyper
 from leebert.record import Record
 from leebert.runtime import RandomState, Runtime
 from leebert.stages import Stage

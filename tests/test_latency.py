@@ -56,6 +56,7 @@ def test_waiting_is_told_from_work(timed):
     assert rounds == MOST_ROUNDS
 
 
+@pytest.mark.slow
 def test_rounds_that_disagree_are_told_though_the_thread_had_a_processor(timed):
     calls = itertools.count()
 

@@ -16,7 +16,7 @@ from leebert.errors import ConfigError
 from leebert.memory import BEFORE, estimate
 from leebert.model import build_model
 from leebert.objective import ExitObjective
-from leebert.optim import Fixed
+from leebert.optim.fixed import Fixed
 from leebert.runtime import Runtime
 from leebert.stages import Stage, exits_only
 from tune.machines.footprint import estimate_for_space
@@ -162,13 +162,14 @@ def test_the_largest_configuration_of_a_space_is_estimated_from_a_config_alone(t
     assert 50e9 < found.activations < 100e9
 
 
+@pytest.mark.slow
 def test_a_space_that_takes_batches_in_parts_or_runs_on_a_cpu_is_told_apart(tmp_path):
     shape = {**COMMON, "num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 128}
     whole, parts, cpu = (
         estimate_for_space(spec_of(tmp_path, shape, **keys))[1]
-        for keys in ({}, {"training": {"accumulate": 4}}, {"resources": {"gpus": 0}, "training": {"precision": "fp32"}})
+        for keys in ({}, {"training": {"accumulate": 8}}, {"resources": {"gpus": 0}, "training": {"precision": "fp32"}})
     )
-    assert parts.activations < whole.activations / 3
+    assert parts.activations < whole.activations / 6
     assert cpu.activations > whole.activations
     assert whole.allowance > BEFORE["cuda"]
     assert cpu.allowance > BEFORE["cpu"]

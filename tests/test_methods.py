@@ -18,7 +18,7 @@ from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA
 from leebert.losses import cross_entropy_per_exit
-from leebert.methods import METHODS, SPECIFIC, applies, has_stages, mean_cost, most_epochs, stage_costs
+from leebert.methods import METHODS, applies, has_stages, mean_cost, most_epochs, specific, stage_costs
 from leebert.record import Record
 from leebert.stages import epochs_of, method, of_exit
 from leebert.train import fit, train_epochs
@@ -51,7 +51,7 @@ def ce(record: Record) -> torch.Tensor:
 
 
 def test_every_option_that_a_method_names_is_an_option_of_training():
-    assert set(TrainConfig.model_fields) >= SPECIFIC
+    assert set(TrainConfig.model_fields) >= specific()
 
 
 @pytest.mark.parametrize("name", METHODS)

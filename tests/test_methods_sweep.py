@@ -1,4 +1,4 @@
-"""A real sweep over methods of every kind, and what is made of it: ranking, comparisons, pages, a refit, a prediction."""
+"""A sweep over methods of every kind, and what is made of it: ranking, comparisons, pages, a refit, a prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METHODS = ("clo-v2", "pabee", "deebert", "truncated", "finetune", "headprune")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, ray_up, cli):
+def place(tmp_path_factory, cli_without_ray):
     """A finished sweep, in a folder of its own."""
     root = tmp_path_factory.mktemp("methods")
     task = write_task(root / "task", 80)
@@ -30,7 +30,7 @@ def place(tmp_path_factory, ray_up, cli):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("LEEBERT_STORAGE", str(root / "sweeps"))
-        ran = cli("leebert-tune", "sweep", "space.yaml", "--name", "methods", "--address", ray_up)
+        ran = cli_without_ray("leebert-tune", "sweep", "space.yaml", "--name", "methods")
         assert ran.code == 0, ran.err
         yield root
 
@@ -118,12 +118,14 @@ def test_a_one_exit_model_is_trained_saved_evaluated_and_used(place, cli):
     assert not (place / "runs" / "wrong").exists()
 
 
-def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_trains_as_long(place, cli):
+def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_trains_as_long(
+    place, cli, cli_without_ray
+):
     """DeeBERT's first stage has one epoch here, its second at most two."""
     config = load_yaml(place / "space.yaml")
     training = {option: value for option, value in config["training"].items() if option != "prune_rounds"}
     (place / "deebert.yaml").write_text(dump_yaml({**config, "algorithms": ["deebert"], "training": training}))
-    ran = cli("leebert-tune", "sweep", "deebert.yaml", "--name", "deebert")
+    ran = cli_without_ray("leebert-tune", "sweep", "deebert.yaml", "--name", "deebert")
     assert ran.code == 0, ran.err
     assert cli("leebert-tune", "best", "deebert", "--out", "one", "--anyway").code == 0
     (file,) = (place / "one").glob("*.yaml")
@@ -140,11 +142,11 @@ def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_tra
     assert refitted.code == 0, refitted.err
 
 
-def test_a_method_with_one_exit_has_nothing_to_refit_for_and_is_told_so(place, cli):
+def test_a_method_with_one_exit_has_nothing_to_refit_for_and_is_told_so(place, cli, cli_without_ray):
     config = load_yaml(place / "space.yaml")
     training = {"batch_size": 8, "max_epochs": 2, "precision": "fp32"}
     (place / "short.yaml").write_text(dump_yaml({**config, "algorithms": ["truncated"], "training": training}))
-    assert cli("leebert-tune", "sweep", "short.yaml", "--name", "short").code == 0
+    assert cli_without_ray("leebert-tune", "sweep", "short.yaml", "--name", "short").code == 0
     assert cli("leebert-tune", "best", "short", "--out", "short", "--anyway").code == 0
     (file,) = (place / "short").glob("*.yaml")
     refused = cli("leebert-tune", "refit", file, "--anyway")

@@ -14,7 +14,7 @@ from leebert.backbone import FAMILIES as KNOWN
 from leebert.backbone import load_config, load_encoder, load_tokenizer, locate
 from leebert.config import ExitConfig, TrainConfig
 from leebert.errors import BackboneError, CheckpointError
-from leebert.exits import CRITERIA as ALL
+from leebert.exits import CRITERIA
 from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.losses import cross_entropy
@@ -97,7 +97,7 @@ def test_the_forward_returns_the_strategys_answer_every_exit_and_eq1():
     assert isinstance(model, MultiExit)
 
 
-CRITERIA = (
+THRESHOLDS = (
     ("patience", 1), ("patience", 2), ("entropy", 0.4), ("normalised_entropy", 0.6), ("confidence", 0.8), ("pcee", 0.8),
     ("f-pabee", 0.05), ("beem", 0.5), ("never", None),
 )  # fmt: skip
@@ -105,13 +105,13 @@ CRITERIA = (
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inference_that_stops_equals_replay_of_the_record_under_every_criterion(family):
-    assert {name for name, _ in CRITERIA} == set(ALL)
+    assert {name for name, _ in THRESHOLDS} == set(CRITERIA)
     model = model_of(family)
     for rows, seed in ((1, 0), (2, 1), (7, 2), (7, 3)):
         inputs = batch(rows=rows, seed=seed)
         with torch.no_grad():
             logits = model.record(inputs).logits.numpy()
-        for name, threshold in CRITERIA:
+        for name, threshold in THRESHOLDS:
             criterion = make_criterion(name, threshold, num_exits=4, num_classes=2)
             exits = replay(criterion, logits)
             answer = infer(model, inputs, criterion, CPU)

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from toys import toy_mlp, toy_rows
+from toys import ALGORITHMS, toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
 from leebert.level import StageLevel
+from leebert.methods.blo import BLO
+from leebert.methods.clo_v2 import CLO
 from leebert.objective import ExitObjective
-from leebert.optim import ALGORITHMS, BLO, CLO
 from leebert.record import Record
 from leebert.runtime import Runtime
 from leebert.stages import Stage

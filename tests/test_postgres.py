@@ -16,7 +16,7 @@ from tune.tracking import names
 from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, ConfigStarted, Epoch, SweepEnded, SweepStarted
 from tune.tracking.tracker import Tracker
 
-WRITERS, EPOCHS = 32, 4
+WRITERS, EPOCHS = 32, 2
 
 
 @pytest.fixture(scope="module")

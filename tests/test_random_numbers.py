@@ -19,7 +19,7 @@ import pytest
 import torch
 from encoders import encoder
 from pictures import CLASSES, pixels
-from toys import ThreeExitMLP, toy_mlp, toy_rows
+from toys import ALGORITHMS, ThreeExitMLP, toy_mlp, toy_rows
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
@@ -27,7 +27,6 @@ from leebert.data.batches import plan_epoch
 from leebert.images.resnet import build_resnet
 from leebert.model import build_model
 from leebert.objective import ExitObjective
-from leebert.optim import ALGORITHMS
 from leebert.record import Record, TensorRows
 from leebert.runtime import RandomState, Runtime
 from leebert.stages import Stage

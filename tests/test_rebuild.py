@@ -37,18 +37,18 @@ def rebuild(cli):
 
 
 @pytest.fixture(scope="module")
-def swept(cli, mlflow_server, tmp_path_factory, ray_up):
+def swept(cli_without_ray, mlflow_server, tmp_path_factory):
     """A sweep that its budget stopped within a cell and that was resumed; the test session's server saw it all."""
     place = tmp_path_factory.mktemp("rebuild")
     save_backbone(place / "backbone", layers=3)
     (place / "task.json").write_text(json.dumps(write_task(place / "data", n=80)))
     where = ("--storage", place / "sweeps")
-    ran = cli(
+    ran = cli_without_ray(
         "leebert-tune", "sweep", space(place / "space.yaml", place), "--name", "rebuilt", *where,
         "--tracking-uri", mlflow_server.url, "--set", "budget.fold_epochs=1",
     )  # fmt: skip
     assert ran.code == 0, ran.err
-    again = cli("leebert-tune", "resume", "rebuilt", *where, "--set", "budget.fold_epochs=null")
+    again = cli_without_ray("leebert-tune", "resume", "rebuilt", *where, "--set", "budget.fold_epochs=null")
     assert again.code == 0, again.err
     return SweepFolder(place / "sweeps" / "rebuilt")
 

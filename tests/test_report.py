@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scored_sweep import scored_sweep
 
-from tune.analysis import figures
+from tune.analysis import figures, importance
 from tune.analysis.figures import by_epoch
 from tune.analysis.html import Page
 from tune.analysis.importance import TOGETHER, importances
@@ -29,6 +29,12 @@ SPEC = {
     "space": {"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4], "batch_size": [8, 16]},
     "folds": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def two_forests(monkeypatch):
+    """Enough for a lowest and a highest share."""
+    monkeypatch.setattr(importance, "FORESTS", 2)
 
 
 def history(spec: SweepSpec, score, state="complete"):

@@ -8,6 +8,7 @@ import torch
 from encoders import OF_ENCODERS
 from pictures import CLASSES, pixels
 from torch.nn.modules.batchnorm import _BatchNorm
+from toys import ALGORITHMS
 
 from leebert.config import TrainConfig
 from leebert.errors import CheckpointError, ConfigError
@@ -19,7 +20,6 @@ from leebert.memory import estimate, image_batch
 from leebert.methods import METHODS
 from leebert.model import load_model
 from leebert.objective import ExitObjective
-from leebert.optim import ALGORITHMS
 from leebert.record import MultiExit, TensorRows
 from leebert.runtime import Runtime
 from leebert.stages import Stage

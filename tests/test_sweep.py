@@ -605,6 +605,7 @@ def test_several_spaces_run_one_after_the_other_under_names_of_their_own(tuned, 
 # What is refused before anything is created.
 
 
+@pytest.mark.slow
 def test_a_gpu_where_there_is_none_is_one_clear_message(cli, place, ray_up, mlflow_server, tmp_path):
     ran = cli(
         "leebert-tune", "sweep", space(tmp_path / "s.yaml", place), "--name", "g", "--set", "resources.gpus=1",

@@ -91,7 +91,7 @@ class Sweep:
         tracker = self.tracker()
         for event in events:
             tracker.put(event)
-        assert tracker.close(60) == 0, self.said
+        assert tracker.close(240) == 0, self.said
         assert tracker.rejected == 0, self.said
         return tracker
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import ThreeExitMLP, toy_mlp, toy_rows
+from toys import ALGORITHMS, ThreeExitMLP, toy_mlp, toy_rows
 
 from leebert.checkpoint import BestWeights, Checkpoints
 from leebert.config import TrainConfig
@@ -18,7 +18,7 @@ from leebert.data.batches import bucketed, plan_epoch, updates_per_epoch
 from leebert.errors import CheckpointError, ConfigError, DataError, StorageError
 from leebert.losses import cross_entropy_per_exit
 from leebert.objective import ExitObjective
-from leebert.optim import ALGORITHMS, Fixed
+from leebert.optim.fixed import Fixed
 from leebert.record import MultiExit
 from leebert.stages import Stage
 from leebert.stages import linear as schedule

@@ -16,12 +16,12 @@ import pytest
 from browser import NO_ASSISTANT, Browser, browser, chromium
 from made_sweep import made_sweep
 
-from tune.analysis.labels import COLOURS
+from tune.analysis.labels import algorithm_colour
 
 pytestmark = pytest.mark.slow
 NAME = "views-made"
 SCREENSHOTS = Path(os.environ.get("LEEBERT_SCREENSHOTS") or Path(__file__).resolve().parent.parent / "build" / "views")
-CLO, BLO = COLOURS["clo-v2"], COLOURS["blo"]
+CLO, BLO = map(algorithm_colour, ("clo-v2", "blo"))
 
 LOOK = """
 (() => {

@@ -21,8 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leebert.config import nearest
-from leebert.errors import DataError
+from leebert.errors import DataError, nearest
 
 #: Endings of the files with named columns.
 FORMATS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")

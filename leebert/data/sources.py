@@ -15,12 +15,11 @@ from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-from leebert.config import nearest
 from leebert.data.labels import LabelIds, as_written, is_missing, numbers
 from leebert.data.readers import FORMATS, Columns, MissingColumnError, Row, in_any_case, read_rows, short
 from leebert.data.tasks import NO_REGRESSION, Task
 from leebert.data.texts import bad_text, is_text
-from leebert.errors import DataError
+from leebert.errors import DataError, nearest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

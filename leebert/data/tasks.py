@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from leebert.config import Frozen, nearest, parse
+from leebert.config import Frozen, parse
 from leebert.data.labels import LabelIds, as_written
 from leebert.data.readers import FORMATS
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS, ImageTask
 from leebert.metrics import METRICS
 from leebert.yaml import load_yaml
@@ -222,7 +222,7 @@ def _not_of_numbers(value: Any) -> Any:
 
 def _metric(name: str) -> str:
     if name not in METRICS:
-        raise ValueError(METRICS.unknown(name) + nearest(name, METRICS))
+        raise ValueError(METRICS.unknown(name))
     return name
 
 

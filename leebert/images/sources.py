@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from leebert.config import nearest
 from leebert.data.labels import LabelIds
 from leebert.data.readers import Columns, in_any_case, parquet_table, short
 from leebert.data.sources import listed, load_hub
-from leebert.errors import DataError
+from leebert.errors import DataError, nearest
 from leebert.images.tasks import ImageTask
 
 

@@ -6,23 +6,31 @@ make equal cuts, at one rate.
 
 from __future__ import annotations
 
-from leebert.config import TrainConfig
-from leebert.optim import Fixed
-from leebert.stages import Stage, finetuning, shared_epochs
-from leebert.students import StudentObjective
-from leebert.transforms import Slenderise
+from typing import TYPE_CHECKING
+
+from leebert.methods.common import cuts, first
+from leebert.methods.method import Method
+
+if TYPE_CHECKING:
+    from leebert.config import TrainConfig
+    from leebert.stages import Stage
 
 #: Share of a round in which only states are imitated (0.5 for MRPC and CoLA, 0.7 for larger tasks in the original).
 _STATES_FIRST = 0.5
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Fine-tuned backbone → multi-exit assistant of its size → rounds of cuts → recovery.
+    """Make a fine-tuned backbone → a multi-exit assistant of its size → rounds of cuts → recovery.
 
     The rounds share `max_epochs`, at least one each; the recovery has as many again.
     """
+    from leebert.optim.fixed import Fixed
+    from leebert.stages import Stage, finetuning, shared_epochs
+    from leebert.students import StudentObjective
+    from leebert.transforms import Slenderise
+
     rounds = config.prune_rounds
-    first = finetuning(config, num_exits)
+    finetuned = finetuning(config, num_exits)
     assistant = StudentObjective(
         num_exits, hard=0.5, soft=0.5, states=1.0, temperature=config.temperature, imitated="all", answers_from=1 / 3
     )
@@ -31,8 +39,8 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         same_exit=True, answers_from=_STATES_FIRST,
     )  # fmt: skip
     return (
-        first,
-        Stage("assistant", assistant, Fixed(), teacher=first.name, epochs=config.first_epochs, stops_early=False),
+        finetuned,
+        Stage("assistant", assistant, Fixed(), teacher=finetuned.name, epochs=config.first_epochs, stops_early=False),
         *(
             Stage(
                 f"slender-{cut}",
@@ -48,3 +56,36 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         # Its first half has no answers to judge it by.
         Stage("recovery", slender, Fixed(), teacher="assistant", stops_early=False),
     )
+
+
+def costs(config: TrainConfig) -> list[tuple[int, float]]:
+    """Count fine-tuning, the assistant, all cuts together, and the recovery."""
+    finetuned, (epochs, kept) = first(config), cuts(config)
+    return [finetuned, (finetuned[0], 4 / 3), (epochs, 1 / 3 + kept), (config.max_epochs, 1 / 3 + config.keep)]
+
+
+METHOD = Method(
+    name="cost-eff",
+    title="COST-EFF",
+    label="COST-EFF",
+    group="early exit",
+    source="Shen et al., EMNLP 2022",
+    trains=(
+        "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut "
+        "round by round, each exit taught by the same exit of the uncut network"
+    ),
+    exits="entropy",
+    cost="1, then 4/3, then down to 1/3 + keep; a pass over all rows at each cut",
+    differs=(
+        "rounds of equal cuts at one rate, since they must share `max_epochs`; the original cuts a head per round "
+        "and raises the rate; the states' loss sums over embeddings and layers, as the original's does; states are "
+        "imitated throughout the assistant's stage, not in its first third alone, which is one objective less; "
+        "they alone are in half of a round for every task, in 0.7 of it for the original's larger ones; gradient "
+        "equilibrium is off unless `gradient_equilibrium` asks for it, as for all methods; shared layers (ALBERT): "
+        "a cut goes through all applications at once, and embeddings that are factorised already stay"
+    ),
+    options=frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
+    stages=stages,
+    costs=costs,
+    colour="#5039bf",
+)

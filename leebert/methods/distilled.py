@@ -6,19 +6,48 @@ the direction of the last states.
 
 from __future__ import annotations
 
-from leebert.config import TrainConfig
+from typing import TYPE_CHECKING
+
+from leebert.methods.common import student
 from leebert.methods.finetune import first_stage
-from leebert.optim import Fixed
-from leebert.stages import Stage
-from leebert.students import StudentObjective
-from leebert.transforms import KeepLayers, spaced_layers
+from leebert.methods.method import Method
+
+if TYPE_CHECKING:
+    from leebert.config import TrainConfig
+    from leebert.stages import Stage
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """(1 − α) CE + α τ² KL(teacher ‖ student) + (1 − cosine of the last states)."""
+    """Make fine-tuning, then a student on (1 − α) CE + α τ² KL(teacher ‖ student) + (1 − cosine of the last states)."""
+    from leebert.optim.fixed import Fixed
+    from leebert.stages import Stage
+    from leebert.students import StudentObjective
+    from leebert.transforms import KeepLayers, spaced_layers
+
     objective = StudentObjective(
         1, hard=1 - config.alpha, soft=config.alpha, states=1.0, temperature=config.temperature, imitated="last"
     )
     kept = KeepLayers(spaced_layers(num_exits, config.keep))
     first = first_stage(config)
     return first, Stage("student", objective, Fixed(), transform=kept, teacher=first.name)
+
+
+METHOD = Method(
+    name="distilled",
+    title="DistilBERT-style student",
+    label="Distilled",
+    group="static",
+    source="Sanh et al., 2019",
+    trains="fine-tuning; then evenly spaced layers of it, taught by it",
+    exits="never",
+    cost="1, then 1/3 + keep",
+    differs=(
+        "distilled for the task only, since nothing is pretrained here: soft and hard labels, and the cosine of "
+        "the last states; τ is `temperature`, 1 unless set; shared layers (ALBERT): fewer applications of them, no "
+        "parameter goes"
+    ),
+    options=frozenset({"keep", "first_epochs", "alpha", "temperature"}),
+    stages=stages,
+    costs=student,
+    colour="#b045e6",
+)

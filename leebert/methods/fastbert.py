@@ -1,4 +1,4 @@
-"""FastBERT (Liu et al., ACL 2020) as Zhu (ACL 2021) runs it: linear exits, trained jointly, the last one teaches; patience.
+"""FastBERT (Liu et al., ACL 2020) as Zhu (ACL 2021) runs it: linear exits, trained jointly, the last one teaches.
 
 The original fine-tunes first and then trains the exits alone, on a frozen network, without labels: `two_stage`.
 """
@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
-from leebert.config import TrainConfig
-from leebert.objective import ExitObjective
-from leebert.optim import Fixed
-from leebert.stages import Stage, after_finetuning, exits_only, finetuning
-from leebert.weights import PARAMETRISATIONS
+from leebert.methods.common import JOINT, OWN_TEACHERS, after_first, frozen
+from leebert.methods.method import Method
+
+if TYPE_CHECKING:
+    from leebert.config import TrainConfig
+    from leebert.stages import Stage
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """One stage on eqs. 1 and 4 with T(m) = {M}; or fine-tuning, and one on Σ_{m<M} KL(p_M ‖ p_m) alone at 10 · λ1."""
+    """Make one stage on eqs. 1 and 4, T(m) = {M}; or fine-tuning, and one on Σ_{m<M} KL(p_M ‖ p_m) alone at 10 · λ1."""
+    from leebert.objective import ExitObjective
+    from leebert.optim.fixed import Fixed
+    from leebert.stages import Stage, after_finetuning, exits_only, finetuning
+    from leebert.weights import PARAMETRISATIONS
+
     if not config.two_stage:
         return after_finetuning(config, num_exits, Stage("joint", ExitObjective.of(config, num_exits), Fixed()))
     last = num_exits - 1
@@ -26,7 +33,33 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         parametrisation=PARAMETRISATIONS["raw"],
         fixed=(0.0,) * num_exits + (float(num_exits),) * last,
     )
-    frozen = functools.partial(exits_only, but=last)
-    return finetuning(config, num_exits), Stage(
-        "exits", objective, Fixed(), trains=frozen, lr_theta=10 * config.lr_theta
-    )
+    trains = functools.partial(exits_only, but=last)
+    exits = Stage("exits", objective, Fixed(), trains=trains, lr_theta=10 * config.lr_theta)
+    return finetuning(config, num_exits), exits
+
+
+def costs(config: TrainConfig) -> list[tuple[int, float]]:
+    """Count one stage, or those of its own recipe."""
+    return frozen(config) if config.two_stage else after_first(config)
+
+
+METHOD = Method(
+    name="fastbert",
+    title="FastBERT",
+    label="FastBERT",
+    group="early exit",
+    source="Liu et al., ACL 2020; as in Zhu, ACL 2021",
+    trains="everything, the last exit teaches",
+    exits="patience",
+    cost="1",
+    differs=(
+        "linear exits, trained jointly, as in Zhu (2021), whose row it is; `two_stage` is the original's: "
+        "fine-tuning, then frozen, the exits alone by KL to the last; the original leaves by entropy / ln K "
+        "(`normalised_entropy`)"
+    ),
+    options=OWN_TEACHERS | JOINT | {"two_stage"},
+    stages=stages,
+    costs=costs,
+    teachers="last",
+    colour="#6d4c41",
+)

@@ -5,18 +5,26 @@ The original prunes a finished model; here some epochs of training follow each c
 
 from __future__ import annotations
 
-from leebert.config import TrainConfig
+from typing import TYPE_CHECKING
+
+from leebert.methods.common import cuts, first
 from leebert.methods.finetune import first_stage
-from leebert.objective import ExitObjective
-from leebert.optim import Fixed
-from leebert.stages import Stage, shared_epochs
-from leebert.transforms import PruneHeads
+from leebert.methods.method import Method
+
+if TYPE_CHECKING:
+    from leebert.config import TrainConfig
+    from leebert.stages import Stage
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Fine-tuning, then equal cuts down to `keep` of the heads; `max_epochs` are shared among them, at least one each."""
+    """Make fine-tuning, then equal cuts down to `keep` of the heads; the cuts share `max_epochs`, at least one each."""
+    from leebert.objective import ExitObjective
+    from leebert.optim.fixed import Fixed
+    from leebert.stages import Stage, shared_epochs
+    from leebert.transforms import PruneHeads
+
     rounds = config.prune_rounds
-    cuts = [
+    pruned = [
         Stage(
             f"prune-{cut}",
             ExitObjective.weighted([1.0]),
@@ -27,4 +35,31 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         )
         for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
     ]
-    return first_stage(config), *cuts
+    return first_stage(config), *pruned
+
+
+def costs(config: TrainConfig) -> list[tuple[int, float]]:
+    """Count fine-tuning and all cuts together; attention is a third of a layer."""
+    epochs, kept = cuts(config)
+    return [first(config), (epochs, 1 - (1 - kept) / 3)]
+
+
+METHOD = Method(
+    name="headprune",
+    title="head pruning",
+    label="Head pruning",
+    group="static",
+    source="Michel et al., NeurIPS 2019",
+    trains="everything; then the least important heads are cut, and the rest is trained on",
+    exits="never",
+    cost="1, less after each cut; a pass over all rows at each",
+    differs=(
+        "a stage of training after each of `prune_rounds` cuts, so that the others can make up for it; a layer "
+        "keeps one head at least, since without any it would be another network; shared layers (ALBERT): a head "
+        "goes from all applications at once"
+    ),
+    options=frozenset({"keep", "prune_rounds", "first_epochs"}),
+    stages=stages,
+    costs=costs,
+    colour="#e67e8f",
+)

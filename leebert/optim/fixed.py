@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leebert.optim.algorithm import Level
+    from leebert.optim.contract import Level
     from leebert.record import Batch
 
 

@@ -1,20 +1,29 @@
 """Contract tests that other packages run on their own parts.
 
 Example:
-    A test file of a package with an exit criterion and a metric of its own::
+    A test file of a package with a method, an exit criterion and a metric of its own::
 
-        from leebert.testing import CriterionContract, MetricContract
+        from leebert.testing import CriterionContract, MethodContract, MetricContract
+
+
+        class TestMine(MethodContract):
+            method = METHOD
+
 
         class TestMargin(CriterionContract):
             criterion = MARGIN
 
+
         class TestBalancedAccuracy(MetricContract):
             metric = BALANCED_ACCURACY
+
+pytest runs every test of the classes. It takes seconds: networks have three or four layers, and 96 samples at most.
 """
 
 from __future__ import annotations
 
 from leebert.testing.criteria import CriterionContract
+from leebert.testing.methods import MethodContract, ThreeExitMLP, toy_mlp, toy_rows
 from leebert.testing.metrics import MetricContract
 
-__all__ = ["CriterionContract", "MetricContract"]
+__all__ = ["CriterionContract", "MethodContract", "MetricContract", "ThreeExitMLP", "toy_mlp", "toy_rows"]

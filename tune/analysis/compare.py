@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from leebert.config import nearest
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from tune.analysis.stats import Interval, Judge, fold_ratio
 from tune.analysis.wording import label, side_name, verdict
 from tune.store.history import Cell, Configuration, EpochScore, History, SeedFold

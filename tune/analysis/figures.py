@@ -18,7 +18,7 @@ from leebert.errors import ConfigError
 from leebert.exits import DEFAULT
 from leebert.tradeoff import tradeoff
 from tune.analysis.compare import Line
-from tune.analysis.labels import COLOURS
+from tune.analysis.labels import algorithm_colour
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
 from tune.store.ledger import Record, State
@@ -36,7 +36,7 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 def colour(name: str, position: int) -> str:
     """The colour of an algorithm, or of what stands at this position."""
-    return COLOURS.get(name, PALETTE[position % len(PALETTE)])
+    return algorithm_colour(name) or PALETTE[position % len(PALETTE)]
 
 
 def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Sequence[str]) -> Figure:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from leebert.methods import METHODS, SPECIFIC
+from leebert.methods import METHODS
+from leebert.methods.common import CYCLES
 from leebert.omega import MOVED, learns_omega
 from tune.analysis.compare import Line
 from tune.space import SweepSpec
@@ -19,10 +20,7 @@ from tune.store.history import CellKey
 from tune.store.ledger import Record
 
 #: Options that decide how ω learns and nothing else.
-OF_OMEGA = frozenset(
-    {"lr_omega", "cycle_length", "parametrisation", "omega_optimizer", "omega_forward", "omega_in_cycle"}
-)
-assert OF_OMEGA <= SPECIFIC
+OF_OMEGA = CYCLES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure as Drawn
 
 from leebert.exits import DEFAULT
-from tune.analysis.figures import Band, bands
-from tune.analysis.labels import COLOURS
+from tune.analysis.figures import Band, bands, colour
 from tune.reproduce.outcomes import Cell
 from tune.reproduce.paper import Figure, Row
 from tune.reproduce.results import Results
@@ -46,7 +45,7 @@ def curves(figure: Figure, rows: Sequence[Row], results: Results) -> list[Curve]
 
 def draw(figure: Figure, title: str, split: str, found: Sequence[Curve]) -> Drawn:
     """The figure of :func:`curves`, of which there must be one at least; `split` names the evaluated rows."""
-    colours = [COLOURS[curve.row.method] for curve in found]
+    colours = [colour(curve.row.method, i) for i, curve in enumerate(found)]
     y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
     if any(curve.seeds > 1 for curve in found):
         y += " (± standard error)"

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from leebert.config import nearest
 from leebert.data.tasks import named_or_declared
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS
-from leebert.methods import METHODS, applies
+from leebert.methods import METHODS, UNIT, applies
 from tune.reproduce.paper import OF_IMAGES, TABLE_1, TARGETS, Figure, Role, Row, Table, Target, slug
 from tune.reproduce.results import VARIED
 from tune.space import SweepSpec, make_space
@@ -144,7 +143,7 @@ class Plan:
 
     def any_spec(self) -> SweepSpec:
         """A space of these options, for what all of them share."""
-        return self.spec(Part(self.name, KEEP, ()), ("uniform",), (0,))
+        return self.spec(Part(self.name, KEEP, ()), (UNIT,), (0,))
 
 
 def uses_keep(method: str) -> bool:

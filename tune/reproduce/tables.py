@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leebert.exits import CRITERIA, FULL_MODEL
+from leebert.methods import METHODS
 from tune.analysis.stats import Interval, holm_intervals
 from tune.reproduce.outcomes import Cell, Outcome
 from tune.reproduce.paper import Row, Table
@@ -110,7 +111,7 @@ def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: t
 
 def _title(row: Row, cell: Cell) -> str:
     """Of a row that is named by a share of the layers, which these are."""
-    return f"{cell.exit_layers[-1]} of {cell.depth} layers" if row.method == "truncated" else row.title
+    return f"{cell.exit_layers[-1]} of {cell.depth} layers" if METHODS[row.method].titled_by_layers else row.title
 
 
 def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
@@ -142,7 +143,8 @@ def _untested(differences: Sequence[float]) -> Interval:
 
 def _base(results: Results) -> tuple[str, int]:
     """The network that speed-ups in time and operations are against, and its exit: plainly fine-tuned, else every exit."""
-    return next((cell.structure for cell in results.cells if cell.method == "finetune"), ""), -1
+    whole = {name for name, method in METHODS.items() if method.group == "whole network"}
+    return next((cell.structure for cell in results.cells if cell.method in whole), ""), -1
 
 
 def networks(results: Results) -> dict[str, tuple[int, frozenset[str]]]:

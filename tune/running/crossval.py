@@ -24,6 +24,7 @@ from leebert.problem import Problem
 from leebert.runtime import Runtime, derive_seed, limited_threads
 from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
+from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
@@ -60,7 +61,7 @@ class Study:
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """The training configuration of a configuration's values and a seed."""
-        return TrainConfig(**{**self.training, **values, "seed": seed})
+        return train_config(self.training, values, seed)
 
     def train(
         self,

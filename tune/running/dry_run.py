@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from leebert.methods import mean_cost, most_epochs
+from leebert.methods import UNIT, mean_cost, most_epochs
 from tune.machines.footprint import estimate_for_space
 from tune.running.omega_reach import still_rates
 from tune.space import SweepSpec
@@ -101,7 +101,7 @@ def _time_updates(study: Any, batch_size: int) -> float:
     from leebert.train import train_epochs
 
     config = study.train_config(
-        {"algorithm": "uniform", "batch_size": batch_size, "max_epochs": 1, "finetune_first": False}, 0
+        {"algorithm": UNIT, "batch_size": batch_size, "max_epochs": 1, "finetune_first": False}, 0
     )
     rows = study.problem.rows()
     part = RowSubset(rows, np.random.default_rng(0).permutation(len(rows)))

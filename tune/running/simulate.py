@@ -17,6 +17,7 @@ import numpy as np
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
+from leebert.training_options import train_config
 from tune.pruners import Pruner, make_pruner
 from tune.running.driver import Driver
 from tune.running.recording import RecordedConfiguration, Recording
@@ -209,7 +210,7 @@ class _Frame:
     keep_checkpoints: bool = True  # there are none to remove
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
-        return TrainConfig.model_validate({**values, "seed": seed})
+        return train_config({}, values, seed)
 
 
 class _Memory:

@@ -18,11 +18,12 @@ from pydantic import (
     field_validator,
 )
 
-from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig, nearest
+from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig
 from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
+from leebert.training_options import float_options, train_config
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown
 from tune.space.parts import Whole
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, named, several
@@ -162,7 +163,7 @@ class SweepFields(Frozen):
 
     def train_config(self, values: Mapping[str, Any], seed: int = 0) -> TrainConfig:
         """How one configuration is trained: its values over the fixed options of `training`."""
-        return TrainConfig.model_validate({**self.training, **values, "seed": seed})
+        return train_config(self.training, values, seed)
 
     def cells(self) -> tuple[tuple[int, int], ...]:
         """(seed, fold) of every cell, in the order in which every trial takes them: seed by seed, fold by fold.
@@ -280,7 +281,7 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_id(values: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits that name an effective configuration, the same in every sweep and on every machine."""
-    floats = {option for option, field in TrainConfig.model_fields.items() if field.annotation is float}
+    floats = float_options()
     canonical = {o: float(v) if o in floats else v for o, v in effective(values).items()}
     return _digest(canonical)[:8]
 

@@ -11,15 +11,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from leebert.config import nearest
 from leebert.data.tasks import OwnTask
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.yaml import TOO_DEEP, refuse_deep, unreadable
 from tune.space.findings import Finding, dotted, keys_below, of_details, shown
 from tune.space.sections import PrunerSpec, SearcherSpec, named
 from tune.space.shipped import find_space
 from tune.space.spec import SweepSpec
-from tune.space.values import OPTIONS, Choice
+from tune.space.values import Choice, options
 
 #: Another name of a key: `algorithm: clo-v2` reads well, too.
 _ALIASES = {"algorithm": "algorithms"}
@@ -79,8 +78,8 @@ def _keys() -> dict[str, tuple[str, ...]]:
         **keys_below(SweepSpec),
         "searcher": SearcherSpec.keys(),
         "pruner": PrunerSpec.keys(),
-        "space": OPTIONS,
-        "training": OPTIONS,
+        "space": options(),
+        "training": options(),
         **keys_below(OwnTask, "task"),
         "task.files": ("train", "dev"),
     }

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from leebert.config import nearest
+from leebert.errors import nearest
 
 _SHOWN = 80
 

@@ -16,13 +16,10 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from leebert.config import Frozen, Subset, nearest
-from leebert.plugins import VARIABLE, Registry
+from leebert.config import Frozen, Subset
+from leebert.errors import nearest
+from leebert.plugins import Registry, elsewhere
 from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
-
-
-def elsewhere(name: str) -> str:
-    return f"if a package brings {name!r}, install that package, or name its module in {VARIABLE}"
 
 
 def named(value: Any) -> Any:

@@ -9,8 +9,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from leebert.config import nearest
-from leebert.errors import ConfigError
+from leebert.errors import ConfigError, nearest
 from leebert.files import check_writable
 
 #: Where they are: an installed package lies in a folder, never in a zip file.

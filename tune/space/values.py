@@ -1,4 +1,4 @@
-"""What an option of a search space may be: a list of values or a range, each checked by its field of TrainConfig."""
+"""What an option of a search space may be: a list of values or a range, each checked by its field of a training configuration."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from leebert.config import COST_ONLY, TrainConfig, nearest
+from leebert.config import COST_ONLY
+from leebert.errors import nearest
+from leebert.training_options import declared, field_of, option_names
 from tune.space.findings import Finding, Findings, message, shown
-
-#: The fields of TrainConfig that a space or `training` may name: seeds belong to cells, algorithms have a key.
-OPTIONS: tuple[str, ...] = tuple(name for name in TrainConfig.model_fields if name not in ("seed", "algorithm"))
 
 #: So many values of one option are listed at most.
 MOST_VALUES = 1_000_000
@@ -22,6 +21,11 @@ MOST_VALUES = 1_000_000
 _ELSEWHERE = {"seed": "not an option of a configuration: use the key `seeds`", "algorithm": "use the key `algorithms`"}
 
 Scalar = bool | int | float | str
+
+
+def options() -> tuple[str, ...]:
+    """Return the options that a space or `training` may name: seeds belong to cells, methods have a key of their own."""
+    return tuple(name for name in option_names() if name not in _ELSEWHERE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +105,12 @@ Values = Choice | Range
 
 
 def coerce(option: str, value: Any) -> Scalar:
-    """A value as its field of TrainConfig takes it ("1e-5" is a float); a ValueError says what the field expects."""
-    numeric = TrainConfig.model_fields[option].annotation in (int, float)
+    """A value as its option's field takes it ("1e-5" is a float); a ValueError says what the field expects."""
+    numeric = field_of(option).annotation in (int, float)
     if numeric and isinstance(value, bool):
         raise ValueError("should be a number")  # pydantic would take true for 1
     try:
-        coerced: Scalar = getattr(TrainConfig.model_validate({option: value}), option)
+        coerced: Scalar = getattr(declared(option).model_validate({option: value}), option)
     except ValidationError as error:
         raise ValueError("; ".join(message(details) for details in error.errors())) from None
     return coerced
@@ -128,8 +132,8 @@ def _read_options(raw: Any, read: Any) -> dict[str, Any]:
     findings: list[Finding] = []
     result: dict[str, Any] = {}
     for option, value in raw.items():
-        if option not in OPTIONS:
-            expected = _ELSEWHERE.get(option, f"unknown option{nearest(str(option), OPTIONS)}")
+        if option not in options():
+            expected = _ELSEWHERE.get(option, f"unknown option{nearest(str(option), options())}")
             findings.append(Finding(str(option), shown(value), expected))
             continue
         try:
@@ -183,7 +187,7 @@ def _read_range(option: str, raw: Mapping[str, Any]) -> Range:
     def wrong(expected: str, key: str = "", value: Any = raw) -> Findings:
         return Findings([Finding(key, shown(dict(value) if value is raw else value), expected)])
 
-    kind = TrainConfig.model_fields[option].annotation
+    kind = field_of(option).annotation
     if kind not in (int, float):
         raise wrong("is no number and has no range: use a list")
     unknown = [key for key in raw if key not in ("range", "log_range", "step")]

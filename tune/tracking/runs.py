@@ -390,7 +390,7 @@ def key_of(tags: Mapping[str, str]) -> Key | None:
     wanted: tuple[str, ...] | None = parts.get(tags.get("kind", ""))
     if wanted is None or any(name not in tags for name in wanted):
         return None
-    return (tags["kind"], *(tags[name] for name in wanted))
+    return (tags["kind"], *(labels.present(tags[name]) if name == "label" else tags[name] for name in wanted))
 
 
 def _known_run(run: Any) -> _Run:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from leebert.errors import LeebertError
+from leebert.methods import METHODS, Method
 from tune.analysis.compare import compare
 from tune.analysis.compare_text import rests_on
-from tune.analysis.labels import LABELS, PAIR_COLOURS, algorithm_label
+from tune.analysis.labels import PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.store.ledger import State
 from tune.store.ranking import cells_of, complete, exit_scores
@@ -71,9 +72,9 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
 
 
 def _order(algorithm: str) -> tuple[int, str]:
-    """CLO first, then as the paper has them; a user's own methods last."""
-    known = list(LABELS)
-    return known.index(algorithm) if algorithm in known else len(known), algorithm
+    """CLO first, then the other ways to weigh the loss terms; all other methods by name."""
+    method = METHODS.get(algorithm)
+    return Method.chart_order if method is None else method.chart_order, algorithm
 
 
 def _newest(state: State, *sides: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from leebert.methods import applies
+from leebert.methods import METHODS, applies
 from tune.space import SweepSpec
 from tune.store.ledger import State
 from tune.tracking import names
@@ -233,8 +233,9 @@ def _config_columns(of: Found) -> dict[str, int]:
 
 
 def _title(algorithms: Sequence[str]) -> str:
-    clo = any(a.startswith("clo") for a in algorithms)
-    return "CLO vs BLO" if clo and "blo" in algorithms else "algorithms compared"
+    learned = [method for method in map(METHODS.get, algorithms) if method and method.samples == "D1 and D2"]
+    by_levels = {method.omega_on_d1 for method in learned}
+    return "CLO vs BLO" if len(by_levels) == 2 else "algorithms compared"
 
 
 def _card(id: str, type: str, **more: Any) -> State_:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from leebert.methods.common import CYCLES, D2_OPEN, DISTILLATION, JOINT, LEEBERT
+from leebert.methods.method import Method
 
 if TYPE_CHECKING:
-    from leebert.optim.algorithm import Level
+    from leebert.optim.contract import Level
     from leebert.record import Batch
 
 
@@ -34,3 +37,33 @@ class CLO:
         l2, l1 = level.losses(level.next_d2(), b1)  # B2 first: with the masks that it has under BLO
         level.omega_step(at_lr_theta=l1, at_lr_omega=l2)
         return 0
+
+
+def omega(config: Any) -> CLO:
+    """Make the step of algorithm 2, in cycles of C."""
+    return CLO(cycle_length=config.cycle_length, omega_in_cycle=config.omega_in_cycle)
+
+
+def costs(config: Any) -> list[tuple[int, float]]:
+    """Count one stage with two forwards for ω once in C steps."""
+    return [(config.max_epochs, 1 + 2 / (3 * config.cycle_length))]
+
+
+METHOD = Method(
+    name="clo-v2",
+    title="LeeBERT (CLO-v2)",
+    label="CLO-v2",
+    group="learned weights",
+    source=LEEBERT,
+    trains="θ and ω on D1; on D2 once in C steps (algorithm 2)",
+    exits="patience",
+    cost="1 + 2 / 3C",
+    differs=D2_OPEN,
+    options=DISTILLATION | CYCLES | JOINT,
+    omega=omega,
+    costs=costs,
+    samples="D1 and D2",
+    omega_on_d1=True,
+    colour="#2272b4",
+    chart_order=0,
+)

@@ -1,13 +1,18 @@
-"""What an algorithm is that optimises θ and ω together, and what it can do in a step."""
+"""What an optimiser of ω is, and what it can do: it sees a :class:`Level` and its own position in its cycle.
+
+The position is passed in and returned; an optimiser of ω has no other state. Each stands in the module of the method
+that it makes (:mod:`leebert.methods`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from leebert.record import Batch
+    from leebert.record import Batch
 
 
 class LookAhead(Protocol):
@@ -26,10 +31,10 @@ class LookAhead(Protocol):
 
 
 class Level(Protocol):
-    """What an algorithm can do within one step; loss terms l are (n,) vectors without a graph.
+    """What an optimiser of ω can do within one step; loss terms l are (n,) vectors without a graph.
 
     Whatever `losses`, `gradient` and `next_d2` draw is drawn from streams of their own, and a replayed look-ahead from a copy
-    of the step's: θ's steps see the same dropout masks on the same batches under every algorithm.
+    of the step's: θ's steps see the same dropout masks on the same batches under every method.
     """
 
     def theta_step(self, batch: Batch) -> torch.Tensor:
@@ -57,11 +62,13 @@ class Level(Protocol):
         ...
 
 
-class Algorithm(Protocol):
-    """One way to learn ω."""
+class OmegaOptimizer(Protocol):
+    """One way to learn ω, or to leave it as it is."""
 
     @property
-    def splits_data(self) -> bool: ...
+    def splits_data(self) -> bool:
+        """Whether θ sees only one half of the data (D1), so that ω can see the other (D2)."""
+        ...
 
     def step(self, level: Level, b1: Batch, position: int) -> int:
         """One update of θ on B1 and what belongs to it; returns the position in the cycle for the next step."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
-import torch
+from leebert.methods.common import D2_OPEN, DISTILLATION, FIRST, SAMPLED, constant
+from leebert.methods.method import Method
 
 if TYPE_CHECKING:
-    from leebert.optim.algorithm import Level
+    from leebert.optim.contract import Level
     from leebert.record import Batch
 
 #: How far the two perturbed forwards lie from θ, as a norm over all of θ (DARTS).
@@ -31,6 +33,8 @@ class Hyper:
     splits_data: bool = True
 
     def step(self, level: Level, b1: Batch, position: int) -> int:
+        import torch
+
         taken = level.look_ahead(b1)
         b, v = level.gradient(level.next_d2())
         d = taken.pullback(v)
@@ -40,3 +44,27 @@ class Hyper:
         up, down = taken.losses_at(d, epsilon), taken.losses_at(d, -epsilon)
         level.omega_step(at_lr_omega=b + (up - down) / (2 * epsilon))
         return 0
+
+
+def omega(config: Any) -> Hyper:
+    """Make the step along the hypergradient."""
+    return Hyper()
+
+
+METHOD = Method(
+    name="hyper",
+    title="LeeBERT-hyper",
+    label="Hypergradient",
+    group="learned weights",
+    source="the true hypergradient of eq. 8; beyond the paper",
+    trains="θ on D1, ω on what its effect on θ does on D2",
+    exits="patience",
+    cost="8/3",
+    differs=f"no paper's: BLO without its approximation that θ's step does not depend on ω; {D2_OPEN}",
+    options=DISTILLATION | SAMPLED | FIRST,
+    omega=omega,
+    costs=functools.partial(constant, cost=8 / 3),
+    samples="D1 and D2",
+    colour="#b3261e",
+    chart_order=4,
+)

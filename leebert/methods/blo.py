@@ -1,0 +1,51 @@
+"""Bi-level optimisation, eq. 8, by alternating first-order steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+from leebert.methods.common import D2_OPEN, DISTILLATION, JOINT, LEEBERT, SAMPLED, constant
+from leebert.methods.method import Method
+
+if TYPE_CHECKING:
+    from leebert.optim.contract import Level
+    from leebert.record import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class BLO:
+    """Eq. 8: θ ← θ − λ1 ∇θ L_B1(θ, ω), then ω ← ω − λ2 ∇ω L_B2(θ, ω) with the updated θ."""
+
+    splits_data: bool = True
+
+    def step(self, level: Level, b1: Batch, position: int) -> int:
+        level.theta_step(b1)
+        (l2,) = level.losses(level.next_d2())
+        level.omega_step(at_lr_omega=l2)
+        return 0
+
+
+def omega(config: Any) -> BLO:
+    """Make the step of eq. 8."""
+    return BLO()
+
+
+METHOD = Method(
+    name="blo",
+    title="LeeBERT-BLO",
+    label="BLO",
+    group="learned weights",
+    source=LEEBERT,
+    trains="θ on D1, ω on D2 (eq. 8)",
+    exits="patience",
+    cost="4/3",
+    differs=D2_OPEN,
+    options=DISTILLATION | SAMPLED | JOINT,
+    omega=omega,
+    costs=functools.partial(constant, cost=4 / 3),
+    samples="D1 and D2",
+    colour="#de7921",
+    chart_order=2,
+)

@@ -1,0 +1,26 @@
+"""FastBERT-CLO-v2 (Zhu, ACL 2021): the last exit teaches all others, and CLO-v2 learns the weights."""
+
+from __future__ import annotations
+
+from leebert.methods.clo_v2 import costs, omega
+from leebert.methods.common import CYCLES, D2_OPEN, JOINT, LEEBERT, OWN_TEACHERS
+from leebert.methods.method import Method
+
+METHOD = Method(
+    name="fastbert-clo-v2",
+    title="FastBERT-CLO-v2",
+    label="FastBERT-CLO-v2",
+    group="learned weights",
+    source=LEEBERT,
+    trains="everything, the last exit teaches; ω by CLO-v2",
+    exits="patience",
+    cost="1 + 2 / 3C",
+    differs=D2_OPEN,
+    options=OWN_TEACHERS | CYCLES | JOINT,
+    omega=omega,
+    teachers="last",
+    costs=costs,
+    samples="D1 and D2",
+    omega_on_d1=True,
+    colour="#bfa369",
+)

@@ -1,0 +1,150 @@
+"""What a method is: one row of the table of methods, with the functions that make its stages and count their cost.
+
+No torch here, and none in the modules of methods before their functions are called: configurations are checked and
+`leebert methods` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel
+
+from leebert.exits import CRITERIA
+
+Group = Literal["whole network", "static", "early exit", "learned weights"]
+
+#: The samples on which θ and ω learn: all training samples; D1, one half of them; θ on D1 and ω (also) on D2, the other
+#: half.
+Samples = Literal["all", "D1", "D1 and D2"]
+
+#: From a training configuration (:class:`leebert.config.TrainConfig`) and the number of exits M to the method's stages
+#: (:class:`leebert.stages.Stage`), in their order.
+Stages = Callable[[Any, int], tuple[Any, ...]]
+
+#: From a training configuration to the optimiser of ω (:class:`leebert.optim.contract.OmegaOptimizer`).
+MakeOmegaOptimizer = Callable[[Any], Any]
+
+#: From a training configuration to the longest that each stage takes, in epochs, and the arithmetic of its updates
+#: against plain fine-tuning's.
+Costs = Callable[[Any], list[tuple[int, float]]]
+
+
+def plain(config: Any) -> list[tuple[int, float]]:
+    """Count one stage of plain training."""
+    return [(config.max_epochs, 1.0)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method.
+
+    A method that only joins the loss terms of eq. 5 in its own way names `omega`, `teachers` or `draws_weights` and has
+    no `stages`: it trains in one stage on eq. 5 (:func:`leebert.stages.joint`). Every other method makes its own stages.
+
+    Attributes:
+        name: What configurations call it, under the key `algorithm`.
+        title: Its name in prose and tables.
+        label: Its short name in charts and run names, at most 20 characters.
+        group: The kind of method, by which tables are arranged.
+        source: The paper it is from.
+        trains: What learns, in a few words.
+        exits: The exit criterion that it was published with; `never`: only the last exit remains.
+        cost: Arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward
+            is 1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1
+            of the 2). A pass over all samples before a cut is named, and not in the numbers.
+        differs: What is not as in the original, and why.
+        options: The fields of TrainConfig that only some methods read, and this one does.
+        own_options: Options that TrainConfig lacks, as a pydantic model; a configuration has them beside the others
+            (`training.NAME`), and the method reads them in :attr:`leebert.config.TrainConfig.own`.
+        stages: Makes its stages; None: one stage on eq. 5.
+        omega: Makes its optimiser of ω; None: the weights stay as they are. Only read without `stages`.
+        teachers: The teacher set that it forces on eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the
+            configuration's.
+        draws_weights: Whether the weights of eq. 5 are drawn once and stay (the paper's `rand`).
+        costs: `cost` in numbers; without `stages`, also without the stage that `finetune_first` asks for. Cuts are one
+            stage in it, embeddings cost nothing, and of a short sample attention is what its matrices are.
+        samples: The samples on which θ and ω learn.
+        omega_on_d1: Whether ω also learns at λ1 from the batches of θ (CLO).
+        colour: Of its curves, as `#rrggbb`; None leaves the choice to the chart.
+        chart_order: Methods with a lower number come first in summaries and comparisons; equal ones by name.
+        titled_by_layers: Whether a paper's row of it is named by how many layers remain.
+    """
+
+    name: str
+    title: str
+    label: str
+    group: Group
+    source: str
+    trains: str
+    exits: str
+    cost: str
+    differs: str
+    options: frozenset[str] = frozenset()
+    own_options: type[BaseModel] | None = None
+    stages: Stages | None = None
+    omega: MakeOmegaOptimizer | None = None
+    teachers: str | None = None
+    draws_weights: bool = False
+    costs: Costs = plain
+    samples: Samples = "all"
+    omega_on_d1: bool = False
+    colour: str | None = None
+    chart_order: int = 100
+    titled_by_layers: bool = False
+
+    @property
+    def one_exit(self) -> bool:
+        """Whether only the last exit remains."""
+        return not CRITERIA[self.exits].early
+
+    @property
+    def tuned(self) -> bool:
+        """Whether its criterion has no threshold that is good for every model: one is chosen for each."""
+        return not self.one_exit and CRITERIA[self.exits].default is None
+
+    @property
+    def own_criterion(self) -> str | None:
+        """The criterion that it was published with, where only the threshold is chosen for each model; else None."""
+        return self.exits if self.tuned else None
+
+    @property
+    def learns_omega(self) -> bool:
+        """Whether it learns the weights of its loss terms; those of other methods are fixed."""
+        return "lr_omega" in self.options
+
+    def reads(self, option: str) -> bool:
+        """Whether it reads an option that only some methods read."""
+        return option in self.options or option in self.own_fields
+
+    @property
+    def own_fields(self) -> dict[str, Any]:
+        """The pydantic fields of its own options, by name."""
+        return {} if self.own_options is None else dict(self.own_options.model_fields)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as JSON-ready values, for people: without its functions."""
+        row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for function in ("stages", "omega", "costs"):
+            del row[function]
+        own = {name: str(field.description or "") for name, field in self.own_fields.items()}
+        return {**row, "options": sorted(self.options), "own_options": own, "one_exit": self.one_exit}
+
+
+def check(name: str, part: Any) -> None:
+    """Raise TypeError or ValueError, with one sentence, where a part is no method that can stand under a name."""
+    if not isinstance(part, Method):
+        raise TypeError(f"it should be a leebert.methods.Method, not {type(part).__name__}")
+    if part.name != name:
+        raise ValueError(f"its name is {part.name!r}")
+    if part.group not in get_args(Group):
+        raise ValueError(f"group {part.group!r} should be one of {', '.join(get_args(Group))}")
+    if part.samples not in get_args(Samples):
+        raise ValueError(f"samples {part.samples!r} should be one of {', '.join(get_args(Samples))}")
+    if required := [option for option, field in part.own_fields.items() if field.is_required()]:
+        raise ValueError(f"its own option {required[0]!r} needs a default")
+    if part.colour is not None and not re.fullmatch(r"#[0-9a-f]{6}", part.colour):
+        raise ValueError(f"colour {part.colour!r} should be #rrggbb, in lower case")

@@ -1,0 +1,21 @@
+"""LeeBERT-uniform (Zhu, ACL 2021, section 3.3): all loss terms weigh 1."""
+
+from __future__ import annotations
+
+from leebert.methods.common import DISTILLATION, JOINT, LEEBERT, OPEN
+from leebert.methods.method import Method
+
+METHOD = Method(
+    name="uniform",
+    title="LeeBERT-uniform",
+    label="Uniform",
+    group="early exit",
+    source=LEEBERT,
+    trains="everything, all weights 1",
+    exits="patience",
+    cost="1",
+    differs=OPEN,
+    options=DISTILLATION | JOINT,
+    colour="#8c8c8c",
+    chart_order=5,
+)

@@ -1,0 +1,283 @@
+"""The contract of a method, and the tiny networks that its tests train."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import nn
+
+from leebert.checkpoint import Checkpoints
+from leebert.config import TrainConfig
+from leebert.exits import CRITERIA
+from leebert.losses import TEACHERS
+from leebert.methods import METHODS, UNIT, Method, most_epochs, register, stage_costs
+from leebert.methods.method import check
+from leebert.record import Batch, Keep, Record, TensorRows
+from leebert.stages import epochs_of, method
+from leebert.train import TrainResult, fit, train_epochs
+
+#: A second value for every option that only some methods read.
+CHANGED: Mapping[str, Any] = {
+    "lr_omega": 0.5, "cycle_length": 2, "teachers": "lle", "temperature": 3.0, "distillation": "kl", "keep": 0.25,
+    "alpha": 0.9, "beta": 1.0, "annealing": 1.5, "two_stage": True, "first_epochs": 2, "finetune_first": True,
+    "prune_rounds": 1, "layerdrop": 0.5, "replacing_rate": 0.9, "omega_in_cycle": False, "omega_forward": "eval",
+    "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
+}  # fmt: skip
+
+#: What else it takes for an option to matter: KL is cross-entropy but for a constant as long as its teacher is
+#: detached; DBT's temperature rises while the teacher is sure; of a few draws at 0.3 and 0.9 all may come out alike.
+TAKES: Mapping[str, Mapping[str, Any]] = {
+    "first_epochs": {"finetune_first": True},
+    "distillation": {"detach_teacher": False},
+    "annealing": {"temperature": 0.1},
+    "replacing_rate": {"replacing_rate": 0.01},
+}
+
+
+class ThreeExitMLP(nn.Module):
+    """Three layers of tanh units on plain feature vectors, a linear exit after each: no text, no transformers."""
+
+    num_exits = 3
+    depth = 3
+
+    def __init__(self, features: int = 6, hidden: int = 12, classes: int = 2, dropout: float = 0.1) -> None:
+        super().__init__()
+        sizes = [features, hidden, hidden, hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.heads = nn.ModuleList(nn.Linear(hidden, classes) for _ in range(self.num_exits))
+        self.dropout = nn.Dropout(dropout)
+        self.exit_layers = tuple(range(1, self.num_exits + 1))
+
+    def record(self, batch: Batch, keep: Keep = "logits") -> Record:
+        x, logits, states = batch["features"], [], []
+        for index, layer in enumerate(self.layers):
+            x = torch.tanh(layer(x))
+            states.append(x)
+            if index + 1 in self.exit_layers:
+                logits.append(self.heads[self.exit_layers.index(index + 1)](self.dropout(x)))
+        hidden = torch.stack([states[layer - 1] for layer in self.exit_layers])
+        return Record(
+            torch.stack(logits).float(),
+            batch.get("labels"),
+            hidden if keep != "logits" else None,
+            torch.stack(states) if keep == "states" else None,
+        )
+
+    def keep_exits(self, layers: Sequence[int]) -> None:
+        self.heads = nn.ModuleList(self.heads[self.exit_layers.index(layer)] for layer in layers)
+        self.exit_layers = tuple(layers)
+        self.num_exits = len(layers)
+
+
+def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorRows:
+    """A learnable problem: the label is the sign of a product, which the first layer alone can't represent."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, features, generator=g)
+    labels = ((x[:, 0] * x[:, 1] + 0.5 * x[:, 2]) > 0).long() % classes
+    return TensorRows(features=x, labels=labels)
+
+
+def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
+    torch.manual_seed(seed)
+    return ThreeExitMLP(**options)  # type: ignore[arg-type]
+
+
+def tiny_encoder(seed: int = 0) -> Any:
+    """Make an early-exit model of a random BERT: four layers, 32 hidden units, an exit on each layer, two classes."""
+    from transformers import AutoConfig, AutoModel
+
+    from leebert.config import ExitConfig
+    from leebert.model import build_model
+
+    torch.manual_seed(seed)
+    shape = AutoConfig.for_model(
+        "bert", vocab_size=64, hidden_size=32, num_attention_heads=2, intermediate_size=48, num_hidden_layers=4,
+        max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    return build_model(AutoModel.from_config(shape), ("no", "yes"), exits=ExitConfig(criterion="never"))
+
+
+def tiny_texts(n: int = 24, seed: int = 0) -> TensorRows:
+    """Make n samples of 12 random tokens; the label is whether the sum of a sample's ids is odd."""
+    ids = torch.randint(5, 60, (n, 12), generator=torch.Generator().manual_seed(seed))
+    return TensorRows(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.sum(1) % 2)
+
+
+class MethodContract:
+    """What every method must hold. Subclass it, name it ``Test…`` and set `method`.
+
+    Attributes:
+        method: The method.
+        on_encoder: Whether it trains a BERT of four layers, because it takes layers or heads out of an encoder; else it
+            trains three layers of tanh units.
+        module: The module that defines it, in which torch may not be imported before a function is called; empty: that
+            of its functions.
+        changed: Another value for each option of its own, where the contract can't choose one.
+    """
+
+    method: ClassVar[Method]
+    on_encoder: ClassVar[bool] = False
+    module: ClassVar[str] = ""
+    changed: ClassVar[Mapping[str, Any]] = {}
+
+    def config(self, **options: Any) -> TrainConfig:
+        """Make a training configuration of the method for the tiny networks."""
+        given = {
+            "algorithm": self.method.name, "lr_theta": 1e-2, "lr_omega": 1e-2,
+            "batch_size": 4 if self.on_encoder else 8, "max_epochs": 2, "first_epochs": 1, "prune_rounds": 2, "precision": "fp32",
+        }  # fmt: skip
+        return TrainConfig.model_validate({**given, **options})
+
+    def network(self, seed: int = 0, on_encoder: bool | None = None) -> Any:
+        """Make a fresh network."""
+        encoder = self.on_encoder if on_encoder is None else on_encoder
+        return tiny_encoder(seed) if encoder else toy_mlp(seed)
+
+    def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorRows:
+        """Make samples to train on, or to validate on with another seed."""
+        if self.on_encoder if on_encoder is None else on_encoder:
+            return tiny_texts(24 if seed == 0 else 10, seed)
+        return toy_rows(96 if seed == 0 else 40, seed=seed)
+
+    def fit(self, config: TrainConfig, on_encoder: bool | None = None) -> TrainResult:
+        """Train a fresh network."""
+        rows, held_out = self.samples(0, on_encoder), self.samples(1, on_encoder)
+        with self.available():
+            return fit(self.network(0, on_encoder), rows, config, held_out=held_out)
+
+    @contextlib.contextmanager
+    def available(self) -> Iterator[None]:
+        """Register the method where its package is not installed."""
+        if METHODS.get(self.method.name) is self.method:
+            yield
+            return
+        register(self.method)
+        try:
+            yield
+        finally:
+            METHODS.unregister(self.method.name)
+
+    def test_its_row_is_complete(self) -> None:
+        row = self.method
+        check(row.name, row)
+        for field in ("name", "title", "label", "source", "trains", "cost", "differs"):
+            assert getattr(row, field).strip(), f"{row.name}: {field} is empty"
+        assert len(row.label) <= 20, f"label {row.label!r}: MLflow shows 20 characters"
+        assert row.exits in CRITERIA, f"exits: no exit criterion {row.exits!r}"
+        assert row.teachers is None or row.teachers in TEACHERS, f"teachers: no teacher set {row.teachers!r}"
+        unknown = row.options - TrainConfig.model_fields.keys()
+        assert not unknown, f"options: {sorted(unknown)} are not fields of TrainConfig: declare them in own_options"
+        taken = row.own_fields.keys() & TrainConfig.model_fields.keys()
+        assert not taken, f"own_options: {sorted(taken)} are fields of TrainConfig: name them in options"
+        assert all(field.description for field in row.own_fields.values()), "own_options: each needs a description"
+
+    def test_it_can_be_sent_to_a_worker(self) -> None:
+        assert pickle.loads(pickle.dumps(self.method)) == self.method
+
+    def test_its_module_needs_no_torch(self) -> None:
+        functions = [f for f in (self.method.stages, self.method.omega, self.method.costs) if hasattr(f, "__module__")]
+        module = self.module or str(functions[0].__module__)
+        code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert not done.returncode, f"{module} imports torch: import it inside functions\n{done.stderr}"
+
+    def test_its_stages_and_their_costs_agree(self) -> None:
+        with self.available():
+            config, exits = self.config(), self.network().num_exits
+            stages, costs = method(config, exits), stage_costs(config)
+            names = [stage.name for stage in stages]
+            assert len(set(names)) == len(names), f"stages of one name: {names}"
+            for i, stage in enumerate(stages):
+                assert stage.teacher is None or stage.teacher in names[:i], (
+                    f"{stage.name}: its teacher is no earlier stage"
+                )
+            assert (len(costs) > 1) == (len(stages) > 1), f"costs of {len(costs)} stages, and {len(stages)} stages"
+            assert most_epochs(config) == sum(epochs_of(stages, config))
+            assert all(cost > 0 and epochs >= 0 for epochs, cost in costs), f"costs {costs}"
+            split = any(stage.algorithm.splits_data for stage in stages)
+            assert split == (self.method.samples != "all"), (
+                f"samples {self.method.samples!r}, and splits_data is {split}"
+            )
+
+    def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
+        config = self.config(max_epochs=3)
+        expected = self.fit(config)
+        assert expected.ended == "max_epochs"
+        loss = expected.reports[-1].exits["loss"]
+        assert all(map(math.isfinite, loss)), f"losses {loss}"
+        with self.available():
+            torn = train_epochs(
+                self.network(), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+            )
+            for _ in range(len(expected.reports) // 2 + 1):
+                next(torn)
+            torn.close()  # type: ignore[attr-defined]
+            resumed = fit(
+                self.network(7), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+            )
+        assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports]
+        assert [r.weights for r in resumed.reports] == [r.weights for r in expected.reports]
+        same_parameters(expected.model, resumed.model)
+        untrained = self.fit(config.model_copy(update={"lr_theta": 1e-12}))
+        assert loss[-1] < untrained.reports[-1].exits["loss"][-1], "training does not lower the last exit's loss"
+
+    def test_it_leaves_as_many_exits_as_its_row_says(self) -> None:
+        trained = self.fit(self.config()).model
+        assert (trained.num_exits == 1) == self.method.one_exit, (
+            f"exits {self.method.exits!r}, {trained.num_exits} exits"
+        )
+
+    def test_it_reads_every_option_that_it_declares(self) -> None:
+        for option in sorted({*self.method.options, *self.method.own_fields}):
+            takes = TAKES.get(option, {})
+            with self.available():
+                before = self.config(**takes)
+                after = self.config(**{**takes, option: self._other(option, before)})
+            encoder = self.on_encoder or option == "gradient_equilibrium"  # which the other network can't do
+            a, b = self.fit(before, encoder).model, self.fit(after, encoder).model
+            alike = len(list(a.parameters())) == len(list(b.parameters())) and all(
+                torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True) if x.shape == y.shape
+            )
+            assert not alike, f"option {option!r} changes nothing: {after}"
+
+    def test_weights_that_it_learns_move_and_at_no_rate_it_is_its_control(self) -> None:
+        """At a λ2 near 0 ω stays, and what remains is uniform weights on the same samples, bit for bit."""
+        if not self.method.learns_omega or self.method.stages is not None:
+            return
+        assert self.fit(self.config()).reports[-1].weights != self.fit(self._control()).reports[-1].weights
+        still = self.fit(self.config(lr_omega=1e-12))
+        same_parameters(still.model, self.fit(self._control()).model)
+
+    def _control(self) -> TrainConfig:
+        """The method's configuration under uniform weights, on the samples on which its θ learns."""
+        config = self.config(**({"teachers": self.method.teachers} if self.method.teachers else {}))
+        name = UNIT if self.method.samples == "all" else f"{UNIT}-d1"
+        return TrainConfig.model_validate({**config.model_dump(exclude=set(self.method.own_fields)), "algorithm": name})
+
+    def _other(self, option: str, before: TrainConfig) -> Any:
+        """Another value of an option than a configuration has."""
+        if option in self.changed:
+            return self.changed[option]
+        if option in CHANGED:
+            default = TrainConfig.model_fields[option].default
+            return CHANGED[option] if CHANGED[option] != getattr(before, option) else default
+        field = self.method.own_fields[option]
+        if isinstance(field.default, bool):
+            return not field.default
+        if isinstance(field.default, int | float):
+            return field.default + 1 if isinstance(field.default, int) else field.default * 2 or 0.5
+        return next(value for value in get_args(field.annotation) if value != field.default)
+
+
+def same_parameters(a: nn.Module, b: nn.Module) -> None:
+    """Assert that two networks have the same parameters, bit for bit."""
+    for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters(), strict=True):
+        assert torch.equal(x, y), f"{name} differs"
