@@ -180,7 +180,8 @@ class MethodContract:
         assert all(field.description for field in row.own_fields.values()), "own_options: each needs a description"
 
     def test_it_can_be_sent_to_a_worker(self) -> None:
-        assert pickle.loads(pickle.dumps(self.method)) == self.method
+        again = pickle.loads(pickle.dumps(self.method))
+        assert again.as_dict() == self.method.as_dict()  # partial functions have no equality
 
     def test_its_module_needs_no_torch(self) -> None:
         functions = [f for f in (self.method.stages, self.method.omega, self.method.costs) if hasattr(f, "__module__")]
