@@ -17,6 +17,7 @@ import numpy as np
 
 from leebert.config import Precision
 from leebert.errors import SweepError
+from leebert.outside import origins
 from leebert.provenance import backbone_identity, code_version, differences, versions
 from leebert.runtime import Runtime, limited_threads
 from leebert.training_data import effective_task, load_training_data
@@ -187,8 +188,13 @@ class _Settings:
         """What is unlike the recorded settings, in words; a GPU is, since its sums have no fixed order."""
         with limited_threads(self.threads):
             runtime = Runtime.of(self.precision, self.device)
-            now = {"versions": versions(), "runtime": runtime.describe()}
-        lines = differences({"versions": found.get("versions"), "runtime": self.recorded or None}, now)
+            now = {
+                "versions": versions(),
+                "parts": origins(found.get("parts") or ()),
+                "runtime": runtime.describe(),
+            }
+        was = {"versions": found.get("versions"), "parts": found.get("parts"), "runtime": self.recorded or None}
+        lines = differences(was, now)
         if runtime.device.type == "cuda":
             lines.append("a GPU adds up in no fixed order")
         return tuple(lines)

@@ -26,6 +26,7 @@ from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
 from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
+from tune.running.outside import OutsideParts
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
 from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
@@ -44,6 +45,7 @@ class Study:
     cells: (seed, fold) in the fixed order of every trial. threads: CPUs of a trial; None leaves torch alone.
     hang_seconds: a trial that has not asked for its next batch for so long is ended; None: never.
     stamp: the driver's versions, which the processes of trials must share; None: not compared.
+    outside: the parts of other packages that a trial's process needs.
     evaluate: splits on which each new best epoch's model leaves its logits; nothing is ever chosen by them.
     """
 
@@ -58,6 +60,7 @@ class Study:
     hang_seconds: float | None = None
     stamp: Stamp | None = None
     evaluate: tuple[str, ...] = ()
+    outside: OutsideParts = dataclasses.field(default_factory=OutsideParts)
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """The training configuration of a configuration's values and a seed."""

@@ -38,6 +38,7 @@ class CellTrial(Trainable):
     def _refusal(self) -> Failure | None:
         """A node that joined after the sweep had begun may be another than those that were asked."""
         try:
+            self.study.outside.make_available()
             if self.study.stamp is not None:
                 self.study.stamp.require()
         except SweepError as error:
