@@ -16,23 +16,40 @@ from leebert.files import write_atomically
 from leebert.majority import AgainstMajority, exits_in_words, margin_in_words
 from leebert.metrics import METRICS
 from leebert.operating_point import points
-from leebert.report import lost, one_label, told_speed_up
+from leebert.report import claims_speed_up, one_label, score_loss
 from leebert.thresholds import Chosen
 from leebert.yaml import dump_yaml
 
-#: The heading of what :func:`recalibrated` says.
+#: The heading of the section that :func:`recalibrated` writes.
 _CALIBRATED = "## Calibrated thresholds"
 
 
 @dataclasses.dataclass(frozen=True)
 class CardFacts:
-    """What a card says. Scores are fractions.
+    """The measured figures that a model card reports. Scores are fractions.
 
-    backbone: a hub id, a package's, or a folder's name. trained_on: the rows, in words. timed_rows: how many rows at most
-    were timed. served_as: the address of the registered model, where this is it.
-    evaluations: split → this model's evaluation (:func:`leebert.report.evaluate_split`). spread: split → each seed's
-    mean over exits. chosen: every exit criterion at the speed-up asked for; `own` is the model's. found: how the
-    configuration was found (a best file's section). picked: how this seed came to be the one that is served.
+    Attributes:
+        task: Name of the task.
+        columns: Names of the text columns of a request.
+        backbone: A hub id, a package's model or a folder's name.
+        algorithm: Name of the method.
+        layers: Layers of the network.
+        max_length: Tokens per sample; longer samples are truncated.
+        training: The training options.
+        theta_updates: Updates of θ.
+        trained_on: The training samples, in words.
+        seed: Seed of this model.
+        seeds: Seeds of all models that were trained.
+        picked: How this seed was selected among `seeds`, a sentence.
+        own: The model's own exit criterion and threshold.
+        chosen: Every exit criterion with its threshold for the same aim.
+        search: The `found` section of a best file: the sweep that selected the configuration.
+        evaluations: Evaluation of this model by split (:func:`leebert.report.evaluate_split`).
+        spread: Mean over exits of every seed, by split.
+        machine: The machine on which the times were measured.
+        timed_rows: The largest number of timed samples.
+        versions: Versions of the libraries.
+        served_as: Address of the registered model; empty where it is not registered.
     """
 
     task: str
@@ -49,7 +66,7 @@ class CardFacts:
     picked: str
     own: Chosen
     chosen: Sequence[Chosen]
-    found: Mapping[str, Any]
+    search: Mapping[str, Any]
     evaluations: Mapping[str, Mapping[str, Any]]
     spread: Mapping[str, Sequence[float]]
     machine: str
@@ -59,36 +76,38 @@ class CardFacts:
 
 
 def card(facts: CardFacts) -> str:
-    """The text of README.md."""
+    """Write the text of README.md.
+
+    Args:
+        facts: The measured figures.
+
+    Returns:
+        Markdown with a YAML front matter, as the Hugging Face hub reads it.
+    """
     parts = [
         f"---\n{dump_yaml(_front(facts))}---\n\n# {facts.task}: an encoder that exits early",
-        f"A LeeBERT model (Zhu, ACL 2021; trained by {facts.algorithm}) with a classifier after each of its {facts.layers} layers. "
-        + _by_default(facts.own),
+        f"An early-exit encoder (Zhu, ACL 2021) with a classifier after each of its {facts.layers} layers, trained with the "
+        f"method `{facts.algorithm}`. " + _by_default(facts.own),
         *_warnings(facts),
         _use(facts),
-        *(_evaluation(facts, split, told) for split, told in facts.evaluations.items()),
+        *(_evaluation(facts, split, result) for split, result in facts.evaluations.items()),
         _training(facts),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _against(told: Mapping[str, Any]) -> AgainstMajority | None:
-    """A split's scores beside the majority class, where its evaluation tells."""
-    return AgainstMajority.of(told["majority"]) if told.get("majority") else None
-
-
-def _counts(told: Mapping[str, Any]) -> bool:
-    """Whether a speed-up on a split is worth claiming: an exit scores above the majority class there."""
-    return told_speed_up(told)
+def _against(result: Mapping[str, Any]) -> AgainstMajority | None:
+    """A split's scores beside the majority class; None where its evaluation has no such comparison."""
+    return AgainstMajority.of(result["majority"]) if result.get("majority") else None
 
 
 def _warnings(facts: CardFacts) -> list[str]:
-    """What must be read first: on which splits the model is not distinguishable from the majority class."""
+    """Warnings at the top of the card: the splits on which the model is not distinguishable from the majority class."""
     lines = []
-    for split, told in facts.evaluations.items():
-        if one_label(told):
-            lines.append(f"All samples of {split} have the same label. No speed-up is claimed on them.")
-        against = _against(told)
+    for split, result in facts.evaluations.items():
+        if one_label(result):
+            lines.append(f"All samples of {split} have the same label. No speed-up is claimed for this split.")
+        against = _against(result)
         if against is None or against.verdict == "learned":
             continue
         what = f"not distinguishable from the majority class on {split}"
@@ -109,11 +128,21 @@ def recalibrated(
     chosen_on: str,
     single_class: bool = False,
 ) -> str:
-    """A card whose model exits at other thresholds from now on: its `own`, and a section on what `chosen` were chosen
-    on in the place of an earlier one. What was measured with the former thresholds stays, and is called so.
+    """Update a card after calibration.
 
-    expected: each criterion's layer ratio on other texts, (low, high) at 95 %. single_class: every exit predicted one class for
-    all texts; then no ratio is claimed.
+    A section on the calibrated thresholds replaces an earlier one. The tables that were measured with the former
+    thresholds stay, and the section says so.
+
+    Args:
+        text: The card.
+        own: The model's new exit criterion and threshold.
+        chosen: The new threshold of every criterion, by the criterion's name.
+        expected: The layer speed-up to expect on other texts, (low, high) at 95 %, by the criterion's name.
+        chosen_on: The texts of the calibration, in words.
+        single_class: Whether every exit predicts one class for all texts; then no speed-up is claimed.
+
+    Returns:
+        The new card.
     """
     rows = [
         [name, f"{one.threshold:.6g}", f"{one.reached:.2f}", "{:.2f} to {:.2f}".format(*expected[name])]
@@ -121,14 +150,17 @@ def recalibrated(
     ]
     lines = [
         _CALIBRATED,
-        f"Thresholds for {_aim(own)}, chosen on {chosen_on}; no label was read. They took the place of those "
-        "with which the tables below were measured.",
+        f"Thresholds for {_aim(own)}, chosen on {chosen_on}, without labels. The tables below were measured with the "
+        "former thresholds.",
     ]
     if single_class:
         lines[1] = f"Every exit predicts a single class on {chosen_on}: no speed-up is claimed."
     else:
         lines.append(
-            _table(["exit criterion", "threshold", "layer ratio on these texts", "on others like them, 95 %"], rows)
+            _table(
+                ["exit criterion", "threshold", "layer speed-up on these texts", "on similar texts, 95 % interval"],
+                rows,
+            )
         )
         lines += [f"{one.shortfall}." for one in chosen.values() if not one.near]
     text = re.sub(
@@ -144,7 +176,7 @@ def recalibrated(
 
 def _aim(own: Chosen) -> str:
     if own.max_loss is None:
-        return f"a speed-up of {own.asked:g}"
+        return f"a layer speed-up of {own.asked:g}"
     return f"at most {points(own.max_loss)} below the full model on validation samples"
 
 
@@ -180,12 +212,12 @@ def _front(facts: CardFacts) -> dict[str, Any]:
         dataset["config"] = hub.config
     results = []
     hub_names = {name: measure.hub for metric in METRICS.values() for name, measure in metric.measures.items()}
-    for split, told in facts.evaluations.items():
-        own = _point(told, facts.own)
-        values = [(name, scores[-1], "all layers") for name, scores in told["exits"].items()]
-        if _counts(told):
+    for split, result in facts.evaluations.items():
+        own = _point(result, facts.own)
+        values = [(name, scores[-1], "all layers") for name, scores in result["exits"].items()]
+        if claims_speed_up(result):
             values += [
-                (name, value, f"{own['speed_up']:.2f} times fewer layers") for name, value in own["measures"].items()
+                (name, value, f"{own['speed_up']:.2f}× layer speed-up") for name, value in own["measures"].items()
             ]
         results.append(
             {
@@ -213,8 +245,8 @@ def _use(facts: CardFacts) -> str:
         "## Use",
         f"```python\nimport leebert  # registers the model with transformers' Auto classes\nfrom transformers import pipeline\n\n"
         f'pipeline("text-classification", model="THIS FOLDER")({{{texts}}})\n```',
-        "The pipeline computes all layers and answers as the exit criterion would. `leebert predict THIS_FOLDER` stops computing"
-        + (", and so does the MLflow model:" if facts.served_as else "."),
+        "The pipeline computes all layers and returns the prediction of the exit layer. `leebert predict THIS_FOLDER` stops "
+        "computing at the exit layer" + (", and so does the MLflow model:" if facts.served_as else "."),
     ]
     if facts.served_as:
         lines.append(
@@ -222,41 +254,46 @@ def _use(facts: CardFacts) -> str:
             f"rows = pandas.DataFrame({{{columns}}})\n"
             'model.predict(rows, params={"criterion": "entropy", "speed_up": 2.0})  # row, label, probability, exit_layer, layers_saved\n```'
         )
-    lines.append(f"Texts longer than {facts.max_length} tokens are refused there unless `truncate` is set.")
+        lines.append(f"The MLflow model refuses texts longer than {facts.max_length} tokens unless `truncate` is set.")
     return "\n\n".join(lines)
 
 
-def _evaluation(facts: CardFacts, split: str, told: Mapping[str, Any]) -> str:
-    measures = list(told["exits"])
+def _evaluation(facts: CardFacts, split: str, result: Mapping[str, Any]) -> str:
+    measures = list(result["exits"])
     exits = [
-        [str(i + 1), *(f"{100 * told['exits'][name][i]:.2f}" for name in measures)]
-        for i in range(len(told["exits"]["score"]))
+        [str(i + 1), *(f"{100 * result['exits'][name][i]:.2f}" for name in measures)]
+        for i in range(len(result["exits"]["score"]))
     ]
-    lines = [f"## On {split}: {told['rows']} rows", "Every exit, in per cent:", _table(["layer", *measures], exits)]
+    lines = [
+        f"## Evaluation on {split} ({result['rows']} samples)",
+        "Scores of every exit, in per cent:",
+        _table(["exit", *measures], exits),
+    ]
     spread = facts.spread.get(split, ())
     if len(spread) > 1:
         lines.append(
-            f"Mean over exits: {100 * told['mean_over_exits']:.2f} for this seed; {100 * float(np.mean(spread)):.2f} ± "
+            f"Mean over exits: {100 * result['mean_over_exits']:.2f} for this seed; {100 * float(np.mean(spread)):.2f} ± "
             f"{100 * float(np.std(spread, ddof=1)):.2f} over {len(spread)} seeds ({', '.join(f'{100 * s:.2f}' for s in spread)})."
         )
-    if against := _against(told):
-        stuck = f" A single class is predicted by {exits_in_words(against.collapsed)}." if against.collapsed else ""
+    if against := _against(result):
+        single = f" {exits_in_words(against.collapsed).capitalize()} predict{'' if len(against.collapsed) > 1 else 's'}"
         lines.append(
-            f"The majority class scores {100 * against.score:.2f}, chance {100 * against.chance:.2f}; the mean over exits is "
-            f"{margin_in_words(against.margin, against.interval)} against it.{stuck}"
+            f"The majority class scores {100 * against.score:.2f} and random guessing {100 * against.chance:.2f}. The mean over "
+            f"exits differs from the majority class by {margin_in_words(against.margin, against.interval)}."
+            + (f"{single} a single class." if against.collapsed else "")
         )
-    if _counts(told):
-        lines += _criteria(facts, split, told)
+    if claims_speed_up(result):
+        lines += _criteria(facts, split, result)
     return "\n\n".join(lines)
 
 
-def _criteria(facts: CardFacts, split: str, told: Mapping[str, Any]) -> list[str]:
-    """What each exit criterion gives on a split: a table, the aims that were missed, and times."""
-    measures = list(told["exits"])
-    times = {(t["criterion"], t["threshold"]): t for t in told.get("wall_clock", ())}
+def _criteria(facts: CardFacts, split: str, result: Mapping[str, Any]) -> list[str]:
+    """A split's table of exit criteria, the aims that they missed, and the wall-clock times."""
+    measures = list(result["exits"])
+    times = {(t["criterion"], t["threshold"]): t for t in result.get("wall_clock", ())}
     rows = []
     for chosen in facts.chosen:
-        point = _point(told, chosen)
+        point = _point(result, chosen)
         time = times.get((chosen.criterion, chosen.threshold))
         clock = [f"{time[key]:.2f}" for key in ("milliseconds", "speed_up", "layer_ratio")] if time else [""] * 3
         rows.append(
@@ -264,66 +301,67 @@ def _criteria(facts: CardFacts, split: str, told: Mapping[str, Any]) -> list[str
             + [f"{100 * point['measures'][name]:.2f}" for name in measures]
             + clock
         )
-    head = ["exit criterion", "threshold", "layer ratio, cross-validation", f"layer ratio, {split}", *measures]
-    head += ["ms per row", "wall-clock ratio", "layer ratio of the timed rows"]
+    head = ["exit criterion", "threshold", "layer speed-up, cross-validation", f"layer speed-up, {split}", *measures]
+    head += ["ms per sample", "wall-clock speed-up", "layer speed-up, timed samples"]
     everything = times.get((FULL_MODEL, None))
     lines = [
-        f"Thresholds chosen for {_aim(facts.own)} on the held-out rows of cross-validation, never on {split}. "
-        "The layer ratio is M / mean layers executed:",
+        f"Thresholds chosen for {_aim(facts.own)} on the validation folds of cross-validation, never on {split}. "
+        "The layer speed-up is M / mean exit layer:",
         _table(head, rows),
     ]
     for chosen in facts.chosen:
         if not chosen.near:
             lines.append(f"{chosen.shortfall}.")
-        if chosen.missed(speed_up := _point(told, chosen)["speed_up"]):
+        if chosen.missed(speed_up := _point(result, chosen)["speed_up"]):
             lines.append(
-                f"**{chosen.name} missed the speed-up on {split}**: {speed_up:.2f} where {chosen.aim:.2f} was aimed at "
-                f"({speed_up / chosen.aim - 1:+.0%}). If the speed matters, give a threshold of your own."
+                f"**{chosen.name} misses the layer speed-up on {split}**: {speed_up:.2f} instead of {chosen.aim:.2f} "
+                f"({speed_up / chosen.aim - 1:+.0%}). To hit a target speed-up, calibrate the thresholds on unlabelled "
+                "production texts (`leebert calibrate`)."
             )
-        if chosen.max_loss is not None and chosen.overspent(loss := lost(told, _point(told, chosen))):
+        if chosen.max_loss is not None and chosen.overspent(loss := score_loss(result, _point(result, chosen))):
             lines.append(
-                f"**{chosen.name} loses {points(loss)} on {split}**, where at most {points(chosen.max_loss)} on validation "
-                "samples was the aim."
+                f"**{chosen.name} loses {points(loss)} on {split}**; the aim was at most {points(chosen.max_loss)} on "
+                "validation samples."
             )
     if everything:
         lines.append(
-            f"Wall-clock time at batch size 1, all layers: {everything['milliseconds']:.2f} ms per row; measured on {facts.machine}, "
-            f"on {min(facts.timed_rows, told['rows'])} rows spread over {split}, of which the last column is. "
-            "Tokenisation is not in it."
+            f"Wall-clock time of all layers at batch size 1: {everything['milliseconds']:.2f} ms per sample, without "
+            f"tokenisation, measured on {facts.machine} with {min(facts.timed_rows, result['rows'])} samples spread over "
+            f"{split}. The last column is the layer speed-up on these samples."
         )
-    if told.get("truncated_rows"):
-        lines.append(f"{told['truncated_rows']} rows were cut at {facts.max_length} tokens.")
+    if result.get("truncated_rows"):
+        lines.append(f"{result['truncated_rows']} samples were truncated to {facts.max_length} tokens.")
     return lines
 
 
 def _training(facts: CardFacts) -> str:
-    found = facts.found
-    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
+    search = facts.search
+    spread = "" if search.get("score_std") is None else f" ± {100 * search['score_std']:.2f}"
     options = ", ".join(f"{key} {value}" for key, value in facts.training.items() if key != "seed")
     lines = [
         "## Training",
-        f"Backbone {facts.backbone}; {facts.theta_updates} updates on {facts.trained_on}, nothing held out. "
-        f"The configuration is the best of {found['complete_configurations']} in {_sweeps(found)} by its {_objective(found)}; "
-        f"{100 * found['score_mean']:.2f}{spread} by cross-validation (mean over exits, "
-        f"{len(found['cells'])} cells).",
-        f"Seed {facts.seed}; trained with seed(s) {', '.join(map(str, facts.seeds))}. {facts.picked}",
+        f"Backbone {facts.backbone}; {facts.theta_updates} updates on {facts.trained_on}, without a validation fold. "
+        f"The configuration is the best of {search['complete_configurations']} in {_sweeps(search)} by {_objective(search)}; "
+        f"its validation score is {100 * search['score_mean']:.2f}{spread} (mean over exits, {len(search['cells'])} "
+        "cross-validation runs).",
+        f"Seed {facts.seed} of the trained seed(s) {', '.join(map(str, facts.seeds))}. {facts.picked}",
         f"Options: {options}.",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
     ]
     return "\n\n".join(lines)
 
 
-def _objective(found: Mapping[str, Any]) -> str:
-    return str((found.get("objective") or {}).get("name", "mean over exits"))
+def _objective(search: Mapping[str, Any]) -> str:
+    return str((search.get("objective") or {}).get("name", "mean over exits"))
 
 
-def _sweeps(found: Mapping[str, Any]) -> str:
-    names = list(found.get("sweeps") or [found["sweep"]])
+def _sweeps(search: Mapping[str, Any]) -> str:
+    names = list(search.get("sweeps") or [search["sweep"]])
     return f"sweep{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def _point(told: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any]:
-    return next(p for p in told["chosen"] if (p["criterion"], p["threshold"]) == (chosen.criterion, chosen.threshold))
+def _point(result: Mapping[str, Any], chosen: Chosen) -> Mapping[str, Any]:
+    return next(p for p in result["chosen"] if (p["criterion"], p["threshold"]) == (chosen.criterion, chosen.threshold))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

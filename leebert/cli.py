@@ -1,4 +1,7 @@
-"""`leebert train | evaluate | predict | calibrate`. Heavy imports stand inside the commands, so that `--help` answers at once."""
+"""The command line `leebert`: train, evaluate, predict, calibrate, and tables of methods, criteria and metrics.
+
+Commands import torch and transformers inside their functions, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ app = typer.Typer(
 def _program(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end."),
+        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
@@ -51,14 +54,18 @@ def _program(
 
 @app.command(cls=Command)
 def train(
-    config: Annotated[Path | None, typer.Option(help="A YAML file, such as best/mrpc.yaml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML configuration of one run, such as best/mrpc.yaml; options override it.")
+    ] = None,
     task: Task = None,
     data_dir: DataDir = None,
     backbone: Backbone = None,
     pooling: Pooling = None,
-    out: Annotated[Path | None, typer.Option(help="Where the model goes; runs/<task> by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model; runs/<task> by default.")] = None,
     set_: Set = None,
-    hold_out: Annotated[bool, typer.Option(help="Hold a fold of the training split out for early stopping.")] = True,
+    hold_out: Annotated[
+        bool, typer.Option(help="Keep a validation fold of the training split for early stopping.")
+    ] = True,
     criterion: Criterion = None,
     max_loss: MaxLoss = None,
     speed_up: SpeedUp = None,
@@ -81,7 +88,7 @@ def train(
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
     if (out / "config.json").exists() and not is_unfinished(out):
-        raise ConfigError(f"--out {out}: there is a model already; choose another folder, or remove it")
+        raise ConfigError(f"--out {out}: the folder already holds a model; choose another folder, or remove it")
     check_options(checked)
     check_writable(out, "--out")
 
@@ -94,15 +101,15 @@ def train(
 
 
 def _file_of_a_run(config: Path) -> dict[str, Any]:
-    """The keys of a configuration file. Raises ConfigError where it holds anything else than one run."""
+    """Read the keys of a configuration file. Raises ConfigError unless it configures one run."""
     from leebert.yaml import load_yaml
 
     values = load_yaml(config)
     if not isinstance(values, dict):
-        raise ConfigError(f"{config}: a mapping of keys is expected")
+        raise ConfigError(f"{config}: expected a mapping of keys to values; see best/mrpc.yaml for an example")
     if "task" in values and "space" in values:
         raise ConfigError(
-            f"{config}: is a search space, which `leebert-tune sweep {config}` searches; train takes one run"
+            f"{config}: this is a search space; run `leebert-tune sweep {config}`, or give the configuration of one run"
         )
     return values
 
@@ -120,11 +127,11 @@ def _override(values: dict[str, Any], task: str | None, options: dict[str, Any],
     for assignment in assignments:
         console.set_by_path(values, assignment)
     if "task" not in values or "backbone" not in (values.get("model") or {}):
-        raise ConfigError("train needs --task and --backbone, or a --config that has both")
+        raise ConfigError("train needs a task and a backbone: give --task and --backbone, or a --config with both")
 
 
 def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
-    """What a training run gave, and the command that comes next."""
+    """Print the results of a training run and the next command."""
     from leebert.data.tasks import any_task
     from leebert.majority import AgainstMajority, in_words
     from leebert.recipe import chooses_exits
@@ -134,14 +141,14 @@ def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
     print_chosen(summary["chosen"], summary["held_out_rows"], summary["majority"])
     if not summary["chosen"] and chooses_exits(checked):
         print(
-            f"no validation fold to choose an exit criterion on: samples exit by {checked.exits.criterion}; to choose a "
+            f"exit criterion {checked.exits.criterion} (default: there is no validation fold to choose one on); to choose a "
             f"threshold: leebert calibrate {shlex.quote(str(out))} TEXTS --speed-up 2"
         )
-    score = "" if summary["score"] is None else f", score {100 * summary['score']:.2f} (held-out mean over exits)"
+    score = "" if summary["score"] is None else f", validation score {100 * summary['score']:.2f} (mean over exits)"
     updates = summary["epochs"][-1]["theta_updates"]  # of all stages
-    print(f"{out}: {updates} updates on {summary['rows']} rows{score}")
+    print(f"{out}: {updates} updates on {summary['rows']} samples{score}")
     if summary["truncated_rows"]:
-        print(f"{summary['truncated_rows']} rows were cut at {checked.model.max_length} tokens")
+        print(f"{summary['truncated_rows']} samples were truncated to {checked.model.max_length} tokens")
     task = any_task(checked.task)
     if summary["majority"]:
         print(in_words(AgainstMajority.of(summary["majority"]), task.label_names))
@@ -158,7 +165,7 @@ def _with_progress(work: Any) -> Any:
     warned: set[int] = set()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     on = console.stderr_console()
-    # Where stderr is no terminal, a bar would leave nothing but an empty line.
+    # If stderr is not a terminal, a progress bar prints only an empty line.
     with Progress(*columns, console=on, transient=True, disable=not on.is_terminal) as progress:
         bar = progress.add_task("training", total=None)
 
@@ -183,25 +190,27 @@ def _with_progress(work: Any) -> Any:
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A folder written by `leebert train`.")],
     data_dir: DataDir = None,
-    split: Annotated[str | None, typer.Option(help="Which split; by default the task's development split(s).")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to evaluate; by default the development split(s).")] = None,
     thresholds: Annotated[int | None, typer.Option(hidden=True)] = None,  # tables are in steps of layers now
-    out: Annotated[Path | None, typer.Option(help="Write the JSON result here, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON result to this file.")] = None,
     batch_size: BatchSize = 64,
-    timed_rows: Annotated[int, typer.Option(min=0, help="Rows for wall-clock timing at batch size 1; 0: none.")] = 50,
+    timed_rows: Annotated[
+        int, typer.Option(min=0, help="Samples for wall-clock timing at batch size 1; 0: no timing.")
+    ] = 50,
     device: Device = "auto",
     precision: Precision = None,
     json_: Json = False,
 ) -> None:
-    """Score every exit, and every exit criterion in steps of layers, from one pass over the data."""
+    """Score every exit, and every exit criterion over a range of layers, in one pass over the data."""
     if thresholds is not None:
-        print("--thresholds has no effect: the table is in steps of layers", file=sys.stderr)
+        print("warning: --thresholds has no effect: the table is in steps of layers; leave it out", file=sys.stderr)
     if out:
         check_file_writable(out, "--out")
     loaded, tokenizer = _load(model)
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
     if loaded.config.task is None:
-        raise ConfigError(f"{model}: its configuration names no task; train it with `leebert train`")
+        raise ConfigError(f"{model}/config.json: task is missing; evaluate a model that `leebert train` has written")
     from leebert.data.tasks import any_task
     from leebert.kinds import kind_of
     from leebert.report import evaluate_split, print_evaluation
@@ -209,7 +218,7 @@ def evaluate(
     task = any_task(loaded.config.task)
     splits = [split] if split else list(task.eval_splits)
     if not splits:
-        raise DataError(f"task {task.name}: no development split is declared; name one with --split")
+        raise DataError(f"task {task.name}: no development split is declared; name a split with --split")
     results = {}
     for name in splits:
         results[name] = evaluate_split(
@@ -233,21 +242,26 @@ def predict(
         str,
         typer.Argument(
             metavar="[FILE]",
-            help="CSV, TSV, JSONL, JSON, Parquet or text; of images a folder, Parquet, or a list of paths. - is stdin.",
+            help="CSV, TSV, JSONL, JSON, Parquet or text file; for images a folder, Parquet or a list of paths; - is "
+            "stdin.",
         ),
     ] = "-",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help=".jsonl or .csv; stdout by default.")] = None,
-    form: Annotated[str | None, typer.Option("--format", help="jsonl or csv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output file, .jsonl or .csv; stdout by default.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="jsonl or csv; by default the ending of --out, else jsonl.")
+    ] = None,
     text: Texts = None,
     glue: Annotated[
         Path | None,
-        typer.Option(help="Instead: GLUE's test split of the model's task, for its server, into this folder."),
+        typer.Option(help="Write GLUE test-set predictions for submission into this folder, instead of reading FILE."),
     ] = None,
     data_dir: DataDir = None,
-    any_rows: Annotated[
-        bool, typer.Option("--any-rows", help="Of --glue: take a test file of another length.")
+    any_rows: Annotated[bool, typer.Option("--any-rows", help="With --glue: skip the row-count check.")] = False,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="With --glue: fill missing files with a constant prediction.")
     ] = False,
-    fill: Annotated[bool, typer.Option("--fill", help="Of --glue: one answer throughout for what is missing.")] = False,
     criterion: Criterion = None,
     threshold: Annotated[float | None, typer.Option(help="The criterion's threshold.")] = None,
     patience: Patience = None,
@@ -255,16 +269,14 @@ def predict(
     device: Device = "auto",
     precision: Precision = None,
 ) -> None:
-    """Answer rows with label, probability and the layer at which each one left."""
+    """Predict label, probability and exit layer for each input."""
     if glue and (input_ != "-" or out or form or text):
-        raise ConfigError(
-            "--glue reads the test split and names its files itself: leave out FILE, --out, --format, --text"
-        )
+        raise ConfigError("--glue reads the test split and names its files: leave out FILE, --out, --format and --text")
     if not glue and (data_dir or any_rows or fill):
-        raise ConfigError("--data-dir, --any-rows and --fill belong to --glue FOLDER")
+        raise ConfigError("--data-dir, --any-rows and --fill need --glue FOLDER: add it, or leave them out")
     form = (form or (out.suffix.lstrip(".") if out and out.suffix else "jsonl")).lower()
     if form not in ("jsonl", "csv"):
-        raise ConfigError(f"--format {form}: jsonl or csv")
+        raise ConfigError(f"--format {form}: should be jsonl or csv")
     if glue:
         check_writable(glue, "--glue")
     elif out:
@@ -276,8 +288,8 @@ def predict(
     from leebert.kinds import kind_of_model
     from leebert.predict import save_answers, write_answers
 
-    asked = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
-    exits = parse(ExitConfig, asked, "--criterion/--threshold/--patience")
+    values = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
+    exits = parse(ExitConfig, values, "--criterion/--threshold/--patience")
     check_threshold(exits, loaded.num_exits, loaded.config.num_labels)
     warn_if_unreachable(exits, loaded.num_exits)
     exiting = make_criterion(
@@ -291,25 +303,25 @@ def predict(
 
         written = submission.submit(
             loaded, tokenizer, glue, exiting, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
-            progress=partial(_bar, what="rows"),
+            progress=partial(_bar, what="samples"),
         )  # fmt: skip
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
     columns, rows = kind_of_model(loaded).answers(
         loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
-        progress=partial(_bar, what="rows") if out else iter,
+        progress=partial(_bar, what="samples") if out else iter,
     )  # fmt: skip
     if out is None:
         if not write_answers(rows, sys.stdout, form, columns):
-            print("0 rows (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
+            print("0 predictions (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
     count = save_answers(rows, out, form, columns)
-    print(f"{out}: {count} rows", file=sys.stderr)
+    print(f"{out}: {count} predictions", file=sys.stderr)
 
 
 @app.command(cls=Command)
 def methods(json_: Json = False) -> None:
-    """List every method: whose it is, what it trains, how it exits, what a training step costs, and its options."""
+    """List the methods: source, what trains, exit criterion, cost of a training step, and options."""
     from leebert.methods import METHODS
 
     if json_:
@@ -318,22 +330,22 @@ def methods(json_: Json = False) -> None:
     from rich.console import Console
 
     out = Console()
-    # One column of prose, so that no word is cut at 80 columns.
+    # One column of prose, so that no cell is truncated at 80 columns.
     table = console.table(
-        ("algorithm", "exits by", "method, what it trains, cost"),
+        ("algorithm", "exit criterion", "method, what trains, cost"),
         [(m.name, m.exits, f"{m.title} ({m.source})\n{m.trains}\n[dim]cost {m.cost}[/dim]") for m in METHODS.values()],
         left=3, whole=2, lines=True,
     )  # fmt: skip
     out.print(table)
     out.print(
-        "cost: of a training step, stage by stage, against plain fine-tuning of the whole network. --json also says what "
-        "differs from the original, and which options a method reads."
+        "cost: of a training step, by stage, relative to plain fine-tuning of the whole network. --json adds the differences "
+        "from the publication and the options of each method."
     )
 
 
 @app.command(cls=Command)
 def criteria(json_: Json = False) -> None:
-    """List every exit criterion: when a sample exits, its thresholds, and where it comes from."""
+    """List the exit criteria: when a sample exits, the range of the threshold, and the source."""
     from leebert.exits import CRITERIA
 
     rows = [row.as_dict() for row in CRITERIA.values()]
@@ -342,7 +354,7 @@ def criteria(json_: Json = False) -> None:
 
 @app.command(cls=Command)
 def metrics(json_: Json = False) -> None:
-    """List every metric: what its score is, and who uses it."""
+    """List the metrics: definition of the score, and the tasks that use it."""
     from leebert.metrics import METRICS
 
     _print_rows([row.as_dict() for row in METRICS.values()], json_, "metric", lambda row: row["source"])
@@ -359,7 +371,7 @@ def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Calla
         return
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column(title, no_wrap=True)
-    table.add_column("what it is", no_wrap=False)
+    table.add_column("definition", no_wrap=False)
     for row in rows:
         table.add_row(row["name"], f"{row['title']}\n{more(row)}")
     Console().print(table)
@@ -367,8 +379,10 @@ def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Calla
 
 @app.command(cls=Command)
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="A saved model's folder, whose thresholds are changed.")],
-    texts: Annotated[str, typer.Argument(help="Texts of your own traffic, as `predict` reads them; - is stdin.")],
+    model: Annotated[Path, typer.Argument(help="Folder of the saved model; the command updates its thresholds.")],
+    texts: Annotated[
+        str, typer.Argument(help="Unlabelled production texts, in a format that `predict` reads; - is stdin.")
+    ],
     speed_up: SpeedUp = None,
     max_loss: MaxLoss = None,
     criterion: Criterion = None,
@@ -377,9 +391,9 @@ def calibrate(
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Choose a model's thresholds on texts without labels, so that it reaches a speed-up on texts like them."""
+    """Calibrate the thresholds of a model on unlabelled texts, to hit a target layer speed-up or loss."""
     if (speed_up is None) == (max_loss is None):
-        raise ConfigError("calibrate needs an aim: --speed-up RATIO, or --max-loss POINTS")
+        raise ConfigError("calibrate needs one aim: give --speed-up RATIO or --max-loss POINTS")
     loaded, tokenizer = _load(model)
     check_writable(model, "model")
     runtime = _runtime(loaded, None, device)
@@ -390,29 +404,29 @@ def calibrate(
     from leebert.predict import texts_for
     from leebert.thresholds import read_curves
 
-    found = choose(
+    calibration = choose(
         loaded, tokenizer, [row.values for row in texts_for(loaded.config.task, _source(texts), text or ())],
         "stdin" if texts == "-" else Path(texts).name,
         Aim.of(max_loss, speed_up), criterion or loaded.config.exit_strategy, runtime,
         validated=saved_tradeoffs(read_curves(model, validated=True), loaded.exit_layers, loaded.depth), batch_size=batch_size,
-        progress=partial(_bar, what="rows"),
+        progress=partial(_bar, what="samples"),
     )  # fmt: skip
-    before = save_calibration(model, found)
+    before = save_calibration(model, calibration)
     if json_:
-        console.emit_json(found.as_dict())
+        console.emit_json(calibration.as_dict())
     else:
-        print_calibration(model, found, before)
+        print_calibration(model, calibration, before)
 
 
 def _source(input_: str) -> Any:
-    """The file that is to be read, or the lines of stdin for `-`, as bytes where it has them: the reader decodes them."""
+    """The input file, or the lines of stdin for `-`: as bytes where possible, which the reader decodes."""
     return getattr(sys.stdin, "buffer", sys.stdin) if input_ == "-" else Path(input_)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """A saved early-exit model in evaluation mode, and its tokenizer; None for a model of images."""
+    """Load a saved early-exit model in evaluation mode, and its tokenizer (None for images)."""
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{folder}: no model there (no config.json); it is written by `leebert train`")
+        raise ConfigError(f"{folder}: no config.json; give the folder of a model that `leebert train` has written")
     from leebert.kinds import kind_of_saved
 
     console.quiet_transformers()
@@ -420,11 +434,11 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
 
 def _runtime(model: Any, precision: str | None, device: str) -> Any:
-    """Where a saved model runs: in the precision that it was trained in, unless another is given."""
+    """Device and precision of a saved model: the precision of its training, unless another is given."""
     from leebert.runtime import Runtime
 
     if precision not in (None, "auto", "fp32", "bf16"):
-        raise ConfigError(f"--precision {precision}: auto, fp32 or bf16")
+        raise ConfigError(f"--precision {precision}: should be auto, fp32 or bf16")
     chosen: Any = precision or model.config.precision
     return Runtime.of(chosen, device)
 
@@ -437,5 +451,5 @@ def _bar(items: Any, what: str) -> Any:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script `leebert`."""
     console.run(app)

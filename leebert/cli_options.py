@@ -1,4 +1,4 @@
-"""Options that several commands of `leebert` and `leebert-tune` have: one name, one type, one help text, one default."""
+"""Options shared by the commands of `leebert` and `leebert-tune`: one name, type, help text and default each."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-#: Former spellings of options: they still work in this release, with a warning.
+#: Former spellings of options. They work in this release, with a warning.
 RENAMED = {"--strategy": "--criterion", "--rule": "--criterion"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="Names of the text columns; the task's by default.")]
+Texts = Annotated[
+    list[str] | None, typer.Option("--text", help="Name of a text column, repeatable; by default the task's.")
+]
 Task = Annotated[
     str | None,
     typer.Option(
@@ -23,47 +25,48 @@ Task = Annotated[
 DataDir = Annotated[
     str | None,
     typer.Option(
-        help="Folder in GLUE's release layout, of an image task's Parquet files, or of your own task's files; else the Hugging "
-        "Face hub."
+        help="Data directory: GLUE's release layout, an image task's Parquet files, or the files of a declared task. By "
+        "default the Hugging Face hub."
     ),
 ]
 #: The help of `--backbone`, which one command requires.
-BACKBONE = "Hub id[@revision], folder, or package:NAME/path; for images a name as resnet56."
+BACKBONE = "Hub id[@revision], folder, or package:NAME/path; for images a name such as resnet56."
 Backbone = Annotated[str | None, typer.Option(help=BACKBONE)]
-Pooling = Annotated[str | None, typer.Option(help="Pooling before each classifier: pooler (by default), cls or mean.")]
+Pooling = Annotated[str | None, typer.Option(help="Pooling before each classifier: pooler (default), cls or mean.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value of the configuration or search space; repeatable.")
+    list[str] | None, typer.Option("--set", help="Override key=value of the configuration or search space; repeatable.")
 ]
-Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; that of the model's training by default.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Rows per forward pass; changes only speed and memory.")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16; by default as in training.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples per forward pass; changes only speed and memory.")]
 Criterion = Annotated[
     str | None,
     typer.Option(
-        help="Exit criterion, of those that `leebert criteria` lists. By default a saved model's own; for a new model the best for "
-        "its aim; for scores of sweeps normalised_entropy."
+        help="Exit criterion, one of `leebert criteria`. Default: the saved model's own; for a new model the best one for the "
+        "aim; for scores of sweeps normalised_entropy."
     ),
 ]
 Patience = Annotated[
     int | None,
     typer.Option(
-        min=1, help="How many exits in a row, for criteria that count them (pcee, f-pabee); theirs by default."
+        min=1,
+        help="Number of consecutive exits, for criteria that count them (pcee, f-pabee); default: the criterion's.",
     ),
 ]
 MaxLoss = Annotated[
     float | None,
-    typer.Option(help="Aim of the threshold: the earliest exits that cost at most so many points of score."),
+    typer.Option(help="Aim of the threshold: the largest layer speed-up that loses at most this many points of score."),
 ]
 SpeedUp = Annotated[
-    float | None, typer.Option(help="Aim of the threshold: a layer speed-up, depth / mean layers, such as 2.")
+    float | None, typer.Option(help="Aim of the threshold: a layer speed-up, M / mean exit layer, such as 2.")
 ]
 Experiment = Annotated[str | None, typer.Option(help="MLflow experiment; by default the sweep's own, or leebert-TASK.")]
 
 
 class Command(TyperCommand):
-    """A command that takes former spellings of its options, too."""
+    """A command that also accepts the former spellings of its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Replace former spellings by the present ones, each with a warning of one line on stderr."""
+        """Replace former spellings of options, with one warning line on stderr for each."""
         present = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         end = args.index("--") if "--" in args else len(args)
         return super().parse_args(ctx, [*(_renamed(arg, present) for arg in args[:end]), *args[end:]])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-import torch
+if TYPE_CHECKING:
+    import torch  # not loaded with this module: what checks a search space knows the protocols here
 
 #: Tensors by name, each with the row as its first dimension.
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, "torch.Tensor"]
 
 #: How much a model's forward keeps: logits only, what exits see after each layer with them, or all states as well.
 Keep = Literal["logits", "hidden", "states"]
@@ -40,6 +41,8 @@ class Record:
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
         """The record of all rows of some records of one model, one after the other."""
+
+        import torch
 
         def along(name: str, rows: int) -> Any:
             tensors = [getattr(part, name) for part in parts]
@@ -98,6 +101,8 @@ class TensorRows:
     """Rows held as tensors whose first dimension is the row: the simplest :class:`Rows`."""
 
     def __init__(self, **columns: torch.Tensor) -> None:
+        import torch
+
         if "labels" not in columns:
             raise ValueError("TensorRows needs a column 'labels'")
         self.columns = columns
@@ -107,5 +112,7 @@ class TensorRows:
         return len(self.columns["labels"])
 
     def collate(self, indices: object) -> dict[str, torch.Tensor]:
+        import torch
+
         index = torch.as_tensor(indices, dtype=torch.long)
         return {name: column[index] for name, column in self.columns.items()}

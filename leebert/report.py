@@ -1,4 +1,4 @@
-"""An evaluation as data and as tables."""
+"""Evaluate a saved model on a split, and print training and evaluation results as tables."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ from leebert.tradeoff import SPEED_UP, replay_point, tradeoffs
 
 
 def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:
-    """All exits, and the curve of every criterion that M exits have a use for, as JSON-ready values.
+    """Score recorded logits at every exit and under every usable exit criterion.
 
-    `within` holds each criterion's point of fewest layers with at most one point lost; `at_speed_up` the nearest to
-    a layer speed-up of 2; `rows` under `table` those of a table in steps of layers.
+    Args:
+        recorded: Logits (M, N, K) with labels.
+        metric: Name of the task's metric.
+
+    Returns:
+        JSON-ready values. `exits` holds each measure by exit; `curves` the points of every criterion; `table` the points
+        in steps of layers; `within` the point of fewest layers with at most one point of score lost; `at_speed_up` the
+        point nearest to a layer speed-up of 2; `majority` the comparison with the majority class.
     """
     assert recorded.labels is not None
     m, n, _ = recorded.logits.shape
@@ -59,10 +65,23 @@ def evaluate_split(
     timed_rows: int = 50,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> dict[str, Any]:
-    """The :func:`evaluation` of a saved model on a split, from one pass, with wall-clock times of `exits` on a few rows.
+    """Evaluate a saved model on a split in one pass, and measure wall-clock times on some samples.
 
-    tokenizer: None for a model of images. `exits` stand under `chosen`; without any, the model's own
-    stands under `own`, and those nearest to a layer speed-up of 2 are timed.
+    Args:
+        model: The saved model.
+        tokenizer: Its tokenizer; None for images.
+        examples: The labelled samples of the split.
+        metric: Name of the task's metric.
+        runtime: Device and precision.
+        exits: Exit criteria with thresholds to score and time. Without any, the model's own criterion is scored, and
+            the points nearest to a layer speed-up of 2 are timed.
+        batch_size: Samples per forward pass.
+        timed_rows: Number of samples to time at batch size 1; 0: none.
+        progress: Wraps the iteration over batches, such as a progress bar.
+
+    Returns:
+        The values of :func:`evaluation`, with `chosen` (one point for each of `exits`) or `own`, `truncated_rows`, and
+        `wall_clock`.
     """
     with tempfile.TemporaryDirectory() as folder:
         rows = kind_of_model(model).encode(model, tokenizer, examples, Path(folder) / "rows.arrow")
@@ -83,7 +102,7 @@ def evaluate_split(
 
 
 def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
-    """The stages of a training run on stdout, as `training.json` tells them; nothing where there was one."""
+    """Print the stages of a training run, as in `training.json`; a single stage is not printed."""
     from rich.console import Console
 
     if len(stages) < 2:
@@ -99,44 +118,47 @@ def print_stages(stages: Sequence[Mapping[str, Any]], length: float) -> None:
                 f"{stage['multiply_adds'][-1] / 1e6:.1f} M", str(len(stage["multiply_adds"])), *scores,
             )
         )  # fmt: skip
-    of = "" if length == 1 else f" ({length:.0f} tokens)"
-    title = f"at each stage's end; multiply-adds of a row{of} through all layers"
+    tokens = "" if length == 1 else f" ({length:.0f} tokens)"
+    title = f"End of each stage; multiply-adds per sample{tokens} through all layers"
     columns = ("stage", "epochs", "parameters", "multiply-adds", "exits", "mean over exits", "last exit")
     Console().print(table(columns, rows, title=title))
 
 
-#: What stands where a speed-up would, of a model that has none worth telling.
+#: Shown instead of a speed-up if no exit scores above the majority class.
 NO_SPEED_UP = "no speed-up is claimed, since no exit scores above the majority class"
 
 
-#: The same where all samples of a split have one label.
+#: Shown instead of a speed-up if all samples of a split have one label.
 ONE_LABEL = "no speed-up is claimed, since all samples have the same label"
 
 
 def speed_up_counts(majority: Mapping[str, Any] | None) -> bool:
-    """Whether a model's speed-up is worth telling: some exit scores above the majority class, or nothing is known of it."""
+    """Whether to report a model's speed-up: an exit scores above the majority class, or no comparison exists."""
     return not majority or AgainstMajority.of(majority).above
 
 
 def one_label(result: Mapping[str, Any]) -> bool:
-    """Whether all samples of an evaluated split (:func:`evaluation`) have one label, so that no score shows learning."""
+    """Whether all samples of an evaluated split have one label, so that no score shows learning."""
     return "majority" in result and result["majority"] is None
 
 
-def lost(result: Mapping[str, Any], point: Mapping[str, Any]) -> float:
-    """What a point of an evaluated split costs against the full model there, a fraction of score."""
+def score_loss(result: Mapping[str, Any], point: Mapping[str, Any]) -> float:
+    """Score of the full model minus that of a point on an evaluated split, as a fraction."""
     return float(result["exits"]["score"][-1] - point["measures"]["score"])
 
 
-def told_speed_up(result: Mapping[str, Any]) -> bool:
-    """Whether the speed-up on an evaluated split is worth telling (:func:`speed_up_counts`)."""
+def claims_speed_up(result: Mapping[str, Any]) -> bool:
+    """Whether to report the speed-up on an evaluated split (:func:`speed_up_counts`, :func:`one_label`)."""
     return speed_up_counts(result.get("majority")) and not one_label(result)
 
 
 def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mapping[str, Any] | None = None) -> None:
-    """The operating point that training chose on its validation fold, on stdout, as `training.json` tells it.
+    """Print the exit criterion and threshold that training chose on the validation fold.
 
-    majority: that fold's scores beside the majority class; the speed-up of a model without an exit above it is not told.
+    Args:
+        chosen: The operating point of `training.json`; None prints nothing.
+        samples: Samples of the validation fold.
+        majority: The fold's comparison with the majority class. If no exit is above it, no speed-up is printed.
     """
     from leebert.operating_point import in_words as point_in_words
     from leebert.operating_point import points
@@ -145,39 +167,45 @@ def print_chosen(chosen: Mapping[str, Any] | None, samples: int, majority: Mappi
     if not chosen:
         return
     point = Chosen(**chosen)
-    told = point_in_words(point)
+    line = point_in_words(point)
     if not speed_up_counts(majority):
-        told = f"exit criterion {point.name}, threshold {point.threshold:.6g}: {NO_SPEED_UP}"
-    print(f"{told} on the validation fold ({samples} samples)")
+        line = f"exit criterion {point.name}, threshold {point.threshold:.6g}: {NO_SPEED_UP}"
+    print(f"{line} on the validation fold ({samples} samples)")
     if point.max_loss is not None and point.reached <= 1:
-        print(f"  no threshold of it saves a layer within {points(point.max_loss)}")
+        print(f"  no threshold of {point.name} saves a layer with at most {points(point.max_loss)} lost")
     elif not point.near:
         print(f"  {point.shortfall}")
 
 
 def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = ()) -> None:
-    """The tables of one split on stdout, and the verdict against the majority class. names: of the classes, by id."""
+    """Print the tables of one split, and the comparison with the majority class.
+
+    Args:
+        split: Name of the split.
+        result: What :func:`evaluate_split` returned.
+        names: Names of the classes, by id.
+    """
     from rich.console import Console
 
     console = Console()
     measures = list(result["exits"])
     _print_exits(console, split, result, measures)
-    _print_points(console, f"{split}: exit criteria, in steps of layers", result["table"], measures)
-    if told_speed_up(result):  # what answers one class throughout loses nothing by exiting first
+    _print_points(console, f"{split}: exit criteria, layer speed-up, in steps of layers", result["table"], measures)
+    if claims_speed_up(result):  # a model that predicts a single class loses nothing by exiting first
         within = {name: [point] for name, point in result["within"].items()}
-        _print_points(console, f"{split}: fewest layers with at most 1 point lost", within, measures)
+        _print_points(console, f"{split}: largest layer speed-up with at most 1 point lost", within, measures)
     if own := result.get("own"):
-        at = "" if own["threshold"] is None else f" at {own['threshold']:.6g}"
-        why_not = ONE_LABEL if one_label(result) else NO_SPEED_UP
-        faster = f"{own['speed_up']:.2f}× layer speed-up" if told_speed_up(result) else why_not
+        threshold = "" if own["threshold"] is None else f", threshold {own['threshold']:.6g}"
+        no_claim = ONE_LABEL if one_label(result) else NO_SPEED_UP
+        speed = f"{own['speed_up']:.2f}× layer speed-up" if claims_speed_up(result) else no_claim
         print(
-            f"the model's own exit criterion, {named(own['criterion'], own['patience'])}{at}: {own['layers']:.2f} layers, {faster}; score "
-            f"{100 * own['measures']['score']:.2f}"
+            f"the model's exit criterion {named(own['criterion'], own['patience'])}{threshold}: mean exit layer "
+            f"{own['layers']:.2f}, {speed}; score {100 * own['measures']['score']:.2f}"
         )
     if times := result.get("wall_clock"):
         _print_times(console, split, times)
     if result.get("truncated_rows"):
-        print(f"{result['truncated_rows']} rows were cut at the model's maximal length")
+        print(f"{result['truncated_rows']} samples were truncated to the model's maximum length")
     if majority := result.get("majority"):
         print(f"{split}: {in_words(AgainstMajority.of(majority), names)}")
     elif one_label(result):
@@ -185,7 +213,7 @@ def print_evaluation(split: str, result: dict[str, Any], names: Sequence[str] = 
 
 
 def _print_exits(console: Any, split: str, result: Mapping[str, Any], measures: Sequence[str]) -> None:
-    """A table of every exit's measures, their means, and the majority class's score."""
+    """Print a table of every exit's measures, their means, and the majority class's score."""
     exits = result["exits"]
     rows: list[Sequence[str] | None] = [
         (str(i + 1), *(f"{100 * exits[name][i]:.2f}" for name in measures)) for i in range(len(exits["score"]))
@@ -193,11 +221,11 @@ def _print_exits(console: Any, split: str, result: Mapping[str, Any], measures: 
     rows += [None, ("mean", *(f"{100 * float(np.mean(exits[name])):.2f}" for name in measures))]
     if majority := result.get("majority"):
         rows.append(("majority class", *([""] * (len(measures) - 1)), f"{100 * majority['score']:.2f}"))
-    console.print(table(("exit", *measures), rows, title=f"{split}: {result['rows']} rows, every exit", left=0))
+    console.print(table(("exit", *measures), rows, title=f"{split}: {result['rows']} samples, every exit", left=0))
 
 
 def _print_times(console: Any, split: str, times: Sequence[Mapping[str, Any]]) -> None:
-    """A table of wall-clock times."""
+    """Print a table of wall-clock times."""
     rows = [
         (
             named(t["criterion"], t["patience"]), "" if t["threshold"] is None else f"{t['threshold']:.4g}",
@@ -205,20 +233,21 @@ def _print_times(console: Any, split: str, times: Sequence[Mapping[str, Any]]) -
         )
         for t in times
     ]  # fmt: skip
-    title = f"{split}: wall-clock time at batch size 1, nearest to the paper's speed-up"
-    console.print(table(("criterion", "threshold", "ms per row", "speed-up", "layer ratio"), rows, title=title))
+    title = f"{split}: wall-clock time at batch size 1, at a layer speed-up near {SPEED_UP:g}"
+    columns = ("criterion", "threshold", "ms per sample", "wall-clock speed-up", "layer speed-up")
+    console.print(table(columns, rows, title=title))
 
 
 def _print_points(
     console: Any, title: str, by_criterion: Mapping[str, Sequence[Mapping[str, Any]]], measures: Sequence[str]
 ) -> None:
-    """A table of points, criterion by criterion."""
-    if len(measures) == 2:  # of one measure the score is its copy
+    """Print a table of points by criterion."""
+    if len(measures) == 2:  # with one measure, the score is a copy of it
         measures = [name for name in measures if name != "score"]
     rows: list[Sequence[str] | None] = []
     for points in by_criterion.values():
         for p in points:
-            threshold = f"{p['threshold']:.6g}"  # so that the layers beside it come out again
+            threshold = f"{p['threshold']:.6g}"  # enough digits to reproduce the layers
             rows.append(
                 (
                     named(p["criterion"], p["patience"]), threshold, f"{p['layers']:.2f}",
@@ -229,5 +258,5 @@ def _print_points(
         if len(points) > 1:
             rows.append(None)
     columns = ("criterion", "threshold", "layers", "saving", "speed-up", *measures)
-    # Lean enough for 80 columns: a threshold that is cut can't be copied.
+    # Lean, to fit 80 columns: a truncated threshold can't be copied.
     console.print(table(columns, rows, title=title, whole=len(columns), lean=True))

@@ -1,4 +1,4 @@
-"""A saved model as a service answers with it: a table of texts and a few parameters in, a table of answers out."""
+"""Serve a saved model of texts: a table of texts and parameters in, a table of predictions out."""
 
 from __future__ import annotations
 
@@ -25,28 +25,36 @@ from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
 
 log = logging.getLogger(__name__)
 
-#: Parameters of a request: name → (type as MLflow calls it, default, what it does). None: not asked for.
+#: Parameters of a request: name → (MLflow's type, default, description). None: not set.
 PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "criterion": ("string", None, "the exit criterion; the model's own by default"),
     "strategy": ("string", None, "deprecated, the former name of criterion"),
-    "threshold": ("double", None, "its threshold; the model's own by default, where the criterion is"),
-    "patience": ("long", None, "how many exits in a row, for criteria that count them; as the threshold"),
-    "speed_up": ("double", None, "instead of a threshold: M / mean layers, by the model's curves"),
-    "max_loss": ("double", None, "instead of a threshold: as early as costs at most so many points, by those curves"),
-    "truncate": ("boolean", False, "cut texts that are too long, instead of refusing them"),
-    "batch_size": ("long", 32, "rows that run through the layers together"),
+    "threshold": ("double", None, "its threshold; by default the model's own, for the model's own criterion"),
+    "patience": ("long", None, "number of consecutive exits, for criteria that count them; default as for threshold"),
+    "speed_up": ("double", None, "target layer speed-up, M / mean exit layer, instead of a threshold"),
+    "max_loss": ("double", None, "largest loss in points of score against the full model, instead of a threshold"),
+    "truncate": ("boolean", False, "truncate texts that are too long, instead of refusing them"),
+    "batch_size": ("long", 32, "samples per forward pass"),
 }
 
-#: Columns of an answer, with their types as MLflow calls them; `row` is the row's number in the request, from 0.
+#: Columns of a prediction with MLflow's types; `row` is the row's number in the request, from 0.
 ANSWER = {"row": "long", "label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
 
-_SHOWN = 3  # rows that an error names
+_SHOWN = 3  # the number of rows that an error names
 
 
 class Served:
-    """A model of a folder, ready to answer, in the precision that it was trained in unless another is given.
+    """A loaded model that answers requests.
 
-    Requests take turns, by chunks of rows: a tokenizer's truncation is shared state.
+    Requests take turns, by chunks of rows, since a tokenizer's truncation is shared state.
+
+    Args:
+        folder: The saved model.
+        device: auto, cpu, cuda or cuda:N.
+        precision: fp32 or bf16; None: the precision of its training.
+
+    Raises:
+        CheckpointError: The folder is damaged, or model and tokenizer do not fit.
     """
 
     def __init__(self, folder: str | Path, device: str = "auto", precision: Precision | None = None) -> None:
@@ -61,46 +69,54 @@ class Served:
         self._alone = threading.Lock()
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """Number, label, probability, exit layer (from 1) and layers saved for each row of a pandas DataFrame of texts.
+        """Predict every row of a table of texts.
 
-        `params` are those of :data:`PARAMETERS`; None stands for a parameter's default. Raises DataError for wrong
-        columns, empty texts and, unless `truncate` is set, for texts longer than the model takes; ConfigError for an
-        unknown parameter, a criterion or threshold that the model does not have, and a speed-up that no threshold gives.
+        Args:
+            data: A pandas DataFrame with the columns of :func:`text_columns`.
+            params: Values of :data:`PARAMETERS`; None, or a missing key, stands for the default.
+
+        Returns:
+            A DataFrame with the columns of :data:`ANSWER` and the index of `data`; exit layers count from 1.
+
+        Raises:
+            DataError: A column is missing, a text is empty or, without `truncate`, too long.
+            ConfigError: A parameter is unknown, the model has no such criterion or threshold, or no threshold attains
+                the speed-up.
         """
         import pandas as pd
 
-        asked = self._asked(params or {})
-        exits = self.exits(asked)
+        request = self._request(params or {})
+        exits = self.exits(request)
         criterion = make_criterion(
             exits.criterion, exits.threshold, exits.patience, num_exits=self.model.num_exits,
             num_classes=self.model.config.num_labels,
         )  # fmt: skip
-        # All rows are tokenised before the first is answered: whatever is wrong with one shows at once.
-        chunks = self._encoded(self._texts(data), truncate=asked["truncate"])
-        found: list[dict[str, Any]] = []
+        # Tokenise all rows before the first prediction, so that a bad row is reported at once.
+        chunks = self._encoded(self._texts(data), truncate=request["truncate"])
+        predictions: list[dict[str, Any]] = []
         for number, encoded in enumerate(chunks):
             with self._alone, torch.inference_mode():
-                found += answer_encoded(
-                    self.model, self.tokenizer, encoded, criterion, self.runtime, asked["batch_size"], number * CHUNK
+                predictions += answer_encoded(
+                    self.model, self.tokenizer, encoded, criterion, self.runtime, request["batch_size"], number * CHUNK
                 )
-        if len(found) != len(data):
-            raise DataError(f"{len(found)} answers to {len(data)} rows; report this as a fault of leebert")
-        table = pd.DataFrame(found, columns=["label", "probability", "exit_layer"], index=data.index)
+        if len(predictions) != len(data):
+            raise DataError(f"{len(predictions)} predictions for {len(data)} rows; report this as a bug of leebert")
+        table = pd.DataFrame(predictions, columns=["label", "probability", "exit_layer"], index=data.index)
         table.insert(0, "row", range(len(table)))
         table["layers_saved"] = self.model.depth - table["exit_layer"]
         return table
 
-    def exits(self, asked: Mapping[str, Any]) -> ExitConfig:
-        """The exit criterion that a request asks for; the model's own where it asks for none."""
+    def exits(self, request: Mapping[str, Any]) -> ExitConfig:
+        """Select the exit criterion of a request; the model's own where the request names none."""
         config = self.model.config
-        criterion, threshold, patience = (asked.get(name) for name in ("criterion", "threshold", "patience"))
+        criterion, threshold, patience = (request.get(name) for name in ("criterion", "threshold", "patience"))
         values = config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
-        given = [name for name in ("threshold", "speed_up", "max_loss") if asked.get(name) is not None]
+        given = [name for name in ("threshold", "speed_up", "max_loss") if request.get(name) is not None]
         if len(given) > 1:
             raise ConfigError(f"{' and '.join(given)}: give one of them")
-        if (speed_up := asked.get("speed_up")) is not None:
+        if (speed_up := request.get("speed_up")) is not None:
             return self._of_speed_up(values["criterion"], speed_up, values.get("patience"))
-        if (max_loss := asked.get("max_loss")) is not None:
+        if (max_loss := request.get("max_loss")) is not None:
             return self._of_max_loss(values["criterion"], max_loss, values.get("patience"))
         try:
             exits = ExitConfig(**values)
@@ -112,7 +128,7 @@ class Served:
     def _of_speed_up(self, name: str, speed_up: float, patience: int | None) -> ExitConfig:
         if not self.curves:
             raise ConfigError(
-                "speed_up: this model has no curves: give a threshold, or make some by `leebert calibrate`"
+                "speed_up: the model's folder has no exits.json; give a threshold, or run `leebert calibrate`"
             )
         m = self.model.num_exits
         check_criterion(name, patience, m)
@@ -120,18 +136,21 @@ class Served:
         layers, depth = self.model.exit_layers, self.model.depth
         chosen = look_up(self.curves, name, check_speed_up(speed_up, layers, depth), counted)
         if speed_up == attainable(layers, depth)[0]:
-            return ExitConfig(criterion=FULL_MODEL)  # confidence at 1 includes probabilities that float32 rounds to 1
+            return ExitConfig(criterion=FULL_MODEL)  # at confidence 1, probabilities that float32 rounds to 1 exit
         if not chosen.near and not CRITERIA[name].whole:
-            raise ConfigError(f"speed_up: {chosen.shortfall}; ask for that, or give a threshold")
+            raise ConfigError(f"speed_up: {chosen.shortfall}; set speed_up to that, or give a threshold")
         if chosen.near:
-            log.info("speed_up %g: %s at %.6g, %.2f expected", speed_up, name, chosen.threshold, chosen.reached)
+            log.info(
+                "speed_up %g: exit criterion %s, threshold %.6g, expected layer speed-up %.2f",
+                speed_up, name, chosen.threshold, chosen.reached,
+            )  # fmt: skip
         else:
             log.warning("speed_up: %s", chosen.shortfall)
         return chosen.exits
 
     def _of_max_loss(self, name: str, max_loss: float, patience: int | None) -> ExitConfig:
         if not 0 <= max_loss <= 100:
-            raise ConfigError(f"max_loss {max_loss:g}: points of score, between 0 and 100")
+            raise ConfigError(f"max_loss {max_loss:g}: should be points of score between 0 and 100, such as 0.5")
         check_criterion(name, patience, self.model.num_exits)
         counted = choosable(name).counted(patience, self.model.num_exits)
         curves = saved_tradeoffs(self.validated, self.model.exit_layers, self.model.depth)
@@ -140,24 +159,24 @@ class Served:
         return chosen.exits
 
     @staticmethod
-    def _asked(params: Mapping[str, Any]) -> dict[str, Any]:
+    def _request(params: Mapping[str, Any]) -> dict[str, Any]:
         for name in params:
             if name not in PARAMETERS:
-                known = ", ".join(PARAMETERS)
-                raise ConfigError(f"unknown parameter {name!r}{nearest(name, PARAMETERS)}; there are: {known}")
+                names = ", ".join(PARAMETERS)
+                raise ConfigError(f"unknown parameter {name!r}{nearest(name, PARAMETERS)}; the parameters are {names}")
         given = {name: value for name, value in params.items() if value is not None}
         if "strategy" in given:
             log.warning("parameter strategy is deprecated and will be removed in the next release: use criterion")
             if "criterion" in given:
-                raise ConfigError("criterion and strategy name the same: give criterion alone")
+                raise ConfigError("strategy is the former name of criterion: leave strategy out")
             given["criterion"] = given.pop("strategy")
-        asked = {name: default for name, (_, default, _) in PARAMETERS.items()} | given
-        if not isinstance(size := asked["batch_size"], int) or size < 1:
-            raise ConfigError(f"batch_size {size}: a whole number of at least 1")
+        request = {name: default for name, (_, default, _) in PARAMETERS.items()} | given
+        if not isinstance(size := request["batch_size"], int) or size < 1:
+            raise ConfigError(f"batch_size {size}: should be a whole number of at least 1")
         for name in ("speed_up", "max_loss"):
-            if asked[name] is not None and not isinstance(asked[name], numbers.Real):
-                raise ConfigError(f"{name} {asked[name]!r}: a number")
-        return asked
+            if request[name] is not None and not isinstance(request[name], numbers.Real):
+                raise ConfigError(f"{name} {request[name]!r}: should be a number")
+        return request
 
     def _texts(self, data: Any) -> list[tuple[str, ...]]:
         import pandas as pd
@@ -169,7 +188,7 @@ class Served:
         for number, values in enumerate(zip(*(data.iloc[:, i] for i in at), strict=True)):
             for name, value in zip(names, values, strict=True):
                 if not is_text(value):
-                    # A table holds NaN, or its own NA, where a request has null.
+                    # pandas reads a null of the request as NaN or NA.
                     null = pd.api.types.is_scalar(value) and pd.isna(value)
                     raise bad_text(f"row {number}", name, None if null else value)
             texts.append(values)
@@ -188,18 +207,22 @@ class Served:
             shown = ", ".join(f"row {row} has {count}" for row, count in long[:_SHOWN])
             more = f" and {len(long) - _SHOWN} more rows are too long" if len(long) > _SHOWN else ""
             raise DataError(
-                f"the model takes at most {limit} tokens, {shown}{more}; shorten, or send truncate: true to have them cut"
+                f"the model takes at most {limit} tokens: {shown}{more}; shorten the texts, or set truncate: true"
             )
         return chunks
 
 
 def text_names(task: Any) -> tuple[tuple[str, ...], ...]:
-    """For each text column of a model's requests the names that it may have: the hub's, then the release's."""
+    """List the accepted names of each text column of a request: the hub's, then the release's.
+
+    Args:
+        task: The model's task, a name or a declaration; None: one column `text`.
+    """
     from leebert.data.tasks import get_task
 
     return tuple(names[::-1] for names in get_task(task).text_names) if task else (("text",),)
 
 
 def text_columns(task: Any) -> tuple[str, ...]:
-    """The columns that a model's requests have: its task's texts by their names on the hub; `text` without a task."""
+    """Name the text columns of a request as on the hub; `text` without a task."""
     return tuple(names[0] for names in text_names(task))

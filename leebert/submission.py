@@ -1,7 +1,7 @@
-"""What GLUE's evaluation server takes: one file per test set, `index` and `prediction`, eleven files in all.
+"""Write GLUE test-set predictions for submission: eleven files with the columns `index` and `prediction`.
 
-Names, labels and format are those of the server's own list (https://gluebenchmark.com/faq); the rows are those of the
-release that it scores, of which it wants every one.
+File names, labels and format follow the server's list (https://gluebenchmark.com/faq). The server requires every row of
+the release's test sets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from leebert.errors import ConfigError, DataError
 from leebert.files import write_together
 from leebert.predict import answers
 
-# The diagnostic set: MNLI's models answer it, and it has no training rows.
+# The diagnostic set. MNLI's models predict it; it has no training split.
 _DIAGNOSTIC = dataclasses.replace(
     TASKS["mnli"],
     folder="diagnostic",
@@ -26,16 +26,21 @@ _DIAGNOSTIC = dataclasses.replace(
     hub=Hub("nyu-mll/glue", "ax", ("premise", "hypothesis"), splits={"test": "test"}),
 )
 
-#: Tasks whose answers are words; those of the others are 0 and 1.
+#: Tasks whose predictions are words; those of the other tasks are 0 and 1.
 _IN_WORDS = ("mnli", "qnli", "rte")
 
 
 @dataclasses.dataclass(frozen=True)
 class ServerFile:
-    """One of the server's files: its name, the rows of GLUE's release, and an answer to give where nobody has a model.
+    """One of the files of a submission.
 
-    data: the task whose models answer it, reading `split`; None for tasks that this library does not train. index: the
-    column that numbers the rows.
+    Attributes:
+        name: File name.
+        rows: Number of rows in GLUE's release.
+        constant: The prediction of `--fill` for every row.
+        data: The task whose models predict it, from `split`; None for tasks that this library does not train.
+        split: The task's test split.
+        index: The column with the row numbers.
     """
 
     name: str
@@ -49,15 +54,15 @@ class ServerFile:
     def task(self) -> str | None:
         return self.data.name if self.data else None
 
-    def there(self, source: str | Path | None) -> bool:
-        """Whether to read it: the diagnostic set is not in every copy of the release."""
+    def available(self, source: str | Path | None) -> bool:
+        """Whether its data exist: not every copy of the release has the diagnostic set."""
         if self.data is not _DIAGNOSTIC or source in (None, "hub"):
             return True
         folder = in_any_case(Path(str(source)).expanduser() / self.data.folder)
         return in_any_case(folder / self.data.splits[self.split]).is_file()
 
     def prediction(self, label: str) -> str:
-        """A label as the server wants it."""
+        """Convert a label to the server's form."""
         assert self.data is not None
         return label if self.task in _IN_WORDS else str(self.data.label_names.index(label))
 
@@ -79,7 +84,7 @@ SERVER_FILES: tuple[ServerFile, ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A file that a model's answers stand in, its rows, and the layers that these took on average."""
+    """A written file of predictions, with its number of rows and their mean exit layer."""
 
     path: Path
     rows: int
@@ -98,39 +103,58 @@ def submit(
     batch_size: int = 32,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Written]:
-    """Answer a GLUE model's test split(s) into the server's files in `folder`; all are written, or none.
+    """Predict the test split(s) of a GLUE model's task and write the files of a submission, all or none.
 
-    `source` as in :func:`leebert.data.sources.read_split`. Raises ConfigError for a model of another task, DataError
-    where a test split is missing or, unless `any_rows`, has not the release's number of rows.
+    Args:
+        model: A saved model in evaluation mode.
+        tokenizer: Its tokenizer.
+        folder: Folder for the files.
+        criterion: The exit criterion at its threshold.
+        runtime: Device and precision.
+        source: The data, as in :func:`leebert.data.sources.read_split`.
+        any_rows: Skip the row-count check.
+        batch_size: Samples per forward pass.
+        progress: Wraps the iteration over rows, such as a progress bar.
+
+    Returns:
+        The written files.
+
+    Raises:
+        ConfigError: The model's task is not one of GLUE's.
+        DataError: A test split is missing or, without `any_rows`, differs from the release in its number of rows.
     """
     own = model.config.task
     if not isinstance(own, str) or own not in TASKS:
         named = own.get("name") if isinstance(own, Mapping) else own
-        which = f"of the task {named!r}" if named else "of no task"
-        raise ConfigError(f"--glue is for models of GLUE's tasks ({', '.join(TASKS)}); this one is {which}")
-    sets = [file for file in SERVER_FILES if file.task == own and file.there(source)]
-    read = [_rows(file, source, any_rows) for file in sets]  # whatever is wrong with one shows before the first answer
+        which = f"has the task {named!r}" if named else "has no task"
+        raise ConfigError(f"--glue needs a model of a GLUE task ({', '.join(TASKS)}); this model {which}")
+    sets = [file for file in SERVER_FILES if file.task == own and file.available(source)]
+    read = [_rows(file, source, any_rows) for file in sets]  # report bad rows before the first prediction
     files: dict[Path, str] = {}
     written = []
     for file, rows in zip(sets, read, strict=True):
-        found = list(answers(model, tokenizer, progress(rows), criterion, runtime, batch_size))
+        predictions = list(answers(model, tokenizer, progress(rows), criterion, runtime, batch_size))
         path = folder / file.name
-        files[path] = _table((row["row"], file.prediction(row["label"])) for row in found)
-        written.append(Written(path, len(found), sum(row["exit_layer"] for row in found) / len(found)))
+        files[path] = _table((row["row"], file.prediction(row["label"])) for row in predictions)
+        mean_layer = sum(row["exit_layer"] for row in predictions) / len(predictions)
+        written.append(Written(path, len(predictions), mean_layer))
     folder.mkdir(parents=True, exist_ok=True)
     write_together(files)
     return written
 
 
 def missing(folder: Path) -> list[ServerFile]:
-    """Of the server's files, those that `folder` does not hold."""
+    """List the files of a submission that are missing in a folder."""
     return [file for file in SERVER_FILES if not (folder / file.name).is_file()]
 
 
 def fill(folder: Path) -> list[ServerFile]:
-    """Write the missing files with the same answer in each row, and return which: the server wants all eleven.
+    """Write the missing files with a constant prediction, since the server requires all eleven.
 
-    What it then says of these tasks, and of the mean over all, is no result (STS-B's correlation isn't even defined).
+    The server's scores of these tasks, and its mean over all tasks, are then meaningless.
+
+    Returns:
+        The files that were missing.
     """
     absent = missing(folder)
     write_together({folder / file.name: _table((i, file.constant) for i in range(file.rows)) for file in absent})
@@ -138,15 +162,20 @@ def fill(folder: Path) -> list[ServerFile]:
 
 
 def print_submission(folder: Path, written: Sequence[Written], depth: int, filled: Sequence[ServerFile]) -> None:
-    """What stands in the folder, and what it lacks for an upload, on stdout."""
+    """Print the written files, and the files that a submission still lacks."""
     for one in written:
-        ratio = depth / one.layers
-        print(f"{one.path}: {one.rows} rows, {one.layers:.2f} of {depth} layers on average, speed-up {ratio:.2f}")
+        speed_up = depth / one.layers
+        print(
+            f"{one.path}: {one.rows} rows, mean exit layer {one.layers:.2f} of {depth}, {speed_up:.2f}× layer speed-up"
+        )
     for file in filled:
-        print(f"{folder / file.name}: {file.rows} rows, {file.constant} throughout")
+        print(f"{folder / file.name}: {file.rows} rows, constant prediction {file.constant}")
     if absent := missing(folder):
         names = ", ".join(file.name for file in absent)
-        print(f"the server takes all eleven files, zipped without a folder; still missing: {names} (--fill stands in)")
+        print(
+            f"the server requires all eleven files, zipped without a folder; missing: {names} (--fill writes a constant "
+            "prediction)"
+        )
 
 
 def _rows(file: ServerFile, source: str | None, any_rows: bool) -> Sequence[Row]:
@@ -154,8 +183,8 @@ def _rows(file: ServerFile, source: str | None, any_rows: bool) -> Sequence[Row]
     rows, where = read_test(file.data, file.split, source, index=file.index)
     if len(rows) != file.rows and not any_rows:
         raise DataError(
-            f"{where}: {len(rows)} rows where GLUE's test split has {file.rows}, so the server would refuse the answers; "
-            "take the release's file, or give --any-rows to answer this one all the same"
+            f"{where}: {len(rows)} rows, but GLUE's test split has {file.rows}, and the server refuses other numbers; "
+            "use the release's file, or skip this check with --any-rows"
         )
     return rows
 

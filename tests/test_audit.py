@@ -18,7 +18,7 @@ from test_tracking import EPOCHS, Sweep, epoch, whole_sweep
 
 from tune.tracking import server
 from tune.tracking.audit import missing
-from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, Event, SavedViews, View
+from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, SavedViews, TrackingEvent, View
 from tune.tracking.expected import in_parts
 from tune.tracking.rebuild import complete, with_newest_results
 
@@ -31,13 +31,13 @@ LIES = {
 SLOW_LIES = ("400 of MLflow", "400 HTML")
 
 
-def timed_sweep() -> list[Event]:
+def timed_sweep() -> list[TrackingEvent]:
     """Every event at a time of its own, as from a ledger."""
     start = 1_700_000_000_000
     return [e if e.time_ms else dataclasses.replace(e, time_ms=start + n) for n, e in enumerate(whole_sweep())]
 
 
-def mended(sweep: Sweep, events: list[Event]) -> tuple[int, list[str]]:
+def mended(sweep: Sweep, events: list[TrackingEvent]) -> tuple[int, list[str]]:
     """How many runs were mended, and what is left."""
     tracker = sweep.tracker()
     tracker.check()
@@ -318,7 +318,7 @@ def test_what_mlflow_says_itself_counts() -> None:
         assert server.is_permanent(caught.value) == permanent
 
 
-def ended_twice() -> list[Event]:
+def ended_twice() -> list[TrackingEvent]:
     """CLO-v2 is complete, then gets another fold and is complete again, with other results and a shorter curve."""
     *before, end = whole_sweep()
     first = next(e for e in before if isinstance(e, ConfigEnded) and e.config_id == "clo")

@@ -298,8 +298,8 @@ def test_all_errors_of_a_configuration_are_told_at_once(place, cli, tmp_path):
     [
         ("task: rte\ntask: mrpc\n", ["line 2", "task"]),
         ("task: [rte\n", ["line"]),
-        ("- a\n- b\n", ["a mapping of keys is expected"]),
-        ("just text", ["a mapping of keys is expected"]),
+        ("- a\n- b\n", ["expected a mapping of keys"]),
+        ("just text", ["expected a mapping of keys"]),
         ("\tx: 1\n", ["line 1"]),
         ("task: rte\n", ["--backbone"]),
     ],
@@ -567,7 +567,7 @@ def test_a_damaged_checkpoint_of_a_training_is_named_and_kept(place, cli, tmp_pa
 def test_a_model_is_never_trained_over(copied, cli, place):
     before = {p.name: p.read_bytes() for p in copied.iterdir() if p.is_file()}
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", copied)
-    refuses(ran, "--out", copied, "a model already")
+    refuses(ran, "--out", copied, "already holds a model")
     assert {p.name: p.read_bytes() for p in copied.iterdir() if p.is_file()} == before
 
 
@@ -641,7 +641,7 @@ def test_a_bad_row_ends_predict_and_leaves_earlier_answers_as_they_were(model, c
         assert ran.code == 0, ran.err
         assert [json.loads(line)["row"] for line in out.read_text().splitlines()] == [0, 1, 2]
         return
-    refuses(ran, tmp_path / file, *parts, "no row is answered")
+    refuses(ran, tmp_path / file, *parts, "no predictions were written")
     assert out.read_text() == "earlier"
     assert {p.name for p in tmp_path.iterdir()} == {file, "answers.jsonl"}
 
@@ -771,7 +771,7 @@ def test_texts_of_another_number_than_the_model_takes_are_refused_and_no_rows_ar
     rows = place / "data" / "dev.jsonl"
     ran = cli("leebert", "predict", model, rows, "--text", "a")
     assert ran.code == 1
-    assert "--text a: this model takes 2 column(s) of text, as a, b" in ran.err
+    assert "--text a: this model takes 2 text column(s), such as a, b" in ran.err
     (tmp_path / "header.tsv").write_text("a\tb\n")
     ran = cli("leebert", "predict", model, tmp_path / "header.tsv")
     assert ran.code == 0

@@ -19,7 +19,7 @@ from tune.analysis import overview, tradeoff
 from tune.analysis.choose import choose_each
 from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.report import sweep_page
-from tune.analysis.tradeoff import Objective, Tradeoff
+from tune.analysis.tradeoff import RankingObjective, Tradeoff
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
@@ -134,7 +134,7 @@ def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_
     assert found_in(tmp_path)["configuration"] != slow["configuration"]
     none = choose("mixed", more=("--objective", "speed-up=5.5", *rule))
     assert none.code == 1
-    assert "sweep mixed: speed-up 5.5: none of 3 complete configurations reaches it" in none.err
+    assert "sweep mixed: layer speed-up 5.5: none of 3 complete configurations reaches it" in none.err
     assert "(clo-v2 " in none.err or "(blo " in none.err, "the fastest is named"
 
 
@@ -168,7 +168,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     near = found["within_one_standard_error"]
     by_sweep = [{n["configuration"] for n in near if n["sweep"] == name} for name in ("one", "two")]
     assert by_sweep[0] == by_sweep[1] != set(), "their scores are the same"
-    objective, points = Objective(), []
+    objective, points = RankingObjective(), []
     for folder in (one, two):
         (choice,), _ = choose_each([folder], objective)
         points += [(p.layers, p.score) for p in choice.front]
@@ -198,19 +198,19 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
     sweep("large")
     ran = choose("large")
     assert ran.code == 0, ran.err
-    assert f"it takes replaying the held-out logits of {3 * FOLDS} cells; --front does so" in ran.out
+    assert f"computing it replays the validation logits of {3 * FOLDS} runs; add --front to do so" in ran.out
     assert "replaying" not in ran.err
     assert "pareto" not in found_in(tmp_path)
     asked = choose("large", more=("--front",))
     assert asked.code == 0, asked.err
-    assert f"replaying the held-out logits of {3 * FOLDS} cells takes about" in asked.err
+    assert f"replaying the validation logits of {3 * FOLDS} runs takes about" in asked.err
     assert found_in(tmp_path)["pareto"]["points"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
 def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
-    (chosen, *_), _ = choose_each([folder], Objective())
+    (chosen, *_), _ = choose_each([folder], RankingObjective())
     (record, *_) = chosen.best.records
     path = folder.path / "cells" / record["held_out"]
     whole = choose("damaged", more=("--objective", "area", "--json")).json["found"]
@@ -231,7 +231,7 @@ def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, ch
     assert ran.code == 0, ran.err
     assert f"{cell}: {path} {said}" in ran.err
     assert f"leebert-tune resume {folder.path} --repair" in ran.err
-    assert "left out of the choice, as held-out logits of a cell are missing or damaged: " in ran.err
+    assert "not ranked, as validation logits of a run are missing or damaged: " in ran.err
     assert ran.json["found"]["configuration"] != record["config"]
     assert ran.json["found"]["complete_configurations"] < whole["complete_configurations"]
     without = choose("damaged")
@@ -254,7 +254,9 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
     for more in (("--front",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)
         assert ran.code == 1
-        assert "error: sweep bare: every complete configuration has a cell whose held-out logits are missing" in ran.err
+        assert (
+            "error: sweep bare: every complete configuration has a run whose validation logits are missing" in ran.err
+        )
 
 
 def one(name: str, layers: list[float], scores: list[float], first: float) -> tuple[Configuration, Tradeoff]:
@@ -266,7 +268,7 @@ def test_an_area_rewards_nobody_for_leaving_late():
     a, of_a = one("a", [2, 4, 6], [0.70, 0.80, 0.84], 0.60)
     b, of_b = one("b", [4.5, 5, 6], [0.79, 0.80, 0.82], 0.60)
     found = {("a", 0, 0): of_a, ("b", 0, 0): of_b}
-    assert best(Objective.of("area", "patience").rescored((a, b), found)).id == "a"
+    assert best(RankingObjective.of("area", "patience").rescored((a, b), found)).id == "a"
     assert of_a.area() == pytest.approx((0.65 * 1 + 0.75 * 2 + 0.82 * 2) / 5)
     assert of_b.area() == pytest.approx((0.695 * 3.5 + 0.795 * 0.5 + 0.81 * 1) / 5)
 
@@ -333,7 +335,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     forced = found_in(tmp_path)
     assert (forced["score_mean"], forced["majority"]["verdict"]) == (0.7405, "collapsed")
     assert "not_distinguishable" not in forced
-    line = "not distinguishable from the majority class (68.00): every exit predicts a single class in every cell; try more epochs"
+    line = "not distinguishable from the majority class (68.00): every exit predicts a single class in every run; try more epochs"
     assert line in anyway.out
     assert line in (tmp_path / "best" / "mrpc.yaml").read_text()
 
@@ -377,7 +379,7 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     assert last.startswith(
         "1 of 3 complete configurations learned more than the majority class, which scores 68.00; the largest margin is +2"
     )
-    assert last.endswith("; of the others: try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
+    assert last.endswith("; for the others, try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
 
 
 def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):

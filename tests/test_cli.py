@@ -127,7 +127,7 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     off = [abs(np.log(speed_up / 2)) for _, speed_up, *_ in found["curves"][name]]
     assert abs(np.log(told["chosen"]["reached"] / 2)) <= min(off) + 1e-9
     updates = told["epochs"][-1]["theta_updates"]
-    assert f"{updates} updates on {told['rows']} rows" in ran.out
+    assert f"{updates} updates on {told['rows']} samples" in ran.out
     assert updates >= told["theta_updates"]
 
 
@@ -154,7 +154,7 @@ def test_without_held_out_rows_no_threshold_is_chosen_and_one_that_is_given_stay
     assert ran.code == 0, ran.err
     saved = json.loads((tmp_path / "m" / "config.json").read_text())
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (left_by, 0.3 if given else None)
-    told = "no validation fold to choose an exit criterion on: samples exit by patience; to choose a threshold: leebert calibrate"
+    told = "exit criterion patience (default: there is no validation fold to choose one on); to choose a threshold: leebert calibrate"
     assert (told in ran.out) is not bool(given)
 
 
@@ -189,7 +189,7 @@ def test_a_task_of_ones_own_is_named_by_its_file_and_a_search_space_is_no_run(pl
     space.write_text(dump_yaml({"task": declared, "backbone": "x", "space": {"lr_theta": [1e-4]}}))
     ran = cli("leebert", "train", "--config", space)
     assert ran.code == 1
-    assert f"is a search space, which `leebert-tune sweep {space}` searches" in ran.err
+    assert f"this is a search space; run `leebert-tune sweep {space}`" in ran.err
 
 
 def test_set_overrides_the_file_and_reads_values_as_yaml(place, cli, tmp_path):
@@ -266,7 +266,7 @@ def test_killed_while_it_saves_it_goes_on_and_ends_with_the_identical_file(train
     assert {p.name for p in (tmp_path / "m").iterdir()} == {p.name for p in trained[0].iterdir()}
     over = cli(*command)
     assert over.code == 1
-    assert "there is a model already" in over.err
+    assert "the folder already holds a model" in over.err
 
 
 def test_the_saved_weights_are_those_of_the_epoch_that_is_told_to_be_the_best(place, cli, tmp_path, monkeypatch):
@@ -410,10 +410,10 @@ def test_all_exits_rules_and_thresholds_are_evaluated_from_one_pass(trained, dev
 def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cli):
     ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--timed-rows", 4)
     assert ran.code == 0, ran.err
-    assert "train: 120 rows" in ran.out
+    assert "train: 120 samples" in ran.out
     assert f"the model's own exit criterion, {exits_of(trained)[0]}" in ran.out
     above = "no speed-up is claimed" not in ran.out
-    assert ("train: fewest layers with at most 1 point lost" in ran.out) is above
+    assert ("train: largest layer speed-up with at most 1 point lost" in ran.out) is above
     # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.
     for criterion in ("entropy", "confidence"):
         assert 3 + above <= ran.out.count(criterion) <= 2 * LAYERS + 1

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from leebert.errors import SweepError
 from tune.store import ledger as ledger_module
-from tune.store.ledger import Ledger, State, Writer, decode, encode
+from tune.store.ledger import Ledger, SweepState, Writer, decode, encode
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -123,7 +123,7 @@ def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
 
 @given(st.permutations(range(6)))
 def test_reading_twice_changes_nothing_and_identities_hold(order):
-    state = State()
+    state = SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
     state.apply({"kind": "grant", "config": "c", "attempt": 1, "fences": {}})
     records = [{"seq": i, **epoch(n=i % 3, fold=i // 3)} for i in range(6)]
@@ -136,7 +136,7 @@ def test_reading_twice_changes_nothing_and_identities_hold(order):
 
 
 def test_histories_are_values_that_later_records_leave_alone():
-    state = State()
+    state = SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
     state.apply({"seq": 0, **epoch(n=0)})
     before = state.history()
@@ -146,7 +146,7 @@ def test_histories_are_values_that_later_records_leave_alone():
 
 
 def test_a_diverged_cell_has_no_score_and_a_pruned_configuration_stays_pruned():
-    state = State()
+    state = SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
     state.apply({"seq": 0, **epoch(n=0)})
     state.apply({"seq": 1, **cell_end(ended="diverged", score=None)})

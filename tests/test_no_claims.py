@@ -41,27 +41,30 @@ def facts(learned):
     return CardFacts(
         task="mrpc", columns=("sentence1", "sentence2"), backbone="made-up", algorithm="clo-v2", layers=4, max_length=64, training={},
         theta_updates=10, trained_on="all rows", seed=0, seeds=[0], picked="The first.", own=RULE, chosen=[RULE],
-        found={"complete_configurations": 3, "sweep": "s", "score_mean": 0.7, "cells": [1, 2]},
+        search={"complete_configurations": 3, "sweep": "s", "score_mean": 0.7, "cells": [1, 2]},
         evaluations={"dev": evaluated(learned)}, spread={}, machine="here", timed_rows=0, versions={},
     )  # fmt: skip
 
 
 def test_a_card_of_a_collapsed_model_says_so_first_and_claims_no_speed_up():
     text = card(facts(learned=False))
-    assert "times fewer layers" not in text
+    assert "× layer speed-up" not in text
     assert "layer ratio" not in text
     before_use = text.partition("## Use")[0]
     assert "**This model is no classifier yet: on dev every exit predicts a single class**" in before_use
     assert "the majority class scores 74.48). No speed-up is claimed for it." in before_use
-    assert "A single class is predicted by exits 1, 2, 3, 4." in text
+    assert "Exits 1, 2, 3, 4 predict a single class." in text
 
 
 def test_a_card_of_a_model_that_learned_has_its_margin_and_its_speed_up():
     text = card(facts(learned=True))
-    assert "times fewer layers" in text
-    assert "| layer ratio, dev |" in text.replace("layer ratio, cross-validation | ", "| ")
+    assert "× layer speed-up" in text
+    assert "| layer speed-up, dev |" in text.replace("layer speed-up, cross-validation | ", "| ")
     assert "This model is" not in text
-    assert "The majority class scores 74.48, chance 53.81; the mean over exits is +" in text
+    assert (
+        "The majority class scores 74.48 and random guessing 53.81. The mean over exits differs from the majority class by +"
+        in text
+    )
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -70,11 +73,11 @@ def test_evaluate_ends_with_the_verdict(learned, capsys):
     out = capsys.readouterr().out
     *_, last = out.splitlines()
     assert "majority class" in out
-    assert ("layer speed-up" in out) == ("fewest layers" in out) == learned
+    assert ("× layer speed-up" in out) == ("largest layer speed-up" in out) == learned
     if learned:
         assert last.startswith("dev: learned: mean over exits +1")
     else:
-        assert "layers, no speed-up is claimed, since no exit scores above the majority class; score 74.48" in out
+        assert "no speed-up is claimed, since no exit scores above the majority class; score 74.48" in out
         assert last.startswith(
             "dev: nothing was learned: every exit predicts a single class; the majority class (yes) scores 74.48, chance 53.81; try "
         )

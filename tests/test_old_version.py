@@ -281,7 +281,6 @@ def test_a_best_file_is_trained_by_train_config(place, cli, expected):
     assert sum(map(str.__ne__, *labels)) <= TRAINED * len(labels[0])
 
 
-@pytest.mark.slow
 def test_a_killed_training_run_is_finished_from_its_checkpoint(place, cli, expected):
     train = (
         "train", "--task", "task.yaml", "--data-dir", "data", "--backbone", "backbone", "--pooling", "mean",
@@ -295,6 +294,14 @@ def test_a_killed_training_run_is_finished_from_its_checkpoint(place, cli, expec
         {key: old[key] for key in ("rows", "theta_updates", "best_epoch", "score", "majority")},
         within=TRAINED,
     )
+
+
+def test_configurations_with_the_old_keys_of_exits_are_read(place, cli):
+    moved = ("--data-dir", "data", "--backbone", "backbone", "--out", "models/own")
+    keys = ("--set", "exits.strategy=pcee", "--set", "exits.threshold=0.7", "--set", "exits.patience=1")
+    for source in (("--task", "task.yaml", *keys), ("--config", "best-at/pairs.yaml")):
+        ran = cli("leebert", "train", *source, *moved)
+        assert "there is a model already" in ran.err, "which is looked at when the configuration has been read"
 
 
 # MLflow.

@@ -137,7 +137,7 @@ def test_weights_that_moved_together_are_called_alike(tmp_path):
     (found,) = compare_sweeps([sweep], "clo-v2", "blo")
     (one,) = found.still
     assert (one.still, one.alike) == (0, 2)
-    assert "weights ended alike at all exits (within 0.05), so the optimisers could not differ" in one.in_words()
+    assert "weights ended equal at all exits (within 0.05), so the optimisers could not differ" in one.in_words()
 
 
 def test_drawn_weights_other_teachers_and_other_options_are_another_loss(tmp_path):

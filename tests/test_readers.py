@@ -159,12 +159,12 @@ def test_an_error_says_which_rows_are_not_answered() -> None:
 
     for form in ("jsonl", "csv"):
         out = io.StringIO()
-        with pytest.raises(DataError, match=r"line 9: broken \(row 3 and those after it are not answered\)"):
+        with pytest.raises(DataError, match=r"line 9: broken \(no predictions from row 3 on\)"):
             write_answers(answers(3), out, form, ("row", "label"))
         assert len(out.getvalue().splitlines()) == 3 + (form == "csv")
-        with pytest.raises(DataError, match=r"line 9: broken \(no row is answered\)"):
+        with pytest.raises(DataError, match=r"line 9: broken \(no predictions were written\)"):
             write_answers(answers(0), io.StringIO(), form, ("row", "label"))
-        with pytest.raises(DataError, match=r"line 9: broken \(no row is answered\)"):
+        with pytest.raises(DataError, match=r"line 9: broken \(no predictions were written\)"):
             write_answers(answers(3), io.StringIO(), form, ("row", "label"), kept=False)
 
 

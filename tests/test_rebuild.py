@@ -22,7 +22,7 @@ from leebert.tradeoff import layers_within, tradeoff
 from tune.store.folder import SweepFolder
 from tune.store.lease import Lease
 from tune.store.ledger import Ledger
-from tune.tracking.events import ConfigEnded, Event
+from tune.tracking.events import ConfigEnded, TrackingEvent
 from tune.tracking.feed import replay
 from tune.tracking.rebuild import rebuild as rebuild_mlflow
 from tune.tracking.tracker import Tracker
@@ -239,7 +239,7 @@ def test_runs_whose_layers_came_from_evenly_spaced_thresholds_get_those_of_the_c
     assert {r.data.tags["mlflow.parentRunId"] for r in cells} == {run.info.run_id}
 
 
-def _as_it_was(event: Event) -> Event:
+def _as_it_was(event: TrackingEvent) -> TrackingEvent:
     """A configuration's end had layers read from 20 thresholds, and no curve."""
     if not isinstance(event, ConfigEnded):
         return event

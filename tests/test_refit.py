@@ -195,7 +195,7 @@ def test_what_missed_its_speed_up_stands_in_refit_json_and_in_the_card(refitted)
             aim = rule["reached"] if point["criterion"] == "patience" else 2
             missed = abs(point["speed_up"] / aim - 1) > 0.1
             card = (out / f"seed-{seed}" / "README.md").read_text()
-            assert (f"**{point['criterion']} missed the speed-up on dev**" in card) == missed
+            assert (f"**{point['criterion']} misses the layer speed-up on dev**" in card) == missed
             if missed:
                 expected.add((int(seed), point["criterion"]))
     assert {(m["seed"], m["criterion"]) for m in ran.json["missed"]} == expected
@@ -714,7 +714,7 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
     values = {r.metric_name: r.metric_value for r in loaded.data.eval_results}
     assert values["accuracy, all layers"] == pytest.approx(told["exits"]["accuracy"][-1], abs=1e-6)
     (own,) = [p for p in told["chosen"] if p["criterion"] == "entropy"]
-    assert values[f"accuracy, {own['speed_up']:.2f} times fewer layers"] == pytest.approx(own["measures"]["score"])
+    assert values[f"accuracy, {own['speed_up']:.2f}× layer speed-up"] == pytest.approx(own["measures"]["score"])
     text = loaded.text
     for time_ in told["wall_clock"]:
         assert f"{time_['milliseconds']:.2f}" in text

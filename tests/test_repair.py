@@ -16,7 +16,7 @@ from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
 from tune.space import Budget
 from tune.store.curves import layers_needed, stored
-from tune.store.held_out import cell_logits, damaged, evaluated_logits, held_out_path, unchecked
+from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path
 from tune.store.ledger import Ledger
 
 
@@ -53,7 +53,7 @@ def test_every_file_of_every_cell_has_a_digest_and_any_damage_to_it_is_seen(plac
     cells = Ledger(place / "ledger").read().cells
     assert len(cells) == 8
     assert damaged(place, cells) == {}
-    assert unchecked(cells.values()) == 0
+    assert count_unchecked(cells.values()) == 0
     (first, record), (second, other) = list(cells.items())[:2]
     assert record["digests"].keys() == {record["held_out"], *record["evaluated"].values()}
     mine, theirs = held_out_path(place, record), held_out_path(place, other)
@@ -84,11 +84,11 @@ def test_a_ledger_of_an_older_version_is_read_and_known_to_be_unchecked(place):
     record = dict(next(iter(Ledger(place / "ledger").read().cells.values())))
     del record["digests"]
     assert cell_logits(place, record)[0].logits.shape[0] == 3
-    assert unchecked([record]) == 1
+    assert count_unchecked([record]) == 1
     said = []
     assert len(curves(place, {(record["config"], 0, 0): record}, "accuracy", "confidence", say=said.append)) == 1
     assert said == [
-        "note: 1 cells were recorded without digests by an older version: damage to their logits can't be seen"
+        "note: 1 runs were recorded without digests by an older version: damage to their logits can't be detected"
     ]
 
 

@@ -51,7 +51,7 @@ from tune.reproduce.tables import best_rival, lines, networks
 from tune.reproduce.training import Job, jobs, run
 from tune.space import load_space
 from tune.store.folder import SweepFolder
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 # The paper's numbers.
 
@@ -457,16 +457,16 @@ def test_the_command_that_goes_on_has_all_options_but_the_budget():
 
 
 def test_a_budget_is_for_all_sweeps_together_and_on_top_of_what_they_have_used():
-    used, more = State(elapsed=1800.0, fold_epochs=7), State(elapsed=5400.0, fold_epochs=9)
+    used, more = SweepState(elapsed=1800.0, fold_epochs=7), SweepState(elapsed=5400.0, fold_epochs=9)
     hours, epochs = Allowance("90m"), Allowance("fold_epochs=5")
     assert hours.beyond(used) == {"hours": 2.0}
     hours.spend(used, more)
-    assert hours.beyond(State()) == {"hours": 0.5}
+    assert hours.beyond(SweepState()) == {"hours": 0.5}
     assert not hours.used_up
     assert epochs.beyond(used) == {"fold_epochs": 12}
     epochs.spend(used, more)
-    assert epochs.beyond(State()) == {"fold_epochs": 3}
-    epochs.spend(State(), State(fold_epochs=4))  # a sweep may end an epoch over
+    assert epochs.beyond(SweepState()) == {"fold_epochs": 3}
+    epochs.spend(SweepState(), SweepState(fold_epochs=4))  # a sweep may end an epoch over
     assert epochs.used_up
     assert Allowance(None).beyond(used) == {}
     assert not Allowance(None).used_up

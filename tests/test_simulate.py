@@ -13,13 +13,13 @@ from test_driver import a_study, run_all
 
 from leebert.errors import ConfigError, SweepError
 from tune.pruners import make_pruner
-from tune.pruners.none import NoPruner
+from tune.pruners.none import NonePruner
 from tune.running.driver import Driver
 from tune.running.recording import RecordedCell, RecordedConfiguration, Recording, recorded_configurations
 from tune.running.simulate import InOrder, replay, simulate
 from tune.space import Budget, SweepSpec, config_id, load_space, resolved_yaml
 from tune.store.history import History
-from tune.store.ledger import Ledger, State
+from tune.store.ledger import Ledger, SweepState
 
 RECORDS = Path(__file__).parent.parent / "docs" / "results" / "pruning"
 GRID = Path(__file__).parent.parent / "benchmarks" / "pruning_grid.yaml"
@@ -65,7 +65,7 @@ def in_order(configurations: dict[str, RecordedConfiguration]) -> InOrder:
     return InOrder({config: c.values for config, c in configurations.items()})
 
 
-def told(state: State) -> list[tuple[object, ...]]:
+def told(state: SweepState) -> list[tuple[object, ...]]:
     """What became of every configuration, epoch by epoch."""
     return [
         (c.id, c.state, [(k.seed, k.fold, k.state, [(e.epoch, e.score) for e in k.epochs]) for k in c.cells])
@@ -83,7 +83,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
     raw = {"task": "mrpc", "backbone": "x", "algorithms": ["blo"], "space": {"lr_theta": rates}}
     spec = SweepSpec.model_validate({**raw, "training": {"max_epochs": 3}, "folds": 2})
 
-    def sweep(pruner: str, **options: object) -> State:
+    def sweep(pruner: str, **options: object) -> SweepState:
         folder = tmp_path_factory.mktemp(pruner)
         ledger = Ledger(folder / "ledger")
         writer = ledger.driver_writer(1)
@@ -118,7 +118,7 @@ def test_a_simulation_decides_what_a_real_sweep_decides(toy, pruner, options):
 def test_without_a_pruner_everything_is_replayed(toy):
     spec, _, unpruned = toy
     recorded = {config_id(c.values): c for c in recorded_configurations(unpruned)}
-    assert told(replay(recorded, spec.cells(), in_order(recorded), NoPruner())) == told(unpruned)
+    assert told(replay(recorded, spec.cells(), in_order(recorded), NonePruner())) == told(unpruned)
 
 
 @dataclasses.dataclass
@@ -154,9 +154,9 @@ def test_reports_come_in_the_order_of_their_seconds():
 
 def test_a_budget_ends_a_simulation(tmp_path):
     configurations = known(synthetic(0, tmp_path))
-    trials = replay(configurations, CELLS, in_order(configurations), NoPruner(), budget=Budget(trials=5))
+    trials = replay(configurations, CELLS, in_order(configurations), NonePruner(), budget=Budget(trials=5))
     assert [c.state for c in trials.history()] == ["complete"] * 5
-    epochs = replay(configurations, CELLS, in_order(configurations), NoPruner(), budget=Budget(fold_epochs=30))
+    epochs = replay(configurations, CELLS, in_order(configurations), NonePruner(), budget=Budget(fold_epochs=30))
     assert epochs.fold_epochs == 30
 
 

@@ -104,7 +104,7 @@ def test_each_tasks_files_hold_the_answers_of_predict_by_the_files_own_index(mod
         else:
             assert [prediction for _, prediction in found] == [str(TASKS[task].label_names.index(n)) for n in labels]
         layers = sum(answer["exit_layer"] for answer in answers) / ROWS
-        line = f"{name}: {ROWS} rows, {layers:.2f} of {LAYERS} layers on average, speed-up {LAYERS / layers:.2f}"
+        line = f"{name}: {ROWS} rows, mean exit layer {layers:.2f} of {LAYERS}, {LAYERS / layers:.2f}× layer speed-up"
         assert line in ran.out
 
 
@@ -127,8 +127,8 @@ def test_the_rule_that_is_asked_for_answers(models, cli, mrpc, tmp_path):
         assert ran.code == 0, ran.err
         return ran.out.splitlines()[0]
 
-    assert f"{LAYERS}.00 of {LAYERS} layers on average, speed-up 1.00" in layers("--criterion", "never")
-    assert "1.00 of 4 layers on average, speed-up 4.00" in layers("--criterion", "confidence", "--threshold", 0.5)
+    assert f"{LAYERS}.00 of {LAYERS}, 1.00× layer" in layers("--criterion", "never")
+    assert "1.00 of 4, 4.00× layer speed-up" in layers("--criterion", "confidence", "--threshold", 0.5)
 
 
 def test_a_release_without_the_diagnostic_set_lacks_its_file_alone(models, cli, tmp_path):
@@ -140,7 +140,7 @@ def test_a_release_without_the_diagnostic_set_lacks_its_file_alone(models, cli, 
     )
     assert ran.code == 0, ran.err
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["MNLI-m.tsv", "MNLI-mm.tsv"]
-    assert "still missing: AX.tsv, CoLA.tsv, MRPC.tsv, QNLI.tsv, QQP.tsv, RTE.tsv, SST-2.tsv, STS-B.tsv, WNLI.tsv" in (
+    assert "missing: AX.tsv, CoLA.tsv, MRPC.tsv, QNLI.tsv, QQP.tsv, RTE.tsv, SST-2.tsv, STS-B.tsv, WNLI.tsv" in (
         ran.out
     )
 
@@ -161,7 +161,7 @@ def test_what_is_missing_is_filled_with_one_answer_and_answers_are_kept(models, 
     ran = cli("leebert", "predict", models("mrpc"), *options, "--fill")
     assert ran.code == 0, ran.err
     assert (out / "MRPC.tsv").read_bytes() == mine
-    assert "still missing" not in ran.out
+    assert "missing:" not in ran.out
     # The rows of the test splits on the hub's data card.
     rows = {
         "AX": 1104, "CoLA": 1063, "MNLI-m": 9796, "MNLI-mm": 9847, "QNLI": 5463, "QQP": 390965, "RTE": 3000,
@@ -172,14 +172,14 @@ def test_what_is_missing_is_filled_with_one_answer_and_answers_are_kept(models, 
         found = lines_of(out / f"{name}.tsv")
         assert [number for number, _ in found] == [str(i) for i in range(count)]
         assert len({prediction for _, prediction in found}) == 1
-        assert f"{name}.tsv: {count} rows, {found[0][1]} throughout" in ran.out
+        assert f"{name}.tsv: {count} rows, constant prediction {found[0][1]}" in ran.out
 
 
 def test_a_test_file_of_another_length_is_refused_and_an_earlier_answer_stays(models, cli, mrpc, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "MRPC.tsv").write_text("earlier")
     ran = cli("leebert", "predict", models("mrpc"), "--glue", tmp_path / "out", "--data-dir", mrpc)
-    refused(ran, "MRPC/test.tsv: 24 rows where GLUE's test split has 1725", "--any-rows")
+    refused(ran, "MRPC/test.tsv: 24 rows, but GLUE's test split has 1725", "--any-rows")
     assert (tmp_path / "out" / "MRPC.tsv").read_text() == "earlier"
 
 
@@ -210,14 +210,14 @@ def test_a_missing_test_split_another_task_and_options_that_do_not_fit(models, c
     ran = cli("leebert", "predict", models("rte"), "--glue", out, "--data-dir", mrpc)
     refused(ran, "test.tsv: no such file, the split 'test' of task rte", "holds RTE/test.tsv")
     own = {"name": "pairs", "files": {"train": "x.csv"}, "text": ["a", "b"], "label": "y", "labels": ["no", "yes"]}
-    for task, named in ((own, "'pairs'"), (None, "of no task")):
+    for task, named in ((own, "'pairs'"), (None, "has no task")):
         model = save_model(tmp_path / named, task, ("no", "yes"))
-        refused(cli("leebert", "predict", model, "--glue", out), "--glue is for models of GLUE's tasks (cola, ", named)
+        refused(cli("leebert", "predict", model, "--glue", out), "--glue needs a model of a GLUE task (cola, ", named)
     model = models("mrpc")
     refused(cli("leebert", "predict", model, mrpc / "MRPC" / "test.tsv", "--glue", out), "leave out FILE")
     refused(cli("leebert", "predict", model, "--glue", out, "-o", out / "x.csv"), "leave out FILE, --out")
     for option in (("--data-dir", mrpc), ("--any-rows",), ("--fill",)):
-        refused(cli("leebert", "predict", model, *option), "belong to --glue")
+        refused(cli("leebert", "predict", model, *option), "need --glue")
     assert not out.exists()
 
 

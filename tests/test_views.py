@@ -18,14 +18,14 @@ from test_tracking import Sweep, whole_sweep
 
 from tune.space import SweepSpec
 from tune.store.lease import Lease
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking import names, views
 from tune.tracking import saved_views as saving
 from tune.tracking.events import SavedViews, Summary, View
 from tune.tracking.publish import Showing
-from tune.tracking.views import Found, decoded, encoded, found, saved_views, view_key
+from tune.tracking.views import ViewContents, decoded, encoded, saved_views, view_contents, view_key
 
-FOUND = Found(
+FOUND = ViewContents(
     ("clo-v2", "blo"), ("lr_theta", "lr_omega", "batch_size"), ("cycle_length",), 36,
     {"depth/score": (0.7, 0.8), "depth/omega_ce": (0.5, 1.5)},
 )  # fmt: skip
@@ -77,7 +77,7 @@ def test_each_chart_shows_what_runs_of_its_kind_have_and_each_metric_has_a_place
         assert len(ids) == len(set(ids))
 
 
-def parallel(of: Found) -> list[list[str]]:
+def parallel(of: ViewContents) -> list[list[str]]:
     return [card["selectedParams"] for card in cards(saved_views("s", of)[2]) if card["type"] == "PARALLEL"]
 
 
@@ -86,12 +86,12 @@ def test_one_parallel_chart_has_all_algorithms_and_another_the_options_that_only
         ["log10_lr_theta", "variant", "log10_lr_omega", "batch_size"],
         ["log10_lr_theta", "log10_lr_omega", "batch_size", "cycle_length"],
     ]
-    assert parallel(Found(("blo", "slo"), ("lr_theta",))) == [["log10_lr_theta", "variant"]]
+    assert parallel(ViewContents(("blo", "slo"), ("lr_theta",))) == [["log10_lr_theta", "variant"]]
 
 
 def test_titles_say_when_mlflow_loads_a_part_only() -> None:
     def noted(complete: int, begun: int) -> list[bool]:
-        made = saved_views("s", Found(("clo-v2", "blo"), complete=complete, begun=begun))[:3]
+        made = saved_views("s", ViewContents(("clo-v2", "blo"), complete=complete, begun=begun))[:3]
         titles = [[section["name"] for section in view.state["compareRunSections"]] for view in made]
         assert all(len({title.endswith(" (the best 100 only)") for title in of_view}) == 1 for of_view in titles)
         return [of_view[0].endswith(" (the best 100 only)") for of_view in titles]
@@ -103,20 +103,22 @@ def test_titles_say_when_mlflow_loads_a_part_only() -> None:
 
 def test_every_option_has_its_chart() -> None:
     options = tuple(f"option_{i}" for i in range(9))
-    (scatters,) = ([card["xaxis"]["key"] for card in cards(saved_views("s", Found(("blo", "slo"), options))[2])
+    (scatters,) = ([card["xaxis"]["key"] for card in cards(saved_views("s", ViewContents(("blo", "slo"), options))[2])
                     if card["type"] == "SCATTER"],)  # fmt: skip
     assert scatters == [*options, "cv/score_std_pct"]
 
 
 def test_a_view_of_other_algorithms_does_not_name_these_two() -> None:
-    assert saved_views("s", Found(("slo", "uniform")))[0].name == "s: algorithms compared"
+    assert saved_views("s", ViewContents(("slo", "uniform")))[0].name == "s: algorithms compared"
 
 
 def test_axes_begin_where_the_values_do() -> None:
     score, omega = (card["range"] for card in cards(saved_views("s", FOUND)[0])[:2])
     assert (score["yMin"], score["yMax"]) == pytest.approx((0.692, 0.808))
     assert (omega["yMin"], omega["yMax"]) == pytest.approx((0.42, 1.58))
-    assert "range" not in cards(saved_views("s", Found(("clo-v2", "blo")))[0])[0], "nothing is known at the start"
+    assert "range" not in cards(saved_views("s", ViewContents(("clo-v2", "blo")))[0])[0], (
+        "nothing is known at the start"
+    )
 
 
 def test_a_tag_holds_a_view_and_mlflow_takes_both_its_key_and_its_length() -> None:
@@ -138,14 +140,14 @@ def test_what_is_no_view_of_ours_is_told_apart(damaged: str) -> None:
 def test_what_views_depend_on_is_found_in_the_ledger(tmp_path: Path) -> None:
     made = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL)
     spec = SweepSpec.model_validate({**SPEC, **SMALL})
-    known = found(spec, made.ledger.read(epochs=False))
+    known = view_contents(spec, made.ledger.read(epochs=False))
     assert (known.algorithms, known.complete, known.begun) == (("clo-v2", "blo"), 2, 3)
     assert (known.shared, known.others) == ((), ("cycle_length",)), "what has one value tells nothing apart"
     low, high = known.ranges["depth/score"]
     assert 0.5 < low < high < 1
-    assert found(spec, State()) == Found(("clo-v2", "blo"), (), ("cycle_length",))
+    assert view_contents(spec, SweepState()) == ViewContents(("clo-v2", "blo"), (), ("cycle_length",))
     assert parallel(known) == [["variant"], ["cycle_length"]]
-    whole = found(SweepSpec.model_validate(SPEC), State())
+    whole = view_contents(SweepSpec.model_validate(SPEC), SweepState())
     assert (whole.shared, whole.others) == (FOUND.shared, FOUND.others)
 
 
@@ -165,7 +167,7 @@ def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_p
     spec = SweepSpec.model_validate(SPEC)
     whole = made_sweep(tmp_path, "sqlite:///nowhere.db")
     heard: Any = Heard()
-    showing, state, told = Showing(heard, spec, None, print), State(), []
+    showing, state, told = Showing(heard, spec, None, print), SweepState(), []
     showing.start(state)
     assert [type(event) for event in heard.events] == [SavedViews]
     for record in whole.ledger.in_order():
@@ -188,7 +190,7 @@ def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None
     broken: Any = Broken()
     state = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL).ledger.read()
     showing = Showing(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
-    showing.start(State())
+    showing.start(SweepState())
     showing.follow(state)
     no_views, no_summaries = "no saved views: RuntimeError: no", "no summaries: RuntimeError: no"
     assert said == [no_views, no_summaries, no_views]
@@ -210,8 +212,8 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
             for event in heard.events if isinstance(event, SavedViews)
         ]  # fmt: skip
 
-    def at(complete: int) -> State:
-        state = State()
+    def at(complete: int) -> SweepState:
+        state = SweepState()
         for i in range(complete):
             state.apply({"kind": "suggest", "config": f"c{i}", "index": i, "values": {"algorithm": "blo"}})
             state.apply({"kind": "complete", "config": f"c{i}"})
@@ -243,9 +245,9 @@ def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
 def tags(uri: str, experiment: str) -> dict[str, str]:
     from mlflow import MlflowClient
 
-    found = MlflowClient(uri).get_experiment_by_name(experiment)
-    assert found is not None
-    return dict(found.tags)
+    view_contents = MlflowClient(uri).get_experiment_by_name(experiment)
+    assert view_contents is not None
+    return dict(view_contents.tags)
 
 
 def write_note(uri: str, experiment: str, note: str) -> None:
@@ -255,9 +257,9 @@ def write_note(uri: str, experiment: str, note: str) -> None:
     client.set_experiment_tag(client.get_experiment_by_name(experiment).experiment_id, "mlflow.note.content", note)
 
 
-def of_sweep(found: dict[str, str], sweep: str) -> set[str]:
+def of_sweep(view_contents: dict[str, str], sweep: str) -> set[str]:
     prefix = f"mlflow.sharedViewState.{sweep}."
-    return {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
+    return {key.removeprefix(prefix) for key in view_contents if key.startswith(prefix)}
 
 
 def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
@@ -284,7 +286,7 @@ def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: 
     assert tags(uri, one.experiment) == {**before, "mlflow.note.content": note}
     assert [address.split("#")[0] for address in sent.views.values()] == ["http://127.0.0.1:5000/"] * 4
 
-    more = Found(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+    more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
     one.send([SavedViews(saved_views(one.name, more))])
     after = tags(uri, one.experiment)
     key = f"mlflow.sharedViewState.{one.name}.clo-vs-blo"
@@ -392,7 +394,7 @@ def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlfl
 
     with proxy(mlflow_server.url, fault) as url:
         sweep = Sweep(url)
-        more = Found(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+        more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
         tracker = sweep.send([whole_sweep()[0], *(SavedViews(saved_views(sweep.name, of)) for of in (FOUND, more))])
     assert taken[0] < 0
     assert len(tracker.views) == 4

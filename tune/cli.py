@@ -226,7 +226,7 @@ def resume(
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
     from tune.analysis.overview import print_table, print_views, summary
-    from tune.store.folder import named
+    from tune.store.folder import sweep_argument
 
     told = []
     for outcome in outcomes:
@@ -245,13 +245,14 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
             print_table(facts)
             print(f"MLflow: {outcome.mlflow}")
             print_views(outcome.views, outcome.views_note)
-            print(f"best:   leebert-tune best {named(outcome.folder)}")
+            print(f"best:   leebert-tune best {sweep_argument(outcome.folder)}")
     if json_:
         console.emit_json(told)
     if any(o.unsent for o in outcomes):
         raise SweepError(
             f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; they stand in the ledger. When the server is "
-            "back: " + "; ".join(f"leebert-tune rebuild-mlflow {named(o.folder)}" for o in outcomes if o.unsent)
+            "back: "
+            + "; ".join(f"leebert-tune rebuild-mlflow {sweep_argument(o.folder)}" for o in outcomes if o.unsent)
         )
     if all(not any(c["state"] == "complete" for c in t["configurations"]) for t in told) and all(
         o.status == "finished" for o in outcomes
@@ -336,13 +337,13 @@ def best(
     Exit code 1 if a sweep or task has none; the others' files are written all the same.
     """
     from tune.analysis.choose import choose_each
-    from tune.analysis.tradeoff import Objective
+    from tune.analysis.tradeoff import RankingObjective
     from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
     choices, errors = choose_each(
-        folders, Objective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
+        folders, RankingObjective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
     )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
@@ -507,11 +508,11 @@ def compare(
     """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
     from leebert.tradeoff import SPEED_UP
     from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
-    from tune.analysis.tradeoff import Objective
+    from tune.analysis.tradeoff import RankingObjective
     from tune.store.folder import SweepFolder
 
     objectives = [
-        Objective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
+        RankingObjective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
     ]
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]

@@ -30,7 +30,7 @@ from leebert.operating_point import Aim, choose_exits, choose_point, points
 from leebert.outside import origins
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, train_model
-from leebert.report import lost, speed_up_counts, told_speed_up
+from leebert.report import claims_speed_up, score_loss, speed_up_counts
 from leebert.runtime import Runtime
 from leebert.serving import text_columns
 from leebert.thresholds import FILE, Chosen, check_speed_up, curves, curves_as_json
@@ -255,7 +255,7 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
         {"seed": seed, "split": split, "criterion": point["criterion"], "aim": own.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
         for split, told in evaluation["splits"].items()
-        if told_speed_up(told)
+        if claims_speed_up(told)
         for point in told["chosen"]
         if (own := chosen[point["criterion"]]).missed(point["speed_up"])
     ]
@@ -268,7 +268,7 @@ def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> 
         for seed, evaluation in evaluations.items()
         for split, told in evaluation["splits"].items()
         for point in told["chosen"]
-        if (own := chosen[point["criterion"]]).overspent(loss := lost(told, point))
+        if (own := chosen[point["criterion"]]).overspent(loss := score_loss(told, point))
     ]
 
 
@@ -321,7 +321,7 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
     for split, e in told["evaluations"][str(told["registered_seed"])].items():
         if e.get("majority"):
             print(f"on {split}: {in_words(AgainstMajority.of(e['majority']), advice=ADVICE)}")
-        if not told_speed_up(e):
+        if not claims_speed_up(e):
             continue
         clock = {t["criterion"]: t for t in e.get("wall_clock", ())}
         for p in e["chosen"]:
@@ -330,7 +330,7 @@ def print_refit(told: dict[str, Any], out: Path) -> None:
             print(
                 f"{named(p['criterion'], p['patience'])} {p['threshold']:.6g}: {_asked(chosen)}, held out {chosen['reached']:.2f}, on {split} "
                 f"{p['speed_up']:.2f} ({p['speed_up'] / chosen['asked'] - 1:+.0%}){in_time}; score {100 * p['measures']['score']:.2f} "
-                f"({-100 * lost(e, p) + 0.0:+.2f})"
+                f"({-100 * score_loss(e, p) + 0.0:+.2f})"
             )
     for m in told["missed"]:
         print(
@@ -437,7 +437,7 @@ def _evaluated(folder: Path, best: BestFile, plan: Plan, chosen: list[Chosen], s
             model, tokenizer, examples, task.metric, runtime, exits=exits, timed_rows=plan.timed_rows
         )
         ratios = ", ".join(f"{p['criterion']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
-        speed = f"; speed-up {ratios}" if told_speed_up(splits[split]) else ""
+        speed = f"; speed-up {ratios}" if claims_speed_up(splits[split]) else ""
         say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     told = {"splits": splits, "machine": machine(runtime)}
     write_atomically(kept, json.dumps(told, indent=1))
@@ -471,7 +471,7 @@ def _facts(
         picked=plan.picked,
         own=ready.own,
         chosen=list(chosen.values()),
-        found=best.found,
+        search=best.found,
         evaluations=splits,
         spread={split: [e["splits"][split]["mean_over_exits"] for e in evaluations.values()] for split in splits},
         machine=evaluations[seed]["machine"],

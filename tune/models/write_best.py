@@ -21,7 +21,7 @@ from leebert.majority import margin_in_words
 from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
-from tune.analysis.choose import Candidate, Choice
+from tune.analysis.choose import Candidate, Selection
 from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of
@@ -36,7 +36,7 @@ from tune.store.ranking import score
 PRINTED = 10
 
 
-def best_file(choice: Choice) -> dict[str, Any]:
+def best_file(choice: Selection) -> dict[str, Any]:
     """The contents of best/<task>.yaml for a choice: a :class:`RunConfig` with `theta_updates` and `found`.
 
     `theta_updates` is the median over cells of the epochs up to the best one, times the updates that an epoch of the
@@ -109,14 +109,14 @@ def _known(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _named(choice: Choice, key: str) -> dict[str, Any]:
+def _named(choice: Selection, key: str) -> dict[str, Any]:
     """A configuration by its id, its sweep where there are several, and its values."""
     candidate = choice.candidates[key]
     sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
     return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
 
 
-def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
+def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
     """A configuration that is not distinguishable from the majority class: its score, and its margin over that class."""
     margin = choice.margins[key]
     low, high = margin.samples.interval
@@ -130,13 +130,13 @@ def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
     }
 
 
-def _margin(choice: Choice) -> dict[str, Any] | None:
+def _margin(choice: Selection) -> dict[str, Any] | None:
     """The chosen configuration beside the majority class; None where its cells can't tell."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     return margin.as_dict() if margin else None
 
 
-def _moved(choice: Choice) -> float | None:
+def _moved(choice: Selection) -> float | None:
     """The largest change of a loss weight over the cells of the chosen configuration; None where none is learned."""
     chosen = choice.best
     config = chosen.sweep.spec.train_config(chosen.configuration.values)
@@ -151,7 +151,7 @@ def _layers(candidate: Candidate) -> float | None:
     return layers_needed(candidate.records, candidate.sweep.curve_of)
 
 
-def _front(choice: Choice) -> dict[str, Any]:
+def _front(choice: Selection) -> dict[str, Any]:
     points = [
         {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
         for p in choice.front
@@ -159,7 +159,7 @@ def _front(choice: Choice) -> dict[str, Any]:
     return _known(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
 
 
-def _sweeps(choice: Choice) -> dict[str, Any]:
+def _sweeps(choice: Selection) -> dict[str, Any]:
     """Each sweep: how far it has come, and its own best, if it has any."""
     told = {}
     for sweep in choice.sweeps:
@@ -217,7 +217,7 @@ def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
     return model.model_copy(update={"backbone": f"{model.backbone.partition('@')[0]}@{revision}"})
 
 
-def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
+def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
     """Write best/<task>.yaml with a header that says how to use it, and the logits beside it; its contents and path.
 
     `found.held_out` names the logits' file, and `found.digest` is what an edited file is known by.
@@ -243,7 +243,7 @@ def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
     return values, path
 
 
-def _counted(choice: Choice) -> str:
+def _counted(choice: Selection) -> str:
     names = ", ".join(sweep.name for sweep in choice.sweeps)
     what = [f"that reach speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
     what += ["that learned more than the majority class"] if choice.unlearned else []
@@ -258,7 +258,7 @@ def _score(found: dict[str, Any]) -> str:
     return f"{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells"
 
 
-def _against(choice: Choice) -> str:
+def _against(choice: Selection) -> str:
     """The chosen configuration beside the majority class, in words; empty where its cells can't tell."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     if margin is None:
@@ -270,7 +270,7 @@ def _against(choice: Choice) -> str:
     )
 
 
-def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
+def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
     """What was chosen, from what, and why, on stdout."""
     found, objective = values["found"], choice.objective
     print(f"the best of {_counted(choice)}:\n{describe(found['values'])}\n{_score(found)}")

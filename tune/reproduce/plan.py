@@ -19,7 +19,7 @@ from tune.reproduce.results import VARIED
 from tune.space import SweepSpec, make_space
 from tune.space.file import canonical
 from tune.store.folder import check_name
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 #: The paper's number of seeds.
 SEEDS = 5
@@ -225,17 +225,17 @@ class Allowance:
     def used_up(self) -> bool:
         return any(value <= 0 for value in self.left.values())
 
-    def beyond(self, used: State) -> dict[str, Any]:
+    def beyond(self, used: SweepState) -> dict[str, Any]:
         """The budget of a sweep that has used some already."""
         return {what: value + _used(used)[what] for what, value in self.left.items()}
 
-    def spend(self, before: State, after: State) -> None:
+    def spend(self, before: SweepState, after: SweepState) -> None:
         """Take off what a sweep has used since."""
         for what in self.left:
             self.left[what] -= _used(after)[what] - _used(before)[what]
 
 
-def _used(state: State) -> dict[str, Any]:
+def _used(state: SweepState) -> dict[str, Any]:
     running = state.session[1] - state.session[0] if state.session else 0.0
     return {"hours": (state.elapsed + running) / 3600, "fold_epochs": state.fold_epochs}
 

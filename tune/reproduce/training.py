@@ -22,9 +22,9 @@ from tune.reproduce.results import VARIED, experiment_differences
 from tune.running.sweep import Outcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, spec_of, storage_root
-from tune.store.held_out import cell_logits, evaluated_logits, warn_of
+from tune.store.held_out import cell_logits, evaluated_logits, warn_unreadable
 from tune.store.history import CellKey
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 Say = Callable[[str], None]
 
@@ -50,7 +50,7 @@ class Standing:
 
     part: Part
     folder: SweepFolder
-    state: State
+    state: SweepState
 
     @classmethod
     def all_of(cls, plan: Plan, part: Part) -> list[Standing]:
@@ -165,7 +165,7 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
 def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
     """Train what a job lacks; how that session of its sweep ended."""
     request, part, standing = plan.request, job.part, job.standing
-    before = standing.state if standing else State()
+    before = standing.state if standing else SweepState()
     spec = plan.spec(part, job.methods, job.seeds)
     budget = spec.budget.model_copy(update=allowance.beyond(before))
     spec = spec.model_copy(update={"budget": budget})
@@ -220,5 +220,5 @@ def collect(
                 aims=aims,
             )
         )
-    warn_of(folder.path, wrong)
+    warn_unreadable(folder.path, wrong)
     return found

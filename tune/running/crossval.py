@@ -34,7 +34,7 @@ from tune.store.held_out import evaluated_paths as evaluated_paths  # still foun
 from tune.store.held_out import held_out_path as held_out_path
 from tune.store.held_out import load_held_out as load_held_out
 from tune.store.history import Placement
-from tune.store.ledger import Ledger, Record, attempt_name
+from tune.store.ledger import Ledger, LedgerRecord, attempt_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Attempt:
     def known(self, seed: int, fold: int) -> CellRecord:
         return self.cells.get(f"{seed}/{fold}", CellRecord())
 
-    def begin(self) -> Record:
+    def begin(self) -> LedgerRecord:
         """What it was granted, as its own first record: it can be read without the driver's (`tune.store.gaps`)."""
         placed = dataclasses.asdict(self.placement) if self.placement != Placement() else {}
         return {
@@ -155,7 +155,7 @@ class Attempt:
         }
 
 
-def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
+def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[LedgerRecord]]:
     """Train the cells that are left; yields the ledger's new records after each epoch (a cell's last with its end).
 
     A diverged cell ends the configuration: the cells after it would tell nothing that counts.
@@ -194,7 +194,7 @@ def hang_file(folder: Path, config: str, attempt: str) -> Path:
     return folder / "hung" / f"{config}-{attempt}.txt"
 
 
-def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
+def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[LedgerRecord]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
     known, place = attempt.known(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
@@ -210,8 +210,8 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
-        records: list[Record] = []
-        digest: Record = {"checkpoint": report.checkpoint} if report.checkpoint else {}
+        records: list[LedgerRecord] = []
+        digest: LedgerRecord = {"checkpoint": report.checkpoint} if report.checkpoint else {}
         if study.evaluate and report.checkpoint and report.held_out is not None:
             # The report's model is that of its epoch; the ledger names the files with the checkpoint that belongs to it.
             digest |= _evaluate(study, attempt, seed, fold, report, watchdog)
@@ -241,7 +241,9 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
             yield records
 
 
-def _evaluate(study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog) -> Record:
+def _evaluate(
+    study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog
+) -> LedgerRecord:
     """Write what a new best epoch's model says of each evaluation split: the files' names by split, and their digests."""
     config = study.train_config(attempt.values, seed)
     runtime = Runtime.of(config.precision, study.device)
@@ -255,7 +257,7 @@ def _evaluate(study: Study, attempt: Attempt, seed: int, fold: int, report: Epoc
     return {"evaluated": files, "digests": digests}
 
 
-def _summary(reports: list[EpochReport], started: float) -> Record:
+def _summary(reports: list[EpochReport], started: float) -> LedgerRecord:
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
     structure = getattr(getattr(last.model, "config", None), "structure", None)  # what the network was reduced to
@@ -281,7 +283,7 @@ def _runtime(study: Study, attempt: Attempt) -> dict[str, object]:
     return Runtime.of(study.train_config(attempt.values, 0).precision, study.device).describe()
 
 
-def _jsonable(values: Record) -> Record:
+def _jsonable(values: LedgerRecord) -> LedgerRecord:
     """Non-finite numbers become None: JSON has no word for them, and a report of a diverging run may hold some."""
 
     def clean(value: Any) -> Any:

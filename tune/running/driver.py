@@ -23,7 +23,7 @@ from tune.searchers import Searcher
 from tune.space import Budget
 from tune.store.curves import CellCurves
 from tune.store.history import Configuration, Placement, describe
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.tracking.feed import Listener, events
 
 EndStatus = Literal["finished", "stopped", "failed"]
@@ -44,16 +44,16 @@ class Frame(Protocol):
 class Appender(Protocol):
     """Takes the driver's own records, and gives them back numbered and dated."""
 
-    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]: ...
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[LedgerRecord]: ...
     def close(self) -> None: ...
 
 
 class Records(Protocol):
     """What the driver needs of a ledger, so that a simulation can do without files."""
 
-    def read(self) -> State: ...
+    def read(self) -> SweepState: ...
     def driver_writer(self, driver: int) -> Appender: ...
-    def records_of(self, config: str, attempt: str) -> Iterable[Record]: ...
+    def records_of(self, config: str, attempt: str) -> Iterable[LedgerRecord]: ...
 
 
 class Driver:
@@ -74,7 +74,7 @@ class Driver:
         say: Callable[[str], None] = print,
         stop_requested: Callable[[], bool] = lambda: False,
         may_decide: Callable[[], None] = lambda: None,
-        state: State | None = None,
+        state: SweepState | None = None,
         repair: Collection[tuple[str, int, int]] = (),
     ) -> None:
         """`number` is the lease's (`tune.store.lease`), and `may_decide` raises once that is lost.
@@ -196,7 +196,7 @@ class Driver:
         index = self.state.indices[config]
         return Attempt(config, values, attempt, self.number, finished, cells, names, place, index, fences)
 
-    def _placement(self, failures: list[Record], config: str) -> Placement | None:
+    def _placement(self, failures: list[LedgerRecord], config: str) -> Placement | None:
         if not failures:
             return Placement()
         training = self.study.train_config(self.state.configs[config].values, 0)
@@ -273,7 +273,7 @@ class Driver:
 
     # What comes back.
 
-    def receive(self, records: list[Record]) -> bool:
+    def receive(self, records: list[LedgerRecord]) -> bool:
         """Take a trial's new records; False when the trial is to stop. Telling the same twice changes nothing."""
         self.may_decide()  # whoever has taken over tells the listener what this trial has found, or ignores it
         for record in records:
@@ -295,7 +295,7 @@ class Driver:
             self._settle(record["config"])
         return not records or self.state.configs[records[-1]["config"]].state == "running"
 
-    def _compare_with_replaced(self, record: Record) -> None:
+    def _compare_with_replaced(self, record: LedgerRecord) -> None:
         """Say whether a cell that was trained again has the scores that it had."""
         cell = (record["config"], record["seed"], record["fold"])
         if (old := self.state.replaced.get(cell)) is None:
@@ -315,7 +315,7 @@ class Driver:
         name = self.state.attempts.get(config, {}).get(self.state.last_attempt(config), "")
         return hang_file(Path(self.study.folder), config, name)
 
-    def _warn_of_collapse(self, record: Record) -> None:
+    def _warn_of_collapse(self, record: LedgerRecord) -> None:
         fresh = set(record["collapsed"]) - self._collapsed
         if fresh:  # once per exit and session: it is recorded with every epoch
             self._collapsed |= fresh
@@ -427,13 +427,13 @@ class Driver:
 
     # Records.
 
-    def record(self, record: Record, *, sync: bool = True) -> None:
+    def record(self, record: LedgerRecord, *, sync: bool = True) -> None:
         """Write one of the driver's own records, apply it, tell the listener."""
         self.may_decide()
         (written,) = self.writer.append(record, sync=sync)
         self._apply(written)
 
-    def _apply(self, record: Record) -> bool:
+    def _apply(self, record: LedgerRecord) -> bool:
         if not self.state.apply_in_order(record):
             return False
         if self.listener:

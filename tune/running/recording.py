@@ -17,7 +17,7 @@ from leebert.errors import SweepError
 from leebert.files import parse_json
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.store.folder import SweepFolder
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import complete, mean_and_std
 
 _SPACE, _SCORES = "space.yaml", "scores.json"
@@ -41,7 +41,7 @@ class RecordedCell:
         assert score is not None  # a best epoch is one that could be scored
         return score
 
-    def reports(self, config: str) -> Iterator[tuple[float, list[Record]]]:
+    def reports(self, config: str) -> Iterator[tuple[float, list[LedgerRecord]]]:
         """The seconds of each epoch, and the records that a trial tells the driver after it."""
         where = {"config": config, "attempt": 1, "seed": self.seed, "fold": self.fold, "time": 0.0, "exits": {}}
         last = len(self.scores) - 1
@@ -73,7 +73,7 @@ class RecordedConfiguration:
         return mean_and_std(cell.score for cell in self.cells).mean
 
     @functools.cached_property
-    def reports(self) -> list[tuple[float, list[Record]]]:
+    def reports(self) -> list[tuple[float, list[LedgerRecord]]]:
         """All its reports in their order, see :meth:`RecordedCell.reports`."""
         return [report for cell in self.cells for report in cell.reports(config_id(self.values))]
 
@@ -133,7 +133,7 @@ class Recording:
         return load_space(self.space, overrides)
 
 
-def recorded_configurations(state: State) -> tuple[RecordedConfiguration, ...]:
+def recorded_configurations(state: SweepState) -> tuple[RecordedConfiguration, ...]:
     """The complete configurations of a ledger."""
     return tuple(
         RecordedConfiguration(
@@ -143,7 +143,7 @@ def recorded_configurations(state: State) -> tuple[RecordedConfiguration, ...]:
     )
 
 
-def _recorded_cell(state: State, key: tuple[str, int, int]) -> RecordedCell:
+def _recorded_cell(state: SweepState, key: tuple[str, int, int]) -> RecordedCell:
     epochs, end = [r for _, r in sorted(state.epochs[key].items())], state.cells[key]
     scores, seconds = tuple(r["score"] for r in epochs), tuple(r["seconds"] for r in epochs)
     return RecordedCell(key[1], key[2], scores, seconds, end["best_epoch"], end["ended"])

@@ -24,7 +24,7 @@ from tune.running.recording import RecordedConfiguration, Recording
 from tune.searchers import Searcher, make_searcher
 from tune.space import Budget, SweepSpec, config_id
 from tune.store.history import History
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, score
 
 #: Configurations by id, and what a trial of each would report: (seconds, records) per epoch.
@@ -131,17 +131,17 @@ def replay(
     *,
     concurrent: int = 1,
     budget: Budget | None = None,
-) -> State:
+) -> SweepState:
     """One sweep over recorded configurations, `concurrent` at a time; what its ledger would say."""
     driver = Driver(
         _Frame(cells), _Memory(), searcher, pruner, config_id=config_id, budget=budget, say=lambda line: None
     )
     running: list[
-        tuple[float, int, list[Record], Iterator[tuple[float, list[Record]]]]
+        tuple[float, int, list[LedgerRecord], Iterator[tuple[float, list[LedgerRecord]]]]
     ] = []  # a heap, next report first
     trials = itertools.count()
 
-    def go_on(now: float, trial: int, reports: Iterator[tuple[float, list[Record]]]) -> bool:
+    def go_on(now: float, trial: int, reports: Iterator[tuple[float, list[LedgerRecord]]]) -> bool:
         following = next(reports, None)
         if following is not None:
             heapq.heappush(running, (now + following[0], trial, following[1], reports))
@@ -216,16 +216,16 @@ class _Frame:
 class _Memory:
     """A ledger that keeps nothing: the driver's own state holds all that a simulation reads."""
 
-    def read(self) -> State:
-        return State()
+    def read(self) -> SweepState:
+        return SweepState()
 
     def driver_writer(self, driver: int) -> _Memory:
         return self
 
-    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[LedgerRecord]:
         return [{"seq": 0, "time": 0.0, **record} for record in records]
 
     def close(self) -> None: ...
 
-    def records_of(self, config: str, attempt: str) -> tuple[Record, ...]:
+    def records_of(self, config: str, attempt: str) -> tuple[LedgerRecord, ...]:
         return ()

@@ -27,10 +27,10 @@ from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.space.spec import anchored
 from tune.store import held_out, results
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, held, named, spec_of, storage_root
+from tune.store.folder import SweepFolder, driver_lease, spec_of, storage_root, sweep_argument
 from tune.store.history import CellKey
 from tune.store.lease import Lease
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking.audit import missing
 from tune.tracking.feed import replay
 from tune.tracking.publish import Showing
@@ -83,7 +83,7 @@ def new_sweep(
         writer.append({**begun, "parts": parts} if parts else begun)
         writer.close()
     folder = SweepFolder(storage / name)
-    with held(folder) as lease:
+    with driver_lease(folder) as lease:
         if lease.number > 1:
             raise LeaseError(f"sweep {name}: somebody has resumed it before it had begun")
         return _run(folder, spec, prepared, tracker, lease, address, device, say)
@@ -106,7 +106,7 @@ def resume_sweep(
     `repair` trains cells again whose logits are missing or damaged.
     """
     folder.refuse_links()
-    with held(folder, take_over) as lease:
+    with driver_lease(folder, take_over) as lease:
         folder.clear_stop()  # an old request; one that comes while this prepares counts
         old, was = spec_of(folder), folder.manifest
         for key in ("data_fingerprint", "folds", "backbone"):
@@ -148,17 +148,17 @@ def resume_sweep(
         return _run(folder, spec, prepared, tracker, lease, address, device, say, again)
 
 
-def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list[CellKey]:
+def _to_repair(folder: SweepFolder, state: SweepState, asked: bool, say: Say) -> list[CellKey]:
     """The cells to be trained again, as their logits are missing or damaged; none where it was not asked for."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
-        say(f"warning: {held_out.named(key)}: {problem}" + ("; the cell is trained again" if asked else ""))
+        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the cell is trained again" if asked else ""))
     if wrong and not asked:
-        say(f"{len(wrong)} cell(s) are trained again by: leebert-tune resume {named(folder)} --repair")
+        say(f"{len(wrong)} cell(s) are trained again by: leebert-tune resume {sweep_argument(folder)} --repair")
     if asked and not wrong:
         say("nothing to repair: the logits of all cells that count are as they were recorded")
-    if asked and (old := held_out.unchecked(feeding.values())):
+    if asked and (old := held_out.count_unchecked(feeding.values())):
         say(
             f"note: {old} cell(s) were recorded without a digest by an older version: only missing or unreadable files show"
         )
@@ -247,7 +247,7 @@ def _run(
         with contextlib.suppress(OSError):  # it is written anew from the ledger at any time
             results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
     except StorageError as error:
-        raise StorageError(f"{error}; mend that, then go on by: leebert-tune resume {named(folder)}") from None
+        raise StorageError(f"{error}; mend that, then go on by: leebert-tune resume {sweep_argument(folder)}") from None
     except LeaseError:
         patience = 0.0  # what is left to send is the new driver's
         raise
@@ -257,7 +257,7 @@ def _run(
         unsent = missing(tracker, driver.state, say)
     reason = driver.stop_reason()
     if status == "stopped":
-        say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")
+        say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {sweep_argument(folder)}")
     by_hand = driver.interrupted or folder.stop_requested()
     views = tracker.views
     note = doubts(tracker.uri) if views else ""

@@ -11,14 +11,14 @@ from ray.tune import Trainable
 from leebert.errors import SweepError
 from tune.running.crossval import Attempt, Study, run_attempt
 from tune.running.failures import Failure, of_exception
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 
 class CellTrial(Trainable):
     """Ray's view of :func:`tune.running.crossval.run_attempt`. Ray keeps no checkpoints: the ledger's are ours."""
 
     study: Study
-    records: Iterator[list[Record]] | None = None
+    records: Iterator[list[LedgerRecord]] | None = None
     refusal: Failure | None = None  # why nothing is trained in this process
 
     def setup(self, config: dict[str, Any], study: Study | None = None) -> None:

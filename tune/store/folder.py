@@ -220,7 +220,7 @@ def spec_of(folder: SweepFolder) -> SweepSpec:
 
 
 @contextlib.contextmanager
-def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
+def driver_lease(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
     """The right to drive a sweep, released at the end."""
     lease = Lease.take(folder.path, take_over=take_over)
     try:
@@ -229,7 +229,7 @@ def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
         lease.release()
 
 
-def named(folder: SweepFolder) -> str:
+def sweep_argument(folder: SweepFolder) -> str:
     """What to call a sweep on the command line: its name, or its path where it lies elsewhere."""
     usual = storage_root(None) == folder.path.parent
     return folder.name if usual else str(folder.path)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-Record = dict[str, Any]
+LedgerRecord = dict[str, Any]
 
 _ATTEMPT = re.compile(r"(\d{4,})-(\d{4,})")
 
@@ -23,7 +23,7 @@ class Orphan:
 
     config: str
     name: str
-    begin: Record
+    begin: LedgerRecord
 
     @property
     def attempt(self) -> int:
@@ -43,8 +43,8 @@ class Decisions:
     over writes them down. missing: a sentence per loss. fences: how many records of each driver count, lost ones included.
     """
 
-    records: tuple[tuple[str, Record], ...]
-    recovered: tuple[Record, ...]
+    records: tuple[tuple[str, LedgerRecord], ...]
+    recovered: tuple[LedgerRecord, ...]
     missing: tuple[str, ...]
     fences: Mapping[str, int]
 
@@ -54,7 +54,7 @@ def is_attempt(name: str) -> bool:
     return _ATTEMPT.fullmatch(name) is not None
 
 
-def counted(drivers: Mapping[str, Sequence[Record]]) -> tuple[dict[str, Sequence[Record]], dict[str, int]]:
+def counted(drivers: Mapping[str, Sequence[LedgerRecord]]) -> tuple[dict[str, Sequence[LedgerRecord]], dict[str, int]]:
     """The records of each driver that count, and how many there should be, by folder.
 
     What a driver wrote after another had taken over does not count. Where the newest driver's first record, which says so,
@@ -64,7 +64,7 @@ def counted(drivers: Mapping[str, Sequence[Record]]) -> tuple[dict[str, Sequence
     first = drivers[newest][0] if newest is not None else {}
     # A driver that the newest has not heard of had written nothing when it was taken over.
     fences = first.get("fences", {}) if first.get("seq", 0) == 0 else None
-    kept: dict[str, Sequence[Record]] = {}
+    kept: dict[str, Sequence[LedgerRecord]] = {}
     expected: dict[str, int] = {}
     for name in sorted({*drivers, *(fences or ())}):
         records = drivers.get(name, ())
@@ -77,7 +77,7 @@ def counted(drivers: Mapping[str, Sequence[Record]]) -> tuple[dict[str, Sequence
 
 
 def mended(
-    drivers: Mapping[str, Sequence[Record]],
+    drivers: Mapping[str, Sequence[LedgerRecord]],
     orphans: Iterable[Orphan],
     values_of: Callable[[str], Mapping[str, Any] | None],
 ) -> Decisions:
@@ -90,8 +90,8 @@ def mended(
     newest = max((name for name, records in kept.items() if records), default="")
     # An attempt of a driver that has lost nothing was granted after its fence: it does not count.
     mine = [o for o in orphans if o.driver >= newest or lost.get(o.driver)]
-    told: list[tuple[str, Record]] = []
-    recovered: list[Record] = []
+    told: list[tuple[str, LedgerRecord]] = []
+    recovered: list[LedgerRecord] = []
     unknown: set[str] = set()
     skipped = 0
     known: dict[str, int] = {}
@@ -124,7 +124,7 @@ def _when(orphan: Orphan) -> tuple[float, str, str]:
     return float(orphan.begin.get("time", 0.0)), orphan.config, orphan.name
 
 
-def _with_orphans(records: Sequence[Record], orphans: Sequence[Orphan]) -> Iterator[Record | Orphan | None]:
+def _with_orphans(records: Sequence[LedgerRecord], orphans: Sequence[Orphan]) -> Iterator[LedgerRecord | Orphan | None]:
     """A driver's records, with its orphans where the first are missing, else at the end; None marks each gap."""
     expected, waiting = 0, list(orphans)
     for record in records:
@@ -139,7 +139,7 @@ def _with_orphans(records: Sequence[Record], orphans: Sequence[Orphan]) -> Itera
 
 def _made_again(
     orphan: Orphan, known: Mapping[str, int], values_of: Callable[[str], Mapping[str, Any] | None]
-) -> Iterator[Record]:
+) -> Iterator[LedgerRecord]:
     """The records with which a driver suggested and granted an attempt; none where its values are lost, too."""
     begin = orphan.begin if orphan.begin.get("kind") == "begin" else {}
     common = {"time": orphan.begin.get("time", 0.0), "config": orphan.config}

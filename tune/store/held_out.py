@@ -19,7 +19,7 @@ from leebert.errors import StorageError, SweepError
 from leebert.evaluate import HeldOut
 from tune.store import logits
 from tune.store.history import CellKey
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 #: The folder of held-out logits within a sweep's, and that of an evaluation split's.
 HELD_OUT = "cells"
@@ -115,7 +115,7 @@ def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarr
     return load_held_out(path, cell_end.get("digests", {}).get(path.name))
 
 
-def damaged(folder: Path, cells: Mapping[CellKey, Record]) -> dict[CellKey, str]:
+def damaged(folder: Path, cells: Mapping[CellKey, LedgerRecord]) -> dict[CellKey, str]:
     """The finished cells with a file that is missing or damaged, and what is wrong with the first."""
     found = {}
     for key, record in cells.items():
@@ -131,21 +131,21 @@ def damaged(folder: Path, cells: Mapping[CellKey, Record]) -> dict[CellKey, str]
     return found
 
 
-def unchecked(cells: Iterable[Record]) -> int:
+def count_unchecked(cells: Iterable[LedgerRecord]) -> int:
     """How many finished cells have logits without a digest: damage to them can't be seen."""
     return sum("held_out" in record and not record.get("digests") for record in cells)
 
 
-def named(key: CellKey) -> str:
+def cell_name(key: CellKey) -> str:
     """A cell in words."""
     return f"configuration {key[0]}, seed {key[1]}, fold {key[2]}"
 
 
-def warn_of(folder: Path, wrong: Mapping[CellKey, str]) -> None:
+def warn_unreadable(folder: Path, wrong: Mapping[CellKey, str]) -> None:
     """Name the cells that are left out of what is computed from their logits, and how these are made again."""
     if not wrong:
         return
-    first = [f"{named(key)}: {problem}" for key, problem in list(wrong.items())[:NAMED]]
+    first = [f"{cell_name(key)}: {problem}" for key, problem in list(wrong.items())[:NAMED]]
     more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
     warnings.warn(
         f"{'; '.join(first)}{more}; left out of everything that is computed from logits; make them again by: "

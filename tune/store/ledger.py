@@ -9,7 +9,7 @@ is ignored, damage anywhere else is an error.
 Records have an identity (configuration, seed, fold, epoch), so reading one twice changes nothing. Whoever takes over
 writes how many records of those before count (`fences`): a driver in its first record, for the drivers before it, and
 in each grant, for the configuration's earlier attempts. What an old writer adds after it was given up is ignored.
-Where a part of the drivers' records was lost, what is sound is read, and :attr:`State.missing` says what is gone
+Where a part of the drivers' records was lost, what is sound is read, and :attr:`SweepState.missing` says what is gone
 (`tune.store.gaps`).
 """
 
@@ -53,7 +53,7 @@ KINDS = (
     "cell_end",
     "checkpoint",
 )
-Record = dict[str, Any]
+LedgerRecord = dict[str, Any]
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
@@ -62,12 +62,12 @@ def encode(record: Mapping[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def decode(line: bytes) -> Record:
+def decode(line: bytes) -> LedgerRecord:
     """The record of a line without its line end; ValueError where the checksum does not fit."""
     checksum, _, text = line.partition(b" ")
     if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
         raise ValueError("wrong checksum")
-    record: Record = parse_json(text)
+    record: LedgerRecord = parse_json(text)
     return record
 
 
@@ -85,7 +85,7 @@ class Writer:
         self.seq = 1 + max((record["seq"] for path in existing for record in _read_segment(path)), default=-1)
         self.count = 0
 
-    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[LedgerRecord]:
         """Write records and return them, each with its `seq` (its number within this writer) and `time`.
 
         They are on the disk (fsync) when this returns; with `sync` off they survive this process, and a loss of power
@@ -139,7 +139,7 @@ def _writing(folder: Path) -> Iterator[None]:
         raise StorageError(f"the sweep's record can't be written into {folder}: {error.strerror or error}") from None
 
 
-def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[Record]:
+def _read_segment(path: Path, *, epochs: bool = True) -> Iterator[LedgerRecord]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:  # a folder, say
@@ -195,7 +195,7 @@ class Ledger:
         """For the process that trains an attempt, by :func:`attempt_name`."""
         return Writer(self.folder / config / attempt)
 
-    def records_of(self, config: str, attempt: str) -> Iterator[Record]:
+    def records_of(self, config: str, attempt: str) -> Iterator[LedgerRecord]:
         """What one attempt wrote, in order."""
         return self._read(self.folder / config / attempt)
 
@@ -203,7 +203,7 @@ class Ledger:
         """How many records of each driver so far count: for the first record of one that takes over."""
         return dict(self._decisions().fences)
 
-    def recovered(self) -> list[Record]:
+    def recovered(self) -> list[LedgerRecord]:
         """Decisions that were lost and are known from the attempts' own records: whoever takes over writes them again."""
         return list(self._decisions().recovered)
 
@@ -238,7 +238,7 @@ class Ledger:
             if gaps.is_attempt(attempt)
         ]
 
-    def in_order(self) -> list[Record]:
+    def in_order(self) -> list[LedgerRecord]:
         """Every record, in an order in which it can have happened.
 
         Clocks of several hosts disagree, so times are only trusted within bounds: the driver's records keep their
@@ -247,7 +247,9 @@ class Ledger:
         decisions = [record for _, record in self._decisions().records]
         times = list(itertools.accumulate((record["time"] for record in decisions), max))
         # Sorted by the decision that a record follows, then by time; a decision comes before what follows it.
-        merged: list[tuple[int, float, int, Record]] = [(n, -1.0, 0, record) for n, record in enumerate(decisions)]
+        merged: list[tuple[int, float, int, LedgerRecord]] = [
+            (n, -1.0, 0, record) for n, record in enumerate(decisions)
+        ]
         following: dict[str, int] = {}
         for n, decision in reversed(list(enumerate(decisions))):
             if "config" not in decision:
@@ -267,19 +269,19 @@ class Ledger:
         grants = (record for _, record in self._decisions().records if record["kind"] == "grant")
         return {r["config"]: {int(a): n for a, n in r["fences"].items()} for r in grants}
 
-    def _read(self, folder: Path) -> Iterator[Record]:
+    def _read(self, folder: Path) -> Iterator[LedgerRecord]:
         for path in self._segments(folder):
             yield from _read_segment(path)
 
     def _segments(self, folder: Path) -> list[Path]:
         return sorted(folder.glob("*.jsonl"))
 
-    def read(self, *, epochs: bool = True) -> State:
+    def read(self, *, epochs: bool = True) -> SweepState:
         """The state of the sweep from all files. Raises SweepError for a missing or damaged ledger, warns of a lost part.
 
         `epochs=False` leaves the epochs' records undecoded, most of a large ledger: enough for finished cells' scores.
         """
-        state = State()
+        state = SweepState()
         with _uncollected():
             decisions = self._decisions()
             state.missing = decisions.missing
@@ -304,13 +306,13 @@ def attempt_name(grant: Mapping[str, Any]) -> str:
 
 
 @dataclasses.dataclass
-class State:
+class SweepState:
     """What a ledger says, built by applying its records in any order that keeps each writer's own.
 
     `apply` returns whether a record told anything new. Values handed out (histories, records) are never changed later.
     """
 
-    sweep: Record | None = None
+    sweep: LedgerRecord | None = None
     configs: dict[str, Configuration] = dataclasses.field(default_factory=dict)
     indices: dict[str, int] = dataclasses.field(default_factory=dict)
     attempts: dict[str, dict[int, str]] = dataclasses.field(default_factory=dict)  # number → name, by configuration
@@ -318,7 +320,7 @@ class State:
         default_factory=dict
     )  # by configuration and attempt
     fences: dict[str, dict[int, int]] = dataclasses.field(default_factory=dict)
-    epochs: dict[tuple[str, int, int], dict[int, Record]] = dataclasses.field(
+    epochs: dict[tuple[str, int, int], dict[int, LedgerRecord]] = dataclasses.field(
         default_factory=dict
     )  # by cell, then by epoch
     fold_epochs: int = 0
@@ -329,25 +331,25 @@ class State:
     files: dict[tuple[str, int, int], dict[str, str]] = dataclasses.field(
         default_factory=dict
     )  # their SHA-256, by name
-    cells: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    cells: dict[tuple[str, int, int], LedgerRecord] = dataclasses.field(default_factory=dict)
     # Cells that are trained again, as their files were damaged: the last attempt whose end of them no longer counts, and
     # that end.
     voided: dict[tuple[str, int, int], int] = dataclasses.field(default_factory=dict)
-    replaced: dict[tuple[str, int, int], Record] = dataclasses.field(default_factory=dict)
+    replaced: dict[tuple[str, int, int], LedgerRecord] = dataclasses.field(default_factory=dict)
     settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
         default_factory=dict
     )  # cells before more were asked for
-    cells_of: dict[str, list[Record]] = dataclasses.field(default_factory=dict)  # the same by configuration
-    last_of: dict[str, Record] = dataclasses.field(default_factory=dict)  # a configuration's newest record
+    cells_of: dict[str, list[LedgerRecord]] = dataclasses.field(default_factory=dict)  # the same by configuration
+    last_of: dict[str, LedgerRecord] = dataclasses.field(default_factory=dict)  # a configuration's newest record
     epoch_seconds: float = 0.0
     elapsed: float = 0.0  # seconds of sessions that are over, killed ones up to their last record
     session: tuple[float, float] | None = None  # first and last record of the session that is under way
     # The history when a running configuration's newest record came, for who applies records in their order: a pruner that
     # is asked about that record once more, as its node was lost, is to answer as it did.
     then: dict[str, History] = dataclasses.field(default_factory=dict)
-    pruned: dict[str, Record] = dataclasses.field(default_factory=dict)
-    failures: dict[str, list[Record]] = dataclasses.field(default_factory=dict)
-    end: Record | None = None
+    pruned: dict[str, LedgerRecord] = dataclasses.field(default_factory=dict)
+    failures: dict[str, list[LedgerRecord]] = dataclasses.field(default_factory=dict)
+    end: LedgerRecord | None = None
     missing: tuple[str, ...] = ()  # what was lost of the ledger, a sentence each
     # In a process that lives for days: of a finished cell's epochs only the numbers are kept here, and the scores in
     # the history, a twentieth of the records.
@@ -369,12 +371,12 @@ class State:
         """The number of a configuration's newest attempt, 0 before the first."""
         return max(self.attempts.get(config, ()), default=0)
 
-    def counts(self, record: Record) -> bool:
+    def counts(self, record: LedgerRecord) -> bool:
         """Whether a trial's record was written before its attempt was given up."""
         fence = self.fences.get(record["config"], {}).get(record["attempt"])
         return fence is None or record["seq"] < fence
 
-    def apply(self, record: Record) -> bool:
+    def apply(self, record: LedgerRecord) -> bool:
         """Take a record in; whether it told anything new. SweepError for one that no sweep can have written."""
         try:
             told = record["kind"] in KINDS and bool(getattr(self, f"_{record['kind']}")(record))
@@ -386,7 +388,7 @@ class State:
             self.session = (self.session[0], max(self.session[1], record["time"]))
         return told
 
-    def apply_in_order(self, record: Record) -> bool:
+    def apply_in_order(self, record: LedgerRecord) -> bool:
         """:meth:`apply`, for records that come in the order in which they happened: keeps `then`."""
         if not self.apply(record):
             return False
@@ -399,22 +401,22 @@ class State:
 
     # One method per kind of record. The driver's:
 
-    def _sweep(self, r: Record) -> bool:
+    def _sweep(self, r: LedgerRecord) -> bool:
         self.sweep, fresh = r, self.sweep is None
         self._begin_session(r)
         return fresh
 
-    def _resume(self, r: Record) -> bool:
+    def _resume(self, r: LedgerRecord) -> bool:
         self._begin_session(r)
         return True
 
-    def _begin_session(self, r: Record) -> None:
+    def _begin_session(self, r: LedgerRecord) -> None:
         self.end = None
         if self.session:  # the last one was killed before it could say how long it was
             self.elapsed += self.session[1] - self.session[0]
         self.session = (r["time"], r["time"])
 
-    def _suggest(self, r: Record) -> bool:
+    def _suggest(self, r: LedgerRecord) -> bool:
         if r["config"] in self.configs:
             return False
         if not re.fullmatch(r"\w[\w.-]*", r["config"]) or r["config"] == DRIVER:
@@ -423,7 +425,7 @@ class State:
         self.indices[r["config"]] = r["index"]
         return True
 
-    def _grant(self, r: Record) -> bool:
+    def _grant(self, r: LedgerRecord) -> bool:
         config, attempt = r["config"], r["attempt"]
         if attempt <= self.last_attempt(config):
             return False
@@ -434,14 +436,14 @@ class State:
         self._set(config, state="running")
         return True
 
-    def _prune(self, r: Record) -> bool:
+    def _prune(self, r: LedgerRecord) -> bool:
         fresh = r["config"] not in self.pruned
         if fresh:
             self.pruned[r["config"]] = r
         self._set(r["config"], state="pruned")
         return fresh
 
-    def _fail(self, r: Record) -> bool:
+    def _fail(self, r: LedgerRecord) -> bool:
         known = self.failures.setdefault(r["config"], [])
         if any(k["attempt"] == r["attempt"] and (k["final"] or not r["final"]) for k in known):
             return False
@@ -450,7 +452,7 @@ class State:
             self._set(r["config"], state="failed")
         return True
 
-    def _reopen(self, r: Record) -> bool:
+    def _reopen(self, r: LedgerRecord) -> bool:
         self.settled[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
         repair = r.get("repair", {"cells": ()})
         for seed, fold in repair["cells"]:
@@ -469,12 +471,12 @@ class State:
             where = {"config": config, "seed": seed, "fold": fold}
             self._cell(where, lambda cell: Cell(seed, fold, "running", cell.epochs))
 
-    def _complete(self, r: Record) -> bool:
+    def _complete(self, r: LedgerRecord) -> bool:
         fresh = self.configs[r["config"]].state != "complete"
         self._set(r["config"], state="complete")
         return fresh
 
-    def _end(self, r: Record) -> bool:
+    def _end(self, r: LedgerRecord) -> bool:
         self.end = r
         self.elapsed += r.get("elapsed", 0.0)
         self.session = None
@@ -482,11 +484,11 @@ class State:
 
     # The trials':
 
-    def _begin(self, r: Record) -> bool:
+    def _begin(self, r: LedgerRecord) -> bool:
         """A copy of the attempt's grant, for whoever finds the grant itself lost."""
         return False
 
-    def _checkpoint(self, r: Record) -> bool:
+    def _checkpoint(self, r: LedgerRecord) -> bool:
         """Of an epoch that is recorded already, but had to be trained again as its checkpoint was damaged."""
         if self.counts(r):
             cell = (r["config"], r["seed"], r["fold"])
@@ -496,7 +498,7 @@ class State:
                 self.files.setdefault(cell, {}).update(r.get("digests", {}))
         return False
 
-    def _epoch(self, r: Record) -> bool:
+    def _epoch(self, r: LedgerRecord) -> bool:
         cell = self.epochs.setdefault((r["config"], r["seed"], r["fold"]), {})
         if r["epoch"] in cell or not self.counts(r):
             return False
@@ -513,7 +515,7 @@ class State:
             self._cell(r, lambda cell: cell)
         return True
 
-    def _cell_end(self, r: Record) -> bool:
+    def _cell_end(self, r: LedgerRecord) -> bool:
         key = (r["config"], r["seed"], r["fold"])
         if key in self.cells or not self.counts(r):
             return False
@@ -534,7 +536,7 @@ class State:
 
     # New values are made by their constructors: `dataclasses.replace` takes four times as long, once per epoch.
 
-    def _cell(self, r: Record, change: Callable[[Cell], Cell]) -> None:
+    def _cell(self, r: LedgerRecord, change: Callable[[Cell], Cell]) -> None:
         config = self.configs[r["config"]]
         at = next((i for i, c in enumerate(config.cells) if (c.seed, c.fold) == (r["seed"], r["fold"])), None)
         cells = list(config.cells)
@@ -548,7 +550,7 @@ class State:
         self.configs[config] = dataclasses.replace(self.configs[config], state=state)
 
 
-def _above(r: Record) -> bool:
+def _above(r: LedgerRecord) -> bool:
     """Whether an exit of an epoch scores above the majority class; older ledgers only tell which exits are collapsed."""
     if r.get("majority"):
         return bool(max(r["majority"]["margins"]) > 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.files import replaced
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 
 COLUMNS = (
     "sweep", "task", "configuration", "algorithm", "seed", "fold", "epoch", "theta_updates", "exit", "metric", "value", "seconds",
@@ -29,7 +29,7 @@ def schema() -> Any:
 
 
 def cell_table(
-    sweep: str, task: str, config: str, algorithm: str, seed: int, fold: int, epochs: dict[int, Record]
+    sweep: str, task: str, config: str, algorithm: str, seed: int, fold: int, epochs: dict[int, LedgerRecord]
 ) -> Any:
     """One cell's rows: every epoch, exit (from 1) and metric; `score` is the task's metric."""
     import numpy as np
@@ -55,7 +55,7 @@ def cell_table(
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema()})
 
 
-def write(path: Path, state: State, sweep: str, task: str) -> None:
+def write(path: Path, state: SweepState, sweep: str, task: str) -> None:
     """Write the table cell by cell; an older one is replaced at once or not at all."""
     import pyarrow.parquet as pq
 

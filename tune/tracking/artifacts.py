@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leebert.errors import TrackingError
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.space.spec import experiment_of
 from tune.store.folder import SweepFolder, spec_of
 from tune.tracking.server import existing_run, is_server, readable_errors, redact, resolve_uri
@@ -37,7 +37,7 @@ def again_by(folder: SweepFolder, tracking_uri: str | None = None) -> str:
 
 
 def deliver(
-    page: Page,
+    page: HtmlPage,
     path: Path,
     folders: Sequence[SweepFolder],
     *,

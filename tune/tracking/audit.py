@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from leebert.errors import LeaseError, TrackingError
 from tune.tracking import names, saved_views
-from tune.tracking.events import Event, SavedViews
+from tune.tracking.events import SavedViews, TrackingEvent
 from tune.tracking.expected import ExpectedRun, in_parts
 from tune.tracking.histories import RUNS, Point, histories
 from tune.tracking.runs import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, Key, key_of, latest_steps, runs_of
 from tune.tracking.server import WAITED_FOR_SECONDS, advice, is_permanent, open_store, redact
 
 if TYPE_CHECKING:
-    from tune.store.ledger import State
+    from tune.store.ledger import SweepState
     from tune.tracking.tracker import Tracker
 
 #: How often a request is made that MLflow, or who answers in its place, calls wrong.
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class RunDifference:
     """What MLflow lacks of one run, or has otherwise. absent: the run is to be created."""
 
     run: str
@@ -73,7 +73,7 @@ class Audit:
         experiment_id: str,
         sweep: str,
         task: str,
-        events: Sequence[Event],
+        events: Sequence[TrackingEvent],
         *,
         may_send: Callable[[], None],
         patience: float,
@@ -86,7 +86,7 @@ class Audit:
         self._events, self._may_send, self._patience = events, may_send, patience
         self._store, self._with_views = open_store(uri), with_views
 
-    def differences(self, *, mend: bool) -> list[Difference]:
+    def differences(self, *, mend: bool) -> list[RunDifference]:
         """Everything that differs; with `mend` it is written at once, except for runs that are to be created.
 
         Raises TrackingError if the server stays away, LeaseError if another driver has taken over.
@@ -97,17 +97,17 @@ class Audit:
             values = self._values(part, held)
             for key, expected in part.items():
                 if key not in held:
-                    found.append(Difference(expected.name, "there is no such run", absent=True))
+                    found.append(RunDifference(expected.name, "there is no such run", absent=True))
                     continue
                 parent = runs[expected.parent].info.run_id if expected.parent in runs else None
                 gap = _gap(expected, held[key], values.get(key, {}), parent)
                 if gap:
-                    found.append(Difference(expected.name, _said(gap, expected, held[key]), bool(gap.wrong)))
+                    found.append(RunDifference(expected.name, _said(gap, expected, held[key]), bool(gap.wrong)))
                     if mend:
                         self._mend(held[key].info.run_id, expected, gap)
         return found + self._views(mend)
 
-    def _views(self, mend: bool) -> list[Difference]:
+    def _views(self, mend: bool) -> list[RunDifference]:
         views = next((event.views for event in reversed(self._events) if isinstance(event, SavedViews)), None)
         if views is None or not self._with_views:
             return []
@@ -115,9 +115,11 @@ class Audit:
         found = self._ask(saved_views.lacking, self._store, *where)
         if found and mend:
             self._try(saved_views.save, self._store, self._uri, *where)
-        return [Difference("saved views", f"{found} of the experiment's tags are missing or others")] if found else []
+        return (
+            [RunDifference("saved views", f"{found} of the experiment's tags are missing or others")] if found else []
+        )
 
-    def _runs(self, mend: bool) -> tuple[dict[Key, Any], list[Difference]]:
+    def _runs(self, mend: bool) -> tuple[dict[Key, Any], list[RunDifference]]:
         """MLflow's runs by key, each once: of two runs of one key the fuller one counts."""
         runs: dict[Key, Any] = {}
         found = []
@@ -126,7 +128,7 @@ class Audit:
             if key is None:
                 continue
             if key in runs:
-                found.append(Difference(run.info.run_name, "there are two of this run"))
+                found.append(RunDifference(run.info.run_name, "there are two of this run"))
                 fewer, runs[key] = sorted((run, runs[key]), key=_fullness)
                 if mend:
                     self._try(self._store.delete_run, fewer.info.run_id)
@@ -195,7 +197,7 @@ class Audit:
             pause = min(2 * pause, 5.0)
 
 
-def missing(tracker: Tracker, state: State, say: Callable[[str], None]) -> int:
+def missing(tracker: Tracker, state: SweepState, say: Callable[[str], None]) -> int:
     """How many reports and ends of runs MLflow lacks of what it seems to have taken; says so.
 
     By the numbers of the cells' epochs alone: one search and a request for 100 cells. Never raises: the sweep is over.

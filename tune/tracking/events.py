@@ -10,7 +10,7 @@ Series = Mapping[str, Sequence[float | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Event:
+class TrackingEvent:
     """Something that the ledger records. `time_ms` is when it happened by the ledger; 0 means when it was put.
 
     Give the ledger's time: replayed with the same time, a report is recognised by MLflow and not stored twice.
@@ -20,13 +20,13 @@ class Event:
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepStarted(Event):
+class SweepStarted(TrackingEvent):
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class ConfigStarted(Event):
+class ConfigStarted(TrackingEvent):
     """`index` numbers the configurations in the order of their suggestion; `values` holds the algorithm too."""
 
     config_id: str
@@ -35,7 +35,7 @@ class ConfigStarted(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class CellStarted(Event):
+class CellStarted(TrackingEvent):
     config_id: str
     seed: int
     fold: int
@@ -44,7 +44,7 @@ class CellStarted(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class Epoch(Event):
+class Epoch(TrackingEvent):
     """One report of a cell, under the names of `tune.tracking.names`; epochs count from 0.
 
     `metrics` is called when the report is sent: while a server is away for days, 100,000 of them wait, and those that
@@ -59,7 +59,7 @@ class Epoch(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class CellEnded(Event):
+class CellEnded(TrackingEvent):
     config_id: str
     seed: int
     fold: int
@@ -67,7 +67,7 @@ class CellEnded(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConfigEnded(Event):
+class ConfigEnded(TrackingEvent):
     """A configuration's results: `depth` by layer (score, omega_ce), `curve` in steps of layers (layers, score)."""
 
     config_id: str
@@ -78,7 +78,7 @@ class ConfigEnded(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary(Event):
+class Summary(TrackingEvent):
     """What was computed over many configurations, under full names (`paired/diff`); `depth` by layer from 1.
 
     Put again under the same label with other contents, it takes the old one's place.
@@ -93,14 +93,14 @@ class Summary(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class SavedViews(Event):
+class SavedViews(TrackingEvent):
     """The sweep's saved views as they are to be now. MLflow may refuse them, which is said and counts as no loss."""
 
     views: Sequence[View] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepEnded(Event):
+class SweepEnded(TrackingEvent):
     status: Literal["finished", "stopped", "failed"]
     note: str = ""
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from tune.tracking.events import Epoch, Event, SavedViews
+from tune.tracking.events import Epoch, SavedViews, TrackingEvent
 from tune.tracking.runs import Key, RunWriter, key_of
 
 
@@ -65,7 +65,7 @@ class MemoryStore:
         del self.runs[run_id]
 
 
-def expected_runs(events: Iterable[Event], sweep: str, task: str) -> dict[Key, ExpectedRun]:
+def expected_runs(events: Iterable[TrackingEvent], sweep: str, task: str) -> dict[Key, ExpectedRun]:
     """The runs that these events leave on a server; saved views are none."""
     store = MemoryStore()
     writer = RunWriter.into(store, sweep, task)
@@ -75,7 +75,7 @@ def expected_runs(events: Iterable[Event], sweep: str, task: str) -> dict[Key, E
     return {run.key: run for run in store.runs.values()}
 
 
-def in_parts(events: Sequence[Event], sweep: str, task: str, most: int) -> Iterator[dict[Key, ExpectedRun]]:
+def in_parts(events: Sequence[TrackingEvent], sweep: str, task: str, most: int) -> Iterator[dict[Key, ExpectedRun]]:
     """All runs of a sweep's events, those of at most `most` folds at a time (but of one configuration at least).
 
     So the values of a large sweep never stand in memory all at once. First the runs that are no configuration's: their
@@ -96,7 +96,7 @@ def in_parts(events: Sequence[Event], sweep: str, task: str, most: int) -> Itera
 
 
 def _of_configurations(
-    configs: Collection[str], events: Sequence[Event], sweep: str, task: str
+    configs: Collection[str], events: Sequence[TrackingEvent], sweep: str, task: str
 ) -> dict[Key, ExpectedRun]:
     wanted = (event for event in events if getattr(event, "config_id", None) in (None, *configs))
     runs = expected_runs(wanted, sweep, task)

@@ -12,21 +12,21 @@ import numpy as np
 from leebert.tradeoff import mean_curve
 from tune.store.curves import CurveOf, layers_needed, of_all, stored
 from tune.store.history import Placement
-from tune.store.ledger import Ledger, Record, State
+from tune.store.ledger import Ledger, LedgerRecord, SweepState
 from tune.tracking.events import (
     CellEnded,
     CellStarted,
     ConfigEnded,
     ConfigStarted,
     Epoch,
-    Event,
     SweepEnded,
     SweepStarted,
+    TrackingEvent,
 )
 from tune.tracking.names import exit_metric
 
 
-def events(record: Record, state: State, curve_of: CurveOf = stored) -> Iterator[Event]:
+def events(record: LedgerRecord, state: SweepState, curve_of: CurveOf = stored) -> Iterator[TrackingEvent]:
     """What MLflow is to hear of one record, `state` being the ledger's with the record applied.
 
     `curve_of` gives the curves of cells; by default those that records hold.
@@ -63,7 +63,7 @@ def events(record: Record, state: State, curve_of: CurveOf = stored) -> Iterator
         yield SweepEnded(record["status"], note=record.get("note", ""), time_ms=time_ms)
 
 
-def epoch_metrics(record: Record) -> dict[str, float]:
+def epoch_metrics(record: LedgerRecord) -> dict[str, float]:
     """An epoch's numbers under the names of `tune.tracking.names`."""
     metrics: dict[str, float | None] = {
         "score/mean": record["score"],
@@ -84,13 +84,15 @@ def epoch_metrics(record: Record) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
-def _open_cells(config: str, status: Any, state: State, time_ms: int) -> Iterator[Event]:
+def _open_cells(config: str, status: Any, state: SweepState, time_ms: int) -> Iterator[TrackingEvent]:
     for cell in state.configs[config].cells:
         if cell.state == "running":
             yield CellEnded(config, cell.seed, cell.fold, status, time_ms=time_ms)
 
 
-def config_ended(config: str, status: Any, state: State, time_ms: int = 0, curve_of: CurveOf = stored) -> ConfigEnded:
+def config_ended(
+    config: str, status: Any, state: SweepState, time_ms: int = 0, curve_of: CurveOf = stored
+) -> ConfigEnded:
     """A configuration's results from its finished cells."""
     cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
     metrics: dict[str, float] = {"cv/cells": float(len(cells))}
@@ -114,7 +116,7 @@ def config_ended(config: str, status: Any, state: State, time_ms: int = 0, curve
     return ConfigEnded(config, status, metrics=metrics, depth=depth, curve=curve, time_ms=time_ms)
 
 
-def by_layer(cells: Sequence[Record]) -> dict[str, list[float]]:
+def by_layer(cells: Sequence[LedgerRecord]) -> dict[str, list[float]]:
     """Means over a configuration's finished cells by exit: score, and ω where all cells have learned it."""
     depth = {"score": np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()}
     if all(r["weights"] for r in cells):
@@ -125,15 +127,15 @@ def by_layer(cells: Sequence[Record]) -> dict[str, list[float]]:
 class Listener(Protocol):
     """Who is told of events: the tracker, or nobody."""
 
-    def put(self, event: Event) -> None: ...
+    def put(self, event: TrackingEvent) -> None: ...
 
 
-def replay(state_of: Ledger, listener: Listener, curve_of: CurveOf = stored) -> State:
+def replay(state_of: Ledger, listener: Listener, curve_of: CurveOf = stored) -> SweepState:
     """Tell a listener everything that a ledger holds, in the order in which it happened.
 
     `curve_of` gives the curves of cells; by default those that records hold.
     """
-    state, fences = State(slim=True), state_of.fences()
+    state, fences = SweepState(slim=True), state_of.fences()
     for record in state_of.in_order():
         if "attempt" in record and record["kind"] in ("epoch", "cell_end"):
             fence = fences.get(record["config"], {}).get(record["attempt"])

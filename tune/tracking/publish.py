@@ -9,13 +9,13 @@ from leebert.errors import SweepError
 from tune.space import SweepSpec
 from tune.space.spec import experiment_of
 from tune.store.folder import SweepFolder, spec_of
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking.artifacts import again_by
-from tune.tracking.events import Event, SavedViews
+from tune.tracking.events import SavedViews, TrackingEvent
 from tune.tracking.saved_views import doubts, links, save_now
 from tune.tracking.server import resolve_uri
 from tune.tracking.summary import summaries
-from tune.tracking.views import LOADED_RUNS, found, saved_views
+from tune.tracking.views import LOADED_RUNS, saved_views, view_contents
 
 
 class Receiver(Protocol):
@@ -23,7 +23,7 @@ class Receiver(Protocol):
 
     sweep: str
 
-    def put(self, event: Event) -> None: ...
+    def put(self, event: TrackingEvent) -> None: ...
 
 
 class Showing:
@@ -38,11 +38,11 @@ class Showing:
         self._ratio = test_train_ratio if spec.folds == 1 else None
         self._next, self._begun = 1, 0
 
-    def start(self, state: State) -> None:
+    def start(self, state: SweepState) -> None:
         self._views(state)
         self._next, self._begun = _next_after(_complete(state)), len(state.configs)
 
-    def follow(self, state: State) -> None:
+    def follow(self, state: SweepState) -> None:
         """Called every few seconds."""
         complete, begun = _complete(state), len(state.configs)
         too_many = self._begun <= LOADED_RUNS < begun  # which the titles are to say
@@ -52,21 +52,21 @@ class Showing:
         self._summaries(state)
         self._views(state)
 
-    def end(self, state: State) -> None:
+    def end(self, state: SweepState) -> None:
         """Before the end is recorded: MLflow's run of the sweep is closed with that."""
         self._summaries(state)
         self._views(state)
 
-    def _summaries(self, state: State) -> None:
+    def _summaries(self, state: SweepState) -> None:
         try:
             for event in summaries(state, self._spec.folds, self._ratio):
                 self._tracker.put(event)
         except Exception as error:
             self._say(f"no summaries: {type(error).__name__}: {error}")
 
-    def _views(self, state: State) -> None:
+    def _views(self, state: SweepState) -> None:
         try:
-            self._tracker.put(SavedViews(saved_views(self._tracker.sweep, found(self._spec, state))))
+            self._tracker.put(SavedViews(saved_views(self._tracker.sweep, view_contents(self._spec, state))))
         except Exception as error:
             self._say(f"no saved views: {type(error).__name__}: {error}")
 
@@ -85,7 +85,7 @@ def show(
     if not state.history():
         raise SweepError(f"sweep {folder.name} has begun no configuration yet: there is nothing to show")
     uri = resolve_uri(tracking_uri or spec.tracking.uri)
-    views = saved_views(folder.name, found(spec, state))
+    views = saved_views(folder.name, view_contents(spec, state))
     again = again_by(folder, tracking_uri)
     experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, again=again)
     return {
@@ -102,5 +102,5 @@ def _next_after(complete: int) -> int:
     return max(1, LOADED_RUNS + 1 if complete <= LOADED_RUNS < 2 * complete else 2 * complete)
 
 
-def _complete(state: State) -> int:
+def _complete(state: SweepState) -> int:
     return sum(c.state == "complete" for c in state.configs.values())

@@ -14,10 +14,10 @@ from typing import Any
 
 from leebert.errors import SweepError
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, held, named, spec_of
-from tune.store.ledger import Record, State
-from tune.tracking.audit import Audit, Difference
-from tune.tracking.events import ConfigEnded, Event
+from tune.store.folder import SweepFolder, driver_lease, spec_of, sweep_argument
+from tune.store.ledger import LedgerRecord, SweepState
+from tune.tracking.audit import Audit, RunDifference
+from tune.tracking.events import ConfigEnded, TrackingEvent
 from tune.tracking.feed import events, replay
 from tune.tracking.publish import Showing
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
@@ -31,9 +31,9 @@ class _Kept:
 
     def __init__(self, sweep: str) -> None:
         self.sweep = sweep
-        self.events: list[Event] = []
+        self.events: list[TrackingEvent] = []
 
-    def put(self, event: Event) -> None:
+    def put(self, event: TrackingEvent) -> None:
         self.events.append(event)
 
 
@@ -54,7 +54,7 @@ def rebuild(
     folder.refuse_links()
     spec = spec_of(folder)
     # Feeding MLflow is the driver's: two at once would create runs twice.
-    with held(folder) as lease:
+    with driver_lease(folder) as lease:
         _refuse_partial(folder)
         tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
         tracker.fence(lease.check)
@@ -92,11 +92,11 @@ def _refuse_partial(folder: SweepFolder) -> None:
     if state.missing and any(configuration.state == "running" for configuration in state.history()):
         raise SweepError(
             f"{folder.ledger.folder}: {'; '.join(state.missing)}. MLflow may hold more than that, and would be changed to "
-            f"it: first go on by: leebert-tune resume {named(folder)}"
+            f"it: first go on by: leebert-tune resume {sweep_argument(folder)}"
         )
 
 
-def with_newest_results(told: Sequence[Event]) -> list[Event]:
+def with_newest_results(told: Sequence[TrackingEvent]) -> list[TrackingEvent]:
     """The events, in which each end of a configuration has the results of its last one.
 
     A configuration ends again after more seeds or a repair. MLflow can't take back what it was told at the first end, and
@@ -105,7 +105,7 @@ def with_newest_results(told: Sequence[Event]) -> list[Event]:
     ends = (event for event in told if isinstance(event, ConfigEnded) and event.status in ("complete", "pruned"))
     newest = {event.config_id: event for event in ends}
 
-    def newer(event: Event) -> Event:
+    def newer(event: TrackingEvent) -> TrackingEvent:
         if not isinstance(event, ConfigEnded) or (last := newest.get(event.config_id)) is None:
             return event
         return dataclasses.replace(event, metrics=last.metrics, depth=last.depth, curve=last.curve)
@@ -114,8 +114,8 @@ def with_newest_results(told: Sequence[Event]) -> list[Event]:
 
 
 def complete(
-    tracker: Tracker, told: Sequence[Event], may_send: Callable[[], None], say: Callable[[str], None]
-) -> tuple[int, list[Difference]]:
+    tracker: Tracker, told: Sequence[TrackingEvent], may_send: Callable[[], None], say: Callable[[str], None]
+) -> tuple[int, list[RunDifference]]:
     """Mend until nothing differs; how many runs were mended, and what differs after the last attempt."""
     assert tracker.experiment_id is not None
     audit = Audit(
@@ -129,7 +129,7 @@ def complete(
         with_views=tracker.takes_views,
     )
     runs: set[str] = set()
-    before: list[Difference] = []
+    before: list[RunDifference] = []
     for _ in range(PASSES):
         left = audit.differences(mend=True)
         if not left:
@@ -150,7 +150,7 @@ def complete(
     return len(runs - {one.run for one in left}), left
 
 
-def _end(state: State) -> Record:
+def _end(state: SweepState) -> LedgerRecord:
     """How the sweep ended; a driver that died stopped with its last record.
 
     It is told again after everything else, for what a trial has written beyond its driver's last word.

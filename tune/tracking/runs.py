@@ -24,12 +24,12 @@ from tune.tracking.events import (
     ConfigEnded,
     ConfigStarted,
     Epoch,
-    Event,
     SavedViews,
     Series,
     Summary,
     SweepEnded,
     SweepStarted,
+    TrackingEvent,
 )
 from tune.tracking.server import ensure_experiment, is_permanent, open_store, quoted, redact
 
@@ -92,7 +92,7 @@ class RunWriter:
             self.experiment_id = ensure_experiment(open_store(self._uri, *quick), self._experiment)
             self._store = open_store(self._uri)
 
-    def apply(self, event: Event, *more: Epoch) -> None:
+    def apply(self, event: TrackingEvent, *more: Epoch) -> None:
         """Write an event; if it is a report, others with it: those of one run share requests, at a third of the cost."""
         self.connect()
         if isinstance(event, SavedViews):

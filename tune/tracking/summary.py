@@ -11,15 +11,15 @@ from typing import Any
 from leebert.errors import LeebertError
 from leebert.methods import METHODS, Method
 from tune.analysis.compare import compare
-from tune.analysis.compare_text import rests_on
+from tune.analysis.compare_text import based_on, line_verdict
 from tune.analysis.labels import PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.store.ranking import cells_of, complete, exit_scores
 from tune.tracking.events import Summary
 
 
-def summaries(state: State, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
+def summaries(state: SweepState, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
     """One per algorithm, and one per pair of algorithms whose configurations can be paired.
 
     The ratio of held-out to training rows is 1/(folds - 1) unless given, as in `tune.analysis.compare`.
@@ -66,7 +66,9 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                     "paired/diff_high": [_known(i.high) for i in line.exits],
                 },
                 colour=next(colours),
-                note="\n\n".join([line.verdict, rests_on(line), *(f"Warning: {w}" for w in comparison.warnings)]),
+                note="\n\n".join(
+                    [line_verdict(line, ratio), based_on(line), *(f"Warning: {w}" for w in comparison.warnings)]
+                ),
                 time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
             )
 
@@ -77,7 +79,7 @@ def _order(algorithm: str) -> tuple[int, str]:
     return Method.chart_order if method is None else method.chart_order, algorithm
 
 
-def _newest(state: State, *sides: Mapping[str, Any]) -> int:
+def _newest(state: SweepState, *sides: Mapping[str, Any]) -> int:
     """When the newest cell was done (ms) of all that a summary is about: made again later, it is the same."""
     about = [
         c.id for c in state.history() if any(side.items() <= {"algorithm": "", **c.values}.items() for side in sides)

@@ -19,8 +19,8 @@ from leebert.errors import LeaseError, TrackingError
 from tune.space.spec import SweepSpec, experiment_of
 from tune.tracking.events import (
     Epoch,
-    Event,
     SavedViews,
+    TrackingEvent,
 )
 from tune.tracking.runs import RunWriter
 from tune.tracking.saved_views import ViewsRefused, links
@@ -56,7 +56,7 @@ class Tracker:
         self._say = say or logging.getLogger(__name__).warning
         self._longest_pause = longest_pause
         self._writer = RunWriter(uri, experiment, sweep, task)
-        self._events: collections.deque[Event] = collections.deque()
+        self._events: collections.deque[TrackingEvent] = collections.deque()
         self._changed = threading.Condition()
         self._closing = self._abandoned = False
         self._may_send: Callable[[], None] = lambda: None
@@ -104,7 +104,7 @@ class Tracker:
         """Send only while `may_send` doesn't raise LeaseError: what another driver has taken over is told by that one."""
         self._may_send = may_send
 
-    def put(self, event: Event) -> None:
+    def put(self, event: TrackingEvent) -> None:
         """Hand over an event: returns at once and never raises, whatever the server does."""
         if not event.time_ms:
             event = dataclasses.replace(event, time_ms=time.time_ns() // 1_000_000)
@@ -147,7 +147,7 @@ class Tracker:
             for _ in (event, *more):
                 self._events.popleft()
 
-    def _next(self) -> tuple[Event, list[Epoch]]:
+    def _next(self) -> tuple[TrackingEvent, list[Epoch]]:
         """The event that has waited longest; if it is a report, also the reports that directly follow it."""
         first, *following = itertools.islice(self._events, BATCH)
         more: list[Epoch] = []
@@ -157,7 +157,7 @@ class Tracker:
             more.append(event)
         return first, more
 
-    def _send(self, event: Event, *more: Epoch) -> bool:
+    def _send(self, event: TrackingEvent, *more: Epoch) -> bool:
         """Until the events are written or turned out to be unwritable; False once the tracker was given up."""
         pause, away = 0.25, False
         while not self._abandoned:
@@ -193,7 +193,7 @@ class Tracker:
                 return True
         return False
 
-    def _reject(self, event: Event, error: Exception) -> None:
+    def _reject(self, event: TrackingEvent, error: Exception) -> None:
         """One event that MLflow will never take (its run was deleted, say) must not hold up the others."""
         self.rejected += 1
         if self.rejected == 1:

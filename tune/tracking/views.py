@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from leebert.methods import METHODS, applies
 from tune.space import SweepSpec
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking import names
 from tune.tracking.events import View
 from tune.tracking.feed import by_layer
@@ -30,11 +30,11 @@ LOADED_RUNS = 100
 _ENCODED = "deflate;"
 _SCORE, _DEVIATION, _LAYERS = "cv/score_pct", "cv/score_std_pct", "cv/layers"
 
-State_ = dict[str, Any]
+ViewState = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ViewContents:
     """What views depend on besides the sweep's name.
 
     `shared` are the swept options that every algorithm uses, `others` those that only some do; `ranges` are the least and
@@ -50,7 +50,7 @@ class Found:
     begun: int = 0
 
 
-def found(spec: SweepSpec, state: State) -> Found:
+def view_contents(spec: SweepSpec, state: SweepState) -> ViewContents:
     """What is known of a sweep by now."""
     complete = [c.id for c in state.history() if c.state == "complete"]
     seen: dict[str, list[float]] = {}
@@ -61,7 +61,7 @@ def found(spec: SweepSpec, state: State) -> Found:
     # An option with one value tells nothing apart.
     swept = [option for option, values in spec.space.items() if values.count != 1]
     options = {o: all(applies(o, a) for a in spec.algorithms) for o in swept}
-    return Found(
+    return ViewContents(
         algorithms=spec.algorithms,
         shared=tuple(o for o, all_use_it in options.items() if all_use_it),
         others=tuple(o for o, all_use_it in options.items() if not all_use_it),
@@ -71,7 +71,7 @@ def found(spec: SweepSpec, state: State) -> Found:
     )
 
 
-def saved_views(sweep: str, of: Found) -> tuple[View, ...]:
+def saved_views(sweep: str, of: ViewContents) -> tuple[View, ...]:
     """The views of one sweep, the most important first."""
     return (
         View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
@@ -93,7 +93,7 @@ def encoded(view: View, created: int, updated: int) -> str:
     return json.dumps(whole)
 
 
-def decoded(value: str) -> tuple[str, State_, int]:
+def decoded(value: str) -> tuple[str, ViewState, int]:
     """Name, state and time of creation back from a tag's value; ValueError for what is none of ours."""
     try:
         whole = json.loads(value)
@@ -106,7 +106,7 @@ def decoded(value: str) -> tuple[str, State_, int]:
 # The four views.
 
 
-def _algorithms(sweep: str, of: Found) -> State_:
+def _algorithms(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
     sections = [
@@ -117,7 +117,7 @@ def _algorithms(sweep: str, of: Found) -> State_:
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
 
 
-def _speed(sweep: str, of: Found) -> State_:
+def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     curve = _line("curve/score", over="curve/layers")
     sections = [
@@ -127,7 +127,7 @@ def _speed(sweep: str, of: Found) -> State_:
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
 
 
-def _configurations(sweep: str, of: Found) -> State_:
+def _configurations(sweep: str, of: ViewContents) -> ViewState:
     axes = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in of.shared]
     every = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in (*of.shared, *of.others)]
     parallel = [_parallel("all", [*axes[:1], "variant", *axes[1:]])]  # the first axis would cut off its labels
@@ -143,7 +143,7 @@ def _configurations(sweep: str, of: Found) -> State_:
     return _state(_where(sweep, "config"), _config_columns(of), sections)
 
 
-def _summary(sweep: str) -> State_:
+def _summary(sweep: str) -> ViewState:
     by_exit = {
         key: _line(key, f"{key}_low", f"{key}_high", over="depth/layer") for key in ("summary/score", "paired/diff")
     }
@@ -170,7 +170,7 @@ _BARS = (_SCORE, _DEVIATION, _LAYERS)
 class _Section:
     id: str
     title: str
-    cards: Sequence[State_]
+    cards: Sequence[ViewState]
     columns: int
     height: int
 
@@ -183,7 +183,7 @@ def _state(
     kind: names.RunKind = "config",
     order: str = f"metrics.`{_SCORE}`",
     **more: Any,
-) -> State_:
+) -> ViewState:
     cards = [{**card, "metricSectionId": section.id} for section in sections for card in section.cards]
     shown = {card["metricKey"] for card in cards if "metricKey" in card}
     # A metric without a card would get one, in a section of its own; unless there is one that was deleted.
@@ -225,7 +225,7 @@ def _metrics(kind: names.RunKind) -> Iterable[str]:
     return (line.pattern for line in names.NAMES if line.family == "metric" and kind in line.runs)
 
 
-def _config_columns(of: Found) -> dict[str, int]:
+def _config_columns(of: ViewContents) -> dict[str, int]:
     """Columns of the table, with their widths."""
     metrics = {f"metrics.`{metric}`": 130 for metric in (*_BARS, "cv/cells")}
     params = {f"params.`{option}`": 110 for option in (*of.shared, *of.others)}
@@ -238,13 +238,13 @@ def _title(algorithms: Sequence[str]) -> str:
     return "CLO vs BLO" if len(by_levels) == 2 else "algorithms compared"
 
 
-def _card(id: str, type: str, **more: Any) -> State_:
+def _card(id: str, type: str, **more: Any) -> ViewState:
     return {
         "uuid": id, "type": type, "deleted": False, "isGenerated": False, "runsCountToCompare": LOADED_RUNS, **more,
     }  # fmt: skip
 
 
-def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = None) -> State_:
+def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = None) -> ViewState:
     """Lines of one metric and others `with_` it, over a metric of the same steps: that one labels the axis."""
     return _card(
         f"line-{metric}",
@@ -261,19 +261,19 @@ def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = N
     )
 
 
-def _depth(metric: str, of: Found) -> State_:
+def _depth(metric: str, of: ViewContents) -> ViewState:
     low, high = of.ranges.get(metric, (0.0, 0.0))
     margin = 0.08 * (high - low)
     return _line(metric, over="depth/layer", y=(low - margin, high + margin) if margin else None)
 
 
-def _bar(metric: str) -> State_:
+def _bar(metric: str) -> ViewState:
     return _card(f"bar-{metric}", "BAR", metricKey=metric)
 
 
-def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> State_:
+def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> ViewState:
     return _card(f"scatter-{x}", "SCATTER", xaxis={"key": x, "type": kind}, yaxis={"key": y, "type": "METRIC"})
 
 
-def _parallel(id: str, params: Sequence[str]) -> State_:
+def _parallel(id: str, params: Sequence[str]) -> ViewState:
     return _card(f"parallel-{id}", "PARALLEL", selectedParams=list(params), selectedMetrics=[_SCORE], showAllRuns=False)
