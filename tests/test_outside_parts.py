@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from leebert.config import TrainConfig
 from leebert.errors import ConfigError, SweepError
 from leebert.exits import CRITERIA
 from leebert.methods import METHODS, Method
+from leebert.metrics import METRICS
 from leebert.outside import origins, refuse_missing
 from leebert.plugins import Origin
+from leebert.testing import CriterionContract, MetricContract, toy_mlp, toy_rows
+from leebert.train import fit
 from tune.machines.nodes import Stamp
 from tune.pruners import PRUNERS
 from tune.running.outside import OutsidePart, OutsideParts, recorded
 from tune.running.trial import CellTrial
+from tune.searchers import SEARCHERS
 from tune.space import SweepSpec
+from tune.testing import PrunerContract, SearcherContract
+from tune.tracking import views
 
 MINE = dataclasses.replace(METHODS["slo"], name="mine", label="Mine")
 
@@ -131,3 +140,42 @@ def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
     refuse_missing({"method slo": "x"}, "a part that is here")
     assert origins(["method slo", "method mine", f"exit criterion {next(iter(CRITERIA))}"]) == {}
     assert isinstance(METHODS["slo"], Method)
+
+
+def test_the_parts_of_contributing_work() -> None:
+    """Each block of code is run as it stands, and what it adds meets the contract of its kind."""
+    page = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
+    *parts, view = re.findall(r"```python\n(.*?)```", page.partition("## Add your own")[2], re.S)
+    assert len(parts) == 5
+    for code in (*parts, view):
+        assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    try:
+        for code in parts:
+            exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": __name__})
+        spec = spec_of("every-third", pruner={"name": "above-half", "min_epochs": 2}, searcher="backwards")
+        assert recorded(spec, "recall").keys() == {
+            "method every-third", "metric recall", "searcher backwards", "pruner above-half",
+        }  # fmt: skip
+        assert fit(toy_mlp(), toy_rows(), TrainConfig(algorithm="every-third", max_epochs=1)).reports
+        assert METRICS["recall"].measured(np.array([1, 1, 0]), np.array([1, 0, 0]))["score"] == 0.5
+        criterion, metric = CriterionContract(), MetricContract()
+        criterion.criterion, metric.metric = CRITERIA["norm"], METRICS["recall"]  # type: ignore[misc]
+        criterion.test_inference_equals_replay()
+        criterion.test_curve_equals_replay()
+        metric.test_scores_are_fractions()
+        pruner, searcher = PrunerContract(), SearcherContract()
+        pruner.pruner, searcher.searcher = PRUNERS["above-half"], SEARCHERS["backwards"]  # type: ignore[misc]
+        pruner.test_decisions_depend_on_the_history_alone()
+        pruner.test_nothing_stops_before_min_epochs()
+        searcher.test_finite_space_ends_after_each_configuration_once()
+        searcher.test_proposals_depend_on_the_history_alone()
+    finally:
+        for registry, name in (
+            (METHODS, "every-third"), (CRITERIA, "norm"), (METRICS, "recall"), (PRUNERS, "above-half"),
+            (SEARCHERS, "backwards"),
+        ):  # fmt: skip
+            registry.unregister(name)
+    names = dict(vars(views))
+    exec(compile(view, "CONTRIBUTING.md", "exec"), names)
+    state = names["_layers"]("a", views.ViewContents(("slo",)))
+    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against layers"]
