@@ -1,6 +1,6 @@
-"""Tables in the documents that are made from the registries; ``make tables`` writes them anew (`tune.tables`).
+"""Generate the documents' tables from the registries; ``make tables`` (`tune.tables`) updates them.
 
-A document has a table between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``, where NAME is a table's name below.
+A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``, where NAME is a name of :data:`TABLES`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MARKED = re.compile(r"(<!-- (?P<name>[\w-]+):begin -->\n)(?P<body>.*?)(<!-- (?P
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """One table.
+class DocumentTable:
+    """One generated table.
 
     Attributes:
-        name: What the markers in a document call it.
-        columns: Its headings.
-        rows: Makes its rows, each with a cell for each heading; cells are Markdown.
+        name: Its name in the markers of a document.
+        columns: The headings.
+        rows: Makes the rows, with one Markdown cell per heading.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Table:
 
 
 def _built_in() -> list[Method]:
-    """List this project's own methods: what else is installed stands in no document."""
+    """List this project's methods; documents omit methods of other installed packages."""
     return [METHODS[name] for name in METHODS.built_in]
 
 
@@ -64,38 +64,38 @@ def _colours() -> Iterable[Sequence[str]]:
 
 
 #: The tables of this package; `tune.tables` has those of searchers and pruners.
-TABLES: tuple[Table, ...] = (
-    Table("methods", ("`algorithm`", "method", "what trains", "exits by", "cost"), _methods),
-    Table("criteria", ("criterion", "a sample exits when", "threshold", "first exit", "source"), _criteria),
-    Table("metrics", ("metric", "score", "measures", "used by"), _metrics),
-    Table("colours", ("method", "`approach`", "colour"), _colours),
+TABLES: tuple[DocumentTable, ...] = (
+    DocumentTable("methods", ("`algorithm`", "method", "what trains", "exit criterion", "cost"), _methods),
+    DocumentTable("criteria", ("criterion", "a sample exits when", "threshold", "first exit", "source"), _criteria),
+    DocumentTable("metrics", ("metric", "score", "measures", "used by"), _metrics),
+    DocumentTable("colours", ("method", "`approach`", "colour"), _colours),
 )
 
 
-def rendered(text: str, where: str, tables: Iterable[Table] = TABLES) -> str:
-    """Make the tables of a document anew.
+def rendered(text: str, where: str, tables: Iterable[DocumentTable] = TABLES) -> str:
+    """Update the tables of a document.
 
     Args:
         text: The document.
-        where: What messages call it.
-        tables: The tables that it may have.
+        where: Its name in messages.
+        tables: The tables that its markers may name.
 
     Returns:
-        The document, equal to `text` where its tables are up to date.
+        The document, equal to `text` if its tables are up to date.
 
     Raises:
-        ConfigError: It has markers of a table that does not exist.
+        ConfigError: Its markers name a table that does not exist.
     """
     by_name = {table.name: table for table in tables}
 
     def made(match: re.Match[str]) -> str:
         if match["name"] not in by_name:
-            raise ConfigError(f"{where}: no table {match['name']!r}; use one of {', '.join(by_name)}")
+            raise ConfigError(f"{where}: table {match['name']!r} does not exist; use one of {', '.join(by_name)}")
         return f"{match[1]}{by_name[match['name']].markdown()}{match[4]}"
 
     return _MARKED.sub(made, text)
 
 
 def documents(root: Path) -> list[Path]:
-    """List the Markdown documents of a checkout: those at its top, and those in `docs` and in `search_spaces`."""
+    """List the Markdown documents of a checkout: those at its top, in `docs` and in `search_spaces`."""
     return sorted({*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("search_spaces/*.md")})

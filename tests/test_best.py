@@ -149,8 +149,7 @@ def test_an_unfinished_sweep_does_not_deny_other_tasks_their_files(sweep, choose
     assert not (tmp_path / "best" / "rte.yaml").exists()
     errors = ran.err.splitlines()
     assert (
-        "error: sweep early: no configuration has finished all its cells yet: 0 unfinished, 1 pruned, 0 failed"
-        in errors
+        "error: sweep early: no configuration has finished all its runs yet: 0 unfinished, 1 pruned, 0 failed" in errors
     )
     assert any(line.startswith("error: sweep damaged: ") for line in errors)
     twice = choose("good", "good")

@@ -411,7 +411,7 @@ def test_evaluate_prints_tables_in_steps_of_layers_and_takes_a_split(trained, cl
     ran = cli("leebert", "evaluate", trained[0], "--split", "train", "--timed-rows", 4)
     assert ran.code == 0, ran.err
     assert "train: 120 samples" in ran.out
-    assert f"the model's own exit criterion, {exits_of(trained)[0]}" in ran.out
+    assert f"the model's exit criterion {exits_of(trained)[0]}" in ran.out
     above = "no speed-up is claimed" not in ran.out
     assert ("train: largest layer speed-up with at most 1 point lost" in ran.out) is above
     # A row per half layer at most, one in the table of fewest layers, and one in that of wall-clock times.

@@ -81,7 +81,9 @@ def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path,
     assert not isinstance(narrowed.at_speed_ups[0][1], str), "what was lost is of C=2"
     for path in (sweep.path / "cells").iterdir():
         path.unlink()
-    with pytest.warns(UserWarning, match="is missing.*; and [0-9]+ more; left out of everything"):
+    with pytest.warns(
+        UserWarning, match="is missing.*; and [0-9]+ more; results computed from logits are without them"
+    ):
         (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
     assert "no pair that finished the same run" in found.as_dict()["at_speed_ups"][0]["missing"]
     with warnings.catch_warnings():

@@ -153,7 +153,7 @@ def test_the_tables_of_the_documents_are_those_of_the_registries():
     assert "<!-- pruners:begin -->" in texts[ROOT / "search_spaces" / "README.md"]
     for path, text in texts.items():
         assert rendered(text, path.name, TABLES) == text, f"{path.name}: run make tables"
-    with pytest.raises(ConfigError, match=r"here: no table 'nothing'; use one of methods, criteria, metrics, colours"):
+    with pytest.raises(ConfigError, match=r"here: table 'nothing' does not exist; use one of methods, "):
         rendered("<!-- nothing:begin -->\n<!-- nothing:end -->", "here")
 
 

@@ -144,14 +144,14 @@ def test_cells_that_were_trained_on_other_settings_are_said_by_best_and_compare(
     choose_each([folder], objective, say=said.append)
     (line,) = (line for line in said if "different settings" in line)
     assert line.startswith("warning: sweep uneven: runs were trained with different settings")
-    assert line.endswith("threads 1 in 17, 2 in 1 of 18 cells")
+    assert line.endswith("threads 1 in 17, 2 in 1 of 18 runs")
     (told,) = compare_sweeps([folder], "clo-v2", "blo")
     assert line.removeprefix("warning: ") in told.scores.warnings
     parts = uneven_settings("uneven", folder.ledger.read(), [odd])
-    assert [part.rpartition(": ")[2] for part in parts] == ["threads 1 in 2, 2 in 1 of 3 cells"]
+    assert [part.rpartition(": ")[2] for part in parts] == ["threads 1 in 2, 2 in 1 of 3 runs"]
     ends(folder, lambda seed, fold, config: {"runtime": {"threads": 1}, "placement": {"accumulate": 1 + fold % 2}})
     (part,) = uneven_settings("uneven", folder.ledger.read())
-    assert part.endswith("micro-batches 1 in 12, 2 in 6 of 18 cells")
+    assert part.endswith("micro-batches 1 in 12, 2 in 6 of 18 runs")
 
 
 def ends(folder, more):

@@ -177,7 +177,7 @@ def test_while_a_driver_is_at_work_it_is_refused(swept, rebuild, tmp_path):
     finally:
         lease.release()
     assert ran.code == 1
-    assert "sweep driven is being driven by process" in ran.err
+    assert "sweep driven is driven by process" in ran.err
     assert not (tmp_path / "mlflow.db").exists()
 
 

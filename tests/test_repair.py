@@ -66,7 +66,7 @@ def test_every_file_of_every_cell_has_a_digest_and_any_damage_to_it_is_seen(plac
     theirs.write_bytes(whole)
     wrong = damaged(place, cells)
     assert wrong.keys() == {first, second}
-    assert "is another cell's" in wrong[first]
+    assert "belongs to another run" in wrong[first]
     with pytest.raises(SweepError, match="is not the file that the ledger records"):
         cell_logits(place, record)
 

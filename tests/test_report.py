@@ -174,7 +174,9 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
     assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
     assert text.count("Warning: this sweep was pruned (1 configurations") == 1
     assert text.count("Warning: this sweep is unfinished (7 of 12 configurations complete") == 1
-    assert "This page holds 6 comparisons at 95 %" in text, "two values of C and tuned, at all layers and at speed-up 2"
+    assert "This page holds 6 tests at the 5 % level" in text, (
+        "two values of C and tuned, at all layers and at speed-up 2"
+    )
     assert "about 0.3 of them" in text
     assert "pruned at epoch 2 of seed 0 fold 0" in text
     assert "<td>crash</td><td></td>" in text, "a failure that left no message"

@@ -131,7 +131,7 @@ def test_a_pickle_in_a_sweeps_folder_is_never_opened(stranger, payload, file):
         assert status_of(SweepFolder(stranger))["state"] == "died"
     else:
         (stranger / "x.parquet").write_bytes(payload)
-        with pytest.raises(SweepError, match="x.parquet can't be read as a cell's held-out logits"):
+        with pytest.raises(SweepError, match="x.parquet can't be read as a run's validation logits"):
             load_held_out(stranger / "x.parquet")
 
 

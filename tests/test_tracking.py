@@ -312,7 +312,7 @@ def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, 
     wait_for(lambda: tracker.waiting == 0)
     assert tracker.close(10) == 0
     assert [
-        ("away" if "Training goes on" in line else "back" if "is back" in line else line) for line in served.said
+        ("away" if "Training continues" in line else "back" if "is back" in line else line) for line in served.said
     ] == [
         "away",
         "back",
@@ -388,7 +388,7 @@ def test_closing_waits_on_while_the_server_takes_something(database: str, monkey
     assert tracker.close(4.0) == 0
     assert time.monotonic() - started > 4.0, "else nothing was tested"
     assert len(sweep.runs()) == 7
-    assert any("events are on their way" in line for line in sweep.said)
+    assert any("pending events" in line for line in sweep.said)
 
 
 def test_reports_that_wait_for_days_take_little_memory(free_port: int) -> None:

@@ -22,7 +22,7 @@ from tune.store.ledger import SweepState
 from tune.tracking import names, views
 from tune.tracking import saved_views as saving
 from tune.tracking.events import SavedViews, Summary, View
-from tune.tracking.publish import Showing
+from tune.tracking.publish import Publisher
 from tune.tracking.views import ViewContents, decoded, encoded, saved_views, view_contents, view_key
 
 FOUND = ViewContents(
@@ -42,7 +42,7 @@ def cards(view: View) -> list[dict[str, Any]]:
 def test_each_view_keeps_to_its_sweep_and_leaves_folds_out() -> None:
     made = saved_views("mrpc-small", FOUND)
     assert [view.name for view in made] == [
-        "mrpc-small: CLO vs BLO", "mrpc-small: speed against accuracy", "mrpc-small: all configurations",
+        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean layers", "mrpc-small: all configurations",
         "mrpc-small: summary",
     ]  # fmt: skip
     kinds = ["config", "config", "config", "summary"]
@@ -109,7 +109,7 @@ def test_every_option_has_its_chart() -> None:
 
 
 def test_a_view_of_other_algorithms_does_not_name_these_two() -> None:
-    assert saved_views("s", ViewContents(("slo", "uniform")))[0].name == "s: algorithms compared"
+    assert saved_views("s", ViewContents(("slo", "uniform")))[0].name == "s: methods compared"
 
 
 def test_axes_begin_where_the_values_do() -> None:
@@ -167,7 +167,7 @@ def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_p
     spec = SweepSpec.model_validate(SPEC)
     whole = made_sweep(tmp_path, "sqlite:///nowhere.db")
     heard: Any = Heard()
-    showing, state, told = Showing(heard, spec, None, print), SweepState(), []
+    showing, state, told = Publisher(heard, spec, None, print), SweepState(), []
     showing.start(state)
     assert [type(event) for event in heard.events] == [SavedViews]
     for record in whole.ledger.in_order():
@@ -189,7 +189,7 @@ def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None
     said: list[str] = []
     broken: Any = Broken()
     state = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL).ledger.read()
-    showing = Showing(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
+    showing = Publisher(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
     showing.start(SweepState())
     showing.follow(state)
     no_views, no_summaries = "no saved views: RuntimeError: no", "no summaries: RuntimeError: no"
@@ -202,7 +202,7 @@ def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None
 def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -> None:
     def titles(n: int) -> list[str]:
         heard: Any = Heard()
-        showing = Showing(heard, SweepSpec.model_validate(SPEC), None, print)
+        showing = Publisher(heard, SweepSpec.model_validate(SPEC), None, print)
         showing.start(at(64))
         heard.events.clear()
         for known in (at(65), at(n)):
@@ -220,7 +220,7 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
         return state
 
     assert titles(100) == []
-    assert titles(101) == ["Exit curves, one line per configuration (the best 100 only)"]
+    assert titles(101) == ["Score against mean layers, one line per configuration (the best 100 only)"]
 
 
 def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
     told = {summary.label: summary for summary in summaries(state, 3, None)}
     assert set(told) == {"BLO", "CLO-v2", "CLO-v2 C=2 minus BLO", "CLO-v2 C=4 minus BLO"}
     clo, diff = told["CLO-v2"], told["CLO-v2 C=4 minus BLO"]
-    assert clo.note == "23 configurations, each on 3 cells"
+    assert clo.note == "23 configurations, 3 runs each"
     mean = 100 * sum(v for v in clo.depth["summary/score"] if v is not None) / 6
     assert clo.metrics["summary/score_pct"] == pytest.approx(mean, abs=1e-3)
     for one, name in ((clo, "summary/score_pct"), (diff, "paired/diff_pct")):
@@ -321,7 +321,7 @@ def test_in_a_full_description_the_oldest_links_make_room_and_the_rest_stays(tmp
     assert 0 < len(there) < len(sweeps)
     assert there == [sweep.name for sweep in reversed(sweeps)][: len(there)], "the newest stay"
     assert own in lines
-    assert [line for line in lines if "no room for the links of older sweeps" in line] == lines[-1:]
+    assert [line for line in lines if "Links of older sweeps are dropped" in line] == lines[-1:]
     before = tags(uri, sweeps[0].experiment)
     sweeps[-1].send([SavedViews(saved_views(sweeps[-1].name, FOUND))])
     assert tags(uri, sweeps[0].experiment) == before
@@ -351,7 +351,7 @@ def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str) -> None
     assert tracker.views == {}
     assert tracker.url is not None
     (line,) = sweep.said
-    assert "doesn't take the saved views (INVALID_PARAMETER_VALUE: no such tags here)" in line
+    assert "doesn't accept the saved views (INVALID_PARAMETER_VALUE: no such tags here)" in line
     assert f"`leebert-tune views {sweep.name}` tries again" in line
 
 
@@ -369,7 +369,7 @@ def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_
         tracker = sweep.send([whole_sweep()[0], SavedViews(saved_views(sweep.name, FOUND))])
     assert len(of_sweep(tags(mlflow_server.url, sweep.experiment), sweep.name)) == 4
     assert len(tracker.views) == 4
-    assert [("Training goes on" in line, "is back" in line) for line in sweep.said] == [(True, False), (False, True)]
+    assert [("Training continues" in line, "is back" in line) for line in sweep.said] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("status", [403, 404, 501])
@@ -398,7 +398,7 @@ def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlfl
         tracker = sweep.send([whole_sweep()[0], *(SavedViews(saved_views(sweep.name, of)) for of in (FOUND, more))])
     assert taken[0] < 0
     assert len(tracker.views) == 4
-    assert any("doesn't take the saved views" in line for line in sweep.said)
+    assert any("doesn't accept the saved views" in line for line in sweep.said)
 
 
 @pytest.mark.slow
@@ -408,11 +408,11 @@ def test_a_rebuild_ends_well_where_the_tags_are_rejected_and_prints_the_plain_li
     assert ran.code == 0, ran.err
     assert f"MLflow: {refused}/#/experiments/" in ran.out
     assert "viewStateShareKey" not in ran.out
-    assert "doesn't take the saved views" in ran.err
+    assert "doesn't accept the saved views" in ran.err
     again = cli("leebert-tune", "views", made.path)
     assert again.code == 1
     assert again.err.startswith("error: MLflow at ")
-    assert "doesn't take the saved views" in again.err
+    assert "doesn't accept the saved views" in again.err
     assert len(again.err.splitlines()) == 1
 
 
@@ -460,12 +460,12 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
     nothing = cli("leebert-tune", "views", "nothing", "--storage", tmp_path)
     assert (nothing.code, nothing.err) == (
         1,
-        f"error: no sweep 'nothing' in {tmp_path}; there are: unsent; another storage is named by --storage or LEEBERT_STORAGE\n",
+        f"error: no sweep 'nothing' in {tmp_path}; its sweeps: unsent; set another storage by --storage or LEEBERT_STORAGE\n",
     )
 
     empty = made_sweep(tmp_path / "empty", mlflow_server.url, configs=0)
     ran = cli("leebert-tune", "views", empty.path)
-    assert (ran.code, "has begun no configuration yet" in ran.err) == (1, True)
+    assert (ran.code, "has no configuration yet" in ran.err) == (1, True)
 
 
 def test_views_from_another_folder_leave_no_empty_database_behind(cli, tmp_path, monkeypatch) -> None:
@@ -474,7 +474,7 @@ def test_views_from_another_folder_leave_no_empty_database_behind(cli, tmp_path,
     monkeypatch.chdir(tmp_path / "elsewhere")
     ran = cli("leebert-tune", "views", made.path)
     assert ran.code == 1
-    assert f"there is no database {tmp_path}/elsewhere/mlflow.db; fill it by: leebert-tune rebuild-mlflow" in ran.err
+    assert f"no database {tmp_path}/elsewhere/mlflow.db; fill it by: leebert-tune rebuild-mlflow" in ran.err
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -510,4 +510,4 @@ def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli, ray_up
     assert ran.code == 0, ran.err
     assert f"MLflow: {refused}/#/experiments/" in ran.out
     assert "viewStateShareKey" not in ran.out
-    assert ran.err.count("doesn't take the saved views") == 1
+    assert ran.err.count("doesn't accept the saved views") == 1

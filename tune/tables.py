@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from leebert import tables
-from leebert.tables import Table, documents, rendered
+from leebert.tables import DocumentTable, documents, rendered
 from tune.pruners import PRUNERS
 from tune.searchers import SEARCHERS
 from tune.space.parts import PartRow
@@ -33,10 +33,10 @@ def _pruners() -> Iterable[Sequence[str]]:
         yield f"`{row.name}`", row.title, _options(row), row.source
 
 
-TABLES: tuple[Table, ...] = (
+TABLES: tuple[DocumentTable, ...] = (
     *tables.TABLES,
-    Table("searchers", ("name", "proposes", "needs", "options", "source"), _searchers),
-    Table("pruners", ("name", "stops a configuration", "options", "source"), _pruners),
+    DocumentTable("searchers", ("name", "proposes", "needs", "options", "source"), _searchers),
+    DocumentTable("pruners", ("name", "stops a configuration", "options", "source"), _pruners),
 )
 
 

@@ -1,4 +1,4 @@
-"""BEEM (Bajpai and Hanawal, ICLR 2025): PABEE's training, exits by a weighted vote of the exits so far."""
+"""BEEM (Bajpai and Hanawal, ICLR 2025): PABEE's training; the exit criterion is a weighted vote of all exits so far."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ METHOD = Method(
     label="BEEM",
     group="early exit",
     source="Bajpai and Hanawal, ICLR 2025",
-    trains="as PABEE: everything, cross-entropies weighted by their layer",
+    trains="all parameters on cross-entropies weighted by depth, as PABEE",
     exits="beem",
     cost="1",
     differs=(
-        "weights grow with the layer (BEEM-C) and one threshold is for all exits: weights by accuracy and "
-        "thresholds per exit need rows of their own; after a disagreement the score starts from the exit's own "
-        "share, as in the paper and not in the code"
+        "vote weights grow with the layer (BEEM-C), and all exits share one threshold; weights by accuracy and "
+        "one threshold per exit are not implemented; after a disagreement the score starts from the exit's own "
+        "share, as in the paper but not in the authors' code"
     ),
     options=JOINT,
     stages=stages,

@@ -1,7 +1,7 @@
-"""COST-EFF (Shen et al., EMNLP 2022): a slender encoder of full depth whose exits imitate those of its uncut assistant.
+"""COST-EFF (Shen et al., EMNLP 2022): an encoder of reduced width whose exits imitate an uncut assistant.
 
-Exits by entropy. The original prunes one head per round and raises the learning rate from round to round; here rounds
-make equal cuts, at one rate.
+The exit criterion is entropy. The original prunes one head per round and raises the learning rate from round to round;
+here all rounds make equal cuts at one rate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from leebert.config import TrainConfig
     from leebert.stages import Stage
 
-#: Share of a round in which only states are imitated (0.5 for MRPC and CoLA, 0.7 for larger tasks in the original).
+#: Share of a round that imitates only states (the original: 0.5 for MRPC and CoLA, 0.7 for larger tasks).
 _STATES_FIRST = 0.5
 
 
@@ -53,13 +53,13 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
             )
             for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
         ),
-        # Its first half has no answers to judge it by.
+        # Its first half imitates only states, so scores say nothing yet about early stopping.
         Stage("recovery", slender, Fixed(), teacher="assistant", stops_early=False),
     )
 
 
 def costs(config: TrainConfig) -> list[tuple[int, float]]:
-    """Count fine-tuning, the assistant, all cuts together, and the recovery."""
+    """Count fine-tuning, the assistant, all rounds of pruning, and the recovery."""
     finetuned, (epochs, kept) = first(config), cuts(config)
     return [finetuned, (finetuned[0], 4 / 3), (epochs, 1 / 3 + kept), (config.max_epochs, 1 / 3 + config.keep)]
 
@@ -71,18 +71,19 @@ METHOD = Method(
     group="early exit",
     source="Shen et al., EMNLP 2022",
     trains=(
-        "fine-tuning; an exit on every layer, taught by it; then heads, inner width and embedding rank are cut "
-        "round by round, each exit taught by the same exit of the uncut network"
+        "fine-tuning; then an assistant with an exit on every layer, with the fine-tuned model as teacher; then "
+        "heads, inner width and embedding rank are pruned round by round, each exit with the assistant's same "
+        "exit as teacher"
     ),
     exits="entropy",
-    cost="1, then 4/3, then down to 1/3 + keep; a pass over all rows at each cut",
+    cost="1, then 4/3, then down to 1/3 + keep; one pass over all samples at each cut",
     differs=(
-        "rounds of equal cuts at one rate, since they must share `max_epochs`; the original cuts a head per round "
-        "and raises the rate; the states' loss sums over embeddings and layers, as the original's does; states are "
-        "imitated throughout the assistant's stage, not in its first third alone, which is one objective less; "
-        "they alone are in half of a round for every task, in 0.7 of it for the original's larger ones; gradient "
-        "equilibrium is off unless `gradient_equilibrium` asks for it, as for all methods; shared layers (ALBERT): "
-        "a cut goes through all applications at once, and embeddings that are factorised already stay"
+        "rounds make equal cuts at one learning rate, because they share `max_epochs`; the original cuts one head "
+        "per round and raises the rate; the state loss sums over embeddings and layers, as in the original; the "
+        "assistant imitates states throughout its stage, not in its first third only; the first half of a round "
+        "imitates states only, for every task (the original: 0.7 for larger tasks); gradient equilibrium is off "
+        "unless `gradient_equilibrium` is set; with shared layers (ALBERT) a cut applies to all applications of "
+        "the layer, and factorised embeddings stay as they are"
     ),
     options=frozenset({"keep", "prune_rounds", "first_epochs", "temperature", "gradient_equilibrium"}),
     stages=stages,

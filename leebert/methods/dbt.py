@@ -1,10 +1,10 @@
-"""Distillation-based training (Phuong and Lampert, ICCV 2019): the last exit teaches, at a temperature that rises.
+"""Distillation-based training (Phuong and Lampert, ICCV 2019): the last exit is the teacher, at a rising temperature.
 
-L = (1 − α) Σ_m CE_m + α τ² Σ_{m<M} H(p_M^{1/τ}, p_m^{1/τ}), teachers detached; whenever the tempered teacher is too
-sure on average over a batch, τ grows by a factor. Too sure is more than halfway from guessing to certainty: with 100
-classes that is the original's one half, which with two classes no teacher could ever fall below. The original also
-multiplies the loss by a constant, 10 over the number of exits, which Adam does not see, nor SGD while gradients are
-clipped.
+L = (1 − α) Σ_m CE_m + α τ² Σ_{m<M} H(p_M^{1/τ}, p_m^{1/τ}), without gradient into the teacher. τ grows by a factor after
+each batch on which the tempered teacher's mean confidence is above (1 + 1/K) / 2, the middle between guessing and
+certainty. With 100 classes this is nearly the original's bound of one half; with two classes confidence is always at
+least one half, so that bound would never stop the growth. The original also multiplies the loss by 10 / M, which has no
+effect on Adam, nor on SGD with gradient clipping.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def _annealed(record: Record, state: State, progress: float, *, factor: float) -> State:
-    """Multiply the temperature by a factor where the tempered teacher is too sure of a batch."""
+    """Multiply the temperature by `factor` if the tempered teacher is too confident on a batch."""
     import torch
 
-    sure = torch.softmax(record.logits[-1] / state["temperature"], dim=-1).amax(dim=-1).mean()
+    confidence = torch.softmax(record.logits[-1] / state["temperature"], dim=-1).amax(dim=-1).mean()
     halfway = (1 + 1 / record.logits.shape[-1]) / 2
-    return {**state, "temperature": torch.where(sure > halfway, factor, 1.0) * state["temperature"]}
+    return {**state, "temperature": torch.where(confidence > halfway, factor, 1.0) * state["temperature"]}
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
@@ -55,13 +55,13 @@ METHOD = Method(
     label="DBT",
     group="early exit",
     source="Phuong and Lampert, ICCV 2019",
-    trains="everything, the last exit teaches at a temperature that rises",
+    trains="all parameters; the last exit is the teacher, at a rising temperature",
     exits="confidence",
     cost="1",
     differs=(
-        "the temperature rises while the teacher is more than halfway from guessing to certainty (the original's "
-        "one half at 100 classes); without the original's constant factor, which only SGD that clips no gradient "
-        "would see"
+        "the temperature rises while the teacher's mean confidence is above the middle between 1/K and 1 (0.505 "
+        "at 100 classes, where the original uses 0.5); the original's constant loss factor is omitted, since only "
+        "SGD without gradient clipping depends on it"
     ),
     options=frozenset({"alpha", "annealing", "temperature", "gradient_equilibrium"}),
     stages=stages,

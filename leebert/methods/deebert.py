@@ -1,6 +1,6 @@
-"""DeeBERT (Xin et al., ACL 2020): fine-tune, then freeze the network and train the other exits on it; exits by entropy.
+"""DeeBERT (Xin et al., ACL 2020): fine-tune, freeze the network, then train the other exits; criterion entropy.
 
-Each exit here is linear on the shared pooler; the original gives each one a pooler of its own.
+Exits are linear on the shared pooler; the original has one pooler per exit.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ METHOD = Method(
     label="DeeBERT",
     group="early exit",
     source="Xin et al., ACL 2020",
-    trains="the backbone for the last exit; then, frozen, the other exits",
+    trains="backbone and last exit; then the other exits on the frozen backbone",
     exits="entropy",
     cost="1, then 1/3",
-    differs="linear exits on the shared pooler, not a pooler per exit (for ALBERT those were 7 M parameters)",
+    differs=("exits are linear on the shared pooler; the original has one pooler per exit (7 M parameters for ALBERT)"),
     options=frozenset({"first_epochs"}),
     stages=stages,
     costs=frozen,

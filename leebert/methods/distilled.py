@@ -1,7 +1,7 @@
 """A DistilBERT-style student (Sanh et al., 2019), distilled for the task: every other layer of a fine-tuned teacher.
 
-The original distils in pretraining; here its three losses are taken on the task: labels, the teacher's answers, and
-the direction of the last states.
+The original distils in pretraining. Here its three losses apply to the task: labels, the teacher's predictions, and the
+direction of the last states.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ METHOD = Method(
     label="Distilled",
     group="static",
     source="Sanh et al., 2019",
-    trains="fine-tuning; then evenly spaced layers of it, taught by it",
+    trains="fine-tuning; then a student of evenly spaced layers, with the fine-tuned model as teacher",
     exits="never",
     cost="1, then 1/3 + keep",
     differs=(
-        "distilled for the task only, since nothing is pretrained here: soft and hard labels, and the cosine of "
-        "the last states; τ is `temperature`, 1 unless set; shared layers (ALBERT): fewer applications of them, no "
-        "parameter goes"
+        "distilled on the task only, without pretraining; the losses are hard labels, soft labels and the cosine "
+        "distance of the last states; τ is `temperature` (default 1); with shared layers (ALBERT) the student "
+        "applies them less often and keeps all parameters"
     ),
     options=frozenset({"keep", "first_epochs", "alpha", "temperature"}),
     stages=stages,

@@ -1,4 +1,4 @@
-"""F-PABEE (Gao et al., ICASSP 2023): PABEE's training, exits by the similarity of successive answers."""
+"""F-PABEE (Gao et al., ICASSP 2023): PABEE's training; the exit criterion is prediction similarity."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ METHOD = Method(
     label="F-PABEE",
     group="early exit",
     source="Gao et al., ICASSP 2023",
-    trains="as PABEE: everything, cross-entropies weighted by their layer",
+    trains="all parameters on cross-entropies weighted by depth, as PABEE",
     exits="f-pabee",
     cost="1",
     differs=(
-        "similarity is the Jensen-Shannon divergence, which they find best, by its definition: their code leaves "
-        "out two entropies"
+        "similarity is the Jensen-Shannon divergence, the paper's best choice, by its definition; the authors' "
+        "code omits two entropies"
     ),
     options=JOINT,
     stages=stages,

@@ -1,6 +1,6 @@
-"""FastBERT (Liu et al., ACL 2020) as Zhu (ACL 2021) runs it: linear exits, trained jointly, the last one teaches.
+"""FastBERT (Liu et al., ACL 2020) as in Zhu (ACL 2021): linear exits, trained jointly; the last exit is the teacher.
 
-The original fine-tunes first and then trains the exits alone, on a frozen network, without labels: `two_stage`.
+`two_stage` selects the original recipe: fine-tune, then train the exits on a frozen network, without labels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
 
 
 def costs(config: TrainConfig) -> list[tuple[int, float]]:
-    """Count one stage, or those of its own recipe."""
+    """Count one stage, or those of the original recipe."""
     return frozen(config) if config.two_stage else after_first(config)
 
 
@@ -49,12 +49,12 @@ METHOD = Method(
     label="FastBERT",
     group="early exit",
     source="Liu et al., ACL 2020; as in Zhu, ACL 2021",
-    trains="everything, the last exit teaches",
+    trains="all parameters; the last exit is the teacher",
     exits="patience",
     cost="1",
     differs=(
-        "linear exits, trained jointly, as in Zhu (2021), whose row it is; `two_stage` is the original's: "
-        "fine-tuning, then frozen, the exits alone by KL to the last; the original leaves by entropy / ln K "
+        "linear exits, trained jointly, as in Zhu (2021); `two_stage` is the original recipe: fine-tuning, then "
+        "the exits on a frozen backbone by KL to the last exit; the original's exit criterion is entropy / ln K "
         "(`normalised_entropy`)"
     ),
     options=OWN_TEACHERS | JOINT | {"two_stage"},

@@ -1,4 +1,4 @@
-"""FastBERT-CLO-v2 (Zhu, ACL 2021): the last exit teaches all others, and CLO-v2 learns the weights."""
+"""FastBERT-CLO-v2 (Zhu, ACL 2021): the last exit is the teacher of all others; CLO-v2 learns the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METHOD = Method(
     label="FastBERT-CLO-v2",
     group="learned weights",
     source=LEEBERT,
-    trains="everything, the last exit teaches; ω by CLO-v2",
+    trains="all parameters, with the last exit as teacher; ω by CLO-v2",
     exits="patience",
     cost="1 + 2 / 3C",
     differs=D2_OPEN,

@@ -1,6 +1,6 @@
-"""Head pruning (Michel et al., NeurIPS 2019): attention heads go by first-order importance, the least important first.
+"""Head pruning (Michel et al., NeurIPS 2019): attention heads are removed in the order of importance.
 
-The original prunes a finished model; here some epochs of training follow each cut.
+The original prunes a finished model; here the model trains for some epochs after each cut.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ METHOD = Method(
     label="Head pruning",
     group="static",
     source="Michel et al., NeurIPS 2019",
-    trains="everything; then the least important heads are cut, and the rest is trained on",
+    trains="all parameters; then the least important heads are pruned, and the rest trains further",
     exits="never",
-    cost="1, less after each cut; a pass over all rows at each",
+    cost="1, less after each cut; one pass over all samples at each cut",
     differs=(
-        "a stage of training after each of `prune_rounds` cuts, so that the others can make up for it; a layer "
-        "keeps one head at least, since without any it would be another network; shared layers (ALBERT): a head "
-        "goes from all applications at once"
+        "the model trains after each of `prune_rounds` cuts, to recover; the original prunes a finished model; "
+        "every layer keeps at least one head; with shared layers (ALBERT) a cut removes the head from all "
+        "applications of the layer"
     ),
     options=frozenset({"keep", "prune_rounds", "first_epochs"}),
     stages=stages,

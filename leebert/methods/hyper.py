@@ -1,4 +1,4 @@
-"""Bi-level optimisation by its true hypergradient: ω learns from what it did to θ, too."""
+"""Bi-level optimisation by the exact hypergradient, which includes the effect of ω on θ's step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RADIUS = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Hyper:
-    """BLO with the gradient of ω ↦ L_B2(θ'(ω), ω), where θ' = θ + u(∇θ L_B1(θ, ω)) is the step that θ takes anyway.
+    """BLO with the gradient of ω ↦ L_B2(θ'(ω), ω), where θ' = θ + u(∇θ L_B1(θ, ω)) is θ after its step.
 
     With l the loss terms, J = ∂w/∂ω and b = l on B2 at θ', BLO's gradient for ω is Jᵀb. The true one is Jᵀ(b + a),
 
@@ -27,7 +27,8 @@ class Hyper:
 
     since g = ∇θ L_B1 = Σ_i w_i ∇θ l_i is linear in the weights; for an SGD step d = −λ1·v. All a_i come from one
     central difference, a = (l(θ + εd) − l(θ − εd)) / 2ε with ε = 0.01/‖d‖, so no second derivative is needed.
-    θ moves as under BLO. A step costs 8 units (forward 1, backward 2): θ's 3, v's 3 and the two perturbed forwards.
+    θ takes the same step as under BLO. A step costs 8 units (forward 1, backward 2): 3 for θ, 3 for v and 2 for the
+    perturbed forward passes.
     """
 
     splits_data: bool = True
@@ -57,10 +58,10 @@ METHOD = Method(
     label="Hypergradient",
     group="learned weights",
     source="the true hypergradient of eq. 8; beyond the paper",
-    trains="θ on D1, ω on what its effect on θ does on D2",
+    trains="θ on D1; ω on D2 through its effect on θ's step",
     exits="patience",
     cost="8/3",
-    differs=f"no paper's: BLO without its approximation that θ's step does not depend on ω; {D2_OPEN}",
+    differs=f"not published: BLO without the approximation that θ's step is independent of ω; {D2_OPEN}",
     options=DISTILLATION | SAMPLED | FIRST,
     omega=omega,
     costs=functools.partial(constant, cost=8 / 3),

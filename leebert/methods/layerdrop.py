@@ -1,6 +1,6 @@
-"""LayerDrop (Fan et al., ICLR 2020): layers are skipped at random in training, so that fewer do at inference.
+"""LayerDrop (Fan et al., ICLR 2020): training skips layers at random, so that inference works with fewer.
 
-Which layers are kept does not depend on the task: evenly spaced ones, as in the original.
+Inference keeps evenly spaced layers for every task, as in the original.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
 
 
 def costs(config: TrainConfig) -> list[tuple[int, float]]:
-    """Count both stages; the layers that are kept are only evaluated."""
+    """Count both stages; the second only evaluates."""
     return [(config.max_epochs, 1 - config.layerdrop), (0, config.keep)]
 
 
@@ -41,13 +41,13 @@ METHOD = Method(
     label="LayerDrop",
     group="static",
     source="Fan et al., ICLR 2020",
-    trains="everything, layers skipped at random; evenly spaced ones are kept",
+    trains="all parameters, with layers skipped at random; inference keeps evenly spaced layers",
     exits="never",
     cost="1 − layerdrop",
     differs=(
-        "layers are skipped in fine-tuning alone, since nothing is pretrained here; the original skips them in "
-        "pretraining, too; `keep` sets how many stay, every second one in the original; shared layers (ALBERT): "
-        "applications are skipped, no parameter goes"
+        "layers are skipped in fine-tuning only, not in pretraining; `keep` sets the share of layers that "
+        "inference keeps (the original: every second); with shared layers (ALBERT) applications are skipped and "
+        "all parameters stay"
     ),
     options=frozenset({"keep", "layerdrop"}),
     stages=stages,

@@ -1,4 +1,4 @@
-"""LLE (Zhu, ACL 2021): each exit is taught by those after it, and CLO-v2 learns the weights."""
+"""LLE (Zhu, ACL 2021): the later exits are the teachers of each exit; CLO-v2 learns the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METHOD = Method(
     label="LLE",
     group="learned weights",
     source=LEEBERT,
-    trains="everything, later exits teach; ω by CLO-v2",
+    trains="all parameters, with the later exits as teachers; ω by CLO-v2",
     exits="patience",
     cost="1 + 2 / 3C",
     differs=D2_OPEN,

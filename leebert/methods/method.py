@@ -1,7 +1,7 @@
-"""What a method is: one row of the table of methods, with the functions that make its stages and count their cost.
+"""The class of a method: its row in the table of methods, and the functions that make its stages and count their cost.
 
-No torch here, and none in the modules of methods before their functions are called: configurations are checked and
-`leebert methods` answers at once.
+This module and the methods' modules import torch only inside functions, so that `leebert methods` and the check of a
+configuration are fast.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Stages = Callable[[Any, int], tuple[Any, ...]]
 #: From a training configuration to the optimiser of ω (:class:`leebert.optim.contract.OmegaOptimizer`).
 MakeOmegaOptimizer = Callable[[Any], Any]
 
-#: From a training configuration to the longest that each stage takes, in epochs, and the arithmetic of its updates
-#: against plain fine-tuning's.
+#: From a training configuration to the maximum epochs of each stage, and the cost of its updates relative to plain
+#: fine-tuning.
 Costs = Callable[[Any], list[tuple[int, float]]]
 
 
@@ -46,17 +46,17 @@ class Method:
     no `stages`: it trains in one stage on eq. 5 (:func:`leebert.stages.joint`). Every other method makes its own stages.
 
     Attributes:
-        name: What configurations call it, under the key `algorithm`.
+        name: Its name in configurations, under the key `algorithm`.
         title: Its name in prose and tables.
         label: Its short name in charts and run names, at most 20 characters.
-        group: The kind of method, by which tables are arranged.
-        source: The paper it is from.
-        trains: What learns, in a few words.
-        exits: The exit criterion that it was published with; `never`: only the last exit remains.
+        group: The kind of method, which groups tables.
+        source: The paper that published it.
+        trains: What trains, in a few words.
+        exits: The exit criterion of its paper; `never`: only the last exit remains.
         cost: Arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward
             is 1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1
             of the 2). A pass over all samples before a cut is named, and not in the numbers.
-        differs: What is not as in the original, and why.
+        differs: Differences from the publication, with reasons.
         options: The fields of TrainConfig that only some methods read, and this one does.
         own_options: Options that TrainConfig lacks, as a pydantic model; a configuration has them beside the others
             (`training.NAME`), and the method reads them in :attr:`leebert.config.TrainConfig.own`.
@@ -64,14 +64,14 @@ class Method:
         omega: Makes its optimiser of ω; None: the weights stay as they are. Only read without `stages`.
         teachers: The teacher set that it forces on eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the
             configuration's.
-        draws_weights: Whether the weights of eq. 5 are drawn once and stay (the paper's `rand`).
+        draws_weights: Whether the weights of eq. 5 are drawn once and stay fixed (the paper's `rand`).
         costs: `cost` in numbers; without `stages`, also without the stage that `finetune_first` asks for. Cuts are one
             stage in it, embeddings cost nothing, and of a short sample attention is what its matrices are.
         samples: The samples on which θ and ω learn.
         omega_on_d1: Whether ω also learns at λ1 from the batches of θ (CLO).
         colour: Of its curves, as `#rrggbb`; None leaves the choice to the chart.
         chart_order: Methods with a lower number come first in summaries and comparisons; equal ones by name.
-        titled_by_layers: Whether a paper's row of it is named by how many layers remain.
+        titled_by_layers: Whether its row in a paper's table is named by the number of remaining layers.
     """
 
     name: str
@@ -103,12 +103,12 @@ class Method:
 
     @property
     def tuned(self) -> bool:
-        """Whether its criterion has no threshold that is good for every model: one is chosen for each."""
+        """Whether its criterion needs a threshold chosen for each model, since none fits every model."""
         return not self.one_exit and CRITERIA[self.exits].default is None
 
     @property
     def own_criterion(self) -> str | None:
-        """The criterion that it was published with, where only the threshold is chosen for each model; else None."""
+        """The criterion of its paper, if only the threshold is chosen for each model; else None."""
         return self.exits if self.tuned else None
 
     @property

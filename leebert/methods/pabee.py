@@ -1,4 +1,4 @@
-"""PABEE (Zhou et al., NeurIPS 2020): all exits jointly, deeper ones with more weight; exits by patience."""
+"""PABEE (Zhou et al., NeurIPS 2020): joint training with weights that grow with depth; criterion patience."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ METHOD = Method(
     label="PABEE",
     group="early exit",
     source="Zhou et al., NeurIPS 2020",
-    trains="everything, cross-entropies weighted by their layer, Σ m·CE_m / Σ m",
+    trains="all parameters on cross-entropies weighted by depth, Σ m·CE_m / Σ m",
     exits="patience",
     cost="1",
     differs=(
-        "classification only, since the tasks have classes: the original's regression is left out; rows leave one "
-        "by one in a batch, where the original's code waits for all"
+        "classification only, without the original's regression; samples of a batch exit one by one, where the "
+        "original's code waits for the whole batch"
     ),
     options=JOINT,
     stages=stages,

@@ -1,4 +1,4 @@
-"""PCEE-BERT (Zhang et al., Findings of NAACL 2022): PABEE's training, exits by patient confidence."""
+"""PCEE-BERT (Zhang et al., Findings of NAACL 2022): PABEE's training; exit criterion patient confidence."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ METHOD = Method(
     label="PCEE-BERT",
     group="early exit",
     source="Zhang et al., Findings of NAACL 2022",
-    trains="as PABEE: everything, cross-entropies weighted by their layer",
+    trains="all parameters on cross-entropies weighted by depth, as PABEE",
     exits="pcee",
     cost="1",
     differs=(
-        "the exit that is certain for the p-th time in a row answers: the authors' averaging of the p exits is off "
-        "in their runs"
+        "the p-th consecutive confident exit makes the prediction; the paper's average over the p exits is "
+        "disabled in the authors' runs"
     ),
     options=JOINT,
     stages=stages,

@@ -38,17 +38,18 @@ METHOD = Method(
     label="PKD",
     group="static",
     source="Sun et al., EMNLP 2019",
-    trains="fine-tuning; then its first layers, which imitate states of evenly spaced layers of it",
+    trains=(
+        "fine-tuning; then a student of the first layers, which imitates the teacher's states at evenly spaced layers"
+    ),
     exits="never",
     cost="1, then 1/3 + keep",
     differs=(
-        "its layers start from the teacher's, not from the pretrained encoder's, so that they need fewer epochs; "
-        "the states are what the exits see, since not every encoder is read at CLS (the original's is, `pooling: "
-        "cls`); the distillation term sums over classes, as the paper's equation does: K times that of the "
-        "published code, which averages over them; the states' distance is the published code's mean, to which its "
-        "values of β (10 to 1000) belong, where the paper's eq. 7 sums; τ is `temperature`, 1 unless set, so that "
-        "it is searched as any other option, where the original searches 5, 10 and 20; shared layers (ALBERT): "
-        "fewer applications of them, no parameter goes"
+        "the student starts from the teacher's layers, not the pretrained encoder's, which takes fewer epochs; it "
+        "imitates the states that the exits read, since not every encoder reads CLS (`pooling: cls` is the "
+        "original's); the distillation term sums over classes, as in the paper; the published code averages, a "
+        "factor K less; the distance of states is a mean, as in the published code, for which β (10 to 1000) is "
+        "tuned; the paper's eq. 7 sums; τ is `temperature` (default 1; the original searches 5, 10 and 20); with "
+        "shared layers (ALBERT) the student applies them less often and keeps all parameters"
     ),
     options=frozenset({"keep", "first_epochs", "alpha", "beta", "temperature"}),
     stages=stages,

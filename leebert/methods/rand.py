@@ -1,4 +1,4 @@
-"""LeeBERT-rand (Zhu, ACL 2021, section 3.3): the weights of the loss terms are drawn once."""
+"""LeeBERT-rand (Zhu, ACL 2021, section 3.3): the loss weights are drawn once at random."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METHOD = Method(
     label="Random",
     group="early exit",
     source=LEEBERT,
-    trains="everything, weights drawn once",
+    trains="all parameters, with loss weights drawn once at random",
     exits="patience",
     cost="1",
     differs=OPEN,

@@ -1,8 +1,8 @@
-"""Shallow-Deep networks (Kaya et al., ICML 2019): all exits jointly, shallow ones' weights grow; maximum probability.
+"""Shallow-Deep networks (Kaya et al., ICML 2019): joint training, growing weights of shallow exits; criterion confidence.
 
-The original has six internal exits at 15 to 90 % of the operations, with weights that grow to .15 to .9: here every
-layer has one, whose final weight is its share of the depth. Where no exit is sure the original takes the surest exit's
-answer, here the last one's, like every criterion.
+The original has six internal exits at 15 to 90 % of the operations, whose weights grow to 0.15 to 0.9. Here every layer
+has an exit, whose final weight is its share of the depth. If no exit is confident, the original takes the most confident
+exit's prediction; here the last exit makes the prediction, as under every criterion.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _grown(record: Record, state: State, progress: float) -> State:
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Make one stage on Σ_m τ_m CE_m: shallow exits weigh nearly nothing at first, their share of the depth at its end."""
+    """Make one stage on Σ_m τ_m CE_m, with τ_m from near 0 to the exit's share of the depth."""
     from leebert.objective import ExitObjective
     from leebert.optim.fixed import Fixed
     from leebert.stages import Stage
@@ -54,13 +54,14 @@ METHOD = Method(
     label="Shallow-Deep",
     group="early exit",
     source="Kaya et al., ICML 2019",
-    trains="everything, cross-entropies whose weights grow with the epochs",
+    trains="all parameters on cross-entropies whose weights grow during training",
     exits="confidence",
     cost="1",
     differs=(
-        "an exit on every layer, since the tables compare criteria on the same exits; weights by its share of the "
-        "depth, which the original's six follow, too; on images exits see the mean over all positions, not a "
-        "learnable mix of max and average pooling; where no exit is sure, the last one answers, not the surest"
+        "an exit on every layer, so that methods compare on the same exits; the original has six; an exit's "
+        "weight is its share of the depth, as for the original's six; on images exits use the mean over "
+        "positions, not a learned mix of max and average pooling; if no exit is confident, the last exit makes "
+        "the prediction, not the most confident one"
     ),
     options=frozenset({"gradient_equilibrium"}),
     stages=stages,

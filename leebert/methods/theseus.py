@@ -1,7 +1,7 @@
-"""BERT-of-Theseus (Xu et al., EMNLP 2020): successor layers replace groups of a fine-tuned predecessor's, at random.
+"""BERT-of-Theseus (Xu et al., EMNLP 2020): successors randomly replace groups of a fine-tuned predecessor's layers.
 
-Successors start as the predecessor's first layers and learn from labels alone. Embeddings and exit are frozen while
-they replace (section 3.2), and train with them once they are alone.
+Successors start as the predecessor's first layers and learn from labels only. Embeddings and exit are frozen in the
+replacement stage (section 3.2) and train in the last stage.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """Make fine-tuning; replacement with a chance that rises linearly to 1; successors alone.
+    """Make fine-tuning, replacement with a probability that rises linearly to 1, and the successors alone.
 
-    The last two share `max_epochs`, at least one each.
+    The last two stages share `max_epochs`, at least one epoch each.
     """
     from leebert.objective import ExitObjective
     from leebert.optim.fixed import Fixed
@@ -55,7 +55,7 @@ def _replace_more(model: Any, progress: float, *, start: float) -> None:
 
 
 def costs(config: TrainConfig) -> list[tuple[int, float]]:
-    """Count fine-tuning, replacing and the successor alone; the last two share `max_epochs`."""
+    """Count fine-tuning, replacement and the successors alone; the last two share `max_epochs`."""
     both = max(config.max_epochs, 2)
     return [first(config), (both // 2, 2 / 3), (both - both // 2, config.keep)]
 
@@ -66,14 +66,16 @@ METHOD = Method(
     label="Theseus",
     group="static",
     source="Xu et al., EMNLP 2020",
-    trains="fine-tuning; then its first layers, each in place of a group of its layers at random; then alone",
+    trains=(
+        "fine-tuning; then the first layers as successors, each replacing a group of layers at random; then the "
+        "successors alone"
+    ),
     exits="never",
     cost="1, then up to 2/3, then keep",
     differs=(
-        "the chance of replacement rises linearly from `replacing_rate` to 1 over the second stage, whatever its "
-        "length, where the original counts steps; the predecessor's layers run without dropout, as every teacher "
-        "here, where the original's have it; shared layers (ALBERT): predecessor and successor have a copy of them "
-        "each"
+        "the replacement probability rises linearly from `replacing_rate` to 1 over the second stage, not per "
+        "step; the predecessor's layers run without dropout, as every teacher here; with shared layers (ALBERT) "
+        "predecessor and successor each have a copy"
     ),
     options=frozenset({"keep", "first_epochs", "replacing_rate"}),
     stages=stages,

@@ -1,4 +1,4 @@
-"""The first layers alone, fine-tuned (Sun et al., EMNLP 2019; Sajjad et al., 2020): the tables' 6L and 9L."""
+"""Fine-tuning of the first layers alone (Sun et al., EMNLP 2019; Sajjad et al., 2020): 6L and 9L in the tables."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ METHOD = Method(
     label="First layers",
     group="static",
     source="Sun et al., EMNLP 2019; Sajjad et al., 2020",
-    trains="the first `keep` of the layers, for one exit",
+    trains="the first layers (share `keep`), for one exit",
     exits="never",
     cost="keep",
     differs=(
-        "`keep` is a share, so that it fits any depth; shared layers (ALBERT) are applied less often, no parameter goes"
+        "`keep` is a share of the depth, to fit encoders of any depth; with shared layers (ALBERT) they are "
+        "applied less often and all parameters stay"
     ),
     options=frozenset({"keep"}),
     stages=stages,

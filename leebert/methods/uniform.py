@@ -1,4 +1,4 @@
-"""LeeBERT-uniform (Zhu, ACL 2021, section 3.3): all loss terms weigh 1."""
+"""LeeBERT-uniform (Zhu, ACL 2021, section 3.3): all loss weights are 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ METHOD = Method(
     label="Uniform",
     group="early exit",
     source=LEEBERT,
-    trains="everything, all weights 1",
+    trains="all parameters, with all loss weights 1",
     exits="patience",
     cost="1",
     differs=OPEN,

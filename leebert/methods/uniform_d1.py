@@ -1,4 +1,4 @@
-"""LeeBERT-uniform on D1: what BLO, hyper and CLO are without learning ω, their control (docs/decisions)."""
+"""LeeBERT-uniform on D1: the control for methods that learn ω on D2 (docs/decisions)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ METHOD = Method(
     label="Uniform-D1",
     group="early exit",
     source="the control for learned weights; beyond the paper",
-    trains="everything, all weights 1, on the same batches as BLO, hyper and CLO (D1)",
+    trains="all parameters, with all loss weights 1, on the batches of BLO, hyper and CLO (D1)",
     exits="patience",
     cost="1",
     differs=(
-        "no paper's: what BLO, hyper and CLO are without learning ω, bit for bit, so that paired with it they "
-        "differ by ω alone; uniform trains on batches from all rows; "
+        "not published: bit for bit BLO, hyper and CLO without learning ω, so that a paired comparison shows the effect "
+        "of ω alone; `uniform` trains on batches of all samples; "
         f"{OPEN}"
     ),
     options=DISTILLATION | JOINT,

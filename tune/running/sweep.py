@@ -33,7 +33,7 @@ from tune.store.lease import Lease
 from tune.store.ledger import SweepState
 from tune.tracking.audit import missing
 from tune.tracking.feed import replay
-from tune.tracking.publish import Showing
+from tune.tracking.publish import Publisher
 from tune.tracking.saved_views import doubts
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
 
@@ -222,7 +222,7 @@ def _run(
         repair=repair,
     )
     planned = spec.planned * len(spec.cells()) if spec.planned else None
-    showing = Showing(tracker, spec, prepared.facts["test_train_ratio"], say)
+    showing = Publisher(tracker, spec, prepared.facts["test_train_ratio"], say)
     showing.start(driver.state)
     unsent, patience = 0, CLOSE_SECONDS
     asked = spec.resources

@@ -14,7 +14,7 @@ COLUMNS = (
 
 
 def schema() -> Any:
-    """The table's columns and types."""
+    """Return the table's columns and types."""
     import pyarrow as pa
 
     types = {
@@ -31,7 +31,7 @@ def schema() -> Any:
 def cell_table(
     sweep: str, task: str, config: str, algorithm: str, seed: int, fold: int, epochs: dict[int, LedgerRecord]
 ) -> Any:
-    """One cell's rows: every epoch, exit (from 1) and metric; `score` is the task's metric."""
+    """Return one run's rows: every epoch, exit (from 1) and metric; `score` is the task's metric."""
     import numpy as np
     import pyarrow as pa
 
@@ -56,10 +56,10 @@ def cell_table(
 
 
 def write(path: Path, state: SweepState, sweep: str, task: str) -> None:
-    """Write the table cell by cell; an older one is replaced at once or not at all."""
+    """Write the table run by run, in place of an older one, atomically."""
     import pyarrow.parquet as pq
 
-    # It is written anew from the ledger at any time.
+    # Without fsync: it can be written again from the ledger at any time.
     with replaced(path, sync=False) as temporary, pq.ParquetWriter(temporary, schema(), compression="zstd") as writer:
         for (config, seed, fold), epochs in state.epochs.items():
             algorithm = str(state.configs[config].values.get("algorithm", ""))

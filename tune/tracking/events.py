@@ -1,4 +1,4 @@
-"""What happens in a sweep, as MLflow is told of it: plain values that the driver makes from the ledger's records."""
+"""The events of a sweep for MLflow: plain values that the driver makes from the ledger's records."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Series = Mapping[str, Sequence[float | None]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrackingEvent:
-    """Something that the ledger records. `time_ms` is when it happened by the ledger; 0 means when it was put.
+    """An event. `time_ms` is its time by the ledger; 0 means the time of :meth:`Tracker.put`.
 
-    Give the ledger's time: replayed with the same time, a report is recognised by MLflow and not stored twice.
+    Give the ledger's time: MLflow recognises a report replayed with the same time and does not store it twice.
     """
 
     time_ms: int = 0
@@ -27,7 +27,7 @@ class SweepStarted(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class ConfigStarted(TrackingEvent):
-    """`index` numbers the configurations in the order of their suggestion; `values` holds the algorithm too."""
+    """A configuration starts. `index` numbers configurations in the order of suggestion; `values` includes the method."""
 
     config_id: str
     index: int
@@ -45,10 +45,10 @@ class CellStarted(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class Epoch(TrackingEvent):
-    """One report of a cell, under the names of `tune.tracking.names`; epochs count from 0.
+    """One report of a run, under the names of `tune.tracking.names`; epochs count from 0.
 
-    `metrics` is called when the report is sent: while a server is away for days, 100,000 of them wait, and those that
-    only point at the ledger's records take little memory.
+    `metrics` is called when the report is sent: 100,000 reports may wait for a server that is down for days, and a
+    reference to the ledger's record takes little memory.
     """
 
     config_id: str
@@ -68,7 +68,7 @@ class CellEnded(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class ConfigEnded(TrackingEvent):
-    """A configuration's results: `depth` by layer (score, omega_ce), `curve` in steps of layers (layers, score)."""
+    """A configuration's results: `depth` by layer (score, omega_ce), `curve` by point (layers, score)."""
 
     config_id: str
     status: Literal["complete", "pruned", "failed", "stopped"]
@@ -79,9 +79,9 @@ class ConfigEnded(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class Summary(TrackingEvent):
-    """What was computed over many configurations, under full names (`paired/diff`); `depth` by layer from 1.
+    """Results over many configurations, under full names (`paired/diff`); `depth` by layer from 1.
 
-    Put again under the same label with other contents, it takes the old one's place.
+    A summary with the same label and other contents replaces the old one.
     """
 
     label: str
@@ -94,7 +94,7 @@ class Summary(TrackingEvent):
 
 @dataclasses.dataclass(frozen=True)
 class SavedViews(TrackingEvent):
-    """The sweep's saved views as they are to be now. MLflow may refuse them, which is said and counts as no loss."""
+    """The sweep's current saved views. MLflow may refuse them, which is reported but does not count as unsent."""
 
     views: Sequence[View] = ()
 

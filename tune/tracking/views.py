@@ -1,7 +1,7 @@
-"""Saved views of a sweep in MLflow's UI, as data: which runs, which charts, which columns. Nothing here asks a server.
+"""Saved views of a sweep in MLflow's UI, as data: which runs, which charts, which columns. This module asks no server.
 
-The format is MLflow's own and not documented; it is that of `KNOWN_VERSIONS`. What it does not understand of a view, MLflow
-leaves out without a word, so every view is checked in a browser by the tests.
+The format is MLflow's own and undocumented; it is that of `KNOWN_VERSIONS`. MLflow silently drops the parts of a view that
+it does not understand, so the tests check every view in a browser.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tune.tracking.events import View
 from tune.tracking.feed import by_layer
 from tune.tracking.server import quoted
 
-#: Minor versions of MLflow in which every view was looked at in a browser.
+#: Minor versions of MLflow in which every view was checked in a browser.
 KNOWN_VERSIONS = ("3.17", "3.18")
 
-#: So many runs the UI loads, whatever the filter finds; what it averages in groups, it averages over these.
+#: The number of runs that the UI loads, however many match the filter; it computes averages of groups over these.
 LOADED_RUNS = 100
 
 _ENCODED = "deflate;"
@@ -37,9 +37,14 @@ ViewState = dict[str, Any]
 class ViewContents:
     """What views depend on besides the sweep's name.
 
-    `shared` are the swept options that every algorithm uses, `others` those that only some do; `ranges` are the least and
-    greatest value of a series over the `complete` configurations: grouped charts would begin at 0 without. Of those
-    that were `begun` some may be pruned, failed or running.
+    Attributes:
+        algorithms: The sweep's methods.
+        shared: The swept options that every method uses.
+        others: The swept options that only some methods use.
+        complete: The number of complete configurations.
+        ranges: The lowest and highest value of each series over complete configurations; without them the y-axis of
+            grouped charts would begin at 0.
+        begun: The number of configurations, pruned, failed and running ones included.
     """
 
     algorithms: tuple[str, ...]
@@ -51,14 +56,14 @@ class ViewContents:
 
 
 def view_contents(spec: SweepSpec, state: SweepState) -> ViewContents:
-    """What is known of a sweep by now."""
+    """Collect the contents of the views from a sweep's current state."""
     complete = [c.id for c in state.history() if c.state == "complete"]
-    seen: dict[str, list[float]] = {}
+    values_of: dict[str, list[float]] = {}
     for config in complete:
         cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
         for series, numbers in (by_layer(cells) if cells else {}).items():
-            seen.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
-    # An option with one value tells nothing apart.
+            values_of.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
+    # An option with one value distinguishes nothing.
     swept = [option for option, values in spec.space.items() if values.count != 1]
     options = {o: all(applies(o, a) for a in spec.algorithms) for o in swept}
     return ViewContents(
@@ -66,35 +71,35 @@ def view_contents(spec: SweepSpec, state: SweepState) -> ViewContents:
         shared=tuple(o for o, all_use_it in options.items() if all_use_it),
         others=tuple(o for o, all_use_it in options.items() if not all_use_it),
         complete=len(complete),
-        ranges={series: (min(numbers), max(numbers)) for series, numbers in seen.items() if numbers},
+        ranges={series: (min(numbers), max(numbers)) for series, numbers in values_of.items() if numbers},
         begun=len(state.configs),
     )
 
 
 def saved_views(sweep: str, of: ViewContents) -> tuple[View, ...]:
-    """The views of one sweep, the most important first."""
+    """Return the views of one sweep, the most important first."""
     return (
         View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
-        View("speed", f"{sweep}: speed against accuracy", _speed(sweep, of)),
+        View("speed", f"{sweep}: score against mean layers", _speed(sweep, of)),
         View("configurations", f"{sweep}: all configurations", _configurations(sweep, of)),
         View("summary", f"{sweep}: summary", _summary(sweep)),
     )
 
 
 def view_key(sweep: str, view: View) -> str:
-    """What MLflow knows a view by: the same each time, so that a view that is made again takes the old one's place."""
+    """Return MLflow's key of a view, always the same, so that a view written again replaces the old one."""
     return f"{sweep}.{view.slug}"
 
 
 def encoded(view: View, created: int, updated: int) -> str:
-    """A view as the value of an experiment's tag; times are in ms."""
+    """Encode a view as the value of an experiment's tag; times are in ms."""
     packed = base64.b64encode(zlib.compress(json.dumps(view.state, sort_keys=True).encode())).decode()
     whole = {"name": view.name, "createdAt": created, "updatedAt": updated, "state": _ENCODED + packed}
     return json.dumps(whole)
 
 
 def decoded(value: str) -> tuple[str, ViewState, int]:
-    """Name, state and time of creation back from a tag's value; ValueError for what is none of ours."""
+    """Decode name, state and time of creation (ms) from a tag's value. ValueError for a view of another program."""
     try:
         whole = json.loads(value)
         packed = whole["state"].removeprefix(_ENCODED)
@@ -110,8 +115,8 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
     sections = [
-        _Section("depth", f"By exit: mean and range{part}", depth, 2, 440),
-        _Section("score", f"Cross-validated{part}", [_bar(k) for k in _BARS], 3, 300),
+        _Section("depth", f"Score and ω by exit: mean and range{part}", depth, 2, 440),
+        _Section("score", f"Cross-validated score and mean layers{part}", [_bar(k) for k in _BARS], 3, 300),
     ]
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
@@ -121,8 +126,8 @@ def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     curve = _line("curve/score", over="curve/layers")
     sections = [
-        _Section("curve", f"Exit curves, one line per configuration{part}", [curve], 1, 620),
-        _Section("points", f"Score, and layers that cost at most a point{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
+        _Section("curve", f"Score against mean layers, one line per configuration{part}", [curve], 1, 620),
+        _Section("points", f"Score against mean layers at 1 point of loss{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
 
@@ -131,7 +136,7 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
     axes = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in of.shared]
     every = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in (*of.shared, *of.others)]
     parallel = [_parallel("all", [*axes[:1], "variant", *axes[1:]])]  # the first axis would cut off its labels
-    # MLflow leaves out each run that lacks one of the axes: a second chart is for those that have all.
+    # MLflow drops each run that lacks one of the axes: a second chart shows those that have all.
     if of.others:
         parallel.append(_parallel("some", every))
     scatters = [_scatter(axis, _SCORE, "PARAM") for axis in every] + [_scatter(_DEVIATION, _SCORE)]
@@ -150,10 +155,10 @@ def _summary(sweep: str) -> ViewState:
     overall = {key: [f"{key}_low", key, f"{key}_high"] for key in ("summary/score_pct", "paired/diff_pct")}
     bars = {key: [_bar(metric) for metric in metrics] for key, metrics in overall.items()}
     sections = [
-        _Section("diff", "Paired difference by exit, with interval", [by_exit["paired/diff"]], 1, 420),
-        _Section("score", "Score by exit, with 95 % interval", [by_exit["summary/score"]], 1, 420),
-        _Section("diff-bars", "Paired difference in points: low, mean, high", bars["paired/diff_pct"], 3, 280),
-        _Section("score-bars", "Score in per cent: low, mean, high", bars["summary/score_pct"], 3, 280),
+        _Section("diff", "Paired difference by exit, with 95 % CI", [by_exit["paired/diff"]], 1, 420),
+        _Section("score", "Score by exit, with 95 % CI", [by_exit["summary/score"]], 1, 420),
+        _Section("diff-bars", "Paired difference in points: mean and 95 % CI", bars["paired/diff_pct"], 3, 280),
+        _Section("score-bars", "Score in per cent: mean and 95 % CI", bars["summary/score_pct"], 3, 280),
     ]
     metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
@@ -186,7 +191,7 @@ def _state(
 ) -> ViewState:
     cards = [{**card, "metricSectionId": section.id} for section in sections for card in section.cards]
     shown = {card["metricKey"] for card in cards if "metricKey" in card}
-    # A metric without a card would get one, in a section of its own; unless there is one that was deleted.
+    # MLflow adds a card for each metric without one, in a section of its own, unless the metric has a deleted card.
     cards += [
         {"uuid": f"no-{metric}", "type": "BAR", "metricSectionId": sections[0].id, "metricKey": metric, "deleted": True,
          "isGenerated": True}
@@ -212,7 +217,7 @@ def _state(
 
 
 def _part(runs: int) -> str:
-    """What a title adds where MLflow doesn't load all of so many runs."""
+    """Return the note in a title for more runs than MLflow loads."""
     return f" (the best {LOADED_RUNS} only)" if runs > LOADED_RUNS else ""
 
 
@@ -226,7 +231,7 @@ def _metrics(kind: names.RunKind) -> Iterable[str]:
 
 
 def _config_columns(of: ViewContents) -> dict[str, int]:
-    """Columns of the table, with their widths."""
+    """Return the columns of the table, with their widths in pixels."""
     metrics = {f"metrics.`{metric}`": 130 for metric in (*_BARS, "cv/cells")}
     params = {f"params.`{option}`": 110 for option in (*of.shared, *of.others)}
     return {"params.`variant`": 120, **metrics, **params, "tags.`outcome`": 110}
@@ -235,7 +240,7 @@ def _config_columns(of: ViewContents) -> dict[str, int]:
 def _title(algorithms: Sequence[str]) -> str:
     learned = [method for method in map(METHODS.get, algorithms) if method and method.samples == "D1 and D2"]
     by_levels = {method.omega_on_d1 for method in learned}
-    return "CLO vs BLO" if len(by_levels) == 2 else "algorithms compared"
+    return "CLO vs BLO" if len(by_levels) == 2 else "methods compared"
 
 
 def _card(id: str, type: str, **more: Any) -> ViewState:
@@ -245,7 +250,7 @@ def _card(id: str, type: str, **more: Any) -> ViewState:
 
 
 def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = None) -> ViewState:
-    """Lines of one metric and others `with_` it, over a metric of the same steps: that one labels the axis."""
+    """Make lines of one metric and others `with_` it, over a metric of the same steps, which labels the axis."""
     return _card(
         f"line-{metric}",
         "LINE",
