@@ -126,7 +126,7 @@ def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_
     rule = ("--criterion", "patience")
     ran = choose("mixed", more=("--objective", "speed-up=2", *rule))
     assert ran.code == 0, ran.err
-    assert "1 of 3 complete configurations can't reach speed-up 2 under patience and were left out" in ran.out
+    assert "1 of 3 completed configurations can't reach layer speed-up 2 under patience and were left out" in ran.out
     assert "the best of 2 complete configurations that reach speed-up 2 of sweep mixed" in ran.out
     (slow,) = found_in(tmp_path)["too_slow"]
     state = SweepFolder(tmp_path / "mixed").ledger.read()
@@ -177,7 +177,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     assert {p["sweep"] for p in found["pareto"]["points"]} == {"one", "two"}
     printed = choose("one", "two", early.name).out
     assert "sweep early has died: 0 of 4 planned configurations complete" in printed
-    assert "sweep early: nothing to choose" in printed
+    assert "sweep early: no candidate" in printed
 
 
 def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, tmp_path):
@@ -236,7 +236,7 @@ def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, ch
     without = choose("damaged")
     assert without.code == 0, without.err
     assert f"warning: {cell}: {path} {said}" in without.err
-    assert "no threshold can be chosen" in without.err
+    assert "thresholds can't be chosen" in without.err
     found = found_in(tmp_path)
     assert found["configuration"] == record["config"]  # its score is known without the logits
     assert "held_out" not in found
@@ -326,7 +326,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     assert found["majority"]["verdict"] == "learned"
     assert found["majority"]["low"] > 0.1
     assert [(one["score"], one["verdict"]) for one in found["not_distinguishable"]] == [(0.7405, "collapsed")] * 2
-    assert "2 of 3 complete configurations are not distinguishable from the majority class and were left out" in ran.out
+    assert "2 of 3 completed configurations are not distinguishable from the majority class and are excluded" in ran.out
     assert "the best of 1 complete configurations that learned more than the majority class of sweep mrpc" in ran.out
     assert re.search(r"against the majority class \(68.00\): \+2\d.\d\d points, 95 % CI 1\d.\d\d to 2\d.\d\d", ran.out)
     anyway = choose("mrpc", more=("--anyway",))

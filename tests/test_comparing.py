@@ -85,7 +85,7 @@ def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path,
         UserWarning, match="is missing.*; and [0-9]+ more; results computed from logits are without them"
     ):
         (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
-    assert "no pair that finished the same run" in found.as_dict()["at_speed_ups"][0]["missing"]
+    assert "no finished run has readable validation logits; repair" in found.as_dict()["at_speed_ups"][0]["missing"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the same files
         print_comparisons([found])

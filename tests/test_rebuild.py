@@ -103,9 +103,9 @@ def test_what_a_proxy_answered_in_the_servers_place_is_found_and_mended_once_it_
         answer[0] = Fault(200, b"{}")
         ran = rebuild(copy, url)
         assert ran.code == 1
-        assert "MLflow still differs from the sweep's record in" in ran.err
+        assert "MLflow still differs from the sweep's ledger in" in ran.err
         assert "no values of collapsed/exit_01" in ran.err or "no parameter" in ran.err
-        assert "more\nCheck what answers between this machine and the server" in ran.err
+        assert "more\nCheck any proxy between this machine and the server" in ran.err
         answer[0] = None
         again = rebuild(copy, url, "--json")
     assert (again.code, again.json["differences"]) == (0, []), again.err
@@ -137,7 +137,7 @@ def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_w
         impatient.setattr("tune.tracking.rebuild.CLOSE_SECONDS", 1.0)
         ran = rebuild(copy, uri)
     assert ran.code == 1
-    assert "events did not reach MLflow; give the same command again" in ran.err
+    assert "events did not reach MLflow; run the same command again" in ran.err
     half = contents(mlflow_server.database, "half")
     assert 0 < len(half) < len(contents(mlflow_server.database, "rebuilt"))
     left[0] = 10_000

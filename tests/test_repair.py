@@ -112,10 +112,10 @@ def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated
     for records in run_attempt(d.study, attempt):
         d.receive(records)
         assert {(r["seed"], r["fold"]) for r in records} == {key[1:]}
-    d.gone("t")
+    d.trial_ended("t")
     assert d.next_attempt("t") is None
     assert d.finish() == "finished"
-    assert any("repaired: its scores are the same to the last bit" in line for line in d.said)
+    assert any("repaired: scores identical bit for bit" in line for line in d.said)
     after = Ledger(place / "ledger").read()
     assert after.history() == d.state.history() == before.history()
     assert after.fold_epochs == before.fold_epochs
@@ -139,7 +139,7 @@ def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(plac
     if old["exits"] == new["exits"]:
         pytest.skip("both trainings have the same scores")
     assert said.startswith("warning: ")
-    assert f"it scored {100 * old['score']:.4f} before and {100 * new['score']:.4f} now" in said
+    assert f"the validation score was {100 * old['score']:.4f} before and is {100 * new['score']:.4f} now" in said
     assert cell_logits(place, new)
 
 
@@ -152,7 +152,7 @@ def test_where_the_budget_is_used_nothing_is_opened_to_be_repaired(place):
     assert [c.state for c in d.state.history()] == ["complete"] * 4
     assert d.said == [
         f"nothing is repaired, since the budget of {before.fold_epochs} fold-epochs is used: raise it "
-        "(--set budget.KEY=VALUE) and give the same command again"
+        "(--set budget.KEY=VALUE) and run the same command again"
     ]
 
 

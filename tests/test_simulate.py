@@ -13,7 +13,7 @@ from test_driver import a_study, run_all
 
 from leebert.errors import ConfigError, SweepError
 from tune.pruners import make_pruner
-from tune.pruners.none import NonePruner
+from tune.pruners.none import NoPruner
 from tune.running.driver import Driver
 from tune.running.recording import RecordedCell, RecordedConfiguration, Recording, recorded_configurations
 from tune.running.simulate import InOrder, replay, simulate
@@ -118,7 +118,7 @@ def test_a_simulation_decides_what_a_real_sweep_decides(toy, pruner, options):
 def test_without_a_pruner_everything_is_replayed(toy):
     spec, _, unpruned = toy
     recorded = {config_id(c.values): c for c in recorded_configurations(unpruned)}
-    assert told(replay(recorded, spec.cells(), in_order(recorded), NonePruner())) == told(unpruned)
+    assert told(replay(recorded, spec.cells(), in_order(recorded), NoPruner())) == told(unpruned)
 
 
 @dataclasses.dataclass
@@ -154,9 +154,9 @@ def test_reports_come_in_the_order_of_their_seconds():
 
 def test_a_budget_ends_a_simulation(tmp_path):
     configurations = known(synthetic(0, tmp_path))
-    trials = replay(configurations, CELLS, in_order(configurations), NonePruner(), budget=Budget(trials=5))
+    trials = replay(configurations, CELLS, in_order(configurations), NoPruner(), budget=Budget(trials=5))
     assert [c.state for c in trials.history()] == ["complete"] * 5
-    epochs = replay(configurations, CELLS, in_order(configurations), NonePruner(), budget=Budget(fold_epochs=30))
+    epochs = replay(configurations, CELLS, in_order(configurations), NoPruner(), budget=Budget(fold_epochs=30))
     assert epochs.fold_epochs == 30
 
 
@@ -197,13 +197,13 @@ def test_tpe_searches_a_whole_grid_and_nothing_less(tmp_path):
     answer = simulate(recording, spec, orders=2).as_dict()
     assert answer["spent_pct"]["mean"] == pytest.approx(100 * 11 / 12)
     part = dataclasses.replace(recording, configurations=recording.configurations[1:])
-    with pytest.raises(ConfigError, match="any of the grid's 12 configurations, and the record lacks 1"):
+    with pytest.raises(ConfigError, match="any of the grid's 12 configurations, of which 1 are not recorded"):
         simulate(part, spec, orders=1)
 
 
 def test_what_was_measured_cannot_be_changed(tmp_path):
     recording = synthetic(0, tmp_path)
-    with pytest.raises(ConfigError, match="may change pruner, searcher and budget only"):
+    with pytest.raises(ConfigError, match="may change only pruner, searcher and budget"):
         simulate(recording, recording.spec(["folds=2"]), orders=1)
 
 
@@ -223,7 +223,7 @@ def test_a_copy_replays_like_its_sweep(tmp_path):
 
 def test_a_damaged_copy_is_an_error(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps({"sweep": "x"}))
-    with pytest.raises(SweepError, match=r"scores.json is no copy"):
+    with pytest.raises(SweepError, match=r"scores.json can't be read as a copy"):
         Recording.find(str(tmp_path))
 
 

@@ -45,8 +45,15 @@ def errors(file: Path, text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_space(file, overrides)
     lines = str(caught.value).splitlines()
-    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert all(line.startswith((f"{file}: ", "--set: ")) for line in lines)
     return [line.removeprefix(f"{file}: ") for line in lines]
+
+
+def test_a_wrong_value_of_set_names_set_and_not_the_file(file: Path) -> None:
+    text = "task: mrpc\nbackbone: x\nspace: {lr_theta: [1e-5]}\nseeds: wrong\n"
+    of_set, of_file = sorted(errors(file, text, "folds=0"))
+    assert of_set.startswith("--set: folds: 0: ")
+    assert of_file.startswith("seeds: ")
 
 
 def test_defaults(file: Path) -> None:

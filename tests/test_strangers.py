@@ -11,8 +11,9 @@ from test_driver import driver, run_all
 from leebert.checkpoint import Checkpoints
 from leebert.errors import LeebertError, SweepError
 from tune.analysis.overview import status_of
-from tune.running.crossval import load_held_out, run_attempt
+from tune.running.crossval import run_attempt
 from tune.store.folder import SweepFolder
+from tune.store.held_out import load_held_out
 from tune.store.ledger import Ledger, encode
 
 

@@ -14,7 +14,7 @@ from leebert.exits import CRITERIA, with_threshold
 from leebert.tradeoff import replay_point
 from tune.analysis.compare import compare
 from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves, curves_or_none, mean_curve, pareto, tradeoff
-from tune.running.crossval import save_held_out
+from tune.store.held_out import save_held_out
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.ranking import best
 

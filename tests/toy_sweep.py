@@ -64,7 +64,7 @@ def undisturbed(folder: Path, **training: Any) -> dict[Any, Any]:
     while (attempt := d.next_attempt("t")) is not None:
         for records in run_attempt(d.study, attempt):
             d.receive(records)
-        d.gone("t")
+        d.trial_ended("t")
     assert d.finish() == "finished"
     return scores(d.state)
 

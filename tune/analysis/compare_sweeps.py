@@ -184,6 +184,10 @@ def _at_speed_ups(
     except LeebertError as error:
         return [(objective, str(error)) for objective in objectives]
     by_run = {key: curve for key, curve in every.items() if key[0] in ids}
+    if not by_run:
+        folders = ", ".join(sweep.folder.name for sweep in pool.sweeps)
+        lost = f"no finished run has readable validation logits; repair them by: leebert-tune resume {folders} --repair"
+        return [(objective, lost) for objective in objectives]
     results: list[AtSpeedUp] = []
     for objective in objectives:
         try:

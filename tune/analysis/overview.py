@@ -50,10 +50,15 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         "fold_epochs": state.fold_epochs,
         "hours_left": None,
         "running": [],
+        "queued": [],
         "missing": list(state.missing),
     }
     if alive:
-        status["running"] = [describe(state.configs[c].values) for c in alive.get("running", []) if c in state.configs]
+        for key in ("running", "queued"):  # a driver of an older version writes no queued ones
+            status[key] = [describe(state.configs[c].values) for c in alive.get(key, []) if c in state.configs]
+        if status["queued"]:  # granted, so running in the ledger, but Ray has no resources for it yet
+            status["configurations"]["running"] -= len(status["queued"])
+            status["configurations"]["queued"] = len(status["queued"])
         started = alive.get("started", math.inf)  # missing while a driver prepares its work
         since = [r for r in state.cells.values() if r["time"] >= started]
         if since and remaining:
@@ -180,6 +185,8 @@ def print_status(status: dict[str, Any]) -> None:
         print(f"about {60 * status['hours_left']:.0f} minutes remaining")
     for line in status["running"]:
         print(f"running: {line}")
+    for line in status["queued"]:
+        print(f"queued: {line}")
 
 
 def print_list(statuses: list[dict[str, Any]]) -> None:

@@ -53,8 +53,16 @@ def _spec(raw: dict[str, Any], overrides: Sequence[str], where: str, findings: l
     findings = [*findings, *_override(raw, overrides)]
     spec, more = _validate(raw)
     if spec is None or findings:
-        raise ConfigError("\n".join(finding.line(where) for finding in (*findings, *more)))
+        keys = [canonical(override.partition("=")[0]) for override in overrides]
+        lines = [finding.line(where) for finding in findings]
+        lines += [finding.line("--set" if _is_set(finding.key, keys) else where) for finding in more]
+        raise ConfigError("\n".join(lines))
     return spec
+
+
+def _is_set(key: str, overridden: Sequence[str]) -> bool:
+    """Tell whether the value of a dotted key comes from `--set`."""
+    return any(key == other or key.startswith(f"{other}.") for other in overridden)
 
 
 def _validate(raw: Mapping[str, Any]) -> tuple[SweepSpec | None, list[Finding]]:
