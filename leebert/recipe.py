@@ -73,6 +73,7 @@ class RunConfig(Frozen):
 
 def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
     """Say how this run differs from the one that a best file comes from; other data is an error."""
+    from leebert.outside import origins
     from leebert.provenance import backbone_identity, code_version, differences, versions
 
     if found.get("data_fingerprint") not in (None, fingerprint):
@@ -84,6 +85,7 @@ def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime
         "backbone": backbone_identity(backbone),
         "code": code_version(),
         "versions": versions(),
+        "parts": origins(found.get("parts") or ()),
         "runtime": runtime.describe(),
     }
     for line in differences(found, now):

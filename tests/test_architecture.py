@@ -56,7 +56,7 @@ IMPORTS = {
 #: The packages of `tune`, the highest first. Each imports only those of later lines, and all of them `leebert`.
 #: docs/decisions/ladder.md says why in this order.
 LADDER = (
-    ("__main__", "demo"),
+    ("__main__", "demo", "tables", "testing"),
     ("cli",),
     ("reproduce",),
     ("models",),
@@ -118,7 +118,7 @@ def test_packages_of_tune_import_only_those_below_them():
 #: `data.*` stands for the package `data` and all its modules, unless a module is listed itself.
 LAYERS = {
     "names, options, measures and exit criteria": (
-        "errors", "plugins", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
+        "errors", "plugins", "outside", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
         "methods.common", "training_options", "config", "runtime",
         "record", "losses", "weights", "omega", "majority",
     ),

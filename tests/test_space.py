@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.methods import METHODS, applies
+from tune import pruners
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
 from tune.space.findings import Findings
+from tune.space.parts import PRUNERS, Number, PrunerRow, Warmed
 from tune.space.values import Range, ValueList, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
@@ -159,7 +163,7 @@ WRONG = {
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}\nsearcher: random",
         ["searcher: 'random': needs `configurations` (or `budget.trials`)"],
     ),
-    "searcher misspelt": (SPACE + "searcher: tpee", ["searcher.name: 'tpee': should be 'grid', 'random' or 'tpe' (did you"]),
+    "searcher misspelt": (SPACE + "searcher: tpee", ["searcher.name: 'tpee': should be one of grid, random, tpe (did you mean 'tpe'?)"]),
     "pruner with one cell": (SPACE + "folds: 1\npruner: halving", ["pruner: 'halving': has nothing to prune"]),
     "pruner over unequal schedules": (
         "space: {max_epochs: [2, 4]}\npruner: halving",
@@ -535,3 +539,48 @@ def test_imports_nothing_slow() -> None:
     code = f"import sys, tune.space, tune.searchers, tune.pruners; print([m for m in {slow} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Cautious(Warmed):
+    """Options of a pruner of another package."""
+
+    margin: Number = Field(default=0.1, gt=0, description="points behind the best")
+
+
+CAUTIOUS = PrunerRow(
+    name="cautious",
+    title="never",
+    source="this test",
+    make=lambda spec, options: options,
+    options=Cautious,
+)
+
+
+@pytest.fixture
+def cautious() -> Iterator[None]:
+    pruners.register(CAUTIOUS)
+    yield
+    PRUNERS.unregister("cautious")
+
+
+def test_a_pruner_of_another_package_has_options_of_its_own(file: Path, cautious: None) -> None:
+    text = HEAD + SPACE + "folds: 3\npruner: {name: cautious, margin: 0.3}\n"
+    file.write_text(text)
+    spec = load_space(file, ["pruner.min_epochs=2"])
+    assert pruners.make_pruner(spec) == Cautious(margin=0.3, min_epochs=2)
+    file.write_text(resolved_yaml(spec))
+    assert load_space(file) == spec
+    assert errors(file, text.replace("margin", "margn")) == ["pruner.margn: 0.3: unknown key (did you mean 'margin'?)"]
+    assert errors(file, text.replace("0.3", "0")) == ["pruner.margin: 0: should be greater than 0"]
+    PRUNERS.unregister("cautious")
+    (line,) = errors(file, text)
+    assert line.startswith("pruner.name: 'cautious': should be one of none, racing, halving; if a package brings ")
+
+
+def test_options_of_all_pruners_in_a_space_of_an_older_version_change_nothing() -> None:
+    def digest(pruner: Any, searcher: Any = "grid") -> str:
+        return spec_of(folds=3, pruner=pruner, searcher=searcher).digest
+
+    written = digest({"name": "racing", "alpha": 0.1, "eta": 3, "min_epochs": 1}, {"name": "grid", "seed": 0})
+    assert digest("racing") == written == "2422ac887bed9a3c"
+    assert digest({"name": "racing", "eta": 5}) not in (written, digest({"name": "racing", "eta": 6}))

@@ -15,6 +15,7 @@ import numpy as np
 from leebert.config import parse
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import HeldOut
+from leebert.outside import refuse_missing
 from leebert.provenance import digest_of
 from leebert.recipe import RunConfig
 from leebert.yaml import load_yaml
@@ -134,6 +135,7 @@ def read_best(path: Path) -> BestFile:
         raise ConfigError(
             f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {again}"
         )
+    refuse_missing(section.get("parts"), str(path))
     config = parse(RunConfig, values, str(path))
     if section["digest"] != content_digest(values):
         raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {again}")

@@ -27,6 +27,7 @@ from leebert.files import parse_json, write_atomically
 from leebert.majority import AgainstMajority, in_words
 from leebert.methods import METHODS
 from leebert.operating_point import Aim, choose_exits, choose_point, points
+from leebert.outside import origins
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from leebert.recipe import RunConfig, train_model
 from leebert.report import claims_speed_up, score_loss, speed_up_counts
@@ -540,7 +541,8 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
 
 def _differs(best: BestFile, summary: dict[str, Any]) -> list[str]:
     """List how code, versions and runtime differ from the sweep's."""
-    now = {"code": code_version(), "versions": versions(), "runtime": summary["runtime"]}
+    parts = origins(best.found.get("parts") or ())
+    now = {"code": code_version(), "versions": versions(), "parts": parts, "runtime": summary["runtime"]}
     return differences({key: best.found.get(key) for key in now}, now)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from leebert.config import Precision
 from leebert.console import table
 from leebert.errors import SweepError
+from leebert.outside import origins
 from leebert.provenance import backbone_identity, code_version, differences, versions
 from leebert.runtime import Runtime, limited_threads
 from leebert.training_data import effective_task, load_training_data
@@ -208,8 +209,13 @@ class _Settings:
         """List how the settings differ from the recorded ones; a GPU counts, since its sums have no fixed order."""
         with limited_threads(self.threads):
             runtime = Runtime.of(self.precision, self.device)
-            now = {"versions": versions(), "runtime": runtime.describe()}
-        lines = differences({"versions": section.get("versions"), "runtime": self.recorded or None}, now)
+            now = {
+                "versions": versions(),
+                "parts": origins(section.get("parts") or ()),
+                "runtime": runtime.describe(),
+            }
+        was = {"versions": section.get("versions"), "parts": section.get("parts"), "runtime": self.recorded or None}
+        lines = differences(was, now)
         if runtime.device.type == "cuda":
             lines.append("a GPU sums in no fixed order")
         return tuple(lines)

@@ -103,6 +103,7 @@ def best_file(choice: Selection) -> dict[str, Any]:
             data_fingerprint=manifest["data_fingerprint"],
             backbone=manifest["backbone"],
             versions=manifest["versions"],
+            parts=manifest.get("parts"),
             code=manifest["code"],
             runtime=runtime,
         ),

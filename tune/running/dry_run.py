@@ -89,7 +89,7 @@ def _configurations(spec: SweepSpec) -> Any:
     from tune.space import config_id
     from tune.store.history import Configuration
 
-    if spec.searcher.name == "grid":
+    if spec.searcher.row.lists:
         yield from spec.configurations()
         return
     searcher = make_searcher(spec.model_copy(update={"searcher": spec.searcher.model_copy(update={"name": "random"})}))

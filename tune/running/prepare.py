@@ -14,6 +14,7 @@ from leebert.provenance import backbone_identity, code_version, versions
 from leebert.training_data import effective_task, load_training_data
 from tune.machines.nodes import Stamp
 from tune.running.crossval import Study
+from tune.running.outside import OutsideParts, recorded
 from tune.space import SweepSpec
 from tune.space.spec import data_config
 from tune.store.folder import SweepFolder
@@ -35,6 +36,11 @@ class Prepared:
     folds: Any
     facts: dict[str, Any]
 
+    @property
+    def outside(self) -> OutsideParts:
+        """The parts of other packages that trials use."""
+        return OutsideParts.of(self.spec, self.facts["metric"])
+
     def study(self, folder: Path, device: str = "auto") -> Study:
         """Return what the trials of a sweep in `folder` share; `device` is auto, cpu or cuda."""
         spec = self.spec
@@ -48,7 +54,8 @@ class Prepared:
             device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
             keep_checkpoints=spec.keep_checkpoints,
             hang_seconds=60 * spec.resources.hang_minutes,
-            stamp=Stamp.here(),
+            stamp=Stamp.here(self.outside.packages),
+            outside=self.outside,
             evaluate=tuple(self.facts.get("evaluated", ())),
         )
 
@@ -175,4 +182,5 @@ def manifest(
         "versions": versions(),
         "code": code_version(),
         "runtime": runtime,
+        **({"parts": parts} if (parts := recorded(prepared.spec, prepared.facts["metric"])) else {}),
     }

@@ -102,7 +102,7 @@ def simulate(
             "--set: a simulation may change only pruner, searcher and budget; recorded scores depend on the rest"
         )
     configurations = {config_id(c.values): c for c in recording.configurations}
-    if spec.searcher.name == "tpe":
+    if spec.searcher.row.reads_scores:
         _check_whole(spec, configurations)
     pruner, budget = make_pruner(spec), Budget(trials=spec.budget.trials, fold_epochs=spec.budget.fold_epochs)
     epochs, top = sum(c.epochs for c in configurations.values()), max(c.score for c in configurations.values())
@@ -210,8 +210,9 @@ class InOrder:
 
 
 def _searcher(spec: SweepSpec, configurations: Configurations, rng: Random) -> Searcher:
-    if spec.searcher.name == "tpe":
-        seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)})
+    if spec.searcher.row.reads_scores:
+        options = spec.searcher.row.options.model_fields
+        seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)} if "seed" in options else {})
         return make_searcher(spec.model_copy(update={"searcher": seeded}))
     # All orders of a random searcher's draws are equally probable; a grid's order is arbitrary.
     shuffled = rng.sample(list(configurations), len(configurations))
@@ -219,15 +220,15 @@ def _searcher(spec: SweepSpec, configurations: Configurations, rng: Random) -> S
 
 
 def _check_whole(spec: SweepSpec, configurations: Configurations) -> None:
-    """Refuse a space of which configurations are not recorded, since TPE may suggest any of them."""
+    """Refuse a space of which configurations are not recorded, since a searcher that reads scores may suggest any of them."""
     if spec.size is None:
         raise ConfigError(
-            "--searcher tpe: it would draw values from the space's ranges that were not recorded; simulate a sweep over a grid"
+            f"--searcher {spec.searcher.name}: it would draw values from the space's ranges that were not recorded; simulate a sweep over a grid"
         )
     missing = sum(config_id(values) not in configurations for values in spec.configurations())
     if missing:
         raise ConfigError(
-            f"--searcher tpe: it may suggest any of the grid's {spec.size} configurations, of which {missing} are not recorded; "
+            f"--searcher {spec.searcher.name}: it may suggest any of the grid's {spec.size} configurations, of which {missing} are not recorded; "
             "simulate another searcher"
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from leebert.errors import LeaseError, StorageError, SweepError
 from leebert.files import write_atomically
+from leebert.outside import origins
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from tune.machines.nodes import check_versions
 from tune.machines.placement import check_resources, nodes_for, warn_of_crowding
@@ -19,6 +20,7 @@ from tune.pruners import make_pruner
 from tune.running.crossval import Study
 from tune.running.driver import Driver, EndStatus
 from tune.running.extend import at_its_old_place, extended
+from tune.running.outside import recorded
 from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
@@ -96,14 +98,16 @@ def new_sweep(
     if prepared.facts["truncated_rows"]:
         say(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
     start_ray(address)
-    check_versions(address)
+    check_versions(address, packages=prepared.outside.packages)
     check_resources(spec.resources.cpus, spec.resources.gpus)
     warn_of_crowding(spec, say)
     with SweepFolder.create(storage, name) as folder:
         _describe(folder, spec, prepared, device)
         prepared.folds.save(folder.path / "folds.json")
         writer = folder.ledger.driver_writer(1)
-        writer.append({"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)})
+        begun = {"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)}
+        parts = recorded(spec, prepared.facts["metric"])
+        writer.append({**begun, "parts": parts} if parts else begun)
         writer.close()
     folder = SweepFolder(storage / name)
     with driver_lease(folder) as lease:
@@ -154,11 +158,17 @@ def resume_sweep(
         prepared = prepare(spec.model_copy(update={"backbone": given.backbone}), folder.path.parent / ".tokens")
         _refuse_changed_data(folder, prepared)
         for line in differences(
-            folder.manifest, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
+            folder.manifest,
+            {
+                "versions": versions(),
+                "code": code_version(),
+                "parts": origins(folder.manifest.get("parts") or ()),
+                "runtime": _runtime(prepared, device),
+            },
         ):
             say(f"warning: {line}, so new cells may differ from old ones in their last digits")
         start_ray(address)
-        check_versions(address)
+        check_versions(address, packages=prepared.outside.packages)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         again = _to_repair(folder, state, repair, say)
         lease.check()  # the preparation may have taken longer than the lease lasts

@@ -41,6 +41,7 @@ class CellTrial(Trainable):
     def _refusal(self) -> Failure | None:
         """Compare this node's versions with the driver's: nodes that join later were not checked at the start."""
         try:
+            self.study.outside.make_available()
             if self.study.stamp is not None:
                 self.study.stamp.require()
         except SweepError as error:

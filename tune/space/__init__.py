@@ -6,13 +6,11 @@ and `--dry-run` start quickly.
 
 from tune.space.fields import config_id, effective
 from tune.space.file import load_space, make_space
-from tune.space.sections import Budget, PrunerName, SearcherName
+from tune.space.sections import Budget
 from tune.space.spec import SweepSpec, resolved_yaml
 
 __all__ = [
     "Budget",
-    "PrunerName",
-    "SearcherName",
     "SweepSpec",
     "config_id",
     "effective",

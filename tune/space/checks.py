@@ -28,9 +28,9 @@ def _chooses_nothing(spec: SweepFields) -> Iterator[Finding]:
     for option, values in spec.space.items():
         if values.count != 1:
             yield Finding(f"space.{option}", shown(values.plain()), f"should be one value: {why}")
-    if spec.searcher.name != "grid":
+    if not spec.searcher.row.lists:
         yield Finding("searcher", shown(spec.searcher.name), f"should be grid: {why}")
-    if spec.pruner.name != "none":
+    if spec.pruner.row.prunes:
         yield Finding("pruner", shown(spec.pruner.name), f"should be none: {why}")
 
 
@@ -63,25 +63,25 @@ def _idle(spec: SweepFields) -> Iterator[Finding]:
 
 
 def _lists_in_a_grid(spec: SweepFields) -> Iterator[Finding]:
-    if spec.searcher.name == "grid":
+    if spec.searcher.row.lists:
         for option, values in spec.space.items():
             if isinstance(values, Range):
-                expected = "a grid needs lists; ranges are for the searchers random and tpe"
+                expected = f"a {spec.searcher.name} needs lists; ranges are for searchers that draw: random, tpe"
                 yield Finding(f"space.{option}", shown(values.plain()), expected)
         if spec.searcher.configurations is not None:
-            expected = "a grid runs all its configurations: use `budget.trials` to stop earlier"
+            expected = f"a {spec.searcher.name} runs all its configurations: use `budget.trials` to stop earlier"
             yield Finding("searcher.configurations", shown(spec.searcher.configurations), expected)
 
 
 def _bounded(spec: SweepFields) -> Iterator[Finding]:
     ranges = [option for option, values in spec.space.items() if isinstance(values, Range)]
-    if spec.searcher.name != "grid" and ranges and spec.limit is None:
+    if not spec.searcher.row.lists and ranges and spec.limit is None:
         expected = f"needs `configurations` (or `budget.trials`): the range of {', '.join(ranges)} is infinite"
         yield Finding("searcher", shown(spec.searcher.name), expected)
 
 
 def _prunable(spec: SweepFields) -> Iterator[Finding]:
-    if spec.pruner.name == "none":
+    if not spec.pruner.row.prunes:
         return
     name = shown(spec.pruner.name)
     if len(spec.cells()) == 1:
@@ -96,9 +96,10 @@ def _prunable(spec: SweepFields) -> Iterator[Finding]:
         which = ", ".join(staged) or f"those with {' or '.join(sorted(searched))}"
         expected = f"compares epoch by epoch, and {which} train in stages: use `pruner: none`"
         yield Finding("pruner", name, expected)
-    if "max_epochs" not in spec.space and spec.pruner.min_epochs >= (total := len(spec.cells()) * spec.max_epochs):
+    first, total = getattr(spec.pruner.options, "min_epochs", 0), len(spec.cells()) * spec.max_epochs
+    if "max_epochs" not in spec.space and first >= total:
         expected = f"should be below {total}, the epochs of a configuration, or nothing is ever pruned"
-        yield Finding("pruner.min_epochs", shown(spec.pruner.min_epochs), expected)
+        yield Finding("pruner.min_epochs", shown(first), expected)
 
 
 def _payable(spec: SweepFields) -> Iterator[Finding]:

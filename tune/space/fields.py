@@ -25,12 +25,19 @@ from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
 from leebert.training_options import float_options, train_config
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown
-from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, Whole, expand_name, several
+from tune.space.parts import Whole
+from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, expand_name, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
 
 #: Sections on where and how long a sweep runs, not on what it measures; a sweep may be resumed with other ones.
 CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
 
+
+#: Options that older versions wrote into every space, whatever its searcher and pruner; digests always include them.
+_ONCE_WRITTEN: Mapping[str, Mapping[str, Any]] = {
+    "searcher": {"names": ("grid", "random", "tpe"), "defaults": {"seed": 0}},
+    "pruner": {"names": ("none", "racing", "halving"), "defaults": {"alpha": 0.1, "eta": 3, "min_epochs": 1}},
+}
 
 #: The largest number of seeds and of folds.
 MOST_SEEDS = MOST_FOLDS = 10_000
@@ -245,7 +252,7 @@ class SweepFields(Frozen):
         planned = self.planned
         if planned is None:
             raise ConfigError("nothing bounds the number of configurations, so their cost is unknown")
-        if self.searcher.name == "grid":
+        if self.searcher.row.lists:
             costs = [self.cell_updates(v, train_rows) for v in itertools.islice(self.configurations(), planned)]
             return len(self.cells()) * sum(costs)
         costly: dict[str, tuple[Scalar, ...]] = {
@@ -267,7 +274,11 @@ class SweepFields(Frozen):
     def measured(self) -> dict[str, Any]:
         """Return the content of the digest, as plain values."""
         content = self.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
-        del content["data"]["dir"], content["searcher"]["configurations"]
+        del content["data"]["dir"]
+        content["searcher"].pop("configurations", None)
+        for key, options in _ONCE_WRITTEN.items():
+            if content[key]["name"] in options["names"]:
+                content[key] = {**options["defaults"], **content[key]}
         if self.evaluate is None:  # keeps the digests of older versions without this key
             del content["evaluate"]
         content["training"] = {o: value for o, value in content["training"].items() if o not in COST_ONLY}

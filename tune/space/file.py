@@ -15,7 +15,7 @@ from leebert.data.tasks import OwnTask
 from leebert.errors import ConfigError, nearest
 from leebert.yaml import TOO_DEEP, refuse_deep, unreadable
 from tune.space.findings import Finding, dotted, keys_below, of_details, shown
-from tune.space.sections import expand_name
+from tune.space.sections import PrunerSpec, SearcherSpec, expand_name
 from tune.space.shipped import find_space
 from tune.space.spec import SweepSpec
 from tune.space.values import ValueList, options
@@ -89,6 +89,8 @@ def _keys() -> dict[str, tuple[str, ...]]:
     """The valid keys below each dotted prefix."""
     return {
         **keys_below(SweepSpec),
+        "searcher": SearcherSpec.keys(),
+        "pruner": PrunerSpec.keys(),
         "space": options(),
         "training": options(),
         **keys_below(OwnTask, "task"),

@@ -18,6 +18,7 @@ from leebert.config import parse
 from leebert.errors import LeebertError, StorageError, SweepError
 from leebert.files import fsync_folder, parse_json, write_atomically
 from leebert.metrics import METRICS
+from leebert.outside import refuse_missing
 from tune.space import SweepSpec, config_id
 from tune.store.lease import Lease, holder, watch
 from tune.store.ledger import Ledger
@@ -63,6 +64,7 @@ class Manifest(dict[str, Any]):
                     f"{path}: {key}: {str(values[key])[:80]!r} can't be right: the manifest was damaged or edited"
                 )
         if "metric" in values and values["metric"] not in METRICS:
+            refuse_missing(values.get("parts"), str(path))
             raise SweepError(
                 f"{path}: metric: {values['metric'][:80]!r} can't be right: {METRICS.unknown(values['metric'][:80])}; else the "
                 "manifest was damaged or edited"
@@ -210,6 +212,7 @@ class SweepFolder:
 def spec_of(folder: SweepFolder) -> SweepSpec:
     """Return the space of an existing sweep, as resolved at its start or last extension."""
     values, where = folder.manifest["spec"], str(folder.path / "manifest.json")
+    refuse_missing(folder.manifest.get("parts"), where)
     resources = values.get("resources")
     if isinstance(resources, dict) and isinstance(gpus := resources.get("gpus"), int | float) and gpus > 1:
         # Older versions accepted more than one GPU for a trial, but used one.
