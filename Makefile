@@ -46,7 +46,7 @@ lint: setup
 	$(BIN)/mypy
 
 tables: setup
-	$(BIN)/python -m leebert.tables
+	$(BIN)/python -m tune.tables
 
 bench: setup
 	$(BIN)/python benchmarks/train_step.py

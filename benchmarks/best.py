@@ -120,13 +120,13 @@ def command(path: Path, out: Path) -> None:
 def run(options: argparse.Namespace, path: Path, result: Result) -> None:
     """The command, its imports, reading and choosing."""
     from tune.analysis.choose import choose
-    from tune.analysis.sweeps import Sweep
-    from tune.analysis.tradeoff import Objective
+    from tune.analysis.sweeps import LoadedSweep
+    from tune.analysis.tradeoff import RankingObjective
     from tune.models.write_best import best_file
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder(path)
-    made_up = Sweep.read(folder)
+    made_up = LoadedSweep.read(folder)
     state = folder.ledger.read()
     size = sum(p.stat().st_size for p in (path / "ledger").rglob("*.jsonl"))
     imports = [
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace, path: Path, result: Result) -> None:
         {
             "importing": lambda number: timed(lambda: subprocess.run(imports, check=True)),
             "reading the ledger": lambda number: timed(folder.ledger.read),
-            "choosing": lambda number: timed(lambda: best_file(choose([made_up], Objective()))),
+            "choosing": lambda number: timed(lambda: best_file(choose([made_up], RankingObjective()))),
             "leebert-tune best": lambda number: timed(lambda: command(path, path / "best")),
         },
         options.rounds,

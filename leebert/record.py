@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-import torch
+if TYPE_CHECKING:
+    import torch  # not loaded with this module: what checks a search space knows the protocols here
 
 #: Tensors by name, each with the sample as its first dimension.
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, "torch.Tensor"]
 
 #: What a forward pass keeps: logits only; also the input of an exit after each layer; or also all states.
 Keep = Literal["logits", "hidden", "states"]
@@ -41,6 +42,8 @@ class Record:
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
         """Concatenate records of one model along the samples."""
+
+        import torch
 
         def along(name: str, rows: int) -> Any:
             tensors = [getattr(part, name) for part in parts]
@@ -119,6 +122,8 @@ class TensorRows:
     """
 
     def __init__(self, **columns: torch.Tensor) -> None:
+        import torch
+
         if "labels" not in columns:
             raise ValueError("TensorRows: column 'labels' is missing; add the class ids, (N,)")
         self.columns = columns
@@ -129,5 +134,7 @@ class TensorRows:
 
     def collate(self, indices: object) -> dict[str, torch.Tensor]:
         """Make a batch of the samples at these positions (B,)."""
+        import torch
+
         index = torch.as_tensor(indices, dtype=torch.long)
         return {name: column[index] for name, column in self.columns.items()}

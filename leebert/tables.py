@@ -1,14 +1,12 @@
-"""Generate the documents' tables from the registries: ``python -m leebert.tables`` updates them.
+"""Generate the documents' tables from the registries; ``make tables`` (`tune.tables`) updates them.
 
 A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``, where NAME is a name of :data:`TABLES`.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -65,7 +63,7 @@ def _colours() -> Iterable[Sequence[str]]:
         yield f"`{method.name}`", method.label, f"`{method.colour}`" if method.colour else ""
 
 
-#: Every table; `tune` has none of its own.
+#: The tables of this package; `tune.tables` has those of searchers and pruners.
 TABLES: tuple[DocumentTable, ...] = (
     DocumentTable("methods", ("`algorithm`", "method", "what trains", "exit criterion", "cost"), _methods),
     DocumentTable("criteria", ("criterion", "a sample exits when", "threshold", "first exit", "source"), _criteria),
@@ -74,12 +72,13 @@ TABLES: tuple[DocumentTable, ...] = (
 )
 
 
-def rendered(text: str, where: str) -> str:
+def rendered(text: str, where: str, tables: Iterable[DocumentTable] = TABLES) -> str:
     """Update the tables of a document.
 
     Args:
         text: The document.
         where: Its name in messages.
+        tables: The tables that its markers may name.
 
     Returns:
         The document, equal to `text` if its tables are up to date.
@@ -87,12 +86,12 @@ def rendered(text: str, where: str) -> str:
     Raises:
         ConfigError: Its markers name a table that does not exist.
     """
-    tables = {table.name: table for table in TABLES}
+    by_name = {table.name: table for table in tables}
 
     def made(match: re.Match[str]) -> str:
-        if match["name"] not in tables:
-            raise ConfigError(f"{where}: table {match['name']!r} does not exist; use one of {', '.join(tables)}")
-        return f"{match[1]}{tables[match['name']].markdown()}{match[4]}"
+        if match["name"] not in by_name:
+            raise ConfigError(f"{where}: table {match['name']!r} does not exist; use one of {', '.join(by_name)}")
+        return f"{match[1]}{by_name[match['name']].markdown()}{match[4]}"
 
     return _MARKED.sub(made, text)
 
@@ -100,25 +99,3 @@ def rendered(text: str, where: str) -> str:
 def documents(root: Path) -> list[Path]:
     """List the Markdown documents of a checkout: those at its top, in `docs` and in `search_spaces`."""
     return sorted({*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("search_spaces/*.md")})
-
-
-def main() -> None:
-    """Update the tables of every document of the checkout that holds this package."""
-    made = argparse.ArgumentParser(prog="python -m leebert.tables", description=main.__doc__)
-    made.add_argument("--check", action="store_true", help="write nothing; list the documents that are out of date")
-    check = made.parse_args().check
-    root = Path(__file__).resolve().parent.parent
-    stale = []
-    for path in documents(root):
-        text = path.read_text(encoding="utf-8")
-        if (new := rendered(text, str(path))) != text:
-            stale.append(path.relative_to(root).as_posix())
-            if not check:
-                path.write_text(new, encoding="utf-8")
-    if stale:
-        print(f"{'out of date' if check else 'written'}: {', '.join(stale)}")
-    sys.exit(int(check and bool(stale)))
-
-
-if __name__ == "__main__":
-    main()

@@ -11,9 +11,9 @@ import numpy as np
 
 from leebert.evaluate import HeldOut
 from leebert.tradeoff import Tradeoff, tradeoff
-from tune.running.crossval import save_held_out
 from tune.space import SweepSpec, config_id
 from tune.store.folder import SweepFolder
+from tune.store.held_out import save_held_out
 from tune.store.ledger import Ledger
 
 EXITS, FOLDS, EPOCHS = 6, 3, 2

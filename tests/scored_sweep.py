@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from leebert.evaluate import HeldOut
-from tune.running.crossval import save_held_out
 from tune.space import SweepSpec, config_id
 from tune.store.folder import SweepFolder
+from tune.store.held_out import save_held_out
 from tune.store.ledger import Ledger
 
 EXITS, EPOCHS, ROWS = 3, 2, 40

@@ -18,7 +18,7 @@ from test_tracking import EPOCHS, Sweep, epoch, whole_sweep
 
 from tune.tracking import server
 from tune.tracking.audit import missing
-from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, Event, SavedViews, View
+from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, SavedViews, TrackingEvent, View
 from tune.tracking.expected import in_parts
 from tune.tracking.rebuild import complete, with_newest_results
 
@@ -31,13 +31,13 @@ LIES = {
 SLOW_LIES = ("400 of MLflow", "400 HTML")
 
 
-def timed_sweep() -> list[Event]:
+def timed_sweep() -> list[TrackingEvent]:
     """Every event at a time of its own, as from a ledger."""
     start = 1_700_000_000_000
     return [e if e.time_ms else dataclasses.replace(e, time_ms=start + n) for n, e in enumerate(whole_sweep())]
 
 
-def mended(sweep: Sweep, events: list[Event]) -> tuple[int, list[str]]:
+def mended(sweep: Sweep, events: list[TrackingEvent]) -> tuple[int, list[str]]:
     """How many runs were mended, and what is left."""
     tracker = sweep.tracker()
     tracker.check()
@@ -106,10 +106,10 @@ DAMAGES = {
     "another parameter": ("UPDATE params SET value = '7' WHERE run_uuid = :config AND key = 'lr_theta'", "parameter lr_theta"),
     "a tag": ("DELETE FROM tags WHERE run_uuid = :fold AND key IN ('approach', 'mlflow.parentRunId')", "tag approach"),
     "an end": ("UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE run_uuid = :fold", "RUNNING, not FINISHED"),
-    "a fold's run": ("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = :fold", "there is no such run"),
-    "a configuration's run": ("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = :config", "there is no such run"),
+    "a fold's run": ("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = :fold", "the run is missing"),
+    "a configuration's run": ("UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid = :config", "the run is missing"),
     "a summary's depth": ("DELETE FROM metrics WHERE run_uuid = :summary AND step = 2", "no values of paired/diff"),
-    "a second run": ("UPDATE tags SET value = '0' WHERE run_uuid = :fold AND key = 'fold'", "there are two of this run"),
+    "a second run": ("UPDATE tags SET value = '0' WHERE run_uuid = :fold AND key = 'fold'", "the run exists twice"),
 }  # fmt: skip
 
 
@@ -274,10 +274,10 @@ def test_a_sweeps_end_says_that_reports_are_missing_which_every_answer_had_taken
     before = liar.count
     assert missing(tracker, state, sweep.said.append) == 1
     assert liar.count - before == 2, "a search, and the epochs' numbers of up to 100 cells"
-    assert "lacks 1 reports" in sweep.said[-1]
+    assert "lacks 1 epochs" in sweep.said[-1]
     liar.lying = lambda *_: Fault()
     assert missing(tracker, state, sweep.said.append) == 0
-    assert "doesn't say what it holds" in sweep.said[-1]
+    assert "can't be checked" in sweep.said[-1]
 
 
 def answered(status: int, body: str) -> Any:
@@ -318,7 +318,7 @@ def test_what_mlflow_says_itself_counts() -> None:
         assert server.is_permanent(caught.value) == permanent
 
 
-def ended_twice() -> list[Event]:
+def ended_twice() -> list[TrackingEvent]:
     """CLO-v2 is complete, then gets another fold and is complete again, with other results and a shorter curve."""
     *before, end = whole_sweep()
     first = next(e for e in before if isinstance(e, ConfigEnded) and e.config_id == "clo")

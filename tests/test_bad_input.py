@@ -401,7 +401,7 @@ def test_all_errors_of_a_space_are_told_at_once_and_duplicates_too(place, cli, t
     )
     path.write_text(path.read_text() + "seeds: 2\nmax_length: 16\n")
     err = refuses(cli("leebert-tune", "sweep", path), path)
-    for part in ("did you mean 'folds'", "pruner", "seeds: line", "max_length: line", "the key is there already"):
+    for part in ("did you mean 'folds'", "pruner", "seeds: line", "max_length: line", "duplicate key"):
         assert part in err
 
 

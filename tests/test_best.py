@@ -19,7 +19,7 @@ from tune.analysis import overview, tradeoff
 from tune.analysis.choose import choose_each
 from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.report import sweep_page
-from tune.analysis.tradeoff import Objective, Tradeoff
+from tune.analysis.tradeoff import RankingObjective, Tradeoff
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.lease import Lease
@@ -126,7 +126,7 @@ def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_
     rule = ("--criterion", "patience")
     ran = choose("mixed", more=("--objective", "speed-up=2", *rule))
     assert ran.code == 0, ran.err
-    assert "1 of 3 complete configurations can't reach speed-up 2 under patience and were left out" in ran.out
+    assert "1 of 3 completed configurations can't reach layer speed-up 2 under patience and were left out" in ran.out
     assert "the best of 2 complete configurations that reach speed-up 2 of sweep mixed" in ran.out
     (slow,) = found_in(tmp_path)["too_slow"]
     state = SweepFolder(tmp_path / "mixed").ledger.read()
@@ -134,7 +134,7 @@ def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_
     assert found_in(tmp_path)["configuration"] != slow["configuration"]
     none = choose("mixed", more=("--objective", "speed-up=5.5", *rule))
     assert none.code == 1
-    assert "sweep mixed: speed-up 5.5: none of 3 complete configurations reaches it" in none.err
+    assert "sweep mixed: layer speed-up 5.5: none of 3 complete configurations reaches it" in none.err
     assert "(clo-v2 " in none.err or "(blo " in none.err, "the fastest is named"
 
 
@@ -149,8 +149,7 @@ def test_an_unfinished_sweep_does_not_deny_other_tasks_their_files(sweep, choose
     assert not (tmp_path / "best" / "rte.yaml").exists()
     errors = ran.err.splitlines()
     assert (
-        "error: sweep early: no configuration has finished all its cells yet: 0 unfinished, 1 pruned, 0 failed"
-        in errors
+        "error: sweep early: no configuration has finished all its runs yet: 0 unfinished, 1 pruned, 0 failed" in errors
     )
     assert any(line.startswith("error: sweep damaged: ") for line in errors)
     twice = choose("good", "good")
@@ -168,7 +167,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     near = found["within_one_standard_error"]
     by_sweep = [{n["configuration"] for n in near if n["sweep"] == name} for name in ("one", "two")]
     assert by_sweep[0] == by_sweep[1] != set(), "their scores are the same"
-    objective, points = Objective(), []
+    objective, points = RankingObjective(), []
     for folder in (one, two):
         (choice,), _ = choose_each([folder], objective)
         points += [(p.layers, p.score) for p in choice.front]
@@ -178,7 +177,7 @@ def test_the_equals_and_the_front_are_those_of_all_sweeps_of_a_task(sweep, choos
     assert {p["sweep"] for p in found["pareto"]["points"]} == {"one", "two"}
     printed = choose("one", "two", early.name).out
     assert "sweep early has died: 0 of 4 planned configurations complete" in printed
-    assert "sweep early: nothing to choose" in printed
+    assert "sweep early: no candidate" in printed
 
 
 def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, tmp_path):
@@ -198,19 +197,19 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
     sweep("large")
     ran = choose("large")
     assert ran.code == 0, ran.err
-    assert f"it takes replaying the held-out logits of {3 * FOLDS} cells; --front does so" in ran.out
+    assert f"computing it replays the validation logits of {3 * FOLDS} runs; add --front to do so" in ran.out
     assert "replaying" not in ran.err
     assert "pareto" not in found_in(tmp_path)
     asked = choose("large", more=("--front",))
     assert asked.code == 0, asked.err
-    assert f"replaying the held-out logits of {3 * FOLDS} cells takes about" in asked.err
+    assert f"replaying the validation logits of {3 * FOLDS} runs takes about" in asked.err
     assert found_in(tmp_path)["pareto"]["points"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
 def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
-    (chosen, *_), _ = choose_each([folder], Objective())
+    (chosen, *_), _ = choose_each([folder], RankingObjective())
     (record, *_) = chosen.best.records
     path = folder.path / "cells" / record["held_out"]
     whole = choose("damaged", more=("--objective", "area", "--json")).json["found"]
@@ -231,13 +230,13 @@ def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, ch
     assert ran.code == 0, ran.err
     assert f"{cell}: {path} {said}" in ran.err
     assert f"leebert-tune resume {folder.path} --repair" in ran.err
-    assert "left out of the choice, as held-out logits of a cell are missing or damaged: " in ran.err
+    assert "not ranked, as validation logits of a run are missing or damaged: " in ran.err
     assert ran.json["found"]["configuration"] != record["config"]
     assert ran.json["found"]["complete_configurations"] < whole["complete_configurations"]
     without = choose("damaged")
     assert without.code == 0, without.err
     assert f"warning: {cell}: {path} {said}" in without.err
-    assert "no threshold can be chosen" in without.err
+    assert "thresholds can't be chosen" in without.err
     found = found_in(tmp_path)
     assert found["configuration"] == record["config"]  # its score is known without the logits
     assert "held_out" not in found
@@ -254,7 +253,9 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
     for more in (("--front",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)
         assert ran.code == 1
-        assert "error: sweep bare: every complete configuration has a cell whose held-out logits are missing" in ran.err
+        assert (
+            "error: sweep bare: every complete configuration has a run whose validation logits are missing" in ran.err
+        )
 
 
 def one(name: str, layers: list[float], scores: list[float], first: float) -> tuple[Configuration, Tradeoff]:
@@ -266,7 +267,7 @@ def test_an_area_rewards_nobody_for_leaving_late():
     a, of_a = one("a", [2, 4, 6], [0.70, 0.80, 0.84], 0.60)
     b, of_b = one("b", [4.5, 5, 6], [0.79, 0.80, 0.82], 0.60)
     found = {("a", 0, 0): of_a, ("b", 0, 0): of_b}
-    assert best(Objective.of("area", "patience").rescored((a, b), found)).id == "a"
+    assert best(RankingObjective.of("area", "patience").rescored((a, b), found)).id == "a"
     assert of_a.area() == pytest.approx((0.65 * 1 + 0.75 * 2 + 0.82 * 2) / 5)
     assert of_b.area() == pytest.approx((0.695 * 3.5 + 0.795 * 0.5 + 0.81 * 1) / 5)
 
@@ -325,7 +326,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     assert found["majority"]["verdict"] == "learned"
     assert found["majority"]["low"] > 0.1
     assert [(one["score"], one["verdict"]) for one in found["not_distinguishable"]] == [(0.7405, "collapsed")] * 2
-    assert "2 of 3 complete configurations are not distinguishable from the majority class and were left out" in ran.out
+    assert "2 of 3 completed configurations are not distinguishable from the majority class and are excluded" in ran.out
     assert "the best of 1 complete configurations that learned more than the majority class of sweep mrpc" in ran.out
     assert re.search(r"against the majority class \(68.00\): \+2\d.\d\d points, 95 % CI 1\d.\d\d to 2\d.\d\d", ran.out)
     anyway = choose("mrpc", more=("--anyway",))
@@ -333,7 +334,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     forced = found_in(tmp_path)
     assert (forced["score_mean"], forced["majority"]["verdict"]) == (0.7405, "collapsed")
     assert "not_distinguishable" not in forced
-    line = "not distinguishable from the majority class (68.00): every exit predicts a single class in every cell; try more epochs"
+    line = "not distinguishable from the majority class (68.00): every exit predicts a single class in every run; try more epochs"
     assert line in anyway.out
     assert line in (tmp_path / "best" / "mrpc.yaml").read_text()
 
@@ -377,7 +378,7 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     assert last.startswith(
         "1 of 3 complete configurations learned more than the majority class, which scores 68.00; the largest margin is +2"
     )
-    assert last.endswith("; of the others: try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
+    assert last.endswith("; for the others, try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
 
 
 def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):

@@ -116,7 +116,7 @@ def test_a_driver_without_the_token_is_refused_with_one_line(cluster: Cluster, t
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     said = done.stderr.splitlines()[-1]
-    assert said.startswith(f"error: --address {cluster.head.ip}:6379: the cluster's token is missing or wrong here")
+    assert said.startswith(f"error: --address {cluster.head.ip}:6379: the cluster's token is missing or wrong")
     assert not (cluster.storage / "stranger").exists()
 
 

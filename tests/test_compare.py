@@ -6,14 +6,15 @@ import json
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leebert.errors import ConfigError
 from tune.analysis.compare import compare
-from tune.analysis.compare_text import render, rows, sentences
-from tune.analysis.stats import Interval, corrected_t, sign_flip
+from tune.analysis.compare_text import line_verdict, render, rows, sentences
+from tune.analysis.stats import Interval, corrected_t, samples_needed, sign_flip
 from tune.analysis.wording import verdict
 from tune.store.history import Cell, Configuration, EpochScore
 
@@ -78,8 +79,9 @@ def test_by_hand():
     assert line.exits[0].p == pytest.approx(2 * expected.p)
     assert (len(line.paired), len(line.cells), line.planned, line.dropped, line.unpaired) == (1, 3, 3, {}, (0, 0))
     assert line.p_folds is None, "one seed"
-    assert line.verdict.startswith("the data cannot tell slo from blo: +3.00 points, 95 % interval ")
-    assert line.verdict.endswith(", 3 cells")
+    sentence = line_verdict(line, comparison.test_train_ratio)
+    assert sentence.startswith("no significant difference between slo and blo: +3.00 points, 95 % CI ")
+    assert sentence.endswith(", 3 runs; 3 runs are too few for a narrow interval")
     assert comparison.warnings == ()
 
 
@@ -139,7 +141,7 @@ def test_swapping_sides_mirrors_everything(history):
         assert one.sign_flip_p == other.sign_flip_p
         assert (one.a, one.a_only, one.dropped) == (other.b, other.b_only, other.dropped)
         assert one.unpaired == other.unpaired[::-1]
-        assert (one.verdict == other.verdict) == ("better" in one.verdict)
+        assert (line_verdict(one, 0.5) == line_verdict(other, 0.5)) == ("better" in line_verdict(one, 0.5))
     if forth.tuned is not None:
         mirrored(forth.tuned.difference, back.tuned.difference)
     assert forth.warnings == back.warnings
@@ -206,7 +208,7 @@ def test_while_no_pair_is_complete_the_most_runs_that_are_paired_count():
     (line,) = comparison.lines
     assert line.cells == ((0, 0), (0, 1)), "2 cells of 2 pairs are more than 1 cell of 3"
     assert (line.paired, line.dropped) == ((("slo-1", "blo-1"), ("slo-2", "blo-2")), {"unfinished": 1})
-    assert any("slo against blo stands on 2 of 3 cells" in warning for warning in comparison.warnings)
+    assert any("slo against blo covers 2 of 3 runs" in warning for warning in comparison.warnings)
     (line,) = compare(history, "slo", "blo", folds=3, cells=[(s, k) for s in range(2) for k in range(3)]).lines
     assert (len(line.cells), line.planned) == (2, 6)
 
@@ -254,7 +256,7 @@ def test_an_unfinished_combination_is_left_out_with_a_warning():
     history.append(Configuration("new", {"algorithm": "clo-v2", "lr_theta": 1e-5, "cycle_length": 2}))
     comparison = compare(tuple(history), "clo-v2", "blo", folds=3)
     assert [line.a_only for line in comparison.lines] == [{"cycle_length": 4}]
-    assert any("left out" in w and "cycle_length=2" in w for w in comparison.warnings)
+    assert any("not compared" in w and "cycle_length=2" in w for w in comparison.warnings)
 
 
 def test_a_sweep_that_was_stopped_between_two_configurations_is_unfinished_too():
@@ -303,7 +305,7 @@ def test_no_score_of_a_fold_changes_the_choices_for_its_cells(scores, fold, data
     assert [(c.seed, c.fold) for c in before.choices] == [(s, k) for s in range(2) for k in range(FOLDS)]
     picked = [[(c.a, c.b) for c in t.choices if c.fold == fold] for t in (before, after)]
     assert picked[0] == picked[1]
-    assert picked[0][0] == picked[0][1], "both seeds of a fold are chosen for by the same cells"
+    assert picked[0][0] == picked[0][1], "both seeds of a fold are chosen for by the same runs"
 
 
 def test_tuned_takes_only_complete_configurations():
@@ -317,7 +319,7 @@ def test_tuned_takes_only_complete_configurations():
 def test_tuned_says_how_many_each_side_chose_from():
     comparison = compare(history_of(lambda v, k: 0.5 + 0.01 * k), "clo-v2", "blo", folds=3)
     assert comparison.tuned.candidates == (4, 2)
-    assert "  chosen by the other folds out of 4 configurations of clo-v2 and 2 of blo" in sentences(comparison)
+    assert "  selected on the other folds from 4 configurations of clo-v2 and 2 of blo" in sentences(comparison)
 
 
 def test_tuned_needs_two_folds_whatever_the_seeds():
@@ -336,7 +338,7 @@ def test_one_cell_has_no_spread():
     assert comparison.tuned is None
     assert any("no tuned against tuned" in w for w in comparison.warnings)
     assert not comparison.lines[0].difference.known
-    assert "one cell has no spread" in comparison.lines[0].verdict
+    assert "one run has no spread" in line_verdict(comparison.lines[0], 0.5)
 
 
 # Seeds within folds
@@ -361,11 +363,11 @@ def test_seeds_averaged_within_folds_give_a_second_p_that_must_agree():
     means = [shift + 0.0001 * (k + 1) for k, shift in enumerate((0.02, 0.05, 0.03))]
     assert apart.p_folds == pytest.approx(corrected_t(means, 1 / 2).p)
     assert apart.difference.p < 0.05 < apart.p_folds
-    assert apart.verdict.startswith("the data cannot tell slo from blo: +3.")
-    assert apart.verdict.endswith("they disagree")
+    assert line_verdict(apart, 0.5).startswith("no significant difference between slo and blo: +3.")
+    assert line_verdict(apart, 0.5).endswith("they disagree")
     alike = line(0.03, 0.0305, 0.0295)
     assert max(alike.difference.p, alike.p_folds) < 0.05
-    assert alike.verdict.startswith("slo is better than blo: +3.")
+    assert line_verdict(alike, 0.5).startswith("slo is better than blo: +3.")
 
 
 # Settings and errors
@@ -394,7 +396,7 @@ def test_seeds_and_folds_are_both_cells_and_the_ratio_comes_from_the_folds():
         ("blo", "slo", {"option": "algoritm"}, r"no such option in this sweep \(did you mean 'algorithm'\?\)"),
         ("clo-v2", "blo", {"where": {"cycle_lenght": 4}}, "did you mean 'cycle_length'"),
         ("clo-v2", "blo", {"where": {"cycle_length": 5}}, "no configuration has 5; the sweep has 2, 4"),
-        ("clo-v2", "blo", {"where": {"algorithm": "blo"}}, "it's what is compared"),
+        ("clo-v2", "blo", {"where": {"algorithm": "blo"}}, "this option is compared"),
         ("clo-v2", "blo", {"folds": 1}, "give test_train_ratio"),
     ],
 )
@@ -408,7 +410,7 @@ def test_where_on_an_option_that_neither_side_uses():
     with pytest.raises(ConfigError, match="neither algorithm uniform nor blo uses it"):
         compare(history, "uniform", "blo", folds=3, where={"cycle_length": 4})
     mixed = (*history, configuration({"algorithm": "slo", "lr_theta": 1e-3}, [0.5] * 3))
-    with pytest.raises(ConfigError, match=r"no configuration of algorithm blo is left with lr_theta 0\.001"):
+    with pytest.raises(ConfigError, match=r"no configuration of algorithm blo has lr_theta 0\.001"):
         compare(mixed, "slo", "blo", folds=3, where={"lr_theta": 1e-3})
 
 
@@ -422,7 +424,7 @@ def test_nothing_in_common():
         compare(pair(here, here, rate=2), "slo", "blo", folds=2)
     with pytest.raises(ConfigError, match=r"no \(seed, fold\) in common"):
         compare(pair(here, there), "slo", "blo", folds=2)
-    with pytest.raises(ConfigError, match="1 and 0 cells are finished"):
+    with pytest.raises(ConfigError, match="1 and 0 runs are finished"):
         compare(pair(here, open_), "slo", "blo", folds=2)
 
 
@@ -435,31 +437,59 @@ def test_the_same_values_twice_are_refused():
 # Words and output
 
 
-OPEN, BETTER = "the data cannot tell A from B", "A is better than B"
+OPEN, BETTER = "no significant difference between A and B", "A is better than B"
 NAN = math.nan
 
 
 @pytest.mark.parametrize(
-    ("interval", "said"),
+    ("interval", "sentence"),
     [
-        (Interval(0.003, -0.005, 0.011, 0.4, 12), f"{OPEN}: +0.30 points, 95 % interval -0.50 to 1.10, 12 cells"),
-        (Interval(-0.003, -0.011, 0.005, 0.4, 12), f"{OPEN}: -0.30 points, 95 % interval -1.10 to 0.50, 12 cells"),
-        (Interval(0.02, 0.01, 0.03, 0.001, 5), f"{BETTER}: +2.00 points, 95 % interval 1.00 to 3.00, 5 cells"),
-        (Interval(0.02, 0.001, 0.039, 0.07, 5, 0.9), f"{BETTER}: +2.00 points, 90 % interval 0.10 to 3.90, 5 cells"),
-        (Interval(-1e-9, NAN, NAN, NAN, 1), f"{OPEN}: +0.00 points, no interval (one cell has no spread), 1 cell"),
+        (Interval(0.003, -0.005, 0.011, 0.4, 12), f"{OPEN}: +0.30 points, 95 % CI -0.50 to 1.10, 12 runs"),
+        (Interval(-0.003, -0.011, 0.005, 0.4, 12), f"{OPEN}: -0.30 points, 95 % CI -1.10 to 0.50, 12 runs"),
+        (Interval(0.02, 0.01, 0.03, 0.001, 5), f"{BETTER}: +2.00 points, 95 % CI 1.00 to 3.00, 5 runs"),
+        (Interval(0.02, 0.001, 0.039, 0.07, 5, 0.9), f"{BETTER}: +2.00 points, 90 % CI 0.10 to 3.90, 5 runs"),
+        (Interval(-1e-9, NAN, NAN, NAN, 1), f"{OPEN}: +0.00 points, no interval (one run has no spread), 1 run"),
         (
             Interval(0.01, NAN, NAN, NAN, 4),
-            f"{OPEN}: +1.00 points, no interval (every cell shows the same difference), 4 cells",
+            f"{OPEN}: +1.00 points, no interval (every run shows the same difference), 4 runs",
         ),
     ],
 )
-def test_verdict(interval, said):
-    assert verdict("A", "B", interval) == said
+def test_verdict(interval, sentence):
+    assert verdict("A", "B", interval) == sentence
+
+
+@pytest.mark.parametrize(("effect", "runs"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+def test_runs_needed_are_those_of_the_paired_t_test_in_the_tables(effect, runs):
+    """Cohen's effect size d = δ/s at 80 % power and α = 0.05, two-sided (Cohen 1988; G*Power prints these numbers)."""
+    diffs = np.random.default_rng(0).normal(0, 1, 12)
+    interval = corrected_t((diffs / diffs.std(ddof=1)).tolist(), 0.0)
+    assert samples_needed(interval, 0.0, effect) == runs
+
+
+def test_no_number_of_runs_detects_a_difference_below_the_shared_variance():
+    diffs = np.random.default_rng(0).normal(0, 1, 12)
+    interval = corrected_t((diffs / diffs.std(ddof=1)).tolist(), 0.25)
+    # At infinitely many runs the standard error is √0.25, and the power of a difference of it times 2.80 is 80 %.
+    assert samples_needed(interval, 0.25, 1.35, most=5000) is None
+    assert samples_needed(interval, 0.25, 1.402, most=20000) > 1000
+
+
+@pytest.mark.parametrize(
+    ("std", "sentence"),
+    [
+        (0.02, "22 more runs would be needed to detect a difference of 1 point (80 % power)"),
+        (0.01, "these runs are enough to detect a difference of 1 point (80 % power)"),
+    ],
+)
+def test_a_verdict_says_how_many_runs_would_be_enough(std, sentence):
+    diffs = np.resize([1.0, -1.0], 12) * std * np.sqrt(11 / 12)
+    assert verdict("A", "B", corrected_t(diffs.tolist(), 0.0), test_train_ratio=0.0).endswith(f", 12 runs; {sentence}")
 
 
 def test_verdict_turns_round_where_b_is_better():
     better = Interval(-0.02, -0.03, -0.01, 0.001, 5)
-    assert verdict("A", "B", better) == "B is better than A: +2.00 points, 95 % interval 1.00 to 3.00, 5 cells"
+    assert verdict("A", "B", better) == "B is better than A: +2.00 points, 95 % CI 1.00 to 3.00, 5 runs"
 
 
 @given(histories())
@@ -493,7 +523,7 @@ def test_the_table_holds_every_row_and_the_sentences():
         assert shown in table
     assert any(sentence.startswith("† p adjusted by Holm") for sentence in sentences(comparison))
     for line in comparison.lines:
-        assert line.verdict in sentences(comparison)
+        assert line_verdict(line, comparison.test_train_ratio) in sentences(comparison)
         assert f"{100 * line.difference.mean:+.2f}" in table
 
 

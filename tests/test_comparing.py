@@ -17,10 +17,10 @@ from tune.analysis.compare_text import sentences
 from tune.analysis.figures import depth_bands
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
-from tune.analysis.tradeoff import Objective
+from tune.analysis.tradeoff import RankingObjective
 from tune.store.lease import Lease
 
-AT_2 = (Objective.of("speed-up=2"),)
+AT_2 = (RankingObjective.of("speed-up=2"),)
 
 
 def ahead(by: float, *, noise: int = 0):
@@ -67,7 +67,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
 
 def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path, capsys):
     sweep = scored_sweep(tmp_path / "s", ahead(0.1))
-    beyond = (*AT_2, Objective.of("speed-up=3.5"))
+    beyond = (*AT_2, RankingObjective.of("speed-up=3.5"))
     (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=beyond)
     (_, at_2), (_, missed) = found.at_speed_ups
     assert not isinstance(at_2, str)
@@ -81,20 +81,22 @@ def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path,
     assert not isinstance(narrowed.at_speed_ups[0][1], str), "what was lost is of C=2"
     for path in (sweep.path / "cells").iterdir():
         path.unlink()
-    with pytest.warns(UserWarning, match="is missing.*; and [0-9]+ more; left out of everything"):
+    with pytest.warns(
+        UserWarning, match="is missing.*; and [0-9]+ more; results computed from logits are without them"
+    ):
         (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
-    assert "no pair that finished the same cell" in found.as_dict()["at_speed_ups"][0]["missing"]
+    assert "no finished run has readable validation logits; repair" in found.as_dict()["at_speed_ups"][0]["missing"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the same files
         print_comparisons([found])
-        assert "Not at speed-up 2.0:" in str(comparison_page([found]))
-    assert "not at speed-up 2.0:" in capsys.readouterr().out
+        assert "No comparison at layer speed-up 2:" in str(comparison_page([found]))
+    assert "no comparison at layer speed-up 2:" in capsys.readouterr().out
 
 
 def test_a_model_with_one_exit_is_compared_all_the_same(tmp_path):
     sweep = scored_sweep(tmp_path / "s", ahead(0.1), exits=1)
     (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=AT_2, epochs=True)
-    assert found.at_speed_ups[0][1] == "a model with one exit has one speed only"
+    assert found.at_speed_ups[0][1] == "a model with one exit has a single speed, and so no curve"
     assert "No patience curves: a model with one exit" in str(comparison_page([found]))
 
 
@@ -130,7 +132,7 @@ def test_a_running_sweep_says_so_and_errors_say_how_far_it_is(tmp_path, capsys):
         assert "b is still running" in capsys.readouterr().out
         assert "The sweep is still running" in str(comparison_page([found]))
         assert found.as_dict()["running"] is True
-        assert "Sweep b is still running, 0 of 6 configurations complete: this is what is there." in str(
+        assert "Sweep b is still running, 0 of 6 configurations complete: the results are preliminary." in str(
             sweep_page(begun)
         )
     assert (len(found.scores.lines[0].cells), found.scores.lines[0].planned) == (2, 3)
@@ -167,8 +169,8 @@ def test_tasks_count_once_each_however_many_sweeps_they_have(tmp_path):
     assert main.difference.mean == pytest.approx(np.mean(values))
     assert main.difference.p == pytest.approx(corrected_t(values, 0.0).p)
     assert main.sign_flip_p == 0.5, "two tasks can't say more"
-    assert main.verdict.startswith("the data cannot tell clo-v2 from blo: +")
-    assert main.verdict.endswith(", 2 tasks")
+    assert main.in_words().startswith("no significant difference between clo-v2 and blo: +")
+    assert main.in_words().endswith(", 2 tasks")
     assert tuned.tasks["rte"] == pytest.approx(found[2].scores.tuned.difference.mean)
     assert at_2.tasks["rte"] == pytest.approx(found[2].at_speed_ups[0][1].lines[0].difference.mean)
     said = across_sentences([main, tuned, at_2])
@@ -196,7 +198,7 @@ def test_one_task_alone_has_no_interval_over_tasks(tmp_path):
     sweeps = [scored_sweep(tmp_path / str(i), ahead(0.1, noise=i)) for i in range(2)]
     main = across(compare_sweeps(sweeps, "clo-v2", "blo"))[0]
     assert not main.difference.known
-    assert "one task has no spread" in main.verdict
+    assert "one task has no spread" in main.in_words()
     assert main.as_dict()["difference"]["low"] is None
 
 

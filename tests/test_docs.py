@@ -12,6 +12,7 @@ import pytest
 
 from leebert.errors import ConfigError
 from leebert.tables import documents, rendered
+from tune.tables import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -146,11 +147,12 @@ def test_the_library_example_runs(capsys):
 
 
 def test_the_tables_of_the_documents_are_those_of_the_registries():
-    """`python -m leebert.tables` writes them."""
+    """`make tables` writes them."""
     texts = {path: path.read_text() for path in documents(ROOT)}
     assert "<!-- methods:begin -->" in texts[ROOT / "docs" / "methods.md"]
+    assert "<!-- pruners:begin -->" in texts[ROOT / "search_spaces" / "README.md"]
     for path, text in texts.items():
-        assert rendered(text, path.name) == text, f"{path.name}: run python -m leebert.tables"
+        assert rendered(text, path.name, TABLES) == text, f"{path.name}: run make tables"
     with pytest.raises(ConfigError, match=r"here: table 'nothing' does not exist; use one of methods, "):
         rendered("<!-- nothing:begin -->\n<!-- nothing:end -->", "here")
 

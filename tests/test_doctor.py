@@ -19,7 +19,7 @@ from leebert.errors import SweepError
 from leebert.provenance import LIBRARIES, backbone_identity
 from leebert.yaml import dump_yaml
 from tune.machines.nodes import NodeFacts, Question, Stamp, ask, check_versions, marked
-from tune.running.doctor import Driver, gpu_memory, node_checks
+from tune.running.doctor import DriverFacts, gpu_memory, node_checks
 from tune.running.prepare import prepare
 from tune.space import load_space
 
@@ -88,7 +88,7 @@ def test_a_sound_sweep_passes_and_nothing_is_left_behind(doctor, mlflow_server, 
     assert {key for key, (status, _) in found.items() if status == "skipped"} == {
         ("gpu memory", "cluster"), ("hub", "driver"),
     }  # fmt: skip
-    assert "60 rows" in found["data", "driver"][1]
+    assert "60 samples" in found["data", "driver"][1]
     assert found["omega", "driver"][0] == "warning", "three updates move nothing"
     assert found["omega", "driver"][1].startswith(
         "λ2 (lr_omega) 0.0001 × 1 updates moves weights by at most about 0.0002"
@@ -141,7 +141,7 @@ def test_a_node_with_other_tokens_or_another_backbone_is_found(place, ray_up, tm
     spec = load_space(place / "space.yaml")
     other = load_space(place / "space.yaml", ["max_length=12"])
     shutil.copytree(place / "backbone", tmp_path / "backbone")
-    driver = Driver(Stamp.here(), tmp_path, prepare(spec, tmp_path), backbone_identity(str(tmp_path / "backbone")))
+    driver = DriverFacts(Stamp.here(), tmp_path, prepare(spec, tmp_path), backbone_identity(str(tmp_path / "backbone")))
     save_backbone(tmp_path / "backbone", layers=2, seed=1)
     with marked(tmp_path / "storage") as mark:
         tokens = prepare(other, mark).facts["tokens"]
@@ -151,7 +151,7 @@ def test_a_node_with_other_tokens_or_another_backbone_is_found(place, ray_up, tm
     assert found["versions"][0] == "ok"
     assert found["storage"][0] == "failed"
     assert "not seen by the driver" in found["storage"][1]
-    assert found["data"] == ("failed", "its tokens differ from the driver's; see that the storage is one")
+    assert found["data"] == ("failed", "its tokens differ from the driver's; mount the same storage on all nodes")
     assert found["backbone"] == ("failed", "its weights differ from the driver's; copy the driver's files")
 
 

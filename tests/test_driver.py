@@ -14,10 +14,12 @@ from toys import ToyProblem, toy_folds, toy_rows
 
 from leebert.data.folds import Folds
 from leebert.errors import LeaseError, StorageError
-from tune.running.crossval import Study, evaluated_paths, load_held_out, run_attempt
+from tune.running.crossval import Study, run_attempt
 from tune.running.driver import Driver
 from tune.running.failures import MOST, Failure
+from tune.running.session import beats
 from tune.space import Budget
+from tune.store.held_out import evaluated_paths, load_held_out
 from tune.store.history import Placement
 from tune.store.ledger import Ledger
 from tune.tracking.feed import replay
@@ -73,7 +75,7 @@ def run_all(d, trials=1):
         for records in run_attempt(d.study, attempt):
             if not d.receive(records) or d.stop_reason():
                 break
-        d.gone("t")
+        d.trial_ended("t")
     return d.finish()
 
 
@@ -88,6 +90,15 @@ def test_a_sweep_completes_every_configuration_on_every_cell(tmp_path):
     assert len(list((tmp_path / "cells").iterdir())) == 8
 
 
+def test_a_trial_that_waits_for_resources_is_queued_and_not_running(tmp_path):
+    d = driver(tmp_path)
+    running, queued = d.next_attempt("t1").config, d.next_attempt("t2").config
+    d.started_trials = lambda: {"t1"}
+    facts = {}
+    beats(lambda **status: facts.update(status), d, planned_cells=8)()
+    assert (facts["running"], facts["queued"]) == ([running], [queued])
+
+
 def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_epoch(tmp_path):
     whole = driver(tmp_path / "a")
     run_all(whole)
@@ -97,12 +108,12 @@ def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_ep
     d.receive(next(dying))
     next(dying)  # written to the ledger, but never reported: the process dies here
     dying.close()
-    d.gone("t1", Failure("error", "worker killed"))
+    d.trial_ended("t1", Failure("error", "worker killed"))
     second = d.next_attempt("t2")
     assert (second.config, second.attempt) == (attempt.config, 2)
     for records in run_attempt(d.study, second):
         d.receive(records)
-    d.gone("t2")
+    d.trial_ended("t2")
     run_all(d)
     scores = lambda s: {c.id: [k.epochs for k in c.cells] for c in s.history()}  # noqa: E731
     assert scores(d.state) == scores(whole.state)
@@ -119,19 +130,19 @@ def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes
     d = driver(tmp_path)
     first = d.next_attempt("t").config
     for _ in range(2):
-        d.gone("t", Failure("error", "boom"))
+        d.trial_ended("t", Failure("error", "boom"))
         assert d.next_attempt("t").config == first
-    d.gone("t", Failure("error", "boom"))
+    d.trial_ended("t", Failure("error", "boom"))
     assert d.state.configs[first].state == "failed"
     assert run_all(d) == "finished"
     assert sorted(c.state for c in d.state.history()) == ["complete"] * 3 + ["failed"]
-    assert any("given up" in line for line in d.said)
+    assert any("not tried again" in line for line in d.said)
 
 
 def test_a_permanent_failure_is_not_tried_again(tmp_path):
     d = driver(tmp_path)
     first = d.next_attempt("t").config
-    d.gone("t", Failure("refused", "data is gone"))
+    d.trial_ended("t", Failure("refused", "data is gone"))
     assert d.next_attempt("t").config != first
 
 
@@ -220,7 +231,7 @@ def test_a_stop_on_request_is_seen_between_epochs(tmp_path):
 
 def test_held_out_logits_reproduce_every_score(tmp_path):
     from leebert.metrics import per_exit
-    from tune.running.crossval import held_out_path, load_held_out
+    from tune.store.held_out import held_out_path, load_held_out
 
     d = driver(tmp_path)
     run_all(d)
@@ -253,7 +264,7 @@ def test_what_a_driver_decides_after_it_was_taken_over_does_not_count(tmp_path):
     assert late.config not in second.ledger.read().configs
     for records in run_attempt(first.study, late):
         first.receive(records)
-    second.gone("a", Failure("node", "lost"))
+    second.trial_ended("a", Failure("node", "lost"))
     assert run_all(second) == "finished"
     state = Ledger(tmp_path / "ledger").read()
     assert state.history() == second.state.history()
@@ -263,7 +274,7 @@ def test_what_a_driver_decides_after_it_was_taken_over_does_not_count(tmp_path):
 
 def test_two_drivers_that_grant_the_same_attempt_give_it_folders_of_its_own(tmp_path):
     first, second = two_drivers(tmp_path)
-    first.gone("a", Failure("error", "its worker died"))
+    first.trial_ended("a", Failure("error", "its worker died"))
     theirs, ours = first.next_attempt("a"), second.next_attempt("a")
     assert (theirs.config, theirs.attempt) == (ours.config, ours.attempt)
     zombie, alive = run_attempt(first.study, theirs), run_attempt(second.study, ours)
@@ -272,7 +283,7 @@ def test_two_drivers_that_grant_the_same_attempt_give_it_folders_of_its_own(tmp_
     next(zombie)  # both write on, each in its own folder
     for records in alive:
         second.receive(records)
-    second.gone("a")
+    second.trial_ended("a")
     whole = driver(tmp_path / "whole")
     run_all(whole)
     run_all(second)
@@ -317,7 +328,7 @@ def test_lost_nodes_are_no_failures_of_the_configuration_but_not_for_ever(tmp_pa
     first = d.next_attempt("t").config
     for n in range(MOST + 1):
         assert d.state.configs[first].state == "running", n
-        d.gone("t", Failure("node", "its node was lost"))
+        d.trial_ended("t", Failure("node", "its node was lost"))
         d.next_attempt("t")
     assert d.state.configs[first].state == "failed"
 
@@ -338,7 +349,7 @@ def test_after_memory_ran_out_a_trial_is_alone_then_in_micro_batches_until_these
     attempt = d.next_attempt("t")
     assert attempt.placement == Placement()
     for expected in placements:
-        d.gone("t", Failure(kind, "out of memory"))
+        d.trial_ended("t", Failure(kind, "out of memory"))
         attempt = d.next_attempt("t")
         if expected is not None:
             assert attempt.placement == Placement(*expected)
@@ -353,7 +364,7 @@ def test_where_nothing_ever_trains_the_sweep_stops_instead_of_failing_every_conf
     d = driver(tmp_path)
     for n in range(3):
         assert d.next_attempt(f"t{n}")
-        d.gone(f"t{n}", Failure("refused", "no module named leebert"))
+        d.trial_ended(f"t{n}", Failure("refused", "no module named leebert"))
     assert d.next_attempt("t4") is None
     assert "no module named leebert" in d.stop_reason()
     assert d.finish() == "stopped"
@@ -365,7 +376,7 @@ def test_where_the_cause_is_not_mended_a_resumed_sweep_still_gets_past_what_fail
         tried = []
         while attempt := d.next_attempt(f"t{len(tried)}"):
             tried.append(attempt.config)
-            d.gone(f"t{len(tried) - 1}", Failure("refused", "not with this option"))
+            d.trial_ended(f"t{len(tried) - 1}", Failure("refused", "not with this option"))
         return tried, d.finish()
 
     first, status = fail(driver(tmp_path))
@@ -380,7 +391,7 @@ def test_no_sweep_is_given_up_while_something_trains_for_the_first_time(tmp_path
     d.next_attempt("long")
     for n in range(3):
         d.next_attempt(f"t{n}")
-        d.gone(f"t{n}", Failure("refused", "too long for this model"))
+        d.trial_ended(f"t{n}", Failure("refused", "too long for this model"))
     assert d.stop_reason() is None
 
 
@@ -400,7 +411,7 @@ def test_a_pruner_that_is_asked_about_the_same_report_again_answers_as_it_did(tm
     first, second = d.next_attempt("a").config, d.next_attempt("b").config
     assert d.receive([{"seq": 0, "time": 0.0, **epoch(first)}])
     assert not d.receive([{"seq": 0, "time": 1.0, **epoch(second)}])
-    d.gone("a", Failure("node", "its node was lost"))
+    d.trial_ended("a", Failure("node", "its node was lost"))
     assert d.state.configs[first].state == "running", "by today's history it would have been pruned"
     assert first in d.waiting
 
@@ -425,7 +436,7 @@ def test_cells_from_before_the_sweep_took_more_seeds_are_never_put_to_the_pruner
     more = dataclasses.replace(a_study(tmp_path), cells=((0, 0), (0, 1), (1, 0), (1, 1)))
     begun = driver(tmp_path, fresh=False, pruner=Answers(most=0), study=more)  # reopens all, and dies
     begun.next_attempt("t")
-    begun.gone("t", Failure("node", "its node was lost"))
+    begun.trial_ended("t", Failure("node", "its node was lost"))
     later = driver(tmp_path, fresh=False, pruner=Answers(most=0), study=more)
     assert len(later.waiting) == 4
     assert not begun.pruner.asked
@@ -443,7 +454,7 @@ def test_an_end_that_cannot_be_recorded_is_no_success(tmp_path):
     while (attempt := d.next_attempt("t")) is not None:
         for records in run_attempt(d.study, attempt):
             d.receive(records)
-        d.gone("t")
+        d.trial_ended("t")
     lost.append(True)
     with pytest.raises(LeaseError):
         d.finish()
@@ -455,14 +466,14 @@ def test_where_one_configuration_has_trained_others_may_fail(tmp_path):
     d.receive([{"seq": 0, "time": 0.0, **epoch(config)}])
     for n in range(3):
         d.next_attempt(f"t{n}")
-        d.gone(f"t{n}", Failure("refused", "too long for this model"))
+        d.trial_ended(f"t{n}", Failure("refused", "too long for this model"))
     assert d.stop_reason() is None
 
 
 def test_where_storage_fails_the_sweep_stops_and_nothing_is_marked_failed(tmp_path):
     d = driver(tmp_path)
     d.next_attempt("t")
-    d.gone("t", Failure("storage", "a checkpoint can't be written: No space left on device"))
+    d.trial_ended("t", Failure("storage", "a checkpoint can't be written: No space left on device"))
     assert d.next_attempt("t") is None
     assert d.finish() == "stopped"
     assert d.ledger.read().end["note"].endswith("No space left on device")
@@ -490,7 +501,7 @@ def test_more_seeds_reopen_what_was_complete_and_train_only_the_new_cells(tmp_pa
     assert [c.state for c in later.state.history()] == ["running"] * 4
     attempt = later.next_attempt("t")
     assert sorted(attempt.finished) == [(0, 0), (0, 1)]
-    later.gone("t", Failure("node", "lost"))
+    later.trial_ended("t", Failure("node", "lost"))
     assert run_all(later) == "finished"
     after = {(c.id, k.seed, k.fold): k.epochs for c in later.state.history() for k in c.cells}
     assert before.items() <= after.items()
@@ -510,7 +521,7 @@ def test_a_cell_leaves_its_best_epochs_logits_on_the_evaluation_split_also_where
                 cut = n == stop_after
                 if cut:
                     break
-            d.gone("t", Failure("node", "its node was lost") if cut else None)
+            d.trial_ended("t", Failure("node", "its node was lost") if cut else None)
         assert d.finish() == "finished"
         return {
             cell: (record, {split: load_held_out(path)[0] for split, path in evaluated_paths(folder, record).items()})
@@ -558,7 +569,7 @@ def test_a_trial_that_was_given_up_and_ends_its_cell_leaves_the_next_ones_checkp
     d = driver(tmp_path)
     zombie = run_attempt(d.study, d.next_attempt("a"))
     d.receive(next(zombie))
-    d.gone("a", Failure("node", "lost"))
+    d.trial_ended("a", Failure("node", "lost"))
     alive = run_attempt(d.study, d.next_attempt("b"))
     next(zombie)  # the end of the cell, for the one that was given up
     (first,) = [next(alive)]
@@ -582,7 +593,7 @@ def test_a_trial_that_wrote_its_end_and_died_before_it_said_so_has_ended(tmp_pat
         best = {"best_epoch": 0, "epochs": 1, "seconds": 1.0, "exits": {"score": [0.5]}}
         writer.append(epoch(attempt.config, fold=fold) | {"score": score, "ended": end})
         writer.append(cell_end(attempt.config, fold=fold, ended=end, score=score) | {"theta_updates": 3, **best})
-    d.gone("t", Failure("node", "its node was lost"))
+    d.trial_ended("t", Failure("node", "its node was lost"))
     state = "failed" if end == "diverged" else "complete"
     assert d.state.configs[attempt.config].state == state
     assert attempt.config not in d.waiting

@@ -9,7 +9,7 @@ from made_sweep import SPEC, made_sweep
 from leebert import console
 from tune.analysis.overview import status_of, summary
 from tune.analysis.report import sweep_page
-from tune.running.sweep import Outcome
+from tune.running.sweep import SweepOutcome
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
 from tune.store.lease import Lease
@@ -47,7 +47,7 @@ def test_a_sweep_that_a_signal_stopped_ends_with_the_signals_code(
     from tune.running import sweep
 
     spec = SweepSpec.model_validate(SPEC)
-    outcome = Outcome(left, spec, "stopped", True, number, 0, "mlflow", {}, "")
+    outcome = SweepOutcome(left, spec, "stopped", True, number, 0, "mlflow", {}, "")
     monkeypatch.setattr(sweep, "new_sweep", lambda *args, **options: outcome)
     monkeypatch.setattr(sweep, "resume_sweep", lambda *args, **options: outcome)
     space = tmp_path / "space.yaml"

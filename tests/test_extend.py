@@ -58,7 +58,7 @@ def test_the_datas_folder_is_kept_where_the_file_names_none():
         ({"folds": 5}, "folds: 3 → 5"),
         ({"fold_seed": 1}, "fold_seed: 0 → 1"),
         ({"data": {"subset": {"rows": 50}}}, "data.subset.rows: 100 → 50"),
-        ({"data": {}}, "data.subset.rows: 100 → taken out"),
+        ({"data": {}}, "data.subset.rows: 100 → removed"),
         ({"data": {"subset": {"rows": 100}, "group_by": "none"}}, "data.group_by: not set → "),
         ({"training": {"max_epochs": 4, "batch_size": 8}}, "training.max_epochs: 3 → 4"),
         ({"training": {"max_epochs": 3, "batch_size": 8, "warmup": 0.2}}, "training.warmup: not set → 0.2"),
@@ -66,8 +66,8 @@ def test_the_datas_folder_is_kept_where_the_file_names_none():
         ({"backbone": "c"}, "backbone: b → c"),
         ({"pruner": "halving"}, "pruner.name: none → halving"),
         ({"seeds": [1]}, "seeds: 0 is missing"),
-        ({"space": {"lr_theta": [1e-4], "cycle_length": [2, 4]}}, "no longer holds {'algorithm': 'clo-v2', 'lr_theta': 0.0003"),
-        ({"algorithms": ["clo-v2"]}, "no longer holds {'algorithm': 'blo'"),
+        ({"space": {"lr_theta": [1e-4], "cycle_length": [2, 4]}}, "no longer contains {'algorithm': 'clo-v2', 'lr_theta': 0.0003"),
+        ({"algorithms": ["clo-v2"]}, "no longer contains {'algorithm': 'blo'"),
     ],
 )  # fmt: skip
 def test_what_would_mix_incompatible_results_is_refused_with_the_difference(change, said):
@@ -79,7 +79,7 @@ def test_what_would_mix_incompatible_results_is_refused_with_the_difference(chan
 
 def test_an_option_that_moves_between_training_and_space_is_another_sweep():
     moved = {"training": {"max_epochs": 3}, "space": {**BASE["space"], "batch_size": [8, 16]}}
-    with pytest.raises(SweepError, match="training.batch_size: 8 → taken out"):
+    with pytest.raises(SweepError, match="training.batch_size: 8 → removed"):
         extended(spec(), spec(**moved), suggested(spec()), "s")
 
 
@@ -89,7 +89,7 @@ def test_values_outside_of_a_new_range_are_lost_and_those_inside_are_not():
     wider = spec(searcher={"name": "random", "configurations": 9}, space={"lr_theta": {"log_range": [1e-6, 1e-2]}})
     assert extended(old, wider, tried, "s").searcher.configurations == 9
     narrow = spec(searcher={"name": "random", "configurations": 9}, space={"lr_theta": {"log_range": [1e-6, 1e-4]}})
-    with pytest.raises(SweepError, match="no longer holds"):
+    with pytest.raises(SweepError, match="no longer contains"):
         extended(old, narrow, tried, "s")
 
 
@@ -105,6 +105,7 @@ def test_a_backbone_that_has_moved_is_the_same_by_its_files_and_keeps_its_name(t
     assert (new.backbone, new.seeds) == (str(was), (0, 1))
     assert extended(old, new, suggested(old), "s").digest == new.digest
     with pytest.raises(
-        SweepError, match=r"sweep s: backbone .*other: not the one .*was: weights was \w+, is \w+; .*--backbone"
+        SweepError,
+        match=r"sweep s: backbone .*other differs from the sweep.s backbone .*was: weights was \w+, is \w+; .*--backbone",
     ):
         at_its_old_place(spec(backbone=str(tmp_path / "other")), old, identity, "s")

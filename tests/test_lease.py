@@ -114,7 +114,7 @@ def test_a_lease_is_renewed_while_its_driver_lives_and_says_what_it_does(tmp_pat
 @pytest.mark.parametrize("age", [0, 20])
 def test_a_driver_on_another_host_that_was_heard_of_lately_is_not_disturbed(tmp_path, age):
     foreign(tmp_path, time=time.time() - age)
-    with pytest.raises(LeaseError, match="process 1 on far, heard of "):
+    with pytest.raises(LeaseError, match="process 1 on far, last heartbeat "):
         Lease.take(tmp_path)
 
 

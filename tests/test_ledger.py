@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from leebert.errors import SweepError
 from tune.store import ledger as ledger_module
-from tune.store.ledger import Ledger, State, Writer, decode, encode
+from tune.store.ledger import Ledger, SegmentWriter, SweepState, decode, encode
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -85,18 +85,18 @@ def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
 
 
 def test_a_new_process_never_appends_behind_a_torn_line(tmp_path):
-    first = Writer(tmp_path)
+    first = SegmentWriter(tmp_path)
     first.append({"kind": "x"})
     path = next(tmp_path.iterdir())
     path.write_bytes(path.read_bytes() + b"0000")
-    second = Writer(tmp_path)
+    second = SegmentWriter(tmp_path)
     assert second.append({"kind": "y"})[0]["seq"] == 1
     assert [r["kind"] for r in Ledger(tmp_path.parent)._read(tmp_path)] == ["x", "y"]
 
 
 def test_segments_are_numbered_and_full_ones_never_change(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger_module, "SEGMENT", 2)
-    writer = Writer(tmp_path)
+    writer = SegmentWriter(tmp_path)
     seen = {}
     for i in range(5):
         writer.append({"kind": "x", "i": i})
@@ -123,7 +123,7 @@ def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
 
 @given(st.permutations(range(6)))
 def test_reading_twice_changes_nothing_and_identities_hold(order):
-    state = State()
+    state = SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
     state.apply({"kind": "grant", "config": "c", "attempt": 1, "fences": {}})
     records = [{"seq": i, **epoch(n=i % 3, fold=i // 3)} for i in range(6)]
@@ -136,7 +136,7 @@ def test_reading_twice_changes_nothing_and_identities_hold(order):
 
 
 def test_histories_are_values_that_later_records_leave_alone():
-    state = State()
+    state = SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
     state.apply({"seq": 0, **epoch(n=0)})
     before = state.history()
@@ -146,7 +146,7 @@ def test_histories_are_values_that_later_records_leave_alone():
 
 
 def test_a_diverged_cell_has_no_score_and_a_pruned_configuration_stays_pruned():
-    state = State()
+    state = SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
     state.apply({"seq": 0, **epoch(n=0)})
     state.apply({"seq": 1, **cell_end(ended="diverged", score=None)})
@@ -157,7 +157,7 @@ def test_a_diverged_cell_has_no_score_and_a_pruned_configuration_stays_pruned():
 
 
 def test_no_ledger_is_said_so(tmp_path):
-    with pytest.raises(SweepError, match="is no ledger"):
+    with pytest.raises(SweepError, match="is not a ledger"):
         Ledger(tmp_path).read()
 
 

@@ -167,7 +167,7 @@ def test_an_attempt_whose_values_nobody_knows_is_named_and_left_out(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.driver_writer(1).append({"kind": "sweep"})
     ledger.attempt_writer("c", "0001-0001").append(epoch())
-    with pytest.warns(UserWarning, match="the values of configuration c are lost, so its records are left out"):
+    with pytest.warns(UserWarning, match="the values of configuration c are lost, so its records are ignored"):
         assert not ledger.read().configs
 
 

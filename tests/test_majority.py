@@ -14,7 +14,7 @@ from leebert.metrics.metric import jackknife
 from leebert.record import Record, TensorRows
 from leebert.train import fit, train_epochs
 from tune.store.history import Configuration
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 
 def logits(*predictions, classes=2):
@@ -246,7 +246,7 @@ def test_of_running_cells_an_epoch_above_the_majority_class_is_the_best_one():
     where = {"config": "c", "attempt": 1, "seed": 0, "fold": 0, "seq": 0, "time": 0.0, "seconds": 1.0, "kind": "epoch"}
     found = trained(stuck, learning, stuck, patience=2)
     for without in ((), ("majority",)):
-        state = State()
+        state = SweepState()
         state.configs["c"] = Configuration("c", {})
         for report in found.reports[:3]:
             plain = {key: value for key, value in report.plain().items() if key not in without}

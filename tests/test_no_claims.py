@@ -18,7 +18,7 @@ from leebert.report import evaluation, print_evaluation
 from leebert.thresholds import Chosen
 from leebert.tradeoff import replay_point
 from tune.models.best_file import BestFile, CellLogits, save_logits
-from tune.models.refit import Plan, check_learned, prepare, print_refit
+from tune.models.refit import RefitPlan, check_learned, prepare, print_refit
 
 RULE = Chosen("entropy", 0.4, asked=2.0, reached=2.0)
 OWN = {"name": "pairs", "files": {"train": "x.csv"}, "text": ["a", "b"], "label": "label", "labels": ["no", "yes"]}
@@ -151,7 +151,7 @@ def best_file(folder, learned):
 
 
 def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data_or_trains(tmp_path):
-    plan = Plan((0,), "entropy", 2.0)
+    plan = RefitPlan((0,), "entropy", 2.0)
     stuck = best_file(tmp_path / "best", learned=False)
     with pytest.raises(
         SweepError, match="not distinguishable from the majority class in cross-validation .74.48.*--anyway"
@@ -175,7 +175,7 @@ def test_refit_does_not_register_a_model_without_an_exit_above_the_majority_clas
     check_learned({**told, "evaluations": {"0": {"dev": evaluated(True)}}}, anyway=False)
     print_refit(told, "out")
     out = capsys.readouterr().out
-    assert "asked" not in out
+    assert "aim 2" not in out
     assert "on dev: nothing was learned" in out
 
 

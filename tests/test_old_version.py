@@ -208,7 +208,7 @@ def test_a_best_file_is_verified_and_refitted_beside_the_old_models(place, datab
     )
     assert old["mlflow"]["version"] == 1
     assert now["mlflow"]["version"] == 2
-    assert "models:/leebert-pairs@champion was version 1, which stays, and is version 2 now" in ran.err
+    assert "models:/leebert-pairs@champion moves from version 1, which is kept, to version 2" in ran.err
     with contextlib.closing(sqlite3.connect(database)) as connection:
         runs = connection.execute("SELECT name FROM runs WHERE name LIKE 'Refit%' ORDER BY name").fetchall()
         names = [

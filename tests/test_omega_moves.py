@@ -137,7 +137,7 @@ def test_weights_that_moved_together_are_called_alike(tmp_path):
     (found,) = compare_sweeps([sweep], "clo-v2", "blo")
     (one,) = found.still
     assert (one.still, one.alike) == (0, 2)
-    assert "weights ended alike at all exits (within 0.05), so the optimisers could not differ" in one.in_words()
+    assert "weights ended equal at all exits (within 0.05), so the optimisers could not differ" in one.in_words()
 
 
 def test_drawn_weights_other_teachers_and_other_options_are_another_loss(tmp_path):
@@ -172,8 +172,8 @@ def test_the_rates_that_cannot_move_the_weights_are_known_before_the_sweep():
     assert (slow.least, slow.most) == (pytest.approx(0.002), pytest.approx(0.01))
     assert slow.needed == pytest.approx(MOVED / 200)
     assert slow.in_words() == (
-        "λ2 (lr_omega) 1e-05 × 100 updates moves weights by at most about 0.002 to 0.01, less than 0.05: how ω learns can't matter "
-        "there; it takes about 0.00025"
+        "λ2 (lr_omega) 1e-05 × 100 updates moves weights by at most about 0.002 to 0.01, less than 0.05: the optimiser of ω "
+        "has no effect; choose λ2 of about 0.00025 or more"
     )
 
 

@@ -97,7 +97,7 @@ def test_a_server_that_is_killed_and_comes_back_costs_no_report(sweep_with, serv
     folder, ran, _ = sweep_with("killed", outage)
     assert ran.code == 0, ran.err
     assert trained[0] >= 4, "training went on without the server"
-    assert "Training goes on; what it reports is sent later" in ran.err
+    assert "Training continues; its reports are sent later" in ran.err
     assert_complete(folder, server)
 
 

@@ -15,7 +15,7 @@ from leebert.runtime import Runtime, limited_threads
 from tune.analysis.choose import choose_each
 from tune.analysis.compare_sweeps import compare_sweeps
 from tune.analysis.settings import uneven_settings
-from tune.analysis.tradeoff import Objective
+from tune.analysis.tradeoff import RankingObjective
 from tune.store.ledger import decode, encode
 
 
@@ -137,21 +137,21 @@ def test_cells_that_were_trained_on_other_settings_are_said_by_best_and_compare(
     folder = scored_sweep(tmp_path / "uneven", lambda values, seed, fold: 0.5 + fold / 100)
     odd = next(c.id for c in folder.ledger.read().history() if c.values["algorithm"] == "blo")
     ends(folder, lambda seed, fold, config: {"runtime": {"threads": 1}})
-    objective, said = Objective.of("score"), []
+    objective, said = RankingObjective.of("score"), []
     choose_each([folder], objective, say=said.append)
     assert not [line for line in said if "different settings" in line]
     ends(folder, settings)
     choose_each([folder], objective, say=said.append)
     (line,) = (line for line in said if "different settings" in line)
-    assert line.startswith("warning: sweep uneven: cells were trained on different settings")
-    assert line.endswith("threads 1 in 17, 2 in 1 of 18 cells")
+    assert line.startswith("warning: sweep uneven: runs were trained with different settings")
+    assert line.endswith("threads 1 in 17, 2 in 1 of 18 runs")
     (told,) = compare_sweeps([folder], "clo-v2", "blo")
     assert line.removeprefix("warning: ") in told.scores.warnings
     parts = uneven_settings("uneven", folder.ledger.read(), [odd])
-    assert [part.rpartition(": ")[2] for part in parts] == ["threads 1 in 2, 2 in 1 of 3 cells"]
+    assert [part.rpartition(": ")[2] for part in parts] == ["threads 1 in 2, 2 in 1 of 3 runs"]
     ends(folder, lambda seed, fold, config: {"runtime": {"threads": 1}, "placement": {"accumulate": 1 + fold % 2}})
     (part,) = uneven_settings("uneven", folder.ledger.read())
-    assert part.endswith("micro-batches 1 in 12, 2 in 6 of 18 cells")
+    assert part.endswith("micro-batches 1 in 12, 2 in 6 of 18 runs")
 
 
 def ends(folder, more):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +17,10 @@ from tune.pruners.halving import HalvingPruner
 from tune.pruners.none import NoPruner
 from tune.pruners.places import Places
 from tune.pruners.racing import STARTUP, RacingPruner
-from tune.space import PrunerName, SweepSpec
-from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
+from tune.space import SweepSpec
+from tune.store.history import Configuration, History
+from tune.testing import PrunerContract
+from tune.testing import configuration as config
 
 FOLDS, EPOCHS = 3, 3
 CELLS = tuple((0, fold) for fold in range(FOLDS))
@@ -37,17 +39,6 @@ def spec_of(name: str, **pruner: Any) -> SweepSpec:
             "pruner": {"name": name, **pruner},
         }
     )
-
-
-def config(name: str, scores: Scores, last: CellState = "running", state: ConfigState = "running") -> Configuration:
-    """A configuration that has reported these scores, cell by cell; the last cell may have ended."""
-    cells = tuple(
-        Cell(
-            0, fold, last if fold == len(scores) - 1 else "finished", tuple(EpochScore(e, s) for e, s in enumerate(row))
-        )
-        for fold, row in enumerate(scores)
-    )
-    return Configuration(name, {"algorithm": "clo-v2"}, state, cells)
 
 
 def finished(name: str, scores: Scores) -> Configuration:
@@ -112,41 +103,30 @@ def at(history: History, resource: int) -> History:
     )
 
 
-@pytest.fixture(params=sorted(PRUNERS))
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
+class TestNone(PrunerContract):
+    pruner = PRUNERS["none"]
 
 
-names = st.sampled_from(sorted(PRUNERS))
+class TestRacing(PrunerContract):
+    pruner = PRUNERS["racing"]
+    options = {"alpha": 0.4}  # noqa: RUF012
 
 
-def test_names_are_those_of_the_file() -> None:
-    assert set(PRUNERS) == set(get_args(PrunerName))
+class TestHalving(PrunerContract):
+    pruner = PRUNERS["halving"]
+
+
+def test_every_pruner_of_ours_has_its_contract_here() -> None:
+    assert set(PRUNERS.built_in) <= {cls.pruner.name for cls in PrunerContract.__subclasses__()}
+
+
+names = st.sampled_from(PRUNERS.built_in)
+
+
+def test_options_of_the_file_are_the_pruners() -> None:
     assert make_pruner(spec_of("halving", eta=2, min_epochs=3)) == HalvingPruner(PLACES, 2, 3)
     assert make_pruner(spec_of("racing", alpha=0.1, min_epochs=2)) == RacingPruner(PLACES, 0.1, 2)
     assert make_pruner(spec_of("none")) == NoPruner()
-
-
-@given(name=names, history=histories())
-def test_same_history_same_decision(name: str, history: History) -> None:
-    for configuration in running(history):
-        first, second = (decide(make_pruner(spec_of(name)), history, configuration) for _ in range(2))
-        assert first == second
-
-
-@given(name=names, history=histories(), data=st.data())
-def test_order_of_the_history_does_not_matter(name: str, history: History, data: st.DataObject) -> None:
-    shuffled = tuple(data.draw(st.permutations(history)))
-    pruner = make_pruner(spec_of(name))
-    assert [decide(pruner, history, c) for c in running(history)] == [
-        decide(pruner, shuffled, c) for c in running(history)
-    ]
-
-
-@given(name=names, scores=partial_scores(), ended=st.sampled_from(["running", "finished", "diverged"]))
-def test_the_only_one_goes_on(name: str, scores: Scores, ended: CellState) -> None:
-    only = config("only", scores, ended)
-    assert decide(make_pruner(spec_of(name)), (only,), only)
 
 
 @given(name=names, every=st.lists(full_scores, min_size=1, max_size=9), resource=st.integers(1, FOLDS * EPOCHS))

@@ -22,7 +22,7 @@ from leebert.tradeoff import layers_within, tradeoff
 from tune.store.folder import SweepFolder
 from tune.store.lease import Lease
 from tune.store.ledger import Ledger
-from tune.tracking.events import ConfigEnded, Event
+from tune.tracking.events import ConfigEnded, TrackingEvent
 from tune.tracking.feed import replay
 from tune.tracking.rebuild import rebuild as rebuild_mlflow
 from tune.tracking.tracker import Tracker
@@ -103,9 +103,9 @@ def test_what_a_proxy_answered_in_the_servers_place_is_found_and_mended_once_it_
         answer[0] = Fault(200, b"{}")
         ran = rebuild(copy, url)
         assert ran.code == 1
-        assert "MLflow still differs from the sweep's record in" in ran.err
+        assert "MLflow still differs from the sweep's ledger in" in ran.err
         assert "no values of collapsed/exit_01" in ran.err or "no parameter" in ran.err
-        assert "more\nCheck what answers between this machine and the server" in ran.err
+        assert "more\nCheck any proxy between this machine and the server" in ran.err
         answer[0] = None
         again = rebuild(copy, url, "--json")
     assert (again.code, again.json["differences"]) == (0, []), again.err
@@ -137,7 +137,7 @@ def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_w
         impatient.setattr("tune.tracking.rebuild.CLOSE_SECONDS", 1.0)
         ran = rebuild(copy, uri)
     assert ran.code == 1
-    assert "events did not reach MLflow; give the same command again" in ran.err
+    assert "events did not reach MLflow; run the same command again" in ran.err
     half = contents(mlflow_server.database, "half")
     assert 0 < len(half) < len(contents(mlflow_server.database, "rebuilt"))
     left[0] = 10_000
@@ -177,7 +177,7 @@ def test_while_a_driver_is_at_work_it_is_refused(swept, rebuild, tmp_path):
     finally:
         lease.release()
     assert ran.code == 1
-    assert "sweep driven is being driven by process" in ran.err
+    assert "sweep driven is driven by process" in ran.err
     assert not (tmp_path / "mlflow.db").exists()
 
 
@@ -239,7 +239,7 @@ def test_runs_whose_layers_came_from_evenly_spaced_thresholds_get_those_of_the_c
     assert {r.data.tags["mlflow.parentRunId"] for r in cells} == {run.info.run_id}
 
 
-def _as_it_was(event: Event) -> Event:
+def _as_it_was(event: TrackingEvent) -> TrackingEvent:
     """A configuration's end had layers read from 20 thresholds, and no curve."""
     if not isinstance(event, ConfigEnded):
         return event

@@ -101,7 +101,7 @@ def test_each_seed_is_trained_for_the_recorded_updates_on_all_rows(refitted, bes
 def test_the_first_seed_is_registered_whatever_dev_says(refitted):
     out, ran = refitted
     assert ran.json["registered_seed"] == 0
-    assert "because it comes first, settled before training" in ran.json["picked"]
+    assert "because it is the first, fixed before training" in ran.json["picked"]
     first, second = ((out / f"seed-{seed}" / "README.md").read_text() for seed in (0, 1))
     assert ran.json["picked"] in second
     assert ADDRESS in first
@@ -130,7 +130,7 @@ def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_pl
 def test_a_finished_refit_is_never_overwritten(refitted, best_place, cli, mlflow_server):
     out, _ = refitted
     before = contents(out)
-    refused(refit(cli, best_place.file, mlflow_server, "--out", out), out, "there is a refit already")
+    refused(refit(cli, best_place.file, mlflow_server, "--out", out), out, "it already holds a refit")
     assert contents(out) == before
 
 
@@ -160,7 +160,7 @@ def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli
     # A second one of the same name is a new version; the first stays.
     again = refit(cli, path, mlflow_server, "--out", tmp_path / "n", "--name", "again")
     assert again.code == 0, again.err
-    assert "models:/again@champion was version 1, which stays, and is version 2 now" in again.err
+    assert "models:/again@champion moves from version 1, which is kept, to version 2" in again.err
     serve = "mlflow models serve --env-manager local --model-uri 'models:/again@champion'"
     assert f"MLFLOW_TRACKING_URI={mlflow_server.url} {serve}" in again.out
     runs = [
@@ -171,7 +171,7 @@ def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli
     ]
     assert len(set(runs)) == 3, "names are unique"
     assert re.search(
-        r"^entropy \S+: (asked 2|within 1 point of the full model), held out \d.\d\d, on dev \d.\d\d \([+-]\d+%\), \d.\d\d by the clock",
+        r"^entropy \S+: aim (2|within 1 point of the full model); layer speed-up \d.\d\d in validation, on dev \d.\d\d \([+-]\d+%\), wall-clock speed-up \d.\d\d",
         again.out,
         re.M,
     )
@@ -223,7 +223,7 @@ def test_a_seed_that_diverges_is_left_out_unless_it_is_the_registered_one(
     training(1)
     ran = refit(cli, best_place.file, mlflow_server, *options, tmp_path / "second", "--json")
     assert ran.code == 0, ran.err
-    assert "seed 1 is left out: training diverged after 3 updates" in ran.err
+    assert "seed 1 is skipped: training diverged after 3 updates" in ran.err
     assert (ran.json["seeds"], ran.json["diverged"], list(ran.json["mlflow"]["runs"])) == ([0], [1], ["0"])
 
 
@@ -236,7 +236,8 @@ def test_two_refits_of_one_folder_are_refused(best_place, cli, mlflow_server, tm
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             refused(
-                refit(cli, best_place.file, mlflow_server, "--out", tmp_path / "m"), "another refit is at work there"
+                refit(cli, best_place.file, mlflow_server, "--out", tmp_path / "m"),
+                "another refit is running in this folder",
             )
         finally:
             os.close(handle)
@@ -280,10 +281,10 @@ def test_an_interrupted_refit_is_logged_once_and_where_it_was_told_to_last(
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow, "log_figure", cut)
-        refused(again(), "the cable was cut", "give the same command again")
+        refused(again(), "the cable was cut", "run the same command again")
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", cut)
-        refused(again(), "the cable was cut", "give the same command again")
+        refused(again(), "the cable was cut", "run the same command again")
     ran = again("--alias", "other")
     assert ran.code == 0, ran.err
     client = mlflow.MlflowClient(mlflow_server.url)
@@ -303,10 +304,10 @@ def test_an_interrupted_refit_is_logged_once_and_where_it_was_told_to_last(
 
 def test_what_was_logged_to_one_server_is_logged_anew_to_another(refitted, best_place, tmp_path):
     """The folder remembers the place; an SQLite file is a server of its own."""
-    from tune.models.register import LOGGED, Target, log_refit
+    from tune.models.register import LOGGED, RegistryTarget, log_refit
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
-    to = Target(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
+    to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
     before = json.loads((out / LOGGED).read_text())
     logged = log_refit(read_best(best_place.file), out, json.loads((out / "refit.json").read_text()), to, say=print)
     assert logged["version"] == 1
@@ -319,11 +320,11 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
     from leebert.errors import TrackingError
-    from tune.models.register import LOGGED, Target, log_refit
+    from tune.models.register import LOGGED, RegistryTarget, log_refit
 
     out = shutil.copytree(refitted[0], tmp_path / "m")
     (out / LOGGED).unlink()
-    to = Target(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
+    to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
     best, told, said = read_best(best_place.file), json.loads((out / "refit.json").read_text()), []
     told |= {"seeds": [0]}
     real = mlflow.MlflowClient.set_tag
@@ -339,7 +340,7 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_tag", refuse)
         patch.setattr(mlflow.MlflowClient, "log_batch", refuse_all)
-        with pytest.raises(TrackingError, match=r"rejected what is to be logged: .*params of 7 letters") as caught:
+        with pytest.raises(TrackingError, match=r"rejected the refit: .*params of 7 letters") as caught:
             log_refit(best, out, told, to, say=said.append)
     assert "Start one" not in str(caught.value)
     (line,) = said
@@ -366,7 +367,7 @@ def test_a_server_that_goes_away_at_the_end_costs_no_training(best_place, cli, t
         thread.start()
         ran = refit(cli, path, server, "--out", tmp_path / "m")
         thread.join()
-        refused(ran, f"MLflow can't be used at {server.url}", "give the same command again to log them")
+        refused(ran, f"MLflow can't be used at {server.url}", "run the same command again to log them")
         server.start()
         again = refit(cli, path, server, "--out", tmp_path / "m", "--json")
         assert again.code == 0, again.err
@@ -745,7 +746,7 @@ def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(r
     texts.to_csv(tmp_path / "texts.csv", index=False)
     ran = cli("leebert", "calibrate", folder, tmp_path / "texts.csv", "--speed-up", 2.5)
     assert ran.code == 0, ran.err
-    assert "the thresholds chosen on held-out logits of" in ran.out
+    assert "the thresholds chosen on validation logits of" in ran.out
     served = Served(folder)
     assert LAYERS / served.predict(texts)["exit_layer"].mean() == pytest.approx(2.5, rel=0.02)
     faster = served.predict(texts, {"criterion": "confidence", "speed_up": 3})
@@ -793,7 +794,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
 
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("precious")
-    refused(wrong(best_place.file), "it is not empty, and no refit")
+    refused(wrong(best_place.file), "it is not empty and holds no refit")
     assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
 
 

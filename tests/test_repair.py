@@ -16,7 +16,7 @@ from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
 from tune.space import Budget
 from tune.store.curves import layers_needed, stored
-from tune.store.held_out import cell_logits, damaged, evaluated_logits, held_out_path, unchecked
+from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path
 from tune.store.ledger import Ledger
 
 
@@ -53,7 +53,7 @@ def test_every_file_of_every_cell_has_a_digest_and_any_damage_to_it_is_seen(plac
     cells = Ledger(place / "ledger").read().cells
     assert len(cells) == 8
     assert damaged(place, cells) == {}
-    assert unchecked(cells.values()) == 0
+    assert count_unchecked(cells.values()) == 0
     (first, record), (second, other) = list(cells.items())[:2]
     assert record["digests"].keys() == {record["held_out"], *record["evaluated"].values()}
     mine, theirs = held_out_path(place, record), held_out_path(place, other)
@@ -66,7 +66,7 @@ def test_every_file_of_every_cell_has_a_digest_and_any_damage_to_it_is_seen(plac
     theirs.write_bytes(whole)
     wrong = damaged(place, cells)
     assert wrong.keys() == {first, second}
-    assert "is another cell's" in wrong[first]
+    assert "belongs to another run" in wrong[first]
     with pytest.raises(SweepError, match="is not the file that the ledger records"):
         cell_logits(place, record)
 
@@ -84,11 +84,11 @@ def test_a_ledger_of_an_older_version_is_read_and_known_to_be_unchecked(place):
     record = dict(next(iter(Ledger(place / "ledger").read().cells.values())))
     del record["digests"]
     assert cell_logits(place, record)[0].logits.shape[0] == 3
-    assert unchecked([record]) == 1
+    assert count_unchecked([record]) == 1
     said = []
     assert len(curves(place, {(record["config"], 0, 0): record}, "accuracy", "confidence", say=said.append)) == 1
     assert said == [
-        "note: 1 cells were recorded without digests by an older version: damage to their logits can't be seen"
+        "note: 1 runs were recorded without digests by an older version: damage to their logits can't be detected"
     ]
 
 
@@ -112,10 +112,10 @@ def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated
     for records in run_attempt(d.study, attempt):
         d.receive(records)
         assert {(r["seed"], r["fold"]) for r in records} == {key[1:]}
-    d.gone("t")
+    d.trial_ended("t")
     assert d.next_attempt("t") is None
     assert d.finish() == "finished"
-    assert any("repaired: its scores are the same to the last bit" in line for line in d.said)
+    assert any("repaired: scores identical bit for bit" in line for line in d.said)
     after = Ledger(place / "ledger").read()
     assert after.history() == d.state.history() == before.history()
     assert after.fold_epochs == before.fold_epochs
@@ -139,7 +139,7 @@ def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(plac
     if old["exits"] == new["exits"]:
         pytest.skip("both trainings have the same scores")
     assert said.startswith("warning: ")
-    assert f"it scored {100 * old['score']:.4f} before and {100 * new['score']:.4f} now" in said
+    assert f"the validation score was {100 * old['score']:.4f} before and is {100 * new['score']:.4f} now" in said
     assert cell_logits(place, new)
 
 
@@ -152,7 +152,7 @@ def test_where_the_budget_is_used_nothing_is_opened_to_be_repaired(place):
     assert [c.state for c in d.state.history()] == ["complete"] * 4
     assert d.said == [
         f"nothing is repaired, since the budget of {before.fold_epochs} fold-epochs is used: raise it "
-        "(--set budget.KEY=VALUE) and give the same command again"
+        "(--set budget.KEY=VALUE) and run the same command again"
     ]
 
 

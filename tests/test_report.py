@@ -14,7 +14,7 @@ from scored_sweep import scored_sweep
 
 from tune.analysis import figures, importance
 from tune.analysis.figures import by_epoch
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.analysis.importance import TOGETHER, importances
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
@@ -105,7 +105,7 @@ def test_what_is_unfinished_or_too_little_says_nothing_of_importance(state, spac
 
 
 def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
-    page = Page("<script>")
+    page = HtmlPage("<script>")
     page.heading("a & b")
     page.text("<img src=x>")
     page.table([("x", "y"), ("<b>", 1)])
@@ -123,7 +123,7 @@ def test_text_is_escaped_and_figures_are_drawn_within_the_page(tmp_path):
 
 def test_the_same_figure_is_the_same_file():
     def drawn():
-        page = Page("t")
+        page = HtmlPage("t")
         page.figure(figures.shares({"g": {"a": (0.4, 0.3, 0.5, 0.2), "b": (0.6, 0.5, 0.7, 0.8)}}), "c")
         return str(page)
 
@@ -146,7 +146,7 @@ def test_weights_of_both_sides_are_drawn_to_one_scale():
 # A whole sweep's page
 
 
-def told(page: Page) -> str:
+def told(page: HtmlPage) -> str:
     """The page's text, without its drawings."""
     return html.unescape(re.sub(r"data:image[^\"]+", "", str(page)))
 
@@ -169,12 +169,14 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
         space={"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4]},
     )  # fmt: skip
     text = told(sweep_page(sweep))
-    assert "Sweep s was stopped, 7 of 12 configurations complete: this is what is there." in text
+    assert "Sweep s was stopped, 7 of 12 configurations complete: the results are preliminary." in text
     assert "complete pairs of configurations: 2, dropped: 1 (1 pruned), without a partner: 0 + 0" in text
     assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
     assert text.count("Warning: this sweep was pruned (1 configurations") == 1
     assert text.count("Warning: this sweep is unfinished (7 of 12 configurations complete") == 1
-    assert "This page holds 6 comparisons at 95 %" in text, "two values of C and tuned, at all layers and at speed-up 2"
+    assert "This page holds 6 tests at the 5 % level" in text, (
+        "two values of C and tuned, at all layers and at speed-up 2"
+    )
     assert "about 0.3 of them" in text
     assert "pruned at epoch 2 of seed 0 fold 0" in text
     assert "<td>crash</td><td></td>" in text, "a failure that left no message"
@@ -183,7 +185,7 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
 def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     text = told(sweep_page(sweep))
-    for heading in ("Exits of each algorithm", "Patience", "Learned weights over time", "Learning curves"):
+    for heading in ("Exits of each method", "Patience", "Learned weights over time", "Learning curves"):
         assert f"<h2>{heading}</h2>" in text
     mine = [c for c in sweep.ledger.read().history() if c.values["algorithm"] == "clo-v2"]
     for exit in range(3):
@@ -193,7 +195,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
         assert f"<td>{mean:.2f} ({low:.2f} to {high:.2f})</td>" in text
     assert "CLO-v2: clo-v2 lr_theta=" in text
     assert "BLO: blo lr_theta=" in text
-    assert "<p>By the score at speed-up 2 under normalised entropy:</p>" in text
+    assert "<p>By the score at layer speed-up 2 under normalised entropy:</p>" in text
 
 
 def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
@@ -202,7 +204,7 @@ def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
     with pytest.warns(UserWarning, match="is missing.*--repair"):
         text = told(sweep_page(sweep))
     assert "No patience curves:" in text
-    assert "Not at speed-up 2.0:" in text
+    assert "No comparison at layer speed-up 2:" in text
     assert "tuned clo-v2" in text, "what needs no logits stands all the same"
 
 

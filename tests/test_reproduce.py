@@ -33,7 +33,7 @@ from tune.reproduce import paper
 from tune.reproduce.command import Reasons, _costs_are_known, _rendered, reproduce
 from tune.reproduce.costs import measure, model_of
 from tune.reproduce.drawing import curves
-from tune.reproduce.outcomes import Cell, Outcome, summarise
+from tune.reproduce.outcomes import CriterionResult, ReproducedCell, summarise
 from tune.reproduce.paper import (
     GLUE,
     TABLE_1,
@@ -44,14 +44,14 @@ from tune.reproduce.paper import (
     contaminated,
     is_papers,
 )
-from tune.reproduce.plan import Allowance, Part, Request, make_plan, slug
-from tune.reproduce.rendering import Page, comma_separated, latex, markdown
+from tune.reproduce.plan import Allowance, Part, ReproductionRequest, make_plan, slug
+from tune.reproduce.rendering import TablePage, comma_separated, latex, markdown
 from tune.reproduce.results import Costs, Results, experiment_differences, read, write
-from tune.reproduce.tables import best_rival, lines, networks
+from tune.reproduce.tables import best_baseline, lines, networks
 from tune.reproduce.training import Job, jobs, run
 from tune.space import load_space
 from tune.store.folder import SweepFolder
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 # The paper's numbers.
 
@@ -68,7 +68,7 @@ def test_the_rows_of_table_1_have_the_means_over_tasks_that_the_paper_supports()
 def test_tables_agree_where_they_print_the_same_and_every_title_is_its_rows_alone():
     one = {row.method: row for row in TABLE_1.rows}
     for row in TABLE_4.rows:
-        if row.role == "rival":
+        if row.role == "baseline":
             assert row.speed_ups["mrpc"] == one[row.method].speed_ups["mrpc"]
             assert row.paper["mrpc"] == one[row.method].paper["mrpc"]
             assert row.paper["sst2"] == pytest.approx(one[row.method].paper["sst2"] + 1.0), (
@@ -178,12 +178,14 @@ def made(method, seed, score, counts=(0, 1, 1), keep=None, structure="", minutes
     """A cell of a three-layer network under patience 1."""
     layers = float(np.dot(counts, [1, 2, 3]) / sum(counts))
     outcomes = [
-        Outcome("patience", 1.0, 1.9, layers, 3 / layers, score, {"accuracy": score}, list(counts)),
-        Outcome("entropy", 0.3, 1.6, 1.5, 2.0, score - 0.01, {"accuracy": score - 0.01}, [1, 1, 0]),
-        Outcome("never", None, 1.0, 3.0, 1.0, score + 0.01, {"accuracy": score + 0.01}, [0, 0, 2]),
+        CriterionResult("patience", 1.0, 1.9, layers, 3 / layers, score, {"accuracy": score}, list(counts)),
+        CriterionResult("entropy", 0.3, 1.6, 1.5, 2.0, score - 0.01, {"accuracy": score - 0.01}, [1, 1, 0]),
+        CriterionResult("never", None, 1.0, 3.0, 1.0, score + 0.01, {"accuracy": score + 0.01}, [0, 0, 2]),
     ]
     exits, at = [score - 0.1, score - 0.05, score], [1, 2, 3]
-    return Cell(method, keep, seed, "c", "made up", score, exits, at, 3, structure, 0, 1, minutes, "cpu", outcomes)
+    return ReproducedCell(
+        method, keep, seed, "c", "made up", score, exits, at, 3, structure, 0, 1, minutes, "cpu", outcomes
+    )
 
 
 IDENTITY = {
@@ -232,7 +234,9 @@ def test_means_errors_speed_ups_and_margins_are_those_computed_by_hand(results):
     assert not found["clo-v1"].margin.known, "two seeds are compared, not tested, and count for nobody's p"
     assert ours.margin is None
     assert found["pabee"].score is None
-    assert best_rival(list(found.values()), "").row.method == "uniform", "CLO-v1 is another form of ours, no rival"
+    assert best_baseline(list(found.values()), "").row.method == "uniform", (
+        "CLO-v1 is another form of ours, no baseline"
+    )
 
 
 def test_of_what_was_measured_for_some_seeds_only_nothing_is_said(results):
@@ -245,7 +249,7 @@ def test_of_what_was_measured_for_some_seeds_only_nothing_is_said(results):
 
 def page(results, table=TABLE_1, task="mrpc", **change):
     told = {"backbone": "minilm", "same_backbone": False, "contaminated": False, "notes": ("Seen.",)} | change
-    return Page(table=table, task=task, lines=lines(table, table.rows, results, task), **told)
+    return TablePage(table=table, task=task, lines=lines(table, table.rows, results, task), **told)
 
 
 def cells_of(text, method):
@@ -272,11 +276,10 @@ def test_a_page_has_ours_beside_the_papers_and_says_when_that_is_another_backbon
     assert cells_of(text, "PABEE") == ["PABEE", "not run", "", "", "", "", "", "", "", "88.7", "1.91"]
     assert cells_of(text, "uniform")[8] == "+2.00, 0.225 (3)"
     assert (
-        "LeeBERT (1.20 times as fast in layers) minus uniform (1.20), the best rival that is as fast: +2.00 points"
-        in text
+        "LeeBERT (1.20× layer speed-up) minus uniform (1.20×), the best baseline that is as fast: +2.00 points" in text
     )
     assert "over 3 paired seeds" in text
-    assert "the data cannot tell" in text
+    assert "no significant difference" in text
     assert text.rstrip().endswith("- Seen.")
     own = markdown(page(results, same_backbone=True))
     assert "another backbone" not in own
@@ -296,18 +299,18 @@ def test_a_slower_rival_is_not_the_best_one_however_good(results):
     slow = results.with_cells([made("pabee", seed, 0.99, counts=(0, 0, 1)) for seed in range(3)])
     found = lines(TABLE_1, TABLE_1.rows, slow, "mrpc")
     assert by_method(found)["pabee"].margin.mean < -0.1, "compared it is, with its speed beside it"
-    assert best_rival(found, "").row.method == "uniform"
+    assert best_baseline(found, "").row.method == "uniform"
     fast = results.with_cells([made("pabee", seed, 0.99, counts=(1, 1, 0)) for seed in range(3)])
-    assert best_rival(lines(TABLE_1, TABLE_1.rows, fast, "mrpc"), "").row.method == "pabee"
+    assert best_baseline(lines(TABLE_1, TABLE_1.rows, fast, "mrpc"), "").row.method == "pabee"
 
 
 def test_the_best_rival_is_so_on_the_seeds_that_it_shares_with_the_subject(results):
     few = results.with_cells([made("pabee", seed, 0.86) for seed in (1, 2, 3)])  # on 1 and 2 LeeBERT has 85.5
     found = by_method(lines(TABLE_1, TABLE_1.rows, few, "mrpc"))
     assert (found["pabee"].margin.mean, found["pabee"].margin.cells) == (pytest.approx(-0.005), 2)
-    assert best_rival(list(found.values()), "").row.method == "pabee"
+    assert best_baseline(list(found.values()), "").row.method == "pabee"
     assert (
-        "the best rival that is as fast: -0.50 points over 2 paired seeds (not tested: that takes 3 shared seeds): the data cannot tell"
+        "the best baseline that is as fast: -0.50 points over 2 paired seeds (not tested: a test needs 3 shared seeds): no significant difference"
         in markdown(page(few))
     )
     # The higher mean, of seeds on which LeeBERT is better by as much, is not the better rival.
@@ -315,7 +318,7 @@ def test_the_best_rival_is_so_on_the_seeds_that_it_shares_with_the_subject(resul
     found = by_method(lines(TABLE_1, TABLE_1.rows, lucky, "mrpc"))
     assert found["pabee"].score.mean == found["uniform"].score.mean == pytest.approx(0.83)
     assert found["pabee"].margin.mean > found["uniform"].margin.mean
-    assert best_rival(list(found.values()), "").row.method == "uniform"
+    assert best_baseline(list(found.values()), "").row.method == "uniform"
 
 
 def test_shortened_networks_are_named_by_the_layers_that_they_have(results):
@@ -388,7 +391,7 @@ def test_identities_differ_by_what_both_know():
 
 
 def request(target="table1", **change):
-    return Request(**{"target": target, "task": "mrpc", "backbone": "x/albert-base-v2", **change})
+    return ReproductionRequest(**{"target": target, "task": "mrpc", "backbone": "x/albert-base-v2", **change})
 
 
 def test_a_method_named_twice_is_one_row():
@@ -401,10 +404,10 @@ def test_a_method_named_twice_is_one_row():
         ({"target": "table3"}, "reproduce table3: unknown (did you mean 'table"),
         ({"task": "mprc"}, "unknown task 'mprc' (did you mean 'mrpc'?)"),
         ({"task": None}, "--task is missing"),
-        ({"methods": ("clo-v3",)}, "--methods clo-v3: unknown (did you mean 'clo-v"),
-        ({"seeds": 0}, "--seeds 0: at least 1"),
-        ({"budget": "90"}, "--budget 90: expected minutes"),
-        ({"budget": "0m"}, "--budget 0m: expected minutes"),
+        ({"methods": ("clo-v3",)}, "--methods clo-v3: unknown method (did you mean 'clo-v"),
+        ({"seeds": 0}, "--seeds 0: give at least 1"),
+        ({"budget": "90"}, "--budget 90: not minutes"),
+        ({"budget": "0m"}, "--budget 0m: not minutes"),
         ({"set_": ("training.lr_teta=1e-4",)}, "leebert-tune reproduce: --set: 'training.lr_teta=1e-4': unknown key"),
         ({"set_": ("training.lr_theta=0",)}, "should be a finite number above 0"),
         ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),
@@ -420,13 +423,13 @@ def test_a_method_named_twice_is_one_row():
         ({"methods": ("",)}, "--methods : unknown"),
         (
             {"task": "cifar10", "backbone": "resnet56"},
-            "table1 is of texts, and cifar10 has images: for it there is table6",
+            "table1 has texts, and cifar10 has images; choose table6",
         ),
         (
             {"target": "table6"},
-            "table6 is of images, and mrpc has texts: for it there is table1, table2, table4, table5",
+            "table6 has images, and mrpc has texts; choose table1, table2, table4, table5",
         ),
-        ({"target": "figure2", "methods": ("pabee", "finetune")}, "--methods finetune: has one exit"),
+        ({"target": "figure2", "methods": ("pabee", "finetune")}, "--methods finetune: it has a single exit"),
     ],
 )
 def test_what_can_not_be_run_is_said_before_anything_is_opened(change, said):
@@ -450,23 +453,23 @@ def test_a_plan_is_a_sweep_in_which_all_methods_train_alike():
 
 def test_the_command_that_goes_on_has_all_options_but_the_budget():
     asked = request(methods=("uniform", "blo"), seeds=3, budget="90m", set_=("space x=1",), pooling="mean")
-    assert asked.again == (
+    assert asked.continue_command == (
         "leebert-tune reproduce table1 --task mrpc --backbone x/albert-base-v2 --pooling mean --methods uniform,blo "
         "--seeds 3 --set 'space x=1'"
     )
 
 
 def test_a_budget_is_for_all_sweeps_together_and_on_top_of_what_they_have_used():
-    used, more = State(elapsed=1800.0, fold_epochs=7), State(elapsed=5400.0, fold_epochs=9)
+    used, more = SweepState(elapsed=1800.0, fold_epochs=7), SweepState(elapsed=5400.0, fold_epochs=9)
     hours, epochs = Allowance("90m"), Allowance("fold_epochs=5")
     assert hours.beyond(used) == {"hours": 2.0}
     hours.spend(used, more)
-    assert hours.beyond(State()) == {"hours": 0.5}
+    assert hours.beyond(SweepState()) == {"hours": 0.5}
     assert not hours.used_up
     assert epochs.beyond(used) == {"fold_epochs": 12}
     epochs.spend(used, more)
-    assert epochs.beyond(State()) == {"fold_epochs": 3}
-    epochs.spend(State(), State(fold_epochs=4))  # a sweep may end an epoch over
+    assert epochs.beyond(SweepState()) == {"fold_epochs": 3}
+    epochs.spend(SweepState(), SweepState(fold_epochs=4))  # a sweep may end an epoch over
     assert epochs.used_up
     assert Allowance(None).beyond(used) == {}
     assert not Allowance(None).used_up
@@ -485,7 +488,7 @@ def test_what_a_sweep_of_one_part_has_used_is_not_there_for_the_next(tmp_path, m
     run(plan, Job(plan.parts[0], "first", None, ("uniform",), (0,)), allowance, print)
     used = SweepFolder(tmp_path / "first").ledger.read().fold_epochs
     assert used > 0
-    assert allowance.left == {"fold_epochs": 20 - used}
+    assert allowance.remaining == {"fold_epochs": 20 - used}
 
 
 class Begun:
@@ -565,13 +568,13 @@ def test_a_folder_that_can_not_be_written_is_refused_before_anything_is_trained(
 def test_results_of_another_experiment_are_refused_and_all_seeds_are_shown(tmp_path, results):
     ask = request(out=tmp_path, pooling="mean", set_=SETTING)
     path = tmp_path / "reproduce-mrpc-albert-base-v2.parquet"
-    with pytest.raises(SweepError, match="no such file, so there is nothing to show"):
+    with pytest.raises(SweepError, match="no such file, so there are no results to render"):
         reproduce(ask, train=False)
     write(path, results)
     shown = reproduce(ask, train=False)
     assert [file.suffix for file in shown.files] == [".md", ".csv", ".tex"]
     assert shown.files[0].read_text() == shown.text
-    assert any("1 of 3 seeds are still to be trained: CLO-v1" in line for line in shown.missing)
+    assert any("1 of 3 seeds are not trained yet: CLO-v1" in line for line in shown.missing)
     assert shown.again.startswith("leebert-tune reproduce table1 --task mrpc")
     fewer = reproduce(dataclasses.replace(ask, seeds=2), train=False)
     assert fewer.text.splitlines()[:6] == shown.text.splitlines()[:6]
@@ -596,18 +599,18 @@ def test_what_a_table_rests_on_is_said_of_its_own_figures(tmp_path, results):
     write(tmp_path / "reproduce-cifar10-resnet56.parquet", images)
     on_images = request("table6", task="cifar10", backbone="resnet56", out=tmp_path)
     text = reproduce(on_images, train=False).text
-    assert "Scores are the task's on test, on which nothing was chosen" in text
+    assert "Scores are the task's on test, which no choice depends on" in text
     assert "pooling" not in text
-    assert "chosen for a speed-up of 1.28 in layers" in text
-    assert "none gives one between 1.18 and 1.38: LeeBERT 1.90." in text
+    assert "chosen for a layer speed-up of 1.28" in text
+    assert "no threshold gives 1.18 to 1.38: LeeBERT 1.90." in text
     assert "Trained on: cpu." in text
     write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results)
     minutes = reproduce(request("table2", out=tmp_path, pooling="mean", set_=SETTING), train=False).text
-    assert "Minutes are of the wall clock" in minutes
+    assert "Minutes are wall-clock time" in minutes
     assert not any(words in minutes for words in ("Scores are", "Times:", "Thresholds are"))
     elsewhere = images.with_cells([dataclasses.replace(made("pabee", 0, 0.8), runtime="cpu, 1 thread(s), fp32")])
     write(tmp_path / "reproduce-cifar10-resnet56.parquet", elsewhere)
-    assert "Trained on: cpu (11 cells); cpu, 1 thread(s), fp32 (1 cells)." in reproduce(on_images, train=False).text
+    assert "Trained on: cpu (11 runs); cpu, 1 thread(s), fp32 (1 runs)." in reproduce(on_images, train=False).text
 
 
 def test_an_option_that_came_after_the_results_had_its_default(tmp_path, results):
@@ -623,7 +626,7 @@ def test_an_option_that_came_after_the_results_had_its_default(tmp_path, results
 def test_what_was_trained_beside_a_tables_rows_is_named_and_shown_when_asked_for(tmp_path, results):
     write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results.with_cells([made("hyper", 0, 0.8)]))
     ask = request(out=tmp_path, pooling="mean", set_=SETTING)
-    assert "- Trained in the same way, and shown by --methods: hyper." in reproduce(ask, train=False).text
+    assert "- Also trained, and shown by --methods: hyper." in reproduce(ask, train=False).text
     for later in (dataclasses.replace(ask, methods=("hyper",)), ask, dataclasses.replace(ask, methods=("clo-v2",))):
         shown = reproduce(later, train=False).text  # a row that the table had stays, whatever is named later
         assert "| LeeBERT-hyper | 80.00 |" in shown
@@ -639,7 +642,7 @@ def test_times_of_a_machine_with_other_work_are_called_rough_and_taken_again(tmp
         write(path, dataclasses.replace(results, costs=costs))
         assert read(path).costs.rough == why
         text = reproduce(request(out=tmp_path, pooling="mean", set_=SETTING), train=False).text
-        assert f"The machine had other work: {why}, so the times are rough" in text
+        assert f"The times are rough, since the machine had other work: {why}" in text
         assert not _costs_are_known(costs, {"": (3, frozenset({"never"}))})
     assert _costs_are_known(COSTS, {"": (3, frozenset({"never"}))})
     of_old = dataclasses.replace(COSTS, apart=None)
@@ -650,8 +653,8 @@ def test_times_of_a_machine_with_other_work_are_called_rough_and_taken_again(tmp
 @pytest.mark.parametrize(
     ("target", "method", "role", "group"),
     [
-        ("table5", "slo", "rival", ""), ("table5", "clo-v1", "variant", ""), ("table5", "beem", "rival", ""),
-        ("table1", "hyper", "variant", ""), ("table4", "cost-eff", "rival", "entropy"), ("table4", "pabee", "rival", ""),
+        ("table5", "slo", "baseline", ""), ("table5", "clo-v1", "variant", ""), ("table5", "beem", "baseline", ""),
+        ("table1", "hyper", "variant", ""), ("table4", "cost-eff", "baseline", "entropy"), ("table4", "pabee", "baseline", ""),
     ],
 )  # fmt: skip
 def test_an_added_row_is_judged_as_in_table_1_within_its_rule(target, method, role, group):
@@ -666,7 +669,7 @@ def test_a_threshold_that_misses_the_aim_with_one_seed_is_named_though_the_mean_
 
     write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results.with_cells([at(0, 1.6), at(1, 2.3)]))
     text = reproduce(request(out=tmp_path, pooling="mean", set_=SETTING), train=False).text
-    assert "none gives one between 1.80 and 2.10: DeeBERT 1.60 to 2.30." in text
+    assert "no threshold gives 1.80 to 2.10: DeeBERT 1.60 to 2.30." in text
 
 
 def test_a_method_that_was_given_up_is_no_failure_of_a_table_that_is_whole_without_it(tmp_path, results):
@@ -676,7 +679,7 @@ def test_a_method_that_was_given_up_is_no_failure_of_a_table_that_is_whole_witho
     assert (whole.failed, whole.missing) == (False, ()), "every seed that was asked for is there"
     lacking = _rendered(make_plan(ask), results, (0, 1, 2, 3), broken)
     assert lacking.failed
-    assert lacking.missing == ("1 of 4 seeds are still to be trained: uniform", "out of memory: LeeBERT")
+    assert lacking.missing == ("1 of 4 seeds are not trained yet: uniform", "out of memory: LeeBERT")
 
 
 def test_an_option_that_no_row_reads_is_refused_unless_the_results_have_a_method_that_does(tmp_path, results):
@@ -709,7 +712,7 @@ def test_results_of_a_part_of_the_rows_say_so_and_are_not_taken_for_those_of_all
         reproduce(dataclasses.replace(ask, set_=("data.subset.rows=300",)), train=False)
     for options in (SETTING, (), (*SETTING, "data.subset.rows=200")):
         told = reproduce(dataclasses.replace(ask, set_=options), train=False).text
-        assert "all methods: a stratified subset of 200 training rows" in told
+        assert "All methods: a stratified subset of 200 training samples" in told
 
 
 def test_curves_are_means_over_seeds_with_a_standard_error_to_both_sides(results):
@@ -868,11 +871,11 @@ def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow
     # A sweep that fails is no success.
     lost = cli("leebert-tune", "reproduce", "table1", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", "--name", "lost", "--device", "cuda:7", *TINY, "--seeds", "1")  # fmt: skip
     assert lost.code == 1
-    assert "not whole; --device cuda:7: this machine has 0 CUDA device(s)" in lost.out
+    assert "incomplete: --device cuda:7: this machine has 0 CUDA device(s)" in lost.out
     # A row that the network is not made for is left out, unless it was asked for by name.
     fitting, _ = run("table5", *TINY[2:], "--seeds", "1", "--budget", "fold_epochs=1")
     (why,) = (line for line in fitting["missing"] if line.endswith("BERT-of-Theseus"))
-    assert "(left out)" in why
+    assert "(omitted)" in why
     named = cli("leebert-tune", "reproduce", "table5", "--task", "pairs.yaml", "--backbone", "backbone", "--out", "out", *TINY[2:], "--methods", "theseus")  # fmt: skip
     assert named.code == 1
     assert "--methods theseus: " in named.err

@@ -204,12 +204,12 @@ def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, tune
     named = tuned("resume", "uninterrupted")
     assert named.code == 0, named.err
     assert f"{path} is not the file that the ledger records" in named.err
-    assert "1 cell(s) are trained again by: leebert-tune resume" in named.err
+    assert "to train 1 cell(s) again: leebert-tune resume" in named.err
     assert path.read_bytes() == data[:-100]
     repaired = tuned("resume", "uninterrupted", "--repair", "--json")
     assert repaired.code == 0, repaired.err
     assert repaired.json[0]["status"] == "finished"
-    assert "repaired: its scores are the same to the last bit" in repaired.err
+    assert "repaired: scores identical bit for bit" in repaired.err
     after = whole.ledger.read()
     assert {k for k in state.cells if after.cells[k] != state.cells[k]} == {key}
     assert cell_logits(whole.path, after.cells[key])
@@ -276,7 +276,7 @@ def test_a_sweep_whose_data_and_backbone_have_moved_is_resumed_to_the_same_score
     here = ("--data-dir", tmp_path / "is" / "data")
     other = tuned(*go_on, *here, "--backbone", tmp_path / "other")
     assert other.code == 1
-    assert "not the one that the sweep began with" in other.err
+    assert "differs from the sweep's backbone" in other.err
     ran = tuned(*go_on, *here, "--backbone", tmp_path / "is" / "backbone", "--json")
     assert ran.code == 0, ran.err
     assert ran.json[0]["status"] == "finished"

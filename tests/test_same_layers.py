@@ -22,8 +22,8 @@ from leebert.tradeoff import ALLOWED_LOSS, layers_within, mean_curve, replay_poi
 from tune.analysis.choose import choose as choose_best
 from tune.analysis.compare_sweeps import compare_pool
 from tune.analysis.report import sweep_page
-from tune.analysis.sweeps import Pool, Sweep
-from tune.analysis.tradeoff import Objective
+from tune.analysis.sweeps import LoadedSweep, SweepPool
+from tune.analysis.tradeoff import RankingObjective
 from tune.models.best_file import load_logits, pooled, save_logits
 from tune.models.write_best import best_file, best_logits
 from tune.store.curves import CellCurves
@@ -45,7 +45,7 @@ def told_to_mlflow(folder: SweepFolder, say=print) -> dict[str, ConfigEnded]:
 
 
 def best_of(folder: SweepFolder) -> dict:
-    return best_file(choose_best([Sweep.read(folder)], Objective(), anyway=True))["found"]
+    return best_file(choose_best([LoadedSweep.read(folder)], RankingObjective(), anyway=True))["found"]
 
 
 def crowded_cell(index: int, fold: int) -> HeldOut:
@@ -84,7 +84,7 @@ def test_mlflow_best_file_report_and_compare_tell_the_same_true_layers(tmp_path,
         assert np.diff(steps).max() < 0.1001
     near = {one["configuration"]: one["layers"] for one in found["within_one_standard_error"]}
     assert near == {config: layers[config] for config in near}
-    for method, told in compare_pool(Pool.of(folder), "clo-v2", "blo").layers.items():
+    for method, told in compare_pool(SweepPool.of(folder), "clo-v2", "blo").layers.items():
         assert told == layers[best(tuple(c for c in state.history() if c.values["algorithm"] == method)).id]
     if not new:
         return
@@ -105,16 +105,16 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
     assert all("cv/layers" not in c.metrics and not c.curve for c in charts.values())
     assert len(said) == 1
     assert (
-        "is missing: the held-out logits of a finished cell; mean layers and curves that need it are left out"
+        "is missing: the validation logits of a finished run; mean layers and curves that need it are not available"
         in said[0]
     )
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert all("layers" not in near for near in best_of(folder)["within_one_standard_error"])
     assert any("are left out" in str(w.message) for w in told)
-    compared = compare_pool(Pool.of(folder), "clo-v2", "blo")
+    compared = compare_pool(SweepPool.of(folder), "clo-v2", "blo")
     assert compared.layers == {}
-    assert "is missing: the held-out logits of a finished cell; mean layers" in compared.no_layers
+    assert "is missing: the validation logits of a finished run; mean layers" in compared.no_layers
 
 
 @settings(max_examples=5, deadline=None)
@@ -130,8 +130,8 @@ def test_for_any_logits_all_that_speak_of_a_configuration_tell_the_same_layers(c
         found = best_of(folder)
         assert {c.metrics["cv/layers"] for c in charts.values()} == {expected}
         assert {near["layers"] for near in found["within_one_standard_error"]} == {expected}
-        told = compare_pool(Pool.of(folder), "clo-v2", "blo").layers
-        margins = Pool.of(folder).margins
+        told = compare_pool(SweepPool.of(folder), "clo-v2", "blo").layers
+        margins = SweepPool.of(folder).margins
         learned = all(margin.learned for margin in margins.values())  # all have the same logits
         assert set(told.values()) == ({expected} if learned else set())
 
@@ -166,7 +166,7 @@ def test_a_refit_keeps_the_layers_below_the_exits_of_a_reduced_network(tmp_path)
     cell = crowded()
     reduced = HeldOut(cell.logits[[1, 3, 5]], cell.labels, (2, 4, 6), 12)
     folder = made_sweep(tmp_path / "reduced", "sqlite:///nowhere.db", held_out=lambda i, f: reduced, space=SPACE)
-    logits = best_logits(choose_best([Sweep.read(folder)], Objective()).best)
+    logits = best_logits(choose_best([LoadedSweep.read(folder)], RankingObjective()).best)
     save_logits(tmp_path / "held-out.parquet", logits)
     again = pooled(load_logits(tmp_path / "held-out.parquet"))
     assert (again.layers, again.depth) == ((2, 4, 6), 12)

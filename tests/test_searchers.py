@@ -2,126 +2,52 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leebert.methods import applies
 from tune.searchers import SEARCHERS, Searcher, make_searcher
 from tune.searchers.tpe import STARTUP, TpeSearcher
-from tune.space import SearcherName, SweepSpec, config_id, effective
+from tune.space import SweepSpec, config_id
 from tune.store.history import Cell, ConfigState, Configuration, EpochScore, History
-
-LISTS = {"lr_theta": [1e-5, 2e-5, 5e-5], "cycle_length": [2, 4], "lr_omega": [1e-4, 1e-3], "teachers": ["lae", "lle"]}
-RANGES = {
-    "lr_theta": {"log_range": [1e-6, 1e-3]},
-    "lr_omega": {"log_range": [1e-5, 1e-2]},
-    "cycle_length": {"range": [1, 8]},
-    "warmup": {"range": [0.0, 0.3], "step": 0.1},
-    "batch_size": {"log_range": [8, 128]},
-    "teachers": ["lae", "lle", "last"],
-}
+from tune.testing import LISTS, RANGES, SearcherContract, play, quality, ran
 
 
-def spec_of(name: str, space: dict[str, Any], number: int | None = None, seed: int = 0, **keys: Any) -> SweepSpec:
-    base = {"task": "mrpc", "backbone": "x", "folds": 2, "algorithms": ["clo-v2", "blo", "uniform"], "space": space}
+def spec_of(name: str, space: Mapping[str, Any], number: int | None = None, seed: int = 0, **keys: Any) -> SweepSpec:
+    base = {
+        "task": "mrpc",
+        "backbone": "x",
+        "folds": 2,
+        "algorithms": ["clo-v2", "blo", "uniform"],
+        "space": dict(space),
+    }
     searcher = {"name": name, "configurations": None if name == "grid" else number, "seed": seed}
     return SweepSpec.model_validate(base | {"searcher": searcher} | keys)
 
 
-def ran(values: dict[str, Any], score: float, state: ConfigState = "complete") -> Configuration:
-    """A configuration whose two cells scored about so much."""
-    cells = tuple(Cell(0, fold, "finished", (EpochScore(0, score + shift),)) for fold, shift in ((0, -0.01), (1, 0.01)))
-    return Configuration(config_id(values), values, state, cells)
+class TestGrid(SearcherContract):
+    searcher = SEARCHERS["grid"]
 
 
-def quality(values: dict[str, Any]) -> float:
-    """A made-up score: best at λ1 = 1e-4 under CLO-v2."""
-    return 0.9 - 0.1 * abs(math.log10(values["lr_theta"]) + 4) - (0.05 if values["algorithm"] != "clo-v2" else 0)
+class TestRandom(SearcherContract):
+    searcher = SEARCHERS["random"]
 
 
-def play(searcher: Searcher, rounds: int, history: History = ()) -> History:
-    """The history after so many suggestions, each run to its end."""
-    for _ in range(rounds):
-        values = searcher.suggest(history)
-        if values is None:
-            break
-        history = (*history, ran(values, quality(values)))
-    return history
+class TestTpe(SearcherContract):
+    searcher = SEARCHERS["tpe"]
 
 
-@pytest.fixture(params=sorted(SEARCHERS))
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-def test_names_are_those_of_the_file() -> None:
-    assert set(SEARCHERS) == set(get_args(SearcherName))
-
-
-def test_every_configuration_of_a_finite_space_once(name: str) -> None:
-    spec = spec_of(name, LISTS)
-    history = play(make_searcher(spec), 100)
-    assert len(history) == spec.size == 24 + 12 + 6
-    assert {c.id for c in history} == {config_id(values) for values in spec.configurations()}
-
-
-def test_suggestions_are_effective_and_in_the_space(name: str) -> None:
-    spec = spec_of(name, LISTS)
-    for configuration in play(make_searcher(spec), 30):
-        values = dict(configuration.values)
-        assert values == effective(values)
-        assert set(values) == {"algorithm", *(o for o in LISTS if applies(o, values["algorithm"]))}
-        assert all(values[option] in LISTS[option] for option in values if option != "algorithm")
-        assert all(type(value) in (int, float, str) for value in values.values())  # plain, so that JSON takes them
-        spec.train_config(values)
-
-
-def test_same_history_same_suggestion(name: str) -> None:
-    spec = spec_of(name, LISTS)
-    history = play(make_searcher(spec), 15)
-    for length in (0, 5, 11, 15):
-        assert make_searcher(spec).suggest(history[:length]) == make_searcher(spec).suggest(history[:length])
-        expected = history[length].values if length < 15 else None
-        if expected is not None:
-            assert make_searcher(spec).suggest(history[:length]) == expected  # as before the restart
-
-
-def test_never_what_is_there_already_whatever_its_state(name: str) -> None:
-    spec = spec_of(name, LISTS)
-    history: History = ()
-    for i in range(42):
-        values = make_searcher(spec).suggest(history)
-        assert values is not None
-        assert config_id(values) not in {c.id for c in history}
-        history = (*history, ran(values, quality(values), get_args(ConfigState)[i % 4]))
-    assert make_searcher(spec).suggest(history) is None
+def test_every_searcher_of_ours_has_its_contract_here() -> None:
+    contracts = {cls.searcher.name for cls in SearcherContract.__subclasses__()}
+    assert set(SEARCHERS.built_in) <= contracts
 
 
 @pytest.mark.parametrize("name", ["random", "tpe"])
-@pytest.mark.parametrize("keys", [{"number": 13}, {"budget": {"trials": 13}}])
-def test_drawing_searchers_stop_at_their_number(name: str, keys: dict[str, Any]) -> None:
-    assert len(play(make_searcher(spec_of(name, RANGES, **keys)), 20)) == 13
-
-
-@pytest.mark.parametrize("name", ["random", "tpe"])
-def test_drawing_searchers_take_ranges(name: str) -> None:
-    spec = spec_of(name, RANGES, 40)
-    for configuration in play(make_searcher(spec), 40):
-        values = configuration.values
-        assert 1e-6 <= values["lr_theta"] <= 1e-3
-        assert values["warmup"] in (0.0, 0.1, 0.2, 0.3)
-        assert 8 <= values["batch_size"] <= 128
-        spec.train_config(values)
-
-
-@pytest.mark.parametrize("name", ["random", "tpe"])
-def test_seed_changes_the_draws(name: str) -> None:
-    first, second = (play(make_searcher(spec_of(name, RANGES, 12, seed)), 12) for seed in (0, 1))
-    assert {c.id for c in first}.isdisjoint(c.id for c in second)
+def test_drawing_searchers_stop_at_the_budget(name: str) -> None:
+    assert len(play(make_searcher(spec_of(name, RANGES, budget={"trials": 13})), 20)) == 13
 
 
 @given(order=st.permutations(range(8)))

@@ -40,6 +40,12 @@ def test_a_space_is_found_by_its_name_in_any_case_and_the_users_own_file_comes_f
         find_space("mrpc_smal")
 
 
+def test_a_folder_without_copy_is_refused(cli):
+    ran = cli("leebert-tune", "spaces", "mrpc")
+    assert ran.code == 1
+    assert "spaces mrpc: only --copy takes a folder" in ran.err
+
+
 def test_copies_are_the_files_and_overwrite_nothing(tmp_path, cli):
     ran = cli("leebert-tune", "spaces", "--copy", "mrpc", tmp_path / "new")
     assert ran.code == 0, ran.err
@@ -63,7 +69,7 @@ def test_a_dangling_link_is_not_written_through(tmp_path, cli):
     (tmp_path / "mrpc.yaml").symlink_to(tmp_path / "elsewhere" / "mrpc.yaml")
     ran = cli("leebert-tune", "spaces", "--copy", "mrpc", tmp_path)
     assert ran.code == 1
-    assert f"{tmp_path / 'mrpc.yaml'} is there already" in ran.err
+    assert f"{tmp_path / 'mrpc.yaml'} exists already" in ran.err
 
 
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])

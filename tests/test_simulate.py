@@ -19,7 +19,7 @@ from tune.running.recording import RecordedCell, RecordedConfiguration, Recordin
 from tune.running.simulate import InOrder, replay, simulate
 from tune.space import Budget, SweepSpec, config_id, load_space, resolved_yaml
 from tune.store.history import History
-from tune.store.ledger import Ledger, State
+from tune.store.ledger import Ledger, SweepState
 
 RECORDS = Path(__file__).parent.parent / "docs" / "results" / "pruning"
 GRID = Path(__file__).parent.parent / "benchmarks" / "pruning_grid.yaml"
@@ -65,7 +65,7 @@ def in_order(configurations: dict[str, RecordedConfiguration]) -> InOrder:
     return InOrder({config: c.values for config, c in configurations.items()})
 
 
-def told(state: State) -> list[tuple[object, ...]]:
+def told(state: SweepState) -> list[tuple[object, ...]]:
     """What became of every configuration, epoch by epoch."""
     return [
         (c.id, c.state, [(k.seed, k.fold, k.state, [(e.epoch, e.score) for e in k.epochs]) for k in c.cells])
@@ -83,7 +83,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
     raw = {"task": "mrpc", "backbone": "x", "algorithms": ["blo"], "space": {"lr_theta": rates}}
     spec = SweepSpec.model_validate({**raw, "training": {"max_epochs": 3}, "folds": 2})
 
-    def sweep(pruner: str, **options: object) -> State:
+    def sweep(pruner: str, **options: object) -> SweepState:
         folder = tmp_path_factory.mktemp(pruner)
         ledger = Ledger(folder / "ledger")
         writer = ledger.driver_writer(1)
@@ -197,13 +197,13 @@ def test_tpe_searches_a_whole_grid_and_nothing_less(tmp_path):
     answer = simulate(recording, spec, orders=2).as_dict()
     assert answer["spent_pct"]["mean"] == pytest.approx(100 * 11 / 12)
     part = dataclasses.replace(recording, configurations=recording.configurations[1:])
-    with pytest.raises(ConfigError, match="any of the grid's 12 configurations, and the record lacks 1"):
+    with pytest.raises(ConfigError, match="any of the grid's 12 configurations, of which 1 are not recorded"):
         simulate(part, spec, orders=1)
 
 
 def test_what_was_measured_cannot_be_changed(tmp_path):
     recording = synthetic(0, tmp_path)
-    with pytest.raises(ConfigError, match="may change pruner, searcher and budget only"):
+    with pytest.raises(ConfigError, match="may change only pruner, searcher and budget"):
         simulate(recording, recording.spec(["folds=2"]), orders=1)
 
 
@@ -223,7 +223,7 @@ def test_a_copy_replays_like_its_sweep(tmp_path):
 
 def test_a_damaged_copy_is_an_error(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps({"sweep": "x"}))
-    with pytest.raises(SweepError, match=r"scores.json is no copy"):
+    with pytest.raises(SweepError, match=r"scores.json can't be read as a copy"):
         Recording.find(str(tmp_path))
 
 

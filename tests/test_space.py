@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,13 +14,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
 from leebert.methods import METHODS, applies
+from tune import pruners
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
 from tune.space.findings import Findings
-from tune.space.values import Choice, Range, read_space
+from tune.space.parts import PRUNERS, Number, PrunerRow, Warmed
+from tune.space.values import Range, ValueList, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
 SPACE = "space: {lr_theta: [1e-5, 2e-5]}\n"
@@ -41,8 +45,15 @@ def errors(file: Path, text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_space(file, overrides)
     lines = str(caught.value).splitlines()
-    assert all(line.startswith(f"{file}: ") for line in lines)
+    assert all(line.startswith((f"{file}: ", "--set: ")) for line in lines)
     return [line.removeprefix(f"{file}: ") for line in lines]
+
+
+def test_a_wrong_value_of_set_names_set_and_not_the_file(file: Path) -> None:
+    text = "task: mrpc\nbackbone: x\nspace: {lr_theta: [1e-5]}\nseeds: wrong\n"
+    of_set, of_file = sorted(errors(file, text, "folds=0"))
+    assert of_set.startswith("--set: folds: 0: ")
+    assert of_file.startswith("seeds: ")
 
 
 def test_defaults(file: Path) -> None:
@@ -57,7 +68,7 @@ def test_defaults(file: Path) -> None:
 @pytest.mark.parametrize("written", ["1e-5", "1E-5", '"1e-5"', "0.00001", "1.0e-05"])
 def test_every_spelling_of_a_rate_is_the_same_number(file: Path, written: str) -> None:
     file.write_text(HEAD + f"space: {{lr_theta: [{written}]}}\n", encoding="utf-8")
-    assert load_space(file).space["lr_theta"] == Choice((1e-5,))
+    assert load_space(file).space["lr_theta"] == ValueList((1e-5,))
 
 
 def test_the_development_split_is_opened_only_where_nothing_is_searched(file: Path) -> None:
@@ -69,7 +80,7 @@ def test_the_development_split_is_opened_only_where_nothing_is_searched(file: Pa
     searched = "space: {lr_theta: [1e-5, 2e-5]}\nevaluate: dev\nsearcher: random\npruner: racing\nfolds: 3\n"
     lines = errors(file, HEAD + searched)
     assert [line.split(":")[0] for line in lines] == ["space.lr_theta", "searcher", "pruner"]
-    assert all("nothing may be searched beside it" in line for line in lines)
+    assert all("so the sweep must not search" in line for line in lines)
 
 
 def test_short_forms(file: Path) -> None:
@@ -78,7 +89,7 @@ def test_short_forms(file: Path) -> None:
         encoding="utf-8",
     )
     spec = load_space(file)
-    assert spec.space["batch_size"] == Choice((16,))
+    assert spec.space["batch_size"] == ValueList((16,))
     assert (spec.algorithms, spec.seeds, spec.searcher.name, spec.pruner.name) == (
         ("blo",),
         (0, 1, 2),
@@ -96,7 +107,7 @@ WRONG = {
     "cycle below 1": ("space: {cycle_length: [0, 4]}", ["space.cycle_length: 0: should be greater than or equal to 1"]),
     "cycle broken": ("space: {cycle_length: [2.5]}", ["space.cycle_length: 2.5: should be a valid integer"]),
     "truth as number": ("space: {batch_size: [true]}", ["space.batch_size: true: should be a number"]),
-    "cost only": ("space: {accumulate: [1, 2]}", ["space.accumulate: [1, 2]: changes memory and speed, not what"]),
+    "cost only": ("space: {accumulate: [1, 2]}", ["space.accumulate: [1, 2]: changes memory and speed, but no result"]),
     "name misspelt": ("space: {teachers: [lea]}", ["space.teachers: 'lea': should be 'lae', 'lle', 'last' or 'none' (did"]),
     "option misspelt": ("space: {lr_teta: [1]}", ["space.lr_teta: [1]: unknown option (did you mean 'lr_theta'?)"]),
     "seed in space": ("space: {seed: [1]}", ["space.seed: [1]: not an option of a configuration: use the key `seeds`"]),
@@ -134,14 +145,14 @@ WRONG = {
     ),
     "algorithm misspelt": (SPACE + "algorithms: [clo_v2]", ["algorithms.0: 'clo_v2': should be one of finetune, "]),
     "algorithm twice": (SPACE + "algorithms: [blo, blo]", ["algorithms: 'blo': is in the list twice"]),
-    "no algorithm": (SPACE + "algorithms: []", ["algorithms: []: should have at least one algorithm"]),
+    "no algorithm": (SPACE + "algorithms: []", ["algorithms: []: should have at least one method"]),
     "unused in space": (
         "algorithms: [blo]\nspace: {cycle_length: [2, 4]}",
-        ["space.cycle_length: [2, 4]: none of the algorithms listed uses it, only fastbert-clo-v2, lle, clo-v2"],
+        ["space.cycle_length: [2, 4]: none of the listed methods uses it, only fastbert-clo-v2, lle, clo-v2"],
     ),
     "unused in training": (
         SPACE + "algorithms: [uniform, rand]\ntraining: {lr_omega: 1e-3}",
-        ["training.lr_omega: 0.001: none of the algorithms listed uses it, only fastbert-clo-v2, lle, slo, blo, hyper, clo-v1, clo-v2"],
+        ["training.lr_omega: 0.001: none of the listed methods uses it, only fastbert-clo-v2, lle, slo, blo, hyper, clo-v1, clo-v2"],
     ),
     "range in a grid": (
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}",
@@ -152,7 +163,7 @@ WRONG = {
         "space: {lr_theta: {log_range: [1e-5, 1e-4]}}\nsearcher: random",
         ["searcher: 'random': needs `configurations` (or `budget.trials`)"],
     ),
-    "searcher misspelt": (SPACE + "searcher: tpee", ["searcher.name: 'tpee': should be 'grid', 'random' or 'tpe' (did you"]),
+    "searcher misspelt": (SPACE + "searcher: tpee", ["searcher.name: 'tpee': should be one of grid, random, tpe (did you mean 'tpe'?)"]),
     "pruner with one cell": (SPACE + "folds: 1\npruner: halving", ["pruner: 'halving': has nothing to prune"]),
     "pruner over unequal schedules": (
         "space: {max_epochs: [2, 4]}\npruner: halving",
@@ -172,12 +183,12 @@ WRONG = {
         ["seeds: -2: should be a whole number of at least 0", "seeds: 1: is in the list twice"],
     ),
     "budget": (SPACE + "budget: {hours: 0}", ["budget.hours: 0: should be greater than 0"]),
-    "budget of no GPU": (SPACE + "budget: {gpu_hours: 2}", ["budget.gpu_hours: 2.0: never runs out"]),
+    "budget of no GPU": (SPACE + "budget: {gpu_hours: 2}", ["budget.gpu_hours: 2.0: is never reached"]),
     "cpus": (SPACE + "resources: {cpu: 2}", ["resources.cpu: 2: unknown key (did you mean 'cpus'?)"]),
     "subset": (SPACE + "data: {subset: {row: 9}}", ["data.subset.rows: missing: is required", "data.subset.row: 9: unknown"]),
     "first stage": (
         "space: {lr_theta: [1e-4]}\ntraining: {first_epochs: 2}",
-        ["training.first_epochs: 2: has no effect: clo-v2 has no first stage without finetune_first"],
+        ["training.first_epochs: 2: has no effect here: clo-v2 has no first stage without finetune_first"],
     ),
     "both names": (
         SPACE + "algorithm: blo\nalgorithms: [clo-v2]",
@@ -233,8 +244,8 @@ def test_all_errors_at_once(file: Path) -> None:
 def test_duplicate_keys_name_both_lines(file: Path) -> None:
     lines = errors(file, HEAD + "space:\n  lr_theta: [1e-5]\n  batch_size: 8\n  lr_theta: [1e-4]\nfolds: 3\nfolds: 2\n")
     assert lines == [
-        "space.lr_theta: line 6: the key is there already, in line 4",
-        "folds: line 8: the key is there already, in line 7",
+        "space.lr_theta: line 6: duplicate key, first in line 4",
+        "folds: line 8: duplicate key, first in line 7",
     ]
 
 
@@ -247,7 +258,7 @@ def test_duplicate_keys_name_both_lines(file: Path) -> None:
         ("task: mrpc\n\tfolds: 3\n", "line 2: "),
         ("task: 1\n---\ntask: 2\n", "line 2: expected a single document"),
         ("task: !!python/object:os.system x\n", "line 1: could not determine a constructor"),
-        ("task: &a [*a]\n", "an alias (`*name`) stands inside its own anchor"),
+        ("task: &a [*a]\n", "an alias (`*name`) is inside its own anchor"),
     ],
 )
 def test_what_is_no_yaml_mapping(file: Path, text: str, line: str) -> None:
@@ -279,7 +290,7 @@ def test_overrides(file: Path) -> None:
         "space.weight_decay={range: [0, 0.1]}",
     ]
     spec = load_space(file, overrides)
-    assert spec.space["lr_theta"] == Choice((1e-4, 3e-4))
+    assert spec.space["lr_theta"] == ValueList((1e-4, 3e-4))
     assert spec.space["weight_decay"] == Range(0.0, 0.1)
     assert (spec.folds, spec.max_epochs, spec.backbone) == (3, 2, "package:name/model")
     assert (spec.searcher.name, spec.searcher.configurations) == ("random", 4)
@@ -307,7 +318,7 @@ def test_override_reaches_one_alias_only(file: Path) -> None:
         ("folds.k=1", "unknown key: `folds` has no keys below it"),
         ("task.metric=f1", "`task` is 'mrpc', not a mapping with keys"),
         ("folds", "should be key=value"),
-        ("folds=[1", "is no YAML"),
+        ("folds=[1", "is not YAML"),
     ],
 )
 def test_wrong_overrides(file: Path, override: str, line: str) -> None:
@@ -528,3 +539,48 @@ def test_imports_nothing_slow() -> None:
     code = f"import sys, tune.space, tune.searchers, tune.pruners; print([m for m in {slow} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Cautious(Warmed):
+    """Options of a pruner of another package."""
+
+    margin: Number = Field(default=0.1, gt=0, description="points behind the best")
+
+
+CAUTIOUS = PrunerRow(
+    name="cautious",
+    title="never",
+    source="this test",
+    make=lambda spec, options: options,
+    options=Cautious,
+)
+
+
+@pytest.fixture
+def cautious() -> Iterator[None]:
+    pruners.register(CAUTIOUS)
+    yield
+    PRUNERS.unregister("cautious")
+
+
+def test_a_pruner_of_another_package_has_options_of_its_own(file: Path, cautious: None) -> None:
+    text = HEAD + SPACE + "folds: 3\npruner: {name: cautious, margin: 0.3}\n"
+    file.write_text(text)
+    spec = load_space(file, ["pruner.min_epochs=2"])
+    assert pruners.make_pruner(spec) == Cautious(margin=0.3, min_epochs=2)
+    file.write_text(resolved_yaml(spec))
+    assert load_space(file) == spec
+    assert errors(file, text.replace("margin", "margn")) == ["pruner.margn: 0.3: unknown key (did you mean 'margin'?)"]
+    assert errors(file, text.replace("0.3", "0")) == ["pruner.margin: 0: should be greater than 0"]
+    PRUNERS.unregister("cautious")
+    (line,) = errors(file, text)
+    assert line.startswith("pruner.name: 'cautious': should be one of none, racing, halving; if a package brings ")
+
+
+def test_options_of_all_pruners_in_a_space_of_an_older_version_change_nothing() -> None:
+    def digest(pruner: Any, searcher: Any = "grid") -> str:
+        return spec_of(folds=3, pruner=pruner, searcher=searcher).digest
+
+    written = digest({"name": "racing", "alpha": 0.1, "eta": 3, "min_epochs": 1}, {"name": "grid", "seed": 0})
+    assert digest("racing") == written == "2422ac887bed9a3c"
+    assert digest({"name": "racing", "eta": 5}) not in (written, digest({"name": "racing", "eta": 6}))

@@ -11,8 +11,9 @@ from test_driver import driver, run_all
 from leebert.checkpoint import Checkpoints
 from leebert.errors import LeebertError, SweepError
 from tune.analysis.overview import status_of
-from tune.running.crossval import load_held_out, run_attempt
+from tune.running.crossval import run_attempt
 from tune.store.folder import SweepFolder
+from tune.store.held_out import load_held_out
 from tune.store.ledger import Ledger, encode
 
 
@@ -131,7 +132,7 @@ def test_a_pickle_in_a_sweeps_folder_is_never_opened(stranger, payload, file):
         assert status_of(SweepFolder(stranger))["state"] == "died"
     else:
         (stranger / "x.parquet").write_bytes(payload)
-        with pytest.raises(SweepError, match="x.parquet can't be read as a cell's held-out logits"):
+        with pytest.raises(SweepError, match="x.parquet can't be read as a run's validation logits"):
             load_held_out(stranger / "x.parquet")
 
 

@@ -21,9 +21,10 @@ from toys import ToyProblem, toy_rows
 from leebert.errors import DataError
 from leebert.metrics import per_exit
 from leebert.yaml import dump_yaml, load_yaml
-from tune.running.crossval import held_out_path, load_held_out, run_attempt
+from tune.running.crossval import run_attempt
 from tune.running.session import run_session
 from tune.store.folder import SweepFolder
+from tune.store.held_out import held_out_path, load_held_out
 from tune.store.results import COLUMNS
 
 SCRIPTS = Path(sys.executable).parent
@@ -77,7 +78,7 @@ def undisturbed(tmp_path_factory):
     while (attempt := d.next_attempt("t")) is not None:
         for records in run_attempt(d.study, attempt):
             d.receive(records)
-        d.gone("t")
+        d.trial_ended("t")
     assert d.finish() == "finished"
     return d
 
@@ -171,7 +172,7 @@ def test_a_users_error_ends_a_configuration_at_once_and_a_bug_after_two_more_tri
     (refused,) = d.state.failures["clo-v2-0.01"]
     assert refused["message"] == "rows.tsv, line 3: the text is empty"
     assert all("a bug of ours" in f["message"] for f in d.state.failures["clo-v2-0.001"])
-    assert any("rows.tsv, line 3: the text is empty; given up" in line for line in d.said)
+    assert any("rows.tsv, line 3: the text is empty; not tried again" in line for line in d.said)
     assert {k: v for k, v in table(undisturbed).items() if k[0].startswith("blo")} == table(d)
 
 
@@ -277,7 +278,7 @@ def test_what_stands_in_mlflow(swept, mlflow_server):
     client = MlflowClient(mlflow_server.url)
     experiment = client.get_experiment_by_name("leebert-pairs").experiment_id
     assert ran.json[0]["mlflow"].startswith(f"{mlflow_server.url}/#/experiments/{experiment}")
-    views = [f"whole: {view}" for view in ("CLO vs BLO", "speed against accuracy", "all configurations", "summary")]
+    views = [f"whole: {view}" for view in ("CLO vs BLO", "score against mean layers", "all configurations", "summary")]
     assert list(ran.json[0]["views"]) == views
     tags = client.get_experiment(experiment).tags
     for address in ran.json[0]["views"].values():
@@ -552,7 +553,7 @@ def test_stopped_from_another_process_it_can_be_resumed(long, tuned):
     assert busy.code == 1
     assert f"driven by process {process.pid} on {socket.gethostname()}" in busy.err
     stopped = tuned("stop", folder.name, "--wait", 90)
-    assert f"stopped; go on by: leebert-tune resume {folder.name}" in stopped.out
+    assert f"stopped; resume it by: leebert-tune resume {folder.name}" in stopped.out
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
@@ -588,7 +589,7 @@ def test_several_spaces_run_one_after_the_other_under_names_of_their_own(tuned, 
 
     twice = tuned("sweep", paths[0], paths[0], "--name", "many")
     assert twice.code == 1
-    assert "would be named alike" in twice.err
+    assert "would have the same name" in twice.err
     (place / "wrong.yaml").write_text("task: one\n")
     wrong = tuned("sweep", *paths, place / "wrong.yaml", "--name", "many")
     assert wrong.code == 1

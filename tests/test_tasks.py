@@ -103,7 +103,7 @@ def test_an_own_task_on_the_hub() -> None:
         ({"label": "title"}, "column 'title' is named twice"),
         ({"labels": ["x", "x"]}, "label 'x' is named twice"),
         ({"labels": ["x"]}, "labels: "),
-        ({"labels": ["x", "y", "z"], "metric": "acc_f1"}, "acc_f1 needs two labels, not 3"),
+        ({"labels": ["x", "y", "z"], "metric": "acc_f1"}, "acc_f1 needs 2 labels, not 3"),
         ({"metric": "acuracy"}, "metric: "),
         ({"group_by": "containing"}, "containing is for tasks of one text column"),
         ({"group_by": ["titel"]}, "'titel' is no text column; these are title, body (did you mean 'title'?)"),

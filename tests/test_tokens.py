@@ -255,7 +255,7 @@ def test_a_trial_that_finds_a_damaged_file_stops_the_sweep_instead_of_failing_it
     failure = of_exception(error.value)
     assert failure is not None
     assert failure.kind in STOPPING
-    assert "it is made again when the sweep is resumed" in failure.message
+    assert "resuming the sweep rebuilds it" in failure.message
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from mlflow_server import contents
 from proxy import Fault, proxy
 
 from leebert.errors import LeaseError, TrackingError
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking import feed, names, runs, server
 from tune.tracking import tracker as tracking
 from tune.tracking.events import (
@@ -29,10 +29,10 @@ from tune.tracking.events import (
     ConfigEnded,
     ConfigStarted,
     Epoch,
-    Event,
     Summary,
     SweepEnded,
     SweepStarted,
+    TrackingEvent,
 )
 from tune.tracking.server import experiment_url, redact, resolve_uri
 from tune.tracking.tracker import Tracker
@@ -58,9 +58,9 @@ def epoch(config: str, fold: int, number: int, score: float = 0.5) -> Epoch:
     return Epoch(config, 0, fold, number, lambda: metrics, time_ms=1_700_000_000_000 + 1000 * number)
 
 
-def whole_sweep() -> list[Event]:
+def whole_sweep() -> list[TrackingEvent]:
     """CLO-v2 on two folds to the end; BLO pruned in its first."""
-    events: list[Event] = [SweepStarted({"folds": 2, "seeds": [0]}, "what it is for")]
+    events: list[TrackingEvent] = [SweepStarted({"folds": 2, "seeds": [0]}, "what it is for")]
     events.append(ConfigStarted("clo", 0, VALUES["clo"]))
     for fold in range(2):
         events.append(CellStarted("clo", 0, fold))
@@ -87,7 +87,7 @@ class Sweep:
     def tracker(self) -> Tracker:
         return Tracker(self.uri, self.experiment, self.name, "mrpc", say=self.said.append, longest_pause=0.5)
 
-    def send(self, events: list[Event]) -> Tracker:
+    def send(self, events: list[TrackingEvent]) -> Tracker:
         tracker = self.tracker()
         for event in events:
             tracker.put(event)
@@ -243,7 +243,7 @@ def test_nothing_is_sent_any_more_once_another_driver_has_taken_over(database: s
 
 def test_a_restarted_cell_continues_its_run(database: str) -> None:
     sweep = Sweep(database)
-    start: list[Event] = [SweepStarted(), ConfigStarted("clo", 0, VALUES["clo"]), CellStarted("clo", 0, 0)]
+    start: list[TrackingEvent] = [SweepStarted(), ConfigStarted("clo", 0, VALUES["clo"]), CellStarted("clo", 0, 0)]
     sweep.send([*start, epoch("clo", 0, 0), CellStarted("clo", 0, 0, 2), epoch("clo", 0, 0), epoch("clo", 0, 1)])
     assert [step for step, _ in sweep.history("CLO-v2 00 s0 f0", "score/mean")] == [0, 1]
     assert sweep.runs()["CLO-v2 00 s0 f0"].data.tags["attempt"] == "2"
@@ -275,7 +275,7 @@ def test_reports_that_waited_share_requests_that_hold_whole_epochs(served: Sweep
         metrics = {f"train/term_{i:03d}": float(number) for i in range(120)}
         return Epoch("clo", 0, fold, number, lambda: metrics, time_ms=1_700_000_000_000 + number)
 
-    events: list[Event] = [SweepStarted(), ConfigStarted("clo", 0, VALUES["clo"])]
+    events: list[TrackingEvent] = [SweepStarted(), ConfigStarted("clo", 0, VALUES["clo"])]
     events += [CellStarted("clo", 0, 0), CellStarted("clo", 0, 1)]
     events += [report(fold, number) for number in range(10) for fold in range(2)]
     tracker = served.tracker()
@@ -312,7 +312,7 @@ def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, 
     wait_for(lambda: tracker.waiting == 0)
     assert tracker.close(10) == 0
     assert [
-        ("away" if "Training goes on" in line else "back" if "is back" in line else line) for line in served.said
+        ("away" if "Training continues" in line else "back" if "is back" in line else line) for line in served.said
     ] == [
         "away",
         "back",
@@ -373,7 +373,7 @@ def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> N
 def test_closing_waits_on_while_the_server_takes_something(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = runs.RunWriter.apply
 
-    def slowly(self: Any, *events: Event) -> None:
+    def slowly(self: Any, *events: TrackingEvent) -> None:
         time.sleep(0.3 * len(events))
         apply(self, *events)
 
@@ -388,7 +388,7 @@ def test_closing_waits_on_while_the_server_takes_something(database: str, monkey
     assert tracker.close(4.0) == 0
     assert time.monotonic() - started > 4.0, "else nothing was tested"
     assert len(sweep.runs()) == 7
-    assert any("events are on their way" in line for line in sweep.said)
+    assert any("pending events" in line for line in sweep.said)
 
 
 def test_reports_that_wait_for_days_take_little_memory(free_port: int) -> None:
@@ -406,7 +406,7 @@ def test_reports_that_wait_for_days_take_little_memory(free_port: int) -> None:
         numbers = {"score": 0.5, "theta_updates": number, "seconds": 1.5, "train_loss": 0.1}
         return {"kind": "epoch", **where, **numbers, "exits": exits, "weights": {}, "collapsed": []}
 
-    count, state = 2000, State()
+    count, state = 2000, SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 1, "values": {}})
     tracker = Sweep(f"http://127.0.0.1:{free_port}").tracker()
     records = [record(number) for number in range(count)]

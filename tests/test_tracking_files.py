@@ -56,7 +56,7 @@ def test_of_a_database_the_run_is_named(tmp_path, page, monkeypatch) -> None:
 def test_a_database_that_is_not_there_is_not_created(tmp_path, page, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = refused("sqlite:///new/mlflow.db", Sweep("unused"), page)
-    assert f"there is no database {tmp_path}/new/mlflow.db; fill it by: {AGAIN}" in said
+    assert f"no database {tmp_path}/new/mlflow.db; fill it by: {AGAIN}" in said
     assert not (tmp_path / "new").exists()
 
 

@@ -13,8 +13,8 @@ from leebert.evaluate import HeldOut
 from leebert.exits import CRITERIA, with_threshold
 from leebert.tradeoff import replay_point
 from tune.analysis.compare import compare
-from tune.analysis.tradeoff import Objective, Tradeoff, curves, curves_if_there, mean_curve, pareto, tradeoff
-from tune.running.crossval import save_held_out
+from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves, curves_or_none, mean_curve, pareto, tradeoff
+from tune.store.held_out import save_held_out
 from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.ranking import best
 
@@ -63,18 +63,21 @@ def test_a_speed_up_out_of_reach_is_refused_with_what_is_in_reach(rule, reach):
 @pytest.mark.parametrize("text", ["speed-up", "speed-up=x", "speed-up=0.5", "speed-up=nan", "area=1", "f1"])
 def test_an_objective_that_is_none(text):
     with pytest.raises(ConfigError, match="--objective"):
-        Objective.of(text)
+        RankingObjective.of(text)
 
 
 def test_a_rule_that_is_none():
     with pytest.raises(ConfigError, match="--criterion softmax: one of patience, entropy, normalised_entropy"):
-        Objective.of("area", "softmax")
+        RankingObjective.of("area", "softmax")
 
 
 def test_a_patience_belongs_to_its_rule():
     with pytest.raises(ConfigError, match="--patience 2: criterion 'entropy' has no parameter 'patience'"):
-        Objective.of("area", "entropy", 2)
-    assert str(Objective.of("speed-up=2", "f-pabee", 3)) == "score at speed-up 2 under f-pabee with patience 3"
+        RankingObjective.of("area", "entropy", 2)
+    assert (
+        str(RankingObjective.of("speed-up=2", "f-pabee", 3))
+        == "score at layer speed-up 2 under f-pabee with patience 3"
+    )
     record = held_out(0)
     assert tradeoff(record, "accuracy", "pcee", 1).fastest == pytest.approx(4)
     assert tradeoff(record, "accuracy", "pcee", 3).fastest == pytest.approx(4 / 3)
@@ -96,22 +99,22 @@ def test_by_another_objective_another_configuration_is_best():
     ends = {"slow": (0.4, 0.9), "fast": (0.7, 0.75)}
     found = {(name, 0, k): flat(*ends[name]) for name in ends for k in range(3)}
     assert best(history).id == "slow"
-    assert best(Objective.of("area").rescored(history, found)).id == "fast"  # 0.725 against 0.65
-    assert best(Objective.of("speed-up=2").rescored(history, found)).id == "fast"
-    assert best(Objective.of("speed-up=1").rescored(history, found)).id == "slow"
-    assert Objective().rescored(history, {}) == history
+    assert best(RankingObjective.of("area").rescored(history, found)).id == "fast"  # 0.725 against 0.65
+    assert best(RankingObjective.of("speed-up=2").rescored(history, found)).id == "fast"
+    assert best(RankingObjective.of("speed-up=1").rescored(history, found)).id == "slow"
+    assert RankingObjective().rescored(history, {}) == history
 
 
 def test_two_algorithms_are_compared_at_a_speed_up_by_hand():
     history = (one("x", "blo", 0.8), one("y", "slo", 0.7))
     lows = {"x": (0.5, 0.5, 0.5), "y": (0.51, 0.53, 0.55)}
     found = {(name, 0, k): flat(lows[name][k], 0.9) for name in lows for k in range(3)}
-    rescored = Objective.of("speed-up=2").rescored(history, found)
+    rescored = RankingObjective.of("speed-up=2").rescored(history, found)
     (line,) = compare(rescored, "slo", "blo", folds=3).lines
     assert line.difference.mean == pytest.approx(0.03)
     assert line.exits == ()
     del found["x", 0, 1]
-    (line,) = compare(Objective.of("speed-up=2").rescored(history, found), "slo", "blo", folds=3).lines
+    (line,) = compare(RankingObjective.of("speed-up=2").rescored(history, found), "slo", "blo", folds=3).lines
     assert line.cells == ((0, 0), (0, 2))
 
 
@@ -145,7 +148,7 @@ def test_logits_come_from_the_file_that_the_record_names_and_a_missing_one_is_na
     cells["c", 0, 0] = {"held_out": "../../elsewhere.parquet"}
     for read in (
         lambda: curves(tmp_path, cells, "accuracy", "confidence"),
-        lambda: curves_if_there(tmp_path, cells, "accuracy"),
+        lambda: curves_or_none(tmp_path, cells, "accuracy"),
     ):
         with pytest.warns(UserWarning, match=r"configuration c, seed 0, fold 0: .*cells/elsewhere\.parquet is missing"):
             assert read() == {}
@@ -153,7 +156,7 @@ def test_logits_come_from_the_file_that_the_record_names_and_a_missing_one_is_na
 
 def test_an_option_is_named_as_it_was_given():
     with pytest.raises(ConfigError, match=r"^--speed-up 0\.5: a speed-up is a number"):
-        Objective.of("speed-up=0.5", option="--speed-up")
+        RankingObjective.of("speed-up=0.5", option="--speed-up")
 
 
 def test_rows_that_are_exactly_undecided_can_leave_at_the_first_exit_too():

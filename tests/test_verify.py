@@ -103,7 +103,7 @@ def test_four_tenths_of_a_point_on_another_runtime_is_reproduced_and_six_is_not(
 def test_on_equal_settings_a_tenth_of_a_point_is_too_much():
     verdict = judged(0.1, 0, 0, unlike=())
     assert not verdict.reproduced
-    assert "the settings of seed 0 fold 0 are the recorded ones" in verdict.conclusion
+    assert "the settings of seed 0 fold 0 equal the recorded ones" in verdict.conclusion
     assert judged(0, 0, 0, unlike=()).conclusion == "reproduced bit for bit: 80.0000 over 3 cells"
 
 
@@ -111,8 +111,8 @@ def test_a_cell_that_ran_elsewhere_excuses_itself_alone():
     assert judged(0, 0.1, 0, unlike=(1,)).reproduced
     verdict = judged(0.1, 0.1, 0, unlike=(1,))
     assert not verdict.reproduced
-    assert "seed 0 fold 0 are the recorded ones" in verdict.conclusion
-    assert "fold 1 are" not in verdict.conclusion
+    assert "seed 0 fold 0 equal the recorded ones" in verdict.conclusion
+    assert "fold 1 equal" not in verdict.conclusion
 
 
 def test_equal_scores_of_other_logits_are_no_reproduction_on_equal_settings():

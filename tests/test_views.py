@@ -18,14 +18,14 @@ from test_tracking import Sweep, whole_sweep
 
 from tune.space import SweepSpec
 from tune.store.lease import Lease
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking import names, views
 from tune.tracking import saved_views as saving
 from tune.tracking.events import SavedViews, Summary, View
-from tune.tracking.publish import Showing
-from tune.tracking.views import Found, decoded, encoded, found, saved_views, view_key
+from tune.tracking.publish import Publisher
+from tune.tracking.views import ViewContents, decoded, encoded, saved_views, view_contents, view_key
 
-FOUND = Found(
+FOUND = ViewContents(
     ("clo-v2", "blo"), ("lr_theta", "lr_omega", "batch_size"), ("cycle_length",), 36,
     {"depth/score": (0.7, 0.8), "depth/omega_ce": (0.5, 1.5)},
 )  # fmt: skip
@@ -42,7 +42,7 @@ def cards(view: View) -> list[dict[str, Any]]:
 def test_each_view_keeps_to_its_sweep_and_leaves_folds_out() -> None:
     made = saved_views("mrpc-small", FOUND)
     assert [view.name for view in made] == [
-        "mrpc-small: CLO vs BLO", "mrpc-small: speed against accuracy", "mrpc-small: all configurations",
+        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean layers", "mrpc-small: all configurations",
         "mrpc-small: summary",
     ]  # fmt: skip
     kinds = ["config", "config", "config", "summary"]
@@ -77,7 +77,7 @@ def test_each_chart_shows_what_runs_of_its_kind_have_and_each_metric_has_a_place
         assert len(ids) == len(set(ids))
 
 
-def parallel(of: Found) -> list[list[str]]:
+def parallel(of: ViewContents) -> list[list[str]]:
     return [card["selectedParams"] for card in cards(saved_views("s", of)[2]) if card["type"] == "PARALLEL"]
 
 
@@ -86,12 +86,12 @@ def test_one_parallel_chart_has_all_algorithms_and_another_the_options_that_only
         ["log10_lr_theta", "variant", "log10_lr_omega", "batch_size"],
         ["log10_lr_theta", "log10_lr_omega", "batch_size", "cycle_length"],
     ]
-    assert parallel(Found(("blo", "slo"), ("lr_theta",))) == [["log10_lr_theta", "variant"]]
+    assert parallel(ViewContents(("blo", "slo"), ("lr_theta",))) == [["log10_lr_theta", "variant"]]
 
 
 def test_titles_say_when_mlflow_loads_a_part_only() -> None:
     def noted(complete: int, begun: int) -> list[bool]:
-        made = saved_views("s", Found(("clo-v2", "blo"), complete=complete, begun=begun))[:3]
+        made = saved_views("s", ViewContents(("clo-v2", "blo"), complete=complete, begun=begun))[:3]
         titles = [[section["name"] for section in view.state["compareRunSections"]] for view in made]
         assert all(len({title.endswith(" (the best 100 only)") for title in of_view}) == 1 for of_view in titles)
         return [of_view[0].endswith(" (the best 100 only)") for of_view in titles]
@@ -103,20 +103,22 @@ def test_titles_say_when_mlflow_loads_a_part_only() -> None:
 
 def test_every_option_has_its_chart() -> None:
     options = tuple(f"option_{i}" for i in range(9))
-    (scatters,) = ([card["xaxis"]["key"] for card in cards(saved_views("s", Found(("blo", "slo"), options))[2])
+    (scatters,) = ([card["xaxis"]["key"] for card in cards(saved_views("s", ViewContents(("blo", "slo"), options))[2])
                     if card["type"] == "SCATTER"],)  # fmt: skip
     assert scatters == [*options, "cv/score_std_pct"]
 
 
 def test_a_view_of_other_algorithms_does_not_name_these_two() -> None:
-    assert saved_views("s", Found(("slo", "uniform")))[0].name == "s: algorithms compared"
+    assert saved_views("s", ViewContents(("slo", "uniform")))[0].name == "s: methods compared"
 
 
 def test_axes_begin_where_the_values_do() -> None:
     score, omega = (card["range"] for card in cards(saved_views("s", FOUND)[0])[:2])
     assert (score["yMin"], score["yMax"]) == pytest.approx((0.692, 0.808))
     assert (omega["yMin"], omega["yMax"]) == pytest.approx((0.42, 1.58))
-    assert "range" not in cards(saved_views("s", Found(("clo-v2", "blo")))[0])[0], "nothing is known at the start"
+    assert "range" not in cards(saved_views("s", ViewContents(("clo-v2", "blo")))[0])[0], (
+        "nothing is known at the start"
+    )
 
 
 def test_a_tag_holds_a_view_and_mlflow_takes_both_its_key_and_its_length() -> None:
@@ -138,14 +140,14 @@ def test_what_is_no_view_of_ours_is_told_apart(damaged: str) -> None:
 def test_what_views_depend_on_is_found_in_the_ledger(tmp_path: Path) -> None:
     made = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL)
     spec = SweepSpec.model_validate({**SPEC, **SMALL})
-    known = found(spec, made.ledger.read(epochs=False))
+    known = view_contents(spec, made.ledger.read(epochs=False))
     assert (known.algorithms, known.complete, known.begun) == (("clo-v2", "blo"), 2, 3)
     assert (known.shared, known.others) == ((), ("cycle_length",)), "what has one value tells nothing apart"
     low, high = known.ranges["depth/score"]
     assert 0.5 < low < high < 1
-    assert found(spec, State()) == Found(("clo-v2", "blo"), (), ("cycle_length",))
+    assert view_contents(spec, SweepState()) == ViewContents(("clo-v2", "blo"), (), ("cycle_length",))
     assert parallel(known) == [["variant"], ["cycle_length"]]
-    whole = found(SweepSpec.model_validate(SPEC), State())
+    whole = view_contents(SweepSpec.model_validate(SPEC), SweepState())
     assert (whole.shared, whole.others) == (FOUND.shared, FOUND.others)
 
 
@@ -165,7 +167,7 @@ def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_p
     spec = SweepSpec.model_validate(SPEC)
     whole = made_sweep(tmp_path, "sqlite:///nowhere.db")
     heard: Any = Heard()
-    showing, state, told = Showing(heard, spec, None, print), State(), []
+    showing, state, told = Publisher(heard, spec, None, print), SweepState(), []
     showing.start(state)
     assert [type(event) for event in heard.events] == [SavedViews]
     for record in whole.ledger.in_order():
@@ -187,8 +189,8 @@ def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None
     said: list[str] = []
     broken: Any = Broken()
     state = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL).ledger.read()
-    showing = Showing(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
-    showing.start(State())
+    showing = Publisher(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
+    showing.start(SweepState())
     showing.follow(state)
     no_views, no_summaries = "no saved views: RuntimeError: no", "no summaries: RuntimeError: no"
     assert said == [no_views, no_summaries, no_views]
@@ -200,7 +202,7 @@ def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None
 def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -> None:
     def titles(n: int) -> list[str]:
         heard: Any = Heard()
-        showing = Showing(heard, SweepSpec.model_validate(SPEC), None, print)
+        showing = Publisher(heard, SweepSpec.model_validate(SPEC), None, print)
         showing.start(at(64))
         heard.events.clear()
         for known in (at(65), at(n)):
@@ -210,15 +212,15 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
             for event in heard.events if isinstance(event, SavedViews)
         ]  # fmt: skip
 
-    def at(complete: int) -> State:
-        state = State()
+    def at(complete: int) -> SweepState:
+        state = SweepState()
         for i in range(complete):
             state.apply({"kind": "suggest", "config": f"c{i}", "index": i, "values": {"algorithm": "blo"}})
             state.apply({"kind": "complete", "config": f"c{i}"})
         return state
 
     assert titles(100) == []
-    assert titles(101) == ["Exit curves, one line per configuration (the best 100 only)"]
+    assert titles(101) == ["Score against mean layers, one line per configuration (the best 100 only)"]
 
 
 def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
     told = {summary.label: summary for summary in summaries(state, 3, None)}
     assert set(told) == {"BLO", "CLO-v2", "CLO-v2 C=2 minus BLO", "CLO-v2 C=4 minus BLO"}
     clo, diff = told["CLO-v2"], told["CLO-v2 C=4 minus BLO"]
-    assert clo.note == "23 configurations, each on 3 cells"
+    assert clo.note == "23 configurations, 3 runs each"
     mean = 100 * sum(v for v in clo.depth["summary/score"] if v is not None) / 6
     assert clo.metrics["summary/score_pct"] == pytest.approx(mean, abs=1e-3)
     for one, name in ((clo, "summary/score_pct"), (diff, "paired/diff_pct")):
@@ -243,9 +245,9 @@ def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
 def tags(uri: str, experiment: str) -> dict[str, str]:
     from mlflow import MlflowClient
 
-    found = MlflowClient(uri).get_experiment_by_name(experiment)
-    assert found is not None
-    return dict(found.tags)
+    view_contents = MlflowClient(uri).get_experiment_by_name(experiment)
+    assert view_contents is not None
+    return dict(view_contents.tags)
 
 
 def write_note(uri: str, experiment: str, note: str) -> None:
@@ -255,9 +257,9 @@ def write_note(uri: str, experiment: str, note: str) -> None:
     client.set_experiment_tag(client.get_experiment_by_name(experiment).experiment_id, "mlflow.note.content", note)
 
 
-def of_sweep(found: dict[str, str], sweep: str) -> set[str]:
+def of_sweep(view_contents: dict[str, str], sweep: str) -> set[str]:
     prefix = f"mlflow.sharedViewState.{sweep}."
-    return {key.removeprefix(prefix) for key in found if key.startswith(prefix)}
+    return {key.removeprefix(prefix) for key in view_contents if key.startswith(prefix)}
 
 
 def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
@@ -284,7 +286,7 @@ def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: 
     assert tags(uri, one.experiment) == {**before, "mlflow.note.content": note}
     assert [address.split("#")[0] for address in sent.views.values()] == ["http://127.0.0.1:5000/"] * 4
 
-    more = Found(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+    more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
     one.send([SavedViews(saved_views(one.name, more))])
     after = tags(uri, one.experiment)
     key = f"mlflow.sharedViewState.{one.name}.clo-vs-blo"
@@ -319,7 +321,7 @@ def test_in_a_full_description_the_oldest_links_make_room_and_the_rest_stays(tmp
     assert 0 < len(there) < len(sweeps)
     assert there == [sweep.name for sweep in reversed(sweeps)][: len(there)], "the newest stay"
     assert own in lines
-    assert [line for line in lines if "no room for the links of older sweeps" in line] == lines[-1:]
+    assert [line for line in lines if "Links of older sweeps are dropped" in line] == lines[-1:]
     before = tags(uri, sweeps[0].experiment)
     sweeps[-1].send([SavedViews(saved_views(sweeps[-1].name, FOUND))])
     assert tags(uri, sweeps[0].experiment) == before
@@ -349,7 +351,7 @@ def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str) -> None
     assert tracker.views == {}
     assert tracker.url is not None
     (line,) = sweep.said
-    assert "doesn't take the saved views (INVALID_PARAMETER_VALUE: no such tags here)" in line
+    assert "doesn't accept the saved views (INVALID_PARAMETER_VALUE: no such tags here)" in line
     assert f"`leebert-tune views {sweep.name}` tries again" in line
 
 
@@ -367,7 +369,7 @@ def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_
         tracker = sweep.send([whole_sweep()[0], SavedViews(saved_views(sweep.name, FOUND))])
     assert len(of_sweep(tags(mlflow_server.url, sweep.experiment), sweep.name)) == 4
     assert len(tracker.views) == 4
-    assert [("Training goes on" in line, "is back" in line) for line in sweep.said] == [(True, False), (False, True)]
+    assert [("Training continues" in line, "is back" in line) for line in sweep.said] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("status", [403, 404, 501])
@@ -392,11 +394,11 @@ def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlfl
 
     with proxy(mlflow_server.url, fault) as url:
         sweep = Sweep(url)
-        more = Found(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
+        more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
         tracker = sweep.send([whole_sweep()[0], *(SavedViews(saved_views(sweep.name, of)) for of in (FOUND, more))])
     assert taken[0] < 0
     assert len(tracker.views) == 4
-    assert any("doesn't take the saved views" in line for line in sweep.said)
+    assert any("doesn't accept the saved views" in line for line in sweep.said)
 
 
 @pytest.mark.slow
@@ -406,11 +408,11 @@ def test_a_rebuild_ends_well_where_the_tags_are_rejected_and_prints_the_plain_li
     assert ran.code == 0, ran.err
     assert f"MLflow: {refused}/#/experiments/" in ran.out
     assert "viewStateShareKey" not in ran.out
-    assert "doesn't take the saved views" in ran.err
+    assert "doesn't accept the saved views" in ran.err
     again = cli("leebert-tune", "views", made.path)
     assert again.code == 1
     assert again.err.startswith("error: MLflow at ")
-    assert "doesn't take the saved views" in again.err
+    assert "doesn't accept the saved views" in again.err
     assert len(again.err.splitlines()) == 1
 
 
@@ -458,12 +460,12 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
     nothing = cli("leebert-tune", "views", "nothing", "--storage", tmp_path)
     assert (nothing.code, nothing.err) == (
         1,
-        f"error: no sweep 'nothing' in {tmp_path}; there are: unsent; another storage is named by --storage or LEEBERT_STORAGE\n",
+        f"error: no sweep 'nothing' in {tmp_path}; its sweeps: unsent; set another storage by --storage or LEEBERT_STORAGE\n",
     )
 
     empty = made_sweep(tmp_path / "empty", mlflow_server.url, configs=0)
     ran = cli("leebert-tune", "views", empty.path)
-    assert (ran.code, "has begun no configuration yet" in ran.err) == (1, True)
+    assert (ran.code, "has no configuration yet" in ran.err) == (1, True)
 
 
 def test_views_from_another_folder_leave_no_empty_database_behind(cli, tmp_path, monkeypatch) -> None:
@@ -472,7 +474,7 @@ def test_views_from_another_folder_leave_no_empty_database_behind(cli, tmp_path,
     monkeypatch.chdir(tmp_path / "elsewhere")
     ran = cli("leebert-tune", "views", made.path)
     assert ran.code == 1
-    assert f"there is no database {tmp_path}/elsewhere/mlflow.db; fill it by: leebert-tune rebuild-mlflow" in ran.err
+    assert f"no database {tmp_path}/elsewhere/mlflow.db; fill it by: leebert-tune rebuild-mlflow" in ran.err
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -508,4 +510,4 @@ def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli, ray_up
     assert ran.code == 0, ran.err
     assert f"MLflow: {refused}/#/experiments/" in ran.out
     assert "viewStateShareKey" not in ran.out
-    assert ran.err.count("doesn't take the saved views") == 1
+    assert ran.err.count("doesn't accept the saved views") == 1

@@ -22,7 +22,7 @@ from tune.running.crossval import run_attempt
 from tune.running.driver import Driver
 from tune.running.session import run_session, start_ray
 from tune.space import Budget
-from tune.store.ledger import Ledger, State
+from tune.store.ledger import Ledger, SweepState
 
 
 def start(folder: Path, **settings: Any) -> subprocess.Popen[str]:
@@ -64,12 +64,12 @@ def undisturbed(folder: Path, **training: Any) -> dict[Any, Any]:
     while (attempt := d.next_attempt("t")) is not None:
         for records in run_attempt(d.study, attempt):
             d.receive(records)
-        d.gone("t")
+        d.trial_ended("t")
     assert d.finish() == "finished"
     return scores(d.state)
 
 
-def scores(state: State) -> dict[Any, Any]:
+def scores(state: SweepState) -> dict[Any, Any]:
     """Every score of every epoch, by configuration and cell."""
     return {(c.id, k.seed, k.fold): k.epochs for c in state.history() for k in c.cells}
 

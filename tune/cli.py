@@ -1,4 +1,7 @@
-"""`leebert-tune`: launch sweeps, watch them, pick the best, compare. Ray, MLflow and torch are imported when needed."""
+"""`leebert-tune`: run sweeps, choose the best configuration, compare methods, serve models.
+
+Commands import Ray, MLflow and torch only when they need them, so `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +35,24 @@ from leebert.errors import ConfigError, SweepError, TrackingError
 from tune.reproduce.paper import TARGETS
 
 app = typer.Typer(
-    help="Cross-validated sweeps of early-exit models: Ray Tune runs them, a ledger keeps them, MLflow shows them.",
+    help="Cross-validated sweeps of early-exit models: Ray Tune runs the trials, a ledger (the sweep's event log) records "
+    "them, MLflow displays them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-Storage = Annotated[str | None, typer.Option(help="Where sweeps lie; else LEEBERT_STORAGE, else ./sweeps.")]
+Storage = Annotated[str | None, typer.Option(help="Folder of the sweeps; else LEEBERT_STORAGE, else ./sweeps.")]
 Name = Annotated[str, typer.Argument(help="A sweep's name in the storage, or its folder.")]
 Names = Annotated[list[str], typer.Argument(help="Names of sweeps in the storage, or their folders.")]
-Address = Annotated[str | None, typer.Option(help="A Ray cluster (auto, HOST:PORT); without it, this machine.")]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster (auto or HOST:PORT); by default this machine.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow address; else MLFLOW_TRACKING_URI, else ./mlflow.db.")]
 SweepsMlflow = Annotated[
-    str | None, typer.Option("--tracking-uri", help="MLflow; else the sweep's own, as when it started.")
+    str | None, typer.Option("--tracking-uri", help="MLflow address; by default the one that the sweep started with.")
 ]
-TrialDevice = Annotated[str, typer.Option(help="auto: a GPU where trials ask for one, else the CPU.")]
+TrialDevice = Annotated[
+    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU where the trials request one, else the CPU.")
+]
 
 
 def _say(line: str) -> None:
@@ -57,7 +63,7 @@ def _say(line: str) -> None:
 def _program(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and end."),
+        typer.Option("--version", callback=console.print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     pass
@@ -67,55 +73,69 @@ def _program(
 def sweep(
     spaces: Annotated[
         list[Path],
-        typer.Argument(help="Search spaces: YAML files, or names from `spaces`; several run one after the other."),
+        typer.Argument(help="Search spaces: YAML files or names from `spaces`; several run one after another."),
     ],
     data_dir: DataDir = None,
     backbone: Backbone = None,
-    name: Annotated[str | None, typer.Option(help="The sweep's name; with several spaces, NAME-TASK.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; with several spaces, NAME-TASK.")] = None,
     address: Address = None,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
     set_: Set = None,
     device: TrialDevice = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it would cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print configurations, estimated time, memory and disk; train nothing.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Run one sweep per space: trials on Ray, results in the ledger and in MLflow, the best configuration as a file."""
+    """Run one sweep per search space: trials on Ray, results in the ledger and in MLflow."""
     from tune.space import load_space
     from tune.store.folder import check_name
 
     overrides = _overrides(data_dir, backbone, storage, tracking_uri, set_, experiment)
     if name is not None:
         check_name(name)
-    # Every file is read before anything runs, so that a mistake in the last one shows at once.
+    # Read every file first: an error in the last one shows before the first sweep starts.
     loaded = [(path, load_space(path, overrides)) for path in spaces]
     if dry_run:
-        from tune.running.dry_run import plan, print_plan
-
-        plans = [plan(spec, device) for _, spec in loaded]
-        if json_:
-            console.emit_json(plans)
-        else:
-            for (path, _), p in zip(loaded, plans, strict=True):
-                print_plan(str(path), p)
+        _print_plans(loaded, device, json_)
         return
+    names = _names_of(loaded, name)
+    console.quiet_transformers()
+    from tune.running.sweep import new_sweep
+
+    outcomes = []
+    for (_, spec), sweep_name in zip(loaded, names, strict=True):
+        outcomes.append(new_sweep(spec, sweep_name, address=address, device=device, say=_say))
+        if outcomes[-1].by_hand:
+            break  # a used-up budget ends one sweep, a signal ends all
+    _conclude(outcomes, json_)
+
+
+def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool) -> None:
+    """Print what each sweep would run and cost; train nothing."""
+    from tune.running.dry_run import plan, print_plan
+
+    plans = [plan(spec, device) for _, spec in loaded]
+    if json_:
+        console.emit_json(plans)
+        return
+    for (path, _), one in zip(loaded, plans, strict=True):
+        print_plan(str(path), one)
+
+
+def _names_of(loaded: list[tuple[Path, Any]], name: str | None) -> list[str]:
+    """Name each sweep: NAME, NAME-TASK where there are several, or the file's name and the time."""
     names = []
     for path, spec in loaded:
         several = len(loaded) > 1
         names.append(f"{name}-{spec.task_name}" if name and several else name or _default_name(path))
     if len(set(names)) < len(names):
-        raise SweepError(f"two of the sweeps would be named alike: {', '.join(names)}")
-
-    console.quiet_transformers()
-    from tune.running.sweep import new_sweep
-
-    outcomes = []
-    for (_, spec), this in zip(loaded, names, strict=True):
-        outcomes.append(new_sweep(spec, this, address=address, device=device, say=_say))
-        if outcomes[-1].by_hand:
-            break  # a budget ends only its own sweep
-    _conclude(outcomes, json_)
+        raise SweepError(
+            f"two sweeps would have the same name: {', '.join(names)}; give one space at a time with --name"
+        )
+    return names
 
 
 def _overrides(
@@ -126,7 +146,7 @@ def _overrides(
     set_: list[str] | None,
     experiment: str | None = None,
 ) -> list[str]:
-    """The options that stand for keys of the space file, as `--set` would write them."""
+    """Write the options that replace keys of the space file as `--set` does; `--set` itself comes last and wins."""
     options = {
         "data.dir": data_dir and str(Path(data_dir).expanduser().resolve()),
         "backbone": backbone,
@@ -143,10 +163,10 @@ def _default_name(path: Path) -> str:
 
 @app.command(cls=Command)
 def spaces(
-    into: Annotated[Path, typer.Argument(help="The folder that --copy writes into.")] = Path("."),
+    into: Annotated[Path | None, typer.Argument(help="The folder that --copy writes into. [default: .]")] = None,
     copy: Annotated[
         str | None,
-        typer.Option(help="Copy this search space (or `cluster`: the files that start one) into the folder."),
+        typer.Option(help="Copy this search space (or `cluster`: the files that start a cluster) into the folder."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -154,22 +174,26 @@ def spaces(
     from tune.space.shipped import CLUSTER, copy_shipped, shipped_spaces
 
     if copy is not None:
-        written = [str(path) for path in copy_shipped(copy, into)]
+        written = [str(path) for path in copy_shipped(copy, into or Path("."))]
         console.emit_json(written) if json_ else print("\n".join(written))
         return
-    found = shipped_spaces()
+    if into is not None:
+        raise ConfigError(
+            f"spaces {into}: only --copy takes a folder; copy a space by: leebert-tune spaces --copy {into} ."
+        )
+    available = shipped_spaces()
     if json_:
-        console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in found])
+        console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in available])
         return
-    width = max(len(space.name) for space in found)
-    for space in found:
+    width = max(len(space.name) for space in available)
+    for space in available:
         print(f"{space.name:{width}}  {space.title}")
-    print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . (or {CLUSTER}) makes a copy to edit")
+    print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . copies one (or {CLUSTER}) to edit")
 
 
 @app.command(cls=Command)
 def doctor(
-    space: Annotated[Path, typer.Argument(help="A search space: a YAML file, or a name from `spaces`.")],
+    space: Annotated[Path, typer.Argument(help="Search space: a YAML file or a name from `spaces`.")],
     data_dir: DataDir = None,
     backbone: Backbone = None,
     address: Address = None,
@@ -178,7 +202,7 @@ def doctor(
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Look for what would make a sweep fail later: nodes, storage, disk, data, GPUs, MLflow, hub. Leaves nothing behind."""
+    """Check nodes, storage, disk, data, GPU memory, MLflow and hub before a sweep. Exit code 1 where a check fails."""
     from tune.space import load_space
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
@@ -196,20 +220,22 @@ def doctor(
 @app.command(cls=Command)
 def resume(
     name: Name,
-    space: Annotated[Path | None, typer.Argument(help="A space with more configurations or seeds.")] = None,
+    space: Annotated[Path | None, typer.Argument(help="Search space with more configurations or seeds.")] = None,
     data_dir: DataDir = None,
     backbone: Backbone = None,
     address: Address = None,
     storage: Storage = None,
     set_: Set = None,
     device: TrialDevice = "auto",
-    take_over: Annotated[bool, typer.Option("--take-over", help="Even if another driver seems to live.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Resume even if another driver still seems to run the sweep.")
+    ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Train cells again whose held-out logits are missing or damaged.")
+        bool, typer.Option("--repair", help="Repeat the runs whose validation logits are missing or damaged.")
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Go on with a sweep that was stopped, ran out of budget, or died; or give it more configurations or seeds."""
+    """Resume a sweep that was stopped, used up its budget or crashed; or add configurations or seeds to it."""
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
@@ -225,74 +251,68 @@ def resume(
 
 
 def _conclude(outcomes: list[Any], json_: bool) -> None:
+    """Print each sweep's results, and exit by how the last one ended."""
     from tune.analysis.overview import print_table, print_views, summary
-    from tune.store.folder import named
+    from tune.store.folder import sweep_argument
 
-    told = []
+    summaries = []
     for outcome in outcomes:
         state = outcome.folder.ledger.read()
         facts = summary(outcome.folder, outcome.spec, state)
-        told.append(
-            {
-                **facts,
-                "status": outcome.status,
-                "mlflow": outcome.mlflow,
-                "views": outcome.views,
-                "unsent": outcome.unsent,
-            }
-        )
+        ending = {key: getattr(outcome, key) for key in ("status", "mlflow", "views", "unsent")}
+        summaries.append({**facts, **ending})
         if not json_:
             print_table(facts)
             print(f"MLflow: {outcome.mlflow}")
             print_views(outcome.views, outcome.views_note)
-            print(f"best:   leebert-tune best {named(outcome.folder)}")
+            print(f"best:   leebert-tune best {sweep_argument(outcome.folder)}")
     if json_:
-        console.emit_json(told)
+        console.emit_json(summaries)
     if any(o.unsent for o in outcomes):
         raise SweepError(
-            f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; they stand in the ledger. When the server is "
-            "back: " + "; ".join(f"leebert-tune rebuild-mlflow {named(o.folder)}" for o in outcomes if o.unsent)
+            f"{sum(o.unsent for o in outcomes)} events did not reach MLflow; the ledger has them. When the server "
+            "answers again: "
+            + "; ".join(f"leebert-tune rebuild-mlflow {sweep_argument(o.folder)}" for o in outcomes if o.unsent)
         )
-    if all(not any(c["state"] == "complete" for c in t["configurations"]) for t in told) and all(
-        o.status == "finished" for o in outcomes
-    ):
-        raise SweepError("no configuration was completed; see the messages above")
+    completed = any(c["state"] == "complete" for summary in summaries for c in summary["configurations"])
+    if not completed and all(o.status == "finished" for o in outcomes):
+        raise SweepError("no configuration completed; the messages above say why each one failed")
     _exit_by(outcomes[-1].signal)
 
 
 def _exit_by(signal: int | None) -> None:
-    """End as a command does that a signal has ended (130 after Ctrl-C), though what it did is in order."""
+    """Exit with 128 + the signal's number (130 after Ctrl-C), as shells expect; return where there was no signal."""
     if signal is not None:
         raise typer.Exit(128 + signal)
 
 
 @app.command("list", cls=Command)
 def list_(storage: Storage = None, json_: Json = False) -> None:
-    """All sweeps of a storage."""
+    """List all sweeps of a storage folder."""
     from tune.analysis.overview import print_list, status_or_error
     from tune.store.folder import SweepFolder
 
-    found = [status_or_error(folder) for folder in SweepFolder.all(storage)]
-    console.emit_json(found) if json_ else print_list(found)
+    sweeps = [status_or_error(folder) for folder in SweepFolder.all(storage)]
+    console.emit_json(sweeps) if json_ else print_list(sweeps)
 
 
 @app.command(cls=Command)
 def status(name: Name, storage: Storage = None, json_: Json = False) -> None:
-    """What a sweep has done, is doing and has left, from any terminal."""
+    """Show which trials of a sweep are completed, pruned, failed, running and remaining."""
     from tune.analysis.overview import print_status, status_of
     from tune.store.folder import SweepFolder
 
-    told = status_of(SweepFolder.find(name, storage))
-    console.emit_json(told) if json_ else print_status(told)
+    status_now = status_of(SweepFolder.find(name, storage))
+    console.emit_json(status_now) if json_ else print_status(status_now)
 
 
 @app.command(cls=Command)
 def stop(
     name: Name,
     storage: Storage = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for the end.")] = 60.0,
+    wait: Annotated[float, typer.Option(help="Seconds to wait until the sweep has stopped.")] = 60.0,
 ) -> None:
-    """Ask a running sweep to stop after the epochs that are under way; it can be resumed."""
+    """Stop a running sweep after the current epochs; `resume` continues it."""
     from tune.store.folder import SweepFolder
 
     folder = SweepFolder.find(name, storage)
@@ -301,15 +321,15 @@ def stop(
         if end == "finished":
             raise SweepError(f"sweep {folder.name} is not running: it has finished")
         where = f" --storage {storage}" if storage else ""
-        raise SweepError(f"sweep {folder.name} is not running; go on with it by: leebert-tune resume {name}{where}")
+        raise SweepError(f"sweep {folder.name} is not running; resume it by: leebert-tune resume {name}{where}")
     folder.request_stop()
     deadline = time.time() + wait
     while (alive := folder.driver(certain=True)) is not None and time.time() < deadline:
         time.sleep(0.2)
     if alive is not None:
-        print(f"{folder.name}: asked to stop; it is still finishing its epochs")
+        print(f"{folder.name}: stop requested; the current epochs are still running")
     else:
-        print(f"{folder.name}: stopped; go on by: leebert-tune resume {name}")
+        print(f"{folder.name}: stopped; resume it by: leebert-tune resume {name}")
 
 
 @app.command(cls=Command)
@@ -317,37 +337,42 @@ def best(
     names: Names,
     out: Annotated[Path, typer.Option(help="Folder for <task>.yaml.")] = Path("best"),
     objective: Annotated[
-        str, typer.Option(help="What is best: score (mean over exits), speed-up=2 (score at it) or area (over layers).")
+        str,
+        typer.Option(
+            help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up) "
+            "or area (under the curve of score against layers)."
+        ),
     ] = "score",
     criterion: Criterion = None,
     patience: Patience = None,
     front: Annotated[
-        bool, typer.Option("--front", help="Find the front of score against layers, however many cells there are.")
+        bool,
+        typer.Option("--front", help="Compute the Pareto front of score against layers, whatever the sweep's size."),
     ] = False,
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Choose among those that aren't distinguishable from the majority class, too."),
+        typer.Option("--anyway", help="Include configurations that are not distinguishable from the majority class."),
     ] = False,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Write the best configuration per task, over one or several sweeps, as a file that `leebert train --config` takes.
+    """Write the best configuration of each task as a file for `leebert train --config`, from one or several sweeps.
 
-    Exit code 1 if a sweep or task has none; the others' files are written all the same.
+    Exit code 1 if a sweep or task has no best configuration; the other files are still written.
     """
     from tune.analysis.choose import choose_each
-    from tune.analysis.tradeoff import Objective
+    from tune.analysis.tradeoff import RankingObjective
     from tune.models.write_best import print_best, write_best
     from tune.store.folder import SweepFolder
 
     folders = [SweepFolder.find(name, storage) for name in names]
     choices, errors = choose_each(
-        folders, Objective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
+        folders, RankingObjective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
     )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
-        told = [{**values, "file": str(path)} for _, values, path in written]
-        console.emit_json(told[0] if len(told) == 1 else told)
+        contents = [{**values, "file": str(path)} for _, values, path in written]
+        console.emit_json(contents[0] if len(contents) == 1 else contents)
     elif not json_:
         for choice, values, path in written:
             print_best(choice, values, path)
@@ -362,18 +387,20 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
     data_dir: DataDir = None,
     backbone: Backbone = None,
-    device: Annotated[str | None, typer.Option(help="As recorded by default.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="As recorded by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; as recorded by default.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; as recorded by default.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; as recorded by default.")] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Train other data or code, too; claims nothing.")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Run despite mismatched data or code; never reports success.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Train a best file's cells again: does its score come out? Exit code 0 if it does, else 1."""
+    """Re-run a best file's cross-validation and check its score. Exit code 0 if it is reproduced, else 1."""
     from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     if precision not in (None, "fp32", "bf16"):
-        raise ConfigError(f"--precision {precision}: fp32 or bf16")
+        raise ConfigError(f"--precision {precision}: not fp32 or bf16; give one of the two")
     console.quiet_transformers()
     from tune.models.verify import claim, print_verdict
     from tune.models.verify import verify as verify_
@@ -386,9 +413,11 @@ def verify(
 @app.command(cls=Command)
 def refit(
     file: Annotated[Path, typer.Argument(help="A best file, such as best/mrpc.yaml.")],
-    seeds: Annotated[int, typer.Option(min=1, help="How many models; the sweep's seeds first.")] = 1,
-    first_seed: Annotated[int | None, typer.Option(min=0, help="Seeds from here on; the first is registered.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the models go; refits/TASK by default.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of models, one per seed; the sweep's seeds first.")] = 1,
+    first_seed: Annotated[
+        int | None, typer.Option(min=0, help="First seed, whose model is registered; by default the sweep's first.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the models; refits/TASK by default.")] = None,
     criterion: Criterion = None,
     patience: Patience = None,
     speed_up: SpeedUp = None,
@@ -397,68 +426,71 @@ def refit(
     backbone: Backbone = None,
     tracking_uri: TrackingUri = None,
     experiment: Experiment = None,
-    name: Annotated[str | None, typer.Option(help="Registered model; leebert-TASK by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the registered model; leebert-TASK by default.")] = None,
     alias: Annotated[str, typer.Option(help="Alias of the registered version.")] = "champion",
     device: Device = "auto",
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Register what isn't distinguishable from the majority class, too.")
+        bool,
+        typer.Option("--anyway", help="Register a model even if it is not distinguishable from the majority class."),
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Train a best file's configuration on the whole training split, evaluate it, and register it to be served."""
+    """Train a best file's configuration on the whole training split, evaluate it and register it for serving."""
     from tune.models.best_file import read_best
 
     best = read_best(file).moved(data_dir, backbone)
     console.quiet_transformers()
-    from tune.models.refit import Plan, claimed, finish, prepare, print_refit, seeds_of
+    from tune.models.refit import RefitPlan, claimed, finish, prepare, print_refit, seeds_of
     from tune.models.refit import refit as refit_
-    from tune.models.register import Target, check_names, check_server, log_refit, model_name
+    from tune.models.register import RegistryTarget, check_names, check_server, log_refit, model_name
     from tune.tracking.server import resolve_uri
 
-    plan = Plan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
+    plan = RefitPlan(seeds_of(best, seeds, first_seed), criterion, speed_up, patience, device, max_loss=max_loss)
     out = out or Path("refits") / best.task_name
     experiment = experiment or f"leebert-{best.task_name}"
-    to = Target(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
+    to = RegistryTarget(resolve_uri(tracking_uri), experiment, name or model_name(best.task_name), alias)
     check_names(to, best.task_name)
     ready = prepare(best, out, plan, anyway=anyway)
     check_server(to)
     with claimed(ready):
-        told = refit_(ready, served_as=to.address, anyway=anyway, say=_say)
-        told["mlflow"] = log_refit(best, out, told, to, say=_say)
-        finish(out, told)
-    console.emit_json(told) if json_ else print_refit(told, out)
+        outcome = refit_(ready, served_as=to.address, anyway=anyway, say=_say)
+        outcome["mlflow"] = log_refit(best, out, outcome, to, say=_say)
+        finish(out, outcome)
+    console.emit_json(outcome) if json_ else print_refit(outcome, out)
 
 
 @app.command("rebuild-mlflow", cls=Command)
 def rebuild_mlflow(
     name: Name,
     storage: Storage = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; else the sweep's own, as when it started.")] = None,
+    tracking_uri: SweepsMlflow = None,
     experiment: Experiment = None,
     json_: Json = False,
 ) -> None:
-    """Write to MLflow what it lacks of a sweep: on a new server everything, after an outage what was not sent."""
+    """Write to MLflow what it lacks of a sweep: everything on a new server, the missing events after an outage."""
     from tune.analysis.overview import print_views
     from tune.store.folder import SweepFolder
     from tune.tracking.rebuild import rebuild
 
     folder = SweepFolder.find(name, storage)
-    told = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment, say=_say)
+    rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment, say=_say)
     if json_:
-        console.emit_json(told)
+        console.emit_json(rebuilt)
     else:
-        mended = f", {told['mended']} run(s) mended" if told["mended"] else ""
-        print(f"{folder.name}: {told['reports']} reports of {told['cells']} cells, {told['seconds']:.1f} s{mended}")
-        print(f"MLflow: {told['mlflow']}")
-        print_views(told["views"])
-    if told["unsent"]:
-        raise TrackingError(f"{told['unsent']} events did not reach MLflow; give the same command again")
-    if differences := told["differences"]:
+        mended = f", {rebuilt['mended']} run(s) corrected" if rebuilt["mended"] else ""
+        print(
+            f"{folder.name}: {rebuilt['reports']} reports of {rebuilt['cells']} cells, {rebuilt['seconds']:.1f} s{mended}"
+        )
+        print(f"MLflow: {rebuilt['mlflow']}")
+        print_views(rebuilt["views"])
+    if rebuilt["unsent"]:
+        raise TrackingError(f"{rebuilt['unsent']} events did not reach MLflow; run the same command again")
+    if differences := rebuilt["differences"]:
         shown = [*differences[:5], *([f"and {len(differences) - 5} more"] if len(differences) > 5 else [])]
         raise TrackingError(
-            f"MLflow still differs from the sweep's record in {len(differences)} place(s):\n  "
+            f"MLflow still differs from the sweep's ledger in {len(differences)} place(s):\n  "
             + "\n  ".join(shown)
-            + "\nCheck what answers between this machine and the server, then give the same command again"
+            + "\nCheck any proxy between this machine and the server, then run the same command again"
         )
 
 
@@ -466,86 +498,92 @@ def rebuild_mlflow(
 def views(
     name: Name,
     storage: Storage = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow; else the sweep's own, as when it started.")] = None,
+    tracking_uri: SweepsMlflow = None,
     experiment: Experiment = None,
     json_: Json = False,
 ) -> None:
-    """Make the sweep's saved views in MLflow again, from what it has found by now, and print their addresses."""
+    """Write the sweep's saved views to MLflow from its current results, and print their addresses."""
     from tune.analysis.overview import print_views
     from tune.store.folder import SweepFolder
     from tune.tracking.publish import show
 
-    told = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
+    published = show(SweepFolder.find(name, storage), tracking_uri=tracking_uri, experiment=experiment)
     if json_:
-        console.emit_json(told)
+        console.emit_json(published)
         return
-    print_views(told["views"], told["note"])
-    if told["running"]:
-        print(
-            f"the sweep is still running: the views show its {told['complete']} complete configurations, and more by and by"
-        )
+    print_views(published["views"], published["note"])
+    if published["running"]:
+        print(f"the sweep is still running: the views show its {published['complete']} completed configurations so far")
 
 
 @app.command(cls=Command)
 def compare(
     names: Names,
-    a: Annotated[str, typer.Option(help="One value of the option, such as clo-v2.")],
-    b: Annotated[str, typer.Option(help="The other value, such as blo.")],
-    option: Annotated[str, typer.Option(help="The swept option whose values are compared.")] = "algorithm",
-    where: Annotated[list[str] | None, typer.Option(help="option=value that narrows a side, such as c=4.")] = None,
+    a: Annotated[str, typer.Option(help="First value of the option, such as clo-v2.")],
+    b: Annotated[str, typer.Option(help="Second value, such as blo.")],
+    option: Annotated[
+        str, typer.Option(help="The searched option whose values are compared; algorithm compares methods.")
+    ] = "algorithm",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="option=value: compare only configurations with this value, such as c=4; repeatable."),
+    ] = None,
     speed_up: Annotated[
-        list[float] | None, typer.Option(help="Compare the score at this speed-up as well; repeatable. [default: 2]")
+        list[float] | None,
+        typer.Option(help="Also compare the score at this layer speed-up; repeatable. [default: 2]"),
     ] = None,
     criterion: Criterion = None,
     patience: Patience = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with figures here, and log it to MLflow.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with figures to this file, and log it to MLflow.")
+    ] = None,
     tracking_uri: SweepsMlflow = None,
     experiment: Experiment = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """A minus B, paired on configurations and cells, with corrected intervals; says when the data cannot tell."""
+    """Compare two values, A minus B, paired on configurations, seeds and folds, with corrected 95 % intervals."""
     from leebert.tradeoff import SPEED_UP
     from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
-    from tune.analysis.tradeoff import Objective
+    from tune.analysis.tradeoff import RankingObjective
     from tune.store.folder import SweepFolder
 
     objectives = [
-        Objective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
+        RankingObjective.of(f"speed-up={s}", criterion, patience, option="--speed-up") for s in speed_up or [SPEED_UP]
     ]
     picked = _picked(where or [])
     folders = [SweepFolder.find(name, storage) for name in names]
-    found = compare_sweeps(
+    comparisons = compare_sweeps(
         folders, a, b, option=_option(option), where=picked, objectives=objectives, epochs=html is not None
     )
     if html is not None:
         from tune.analysis.compare_html import comparison_page
         from tune.tracking.artifacts import deliver
 
-        deliver(comparison_page(found), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
+        deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
     if not json_:
-        print_comparisons(found)
+        print_comparisons(comparisons)
         return
-    told = [one.as_dict() for one in found]
-    together = [one.as_dict() for one in across(found)]
-    console.emit_json({"sweeps": told, "across": together} if together else told[0])
+    results = [one.as_dict() for one in comparisons]
+    together = [one.as_dict() for one in across(comparisons)]
+    console.emit_json({"sweeps": results, "across": together} if together else results[0])
 
 
 def _option(name: str) -> str:
-    """An option by its name, or by its letter in the paper."""
+    """Translate an option's letter in the paper (c, lambda1, lambda2, b) to its name; leave names as they are."""
     letters = {"c": "cycle_length", "lambda1": "lr_theta", "lambda2": "lr_omega", "b": "batch_size"}
     return letters.get(name.lower(), name)
 
 
 def _picked(where: list[str]) -> dict[str, str]:
-    """What `--where` says, by option."""
+    """Parse `--where` into values by option."""
     picked: dict[str, str] = {}
     for assignment in where:
         key, separator, value = assignment.partition("=")
         if not separator:
-            raise ConfigError(f"--where {assignment}: expected option=value, such as c=4")
+            raise ConfigError(f"--where {assignment}: not option=value; write, for example, --where c=4")
         if _option(key) in picked:
-            raise ConfigError(f"--where {assignment}: {_option(key)} is picked already; one value of an option")
+            raise ConfigError(f"--where {assignment}: {_option(key)} has a value already; give one value per option")
         picked[_option(key)] = value
     return picked
 
@@ -553,12 +591,12 @@ def _picked(where: list[str]) -> dict[str, str]:
 @app.command(cls=Command)
 def report(
     name: Name,
-    out: Annotated[Path | None, typer.Option(help="The page; report.html in the sweep's folder by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the sweep's folder by default.")] = None,
     tracking_uri: SweepsMlflow = None,
     experiment: Experiment = None,
     storage: Storage = None,
 ) -> None:
-    """Write a page on a whole sweep, and log it to MLflow: searched, best, front, importance, comparisons, failures."""
+    """Write an HTML report of a sweep and log it to MLflow: space, best, front, importance, comparisons, failures."""
     from tune.analysis.report import sweep_page
     from tune.store.folder import SweepFolder
     from tune.tracking.artifacts import deliver
@@ -570,32 +608,32 @@ def report(
 
 @app.command(cls=Command)
 def simulate(
-    name: Annotated[str, typer.Argument(help="A sweep that was run with `pruner: none`, or a copy of its scores.")],
+    name: Annotated[str, typer.Argument(help="A sweep that ran with `pruner: none`, or a copy of its scores.")],
     pruner: Annotated[
-        str, typer.Option(help="none, racing or halving; its options by --set pruner.KEY=VALUE.")
+        str, typer.Option(help="none, racing or halving; set its options by --set pruner.KEY=VALUE.")
     ] = "racing",
     searcher: Annotated[
-        str, typer.Option(help="grid or random: random orders of what was recorded; or tpe.")
+        str, typer.Option(help="grid or random (the recorded configurations in random order), or tpe.")
     ] = "random",
-    orders: Annotated[int, typer.Option(min=1, help="How many sweeps to simulate.")] = 200,
-    concurrent: Annotated[int, typer.Option(min=1, help="Trials at once.")] = 1,
+    orders: Annotated[int, typer.Option(min=1, help="Number of simulated sweeps, each in another order.")] = 200,
+    concurrent: Annotated[int, typer.Option(min=1, help="Number of concurrent trials.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the orders.")] = 0,
     set_: Set = None,
-    save: Annotated[Path | None, typer.Option(help="Keep a small copy of the scores in this folder.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write a small copy of the scores to this folder.")] = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """What a pruner would have saved, and lost, on a sweep that has run without one."""
+    """Estimate the cost and the loss of score under a pruner, from a sweep that ran without one."""
     from tune.running.recording import Recording
     from tune.running.simulate import print_simulation
     from tune.running.simulate import simulate as simulate_
 
     recording = Recording.find(name, storage)
     spec = recording.spec([f"pruner.name={pruner}", f"searcher.name={searcher}", *(set_ or [])])
-    told = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
+    summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
     if save is not None:
         recording.save(save)
-    console.emit_json(told) if json_ else print_simulation(told)
+    console.emit_json(summary) if json_ else print_simulation(summary)
 
 
 @app.command(cls=Command)
@@ -605,31 +643,39 @@ def reproduce(
     task: Task = None,
     pooling: Pooling = None,
     methods: Annotated[
-        str | None, typer.Option(help="Only these, by commas; methods that the table lacks get a row.")
+        str | None,
+        typer.Option(help="Only these methods, separated by commas; one that the table lacks gets its own row."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Per method; as many as are there by default, else 5.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Stop after 90m, 1.5h or fold_epochs=40 of this run.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Seeds per method; by default as many as the results have, else 5.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Stop this command after 90m (minutes), 1.5h (hours) or fold_epochs=40.")
+    ] = None,
     best_file: Annotated[
-        Path | None, typer.Option("--best", help="A best file whose training options all methods take.")
+        Path | None, typer.Option("--best", help="A best file whose training options apply to all methods.")
     ] = None,
     set_: Set = None,
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("reproduced"),
-    name: Annotated[str | None, typer.Option(help="Of the sweep; reproduce-TASK-BACKBONE by default.")] = None,
-    no_run: Annotated[bool, typer.Option("--no-run", help="Train nothing, show what the results file holds.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; reproduce-TASK-BACKBONE by default.")] = None,
+    no_run: Annotated[
+        bool, typer.Option("--no-run", help="Train nothing; render what the results file holds.")
+    ] = False,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,
     device: TrialDevice = "auto",
     json_: Json = False,
 ) -> None:
-    """Make one of the paper's tables or figures anew: run what is missing, reuse what is there, render all of it."""
+    """Reproduce one of the paper's tables or figures: train missing runs, reuse finished ones, render the result."""
     console.quiet_transformers()
     from tune.reproduce.command import reproduce as reproduce_
-    from tune.reproduce.plan import Request
+    from tune.reproduce.plan import ReproductionRequest
 
-    request = Request(
-        target, task, backbone, pooling or "pooler", () if methods is None else tuple(m.strip() for m in methods.split(",")), seeds, budget,
+    selected = () if methods is None else tuple(method.strip() for method in methods.split(","))
+    request = ReproductionRequest(
+        target, task, backbone, pooling or "pooler", selected, seeds, budget,
         tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
     )  # fmt: skip
     made = reproduce_(request, train=not no_run, say=_say)
@@ -640,14 +686,14 @@ def reproduce(
         for path in made.files:
             print(path)
         if made.missing:
-            print("not whole; " + "; ".join(made.missing))
+            print("incomplete: " + "; ".join(made.missing))
         if made.again:
-            print(f"go on by: {made.again}")
+            print(f"continue by: {made.again}")
     _exit_by(made.signal)
     if made.failed:
         raise typer.Exit(1)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     console.run(app)

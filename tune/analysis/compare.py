@@ -1,9 +1,9 @@
-"""The paired comparison of two values of a swept option, by default two algorithms.
+"""The paired comparison of two values of a swept option, by default two methods.
 
-Configurations are paired on the options that both sides use. Where one side has more (C of CLO-v2 against BLO), each of
-its values is a comparison of its own, against the same partners. The unit is the (seed, fold) cell: the difference,
-averaged over pairs, always the same pairs on every cell; the others are dropped, and counted. Beside these stands tuned
-against tuned. Scores are fractions here; `tune.analysis.compare_text` shows them x100, as points.
+Configurations are paired on the options that both sides use. Where one side has more options (C of CLO-v2 against BLO),
+each of their values is compared separately, against the same partners. The unit is the run (one seed, one fold): its
+difference is the mean over pairs, the same pairs in every run; other pairs are dropped and counted. A second comparison
+tunes both sides first. Results hold numbers, scores as fractions; `tune.analysis.compare_text` puts them into words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from leebert.errors import ConfigError, nearest
 from tune.analysis.stats import Interval, Judge, fold_ratio
-from tune.analysis.wording import label, side_name, verdict
+from tune.analysis.wording import label, side_name
 from tune.store.history import Cell, Configuration, EpochScore, History, SeedFold
 from tune.store.ranking import complete, mean_and_std
 
@@ -27,20 +27,29 @@ Names = tuple[str, str]
 Pair = tuple[Configuration, Configuration]
 Numbers = tuple[Interval, float | None, float]
 
-#: Why a pair of configurations doesn't count: the first of these that applies to a cell of either.
+#: Why a pair of configurations is dropped: the first of these that applies to a run of either.
 REASONS = ("diverged", "failed", "pruned", "unfinished")
 _ABSENT = "\0absent"
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """One comparison: A minus B over paired configurations. No run counts twice in it.
+class PairedComparison:
+    """A minus B over paired configurations. No run counts twice.
 
-    `difference` is of the mean over exits at each cell's best epoch; `exits` of each exit there, with Holm-adjusted p
-    and Bonferroni intervals. `p_folds` is the p of the same t over folds, with seeds averaged within each; None where no
-    fold has two seeds. `sign_flip_p` is optimistic: cells share training data. `paired` holds the ids of the pairs that
-    count, all of them complete on all `cells`, out of so many `planned`; `dropped` counts the other pairs, by reason,
-    and `unpaired` A's and B's configurations that have no partner.
+    Attributes:
+        a: A's name, with the options that only A has.
+        b: B's name, likewise.
+        a_only: The options that only A has, with their values.
+        b_only: The options that only B has.
+        difference: Of the mean over exits at each run's best epoch, a fraction.
+        p_folds: The p of the same t over folds, with seeds averaged within each; None where no fold has two seeds.
+        sign_flip_p: The p of the sign-flip test; optimistic, since runs share training data.
+        exits: The difference at each exit, with Holm-adjusted p and Bonferroni intervals.
+        paired: The ids of the pairs that count, each complete in all `cells`.
+        cells: The (seed, fold) of the runs that count.
+        planned: How many runs each configuration is to have.
+        dropped: The number of other pairs, by reason (:data:`REASONS`).
+        unpaired: The number of A's and of B's configurations without a partner.
     """
 
     a: str
@@ -56,12 +65,11 @@ class Line:
     planned: int
     dropped: Mapping[str, int]
     unpaired: tuple[int, int]
-    verdict: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
-    """The ids of the configurations that the other folds chose for this cell on each side, and their difference on it."""
+class FoldChoice:
+    """The configurations (ids) that the other folds select on each side for one run, and their difference in that run."""
 
     seed: int
     fold: int
@@ -71,26 +79,25 @@ class Choice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tuned:
-    """Tuned A minus tuned B: on each cell, each side's best complete configuration by its mean over the other folds.
+class TunedComparison:
+    """Tuned A minus tuned B: in each run, each side's best complete configuration by its mean over the other folds.
 
-    The other seeds of a cell's fold share its rows, so they have no say in the choice. `candidates` counts the
-    configurations that each side chose from.
+    The other seeds of the same fold share its validation samples and are not used for the selection. `candidates` counts
+    the complete configurations of each side.
     """
 
     difference: Interval
     p_folds: float | None
     sign_flip_p: float
     candidates: tuple[int, int]
-    choices: tuple[Choice, ...]
-    verdict: str
+    choices: tuple[FoldChoice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A against B: one line per combination of the options that only one side uses, and the tuned one.
+    """A against B: one paired comparison per combination of the options that only one side uses, and the tuned one.
 
-    `sides` holds the ids of A's and B's configurations, after `where`.
+    `sides` holds the ids of A's and B's configurations that match `where`.
     """
 
     option: str
@@ -101,17 +108,17 @@ class Comparison:
     test_train_ratio: float
     confidence: float
     sides: tuple[tuple[str, ...], tuple[str, ...]]
-    lines: tuple[Line, ...]
-    tuned: Tuned | None
+    lines: tuple[PairedComparison, ...]
+    tuned: TunedComparison | None
     warnings: tuple[str, ...]
 
     @property
     def size(self) -> int:
-        """How many tests it holds, exits apart."""
+        """The number of tests, those of single exits not counted."""
         return len(self.lines) + (self.tuned is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, scores as fractions, None where a number is unknown."""
+        """Return it JSON-ready, scores as fractions, None where a number is unknown."""
         plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
         return plain
 
@@ -131,19 +138,32 @@ def compare(
     cells: Iterable[SeedFold] | None = None,
     planned: int | None = None,
 ) -> Comparison:
-    """A minus B, where A and B are two values of `option`; values may be given as text, as on a command line.
+    """Compare two values of an option, A minus B.
 
-    `where` keeps, on each side that uses these options, the configurations with these values (``{"cycle_length": 4}``).
-    `test_train_ratio` is 1/(folds - 1) unless given, and must be given for one fold (held-out to training rows).
-    `cells` are those that each configuration is to have, by default all that either side has begun; `planned` is how many
-    configurations a sweep is to have that isn't at its end.
+    Args:
+        history: The sweep's configurations with their runs.
+        a: A's value of `option`, itself or as text, as on a command line.
+        b: B's value.
+        folds: The number of folds of the cross-validation.
+        option: The option that is compared.
+        where: Restricts each side that uses these options to the configurations with these values
+            (``{"cycle_length": 4}``).
+        test_train_ratio: Validation samples per training sample; 1/(folds - 1) by default, required for one fold.
+        confidence: The level of the intervals.
+        seed: The seed of the sign-flip test, where its patterns are drawn.
+        permutations: How many are drawn.
+        cells: The (seed, fold) of the runs that each configuration is to have; by default all that either side has begun.
+        planned: The number of planned configurations of an unfinished sweep.
+
+    Raises:
+        ConfigError: For an option or value that the sweep does not have, and for sides that cannot be paired.
     """
     a, b = _value(history, option, a), _value(history, option, b)
     if a == b:
         raise ConfigError(f"{option}: both sides are {a!r}; name two different values")
     picked = {key: _value(history, key, value) for key, value in (where or {}).items()}
     if option in picked:
-        raise ConfigError(f"{option}: it's what is compared, so it can't be picked as well")
+        raise ConfigError(f"{option}: this option is compared, so --where can't restrict it")
     sides = _sides(history, option, (a, b), picked)
     judge = Judge(_ratio(folds, test_train_ratio), confidence, seed, permutations)
     names = (side_name(option, a), side_name(option, b))
@@ -166,16 +186,18 @@ def compare(
     )
 
 
-def holds(history: History, option: str, given: Any) -> bool:
-    """Whether any configuration has this value of the option, itself or as text."""
-    return any(means(given, c.values[option]) for c in history if option in c.values)
+def has_value(history: History, option: str, given: Any) -> bool:
+    """Return whether any configuration has this value of the option, itself or as text."""
+    return any(matches(given, c.values[option]) for c in history if option in c.values)
 
 
 def _ratio(folds: int, given: float | None) -> float:
     if given is not None:
         return given
     if folds < 2:
-        raise ConfigError("folds: 1 is a hold-out; give test_train_ratio, its rows divided by the training rows")
+        raise ConfigError(
+            "folds: 1 is a hold-out; give test_train_ratio, its validation samples divided by its training samples"
+        )
     return fold_ratio(folds)
 
 
@@ -183,22 +205,22 @@ def _ratio(folds: int, given: float | None) -> float:
 
 
 def _value(history: History, option: str, given: Any) -> Any:
-    """The value of `option` that the sweep holds and `given` means, itself or as text ('16', '1e-4', 'true')."""
+    """Return the sweep's value of `option` that `given` stands for, itself or as text ('16', '1e-4', 'true')."""
     options = sorted({key for c in history for key in c.values})
     if option not in options:
         raise ConfigError(
             f"{option}: no such option in this sweep{nearest(option, options)}; it has {', '.join(options)}"
         )
-    held = sorted({c.values[option] for c in history if option in c.values}, key=_order)
-    for value in held:
-        if means(given, value):
+    values = sorted({c.values[option] for c in history if option in c.values}, key=_order)
+    for value in values:
+        if matches(given, value):
             return value
-    near = nearest(str(given), map(str, held))
-    raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, held))}")
+    near = nearest(str(given), map(str, values))
+    raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, values))}")
 
 
-def means(given: Any, value: Any) -> bool:
-    """Whether what was given means this value."""
+def matches(given: Any, value: Any) -> bool:
+    """Return whether `given`, a value or its text, stands for this value."""
     if value == given:
         return True
     if not isinstance(given, str):
@@ -212,7 +234,7 @@ def means(given: Any, value: Any) -> bool:
 
 
 def _sides(history: History, option: str, values: tuple[Any, Any], where: Mapping[str, Any]) -> Sides:
-    """The configurations of A and of B. A condition on an option that a side doesn't use leaves that side alone."""
+    """Return the configurations of A and of B. A condition on an option restricts only the sides that use it."""
     a, b = (tuple(c for c in history if c.values.get(option, _ABSENT) == value) for value in values)
     for key, wanted in where.items():
         used = [any(key in c.values for c in side) for side in (a, b)]
@@ -224,7 +246,7 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
         )
         if not (a and b):
             lost = values[1] if a else values[0]
-            raise ConfigError(f"{key}: no configuration of {option} {lost} is left with {key} {wanted}")
+            raise ConfigError(f"{key}: no configuration of {option} {lost} has {key} {wanted}")
     return a, b
 
 
@@ -233,8 +255,8 @@ def _sides(history: History, option: str, values: tuple[Any, Any], where: Mappin
 
 def _lines(
     sides: Sides, option: str, names: Names, judge: Judge, planned: Sequence[SeedFold]
-) -> tuple[tuple[Line, ...], tuple[str, ...]]:
-    """One line per combination of one-sided options, and the names of those that have nothing to compare."""
+) -> tuple[tuple[PairedComparison, ...], tuple[str, ...]]:
+    """Return one comparison per combination of one-sided options, and the names of those without a common run."""
     keys_a, keys_b = ({key for c in side for key in c.values} - {option} for side in sides)
     shared, only_a, only_b = sorted(keys_a & keys_b), sorted(keys_a - keys_b), sorted(keys_b - keys_a)
     groups_a, groups_b = _groups(sides[0], only_a, shared), _groups(sides[1], only_b, shared)
@@ -250,9 +272,9 @@ def _lines(
             left_out.append(" against ".join(labels))
             continue
         best = [(_best(a), _best(b)) for a, b in used]
-        by_cell = {key: [(left[key], right[key]) for left, right in best] for key in cells}
+        by_cell = {key: [(of_a[key], of_b[key]) for of_a, of_b in best] for key in cells}
         numbers = _numbers({k: _mean(a.score - b.score for a, b in both) for k, both in by_cell.items()}, judge)
-        line = Line(
+        line = PairedComparison(
             a=labels[0],
             b=labels[1],
             a_only=extra_a,
@@ -266,7 +288,6 @@ def _lines(
             planned=len(planned),
             dropped=_reasons(lacking, cells),
             unpaired=(len(group_a) - len(pairs), len(group_b) - len(pairs)),
-            verdict=verdict(*labels, numbers[0], numbers[1]),
         )
         lines.append(line)
     if not lines:
@@ -275,7 +296,7 @@ def _lines(
 
 
 def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[Values, dict[Values, Configuration]]:
-    """Values of the one-sided options → values of the shared ones → the one configuration that has both."""
+    """Map the values of the one-sided options to values of the shared ones to the one configuration that has both."""
     groups: dict[Values, dict[Values, Configuration]] = {}
     for c in side:
         twin = groups.setdefault(_values(c, only), {}).setdefault(_values(c, shared), c)
@@ -287,11 +308,11 @@ def _groups(side: History, only: Sequence[str], shared: Sequence[str]) -> dict[V
 def _complete_pairs(
     pairs: Sequence[Pair], planned: Sequence[SeedFold]
 ) -> tuple[list[Pair], list[Pair], list[SeedFold]]:
-    """The pairs that both sides finished on every planned cell, the others, and these cells: each has the same runs.
+    """Return the pairs that both sides finished in every planned run, the other pairs, and these runs.
 
-    Where there is no such pair yet, the cells on which the most runs are paired, and the pairs that are complete on
-    those. Cells run in a fixed order, so what pairs have finished is nested, or nearly so, and the best set is what one
-    or two of them have in common.
+    Where there is no such pair yet, select the runs that pair the most, and the pairs that are complete in those. Runs
+    are trained in a fixed order, so the sets that pairs have finished are nested, or nearly so, and the best set is the
+    intersection of one or two of them.
     """
     every = frozenset(planned)
     done = [every.intersection(_best(a), _best(b)) for a, b in pairs]
@@ -308,7 +329,7 @@ def _complete_pairs(
 
 
 def _reasons(dropped: Iterable[Pair], cells: Sequence[SeedFold]) -> dict[str, int]:
-    """How many pairs lack one of these cells, by reason."""
+    """Count the pairs that lack one of these runs, by reason."""
     counts = Counter(
         min(_lack(c, mine.get(key)) for c in pair for mine in [_by_key(c)] for key in cells) for pair in dropped
     )
@@ -316,14 +337,14 @@ def _reasons(dropped: Iterable[Pair], cells: Sequence[SeedFold]) -> dict[str, in
 
 
 def _exit_diffs(by_cell: Mapping[SeedFold, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
-    """(M, J) differences; empty where the exits weren't recorded, or not equally many of them."""
+    """Return (M, J) differences; empty where exits were not recorded, or their number differs."""
     counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
     exits = counts.pop() if len(counts) == 1 else 0
     return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
 
 
 def _numbers(diffs: Mapping[SeedFold, float], judge: Judge) -> Numbers:
-    """Of one difference per cell: interval, p over folds, and the sign-flip's p."""
+    """Return the interval, the p over folds and the sign-flip p of one difference per run."""
     by_fold: dict[int, list[float]] = {}
     for (_, fold), diff in diffs.items():
         by_fold.setdefault(fold, []).append(diff)
@@ -341,37 +362,36 @@ def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
     a, b = ([_key(cell) for c in side for cell in c.cells if _finished(cell)] for side in sides)
     if a and b and not set(a) & set(b):
         return f"{both} have no (seed, fold) in common"
-    return f"{both} have no pair that finished the same cell yet ({len(a)} and {len(b)} cells are finished)"
+    return f"{both} have no pair that finished the same run yet ({len(a)} and {len(b)} runs are finished)"
 
 
 # Tuned against tuned
 
 
-def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[Tuned | None, str]:
-    """For each cell, each side's configuration is chosen by the other folds, and scored on it; or why there is none."""
+def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | None, str]:
+    """Select each side's configuration for each run by the other folds; or return why that is impossible."""
     tables = [{c.id: _scores(c) for c in complete(side)} for side in sides]
     if not all(tables):
         lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
-        return None, f"no tuned against tuned: {lacking} without a complete configuration"
+        return None, f"no tuned against tuned: no complete configuration of {lacking}"
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
     if len({fold for _, fold in cells}) < 2:
-        return None, "no tuned against tuned: it takes two folds, one to choose by and one to be scored on"
+        return None, "no tuned against tuned: it takes two folds, one to select a configuration and one to score it"
     choices = []
     for cell in cells:
         a, b = (_chosen(table, [other for other in cells if other[1] != cell[1]]) for table in tables)
-        choices.append(Choice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
+        choices.append(FoldChoice(*cell, a, b, _rounded(tables[0][a][cell] - tables[1][b][cell])))
     interval, p_folds, sign_flip_p = _numbers({(c.seed, c.fold): c.difference for c in choices}, judge)
-    said = verdict(f"tuned {names[0]}", f"tuned {names[1]}", interval, p_folds)
     candidates = (len(tables[0]), len(tables[1]))
-    return Tuned(interval, p_folds, sign_flip_p, candidates, tuple(choices), said), ""
+    return TunedComparison(interval, p_folds, sign_flip_p, candidates, tuple(choices)), ""
 
 
 def _chosen(table: Mapping[str, Mapping[SeedFold, float]], cells: Sequence[SeedFold]) -> str:
-    """The id with the highest mean over these cells, ties by id."""
+    """Return the id with the highest mean over these runs, ties by id."""
     return min(table, key=lambda name: (-mean_and_std(table[name][cell] for cell in cells).mean, name))
 
 
-# Cells and values
+# Runs and values
 
 
 def _key(cell: Cell) -> SeedFold:
@@ -395,7 +415,7 @@ def _finished(cell: Cell | None) -> EpochScore | None:
 
 
 def _best(configuration: Configuration) -> dict[SeedFold, EpochScore]:
-    """The best epochs of its finished cells."""
+    """Return the best epochs of its finished runs."""
     return {_key(cell): epoch for cell in configuration.cells if (epoch := _finished(cell)) is not None}
 
 
@@ -404,7 +424,7 @@ def _scores(configuration: Configuration) -> dict[SeedFold, float]:
 
 
 def _lack(configuration: Configuration, cell: Cell | None) -> int:
-    """The place in :data:`REASONS` of why a cell has no score, or one past the end where it has one."""
+    """Return the index in :data:`REASONS` of why a run has no score, or one past the end where it has one."""
     if _finished(cell) is not None:
         return len(REASONS)
     state = cell.state if cell is not None and cell.state == "diverged" else configuration.state
@@ -416,7 +436,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _rounded(value: float) -> float:
-    """Without the rounding noise of a difference of fractions, so that equal differences are equal and 0 is 0."""
+    """Remove the rounding noise of a difference of fractions, so that equal differences are equal and 0 is 0."""
     return round(value, 12) + 0.0
 
 
@@ -437,31 +457,33 @@ def _present(keys: Sequence[str], values: Values) -> dict[str, Any]:
 
 
 def _warnings(
-    history: History, sides: Sides, lines: Sequence[Line], left_out: Sequence[str], planned: int | None
+    history: History, sides: Sides, lines: Sequence[PairedComparison], left_out: Sequence[str], planned: int | None
 ) -> tuple[str, ...]:
-    every, here = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
+    every, compared = Counter(c.state for c in history), Counter(c.state for side in sides for c in side)
     warnings = []
     if every["pruned"]:
-        count = f"{every['pruned']} configurations, {here['pruned']} of them on these two sides"
-        warnings.append(f"this sweep was pruned ({count}): what is left was selected, differences may be biased")
+        count = f"{every['pruned']} configurations, {compared['pruned']} of them on these two sides"
+        warnings.append(
+            f"this sweep was pruned ({count}): the complete configurations are a selection, so differences may be biased"
+        )
     if every["running"] or (planned or 0) > len(history):
         of = f" of {planned}" if planned else ""
-        count = f"{every['complete']}{of} configurations complete, {here['running']} on these two sides begun but not complete"
+        count = f"{every['complete']}{of} configurations complete, {compared['running']} on these two sides begun but not complete"
         warnings.append(f"this sweep is unfinished ({count})")
     for line in lines:
         if len(line.cells) < line.planned:
             warnings.append(
-                f"{line.a} against {line.b} stands on {len(line.cells)} of {line.planned} cells: "
-                "no pair is complete on all of them"
+                f"{line.a} against {line.b} covers {len(line.cells)} of {line.planned} runs: "
+                "no pair is complete in all of them"
             )
     if left_out:
         more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        warnings.append(f"left out, with no pair that finished the same cell: {'; '.join(left_out[:3])}{more}")
+        warnings.append(f"not compared, as no pair finished the same run: {'; '.join(left_out[:3])}{more}")
     return tuple(warnings)
 
 
 def jsonable(value: Any) -> Any:
-    """Plain lists and mappings; numbers that aren't finite become None."""
+    """Return plain lists and mappings; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

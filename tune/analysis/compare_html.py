@@ -1,4 +1,4 @@
-"""The page of `compare --html`: tables, sentences and figures of one or several sweeps."""
+"""The page of `compare --html`: tables, verdicts and figures of one or several sweeps."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from tune.analysis import figures
 from tune.analysis.compare import Comparison
 from tune.analysis.compare_sweeps import OnSweep, across, across_rows, across_sentences
 from tune.analysis.compare_text import rows, sentences
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.analysis.labels import algorithm_label
-from tune.analysis.sweeps import Pool
+from tune.analysis.sweeps import SweepPool
 from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
 from tune.store.ranking import best, complete
 
 
-def comparison_page(found: Sequence[OnSweep]) -> Page:
-    """A minus B with its figures. The sweeps' states hold their epochs."""
-    scores = found[0].scores
-    tasks = ", ".join(dict.fromkeys(one.task for one in found))
-    page = Page(f"{scores.a} against {scores.b} on {tasks}")
-    if told := across(found):
+def comparison_page(results: Sequence[OnSweep]) -> HtmlPage:
+    """Make the page of A minus B with its figures; the sweeps must have been read with their epochs."""
+    scores = results[0].scores
+    tasks = ", ".join(dict.fromkeys(result.task for result in results))
+    page = HtmlPage(f"{scores.a} against {scores.b} on {tasks}")
+    if combined := across(results):
         page.heading("Over tasks")
-        page.table(across_rows(told))
-        page.text(*across_sentences(told))
-    for one in found:
-        _sweep(page, one, f"{one.sweep}: " if len(found) > 1 else "")
+        page.table(across_rows(combined))
+        page.text(*across_sentences(combined))
+    for result in results:
+        _sweep(page, result, f"{result.sweep}: " if len(results) > 1 else "")
     return page
 
 
-def _sweep(page: Page, found: OnSweep, prefix: str) -> None:
-    scores, pool = found.scores, found.pool
+def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
+    scores, pool = result.scores, result.pool
     page.heading(f"{prefix}Mean over exits, and each exit")
-    page.text(f"Sweep {found.sweep}; {scores.option}: {scores.a} minus {scores.b}, paired on configurations and cells.")
+    page.text(f"Sweep {result.sweep}; {scores.option}: {scores.a} minus {scores.b}, paired by configuration and run.")
     if pool.running:
-        page.text("The sweep is still running: this is what is there.")
+        page.text("The sweep is still running: the results are preliminary.")
     page.table(rows(scores))
     page.text(*sentences(scores))
-    if found.layers:
-        each = ", ".join(f"{name} {layers:.2f}" for name, layers in found.layers.items())
-        page.text(f"Layers of the best configuration of each: {each} ({FEWEST}).")
-    if found.no_layers:
-        page.text(f"No layers: {found.no_layers}")
-    for objective, comparison in found.at_speed_ups:
+    if result.layers:
+        each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
+        page.text(f"Mean layers of the best configuration of each side: {each} ({FEWEST}).")
+    if result.no_layers:
+        page.text(f"No mean layers: {result.no_layers}")
+    for objective, comparison in result.at_speed_ups:
         page.heading(f"{prefix}{str(objective).capitalize()}")
         if isinstance(comparison, str):
-            page.text(f"Not at speed-up {objective.speed_up}: {comparison}")
+            page.text(f"No comparison at layer speed-up {objective.speed_up:g}: {comparison}")
             continue
         page.table(rows(comparison))
         page.text(*sentences(comparison))
     colours = [figures.colour(str(value), i) for i, value in enumerate((scores.a, scores.b))]
-    page.heading(f"{prefix}Depth")
+    page.heading(f"{prefix}Score by exit")
     panels = {
         f"{line.a} - {line.b}": bands
         for line in scores.lines
@@ -61,31 +61,37 @@ def _sweep(page: Page, found: OnSweep, prefix: str) -> None:
     }
     if panels:
         page.figure(
-            figures.bands(panels, "exit after layer", "held-out score, per cent", colours),
-            "Score of each exit at the best epoch, over the pairs and cells that count: mean over cells of the mean over "
-            "configurations, and range over cells.",
+            figures.bands(panels, "exit after layer", "validation score (%)", colours),
+            "Score of each exit at the best epoch, over the pairs and runs that count: mean over runs of the mean over "
+            "configurations, and range over runs.",
         )
     else:
-        page.text("The scores of the exits weren't recorded.")
+        page.text("The scores of the exits are not recorded.")
     tops = {name: best(side) for name, side in sides(scores, pool.state.history()).items() if complete(side)}
     if len(tops) < 2:
-        page.text("A side has no complete configuration yet, so no patience curves and no weights are drawn.")
+        page.text("Patience curves and weights need a complete configuration on each side.")
         return
     draw_best(page, pool, tops, colours, prefix=prefix, of="side")
 
 
 def sides(scores: Comparison, history: History) -> dict[str, History]:
-    """The configurations of A and of B, narrowed as the comparison is, by what the sides are called."""
+    """Return the compared configurations of A and of B, by the sides' names."""
     return {
-        _named(scores.option, value): tuple(c for c in history if c.id in ids)
+        _side_title(scores.option, value): tuple(c for c in history if c.id in ids)
         for value, ids in zip((scores.a, scores.b), scores.sides, strict=True)
     }
 
 
 def draw_best(
-    page: Page, pool: Pool, tops: Mapping[str, Configuration], colours: Sequence[str], *, prefix: str = "", of: str
+    page: HtmlPage,
+    pool: SweepPool,
+    tops: Mapping[str, Configuration],
+    colours: Sequence[str],
+    *,
+    prefix: str = "",
+    of: str,
 ) -> None:
-    """Patience curves and learned weights of one configuration per name, the best `of` each of something."""
+    """Draw patience curves and learned weights of one configuration per name, the best of each `of` (side, method)."""
     page.heading(f"{prefix}Patience")
     try:
         metric = pool.manifest["metric"]
@@ -95,7 +101,8 @@ def draw_best(
     else:
         page.figure(
             figures.patience(curves, colours),
-            f"The best configuration of each {of}; rows leave when so many exits in a row agree. Means over cells.",
+            f"The best configuration of each {of}; a sample exits when this number of successive exits agree. Means over "
+            "runs.",
         )
     page.text(*(f"{name}: {describe(c.values)}" for name, c in tops.items()))
     page.heading(f"{prefix}Learned weights over time")
@@ -107,11 +114,11 @@ def draw_best(
     if maps:
         page.figure(
             figures.heat_maps(maps),
-            "ω of each exit by epoch, of the same configurations. Means over cells, up to where the first cell ends.",
+            "ω of each exit by epoch, for the same configurations. Means over runs, up to the end of the shortest run.",
         )
     else:
         page.text("No learned weights are recorded.")
 
 
-def _named(option: str, value: Any) -> str:
+def _side_title(option: str, value: Any) -> str:
     return algorithm_label(value) if option == "algorithm" else f"{option} {value}"

@@ -1,4 +1,4 @@
-"""`leebert-tune compare`: the paired comparison of `tune.analysis.compare` on one or several sweeps, also at equal speed-ups."""
+"""The paired comparison of `tune.analysis.compare` on one or several sweeps, also at equal layer speed-ups."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ import numpy as np
 
 from leebert.errors import ConfigError, LeebertError
 from tune.analysis.compare import Comparison, compare, jsonable
-from tune.analysis.compare_text import render
+from tune.analysis.compare_text import render, with_verdicts
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
-from tune.analysis.sweeps import Pool, pools
-from tune.analysis.tradeoff import Objective, Tradeoff, curves
-from tune.analysis.wording import points, side_name, span, verdict
+from tune.analysis.sweeps import SweepPool, load_pools
+from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves
+from tune.analysis.wording import level, points, side_name, span, verdict
 from tune.store.curves import FEWEST, CellCurves, layers_needed
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey
 from tune.store.ranking import best, complete
 
-#: A comparison at a speed-up, or why there is none.
-AtSpeedUp = tuple[Objective, Comparison | str]
+#: A comparison at a layer speed-up, or why there is none.
+AtSpeedUp = tuple[RankingObjective, Comparison | str]
 
 
 @dataclasses.dataclass(frozen=True)
 class OnSweep:
-    """A minus B on one sweep: by the mean over exits, and by the score at each speed-up.
+    """A minus B on one sweep: by the mean over exits, and by the score at each layer speed-up.
 
-    layers: the fewest that the best configuration of each side needs (:func:`tune.store.curves.layers_needed`), by side.
-    no_layers: why a side has none, in words; empty where nothing is missing.
-    still: for each line in which loss weights could make a difference, in how many pairs they did not.
+    Attributes:
+        pool: The sweep, or joined sweeps of one task.
+        scores: The comparison by the mean over exits.
+        at_speed_ups: The comparisons at layer speed-ups.
+        layers: By side, the mean layers that its best configuration needs (:func:`tune.store.curves.layers_needed`).
+        no_layers: Why a side has none, in words; empty where none is missing.
+        still: For each paired comparison in which loss weights could matter, the number of pairs in which they did not.
     """
 
-    pool: Pool
+    pool: SweepPool
     scores: Comparison
     at_speed_ups: tuple[AtSpeedUp, ...]
     layers: Mapping[str, float]
@@ -52,16 +56,16 @@ class OnSweep:
 
     @property
     def size(self) -> int:
-        """How many tests it holds, exits apart."""
+        """The number of tests, those of single exits not counted."""
         return self.scores.size + sum(c.size for _, c in self.at_speed_ups if isinstance(c, Comparison))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, scores as fractions."""
+        """Return it JSON-ready, scores as fractions."""
         return {
             "sweep": self.sweep,
             "task": self.task,
             "running": self.pool.running,
-            **self.scores.as_dict(),
+            **with_verdicts(self.scores),
             "layers": dict(self.layers),
             **({"no_layers": self.no_layers} if self.no_layers else {}),
             "at_speed_ups": [
@@ -69,9 +73,9 @@ class OnSweep:
                     "speed_up": objective.speed_up,
                     "criterion": objective.criterion,
                     **({} if objective.patience is None else {"patience": objective.patience}),
-                    **(found.as_dict() if isinstance(found, Comparison) else {"missing": found}),
+                    **(with_verdicts(result) if isinstance(result, Comparison) else {"missing": result}),
                 }
-                for objective, found in self.at_speed_ups
+                for objective, result in self.at_speed_ups
             ],
             "still_weights": [dataclasses.asdict(one) for one in self.still],
         }
@@ -84,32 +88,45 @@ def compare_sweeps(
     *,
     option: str = "algorithm",
     where: Mapping[str, Any] | None = None,
-    objectives: Sequence[Objective] = (),
+    objectives: Sequence[RankingObjective] = (),
     epochs: bool = False,
 ) -> list[OnSweep]:
-    """A minus B on each of these sweeps; see :func:`tune.analysis.sweeps.pools` and :func:`compare_pool`."""
-    told = []
-    for pool in (found := pools(folders, option, a, b, epochs=epochs)):
+    """Compare A and B on each of these sweeps; see :func:`tune.analysis.sweeps.load_pools` and :func:`compare_pool`."""
+    comparisons = []
+    for pool in (pools := load_pools(folders, option, a, b, epochs=epochs)):
         try:
-            told.append(compare_pool(pool, a, b, option=option, where=where, objectives=objectives))
+            comparisons.append(compare_pool(pool, a, b, option=option, where=where, objectives=objectives))
         except LeebertError as error:
-            raise type(error)(f"{pool.name}: {error}" if len(found) > 1 else str(error)) from None
-    return told
+            raise type(error)(f"{pool.name}: {error}" if len(pools) > 1 else str(error)) from None
+    return comparisons
 
 
 def compare_pool(
-    pool: Pool,
+    pool: SweepPool,
     a: str,
     b: str,
     *,
     option: str = "algorithm",
     where: Mapping[str, Any] | None = None,
-    objectives: Sequence[Objective] = (),
+    objectives: Sequence[RankingObjective] = (),
     replayed: Mapping[CellKey, Tradeoff] | None = None,
 ) -> OnSweep:
-    """A minus B on what is there so far. `objectives` are the speed-ups at which to compare as well, under one exit criterion.
+    """Compare A and B on the runs that are finished so far.
 
-    `replayed` are that criterion's curves, where they are known already. What can't be said at a speed-up is no error.
+    Args:
+        pool: The sweep.
+        a: A's value of `option`.
+        b: B's value.
+        option: The option that is compared.
+        where: Values of other options that restrict both sides.
+        objectives: The layer speed-ups at which to compare as well, all under one exit criterion.
+        replayed: That criterion's curves, where the caller has them.
+
+    Returns:
+        The comparison. A speed-up at which there is none has its reason in its place.
+
+    Raises:
+        ConfigError: For sides that the sweep does not have or that cannot be paired.
     """
     history, spec = pool.state.history(), pool.spec
     options: dict[str, Any] = {
@@ -121,19 +138,20 @@ def compare_pool(
     except ConfigError as error:
         raise ConfigError(f"{error}; {pool.unfinished}" if pool.unfinished else str(error)) from None
     values = {c.id: c.values for c in history}
-    found = [still_pairs(line, option, pool.state.cells, values, spec) for line in scores.lines]
-    still = tuple(one for one in found if one is not None)
-    warnings = [said for one in still if (said := one.in_words())]
+    per_line = [still_pairs(line, option, pool.state.cells, values, spec) for line in scores.lines]
+    still = tuple(pairs for pairs in per_line if pairs is not None)
+    warnings = [sentence for pairs in still if (sentence := pairs.in_words())]
     paired = {id for side in scores.sides for id in side}
     mixed = uneven_settings(pool.name, pool.state, paired)
     scores = dataclasses.replace(scores, warnings=(*scores.warnings, *mixed, *warnings))
-    there = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
-    return OnSweep(pool, scores, tuple(there), *_layers(pool, scores), still)
+    at_speed_ups = _at_speed_ups(pool, scores, objectives, options, replayed) if objectives else []
+    return OnSweep(pool, scores, tuple(at_speed_ups), *_layers(pool, scores), still)
 
 
-def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
-    """The layers that the best of each side needs, and why one is missing: what learned nothing needs none."""
-    history, found = pool.state.history(), {}
+def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]:
+    """Return the layers that the best of each side needs, and why one is missing: a side that learned nothing has none."""
+    history = pool.state.history()
+    layers: dict[str, float] = {}
     missing: list[str] = []
     for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
         side, name = complete(tuple(c for c in history if c.id in ids)), side_name(scores.option, value)
@@ -143,45 +161,49 @@ def _layers(pool: Pool, scores: Comparison) -> tuple[dict[str, float], str]:
             ends = [pool.state.cells[top.id, cell.seed, cell.fold] for cell in top.cells]
             needed = layers_needed(ends, CellCurves(pool.homes[top.id], missing.append))
             if needed is not None:
-                found[name] = needed
+                layers[name] = needed
         elif side:
             missing.append(f"no complete configuration of {name} is distinguishable from the majority class")
-    return found, "; ".join(dict.fromkeys(missing))
+    return layers, "; ".join(dict.fromkeys(missing))
 
 
 def _at_speed_ups(
-    pool: Pool,
+    pool: SweepPool,
     scores: Comparison,
-    objectives: Sequence[Objective],
+    objectives: Sequence[RankingObjective],
     options: Mapping[str, Any],
     replayed: Mapping[CellKey, Tradeoff] | None,
 ) -> list[AtSpeedUp]:
-    """The same of the configurations that count: the paired ones, and the complete ones, which tuning chooses from."""
+    """Compare at each speed-up, with the paired configurations and the complete ones, from which tuning selects."""
     history = pool.state.history()
     ids = {id for line in scores.lines for pair in line.paired for id in pair}
     for side in scores.sides:
         ids |= {c.id for c in complete(tuple(c for c in history if c.id in side))}
     try:
-        known = replayed or _curves(pool, ids, objectives[0])
+        every = replayed or _curves(pool, ids, objectives[0])
     except LeebertError as error:
         return [(objective, str(error)) for objective in objectives]
-    found = {key: curve for key, curve in known.items() if key[0] in ids}
-    there: list[AtSpeedUp] = []
+    by_run = {key: curve for key, curve in every.items() if key[0] in ids}
+    if not by_run:
+        folders = ", ".join(sweep.folder.name for sweep in pool.sweeps)
+        lost = f"no finished run has readable validation logits; repair them by: leebert-tune resume {folders} --repair"
+        return [(objective, lost) for objective in objectives]
+    results: list[AtSpeedUp] = []
     for objective in objectives:
         try:
-            there.append((objective, compare(objective.rescored(history, found), scores.a, scores.b, **options)))
+            results.append((objective, compare(objective.rescored(history, by_run), scores.a, scores.b, **options)))
         except LeebertError as error:
-            there.append((objective, str(error)))
-    return there
+            results.append((objective, str(error)))
+    return results
 
 
-def _curves(pool: Pool, ids: set[str], objective: Objective) -> dict[CellKey, Tradeoff]:
-    """The curves of these configurations' finished cells, wherever their logits lie."""
-    found: dict[CellKey, Tradeoff] = {}
+def _curves(pool: SweepPool, ids: set[str], objective: RankingObjective) -> dict[CellKey, Tradeoff]:
+    """Return the curves of these configurations' finished runs, from every folder of the pool."""
+    by_run: dict[CellKey, Tradeoff] = {}
     for folder in (sweep.folder for sweep in pool.sweeps):
         mine = {k: r for k, r in pool.state.cells.items() if k[0] in ids and pool.homes[k[0]] == folder.path}
-        found |= curves(folder.path, mine, pool.manifest["metric"], objective.criterion, objective.patience)
-    return found
+        by_run |= curves(folder.path, mine, pool.manifest["metric"], objective.criterion, objective.patience)
+    return by_run
 
 
 # Several sweeps together
@@ -189,62 +211,80 @@ def _curves(pool: Pool, ids: set[str], objective: Objective) -> dict[CellKey, Tr
 
 @dataclasses.dataclass(frozen=True)
 class Across:
-    """One number per task: the mean over its sweeps of the mean over their lines. Their mean, with a t over tasks.
+    """One number per task: the mean over its sweeps of the mean over their comparisons. Their mean, with a t over tasks.
 
-    `what` says of which comparison; `p` of the sign-flip test is exact over tasks, which are no samples of one another.
+    Attributes:
+        what: What is compared: the mean over exits, `tuned`, or a score at a speed-up.
+        a: A's name.
+        b: B's name.
+        sweeps: The difference by sweep, a fraction.
+        tasks: The difference by task.
+        difference: The mean over tasks with its interval.
+        sign_flip_p: The p of the sign-flip test, which is exact here, since tasks share no data.
     """
 
     what: str
+    a: str
+    b: str
     sweeps: Mapping[str, float]
     tasks: Mapping[str, float]
     difference: Interval
     sign_flip_p: float
-    verdict: str
+
+    def in_words(self) -> str:
+        """Return the verdict over tasks."""
+        return verdict(self.a, self.b, self.difference, unit="task")
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, scores as fractions."""
+        """Return it JSON-ready, scores as fractions."""
         plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
-        return plain
+        return {**plain, "verdict": self.in_words()}
 
 
-def across(found: Sequence[OnSweep]) -> list[Across]:
-    """What several sweeps say together: over all lines, tuned, and at each speed-up that all of them have."""
-    if len(found) < 2:
+def across(results: Sequence[OnSweep]) -> list[Across]:
+    """Combine several sweeps: over all paired comparisons, tuned, and at each speed-up that all of them have."""
+    if len(results) < 2:
         return []
-    scores = found[0].scores
+    scores = results[0].scores
     names = (side_name(scores.option, scores.a), side_name(scores.option, scores.b))
-    told = [_across(str(Objective()), found, [one.scores for one in found], names)]
-    if all(one.scores.tuned for one in found):
-        told.append(_across("tuned", found, [one.scores for one in found], names, tuned=True))
-    for i, (objective, _) in enumerate(found[0].at_speed_ups):
-        there = [c for one in found if isinstance(c := one.at_speed_ups[i][1], Comparison)]
-        if len(there) == len(found):
-            told.append(_across(str(objective), found, there, names))
-    return told
+    combined = [_across(str(RankingObjective()), results, [result.scores for result in results], names)]
+    if all(result.scores.tuned for result in results):
+        combined.append(_across("tuned", results, [result.scores for result in results], names, tuned=True))
+    for i, (objective, _) in enumerate(results[0].at_speed_ups):
+        comparisons = [c for result in results if isinstance(c := result.at_speed_ups[i][1], Comparison)]
+        if len(comparisons) == len(results):
+            combined.append(_across(str(objective), results, comparisons, names))
+    return combined
 
 
 def _across(
-    what: str, found: Sequence[OnSweep], there: Sequence[Comparison], names: tuple[str, str], *, tuned: bool = False
+    what: str,
+    results: Sequence[OnSweep],
+    comparisons: Sequence[Comparison],
+    names: tuple[str, str],
+    *,
+    tuned: bool = False,
 ) -> Across:
     sweeps = {}
     by_task: dict[str, list[float]] = {}
-    for one, c in zip(found, there, strict=True):
+    for result, c in zip(results, comparisons, strict=True):
         of_tuned = [c.tuned.difference.mean] if tuned and c.tuned is not None else []
-        sweeps[one.sweep] = float(np.mean(of_tuned or [line.difference.mean for line in c.lines]))
-        by_task.setdefault(one.task, []).append(sweeps[one.sweep])
+        sweeps[result.sweep] = float(np.mean(of_tuned or [line.difference.mean for line in c.lines]))
+        by_task.setdefault(result.task, []).append(sweeps[result.sweep])
     tasks = {task: float(np.mean(differences)) for task, differences in by_task.items()}
     values = list(tasks.values())
-    interval = corrected_t(values, 0.0, there[0].confidence)
+    interval = corrected_t(values, 0.0, comparisons[0].confidence)
     a, b = (f"tuned {name}" if tuned else name for name in names)
-    return Across(what, sweeps, tasks, interval, sign_flip(values), verdict(a, b, interval, unit="task"))
+    return Across(what, a, b, sweeps, tasks, interval, sign_flip(values))
 
 
-def across_rows(told: Sequence[Across]) -> list[tuple[str, ...]]:
-    """The table over tasks as texts, the header first."""
+def across_rows(combined: Sequence[Across]) -> list[tuple[str, ...]]:
+    """Return the table over tasks as texts, the header first."""
+    first = combined[0]
     table: list[tuple[str, ...]] = [
-        ("over tasks", *told[0].tasks, "mean", f"{100 * told[0].difference.confidence:g} % interval", "p", "flip p")
+        ("over tasks", *first.tasks, "mean", level(first.difference.confidence), "p", "flip p")
     ]
-    for one in told:
+    for one in combined:
         p = "-" if not one.difference.known else f"{one.difference.p:.3f}"
         each = (points(d) for d in one.tasks.values())
         numbers = (points(one.difference.mean), span(one.difference), p, f"{one.sign_flip_p:.3f}")
@@ -252,50 +292,50 @@ def across_rows(told: Sequence[Across]) -> list[tuple[str, ...]]:
     return table
 
 
-def across_sentences(told: Sequence[Across]) -> list[str]:
-    """The verdicts over tasks, and what limits them."""
-    tasks, sweeps = len(told[0].tasks), len(told[0].sweeps)
-    said = [f"{one.what}: {one.verdict}" for one in told]
+def across_sentences(combined: Sequence[Across]) -> list[str]:
+    """Return the verdicts over tasks, and their limits."""
+    tasks, sweeps = len(combined[0].tasks), len(combined[0].sweeps)
+    lines = [f"{one.what}: {one.in_words()}" for one in combined]
     if sweeps > tasks:
-        said.append(
+        lines.append(
             f"note: {sweeps} sweeps of {tasks} task{'s' if tasks > 1 else ''}; those of one task are averaged first"
         )
     if tasks < 6:
-        said.append(
+        lines.append(
             f"note: with {tasks} task{'s' if tasks > 1 else ''} the sign-flip p can't be below {2 / 2**tasks:g}"
         )
-    return said
+    return lines
 
 
-def print_comparisons(found: Sequence[OnSweep]) -> None:
-    """Tables and sentences on stdout."""
+def print_comparisons(results: Sequence[OnSweep]) -> None:
+    """Print tables and sentences on stdout."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
-    for one in found:
-        if len(found) > 1:
-            console.print(f"{one.sweep} ({one.task})", style="bold", highlight=False)
-        console.print(render(one.scores))
-        if one.layers:
-            each = ", ".join(f"{name} {layers:.2f}" for name, layers in one.layers.items())
-            console.print(f"layers of the best configuration of each ({FEWEST}): {each}", highlight=False)
-        if one.no_layers:
-            console.print(Text(f"no layers: {one.no_layers}"))
-        for objective, there in one.at_speed_ups:
-            if isinstance(there, str):
-                console.print(Text(f"not at speed-up {objective.speed_up}: {there}"))
+    for result in results:
+        if len(results) > 1:
+            console.print(f"{result.sweep} ({result.task})", style="bold", highlight=False)
+        console.print(render(result.scores))
+        if result.layers:
+            each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
+            console.print(f"mean layers of the best configuration of each side ({FEWEST}): {each}", highlight=False)
+        if result.no_layers:
+            console.print(Text(f"no mean layers: {result.no_layers}"))
+        for objective, comparison in result.at_speed_ups:
+            if isinstance(comparison, str):
+                console.print(Text(f"no comparison at layer speed-up {objective.speed_up:g}: {comparison}"))
                 continue
-            console.print(f"{objective}, from the held-out logits:", highlight=False)
-            console.print(render(there))
-        if one.pool.running:
-            print(f"{one.sweep} is still running: this is what is there")
-    if not (told := across(found)):
+            console.print(f"{objective}, from the validation logits:", highlight=False)
+            console.print(render(comparison))
+        if result.pool.running:
+            print(f"{result.sweep} is still running: the results are preliminary")
+    if not (combined := across(results)):
         return
-    header, *body = across_rows(told)
-    table = Table(box=SIMPLE_HEAD, caption=Text("\n".join(across_sentences(told))), caption_justify="left")
+    header, *body = across_rows(combined)
+    table = Table(box=SIMPLE_HEAD, caption=Text("\n".join(across_sentences(combined))), caption_justify="left")
     for name in header:
         table.add_column(Text(name))
     for row in body:

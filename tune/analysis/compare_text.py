@@ -1,25 +1,25 @@
-"""What a comparison says in words and tables. Differences are fractions, shown x100 as points."""
+"""A comparison in words and tables. Differences are fractions, shown x100 as points."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tune.analysis.stats import Interval
-from tune.analysis.wording import p_value, points, side_name, span
+from tune.analysis.wording import level, p_value, points, side_name, span, verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tune.analysis.compare import Comparison, Line
+    from tune.analysis.compare import Comparison, PairedComparison
 
 # Words
 
 
 def rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The table as texts, the header first; an exit's p is Holm-adjusted, its interval Bonferroni's."""
-    level = f"{100 * comparison.confidence:g} % interval"
-    table: list[tuple[str, ...]] = [("A - B", "points", level, "p", "p_folds", "flip p*", "cells")]
+    """Return the table as texts, the header first; an exit's p is Holm-adjusted, its interval Bonferroni's."""
+    interval_name = level(comparison.confidence)
+    table: list[tuple[str, ...]] = [("A - B", "points", interval_name, "p", "p_folds", "flip p*", "runs")]
     for line in comparison.lines:
         table.append((f"{line.a} - {line.b}", *_numbers(line.difference, line.p_folds, line.sign_flip_p)))
         for m, interval in enumerate(line.exits, start=1):
@@ -42,44 +42,67 @@ def _numbers(interval: Interval, p_folds: float | None, sign_flip_p: float) -> t
     )
 
 
+def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
+    """Return the verdict on paired configurations; see :func:`tune.analysis.wording.verdict`."""
+    return verdict(line.a, line.b, line.difference, line.p_folds, test_train_ratio=test_train_ratio)
+
+
+def tuned_verdict(comparison: Comparison) -> str:
+    """Return the verdict on tuned against tuned; empty where a comparison has none."""
+    if (tuned := comparison.tuned) is None:
+        return ""
+    a, b = (f"tuned {side_name(comparison.option, value)}" for value in (comparison.a, comparison.b))
+    return verdict(a, b, tuned.difference, tuned.p_folds, test_train_ratio=comparison.test_train_ratio)
+
+
+def with_verdicts(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison JSON-ready, with the key `verdict` in each of its lines and in `tuned`."""
+    plain = comparison.as_dict()
+    for line, entry in zip(comparison.lines, plain["lines"], strict=True):
+        entry["verdict"] = line_verdict(line, comparison.test_train_ratio)
+    if comparison.tuned is not None:
+        plain["tuned"]["verdict"] = tuned_verdict(comparison)
+    return plain
+
+
 def sentences(comparison: Comparison) -> list[str]:
-    """The verdicts, each with what it rests on, then notes and warnings."""
+    """Return the verdicts, each with what it is based on, then notes and warnings."""
     return [*findings(comparison), *notes(comparison), *(f"warning: {warning}" for warning in comparison.warnings)]
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """The verdicts, each with what it rests on."""
-    said = []
+    """Return the verdicts, each with what it is based on."""
+    lines = []
     for line in comparison.lines:
-        said += [line.verdict, f"  {rests_on(line)}"]
+        lines += [line_verdict(line, comparison.test_train_ratio), f"  {based_on(line)}"]
     if (tuned := comparison.tuned) is not None:
         names = [side_name(comparison.option, value) for value in (comparison.a, comparison.b)]
-        of = f"{tuned.candidates[0]} configurations of {names[0]} and {tuned.candidates[1]} of {names[1]}"
-        said += [tuned.verdict, f"  chosen by the other folds out of {of}"]
-    return said
+        candidates = f"{tuned.candidates[0]} configurations of {names[0]} and {tuned.candidates[1]} of {names[1]}"
+        lines += [tuned_verdict(comparison), f"  selected on the other folds from {candidates}"]
+    return lines
 
 
-def rests_on(line: Line) -> str:
-    """How many pairs a line counts, and how many it doesn't, in words."""
+def based_on(line: PairedComparison) -> str:
+    """Return how many pairs a verdict is based on, and how many are dropped, in words."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in line.dropped.items())
     counts = f"complete pairs of configurations: {len(line.paired)}, dropped: {sum(line.dropped.values())}"
     return f"{counts}{f' ({dropped})' if dropped else ''}, without a partner: {line.unpaired[0]} + {line.unpaired[1]}"
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What the columns of the table are."""
-    said = ["* sign-flip permutation test, optimistic: cells share training data"]
+    """Return the notes on the columns of the table."""
+    lines = ["* sign-flip permutation test, optimistic: runs share training data"]
     if any(line.p_folds is not None for line in comparison.lines):
-        said.append("p_folds: seeds averaged within each fold; where folds differ much, p alone is too small")
+        lines.append("p_folds: seeds averaged within each fold; where folds differ much, p alone is too small")
     if any(line.exits for line in comparison.lines):
-        said.append("† p adjusted by Holm; intervals hold simultaneously (Bonferroni), so the two may disagree")
+        lines.append("† p adjusted by Holm; intervals hold simultaneously (Bonferroni), so the two may disagree")
     if len(comparison.lines) > 1:
-        said.append(f"note: {len(comparison.lines)} comparisons share runs; nothing is adjusted for their number")
-    return said
+        lines.append(f"note: {len(comparison.lines)} comparisons share runs; p is not adjusted for their number")
+    return lines
 
 
 def render(comparison: Comparison) -> Table:
-    """The comparison as a rich table, with the verdicts and warnings below it."""
+    """Return the comparison as a rich table, with the verdicts and warnings below it."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

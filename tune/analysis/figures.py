@@ -1,6 +1,6 @@
-"""The figures of reports: their numbers, from a history, a ledger and held-out logits, and the drawing of these.
+"""The figures of reports: their numbers, from a history, a ledger and validation logits, and their drawing.
 
-What draws takes plain numbers, opens no window and has no global state.
+Drawing functions take plain numbers, open no window and change no global state.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from matplotlib.figure import Figure
 from leebert.errors import ConfigError
 from leebert.exits import DEFAULT
 from leebert.tradeoff import tradeoff
-from tune.analysis.compare import Line
+from tune.analysis.compare import PairedComparison
 from tune.analysis.labels import algorithm_colour
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import complete, exit_scores
 
-#: For sides that are no algorithm with a colour of its own.
+#: For sides that are no method with a colour of its own.
 PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
 
-#: Of curves that may lie upon each other.
+#: Markers of curves that may overlap.
 MARKERS = "os^Dv"
 
-#: A curve: x, y, and how far it spreads below and above (y again where there is no spread).
+#: A curve: x, mean, lowest and highest value (the mean again where there is no spread), (n,) arrays each.
 Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def colour(name: str, position: int) -> str:
-    """The colour of an algorithm, or of what stands at this position."""
+    """Return the colour of a method; for another name, that of its position in the palette."""
     return algorithm_colour(name) or PALETTE[position % len(PALETTE)]
 
 
 def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Sequence[str]) -> Figure:
-    """Curves with what they spread over, by panel; the same colours in each panel, in the order of its curves."""
+    """Draw curves with their range, one panel each; every panel uses the same colours, in the order of its curves."""
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     width = 6.4 if columns == 1 else 4.4 * columns
@@ -50,7 +50,7 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
         for (name, (at, mean, low, high)), drawn, marker in zip(
             curves.items(), colours, islice(cycle(MARKERS), len(curves)), strict=True
         ):
-            # Hollow, so that one curve upon another hides none.
+            # Hollow markers, so that overlapping curves stay visible.
             axes.plot(at, mean, marker=marker, ms=6, mfc="none", color=drawn, label=name)
             axes.fill_between(at, low, high, color=drawn, alpha=0.15, lw=0)
         axes.set(xlabel=x, ylabel=y, title=title)
@@ -63,24 +63,29 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
 
 
 def patience(curves: Mapping[str, Sequence[tuple[int, float, float]]], colours: Sequence[str]) -> Figure:
-    """Score and layers against patience: (patience, layers, score in per cent) per curve (the paper's figures 3 and 4)."""
+    """Draw score and mean layers against patience (the paper's figures 3 and 4).
+
+    Args:
+        curves: By name, (patience, mean layers, score in per cent) of each point.
+        colours: One per curve.
+    """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    by_score, by_layers = figure.subplots(1, 2)
     for (name, points), drawn in zip(curves.items(), colours, strict=True):
         p, layers, score = zip(*points, strict=True)
-        left.plot(p, score, marker="o", ms=4, color=drawn, label=name)
-        right.plot(p, layers, marker="o", ms=4, color=drawn, label=name)
-    left.set(xlabel="patience", ylabel="held-out score, per cent")
-    right.set(xlabel="patience", ylabel="mean layers executed")
-    for axes in (left, right):
+        by_score.plot(p, score, marker="o", ms=4, color=drawn, label=name)
+        by_layers.plot(p, layers, marker="o", ms=4, color=drawn, label=name)
+    by_score.set(xlabel="patience", ylabel="validation score (%)")
+    by_layers.set(xlabel="patience", ylabel="mean exit layer")
+    for axes in (by_score, by_layers):
         axes.set_xticks([point[0] for point in next(iter(curves.values()))])
         axes.grid(alpha=0.25)
-    left.legend()
+    by_score.legend()
     return figure
 
 
 def heat_maps(maps: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """(exits, epochs) maps of learned weights: a row per side, a column per term, with one scale of colours per term."""
+    """Draw (exits, epochs) maps of learned weights: a row per side, a column per term, with one colour scale per term."""
     terms = list(dict.fromkeys(term for side in maps.values() for term in side))
     figure = Figure(figsize=(5.0 * len(terms), 2.9 * len(maps)), layout="constrained")
     grid = figure.subplots(len(maps), len(terms), squeeze=False)
@@ -100,16 +105,16 @@ def heat_maps(maps: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def learning(curves: Sequence[tuple[str, str, Sequence[float], bool]]) -> Figure:
-    """(algorithm, colour, score per epoch in per cent, whether it stands out) per configuration."""
+    """Draw learning curves: (method, colour, score per epoch in per cent, whether highlighted) per configuration."""
     figure = Figure(figsize=(7.2, 3.8), layout="constrained")
     axes = figure.subplots()
     named: set[str] = set()
-    for algorithm, drawn, scores, first in curves:
-        label = None if algorithm in named else algorithm
-        named.add(algorithm)
-        style = {"lw": 2.5, "alpha": 1.0, "zorder": 3} if first else {"lw": 1.0, "alpha": 0.5}
+    for method, drawn, scores, highlighted in curves:
+        label = None if method in named else method
+        named.add(method)
+        style = {"lw": 2.5, "alpha": 1.0, "zorder": 3} if highlighted else {"lw": 1.0, "alpha": 0.5}
         axes.plot(range(1, len(scores) + 1), scores, marker=".", color=drawn, label=label, **style)  # type: ignore[arg-type]
-    axes.set(xlabel="epoch", ylabel="held-out score, mean over exits, per cent")
+    axes.set(xlabel="epoch", ylabel="validation score, mean over exits (%)")
     axes.set_xticks(range(1, max(len(scores) for _, _, scores, _ in curves) + 1))
     axes.grid(alpha=0.25)
     axes.legend()
@@ -117,7 +122,7 @@ def learning(curves: Sequence[tuple[str, str, Sequence[float], bool]]) -> Figure
 
 
 def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]) -> Figure:
-    """Bars between 0 and 1, one panel per group: (share, its lowest, its highest, a second measure) by option."""
+    """Draw bars between 0 and 1, one panel per group: (share, its lowest, its highest, a second measure) by option."""
     height = 1.0 + 0.45 * max(len(group) for group in groups.values())
     figure = Figure(figsize=(min(4.4 * len(groups), 13), height), layout="constrained")
     grid = figure.subplots(1, len(groups), squeeze=False)[0]
@@ -135,15 +140,15 @@ def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]
 
 
 def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Sequence[tuple[float, float]]) -> Figure:
-    """(algorithm, colour, layers, score in per cent) per configuration, and the front over them."""
+    """Draw (method, colour, mean layers, score in per cent) per configuration, and the front over them."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     named: set[str] = set()
-    for algorithm, drawn, layers, scores in curves:
-        axes.plot(layers, scores, color=drawn, alpha=0.35, lw=1, label=None if algorithm in named else algorithm)
-        named.add(algorithm)
+    for method, drawn, layers, scores in curves:
+        axes.plot(layers, scores, color=drawn, alpha=0.35, lw=1, label=None if method in named else method)
+        named.add(method)
     axes.step(*zip(*best, strict=True), where="post", color="#1c1c1c", lw=1.6, marker="o", ms=4, label="front")
-    axes.set(xlabel="mean layers executed", ylabel="held-out score, per cent")
+    axes.set(xlabel="mean exit layer", ylabel="validation score (%)")
     axes.grid(alpha=0.25)
     axes.legend()
     return figure
@@ -152,27 +157,29 @@ def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Seque
 # The numbers.
 
 
-#: What the terms of ω are called in the paper.
+#: The names of ω's terms in the paper.
 TERMS = {"ce": "cross-entropy of the exit", "kd": "terms in which the exit is a student"}
 
 
 def band_of(scores: np.ndarray) -> Band:
-    """Of (cells, exits): each exit's mean, lowest and highest over cells, in per cent."""
+    """Return each exit's mean, lowest and highest value over runs, in per cent, from (runs, exits) fractions."""
     points = 100 * scores
     return np.arange(1, points.shape[1] + 1), points.mean(axis=0), points.min(axis=0), points.max(axis=0)
 
 
-def depth_bands(line: Line, history: History) -> dict[str, Band]:
-    """A's and B's score by exit over the runs that a line counts; empty where the exits weren't recorded."""
-    known = {c.id: c for c in history}
-    sides = [exit_scores([known[pair[i]] for pair in line.paired], line.cells) for i in (0, 1)]
+def depth_bands(line: PairedComparison, history: History) -> dict[str, Band]:
+    """Return A's and B's score by exit over the runs that a comparison counts; empty without recorded exits."""
+    by_id = {c.id: c for c in history}
+    sides = [exit_scores([by_id[pair[i]] for pair in line.paired], line.cells) for i in (0, 1)]
     return {name: band_of(s) for name, s in zip((line.a, line.b), sides, strict=True) if s.size}
 
 
-def patience_points(folder: Path, state: State, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
-    """(patience, mean layers, mean score in per cent) over a configuration's cells.
+def patience_points(folder: Path, state: SweepState, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
+    """Return (patience, mean layers, mean score in per cent) over a configuration's runs.
 
-    Raises what :func:`cell_logits` does, and ConfigError for a model with one exit.
+    Raises:
+        SweepError: For missing or damaged logits.
+        ConfigError: For a model with one exit.
     """
     cells = [cell_logits(folder, state.cells[c.id, k.seed, k.fold])[0] for k in c.cells]
     if len(cells[0].logits) < 2:
@@ -184,32 +191,32 @@ def patience_points(folder: Path, state: State, c: Configuration, metric: str) -
     return list(zip(patiences.tolist(), layers.tolist(), scores.tolist(), strict=True))
 
 
-def omega_maps(state: State, c: Configuration) -> dict[str, np.ndarray]:
-    """(exits, epochs) of each term that is recorded for every epoch; see :func:`by_epoch`."""
+def omega_maps(state: SweepState, c: Configuration) -> dict[str, np.ndarray]:
+    """Return (exits, epochs) weights of each term that is recorded for every epoch; see :func:`by_epoch`."""
     records = [state.epochs[c.id, k.seed, k.fold] for k in c.cells]
-    weights = [r["weights"] for known in records for r in known.values()]
+    weights = [r["weights"] for epochs in records for r in epochs.values()]
     terms = [t for t in TERMS if all(t in w for w in weights)]
     return {t: np.stack(by_epoch(records, partial(_weights, term=t))).T for t in terms}
 
 
-def _weights(record: Record, term: str) -> list[float]:
+def _weights(record: LedgerRecord, term: str) -> list[float]:
     weights: list[float] = record["weights"][term]
     return weights
 
 
-def learning_curves(state: State) -> Sequence[tuple[str, int, Configuration, list[float]]]:
-    """Algorithm, its place, configuration, and its score in per cent by epoch, of every complete configuration."""
+def learning_curves(state: SweepState) -> Sequence[tuple[str, int, Configuration, list[float]]]:
+    """Return method, its index, configuration and score in per cent by epoch, for every complete configuration."""
     finished = complete(state.history())
     algorithms = sorted({str(c.values["algorithm"]) for c in finished})
-    told = []
+    curves = []
     for c in finished:
         mean = by_epoch([state.epochs[c.id, k.seed, k.fold] for k in c.cells], lambda r: r["score"])
         name = str(c.values["algorithm"])
-        told.append((name, algorithms.index(name), c, [100 * float(v) for v in mean]))
-    return told
+        curves.append((name, algorithms.index(name), c, [100 * float(v) for v in mean]))
+    return curves
 
 
-def by_epoch(cells: Sequence[Mapping[int, Record]], pick: Callable[[Record], Any]) -> list[Any]:
-    """The mean over cells of something of each epoch, up to where the first cell ends: always over the same cells."""
-    epochs = min(max(known) for known in cells) + 1
-    return [np.mean([pick(known[e]) for known in cells], axis=0) for e in range(epochs)]
+def by_epoch(cells: Sequence[Mapping[int, LedgerRecord]], pick: Callable[[LedgerRecord], Any]) -> list[Any]:
+    """Return the mean over runs of a quantity of each epoch, up to the end of the shortest run: always the same runs."""
+    epochs = min(max(records) for records in cells) + 1
+    return [np.mean([pick(records[e]) for records in cells], axis=0) for e in range(epochs)]

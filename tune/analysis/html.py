@@ -1,4 +1,4 @@
-"""A page of HTML in one file: headings, text, tables and figures, with nothing fetched from anywhere."""
+"""A self-contained HTML page: headings, text, tables and figures; it loads nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ figure { margin: 1em 0; } figure img { max-width: 100%; } figcaption { color: #5
 """
 
 
-class Page:
+class HtmlPage:
     """Collects blocks in order; all text is escaped."""
 
     def __init__(self, title: str) -> None:
@@ -42,7 +42,7 @@ class Page:
         self.blocks += [f"<p>{html.escape(line)}</p>" for line in lines]
 
     def table(self, rows: Sequence[Iterable[object]], *, numbers: bool = True) -> None:
-        """The header first; the first column is text, and the others stand to the right where they are numbers."""
+        """Add a table, the header first; columns after the first are right-aligned where they are `numbers`."""
         head, *body = ([html.escape(str(cell)) for cell in row] for row in rows)
         lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
         lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]
@@ -50,16 +50,16 @@ class Page:
         self.blocks.append(f'<div class="wide"><table{kind}>' + "\n".join(lines) + "</table></div>")
 
     def figure(self, figure: Figure, caption: str) -> None:
-        """A drawing (SVG within the page), and what it shows."""
+        """Add a figure, as SVG within the page, with its caption."""
         import matplotlib as mpl
 
         drawn = io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": "page"}):  # else every drawing of the same has other names in it
+        with mpl.rc_context({"svg.hashsalt": "page"}):  # else two drawings of one figure differ in their ids
             figure.savefig(drawn, format="svg", metadata={"Date": None})
         image = base64.b64encode(drawn.getvalue()).decode()
-        said = html.escape(caption)
+        escaped = html.escape(caption)
         self.blocks.append(
-            f'<figure><img src="data:image/svg+xml;base64,{image}" alt="{said}"><figcaption>{said}</figcaption></figure>'
+            f'<figure><img src="data:image/svg+xml;base64,{image}" alt="{escaped}"><figcaption>{escaped}</figcaption></figure>'
         )
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Page:
         )
 
     def write(self, path: Path) -> Path:
-        """Write the page; an older one of this name is replaced at once or not at all. Raises StorageError."""
+        """Write the page atomically, in place of an older one of this name. Raises StorageError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, str(self))

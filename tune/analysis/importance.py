@@ -17,23 +17,29 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-#: Fewer configurations than this say nothing about importance.
+#: The smallest number of configurations from which importance is computed.
 LEAST = 8
 
-#: Forests whose shares are averaged: one alone depends on its seed.
+#: The number of forests whose shares are averaged: a single one depends on its seed.
 FORESTS = 5
 
-#: PED-ANOVA asks what led among the best quarter, of so many at least.
+#: PED-ANOVA compares the best quarter, at least this many configurations, with the others.
 TOP, TOP_LEAST = 0.25, 4
 
-#: The heading of what is taken over all algorithms together.
-TOGETHER = "all algorithms"
+#: The heading of the importance over all methods together.
+TOGETHER = "all methods"
 
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Of one option: the share of the score's variance that its main effect explains, from the lowest to the highest
-    forest; and its part (all sum to 1) in what tells the best configurations from the others, by PED-ANOVA."""
+    """The importance of one option.
+
+    Attributes:
+        fanova: The share of the score's variance that its main effect explains, mean over forests.
+        low: The lowest share of a forest.
+        high: The highest share of a forest.
+        ped_anova: Its share (all sum to 1) in what distinguishes the best configurations from the others.
+    """
 
     fanova: float
     low: float
@@ -42,19 +48,20 @@ class Share:
 
 
 @dataclasses.dataclass(frozen=True)
-class Importance:
-    """The options of one group of so many configurations."""
+class GroupImportance:
+    """The importance of the options within one group of configurations."""
 
     configurations: int
     shares: Mapping[str, Share]
 
 
-def importances(spec: SweepSpec, history: History) -> Mapping[str, Importance]:
-    """Per algorithm, and over all together, what matters for the cross-validated score; empty where too little is known.
+def importances(spec: SweepSpec, history: History) -> Mapping[str, GroupImportance]:
+    """Compute the importance of options for the cross-validated score, per method and over all methods together.
 
     Functional ANOVA: Hutter et al., "An efficient approach for assessing hyperparameter importance", ICML 2014; main
     effects only, so the shares sum to less than 1 where options interact. PED-ANOVA: Watanabe et al., IJCAI 2023.
-    Options that only some algorithms use are seen within those alone; `algorithm` itself over all together.
+    An option that only some methods use is evaluated within those; `algorithm` itself over all together. A group with
+    fewer than :data:`LEAST` complete configurations, or without variation, is missing.
     """
     import optuna
 
@@ -67,7 +74,7 @@ def importances(spec: SweepSpec, history: History) -> Mapping[str, Importance]:
     if len(groups) > 1:
         groups = {TOGETHER: finished, **groups}
     searcher = TpeSearcher(spec)
-    found = {}
+    by_group = {}
     for name, members in groups.items():
         common = set.intersection(*(set(c.values) for c in members))
         varied = sorted(key for key in common if len({c.values[key] for c in members}) > 1)
@@ -76,18 +83,18 @@ def importances(spec: SweepSpec, history: History) -> Mapping[str, Importance]:
             continue
         study = optuna.create_study(direction="maximize")
         study.add_trials([_trial(searcher, c) for c in members])
-        found[name] = Importance(len(members), _shares(study, varied, len(members)))
-    return found
+        by_group[name] = GroupImportance(len(members), _shares(study, varied, len(members)))
+    return by_group
 
 
 def _shares(study: Study, options: list[str], n: int) -> dict[str, Share]:
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
-    # Asked directly: what stands around the evaluator would have main effects sum to 1.
+    # Called directly: `get_param_importances` would normalise the main effects to sum to 1.
     forests = [FanovaImportanceEvaluator(seed=seed).evaluate(study, params=options) for seed in range(FORESTS)]
     top = PedAnovaImportanceEvaluator(target_quantile=max(TOP, TOP_LEAST / n))
     with warnings.catch_warnings():
-        # Equal scores throughout the top leave it with nothing to tell: it gives all options the same share.
+        # If all top scores are equal, the evaluator gives all options the same share.
         warnings.filterwarnings("ignore", "Target and region quantiles select the same set")
         ped = get_param_importances(study, evaluator=top, params=options)
     each = {option: [float(forest[option]) for forest in forests] for option in options}
@@ -98,15 +105,14 @@ def _shares(study: Study, options: list[str], n: int) -> dict[str, Share]:
 
 
 def _trial(searcher: TpeSearcher, c: Configuration) -> FrozenTrial:
-    """As the searcher sees it, but with the logarithm itself of what is searched on a log scale: forests split plain
-    values."""
+    """Convert a configuration as the searcher does, with the logarithm of log-scale options: forests split plain values."""
     import optuna
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    told = searcher.trial(c)
-    params, distributions = dict(told.params), dict(told.distributions)
-    for name, axis in told.distributions.items():
+    trial = searcher.trial(c)
+    params, distributions = dict(trial.params), dict(trial.distributions)
+    for name, axis in trial.distributions.items():
         if isinstance(axis, FloatDistribution | IntDistribution) and axis.log:
             params[name] = math.log(params[name])
             distributions[name] = FloatDistribution(math.log(axis.low), math.log(axis.high))
-    return optuna.trial.create_trial(value=told.value, params=params, distributions=distributions)
+    return optuna.trial.create_trial(value=trial.value, params=params, distributions=distributions)

@@ -1,10 +1,10 @@
-"""What methods are called in tables and charts, and their colours."""
+"""The names of methods in tables and charts, and their colours."""
 
 from __future__ import annotations
 
 from leebert.methods import METHODS
 
-#: Of runs that are about two algorithms at once, in turn.
+#: Colours of runs that compare two methods, in turn.
 PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
 
 

@@ -1,6 +1,6 @@
-"""Which configurations have learned anything: their scores beside the majority class's, over all their cells.
+"""Which configurations learned more than the majority class: the margin of their scores over it, from all their runs.
 
-The ledger tells it with a cell's end; for one of an older version it is computed from the cell's held-out logits.
+The ledger records the margin with a run's end; for older ledgers it is computed from the run's validation logits.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from leebert.majority import AgainstMajority, Verdict, against_majority, exits_i
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.space import SweepSpec
 from tune.store.held_out import cell_logits
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
-#: What to try where nothing was learned, in the keys of a search space.
+#: What to try where nothing was learned, by the keys of a search space.
 ADVICE = "try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling"
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfigurationMargin:
-    """A configuration beside the majority class.
+    """A configuration compared with the majority class.
 
-    samples: its cells' validation samples pooled, which the verdict is by: whether these models are above the majority
-    class on samples like these. over_cells: the corrected resampled t of the cells' mean margins: where another training
-    of the configuration may lie. collapsed_cells: cells in which every exit predicts a single class.
+    Attributes:
+        samples: The margin on the pooled validation samples of all runs. It decides the verdict: whether these models
+            are above the majority class on samples like these.
+        over_cells: The corrected resampled t of the runs' mean margins: where another training may lie.
+        collapsed_cells: The number of runs in which every exit predicts a single class.
     """
 
     samples: AgainstMajority
@@ -44,7 +46,7 @@ class ConfigurationMargin:
         return self.verdict == "learned"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         cells = self.over_cells
         ends = {"low": round(cells.low, 6), "high": round(cells.high, 6)} if cells.known else {}
         return {
@@ -55,31 +57,31 @@ class ConfigurationMargin:
         }
 
     def in_words(self) -> str:
-        """`every exit predicts a single class`, or the margin with its interval, and which exits are collapsed."""
+        """Return the margin with its interval and the collapsed exits, or that every exit predicts a single class."""
         if self.verdict == "collapsed":
-            return "every exit predicts a single class in every cell"
-        said = margin_in_words(self.samples.margin, self.samples.interval)
+            return "every exit predicts a single class in every run"
+        text = margin_in_words(self.samples.margin, self.samples.interval)
         if self.samples.collapsed:
-            said += f", single class: {exits_in_words(self.samples.collapsed)}"
+            text += f", single class: {exits_in_words(self.samples.collapsed)}"
         if self.collapsed_cells:
-            said += f", collapsed in {self.collapsed_cells} of {self.over_cells.cells} cells"
-        return said
+            text += f", collapsed in {self.collapsed_cells} of {self.over_cells.cells} runs"
+        return text
 
 
-def of_cell(folder: Path, record: Record, metric: str) -> AgainstMajority | None:
-    """A finished cell beside the majority class; None where neither its record nor its logits tell."""
+def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority | None:
+    """Compare a finished run with the majority class; None where neither its record nor its logits allow it."""
     if record.get("majority"):
         return AgainstMajority.of(record["majority"])
     if "held_out" not in record:
         return None
     try:
         return of_logits(cell_logits(folder, record)[0], metric)
-    except SweepError:  # said where the logits are needed
+    except SweepError:  # reported where the logits are needed
         return None
 
 
 def of_logits(held_out: HeldOut, metric: str) -> AgainstMajority | None:
-    """Recorded logits beside the majority class."""
+    """Compare recorded logits with the majority class."""
     assert held_out.labels is not None
     return against_majority(held_out.logits, held_out.labels, metric)
 
@@ -87,33 +89,36 @@ def of_logits(held_out: HeldOut, metric: str) -> AgainstMajority | None:
 def of_cells(
     cells: Mapping[tuple[int, int], AgainstMajority | None], test_train_ratio: float
 ) -> ConfigurationMargin | None:
-    """All cells of a configuration, by (seed, fold), as one; None where one of them is unknown."""
-    known = {key: cell for key, cell in cells.items() if cell is not None}
-    if not known or len(known) < len(cells) or len({len(cell.margins) for cell in known.values()}) > 1:
+    """Combine all runs of a configuration, by (seed, fold); None where one of them is unknown."""
+    margins = {key: cell for key, cell in cells.items() if cell is not None}
+    if not margins or len(margins) < len(cells) or len({len(cell.margins) for cell in margins.values()}) > 1:
         return None
-    folds = sorted({fold for _, fold in known})
-    by_fold = [[cell for (_, f), cell in sorted(known.items()) if f == fold] for fold in folds]
-    over_cells = corrected_t([cell.margin for cell in known.values()], test_train_ratio)
-    return ConfigurationMargin(pooled(by_fold), over_cells, sum(cell.all_collapsed for cell in known.values()))
+    folds = sorted({fold for _, fold in margins})
+    by_fold = [[cell for (_, f), cell in sorted(margins.items()) if f == fold] for fold in folds]
+    over_cells = corrected_t([cell.margin for cell in margins.values()], test_train_ratio)
+    return ConfigurationMargin(pooled(by_fold), over_cells, sum(cell.all_collapsed for cell in margins.values()))
 
 
 def of_configuration(
-    folder: Path, records: Sequence[Record], metric: str, test_train_ratio: float
+    folder: Path, records: Sequence[LedgerRecord], metric: str, test_train_ratio: float
 ) -> ConfigurationMargin | None:
-    """A configuration by the ends of its finished cells; None where they can't tell."""
+    """Compare a configuration with the majority class, by its finished runs' end records; None where unknown."""
     scored = [r for r in records if r.get("score") is not None]
     return of_cells({(r["seed"], r["fold"]): of_cell(folder, r, metric) for r in scored}, test_train_ratio)
 
 
 def margins_of(
-    ends: Mapping[str, Sequence[Record]], folders: Mapping[str, Path], spec: SweepSpec, manifest: Mapping[str, Any]
+    ends: Mapping[str, Sequence[LedgerRecord]],
+    folders: Mapping[str, Path],
+    spec: SweepSpec,
+    manifest: Mapping[str, Any],
 ) -> dict[str, ConfigurationMargin]:
-    """Several configurations beside the majority class, without those whose cells can't tell.
+    """Compare several configurations with the majority class, skipping those for which it is unknown.
 
     Args:
-        ends: The records of each configuration's finished cells.
-        folders: The folder of the sweep that each configuration is of.
-        spec: Their space; of several sweeps any, since they have folds and metric in common.
+        ends: The end records of each configuration's finished runs.
+        folders: The sweep folder of each configuration.
+        spec: Their space; with several sweeps any, since they share folds and metric.
         manifest: The same sweep's manifest.
     """
     metric, ratio = manifest["metric"], ratio_of(spec, manifest)
@@ -122,12 +127,12 @@ def margins_of(
 
 
 def ratio_of(spec: SweepSpec, manifest: Mapping[str, Any]) -> float:
-    """Validation samples per training sample of a sweep's cells, as corrected intervals need it."""
+    """Return validation samples per training sample of a sweep's runs, for corrected intervals."""
     return fold_ratio(spec.folds) if spec.folds > 1 else float(manifest.get("test_train_ratio") or 1 / 9)
 
 
 def none_learned(margins: Sequence[ConfigurationMargin], advice: str = ADVICE) -> str:
-    """That none of some configurations has learned anything, and what to try."""
+    """Return a sentence that no configuration learned anything, with what to try."""
     count, stuck = len(margins), sum(m.verdict == "collapsed" for m in margins)
     score = max(m.samples.score for m in margins)
     what = f"none of {count} complete configurations is" if count > 1 else "the one complete configuration is not"
@@ -136,15 +141,15 @@ def none_learned(margins: Sequence[ConfigurationMargin], advice: str = ADVICE) -
 
 
 def conclusion(margins: Sequence[ConfigurationMargin]) -> str:
-    """What a sweep's complete configurations are against the majority class, in a sentence; empty where nothing is known."""
+    """Compare a sweep's complete configurations with the majority class in a sentence; empty where unknown."""
     learned = [m for m in margins if m.learned]
     if not margins:
         return ""
     if not learned:
         return none_learned(margins)
     top = max(learned, key=lambda m: m.samples.margin)
-    said = f"{len(learned)} of {len(margins)} complete configurations learned more than the majority class"
-    far = margin_in_words(top.samples.margin, top.samples.interval)
-    score = f"which scores {100 * top.samples.score:.2f}; the largest margin is {far}"
-    rest = "" if len(learned) == len(margins) else f"; of the others: {ADVICE}"
-    return f"{said}, {score}{rest}"
+    count = f"{len(learned)} of {len(margins)} complete configurations learned more than the majority class"
+    margin = margin_in_words(top.samples.margin, top.samples.interval)
+    score = f"which scores {100 * top.samples.score:.2f}; the largest margin is {margin}"
+    rest = "" if len(learned) == len(margins) else f"; for the others, {ADVICE}"
+    return f"{count}, {score}{rest}"

@@ -1,4 +1,4 @@
-"""What a sweep looks like from outside: a status, a list, a table of configurations."""
+"""A sweep at a glance: its status, the list of sweeps, the table of configurations."""
 
 from __future__ import annotations
 
@@ -12,73 +12,79 @@ from tune.analysis.learned import ConfigurationMargin, conclusion, margins_of
 from tune.space import SweepSpec
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import History, Placement, describe
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.store.ranking import complete, ranking, score
 
-#: What to say of a sweep that has not come to its end, by `State.status`.
+#: The words for an unfinished sweep, by `SweepState.status`.
 UNFINISHED = {
     "running": "is still running", "stopped": "was stopped", "failed": "has failed", "died": "has died",
 }  # fmt: skip
 
 
 def state_word(state: str, driven: bool) -> str:
-    """A configuration's state in words: nothing is running where no driver is at work."""
+    """Return a configuration's state in words: without a driver, `running` becomes `unfinished`."""
     return "unfinished" if state == "running" and not driven else state
 
 
 def status_of(folder: SweepFolder) -> dict[str, Any]:
-    """Done, running, failed and time left, from the ledger and the driver's beat."""
+    """Return counts of runs and configurations and the remaining time, from the ledger and the driver's heartbeat."""
     state, alive = folder.ledger.read(), folder.driver()
     spec = spec_of(folder)
     history = state.history()
     per_config = len(spec.cells())
     done = len(state.cells)
-    given_up = sum(
+    dropped = sum(
         per_config - sum(k.state != "running" for k in c.cells) for c in history if c.state in ("pruned", "failed")
     )
     planned = spec.planned * per_config if spec.planned else None
-    left = None if planned is None else max(0, planned - done - given_up)
-    told: dict[str, Any] = {
+    remaining = None if planned is None else max(0, planned - done - dropped)
+    status: dict[str, Any] = {
         "sweep": folder.name,
         "task": spec.task_name,
         "state": state.status(bool(alive)),
         "note": (state.end or {}).get("note", ""),
-        "configurations": counted(history, alive is not None),
+        "configurations": count_states(history, alive is not None),
         "planned_configurations": spec.planned,
         "cells_done": done,
-        "cells_left": left,
+        "cells_left": remaining,
         "fold_epochs": state.fold_epochs,
         "hours_left": None,
         "running": [],
+        "queued": [],
         "missing": list(state.missing),
     }
     if alive:
-        told["running"] = [describe(state.configs[c].values) for c in alive.get("running", []) if c in state.configs]
-        started = alive.get("started", math.inf)  # which a driver that only prepares its work does not say yet
+        for key in ("running", "queued"):  # a driver of an older version writes no queued ones
+            status[key] = [describe(state.configs[c].values) for c in alive.get(key, []) if c in state.configs]
+        if status["queued"]:  # granted, so running in the ledger, but Ray has no resources for it yet
+            status["configurations"]["running"] -= len(status["queued"])
+            status["configurations"]["queued"] = len(status["queued"])
+        started = alive.get("started", math.inf)  # missing while a driver prepares its work
         since = [r for r in state.cells.values() if r["time"] >= started]
-        if since and left:
-            told["hours_left"] = (time.time() - started) / len(since) * left / 3600
-    return told
+        if since and remaining:
+            status["hours_left"] = (time.time() - started) / len(since) * remaining / 3600
+    return status
 
 
-def counted(history: History, driven: bool) -> dict[str, int]:
-    """How many configurations are in each state, by its word."""
+def count_states(history: History, driven: bool) -> dict[str, int]:
+    """Count the configurations in each state, by its word."""
     names = ("complete", "running", "pruned", "failed")
     return {state_word(name, driven): sum(c.state == name for c in history) for name in names}
 
 
 def status_or_error(folder: SweepFolder) -> dict[str, Any]:
-    """The status, or what keeps it from being read: one damaged sweep is not to hide the others."""
+    """Return the status, or the error that prevents reading it, so that one damaged sweep does not hide the others."""
     try:
         return status_of(folder)
     except LeebertError as error:
         return {"sweep": folder.name, "error": str(error)}
 
 
-def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any]:
-    """Every configuration with its score, best first, and beside the majority class; JSON-ready.
+def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str, Any]:
+    """Return every configuration with its score and its margin over the majority class, best first; JSON-ready.
 
-    Those that are not distinguishable from the majority class come after the complete ones that are. `verdict` says what the complete ones are against the majority class, all together.
+    Complete configurations that are not distinguishable from the majority class come after those that are. The key
+    `verdict` compares all complete ones with the majority class in a sentence.
     """
     done = [c.id for c in state.history() if c.state == "complete"]
     ends = {config: state.cells_of.get(config, ()) for config in done}
@@ -112,25 +118,25 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: State) -> dict[str, Any
 
 
 def without_unlearned(history: History, margins: Mapping[str, ConfigurationMargin]) -> History:
-    """Without the configurations that are not distinguishable from the majority class; all where every complete one is so."""
+    """Drop the configurations that are not distinguishable from the majority class, unless no complete one is."""
     kept = tuple(c for c in history if c.id not in margins or margins[c.id].learned)
     return kept if complete(kept) else history
 
 
-def verdict_in_short(row: Mapping[str, Any]) -> str:
-    """A row of :func:`summary` beside the majority class in a word or two; empty where it learned or nothing is known."""
+def majority_note(row: Mapping[str, Any]) -> str:
+    """Return a note on a row of :func:`summary` that learned no more than the majority class; empty for others."""
     verdict = (row["majority"] or {}).get("verdict", "learned")
-    return {"learned": "", "collapsed": "collapsed"}.get(verdict, "as the majority class")
+    return {"learned": "", "collapsed": "collapsed"}.get(verdict, "not above the majority class")
 
 
-def placed(state: State, config: str) -> str:
-    """How a configuration was run after memory ran out, in words; empty where it ran as the space says."""
+def placed(state: SweepState, config: str) -> str:
+    """Return how a configuration was run after memory ran out, in words; empty where it ran as the space says."""
     places = [Placement(**r["placement"]) for r in state.cells_of.get(config, []) if "placement" in r]
     return max(places, key=lambda p: (p.accumulate, p.alone)).described() if places else ""
 
 
 def print_table(facts: dict[str, Any], most: int = 20) -> None:
-    """The configurations of a sweep, best first."""
+    """Print the configurations of a sweep, best first."""
     from rich.console import Console
     from rich.table import Table
 
@@ -141,13 +147,13 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
         ("configuration", "left"),
         ("score", "right"),
         ("sd", "right"),
-        ("cells", "right"),
+        ("runs", "right"),
         ("state", "left"),
     ):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for i, row in enumerate(rows[:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        state = ", ".join(filter(None, (row["state"], row["placement"], verdict_in_short(row))))
+        state = ", ".join(filter(None, (row["state"], row["placement"], majority_note(row))))
         table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), state)
     Console().print(table)
     if len(rows) > most:
@@ -157,7 +163,7 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
 
 
 def print_views(views: dict[str, str], note: str = "") -> None:
-    """The saved views in MLflow, one line each; nothing where there are none."""
+    """Print the saved views in MLflow, one line each."""
     width = max(map(len, views), default=0)
     for i, (name, address) in enumerate(views.items()):
         print(f"{'views:  ' if i == 0 else ' ' * 8}{name:{width}}  {address}")
@@ -165,34 +171,38 @@ def print_views(views: dict[str, str], note: str = "") -> None:
         print(f"{' ' * 8}{note}")
 
 
-def print_status(told: dict[str, Any]) -> None:
-    """One sweep's status on stdout."""
-    counts = ", ".join(f"{n} {name}" for name, n in told["configurations"].items() if n) or "none started"
-    of = f" of {told['planned_configurations']}" if told["planned_configurations"] else ""
-    print(f"{told['sweep']} ({told['task']}): {told['state']}" + (f", {told['note']}" if told["note"] else ""))
+def print_status(status: dict[str, Any]) -> None:
+    """Print one sweep's status."""
+    counts = ", ".join(f"{n} {name}" for name, n in status["configurations"].items() if n) or "none started"
+    of = f" of {status['planned_configurations']}" if status["planned_configurations"] else ""
+    print(
+        f"{status['sweep']} ({status['task']}): {status['state']}" + (f", {status['note']}" if status["note"] else "")
+    )
     print(f"configurations{of}: {counts}")
-    left = "" if told["cells_left"] is None else f", {told['cells_left']} left"
-    print(f"cells: {told['cells_done']} done{left}; {told['fold_epochs']} fold-epochs")
-    if told["hours_left"] is not None:
-        print(f"about {60 * told['hours_left']:.0f} minutes left")
-    for line in told["running"]:
+    remaining = "" if status["cells_left"] is None else f", {status['cells_left']} remaining"
+    print(f"runs: {status['cells_done']} finished{remaining}; {status['fold_epochs']} fold-epochs")
+    if status["hours_left"] is not None:
+        print(f"about {60 * status['hours_left']:.0f} minutes remaining")
+    for line in status["running"]:
         print(f"running: {line}")
+    for line in status["queued"]:
+        print(f"queued: {line}")
 
 
-def print_list(found: list[dict[str, Any]]) -> None:
-    """One line per sweep."""
+def print_list(statuses: list[dict[str, Any]]) -> None:
+    """Print one line per sweep."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table()
-    for name in ("sweep", "task", "state", "complete", "cells", "left"):
+    for name in ("sweep", "task", "state", "complete", "runs", "remaining"):
         table.add_column(name)
-    for t in found:
+    for t in statuses:
         if "error" in t:
             table.add_row(t["sweep"], "", f"damaged: {t['error']}", "", "", "")
             continue
-        left = "" if t["cells_left"] is None else str(t["cells_left"])
+        remaining = "" if t["cells_left"] is None else str(t["cells_left"])
         table.add_row(
-            t["sweep"], t["task"], t["state"], str(t["configurations"]["complete"]), str(t["cells_done"]), left
+            t["sweep"], t["task"], t["state"], str(t["configurations"]["complete"]), str(t["cells_done"]), remaining
         )
     Console().print(table)

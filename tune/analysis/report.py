@@ -1,4 +1,4 @@
-"""The page of `report`: all of a sweep; and how pages are written and put beside sweeps in MLflow."""
+"""The page of `report`: everything about one sweep."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from tune.analysis import figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import compare_pool
 from tune.analysis.compare_text import findings
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.analysis.importance import FORESTS, LEAST, TOGETHER, TOP_LEAST, importances
 from tune.analysis.labels import algorithm_label
 from tune.analysis.learned import conclusion
-from tune.analysis.overview import counted, summary, verdict_in_short, without_unlearned
+from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
 from tune.analysis.stats import corrected_t
-from tune.analysis.sweeps import Pool
-from tune.analysis.tradeoff import Objective, Tradeoff, curves_if_there, mean_curve, pareto
+from tune.analysis.sweeps import SweepPool
+from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves_or_none, mean_curve, pareto
 from tune.analysis.wording import span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values
 from tune.store.curves import FEWEST, layers_needed, stored
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, History, describe
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, cells_of, complete, exit_scores, one_standard_error, score
 
 
-def sweep_page(folder: SweepFolder) -> Page:
-    """All of a sweep: what was searched, best and front, learning curves, importance, comparisons, what went wrong."""
-    pool = Pool.of(folder, epochs=True)
+def sweep_page(folder: SweepFolder) -> HtmlPage:
+    """Make the page: what is searched, best and front, learning curves, importance, comparisons, failures."""
+    pool = SweepPool.of(folder, epochs=True)
     spec, state = pool.spec, pool.state
-    page = Page(f"Sweep {folder.name} on {spec.task_name}")
+    page = HtmlPage(f"Sweep {folder.name} on {spec.task_name}")
     if pool.unfinished:
-        page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: this is what is there.")
-    page.heading("What was searched")
+        page.text(f"{pool.unfinished[0].upper()}{pool.unfinished[1:]}: the results are preliminary.")
+    page.heading("Search space")
     page.table(_searched(folder, spec, state), numbers=False)
     replayed: dict[CellKey, Tradeoff] = {}
     if not complete(state.history()):
-        page.text("No configuration has finished all its cells yet.")
+        page.text("No configuration has finished all its runs yet.")
     else:
-        replayed = curves_if_there(folder.path, _with_curves(state), folder.manifest["metric"])
+        replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
         _chosen(page, pool, replayed)
         _by_algorithm(page, pool)
         _importance(page, spec, state.history())
@@ -50,19 +50,19 @@ def sweep_page(folder: SweepFolder) -> Page:
     page.heading("All configurations, best first")
     page.table(_configurations(folder, spec, state, replayed))
     page.text(f"layers: {FEWEST}.")
-    troubles = [
+    failures = [
         (describe(state.configs[config].values), r["reason"], _last_line(str(r["message"])))
-        for config, known in state.failures.items()
-        for r in known
+        for config, records in state.failures.items()
+        for r in records
     ]
-    if troubles:
+    if failures:
         page.heading("Failures")
-        page.table([("configuration", "kind", "message"), *troubles], numbers=False)
+        page.table([("configuration", "kind", "message"), *failures], numbers=False)
     return page
 
 
-def _with_curves(state: State) -> dict[CellKey, Record]:
-    """The cells of complete configurations that can have a curve: a model with one exit has one speed."""
+def _with_curves(state: SweepState) -> dict[CellKey, LedgerRecord]:
+    """Return the runs of complete configurations that can have a curve: a model with one exit has a single speed."""
     return {
         key: record
         for key, record in state.cells.items()
@@ -71,23 +71,23 @@ def _with_curves(state: State) -> dict[CellKey, Record]:
 
 
 def _last_line(text: str) -> str:
-    """What a long message ends with."""
+    """Return the last line of a long message."""
     return (text.strip().splitlines() or [""])[-1][:160]
 
 
-def _searched(folder: SweepFolder, spec: SweepSpec, state: State) -> list[tuple[object, ...]]:
-    counts = counted(state.history(), folder.driver() is not None)
+def _searched(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> list[tuple[object, ...]]:
+    counts = count_states(state.history(), folder.driver() is not None)
     manifest = folder.manifest
     return [
-        ("what", "value"),
-        ("algorithms", ", ".join(map(algorithm_label, spec.algorithms))),
+        ("setting", "value"),
+        ("methods", ", ".join(map(algorithm_label, spec.algorithms))),
         *((option, _values(values)) for option, values in spec.space.items()),
         ("searcher, pruner", f"{spec.searcher.name}, {spec.pruner.name}"),
-        ("cells of a configuration", f"{len(spec.cells())}: {spec.folds} folds × {len(spec.seeds)} seeds"),
+        ("runs of a configuration", f"{len(spec.cells())}: {spec.folds} folds × {len(spec.seeds)} seeds"),
         ("configurations", ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "none"),
         ("fold-epochs", state.fold_epochs),
         ("hours of training", f"{state.epoch_seconds / 3600:.2f}"),
-        ("rows", manifest["rows"]),
+        ("samples", manifest["rows"]),
         ("data", manifest["data_fingerprint"]),
         ("code", manifest["code"]),
     ]
@@ -99,30 +99,31 @@ def _values(values: Values) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values.values)
 
 
-def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
-    """Best, its equals, the front, and how scores grew."""
+def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> None:
+    """Add the best configuration, those within one standard error, the front and the learning curves."""
     state = pool.state
     margins = pool.margins
     history = without_unlearned(state.history(), margins)
     top = best(history)
     page.heading("Best")
     page.text(
-        f"{describe(top.values)}: {100 * score(top).mean:.2f} over {len(top.scores)} cells "
+        f"{describe(top.values)}: {100 * score(top).mean:.2f} over {len(top.scores)} runs "
         "(cross-validated mean over exits, in per cent)."
     )
     if margins:
         page.text(f"Against the majority class: {conclusion(list(margins.values()))}.")
     if layers := _layers(state, top.id, replayed):
-        page.text(f"It needs {layers} layers: {FEWEST}.")
+        page.text(f"It needs {layers} mean layers: {FEWEST}.")
     page.table(_exits({"score": (top,)}, pool))
     page.text(
-        "Intervals are the corrected resampled t over cells; it was chosen as the best, so its scores are optimistic."
+        "95 % CI by the corrected resampled t over runs. The configuration was selected as the best, so its scores are "
+        "optimistic."
     )
     near = [r for r in one_standard_error(history) if r.configuration.id != top.id]
     page.text(f"{len(near)} other configuration(s) lie within one standard error of it.")
     if near:
         rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
-        page.table([("within one standard error", "score"), *rest])
+        page.table([("configuration", "score"), *rest])
     _front(page, history, replayed)
     page.heading("Learning curves")
     page.figure(
@@ -132,11 +133,11 @@ def _chosen(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> Non
                 for a, i, c, mean in figures.learning_curves(state)
             ]
         ),
-        "Mean over cells, one line per complete configuration, up to where its first cell ends; the best is thick.",
+        "Mean over runs, one line per complete configuration, up to the end of its shortest run; the best is thick.",
     )
 
 
-def _front(page: Page, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
+def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
     finished = complete(history)
     values = {c.id: c.values for c in finished}
     curves = []
@@ -152,57 +153,58 @@ def _front(page: Page, history: History, replayed: Mapping[CellKey, Tradeoff]) -
     page.heading("Score against mean layers")
     page.figure(
         figures.front(curves, [(p.layers, 100 * p.score) for p in points]),
-        "Held-out logits under normalised entropy at rising thresholds; the front is what no configuration beats.",
+        "Validation logits replayed under normalised entropy at rising thresholds. Front: no configuration scores higher with "
+        "as few layers.",
     )
     changes = [next(group) for _, group in itertools.groupby(points, key=lambda p: p.configuration)]
     page.table(
         [
-            ("on the front from", "layers", "score"),
+            ("configuration on the front", "from mean layers", "score"),
             *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )
 
 
-def _by_algorithm(page: Page, pool: Pool) -> None:
-    """Depth, patience and weights of each algorithm."""
+def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
+    """Add the scores by exit, the patience curves and the weights of each method."""
     finished = complete(pool.state.history())
     names = [a for a in pool.spec.algorithms if any(c.values["algorithm"] == a for c in finished)]
     colours = [figures.colour(a, i) for i, a in enumerate(names)]
     groups = {algorithm_label(a): tuple(c for c in finished if c.values["algorithm"] == a) for a in names}
-    page.heading("Exits of each algorithm")
+    page.heading("Exits of each method")
     table = _exits(groups, pool)
     if len(table) > 1:
         bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
         page.figure(
-            figures.bands({"": bands}, "exit after layer", "held-out score, per cent", colours),
-            "Score of each exit at the best epoch: mean over cells of the mean over complete configurations, and range "
-            "over cells.",
+            figures.bands({"": bands}, "exit after layer", "validation score (%)", colours),
+            "Score of each exit at the best epoch: mean over runs of the mean over complete configurations, and range "
+            "over runs.",
         )
         page.table(table)
         page.text(
-            "With 95 % intervals over cells (corrected resampled t). An algorithm's mean depends on what was tried."
+            "95 % CI over runs (corrected resampled t). A method's mean depends on the configurations that were tried."
         )
-    draw_best(page, pool, {name: best(side) for name, side in groups.items()}, colours, of="algorithm")
+    draw_best(page, pool, {name: best(side) for name, side in groups.items()}, colours, of="method")
 
 
-def _exits(groups: Mapping[str, History], pool: Pool) -> list[tuple[str, ...]]:
-    """A row per exit: its score over cells with its interval, in per cent; the header alone where exits weren't recorded."""
+def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ...]]:
+    """Return a row per exit: its score over runs with its interval, in per cent; only the header without recorded exits."""
     columns: list[tuple[str, ...]] = []
     for name, side in groups.items():
         intervals = [
             corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
         ]
-        told = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
-        columns += [(name, *told)] if intervals else []
+        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
+        columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
     return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row
 
 
-def _importance(page: Page, spec: SweepSpec, history: History) -> None:
+def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
     page.heading("Importance")
-    found = importances(spec, history)
-    if not found:
-        page.text(f"It takes {LEAST} complete configurations of one algorithm that differ in options and score.")
+    by_method = importances(spec, history)
+    if not by_method:
+        page.text(f"Importance needs {LEAST} complete configurations of one method that differ in options and score.")
         return
     page.figure(
         figures.shares(
@@ -210,48 +212,48 @@ def _importance(page: Page, spec: SweepSpec, history: History) -> None:
                 f"{name if name == TOGETHER else algorithm_label(name)}, n = {of.configurations}": {
                     option: dataclasses.astuple(share) for option, share in of.shares.items()
                 }
-                for name, of in found.items()
+                for name, of in by_method.items()
             }
         ),
-        f"n complete configurations; pruned and failed ones are left out. Functional ANOVA: share of the variance of the "
-        f"score that the option alone explains (main effects only; mean and range of {FORESTS} forests). PED-ANOVA: the "
-        f"option's part in what tells the best quarter (at least {TOP_LEAST}) from the others.",
+        f"n complete configurations, without pruned and failed ones. Functional ANOVA: share of the score's variance that "
+        f"the option alone explains (main effects only; mean and range over {FORESTS} forests). PED-ANOVA: the option's "
+        f"share in what distinguishes the best quarter (at least {TOP_LEAST}) from the others.",
     )
 
 
-def _compared(page: Page, pool: Pool, replayed: Mapping[CellKey, Tradeoff]) -> None:
-    """All pairs of algorithms: verdicts with what they rest on, each warning once, and how many tests that makes."""
-    page.heading("Algorithms, paired")
+def _compared(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> None:
+    """Add all pairs of methods: verdicts with what they are based on, each warning once, and the number of tests."""
+    page.heading("Paired comparisons of methods")
     algorithms = pool.spec.algorithms
     if len(algorithms) < 2:
-        page.text("The sweep has one algorithm.")
+        page.text("The sweep has one method.")
         return
     size = 0
     warnings: list[str] = []
     for a, b in itertools.combinations(algorithms, 2):
         try:
-            found = compare_pool(pool, a, b, objectives=[Objective.of("speed-up=2")], replayed=replayed or None)
+            result = compare_pool(pool, a, b, objectives=[RankingObjective.of("speed-up=2")], replayed=replayed or None)
         except LeebertError as error:
             page.text(f"{algorithm_label(a)} and {algorithm_label(b)}: {error}")
             continue
-        size += found.size
-        page.text(*findings(found.scores))
-        warnings += found.scores.warnings
-        for objective, there in found.at_speed_ups:
-            if isinstance(there, str):
-                page.text(f"Not at speed-up {objective.speed_up}: {there}")
+        size += result.size
+        page.text(*findings(result.scores))
+        warnings += result.scores.warnings
+        for objective, comparison in result.at_speed_ups:
+            if isinstance(comparison, str):
+                page.text(f"No comparison at layer speed-up {objective.speed_up:g}: {comparison}")
             else:
-                page.text(f"By the {objective}:", *findings(there))
-                warnings += there.warnings
+                page.text(f"By the {objective}:", *findings(comparison))
+                warnings += comparison.warnings
     page.text(*(f"Warning: {warning}" for warning in dict.fromkeys(warnings)))
     page.text(
-        f"This page holds {size} comparisons at 95 %, and nothing is adjusted for their number: were there no differences "
-        f"at all, about {0.05 * size:.1f} of them would still look clear."
+        f"This page holds {size} tests at the 5 % level, not adjusted for their number: with no real difference, about "
+        f"{0.05 * size:.1f} of them would still be significant."
     )
 
 
-def _layers(state: State, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
-    """The fewest layers that a complete configuration needs, where its cells have curves; as in `best`, the recorded ones."""
+def _layers(state: SweepState, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
+    """Return the mean layers that a complete configuration needs, where its runs have curves; recorded ones first."""
     if state.configs[config].state != "complete":
         return ""
     ends = [r for r in state.cells_of.get(config, ()) if r["score"] is not None]
@@ -260,22 +262,22 @@ def _layers(state: State, config: str, replayed: Mapping[CellKey, Tradeoff]) -> 
 
 
 def _configurations(
-    folder: SweepFolder, spec: SweepSpec, state: State, replayed: Mapping[CellKey, Tradeoff]
+    folder: SweepFolder, spec: SweepSpec, state: SweepState, replayed: Mapping[CellKey, Tradeoff]
 ) -> list[tuple[object, ...]]:
-    table: list[tuple[object, ...]] = [("configuration", "score", "sd", "layers", "cells", "state")]
+    table: list[tuple[object, ...]] = [("configuration", "score", "sd", "layers", "runs", "state")]
     for row in summary(folder, spec, state)["configurations"]:
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
-        told = ", ".join(filter(None, (row["state"], verdict_in_short(row))))
+        status = ", ".join(filter(None, (row["state"], majority_note(row))))
         if row["configuration"] in state.pruned:
             r = state.pruned[row["configuration"]]
-            told += f" at epoch {r['epoch'] + 1} of seed {r['seed']} fold {r['fold']}"
+            status += f" at epoch {r['epoch'] + 1} of seed {r['seed']} fold {r['fold']}"
         table.append(
             (
                 describe(row["values"]),
                 *points,
                 _layers(state, row["configuration"], replayed),
                 row["cells"],
-                ", ".join(filter(None, (told, row["placement"]))),
+                ", ".join(filter(None, (status, row["placement"]))),
             )
         )
     return table

@@ -1,17 +1,17 @@
-"""Whether the cells of a sweep were trained on the same settings: where not, a difference may be that of the settings."""
+"""Whether all runs of a sweep were trained with the same settings: otherwise a difference may be due to the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from leebert.provenance import uneven
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 
-def uneven_settings(sweep: str, state: State, configs: Collection[str] | None = None) -> list[str]:
-    """A line for each setting that was not the same in all finished cells (of these configurations); none where all were.
+def uneven_settings(sweep: str, state: SweepState, configs: Collection[str] | None = None) -> list[str]:
+    """Return a line for each setting that differs between finished runs (of these configurations).
 
-    Last digits depend on a cell's runtime, and dropout masks on the micro-batches that it was run in after memory ran out.
+    Last digits depend on a run's runtime, and dropout masks on the micro-batches that it used after memory ran out.
     """
     ends = [record for key, record in state.cells.items() if configs is None or key[0] in configs]
     runtimes = [
@@ -20,7 +20,7 @@ def uneven_settings(sweep: str, state: State, configs: Collection[str] | None = 
         if isinstance(end.get("runtime"), dict)
     ]
     return [
-        f"sweep {sweep}: cells were trained on different settings, which may change their last digits: {line} of "
-        f"{len(ends)} cells"
+        f"sweep {sweep}: runs were trained with different settings, which may change their last digits: {line} of "
+        f"{len(ends)} runs"
         for line in uneven(runtimes)
     ]

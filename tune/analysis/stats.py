@@ -1,7 +1,7 @@
-"""Statistics of paired differences, one number per (seed, fold) cell: pure functions of the differences.
+"""Statistics of paired differences, one number per run (one seed, one fold): pure functions of the differences.
 
-Cells share training data, so the ordinary paired t-test and the sign-flip test are optimistic: both take differences
-for independent. :func:`corrected_t` is the one to decide by.
+Runs share training data, so the ordinary paired t-test and the sign-flip test are optimistic: both assume independent
+differences. Decide by :func:`corrected_t`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-#: Up to so many sign patterns are all enumerated; beyond, they are drawn.
+#: Up to this number of sign patterns all are enumerated; beyond, they are drawn at random.
 EXACT_PATTERNS = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean difference with its interval at `confidence` and its two-sided p-value, from so many cells.
+    """A mean difference with its confidence interval and its two-sided p-value.
 
-    `low`, `high` and `p` are NaN where nothing can be said: fewer than two cells, or the same difference in every cell.
+    Attributes:
+        mean: The mean difference, a fraction.
+        low: The lower end of the interval; NaN for fewer than two runs, or the same difference in every run.
+        high: The upper end; NaN likewise.
+        p: The two-sided p-value; NaN likewise.
+        cells: The number of runs (or tasks) that the mean is over.
+        confidence: The confidence level, between 0 and 1.
     """
 
     mean: float
@@ -33,17 +39,25 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval at all."""
+        """Whether there is an interval."""
         return not math.isnan(self.low)
 
 
 def corrected_t(diffs: Sequence[float], test_train_ratio: float, confidence: float = 0.95) -> Interval:
-    """The corrected resampled t: t = d̄ / √((1/J + n_test/n_train)·s²) with J - 1 degrees of freedom.
+    """Compute the corrected resampled t: t = d̄ / √((1/J + n_test/n_train)·s²) with J - 1 degrees of freedom.
 
-    Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52 (2003), section 3. J is the number
-    of cells, s² the sample variance (ddof = 1), n_test/n_train the ratio of held-out to training rows (see
-    :func:`fold_ratio`); ratio 0 is the ordinary one-sample t. With J = 1, or s = 0 (up to rounding), the spread is
-    unknown and so is the interval: a few equal differences of coarse scores aren't certainty.
+    Nadeau and Bengio, "Inference for the generalization error", Machine Learning 52 (2003), section 3. With J = 1, or
+    s = 0 (up to rounding), the spread is unknown and so is the interval: a few equal differences of coarse scores are no
+    certainty.
+
+    Args:
+        diffs: (J,) differences, one per run; s² is their sample variance (ddof = 1).
+        test_train_ratio: n_test/n_train, validation samples per training sample (see :func:`fold_ratio`); 0 gives the
+            ordinary one-sample t.
+        confidence: The level of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: If an argument is out of its range or a difference is not finite.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence lies between 0 and 1, not {confidence}")
@@ -60,19 +74,49 @@ def corrected_t(diffs: Sequence[float], test_train_ratio: float, confidence: flo
 
 
 def fold_ratio(folds: int) -> float:
-    """n_test/n_train of k-fold cross-validation, 1/(k - 1). One fold is a hold-out, whose ratio must be known."""
+    """Return n_test/n_train of k-fold cross-validation, 1/(k - 1). ValueError for one fold, a hold-out of any ratio."""
     if folds < 2:
         raise ValueError(f"k folds with k >= 2 have a ratio of 1/(k-1), not {folds}")
     return 1 / (folds - 1)
 
 
+def samples_needed(
+    interval: Interval, test_train_ratio: float, difference: float, power: float = 0.8, most: int = 1000
+) -> int | None:
+    """Return the number of runs, present ones included, at which a test detects a difference with the given power.
+
+    The power of the two-sided (corrected) one-sample t is that of the noncentral t distribution with J - 1 degrees of
+    freedom and noncentrality δ / (s·√(1/J + n_test/n_train)); Cohen, "Statistical Power Analysis for the Behavioral
+    Sciences" (1988), section 2.3, with the variance of :func:`corrected_t`. That variance never falls below
+    s²·n_test/n_train, so a small difference may be out of reach of any number of runs.
+
+    Args:
+        interval: The interval of :func:`corrected_t` on the present runs, from which s is recovered.
+        test_train_ratio: The ratio with which it was computed.
+        difference: δ, the difference to detect, a fraction above 0.
+        power: The wanted probability of a significant result, between 0 and 1.
+        most: The largest number of runs to consider.
+
+    Returns:
+        The smallest J >= 2 with at least this power; None if there is none up to `most`.
+    """
+    quantile = (1 + interval.confidence) / 2
+    error = (interval.high - interval.low) / 2 / float(special.stdtrit(interval.cells - 1, quantile))
+    std = error / math.sqrt(1 / interval.cells + test_train_ratio)
+    runs = np.arange(2, most + 1)
+    noncentrality = difference / (std * np.sqrt(1 / runs + test_train_ratio))
+    critical = special.stdtrit(runs - 1, quantile)
+    # The opposite tail, a significant difference of the wrong sign, adds less than 1e-4 at any power worth having.
+    enough = 1 - special.nctdtr(runs - 1, noncentrality, critical) >= power
+    return int(runs[np.argmax(enough)]) if enough.any() else None
+
+
 def sign_flip(diffs: Sequence[float], seed: int = 0, permutations: int = 10_000) -> float:
-    """Two-sided p of the sign-flip permutation test: the share of sign patterns with a sum at least as far from 0.
+    """Compute the two-sided p of the sign-flip permutation test: the share of patterns with a sum at least as far from 0.
 
     Fisher, "The Design of Experiments" (1935), section 21. All 2^J patterns are counted while there are at most 2^16;
     beyond, `permutations` are drawn from `seed` and p = (1 + hits) / (1 + permutations), never 0 (Phipson and Smyth,
-    2010).
-    **Optimistic**: it takes cells for exchangeable under a flip of one sign, but cells share training data.
+    2010). **Optimistic**: it assumes that the sign of each run's difference is exchangeable, but runs share training data.
     """
     if permutations < 1:
         raise ValueError(f"at least 1 permutation is needed, not {permutations}")
@@ -87,18 +131,18 @@ def sign_flip(diffs: Sequence[float], seed: int = 0, permutations: int = 10_000)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's step-down adjusted p-values, in the order given: p̃_(i) = max over j <= i of min(1, (m - j + 1)·p_(j)).
+    """Adjust p-values by Holm's step-down procedure, in their order: p̃_(i) = max over j <= i of min(1, (m - j + 1)·p_(j)).
 
     Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6 (1979). A NaN stays NaN, and
-    still counts among the m hypotheses (as if it were 1), so that an exit without an interval never helps the others.
+    still counts among the m hypotheses (as if it were 1), so an exit without an interval never helps the others.
     """
     if any(not (math.isnan(p) or 0 <= p <= 1) for p in p_values):
         raise ValueError(f"p-values lie between 0 and 1: {list(p_values)}")
     m = len(p_values)
     adjusted = [math.nan] * m
     running = 0.0
-    known = (i for i in range(m) if not math.isnan(p_values[i]))
-    for rank, i in enumerate(sorted(known, key=lambda i: p_values[i])):
+    defined = (i for i in range(m) if not math.isnan(p_values[i]))
+    for rank, i in enumerate(sorted(defined, key=lambda i: p_values[i])):
         running = max(running, min(1.0, (m - rank) * p_values[i]))
         adjusted[i] = running
     return tuple(adjusted)
@@ -107,11 +151,16 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def holm_intervals(
     samples: Sequence[Sequence[float]], test_train_ratio: float, confidence: float = 0.95
 ) -> tuple[Interval, ...]:
-    """One corrected t per sample (an exit), with **Holm-adjusted p-values** and **Bonferroni simultaneous intervals**.
+    """Compute one corrected t per sample (an exit), with **Holm-adjusted p** and **Bonferroni simultaneous intervals**.
 
-    Each of the m intervals has level 1 - (1 - confidence)/m, so that all hold together with at least `confidence` (if
-    each does). Intervals at Holm's step-down levels don't keep that promise, hence Bonferroni's; Holm's test is the
-    sharper of the two, and may reject where the interval still touches 0.
+    Each of the m intervals has level 1 - (1 - confidence)/m, so all hold together with at least `confidence` (if each
+    does). Intervals at Holm's step-down levels do not guarantee this, hence Bonferroni's. Holm's test has more power, and
+    may reject where the interval still contains 0.
+
+    Args:
+        samples: (m, J) differences.
+        test_train_ratio: See :func:`corrected_t`.
+        confidence: The simultaneous confidence of the m intervals.
     """
     if not samples:
         return ()
@@ -123,7 +172,7 @@ def holm_intervals(
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-    """The settings of a comparison, and the three tests under them."""
+    """The settings of a comparison, and its three tests under them."""
 
     test_train_ratio: float
     confidence: float = 0.95

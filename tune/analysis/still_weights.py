@@ -1,6 +1,6 @@
-"""Comparisons in which ω had no say: the loss weights of both sides stayed at their start, or are alike at all exits.
+"""Comparisons in which ω had no effect: the loss weights of both sides stayed at their start, or are equal at all exits.
 
-Then θ is trained on one and the same loss, and what differs between the sides is not how ω learns.
+Then θ is trained on the same loss on both sides, and their difference is not due to how ω learns.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from leebert.methods import METHODS
 from leebert.methods.common import CYCLES
 from leebert.omega import MOVED, learns_omega
-from tune.analysis.compare import Line
+from tune.analysis.compare import PairedComparison
 from tune.space import SweepSpec
 from tune.store.history import CellKey
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
-#: Options that decide how ω learns and nothing else.
+#: Options that only decide how ω learns.
 OF_OMEGA = CYCLES
 
 
@@ -27,8 +27,11 @@ OF_OMEGA = CYCLES
 class Weights:
     """The loss weights of one run at its best epoch.
 
-    moved: the largest change of a weight since the start. spread: the largest difference between weights of one kind.
-    ce, kd: (M,) as the ledger has them, `kd` summed over an exit's teachers.
+    Attributes:
+        moved: The largest change of a weight since the start.
+        spread: The largest difference between weights of one kind.
+        ce: (M,) weights of the cross-entropies, as recorded.
+        kd: (M,) weights of the distillation terms, summed over an exit's teachers.
     """
 
     moved: float
@@ -45,29 +48,29 @@ class Weights:
         return self.spread < MOVED
 
     def same_terms(self, other: Weights) -> bool:
-        """Whether both join the same terms, weighted alike up to a factor for each kind: all that sums by exit can tell."""
+        """Return whether both weight the same terms equally, up to a factor for each kind; sums by exit show no more."""
         return _proportional(self.ce, other.ce) and _proportional(self.kd, other.kd)
 
 
 def _proportional(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether the weights (M,) are alike at all exits, up to a factor that they share."""
+    """Return whether the weights (M,) are equal at all exits, up to a common factor."""
     if a.shape != b.shape or bool(np.any((np.abs(a) > MOVED) != (np.abs(b) > MOVED))):
         return False
     ratio = a[np.abs(a) > MOVED] / b[np.abs(a) > MOVED]
     return not len(ratio) or float(np.ptp(ratio)) < 2 * MOVED
 
 
-def weights_of(record: Record, parametrisation: str) -> Weights | None:
-    """A run's weights by the record of its end; None where it doesn't tell enough.
+def weights_of(record: LedgerRecord, parametrisation: str) -> Weights | None:
+    """Return a run's weights from its end record; None where it lacks them.
 
-    Records of older versions have sums by exit only: there the cross-entropies' weights, which start at 1, stand for all.
-    They can't under `group_softmax`, in which teachers are weighed against each other.
+    Records of older versions only have sums by exit. There the cross-entropies' weights, which start at 1, represent all
+    weights; not so under `group_softmax`, which weights teachers against each other.
     """
-    known = record.get("weights") or {}
-    if "ce" not in known:
+    recorded = record.get("weights") or {}
+    if "ce" not in recorded:
         return None
-    ce = np.array(known["ce"], float)
-    kd = np.array(known.get("kd", np.zeros(len(ce))), float)
+    ce = np.array(recorded["ce"], float)
+    kd = np.array(recorded.get("kd", np.zeros(len(ce))), float)
     if omega := record.get("omega"):
         return Weights(omega["moved"], omega["spread"], ce, kd)
     if parametrisation == "group_softmax":
@@ -77,11 +80,17 @@ def weights_of(record: Record, parametrisation: str) -> Weights | None:
 
 @dataclasses.dataclass(frozen=True)
 class StillPairs:
-    """Of a line of a comparison, how many of its pairs had the same loss throughout, and by how much weights moved.
+    """The pairs of a comparison whose loss was the same throughout.
 
-    alike: of these, in how many pairs weights moved, but alike at all exits. moved: the largest change of a weight in the
-    `still` pairs. lr_omega: the λ2 that would have moved weights by :data:`leebert.omega.MOVED`, by what they moved at theirs; None where
-    it can't be told.
+    Attributes:
+        a: A's name.
+        b: B's name.
+        pairs: The number of pairs that count.
+        still: The number of pairs whose weights stayed at their start.
+        alike: The number of pairs whose weights moved, but equally at all exits.
+        moved: The largest change of a weight in the `still` pairs.
+        lr_omega: The λ2 that would move weights by :data:`leebert.omega.MOVED`, extrapolated from the recorded movement;
+            None where unknown.
     """
 
     a: str
@@ -93,38 +102,38 @@ class StillPairs:
     lr_omega: float | None
 
     def in_words(self) -> str:
-        """A sentence; empty where no pair was still."""
+        """Return a sentence; empty where every pair's weights moved apart."""
         if not self.still + self.alike:
             return ""
-        said = []
+        parts = []
         for count, what in (
             (self.still, f"weights stayed within {self.moved:.2g} of their start (less than {MOVED:g})"),
-            (self.alike, f"weights ended alike at all exits (within {MOVED:g})"),
+            (self.alike, f"weights ended equal at all exits (within {MOVED:g})"),
         ):
             if count:
-                said.append(what if count == self.pairs else f"in {count} of {self.pairs} pairs {what}")
+                parts.append(what if count == self.pairs else f"in {count} of {self.pairs} pairs {what}")
         cure = ""
         if self.lr_omega:
             which = "those that stayed" if self.still and self.alike else "them"
             cure = f"; λ2 (lr_omega) of about {self.lr_omega:.2g} or more would move {which}"
-        return f"{self.a} against {self.b}: {' and '.join(said)}, so the optimisers could not differ{cure}"
+        return f"{self.a} against {self.b}: {' and '.join(parts)}, so the optimisers could not differ{cure}"
 
 
 def still_pairs(
-    line: Line,
+    line: PairedComparison,
     option: str,
-    cells: Mapping[CellKey, Record],
+    cells: Mapping[CellKey, LedgerRecord],
     values: Mapping[str, Mapping[str, Any]],
     spec: SweepSpec,
 ) -> StillPairs | None:
-    """The still pairs of a line; None where its sides differ in more than how ω learns, or the records don't tell.
+    """Find the still pairs of a comparison; None where its sides differ in more than how ω learns, or records lack it.
 
     Args:
-        line: the comparison's line.
-        option: what is compared.
-        cells: the ends of the runs, by configuration, seed and fold.
-        values: each configuration's values.
-        spec: the sweep's space, for the options that are fixed.
+        line: The paired comparison.
+        option: The option that is compared.
+        cells: The end records of the runs, by configuration, seed and fold.
+        values: Each configuration's values.
+        spec: The sweep's space, for the options that are fixed.
     """
     if not _only_omega(option, [values[c]["algorithm"] for c in line.paired[0]]):
         return None
@@ -136,28 +145,28 @@ def still_pairs(
             [weights_of(cells[c, *key], config.parametrisation) for key in line.cells]
             for c, config in zip(pair, configs, strict=True)
         ]
-        known = [(a, b) for a, b in zip(*runs, strict=True) if a is not None and b is not None]
-        if len(known) < len(line.cells):
+        recorded = [(a, b) for a, b in zip(*runs, strict=True) if a is not None and b is not None]
+        if len(recorded) < len(line.cells):
             return None
-        if not all(a.same_terms(b) for a, b in known):
+        if not all(a.same_terms(b) for a, b in recorded):
             continue
-        if all(a.still and b.still for a, b in known):
+        if all(a.still and b.still for a, b in recorded):
             still += 1
             moved += [
-                (max(run[side].moved for run in known), config.lr_omega)
+                (max(run[side].moved for run in recorded), config.lr_omega)
                 for side, config in enumerate(configs)
                 if learns_omega(config.algorithm)
             ]
-        elif all(a.alike and b.alike for a, b in known):
+        elif all(a.alike and b.alike for a, b in recorded):
             alike += 1
-    # Movements are proportional to λ2 (Adam's steps are of its size), so one run says what another rate would do.
+    # Movements are proportional to λ2 (Adam's steps are of its size), so one run predicts the effect of another rate.
     rates = [rate * MOVED / far for far, rate in moved if far > 0]
     most = max((far for far, _ in moved), default=0.0)
     return StillPairs(line.a, line.b, len(line.paired), still, alike, most, max(rates, default=None))
 
 
 def _only_omega(option: str, algorithms: Sequence[str]) -> bool:
-    """Whether the sides differ in how ω learns alone: by the table, methods of one family of which one at least learns ω."""
+    """Return whether the sides only differ in how ω learns: methods with the same stages, at least one of which learns ω."""
     if not any(map(learns_omega, algorithms)):
         return False
     return option in OF_OMEGA or (option == "algorithm" and len({METHODS[a].stages for a in algorithms}) == 1)

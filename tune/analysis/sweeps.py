@@ -1,4 +1,4 @@
-"""Sweeps as they were read: one, or several of one task whose runs are joined where A stands in one and B in another."""
+"""Loaded sweeps: one, or several of one task whose runs are joined where A is in one and B in another."""
 
 from __future__ import annotations
 
@@ -10,42 +10,47 @@ from typing import Any
 
 from leebert.errors import ConfigError
 from leebert.provenance import backbone_differences
-from tune.analysis.compare import holds, means
+from tune.analysis.compare import has_value, matches
 from tune.analysis.learned import ConfigurationMargin, margins_of, ratio_of
 from tune.analysis.overview import UNFINISHED
 from tune.space import SweepSpec
 from tune.store.curves import CellCurves
 from tune.store.folder import SweepFolder, spec_of
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
-#: What must agree between sweeps for their scores to be comparable: the same rows in the same folds, scored alike.
+#: What must agree between sweeps for their scores to be comparable: the same samples in the same folds, one metric.
 SAME = ("data_fingerprint", "folds", "rows", "metric")
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
-    """A sweep as it was when it was read.
+class LoadedSweep:
+    """A sweep as read from its folder at one time.
 
-    status: `running`, `finished`, `stopped`, `failed` or `died`.
+    Attributes:
+        folder: Its folder.
+        spec: Its search space.
+        manifest: Its manifest.
+        state: What its ledger holds.
+        status: `running`, `finished`, `stopped`, `failed` or `died`.
     """
 
     folder: SweepFolder
     spec: SweepSpec
     manifest: dict[str, Any]
-    state: State
+    state: SweepState
     status: str
 
     @classmethod
-    def read(cls, folder: SweepFolder, *, epochs: bool = False) -> Sweep:
+    def read(cls, folder: SweepFolder, *, epochs: bool = False) -> LoadedSweep:
         """Read a sweep's folder.
 
         Args:
             folder: The folder.
-            epochs: Whether to read the records of epochs, too, which weights over time need.
+            epochs: Whether to read the records of epochs, too, which learning curves and weights need.
 
         Raises:
-            SweepError: for a damaged manifest or ledger.
-            ConfigError: for a damaged space.
+            SweepError: For a damaged manifest or ledger.
+            ConfigError: For a damaged space.
         """
         running = folder.driver() is not None
         state = folder.ledger.read(epochs=epochs)
@@ -57,20 +62,20 @@ class Sweep:
 
     @functools.cached_property
     def curve_of(self) -> CellCurves:
-        """The curves of its cells under the default criterion, by the records of their ends."""
+        """The curves of its runs under the default criterion, by their end records."""
         return CellCurves(self.folder.path)
 
 
-def require_alike(sweeps: Sequence[Sweep], *, paired: bool = False) -> None:
-    """Refuse sweeps of one task whose scores aren't comparable.
+def require_alike(sweeps: Sequence[LoadedSweep], *, paired: bool = False) -> None:
+    """Refuse sweeps of one task whose scores are not comparable.
 
     Args:
         sweeps: The sweeps.
-        paired: Whether runs of one are to be paired with runs of another: then they may differ in nothing but the
-            options that are searched.
+        paired: Whether runs of one are to be paired with runs of another. Then they may only differ in the options that
+            are searched.
 
     Raises:
-        ConfigError: with what differs.
+        ConfigError: With what differs.
     """
     first, *others = sweeps
     for other in others:
@@ -79,7 +84,7 @@ def require_alike(sweeps: Sequence[Sweep], *, paired: bool = False) -> None:
         if paired:
             differ += ["backbone"] if _other_backbone(first.manifest, other.manifest) else []
             differ += ["training"] if other.spec.training != first.spec.training else []
-            # A backbone is the same by its files, wherever they lay.
+            # A backbone is identified by its files, whatever their path.
             models = [one.spec.model.model_copy(update={"backbone": ""}) for one in (first, other)]
             differ += ["model"] if models[0] != models[1] else []
         if differ:
@@ -95,23 +100,29 @@ def _other_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pool:
-    """The runs of one sweep, or of several: `homes` says in which folder a configuration's files lie.
+class SweepPool:
+    """The runs of one sweep, or of several sweeps of one task.
 
-    `spec` is the first sweep's. `unfinished` says what becomes of a sweep that isn't at its end, and is empty otherwise.
+    Attributes:
+        name: The sweeps' names.
+        sweeps: The sweeps.
+        state: What their ledgers hold, joined.
+        homes: The folder of each configuration's files.
+        unfinished: A phrase on the sweeps that are not finished; empty if all are.
+        planned: The number of planned configurations; None if all sweeps are finished.
     """
 
     name: str
-    sweeps: tuple[Sweep, ...]
-    state: State
+    sweeps: tuple[LoadedSweep, ...]
+    state: SweepState
     homes: Mapping[str, Path]
     unfinished: str
     planned: int | None
 
     @classmethod
-    def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False) -> Pool:
-        """One sweep, as far as it has come. `epochs`: with the records of epochs, which weights over time need."""
-        sweep = Sweep.read(folder, epochs=epochs)
+    def of(cls, folder: SweepFolder, *, name: str = "", epochs: bool = False) -> SweepPool:
+        """Load one sweep. `epochs`: with the records of epochs, which learning curves and weights need."""
+        sweep = LoadedSweep.read(folder, epochs=epochs)
         spec, state, status = sweep.spec, sweep.state, sweep.status
         at_end = status == "finished"
         complete = sum(c.state == "complete" for c in state.history())
@@ -137,36 +148,38 @@ class Pool:
 
     @functools.cached_property
     def margins(self) -> dict[str, ConfigurationMargin]:
-        """The complete configurations beside the majority class, by id, where their cells tell."""
+        """The complete configurations' margins over the majority class, by id, where known."""
         done = [c.id for c in self.state.history() if c.state == "complete"]
         ends = {config: self.state.cells_of.get(config, ()) for config in done}
         return margins_of(ends, self.homes, self.spec, self.manifest)
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the sweep, or the first of them, is made of."""
+        """The manifest of the first sweep."""
         return self.sweeps[0].manifest
 
     @property
     def test_train_ratio(self) -> float:
-        """Held-out rows per training row in each cell, as the corrected intervals need it."""
+        """Validation samples per training sample in each run, for the corrected intervals."""
         return ratio_of(self.spec, self.manifest)
 
     def has(self, option: str, value: str) -> bool:
-        """Whether it searches this value of an option, begun or not."""
-        if holds(self.state.history(), option, value):
+        """Return whether the space has this value of an option, begun or not."""
+        if has_value(self.state.history(), option, value):
             return True
         axis = self.spec.space.get(option)
         listed = self.spec.algorithms if option == "algorithm" else () if axis is None else axis.listed() or ()
         return any(str(value).lower() == str(v).lower() or _number(value) == v for v in listed)
 
-    def narrowed(self, option: str, a: str, b: str) -> Pool:
-        """Without the configurations that stand on neither side."""
-        configs = {id: c for id, c in self.state.configs.items() if any(means(s, c.values.get(option)) for s in (a, b))}
+    def narrowed(self, option: str, a: str, b: str) -> SweepPool:
+        """Drop the configurations that are on neither side."""
+        configs = {
+            id: c for id, c in self.state.configs.items() if any(matches(s, c.values.get(option)) for s in (a, b))
+        }
         return dataclasses.replace(self, state=dataclasses.replace(self.state, configs=configs))
 
     def scores(self) -> dict[tuple[str, int, int], float]:
-        """The score of every finished cell."""
+        """Return the score of every finished run."""
         return {key: r["score"] for key, r in self.state.cells.items() if r.get("score") is not None}
 
 
@@ -177,34 +190,35 @@ def _number(text: str) -> float | None:
         return None
 
 
-def pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs: bool = False) -> list[Pool]:
-    """One per sweep; the sweeps of a task in which none has both sides are joined into one.
+def load_pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, epochs: bool = False) -> list[SweepPool]:
+    """Load sweeps for a comparison, joining the sweeps of a task in which none has both sides.
 
-    ConfigError for a sweep that is named twice, as itself or as a copy, and where no task has both sides.
+    Raises:
+        ConfigError: For a sweep that is named twice, as itself or as a copy, and where no task has both sides.
     """
     paths = [folder.path.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise ConfigError(f"{twice} is named twice: it would count twice")
     names = [folder.name for folder in folders]
-    named = [f.name if names.count(f.name) == 1 else str(f.path) for f in folders]
-    single = [Pool.of(folder, name=name, epochs=epochs) for folder, name in zip(folders, named, strict=True)]
+    labels = [f.name if names.count(f.name) == 1 else str(f.path) for f in folders]
+    single = [SweepPool.of(folder, name=name, epochs=epochs) for folder, name in zip(folders, labels, strict=True)]
     _refuse_copies(single)
-    by_task: dict[str, list[Pool]] = {}
+    by_task: dict[str, list[SweepPool]] = {}
     for pool in single:
         by_task.setdefault(pool.spec.task_name, []).append(pool)
     _require_common_task(by_task, option, a, b)
-    told = []
+    pools = []
     for mine in by_task.values():
         apart = len(mine) > 1 and not any(p.has(option, a) and p.has(option, b) for p in mine)
-        told += [_joined([p.narrowed(option, a, b) for p in mine])] if apart else mine
-    return told
+        pools += [_joined([p.narrowed(option, a, b) for p in mine])] if apart else mine
+    return pools
 
 
-def _refuse_copies(found: Sequence[Pool]) -> None:
-    """Two sweeps of the same data and folds of which one holds the other's scores to the last bit."""
-    for i, one in enumerate(found):
-        for other in found[:i]:
+def _refuse_copies(pools: Sequence[SweepPool]) -> None:
+    """Refuse two sweeps of the same data and folds of which one holds the other's scores to the last bit."""
+    for i, one in enumerate(pools):
+        for other in pools[:i]:
             same = all(
                 one.manifest.get(key) == other.manifest.get(key) for key in ("task", "data_fingerprint", "folds")
             )
@@ -216,7 +230,7 @@ def _refuse_copies(found: Sequence[Pool]) -> None:
                 )
 
 
-def _require_common_task(by_task: Mapping[str, Sequence[Pool]], option: str, a: str, b: str) -> None:
+def _require_common_task(by_task: Mapping[str, Sequence[SweepPool]], option: str, a: str, b: str) -> None:
     of_a, of_b = ([task for task, mine in by_task.items() if any(p.has(option, s) for p in mine)] for s in (a, b))
     if of_a and of_b and not set(of_a) & set(of_b):
         raise ConfigError(
@@ -224,12 +238,12 @@ def _require_common_task(by_task: Mapping[str, Sequence[Pool]], option: str, a: 
         )
 
 
-def _joined(found: Sequence[Pool]) -> Pool:
-    """Several sweeps of one task as one. ConfigError where they differ in more than what they search."""
-    require_alike([sweep for pool in found for sweep in pool.sweeps], paired=True)
-    first, *others = found
+def _joined(pools: Sequence[SweepPool]) -> SweepPool:
+    """Join several sweeps of one task. ConfigError where they differ in more than what they search."""
+    require_alike([sweep for pool in pools for sweep in pool.sweeps], paired=True)
+    first, *others = pools
     configs = dict(first.state.configs)
-    state = State(configs=configs, indices=dict(first.state.indices), cells=dict(first.state.cells))
+    state = SweepState(configs=configs, indices=dict(first.state.indices), cells=dict(first.state.cells))
     state.epochs = dict(first.state.epochs)
     homes = dict(first.homes)
     for other in others:
@@ -240,12 +254,12 @@ def _joined(found: Sequence[Pool]) -> Pool:
         state.cells.update(other.state.cells)
         state.epochs.update(other.state.epochs)
         homes.update(other.homes)
-    planned = [p.planned or len(p.state.configs) for p in found]
-    return Pool(
-        name=" + ".join(p.name for p in found),
-        sweeps=tuple(sweep for p in found for sweep in p.sweeps),
+    planned = [p.planned or len(p.state.configs) for p in pools]
+    return SweepPool(
+        name=" + ".join(p.name for p in pools),
+        sweeps=tuple(sweep for p in pools for sweep in p.sweeps),
         state=state,
         homes=homes,
-        unfinished="; ".join(p.unfinished for p in found if p.unfinished),
-        planned=sum(planned) if any(p.planned for p in found) else None,
+        unfinished="; ".join(p.unfinished for p in pools if p.unfinished),
+        planned=sum(planned) if any(p.planned for p in pools) else None,
     )

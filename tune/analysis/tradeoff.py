@@ -1,6 +1,6 @@
-"""Score against speed, replayed from the held-out logits that every cell has left: no model is run.
+"""Score against mean layers, replayed from the validation logits of every finished run: no model is run.
 
-The curves are those of `leebert.tradeoff`; here is which cells have one, and what configurations are judged by.
+`leebert.tradeoff` computes a curve; this module reads those of a sweep's runs and ranks configurations by them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.evaluate import HeldOut
 from leebert.exits import CRITERIA, REPORTED, with_threshold, without_patience
 from leebert.tradeoff import Tradeoff, mean_curve
-from tune.store.held_out import cell_logits, named, unchecked, warn_of
+from tune.store.held_out import cell_logits, cell_name, count_unchecked, warn_unreadable
 from tune.store.history import Cell, CellKey, Configuration, EpochScore, History
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 #: A replay that takes longer is announced.
 LONG_SECONDS = 10.0
 
 
 def tradeoff(held_out: HeldOut, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
-    """A cell's curve; `patience` is the criterion's second parameter, None: its default. ConfigError for a model with one exit."""
+    """Compute a run's curve. ConfigError for a model with one exit; `patience` None is the criterion's default."""
     if len(held_out.logits) < 2:
-        raise ConfigError("a model with one exit has one speed only")
+        raise ConfigError("a model with one exit has a single speed, and so no curve")
     _check(criterion, patience)
     return core.tradeoff(held_out, criterion, patience, metric=metric)
 
@@ -42,18 +42,24 @@ def _check(criterion: str, patience: int | None) -> None:
 
 def curves(
     folder: Path,
-    cells: Mapping[CellKey, Record],
+    cells: Mapping[CellKey, LedgerRecord],
     metric: str,
     criterion: str,
     patience: int | None = None,
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[CellKey, Tradeoff]:
-    """The curve of every finished cell (the ledger's `State.cells`), without those whose logits are missing or damaged.
+    """Compute the curve of every finished run, except for missing or damaged logits, of which it warns.
 
-    Warns of the latter. `say` is told how long it will take, where that is long.
+    Args:
+        folder: The sweep's folder.
+        cells: The end records of the runs, as in `SweepState.cells`.
+        metric: The task's metric.
+        criterion: The exit criterion.
+        patience: Its second parameter; None for its default.
+        say: Receives the expected duration, if it is long.
     """
-    found: dict[CellKey, Tradeoff] = {}
+    by_run: dict[CellKey, Tradeoff] = {}
     wrong: dict[CellKey, str] = {}
     finished = {key: record for key, record in cells.items() if "held_out" in record}  # others have diverged
     for number, (key, record) in enumerate(finished.items(), start=1):
@@ -63,21 +69,21 @@ def curves(
         except SweepError as error:
             wrong[key] = str(error)
             continue
-        found[key] = tradeoff(held_out, metric, criterion, patience)
-        left = (len(finished) - number) * (time.monotonic() - started)
-        if number == 2 and left > LONG_SECONDS:  # the first also loads libraries
-            say(f"replaying the held-out logits of {len(finished)} cells takes about {left:.0f} s")
-    warn_of(folder, wrong)
-    if old := unchecked(finished.values()):
+        by_run[key] = tradeoff(held_out, metric, criterion, patience)
+        remaining = (len(finished) - number) * (time.monotonic() - started)
+        if number == 2 and remaining > LONG_SECONDS:  # the first also loads libraries
+            say(f"replaying the validation logits of {len(finished)} runs takes about {remaining:.0f} s")
+    warn_unreadable(folder, wrong)
+    if old := count_unchecked(finished.values()):
         say(
-            f"note: {old} cells were recorded without digests by an older version: damage to their logits can't be seen"
+            f"note: {old} runs were recorded without digests by an older version: damage to their logits can't be detected"
         )
-    return found
+    return by_run
 
 
 @dataclasses.dataclass(frozen=True)
-class Objective:
-    """What a cell is judged by: its mean over exits, its score at a speed-up, or the area under score against layers."""
+class RankingObjective:
+    """What a run is scored by: its mean over exits, its score at a layer speed-up, or the area under its curve."""
 
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None
@@ -87,12 +93,12 @@ class Objective:
     @classmethod
     def of(
         cls, text: str, criterion: str | None = None, patience: int | None = None, *, option: str = "--objective"
-    ) -> Objective:
-        """From `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
+    ) -> RankingObjective:
+        """Parse `score`, `area` or `speed-up=2.5`. Raises ConfigError, which names the `option` that was given."""
         criterion = criterion or REPORTED
         _check(criterion, patience)
         kind, separator, number = text.partition("=")
-        said = f"--speed-up {number}" if option == "--speed-up" else f"{option} {text}"
+        argument = f"--speed-up {number}" if option == "--speed-up" else f"{option} {text}"
         if kind == "score" and not separator:
             return cls(criterion=criterion, patience=patience)
         if kind == "area" and not separator:
@@ -104,57 +110,62 @@ class Objective:
                 speed_up = math.nan
             if 1 <= speed_up < math.inf:
                 return cls("speed-up", speed_up, criterion, patience)
-            raise ConfigError(f"{said}: a speed-up is a number of at least 1, such as speed-up=2")
-        raise ConfigError(f"{said}: one of score, area, speed-up=NUMBER")
+            raise ConfigError(f"{argument}: a speed-up is a number of at least 1, such as speed-up=2")
+        raise ConfigError(f"{argument}: one of score, area, speed-up=NUMBER")
 
     def __str__(self) -> str:
         if self.kind == "score":
             return "mean over exits"
         if self.kind == "area":
             return f"mean score over layers under {self.under}"
-        return f"score at speed-up {self.speed_up:g} under {self.under}"
+        return f"score at layer speed-up {self.speed_up:g} under {self.under}"
 
     @property
     def under(self) -> str:
         """The criterion in words."""
         return self.criterion.replace("_", " ") + ("" if self.patience is None else f" with patience {self.patience}")
 
-    def rescored(self, history: History, found: Mapping[CellKey, Tradeoff]) -> History:
-        """The history with every cell's score replaced by this one; cells without a curve count as unfinished.
+    def rescored(self, history: History, by_run: Mapping[CellKey, Tradeoff]) -> History:
+        """Replace every run's score by this one; runs without a curve count as unfinished.
 
-        Raises ConfigError, which names configuration and cell, for a speed-up out of a cell's reach.
+        Args:
+            history: The configurations.
+            by_run: The curves of their runs.
+
+        Raises:
+            ConfigError: Naming configuration and run, for a speed-up that a run cannot reach.
         """
         if self.kind == "score":
             return history
         return tuple(
-            dataclasses.replace(c, cells=tuple(self._cell(c.id, cell, found) for cell in c.cells)) for c in history
+            dataclasses.replace(c, cells=tuple(self._cell(c.id, cell, by_run) for cell in c.cells)) for c in history
         )
 
-    def _cell(self, config: str, cell: Cell, found: Mapping[CellKey, Tradeoff]) -> Cell:
+    def _cell(self, config: str, cell: Cell, by_run: Mapping[CellKey, Tradeoff]) -> Cell:
         if cell.state != "finished" or cell.best is None:
             return cell
         key = (config, cell.seed, cell.fold)
-        if key not in found:
+        if key not in by_run:
             return Cell(cell.seed, cell.fold, "running")
         try:
-            value = found[key].area() if self.speed_up is None else found[key].at_speed_up(self.speed_up)
+            value = by_run[key].area() if self.speed_up is None else by_run[key].at_speed_up(self.speed_up)
         except ConfigError as error:
-            raise ConfigError(f"{named(key)}: {error}") from None
+            raise ConfigError(f"{cell_name(key)}: {error}") from None
         return Cell(cell.seed, cell.fold, "finished", (), EpochScore(cell.best.epoch, value))
 
-    def in_reach(self, configuration: Configuration, found: Mapping[CellKey, Tradeoff]) -> bool:
-        """Whether all cells of a configuration reach the speed-up, if this is one."""
-        mine = (found.get((configuration.id, cell.seed, cell.fold)) for cell in configuration.cells)
+    def in_reach(self, configuration: Configuration, by_run: Mapping[CellKey, Tradeoff]) -> bool:
+        """Return whether all runs of a configuration reach the speed-up, if this is one."""
+        mine = (by_run.get((configuration.id, cell.seed, cell.fold)) for cell in configuration.cells)
         return self.speed_up is None or all(t is None or t.reaches(self.speed_up) for t in mine)
 
 
-def curves_if_there(
+def curves_or_none(
     folder: Path,
-    cells: Mapping[CellKey, Record],
+    cells: Mapping[CellKey, LedgerRecord],
     metric: str,
     criterion: str = REPORTED,
 ) -> dict[CellKey, Tradeoff]:
-    """:func:`curves`, for what is good to have: none where a model has one exit."""
+    """Return :func:`curves`, or none where they cannot be computed, as for models with one exit."""
     try:
         return curves(folder, cells, metric, criterion)
     except LeebertError:
@@ -170,15 +181,15 @@ class FrontPoint:
     score: float
 
 
-def pareto(history: History, found: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """The front of score against mean layers over these configurations, fewest layers first.
+def pareto(history: History, by_run: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
+    """Compute the front of score against mean layers, fewest layers first.
 
-    A configuration without the curve of one of its cells is left out.
+    A configuration that lacks the curve of one of its runs is not on it.
     """
     points = []
     for c in history:
-        mine = [found[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in found]
-        if len(mine) == len(c.cells):  # means over other cells can't be compared
+        mine = [by_run[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in by_run]
+        if len(mine) == len(c.cells):  # means over different runs are not comparable
             points += [FrontPoint(c.id, float(x), float(y)) for x, y in zip(*mean_curve(mine), strict=True)]
     front: list[FrontPoint] = []
     for point in sorted(points, key=lambda p: (p.layers, -p.score, p.configuration)):

@@ -29,7 +29,7 @@ class Question:
     """What a node is to look at beside its versions; None is not looked at.
 
     storage: the sweeps' folder. mark: the name of the driver's folder in it, see :func:`marked`. tokens: a token file.
-    backbone: as the user names it.
+    backbone: as the user names it. packages: more packages whose versions count.
     """
 
     storage: str | None = None
@@ -37,6 +37,7 @@ class Question:
     tokens: str | None = None
     backbone: str | None = None
     gpus: bool = False
+    packages: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,44 +73,50 @@ class NodeFacts:
 
 @dataclasses.dataclass(frozen=True)
 class Stamp:
-    """What trials of one sweep must have in common: the versions in :data:`COMPARED`, and the code."""
+    """What trials of one sweep must have in common: the versions in :data:`COMPARED` and of `packages`, and the code.
+
+    packages: those that the sweep's parts of other packages come from.
+    """
 
     versions: Mapping[str, str]
     code: str
+    packages: tuple[str, ...] = ()
 
     @classmethod
-    def here(cls) -> Stamp:
+    def here(cls, packages: tuple[str, ...] = ()) -> Stamp:
         """This process's."""
         from leebert.provenance import code_version, versions
 
-        return cls(versions(), code_version())
+        return cls(versions(packages), code_version(), packages)
 
     def differences(self, versions: Mapping[str, str], code: str) -> list[tuple[str, str, str]]:
         """(what, there, here) of each difference to a node's versions and code.
 
         A build's label after `+` is no difference: a head without a GPU has another build of torch than its workers.
         """
-        pairs = [(name, versions.get(name, "none"), self.versions.get(name, "none")) for name in COMPARED]
+        names = (*COMPARED, *self.packages)
+        pairs = [(name, versions.get(name, "none"), self.versions.get(name, "none")) for name in names]
         pairs.append(("leebert", code, self.code))
         return [p for p in pairs if p[1] != p[2] and (p[0] == "leebert" or _public(p[1]) != _public(p[2]))]
 
     def require(self) -> None:
         """SweepError where this process differs: for nodes that joined after :func:`check_versions`."""
-        here = Stamp.here()
+        here = Stamp.here(self.packages)
         if found := self.differences(here.versions, here.code):
             raise SweepError(_refusal([(socket.gethostname(), *row) for row in found]))
 
 
-def check_versions(address: str | None, timeout: float = SECONDS) -> None:
+def check_versions(address: str | None, timeout: float = SECONDS, packages: tuple[str, ...] = ()) -> None:
     """SweepError where a node of the cluster differs from the driver; nothing is asked of this machine alone.
 
     Ray must be up. A node that doesn't answer within `timeout` seconds is refused too: no trial would start there.
+    `packages`: those that the sweep's parts of other packages come from.
     """
     if address is None:
         return
-    stamp = Stamp.here()
+    stamp = Stamp.here(packages)
     rows = []
-    for node in ask(Question(), timeout):
+    for node in ask(Question(packages=packages), timeout):
         if node.error or node.package_error:
             rows.append((node.name, "package", node.error or node.package_error, stamp.code))
         else:
@@ -214,7 +221,7 @@ def _look(node_id: str, question: dict[str, Any]) -> dict[str, Any]:
     try:
         from leebert.provenance import code_version, versions
 
-        facts |= {"versions": versions(), "code": code_version()}
+        facts |= {"versions": versions(question["packages"]), "code": code_version()}
     except Exception as error:
         return facts | {"package_error": _sentence(error)}
     if question["tokens"]:

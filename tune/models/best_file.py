@@ -1,4 +1,4 @@
-"""Reading a best file back: what it holds, whether it was edited, and the held-out logits that lie beside it."""
+"""Read a best file: its contents, whether it was edited, and the validation logits in the file beside it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import numpy as np
 from leebert.config import parse
 from leebert.errors import ConfigError, DataError
 from leebert.evaluate import HeldOut
+from leebert.outside import refuse_missing
 from leebert.provenance import digest_of
 from leebert.recipe import RunConfig
 from leebert.yaml import load_yaml
 from tune.store import logits
 
-#: What a best file must hold for its score to be found again.
+#: Keys of the section `found` that are needed to reproduce the score.
 _NEEDED = (
     "digest",
     "configuration",
@@ -36,7 +37,14 @@ _NEEDED = (
 
 @dataclasses.dataclass(frozen=True)
 class CellLogits:
-    """What all exits of one cell said of the rows held out, at its best epoch; `rows` (N,) are their ids."""
+    """The logits of all exits on one cell's validation fold, at its best epoch.
+
+    Attributes:
+        seed: The cell's seed.
+        fold: Its validation fold, from 0.
+        held_out: Logits (M, N, K) and labels (N,).
+        rows: The samples' ids, (N,).
+    """
 
     seed: int
     fold: int
@@ -46,7 +54,13 @@ class CellLogits:
 
 @dataclasses.dataclass(frozen=True)
 class BestFile:
-    """A best file as it was written: the run that it describes, and how it was found."""
+    """A best file.
+
+    Attributes:
+        path: The file.
+        config: The run that it describes.
+        found: Its section `found`: the sweep, the configuration, its cells and scores, and what these depend on.
+    """
 
     path: Path
     config: RunConfig
@@ -58,22 +72,34 @@ class BestFile:
         return task if isinstance(task, str) else str(task["name"])
 
     def moved(self, data_dir: str | None = None, backbone: str | None = None) -> BestFile:
-        """The same with data and backbone at other places; that they are the same ones is checked where they are read."""
+        """Return the same with data and backbone at other places; refit and verify check that they are the same ones.
+
+        Args:
+            data_dir: The data directory; None keeps the file's.
+            backbone: The backbone's id or folder; None keeps the file's.
+        """
         data = self.config.data.model_copy(update={"dir": data_dir} if data_dir else {})
         model = self.config.model.model_copy(update={"backbone": backbone} if backbone else {})
         return dataclasses.replace(self, config=self.config.model_copy(update={"data": data, "model": model}))
 
     def logits(self) -> list[CellLogits]:
-        """The held-out logits of its cells. Raises DataError where their file is missing or another one."""
+        """Read the validation logits of its cells.
+
+        Raises:
+            DataError: Their file is missing, or is not the one that the best file was written with.
+        """
         named = self.found.get("held_out")
         if not named:
-            raise DataError(f"{self.path}: it names no held-out logits; write it anew by: {self._again()}")
+            raise DataError(f"{self.path}: names no file of validation logits; rewrite it by: {self._again()}")
         path = self.path.with_name(Path(str(named["file"])).name)
         if not path.is_file():
-            raise DataError(f"{path}: no such file; it belongs to {self.path}: put it back, or {self._again()}")
+            raise DataError(
+                f"{path}: no such file; {self.path} needs it: restore it, or rewrite both by: {self._again()}"
+            )
         if digest_of(path) != named["digest"]:
             raise DataError(
-                f"{path}: not the file that {self.path} was written with (its digest differs); {self._again()}"
+                f"{path}: not the file that {self.path} was written with (its digest differs); rewrite both by: "
+                f"{self._again()}"
             )
         return load_logits(path)
 
@@ -82,45 +108,51 @@ class BestFile:
 
 
 def read_best(path: Path) -> BestFile:
-    """A best file, unchanged since it was written. Raises ConfigError for one that is missing, foreign or edited.
+    """Read a best file that is unchanged since it was written.
 
-    Where data, backbone and a task's files lie, and the exit criterion, may be changed by hand: none decides the score. (The
-    exit criterion is `leebert train`'s; a refit chooses its own.)
+    The paths of data, backbone and a task's files and the exit criterion may be edited, since the validation score does
+    not depend on them. (`leebert train` uses the exit criterion; a refit chooses its own.)
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigError: It is missing, is no best file, or was edited.
     """
     values = load_yaml(path)
     if not isinstance(values, dict) or not isinstance(values.get("found"), dict):
-        raise ConfigError(
-            f"{path}: no best file (it has no section `found`); one is written by: leebert-tune best NAME"
-        )
+        raise ConfigError(f"{path}: not a best file (no section `found`); write one by: leebert-tune best NAME")
     for section in ("data", "exits"):
         if values.get(section) is None:  # left empty
             values[section] = {}
     try:
         values = json.loads(json.dumps(values, default=_date))
     except TypeError as error:
-        raise ConfigError(f"{path}: {error}; put it in quotes") from None
-    found = values["found"]
-    again = _again(found, path)
-    if missing := [key for key in _NEEDED if key not in found]:
+        raise ConfigError(f"{path}: {error}; quote it") from None
+    section = values["found"]
+    again = _again(section, path)
+    if missing := [key for key in _NEEDED if key not in section]:
         raise ConfigError(
-            f"{path}: found.{missing[0]} is missing, so it can't be reproduced; write it anew by: {again}"
+            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {again}"
         )
+    refuse_missing(section.get("parts"), str(path))
     config = parse(RunConfig, values, str(path))
-    if found["digest"] != content_digest(values):
-        raise ConfigError(f"{path}: it was edited after it was written (its digest differs); write it anew by: {again}")
-    return BestFile(path, config, found)
+    if section["digest"] != content_digest(values):
+        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {again}")
+    return BestFile(path, config, section)
 
 
 def _date(value: Any) -> str:
-    if isinstance(value, datetime.date):  # which is how YAML reads a name such as 2026-01-31
+    """Write a date as text: YAML reads a name such as 2026-01-31 as a date."""
+    if isinstance(value, datetime.date):
         return value.isoformat()
-    raise TypeError(f"{value!r} is no value that a best file holds")
+    raise TypeError(f"{value!r} is not a value that a best file may hold")
 
 
-def _again(found: Mapping[str, Any], path: Path) -> str:
-    """The command that wrote a best file, as far as the file tells."""
-    sweeps = found.get("sweeps") or {found.get("sweep", "NAME"): None}
-    objective = found.get("objective") or {}
+def _again(section: Mapping[str, Any], path: Path) -> str:
+    """Return the command that wrote a best file, as far as its section `found` records it."""
+    sweeps = section.get("sweeps") or {section.get("sweep", "NAME"): None}
+    objective = section.get("objective") or {}
     other = (
         f" (chosen by: {objective['name']})" if objective.get("name", "mean over exits") != "mean over exits" else ""
     )
@@ -128,7 +160,7 @@ def _again(found: Mapping[str, Any], path: Path) -> str:
 
 
 def content_digest(values: Mapping[str, Any]) -> str:
-    """A digest of a best file's contents, but for itself, for where data and backbone lie, and for the exit criterion."""
+    """Return the digest of a best file's contents, without paths of data and backbone and without the exit criterion."""
     plain = json.loads(json.dumps(values))
     plain.get("found", {}).pop("digest", None)
     plain.pop("exits", None)
@@ -140,7 +172,15 @@ def content_digest(values: Mapping[str, Any]) -> str:
 
 
 def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
-    """Write seed, fold, row id, label and M×K logits of every held-out row, atomically; returns how a best file names it."""
+    """Write the validation logits of a configuration's cells atomically, one row per sample: seed, fold, id, label, M×K logits.
+
+    Args:
+        path: The Parquet file.
+        cells: The cells, all with the same exits.
+
+    Returns:
+        What a best file says of the file: `file` (its name), `digest` and `rows`.
+    """
     import pyarrow as pa
 
     sizes = [len(c.rows) for c in cells]
@@ -156,7 +196,7 @@ def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
 
 
 def load_logits(path: Path) -> list[CellLogits]:
-    """Every cell's logits from a file of :func:`save_logits`."""
+    """Read the cells' logits from a file of :func:`save_logits`."""
     columns, values, layers = logits.read(path)
     seeds, folds = columns["seed"], columns["fold"]
     cells = []
@@ -168,7 +208,7 @@ def load_logits(path: Path) -> list[CellLogits]:
 
 
 def pooled(cells: Sequence[CellLogits]) -> HeldOut:
-    """All cells' held-out rows as one: (M, ΣN, K). A row counts once per seed."""
+    """Join the validation samples of all cells: logits (M, ΣN, K); a sample counts once per seed."""
     labels = [c.held_out.labels for c in cells]
     return HeldOut(
         np.concatenate([c.held_out.logits for c in cells], axis=1),

@@ -1,4 +1,4 @@
-"""A refit in MLflow: a run per seed, and the first seed's model logged, registered and given an alias."""
+"""Log a refit to MLflow: one run per seed; log and register the first seed's model and give it an alias."""
 
 from __future__ import annotations
 
@@ -37,19 +37,26 @@ from tune.tracking.server import (
     without_credentials,
 )
 
-#: What a served model needs installed; its code travels with it.
+#: Packages that a served model needs; its code is logged with it.
 REQUIREMENTS = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pydantic")
 
-#: Which runs, model and version a refit has made where, so that going on with it makes none of them twice.
+#: The file that records the runs, model and version that a refit has created, so that resuming creates none twice.
 LOGGED = ".mlflow.json"
 
-#: Points of a request: MLflow's SQL store knows points that it has already for a model up to some hundreds at once, and fails beyond.
+#: Metric values per request: MLflow's SQL store fails when more than some hundred repeated values of a model arrive at once.
 POINTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
-    """Where a refit is logged (server and experiment) and what it is registered as."""
+class RegistryTarget:
+    """Where a refit is logged and registered.
+
+    Attributes:
+        uri: MLflow's address.
+        experiment: The experiment's name.
+        name: The registered model's name.
+        alias: The alias of the registered version.
+    """
 
     uri: str
     experiment: str
@@ -58,22 +65,30 @@ class Target:
 
     @property
     def address(self) -> str:
-        """What the registered model is loaded by."""
+        """The address by which MLflow loads the registered model."""
         return f"models:/{self.name}@{self.alias}"
 
 
 def model_name(task: str) -> str:
-    """``leebert-mrpc``: how a task's registered model is called, without what MLflow's addresses are made of."""
+    """Return the default name of a task's registered model, such as ``leebert-mrpc``, without characters of MLflow's addresses."""
     return "leebert-" + re.sub(r"[^\w.-]", "-", task)
 
 
 def logged_name(task: str) -> str:
-    """The same without dots, which the registry takes and the names of logged models may not have."""
+    """Return :func:`model_name` without dots, which names of logged models may not have."""
     return model_name(task).replace(".", "-")
 
 
-def check_names(to: Target, task: str) -> None:
-    """ConfigError for a name that MLflow won't take, before anything is trained."""
+def check_names(to: RegistryTarget, task: str) -> None:
+    """Check names before anything is trained.
+
+    Args:
+        to: Where the refit is logged and registered.
+        task: The task's name.
+
+    Raises:
+        ConfigError: MLflow does not accept a name.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.utils.validation import (
         _validate_experiment_name,
@@ -94,11 +109,18 @@ def check_names(to: Target, task: str) -> None:
         try:
             check(value)
         except MlflowException as error:
-            raise ConfigError(f"{option} {value!r}: {_said(error)}") from None
+            raise ConfigError(f"{option} {value!r}: {_error_text(error)}") from None
 
 
-def check_server(to: Target) -> None:
-    """The experiment is there, before anything is trained; TrackingError where MLflow can't be used."""
+def check_server(to: RegistryTarget) -> None:
+    """Create the experiment where it does not exist, before anything is trained.
+
+    Args:
+        to: Where the refit is logged.
+
+    Raises:
+        TrackingError: MLflow can't be used.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -107,40 +129,54 @@ def check_server(to: Target) -> None:
         raise TrackingError(advice(to.uri, error)) from None
 
 
-def log_refit(best: BestFile, out: Path, told: Mapping[str, Any], to: Target, *, say: Say) -> dict[str, Any]:
-    """Log every seed and register the first; returns run ids by seed, and the registered version.
+def log_refit(best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget, *, say: Say) -> dict[str, Any]:
+    """Log every seed and register the first seed's model.
 
-    TrackingError where MLflow fails; the same refit then goes on here, with nothing logged twice.
+    Args:
+        best: The best file.
+        out: The refit's folder.
+        outcome: The contents of refit.json.
+        to: Where to log and register.
+        say: Prints one line of progress.
+
+    Returns:
+        `runs` (run ids by seed), `name`, `alias`, `version`, `model_id`, `tracking_uri` and `experiment_id`.
+
+    Raises:
+        TrackingError: MLflow failed; the same command resumes here and logs nothing twice.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         with _tracking(to.uri), tempfile.TemporaryDirectory() as staging:
-            return _Logging(best, out, told, to, Path(staging), say).all()
+            return _Logging(best, out, outcome, to, Path(staging), say).all()
     except (MlflowException, OSError, ValueError) as error:
-        lie = f"The models lie in {redact(str(out))}"
+        place = f"The models are in {redact(str(out))}"
         if isinstance(error, MlflowException) and is_permanent(error):
             raise TrackingError(
-                f"MLflow at {redact(to.uri)} rejected what is to be logged: {_said(error)}. {lie}; when that is mended, "
-                "the same command goes on"
+                f"MLflow at {redact(to.uri)} rejected the refit: {_error_text(error)}. {place}; correct that, then run the "
+                "same command again to resume"
             ) from None
-        raise TrackingError(f"{advice(to.uri, error)} {lie}; give the same command again to log them.") from None
+        raise TrackingError(f"{advice(to.uri, error)} {place}; run the same command again to log them.") from None
 
 
 class _Logging:
-    """One refit on its way into MLflow. What is there already stands in :data:`LOGGED`, written after every step."""
+    """Log one refit in steps; after each, :data:`LOGGED` records what MLflow has."""
 
-    def __init__(self, best: BestFile, out: Path, told: Mapping[str, Any], to: Target, staging: Path, say: Say) -> None:
+    def __init__(
+        self, best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget, staging: Path, say: Say
+    ) -> None:
         import mlflow
 
-        self.best, self.out, self.told, self.to, self.staging, self.say = best, out, told, to, staging, say
+        self.best, self.out, self.outcome, self.to, self.staging, self.say = best, out, outcome, to, staging, say
         self.client = mlflow.MlflowClient()
         self.store = open_store(mlflow.get_tracking_uri())
         self.experiment_id = ensure_experiment(self.store, to.experiment)
         self.kept = self._begun()
 
     def all(self) -> dict[str, Any]:
-        for seed in self.told["seeds"]:
+        """Log the seeds that MLflow lacks, then register; return the contents of :data:`LOGGED`."""
+        for seed in self.outcome["seeds"]:
             if seed not in self.kept["finished"]:
                 self._log_seed(seed)
         if "version" not in self.kept:
@@ -148,7 +184,7 @@ class _Logging:
         return {key: value for key, value in self.kept.items() if key != "finished"}
 
     def _begun(self) -> dict[str, Any]:
-        """What an interrupted refit has logged here already; nothing of what it logged to another server."""
+        """Return what an interrupted refit has logged to this server and experiment already."""
         place = {"tracking_uri": redact(self.to.uri), "experiment_id": self.experiment_id}
         registered = {"name": self.to.name, "alias": self.to.alias}
         path = self.out / LOGGED
@@ -160,25 +196,26 @@ class _Logging:
         return {**kept, **registered}
 
     def _keep(self, **facts: Any) -> None:
+        """Add facts to :data:`LOGGED` and write it."""
         self.kept |= facts
         write_atomically(self.out / LOGGED, json.dumps(self.kept))
 
     def _log_seed(self, seed: int) -> None:
         import mlflow
 
-        told, first = self.told, seed == self.told["registered_seed"]
+        outcome, first = self.outcome, seed == self.outcome["registered_seed"]
         folder = shipped(self.out / f"seed-{seed}", self.staging / f"seed-{seed}")
         with mlflow.start_run(run_id=self._run(seed)) as run:
             run_id = run.info.run_id
             _set_tags(
-                lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, told, seed), self.say
+                lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed), self.say
             )
             if first and "model_id" not in self.kept:
-                self._keep(model_id=_log_model(self.best, folder, told))
-            splits = told["evaluations"][str(seed)]
-            # The run's own time: points that were sent before the refit was interrupted are the same points.
+                self._keep(model_id=_log_model(self.best, folder, outcome))
+            splits = outcome["evaluations"][str(seed)]
+            # With the run's start as time, values that an interrupted refit has sent already are equal to these.
             points = _metrics(splits, self.kept["model_id"] if first else None, run.info.start_time)
-            self.client.log_batch(run_id, params=_params(self.best, told, seed, precision_of(folder)))
+            self.client.log_batch(run_id, params=_params(self.best, outcome, seed, precision_of(folder)))
             for start in range(0, len(points), POINTS):
                 self.client.log_batch(run_id, metrics=points[start : start + POINTS])
             for file in ("evaluation.json", "training.json", "exits.json", "README.md"):
@@ -189,7 +226,7 @@ class _Logging:
         self._keep(finished=[*self.kept["finished"], seed])
 
     def _log_best(self) -> None:
-        """The best file and its logits, from which all this came, and what came of it."""
+        """Log the best file, its validation logits and refit.json."""
         import mlflow
 
         path, values = self.best.path, without_places(load_yaml(self.best.path))
@@ -197,19 +234,19 @@ class _Logging:
         mlflow.log_text(dump_yaml(values), f"best/{path.name}")
         if held_out := self.best.found.get("held_out"):
             mlflow.log_artifact(str(path.with_name(held_out["file"])), "best")
-        mlflow.log_dict({**self.told, "best": path.name}, "refit.json")
+        mlflow.log_dict({**self.outcome, "best": path.name}, "refit.json")
 
     def _run(self, seed: int) -> str:
-        """The seed's run: the one that was begun, where it is still there, or a new one."""
+        """Return the id of the seed's run: the one begun earlier, where MLflow still has it, else a new one."""
         from mlflow.entities import RunTag
 
-        known = self.kept["runs"].get(str(seed))
-        if known and self._is_there(known):
-            return str(known)
-        if seed == self.told["registered_seed"]:
+        run_id = self.kept["runs"].get(str(seed))
+        if run_id and self._exists(run_id):
+            return str(run_id)
+        if seed == self.outcome["registered_seed"]:
             self.kept.pop("model_id", None)
-        told = self.told
-        note = f"{self.best.path.name}, seed {seed}, on {told['trained_on']}. {told['picked']}"
+        outcome = self.outcome
+        note = f"{self.best.path.name}, seed {seed}, on {outcome['trained_on']}. {outcome['picked']}"
         run = self.store.create_run(
             self.experiment_id,
             "",
@@ -220,7 +257,8 @@ class _Logging:
         self._keep(runs={**self.kept["runs"], str(seed): run.info.run_id})
         return str(run.info.run_id)
 
-    def _is_there(self, run_id: str) -> bool:
+    def _exists(self, run_id: str) -> bool:
+        """Tell whether MLflow has a run that is not deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -231,6 +269,7 @@ class _Logging:
             return False
 
     def _free_name(self, seed: int) -> str:
+        """Return a run name that no refit of this seed has in the experiment."""
         runs = self.client.search_runs([self.experiment_id], f"tags.kind = 'refit' AND tags.seed = '{seed}'")
         taken = {run.info.run_name for run in runs}
         algorithm = self.best.config.training.algorithm
@@ -238,7 +277,7 @@ class _Logging:
         return next(name for name in numbered if name not in taken)
 
     def _register(self) -> int:
-        """The version of the registered model, made unless it was made before the refit was interrupted."""
+        """Register the model, unless an interrupted refit has; describe the version and give it the alias."""
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -250,28 +289,28 @@ class _Logging:
                 raise
             before = None
         source = f"models:/{model_id}"
-        there = client.search_model_versions(f"name = {quoted(name)}")
-        version = next((v for v in there if v.source == source or v.model_id == model_id), None)
+        versions = client.search_model_versions(f"name = {quoted(name)}")
+        version = next((v for v in versions if v.source == source or v.model_id == model_id), None)
         version = version or mlflow.register_model(source, name)
         _set_tags(
             lambda key, value: client.set_model_version_tag(name, version.version, key, value),
             {
                 "sweep": str(self.best.found["sweep"]),
-                "config": str(self.told["configuration"]),
-                "seed": str(self.told["registered_seed"]),
-                **_origin(self.told),
+                "config": str(self.outcome["configuration"]),
+                "seed": str(self.outcome["registered_seed"]),
+                **_origin(self.outcome),
             },
             self.say,
         )
-        client.update_model_version(name, version.version, description=self.told["picked"])
+        client.update_model_version(name, version.version, description=self.outcome["picked"])
         client.set_registered_model_alias(name, alias, version.version)
         if before not in (None, version.version):
-            self.say(f"{self.to.address} was version {before}, which stays, and is version {version.version} now")
+            self.say(f"{self.to.address} moves from version {before}, which is kept, to version {version.version}")
         return int(version.version)
 
 
 def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str], say: Say) -> None:
-    """One at a time, so that a tag that the server rejects costs that tag alone."""
+    """Set tags one at a time, so that a tag that the server rejects does not affect the others."""
     from mlflow.exceptions import MlflowException
 
     for key, value in tags.items():
@@ -280,16 +319,20 @@ def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str], say: 
         except MlflowException as error:
             if not is_permanent(error):
                 raise
-            say(f"warning: MLflow rejected the tag {key!r}, and the refit goes on without it: {_said(error)}")
+            say(f"warning: MLflow rejected the tag {key!r}; the refit continues without it: {_error_text(error)}")
 
 
-def _said(error: Exception) -> str:
-    """A rejection as one line without secrets."""
+def _error_text(error: Exception) -> str:
+    """Return a rejection as one line without credentials."""
     return redact(" ".join(str(getattr(error, "message", error)).split()))[:300].rstrip(".")
 
 
-def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
-    """Log a shipped folder as a model that `tune.models.serving` loads; returns its id in MLflow. Nothing in it is a pickle."""
+def _log_model(best: BestFile, folder: Path, outcome: Mapping[str, Any]) -> str:
+    """Log a folder of :func:`tune.models.shipping.shipped` as a model that `tune.models.serving` loads, without pickles.
+
+    Returns:
+        The model's id in MLflow.
+    """
     import mlflow
     import pandas as pd
 
@@ -300,20 +343,23 @@ def _log_model(best: BestFile, folder: Path, told: Mapping[str, Any]) -> str:
         name=logged_name(best.task_name),
         loader_module="tune.models.serving",
         data_path=str(folder),
-        # The code travels along, so that a later version of this package changes nothing about an old model.
+        # The code is logged with the model, so that a later version of this package does not change an old model.
         code_paths=[str(root / "leebert"), str(root / "tune")],
         signature=_signature(text_names(best.config.task)),
         input_example=example,
         pip_requirements=_requirements(),
-        # What whoever loads the model may choose otherwise.
+        # Defaults that the caller may override when loading the model.
         model_config={"device": "auto", "precision": precision_of(folder)},
-        params={"strategy": told["criterion"], "configuration": told["configuration"]},
+        params={"strategy": outcome["criterion"], "configuration": outcome["configuration"]},
     )
     return str(info.model_id)
 
 
 def _signature(columns: Sequence[Sequence[str]]) -> Any:
-    """A model's signature; where a column may have several names each is optional, and the model says which it lacks."""
+    """Make a model's signature.
+
+    Where a column may have several names, each is optional, and the model reports a missing column.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -325,15 +371,15 @@ def _signature(columns: Sequence[Sequence[str]]) -> Any:
 
 
 def _requirements() -> list[str]:
-    # A local version such as 2.9.0+cpu is in no registry.
+    """Pin the installed versions of :data:`REQUIREMENTS`, without local parts such as +cpu, which no registry has."""
     return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
-def _origin(told: Mapping[str, Any]) -> dict[str, str]:
-    return {"best_digest": told["best_digest"], "code": told["code"]}
+def _origin(outcome: Mapping[str, Any]) -> dict[str, str]:
+    return {"best_digest": outcome["best_digest"], "code": outcome["code"]}
 
 
-def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
+def _tags(best: BestFile, outcome: Mapping[str, Any], seed: int) -> dict[str, str]:
     algorithm = best.config.training.algorithm
     return {
         "sweep": str(best.found["sweep"]),
@@ -343,59 +389,68 @@ def _tags(best: BestFile, told: Mapping[str, Any], seed: int) -> dict[str, str]:
         "approach": labels.algorithm_label(algorithm),
         "config": str(best.found["configuration"]),
         "seed": str(seed),
-        **_origin(told),
+        **_origin(outcome),
         "mlflow.runColor": labels.algorithm_colour(algorithm) or "#8c8c8c",
     }
 
 
 def precision_of(folder: Path) -> str:
-    """What a saved model was trained in and is served in."""
+    """Return the precision in which a saved model was trained and is served."""
     return str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["precision"])
 
 
-def _params(best: BestFile, told: Mapping[str, Any], seed: int, precision: str) -> list[Any]:
-    """The options as they were used: a model's own settings become params of its run, and MLflow lets none be changed."""
+def _params(best: BestFile, outcome: Mapping[str, Any], seed: int, precision: str) -> list[Any]:
+    """Return the options of a seed's training as params of its run, including the model's settings.
+
+    MLflow copies a model's settings to its run and allows no param to change.
+    """
     from mlflow.entities import Param
 
     values = {
         **best.config.training.model_dump(mode="json"),
         "seed": seed,
         "precision": precision,
-        "theta_updates": told["theta_updates"],
-        "exit_strategy": told["criterion"],
-        "exit_threshold": told["chosen"][told["criterion"]]["threshold"],
-        "exit_patience": told["chosen"][told["criterion"]]["patience"],
+        "theta_updates": outcome["theta_updates"],
+        "exit_strategy": outcome["criterion"],
+        "exit_threshold": outcome["chosen"][outcome["criterion"]]["threshold"],
+        "exit_patience": outcome["chosen"][outcome["criterion"]]["patience"],
     }
     return [Param(key, str(value)) for key, value in values.items()]
 
 
 def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> list[Any]:
-    """The exit curve with a layer as step, each exit criterion's curve with its threshold's place as step, and the chosen points."""
+    """Return the metrics of a seed's run.
+
+    The score of each exit has the exit's number as step; the curves of an exit criterion have the threshold's position;
+    the operating points have step 0.
+    """
     from mlflow.entities import Metric
 
     points: list[tuple[str, float, int]] = []
-    for split, told in splits.items():
+    for split, evaluation in splits.items():
         on = f"on_{split}"
-        points += [(f"{on}/score", score, layer) for layer, score in enumerate(told["exits"]["score"], start=1)]
-        points.append((f"{on}/score_mean", told["mean_over_exits"], 0))
-        for criterion, curve in told["curves"].items():
+        points += [(f"{on}/score", score, layer) for layer, score in enumerate(evaluation["exits"]["score"], start=1)]
+        points.append((f"{on}/score_mean", evaluation["mean_over_exits"], 0))
+        for criterion, curve in evaluation["curves"].items():
             for step, point in enumerate(curve, start=1):
                 points.append((f"{on}/{criterion}_layers", point["layers"], step))
                 points.append((f"{on}/{criterion}_score", point["measures"]["score"], step))
-        points += [(f"{on}/{p['criterion']}_speed_up", p["speed_up"], 0) for p in told["chosen"]]
-        points += [(f"{on}/{t['criterion']}_ms", t["milliseconds"], 0) for t in told.get("wall_clock", ())]
+        points += [(f"{on}/{p['criterion']}_speed_up", p["speed_up"], 0) for p in evaluation["chosen"]]
+        points += [(f"{on}/{t['criterion']}_ms", t["milliseconds"], 0) for t in evaluation.get("wall_clock", ())]
     return [Metric(key, value, at_ms, step, model_id=model_id) for key, value, step in points]
 
 
 def _figure(splits: Mapping[str, Any]) -> Any:
-    """Score against layers executed: every exit for all rows, and each exit criterion over its thresholds."""
+    """Draw score against mean layers: every exit for all samples, and each exit criterion over its thresholds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
-    for axes, (split, told) in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True):
-        scores = told["exits"]["score"]
-        axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all rows")
-        for criterion, curve in told["curves"].items():
+    for axes, (split, evaluation) in zip(
+        figure.subplots(1, len(splits), squeeze=False)[0], splits.items(), strict=True
+    ):
+        scores = evaluation["exits"]["score"]
+        axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all samples")
+        for criterion, curve in evaluation["curves"].items():
             row = CRITERIA[criterion]
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
             axes.plot(layers, score, ".-", label=row.shown, color=row.colour)
@@ -406,16 +461,16 @@ def _figure(splits: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _tracking(uri: str) -> Iterator[None]:
-    """MLflow's global address for a while, without credentials, and its messages off stdout, which is for results."""
+    """Set MLflow's global address, without credentials, within the context; send its messages to stderr."""
     from mlflow.tracking._tracking_service.utils import _use_tracking_uri
 
     address, credentials = without_credentials(uri)
-    # It hands the address on to child processes by the environment, and would leave that empty.
+    # MLflow passes the address to child processes by the environment, and would not restore the variable.
     before = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", *credentials)}
     os.environ.update(credentials)
     try:
         with _use_tracking_uri(address), warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")  # MLflow warns of its own type hints and of what it deprecates itself
+            warnings.simplefilter("ignore")  # MLflow warns of its own type hints and deprecations
             yield
     finally:
         for key, value in before.items():

@@ -1,4 +1,4 @@
-"""How MLflow loads a registered model: by this module and the saved folder, with no pickle."""
+"""Load a registered model in MLflow from this module and the saved folder, without pickles."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from leebert.errors import LeebertError
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> Any:
-    """MLflow's hook: the model of a saved folder; `model_config` may name another `device` and `precision`."""
+    """Load the model of a saved folder (MLflow's hook); `model_config` may set `device` and `precision`."""
     from leebert.serving import Served
 
     return Answering(Served(Path(path), **(model_config or {})))
 
 
 class Answering:
-    """A served model whose errors MLflow passes on: of other exceptions its server shows only a traceback."""
+    """A served model with errors as MLflow's exceptions: of others MLflow's server shows only a traceback."""
 
     def __init__(self, served: Any) -> None:
         self.served = served
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """See `leebert.serving.Served.predict`."""
+        """Predict label, probability and exit layer for each input; see :meth:`leebert.serving.Served.predict`."""
         from mlflow.exceptions import MlflowException
 
         try:

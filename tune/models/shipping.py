@@ -1,4 +1,4 @@
-"""What of a refit leaves the machine: named files only, and in them no place on it."""
+"""Copy a refit's model for MLflow: only listed files, and in them no path of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from leebert.thresholds import FILE
 
-#: A saved model's own files beside its tokenizer's, which differ from tokenizer to tokenizer.
+#: A saved model's files, and those of its tokenizer, of which each tokenizer has some.
 _DESCRIBED = ("training.json", "evaluation.json", FILE, "README.md")
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json",
@@ -19,33 +19,41 @@ _TOKENIZER = (
 
 
 def shipped(folder: Path, to: Path) -> Path:
-    """A copy of a saved model's files in the new folder `to`; leftovers of training and whatever else lies there stay."""
+    """Copy a saved model's files, without leftovers of training and other files.
+
+    Args:
+        folder: The saved model's folder.
+        to: The new folder.
+
+    Returns:
+        `to`.
+    """
     to.mkdir(parents=True)
     weights = [path.name for path in sorted(folder.glob("model*.safetensors*"))]
     for name in ("config.json", *weights, *_TOKENIZER, *_DESCRIBED):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, to / name)
     _rewrite(to / "config.json", _model_config)
-    _rewrite(to / "training.json", lambda told: {**told, "config": without_places(told["config"])})
+    _rewrite(to / "training.json", lambda summary: {**summary, "config": without_places(summary["config"])})
     return to
 
 
 def without_places(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration where files, data and backbone have their names, but no place on this machine."""
+    """Return a run's configuration with the names of files, data and backbone, but without their paths."""
     values = dict(values)
     if values.get("data"):
         values["data"] = {key: value for key, value in values["data"].items() if key != "dir"}
     if values.get("model"):
         values["model"] = {**values["model"], "backbone": backbone_name(values["model"]["backbone"])}
-    found = values.get("found")
-    if found and isinstance(found.get("backbone"), dict) and "name" in found["backbone"]:
-        identity = {**found["backbone"], "name": backbone_name(found["backbone"]["name"])}
-        values["found"] = {**found, "backbone": identity}
+    section = values.get("found")
+    if section and isinstance(section.get("backbone"), dict) and "name" in section["backbone"]:
+        identity = {**section["backbone"], "name": backbone_name(section["backbone"]["name"])}
+        values["found"] = {**section, "backbone": identity}
     return _with_file_names(values)
 
 
 def backbone_name(spec: str) -> str:
-    """A backbone without its place: a hub's or a package's is one everywhere, of a folder the last name is left."""
+    """Return a backbone's name without its path: ids of hub and packages unchanged, of a folder the last part."""
     local = spec.startswith((".", "/", "~")) or Path(spec).exists()
     return Path(spec).resolve().name if local and not spec.startswith("package:") else spec
 

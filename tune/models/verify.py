@@ -1,7 +1,8 @@
-"""Does a best file's cross-validated score come out again? Every cell is trained anew, from the file alone.
+"""Re-run a best file's cross-validation, from the file alone, and check its validation score.
 
-Bit for bit where versions, CPU flags, threads, precision and device are those of the cell; elsewhere within
-:data:`TOLERANCE`. With other data, folds, weights or code it would be another experiment, and nothing is claimed.
+Scores must agree bit for bit where versions, CPU flags, threads, precision and device are equal, and within
+:data:`TOLERANCE` otherwise. Other data, folds, weights or code make it another experiment, which is never reported as
+reproduced.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from leebert.config import Precision
+from leebert.console import table
 from leebert.errors import SweepError
+from leebert.outside import origins
 from leebert.provenance import backbone_identity, code_version, differences, versions
 from leebert.runtime import Runtime, limited_threads
 from leebert.training_data import effective_task, load_training_data
 from tune.models.best_file import BestFile, CellLogits
 from tune.running.crossval import Study
 
-#: How far the mean may be off where settings differ: half a point.
+#: The largest difference of the mean score where settings differ: half a point.
 TOLERANCE = 0.005
 
 Say = Callable[[str], None]
@@ -31,10 +34,16 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class CellCheck:
-    """One cell: its recorded score and the one that came out (None: diverged).
+    """The comparison of one cell.
 
-    identical: down to each exit's score. logits_identical: to the last bit; None where none are recorded. differs:
-    settings unlike those that it was recorded with, which may change last digits.
+    Attributes:
+        seed: The cell's seed.
+        fold: Its validation fold, from 0.
+        recorded: The recorded validation score, a fraction.
+        now: The score of the new run; None: it diverged.
+        identical: Whether the score and each exit's score are equal.
+        logits_identical: Whether all logits are equal bit for bit; None where none are recorded.
+        differs: Settings that differ from the recorded ones, which may change the last digits.
     """
 
     seed: int
@@ -52,10 +61,14 @@ class CellCheck:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What came out. Scores are fractions; `logits_identical` is None without recorded logits.
+    """The comparison of all cells.
 
-    foreign: what makes it another experiment (data, folds, weights, code). differs: settings of any cell unlike the
-    recorded ones.
+    Attributes:
+        recorded: The recorded mean validation score, a fraction.
+        now: The mean of the new runs; None where a cell diverged.
+        cells: The cells.
+        foreign: What makes it another experiment (data, folds, weights, code), a line each.
+        differs: Settings of any cell that differ from the recorded ones, a line each.
     """
 
     recorded: float
@@ -66,7 +79,7 @@ class Verdict:
 
     @classmethod
     def of(cls, cells: Sequence[CellCheck], foreign: Sequence[str] = ()) -> Verdict:
-        """What the cells add up to."""
+        """Summarise the cells."""
         now = None if any(c.now is None for c in cells) else math.fsum(c.now or 0.0 for c in cells) / len(cells)
         before = math.fsum(c.recorded for c in cells) / len(cells)
         differs = dict.fromkeys(line for c in cells for line in c.differs)
@@ -74,8 +87,8 @@ class Verdict:
 
     @property
     def logits_identical(self) -> bool | None:
-        told = [c.logits_identical for c in self.cells if c.logits_identical is not None]
-        return all(told) if told else None
+        compared = [c.logits_identical for c in self.cells if c.logits_identical is not None]
+        return all(compared) if compared else None
 
     @property
     def bit_for_bit(self) -> bool:
@@ -83,7 +96,7 @@ class Verdict:
 
     @property
     def reproduced(self) -> bool:
-        """Whether it may be claimed: a cell on equal settings has no room, the mean half a point where others differ."""
+        """Whether the score is reproduced: cells on equal settings bit for bit, the mean within :data:`TOLERANCE`."""
         if self.foreign or self.now is None or not self.cells:
             return False
         exact = all(cell.bit_for_bit or cell.differs for cell in self.cells)
@@ -91,9 +104,9 @@ class Verdict:
 
     @property
     def conclusion(self) -> str:
-        """One line for a person."""
+        """The result in one line."""
         if self.foreign:
-            other = f" (settings differ, too: {'; '.join(self.differs)})" if self.differs else ""
+            other = f" (settings differ as well: {'; '.join(self.differs)})" if self.differs else ""
             return "not reproduced, another experiment: " + "; ".join(self.foreign) + other
         if self.now is None:
             return "not reproduced: a cell diverged"
@@ -106,7 +119,7 @@ class Verdict:
         strict = [c for c in self.cells if not c.differs and not c.bit_for_bit]
         if strict:
             names = ", ".join(f"seed {c.seed} fold {c.fold}" for c in strict)
-            because += f"; the settings of {names} are the recorded ones, so every bit should agree"
+            because += f"; the settings of {names} equal the recorded ones, so the scores should agree bit for bit"
         return f"not reproduced: {off}" + because
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,39 +141,48 @@ def verify(
     anyway: bool = False,
     say: Say = lambda line: None,
 ) -> Verdict:
-    """Train the best file's cells again and compare; device, threads and precision are each cell's own unless given.
+    """Train the best file's cells again and compare their scores.
 
-    Another experiment is not trained at all, unless `anyway` asks for its figures: the verdict stays the same.
+    Args:
+        best: The best file.
+        device: auto, cpu, cuda or cuda:N; None for each cell's recorded device.
+        threads: CPU threads; None for each cell's recorded number.
+        precision: fp32 or bf16; None for each cell's recorded precision.
+        anyway: Whether to train even where data, folds, weights or code differ; the verdict stays "not reproduced".
+        say: Prints one line of progress.
+
+    Returns:
+        The comparison.
     """
-    config, found = best.config, best.found
+    config, section = best.config, best.found
     with tempfile.TemporaryDirectory() as cache:
         from leebert.data.folds import make_folds
 
         task = effective_task(config.task, config.data.group_by)
         data = load_training_data(task, config.data, config.model, Path(cache))
-        facts = found["folds"]
+        facts = section["folds"]
         folds = make_folds(data.examples, task, facts["k"], facts["seed"])
-        settings = [_settings(best, cell, device, threads, precision) for cell in found["cells"]]
+        settings = [_settings(best, cell, device, threads, precision) for cell in section["cells"]]
         foreign = _foreign(best, data.examples.fingerprint(), folds.digest)
         if foreign and not anyway:
-            unlike = dict.fromkeys(line for one in settings for line in one.differs(found))
-            return Verdict(found["score_mean"], None, (), foreign, tuple(unlike))
+            unlike = dict.fromkeys(line for one in settings for line in one.differs(section))
+            return Verdict(section["score_mean"], None, (), foreign, tuple(unlike))
         study = Study(
             folder=cache,
             problem=data.problem(),
             folds=folds,
-            cells=tuple((cell["seed"], cell["fold"]) for cell in found["cells"]),
+            cells=tuple((cell["seed"], cell["fold"]) for cell in section["cells"]),
             training=config.training.model_dump(exclude={"seed"}),
         )
         logits = {(c.seed, c.fold): c for c in _logits_if_there(best)}
         checks: list[CellCheck] = []
-        said: set[str] = set()
-        for number, (cell, own) in enumerate(zip(found["cells"], settings, strict=True), start=1):
-            differs = own.differs(found)
+        reported: set[str] = set()
+        for number, (cell, own) in enumerate(zip(section["cells"], settings, strict=True), start=1):
+            differs = own.differs(section)
             for line in differs:
-                if line not in said:
-                    say(f"not as recorded: {line}")
-            said.update(differs)
+                if line not in reported:
+                    say(f"differs from the sweep: {line}")
+            reported.update(differs)
             check = _train(own.applied(study), cell, logits.get((cell["seed"], cell["fold"])), own.threads)
             checks.append(dataclasses.replace(check, differs=differs))
             shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
@@ -173,7 +195,7 @@ def verify(
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """How a cell is run; `recorded`: how it ran in the sweep, as `Runtime.describe` says it."""
+    """How a cell runs; `recorded` is how it ran in the sweep (:meth:`leebert.runtime.Runtime.describe`)."""
 
     device: str
     threads: int | None
@@ -183,14 +205,19 @@ class _Settings:
     def applied(self, study: Study) -> Study:
         return dataclasses.replace(study, training={**study.training, "precision": self.precision}, device=self.device)
 
-    def differs(self, found: Mapping[str, Any]) -> tuple[str, ...]:
-        """What is unlike the recorded settings, in words; a GPU is, since its sums have no fixed order."""
+    def differs(self, section: Mapping[str, Any]) -> tuple[str, ...]:
+        """List how the settings differ from the recorded ones; a GPU counts, since its sums have no fixed order."""
         with limited_threads(self.threads):
             runtime = Runtime.of(self.precision, self.device)
-            now = {"versions": versions(), "runtime": runtime.describe()}
-        lines = differences({"versions": found.get("versions"), "runtime": self.recorded or None}, now)
+            now = {
+                "versions": versions(),
+                "parts": origins(section.get("parts") or ()),
+                "runtime": runtime.describe(),
+            }
+        was = {"versions": section.get("versions"), "parts": section.get("parts"), "runtime": self.recorded or None}
+        lines = differences(was, now)
         if runtime.device.type == "cuda":
-            lines.append("a GPU adds up in no fixed order")
+            lines.append("a GPU sums in no fixed order")
         return tuple(lines)
 
 
@@ -207,14 +234,14 @@ def _settings(
 
 
 def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, threads: int | None) -> CellCheck:
-    """A cell trained anew, and what came out beside its record."""
+    """Train a cell again and compare it with its record."""
     seed, fold = cell["seed"], cell["fold"]
     kept: Any = None
     reports = []
     with limited_threads(threads):
         for report in study.train({"accumulate": cell.get("accumulate", 1)}, seed, fold):
             kept = report.held_out or kept
-            # Neither model nor logits of finished epochs are needed: they would fill the memory.
+            # Drop models and logits of finished epochs, which would fill the memory.
             reports.append(dataclasses.replace(report, held_out=None, model=None))
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
@@ -228,7 +255,7 @@ def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, thread
 
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
-    """What makes it another experiment, a line each."""
+    """List what makes it another experiment."""
     data = "training data's fingerprint"
     was = {
         data: best.found["data_fingerprint"],
@@ -242,34 +269,32 @@ def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
         "backbone": backbone_identity(best.config.model.backbone),
         "code": code_version(),
     }
-    # Other data has other folds.
+    # Other data imply other folds; name only the data then.
     keys = [data if was[data] != now[data] else "folds' digest", "backbone", "code"]
     return tuple(f"the {line}" for line in differences(was, now, keys))
 
 
 def _logits_if_there(best: BestFile) -> list[CellLogits]:
-    """The recorded logits; none where the best file names none, since its scores alone can be compared."""
+    """Read the recorded logits; none where the best file has none, so that only scores are compared."""
     return best.logits() if best.found.get("held_out") else []
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """The cells as a table on stdout, and what they add up to where that may be claimed."""
+    """Print the cells as a table on stdout, and the conclusion where the score is reproduced."""
     from rich.console import Console
-    from rich.table import Table
 
     if verdict.cells:
-        table = Table(
-            "seed", "fold", "recorded", "now", "difference", title="cross-validated, per cent", title_justify="left"
-        )
+        rows = []
         for c in verdict.cells:
             now = ("diverged", "") if c.now is None else (f"{100 * c.now:.4f}", f"{100 * (c.now - c.recorded):+.4f}")
-            table.add_row(str(c.seed), str(c.fold), f"{100 * c.recorded:.4f}", *now)
-        Console().print(table)
+            rows.append((str(c.seed), str(c.fold), f"{100 * c.recorded:.4f}", *now))
+        columns = ("seed", "fold", "recorded", "now", "difference")
+        Console().print(table(columns, rows, title="validation score, per cent", left=0))
     if verdict.reproduced:
         print(verdict.conclusion)
 
 
 def claim(verdict: Verdict) -> None:
-    """Raises SweepError for a verdict that may not be claimed as a reproduction."""
+    """Raise SweepError where the score is not reproduced."""
     if not verdict.reproduced:
         raise SweepError(verdict.conclusion)

@@ -1,6 +1,6 @@
-"""The best file: a configuration with all that its cross-validated score depends on, which `leebert train` takes.
+"""Write the best file: a configuration and all that its validation score depends on, for `leebert train --config`.
 
-Beside it lie the held-out logits of its cells, from which thresholds are chosen later without the sweep's folder.
+A second file has the validation logits of its cells, from which thresholds are chosen without the sweep's folder.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from leebert.config import ModelConfig
+from leebert.console import table
 from leebert.data.batches import updates_per_epoch
 from leebert.errors import SweepError
 from leebert.files import write_atomically
@@ -21,7 +22,7 @@ from leebert.majority import margin_in_words
 from leebert.omega import MOVED, learns_omega
 from leebert.recipe import RunConfig
 from leebert.yaml import dump_yaml
-from tune.analysis.choose import Candidate, Choice
+from tune.analysis.choose import Candidate, Selection
 from tune.analysis.learned import ADVICE
 from tune.analysis.overview import placed
 from tune.analysis.still_weights import weights_of
@@ -32,21 +33,28 @@ from tune.store.held_out import cell_logits
 from tune.store.history import describe
 from tune.store.ranking import score
 
-#: So many lines of a list are printed; the file has all.
+#: The most configurations of a list that are printed; the file has all.
 PRINTED = 10
 
 
-def best_file(choice: Choice) -> dict[str, Any]:
-    """The contents of best/<task>.yaml for a choice: a :class:`RunConfig` with `theta_updates` and `found`.
+def best_file(choice: Selection) -> dict[str, Any]:
+    """Make the contents of best/<task>.yaml: a :class:`RunConfig` with `theta_updates` and `found`.
 
-    `theta_updates` is the median over cells of the epochs up to the best one, times the updates that an epoch of the
-    whole split has; of a method with several stages, those of the last one that trains. The score that the file promises is the mean over exits, whatever the objective.
+    `theta_updates` is the median over cells of the epochs up to the best one, times the updates of an epoch on the whole
+    training split; of a method with several stages, those of the last one that trains. The file's score is the mean over
+    exits, whatever the objective.
+
+    Args:
+        choice: The chosen configuration of a task, and what it was chosen from.
+
+    Returns:
+        The contents, JSON-ready, without the digest.
     """
     chosen, objective = choice.best, choice.objective
     sweep, config = chosen.sweep, chosen.configuration
     spec, manifest, cells = sweep.spec, sweep.manifest, chosen.records
     training = spec.train_config(config.values, spec.seeds[0])
-    # Memory that ran out in the sweep would run out again.
+    # A configuration that ran out of memory in the sweep would do so again without micro-batches.
     micro = max(r.get("placement", {}).get("accumulate", 1) for r in cells)
     training = training.model_copy(update={"accumulate": training.accumulate * micro})
     runtime = cells[0].get("runtime", manifest["runtime"])
@@ -95,28 +103,29 @@ def best_file(choice: Choice) -> dict[str, Any]:
             data_fingerprint=manifest["data_fingerprint"],
             backbone=manifest["backbone"],
             versions=manifest["versions"],
+            parts=manifest.get("parts"),
             code=manifest["code"],
             runtime=runtime,
         ),
     )
-    # Nobody has named an exit criterion or an aim: their defaults in the file would read as if somebody had.
+    # Defaults of exit criterion and aim would read as if they had been chosen.
     return run.model_dump(mode="json", exclude_none=True, exclude={"exits", "aim"})
 
 
 def _known(**values: Any) -> dict[str, Any]:
-    """Without what is None."""
+    """Drop values that are None."""
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _named(choice: Choice, key: str) -> dict[str, Any]:
-    """A configuration by its id, its sweep where there are several, and its values."""
+def _named(choice: Selection, key: str) -> dict[str, Any]:
+    """Identify a configuration by its id, its sweep where there are several, and its values."""
     candidate = choice.candidates[key]
     sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
     return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
 
 
-def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
-    """A configuration that is not distinguishable from the majority class: its score, and its margin over that class."""
+def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
+    """Describe a configuration that is not distinguishable from the majority class: score, and margin over that class."""
     margin = choice.margins[key]
     low, high = margin.samples.interval
     return {
@@ -129,14 +138,14 @@ def _unlearned(choice: Choice, key: str) -> dict[str, Any]:
     }
 
 
-def _margin(choice: Choice) -> dict[str, Any] | None:
-    """The chosen configuration beside the majority class; None where its cells can't tell."""
+def _margin(choice: Selection) -> dict[str, Any] | None:
+    """Return the chosen configuration's margin over the majority class; None where its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     return margin.as_dict() if margin else None
 
 
-def _moved(choice: Choice) -> float | None:
-    """The largest change of a loss weight over the cells of the chosen configuration; None where none is learned."""
+def _moved(choice: Selection) -> float | None:
+    """Return the largest change of a loss weight over the chosen configuration's cells; None where none is learned."""
     chosen = choice.best
     config = chosen.sweep.spec.train_config(chosen.configuration.values)
     if not learns_omega(config.algorithm):
@@ -146,11 +155,11 @@ def _moved(choice: Choice) -> float | None:
 
 
 def _layers(candidate: Candidate) -> float | None:
-    """`cv/layers`, as MLflow has it: the fewest mean layers that cost at most a point against running all."""
+    """Return `cv/layers` as in MLflow: the fewest mean layers that lose at most one point against all layers."""
     return layers_needed(candidate.records, candidate.sweep.curve_of)
 
 
-def _front(choice: Choice) -> dict[str, Any]:
+def _front(choice: Selection) -> dict[str, Any]:
     points = [
         {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
         for p in choice.front
@@ -158,23 +167,23 @@ def _front(choice: Choice) -> dict[str, Any]:
     return _known(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
 
 
-def _sweeps(choice: Choice) -> dict[str, Any]:
-    """Each sweep: how far it has come, and its own best, if it has any."""
-    told = {}
+def _sweeps(choice: Selection) -> dict[str, Any]:
+    """Summarise each sweep: its status, its completed configurations and its own best."""
+    summaries = {}
     for sweep in choice.sweeps:
         own = next((r for r in choice.ranked if choice.candidates[r.configuration.id].sweep is sweep), None)
-        told[sweep.name] = _known(
+        summaries[sweep.name] = _known(
             status=sweep.status,
             complete=choice.complete_of(sweep),
             planned=sweep.spec.planned,
             configuration=own and choice.candidates[own.configuration.id].configuration.id,
             value=own and round(own.score.mean, 6),
         )
-    return told
+    return summaries
 
 
 def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> dict[str, Any]:
-    """A cell as the best file has it: its scores unrounded, and how it ran where that was unlike the first."""
+    """Describe a cell: its scores unrounded, and its runtime where that differs from the first cell's."""
     cell = {
         "seed": record["seed"],
         "fold": record["fold"],
@@ -191,48 +200,62 @@ def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> d
 
 
 def best_logits(chosen: Candidate) -> list[CellLogits] | None:
-    """The held-out logits of a configuration's cells at their best epochs; None, with a warning, where files are gone."""
-    found = []
+    """Read the validation logits of a configuration's cells at their best epochs.
+
+    Args:
+        chosen: The configuration with its sweep.
+
+    Returns:
+        The logits; None, with a warning, where a file is missing or damaged.
+    """
+    cells = []
     for record in chosen.records:
         try:
             held_out, rows = cell_logits(chosen.sweep.folder.path, record)
         except SweepError as error:
             warnings.warn(
                 f"configuration {chosen.configuration.id}, seed {record['seed']}, fold {record['fold']}: {error}; "
-                "no threshold can be chosen for a speed-up from this best file; make them again by: "
+                "thresholds can't be chosen from this best file; repair the logits by: "
                 f"leebert-tune resume {chosen.sweep.folder.path} --repair",
                 stacklevel=2,
             )
             return None
-        found.append(CellLogits(record["seed"], record["fold"], held_out, rows))
-    return found
+        cells.append(CellLogits(record["seed"], record["fold"], held_out, rows))
+    return cells
 
 
 def _pinned(model: ModelConfig, backbone: dict[str, Any]) -> ModelConfig:
-    """A hub backbone at the revision that was used."""
+    """Pin a hub backbone to the revision that the sweep used."""
     revision = backbone.get("revision")
     if not revision:
         return model
     return model.model_copy(update={"backbone": f"{model.backbone.partition('@')[0]}@{revision}"})
 
 
-def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
-    """Write best/<task>.yaml with a header that says how to use it, and the logits beside it; its contents and path.
+def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
+    """Write best/<task>.yaml, with a header on its use, and the validation logits in a file beside it.
 
-    `found.held_out` names the logits' file, and `found.digest` is what an edited file is known by.
+    `found.held_out` names the file of the logits; `found.digest` reveals later edits.
+
+    Args:
+        choice: The chosen configuration of a task.
+        out: The folder.
+
+    Returns:
+        The contents and the path of the YAML file.
     """
     path = out / f"{choice.task}.yaml"
     values = best_file(choice)
-    found = values["found"]
+    section = values["found"]
     out.mkdir(parents=True, exist_ok=True)
     if logits := best_logits(choice.best):
-        # The file that the YAML names comes first: whoever reads the new YAML finds it.
-        found["held_out"] = save_logits(out / f"{choice.task}.held-out.parquet", logits)
-    found["digest"] = content_digest(values)
+        # Written first, so that the file exists when a reader sees the new YAML.
+        section["held_out"] = save_logits(out / f"{choice.task}.held-out.parquet", logits)
+    section["digest"] = content_digest(values)
     header = [
         f"The best of {_counted(choice)}:",
-        f"{_score(found)} (cross-validated mean over exits, in per cent;",
-        "another quantity than a score on dev). Train it on the whole training split, or see whether the score comes out:",
+        f"{_score(section)} (validation score: mean over exits, cross-validated, in per cent;",
+        "not comparable with a score on dev). Train it on the whole training split, or reproduce the score:",
         f"  leebert train --config {path}",
         f"  leebert-tune verify {path}",
         *choice.progress().values(),
@@ -242,23 +265,24 @@ def write_best(choice: Choice, out: Path) -> tuple[dict[str, Any], Path]:
     return values, path
 
 
-def _counted(choice: Choice) -> str:
+def _counted(choice: Selection) -> str:
     names = ", ".join(sweep.name for sweep in choice.sweeps)
-    what = [f"that reach speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
-    what += ["that learned more than the majority class"] if choice.unlearned else []
+    what = [f"that reach layer speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
+    what += ["that are better than the majority class"] if choice.unlearned else []
     which = f" {' and '.join(what)}" if what else ""
     return (
-        f"{len(choice.ranked)} complete configurations{which} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
+        f"{len(choice.ranked)} completed configurations{which} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
     )
 
 
-def _score(found: dict[str, Any]) -> str:
-    spread = "" if found.get("score_std") is None else f" ± {100 * found['score_std']:.2f}"
-    return f"{100 * found['score_mean']:.2f}{spread} over {len(found['cells'])} cells"
+def _score(section: dict[str, Any]) -> str:
+    """Say mean and standard deviation over cells, in per cent."""
+    spread = "" if section.get("score_std") is None else f" ± {100 * section['score_std']:.2f}"
+    return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} cells (seed × fold)"
 
 
-def _against(choice: Choice) -> str:
-    """The chosen configuration beside the majority class, in words; empty where its cells can't tell."""
+def _against(choice: Selection) -> str:
+    """Compare the chosen configuration with the majority class in words; empty where its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     if margin is None:
         return ""
@@ -269,65 +293,76 @@ def _against(choice: Choice) -> str:
     )
 
 
-def print_best(choice: Choice, values: dict[str, Any], path: Path) -> None:
-    """What was chosen, from what, and why, on stdout."""
-    found, objective = values["found"], choice.objective
-    print(f"the best of {_counted(choice)}:\n{describe(found['values'])}\n{_score(found)}")
+def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
+    """Print the chosen configuration, what it was chosen from, and why.
+
+    Args:
+        choice: The chosen configuration of a task.
+        values: The contents of its best file.
+        path: The file.
+    """
+    section, objective = values["found"], choice.objective
+    print(f"the best of {_counted(choice)}:\n{describe(section['values'])}\n{_score(section)}")
     if against := _against(choice):
         print(against)
     for line in choice.progress().values():
         print(line)
-    moved = found.get("weights_moved")
+    moved = section.get("weights_moved")
     if moved is not None and moved < MOVED:
-        print(
-            f"its loss weights stayed within {moved:.2g} of their start (less than {MOVED:g}): as good as uniform weights"
-        )
+        print(f"its loss weights changed by at most {moved:.2g} (less than {MOVED:g}): practically uniform weights")
+    _print_excluded(choice, section, path)
+    if objective.kind != "score":
+        print(f"chosen by the {objective}: {100 * section['objective']['value']:.2f}")
+    if len(section["sweeps"]) > 1:
+        for sweep, own in section["sweeps"].items():
+            mark = "  (chosen)" if sweep == section["sweep"] else ""
+            print(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "no candidate") + mark)
+    print("score per exit: " + " ".join(f"{100 * v:.2f}" for v in section["score_per_exit"]))
+    _print_alternatives(choice, section, path)
+    print(f"{path}: leebert train --config {path}")
+
+
+def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> None:
+    """Print how many configurations were excluded, and why."""
     if choice.too_slow:
         print(
-            f"{len(choice.too_slow)} of {len(choice.candidates)} complete configurations can't reach speed-up "
-            f"{objective.speed_up:g} under {objective.under} and were left out"
+            f"{len(choice.too_slow)} of {len(choice.candidates)} completed configurations can't reach layer speed-up "
+            f"{choice.objective.speed_up:g} under {choice.objective.under} and are excluded"
         )
     if choice.unlearned:
         print(
-            f"{len(choice.unlearned)} of {len(choice.candidates)} complete configurations are not distinguishable from the "
-            "majority class and were left out (--anyway takes them in)"
+            f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not distinguishable from the "
+            "majority class and are excluded (--anyway includes them)"
         )
-        _print_configurations("as the majority class", found["not_distinguishable"], path)
-    if objective.kind != "score":
-        print(f"chosen by the {objective}: {100 * found['objective']['value']:.2f}")
-    if len(found["sweeps"]) > 1:
-        for sweep, own in found["sweeps"].items():
-            mark = "  (chosen)" if sweep == found["sweep"] else ""
-            print(f"sweep {sweep}: " + (f"{100 * own['value']:.2f}" if "value" in own else "nothing to choose") + mark)
-    print("per exit: " + " ".join(f"{100 * v:.2f}" for v in found["score_per_exit"]))
-    near = found["within_one_standard_error"]
+        _print_configurations("not distinguishable from the majority class", section["not_distinguishable"], path)
+
+
+def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
+    """Print the configurations within one standard error, and those on the front of score against layers."""
+    near = section["within_one_standard_error"]
     print(f"{len(near) - 1} other configuration(s) lie within one standard error")
     if len(near) > 1:
-        _print_configurations("layers: the fewest that cost at most a point", near, path)
-    if "pareto" in found:
-        # Each configuration where it begins to be the best one.
-        begins = [next(group) for _, group in itertools.groupby(found["pareto"]["points"], key=_whose)]
+        _print_configurations("layers: the fewest mean layers that lose at most one point", near, path)
+    if "pareto" in section:
+        # Each configuration once, from the fewest layers at which it is the best one.
+        begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_whose)]
         print(f"{len({_whose(p) for p in begins})} configuration(s) lie on the front of score against mean layers")
-        _print_configurations(f"on the front from, under {objective.under}", begins, path)
+        _print_configurations(f"on the front from these layers on, under {choice.objective.under}", begins, path)
     elif choice.no_front:
         print(f"no front of score against mean layers: {choice.no_front}")
-    print(f"{path}: leebert train --config {path}")
 
 
 def _whose(point: dict[str, Any]) -> tuple[str, str]:
     return point.get("sweep", ""), point["configuration"]
 
 
-def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) -> None:
+def _print_configurations(title: str, configurations: list[dict[str, Any]], path: Path) -> None:
+    """Print a table of configurations with their scores, and their layers or margins."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    table.add_column("configuration")
-    last = "margin" if told and "margin" in told[0] else "layers"
-    for name in ("score", last):
-        table.add_column(name, justify="right")
-    for one in told[:PRINTED]:
+    last = "margin" if configurations and "margin" in configurations[0] else "layers"
+    rows = []
+    for one in configurations[:PRINTED]:
         name = " ".join(filter(None, (one.get("sweep"), describe(one["values"]))))
         if last == "margin":
             end = (
@@ -337,7 +372,7 @@ def _print_configurations(title: str, told: list[dict[str, Any]], path: Path) ->
             )
         else:
             end = f"{one['layers']:.2f}" if "layers" in one else ""
-        table.add_row(name, f"{100 * one['score']:.2f}", end)
-    Console().print(table)
-    if len(told) > PRINTED:
-        print(f"and {len(told) - PRINTED} more in {path}")
+        rows.append((name, f"{100 * one['score']:.2f}", end))
+    Console().print(table(("configuration", "score", last), rows, title=title))
+    if len(configurations) > PRINTED:
+        print(f"and {len(configurations) - PRINTED} more in {path}")

@@ -1,15 +1,19 @@
-"""Pruners: which configuration stops before its last cell. Each is a pure function of the history, and knows no Ray."""
+"""Pruners: which configuration stops before its last cell. Each is one file and a pure function of the history; none knows Ray.
+
+Another package adds its own by an entry point of the group ``leebert.pruners`` or by :func:`register`, and tests it with
+:class:`tune.testing.PrunerContract`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
 from typing import Protocol
 
-from tune.pruners.halving import HalvingPruner
-from tune.pruners.none import NoPruner
-from tune.pruners.places import Places
-from tune.pruners.racing import RacingPruner
+from tune.pruners.places import Places as Places
 from tune.space import SweepSpec
+from tune.space.parts import PRUNERS as PRUNERS
+from tune.space.parts import PrunerRow as PrunerRow
+from tune.space.parts import Warmed as Warmed
 from tune.store.history import History
 
 
@@ -21,17 +25,22 @@ class Pruner(Protocol):
         ...
 
 
-def _places(spec: SweepSpec) -> Places:
-    return Places(spec.cells(), spec.max_epochs)
+def register(row: PrunerRow) -> PrunerRow:
+    """Add a pruner for this process and the sweeps that it starts.
 
+    Args:
+        row: The pruner, whose name must be new.
 
-PRUNERS: dict[str, Callable[[SweepSpec], Pruner]] = {
-    "none": lambda spec: NoPruner(),
-    "racing": lambda spec: RacingPruner(_places(spec), spec.pruner.alpha, spec.pruner.min_epochs),
-    "halving": lambda spec: HalvingPruner(_places(spec), spec.pruner.eta, spec.pruner.min_epochs),
-}
+    Returns:
+        The pruner.
+
+    Raises:
+        ConfigError: The name belongs to another pruner, or the pruner does not fit.
+    """
+    return PRUNERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_pruner(spec: SweepSpec) -> Pruner:
-    """The pruner that a space names."""
-    return PRUNERS[spec.pruner.name](spec)
+    """Make the pruner that a space names."""
+    pruner: Pruner = PRUNERS[spec.pruner.name].make(spec, spec.pruner.options)
+    return pruner

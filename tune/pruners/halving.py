@@ -9,7 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from pydantic import Field
+
 from tune.pruners.places import Places
+from tune.space import SweepSpec
+from tune.space.parts import PrunerRow, Warmed, Whole
 from tune.store.history import Configuration, History
 
 
@@ -39,3 +43,23 @@ class HalvingPruner:
         own = self.places.score(asked, rung)
         values = sorted((v for c in history if (v := self.places.score(c, rung)) is not None), reverse=True)
         return own is None or own >= values[max(1, len(values) // self.eta) - 1]
+
+
+class HalvingOptions(Warmed):
+    """The options of successive halving."""
+
+    eta: Whole = Field(default=3, ge=2, description="one configuration in so many passes a rung")
+
+
+def make(spec: SweepSpec, options: HalvingOptions) -> HalvingPruner:
+    """Make the pruner of a space."""
+    return HalvingPruner(Places.of(spec), options.eta, options.min_epochs)
+
+
+PRUNER = PrunerRow(
+    name="halving",
+    title="at `min_epochs`, then at `eta`, `eta`², … times as many epochs, unless it is among the best 1/`eta` so far",
+    source="ASHA, Li et al., MLSys 2020, in its stopping form",
+    make=make,
+    options=HalvingOptions,
+)

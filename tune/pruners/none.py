@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from tune.space.parts import PrunerRow
 from tune.store.history import History
 
 
@@ -13,3 +14,12 @@ class NoPruner:
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
         return True
+
+
+PRUNER = PrunerRow(
+    name="none",
+    title="never; the default, because comparisons of methods need all configurations",
+    source="ours",
+    make=lambda spec, options: NoPruner(),
+    prunes=False,
+)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from tune.space import SweepSpec
 from tune.store.history import Cell, Configuration, History
 
 
@@ -19,6 +20,11 @@ class Places:
 
     cells: tuple[tuple[int, int], ...]
     max_epochs: int
+
+    @classmethod
+    def of(cls, spec: SweepSpec) -> Places:
+        """The places of a space."""
+        return cls(spec.cells(), spec.max_epochs)
 
     @property
     def end(self) -> int:

@@ -17,9 +17,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from scipy import special
+from pydantic import Field
 
 from tune.pruners.places import Places
+from tune.space import SweepSpec
+from tune.space.parts import Number, PrunerRow, Warmed
 from tune.store.history import History
 from tune.store.ranking import complete, mean_and_std
 
@@ -48,5 +50,33 @@ class RacingPruner:
 
     def margin(self, gains: list[float]) -> float:
         """How far behind a configuration may be where the complete ones went on to gain so much."""
+        from scipy import special  # a second to import, and spaces that name a pruner are checked without it
+
         t = float(special.stdtrit(len(gains) - 1, 1 - self.alpha))
         return t * math.sqrt(2) * mean_and_std(gains).std
+
+
+class RacingOptions(Warmed):
+    """The options of racing."""
+
+    alpha: Number = Field(
+        default=0.1,
+        gt=0,
+        lt=0.5,
+        description="the accepted chance that a stopped one would have caught up with the best",
+    )
+
+
+def make(spec: SweepSpec, options: RacingOptions) -> RacingPruner:
+    """Make the pruner of a space."""
+    return RacingPruner(Places.of(spec), options.alpha, options.min_epochs)
+
+
+PRUNER = PrunerRow(
+    name="racing",
+    title="if it is further behind the best complete configuration than such a gap usually closes; for sweeps where only "
+    "the best configuration matters",
+    source="Maron and Moore, NeurIPS 1994; Birattari et al., GECCO 2002",
+    make=make,
+    options=RacingOptions,
+)

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, run again: what is missing is trained by sweeps, the rest read back, all of it rendered."""
+"""Reproduce the paper's tables and figures: train missing runs in sweeps, read finished ones, render the result."""

@@ -1,4 +1,4 @@
-"""`leebert-tune reproduce` from its options to its files: train what is missing, collect, measure, render."""
+"""`leebert-tune reproduce`: train missing runs, collect finished ones, measure costs, render a table or figure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from leebert.methods import METHODS, applies
 from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
-from tune.reproduce.paper import AIM, WINDOW, Figure, Row, Table, aims, contaminated, is_papers
-from tune.reproduce.plan import SEEDS, Allowance, Part, Plan, Request, make_plan, slug
+from tune.reproduce.paper import AIM, WINDOW, PaperFigure, PaperRow, PaperTable, aims, contaminated, is_papers
+from tune.reproduce.plan import SEEDS, Allowance, Part, ReproductionPlan, ReproductionRequest, make_plan, slug
 from tune.reproduce.results import Costs, Results, experiment_differences, read, write
-from tune.reproduce.tables import Line, lines, networks
+from tune.reproduce.tables import TableRow, lines, networks
 from tune.reproduce.training import Standing, collect, identity, jobs, run
 from tune.store.folder import storage_root
 
@@ -29,10 +29,18 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Reproduced:
-    """What came of it. text: the table in Markdown, or where the figure is. missing: rows that lack seeds, in words.
+    """The results of the command.
 
-    again: the command that goes on, empty where nothing is left. failed: whether a method was given up that may do better then.
-    signal: the signal that ended the training, if one did.
+    Attributes:
+        target: The paper's table or figure.
+        task: The task's name.
+        backbone: The backbone.
+        text: The table in Markdown, or the figure's description.
+        files: The written files.
+        missing: Why rows lack seeds, a sentence per reason.
+        again: The command that continues; empty where nothing is missing.
+        failed: Whether a method failed for a reason that may be gone at the next attempt.
+        signal: The signal that ended the training; None where there was none.
     """
 
     target: str
@@ -46,14 +54,18 @@ class Reproduced:
     signal: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the results, JSON-ready."""
         return {**dataclasses.asdict(self), "files": [str(path) for path in self.files]}
 
 
 @dataclasses.dataclass
 class Reasons:
-    """Why cells are missing, by method and the share that it keeps: for good, or as long as the cause lasts.
+    """Why runs are missing, by method and share kept.
 
-    signal: what ended the training by hand, if anything did.
+    Attributes:
+        final: Reasons that stay, such as divergence.
+        passing: Reasons that may be gone at the next attempt.
+        signal: The signal that ended the training; None where there was none.
     """
 
     final: dict[tuple[str, float | None], str] = dataclasses.field(default_factory=dict)
@@ -61,15 +73,24 @@ class Reasons:
     signal: int | None = None
 
 
-def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Reproduced:
-    """Train what is missing (unless told not to), collect it into the results file, and write the table or figure.
+def reproduce(request: ReproductionRequest, *, train: bool = True, say: Say = print) -> Reproduced:
+    """Train missing runs, collect all finished ones into the results file, and write the table or figure.
 
-    Raises ConfigError for options that make no sense or a folder that can't be written, SweepError for results or sweeps
-    of another experiment.
+    Args:
+        request: The options.
+        train: Whether to train; otherwise only the results file is rendered.
+        say: Prints one line of progress.
+
+    Returns:
+        The results.
+
+    Raises:
+        ConfigError: An option is wrong, or the folder can't be written.
+        SweepError: Results or sweeps of another experiment have the same name, or there are no results to render.
     """
     plan = make_plan(request)
     check_writable(request.out, "--out")
-    if isinstance(plan.target, Table):
+    if isinstance(plan.target, PaperTable):
         plan = plan.keeping(_methods_of(plan.stem.with_name(plan.stem.name + ".csv")))
     path = request.out / f"{plan.name}.parquet"
     results = read(path)
@@ -78,17 +99,17 @@ def reproduce(request: Request, *, train: bool = True, say: Say = print) -> Repr
         results, seeds, reasons = _brought_up_to_date(plan, path, results, say)
     else:
         if results is None:
-            raise SweepError(f"{path}: no such file, so there is nothing to show; without --no-run it is made")
+            raise SweepError(f"{path}: no such file, so there are no results to render; train them without --no-run")
         _refuse_others(path, results, _given(plan))
         seeds, reasons = _seeds(request, {cell.seed for cell in results.cells}), Reasons()
     return _rendered(plan, results, seeds, reasons)
 
 
 def _brought_up_to_date(
-    plan: Plan, path: Path, results: Results | None, say: Say
+    plan: ReproductionPlan, path: Path, results: Results | None, say: Say
 ) -> tuple[Results, tuple[int, ...], Reasons]:
-    """The results with all that could be trained and measured, the seeds of a row, and why something is not there."""
-    from tune.running.prepare import misfits, prepare
+    """Train and measure as far as possible; return the results, the seeds of every row, and why runs are missing."""
+    from tune.running.prepare import prepare
     from tune.space.spec import anchored
 
     request = plan.request
@@ -106,16 +127,10 @@ def _brought_up_to_date(
     begun = {part: Standing.all_of(plan, part) for part in plan.parts}
     for standing in (one for standings in begun.values() for one in standings):
         standing.check(mine)
-    to_train: dict[Part, set[tuple[str, int]]] = {}
-    for part, standings in begun.items():
-        missing = _missing(part, standings, results, seeds)
-        # Reads the weights: not where nothing is to be trained.
-        unfit = misfits(plan.spec(part, part.methods, (0,)), prepared.problem) if missing else {}
-        for method, error in unfit.items():
-            if method in request.methods:
-                raise ConfigError(f"--methods {method}: {error}")
-            reasons.final[method, part.kept(method)] = f"{error} (left out)"
-        to_train[part] = {(method, seed) for method, seed in missing if method not in unfit}
+    to_train = {
+        part: _to_train(plan, part, _missing(part, standings, results, seeds), prepared.problem, reasons)
+        for part, standings in begun.items()
+    }
     for part, standings in begun.items():
         for job in jobs(part, standings, to_train[part]):
             if not stopped and not allowance.used_up:
@@ -125,9 +140,9 @@ def _brought_up_to_date(
             reasons.final.update({(method, part.kept(method)): why for method, why in standing.failed.items()})
             reasons.passing.update({(method, part.kept(method)): why for method, why in standing.broken.items()})
             results = results.with_cells(collect(standing, {cell.key for cell in results.cells}, aims(plan.task_name)))
-        if results.cells:  # whatever happens next
+        if results.cells:  # saved before the next part may fail
             write(path, results)
-    if isinstance(plan.target, Table):
+    if isinstance(plan.target, PaperTable):
         wanted = networks(results)
         if wanted and not _costs_are_known(results.costs, wanted):
             say(f"timing {len(wanted)} network(s)")
@@ -139,44 +154,60 @@ def _brought_up_to_date(
     return results, seeds, reasons
 
 
-def _shown(plan: Plan, results: Results) -> tuple[Row, ...]:
-    """The rows that were asked for, those that there are, and those that the table had before."""
+def _to_train(
+    plan: ReproductionPlan, part: Part, missing: set[tuple[str, int]], problem: Any, reasons: Reasons
+) -> set[tuple[str, int]]:
+    """Return the missing runs without methods that do not fit the network, which `reasons` gets; refuse requested ones."""
+    from tune.running.prepare import misfits
+
+    if not missing:
+        return set()  # checking the methods would read the weights
+    unfit = misfits(plan.spec(part, part.methods, (0,)), problem)
+    for method, error in unfit.items():
+        if method in plan.request.methods:
+            raise ConfigError(f"--methods {method}: {error}")
+        reasons.final[method, part.kept(method)] = f"{error} (omitted)"
+    return {(method, seed) for method, seed in missing if method not in unfit}
+
+
+def _shown(plan: ReproductionPlan, results: Results) -> tuple[PaperRow, ...]:
+    """Return the rows to show: requested ones, those with results, and those that an earlier command added."""
     return (
-        *(row for row in plan.rows if plan.request.asks(row.method) or results.of(row.method, row.keep)),
+        *(row for row in plan.rows if plan.request.includes(row.method) or results.of(row.method, row.keep)),
         *(row for row in plan.kept if results.of(row.method, row.keep)),
     )
 
 
 def _methods_of(table: Path) -> list[str]:
-    """The methods of a table that an earlier command wrote; none where there is no such file."""
+    """Read the methods of a table that an earlier command wrote; none where there is no such file."""
     try:
         with open(table, encoding="utf-8", newline="") as file:
             return [row["method"] for row in csv.DictReader(file) if row.get("method") in METHODS]
-    except (OSError, ValueError, csv.Error):  # none yet, or no table of ours: it is written anew
+    except (OSError, ValueError, csv.Error):  # no table yet, or a foreign file, which is overwritten
         return []
 
 
-def _given(plan: Plan) -> dict[str, Any]:
-    """Of what results belong to, what the request says: to be shown, they need none of the options repeated."""
+def _given(plan: ReproductionPlan) -> dict[str, Any]:
+    """Return the part of the experiment's identity that the request states: rendering needs no option repeated."""
     request = plan.request
-    told = identity(plan.any_spec())
+    options = identity(plan.any_spec())
     paths = {assignment.partition("=")[0].strip() for assignment in request.set_}
     given = {
-        "task": told["task"],
-        "training": {o: v for o, v in told["training"].items() if request.best or f"training.{o}" in paths},
+        "task": options["task"],
+        "training": {o: v for o, v in options["training"].items() if request.best or f"training.{o}" in paths},
     }
-    if request.pooling != Request.pooling:
-        given["pooling"] = told["pooling"]
+    if request.pooling != ReproductionRequest.pooling:
+        given["pooling"] = options["pooling"]
     for key, path in (("max_length", "max_length"), ("subset", "data.subset")):
         if any(one == path or one.startswith(f"{path}.") for one in paths):
-            given[key] = told[key]
+            given[key] = options[key]
     return given
 
 
-def _refuse_unread(plan: Plan, results: Results | None) -> None:
-    """ConfigError for an option that no method of the target reads, nor one that was trained with these results already.
+def _refuse_unread(plan: ReproductionPlan, results: Results | None) -> None:
+    """Raise ConfigError for a `--set` option that no method of the target or of the results reads.
 
-    All methods share one set of options, of which those of a best file and the defaults need not apply to any.
+    All methods share one set of options; those of a best file and the defaults need not apply to any method.
     """
     methods = {row.method for row in plan.rows} | {cell.method for cell in (results.cells if results else ())}
     for assignment in plan.request.set_:
@@ -189,6 +220,7 @@ def _refuse_unread(plan: Plan, results: Results | None) -> None:
 
 
 def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
+    """Raise SweepError where results belong to another experiment."""
     if lines := experiment_differences(results.identity, mine):
         raise SweepError(
             f"{path} holds results of another experiment:\n"
@@ -198,23 +230,24 @@ def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> Non
 
 
 def _say_of_code(results: Results, say: Say) -> None:
+    """Report runs that other code has trained; they count nevertheless."""
     others = {cell.code for cell in results.cells} - {code_version()}
     if others:
         count = sum(cell.code in others for cell in results.cells)
         say(
-            f"{count} cells are of other code ({', '.join(sorted(others))}, this is {code_version()}); they count as done"
+            f"{count} runs were trained by other code ({', '.join(sorted(others))}; this is {code_version()}) and are reused"
         )
 
 
-def _seeds(request: Request, known: set[int]) -> tuple[int, ...]:
-    """The seeds that every row is to have: as many as asked for, else as there are, else the paper's. More are shown, too."""
-    return tuple(range(request.seeds or max(known, default=-1) + 1 or SEEDS))
+def _seeds(request: ReproductionRequest, existing: set[int]) -> tuple[int, ...]:
+    """Return the seeds of every row: as many as requested, else as the results have, else as the paper has."""
+    return tuple(range(request.seeds or max(existing, default=-1) + 1 or SEEDS))
 
 
 def _missing(
     part: Part, standings: Sequence[Standing], results: Results, seeds: tuple[int, ...]
 ) -> set[tuple[str, int]]:
-    """(method, seed) of a part that is neither in the results nor in a sweep's folder, unless the method has failed there."""
+    """Return (method, seed) that neither results nor sweeps have, without methods that diverged."""
     done = {cell for standing in standings for cell in standing.finished}
     failed = {method for standing in standings for method in standing.failed}
     return {
@@ -227,20 +260,21 @@ def _missing(
 
 
 def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
-    """Whether every network was measured under every exit criterion, on a machine without other work."""
+    """Tell whether every network was measured under every exit criterion, on an idle machine."""
     return costs.sound and all(
         s in costs.parameters and criteria <= costs.seconds.get(s, {}).keys() for s, (_, criteria) in wanted.items()
     )
 
 
-def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
+def _rendered(plan: ReproductionPlan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
+    """Write the table or figure, and describe what is missing."""
     request, target = plan.request, plan.target
-    told = identity(plan.any_spec())
+    experiment = identity(plan.any_spec())
     missing, more, failed = _unfinished(plan, results, seeds, reasons)
     stem = plan.stem
     request.out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    if isinstance(target, Figure):
+    if isinstance(target, PaperFigure):
         text = _figure(plan, target, results, stem.with_name(stem.name + ".png"), written)
     else:
         page = _page(plan, target, results, missing)
@@ -248,60 +282,60 @@ def _rendered(plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Rea
             written.append(stem.with_name(stem.name + ending))
             write_atomically(written[-1], content)
         text = rendering.markdown(page)
+    # A request that only renders may lack options, so that its command would train another experiment.
+    continuing = more and not experiment_differences(results.identity, experiment)
+    again = request.continue_command if continuing else ""
     return Reproduced(
-        target.name,
-        plan.task_name,
-        request.backbone,
-        text,
-        tuple(written),
-        missing,
-        request.again
-        if more and not experiment_differences(results.identity, told)
-        else "",  # options were left out of what is only shown
-        failed,
-        reasons.signal,
+        target.name, plan.task_name, request.backbone, text, tuple(written), missing, again, failed, reasons.signal
     )
 
 
-def _figure(plan: Plan, figure: Figure, results: Results, path: Path, written: list[Path]) -> str:
-    rows = [row for row in plan.rows if plan.request.asks(row.method)]
-    found = drawing.curves(figure, rows, results)
-    if not found:
-        return f"{figure.title}: nothing to draw yet"
+def _figure(plan: ReproductionPlan, figure: PaperFigure, results: Results, path: Path, written: list[Path]) -> str:
+    """Draw a figure and save it, unless no method has results yet; return its description."""
+    rows = [row for row in plan.rows if plan.request.includes(row.method)]
+    curves = drawing.curves(figure, rows, results)
+    if not curves:
+        return f"{figure.title}: no results to draw yet"
     seen = contaminated(plan.request.backbone, plan.task_name)
-    title = f"{plan.task_name}, {slug(plan.request.backbone)}" + (", which has seen this task" if seen else "")
-    if part := _rows_of_a_part(results):
-        title += f", {part:,} training rows"
-    drawing.draw(figure, title, _splits(results), found).savefig(path, dpi=150)
+    title = f"{plan.task_name}, {slug(plan.request.backbone)}" + (
+        " (pretraining used this task's data)" if seen else ""
+    )
+    if part := _subset_size(results):
+        title += f", {part:,} training samples"
+    drawing.draw(figure, title, _splits(results), curves).savefig(path, dpi=150)
     written.append(path)
-    return f"{figure.title}: {', '.join(curve.label for curve in found)}"
+    return f"{figure.title}: {', '.join(curve.label for curve in curves)}"
 
 
 def _unfinished(
-    plan: Plan, results: Results, seeds: tuple[int, ...], reasons: Reasons
+    plan: ReproductionPlan, results: Results, seeds: tuple[int, ...], reasons: Reasons
 ) -> tuple[tuple[str, ...], bool, bool]:
-    """What the rows asked for lack, a sentence for each reason; whether the same command would bring more; and whether it
-    is for a method that was given up."""
+    """Describe the missing runs.
+
+    Returns:
+        A sentence per reason, whether the same command would train more, and whether that includes a failed method.
+    """
     why: dict[str, list[str]] = {}
     more = failed = False
     for row in plan.rows:
         lacking = len(set(seeds) - results.of(row.method, row.keep).keys())
-        if not lacking or not plan.request.asks(row.method):
+        if not lacking or not plan.request.includes(row.method):
             continue
         key = row.method, row.keep
         if key in reasons.final:
             reason = reasons.final[key]
         else:
-            reason, more = reasons.passing.get(key, f"{lacking} of {len(seeds)} seeds are still to be trained"), True
+            reason, more = reasons.passing.get(key, f"{lacking} of {len(seeds)} seeds are not trained yet"), True
             failed |= key in reasons.passing
         why.setdefault(reason, []).append(row.title)
     return tuple(f"{reason}: {', '.join(titles)}" for reason, titles in why.items()), more, failed
 
 
-def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) -> rendering.Page:
+def _page(plan: ReproductionPlan, table: PaperTable, results: Results, missing: tuple[str, ...]) -> rendering.TablePage:
+    """Collect the contents of a rendered table."""
     made = lines(table, _shown(plan, results), results, plan.task_name)
     backbone = plan.request.backbone
-    return rendering.Page(
+    return rendering.TablePage(
         table=table,
         task=plan.task_name,
         backbone=slug(backbone),
@@ -309,22 +343,22 @@ def _page(plan: Plan, table: Table, results: Results, missing: tuple[str, ...]) 
         contaminated=contaminated(backbone, plan.task_name),
         lines=made,
         notes=(
-            *_rests_on(table, plan.task_name, results, made),
+            *_conditions(table, plan.task_name, results, made),
             *_not_shown(plan, results),
-            *(f"Not whole, {line}." for line in missing),
+            *(f"Incomplete: {line}." for line in missing),
         ),
     )
 
 
-def _not_shown(plan: Plan, results: Results) -> list[str]:
-    """What the results hold beside the table's rows."""
+def _not_shown(plan: ReproductionPlan, results: Results) -> list[str]:
+    """Name the methods of the results that the table does not show."""
     shown = {row.method for row in (*plan.rows, *plan.kept)}
     others = dict.fromkeys(cell.method for cell in results.cells if cell.method not in shown)
-    return [f"Trained in the same way, and shown by --methods: {', '.join(others)}."] if others else []
+    return [f"Also trained, and shown by --methods: {', '.join(others)}."] if others else []
 
 
-def _rows_of_a_part(results: Results) -> int:
-    """How many of the training rows were trained on, 0 for all."""
+def _subset_size(results: Results) -> int:
+    """Return the number of training samples of a subset; 0 for the whole split."""
     subset = results.identity.get("subset", "none")
     return 0 if subset == "none" else int(subset["rows"])
 
@@ -333,56 +367,68 @@ def _splits(results: Results) -> str:
     return " and ".join(results.identity.get("evaluated") or ("dev",))
 
 
-def _rests_on(table: Table, task: str, results: Results, made: tuple[Line, ...]) -> list[str]:
-    """What the figures of a table rest on, a sentence each."""
-    training = results.identity["training"]
-    setting = (
-        f"λ1 {training['lr_theta']:g}, gradients clipped at norm {training['clip_norm']:g}, batch {training['batch_size']}, at most {training['max_epochs']} epochs in a stage "
-        "(epochs: all that trained)"
-    )
-    if part := _rows_of_a_part(results):
-        setting = f"a stratified subset of {part:,} training rows; {setting}"
-    if task not in IMAGE_TASKS:
-        setting += f", pooling {results.identity['pooling']}"
+def _conditions(table: PaperTable, task: str, results: Results, made: tuple[TableRow, ...]) -> list[str]:
+    """Describe the conditions of a table's numbers, one note each."""
+    setting = _setting(task, results)
     if table.kind == "costs":
-        said = [
-            "Minutes are of the wall clock, from a cell's start to the end of its best epoch (by the mean over exits on a held-out "
-            f"tenth of the training split), what else the machine did included; mean ± standard error over seeds; {setting}."
+        sentences = [
+            "Minutes are wall-clock time from the start of a run to the end of its best epoch (by the validation score: mean "
+            "over exits on a tenth of the training split), including the effect of other work on the machine; mean ± standard "
+            f"error over seeds; {setting}."
         ]
     else:
-        said = [
-            f"Scores are the task's on {_splits(results)}, on which nothing was chosen, at the best epoch by the mean over exits on a "
-            f"held-out tenth of the training split; mean ± standard error over seeds, which share these rows: p and intervals are of "
-            f"training's chance alone, and say nothing of other data; all methods: {setting}."
+        sentences = [
+            f"Scores are the task's on {_splits(results)}, which no choice depends on, at the best epoch by the validation "
+            "score (mean over exits on a tenth of the training split); mean ± standard error over seeds. Seeds share these "
+            "samples: p and intervals describe the randomness of training, not other data. "
+            f"All methods: {setting}."
         ]
-        said += _off_the_aim(table.aim(task), made)
-        if results.costs.seconds:
-            said.append(
-                "Speed-ups are against the fine-tuned network with one exit (until that is there, against all exits evaluated). "
-                f"Times: batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}), per exit the "
-                f"median over rows of the fastest of {LEAST_ROUNDS} rounds or more, weighted by where the rows of {_splits(results)} leave."
-            )
-            if results.costs.rough:
-                said.append(
-                    f"The machine had other work: {results.costs.rough}, so the times are rough; the same command takes them again."
-                )
+        sentences += _off_the_aim(table.aim(task), made)
+        sentences += _about_costs(results)
     if not results.cells:
-        return said
+        return sentences
     trained = Counter(cell.runtime for cell in results.cells)
-    on = (
-        "; ".join(trained)
-        if len(trained) == 1
-        else "; ".join(f"{runtime} ({n} cells)" for runtime, n in trained.items())
-    )
+    devices = trained if len(trained) == 1 else [f"{runtime} ({n} runs)" for runtime, n in trained.items()]
     return [
-        *said,
-        f"Trained on: {on}.",
-        f"Code, by a digest of its sources: {', '.join(sorted({cell.code for cell in results.cells}))}.",
+        *sentences,
+        f"Trained on: {'; '.join(devices)}.",
+        f"Digest of the code: {', '.join(sorted({cell.code for cell in results.cells}))}.",
     ]
 
 
-def _off_the_aim(aim: float, made: tuple[Line, ...]) -> list[str]:
-    """The rows of which a seed's threshold is outside of the window around the speed-up aimed at, on held-out rows."""
+def _setting(task: str, results: Results) -> str:
+    """Describe the training options that all methods share."""
+    training = results.identity["training"]
+    setting = (
+        f"λ1 {training['lr_theta']:g}, gradients clipped at norm {training['clip_norm']:g}, batch {training['batch_size']}, "
+        f"at most {training['max_epochs']} epochs per stage (the column epochs counts all stages)"
+    )
+    if part := _subset_size(results):
+        setting = f"a stratified subset of {part:,} training samples; {setting}"
+    if task not in IMAGE_TASKS:
+        setting += f", pooling {results.identity['pooling']}"
+    return setting
+
+
+def _about_costs(results: Results) -> list[str]:
+    """Describe how wall-clock and operations speed-ups were measured; nothing where they were not."""
+    if not results.costs.seconds:
+        return []
+    sentences = [
+        "Speed-ups are against the fine-tuned network with one exit (until that is trained, against all exits evaluated). "
+        f"Times: batch size 1 on one thread, all networks in turn in one run ({results.costs.machine}); per exit the median "
+        f"over samples of the fastest of at least {LEAST_ROUNDS} rounds, weighted by the exits of the samples of "
+        f"{_splits(results)}."
+    ]
+    if results.costs.rough:
+        sentences.append(
+            f"The times are rough, since the machine had other work: {results.costs.rough}; the same command measures them again."
+        )
+    return sentences
+
+
+def _off_the_aim(aim: float, made: tuple[TableRow, ...]) -> list[str]:
+    """Name the rows with a seed whose layer speed-up on validation samples is outside the window around the aim."""
     low, high = (aim * bound / AIM for bound in WINDOW)
     outside = [
         f"{line.title} {' to '.join(dict.fromkeys(f'{speed:.2f}' for speed in (min(line.held_out), max(line.held_out))))}"
@@ -392,6 +438,6 @@ def _off_the_aim(aim: float, made: tuple[Line, ...]) -> list[str]:
     if not outside:
         return []
     return [
-        f"Thresholds are chosen for a speed-up of {aim:g} in layers on held-out rows; with some seeds none gives one between "
-        f"{low:.2f} and {high:.2f}: {', '.join(outside)}."
+        f"Thresholds are chosen for a layer speed-up of {aim:g} on validation samples; for some seeds no threshold gives "
+        f"{low:.2f} to {high:.2f}: {', '.join(outside)}."
     ]

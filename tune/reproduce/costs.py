@@ -1,7 +1,7 @@
-"""What networks cost: parameters, multiply-adds and wall-clock time up to each exit, all measured in one go.
+"""Measure the cost of networks: parameters, multiply-adds and wall-clock time up to each exit.
 
-Neither depends on the weights' values, so a network is built anew from its structure. Networks take turns, so that a
-machine that is slow for a while is slow for all of them.
+None depends on the values of the weights, so networks are built from their structure. Networks are timed in turn, so that
+a phase in which the machine is slow affects all of them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ from leebert.operations import parameters as count
 from leebert.runtime import Runtime, limited_threads
 from tune.reproduce.results import Costs
 
-#: Rows that are timed, spread over the split.
+#: Samples that are timed, spread over the split.
 ROWS = 40
 
 
 def model_of(problem: Any, config: TrainConfig, structure: str) -> Any:
-    """A network of a structure (as JSON; empty for the unreduced one), its weights arbitrary."""
+    """Build a network with arbitrary weights.
+
+    Args:
+        problem: The prepared problem, which makes unreduced models.
+        config: The training configuration.
+        structure: What the network is reduced to, as JSON; empty for the unreduced one.
+    """
     model = problem.model(config)
     if not structure:
         return model
@@ -44,9 +50,18 @@ def measure(
     device: str,
     say: Callable[[str], None],
 ) -> Costs:
-    """The costs of networks by structure: with each, its number of exits and its exit criteria.
+    """Measure networks, with times of :func:`leebert.latency.time_exits` at batch size 1 on one thread.
 
-    Times are those of `leebert.latency.time_exits` at batch size 1 on one thread. What a network can't be asked for is left out.
+    Args:
+        problem: The prepared problem.
+        config: The training configuration.
+        split: The split whose samples are timed.
+        structures: By structure, the number of exits and the exit criteria to time.
+        device: auto, cpu, cuda or cuda:N.
+        say: Prints one line of progress.
+
+    Returns:
+        The costs; a network whose number of exits differs is omitted.
     """
     runtime = Runtime.of(config.precision, device)
     rows = problem.split(split)
@@ -63,16 +78,16 @@ def measure(
             continue
         parameters[structure] = count(model).total
         operations[structure] = [float(n) for n in multiply_adds(model, typical)]
-        if hasattr(model, "advance"):  # what `infer` stops between
+        if hasattr(model, "advance"):  # inference by layers needs it
             for name in sorted(criteria):
-                # Any threshold does, since no sample exits.
+                # Any threshold will do, since timing lets no sample exit.
                 row = CRITERIA[name]
                 threshold = row.bounds(exits, classes)[0] if row.has_threshold else None
                 timed[structure, name] = model, make_criterion(name, threshold, num_exits=exits, num_classes=classes)
     seconds: dict[str, dict[str, list[float]]] = {}
     with limited_threads(1):
         times = time_exits(timed, batches, runtime)
-        for (structure, name), found in times.seconds.items():
-            seconds.setdefault(structure, {})[name] = found.tolist()
+        for (structure, name), per_exit in times.seconds.items():
+            seconds.setdefault(structure, {})[name] = per_exit.tolist()
         described = machine(runtime)
     return Costs(parameters, operations, seconds, described, times.share, times.apart)

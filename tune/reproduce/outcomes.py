@@ -1,4 +1,4 @@
-"""What is kept of a finished cell: every exit and every exit criterion on the development split, replayed from its logits."""
+"""Summarise a finished run: every exit and every exit criterion on the development split, replayed from its logits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,18 @@ from leebert.tradeoff import replay_point
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """One exit criterion at one threshold: on the development split its layers, speed-up, score and how many rows left where.
+class CriterionResult:
+    """One exit criterion at one threshold, on the development split.
 
-    held_out: the speed-up on the held-out rows, by which thresholds are chosen.
+    Attributes:
+        criterion: The exit criterion.
+        threshold: Its threshold; None for a criterion that has none.
+        held_out: The layer speed-up on the validation samples, by which thresholds are chosen.
+        layers: Mean exit layer.
+        speed_up: Layer speed-up: depth / mean exit layer.
+        score: The task's score, a fraction.
+        measures: All measures of the task by name, fractions.
+        counts: How many samples exit at each exit, (M,).
     """
 
     criterion: str
@@ -34,12 +42,25 @@ class Outcome:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class ReproducedCell:
     """One method trained with one seed.
 
-    keep: the share that a reduced network keeps. exits: the score of each exit on the development split, (M,).
-    exit_layers: the layers that have run when each answers. structure: what the network was reduced to, as JSON. epochs:
-    those in which it was trained. runtime: the device, threads and precision of its training.
+    Attributes:
+        method: The method's name.
+        keep: The share of layers that a reduced network keeps; None for others.
+        seed: The seed.
+        configuration: The configuration's id.
+        code: A digest of the code that trained it.
+        held_out_score: The validation score, a fraction.
+        exits: The score of each exit on the development split, (M,), fractions.
+        exit_layers: The layer after which each exit predicts, (M,).
+        depth: The number of layers of the unreduced network.
+        structure: What the network was reduced to, as JSON; empty for an unreduced one.
+        best_epoch: The epoch with the best validation score, from 0.
+        epochs: The number of epochs that trained, over all stages.
+        minutes_to_best: Wall-clock minutes from the start to the end of the best epoch.
+        runtime: Device, threads and precision of the training.
+        outcomes: The results of all exit criteria.
     """
 
     method: str
@@ -56,16 +77,21 @@ class Cell:
     epochs: int
     minutes_to_best: float
     runtime: str
-    outcomes: list[Outcome]
+    outcomes: list[CriterionResult]
 
     @property
     def key(self) -> tuple[str, float | None, int]:
         return self.method, self.keep, self.seed
 
-    def exiting(self, criterion: str, aim: float) -> Outcome | None:
-        """The outcome of an exit criterion that comes nearest to a speed-up on held-out rows; None where the cell has none such.
+    def exiting(self, criterion: str, aim: float) -> CriterionResult | None:
+        """Return an exit criterion's result whose layer speed-up on validation samples is nearest to an aim.
 
-        A network with one exit has one outcome.
+        Args:
+            criterion: The exit criterion; a network with one exit always runs all its layers.
+            aim: The layer speed-up.
+
+        Returns:
+            The result; None where the run has none of this criterion.
         """
         if len(self.exits) == 1:
             criterion = FULL_MODEL
@@ -83,11 +109,22 @@ def summarise(
     metric: str,
     code: str,
     aims: Collection[float],
-) -> Cell:
-    """A cell from the ledger's records and its logits. Over several splits (MNLI's two) scores are averaged.
+) -> ReproducedCell:
+    """Summarise a run from its ledger records and its logits.
 
-    aims: the speed-ups that thresholds are chosen for, or the nearest that the network can have; of criteria whose
-    thresholds are whole numbers, all are kept.
+    Args:
+        record: The record of the cell's end.
+        epochs: The records of its epochs.
+        values: The configuration's values by option.
+        held_out: The validation logits.
+        splits: The logits on each development split; scores are averaged over them (MNLI has two).
+        metric: The task's metric.
+        code: A digest of the code that trained it.
+        aims: The layer speed-ups that thresholds are chosen for, or the nearest that the network attains. Of criteria
+            whose thresholds are whole numbers, all are kept.
+
+    Returns:
+        The run.
     """
     m = len(held_out.logits)
     structure = record.get("structure") or {}
@@ -98,12 +135,12 @@ def summarise(
         low, high = attainable(held_out.layers, held_out.depth)
         within = [min(max(aim, low), high) for aim in aims]
         criteria = [row for row in with_threshold().values() if row.unit_of is None]
-        for row in (row for row in criteria if row.whole):  # so few that all are kept
+        for row in (row for row in criteria if row.whole):
             first, last = row.bounds(m, held_out.logits.shape[-1])
             exits += [(row.name, float(threshold)) for threshold in range(int(first), int(last) + 1)]
         for row in (row for row in criteria if not row.whole):
             exits += [(row.name, choose(held_out, row.name, aim).threshold) for aim in within]
-    return Cell(
+    return ReproducedCell(
         method=str(values["algorithm"]),
         keep=values.get("keep"),
         seed=int(record["seed"]),
@@ -124,12 +161,12 @@ def summarise(
 
 def _outcome(
     held_out: HeldOut, splits: Sequence[HeldOut], metric: str, criterion: str, threshold: float | None
-) -> Outcome:
+) -> CriterionResult:
     points = [replay_point(split, metric, criterion, threshold) for split in splits]
     counts = np.sum([point.exits for point in points], axis=0)
     layers = float(counts @ np.asarray(held_out.layers) / counts.sum())
     measures = {name: float(np.mean([p.measures[name] for p in points])) for name in points[0].measures}
-    return Outcome(
+    return CriterionResult(
         criterion=criterion,
         threshold=threshold,
         held_out=replay_point(held_out, metric, criterion, threshold).speed_up,

@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV and LaTeX: ours and the paper's side by side, and notes on what the figures rest on."""
+"""Render a table as Markdown, CSV and LaTeX: reproduced and printed numbers side by side, and notes on the conditions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,30 @@ import math
 from collections.abc import Callable, Sequence
 
 from tune.analysis.stats import Interval
-from tune.reproduce.paper import Table
-from tune.reproduce.tables import LEAST_TESTED, Estimate, Line, best_rival
+from tune.reproduce.paper import PaperTable
+from tune.reproduce.tables import LEAST_TESTED, Estimate, TableRow, best_baseline
 
 
 @dataclasses.dataclass(frozen=True)
-class Page:
-    """All that a table says. notes: a sentence each, without the sentences on significance."""
+class TablePage:
+    """The contents of a rendered table.
 
-    table: Table
+    Attributes:
+        table: The paper's table.
+        task: The task's name.
+        backbone: The backbone's short name.
+        same_backbone: Whether the backbone is the paper's.
+        contaminated: Whether the backbone's pretraining used the task's data.
+        lines: The rows.
+        notes: Notes of one sentence each, without those on significance.
+    """
+
+    table: PaperTable
     task: str
     backbone: str
     same_backbone: bool
     contaminated: bool
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
     notes: tuple[str, ...]
 
     @property
@@ -31,7 +41,7 @@ class Page:
 
     @property
     def papers(self) -> str:
-        """What the paper's columns are headed by."""
+        """The heading of the paper's columns."""
         return "paper" if self.same_backbone else f"paper (another backbone: {self.table.backbone})"
 
     @property
@@ -42,72 +52,72 @@ class Page:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column: its heading, and what it says of a line."""
+    """A column: its heading, the text of a row's cell, and whether it is flush left."""
 
     heading: str
-    text: Callable[[Line], str]
-    left: bool = False
+    text: Callable[[TableRow], str]
+    align_left: bool = False
 
 
-def columns(page: Page) -> list[Column]:
-    """A table's columns: scores at a speed, or what training costs."""
+def columns(page: TablePage) -> list[Column]:
+    """Return a table's columns: scores at a layer speed-up, or costs of training."""
     mark = "†" if page.contaminated else ""
     subjects = [line.title for line in page.lines if line.row.role == "subject"]
     subject = subjects[0] if len(subjects) == 1 else "LeeBERT under the same exit criterion"
-    found = [Column("method", lambda line: line.title, left=True)]
+    result = [Column("method", lambda line: line.title, align_left=True)]
     if page.table.kind == "costs":
         whole_time = next((line.minutes for line in page.lines if line.row.role == "base"), None)
-        found += [
+        result += [
             Column("minutes", lambda line: _estimate(line.minutes) if line.by_seed else "not run"),
             Column("seeds", lambda line: str(len(line.by_seed) or "")),
             Column("epochs", lambda line: _number(line.epochs, ".3g")),
-            Column("times the base's", lambda line: _ratio(line.minutes, whole_time)),
+            Column("× base", lambda line: _ratio(line.minutes, whole_time)),
             Column("parameters", lambda line: _millions(line.parameters)),
         ]
         if page.in_paper:
             whole = next(row.paper[page.task] for row in page.table.rows if row.role == "base")
-            found += [
+            result += [
                 Column(f"{page.papers}: minutes", lambda line: _number(line.row.paper.get(page.task), ".1f")),
-                Column("times its base's", lambda line: _number(_over(line.row.paper.get(page.task), whole), ".2f")),
+                Column("× its base", lambda line: _number(_over(line.row.paper.get(page.task), whole), ".2f")),
             ]
-        return found
-    found += [
+        return result
+    result += [
         Column(f"score{mark}", lambda line: _estimate(line.score, 100) if line.by_seed else "not run"),
         Column("seeds", lambda line: str(len(line.by_seed) or "")),
         Column("epochs", lambda line: _number(line.epochs, ".3g")),
-        Column("speed-up: layers", lambda line: _number(line.layers, ".2f")),
-        Column("time", lambda line: _number(line.time, ".2f")),
-        Column("operations", lambda line: _number(line.operations, ".2f")),
+        Column("layer speed-up", lambda line: _number(line.layers, ".2f")),
+        Column("wall-clock speed-up", lambda line: _number(line.time, ".2f")),
+        Column("operations speed-up", lambda line: _number(line.operations, ".2f")),
         Column("parameters", lambda line: _millions(line.parameters)),
         Column(f"{subject} − this, p (paired seeds)", lambda line: _margin(line.margin)),
     ]
     if page.in_paper:
-        found += [
+        result += [
             Column(f"{page.papers}: score", lambda line: _number(line.row.paper.get(page.task), ".1f")),
-            Column("speed-up", lambda line: _number(line.row.speed_ups.get(page.task), ".2f")),
+            Column("paper: layer speed-up", lambda line: _number(line.row.speed_ups.get(page.task), ".2f")),
         ]
-    return found
+    return result
 
 
-def markdown(page: Page) -> str:
-    """The whole page: a heading, the table, and the notes as a list."""
+def markdown(page: TablePage) -> str:
+    """Render as Markdown: a heading, the table, and the notes as a list."""
     cols = columns(page)
     rows = [
         "| " + " | ".join(c.heading for c in cols) + " |",
-        "| " + " | ".join("---" if c.left else "---:" for c in cols) + " |",
+        "| " + " | ".join("---" if c.align_left else "---:" for c in cols) + " |",
         *("| " + " | ".join(c.text(line).replace("|", "\\|") for c in cols) + " |" for line in page.lines),
     ]
     return "\n".join([f"# {page.title}", "", *rows, "", *(f"- {note}" for note in notes(page)), ""])
 
 
-def latex(page: Page) -> str:
-    """A `tabular` for the package booktabs, the notes below it in small print."""
+def latex(page: TablePage) -> str:
+    """Render as a LaTeX `tabular` (package booktabs), with the notes in small print below it."""
     cols = columns(page)
     body = [" & ".join(_tex(c.text(line)) for c in cols) + r" \\" for line in page.lines]
     return "\n".join(
         [
             f"% {page.title}",
-            rf"\begin{{tabular}}{{{''.join('l' if c.left else 'r' for c in cols)}}}",
+            rf"\begin{{tabular}}{{{''.join('l' if c.align_left else 'r' for c in cols)}}}",
             r"\toprule",
             " & ".join(_tex(c.heading) for c in cols) + r" \\",
             r"\midrule",
@@ -123,10 +133,10 @@ def latex(page: Page) -> str:
     )
 
 
-def comma_separated(page: Page) -> str:
-    """All figures in full: scores and margins as fractions, the paper's as it prints them; what is unknown is empty.
+def comma_separated(page: TablePage) -> str:
+    """Render as CSV with all digits: scores and margins as fractions, the paper's numbers as printed, unknown ones empty.
 
-    What seeds differ in stands with semicolons between.
+    Values per seed are joined by semicolons.
     """
     records = [_record(page, line) for line in page.lines]
     out = io.StringIO()
@@ -139,7 +149,7 @@ def comma_separated(page: Page) -> str:
     return out.getvalue()
 
 
-def _record(page: Page, line: Line) -> dict[str, str | float | None]:
+def _record(page: TablePage, line: TableRow) -> dict[str, str | float | None]:
     about: dict[str, str | float | None] = {
         "row": line.title, "method": line.row.method, "seeds": len(line.by_seed), "epochs": line.epochs,
         "parameters": line.parameters, "paper": line.row.paper.get(page.task), "paper_backbone": page.table.backbone,
@@ -162,45 +172,48 @@ def _joined(values: Sequence[float | None]) -> str:
     return ";".join(f"{value:.6g}" for value in values if value is not None)
 
 
-def notes(page: Page) -> list[str]:
-    """What there is to say below the table."""
-    said = [] if page.table.kind == "costs" else _verdicts(page)
+def notes(page: TablePage) -> list[str]:
+    """Return the notes below the table: comparisons with the best baseline first."""
+    sentences = [] if page.table.kind == "costs" else _verdicts(page)
     if page.contaminated:
-        said.append(f"† {page.backbone} has seen {page.task} before it was trained on it here, as its card says.")
+        sentences.append(
+            f"† The pretraining of {page.backbone} used the data of {page.task}, according to its model card."
+        )
     if not page.in_paper:
-        said.append(f"The paper's {page.table.name} has no {page.task}, so there is no column of its numbers.")
-    return [*said, *page.notes]
+        sentences.append(f"The paper's {page.table.name} has no {page.task}, so its columns are omitted.")
+    return [*sentences, *page.notes]
 
 
-def _verdicts(page: Page) -> list[str]:
-    said = []
+def _verdicts(page: TablePage) -> list[str]:
+    """Compare each group's own method with the best equally fast baseline, a sentence each."""
+    sentences = []
     for group in dict.fromkeys(line.row.group for line in page.lines):
-        rival = best_rival(page.lines, group)
+        baseline = best_baseline(page.lines, group)
         subject = next((x for x in page.lines if x.row.group == group and x.row.role == "subject"), None)
         if subject is None:
             continue
-        if rival is None or rival.margin is None:
-            said.append(f"{subject.title}: no rival that is as fast shares two seeds with it, so there is no best one.")
+        if baseline is None or baseline.margin is None:
+            sentences.append(
+                f"{subject.title}: no baseline of equal layer speed-up shares two seeds with it, so none is compared."
+            )
             continue
-        m = rival.margin
-        better = f"{subject.title if m.mean > 0 else rival.title} is better"
-        verdict = better if m.known and m.p < 0.05 else "the data cannot tell"
-        said.append(
-            f"{subject.title} ({subject.layers:.2f} times as fast in layers) minus {rival.title} ({rival.layers:.2f}), the best "
-            f"rival that is as fast: {100 * m.mean:+.2f} points over {m.cells} paired "
+        m = baseline.margin
+        better = f"{subject.title if m.mean > 0 else baseline.title} is better"
+        verdict = better if m.known and m.p < 0.05 else "no significant difference"
+        sentences.append(
+            f"{subject.title} ({subject.layers:.2f}× layer speed-up) minus {baseline.title} ({baseline.layers:.2f}×), the best "
+            f"baseline that is as fast: {100 * m.mean:+.2f} points over {m.cells} paired "
             f"seeds ({_certainty(m)}): {verdict}."
         )
-    return said
+    return sentences
 
 
 def _certainty(margin: Interval) -> str:
     if margin.known:
-        return (
-            f"simultaneous 95 % interval {100 * margin.low:+.2f} to {100 * margin.high:+.2f}, Holm's p {margin.p:.3f}"
-        )
+        return f"simultaneous 95 % CI {100 * margin.low:+.2f} to {100 * margin.high:+.2f}, Holm's p {margin.p:.3f}"
     if margin.cells < LEAST_TESTED:
-        return f"not tested: that takes {LEAST_TESTED} shared seeds"
-    return "all seeds differ alike, so no interval"
+        return f"not tested: a test needs {LEAST_TESTED} shared seeds"
+    return "all paired differences are equal, so there is no interval"
 
 
 def _estimate(estimate: Estimate | None, scale: float = 1.0) -> str:
@@ -257,6 +270,6 @@ def _tex(text: str) -> str:
     return "".join(_TEX.get(c, c) for c in text)
 
 
-def files(page: Page) -> dict[str, str]:
+def files(page: TablePage) -> dict[str, str]:
     """The table in each form, by the ending of its file."""
     return {".md": markdown(page), ".csv": comma_separated(page), ".tex": latex(page)}

@@ -1,4 +1,4 @@
-"""The results file: one Parquet row per cell, with all that tables and figures are drawn from, and what it belongs to."""
+"""Read and write the results file: one Parquet row per run, with all data of tables and figures, and the experiment's identity."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from leebert.config import COST_ONLY, TrainConfig
 from leebert.errors import SweepError
 from leebert.files import replaced
 from leebert.provenance import differences
-from tune.reproduce.outcomes import Cell, Outcome
+from tune.reproduce.outcomes import CriterionResult, ReproducedCell
 
-#: What rows differ in, so that it is no part of what they share.
+#: Training options in which the runs of one experiment differ.
 VARIED = {"algorithm", "seed", "keep", *COST_ONLY}
 
-#: Below this share of a processor, and above this difference between rounds, times are called rough.
+#: Times are rough if the timing had less than this share of a processor, or its rounds differ by more than this share.
 BUSY, APART = 0.9, 0.05
 
-#: Of the file's layout; another is not read.
+#: The version of the file's layout; other versions are refused.
 FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What networks cost, by structure: parameters, multiply-adds up to each exit, seconds up to each exit under an exit criterion.
+    """The costs of networks, by structure.
 
-    machine: what the seconds were measured on. share, apart: how quiet it was (:class:`leebert.latency.ExitTimes`).
+    Attributes:
+        parameters: The number of parameters.
+        operations: Multiply-adds up to each exit, (M,).
+        seconds: Seconds per sample up to each exit, (M,), by exit criterion.
+        machine: What the seconds were measured on.
+        share: The share of a processor that the timing had (:class:`leebert.latency.ExitTimes`).
+        apart: The relative difference between rounds; None where it was not measured.
     """
 
     parameters: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -40,12 +46,12 @@ class Costs:
 
     @property
     def sound(self) -> bool:
-        """Whether the seconds are a good measure; of old ones nobody knows."""
+        """Whether the seconds are reliable; old files don't record it and count as unreliable."""
         return self.apart is not None and not self.rough
 
     @property
     def rough(self) -> str:
-        """Why the seconds are no good measure, in words; an empty text where nothing is known against them."""
+        """Why the seconds are unreliable; empty where they are not known to be."""
         if self.share < BUSY:
             return f"the timing had a processor for {self.share:.0%} of the time"
         if (self.apart or 0.0) > APART:
@@ -55,30 +61,46 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The cells of one task and backbone under one set of options, which `identity` names."""
+    """The runs of one task and backbone under one set of options.
+
+    Attributes:
+        identity: What all runs share: task, data, folds, backbone and training options.
+        cells: The runs.
+        costs: The costs of their networks.
+    """
 
     identity: dict[str, Any]
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[ReproducedCell, ...] = ()
     costs: Costs = dataclasses.field(default_factory=Costs)
 
-    def with_cells(self, cells: Iterable[Cell]) -> Results:
-        """These and the given ones, which replace those of the same method and seed."""
+    def with_cells(self, cells: Iterable[ReproducedCell]) -> Results:
+        """Return the results with further runs, which replace those of the same method, share kept and seed."""
         joined = {cell.key: cell for cell in (*self.cells, *cells)}
         ordered = sorted(joined.values(), key=lambda c: (c.method, c.keep or 0.0, c.seed))
         return dataclasses.replace(self, cells=tuple(ordered))
 
-    def of(self, method: str, keep: float | None) -> dict[int, Cell]:
-        """A method's cells by seed."""
+    def of(self, method: str, keep: float | None) -> dict[int, ReproducedCell]:
+        """Return the runs of a method and share kept, by seed."""
         return {cell.seed: cell for cell in self.cells if (cell.method, cell.keep) == (method, keep)}
 
 
 def experiment_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say how two identities are not of one experiment, a line each; what only one of them knows is no difference."""
+    """List how two identities differ, a line each; keys that only one of them has are ignored."""
     return differences(was, now, sorted(was.keys() & now.keys()))
 
 
 def read(path: Path) -> Results | None:
-    """The results of a file, None where there is none. SweepError for one that is damaged."""
+    """Read the results file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The results; None where there is no file.
+
+    Raises:
+        SweepError: The file is damaged or of another version.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -91,19 +113,19 @@ def read(path: Path) -> Results | None:
             raise ValueError(f"format {about['format']}, not {FORMAT}")
         cells = tuple(_cell(row) for row in table.to_pylist())
         identity = dict(about["identity"])
-        # An option that came later had its default when these were trained.
+        # Options that the file lacks are newer than it; the runs had their defaults.
         identity["training"] = TrainConfig().model_dump(mode="json", exclude=VARIED) | identity["training"]
         return Results(identity, cells, Costs(**about["costs"]))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
+        detail = " ".join(str(error).split())[:200]
         raise SweepError(
-            f"{path} can't be read as results ({type(error).__name__}: {said}): put back a whole copy, or remove it; what the "
-            "sweeps' folders hold is then collected again, and the rest trained"
+            f"{path} can't be read as results ({type(error).__name__}: {detail}): restore a copy, or remove the file; the same "
+            "command then collects the finished runs from the sweeps' folders and trains the others"
         ) from None
 
 
 def write(path: Path, results: Results) -> None:
-    """Write the file, whole or not at all."""
+    """Write the results file atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -135,17 +157,18 @@ def _schema() -> Any:
     )  # fmt: skip
 
 
-def _plain(cell: Cell) -> dict[str, Any]:
+def _plain(cell: ReproducedCell) -> dict[str, Any]:
+    """Convert a run to a row of the file."""
     row = dataclasses.asdict(cell)
     for outcome in row["outcomes"]:
         outcome["measures"] = json.dumps(outcome["measures"])
-        outcome["rule"] = outcome.pop("criterion")  # the column that files have
+        outcome["rule"] = outcome.pop("criterion")  # the file keeps the former column name
     return row
 
 
-def _cell(row: dict[str, Any]) -> Cell:
+def _cell(row: dict[str, Any]) -> ReproducedCell:
     outcomes = [
-        Outcome(criterion=o.pop("rule"), **{**o, "measures": json.loads(o["measures"])})
+        CriterionResult(criterion=o.pop("rule"), **{**o, "measures": json.loads(o["measures"])})
         for o in map(dict, row["outcomes"])
     ]
-    return Cell(**{**row, "outcomes": outcomes})
+    return ReproducedCell(**{**row, "outcomes": outcomes})

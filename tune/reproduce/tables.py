@@ -1,4 +1,4 @@
-"""A table's figures from results: means and standard errors over seeds, speed-ups, and paired tests against rivals."""
+"""Compute a table from results: means and standard errors over seeds, speed-ups, and paired tests against baselines."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from leebert.exits import CRITERIA, FULL_MODEL
 from leebert.methods import METHODS
 from tune.analysis.stats import Interval, holm_intervals
-from tune.reproduce.outcomes import Cell, Outcome
-from tune.reproduce.paper import Row, Table
+from tune.reproduce.outcomes import CriterionResult, ReproducedCell
+from tune.reproduce.paper import PaperRow, PaperTable
 from tune.reproduce.results import Costs, Results
 
-#: A rival is as fast as the subject if its speed-up in layers is no more than so much below, as a share.
+#: A baseline counts as equally fast if its layer speed-up is at most this share below that of the paper's own method.
 AS_FAST = 0.1
 
-#: Fewer shared seeds are compared, but not tested: with one degree of freedom the spread is anybody's guess.
+#: The fewest shared seeds for a test: with one degree of freedom the spread can't be estimated.
 LEAST_TESTED = 3
 
 
@@ -38,18 +38,27 @@ class Estimate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """One row of ours. Scores are fractions; speed-ups are against the whole network.
+class TableRow:
+    """One row of a reproduced table; scores are fractions, speed-ups are against the whole network.
 
-    by_seed: the score of each seed. title: the row's, with the layers of a shortened network. layers: the depth over the seeds'
-    mean layers. held_out: each seed's on held-out rows, where thresholds are chosen; empty for one exit. time,
-    operations: in wall-clock time and multiply-adds, None where not measured. epochs: how many were trained, over all
-    stages, a mean over seeds.
-    margin: the group's subject minus this row, paired over two seeds or more, p and interval, from
-        :data:`LEAST_TESTED` on, for all rows of the group together.
+    Attributes:
+        row: The paper's row.
+        by_seed: The score of each seed.
+        title: The title, with the number of layers of a shortened network.
+        score: The mean score.
+        layers: Layer speed-up: depth / mean exit layer over seeds.
+        held_out: Each seed's layer speed-up on validation samples, by which thresholds are chosen; empty for one exit.
+        time: Wall-clock speed-up; None where not measured.
+        operations: Speed-up in multiply-adds; None where not measured.
+        parameters: The number of parameters.
+        minutes: Minutes of training to the best epoch.
+        epochs: Epochs trained over all stages, a mean over seeds.
+        thresholds: Each seed's threshold.
+        margin: Score of the group's own method minus this row's, paired over at least two seeds; with p and interval,
+            corrected over the group's rows, from :data:`LEAST_TESTED` seeds on.
     """
 
-    row: Row
+    row: PaperRow
     by_seed: Mapping[int, float]
     title: str
     score: Estimate | None = None
@@ -64,31 +73,51 @@ class Line:
     margin: Interval | None = None
 
 
-def lines(table: Table, rows: Sequence[Row], results: Results, task: str) -> tuple[Line, ...]:
-    """Every row with what there is of it."""
+def lines(table: PaperTable, rows: Sequence[PaperRow], results: Results, task: str) -> tuple[TableRow, ...]:
+    """Compute every row of a table from the runs that exist.
+
+    Args:
+        table: The paper's table.
+        rows: The rows to show.
+        results: The results.
+        task: The task's name.
+
+    Returns:
+        One row each.
+    """
     base, aim = _base(results), table.aim(task)
     return _compared([_line(row, results.of(row.method, row.keep), aim, results.costs, base) for row in rows])
 
 
-def best_rival(compared: Sequence[Line], group: str) -> Line | None:
-    """The rival that the group's subject is least ahead of, on the seeds that they share, of those that are as fast."""
+def best_baseline(compared: Sequence[TableRow], group: str) -> TableRow | None:
+    """Return the equally fast baseline with the smallest margin below the group's own method, on shared seeds.
+
+    Args:
+        compared: The table's rows.
+        group: The group.
+
+    Returns:
+        The baseline; None where there is none.
+    """
     subject = next((line for line in compared if line.row.group == group and line.row.role == "subject"), None)
     least = (1 - AS_FAST) * ((subject.layers if subject else None) or 0.0)
-    rivals = [
+    baselines = [
         line
         for line in compared
-        if line.row.group == group and line.row.role == "rival" and line.margin and (line.layers or 0.0) >= least
+        if line.row.group == group and line.row.role == "baseline" and line.margin and (line.layers or 0.0) >= least
     ]
-    return min(rivals, key=lambda line: line.margin.mean if line.margin else math.inf, default=None)
+    return min(baselines, key=lambda line: line.margin.mean if line.margin else math.inf, default=None)
 
 
-def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: tuple[str, int]) -> Line:
-    found = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.exiting(row.criterion, aim))}
-    if not found:
-        return Line(row, {}, row.title)
-    pairs = list(found.values())
-    scores = {seed: outcome.score for seed, (_, outcome) in found.items()}
-    return Line(
+def _line(
+    row: PaperRow, cells: Mapping[int, ReproducedCell], aim: float, costs: Costs, base: tuple[str, int]
+) -> TableRow:
+    by_seed = {seed: (cell, outcome) for seed, cell in cells.items() if (outcome := cell.exiting(row.criterion, aim))}
+    if not by_seed:
+        return TableRow(row, {}, row.title)
+    pairs = list(by_seed.values())
+    scores = {seed: outcome.score for seed, (_, outcome) in by_seed.items()}
+    return TableRow(
         row,
         scores,
         _title(row, pairs[0][0]),
@@ -109,13 +138,13 @@ def _line(row: Row, cells: Mapping[int, Cell], aim: float, costs: Costs, base: t
     )
 
 
-def _title(row: Row, cell: Cell) -> str:
-    """Of a row that is named by a share of the layers, which these are."""
+def _title(row: PaperRow, cell: ReproducedCell) -> str:
+    """Return a row's title; for a shortened network its number of layers."""
     return f"{cell.exit_layers[-1]} of {cell.depth} layers" if METHODS[row.method].titled_by_layers else row.title
 
 
-def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
-    """The lines with each group's subject compared with all other rows of the group that share seeds with it."""
+def _compared(made: Sequence[TableRow]) -> tuple[TableRow, ...]:
+    """Compare each group's own method with all other rows of the group that share seeds with it."""
     margins: dict[int, Interval] = {}
     for group in {line.row.group for line in made}:
         members = [i for i, line in enumerate(made) if line.row.group == group]
@@ -129,44 +158,45 @@ def _compared(made: Sequence[Line]) -> tuple[Line, ...]:
                 paired[i] = [subject.by_seed[s] - made[i].by_seed[s] for s in seeds]
         margins |= {i: _untested(differences) for i, differences in paired.items()}
         tested = {i: differences for i, differences in paired.items() if len(differences) >= LEAST_TESTED}
-        # Seeds share the data, of which nothing is said; as repetitions on it they are independent: no correction.
+        # The tests are about these data only, on which seeds are independent repetitions: no correction for shared data.
         margins |= dict(zip(tested, holm_intervals(list(tested.values()), 0.0), strict=True))
     return tuple(dataclasses.replace(line, margin=margins.get(i)) for i, line in enumerate(made))
 
 
 def _untested(differences: Sequence[float]) -> Interval:
+    """Return the mean of paired differences without p and interval."""
     return Interval(float(np.mean(differences)), math.nan, math.nan, math.nan, len(differences))
 
 
-# Costs. A missing one makes the whole figure None, never a mean over what is there.
+# Costs. A missing value makes a speed-up None; it is never a mean over the remaining values.
 
 
 def _base(results: Results) -> tuple[str, int]:
-    """The network that speed-ups in time and operations are against, and its exit: plainly fine-tuned, else every exit."""
+    """Return the reference of wall-clock and operations speed-ups: the fine-tuned network, else the unreduced one; last exit."""
     whole = {name for name, method in METHODS.items() if method.group == "whole network"}
     return next((cell.structure for cell in results.cells if cell.method in whole), ""), -1
 
 
 def networks(results: Results) -> dict[str, tuple[int, frozenset[str]]]:
-    """The networks that costs are measured of: structure → number of exits, and every exit criterion of its outcomes.
+    """List the networks to measure: structure → number of exits, and the exit criteria of its results.
 
-    All that there are, whatever table is asked for: figures of one table can then be compared with another's.
+    All networks of the results count, so that the costs of different tables can be compared.
     """
-    found: dict[str, tuple[int, frozenset[str]]] = {}
+    result: dict[str, tuple[int, frozenset[str]]] = {}
     for cell in results.cells:
-        known = found.get(cell.structure, (0, frozenset()))[1]
-        found[cell.structure] = len(cell.exits), known | {outcome.criterion for outcome in cell.outcomes}
-    return found
+        criteria = result.get(cell.structure, (0, frozenset()))[1]
+        result[cell.structure] = len(cell.exits), criteria | {outcome.criterion for outcome in cell.outcomes}
+    return result
 
 
-def _expected(up_to: Sequence[float] | None, outcome: Outcome) -> float | None:
-    """The mean cost of a row, from the cost up to each exit and how many rows left there."""
+def _expected(up_to: Sequence[float] | None, outcome: CriterionResult) -> float | None:
+    """Return the mean cost per sample, from the cost up to each exit and the number of samples that exit there."""
     if up_to is None:
         return None
     return float(np.dot(outcome.counts, up_to) / np.sum(outcome.counts))
 
 
-def _seconds(cell: Cell, outcome: Outcome, costs: Costs) -> float | None:
+def _seconds(cell: ReproducedCell, outcome: CriterionResult, costs: Costs) -> float | None:
     return _expected(costs.seconds.get(cell.structure, {}).get(outcome.criterion), outcome)
 
 
@@ -179,5 +209,5 @@ def _at(values: Sequence[float] | None, index: int) -> float | None:
 
 
 def _ratio(costs: Sequence[float | None], whole: float | None) -> float | None:
-    known = [cost for cost in costs if cost is not None]
-    return whole / float(np.mean(known)) if whole is not None and len(known) == len(costs) else None
+    measured = [cost for cost in costs if cost is not None]
+    return whole / float(np.mean(measured)) if whole is not None and len(measured) == len(costs) else None

@@ -1,7 +1,7 @@
-"""Training what is missing, in ordinary sweeps that are begun or gone on with by the machine of all sweeps.
+"""Train missing runs in ordinary sweeps, which are started or resumed.
 
-A sweep trains each of its methods with each of its seeds. What a table lacks need not be such a product (two seeds of all
-methods, three more of some), so a part has as many sweeps as it takes: one for each set of seeds.
+A sweep trains each of its methods with each of its seeds. The missing runs of a table need not form such a product (two
+seeds of all methods, three more of some), so a part may have several sweeps, one per set of seeds.
 """
 
 from __future__ import annotations
@@ -16,22 +16,27 @@ from typing import Any
 from leebert.errors import SweepError
 from leebert.evaluate import HeldOut
 from leebert.provenance import backbone_identity, code_version
-from tune.reproduce.outcomes import Cell, summarise
-from tune.reproduce.plan import Allowance, Part, Plan
+from tune.reproduce.outcomes import ReproducedCell, summarise
+from tune.reproduce.plan import Allowance, Part, ReproductionPlan
 from tune.reproduce.results import VARIED, experiment_differences
-from tune.running.sweep import Outcome, new_sweep, resume_sweep
+from tune.running.sweep import SweepOutcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
 from tune.store.folder import SweepFolder, spec_of, storage_root
-from tune.store.held_out import cell_logits, evaluated_logits, warn_of
+from tune.store.held_out import cell_logits, evaluated_logits, warn_unreadable
 from tune.store.history import CellKey
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 
 Say = Callable[[str], None]
 
 
 def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What results belong to; without the facts of the data and backbone, what the options alone say."""
-    told: dict[str, Any] = {
+    """Return what all runs of an experiment share.
+
+    Args:
+        spec: A space of the experiment.
+        facts: The manifest's facts of data and backbone; None for what follows from the options alone.
+    """
+    shared: dict[str, Any] = {
         "task": spec.task_name,
         "pooling": spec.pooling,
         "max_length": spec.max_length,
@@ -39,22 +44,22 @@ def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, 
         "training": spec.train_config({}).model_dump(mode="json", exclude=VARIED),
     }
     if facts is not None:
-        told |= {key: facts[key] for key in ("data_fingerprint", "evaluated", "folds", "metric")}
-        told["backbone"] = facts.get("backbone") or backbone_identity(spec.backbone)
-    return told
+        shared |= {key: facts[key] for key in ("data_fingerprint", "evaluated", "folds", "metric")}
+        shared["backbone"] = facts.get("backbone") or backbone_identity(spec.backbone)
+    return shared
 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How one of a part's sweeps stands: its folder, and what its ledger says."""
+    """A started sweep of a part: its folder and the state of its ledger."""
 
     part: Part
     folder: SweepFolder
-    state: State
+    state: SweepState
 
     @classmethod
-    def all_of(cls, plan: Plan, part: Part) -> list[Standing]:
-        """Those of a part that were begun."""
+    def all_of(cls, plan: ReproductionPlan, part: Part) -> list[Standing]:
+        """Return the started sweeps of a part."""
         root = storage_root(plan.request.storage)
         paths = [root / part.name, *sorted(root.glob(f"{glob.escape(part.name)}-seeds-*"))]
         return [cls.of(part, SweepFolder(path)) for path in paths if path.exists()]
@@ -69,12 +74,12 @@ class Standing:
 
     @property
     def begun(self) -> list[str]:
-        """The methods that it trains."""
+        """The methods that it trains or has trained."""
         return [str(c.values["algorithm"]) for c in self.state.history()]
 
     @property
     def finished(self) -> set[tuple[str, int]]:
-        """(method, seed) of the cells that left logits on the development split."""
+        """(method, seed) of the finished runs, those with logits on the development split."""
         return {
             (str(self.state.configs[config].values["algorithm"]), seed)
             for (config, seed, _), record in self.state.cells.items()
@@ -83,18 +88,18 @@ class Standing:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Methods that aren't tried again, and why: they ended in a number that is not finite."""
+        """Methods that diverged and are not tried again, and why."""
         why = "a loss, gradient or weight was not finite"
-        return {method: why for method, failure in self._given_up if failure["reason"] == "diverged"}
+        return {method: why for method, failure in self._failures if failure["reason"] == "diverged"}
 
     @property
     def broken(self) -> dict[str, str]:
-        """Methods that failed for another reason, which may be gone when they are tried again, and that reason."""
-        return {m: str(failure["message"]) for m, failure in self._given_up if failure["reason"] != "diverged"}
+        """Methods that failed for another reason, which may be gone at the next attempt, and that reason."""
+        return {m: str(failure["message"]) for m, failure in self._failures if failure["reason"] != "diverged"}
 
     @property
-    def _given_up(self) -> list[tuple[str, dict[str, Any]]]:
-        """The methods that failed, each with the last of its failures."""
+    def _failures(self) -> list[tuple[str, dict[str, Any]]]:
+        """The failed methods, each with its last failure."""
         return [
             (str(c.values["algorithm"]), self.state.failures[c.id][-1])
             for c in self.state.history()
@@ -102,17 +107,17 @@ class Standing:
         ]
 
     def check(self, expected: dict[str, Any]) -> None:
-        """SweepError where the folder's sweep is of another experiment."""
+        """Raise SweepError where the sweep belongs to another experiment than `expected` identifies."""
         manifest = self.folder.manifest
         spec = spec_of(self.folder)
         if spec.evaluate is None:
             raise SweepError(
-                f"the sweep {self.folder.name} is one of another kind, it left nothing on the development split: give "
+                f"the sweep {self.folder.name} was not started by reproduce and has no logits on the development split: give "
                 "another name by --name"
             )
         if lines := experiment_differences(identity(spec, manifest), expected):
             raise SweepError(
-                f"the sweep {self.folder.name} was begun otherwise:\n"
+                f"the sweep {self.folder.name} was started with other options:\n"
                 + "\n".join(f"  {line}" for line in lines)
                 + "\ngive the same options, or another name by --name"
             )
@@ -120,7 +125,15 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What one sweep of a part is to train: all of these methods with all of these seeds. standing: None before it is begun."""
+    """What one sweep of a part trains: each method with each seed.
+
+    Attributes:
+        part: The part.
+        name: The sweep's name.
+        standing: The started sweep; None for a new one.
+        methods: The methods.
+        seeds: The seeds.
+    """
 
     part: Part
     name: str
@@ -130,7 +143,16 @@ class Job:
 
 
 def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[str, int]]) -> list[Job]:
-    """Sweeps that train the missing (method, seed) of a part and nothing else, but for what they have begun already."""
+    """Plan sweeps that train exactly the missing runs of a part, besides the runs that they have started already.
+
+    Args:
+        part: The part.
+        standings: Its started sweeps.
+        missing: The missing (method, seed).
+
+    Returns:
+        Sweeps to resume, then new ones.
+    """
     begun = {standing.folder.name: list(standing.begun) for standing in standings}
     resumed: set[str] = set()
     loose: dict[int, list[str]] = {}
@@ -144,36 +166,46 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     of_methods: dict[tuple[str, ...], list[int]] = {}
     for seed in sorted(loose):
         of_methods.setdefault(tuple(loose[seed]), []).append(seed)
-    found: list[Job] = []
+    new_jobs: list[Job] = []
     for methods, seeds in of_methods.items():
         same = next((st for st in standings if st.seeds == tuple(seeds)), None)
         if same:
             begun[same.folder.name] += methods
             resumed.add(same.folder.name)
         else:
-            taken = {st.folder.name for st in standings} | {job.name for job in found}
+            taken = {st.folder.name for st in standings} | {job.name for job in new_jobs}
             name = part.name if part.name not in taken else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
-            found.append(Job(part, name, None, methods, tuple(seeds)))
-    gone_on_with = [
+            new_jobs.append(Job(part, name, None, methods, tuple(seeds)))
+    to_resume = [
         Job(part, st.folder.name, st, tuple(begun[st.folder.name]), st.seeds)
         for st in standings
         if st.folder.name in resumed
     ]
-    return [*gone_on_with, *found]
+    return [*to_resume, *new_jobs]
 
 
-def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
-    """Train what a job lacks; how that session of its sweep ended."""
+def run(plan: ReproductionPlan, job: Job, allowance: Allowance, say: Say) -> SweepOutcome:
+    """Train the missing runs of a job.
+
+    Args:
+        plan: The plan.
+        job: The job.
+        allowance: The remaining budget, from which this session's use is subtracted.
+        say: Prints one line of progress.
+
+    Returns:
+        How the session of its sweep ended.
+    """
     request, part, standing = plan.request, job.part, job.standing
-    before = standing.state if standing else State()
+    before = standing.state if standing else SweepState()
     spec = plan.spec(part, job.methods, job.seeds)
     budget = spec.budget.model_copy(update=allowance.beyond(before))
     spec = spec.model_copy(update={"budget": budget})
     done = standing.finished if standing else set()
-    given_up = standing.failed if standing else {}
-    left = [(m, seed) for m in job.methods if m not in given_up for seed in job.seeds if (m, seed) not in done]
-    methods = dict.fromkeys(method for method, _ in left)
-    say(f"{job.name}: {len(left)} cells to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
+    diverged = standing.failed if standing else {}
+    remaining = [(m, seed) for m in job.methods if m not in diverged for seed in job.seeds if (m, seed) not in done]
+    methods = dict.fromkeys(method for method, _ in remaining)
+    say(f"{job.name}: {len(remaining)} runs to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
     if standing is None:
         outcome = new_sweep(spec, job.name, address=request.address, device=request.device, say=say)
     else:
@@ -188,19 +220,25 @@ def run(plan: Plan, job: Job, allowance: Allowance, say: Say) -> Outcome:
 
 
 def collect(
-    standing: Standing, known: Collection[tuple[str, float | None, int]], aims: Collection[float]
-) -> list[Cell]:
-    """The finished cells of a sweep that are not known yet, with thresholds for some speed-ups.
+    standing: Standing, existing: Collection[tuple[str, float | None, int]], aims: Collection[float]
+) -> list[ReproducedCell]:
+    """Summarise the finished runs of a sweep; warn of those whose logits are missing or damaged, and omit them.
 
-    Warns of cells whose logits are missing or damaged, which are left out.
+    Args:
+        standing: The sweep.
+        existing: The keys of runs that the results have already.
+        aims: The layer speed-ups that thresholds are chosen for.
+
+    Returns:
+        The new runs.
     """
     folder, manifest = standing.folder, standing.folder.manifest
-    found: list[Cell] = []
+    cells: list[ReproducedCell] = []
     wrong: dict[CellKey, str] = {}
     for (config, seed, fold), record in standing.state.cells.items():
         values = standing.state.configs[config].values
         key = (str(values["algorithm"]), standing.part.kept(str(values["algorithm"])), seed)
-        if "evaluated" not in record or key in known:
+        if "evaluated" not in record or key in existing:
             continue
         try:
             splits: list[HeldOut] = list(evaluated_logits(folder.path, record).values())
@@ -208,7 +246,7 @@ def collect(
         except SweepError as error:
             wrong[config, seed, fold] = str(error)
             continue
-        found.append(
+        cells.append(
             summarise(
                 record,
                 standing.state.epochs[config, seed, fold],
@@ -220,5 +258,5 @@ def collect(
                 aims=aims,
             )
         )
-    warn_of(folder.path, wrong)
-    return found
+    warn_unreadable(folder.path, wrong)
+    return cells

@@ -1,7 +1,7 @@
-"""One configuration on all its cells, one after the other: what a trial does, without Ray.
+"""Train one configuration on all its cells (a cell is one seed and one fold), one after another, without Ray.
 
-Every epoch goes into the ledger before it is handed on, with the digest of its checkpoint: only checkpoints that the
-ledger knows are gone on from. A cell's held-out logits at its best epoch go into a Parquet file of its own.
+Each epoch is in the ledger before it is yielded, with its checkpoint's digest: a cell resumes only from checkpoints
+that the ledger records. A cell's logits on its validation fold, at its best epoch, go to a Parquet file of their own.
 """
 
 from __future__ import annotations
@@ -26,25 +26,31 @@ from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
 from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
+from tune.running.outside import OutsideParts
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
 from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
-from tune.store.held_out import evaluated_paths as evaluated_paths  # still found here
-from tune.store.held_out import held_out_path as held_out_path
-from tune.store.held_out import load_held_out as load_held_out
 from tune.store.history import Placement
-from tune.store.ledger import Ledger, Record, attempt_name
+from tune.store.ledger import Ledger, LedgerRecord, attempt_name
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all trials of a sweep share; sent to each process once.
+    """What all trials of a sweep share; each process receives it once.
 
-    folder: the sweep's folder, which every node reaches. training: options that are not searched.
-    cells: (seed, fold) in the fixed order of every trial. threads: CPUs of a trial; None leaves torch alone.
-    hang_seconds: a trial that has not asked for its next batch for so long is ended; None: never.
-    stamp: the driver's versions, which the processes of trials must share; None: not compared.
-    evaluate: splits on which each new best epoch's model leaves its logits; nothing is ever chosen by them.
+    Attributes:
+        folder: The sweep's folder, which every node reaches.
+        problem: Samples, metric and model factory.
+        folds: The validation folds.
+        cells: (seed, fold) in the order in which every trial trains them.
+        training: Training options that are not searched.
+        threads: CPU threads of a trial; None keeps torch's number.
+        device: auto, cpu, cuda or cuda:N.
+        keep_checkpoints: Whether checkpoints stay after a cell's end.
+        hang_seconds: A trial that requests no batch for so long is ended; None: never.
+        stamp: The driver's versions, which the trials' processes must share; None: not compared.
+        evaluate: Splits on which the model of each new best epoch is evaluated too; no choice depends on them.
+        outside: The parts of other packages that a trial's process needs.
     """
 
     folder: str
@@ -58,9 +64,10 @@ class Study:
     hang_seconds: float | None = None
     stamp: Stamp | None = None
     evaluate: tuple[str, ...] = ()
+    outside: OutsideParts = dataclasses.field(default_factory=OutsideParts)
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
-        """The training configuration of a configuration's values and a seed."""
+        """Join the fixed options, a configuration's values and a seed."""
         return train_config(self.training, values, seed)
 
     def train(
@@ -71,7 +78,18 @@ class Study:
         checkpoints: Checkpoints | None = None,
         watchdog: Watchdog | None = None,
     ) -> Iterator[EpochReport]:
-        """Train one cell on its fold's rows and score it on the rows held out."""
+        """Train one cell on the other folds and evaluate it on its validation fold.
+
+        Args:
+            values: The configuration's values by option.
+            seed: The cell's seed.
+            fold: The cell's validation fold, from 0.
+            checkpoints: Where to save and resume from; None saves nothing.
+            watchdog: Ends the process when training hangs.
+
+        Yields:
+            One report per epoch.
+        """
         config = self.train_config(values, seed)
         runtime = Runtime.of(config.precision, self.device)
         rows = self.problem.rows()
@@ -93,23 +111,36 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class CellRecord:
-    """What the ledger holds of a cell: its epochs, the digests of its checkpoints, the files of evaluated epochs.
+    """What the ledger records of an unfinished cell.
 
-    files: the SHA-256 of these files, by name.
+    Attributes:
+        epochs: The recorded epochs, from 0.
+        digests: The digests of its checkpoints.
+        evaluated: Each evaluated epoch with its files (split → file name).
+        files: The SHA-256 of these files by name.
     """
 
     epochs: Sequence[int] = ()
     digests: Sequence[str] = ()
-    evaluated: Sequence[tuple[int, Mapping[str, str]]] = ()  # epoch, split → file
+    evaluated: Sequence[tuple[int, Mapping[str, str]]] = ()
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What the driver grants a trial: a configuration, an attempt number, and what is known of its cells already.
+    """What the driver grants a trial: a configuration, the number of the attempt, and the records of its cells.
 
-    driver: the number of the driver that grants it. earlier: the names of the attempts before it. placement: how it is
-    run after memory ran out. index: the configuration's number in the sweep. fences: as in the grant's record.
+    Attributes:
+        config: The configuration's id.
+        values: Its values by option.
+        attempt: The number of the attempt, from 1.
+        driver: The number of the driver that grants it.
+        finished: Finished cells (seed, fold).
+        cells: The records of unfinished cells, by "seed/fold".
+        earlier: The names of the attempts before it.
+        placement: Where and in how many micro-batches to run, after memory ran out.
+        index: The configuration's number in the sweep.
+        fences: How many records of each earlier attempt count, as in the grant's record.
     """
 
     config: str
@@ -117,7 +148,7 @@ class Attempt:
     attempt: int
     driver: int = 1
     finished: Sequence[tuple[int, int]] = ()
-    cells: Mapping[str, CellRecord] = dataclasses.field(default_factory=dict)  # by "seed/fold"
+    cells: Mapping[str, CellRecord] = dataclasses.field(default_factory=dict)
     earlier: Sequence[str] = ()
     placement: Placement = dataclasses.field(default_factory=Placement)
     index: int = 0
@@ -125,20 +156,21 @@ class Attempt:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Attempt:
-        """From its plain form, `dataclasses.asdict`, in which it travels through Ray."""
+        """Restore an attempt from `dataclasses.asdict`, the form in which Ray transports it."""
         cells = {key: CellRecord(**cell) for key, cell in plain["cells"].items()}
         return cls(**{**plain, "cells": cells, "placement": Placement(**plain["placement"])})
 
     @property
     def name(self) -> str:
-        """Of its folders, for records and for checkpoints."""
+        """The name of the attempt's folders for records and checkpoints."""
         return attempt_name({"attempt": self.attempt, "driver": self.driver})
 
-    def known(self, seed: int, fold: int) -> CellRecord:
+    def recorded(self, seed: int, fold: int) -> CellRecord:
+        """Return what the ledger records of a cell; an empty record for one that has not begun."""
         return self.cells.get(f"{seed}/{fold}", CellRecord())
 
-    def begin(self) -> Record:
-        """What it was granted, as its own first record: it can be read without the driver's (`tune.store.gaps`)."""
+    def begin(self) -> LedgerRecord:
+        """Return the attempt's first record, which repeats the grant in case the driver's is lost (`tune.store.gaps`)."""
         placed = dataclasses.asdict(self.placement) if self.placement != Placement() else {}
         return {
             "kind": "begin",
@@ -152,16 +184,21 @@ class Attempt:
         }
 
 
-def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
-    """Train the cells that are left; yields the ledger's new records after each epoch (a cell's last with its end).
+def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[LedgerRecord]]:
+    """Train the remaining cells of a configuration; a diverged cell ends the attempt.
 
-    A diverged cell ends the configuration: the cells after it would tell nothing that counts.
+    Args:
+        study: What all trials share.
+        attempt: What the driver granted.
+
+    Yields:
+        The ledger's new records after each epoch; with a cell's last epoch also its end.
     """
     hung = hang_file(Path(study.folder), attempt.config, attempt.name)
     with limited_threads(study.threads), Watchdog(study.hang_seconds, hung) as watchdog:
         writer = Ledger(Path(study.folder) / "ledger").attempt_writer(attempt.config, attempt.name)
         try:
-            writer.append(attempt.begin(), sync=False)  # on the disk with the first epoch
+            writer.append(attempt.begin(), sync=False)  # synced to disk with the first epoch
             for seed, fold in study.cells:
                 if (seed, fold) in {tuple(cell) for cell in attempt.finished}:
                     continue
@@ -169,7 +206,7 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
                 for records in _run_cell(study, attempt, seed, fold, watchdog):
                     written = writer.append(*records)
                     diverged = records[-1].get("ended") == "diverged"
-                    # Whoever asks for the epochs may take its time.
+                    # The consumer of the reports may take long; that is no hang.
                     with watchdog.asleep():
                         yield written
                 if diverged:
@@ -179,42 +216,42 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[Record]]:
 
 
 def checkpoint_folder(folder: str, config: str, seed: int, fold: int) -> Path:
-    """Where a cell's checkpoints lie while it runs, in a folder per attempt: each has one writer only.
+    """Return the folder of a cell's checkpoints, which has a folder per attempt, so that each has one writer.
 
-    The driver removes them at the cell's end, since a trial can't know whether its attempt still counts.
+    The driver removes it at the cell's end, since a trial can't know whether its attempt still counts.
     """
     return Path(folder) / "checkpoints" / f"{config}-s{seed}-f{fold}"
 
 
 def hang_file(folder: Path, config: str, attempt: str) -> Path:
-    """Where a trial that hangs leaves its stack before it is ended."""
+    """Return the file to which a hanging trial writes its stacks before it exits."""
     return folder / "hung" / f"{config}-{attempt}.txt"
 
 
-def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[Record]]:
+def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[LedgerRecord]]:
     folder = Path(study.folder)
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
-    known, place = attempt.known(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
+    recorded, place = attempt.recorded(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
     checkpoints = Checkpoints(
-        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(known.digests), anew=True
+        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(recorded.digests), anew=True
     )
     micro = attempt.placement.accumulate
     values = attempt.values
-    if micro > 1:  # in parts of what its batches were taken in anyway
+    if micro > 1:  # the configuration itself may already accumulate over micro-batches
         values = {**values, "accumulate": micro * study.train_config(values, seed).accumulate}
     started, reports, best = time.monotonic(), [], None
-    evaluated, files = dict(known.evaluated), dict(known.files)
+    evaluated, files = dict(recorded.evaluated), dict(recorded.files)
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
         best = report.held_out or best
-        records: list[Record] = []
-        digest: Record = {"checkpoint": report.checkpoint} if report.checkpoint else {}
+        records: list[LedgerRecord] = []
+        digest: LedgerRecord = {"checkpoint": report.checkpoint} if report.checkpoint else {}
         if study.evaluate and report.checkpoint and report.held_out is not None:
-            # The report's model is that of its epoch; the ledger names the files with the checkpoint that belongs to it.
+            # The ledger names the files together with the checkpoint of the same epoch.
             digest |= _evaluate(study, attempt, seed, fold, report, watchdog)
             evaluated[report.epoch] = digest["evaluated"]
             files |= digest["digests"]
-        if report.epoch not in known.epochs:
+        if report.epoch not in recorded.epochs:
             records.append({"kind": "epoch", **where, **_jsonable(report.plain()), **digest})
         elif digest:
             records.append({"kind": "checkpoint", **where, "epoch": report.epoch, **digest})
@@ -227,7 +264,7 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
             if best is not None and report.ended != "diverged":
                 if best.logits.shape[-1] > 1:
                     records[-1][CURVE] = tradeoff(best, metric=study.problem.metric).as_dict()
-                # A file per attempt: what a node that was cut off writes later is nobody's.
+                # A file per attempt: a node that lost its connection may still write one later.
                 name = f"{attempt.config}-s{seed}-f{fold}-{attempt.name}.parquet"
                 written = save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
                 records[-1] |= {"held_out": name, "digests": {name: written}}
@@ -238,8 +275,10 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
             yield records
 
 
-def _evaluate(study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog) -> Record:
-    """Write what a new best epoch's model says of each evaluation split: the files' names by split, and their digests."""
+def _evaluate(
+    study: Study, attempt: Attempt, seed: int, fold: int, report: EpochReport, watchdog: Watchdog
+) -> LedgerRecord:
+    """Record the logits of a new best epoch's model on each evaluation split; return file names by split, and digests."""
     config = study.train_config(attempt.values, seed)
     runtime = Runtime.of(config.precision, study.device)
     files, digests = {}, {}
@@ -252,10 +291,11 @@ def _evaluate(study: Study, attempt: Attempt, seed: int, fold: int, report: Epoc
     return {"evaluated": files, "digests": digests}
 
 
-def _summary(reports: list[EpochReport], started: float) -> Record:
+def _summary(reports: list[EpochReport], started: float) -> LedgerRecord:
+    """Summarise a finished cell for the ledger; `started` is its start on the monotonic clock, in seconds."""
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
-    structure = getattr(getattr(last.model, "config", None), "structure", None)  # what the network was reduced to
+    structure = getattr(getattr(last.model, "config", None), "structure", None)  # of a reduced network
     return {
         **({"structure": structure} if structure else {}),
         "ended": last.ended,
@@ -278,8 +318,8 @@ def _runtime(study: Study, attempt: Attempt) -> dict[str, object]:
     return Runtime.of(study.train_config(attempt.values, 0).precision, study.device).describe()
 
 
-def _jsonable(values: Record) -> Record:
-    """Non-finite numbers become None: JSON has no word for them, and a report of a diverging run may hold some."""
+def _jsonable(values: LedgerRecord) -> LedgerRecord:
+    """Replace non-finite numbers, which diverging runs report, by None: JSON cannot represent them."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""`leebert-tune doctor`: what would fail after hours, found in a minute. Nothing of it stays behind."""
+"""`leebert-tune doctor`: find in a minute what would make a sweep fail after hours. The checks leave no files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from leebert.console import table
 from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.images.backbones import is_network
 from leebert.omega import MOVED, learns_omega
@@ -35,13 +36,20 @@ CLUSTER = "cluster"
 HUB_SECONDS = 5.0
 MLFLOW_SECONDS = 5.0
 
-#: Of a checkpoint: the weight and Adam's two moments, float32.
+#: Bytes of a checkpoint: the weight and Adam's two moments, float32.
 BYTES_PER_PARAMETER = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One finding: what was looked at and where, how it is, and what to do about it or why it was skipped."""
+    """The result of one check.
+
+    Attributes:
+        name: What was checked.
+        where: The driver, the cluster, or a node's name.
+        status: ok, warning, failed or skipped.
+        detail: What was measured; where it failed, what to do; where it was skipped, why.
+    """
 
     name: str
     where: str
@@ -50,10 +58,14 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Driver:
-    """What nodes are held against; None where the driver has none itself.
+class DriverFacts:
+    """What nodes are compared with; None for what the driver's own checks could not read.
 
-    mark: the driver's folder in the storage, see :func:`tune.machines.nodes.marked`; the tokens of `prepared` lie in it.
+    Attributes:
+        stamp: The driver's versions.
+        mark: The driver's folder in the storage (:func:`tune.machines.nodes.marked`), with the tokens of `prepared`.
+        prepared: The prepared data.
+        backbone: The identity of the backbone's files.
     """
 
     stamp: Stamp
@@ -63,29 +75,37 @@ class Driver:
 
 
 def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
-    """All checks of a sweep, in the order of the table; each runs whatever the others found."""
+    """Run all checks of a sweep, in the order of the table; a failed check does not stop the others.
+
+    Args:
+        spec: The search space.
+        address: The Ray cluster; None for this machine.
+
+    Returns:
+        The results.
+    """
     spec = anchored(spec)
     storage = storage_root(spec.storage)
     ray_check, backbone_check = _ray(address), _backbone(spec)
     with _workplace(storage) as (folder, storage_check):
         data_check, prepared = _data(spec, folder)
         checks = [ray_check, storage_check, backbone_check, data_check]
-        there: list[NodeFacts] = []
+        node_facts: list[NodeFacts] = []
         if ray_check.status == "ok":
-            driver = Driver(
+            driver = DriverFacts(
                 stamp=Stamp.here(),
                 mark=folder if storage_check.status == "ok" else None,
                 prepared=prepared,
                 backbone=backbone_identity(spec.backbone) if backbone_check.status == "ok" else None,
             )
-            there = nodes.ask(_question(spec, driver))
-            for node in there:
+            node_facts = nodes.ask(_question(spec, driver))
+            for node in node_facts:
                 checks += node_checks(node, driver)
-    resources = _resources(spec, there)
+    resources = _resources(spec, node_facts)
     trials = _concurrent(spec) if resources.status == "ok" else 1
     checks += [
         resources,
-        gpu_memory(spec, there),
+        gpu_memory(spec, node_facts),
         omega(spec, prepared.facts if prepared else None),
         _disk(storage, prepared, trials),
         _mlflow(spec),
@@ -95,26 +115,26 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
 
 
 def verdict(checks: Sequence[Check]) -> None:
-    """SweepError where a check failed."""
+    """Raise SweepError where a check failed."""
     failed = [f"{check.name} ({check.where})" for check in checks if check.status == "failed"]
     if failed:
-        raise SweepError(f"{len(failed)} check(s) failed, so the sweep would: {', '.join(failed)}")
+        raise SweepError(f"{len(failed)} check(s) failed, so the sweep would fail too: {', '.join(failed)}")
 
 
 def print_checks(checks: Sequence[Check]) -> None:
-    """The table on stdout."""
+    """Print the results as a table on stdout."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.markup import escape
 
     colours = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
-    table = Table("check", "where", "is", "detail")
-    for check in checks:
-        table.add_row(check.name, check.where, Text(check.status, colours[check.status]), Text(check.detail))
-    Console().print(table)
+    rows = [
+        (check.name, escape(check.where), f"[{colours[check.status]}]{check.status}[/]", escape(check.detail))
+        for check in checks
+    ]
+    Console().print(table(("check", "where", "status", "detail"), rows, left=4))
 
 
-# The driver's own.
+# Checks of the driver's machine.
 
 
 def _ray(address: str | None) -> Check:
@@ -125,11 +145,11 @@ def _ray(address: str | None) -> Check:
     import ray
 
     alive = sum(node["Alive"] for node in ray.nodes())
-    return Check("ray", DRIVER, "ok", f"{alive} node(s) at {address}" if address else "this machine alone")
+    return Check("ray", DRIVER, "ok", f"{alive} node(s) at {address}" if address else "this machine only")
 
 
 def _backbone(spec: SweepSpec) -> Check:
-    """Whether weights and tokenizer can be read, and fit each other."""
+    """Check that weights and tokenizer can be read and fit each other."""
     from leebert.data.tasks import any_task
     from leebert.kinds import kind_of
 
@@ -143,32 +163,33 @@ def _backbone(spec: SweepSpec) -> Check:
 
 @contextlib.contextmanager
 def _workplace(storage: Path) -> Iterator[tuple[Path, Check]]:
-    """A folder to work in: in the storage, marked by the driver, or a temporary one where that can't be written."""
+    """Create a temporary folder in the storage, marked by the driver, or elsewhere where the storage can't be written."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(nodes.marked(storage))
             check = Check("storage", DRIVER, "ok", str(storage))
         except OSError as error:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            detail = f"{storage} can't be written ({error.strerror}); change its rights, or give another --storage"
+            detail = f"{storage} can't be written ({error.strerror}); change its permissions, or give another --storage"
             check = Check("storage", DRIVER, "failed", detail)
         yield folder, check
 
 
 def _data(spec: SweepSpec, cache: Path) -> tuple[Check, Prepared | None]:
-    """Reads, folds and tokenises the training split as the sweep will."""
+    """Read, fold and tokenise the training split as the sweep will."""
     try:
         prepared = prepare(spec, cache)
     except BackboneError:
-        return Check("data", DRIVER, "skipped", "it takes the backbone to tokenise it"), None
+        return Check("data", DRIVER, "skipped", "tokenising needs the backbone, which failed"), None
     except LeebertError as error:
         return Check("data", DRIVER, "failed", str(error)), None
     facts = prepared.facts
-    cut = f", {facts['truncated_rows']} cut at {spec.max_length} tokens" if facts["truncated_rows"] else ""
-    return Check("data", DRIVER, "ok", f"{facts['rows']} rows{cut}"), prepared
+    cut = f", {facts['truncated_rows']} truncated at {spec.max_length} tokens" if facts["truncated_rows"] else ""
+    return Check("data", DRIVER, "ok", f"{facts['rows']} samples{cut}"), prepared
 
 
-def _question(spec: SweepSpec, driver: Driver) -> Question:
+def _question(spec: SweepSpec, driver: DriverFacts) -> Question:
+    """Return what each node is asked to check."""
     return Question(
         storage=str(driver.mark.parent) if driver.mark else None,
         mark=driver.mark.name if driver.mark else None,
@@ -178,10 +199,19 @@ def _question(spec: SweepSpec, driver: Driver) -> Question:
     )
 
 
-# Each node's.
+# Checks of each node.
 
 
-def node_checks(node: NodeFacts, driver: Driver) -> list[Check]:
+def node_checks(node: NodeFacts, driver: DriverFacts) -> list[Check]:
+    """Compare a node with the driver: versions, storage, data and backbone.
+
+    Args:
+        node: What the node reported.
+        driver: What it is compared with.
+
+    Returns:
+        The results; a check whose requirement failed on the node is left out.
+    """
     if node.error:
         return [Check("versions", node.name, "failed", node.error)]
     checks = [_versions(node, driver.stamp), _node_storage(node, driver.mark)]
@@ -192,15 +222,15 @@ def node_checks(node: NodeFacts, driver: Driver) -> list[Check]:
 
 def _versions(node: NodeFacts, stamp: Stamp) -> Check:
     if node.package_error:
-        detail = f"leebert can't be imported there: {node.package_error}; install the driver's checkout"
+        detail = f"leebert can't be imported on this node: {node.package_error}; install the driver's version"
         return Check("versions", node.name, "failed", detail)
-    if found := stamp.differences(node.versions, node.code):
-        told = ", ".join(f"{what} {there} (driver: {here})" for what, there, here in found)
-        return Check("versions", node.name, "failed", f"{told}; install the driver's")
+    if mismatches := stamp.differences(node.versions, node.code):
+        listing = ", ".join(f"{what} {theirs} (driver: {ours})" for what, theirs, ours in mismatches)
+        return Check("versions", node.name, "failed", f"{listing}; install the driver's versions")
     others = [name for name in node.versions if node.versions[name] != stamp.versions.get(name)]
     if others:
-        told = ", ".join(f"{n} {node.versions[n]} (driver: {stamp.versions.get(n, 'none')})" for n in others)
-        return Check("versions", node.name, "warning", told)
+        listing = ", ".join(f"{n} {node.versions[n]} (driver: {stamp.versions.get(n, 'none')})" for n in others)
+        return Check("versions", node.name, "warning", listing)
     return Check("versions", node.name, "ok", f"Python {node.versions['python']}, leebert {node.code}")
 
 
@@ -209,35 +239,37 @@ def _node_storage(node: NodeFacts, mark: Path | None) -> Check:
         return Check("storage", node.name, "skipped", "the driver can't write to it")
     if problem := node.storage_error or nodes.unseen(mark, node):
         return Check("storage", node.name, "failed", problem)
-    return Check("storage", node.name, "ok", "the driver's, writable")
+    return Check("storage", node.name, "ok", "same as the driver's, writable")
 
 
-def _node_data(node: NodeFacts, driver: Driver) -> Check:
+def _node_data(node: NodeFacts, driver: DriverFacts) -> Check:
     if not (driver.mark and driver.prepared):
-        return Check("data", node.name, "skipped", "the driver has none in the storage")
+        return Check("data", node.name, "skipped", "the driver could not write tokens to the storage")
     if node.tokens_error:
-        return Check("data", node.name, "failed", f"{node.tokens_error}; trials read it from the storage")
+        return Check("data", node.name, "failed", f"{node.tokens_error}; trials read this file from the storage")
     if node.tokens != driver.prepared.problem.rows().fingerprint:
-        return Check("data", node.name, "failed", "its tokens differ from the driver's; see that the storage is one")
-    return Check("data", node.name, "ok", "equal to the driver's")
+        return Check(
+            "data", node.name, "failed", "its tokens differ from the driver's; mount the same storage on all nodes"
+        )
+    return Check("data", node.name, "ok", "same as the driver's")
 
 
 def _node_backbone(node: NodeFacts, wanted: dict[str, Any] | None) -> Check:
     if wanted is None:
-        return Check("backbone", node.name, "skipped", "the driver has none")
+        return Check("backbone", node.name, "skipped", "the driver could not read the backbone")
     if node.backbone_error:
         return Check("backbone", node.name, "failed", node.backbone_error)
     if lines := backbone_differences(wanted, node.backbone):
         parts = ", ".join(line.partition(" ")[0] for line in lines)
         return Check("backbone", node.name, "failed", f"its {parts} differ from the driver's; copy the driver's files")
-    return Check("backbone", node.name, "ok", "equal to the driver's")
+    return Check("backbone", node.name, "ok", "same as the driver's")
 
 
-# The cluster's.
+# Checks of the cluster as a whole.
 
 
-def _resources(spec: SweepSpec, there: Sequence[NodeFacts]) -> Check:
-    if not there:
+def _resources(spec: SweepSpec, node_facts: Sequence[NodeFacts]) -> Check:
+    if not node_facts:
         return Check("resources", CLUSTER, "skipped", "no node answers")
     try:
         placement.check_resources(spec.resources.cpus, spec.resources.gpus)
@@ -253,20 +285,29 @@ def _concurrent(spec: SweepSpec) -> int:
 
 def gpu_memory(
     spec: SweepSpec,
-    there: Sequence[NodeFacts],
+    node_facts: Sequence[NodeFacts],
     estimate: Callable[[SweepSpec, str], tuple[dict[str, Any], MemoryEstimate]] = estimate_for_space,
 ) -> Check:
-    """The largest configuration against the smallest GPU."""
-    gpus = [(size, f"{name} of {node.name}") for node in there for name, size in node.gpus]
+    """Check that the largest configuration fits on the smallest GPU.
+
+    Args:
+        spec: The search space.
+        node_facts: What the nodes reported.
+        estimate: Returns the space's largest configuration and the memory of its training step, in bytes.
+
+    Returns:
+        The result.
+    """
+    gpus = [(size, f"{name} of {node.name}") for node in node_facts for name, size in node.gpus]
     if not spec.resources.gpus:
-        return Check("gpu memory", CLUSTER, "skipped", "trials ask for no GPU")
+        return Check("gpu memory", CLUSTER, "skipped", "trials request no GPU")
     try:
         values, took = estimate(spec, "cuda")
     except LeebertError as error:
-        return Check("gpu memory", CLUSTER, "skipped", f"what a trial takes is unknown: {error}")
+        return Check("gpu memory", CLUSTER, "skipped", f"the memory of a trial is unknown: {error}")
     largest = f"{describe(values)}: about {took.total / 1e9:.1f} GB"
     if not gpus:
-        return Check("gpu memory", CLUSTER, "skipped", f"{largest}; no node that is up has a GPU that torch sees")
+        return Check("gpu memory", CLUSTER, "skipped", f"{largest}; no running node has a GPU that torch detects")
     size, smallest = min(gpus)
     fit, _ = placement.trials_per_gpu(took, size)
     if problem := placement.crowding(took, size, spec.resources.gpus):
@@ -275,7 +316,15 @@ def gpu_memory(
 
 
 def omega(spec: SweepSpec, facts: Mapping[str, Any] | None) -> Check:
-    """Whether each λ2 of the space can move the loss weights within the updates that a cell has."""
+    """Check that each λ2 of the space can move the loss weights within a cell's updates.
+
+    Args:
+        spec: The search space.
+        facts: What the manifest records of the data (`rows`, `label_names`); None where it could not be read.
+
+    Returns:
+        The result.
+    """
     if not any(map(learns_omega, spec.algorithms)):
         return Check("omega", DRIVER, "skipped", "no method of this sweep learns its loss weights")
     if facts is None:
@@ -286,7 +335,7 @@ def omega(spec: SweepSpec, facts: Mapping[str, Any] | None) -> Check:
 
 
 def _disk(storage: Path, prepared: Prepared | None, trials: int) -> Check:
-    """Two checkpoints of each trial that runs at once: one is there until the next is complete."""
+    """Check that the disk holds two checkpoints per concurrent trial: the last one stays until the next is complete."""
     if prepared is None:
         return Check("disk", DRIVER, "skipped", "without data and backbone the size of a checkpoint is unknown")
     parameters = sum(p.numel() for p in prepared.problem.model(prepared.spec.train_config({})).parameters())
@@ -295,50 +344,50 @@ def _disk(storage: Path, prepared: Prepared | None, trials: int) -> Check:
     free = shutil.disk_usage(existing).free
     detail = f"{free / 1e9:.1f} GB free in {existing}, {needed / 1e9:.1f} GB for the checkpoints of {trials} trial(s)"
     if free < needed:
-        todo = "; free some space, give another --storage, or lower resources.concurrent"
+        todo = "; free disk space, give another --storage, or lower resources.concurrent"
         return Check("disk", DRIVER, "failed", detail + todo)
     return Check("disk", DRIVER, "ok", detail)
 
 
 def _mlflow(spec: SweepSpec) -> Check:
-    """One request that changes nothing."""
+    """Send one request that changes nothing."""
     uri = resolve_uri(spec.tracking.uri)
     if not is_server(uri):
-        return Check("mlflow", DRIVER, "skipped", f"{redact(uri)} is no server")
+        return Check("mlflow", DRIVER, "skipped", f"{redact(uri)} is a file, not a server")
     try:
         open_store(uri, MLFLOW_SECONDS, MLFLOW_SECONDS).search_experiments(max_results=1)
-    except Exception as error:  # MLflow's, requests' and the network's have no common class
+    except Exception as error:  # errors of MLflow, requests and the network have no common class
         return Check("mlflow", DRIVER, "failed", advice(uri, error))
     return Check("mlflow", DRIVER, "ok", redact(uri))
 
 
 def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
-    """Whether the hub answers for what comes from it; where it doesn't, the cache must have had it."""
+    """Check that the hub has what the sweep takes from it; where it does not answer, the cache must have it."""
     from huggingface_hub import HfApi
 
     api, needed = HfApi(), _from_hub(spec)
     if not needed:
-        return Check("hub", DRIVER, "skipped", "nothing of this sweep comes from there")
-    told = ", ".join(name for _, name, _ in needed)
+        return Check("hub", DRIVER, "skipped", "this sweep takes nothing from the hub")
+    names = ", ".join(name for _, name, _ in needed)
     try:
         for kind, name, revision in needed:
             api.repo_info(name, repo_type=kind, revision=revision, timeout=HUB_SECONDS)
-    except Exception as error:  # the hub's, its HTTP client's and the network's have no common class
+    except Exception as error:  # errors of the hub, its HTTP client and the network have no common class
         if prepared is not None:
-            return Check("hub", DRIVER, "ok", f"not reached, but {told} is in the cache")
+            return Check("hub", DRIVER, "ok", f"not reached, but {names} is in the cache")
         why = str(error).strip().splitlines()[0]
-        todo = "check id, rights and connection, or give --data-dir and a folder as --backbone"
-        return Check("hub", DRIVER, "failed", f"{told} is not in the cache, and the hub said: {why}; {todo}")
-    return Check("hub", DRIVER, "ok", f"has {told}")
+        todo = "check id, access rights and connection, or give --data-dir and a folder as --backbone"
+        return Check("hub", DRIVER, "failed", f"{names} is not in the cache, and the hub answers: {why}; {todo}")
+    return Check("hub", DRIVER, "ok", f"has {names}")
 
 
 def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:
-    """(kind, name, revision) of what a sweep takes from the hub."""
+    """List (kind, name, revision) of what a sweep takes from the hub."""
     from leebert.backbone import locate
     from leebert.training_data import effective_task
 
     needed: list[tuple[str, str, str | None]] = []
-    # What can't be found out here is wrong in a way that the checks of backbone and data tell of.
+    # The checks of backbone and data report these errors.
     with contextlib.suppress(LeebertError):
         where, revision = locate(spec.backbone)
         if not Path(where).is_dir() and not is_network(spec.backbone):

@@ -1,4 +1,4 @@
-"""What a sweep would run and cost, from a few timed steps; nothing is written but the token cache."""
+"""Estimate what a sweep runs and costs from a few timed steps; train nothing and write only a temporary token cache."""
 
 from __future__ import annotations
 
@@ -19,15 +19,22 @@ from tune.space import SweepSpec
 from tune.space.spec import anchored
 from tune.store.history import describe
 
-#: Steps that are timed per batch size, after some that are not.
+#: Steps that are timed per batch size, and steps before them that are not.
 TIMED, WARM = 4, 2
+
+#: Configurations that are printed.
 SHOWN = 12
 
 
 def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
-    """Configurations, cells, θ updates, estimated hours, memory and disk of a sweep; JSON-ready.
+    """Estimate a sweep: configurations, cells, θ updates, hours, memory and disk.
 
-    Steps are timed on this machine, on its CPU where trials ask for a GPU that it lacks; the plan says which.
+    Args:
+        spec: The search space.
+        device: Where steps are timed; auto takes this machine's GPU where trials request one and it has one, else the CPU.
+
+    Returns:
+        The plan, JSON-ready; `timed_on` is the device, `memory_bytes` and `disk_bytes` are bytes.
     """
     import torch
 
@@ -77,12 +84,12 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
 
 
 def _configurations(spec: SweepSpec) -> Any:
-    """The grid itself, or as many draws as the searcher will make."""
+    """Yield the configurations of the grid, or as many random ones as the searcher will suggest."""
     from tune.searchers import make_searcher
     from tune.space import config_id
     from tune.store.history import Configuration
 
-    if spec.searcher.name == "grid":
+    if spec.searcher.row.lists:
         yield from spec.configurations()
         return
     searcher = make_searcher(spec.model_copy(update={"searcher": spec.searcher.model_copy(update={"name": "random"})}))
@@ -93,7 +100,7 @@ def _configurations(spec: SweepSpec) -> Any:
 
 
 def _time_updates(study: Any, batch_size: int) -> float:
-    """Seconds per plain update at a batch size, the median of a few on the real rows."""
+    """Return the median seconds per update of θ at a batch size, timed on training samples."""
     import torch
 
     from leebert.data.batches import RowSubset, updates_per_epoch
@@ -118,7 +125,7 @@ def _time_updates(study: Any, batch_size: int) -> float:
 
 
 def _time_evaluation(study: Any) -> tuple[float, int]:
-    """Seconds per evaluated row, and the model's parameters."""
+    """Return the seconds per evaluated sample, and the model's number of parameters."""
     from leebert.data.batches import RowSubset
     from leebert.evaluate import record_all
     from leebert.runtime import Runtime, limited_threads
@@ -135,6 +142,7 @@ def _time_evaluation(study: Any) -> tuple[float, int]:
 
 
 def _concurrent(spec: SweepSpec) -> int:
+    """Return how many trials run at once on this machine."""
     most = max(1, int((os.cpu_count() or 1) / spec.resources.cpus))
     if spec.resources.gpus:
         import torch
@@ -144,7 +152,7 @@ def _concurrent(spec: SweepSpec) -> int:
 
 
 def print_plan(path: str, plan: dict[str, Any]) -> None:
-    """A plan on stdout."""
+    """Print a plan of :func:`plan` on stdout; `path` is the space's file."""
     count = plan["configurations"]
     print(
         f"{path}: {plan['task']}, {plan['rows']} training rows, {plan['folds']} fold(s), {len(plan['seeds'])} seed(s)"

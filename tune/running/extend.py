@@ -1,4 +1,4 @@
-"""What may change when a sweep is resumed with another file: more configurations, more seeds, nothing that is measured."""
+"""Extend a sweep when it is resumed with another space: more configurations or seeds, but nothing that scores depend on."""
 
 from __future__ import annotations
 
@@ -10,32 +10,39 @@ from leebert.errors import SweepError
 from leebert.methods import applies
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.space import SweepSpec
-from tune.space.values import Choice, Values
+from tune.space.values import ValueList, Values
 
-#: Compared by what they still contain, not word for word.
+#: Keys that may grow: the new space must contain what the sweep has suggested.
 _GROWING = frozenset({"seeds", "space", "algorithms"})
 
 
 def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, Any]], name: str) -> SweepSpec:
-    """The space with which a sweep goes on: the new one, its seeds after the old ones.
+    """Return the space with which a sweep resumes: the new one, with its new seeds after the old ones.
 
-    Refuses (SweepError, with each difference) whatever would join results that can't be compared, and a space that no
-    longer holds a configuration that was suggested.
+    Args:
+        old: The sweep's space.
+        new: The space to resume with.
+        suggested: The values of all configurations suggested so far.
+        name: The sweep's name.
+
+    Raises:
+        SweepError: Results under the new space could not be compared with the old ones, or it lacks a configuration that
+            was suggested; the message lists every difference.
     """
     was, now = dict(_flat(old.measured())), dict(_flat(new.measured()))
     changed = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
-    lines = [f"{key}: {was.get(key, 'not set')} → {now.get(key, 'taken out')}" for key in changed]
+    lines = [f"{key}: {was.get(key, 'not set')} → {now.get(key, 'removed')}" for key in changed]
     lines += [f"seeds: {seed} is missing" for seed in old.seeds if seed not in new.seeds]
     lost = [values for values in suggested if not _admits(new, values)]
-    lines += [f"space: no longer holds {dict(values)}" for values in lost[:5]]
+    lines += [f"space: no longer contains {dict(values)}" for values in lost[:5]]
     if lines:
         raise SweepError(
-            f"sweep {name} can take more configurations or seeds, but its results could not be joined with these:\n"
+            f"sweep {name} can take more configurations or seeds, but its results can't be compared with the new space's:\n"
             + "\n".join(f"  {line}" for line in lines)
-            + (f"\n  and {len(lost) - 5} configurations more" if len(lost) > 5 else "")
+            + (f"\n  and {len(lost) - 5} more configurations" if len(lost) > 5 else "")
             + "\nstart another sweep for that"
         )
-    # The old cells stay first, so that every configuration goes on where it stands.
+    # The old cells stay first, so that every configuration resumes where it stopped.
     seeds = (*old.seeds, *(seed for seed in new.seeds if seed not in old.seeds))
     data = new.data if new.data.dir else new.data.model_copy(update={"dir": old.data.dir})
     tracking = new.tracking.model_copy(
@@ -45,13 +52,16 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
 
 
 def at_its_old_place(new: SweepSpec, old: SweepSpec, was: Mapping[str, Any], name: str) -> SweepSpec:
-    """The new space with the backbone named as before, where the files at its new place are the old ones.
+    """Keep the sweep's name of the backbone where the new space names another place with the same files.
 
     Args:
-        new: The space to go on with.
+        new: The space to resume with.
         old: The sweep's space.
-        was: The old backbone's identity, as the sweep's manifest has it (:func:`leebert.provenance.backbone_identity`).
-        name: The sweep's.
+        was: The old backbone's identity, from the sweep's manifest (:func:`leebert.provenance.backbone_identity`).
+        name: The sweep's name.
+
+    Returns:
+        The new space with the old backbone's name.
 
     Raises:
         SweepError: It is another backbone.
@@ -60,8 +70,8 @@ def at_its_old_place(new: SweepSpec, old: SweepSpec, was: Mapping[str, Any], nam
         return new
     if lines := backbone_differences(was, backbone_identity(new.backbone)):
         raise SweepError(
-            f"sweep {name}: backbone {new.backbone}: not the one that the sweep began with, {old.backbone}: "
-            f"{'; '.join(lines)}; give the place where that one lies by --backbone, or start another sweep"
+            f"sweep {name}: backbone {new.backbone} differs from the sweep's backbone {old.backbone}: "
+            f"{'; '.join(lines)}; give the folder or id of the same backbone by --backbone, or start another sweep"
         )
     return new.model_copy(update={"backbone": old.backbone})
 
@@ -78,6 +88,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _admits(spec: SweepSpec, values: Mapping[str, Any]) -> bool:
+    """Tell whether a space contains a configuration."""
     algorithm = values["algorithm"]
     options = {option for option in spec.space if applies(option, algorithm)}
     return (
@@ -89,7 +100,7 @@ def _admits(spec: SweepSpec, values: Mapping[str, Any]) -> bool:
 
 def _holds(values: Values, value: Any) -> bool:
     listed = values.listed()
-    if isinstance(values, Choice) or listed is not None:
+    if isinstance(values, ValueList) or listed is not None:
         return value in (listed or ())
     return bool(
         values.low <= value <= values.high or math.isclose(value, values.low) or math.isclose(value, values.high)

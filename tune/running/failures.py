@@ -1,4 +1,4 @@
-"""Why a trial ended before its work was done, and what follows from it."""
+"""Classify why a trial ended early, and choose where its next attempt runs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from tune.store.history import Placement
 
 Kind = Literal["error", "hang", "node", "gpu_memory", "host_memory", "refused", "storage", "mismatch", "diverged"]
 
-#: How often a configuration whose process died is tried again; what is no fault of its own doesn't count.
+#: How often a configuration is tried again after its process died; failures of :data:`UNCOUNTED` kinds don't count.
 RETRIES = 2
 
-#: Failures that are tried again without being counted: a node that was lost or taken away (spot machines are), and
-#: memory that ran out, which is answered with another placement instead.
+#: Kinds of failure that don't use up retries: a lost or preempted node, and memory that ran out, after which the next
+#: attempt gets another placement.
 UNCOUNTED: tuple[Kind, ...] = ("node", "gpu_memory", "host_memory")
 
-#: Not even those for ever: a configuration may be what takes its nodes down.
+#: The most failures of any kind: a configuration may itself crash its nodes.
 MOST = 20
 
-#: Where so many configurations were given up, none for the second time, before one of the sweep had trained an epoch, no
-#: other will fare better.
+#: The sweep stops when so many configurations failed for the first time before any trained an epoch.
 HOPELESS = 3
 
-#: How the parts of CUDA say it: PyTorch's allocator, the driver (for a context, say), cuBLAS, cuDNN.
+#: Messages of PyTorch's allocator, the CUDA driver (for a context, for example), cuBLAS and cuDNN.
 OUT_OF_GPU_MEMORY = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -34,63 +33,86 @@ OUT_OF_GPU_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
-#: What is wrong with a node or the storage, not with the configuration: others would meet it too, so the sweep stops.
+#: Failures of a node or the storage, which every configuration would meet: the sweep stops.
 STOPPING: tuple[Kind, ...] = ("storage", "mismatch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """One trial's end, in a form that travels through Ray."""
+    """Why a trial ended early, in a form that Ray transports."""
 
     kind: Kind
     message: str
 
 
 def of_exception(error: Exception) -> Failure | None:
-    """What a trial's own exception means; None where only its traceback tells."""
+    """Classify an exception that a trial raised.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        The failure; None for an unknown exception, whose traceback is needed.
+    """
     if isinstance(error, StorageError):
         return Failure("storage", str(error))
-    if isinstance(error, CacheError):  # all trials share it, and what prepares a session makes it again
-        return Failure("storage", f"{error}; it is made again when the sweep is resumed")
+    if isinstance(error, CacheError):  # all trials share the cache, and preparing a session rebuilds it
+        return Failure("storage", f"{error}; resuming the sweep rebuilds it")
     if isinstance(error, CheckpointError):
-        return Failure("error", str(error))  # of a node with another precision, say: the next one may fit
+        return Failure("error", str(error))  # for example of another precision: the next node may fit
     if isinstance(error, LeebertError):
         return Failure("refused", str(error))
     if isinstance(error, MemoryError):
         return Failure("host_memory", "the node has no memory left for this trial")
     import torch
 
-    # cuBLAS and cuDNN can't say it with PyTorch's own class.
-    said = str(error)
+    # cuBLAS and cuDNN raise a plain RuntimeError.
+    message = str(error)
     if isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in said for text in OUT_OF_GPU_MEMORY)
+        isinstance(error, RuntimeError) and any(text in message for text in OUT_OF_GPU_MEMORY)
     ):
-        return Failure("gpu_memory", said.splitlines()[0])
+        return Failure("gpu_memory", message.splitlines()[0])
     return None
 
 
 def of_death(error: BaseException | None, hung: Path) -> Failure:
-    """What the end of a trial's process or node means, seen from the driver; `hung` is where a watchdog reports."""
+    """Classify the end of a trial's process or node, as the driver sees it.
+
+    Args:
+        error: Ray's error; None where it has none.
+        hung: The file to which the trial's watchdog writes when it ends the process.
+
+    Returns:
+        The failure.
+    """
     from ray.exceptions import NodeDiedError, OutOfMemoryError
 
     cause = getattr(error, "cause", None) or error
-    if isinstance(cause, Exception) and (known := of_exception(cause)):
-        return known
-    said = str(cause) if cause is not None else "the trial's process died"
+    if isinstance(cause, Exception) and (recognised := of_exception(cause)):
+        return recognised
+    message = str(cause) if cause is not None else "the trial's process died"
     if isinstance(cause, OutOfMemoryError):
-        return Failure("host_memory", said.strip().splitlines()[0])
-    if getattr(cause, "preempted", False) or isinstance(cause, NodeDiedError) or "its node has died" in said:
+        return Failure("host_memory", message.strip().splitlines()[0])
+    if getattr(cause, "preempted", False) or isinstance(cause, NodeDiedError) or "its node has died" in message:
         return Failure("node", "its node was lost")
     if hung.exists() and hung.stat().st_size:
-        return Failure("hang", f"no batch was asked for in too long; where it stood: {hung}")
-    return Failure("error", said)
+        return Failure("hang", f"training requested no batch for too long; the stacks of its threads: {hung}")
+    return Failure("error", message)
 
 
 def placement(failures: Sequence[Mapping[str, Any]], batch_size: int, gpus: float) -> Placement | None:
-    """What to try after these failures (the ledger's records), or None where nothing is left to try.
+    """Choose the placement of the next attempt after failures for lack of memory.
 
-    First alone, where it shared its GPU (`gpus` of a trial below 1) or node until now: that changes nothing in the
-    result. Then with gradients accumulated over 2, 4, … micro-batches of the same batch, which changes the last digits.
+    First the trial runs alone on its GPU or node, where it shared one: that does not change the result. Then gradients
+    are accumulated over 2, 4, … micro-batches of the same batch, which changes the last digits.
+
+    Args:
+        failures: The ledger's records of the configuration's failures.
+        batch_size: Samples that one forward pass takes now.
+        gpus: GPUs of one trial; below 1, trials share a GPU.
+
+    Returns:
+        The placement; None where nothing remains to try.
     """
     gpu = sum(f.get("reason") == "gpu_memory" for f in failures)
     host = sum(f.get("reason") == "host_memory" for f in failures)

@@ -1,4 +1,4 @@
-"""Which λ2 of a space can't move the loss weights, known before the sweep: a step moves ω by about its rate."""
+"""Find the λ2 of a space that are too small to move the loss weights ω: one step moves ω by about λ2."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ READ = (
 class StillRate:
     """A λ2 at which some configurations can't move their weights by :data:`leebert.omega.MOVED`.
 
-    least, most: how far weights can move, over the configurations with this λ2 that can't. updates: of θ while ω learns, the
-    fewest. configurations, of: how many can't, of how many combinations (of a range, its ends). needed: the λ2 that would do
-    in all of them.
+    Attributes:
+        lr_omega: The λ2.
+        least: How far weights can move at least, over the affected configurations.
+        most: How far they can move at most.
+        updates: The fewest updates of θ during which ω learns.
+        configurations: How many combinations are affected.
+        of: How many combinations there are (of a range, its two ends).
+        needed: The λ2 that suffices in all of them.
     """
 
     lr_omega: float
@@ -36,40 +41,44 @@ class StillRate:
     needed: float
 
     def in_words(self) -> str:
+        """Say in one sentence how far weights can move and which λ2 is needed."""
         far = f"{self.most:.2g}" if self.least == self.most else f"{self.least:.2g} to {self.most:.2g}"
         part = "" if self.configurations == self.of else f", in {self.configurations} of {self.of} combinations"
         return (
             f"λ2 (lr_omega) {self.lr_omega:g} × {self.updates} updates moves weights by at most about {far}, less than {MOVED:g}"
-            f"{part}: how ω learns can't matter there; it takes about {self.needed:.2g}"
+            f"{part}: the optimiser of ω has no effect; choose λ2 of about {self.needed:.2g} or more"
         )
 
 
 def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]:
-    """The λ2 of a space at which weights can't move, the smallest first; none where no method learns ω.
+    """List the λ2 of a space at which loss weights can't move, the smallest first; none where no method learns ω.
 
     Args:
-        spec: the space.
-        rows: of the training split.
+        spec: The search space.
+        rows: Samples of the training split.
         num_classes: K.
+
+    Returns:
+        One entry per λ2.
     """
-    found: dict[float, list[tuple[int, Reach]]] = {}
+    reaches_by_rate: dict[float, list[tuple[int, Reach]]] = {}
     for algorithm in filter(learns_omega, spec.algorithms):
         options = [option for option in READ if option in spec.space and applies(option, algorithm)]
         for combination in itertools.product(*(_ends(spec.space[option]) for option in options)):
             values = {"algorithm": algorithm, **dict(zip(options, combination, strict=True))}
             config = spec.train_config(values)
             updates = spec.cell_updates(values, rows) * config.max_epochs // most_epochs(config)
-            found.setdefault(config.lr_omega, []).append((updates, reach(config, updates, num_classes)))
-    told = []
-    for rate, reaches in sorted(found.items()):
+            reaches_by_rate.setdefault(config.lr_omega, []).append((updates, reach(config, updates, num_classes)))
+    result = []
+    for rate, reaches in sorted(reaches_by_rate.items()):
         still = [(updates, r) for updates, r in reaches if not r.moves]
         if still:
             far = [r.weights for _, r in still]
             fewest, needed = min(updates for updates, _ in still), max(r.lr_omega for _, r in still)
-            told.append(StillRate(rate, min(far), max(far), fewest, len(still), len(reaches), needed))
-    return told
+            result.append(StillRate(rate, min(far), max(far), fewest, len(still), len(reaches), needed))
+    return result
 
 
 def _ends(values: Values) -> Sequence[Scalar]:
-    """The values of an option, of a range its two ends."""
+    """Return the values of an option; of a range its two ends."""
     return (values.low, values.high) if isinstance(values, Range) else values.values

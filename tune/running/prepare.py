@@ -1,4 +1,4 @@
-"""From a search space to what trials need: rows read and tokenised or decoded once, folds made and saved, all of it written down."""
+"""Prepare a sweep's data: read, fold and tokenise (or decode) the training split once, and describe it for the manifest."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from leebert.provenance import backbone_identity, code_version, versions
 from leebert.training_data import effective_task, load_training_data
 from tune.machines.nodes import Stamp
 from tune.running.crossval import Study
+from tune.running.outside import OutsideParts, recorded
 from tune.space import SweepSpec
 from tune.space.spec import data_config
 from tune.store.folder import SweepFolder
@@ -21,15 +22,27 @@ from tune.store.folder import SweepFolder
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """The training split of a space, ready for trials."""
+    """The prepared training split of a space.
+
+    Attributes:
+        spec: The search space.
+        problem: Samples, metric and model factory (:class:`leebert.problem.Problem`).
+        folds: The validation folds (:class:`leebert.data.folds.Folds`).
+        facts: What the manifest records of the data.
+    """
 
     spec: SweepSpec
     problem: Any
     folds: Any
-    facts: dict[str, Any]  # what the manifest says of the data
+    facts: dict[str, Any]
+
+    @property
+    def outside(self) -> OutsideParts:
+        """The parts of other packages that trials use."""
+        return OutsideParts.of(self.spec, self.facts["metric"])
 
     def study(self, folder: Path, device: str = "auto") -> Study:
-        """What the trials of a sweep in `folder` share."""
+        """Return what the trials of a sweep in `folder` share; `device` is auto, cpu or cuda."""
         spec = self.spec
         return Study(
             folder=str(folder),
@@ -41,15 +54,25 @@ class Prepared:
             device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
             keep_checkpoints=spec.keep_checkpoints,
             hang_seconds=60 * spec.resources.hang_minutes,
-            stamp=Stamp.here(),
+            stamp=Stamp.here(self.outside.packages),
+            outside=self.outside,
             evaluate=tuple(self.facts.get("evaluated", ())),
         )
 
 
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
-    """Read, subset, split and tokenise (or decode) the training split. `cache` is shared by all nodes.
+    """Read, subset, fold and tokenise (or decode) the training split; other splits only where the space has `evaluate`.
 
-    No other split is opened, unless the space says `evaluate`.
+    Args:
+        spec: The search space.
+        cache: The folder of tokenised samples, which all nodes share.
+
+    Returns:
+        The prepared split.
+
+    Raises:
+        ConfigError: A method does not fit the network.
+        DataError: The data can't be read, or a batch is larger than a fold's training part.
     """
     from leebert.data.folds import make_folds
 
@@ -81,19 +104,18 @@ def prepare(spec: SweepSpec, cache: Path) -> Prepared:
 
 
 def _evaluation_splits(task: Any, spec: SweepSpec, loaded: Any, cache: Path) -> dict[str, tuple[str, str]]:
-    """The task's evaluation splits, made ready: split → file, fingerprint of the rows."""
+    """Prepare the task's evaluation splits: split → file, fingerprint of its samples."""
     if not task.eval_splits:
-        raise DataError(f"task {task.name} declares no development split: there is nothing to evaluate on")
-    found = {}
+        raise DataError(f"task {task.name} declares no development split: remove `evaluate`, or declare the split")
+    files = {}
     for split in task.eval_splits:
         path, fingerprint = loaded.split(split, spec.data.dir, cache)
-        found[split] = (str(Path(path).resolve()), fingerprint)
-    return found
+        files[split] = (str(Path(path).resolve()), fingerprint)
+    return files
 
 
 def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
-    """Weights that can't be read, batches larger than a fold, methods that the network is not made for: said now, not by
-    every trial."""
+    """Check weights, batch sizes and methods before the trials start, instead of in every trial."""
     from leebert.data.batches import updates_per_epoch
 
     smallest = min(len(folds.train(fold)) for fold in range(folds.k))
@@ -101,25 +123,33 @@ def _check_model_and_batches(spec: SweepSpec, problem: Any, folds: Any) -> None:
     for size in searched or (spec.train_config({}).batch_size,):
         updates_per_epoch(smallest, int(size))
     for algorithm, error in misfits(spec, problem).items():
-        raise ConfigError(f"algorithm {algorithm} on {spec.backbone}: {error}") from None
+        raise ConfigError(f"method {algorithm} on {spec.backbone}: {error}") from None
 
 
 def misfits(spec: SweepSpec, problem: Any) -> dict[str, ConfigError]:
-    """The algorithms of a space that the network is not made for, and why; reads the weights."""
+    """Find the methods of a space that do not fit the network, and why; reads the backbone's weights.
+
+    Args:
+        spec: The search space.
+        problem: The prepared problem.
+
+    Returns:
+        The first error of each such method.
+    """
     from leebert.stages import check, method
 
     model = problem.model(spec.train_config({}))
-    found: dict[str, ConfigError] = {}
+    errors: dict[str, ConfigError] = {}
     for config in _reductions(spec):
         try:
             check(method(config, model.num_exits), model, config)
         except ConfigError as error:
-            found.setdefault(config.algorithm, error)
-    return found
+            errors.setdefault(config.algorithm, error)
+    return errors
 
 
 def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
-    """A configuration of every algorithm, and of those that reduce the network one for each share that is kept."""
+    """Yield a configuration of every method; of a method that reduces the network, one per share that it keeps."""
     kept = spec.space["keep"].listed() if "keep" in spec.space else None
     for algorithm in spec.algorithms:
         shares = [{"keep": keep} for keep in kept] if kept and applies("keep", algorithm) else [{}]
@@ -130,7 +160,17 @@ def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
 def manifest(
     prepared: Prepared, folder: SweepFolder, resolved: dict[str, Any], runtime: dict[str, Any]
 ) -> dict[str, Any]:
-    """What stands in a sweep's manifest.json: enough to go on with it, and to say what its numbers depend on."""
+    """Make the contents of a sweep's manifest.json: what resuming needs, and what the scores depend on.
+
+    Args:
+        prepared: The prepared data.
+        folder: The sweep's folder.
+        resolved: The space as JSON-ready values.
+        runtime: What trials run on (:meth:`leebert.runtime.Runtime.describe`).
+
+    Returns:
+        The manifest, JSON-ready.
+    """
     return {
         "sweep": folder.name,
         "task": prepared.spec.task_name,
@@ -142,4 +182,5 @@ def manifest(
         "versions": versions(),
         "code": code_version(),
         "runtime": runtime,
+        **({"parts": parts} if (parts := recorded(prepared.spec, prepared.facts["metric"])) else {}),
     }

@@ -1,4 +1,4 @@
-"""The driver plugged into Ray Tune: a searcher, a scheduler, a stopper and a callback, each a few lines."""
+"""Adapt the driver to Ray Tune: a searcher, a scheduler, a stopper and a callback of a few lines each."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from ray.tune.stopper import Stopper
 from tune.running.driver import Driver
 from tune.running.failures import Failure, of_death
 
-#: What Ray, and the searcher above, read of a trial's last result.
+#: The keys of a trial's last result that Ray and :class:`DriverSearcher` read.
 KEPT = {"done", "failure", "node_ip", "pid", "training_iteration", "trial_id"}
 
 
 class _Unpickled:
-    """Ray pickles its state now and then, for a restore that is never used: the driver is no part of that."""
+    """Keep the driver out of the state that Ray pickles for a restore, which this project never uses."""
 
     def __reduce__(self) -> Any:
         return object, ()
 
 
 class DriverSearcher(_Unpickled, Searcher):
-    """Asks the driver for the next attempt; a configuration that is tried again is a new trial for Ray."""
+    """Ask the driver for the next attempt; each retry of a configuration is a new trial for Ray."""
 
     def __init__(self, driver: Driver) -> None:
-        super().__init__(metric="training_iteration", mode="max")  # Ray wants one; nothing reads it
+        super().__init__(metric="training_iteration", mode="max")  # required by Ray, read by nobody
         self.driver = driver
 
     def suggest(self, trial_id: str) -> Any:
         attempt = self.driver.next_attempt(trial_id)
         if attempt is not None:
             return {"attempt": dataclasses.asdict(attempt)}
-        # While others run, one of them may fail and be tried again: only then is nothing left.
+        # While others run, one of them may fail and need another attempt.
         return None if self.driver.running and not self.driver.stop_reason() else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error:
             failure = (result or {}).get("failure")
-            self.driver.gone(trial_id, Failure(*failure) if failure else None)
+            self.driver.trial_ended(trial_id, Failure(*failure) if failure else None)
 
-    # The ledger is the only record: Ray is not to pickle anything of ours.
+    # The ledger is the only record of a sweep: Ray saves and restores nothing.
 
     def save(self, checkpoint_path: str) -> None: ...
 
@@ -58,21 +58,21 @@ class DriverSearcher(_Unpickled, Searcher):
 
 
 class DriverScheduler(_Unpickled, FIFOScheduler):
-    """First come, first served; stops what the driver has pruned."""
+    """Run trials first come, first served, and stop those that the driver pruned."""
 
     def __init__(self, driver: Driver) -> None:
         super().__init__()
         self.driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        goes_on = self.driver.receive(result.get("records", [])) and self.driver.stop_reason() is None
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        running = self.driver.receive(result.get("records", [])) and self.driver.stop_reason() is None
+        return TrialScheduler.CONTINUE if running else TrialScheduler.STOP
 
 
 class DriverStopper(_Unpickled, Stopper):
-    """Ends the session when the driver says so: after the epochs that are under way, on a signal at once.
+    """End the session when the driver stops: after the current epochs, or at once on a signal.
 
-    Ray gives what still runs then ten seconds.
+    Ray gives trials that still run then ten seconds.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -87,12 +87,13 @@ class DriverStopper(_Unpickled, Stopper):
 
 
 class DriverCallback(_Unpickled, Callback):
-    """The last records of a trial, failures, and a beat on every turn of Ray's loop."""
+    """Hand a trial's last records and its failure to the driver, and beat on every turn of Ray's loop."""
 
     def __init__(self, driver: Driver, stopper: DriverStopper, beat: Callable[[], None]) -> None:
         self.driver, self.stopper, self.beat = driver, stopper, beat
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.driver.started_trials = lambda: {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}
         self.beat()
         if self.driver.stop_reason() is not None:
             self.stopper.training = any(trial.status == Trial.RUNNING for trial in trials)
@@ -101,24 +102,24 @@ class DriverCallback(_Unpickled, Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if result.get("done"):
-            self.driver.receive(result.get("records", []))  # with what ends a trial Ray goes to no scheduler
+            self.driver.receive(result.get("records", []))  # Ray calls no scheduler for a trial's last result
         # Ray keeps every trial's last result, and three means of each number in it, until the sweep ends.
         for key in result.keys() - KEPT:
             del result[key]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.driver.gone(trial.trial_id, of_death(_error_of(trial), self.driver.hung(trial.trial_id)))
+        self.driver.trial_ended(trial.trial_id, of_death(_error_of(trial), self.driver.hang_report(trial.trial_id)))
 
 
 class KilledForMemory(RayActorError, OutOfMemoryError):
-    """Ray's monitor ended a trial because its node ran out of memory."""
+    """Ray's memory monitor killed a trial because its node ran out of memory."""
 
     def __init__(self, message: str) -> None:
         RayActorError.__init__(self, error_msg=message)
 
 
 class MemoryAwareActors(RayActorManager):
-    """Tune takes Ray's OutOfMemoryError for a fault of Tune's own and ends all trials: here it is the end of an actor."""
+    """Treat Ray's OutOfMemoryError as the end of one actor; Tune would take it for its own failure and end all trials."""
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         super()._actor_task_failed(tracked_actor_task, _as_actor_error(exception))
@@ -132,12 +133,15 @@ def _as_actor_error(exception: Exception) -> Exception:
 
 
 def use_memory_aware_actors() -> None:
-    """For the Tuners of this process; Tune has no option for it."""
+    """Install :class:`MemoryAwareActors` for the Tuners of this process; Tune has no option for it."""
     tune_controller.RayActorManager = MemoryAwareActors
 
 
 def _error_of(trial: Any) -> Any:
-    """What ended a trial. Ray's own accessor looks into its storage, where the driver's file arrives only later."""
+    """Return the error that ended a trial.
+
+    Ray's own accessor reads the storage, where the file of this process arrives only later.
+    """
     from ray import cloudpickle
 
     try:

@@ -1,7 +1,7 @@
-"""What a simulation replays: every epoch of a sweep's complete configurations, from its ledger or from a small copy.
+"""Record the epochs of a sweep's completed configurations for a simulation, from its ledger or from a small copy.
 
 A copy is a folder with `space.yaml`, the sweep's space, and `scores.json`, its scores and seconds by configuration, cell
-and epoch. Exits' own scores are left out, since no searcher and no pruner reads them.
+(seed, fold) and epoch. It omits the scores of single exits, which no searcher and no pruner reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from leebert.errors import SweepError
 from leebert.files import parse_json
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.store.folder import SweepFolder
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import complete, mean_and_std
 
 _SPACE, _SCORES = "space.yaml", "scores.json"
@@ -25,7 +25,16 @@ _SPACE, _SCORES = "space.yaml", "scores.json"
 
 @dataclasses.dataclass(frozen=True)
 class RecordedCell:
-    """The epochs of a finished cell: held-out scores (fractions; None where not finite) and seconds."""
+    """The epochs of a finished cell.
+
+    Attributes:
+        seed: The cell's seed.
+        fold: Its validation fold, from 0.
+        scores: The validation score of each epoch, a fraction; None where it was not finite.
+        seconds: The duration of each epoch.
+        best_epoch: The epoch with the best score, from 0.
+        ended: Why training ended, as the ledger has it.
+    """
 
     seed: int
     fold: int
@@ -36,13 +45,13 @@ class RecordedCell:
 
     @property
     def score(self) -> float:
-        """The score at its best epoch."""
+        """The validation score at the best epoch, a fraction."""
         score = self.scores[self.best_epoch]
-        assert score is not None  # a best epoch is one that could be scored
+        assert score is not None  # the best epoch has a finite score
         return score
 
-    def reports(self, config: str) -> Iterator[tuple[float, list[Record]]]:
-        """The seconds of each epoch, and the records that a trial tells the driver after it."""
+    def reports(self, config: str) -> Iterator[tuple[float, list[LedgerRecord]]]:
+        """Yield the seconds of each epoch, and the records that a trial sends to the driver after it."""
         where = {"config": config, "attempt": 1, "seed": self.seed, "fold": self.fold, "time": 0.0, "exits": {}}
         last = len(self.scores) - 1
         for i, (score, seconds) in enumerate(zip(self.scores, self.seconds, strict=True)):
@@ -57,30 +66,37 @@ class RecordedCell:
 
 @dataclasses.dataclass(frozen=True)
 class RecordedConfiguration:
-    """A complete configuration with its cells in the sweep's order."""
+    """A completed configuration with its cells in the sweep's order."""
 
     values: dict[str, Any]
     cells: tuple[RecordedCell, ...]
 
     @property
     def epochs(self) -> int:
-        """How many epochs it took."""
+        """The number of epochs over all cells."""
         return sum(len(cell.scores) for cell in self.cells)
 
     @property
     def score(self) -> float:
-        """Its full cross-validated score."""
+        """The validation score, a mean over all cells."""
         return mean_and_std(cell.score for cell in self.cells).mean
 
     @functools.cached_property
-    def reports(self) -> list[tuple[float, list[Record]]]:
-        """All its reports in their order, see :meth:`RecordedCell.reports`."""
+    def reports(self) -> list[tuple[float, list[LedgerRecord]]]:
+        """All reports in their order, see :meth:`RecordedCell.reports`."""
         return [report for cell in self.cells for report in cell.reports(config_id(self.values))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """The complete configurations of a sweep in the order in which they were suggested, and how many others it had."""
+    """The completed configurations of a sweep in the order of their suggestion.
+
+    Attributes:
+        name: The sweep's name.
+        space: The file of its space.
+        configurations: The completed configurations.
+        left_out: The number of the others.
+    """
 
     name: str
     space: Path
@@ -89,7 +105,15 @@ class Recording:
 
     @classmethod
     def find(cls, name: str, storage: str | None = None) -> Recording:
-        """A sweep's by name or folder, or a copy by its folder; SweepError where too few configurations are complete."""
+        """Load a sweep's recording by name or folder, or a copy by its folder.
+
+        Args:
+            name: A sweep's name or folder, or the folder of a copy.
+            storage: The folder of the sweeps; by default LEEBERT_STORAGE, else ./sweeps.
+
+        Raises:
+            SweepError: Fewer than two configurations are complete, or a copy can't be read.
+        """
         if (Path(name) / _SCORES).is_file():
             return cls._load(Path(name))
         folder = SweepFolder.find(name, storage)
@@ -107,15 +131,18 @@ class Recording:
         try:
             content = parse_json((folder / _SCORES).read_text())
             cells = [[RecordedCell(**_tuples(cell)) for cell in c["cells"]] for c in content["configurations"]]
-            found = [c["values"] for c in content["configurations"]]
+            values = [c["values"] for c in content["configurations"]]
             name, left_out = content["sweep"], content["left_out"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SweepError(f"{folder / _SCORES} is no copy of a sweep's scores: {error!r}") from None
-        both = zip(found, cells, strict=True)
+            raise SweepError(
+                f"{folder / _SCORES} can't be read as a copy of a sweep's scores: {error!r}; rewrite it by: "
+                "leebert-tune simulate SWEEP --save FOLDER"
+            ) from None
+        both = zip(values, cells, strict=True)
         return cls(name, folder / _SPACE, tuple(RecordedConfiguration(v, tuple(c)) for v, c in both), left_out)
 
     def save(self, folder: Path) -> None:
-        """Write the copy that :meth:`find` takes, without what only its machine knows."""
+        """Write a copy that :meth:`find` reads, without paths and addresses of this machine."""
         spec = self.spec()
         kept = {"data": spec.data.model_copy(update={"dir": None}), "storage": None, "tracking": type(spec.tracking)()}
         content = {
@@ -129,12 +156,12 @@ class Recording:
         (folder / _SCORES).write_text(lines + "\n")
 
     def spec(self, overrides: Sequence[str] = ()) -> SweepSpec:
-        """The sweep's space, with ``key=value`` overrides."""
+        """Load the sweep's space, with ``key=value`` overrides."""
         return load_space(self.space, overrides)
 
 
-def recorded_configurations(state: State) -> tuple[RecordedConfiguration, ...]:
-    """The complete configurations of a ledger."""
+def recorded_configurations(state: SweepState) -> tuple[RecordedConfiguration, ...]:
+    """Return the completed configurations of a ledger's state."""
     return tuple(
         RecordedConfiguration(
             dict(c.values), tuple(_recorded_cell(state, (c.id, cell.seed, cell.fold)) for cell in c.cells)
@@ -143,7 +170,7 @@ def recorded_configurations(state: State) -> tuple[RecordedConfiguration, ...]:
     )
 
 
-def _recorded_cell(state: State, key: tuple[str, int, int]) -> RecordedCell:
+def _recorded_cell(state: SweepState, key: tuple[str, int, int]) -> RecordedCell:
     epochs, end = [r for _, r in sorted(state.epochs[key].items())], state.cells[key]
     scores, seconds = tuple(r["score"] for r in epochs), tuple(r["seconds"] for r in epochs)
     return RecordedCell(key[1], key[2], scores, seconds, end["best_epoch"], end["ended"])

@@ -1,4 +1,4 @@
-"""One session of a sweep: Ray up, trials run as the driver decides, the end recorded."""
+"""Run one session of a sweep: start Ray, run the trials that the driver grants, record how the session ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from tune.running.driver import Driver, EndStatus
 
 
 def start_ray(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine. Does nothing where Ray is up already."""
+    """Connect to a Ray cluster, or start Ray on this machine; do nothing where Ray is running already.
+
+    Args:
+        address: The cluster's address (`auto`, HOST:PORT); None for RAY_ADDRESS, else this machine.
+
+    Raises:
+        SweepError: No cluster answers, its token is missing or wrong, or Ray does not start.
+    """
     import ray
 
     if ray.is_initialized():
@@ -28,40 +35,40 @@ def start_ray(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        # Without an address and outside of a job Ray would join whatever cluster was started last on this machine.
+        # Without an explicit address Ray would join the cluster that was last started on this machine.
         if where := address or os.environ.get("RAY_ADDRESS"):
             ray.init(address=where, **options)
         else:
             ray.init(address="local", include_dashboard=False, **options)
-    except Exception as error:  # where its processes take too long to come up, Ray raises no class of its own
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        # Without a token Ray says so by a class, with a wrong one only by the text of the cause.
+    except Exception as error:  # Ray has no exception class for processes that start too slowly
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # A missing token has an exception class, a wrong one only the text of the cause.
         if isinstance(error, ray.exceptions.AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
             raise SweepError(
-                f"{f'--address {address}' if address else 'Ray'}: the cluster's token is missing or wrong here; it belongs into ~/.ray/auth_token, "
-                "with RAY_AUTH_MODE=token in the environment"
+                f"{f'--address {address}' if address else 'Ray'}: the cluster's token is missing or wrong; write it to "
+                "~/.ray/auth_token and set RAY_AUTH_MODE=token"
             ) from None
         ray.shutdown()
         raise SweepError(
-            f"--address {address}: no Ray cluster answers there ({said})"
+            f"--address {address}: no Ray cluster answers at this address ({reason}); check it, or start one with ray start"
             if address
-            else f"Ray could not be started on this machine ({said}); try again when it is less busy, "
+            else f"Ray could not be started on this machine ({reason}); try again when it is less busy, "
             "or give the address of a cluster by --address"
         ) from None
 
 
 @contextlib.contextmanager
 def signals(driver: Driver) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask the driver to stop; a second one ends the process as usual."""
+    """Make SIGTERM and Ctrl-C stop the driver within the context; a second signal ends the process as usual."""
 
-    def ask(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         driver.interrupted, driver.signal = True, number
         for n, handler in before.items():
             signal.signal(n, handler)
 
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     for n in before:
-        signal.signal(n, ask)
+        signal.signal(n, interrupt)
     try:
         yield
     finally:
@@ -79,19 +86,69 @@ def run_session(
     beat: Callable[[], None],
     before_end: Callable[[], None] = lambda: None,
 ) -> EndStatus:
-    """Run trials until the driver has no more or stops; Ray must be up. The end is in the ledger when this returns.
+    """Run trials until the driver grants no more or stops; Ray must be running.
 
-    `before_end` is called between the last trial and the record of the end.
+    Args:
+        study: What all trials of the sweep share.
+        driver: The sweep's driver; its ledger has the end of the session when this returns.
+        cpus: CPUs of one trial.
+        gpus: GPUs of one trial; below 1, trials share a GPU.
+        concurrent: The most trials at once; None for as many as fit.
+        beat: Called on every turn of Ray's loop.
+        before_end: Called between the last trial and the record of the end.
+
+    Returns:
+        How the session ended.
+
+    Raises:
+        LeebertError: The driver's own error, where Ray passed one on.
+        SweepError: Ray itself failed.
     """
-    # Ray reads these when the Tuner is built: no pickles of trials, no progress table, one pending trial at a time so
-    # that a searcher decides on what is known, and our own handling of signals and of nodes that are taken away (Ray
-    # would start the same attempt once more, which knows nothing of the epochs that are done).
+    _configure_ray_tune()
+    error: str | None = None
+    status: EndStatus | None = None
+    with signals(driver), _scratch(study.folder) as scratch:
+        tuner = _tuner(study, driver, cpus, gpus, concurrent, beat, scratch)
+        try:
+            tuner.fit()
+        except KeyboardInterrupt:
+            driver.interrupted, driver.signal = True, signal.SIGINT
+        except Exception as e:
+            # A driver that took over has removed Ray's files, and Ray may have noticed first.
+            own = _own(e) or _lost(driver)
+            error = str(own) if own else f"{type(e).__name__}: {e}"
+            raise own or SweepError(f"Ray ended the sweep: {error}") from e
+        finally:
+            try:
+                before_end()
+            finally:
+                status = driver.finish(error)
+    return status
+
+
+def _configure_ray_tune() -> None:
+    """Set the options that Ray Tune reads from the environment when a Tuner is built."""
+    # No pickles of trials and no progress table. One pending trial at a time, so that the searcher decides on current
+    # results. Signals and preempted nodes are ours: Ray would restart the same attempt, which ignores the epochs that
+    # are already in the ledger.
     os.environ["RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
+
+
+def _tuner(
+    study: Study,
+    driver: Driver,
+    cpus: float,
+    gpus: float,
+    concurrent: int | None,
+    beat: Callable[[], None],
+    scratch: str,
+) -> Any:
+    """Plug the driver into a `ray.tune.Tuner` whose own files lie in `scratch`."""
     from ray import tune as ray_tune
 
     from tune.running.ray_adapters import (
@@ -107,60 +164,44 @@ def run_session(
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(CellTrial, study=study), functools.partial(_request, cpus=cpus, gpus=gpus)
     )
-    error: str | None = None
-    status: EndStatus | None = None
-    with signals(driver), _scratch(study.folder) as scratch:
-        stopper = DriverStopper(driver)
-        tuner = ray_tune.Tuner(
-            trainable,
-            tune_config=ray_tune.TuneConfig(
-                search_alg=DriverSearcher(driver),
-                scheduler=DriverScheduler(driver),
-                num_samples=-1,
-                max_concurrent_trials=concurrent,
-                reuse_actors=True,
-            ),
-            run_config=ray_tune.RunConfig(
-                name="trials",
-                storage_path=scratch,
-                stop=stopper,
-                callbacks=[DriverCallback(driver, stopper, beat)],
-                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                verbose=0,
-            ),
-        )
-        try:
-            tuner.fit()
-        except KeyboardInterrupt:
-            driver.interrupted, driver.signal = True, signal.SIGINT
-        except Exception as e:
-            # Whoever has taken over has cleared away Ray's files, and Ray may have missed them first.
-            own = _own(e) or _lost(driver)
-            error = str(own) if own else f"{type(e).__name__}: {e}"
-            raise own or SweepError(f"Ray ended the sweep: {error}") from e
-        finally:
-            try:
-                before_end()
-            finally:
-                status = driver.finish(error)
-    return status
+    stopper = DriverStopper(driver)
+    return ray_tune.Tuner(
+        trainable,
+        tune_config=ray_tune.TuneConfig(
+            search_alg=DriverSearcher(driver),
+            scheduler=DriverScheduler(driver),
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=ray_tune.RunConfig(
+            name="trials",
+            storage_path=scratch,
+            stop=stopper,
+            callbacks=[DriverCallback(driver, stopper, beat)],
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            verbose=0,
+        ),
+    )
 
 
 @contextlib.contextmanager
 def _scratch(folder: str) -> Iterator[str]:
-    """A folder for Ray's own files, which it wants where every node reaches it."""
+    """Create a temporary folder for Ray's own files in the sweep's folder, which every node reaches."""
     try:
         scratch = tempfile.mkdtemp(dir=folder, prefix=".ray-")
     except OSError as error:
-        raise StorageError(f"{folder} can't be written: {error.strerror or error}") from None
+        raise StorageError(
+            f"{folder} can't be written: {error.strerror or error}; check its permissions and the disk"
+        ) from None
     try:
         yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # what is left is removed by the next session
+        shutil.rmtree(scratch, ignore_errors=True)  # the next session removes leftovers
 
 
 def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
-    """What a trial asks Ray for; after memory ran out, a GPU or a node to itself."""
+    """Return the resources that a trial requests of Ray; after it ran out of memory, a whole GPU or node."""
     import ray
 
     alone = config["attempt"]["placement"]["alone"]
@@ -174,13 +215,14 @@ def _request(config: Mapping[str, Any], cpus: float, gpus: float) -> Any:
 
 @functools.cache
 def _bundle(cpus: float, gpus: float) -> Any:
-    """The same for all trials that ask for the same: Ray takes a millisecond to make one."""
+    """Cache the request: Ray takes a millisecond to make one, and most trials request the same."""
     from ray.tune import PlacementGroupFactory
 
     return PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
 
 
 def _lost(driver: Driver) -> LeaseError | None:
+    """Return the error of a lost lease; None where the driver still holds it."""
     try:
         driver.may_decide()
     except LeaseError as error:
@@ -189,7 +231,7 @@ def _lost(driver: Driver) -> LeaseError | None:
 
 
 def _own(error: BaseException | None) -> LeebertError | None:
-    """The error of ours that Ray may have wrapped into its own."""
+    """Return the project's error that Ray wrapped into its own; None where there is none."""
     while error is not None and not isinstance(error, LeebertError):
         error = error.__cause__
     return error
@@ -202,7 +244,18 @@ def beats(
     also: Callable[[], None] = lambda: None,
     every: float = 2.0,
 ) -> Callable[[], None]:
-    """A function for Ray's loop: tells every few seconds what the driver does, ends one that was taken over, calls `also`."""
+    """Make the function that Ray's loop calls on every turn.
+
+    Args:
+        write: Writes the driver's status; called with `started`, `planned_cells`, `running` and `queued` configurations.
+        driver: The driver; its lease is checked on every beat, and a lost one ends the session.
+        planned_cells: How many cells the whole sweep has; None where that is unknown.
+        also: Called after the status is written.
+        every: Seconds between two beats.
+
+    Returns:
+        The function.
+    """
     last = -every
 
     def beat() -> None:
@@ -210,7 +263,10 @@ def beats(
         if time.monotonic() - last >= every:
             last = time.monotonic()
             driver.may_decide()
-            write(started=driver.started, planned_cells=planned_cells, running=sorted(driver.running.values()))
+            started = set(driver.started_trials())
+            running = sorted(config for trial, config in driver.running.items() if trial in started)
+            queued = sorted(config for trial, config in driver.running.items() if trial not in started)
+            write(started=driver.started, planned_cells=planned_cells, running=running, queued=queued)
             also()
 
     return beat

@@ -1,7 +1,7 @@
-"""What a pruner and a searcher would have done to a sweep that was recorded without pruning.
+"""Simulate a pruner and a searcher on a sweep that ran without pruning.
 
-The decisions are the real driver's (:class:`tune.running.driver.Driver`), on a ledger in memory: reports come in the order in
-which so many trials at once would have sent them, by the recorded seconds of their epochs.
+The real driver decides (:class:`tune.running.driver.Driver`), on a ledger in memory. Reports arrive in the order in which
+the given number of concurrent trials would have sent them, by the recorded seconds of their epochs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,22 @@ from tune.running.recording import RecordedConfiguration, Recording
 from tune.searchers import Searcher, make_searcher
 from tune.space import Budget, SweepSpec, config_id
 from tune.store.history import History
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, score
 
-#: Configurations by id, and what a trial of each would report: (seconds, records) per epoch.
+#: Recorded configurations by id.
 Configurations = Mapping[str, RecordedConfiguration]
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """One simulated sweep: share of the fold-epochs spent, how far its pick is behind the best, how many were pruned."""
+class SimulatedSweep:
+    """One simulated sweep.
+
+    Attributes:
+        spent: Epochs trained, as a share of those of the whole sweep.
+        regret: Validation score of the sweep's best configuration minus that of the one chosen, a fraction.
+        pruned: The number of pruned configurations.
+    """
 
     spent: float
     regret: float
@@ -42,16 +48,16 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """The outcomes over many orders."""
+    """The simulated sweeps over many orders of the configurations."""
 
     sweep: str
     settings: Mapping[str, Any]
     configurations: int
     left_out: int
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[SimulatedSweep, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """What they come to: shares in per cent, regrets in points of the score."""
+        """Summarise them: shares in per cent, regrets in points of the score."""
         spent = [100 * o.spent for o in self.outcomes]
         regret = [100 * o.regret for o in self.outcomes]
         return {
@@ -76,23 +82,36 @@ def simulate(
 ) -> Simulation:
     """Run the pruner and the searcher of `spec` on the recorded configurations, in `orders` random orders.
 
-    Its `budget.trials` and `budget.fold_epochs` count, too. Where it would measure other things, or its searcher could
-    propose what was not recorded, it is a ConfigError.
+    Args:
+        recording: The recorded sweep.
+        spec: Its space with another pruner, searcher or budget (`budget.trials` and `budget.fold_epochs` count).
+        orders: The number of simulated sweeps.
+        concurrent: Trials at once.
+        seed: The seed of the orders.
+
+    Returns:
+        The simulated sweeps.
+
+    Raises:
+        ConfigError: `spec` differs in anything that scores depend on, or its searcher could suggest a configuration that was
+            not recorded.
     """
     recorded = recording.spec()
     if spec.model_copy(update={"searcher": recorded.searcher, "pruner": recorded.pruner}).digest != recorded.digest:
-        raise ConfigError("--set: a simulation may change pruner, searcher and budget only: the rest has been measured")
-    known = {config_id(c.values): c for c in recording.configurations}
-    if spec.searcher.name == "tpe":
-        _check_whole(spec, known)
+        raise ConfigError(
+            "--set: a simulation may change only pruner, searcher and budget; recorded scores depend on the rest"
+        )
+    configurations = {config_id(c.values): c for c in recording.configurations}
+    if spec.searcher.row.reads_scores:
+        _check_whole(spec, configurations)
     pruner, budget = make_pruner(spec), Budget(trials=spec.budget.trials, fold_epochs=spec.budget.fold_epochs)
-    epochs, top = sum(c.epochs for c in known.values()), max(c.score for c in known.values())
+    epochs, top = sum(c.epochs for c in configurations.values()), max(c.score for c in configurations.values())
     outcomes = []
     for order in range(orders):
-        searcher = _searcher(spec, known, Random(f"{seed}/{order}"))
-        state = replay(known, spec.cells(), searcher, pruner, concurrent=concurrent, budget=budget)
+        searcher = _searcher(spec, configurations, Random(f"{seed}/{order}"))
+        state = replay(configurations, spec.cells(), searcher, pruner, concurrent=concurrent, budget=budget)
         picked = score(best(state.history())).mean
-        outcomes.append(Outcome(state.fold_epochs / epochs, top - picked, len(state.pruned)))
+        outcomes.append(SimulatedSweep(state.fold_epochs / epochs, top - picked, len(state.pruned)))
     settings = {
         "pruner": spec.pruner.model_dump(),
         "searcher": spec.searcher.name,
@@ -100,48 +119,60 @@ def simulate(
         "concurrent": concurrent,
         "seed": seed,
     }
-    return Simulation(recording.name, settings, len(known), recording.left_out, tuple(outcomes))
+    return Simulation(recording.name, settings, len(configurations), recording.left_out, tuple(outcomes))
 
 
-def print_simulation(told: Mapping[str, Any]) -> None:
-    """:meth:`Simulation.as_dict` in a few lines."""
-    spent, regret = told["spent_pct"], told["regret_points"]
-    if told["left_out"]:
-        print(f"{told['left_out']} configurations of {told['sweep']} are not complete and left out")
+def print_simulation(summary: Mapping[str, Any]) -> None:
+    """Print :meth:`Simulation.as_dict` in a few lines."""
+    spent, regret = summary["spent_pct"], summary["regret_points"]
+    if summary["left_out"]:
+        print(f"{summary['left_out']} configurations of {summary['sweep']} are not complete and are omitted")
     print(
-        f"{told['sweep']}: {told['configurations']} configurations in {told['orders']} orders, "
-        f"{told['concurrent']} at a time; searcher {told['searcher']}, pruner {told['pruner']['name']}"
+        f"{summary['sweep']}: {summary['configurations']} configurations in {summary['orders']} orders, "
+        f"{summary['concurrent']} at a time; searcher {summary['searcher']}, pruner {summary['pruner']['name']}"
     )
     print(
         f"spent   {spent['mean']:.1f} % of the fold-epochs (sd {spent['sd']:.1f}, "
         f"5 % to 95 % of the orders: {spent['p05']:.1f} to {spent['p95']:.1f})"
     )
-    print(f"pruned  {told['pruned']:.1f} configurations")
+    print(f"pruned  {summary['pruned']:.1f} configurations")
     print(
         f"picked  {regret['mean']:.3f} points below the best (95 % of the orders: at most {regret['p95']:.2f}); "
-        f"the best itself in {told['best_picked_pct']:.0f} %"
+        f"the best itself in {summary['best_picked_pct']:.0f} %"
     )
 
 
 def replay(
-    known: Configurations,
+    configurations: Configurations,
     cells: tuple[tuple[int, int], ...],
     searcher: Searcher,
     pruner: Pruner,
     *,
     concurrent: int = 1,
     budget: Budget | None = None,
-) -> State:
-    """One sweep over recorded configurations, `concurrent` at a time; what its ledger would say."""
+) -> SweepState:
+    """Simulate one sweep over recorded configurations.
+
+    Args:
+        configurations: Recorded configurations by id.
+        cells: (seed, fold) of every configuration.
+        searcher: Suggests configurations.
+        pruner: Decides after each epoch.
+        concurrent: Trials at once.
+        budget: When to stop.
+
+    Returns:
+        The state that the sweep's ledger would have.
+    """
     driver = Driver(
         _Frame(cells), _Memory(), searcher, pruner, config_id=config_id, budget=budget, say=lambda line: None
     )
     running: list[
-        tuple[float, int, list[Record], Iterator[tuple[float, list[Record]]]]
+        tuple[float, int, list[LedgerRecord], Iterator[tuple[float, list[LedgerRecord]]]]
     ] = []  # a heap, next report first
     trials = itertools.count()
 
-    def go_on(now: float, trial: int, reports: Iterator[tuple[float, list[Record]]]) -> bool:
+    def schedule_next(now: float, trial: int, reports: Iterator[tuple[float, list[LedgerRecord]]]) -> bool:
         following = next(reports, None)
         if following is not None:
             heapq.heappush(running, (now + following[0], trial, following[1], reports))
@@ -151,14 +182,14 @@ def replay(
         trial = next(trials)
         attempt = driver.next_attempt(str(trial))
         if attempt is not None:
-            go_on(now, trial, iter(known[attempt.config].reports))
+            schedule_next(now, trial, iter(configurations[attempt.config].reports))
 
     for _ in range(concurrent):
         begin(0.0)
     while running and not driver.stop_reason():
         now, trial, records, reports = heapq.heappop(running)
-        if not driver.receive(records) or not go_on(now, trial, reports):
-            driver.gone(str(trial))
+        if not driver.receive(records) or not schedule_next(now, trial, reports):
+            driver.trial_ended(str(trial))
             begin(now)
     driver.finish()
     return driver.state
@@ -166,9 +197,9 @@ def replay(
 
 @dataclasses.dataclass(frozen=True)
 class InOrder:
-    """Proposes configurations one after the other, `limit` at most."""
+    """Suggest given configurations (values by id) one after another, `limit` at most."""
 
-    values: Mapping[str, Mapping[str, Any]]  # by id
+    values: Mapping[str, Mapping[str, Any]]
     limit: int | None = None
 
     def suggest(self, history: History) -> dict[str, Any] | None:
@@ -178,23 +209,27 @@ class InOrder:
         return next((dict(v) for config, v in self.values.items() if config not in suggested), None)
 
 
-def _searcher(spec: SweepSpec, known: Configurations, rng: Random) -> Searcher:
-    if spec.searcher.name == "tpe":
-        seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)})
+def _searcher(spec: SweepSpec, configurations: Configurations, rng: Random) -> Searcher:
+    if spec.searcher.row.reads_scores:
+        options = spec.searcher.row.options.model_fields
+        seeded = spec.searcher.model_copy(update={"seed": rng.randrange(2**31)} if "seed" in options else {})
         return make_searcher(spec.model_copy(update={"searcher": seeded}))
-    # A random searcher's draws may come in any order, all equally probable; a grid's order is arbitrary.
-    shuffled = rng.sample(list(known), len(known))
-    return InOrder({config: known[config].values for config in shuffled}, spec.limit)
+    # All orders of a random searcher's draws are equally probable; a grid's order is arbitrary.
+    shuffled = rng.sample(list(configurations), len(configurations))
+    return InOrder({config: configurations[config].values for config in shuffled}, spec.limit)
 
 
-def _check_whole(spec: SweepSpec, known: Configurations) -> None:
-    """TPE may propose any configuration of the space: all must have been recorded."""
+def _check_whole(spec: SweepSpec, configurations: Configurations) -> None:
+    """Refuse a space of which configurations are not recorded, since a searcher that reads scores may suggest any of them."""
     if spec.size is None:
-        raise ConfigError("--searcher tpe: it would draw from the space's ranges what was not recorded; record a grid")
-    missing = sum(config_id(values) not in known for values in spec.configurations())
+        raise ConfigError(
+            f"--searcher {spec.searcher.name}: it would draw values from the space's ranges that were not recorded; simulate a sweep over a grid"
+        )
+    missing = sum(config_id(values) not in configurations for values in spec.configurations())
     if missing:
         raise ConfigError(
-            f"--searcher tpe: it may propose any of the grid's {spec.size} configurations, and the record lacks {missing}"
+            f"--searcher {spec.searcher.name}: it may suggest any of the grid's {spec.size} configurations, of which {missing} are not recorded; "
+            "simulate another searcher"
         )
 
 
@@ -211,18 +246,18 @@ class _Frame:
 
 
 class _Memory:
-    """A ledger that keeps nothing: the driver's own state holds all that a simulation reads."""
+    """A ledger without files: a simulation reads the driver's state only."""
 
-    def read(self) -> State:
-        return State()
+    def read(self) -> SweepState:
+        return SweepState()
 
     def driver_writer(self, driver: int) -> _Memory:
         return self
 
-    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[Record]:
+    def append(self, *records: Mapping[str, Any], sync: bool = True) -> list[LedgerRecord]:
         return [{"seq": 0, "time": 0.0, **record} for record in records]
 
     def close(self) -> None: ...
 
-    def records_of(self, config: str, attempt: str) -> tuple[Record, ...]:
+    def records_of(self, config: str, attempt: str) -> tuple[LedgerRecord, ...]:
         return ()

@@ -1,4 +1,4 @@
-"""A sweep from its space to its results: what `leebert-tune sweep` and `resume` do."""
+"""Run and resume a sweep, from its search space to its results: `leebert-tune sweep` and `resume`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import Any
 
 from leebert.errors import LeaseError, StorageError, SweepError
 from leebert.files import write_atomically
+from leebert.outside import origins
 from leebert.provenance import backbone_differences, backbone_identity, code_version, differences, versions
 from tune.machines.nodes import check_versions
 from tune.machines.placement import check_resources, nodes_for, warn_of_crowding
 from tune.pruners import make_pruner
+from tune.running.crossval import Study
 from tune.running.driver import Driver, EndStatus
 from tune.running.extend import at_its_old_place, extended
+from tune.running.outside import recorded
 from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
@@ -25,13 +28,13 @@ from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.space.spec import anchored
 from tune.store import held_out, results
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, held, named, spec_of, storage_root
+from tune.store.folder import SweepFolder, driver_lease, spec_of, storage_root, sweep_argument
 from tune.store.history import CellKey
 from tune.store.lease import Lease
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking.audit import missing
 from tune.tracking.feed import replay
-from tune.tracking.publish import Showing
+from tune.tracking.publish import Publisher
 from tune.tracking.saved_views import doubts
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
 
@@ -39,24 +42,50 @@ Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How one session of a sweep ended."""
+class SweepOutcome:
+    """How one session of a sweep ended.
+
+    Attributes:
+        folder: The sweep's folder.
+        spec: Its space.
+        status: finished, stopped (work remains) or failed.
+        by_hand: Whether a signal or `leebert-tune stop` stopped it, not its budget.
+        signal: The signal that stopped it; None where there was none.
+        unsent: MLflow events that did not arrive.
+        mlflow: How to open MLflow.
+        views: The sweep's saved views, name → address.
+        views_note: A remark on the views; empty where there is none.
+    """
 
     folder: SweepFolder
     spec: SweepSpec
     status: EndStatus
-    by_hand: bool  # stopped by a signal or on request, not by its budget
-    signal: int | None  # the signal that stopped it
-    unsent: int  # MLflow events that did not arrive
-    mlflow: str  # how to open MLflow
-    views: dict[str, str]  # its saved views: name → address
-    views_note: str  # what there is to say of them
+    by_hand: bool
+    signal: int | None
+    unsent: int
+    mlflow: str
+    views: dict[str, str]
+    views_note: str
 
 
 def new_sweep(
     spec: SweepSpec, name: str, *, address: str | None = None, device: str = "auto", say: Say = print
-) -> Outcome:
-    """Prepare and run a new sweep. Nothing is created before space, data, backbone and tracking server are checked."""
+) -> SweepOutcome:
+    """Prepare and run a new sweep; space, data, backbone and tracking server are checked before anything is created.
+
+    Args:
+        spec: The search space.
+        name: The sweep's name, which no folder of the storage has.
+        address: The Ray cluster; None for this machine.
+        device: auto, cpu or cuda.
+        say: Prints one line of progress.
+
+    Returns:
+        How the session ended.
+
+    Raises:
+        LeebertError: A check failed, or the sweep can't continue; the message says what to do.
+    """
     spec = anchored(spec)
     storage = storage_root(spec.storage)
     SweepFolder.refuse_taken(storage, name)
@@ -69,19 +98,23 @@ def new_sweep(
     if prepared.facts["truncated_rows"]:
         say(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
     start_ray(address)
-    check_versions(address)
+    check_versions(address, packages=prepared.outside.packages)
     check_resources(spec.resources.cpus, spec.resources.gpus)
     warn_of_crowding(spec, say)
     with SweepFolder.create(storage, name) as folder:
         _describe(folder, spec, prepared, device)
         prepared.folds.save(folder.path / "folds.json")
         writer = folder.ledger.driver_writer(1)
-        writer.append({"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)})
+        begun = {"kind": "sweep", "name": name, "task": spec.task_name, "params": _params(spec, prepared)}
+        parts = recorded(spec, prepared.facts["metric"])
+        writer.append({**begun, "parts": parts} if parts else begun)
         writer.close()
     folder = SweepFolder(storage / name)
-    with held(folder) as lease:
+    with driver_lease(folder) as lease:
         if lease.number > 1:
-            raise LeaseError(f"sweep {name}: somebody has resumed it before it had begun")
+            raise LeaseError(
+                f"sweep {name}: another driver resumed it before it started; see leebert-tune status {name}"
+            )
         return _run(folder, spec, prepared, tracker, lease, address, device, say)
 
 
@@ -95,39 +128,52 @@ def resume_sweep(
     address: str | None = None,
     device: str = "auto",
     say: Say = print,
-) -> Outcome:
-    """Go on with a sweep where its ledger stands: finished cells are kept, running ones continue from their checkpoint.
+) -> SweepOutcome:
+    """Resume a sweep from its ledger: finished cells stay, interrupted ones continue from their last checkpoint.
 
-    `space` may bring more configurations or seeds (`tune.running.extend`); `take_over` ends another driver's right to it;
-    `repair` trains cells again whose logits are missing or damaged.
+    Args:
+        folder: The sweep's folder.
+        space: A space with more configurations or seeds (`tune.running.extend`); by default the sweep's own.
+        overrides: `key=value` assignments to the space.
+        take_over: Whether to resume although another driver still holds the sweep's lease.
+        repair: Whether to train cells again whose logits are missing or damaged.
+        address: The Ray cluster; None for this machine.
+        device: auto, cpu or cuda.
+        say: Prints one line of progress.
+
+    Returns:
+        How the session ended.
+
+    Raises:
+        LeaseError: Another driver runs the sweep.
+        SweepError: Results under the new space, data or backbone could not be compared with the old ones.
     """
     folder.refuse_links()
-    with held(folder, take_over) as lease:
-        folder.clear_stop()  # an old request; one that comes while this prepares counts
-        old, was = spec_of(folder), folder.manifest
-        for key in ("data_fingerprint", "folds", "backbone"):
-            was[key]  # an error that names it, before anything is prepared
-        where = json.dumps(str(folder.path.parent))
-        given = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={where}"]))
+    with driver_lease(folder, take_over) as lease:
+        folder.clear_stop()  # an old request; a new one during the preparation counts
+        spec, given, old = _resumed_spec(folder, space, overrides)
         state = folder.ledger.read(epochs=False)
-        suggested = [configuration.values for configuration in state.history()]
-        named_before = at_its_old_place(given, old, folder.manifest["backbone"], folder.name)
-        spec = extended(old, named_before, suggested, folder.name)
         tracker = tracker_for(spec, folder.name, say)
-        # Read where it lies today; what is written down keeps its first place.
+        # Read the backbone from its present place; the manifest keeps the first one.
         prepared = prepare(spec.model_copy(update={"backbone": given.backbone}), folder.path.parent / ".tokens")
         _refuse_changed_data(folder, prepared)
         for line in differences(
-            folder.manifest, {"versions": versions(), "code": code_version(), "runtime": _runtime(prepared, device)}
+            folder.manifest,
+            {
+                "versions": versions(),
+                "code": code_version(),
+                "parts": origins(folder.manifest.get("parts") or ()),
+                "runtime": _runtime(prepared, device),
+            },
         ):
             say(f"warning: {line}, so new cells may differ from old ones in their last digits")
         start_ray(address)
-        check_versions(address)
+        check_versions(address, packages=prepared.outside.packages)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         again = _to_repair(folder, state, repair, say)
-        lease.check()  # much may have happened since it was taken
-        for left in folder.path.glob(".ray-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        lease.check()  # the preparation may have taken longer than the lease lasts
+        for leftover in folder.path.glob(".ray-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device, folder.manifest["backbone"])
             say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
@@ -138,27 +184,41 @@ def resume_sweep(
         return _run(folder, spec, prepared, tracker, lease, address, device, say, again)
 
 
-def _to_repair(folder: SweepFolder, state: State, asked: bool, say: Say) -> list[CellKey]:
-    """The cells to be trained again, as their logits are missing or damaged; none where it was not asked for."""
+def _resumed_spec(
+    folder: SweepFolder, space: Path | None, overrides: Sequence[str]
+) -> tuple[SweepSpec, SweepSpec, SweepSpec]:
+    """Return the space to resume with, the same as it was given (with the backbone's present place), and the old one."""
+    old, manifest_ = spec_of(folder), folder.manifest
+    for key in ("data_fingerprint", "folds", "backbone"):
+        manifest_[key]  # a missing key raises an error that names it, before anything is prepared
+    storage = json.dumps(str(folder.path.parent))
+    given = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={storage}"]))
+    suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
+    named_before = at_its_old_place(given, old, manifest_["backbone"], folder.name)
+    return extended(old, named_before, suggested, folder.name), given, old
+
+
+def _to_repair(folder: SweepFolder, state: SweepState, requested: bool, say: Say) -> list[CellKey]:
+    """Find cells whose logits are missing or damaged; return them where a repair is requested, else only warn."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
-        say(f"warning: {held_out.named(key)}: {problem}" + ("; the cell is trained again" if asked else ""))
-    if wrong and not asked:
-        say(f"{len(wrong)} cell(s) are trained again by: leebert-tune resume {named(folder)} --repair")
-    if asked and not wrong:
-        say("nothing to repair: the logits of all cells that count are as they were recorded")
-    if asked and (old := held_out.unchecked(feeding.values())):
+        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the cell is trained again" if requested else ""))
+    if wrong and not requested:
+        say(f"to train {len(wrong)} cell(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
+    if requested and not wrong:
+        say("nothing to repair: the logits of all finished cells match their recorded digests")
+    if requested and (old := held_out.count_unchecked(feeding.values())):
         say(
-            f"note: {old} cell(s) were recorded without a digest by an older version: only missing or unreadable files show"
+            f"note: an older version recorded {old} cell(s) without a digest: only missing or unreadable files are detected"
         )
-    return list(wrong) if asked else []
+    return list(wrong) if requested else []
 
 
 def _describe(
     folder: SweepFolder, spec: SweepSpec, prepared: Prepared, device: str, backbone: dict[str, Any] | None = None
 ) -> None:
-    """Write down what the sweep is made of; the manifest, which counts, last. `backbone`: its identity, where known."""
+    """Write the sweep's space, then its manifest; `backbone` is the identity to keep, by default that of its files."""
     write_atomically(folder.path / "space.yaml", resolved_yaml(spec))
     resolved = spec.model_dump(mode="json", exclude_none=True)
     facts = manifest(prepared, folder, resolved, _runtime(prepared, device))
@@ -166,6 +226,7 @@ def _describe(
 
 
 def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
+    """Raise SweepError where data, folds or the backbone's files changed since the sweep started."""
     now, was = json.loads(json.dumps(prepared.facts)), folder.manifest
     identity = backbone_identity(prepared.spec.backbone)
     for changed, what in (
@@ -176,7 +237,8 @@ def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
     ):
         if changed:
             raise SweepError(
-                f"sweep {folder.name}: the {what} changed since it was started, so its results can't be joined with new ones"
+                f"sweep {folder.name}: the {what} changed since it started, so its results can't be compared with new ones; "
+                "restore them, or start another sweep"
             )
 
 
@@ -190,17 +252,18 @@ def _run(
     device: str,
     say: Say,
     repair: Sequence[CellKey] = (),
-) -> Outcome:
+) -> SweepOutcome:
+    """Send the ledger's records to MLflow, run a session, and write results and saved views."""
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
-    # What the ledger holds already goes to MLflow first: a new tracker writes only what is missing there.
+    # MLflow gets the ledger's records first: a new tracker writes only those that MLflow lacks.
     state = replay(folder.ledger, tracker, CellCurves(folder.path, say))
     driver = Driver(
         study,
         folder.ledger,
         make_searcher(spec),
         make_pruner(spec),
-        state=state,  # not read again: a trial of an earlier driver may have written something since
+        state=state,  # not read again: a trial of an earlier driver may have written records since
         config_id=config_id,
         number=lease.number,
         budget=spec.budget,
@@ -211,50 +274,59 @@ def _run(
         may_decide=lease.check,
         repair=repair,
     )
-    planned = spec.planned * len(spec.cells()) if spec.planned else None
-    showing = Showing(tracker, spec, prepared.facts["test_train_ratio"], say)
-    showing.start(driver.state)
-    unsent, patience = 0, CLOSE_SECONDS
-    asked = spec.resources
-    # Only a cluster that somebody named can have an autoscaler, which is told of all trials at once.
-    nodes = nodes_for(asked.concurrent, asked.cpus, asked.gpus) if address else contextlib.nullcontext(lambda: None)
+    publishing = Publisher(tracker, spec, prepared.facts["test_train_ratio"], say)
+    publishing.start(driver.state)
+    unsent, seconds = 0, CLOSE_SECONDS
     try:
-        with nodes as settle:
-
-            def also() -> None:
-                settle()
-                showing.follow(driver.state)
-
-            status = run_session(
-                study,
-                driver,
-                cpus=asked.cpus,
-                gpus=asked.gpus,
-                concurrent=asked.concurrent,
-                beat=beats(lease.tell, driver, planned, also),
-                before_end=lambda: showing.end(driver.state),
-            )
-        with contextlib.suppress(OSError):  # it is written anew from the ledger at any time
+        status = _session(study, driver, spec, lease, publishing, address)
+        with contextlib.suppress(OSError):  # the file can be written from the ledger at any time
             results.write(folder.path / "results.parquet", folder.ledger.read(), folder.name, spec.task_name)
     except StorageError as error:
-        raise StorageError(f"{error}; mend that, then go on by: leebert-tune resume {named(folder)}") from None
+        raise StorageError(f"{error}; after that, resume by: leebert-tune resume {sweep_argument(folder)}") from None
     except LeaseError:
-        patience = 0.0  # what is left to send is the new driver's
+        seconds = 0.0  # the new driver sends the remaining events
         raise
     finally:
-        unsent = tracker.close(patience) + tracker.rejected
+        unsent = tracker.close(seconds) + tracker.rejected
     if not unsent:
         unsent = missing(tracker, driver.state, say)
-    reason = driver.stop_reason()
     if status == "stopped":
-        say(f"stopped: {reason or 'work is left'}; go on by: leebert-tune resume {named(folder)}")
+        say(
+            f"stopped: {driver.stop_reason() or 'work remains'}; resume it by: leebert-tune resume {sweep_argument(folder)}"
+        )
     by_hand = driver.interrupted or folder.stop_requested()
     views = tracker.views
     note = doubts(tracker.uri) if views else ""
-    return Outcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
+    return SweepOutcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
+
+
+def _session(
+    study: Study, driver: Driver, spec: SweepSpec, lease: Lease, publishing: Publisher, address: str | None
+) -> EndStatus:
+    """Run the trials; publish the saved views meanwhile and at the end."""
+    planned = spec.planned * len(spec.cells()) if spec.planned else None
+    cpus, gpus, concurrent = spec.resources.cpus, spec.resources.gpus, spec.resources.concurrent
+    # Only a cluster that was named can have an autoscaler, which gets the requests of all trials at once.
+    nodes = nodes_for(concurrent, cpus, gpus) if address else contextlib.nullcontext(lambda: None)
+    with nodes as settle:
+
+        def also() -> None:
+            settle()
+            publishing.follow(driver.state)
+
+        return run_session(
+            study,
+            driver,
+            cpus=cpus,
+            gpus=gpus,
+            concurrent=concurrent,
+            beat=beats(lease.tell, driver, planned, also),
+            before_end=lambda: publishing.end(driver.state),
+        )
 
 
 def _params(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
+    """Return the options that the ledger and the sweep's run in MLflow carry."""
     return {
         "backbone": spec.backbone,
         "pooling": spec.pooling,
@@ -269,7 +341,7 @@ def _params(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
 
 
 def _runtime(prepared: Prepared, device: str) -> dict[str, Any]:
-    """What trials will run on, as far as this machine can tell: device, precision, threads, CPU flags."""
+    """Describe what trials run on, by this machine: device, precision, threads, CPU flags."""
     from leebert.runtime import Runtime, limited_threads
 
     study = prepared.study(Path("."), device)

@@ -1,4 +1,7 @@
-"""A Ray Tune trial: one configuration on all its cells, one report per epoch. Actors are reused between trials."""
+"""A Ray Tune trial: one configuration on all its cells (seed, fold), one report per epoch.
+
+Ray reuses the actor for the next trial.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from ray.tune import Trainable
 from leebert.errors import SweepError
 from tune.running.crossval import Attempt, Study, run_attempt
 from tune.running.failures import Failure, of_exception
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
 
 class CellTrial(Trainable):
-    """Ray's view of :func:`tune.running.crossval.run_attempt`. Ray keeps no checkpoints: the ledger's are ours."""
+    """Run :func:`tune.running.crossval.run_attempt` under Ray; checkpoints are the sweep's own, not Ray's."""
 
     study: Study
-    records: Iterator[list[Record]] | None = None
-    refusal: Failure | None = None  # why nothing is trained in this process
+    records: Iterator[list[LedgerRecord]] | None = None
+    refusal: Failure | None = None  # why this process trains nothing
 
     def setup(self, config: dict[str, Any], study: Study | None = None) -> None:
         assert study is not None
@@ -36,8 +39,9 @@ class CellTrial(Trainable):
         self.records = run_attempt(self.study, Attempt.of(config["attempt"]))
 
     def _refusal(self) -> Failure | None:
-        """A node that joined after the sweep had begun may be another than those that were asked."""
+        """Compare this node's versions with the driver's: nodes that join later were not checked at the start."""
         try:
+            self.study.outside.make_available()
             if self.study.stamp is not None:
                 self.study.stamp.require()
         except SweepError as error:
@@ -53,8 +57,8 @@ class CellTrial(Trainable):
         except Exception as error:
             failure = of_exception(error)
             if failure is None:
-                raise  # a traceback, for whoever has to mend it
-            error.__traceback__ = None  # it holds the tensors for which there was no memory
+                raise  # an unknown error keeps its traceback
+            error.__traceback__ = None  # it would keep the tensors that filled the memory
             return self._failed(failure)
         ended = bool(records) and records[-1]["kind"] == "cell_end"
         is_last = ended and (
@@ -64,7 +68,7 @@ class CellTrial(Trainable):
 
     def _failed(self, failure: Failure) -> dict[str, Any]:
         self.cleanup()
-        # A list, as Ray flattens mappings on the way.
+        # A list, since Ray flattens mappings.
         return {"records": [], "failure": [failure.kind, failure.message], "done": True}
 
     def cleanup(self) -> None:
@@ -75,7 +79,7 @@ class CellTrial(Trainable):
         if self.study.device != "cpu":
             import torch
 
-            # The next configuration in this process, and whoever shares the GPU, gets what this one had.
+            # Free the memory for the next configuration in this process and for others on the GPU.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

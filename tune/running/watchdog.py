@@ -1,7 +1,7 @@
-"""Ends a trial that hangs: a deadlock in a library, a data loader that waits for ever, a GPU that stopped answering.
+"""End a trial that hangs: a deadlock in a library, a data loader that waits forever, a GPU that stopped answering.
 
-Every batch that is asked for is a sign of life. Where none comes for too long, the process writes all its threads'
-stacks into a file and ends itself; the driver sees a dead trial, and the configuration goes on elsewhere.
+Each batch that training requests resets a timer. When the timer expires, the process writes the stacks of all its
+threads to a file and exits; the driver sees a dead trial and tries the configuration again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from leebert.record import Batch, Rows
 
 
 class Watchdog:
-    """Armed between `with` and its end. faulthandler waits in a thread of C, which a stuck interpreter can't keep from it."""
+    """End the process when no batch was requested for too long; active within a `with` block.
+
+    faulthandler waits in a C thread, which runs even while the interpreter is stuck.
+
+    Args:
+        seconds: The longest time between two batches; None or 0 turns the watchdog off.
+        report: The file for the stacks.
+    """
 
     def __init__(self, seconds: float | None, report: Path) -> None:
         self.seconds, self.report = seconds or 0.0, report
@@ -32,7 +39,9 @@ class Watchdog:
                 self.report.parent.mkdir(parents=True, exist_ok=True)
                 self._file = open(self.report, "w")
             except OSError as error:
-                raise StorageError(f"{self.report} can't be written: {error.strerror or error}") from None
+                raise StorageError(
+                    f"{self.report} can't be written: {error.strerror or error}; check permissions and free space"
+                ) from None
             self.alive()
         return self
 
@@ -41,11 +50,11 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
             self._file.close()
             self._file = None
-            with contextlib.suppress(OSError):  # of storage that fails, an error is on its way already
+            with contextlib.suppress(OSError):  # failing storage has raised an error already
                 self.report.unlink(missing_ok=True)
 
     def alive(self) -> None:
-        """A sign of life. Taken once in a hundredth of the time at most: it starts a thread."""
+        """Reset the timer, at most once per hundredth of its time, since each reset starts a thread."""
         now = time.monotonic()
         if self._file is not None and now - self._armed > self.seconds / 100:
             self._armed = now
@@ -53,7 +62,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def asleep(self) -> Iterator[None]:
-        """For as long as nothing has to happen."""
+        """Pause the timer while no batch is expected."""
         if self._file is not None:
             faulthandler.cancel_dump_traceback_later()
         yield
@@ -61,7 +70,7 @@ class Watchdog:
         self.alive()
 
     def watch(self, rows: Rows) -> Rows:
-        """The same rows, each batch of which is a sign of life."""
+        """Wrap rows so that each batch resets the timer."""
         return _Watched(rows, self)
 
 

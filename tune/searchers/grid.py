@@ -8,6 +8,7 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec
+from tune.space.parts import SearcherRow
 from tune.store.history import History
 
 
@@ -23,3 +24,14 @@ class GridSearcher:
     @functools.cached_property
     def _listing(self) -> Listing:
         return Listing(self.spec.configurations())
+
+
+SEARCHER = SearcherRow(
+    name="grid",
+    title="all configurations, alternating between methods",
+    source="ours",
+    make=lambda spec, options: GridSearcher(spec),
+    needs="lists only, no `configurations`",
+    lists=True,
+    reads_scores=False,
+)

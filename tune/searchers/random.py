@@ -11,13 +11,14 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec, config_id
+from tune.space.parts import Drawn, SearcherRow
 from tune.store.history import History
 
 #: After so many draws in a row without a new configuration, a finite space is listed instead.
 _FRUITLESS = 200
 
 
-def draws(spec: SweepSpec) -> Iterator[dict[str, Any]]:
+def draws(spec: SweepSpec, seed: int = 0) -> Iterator[dict[str, Any]]:
     """Distinct effective configurations without end, or until a finite space has no more.
 
     Each draw of values is tried under all algorithms in turn: two algorithms are compared on the hyperparameters that
@@ -28,7 +29,7 @@ def draws(spec: SweepSpec) -> Iterator[dict[str, Any]]:
     for i in itertools.count():
         if fruitless == _FRUITLESS:
             break
-        rng = Random(f"{spec.searcher.seed}/{i}")  # a text seeds alike in every process and version of Python
+        rng = Random(f"{seed}/{i}")  # a text seeds alike in every process and version of Python
         chosen = {option: values.draw(rng) for option, values in spec.space.items()}
         fruitless += 1
         for algorithm in spec.algorithms:
@@ -46,6 +47,7 @@ class RandomSearcher:
     """The first draw that hasn't been suggested: more configurations continue the same sequence."""
 
     spec: SweepSpec
+    seed: int = 0
 
     def suggest(self, history: History) -> dict[str, Any] | None:
         if self.spec.limit is not None and len(history) >= self.spec.limit:
@@ -56,4 +58,15 @@ class RandomSearcher:
 
     @functools.cached_property
     def _listing(self) -> Listing:
-        return Listing(draws(self.spec))
+        return Listing(draws(self.spec, self.seed))
+
+
+SEARCHER = SearcherRow(
+    name="random",
+    title="random configurations with `seed`, each under all methods in turn, without repetition",
+    source="Bergstra and Bengio, JMLR 2012; pairing ours",
+    make=lambda spec, options: RandomSearcher(spec, options.seed),
+    options=Drawn,
+    needs="with ranges, `configurations` or `budget.trials`",
+    reads_scores=False,
+)

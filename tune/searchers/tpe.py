@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leebert.methods import applies
 from tune.searchers.random import RandomSearcher
 from tune.space import SweepSpec, config_id
+from tune.space.parts import Drawn, SearcherRow
 from tune.space.values import Range, Values
 from tune.store.history import Cell, Configuration, History
 
@@ -39,6 +40,7 @@ class TpeSearcher:
     """
 
     spec: SweepSpec
+    seed: int = 0
 
     def suggest(self, history: History) -> dict[str, Any] | None:
         drawn = self._at_random.suggest(history)
@@ -55,14 +57,14 @@ class TpeSearcher:
 
     @functools.cached_property
     def _at_random(self) -> RandomSearcher:
-        return RandomSearcher(self.spec)
+        return RandomSearcher(self.spec, self.seed)
 
     def study(self, history: History) -> Study:
         """An Optuna study that knows the history."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # else each study announces itself on the terminal
-        seed = hashlib.sha256(f"{self.spec.searcher.seed}/{len(history)}".encode()).digest()[:4]
+        seed = hashlib.sha256(f"{self.seed}/{len(history)}".encode()).digest()[:4]
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=1,
             multivariate=True,
@@ -178,3 +180,13 @@ def _suggest(trial: Trial, name: str, axis: BaseDistribution) -> Any:
         return trial.suggest_int(name, axis.low, axis.high, log=axis.log)
     assert isinstance(axis, FloatDistribution)
     return trial.suggest_float(name, axis.low, axis.high, log=axis.log)
+
+
+SEARCHER = SearcherRow(
+    name="tpe",
+    title="ten random configurations, then Optuna's TPE",
+    source="Bergstra et al., NeurIPS 2011",
+    make=lambda spec, options: TpeSearcher(spec, options.seed),
+    options=Drawn,
+    needs="as `random`",
+)

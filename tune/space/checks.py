@@ -1,4 +1,4 @@
-"""What no single key of a search space shows: checks across keys, each with the keys that it reads."""
+"""Checks across keys of a search space, each with the keys that it reads."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def _not_empty(spec: SweepFields) -> Iterator[Finding]:
 
 
 def _chooses_nothing(spec: SweepFields) -> Iterator[Finding]:
-    """The development split judges what a search has chosen, so no search may run where it is opened."""
+    """Refuse a search together with `evaluate`: the development split is for evaluating its result, not for selecting."""
     if spec.evaluate is None:
         return
-    why = "`evaluate` opens the development split, so nothing may be searched beside it"
+    why = "`evaluate` uses the development split, so the sweep must not search"
     for option, values in spec.space.items():
         if values.count != 1:
             yield Finding(f"space.{option}", shown(values.plain()), f"should be one value: {why}")
-    if spec.searcher.name != "grid":
+    if not spec.searcher.row.lists:
         yield Finding("searcher", shown(spec.searcher.name), f"should be grid: {why}")
-    if spec.pruner.name != "none":
+    if spec.pruner.row.prunes:
         yield Finding("pruner", shown(spec.pruner.name), f"should be none: {why}")
 
 
@@ -46,7 +46,7 @@ def _unused(section: str, spec: SweepFields) -> Iterator[Finding]:
     for option, value in options.items():
         if not any(applies(option, algorithm) for algorithm in spec.algorithms):
             users = ", ".join(name for name in METHODS if applies(option, name))
-            expected = f"none of the algorithms listed uses it, only {users}"
+            expected = f"none of the listed methods uses it, only {users}"
             yield Finding(f"{section}.{option}", shown(value), expected)
 
 
@@ -59,33 +59,33 @@ def _idle(spec: SweepFields) -> Iterator[Finding]:
         for option, value in options.items():
             why = [idle(option, algorithm, given) for algorithm in spec.algorithms if applies(option, algorithm)]
             if why and all(why):
-                yield Finding(f"{section}.{option}", shown(value), f"does nothing here: {why[0]}")
+                yield Finding(f"{section}.{option}", shown(value), f"has no effect here: {why[0]}")
 
 
 def _lists_in_a_grid(spec: SweepFields) -> Iterator[Finding]:
-    if spec.searcher.name == "grid":
+    if spec.searcher.row.lists:
         for option, values in spec.space.items():
             if isinstance(values, Range):
-                expected = "a grid needs lists; ranges are for the searchers random and tpe"
+                expected = f"a {spec.searcher.name} needs lists; ranges are for searchers that draw: random, tpe"
                 yield Finding(f"space.{option}", shown(values.plain()), expected)
         if spec.searcher.configurations is not None:
-            expected = "a grid runs all its configurations: use `budget.trials` to stop earlier"
+            expected = f"a {spec.searcher.name} runs all its configurations: use `budget.trials` to stop earlier"
             yield Finding("searcher.configurations", shown(spec.searcher.configurations), expected)
 
 
 def _bounded(spec: SweepFields) -> Iterator[Finding]:
     ranges = [option for option, values in spec.space.items() if isinstance(values, Range)]
-    if spec.searcher.name != "grid" and ranges and spec.limit is None:
-        expected = f"needs `configurations` (or `budget.trials`): the range of {', '.join(ranges)} has no natural end"
+    if not spec.searcher.row.lists and ranges and spec.limit is None:
+        expected = f"needs `configurations` (or `budget.trials`): the range of {', '.join(ranges)} is infinite"
         yield Finding("searcher", shown(spec.searcher.name), expected)
 
 
 def _prunable(spec: SweepFields) -> Iterator[Finding]:
-    if spec.pruner.name == "none":
+    if not spec.pruner.row.prunes:
         return
     name = shown(spec.pruner.name)
     if len(spec.cells()) == 1:
-        expected = "has nothing to prune: folds × seeds is one cell; use more folds or seeds, or `pruner: none`"
+        expected = "has nothing to prune: folds × seeds is one run; use more folds or seeds, or `pruner: none`"
         yield Finding("pruner", name, expected)
     if "max_epochs" in spec.space:
         expected = f"the pruner {spec.pruner.name} compares epochs of equal schedules: move it to `training`"
@@ -96,19 +96,20 @@ def _prunable(spec: SweepFields) -> Iterator[Finding]:
         which = ", ".join(staged) or f"those with {' or '.join(sorted(searched))}"
         expected = f"compares epoch by epoch, and {which} train in stages: use `pruner: none`"
         yield Finding("pruner", name, expected)
-    if "max_epochs" not in spec.space and spec.pruner.min_epochs >= (total := len(spec.cells()) * spec.max_epochs):
-        expected = f"should be below {total}, the epochs of a configuration, else nothing is ever pruned"
-        yield Finding("pruner.min_epochs", shown(spec.pruner.min_epochs), expected)
+    first, total = getattr(spec.pruner.options, "min_epochs", 0), len(spec.cells()) * spec.max_epochs
+    if "max_epochs" not in spec.space and first >= total:
+        expected = f"should be below {total}, the epochs of a configuration, or nothing is ever pruned"
+        yield Finding("pruner.min_epochs", shown(first), expected)
 
 
 def _payable(spec: SweepFields) -> Iterator[Finding]:
     if spec.budget.gpu_hours is not None and not spec.resources.gpus:
-        yield Finding("budget.gpu_hours", shown(spec.budget.gpu_hours), "never runs out with `resources.gpus` at 0")
+        yield Finding("budget.gpu_hours", shown(spec.budget.gpu_hours), "is never reached with `resources.gpus` at 0")
 
 
 def _on_one_gpu(spec: SweepFields) -> Iterator[Finding]:
     if spec.resources.gpus > 1:
-        expected = "should be at most 1: a trial trains on one GPU or a share of one, so that more would idle"
+        expected = "should be at most 1: a trial trains on one GPU or a share of one"
         yield Finding("resources.gpus", shown(spec.resources.gpus), expected)
 
 
@@ -129,7 +130,7 @@ def _of_one_kind(spec: SweepFields) -> Iterator[Finding]:
         yield Finding("data.group_by", shown(list(spec.data.group_by)), "is for columns of text: leave it out")
 
 
-#: A check is left out while one of the keys that it reads is wrong itself.
+#: A check is skipped while one of the keys that it reads is itself wrong.
 CHECKS: tuple[tuple[tuple[str, ...], Callable[[SweepFields], Iterator[Finding]]], ...] = (
     (("space",), _not_empty),
     (("space", "evaluate", "searcher", "pruner"), _chooses_nothing),

@@ -1,4 +1,4 @@
-"""The keys of a search space, each valid by itself, and the configurations that they span."""
+"""The keys of a search space, each valid by itself, and the space's configurations."""
 
 from __future__ import annotations
 
@@ -25,25 +25,32 @@ from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
 from leebert.training_options import float_options, train_config
 from tune.space.findings import Finding, Findings, keys_below, of_details, shown
-from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, Whole, named, several
+from tune.space.parts import Whole
+from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, expand_name, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
 
-#: Sections that say where and how far a sweep runs, not what it measures; a sweep may be resumed with others.
+#: Sections on where and how long a sweep runs, not on what it measures; a sweep may be resumed with other ones.
 CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
 
 
-#: More seeds or folds than any sweep can train.
+#: Options that older versions wrote into every space, whatever its searcher and pruner; digests always include them.
+_ONCE_WRITTEN: Mapping[str, Mapping[str, Any]] = {
+    "searcher": {"names": ("grid", "random", "tpe"), "defaults": {"seed": 0}},
+    "pruner": {"names": ("none", "racing", "halving"), "defaults": {"alpha": 0.1, "eta": 3, "min_epochs": 1}},
+}
+
+#: The largest number of seeds and of folds.
 MOST_SEEDS = MOST_FOLDS = 10_000
 
 
 def _read_task(raw: Any) -> str | dict[str, Any]:
     if isinstance(raw, str):
-        known = (*TASKS, *IMAGE_TASKS)
+        names = (*TASKS, *IMAGE_TASKS)
         if is_regression(raw):
             raise ValueError(f"is a regression: {NO_REGRESSION}")
-        if (name := known_name(raw)) not in known:
+        if (name := known_name(raw)) not in names:
             raise ValueError(
-                f"should be one of {', '.join(known)}{nearest(raw.lower(), known)}, or a mapping that declares a task"
+                f"should be one of {', '.join(names)}{nearest(raw.lower(), names)}, or a mapping that declares a task"
             )
         return name
     if not isinstance(raw, Mapping):
@@ -81,7 +88,10 @@ def plain_space(space: Mapping[str, Values]) -> dict[str, Any]:
 
 
 class SweepFields(Frozen):
-    """One sweep: which configurations, on which cells, of which data, with what. Its keys may contradict each other."""
+    """A sweep's keys: its configurations, data, folds, seeds, searcher, pruner and resources.
+
+    Each key is valid by itself; :class:`tune.space.spec.SweepSpec` also checks them together.
+    """
 
     task: Annotated[str | dict[str, Any], PlainValidator(_read_task)] = Field(
         description="One of the paper's seven tasks, cifar10, cifar100, or a mapping that declares an own one."
@@ -91,46 +101,49 @@ class SweepFields(Frozen):
         description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name as resnet56.",
     )
     pooling: Pooling = Field(
-        default="pooler", description="What the exits see: shared pretrained pooler, CLS state, or mean."
+        default="pooler",
+        description="Pooling before each classifier: shared pretrained pooler, CLS state, or mean.",
     )
-    max_length: Whole = Field(default=128, ge=4, description="Tokens per row; longer rows are cut and counted.")
+    max_length: Whole = Field(
+        default=128, ge=4, description="Tokens per sample; longer samples are truncated and counted."
+    )
     algorithms: Annotated[tuple[AlgorithmName, ...], BeforeValidator(several)] = Field(
-        default=("clo-v2",), description="How ω is learned; each is combined with the options that it uses."
+        default=("clo-v2",), description="Methods; each is combined with the options that it uses."
     )
     space: Annotated[dict[str, Values], PlainValidator(read_space), PlainSerializer(plain_space)] = Field(
         description="Option of TrainConfig → a list, a range or a log range."
     )
     training: Annotated[dict[str, Scalar], PlainValidator(read_training)] = Field(
-        default_factory=dict, description="Option of TrainConfig → the one value that every configuration has."
+        default_factory=dict, description="Option of TrainConfig → its value in every configuration."
     )
     data: Data = Field(default_factory=Data)
     folds: Whole = Field(
         default=5, ge=1, le=MOST_FOLDS, description="k of the cross-validation; 1 is one fixed hold-out of 10 %."
     )
-    fold_seed: Whole = Field(default=0, ge=0, description="Alone fixes the folds.")
+    fold_seed: Whole = Field(default=0, ge=0, description="Seed of the division into folds.")
     seeds: Annotated[tuple[int, ...], BeforeValidator(_read_seeds)] = Field(
         default=(0,), description="Seeds of the training; a number n means 0 to n - 1."
     )
-    searcher: Annotated[SearcherSpec, BeforeValidator(named)] = Field(default_factory=SearcherSpec)
-    pruner: Annotated[PrunerSpec, BeforeValidator(named)] = Field(default_factory=PrunerSpec)
+    searcher: Annotated[SearcherSpec, BeforeValidator(expand_name)] = Field(default_factory=SearcherSpec)
+    pruner: Annotated[PrunerSpec, BeforeValidator(expand_name)] = Field(default_factory=PrunerSpec)
     resources: Resources = Field(default_factory=Resources)
     budget: Budget = Field(default_factory=Budget)
     tracking: Tracking = Field(default_factory=Tracking)
     storage: str | None = Field(
         default=None, description="Where sweeps are kept; None: LEEBERT_STORAGE, else ./sweeps."
     )
-    keep_checkpoints: bool = Field(default=False, description="Keep a cell's checkpoint after its end.")
+    keep_checkpoints: bool = Field(default=False, description="Keep a run's checkpoint after its end.")
     evaluate: Literal["dev"] | None = Field(
         default=None,
-        description="Each cell also leaves its best epoch's logits on the development split(s); for `reproduce`, which "
-        "chooses nothing: one value per option, no pruner.",
+        description="Also save each run's logits on the development split(s) at its best epoch; for `reproduce`, which "
+        "selects nothing: one value per option, no pruner.",
     )
 
     @field_validator("algorithms")
     @classmethod
     def _distinct(cls, algorithms: tuple[str, ...]) -> tuple[str, ...]:
         if not algorithms:
-            raise ValueError("should have at least one algorithm")
+            raise ValueError("should have at least one method")
         twice = sorted({name for name in algorithms if algorithms.count(name) > 1})
         if twice:
             raise Findings(Finding("", shown(name), "is in the list twice") for name in twice)
@@ -138,36 +151,36 @@ class SweepFields(Frozen):
 
     @property
     def task_name(self) -> str:
-        """The task's name, also where the file declares the task."""
+        """The task's name, also for a task that the file declares."""
         return self.task if isinstance(self.task, str) else str(self.task["name"])
 
     @property
     def model(self) -> ModelConfig:
-        """Which encoder, and what its exits see."""
+        """The encoder and its pooling, as `leebert train` configures them."""
         return ModelConfig(backbone=self.backbone, pooling=self.pooling, max_length=self.max_length)
 
     @property
     def max_epochs(self) -> int:
-        """The schedule's horizon where it is the same for all configurations; the largest where it is searched."""
+        """The schedule's number of epochs; the largest one if it is searched."""
         if "max_epochs" in self.space:
             values = self.space["max_epochs"]
             return int(values.high) if isinstance(values, Range) else max(int(v) for v in values.values)
         return int(self.training.get("max_epochs", TrainConfig.model_fields["max_epochs"].default))
 
     def train_config(self, values: Mapping[str, Any], seed: int = 0) -> TrainConfig:
-        """How one configuration is trained: its values over the fixed options of `training`."""
+        """Return the training configuration: a configuration's values over the fixed options of `training`."""
         return train_config(self.training, values, seed)
 
     def cells(self) -> tuple[tuple[int, int], ...]:
-        """(seed, fold) of every cell, in the order in which every trial takes them: seed by seed, fold by fold.
+        """Return (seed, fold) of every run, in the order of training: seed by seed, fold by fold.
 
-        The order is the same for all, so that any two configurations share the cells of the one that got less far.
+        The order is the same for all configurations, so of any two the shorter one's runs are common to both.
         """
         return tuple(itertools.product(self.seeds, range(self.folds)))
 
     @property
     def size(self) -> int | None:
-        """How many effective configurations there are; None where an option is a continuum."""
+        """The number of effective configurations; None if an option is a continuum."""
         total = 0
         for algorithm in self.algorithms:
             counts = [values.count for option, values in self.space.items() if applies(option, algorithm)]
@@ -178,57 +191,68 @@ class SweepFields(Frozen):
 
     @property
     def limit(self) -> int | None:
-        """How many configurations a drawing searcher proposes: its own number, else the budget's; None: no limit."""
+        """The number of configurations that a random searcher proposes: its own, else the budget's; None: no limit."""
         return self.searcher.configurations or self.budget.trials
 
     @property
     def planned(self) -> int | None:
-        """How many configurations are to run if no other budget ends the sweep first; None if nothing bounds them."""
+        """The number of configurations if no other limit ends the sweep first; None if unbounded."""
         bounds = (self.size, self.searcher.configurations, self.budget.trials)
         return min((bound for bound in bounds if bound is not None), default=None)
 
     def configurations(self) -> Iterator[dict[str, Any]]:
-        """Every effective configuration once, in a fixed order; a :class:`ConfigError` where an option is a continuum.
+        """Iterate over every effective configuration once, in a fixed order.
 
-        The algorithms alternate innermost, and what few of them use changes fastest: wherever a sweep stops, nearly
-        every configuration has its partners under the other algorithms.
+        Methods alternate in the innermost loop, and options that few methods use change fastest: wherever a sweep stops,
+        nearly every configuration has its partners under the other methods.
+
+        Raises:
+            ConfigError: If an option is a continuum.
         """
         options = sorted(self.space, key=lambda option: -sum(applies(option, a) for a in self.algorithms))
         lists = [self.space[option].listed() for option in options]
         for option, listed in zip(options, lists, strict=True):
             if listed is None:
-                raise ConfigError(f"space.{option}: {self.space[option].plain()}: has no end of values; use a list")
-        seen: set[str] = set()
+                raise ConfigError(
+                    f"space.{option}: {self.space[option].plain()}: has infinitely many values; use a list"
+                )
+        ids: set[str] = set()
         for combination in itertools.product(*(listed for listed in lists if listed is not None)):
             chosen = dict(zip(options, combination, strict=True))
             for algorithm in self.algorithms:
                 values = self.configuration(algorithm, chosen)
                 identity = config_id(values)
-                if identity not in seen:
-                    seen.add(identity)
+                if identity not in ids:
+                    ids.add(identity)
                     yield values
 
     def configuration(self, algorithm: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        """An effective configuration: the algorithm and those chosen values that it uses, in the file's order."""
+        """Return an effective configuration: the method and those values that it uses, in the file's order."""
         return effective({"algorithm": algorithm, **{option: chosen[option] for option in self.space}})
 
     def cell_updates(self, values: Mapping[str, Any], train_rows: int) -> int:
-        """θ updates of one cell without early stopping: epochs of all stages × ⌊(training rows of the fold) / 2B⌋."""
+        """Return the θ updates of one run without early stopping: epochs of all stages × ⌊training samples / 2B⌋."""
         config = self.train_config(values)
         rows = min(train_rows, self.data.subset.rows) if self.data.subset else train_rows
         kept, of = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)
         return most_epochs(config) * (rows * kept // (of * 2 * config.batch_size))
 
     def theta_updates(self, train_rows: int) -> int:
-        """θ updates of the whole sweep on `train_rows` rows (held-out ones included), without early stops or pruning.
+        """Return the θ updates of the whole sweep, without early stopping or pruning.
 
-        A count for a grid. Where configurations are drawn, what a uniform draw costs on average times their number.
-        A fold may differ by a few rows, which changes a cell by one update an epoch at most.
+        Exact for a grid up to one update per epoch, as folds differ by a few samples. For random draws, the mean cost of a
+        uniform draw times their number.
+
+        Args:
+            train_rows: The number of samples of the training split, validation folds included.
+
+        Raises:
+            ConfigError: If the number of configurations is unbounded.
         """
         planned = self.planned
         if planned is None:
             raise ConfigError("nothing bounds the number of configurations, so their cost is unknown")
-        if self.searcher.name == "grid":
+        if self.searcher.row.lists:
             costs = [self.cell_updates(v, train_rows) for v in itertools.islice(self.configurations(), planned)]
             return len(self.cells()) * sum(costs)
         costly: dict[str, tuple[Scalar, ...]] = {
@@ -240,27 +264,31 @@ class SweepFields(Frozen):
 
     @property
     def digest(self) -> str:
-        """Digest of what is measured and how it is searched: a sweep may only be resumed with a file of equal digest.
+        """The digest of what is measured and how it is searched; resuming a sweep requires a file with the same digest.
 
-        Where it runs (resources, tracking, storage, the data's folder, options that only change memory) and how long
-        (budget, number of configurations) are left out, so that a sweep can be moved and extended.
+        It does not cover where a sweep runs (resources, tracking, storage, the data's folder, options that only change
+        memory) and how long (budget, number of configurations), so that a sweep can be moved and extended.
         """
         return _digest(self.measured())[:16]
 
     def measured(self) -> dict[str, Any]:
-        """What the digest is over, as plain values."""
+        """Return the content of the digest, as plain values."""
         content = self.model_dump(mode="json", exclude=set(CIRCUMSTANCES))
-        del content["data"]["dir"], content["searcher"]["configurations"]
-        if self.evaluate is None:  # as the digest was before there was such a key
+        del content["data"]["dir"]
+        content["searcher"].pop("configurations", None)
+        for key, options in _ONCE_WRITTEN.items():
+            if content[key]["name"] in options["names"]:
+                content[key] = {**options["defaults"], **content[key]}
+        if self.evaluate is None:  # keeps the digests of older versions without this key
             del content["evaluate"]
         content["training"] = {o: value for o, value in content["training"].items() if o not in COST_ONLY}
         if isinstance(content["task"], dict):
-            content["task"].pop("files", None)  # the data's fingerprint is compared anyway
+            content["task"].pop("files", None)  # the data's fingerprint is compared separately
         return content
 
 
 def effective(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values without the options that their algorithm doesn't use, so that equal trainings are equal values."""
+    """Drop the options that the method doesn't use, so that equal trainings have equal values."""
     return {
         option: value
         for option, value in values.items()
@@ -269,7 +297,7 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_id(values: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that name an effective configuration, the same in every sweep and on every machine."""
+    """Return the id of an effective configuration, eight hexadecimal digits, the same in every sweep and machine."""
     floats = float_options()
     canonical = {o: float(v) if o in floats else v for o, v in effective(values).items()}
     return _digest(canonical)[:8]

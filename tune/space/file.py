@@ -1,4 +1,4 @@
-"""Reading a search space from YAML with overrides: everything that is wrong with a file, in one error."""
+"""Reading a search space from YAML with overrides; one exception lists all errors of a file."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from leebert.data.tasks import OwnTask
 from leebert.errors import ConfigError, nearest
 from leebert.yaml import TOO_DEEP, refuse_deep, unreadable
 from tune.space.findings import Finding, dotted, keys_below, of_details, shown
-from tune.space.sections import named
+from tune.space.sections import PrunerSpec, SearcherSpec, expand_name
 from tune.space.shipped import find_space
 from tune.space.spec import SweepSpec
-from tune.space.values import Choice, options
+from tune.space.values import ValueList, options
 
-#: Another name of a key: `algorithm: clo-v2` reads well, too.
+#: Other names of keys, such as `algorithm: clo-v2`.
 _ALIASES = {"algorithm": "algorithms"}
 
-#: Stand-ins for required keys that are missing or wrong, so that the checks of the others can still run.
-_STAND_INS: dict[str, Any] = {"task": "mrpc", "backbone": "?", "space": {"batch_size": Choice((32,))}}
+#: Values for required keys that are missing or wrong, so that the checks of the others can still run.
+_STAND_INS: dict[str, Any] = {"task": "mrpc", "backbone": "?", "space": {"batch_size": ValueList((32,))}}
 
 
 def load_space(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
-    """The sweep that a file describes, with ``key=value`` overrides (dotted keys, YAML values).
+    """Read a sweep from a file.
 
-    `path` may also be the bare name of a search space that comes with the package. Everything that is wrong is in one :class:`ConfigError`, a line ``file: key: value: what was expected`` each.
+    Args:
+        path: The file, or the name of a search space of the package.
+        overrides: ``key=value`` each, with dotted keys and YAML values.
+
+    Raises:
+        ConfigError: With a line ``file: key: value: what was expected`` for each error.
     """
     file = find_space(path)
     raw, findings = _read_yaml(_text(file), str(file))
@@ -38,7 +43,7 @@ def load_space(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 def make_space(raw: dict[str, Any], overrides: Sequence[str], where: str) -> SweepSpec:
-    """The same of a mapping that was made otherwise; `where` stands in its errors for the file. `raw` is overridden."""
+    """Make a sweep from a mapping, as :func:`load_space`; `where` replaces the file in errors. It changes `raw`."""
     return _spec(raw, overrides, where, [])
 
 
@@ -53,8 +58,16 @@ def _spec(raw: dict[str, Any], overrides: Sequence[str], where: str, findings: l
     findings = [*findings, *_override(raw, overrides)]
     spec, more = _validate(raw)
     if spec is None or findings:
-        raise ConfigError("\n".join(finding.line(where) for finding in (*findings, *more)))
+        keys = [canonical(override.partition("=")[0]) for override in overrides]
+        lines = [finding.line(where) for finding in findings]
+        lines += [finding.line("--set" if _is_set(finding.key, keys) else where) for finding in more]
+        raise ConfigError("\n".join(lines))
     return spec
+
+
+def _is_set(key: str, overridden: Sequence[str]) -> bool:
+    """Tell whether the value of a dotted key comes from `--set`."""
+    return any(key == other or key.startswith(f"{other}.") for other in overridden)
 
 
 def _validate(raw: Mapping[str, Any]) -> tuple[SweepSpec | None, list[Finding]]:
@@ -63,7 +76,7 @@ def _validate(raw: Mapping[str, Any]) -> tuple[SweepSpec | None, list[Finding]]:
     except ValidationError as error:
         findings = [finding for details in error.errors() for finding in of_details(details, _keys())]
         broken = frozenset(str(details["loc"][0]) for details in error.errors() if details["loc"])
-    if broken:  # the checks across keys haven't run: run those that the sound keys allow
+    if broken:  # the checks across keys did not run: run those of the valid keys
         sound = {key: value for key, value in raw.items() if str(key) not in broken}
         try:
             SweepSpec.model_validate({**_STAND_INS, **sound}, context={"broken": broken})
@@ -76,6 +89,8 @@ def _keys() -> dict[str, tuple[str, ...]]:
     """The valid keys below each dotted prefix."""
     return {
         **keys_below(SweepSpec),
+        "searcher": SearcherSpec.keys(),
+        "pruner": PrunerSpec.keys(),
         "space": options(),
         "training": options(),
         **keys_below(OwnTask, "task"),
@@ -84,12 +99,12 @@ def _keys() -> dict[str, tuple[str, ...]]:
 
 
 def canonical(path: str) -> str:
-    """The dotted path of `--set` by the name that the specification has for its key."""
+    """Return the dotted path of `--set` with the specification's name of its key."""
     return _ALIASES.get(path.strip(), path.strip())
 
 
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[Finding]:
-    """Write ``key=value`` overrides into the file's mapping; returns what is wrong with them."""
+    """Write ``key=value`` overrides into the file's mapping; return their errors."""
     findings: list[Finding] = []
     for override in overrides:
         path, equals, text = override.partition("=")
@@ -105,7 +120,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[Finding]:
                 value = _yaml().load(text)
                 _put(raw, path.split("."), value)
             except YAMLError as error:
-                findings.append(Finding("--set", shown(override), f"is no YAML: {_problem(error)[1]}"))
+                findings.append(Finding("--set", shown(override), f"is not YAML: {_problem(error)[1]}"))
             except (RecursionError, ConfigError):
                 findings.append(Finding("--set", shown(override), TOO_DEEP))
             except (ValueError, OverflowError) as error:
@@ -116,7 +131,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[Finding]:
 
 
 def _unknown_path(path: str) -> str:
-    """Why a dotted path names no key; an empty string where it does."""
+    """Return why a dotted path is not a key; empty if it is."""
     parts = path.split(".")
     for depth, part in enumerate(parts):
         prefix = ".".join(parts[:depth])
@@ -139,7 +154,7 @@ def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:
         if below is None:
             below = {}
         elif part in ("searcher", "pruner"):
-            below = named(below)
+            below = expand_name(below)
         if not isinstance(below, dict):
             raise TypeError(f"`{'.'.join(parts[: depth + 1])}` is {shown(below)}, not a mapping with keys")
         target[part] = below
@@ -148,7 +163,7 @@ def _put(raw: dict[str, Any], parts: Sequence[str], value: Any) -> None:
 
 
 def _yaml() -> YAML:
-    """A reader of YAML 1.2: `1e-5` is a number, `on` a text; the safe one, which builds plain values only."""
+    """Make a safe reader of YAML 1.2, in which `1e-5` is a number and `on` a text."""
     return YAML(typ="safe", pure=True)
 
 
@@ -164,7 +179,7 @@ def _text(path: Path) -> str:
 
 
 def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], list[Finding]]:
-    """The mapping that a text holds, and its duplicate keys: all of them, where the parser would stop at the first."""
+    """Read the mapping in a text, and all its duplicate keys, where the parser would stop at the first."""
     refuse_deep(text, where)
     yaml = _yaml()
     yaml.allow_duplicate_keys = True
@@ -176,25 +191,25 @@ def _read_yaml(text: str, where: str) -> tuple[dict[str, Any], list[Finding]]:
         raise ConfigError(f"{where}: line {line}: {problem}") from None
     except RecursionError:
         raise ConfigError(f"{where}: {TOO_DEEP}") from None
-    except (ValueError, OverflowError, TypeError, AttributeError) as error:  # a date that is none, a tag's wrong value
+    except (ValueError, OverflowError, TypeError, AttributeError) as error:  # an invalid date, or a tag's wrong value
         raise ConfigError(f"{where}{unreadable(text)}: a value can't be read: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: {shown(content)}: should be a mapping, see search_spaces/README.md")
     try:
         return _unshared(content), list(_duplicates(node))
     except RecursionError:
-        raise ConfigError(f"{where}: an alias (`*name`) stands inside its own anchor (`&name`)") from None
+        raise ConfigError(f"{where}: an alias (`*name`) is inside its own anchor (`&name`)") from None
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which the aliases of one anchor are separate values: an override of one must not reach the others."""
+    """Copy the aliases of an anchor to separate values, so that an override of one does not change the others."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _problem(error: YAMLError) -> tuple[int, str]:
-    """Line and description of what the parser stopped at."""
+    """Return line and description of a parser's error."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         return error.problem_mark.line + 1, ", ".join(filter(None, (error.context, error.problem)))
     return 1, str(error).splitlines()[0]
@@ -209,6 +224,6 @@ def _duplicates(node: Node | None, prefix: str = "") -> Iterator[Finding]:
         for key, value in node.value:
             name, line = dotted(prefix, str(key.value)), key.start_mark.line + 1
             if name in first:
-                yield Finding(name, f"line {line}", f"the key is there already, in line {first[name]}")
+                yield Finding(name, f"line {line}", f"duplicate key, first in line {first[name]}")
             first.setdefault(name, line)
             yield from _duplicates(value, name)

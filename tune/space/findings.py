@@ -1,4 +1,4 @@
-"""What is wrong with a file: findings, each with its dotted key, the value seen and what was expected."""
+"""Errors of a file, called findings: each with its dotted key, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _SHOWN = 80
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: the dotted key, the value seen (as it is to be shown), and what was expected."""
+    """One error: the dotted key, the value as shown, and what was expected."""
 
     key: str
     value: str
     expected: str
 
     def under(self, parent: str) -> Finding:
-        """The same finding, seen from the mapping that holds `parent`."""
+        """Return the finding with the key below `parent`."""
         return dataclasses.replace(self, key=".".join(part for part in (parent, self.key) if part))
 
     def line(self, where: str) -> str:
-        """``file: key: value: what was expected``."""
+        """Return ``file: key: value: what was expected``."""
         return f"{where}: {self.key}: {self.value}: {self.expected}"
 
 
 class Findings(ValueError):
-    """Several findings at once: a validator stops at one exception, its reader wants them all."""
+    """Several findings in one exception, since a validator stops at the first exception."""
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self.findings = tuple(findings)
@@ -40,13 +40,13 @@ class Findings(ValueError):
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: as YAML spells true, false and null, else its repr, cut where it is long."""
+    """Return a value for a message: true, false and null as in YAML, else its repr, shortened if long."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def message(details: Mapping[str, Any]) -> str:
-    """What was expected, from one error of pydantic; for a misspelt name with the nearest valid one."""
+    """Return what was expected, from one error of pydantic; for a misspelt name with the nearest valid one."""
     text = str(details["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if details["type"] == "literal_error":
         names = str(details["ctx"]["expected"]).replace(" or ", ", ").split(", ")
@@ -55,12 +55,12 @@ def message(details: Mapping[str, Any]) -> str:
 
 
 def dotted(*parts: str) -> str:
-    """Parts of a key joined by dots, empty ones left out."""
+    """Join the non-empty parts of a key by dots."""
     return ".".join(part for part in parts if part)
 
 
 def keys_below(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, ...]]:
-    """The keys below each dotted prefix."""
+    """Return the keys below each dotted prefix."""
     keys = {prefix: tuple(model.model_fields)}
     for name, field in model.model_fields.items():
         kinds = [field.annotation, *get_args(field.annotation)]
@@ -71,9 +71,12 @@ def keys_below(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str,
 
 
 def of_details(details: Any, keys: Mapping[str, Sequence[str]], inside: str = "") -> list[Finding]:
-    """One error of pydantic, for a model that stands under the key `inside`, as findings.
+    """Convert one error of pydantic to findings.
 
-    keys: the valid keys below each dotted prefix (:func:`keys_below`).
+    Args:
+        details: The error.
+        keys: The valid keys below each dotted prefix (:func:`keys_below`).
+        inside: The key of the validated model within the file.
     """
     *parents, last = [str(part) for part in details["loc"]] or [""]
     key, value = dotted(*parents, last), shown(details["input"])

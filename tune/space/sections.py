@@ -2,96 +2,162 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
 from leebert.config import Frozen, Subset
-
-SearcherName = Literal["grid", "random", "tpe"]
-PrunerName = Literal["none", "racing", "halving"]
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("should be a number")  # pydantic would take true for 1
-    return value
+from leebert.errors import nearest
+from leebert.plugins import Registry, elsewhere
+from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
 
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool)]
-
-
-def named(value: Any) -> Any:
-    """The short form ``searcher: grid`` for ``searcher: {name: grid}``."""
+def expand_name(value: Any) -> Any:
+    """Expand the short form ``searcher: grid`` to ``searcher: {name: grid}``."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def several(value: Any) -> Any:
-    """A single name where a list of names is expected."""
+    """Convert a single name to a list of names."""
     return [value] if isinstance(value, str) else value
 
 
 class Data(Frozen):
-    """Which rows, and which of them stay together in a fold."""
+    """The data: its folder, the part that is used, and which samples stay in the same fold."""
 
     dir: str | None = Field(default=None, description="Folder of the task's files.")
     subset: Subset | None = Field(default=None, description="A stratified part of the training split.")
     group_by: Annotated[tuple[str, ...], BeforeValidator(several)] | None = Field(
         default=None,
-        description="Text columns whose equal values stay on one side of a fold, `containing`, `none`, or None: the task's.",
+        description="Text columns whose equal values stay in the same fold, `containing`, `none`, or None: the task's.",
     )
 
 
-class SearcherSpec(Frozen):
+class PartSpec(Frozen):
+    """A searcher or pruner by name, with its options, which are checked as its row declares them.
+
+    An option that only other parts of this project have does nothing: older versions wrote all options of all parts into
+    a sweep's space. It is kept where it is not the default, as it was part of the sweep's digest.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    registry: ClassVar[Registry[Any]]
+    name: str
+
+    @property
+    def row(self) -> Any:
+        """What is known of it."""
+        return self.registry[self.name]
+
+    @property
+    def options(self) -> Any:
+        """Its options, as the model that its row names."""
+        kind = self.row.options
+        return kind.model_validate({k: v for k, v in (self.model_extra or {}).items() if k in kind.model_fields})
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Every key that some part takes, those from outside included."""
+        return tuple({"name": 0, **{option: 0 for row in cls.registry.values() for option in row.options.model_fields}})
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _exists(cls, name: Any) -> Any:
+        if isinstance(name, str) and name not in cls.registry:
+            near = nearest(name, cls.registry)
+            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {elsewhere(name)}")
+        return name
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_options(cls, values: Any, handler: ModelWrapValidatorHandler[PartSpec]) -> PartSpec:
+        if not isinstance(values, Mapping):
+            return handler(values)
+        name = values.get("name", cls.model_fields["name"].default)
+        extra = {key: value for key, value in values.items() if key != "name"}
+        wrong: list[Any] = []
+        kept: dict[str, Any] = {}
+        own = cls.registry.get(name) if isinstance(name, str) else None
+        others = [cls.registry[other] for other in cls.registry.built_in if other != name]
+        for row in (own, *others) if own else others:
+            mine = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
+            try:
+                kept |= row.options.model_validate(mine).model_dump(exclude_defaults=row is not own)
+            except ValidationError as error:
+                wrong += error.errors()
+        if own is None:
+            try:
+                return handler({"name": name})
+            except ValidationError as error:
+                wrong, extra = [*error.errors(), *wrong], {}  # whose the other keys are is not known
+        wrong += [{"type": "extra_forbidden", "loc": (key,), "input": value} for key, value in extra.items()]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, [_again(details) for details in wrong])
+        return handler({"name": name, **kept})
+
+
+def _again(details: Any) -> InitErrorDetails:
+    """An error of a validation, to be raised in another one."""
+    kept = {key: details[key] for key in ("type", "loc", "input", "ctx") if key in details}
+    return InitErrorDetails(**kept)  # type: ignore[typeddict-item]
+
+
+class SearcherSpec(PartSpec):
     """Who proposes configurations."""
 
-    name: SearcherName = Field(default="grid", description="All of the grid, seeded draws, or Optuna's TPE.")
-    configurations: Whole | None = Field(
-        default=None, ge=1, description="How many to propose; a grid has all of its own."
-    )
-    seed: Whole = Field(default=0, ge=0, description="Seed of the draws.")
+    registry: ClassVar[Registry[SearcherRow]] = SEARCHERS
+    name: str = Field(default="grid", description="One of `SEARCHERS`; its options stand beside it.")
+
+    @property
+    def configurations(self) -> int | None:
+        """How many it is to propose; None where that is not given."""
+        return (self.model_extra or {}).get("configurations")
 
 
-class PrunerSpec(Frozen):
+class PrunerSpec(PartSpec):
     """Who stops a configuration before its last cell."""
 
-    name: PrunerName = Field(default="none", description="Nobody, paired racing, or paired successive halving.")
-    alpha: Number = Field(
-        default=0.1, gt=0, lt=0.5, description="Racing: stop where the chance to catch up with the best is lower."
-    )
-    eta: Whole = Field(default=3, ge=2, description="Halving: one configuration in so many passes a rung.")
-    min_epochs: Whole = Field(
-        default=1, ge=1, description="Epochs before anyone stops; halving's next rungs are at eta, eta², … times that."
-    )
+    registry: ClassVar[Registry[PrunerRow]] = PRUNERS
+    name: str = Field(default="none", description="One of `PRUNERS`; its options stand beside it.")
 
 
 class Resources(Frozen):
-    """What one trial occupies, and how many run at once."""
+    """The resources of one trial, and the number of concurrent trials."""
 
     cpus: Number = Field(default=1.0, gt=0, description="CPU cores of one trial.")
     gpus: Number = Field(
-        default=0.0, ge=0, description="The share of a GPU that one trial has, at most 1; 0.5 lets two share one."
+        default=0.0, ge=0, description="Share of a GPU per trial, at most 1; with 0.5, two trials share one."
     )
     concurrent: Whole | None = Field(
         default=None, ge=1, description="Trials at once; None: as many as the resources allow."
     )
     hang_minutes: Number = Field(
-        default=30.0, gt=0, description="A trial that asks for no batch in so long is ended and tried again."
+        default=30.0, gt=0, description="A trial that requests no batch for this time is ended and tried again."
     )
 
 
 class Budget(Frozen):
-    """When the sweep stops early; whichever comes first."""
+    """The limits of the sweep; it stops at the first one that is reached."""
 
     trials: Whole | None = Field(default=None, ge=1, description="Configurations started.")
-    fold_epochs: Whole | None = Field(default=None, ge=1, description="Epochs of all cells together.")
-    hours: Number | None = Field(default=None, gt=0, description="Hours by the clock.")
+    fold_epochs: Whole | None = Field(default=None, ge=1, description="Epochs of all runs together.")
+    hours: Number | None = Field(default=None, gt=0, description="Wall-clock hours.")
     gpu_hours: Number | None = Field(default=None, gt=0, description="Hours times the GPUs of the running trials.")
 
 
 class Tracking(Frozen):
-    """Where MLflow is."""
+    """The address of MLflow."""
 
     uri: str | None = Field(
         default=None, description="Tracking server or folder; None: MLFLOW_TRACKING_URI, else MLflow's default."

@@ -1,6 +1,6 @@
-"""The files that come with the package: search spaces by name, and what starts a cluster and MLflow.
+"""The files shipped with the package: search spaces by name, and the files that start a cluster and MLflow.
 
-They lie under `tune/shipped`, in a checkout as links to the folders at its top, in a wheel as copies.
+They are under `tune/shipped`, in a checkout as links to its top-level folders, in a wheel as copies.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 from leebert.errors import ConfigError, nearest
 from leebert.files import check_writable
 
-#: Where they are: an installed package lies in a folder, never in a zip file.
+#: Their folder; an installed package is a folder, never a zip file.
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 
-#: The name by which the files of a cluster are copied.
+#: The name of a cluster's files for `--copy`.
 CLUSTER = "cluster"
 
-#: Each of these files and folders, relative to :data:`SHIPPED`.
+#: The files and folders of a cluster, relative to :data:`SHIPPED`.
 _OF_A_CLUSTER = ("cluster.yaml", "cluster", "mlflow", "constraints.txt")
 
 
 @dataclasses.dataclass(frozen=True)
 class ShippedSpace:
-    """A search space that comes with the package: its name, its file, and the first sentence of its header."""
+    """A search space of the package: its name, its file, and the first sentence of its header."""
 
     name: str
     path: Path
@@ -32,13 +32,13 @@ class ShippedSpace:
 
 
 def shipped_spaces() -> tuple[ShippedSpace, ...]:
-    """All search spaces that come with the package, by name."""
+    """Return all search spaces of the package, by name."""
     files = sorted((SHIPPED / "search_spaces").glob("*.yaml"))
     return tuple(ShippedSpace(path.stem, path, _title(path)) for path in files)
 
 
 def _title(path: Path) -> str:
-    """The comment before the first empty comment line, as one line."""
+    """Return the comment before the first empty comment line, as one line."""
     words = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") or not line.strip("# "):
@@ -47,31 +47,31 @@ def _title(path: Path) -> str:
     return " ".join(words)
 
 
-def find_space(named: str | Path) -> Path:
-    """The file of a search space that is named by its path or, if it comes with the package, by its name.
+def find_space(name: str | Path) -> Path:
+    """Find a search space by its path or, for one of the package, by its name (in any case).
 
-    A file of the user's is taken before one of the package; a folder is none. Names are compared without regard to case.
+    A user's file takes precedence over one of the package; a folder does not.
 
     Raises:
-        ConfigError: for a bare name that neither a file nor a search space of the package has.
+        ConfigError: For a name that is neither a file nor a search space of the package.
     """
-    path = Path(named)
+    path = Path(name)
     if (path.exists() and not path.is_dir()) or path.suffix or len(path.parts) != 1:
-        return path  # whoever reads it says what is wrong with it
+        return path  # reading it reports what is wrong
     spaces = {space.name: space.path for space in shipped_spaces()}
     if path.name.lower() not in spaces:
         raise ConfigError(
-            f"{named}: neither a file nor a search space of the package{nearest(path.name, spaces)}; "
+            f"{name}: neither a file nor a search space of the package{nearest(path.name, spaces)}; "
             "`leebert-tune spaces` lists those"
         )
     return spaces[path.name.lower()]
 
 
 def copy_shipped(name: str, into: Path) -> list[Path]:
-    """Copy a search space by its name, or the files of a cluster, into a folder; returns what was written.
+    """Copy a search space by its name, or the files of a cluster, into a folder; return the written paths.
 
     Raises:
-        ConfigError: for an unknown name, and for a file that is there already: nothing is overwritten.
+        ConfigError: For an unknown name, and for an existing file: nothing is overwritten.
     """
     if name.lower() == CLUSTER:
         sources = [SHIPPED / part for part in _OF_A_CLUSTER]
@@ -79,19 +79,19 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
         spaces = {space.name: space.path for space in shipped_spaces()}
         if name.lower() not in spaces:
             raise ConfigError(
-                f"--copy {name}: no search space of the package{nearest(name, [*spaces, CLUSTER])}; there are: "
-                f"{', '.join(spaces)}; and {CLUSTER}, for the files that start one"
+                f"--copy {name}: no search space of the package{nearest(name, [*spaces, CLUSTER])}; one of "
+                f"{', '.join(spaces)}, or {CLUSTER} for the files that start a cluster"
             )
         sources = [spaces[name.lower()]]
     written = [into / source.name for source in sources]
     for path in written:
         if path.exists() or path.is_symlink():
-            raise ConfigError(f"--copy {name}: {path} is there already; remove it, or name another folder")
+            raise ConfigError(f"--copy {name}: {path} exists already; remove it, or name another folder")
     check_writable(into, "--copy")
     into.mkdir(parents=True, exist_ok=True)
     for source, target in zip(sources, written, strict=True):
         if source.is_dir():
             shutil.copytree(source, target)
         else:
-            shutil.copy(source, target)  # with its mode: scripts are to be run
+            shutil.copy(source, target)  # with its mode, since scripts must stay executable
     return written

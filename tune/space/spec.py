@@ -1,4 +1,4 @@
-"""A checked search space, and what is derived from one as a whole."""
+"""A checked search space, and values derived from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tune.space.findings import Findings
 
 
 class SweepSpec(SweepFields):
-    """One sweep whose keys are valid by themselves and together (`tune.space.checks`)."""
+    """A sweep whose keys are valid by themselves and together (`tune.space.checks`)."""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> SweepSpec:
@@ -28,7 +28,7 @@ class SweepSpec(SweepFields):
 
 
 def resolved_yaml(spec: SweepSpec) -> str:
-    """The whole of a sweep as YAML, defaults and overrides included; reading it gives an equal :class:`SweepSpec`."""
+    """Return a sweep as YAML with defaults and overrides; reading it gives an equal :class:`SweepSpec`."""
     yaml: Any = YAML(typ="safe", pure=True)  # its options have no types
     yaml.default_flow_style = None
     yaml.sort_base_mapping_type_on_output = False
@@ -39,9 +39,9 @@ def resolved_yaml(spec: SweepSpec) -> str:
 
 
 def anchored(spec: SweepSpec) -> SweepSpec:
-    """The space with absolute paths to its data, so that it can be resumed and trained from any folder.
+    """Return the space with absolute paths to its data, so that it can be resumed from any folder.
 
-    An own task's files are taken from the data's folder where one is given, else from the working folder.
+    Relative files of a user's task are in the data's folder if given, else in the working folder.
     """
     changes: dict[str, Any] = {}
     base = Path(spec.data.dir or ".").expanduser().resolve()
@@ -55,7 +55,7 @@ def anchored(spec: SweepSpec) -> SweepSpec:
 
 
 def data_config(spec: SweepSpec) -> DataConfig:
-    """The data section of a space as `leebert train` has it."""
+    """Return the data section of a space as `leebert train` has it."""
     group_by: Any = spec.data.group_by
     if group_by in (("containing",), ("none",)):
         group_by = group_by[0]
@@ -63,5 +63,5 @@ def data_config(spec: SweepSpec) -> DataConfig:
 
 
 def experiment_of(spec: SweepSpec) -> str:
-    """The name of the MLflow experiment that a space asks for."""
+    """Return the name of a space's MLflow experiment."""
     return spec.tracking.experiment or f"leebert-{spec.task_name}"

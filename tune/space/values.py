@@ -1,4 +1,4 @@
-"""What an option of a search space may be: a list of values or a range, each checked by its field of a training configuration."""
+"""The values of an option of a search space: a list or a range, each checked by its field of a training configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leebert.errors import nearest
 from leebert.training_options import declared, field_of, option_names
 from tune.space.findings import Finding, Findings, message, shown
 
-#: So many values of one option are listed at most.
+#: The largest number of values that a range may have.
 MOST_VALUES = 1_000_000
 
 _ELSEWHERE = {"seed": "not an option of a configuration: use the key `seeds`", "algorithm": "use the key `algorithms`"}
@@ -29,26 +29,26 @@ def options() -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class ValueList:
     """A list of distinct values, written ``[a, b]``; a single value is a list of one."""
 
     values: tuple[Scalar, ...]
 
     @property
     def count(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return len(self.values)
 
     def listed(self) -> tuple[Scalar, ...]:
-        """All values, in the order of the file."""
+        """Return all values, in the order of the file."""
         return self.values
 
     def draw(self, rng: random.Random) -> Scalar:
-        """One value, each as probable."""
+        """Draw one value, all with equal probability."""
         return rng.choice(self.values)
 
     def plain(self) -> list[Scalar]:
-        """As it is written in YAML."""
+        """Return it as written in YAML."""
         return list(self.values)
 
 
@@ -71,18 +71,18 @@ class Range:
 
     @property
     def count(self) -> int | None:
-        """How many numbers there are; None for a continuum."""
+        """The number of values; None for a continuum."""
         step = self.step or (1 if self.whole else None)
-        # A tiny tolerance, so that 0.1 to 0.3 by 0.1 has three values although (0.3 - 0.1) / 0.1 < 2.
+        # With a tiny tolerance, so that 0.1 to 0.3 by 0.1 has three values although (0.3 - 0.1) / 0.1 < 2.
         return None if step is None else math.floor((self.high - self.low) / step * (1 + 1e-12) + 1e-12) + 1
 
     def listed(self) -> tuple[Scalar, ...] | None:
-        """All numbers, rising; None for a continuum."""
+        """Return all numbers in rising order; None for a continuum."""
         return None if self.count is None else tuple(self._at(i) for i in range(self.count))
 
     def draw(self, rng: random.Random) -> Scalar:
-        """One number, uniform in the range or in its logarithm."""
-        if self.log and self.whole:  # half a step beyond both ends, else these would be drawn half as often
+        """Draw one number, uniform in the range or in its logarithm."""
+        if self.log and self.whole:  # half a step beyond both ends, or these would be drawn half as often
             drawn = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
             return min(max(drawn, int(self.low)), int(self.high))
         if self.log:
@@ -91,7 +91,7 @@ class Range:
         return rng.uniform(self.low, self.high) if self.count is None else self._at(rng.randrange(self.count))
 
     def plain(self) -> dict[str, Any]:
-        """As it is written in YAML."""
+        """Return it as written in YAML."""
         bounds = {"log_range" if self.log else "range": [self.low, self.high]}
         return bounds if self.step is None else {**bounds, "step": self.step}
 
@@ -101,14 +101,14 @@ class Range:
         return float(f"{self.low + i * (self.step or 0):.12g}")  # 0.3, not 0.30000000000000004
 
 
-Values = Choice | Range
+Values = ValueList | Range
 
 
 def coerce(option: str, value: Any) -> Scalar:
-    """A value as its option's field takes it ("1e-5" is a float); a ValueError says what the field expects."""
+    """Convert a value as its option's field does ("1e-5" is a float). ValueError with what the field expects."""
     numeric = field_of(option).annotation in (int, float)
     if numeric and isinstance(value, bool):
-        raise ValueError("should be a number")  # pydantic would take true for 1
+        raise ValueError("should be a number")  # pydantic would convert true to 1
     try:
         coerced: Scalar = getattr(declared(option).model_validate({option: value}), option)
     except ValidationError as error:
@@ -117,12 +117,12 @@ def coerce(option: str, value: Any) -> Scalar:
 
 
 def read_space(raw: Any) -> dict[str, Values]:
-    """The mapping `space` of a file; :class:`Findings` lists all that is wrong with it."""
+    """Read the mapping `space` of a file. Raises :class:`Findings` with all errors."""
     return _read_options(raw, _read_values)
 
 
 def read_training(raw: Any) -> dict[str, Scalar]:
-    """The mapping `training` of a file: options with one value each; :class:`Findings` lists all that is wrong."""
+    """Read the mapping `training` of a file, with one value per option. Raises :class:`Findings` with all errors."""
     return _read_options(raw, _read_one)
 
 
@@ -154,17 +154,15 @@ def _read_one(option: str, raw: Any) -> Scalar:
 
 def _read_values(option: str, raw: Any) -> Values:
     if option in COST_ONLY:
-        raise Findings(
-            [Finding("", shown(raw), "changes memory and speed, not what is trained: move it to `training`")]
-        )
-    if isinstance(raw, Choice | Range):
+        raise Findings([Finding("", shown(raw), "changes memory and speed, but no result: move it to `training`")])
+    if isinstance(raw, ValueList | Range):
         return raw
     if isinstance(raw, Mapping):
         return _read_range(option, raw)
-    return _read_choice(option, raw if isinstance(raw, list | tuple) else [raw])
+    return _read_list(option, raw if isinstance(raw, list | tuple) else [raw])
 
 
-def _read_choice(option: str, raw: Iterable[Any]) -> Choice:
+def _read_list(option: str, raw: Iterable[Any]) -> ValueList:
     findings: list[Finding] = []
     values: list[Scalar] = []
     for item in raw:
@@ -180,7 +178,7 @@ def _read_choice(option: str, raw: Iterable[Any]) -> Choice:
         findings.append(Finding("", "[]", "should have at least one value"))
     if findings:
         raise Findings(findings)
-    return Choice(tuple(values))
+    return ValueList(tuple(values))
 
 
 def _read_range(option: str, raw: Mapping[str, Any]) -> Range:
@@ -234,7 +232,7 @@ def _countable(values: Range, wrong: Callable[[str], Findings]) -> Range:
 
 
 def _number(value: Any, kind: Any) -> Any:
-    """`value` as an int or float, None where it is neither."""
+    """Return `value` as an int or float; None if it is neither."""
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
     except (TypeError, ValueError, OverflowError):

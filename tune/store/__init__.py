@@ -1,1 +1,1 @@
-"""What a sweep leaves on disk: its ledger, who may write it, and what is read back from it."""
+"""A sweep's files: its ledger (the event log of the sweep), the lease on it, and everything that is read back from them."""

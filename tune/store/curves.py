@@ -1,6 +1,6 @@
-"""A finished cell's curve of score against layers: as the record of its end has it, or replayed from its held-out logits.
+"""A finished run's curve of score against mean layers: from its end record, or replayed from its validation logits.
 
-Records written before there was one curve for everything hold 20 evenly spaced thresholds, which are not read any more.
+Older records hold a curve on 20 evenly spaced thresholds under another key, which is ignored.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from leebert.tradeoff import Tradeoff, layers_within, tradeoff
 from tune.store.folder import SweepFolder
 from tune.store.held_out import cell_logits
 
-#: The key of a cell's curve in the record of its end.
+#: The key of a run's curve in its end record.
 CURVE = "curve"
 
-#: What :func:`layers_needed` tells, for readers of pages and tables.
-FEWEST = "the fewest mean layers under normalised entropy whose score is at most 1 point below that of all layers"
+#: What :func:`layers_needed` returns, for readers of pages and tables.
+FEWEST = "the smallest mean exit layer under normalised entropy with a score at most 1 point below that of all layers"
 
-#: From the record of a cell's end to its curve; None where there is none to be had.
+#: Maps a run's end record to its curve; None if there is none.
 CurveOf = Callable[[Mapping[str, Any]], Tradeoff | None]
 
 
 def stored(cell_end: Mapping[str, Any]) -> Tradeoff | None:
-    """The curve that a record holds; None for one that was written before records held any, or of a diverged cell."""
+    """Return the curve in an end record; None for older records and diverged runs."""
     return Tradeoff.of(cell_end[CURVE]) if CURVE in cell_end else None
 
 
 class CellCurves:
-    """The curves of one sweep's cells under the default criterion.
+    """The curves of one sweep's runs under the default criterion.
 
-    What a record does not hold is replayed once; where that can't be done, `say` hears it once and the cell has no curve.
+    A curve that is not recorded is replayed once. If that fails, the run has no curve, and `say` (by default a warning)
+    reports the first such failure.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] | None = None) -> None:
         self._folder, self._say = folder, say
         self._replayed: dict[str, Tradeoff | None] = {}
-        self._told = False
+        self._reported = False
 
     def __call__(self, cell_end: Mapping[str, Any]) -> Tradeoff | None:
-        found = stored(cell_end)
-        if found is not None or "held_out" not in cell_end:
-            return found
+        curve = stored(cell_end)
+        if curve is not None or "held_out" not in cell_end:
+            return curve
         name = str(cell_end["held_out"])
         if name not in self._replayed:
             self._replayed[name] = self._replay(cell_end)
@@ -55,9 +56,9 @@ class CellCurves:
         try:
             return tradeoff(cell_logits(self._folder, cell_end)[0], metric=self._metric)
         except LeebertError as error:
-            if not self._told:
-                self._told = True
-                text = f"{error}; mean layers and curves that need it are left out"
+            if not self._reported:
+                self._reported = True
+                text = f"{error}; mean layers and curves that need it are not available"
                 self._say(text) if self._say else warnings.warn(text, stacklevel=4)
             return None
 
@@ -67,20 +68,20 @@ class CellCurves:
 
 
 def of_all(cell_ends: Iterable[Mapping[str, Any]], curve_of: CurveOf) -> list[Tradeoff]:
-    """The curves of a configuration's cells; none where one lacks its curve, since a mean over others says something else."""
-    found: list[Tradeoff] = []
+    """Return the curves of a configuration's runs; none if one lacks its curve, as means over fewer runs differ."""
+    curves: list[Tradeoff] = []
     for cell_end in cell_ends:
         curve = curve_of(cell_end)
         if curve is None:
             return []
-        found.append(curve)
-    return found
+        curves.append(curve)
+    return curves
 
 
 def layers_needed(cell_ends: Iterable[Mapping[str, Any]], curve_of: CurveOf) -> float | None:
-    """The fewest mean layers that cost a configuration at most a point against all; None where a cell has no curve.
+    """Return the smallest mean exit layer with a score at most 1 point below all layers'; None if a run has no curve.
 
-    `cv/layers` in MLflow and `layers` in best files, `best`, `report` and `compare`, to two decimals.
+    It is `cv/layers` in MLflow and `layers` in best files, `best`, `report` and `compare`, rounded to two decimals.
     """
     curves = of_all(cell_ends, curve_of)
     return round(layers_within(curves), 2) if curves else None

@@ -1,4 +1,4 @@
-"""A sweep's folder: its name, its files, who drives it now, and the request to stop it."""
+"""A sweep's folder: its name, its files, its current driver, and the request to stop it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from leebert.config import parse
 from leebert.errors import LeebertError, StorageError, SweepError
 from leebert.files import fsync_folder, parse_json, write_atomically
 from leebert.metrics import METRICS
+from leebert.outside import refuse_missing
 from tune.space import SweepSpec, config_id
 from tune.store.lease import Lease, holder, watch
 from tune.store.ledger import Ledger
 
 
 def storage_root(option: str | None) -> Path:
-    """Where sweeps lie: the option, else LEEBERT_STORAGE, else ./sweeps."""
+    """Return the storage folder of sweeps: the option, else LEEBERT_STORAGE, else ./sweeps."""
     return Path(option or os.environ.get("LEEBERT_STORAGE") or "sweeps").expanduser().resolve()
 
 
 def check_name(name: str) -> str:
-    """A sweep's name as it is, if it can be a folder's; SweepError otherwise."""
+    """Return a sweep's name if it can name a folder; SweepError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or ".." in name:
         raise SweepError(
             f"--name {name!r}: a sweep's name has letters, digits, '.', '_' and '-' only (at most 100, no '..'), "
@@ -38,13 +39,13 @@ def check_name(name: str) -> str:
     return name
 
 
-#: What a sweep's folder may hold that is read or written by name: whether each is a folder.
+#: The fixed names in a sweep's folder; the value says whether each is a folder.
 LAYOUT = {
     "manifest.json": False, "space.yaml": False, "folds.json": False, "results.parquet": False, "STOP": False,
     "lease": True, "ledger": True, "ledger/driver": True, "checkpoints": True, "cells": True, "evaluated": True, "hung": True,
 }  # fmt: skip
 
-#: Keys of a manifest, and what each holds.
+#: Keys of a manifest, with the types of their values.
 MANIFEST: dict[str, type | tuple[type, ...]] = {
     "spec": dict, "rows": int, "metric": str, "data_fingerprint": str, "folds": dict, "backbone": dict, "versions": dict,
     "code": str, "runtime": dict, "test_train_ratio": (int, float, type(None)),
@@ -52,7 +53,7 @@ MANIFEST: dict[str, type | tuple[type, ...]] = {
 
 
 class Manifest(dict[str, Any]):
-    """What a sweep is made of, from its manifest.json; a key that is missing is an error of its file."""
+    """A sweep's manifest.json: its space, data, code and versions. A missing key raises SweepError with the file's path."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -63,6 +64,7 @@ class Manifest(dict[str, Any]):
                     f"{path}: {key}: {str(values[key])[:80]!r} can't be right: the manifest was damaged or edited"
                 )
         if "metric" in values and values["metric"] not in METRICS:
+            refuse_missing(values.get("parts"), str(path))
             raise SweepError(
                 f"{path}: metric: {values['metric'][:80]!r} can't be right: {METRICS.unknown(values['metric'][:80])}; else the "
                 "manifest was damaged or edited"
@@ -85,7 +87,7 @@ class SweepFolder:
         self.ledger = Ledger(path / "ledger", self._values_of)
 
     def _values_of(self, config: str) -> dict[str, Any] | None:
-        """A configuration's values by its id, where the space lists all; for a ledger that has lost its record of them."""
+        """Return a configuration's values by its id, if the space lists all; for a ledger that has lost their record."""
         if self._listed is None:
             self._listed = {}
             with contextlib.suppress(LeebertError, ValueError):
@@ -96,17 +98,17 @@ class SweepFolder:
 
     @classmethod
     def refuse_taken(cls, storage: Path, name: str) -> None:
-        """SweepError for a name that a sweep has already, with the command to go on with that one."""
+        """Raise SweepError for the name of an existing sweep, with the command that resumes it."""
         if (storage / check_name(name)).exists():
             raise SweepError(
-                f"a sweep named {name!r} exists in {storage}; go on with it by: leebert-tune resume {name}"
+                f"a sweep named {name!r} exists in {storage}; resume it by: leebert-tune resume {name}"
                 + ("" if storage == storage_root(None) else f" --storage {storage}")
             )
 
     @classmethod
     @contextlib.contextmanager
     def create(cls, storage: Path, name: str) -> Iterator[SweepFolder]:
-        """A new sweep's folder, to be filled: it takes its name only when that is done, whole or not at all."""
+        """Create a new sweep's folder; it gets its name only once the caller has filled it, atomically."""
         cls.refuse_taken(storage, name)
         unfinished = storage / f".{name}.{secrets.token_hex(4)}"
         try:
@@ -117,36 +119,36 @@ class SweepFolder:
             fsync_folder(storage)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                cls.refuse_taken(storage, name)  # somebody else was faster
+                cls.refuse_taken(storage, name)  # created by another process meanwhile
             raise StorageError(f"storage {storage} can't be written: {error.strerror or error}") from None
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     @classmethod
     def find(cls, name: str, storage: str | None = None) -> SweepFolder:
-        """An existing sweep by name in the storage, or by path."""
+        """Find an existing sweep by its name in the storage, or by its path."""
         as_path = Path(name)
         path = as_path if (as_path / "manifest.json").exists() else storage_root(storage) / name
         if "/" not in name and not (path / "manifest.json").exists():
             check_name(name)
         if not (path / "manifest.json").exists():
-            known = [folder.name for folder in cls.all(storage)]
+            names = [folder.name for folder in cls.all(storage)]
             raise SweepError(
                 f"no sweep {name!r} in {storage_root(storage)}"
-                + (f"; there are: {', '.join(known)}" if known else "")
-                + "; another storage is named by --storage or LEEBERT_STORAGE"
+                + (f"; its sweeps: {', '.join(names)}" if names else "")
+                + "; set another storage by --storage or LEEBERT_STORAGE"
             )
-        found = cls(path.resolve())
-        found.check_layout()
-        return found
+        folder = cls(path.resolve())
+        folder.check_layout()
+        return folder
 
     @classmethod
     def all(cls, storage: str | None = None) -> list[SweepFolder]:
-        """All sweeps in a storage, by name."""
+        """Return all sweeps in a storage, by name."""
         return [cls(p.parent) for p in sorted(storage_root(storage).glob("[!.]*/manifest.json"))]
 
     def check_layout(self) -> None:
-        """SweepError where a file lies in a folder's place, or a folder in a file's."""
+        """Raise SweepError for a file in a folder's place, or a folder in a file's."""
         for name, folder in LAYOUT.items():
             path = self.path / name
             if path.exists() and not path.is_symlink() and path.is_dir() != folder:
@@ -155,36 +157,37 @@ class SweepFolder:
 
     @property
     def manifest(self) -> Manifest:
-        """What the sweep is made of: see `tune.running.prepare`. SweepError for a damaged one."""
+        """The sweep's manifest, written by `tune.running.prepare`. Raises SweepError for a damaged one."""
         self.check_layout()
         path = self.path / "manifest.json"
         try:
-            found = parse_json(path.read_text())
+            values = parse_json(path.read_text())
         except (OSError, ValueError) as error:
             raise SweepError(f"{path} can't be read: {error}") from None
-        if not isinstance(found, dict):
-            raise SweepError(f"{path} is no manifest of a sweep")
-        return Manifest(path, found)
+        if not isinstance(values, dict):
+            raise SweepError(f"{path} is not the manifest of a sweep")
+        return Manifest(path, values)
 
     def refuse_links(self) -> None:
-        """SweepError for a symbolic link in the folder: what a sweep writes and removes is to lie in it."""
+        """Raise SweepError for a symbolic link in the folder: a sweep only writes and removes files within it."""
         for place, folders, files in os.walk(self.path):
             folders[:] = [name for name in folders if not name.startswith(".ray-")]  # Ray's own
             for name in (*folders, *files):
                 if os.path.islink(os.path.join(place, name)):
                     raise SweepError(
-                        f"{os.path.join(place, name)} is a symbolic link, and a sweep's folder has none: going on could write "
-                        "or remove files elsewhere; put the files themselves in its place"
+                        f"{os.path.join(place, name)} is a symbolic link, through which the sweep could write or remove files "
+                        "elsewhere; replace it by the files themselves"
                     )
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1))
 
     def driver(self, *, certain: bool = False) -> dict[str, Any] | None:
-        """What the driver at work said last, or None where none is alive.
+        """Return the last heartbeat of the current driver; None if no driver is alive.
 
-        `certain` takes ten seconds to see whether one of another host still renews its lease, where its clock or ours is
-        wrong or it is slow; without it such a driver counts as dead.
+        Args:
+            certain: Whether to watch for ten seconds if a driver on another host, with a wrong clock or a slow disk, still
+                renews its lease. Otherwise such a driver counts as dead.
         """
         newest = holder(self.path)
         if newest is None:
@@ -207,18 +210,19 @@ class SweepFolder:
 
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
-    """The space of an existing sweep, as it was resolved when it started, or was extended last."""
+    """Return the space of an existing sweep, as resolved at its start or last extension."""
     values, where = folder.manifest["spec"], str(folder.path / "manifest.json")
+    refuse_missing(folder.manifest.get("parts"), where)
     resources = values.get("resources")
     if isinstance(resources, dict) and isinstance(gpus := resources.get("gpus"), int | float) and gpus > 1:
-        # Older versions took more than one GPU for a trial, of which it used one.
+        # Older versions accepted more than one GPU for a trial, but used one.
         values = {**values, "resources": {**resources, "gpus": 1.0}}
     return parse(SweepSpec, values, where)
 
 
 @contextlib.contextmanager
-def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
-    """The right to drive a sweep, released at the end."""
+def driver_lease(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
+    """Hold the lease on a sweep; release it at the end."""
     lease = Lease.take(folder.path, take_over=take_over)
     try:
         yield lease
@@ -226,7 +230,7 @@ def held(folder: SweepFolder, take_over: bool = False) -> Iterator[Lease]:
         lease.release()
 
 
-def named(folder: SweepFolder) -> str:
-    """What to call a sweep on the command line: its name, or its path where it lies elsewhere."""
+def sweep_argument(folder: SweepFolder) -> str:
+    """Return a sweep's name for the command line, or its path if it is in another storage."""
     usual = storage_root(None) == folder.path.parent
     return folder.name if usual else str(folder.path)

@@ -1,7 +1,7 @@
-"""The logits that each finished cell leaves: where they lie, and read so that damage is seen.
+"""The validation logits of each finished run: their paths, and reading them with a check of their digests.
 
-The record of a cell's end names the files and holds the SHA-256 of each (`digests`). A file with another digest is not
-read: it was cut, damaged, or belongs to another cell. Ledgers of older versions have no digests; their files are read
+A run's end record names the files and holds the SHA-256 of each (`digests`). A file with another digest is not read: it
+was truncated, damaged, or belongs to another run. Ledgers of older versions have no digests; their files are read
 unchecked.
 """
 
@@ -19,34 +19,39 @@ from leebert.errors import StorageError, SweepError
 from leebert.evaluate import HeldOut
 from tune.store import logits
 from tune.store.history import CellKey
-from tune.store.ledger import Record
+from tune.store.ledger import LedgerRecord
 
-#: The folder of held-out logits within a sweep's, and that of an evaluation split's.
+#: Folders within a sweep's: of the logits of validation folds, and of evaluation splits.
 HELD_OUT = "cells"
 EVALUATED = "evaluated"
 
-#: So many damaged files are named in a warning; the others are counted.
+#: The number of damaged files that a warning names; it counts the others.
 NAMED = 3
 
 
 def held_out_path(folder: Path, cell_end: Mapping[str, Any]) -> Path:
-    """Where the held-out logits of a finished cell lie, by the record of its end. KeyError for a diverged one."""
+    """Return the path of a finished run's validation logits, by its end record. KeyError for a diverged run."""
     return folder / HELD_OUT / Path(cell_end["held_out"]).name
 
 
 def evaluated_paths(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, Path]:
-    """Where the logits of a finished cell's best epoch lie, by evaluation split; none where none was evaluated."""
+    """Return the paths of the logits of a finished run's best epoch, by evaluation split."""
     return {split: folder / EVALUATED / Path(name).name for split, name in cell_end.get("evaluated", {}).items()}
 
 
 def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> str:
-    """Write row id, label and M×K logits per row, atomically (see `tune.store.logits`).
+    """Write row number, label and M×K logits per sample, atomically (see `tune.store.logits`).
+
+    Args:
+        path: The Parquet file.
+        held_out: The logits (M, N, K) and labels (N,).
+        row_ids: (N,) row numbers of the samples in the training split.
 
     Returns:
         The SHA-256 of the file in hexadecimal, for the ledger.
 
     Raises:
-        StorageError: where it can't be written.
+        StorageError: If it cannot be written.
     """
     import pyarrow as pa
 
@@ -58,14 +63,17 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> str:
 
 
 def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.ndarray]:
-    """A cell's logits and the row ids that they belong to.
+    """Read a run's logits and the row numbers of their samples.
 
     Args:
-        path: the Parquet file.
-        digest: its SHA-256 as the ledger has it; None: not recorded, so the contents are not checked.
+        path: The Parquet file.
+        digest: Its SHA-256 as recorded in the ledger; None skips the check.
+
+    Returns:
+        The logits with their labels, and (N,) row numbers.
 
     Raises:
-        SweepError: for a file that is missing, damaged, or another than the one that was recorded.
+        SweepError: For a file that is missing, damaged, or not the recorded one.
     """
     import pyarrow as pa
 
@@ -73,41 +81,43 @@ def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.nd
     try:
         columns, values, layers = logits.read(data)
         return HeldOut(values, columns["label"], *layers), columns["row"]
-    # Arrow has an error for what is no Parquet; a table that is not ours fails in any of the other ways.
+    # Arrow raises its own error for a file that is not Parquet; a foreign table fails in any of the other ways.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise SweepError(f"{path} can't be read as a cell's held-out logits: {type(error).__name__}: {said}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise SweepError(
+            f"{path} can't be read as a run's validation logits: {type(error).__name__}: {reason}"
+        ) from None
 
 
 def _contents(path: Path, digest: str | None) -> bytes:
-    """The bytes of a file whose digest is as recorded; SweepError otherwise."""
+    """Read a file with the recorded digest; SweepError for any other."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise SweepError(f"{path} is missing: the held-out logits of a finished cell") from None
+        raise SweepError(f"{path} is missing: the validation logits of a finished run") from None
     except OSError as error:
         raise SweepError(f"{path} can't be read: {error.strerror or error}") from None
     if digest is not None and (now := hashlib.sha256(data).hexdigest()) != digest:
         raise SweepError(
-            f"{path} is not the file that the ledger records (SHA-256 {now[:12]}, not {digest[:12]}): it was damaged, or is "
-            "another cell's"
+            f"{path} is not the file that the ledger records (SHA-256 {now[:12]}, not {digest[:12]}): it was damaged, or "
+            "belongs to another run"
         )
     return data
 
 
 def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarray]:
-    """The held-out logits of a finished cell and their row ids, by the record of its end; checked against its digest.
+    """Read the validation logits of a finished run and their row numbers, checked against its end record.
 
     Raises:
-        SweepError: as :func:`load_held_out`.
+        SweepError: As :func:`load_held_out`.
     """
     if "held_out" not in cell_end:
-        raise SweepError("the record of the cell's end names no held-out logits")
+        raise SweepError("the run's end record names no validation logits")
     return _checked(held_out_path(folder, cell_end), cell_end)
 
 
 def evaluated_logits(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, HeldOut]:
-    """The same of a finished cell's evaluation splits, by split."""
+    """Read the logits of a finished run's evaluation splits, by split. Raises as :func:`load_held_out`."""
     return {split: _checked(path, cell_end)[0] for split, path in evaluated_paths(folder, cell_end).items()}
 
 
@@ -115,9 +125,9 @@ def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarr
     return load_held_out(path, cell_end.get("digests", {}).get(path.name))
 
 
-def damaged(folder: Path, cells: Mapping[CellKey, Record]) -> dict[CellKey, str]:
-    """The finished cells with a file that is missing or damaged, and what is wrong with the first."""
-    found = {}
+def damaged(folder: Path, cells: Mapping[CellKey, LedgerRecord]) -> dict[CellKey, str]:
+    """Return the finished runs with a missing or damaged file, and what is wrong with their first such file."""
+    problems = {}
     for key, record in cells.items():
         paths = [held_out_path(folder, record)] if "held_out" in record else []  # others have diverged
         try:
@@ -125,30 +135,30 @@ def damaged(folder: Path, cells: Mapping[CellKey, Record]) -> dict[CellKey, str]
                 if (digest := record.get("digests", {}).get(path.name)) is None:
                     load_held_out(path)
                 else:
-                    _contents(path, digest)  # what has the right digest can be read
+                    _contents(path, digest)  # a file with the right digest is readable
         except SweepError as error:
-            found[key] = str(error)
-    return found
+            problems[key] = str(error)
+    return problems
 
 
-def unchecked(cells: Iterable[Record]) -> int:
-    """How many finished cells have logits without a digest: damage to them can't be seen."""
+def count_unchecked(cells: Iterable[LedgerRecord]) -> int:
+    """Count the finished runs whose logits have no digest: damage to them cannot be detected."""
     return sum("held_out" in record and not record.get("digests") for record in cells)
 
 
-def named(key: CellKey) -> str:
-    """A cell in words."""
+def cell_name(key: CellKey) -> str:
+    """Return a run's name in messages."""
     return f"configuration {key[0]}, seed {key[1]}, fold {key[2]}"
 
 
-def warn_of(folder: Path, wrong: Mapping[CellKey, str]) -> None:
-    """Name the cells that are left out of what is computed from their logits, and how these are made again."""
+def warn_unreadable(folder: Path, wrong: Mapping[CellKey, str]) -> None:
+    """Warn of runs without readable logits, and name the command that restores them."""
     if not wrong:
         return
-    first = [f"{named(key)}: {problem}" for key, problem in list(wrong.items())[:NAMED]]
+    first = [f"{cell_name(key)}: {problem}" for key, problem in list(wrong.items())[:NAMED]]
     more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
     warnings.warn(
-        f"{'; '.join(first)}{more}; left out of everything that is computed from logits; make them again by: "
-        f"leebert-tune resume {folder} --repair",
+        f"{'; '.join(first)}{more}; results computed from logits are without them; restore them by: leebert-tune resume "
+        f"{folder} --repair",
         stacklevel=1,
     )

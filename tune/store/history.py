@@ -1,4 +1,4 @@
-"""What searchers and pruners may know: plain values read from the ledger, in the order in which configurations were suggested."""
+"""The input of searchers and pruners: plain values read from the ledger, in the order of the configurations' suggestion."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 CellState = Literal["running", "finished", "diverged"]
-#: (configuration, seed, fold) of a cell.
+#: (configuration, seed, fold) of a cell: one run of a configuration, with one seed on one fold.
 CellKey = tuple[str, int, int]
 
-#: (seed, fold): the same cell of every configuration.
+#: (seed, fold): the same run of every configuration.
 SeedFold = tuple[int, int]
 
 ConfigState = Literal["running", "complete", "pruned", "failed"]
@@ -18,9 +18,13 @@ ConfigState = Literal["running", "complete", "pruned", "failed"]
 
 @dataclasses.dataclass(frozen=True)
 class EpochScore:
-    """The held-out score of one epoch (numbered from 0): the mean over exits, and each exit's, as fractions.
+    """The validation score of one epoch.
 
-    above: whether an exit scores above the majority class; True where that was not recorded.
+    Attributes:
+        epoch: Its number, from 0.
+        score: The mean over exits, a fraction.
+        exits: Each exit's score; empty where not recorded.
+        above: Whether an exit scores above the majority class; True where not recorded.
     """
 
     epoch: int
@@ -31,17 +35,17 @@ class EpochScore:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One (configuration, seed, fold), and the epochs that it has reported so far.
+    """One run of a configuration, with one seed on one fold, and its epochs so far.
 
-    Its score is that of its best epoch (the earliest of equals; one with an exit above the majority class before all
-    others); None before the first report and for a diverged cell.
+    Its score is that of its best epoch: the earliest of equals; an epoch with an exit above the majority class precedes
+    those without. `best` is None before the first report and for a diverged run.
     """
 
     seed: int
     fold: int
     state: CellState = "running"
     epochs: tuple[EpochScore, ...] = ()
-    chosen: EpochScore | None = None  # what its end record says; in a method of several stages the last one's best
+    chosen: EpochScore | None = None  # from its end record; with several stages, the best epoch of the last stage
 
     @property
     def best(self) -> EpochScore | None:
@@ -54,11 +58,14 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """One configuration of the search space (never the seed) with its cells in the sweep's fixed order.
+    """One configuration of the search space (without the seed), with its runs in the sweep's fixed order.
 
-    `values` holds the algorithm and every swept option that applies to it, e.g.
-    ``{"algorithm": "clo-v2", "lr_theta": 1e-4, "lr_omega": 1e-3, "cycle_length": 4, "batch_size": 16}``;
-    `id` is a short digest of the values, the same in every sweep.
+    Attributes:
+        id: A short digest of the values, the same in every sweep.
+        values: The method and every swept option that applies to it, such as ``{"algorithm": "clo-v2", "lr_theta": 1e-4,
+            "lr_omega": 1e-3, "cycle_length": 4, "batch_size": 16}``.
+        state: running, complete, pruned or failed.
+        cells: Its runs.
     """
 
     id: str
@@ -68,7 +75,7 @@ class Configuration:
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """The scores of its finished cells, in cell order."""
+        """The scores of its finished runs, in their order."""
         return tuple(c.best.score for c in self.cells if c.state == "finished" and c.best is not None)
 
 
@@ -76,20 +83,20 @@ History = tuple[Configuration, ...]
 
 
 def describe(values: Any) -> str:
-    """A configuration in a few words: the algorithm, then its options."""
+    """Return a configuration in a few words: the method, then its options."""
     rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
     return f"{values.get('algorithm', '')} {rest}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How a configuration is run after memory ran out: with a GPU or a node to itself, and in micro-batches."""
+    """How a configuration runs after memory ran out: alone on a GPU or a node, and in micro-batches."""
 
     alone: Literal["", "gpu", "node"] = ""
     accumulate: int = 1
 
     def described(self) -> str:
-        """In words, empty where nothing is special."""
+        """Return it in words; empty for the default placement."""
         alone = {"": "", "gpu": "alone on a GPU", "node": "alone on a node"}[self.alone]
         parts = f"{self.accumulate} micro-batches per batch" if self.accumulate > 1 else ""
         return ", ".join(filter(None, (alone, parts)))

@@ -1,8 +1,8 @@
-"""Who drives a sweep: one process at a time, on whatever host, and each with a number of its own.
+"""The lease on a sweep: one process at a time drives it, on any host, each with its own number.
 
 A lease is a file `lease/<number>.json` that one driver creates, renews every few seconds and releases at its end; the
-highest number counts. Creating it is atomic on every file system with hard links, NFS included, so of two drivers one
-gets it. The number also fences: what a driver with a lower one still writes is ignored (see `tune.store.ledger`).
+highest number counts. Creating it is atomic on every file system with hard links, NFS included, so only one of two drivers
+gets it. The number is also a fence: records of a driver with a lower number are ignored (see `tune.store.ledger`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any
 from leebert.errors import LeaseError, StorageError
 from leebert.files import parse_json
 
-#: Seconds between two renewals, and after how many without one a driver on another host is taken for dead.
+#: Seconds between two renewals, and seconds without one after which a driver on another host counts as dead.
 RENEWAL = 5.0
 EXPIRY = 30.0
 
-#: How long a lease whose age can't be right is watched before it is taken over: two renewals.
+#: Seconds for which a lease with an implausible age is watched before it is taken over: two renewals.
 WATCHED = 2 * RENEWAL
 
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """What the newest lease of a sweep says."""
+    """The holder of the newest lease of a sweep, with the facts that it wrote."""
 
     number: int
     facts: dict[str, Any]
@@ -44,23 +44,23 @@ class Holder:
     @property
     def age(self) -> float:
         """Seconds since the last renewal, if the clocks of both hosts agree."""
-        told = self.facts.get("time")
-        return time.time() - (float(told) if isinstance(told, int | float) else 0.0)
+        renewed = self.facts.get("time")
+        return time.time() - (float(renewed) if isinstance(renewed, int | float) else 0.0)
 
     @property
     def alive(self) -> bool | None:
-        """Whether the driver lives: certain on this machine, by the last renewal elsewhere; None: can't be told."""
+        """Whether the driver is alive: certain on this machine, by the last renewal elsewhere; None if unknown."""
         if self.facts.get("released"):
             return False
         if self.facts.get("machine") == _machine():
             pid = self.facts.get("pid")
             return isinstance(pid, int) and _started(pid) == self.facts.get("started_ticks")
-        # An old renewal, or one from the future: its host is gone, or one of the clocks is wrong.
+        # After an old renewal, or one in the future, its host may be gone or one of the clocks wrong.
         return True if abs(self.age) <= EXPIRY else None
 
 
 def holder(folder: Path) -> Holder | None:
-    """The newest lease of a sweep's folder; None before the first."""
+    """Return the holder of the newest lease of a sweep's folder; None before the first."""
     numbers = sorted(int(path.stem) for path in (folder / "lease").glob("*.json") if path.stem.isdigit())
     if not numbers:
         return None
@@ -72,7 +72,7 @@ def holder(folder: Path) -> Holder | None:
 
 
 class Lease:
-    """This process's right to drive a sweep, from :meth:`take` to :meth:`release`; renewed by a thread in between."""
+    """This process's lease on a sweep, from :meth:`take` to :meth:`release`; a thread renews it in between."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
@@ -88,7 +88,7 @@ class Lease:
 
     @classmethod
     def take(cls, folder: Path, *, take_over: bool = False) -> Lease:
-        """The next lease. LeaseError where another driver lives (unless `take_over`) or is faster just now."""
+        """Take the next lease. LeaseError while another driver is alive (unless `take_over`) or takes it first."""
         before = holder(folder)
         if before is not None and not take_over:
             alive = before.alive
@@ -96,8 +96,8 @@ class Lease:
                 alive = watch(folder, before)
             if alive:
                 raise LeaseError(
-                    f"sweep {folder.name} is being driven by {before.described}, heard of {before.age:.0f} s ago; stop it by: "
-                    f"leebert-tune stop {folder.name}, or, if you know that it is dead, resume with --take-over"
+                    f"sweep {folder.name} is driven by {before.described}, last heartbeat {before.age:.0f} s ago; stop it by: "
+                    f"leebert-tune stop {folder.name}, or resume with --take-over if you are sure that it is dead"
                 )
         lease = cls(folder, before.number + 1 if before else 1)
         try:
@@ -115,11 +115,11 @@ class Lease:
         return lease
 
     def tell(self, **facts: Any) -> None:
-        """What the next renewal says of the driver's work, to `leebert-tune status` in other terminals."""
+        """Add facts on the driver's work to the next renewal, for `leebert-tune status`."""
         self.facts = {**self.facts, **facts}
 
     def check(self) -> None:
-        """Raises LeaseError where another driver has taken over: this one may not decide anything more."""
+        """Raise LeaseError if another driver has taken over: this one must not decide anything more."""
         try:
             lost = _path(self.folder, self.number + 1).exists()
         except OSError as error:
@@ -130,7 +130,7 @@ class Lease:
             raise LeaseError(f"sweep {self.folder.name} was taken over by {who}; this driver has ended")
 
     def release(self) -> None:
-        """The last word: the sweep is free. Says nothing where it can't be written; the lease then expires."""
+        """Release the lease; if that cannot be written, it expires."""
         self._ended.set()
         self.tell(released=True)
         self._renew_once()
@@ -140,12 +140,12 @@ class Lease:
             self._renew_once()
 
     def _renew_once(self) -> None:
-        # Storage that is full or away shows where a record is to be written, with a message.
+        # Full or missing storage raises an error with a message where the next record is written.
         with self._writing, contextlib.suppress(OSError):
             self._write_beside().replace(_path(self.folder, self.number))
 
     def _write_beside(self) -> Path:
-        # A renewal differs from the one before by more than its time: clocks stand still, and go backwards.
+        # A renewal differs from the previous one in more than its time: clocks may stop or go backwards.
         text = json.dumps({**self.facts, "time": time.time(), "renewal": uuid.uuid4().hex})
         temporary = self.folder / "lease" / f".{self.number:04d}-{uuid.uuid4().hex}"
         try:
@@ -161,7 +161,7 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def watch(folder: Path, before: Holder) -> bool:
-    """Whether a lease is renewed while one looks on: trusts no clock but this process's own."""
+    """Watch whether a lease is renewed, by this process's own clock only."""
     end = time.monotonic() + WATCHED
     while time.monotonic() < end:
         time.sleep(0.5)
@@ -173,7 +173,7 @@ def watch(folder: Path, before: Holder) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """This machine, or container: where process numbers mean the same processes."""
+    """Identify this machine or container, within which process numbers mean the same processes."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux: the host's name must do
@@ -181,13 +181,13 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process of this machine was started, in clock ticks since its boot; None where there is none.
+    """Return a process's start in clock ticks since the boot; None if there is no such process.
 
-    Process numbers are used again: only number and start together are a process.
+    Process numbers are reused: only number and start together identify a process.
     """
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state == "Z" else int(rest[18])  # a zombie only waits for its parent
+        return None if state == "Z" else int(rest[18])  # a zombie has ended
     except (OSError, IndexError, ValueError):
         return _exists(pid)
 

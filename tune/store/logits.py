@@ -1,4 +1,4 @@
-"""Held-out logits as Parquet: columns per row, and the row's M×K logits as one list whose shape is in the file's metadata."""
+"""Logits as Parquet: a row per sample, with its M×K logits as one list whose shape is in the file's metadata."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from leebert.files import replaced
 def write(
     path: Path, columns: Mapping[str, Any], logits: np.ndarray, layers: tuple[int, ...] = (), depth: int = 0
 ) -> str:
-    """Write columns of N values (pyarrow arrays) and (M, N, K) logits as float32, whole or not at all. Raises OSError.
+    """Write logits atomically.
 
-    Returns the SHA-256 of the file in hexadecimal.
-    `layers` and `depth` as in :class:`leebert.evaluate.HeldOut`.
+    Args:
+        path: The Parquet file.
+        columns: Further columns, pyarrow arrays of N values.
+        logits: (M, N, K), stored as float32.
+        layers: As in :class:`leebert.evaluate.HeldOut`.
+        depth: As in :class:`leebert.evaluate.HeldOut`.
+
+    Returns:
+        The SHA-256 of the file in hexadecimal.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -29,7 +39,7 @@ def write(
     table = pa.table({**columns, "logits": pa.FixedSizeListArray.from_arrays(flat, m * k)})
     about = {"exits": str(m), "classes": str(k), "layers": json.dumps(layers), "depth": str(depth)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:  # whoever names the file next, in a record or a best file, finds it after a crash
+    with replaced(path) as temporary:  # synced before a record or a best file names it
         pq.write_table(table.replace_schema_metadata(about), temporary, compression="zstd")
         with temporary.open("rb") as f:
             digest = hashlib.file_digest(f, "sha256").hexdigest()
@@ -37,7 +47,7 @@ def write(
 
 
 def read(source: Path | bytes) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[tuple[int, ...], int]]:
-    """The columns by name, the logits, (M, N, K), and `layers` and `depth` as they were written; of a file or its bytes."""
+    """Read a file or its bytes: the columns by name, (M, N, K) logits, and (`layers`, `depth`) as written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Which configuration is best: by cross-validated mean, among those that finished every cell."""
+"""The ranking of configurations: by cross-validated mean, among those that finished every run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tune.store.history import Cell, ConfigState, Configuration, History, SeedFo
 
 
 class Score(NamedTuple):
-    """The mean over cells and the cells' sample standard deviation (ddof = 1; NaN for fewer than two), as fractions."""
+    """The mean over runs and their sample standard deviation (ddof = 1; NaN for fewer than two), as fractions."""
 
     mean: float
     std: float
@@ -28,12 +28,12 @@ class Ranked(NamedTuple):
 
 
 def score(configuration: Configuration) -> Score:
-    """The score of a configuration over its finished cells; (NaN, NaN) where there is none."""
+    """Return the score of a configuration over its finished runs; (NaN, NaN) without any."""
     return mean_and_std(configuration.scores)
 
 
 def mean_and_std(scores: Iterable[float]) -> Score:
-    """Mean and sample standard deviation, the same to the last bit in any order."""
+    """Compute mean and sample standard deviation, independent of the order to the last bit."""
     values = tuple(scores)
     n = len(values)
     if not n:
@@ -44,10 +44,10 @@ def mean_and_std(scores: Iterable[float]) -> Score:
 
 
 def complete(history: History) -> History:
-    """The configurations that may be chosen: complete, with every cell finished that any complete one has.
+    """Return the configurations that may be selected: complete, with every run finished that any complete one has.
 
-    Pruned, failed and running ones never count, nor one with a diverged cell, nor one that lacks a cell of the others:
-    means over different folds aren't comparable.
+    Pruned, failed and running ones are excluded, also one with a diverged run, and one that lacks a run of the others:
+    means over different folds are not comparable.
     """
     done = [c for c in history if c.state == "complete"]
     cells = {(cell.seed, cell.fold) for c in done for cell in c.cells}
@@ -55,21 +55,24 @@ def complete(history: History) -> History:
 
 
 def ranking(history: History) -> tuple[Ranked, ...]:
-    """The complete configurations from best to worst cross-validated mean; ties in the order of their ids."""
+    """Rank the complete configurations from best to worst cross-validated mean; ties in the order of their ids."""
     scored = [Ranked(c, score(c)) for c in complete(history)]
     return tuple(sorted(scored, key=lambda r: (-r.score.mean, r.configuration.id)))
 
 
 def best(history: History) -> Configuration:
-    """The complete configuration with the highest cross-validated mean; a :class:`SweepError` where there is none."""
+    """Return the complete configuration with the highest cross-validated mean. SweepError without any."""
     return _ranked(history)[0].configuration
 
 
 def one_standard_error(history: History) -> tuple[Ranked, ...]:
-    """The complete configurations whose mean lies within one standard error, s/√J, of the best one's, best first.
+    """Return the complete configurations whose mean is within one standard error, s/√J, of the best one's, best first.
 
-    Breiman et al., "Classification and Regression Trees" (1984), section 3.4.3. Cells share training data, so the true
-    error is larger and the list, if anything, too short. One cell has no standard error: only the best and its equals.
+    Breiman et al., "Classification and Regression Trees" (1984), section 3.4.3. Runs share training data, so the true
+    error is larger and the list, if anything, too short. One run has no standard error: only the best and ties.
+
+    Raises:
+        SweepError: Without a complete configuration.
     """
     ranked = _ranked(history)
     top = ranked[0]
@@ -80,7 +83,7 @@ def one_standard_error(history: History) -> tuple[Ranked, ...]:
 def _ranked(history: History) -> tuple[Ranked, ...]:
     ranked = ranking(history)
     if not ranked:
-        raise SweepError(f"no configuration has finished all its cells yet: {_states(history)}")
+        raise SweepError(f"no configuration has finished all its runs yet: {_states(history)}")
     return ranked
 
 
@@ -91,7 +94,7 @@ def _states(history: History) -> str:
     words: dict[ConfigState, str] = {"running": "unfinished", "pruned": "pruned", "failed": "failed"}
     parts = [f"{counts[state]} {word}" for state, word in words.items()]
     if counts["complete"]:
-        parts.append(f"{counts['complete']} complete, but with a diverged or missing cell")
+        parts.append(f"{counts['complete']} complete, but with a diverged or missing run")
     return ", ".join(parts)
 
 
@@ -100,9 +103,9 @@ def _scored(cell: Cell) -> bool:
 
 
 def exit_scores(side: Iterable[Configuration], cells: Iterable[SeedFold]) -> np.ndarray:
-    """(cells, exits): each exit's score at the best epoch, a mean over configurations that all finished these cells.
+    """Return (runs, exits) scores at the best epoch, means over configurations that all finished these runs.
 
-    Empty where the exits weren't recorded.
+    Empty where exits are not recorded.
     """
     best = [{(k.seed, k.fold): k.best.exits for k in c.cells if k.best is not None} for c in side]
     rows = [[mine[cell] for mine in best] for cell in cells]
@@ -110,5 +113,5 @@ def exit_scores(side: Iterable[Configuration], cells: Iterable[SeedFold]) -> np.
 
 
 def cells_of(side: History) -> list[SeedFold]:
-    """The cells of complete configurations, which are the same for all."""
+    """Return (seed, fold) of the runs of complete configurations, the same for all."""
     return sorted((k.seed, k.fold) for k in side[0].cells)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.files import replaced
-from tune.store.ledger import Record, State
+from tune.store.ledger import LedgerRecord, SweepState
 
 COLUMNS = (
     "sweep", "task", "configuration", "algorithm", "seed", "fold", "epoch", "theta_updates", "exit", "metric", "value", "seconds",
@@ -14,7 +14,7 @@ COLUMNS = (
 
 
 def schema() -> Any:
-    """The table's columns and types."""
+    """Return the table's columns and types."""
     import pyarrow as pa
 
     types = {
@@ -29,9 +29,9 @@ def schema() -> Any:
 
 
 def cell_table(
-    sweep: str, task: str, config: str, algorithm: str, seed: int, fold: int, epochs: dict[int, Record]
+    sweep: str, task: str, config: str, algorithm: str, seed: int, fold: int, epochs: dict[int, LedgerRecord]
 ) -> Any:
-    """One cell's rows: every epoch, exit (from 1) and metric; `score` is the task's metric."""
+    """Return one run's rows: every epoch, exit (from 1) and metric; `score` is the task's metric."""
     import numpy as np
     import pyarrow as pa
 
@@ -55,11 +55,11 @@ def cell_table(
     return pa.table({f.name: pa.array(columns[f.name], f.type) for f in schema()})
 
 
-def write(path: Path, state: State, sweep: str, task: str) -> None:
-    """Write the table cell by cell; an older one is replaced at once or not at all."""
+def write(path: Path, state: SweepState, sweep: str, task: str) -> None:
+    """Write the table run by run, in place of an older one, atomically."""
     import pyarrow.parquet as pq
 
-    # It is written anew from the ledger at any time.
+    # Without fsync: it can be written again from the ledger at any time.
     with replaced(path, sync=False) as temporary, pq.ParquetWriter(temporary, schema(), compression="zstd") as writer:
         for (config, seed, fold), epochs in state.epochs.items():
             algorithm = str(state.configs[config].values.get("algorithm", ""))

@@ -1,4 +1,4 @@
-"""Files that are kept with a sweep's run in MLflow: pages, and what else people ask for."""
+"""Files in the artifacts of a sweep's run in MLflow, such as HTML pages."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from leebert.errors import TrackingError
-from tune.analysis.html import Page
+from tune.analysis.html import HtmlPage
 from tune.space.spec import experiment_of
 from tune.store.folder import SweepFolder, spec_of
 from tune.tracking.server import existing_run, is_server, readable_errors, redact, resolve_uri
 
 
 def log_file(uri: str, experiment: str, sweep: str, path: Path, *, again: str, folder: str = "reports") -> str:
-    """Put a file into the artifacts of the sweep's own run; returns where it stands.
+    """Log a file to the artifacts of the sweep's own run; return its address.
 
-    Raises TrackingError; `again` is the command that writes a missing sweep to MLflow.
+    Args:
+        uri: MLflow's address.
+        experiment: The experiment's name.
+        sweep: The sweep's name.
+        path: The file.
+        again: The command that writes a missing sweep to MLflow, for the error message.
+        folder: The folder within the artifacts.
+
+    Raises:
+        TrackingError: If MLflow cannot be used or lacks the sweep.
     """
     from mlflow import MlflowClient
 
@@ -30,14 +39,14 @@ def log_file(uri: str, experiment: str, sweep: str, path: Path, *, again: str, f
 
 
 def again_by(folder: SweepFolder, tracking_uri: str | None = None) -> str:
-    """The command that fills MLflow from a sweep's folder, from wherever it is given."""
+    """Return the command that fills MLflow from a sweep's folder, valid in any working folder."""
     return f"leebert-tune rebuild-mlflow {folder.path}" + (
         f" --tracking-uri {redact(tracking_uri)}" if tracking_uri else ""
     )
 
 
 def deliver(
-    page: Page,
+    page: HtmlPage,
     path: Path,
     folders: Sequence[SweepFolder],
     *,
@@ -45,7 +54,7 @@ def deliver(
     experiment: str | None = None,
     say: Callable[[str], None],
 ) -> Path:
-    """Write a page, and put it beside its sweeps' runs in MLflow; where that can't be done, say so and go on."""
+    """Write a page and log it to its sweeps' runs in MLflow; report an error there without raising it."""
     page.write(path)
     for folder in folders:
         spec = spec_of(folder)

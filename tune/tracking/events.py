@@ -1,4 +1,4 @@
-"""What happens in a sweep, as MLflow is told of it: plain values that the driver makes from the ledger's records."""
+"""The events of a sweep for MLflow: plain values that the driver makes from the ledger's records."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ Series = Mapping[str, Sequence[float | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something that the ledger records. `time_ms` is when it happened by the ledger; 0 means when it was put.
+class TrackingEvent:
+    """An event. `time_ms` is its time by the ledger; 0 means the time of :meth:`Tracker.put`.
 
-    Give the ledger's time: replayed with the same time, a report is recognised by MLflow and not stored twice.
+    Give the ledger's time: MLflow recognises a report replayed with the same time and does not store it twice.
     """
 
     time_ms: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepStarted(Event):
+class SweepStarted(TrackingEvent):
     params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class ConfigStarted(Event):
-    """`index` numbers the configurations in the order of their suggestion; `values` holds the algorithm too."""
+class ConfigStarted(TrackingEvent):
+    """A configuration starts. `index` numbers configurations in the order of suggestion; `values` includes the method."""
 
     config_id: str
     index: int
@@ -35,7 +35,7 @@ class ConfigStarted(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class CellStarted(Event):
+class CellStarted(TrackingEvent):
     config_id: str
     seed: int
     fold: int
@@ -44,11 +44,11 @@ class CellStarted(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class Epoch(Event):
-    """One report of a cell, under the names of `tune.tracking.names`; epochs count from 0.
+class Epoch(TrackingEvent):
+    """One report of a run, under the names of `tune.tracking.names`; epochs count from 0.
 
-    `metrics` is called when the report is sent: while a server is away for days, 100,000 of them wait, and those that
-    only point at the ledger's records take little memory.
+    `metrics` is called when the report is sent: 100,000 reports may wait for a server that is down for days, and a
+    reference to the ledger's record takes little memory.
     """
 
     config_id: str
@@ -59,7 +59,7 @@ class Epoch(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class CellEnded(Event):
+class CellEnded(TrackingEvent):
     config_id: str
     seed: int
     fold: int
@@ -67,8 +67,8 @@ class CellEnded(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class ConfigEnded(Event):
-    """A configuration's results: `depth` by layer (score, omega_ce), `curve` in steps of layers (layers, score)."""
+class ConfigEnded(TrackingEvent):
+    """A configuration's results: `depth` by layer (score, omega_ce), `curve` by point (layers, score)."""
 
     config_id: str
     status: Literal["complete", "pruned", "failed", "stopped"]
@@ -78,10 +78,10 @@ class ConfigEnded(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary(Event):
-    """What was computed over many configurations, under full names (`paired/diff`); `depth` by layer from 1.
+class Summary(TrackingEvent):
+    """Results over many configurations, under full names (`paired/diff`); `depth` by layer from 1.
 
-    Put again under the same label with other contents, it takes the old one's place.
+    A summary with the same label and other contents replaces the old one.
     """
 
     label: str
@@ -93,14 +93,14 @@ class Summary(Event):
 
 
 @dataclasses.dataclass(frozen=True)
-class SavedViews(Event):
-    """The sweep's saved views as they are to be now. MLflow may refuse them, which is said and counts as no loss."""
+class SavedViews(TrackingEvent):
+    """The sweep's current saved views. MLflow may refuse them, which is reported but does not count as unsent."""
 
     views: Sequence[View] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepEnded(Event):
+class SweepEnded(TrackingEvent):
     status: Literal["finished", "stopped", "failed"]
     note: str = ""
 

@@ -1,4 +1,4 @@
-"""What an MLflow server holds that has seen a sweep's events from the first to the last, none lost: made in memory."""
+"""The runs that an MLflow server should hold after all events of a sweep, computed in memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from tune.tracking.events import Epoch, Event, SavedViews
+from tune.tracking.events import Epoch, SavedViews, TrackingEvent
 from tune.tracking.runs import Key, RunWriter, key_of
 
 
 @dataclasses.dataclass
 class ExpectedRun:
-    """A run as MLflow should hold it. Its parent is named by key, as each server gives ids of its own.
+    """A run as MLflow should hold it.
 
-    metrics: by name, step → (value, time in ms). rewritten: the values that its tags have had before.
+    Attributes:
+        key: Its identity within the sweep.
+        name: Its name.
+        tags: Its tags.
+        parent: The key of its parent, since each server assigns its own ids.
+        status: MLflow's status.
+        end_ms: Its end in ms.
+        params: Its parameters.
+        metrics: By name, step → (value, time in ms).
+        rewritten: Earlier values of its tags.
     """
 
     key: Key
@@ -32,7 +41,7 @@ class ExpectedRun:
 
 
 class MemoryStore:
-    """The requests of :class:`RunWriter`, carried out in memory as MLflow carries them out."""
+    """Carries out the requests of :class:`RunWriter` in memory, as MLflow does."""
 
     def __init__(self) -> None:
         self.runs: dict[str, ExpectedRun] = {}
@@ -65,8 +74,8 @@ class MemoryStore:
         del self.runs[run_id]
 
 
-def expected_runs(events: Iterable[Event], sweep: str, task: str) -> dict[Key, ExpectedRun]:
-    """The runs that these events leave on a server; saved views are none."""
+def expected_runs(events: Iterable[TrackingEvent], sweep: str, task: str) -> dict[Key, ExpectedRun]:
+    """Compute the runs that these events create on a server; saved views create none."""
     store = MemoryStore()
     writer = RunWriter.into(store, sweep, task)
     for event in events:
@@ -75,11 +84,11 @@ def expected_runs(events: Iterable[Event], sweep: str, task: str) -> dict[Key, E
     return {run.key: run for run in store.runs.values()}
 
 
-def in_parts(events: Sequence[Event], sweep: str, task: str, most: int) -> Iterator[dict[Key, ExpectedRun]]:
-    """All runs of a sweep's events, those of at most `most` folds at a time (but of one configuration at least).
+def in_parts(events: Sequence[TrackingEvent], sweep: str, task: str, most: int) -> Iterator[dict[Key, ExpectedRun]]:
+    """Compute all runs of a sweep's events, those of at most `most` folds at a time (at least one configuration).
 
-    So the values of a large sweep never stand in memory all at once. First the runs that are no configuration's: their
-    end depends on every configuration, though not on what its epochs measured.
+    The values of a large sweep are thus never in memory all at once. First come the runs of no configuration: their end
+    depends on every configuration, but not on the metrics of its epochs.
     """
     outline = (dataclasses.replace(e, metrics=dict) if isinstance(e, Epoch) else e for e in events)
     runs = expected_runs(outline, sweep, task)
@@ -96,7 +105,7 @@ def in_parts(events: Sequence[Event], sweep: str, task: str, most: int) -> Itera
 
 
 def _of_configurations(
-    configs: Collection[str], events: Sequence[Event], sweep: str, task: str
+    configs: Collection[str], events: Sequence[TrackingEvent], sweep: str, task: str
 ) -> dict[Key, ExpectedRun]:
     wanted = (event for event in events if getattr(event, "config_id", None) in (None, *configs))
     runs = expected_runs(wanted, sweep, task)

@@ -12,24 +12,27 @@ import numpy as np
 from leebert.tradeoff import mean_curve
 from tune.store.curves import CurveOf, layers_needed, of_all, stored
 from tune.store.history import Placement
-from tune.store.ledger import Ledger, Record, State
+from tune.store.ledger import Ledger, LedgerRecord, SweepState
 from tune.tracking.events import (
     CellEnded,
     CellStarted,
     ConfigEnded,
     ConfigStarted,
     Epoch,
-    Event,
     SweepEnded,
     SweepStarted,
+    TrackingEvent,
 )
 from tune.tracking.names import exit_metric
 
 
-def events(record: Record, state: State, curve_of: CurveOf = stored) -> Iterator[Event]:
-    """What MLflow is to hear of one record, `state` being the ledger's with the record applied.
+def events(record: LedgerRecord, state: SweepState, curve_of: CurveOf = stored) -> Iterator[TrackingEvent]:
+    """Convert one record to events.
 
-    `curve_of` gives the curves of cells; by default those that records hold.
+    Args:
+        record: The record.
+        state: The ledger's state, with the record applied.
+        curve_of: Returns the curve of a run; by default the recorded one.
     """
     time_ms = int(record["time"] * 1000)
     kind = record["kind"]
@@ -40,7 +43,7 @@ def events(record: Record, state: State, curve_of: CurveOf = stored) -> Iterator
     elif kind == "epoch":
         where = (record["config"], record["seed"], record["fold"])
         newest = list(itertools.islice(reversed(state.epochs[where].values()), 2))
-        if len({r["attempt"] for r in newest}) == len(newest):  # the cell's first, or its first of another attempt
+        if len({r["attempt"] for r in newest}) == len(newest):  # the run's first epoch, or its first of another attempt
             place = state.placements.get((record["config"], record["attempt"]), Placement())
             yield CellStarted(*where, attempt=record["attempt"], placement=place.described(), time_ms=time_ms)
         yield Epoch(*where, record["epoch"], functools.partial(epoch_metrics, record), time_ms=time_ms)
@@ -63,8 +66,8 @@ def events(record: Record, state: State, curve_of: CurveOf = stored) -> Iterator
         yield SweepEnded(record["status"], note=record.get("note", ""), time_ms=time_ms)
 
 
-def epoch_metrics(record: Record) -> dict[str, float]:
-    """An epoch's numbers under the names of `tune.tracking.names`."""
+def epoch_metrics(record: LedgerRecord) -> dict[str, float]:
+    """Return an epoch's metrics under the names of `tune.tracking.names`."""
     metrics: dict[str, float | None] = {
         "score/mean": record["score"],
         "theta_updates": record["theta_updates"],
@@ -84,14 +87,16 @@ def epoch_metrics(record: Record) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
-def _open_cells(config: str, status: Any, state: State, time_ms: int) -> Iterator[Event]:
+def _open_cells(config: str, status: Any, state: SweepState, time_ms: int) -> Iterator[TrackingEvent]:
     for cell in state.configs[config].cells:
         if cell.state == "running":
             yield CellEnded(config, cell.seed, cell.fold, status, time_ms=time_ms)
 
 
-def config_ended(config: str, status: Any, state: State, time_ms: int = 0, curve_of: CurveOf = stored) -> ConfigEnded:
-    """A configuration's results from its finished cells."""
+def config_ended(
+    config: str, status: Any, state: SweepState, time_ms: int = 0, curve_of: CurveOf = stored
+) -> ConfigEnded:
+    """Return a configuration's results from its finished runs."""
     cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
     metrics: dict[str, float] = {"cv/cells": float(len(cells))}
     depth: dict[str, list[float]] = {}
@@ -114,8 +119,8 @@ def config_ended(config: str, status: Any, state: State, time_ms: int = 0, curve
     return ConfigEnded(config, status, metrics=metrics, depth=depth, curve=curve, time_ms=time_ms)
 
 
-def by_layer(cells: Sequence[Record]) -> dict[str, list[float]]:
-    """Means over a configuration's finished cells by exit: score, and ω where all cells have learned it."""
+def by_layer(cells: Sequence[LedgerRecord]) -> dict[str, list[float]]:
+    """Return means over a configuration's finished runs by exit: score, and ω if all runs learn it."""
     depth = {"score": np.mean([r["exits"]["score"] for r in cells], axis=0).tolist()}
     if all(r["weights"] for r in cells):
         depth["omega_ce"] = np.mean([r["weights"]["ce"] for r in cells], axis=0).tolist()
@@ -123,22 +128,28 @@ def by_layer(cells: Sequence[Record]) -> dict[str, list[float]]:
 
 
 class Listener(Protocol):
-    """Who is told of events: the tracker, or nobody."""
+    """A receiver of events, such as the tracker."""
 
-    def put(self, event: Event) -> None: ...
+    def put(self, event: TrackingEvent) -> None: ...
 
 
-def replay(state_of: Ledger, listener: Listener, curve_of: CurveOf = stored) -> State:
-    """Tell a listener everything that a ledger holds, in the order in which it happened.
+def replay(state_of: Ledger, listener: Listener, curve_of: CurveOf = stored) -> SweepState:
+    """Send a ledger's whole history to a listener, in order.
 
-    `curve_of` gives the curves of cells; by default those that records hold.
+    Args:
+        state_of: The ledger.
+        listener: Receives the events.
+        curve_of: Returns the curve of a run; by default the recorded one.
+
+    Returns:
+        The final state.
     """
-    state, fences = State(slim=True), state_of.fences()
+    state, fences = SweepState(slim=True), state_of.fences()
     for record in state_of.in_order():
         if "attempt" in record and record["kind"] in ("epoch", "cell_end"):
             fence = fences.get(record["config"], {}).get(record["attempt"])
             if fence is not None and record["seq"] >= fence:
-                continue  # written after its attempt had been given up
+                continue  # written after its attempt was superseded
         if state.apply_in_order(record):
             for event in events(record, state, curve_of):
                 listener.put(event)

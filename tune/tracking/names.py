@@ -23,7 +23,7 @@ _PLACEHOLDERS = {"{exit}": r"\d{2,}", "{term}": r"\w+", "{option}": r"\w+", "{sp
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """One line of the list: what stands under this name, in which unit, against which step, on which kinds of run."""
+    """One entry of the list: the meaning of a name, its unit, its step, and the kinds of run that have it."""
 
     family: Family
     pattern: str
@@ -50,7 +50,7 @@ def _tag(pattern: str, runs: tuple[RunKind, ...], meaning: str) -> Name:
 _ALL: tuple[RunKind, ...] = ("sweep", "config", "fold", "summary", "refit")
 
 NAMES: tuple[Name, ...] = (
-    _metric("score/exit_{exit}", "fold", "fraction", "epoch", "held-out score of the exit, by the task's metric"),
+    _metric("score/exit_{exit}", "fold", "fraction", "epoch", "validation score of the exit, by the task's metric"),
     _metric(
         "score/mean",
         "fold",
@@ -58,50 +58,54 @@ NAMES: tuple[Name, ...] = (
         "epoch",
         "mean of the scores over exits; decides among epochs above the majority class",
     ),
-    _metric("loss/exit_{exit}", "fold", "nats", "epoch", "held-out cross-entropy of the exit"),
+    _metric("loss/exit_{exit}", "fold", "nats", "epoch", "validation cross-entropy of the exit"),
     _metric("omega_ce/exit_{exit}", "fold", "weight", "epoch", "ω of the exit's cross-entropy term"),
     _metric(
         "omega_kd/exit_{exit}", "fold", "weight", "epoch", "sum of ω over the terms in which the exit is a student"
     ),
-    _metric("collapsed/exit_{exit}", "fold", "0 or 1", "epoch", "1 while the exit predicts one class for all rows"),
+    _metric("collapsed/exit_{exit}", "fold", "0 or 1", "epoch", "1 while the exit predicts one class for all samples"),
     _metric("train/{term}", "fold", "as named", "epoch", "epoch's mean of a training quantity, such as `loss_theta`"),
-    _metric("theta_updates", "fold", "updates", "epoch", "θ updates since the start of the cell"),
+    _metric("theta_updates", "fold", "updates", "epoch", "θ updates since the start of the run"),
     _metric("seconds", "fold", "s", "epoch", "time that the epoch took, with its evaluation"),
-    _metric("depth/score", "config", "fraction", "layer", "mean over cells of the exit's score at the best epoch"),
-    _metric("depth/omega_ce", "config", "weight", "layer", "mean over cells of its `omega_ce` at the best epoch"),
+    _metric("depth/score", "config", "fraction", "layer", "mean over runs of the exit's score at the best epoch"),
+    _metric("depth/omega_ce", "config", "weight", "layer", "mean over runs of its `omega_ce` at the best epoch"),
     Name(
         "metric",
         "depth/layer",
         ("config", "summary"),
         "layer",
         "layer",
-        "the layer itself: as x-axis it labels the axis",
+        "the layer itself, to label the x-axis",
     ),
-    _metric("cv/score_mean", "config", "fraction", "none", "score of the configuration: mean over its finished cells"),
-    _metric("cv/score_std", "config", "fraction", "none", "standard deviation of the score over its finished cells"),
-    _metric("cv/score_pct", "config", "per cent", "none", "the mean in per cent: bars print two decimals"),
-    _metric("cv/score_std_pct", "config", "points", "none", "the standard deviation in points, for bars as well"),
+    _metric("cv/score_mean", "config", "fraction", "none", "score of the configuration: mean over its finished runs"),
+    _metric("cv/score_std", "config", "fraction", "none", "standard deviation of the score over its finished runs"),
+    _metric("cv/score_pct", "config", "per cent", "none", "the mean in per cent, for bar charts"),
+    _metric("cv/score_std_pct", "config", "points", "none", "the standard deviation in points, for bar charts"),
     _metric(
-        "cv/layers", "config", "layers", "none", "fewest on its curve whose score is at most 1 point below all layers'"
+        "cv/layers",
+        "config",
+        "layers",
+        "none",
+        "smallest mean exit layer with a score at most 1 point below all layers'",
     ),
     _metric("cv/margin", "config", "fraction", "none", "mean margin of its scores over the majority class"),
-    _metric("cv/cells", "config", "cells", "none", "finished cells: fewer than seeds × folds if pruned or stopped"),
-    _metric("curve/layers", "config", "layers", "point", "mean number of layers computed under normalised entropy"),
-    _metric("curve/score", "config", "fraction", "point", "mean over cells of the score at `curve/layers`"),
-    _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over an algorithm's runs"),
-    _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % interval"),
-    _metric("summary/score_high", "summary", "fraction", "layer", "upper end of its 95 % interval"),
-    _metric("summary/score_pct", "summary", "per cent", "none", "the algorithm's mean score over runs and exits"),
-    _metric("summary/score_pct_low", "summary", "per cent", "none", "lower end of its 95 % interval"),
-    _metric("summary/score_pct_high", "summary", "per cent", "none", "upper end of its 95 % interval"),
-    _metric("summary/configs", "summary", "configurations", "none", "configurations that the summary stands on"),
-    _metric("paired/diff", "summary", "fraction", "layer", "mean paired difference of two algorithms' scores"),
-    _metric("paired/diff_low", "summary", "fraction", "layer", "lower end of its corrected 95 % interval"),
-    _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % interval"),
+    _metric("cv/cells", "config", "runs", "none", "finished runs: fewer than seeds × folds if pruned or stopped"),
+    _metric("curve/layers", "config", "layers", "point", "mean exit layer under normalised entropy"),
+    _metric("curve/score", "config", "fraction", "point", "mean over runs of the score at `curve/layers`"),
+    _metric("summary/score", "summary", "fraction", "layer", "the exit's mean score over a method's runs"),
+    _metric("summary/score_low", "summary", "fraction", "layer", "lower end of its 95 % CI"),
+    _metric("summary/score_high", "summary", "fraction", "layer", "upper end of its 95 % CI"),
+    _metric("summary/score_pct", "summary", "per cent", "none", "the method's mean score over runs and exits"),
+    _metric("summary/score_pct_low", "summary", "per cent", "none", "lower end of its 95 % CI"),
+    _metric("summary/score_pct_high", "summary", "per cent", "none", "upper end of its 95 % CI"),
+    _metric("summary/configs", "summary", "configurations", "none", "configurations that the summary is based on"),
+    _metric("paired/diff", "summary", "fraction", "layer", "mean paired difference of two methods' scores"),
+    _metric("paired/diff_low", "summary", "fraction", "layer", "lower end of its corrected 95 % CI"),
+    _metric("paired/diff_high", "summary", "fraction", "layer", "upper end of its corrected 95 % CI"),
     _metric("paired/diff_pct", "summary", "points", "none", "mean paired difference of the means over exits"),
-    _metric("paired/diff_pct_low", "summary", "points", "none", "lower end of its corrected 95 % interval"),
-    _metric("paired/diff_pct_high", "summary", "points", "none", "upper end of its corrected 95 % interval"),
-    _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference stands on"),
+    _metric("paired/diff_pct_low", "summary", "points", "none", "lower end of its corrected 95 % CI"),
+    _metric("paired/diff_pct_high", "summary", "points", "none", "upper end of its corrected 95 % CI"),
+    _metric("paired/pairs", "summary", "pairs", "none", "complete pairs that the difference is based on"),
     _metric("on_{split}/score", "refit", "fraction", "layer", "the exit's score on a split, after all training"),
     _metric("on_{split}/score_mean", "refit", "fraction", "none", "mean of the scores over exits"),
     _metric(
@@ -109,24 +113,30 @@ NAMES: tuple[Name, ...] = (
         "refit",
         "layers",
         "point",
-        "mean number of layers computed under the exit criterion",
+        "mean exit layer under the exit criterion",
     ),
     _metric(
         "on_{split}/{criterion}_score",
         "refit",
         "fraction",
         "point",
-        "score under the exit criterion, against its layers",
+        "score under the exit criterion at these layers",
     ),
     _metric(
-        "on_{split}/{criterion}_speed_up", "refit", "ratio", "none", "M / mean layers at the threshold that was chosen"
+        "on_{split}/{criterion}_speed_up",
+        "refit",
+        "ratio",
+        "none",
+        "layer speed-up (M / mean exit layer) at the chosen threshold",
     ),
     _metric(
-        "on_{split}/{criterion}_ms", "refit", "ms", "none", "wall-clock time per row at that threshold, one at a time"
+        "on_{split}/{criterion}_ms",
+        "refit",
+        "ms",
+        "none",
+        "wall-clock time per sample at that threshold, one at a time",
     ),
-    Name(
-        "param", "{option}", ("refit",), "as in the space", "", "each training option, and how the model leaves early"
-    ),
+    Name("param", "{option}", ("refit",), "as in the space", "", "each training option, and the exit criterion"),
     Name("param", "{option}", ("config",), "as in the space", "", "each value of the configuration, `algorithm` too"),
     Name(
         "param",
@@ -138,20 +148,20 @@ NAMES: tuple[Name, ...] = (
     ),
     Name("param", "log10_lr_theta", ("config",), "log10", "", "MLflow's scatter plots have no logarithmic axis"),
     Name("param", "log10_lr_omega", ("config",), "log10", "", "the same for ω's learning rate"),
-    Name("param", "{option}", ("sweep",), "as in the space", "", "what holds for the whole sweep, such as folds"),
+    Name("param", "{option}", ("sweep",), "as in the space", "", "settings of the whole sweep, such as folds"),
     _tag("sweep", _ALL, "name of the sweep"),
     _tag("task", _ALL, "name of the task"),
     _tag("kind", _ALL, "`sweep`, `config`, `fold`, `summary` or `refit`"),
-    _tag("algorithm", ("config", "fold", "summary", "refit"), "the algorithm as the search space spells it"),
-    _tag("approach", ("config", "fold", "summary", "refit"), "the algorithm as the paper spells it: group by this"),
+    _tag("algorithm", ("config", "fold", "summary", "refit"), "the method as the search space spells it"),
+    _tag("approach", ("config", "fold", "summary", "refit"), "the method as the paper spells it: group by this"),
     _tag("config", ("config", "fold", "refit"), "digest of the configuration, the same in every sweep"),
-    _tag("seed", ("fold", "refit"), "seed of the cell, or of the refit"),
-    _tag("fold", ("fold",), "fold of the cell"),
-    _tag("attempt", ("fold",), "attempt that wrote last: above 1 after a restart"),
+    _tag("seed", ("fold", "refit"), "seed of the run, or of the refit"),
+    _tag("fold", ("fold",), "validation fold of the run"),
+    _tag("attempt", ("fold",), "newest attempt: above 1 after a restart"),
     _tag("placement", ("fold",), "how that attempt ran after memory ran out: alone, in micro-batches"),
     _tag("outcome", ("config",), "`complete`, `pruned`, `failed` or `stopped`: MLflow has no status for pruned"),
-    _tag("nonfinite", ("config", "fold", "summary"), "how many values were NaN or infinite, and so are in no chart"),
-    _tag("label", ("summary",), "what the summary is about, unique within the sweep"),
+    _tag("nonfinite", ("config", "fold", "summary"), "number of NaN or infinite values, which no chart shows"),
+    _tag("label", ("summary",), "subject of the summary, unique within the sweep"),
     _tag("best_digest", ("refit",), "digest of the best file"),
     _tag("code", ("refit",), "version of this package, and a digest of its sources"),
     _tag("digest", ("summary",), "digest of its contents: an unchanged summary is not written again"),
@@ -159,14 +169,14 @@ NAMES: tuple[Name, ...] = (
     _tag(
         "mlflow.runColor",
         ("config", "fold", "summary", "refit"),
-        "the algorithm's or the comparison's colour in charts",
+        "the method's or the comparison's colour in charts",
     ),
     _tag("mlflow.note.content", ("sweep", "summary", "refit"), "the description on the run's page"),
 )
 
 
 def find(family: Family, name: str) -> Name | None:
-    """The list's line for a name, exact names before patterns; None for a name that nobody listed."""
+    """Return the entry of a name, exact names before patterns; None for an unlisted name."""
     lines = [line for line in NAMES if line.family == family and line.matches(name)]
     return min(lines, key=lambda line: "{" in line.pattern, default=None)
 
@@ -179,37 +189,37 @@ def exit_metric(quantity: str, exit: int) -> str:
 
 
 def config_prefix(algorithm: str, index: int) -> str:
-    """``CLO-v2 04``: the start of a configuration's run name and its folds'; MLflow's list shows some 20 characters."""
+    """Return ``CLO-v2 04``, the start of the run names of a configuration and its folds (MLflow shows 20 characters)."""
     return f"{algorithm_label(algorithm)} {index:02d}"
 
 
 def config_run_name(algorithm: str, index: int, config_id: str) -> str:
-    """``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep."""
+    """Return ``CLO-v2 04 · 1f3a``: unique in the sweep by its index; the digest is the same in every sweep."""
     return f"{config_prefix(algorithm, index)} · {config_id}"
 
 
 def prefix_of(run_name: str) -> str:
-    """The prefix back from a configuration's run name: a resumed sweep names new folds like the old ones."""
+    """Return the prefix of a configuration's run name: a resumed sweep names new folds like the old ones."""
     return run_name.split(" · ")[0]
 
 
 def fold_run_name(prefix: str, seed: int, fold: int) -> str:
-    """``CLO-v2 04 s0 f1``."""
+    """Return ``CLO-v2 04 s0 f1``."""
     return f"{prefix} s{seed} f{fold}"
 
 
 def refit_run_name(task: str, algorithm: str, seed: int, number: int = 1) -> str:
-    """``Refit · mrpc CLO-v2 s0``, from the second of that name on with its number: ``Refit · mrpc CLO-v2 s0 no. 2``."""
+    """Return ``Refit · mrpc CLO-v2 s0``, with ``no. 2`` and so on for further runs of that name."""
     return f"Refit · {task} {algorithm_label(algorithm)} s{seed}" + (f" no. {number}" if number > 1 else "")
 
 
 def summary_run_name(label: str) -> str:
-    """``Summary · CLO-v2 minus BLO``."""
+    """Return ``Summary · CLO-v2 minus BLO``."""
     return f"Summary · {label}"
 
 
 def config_params(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's values, the logarithms of its learning rates, and its algorithm with its C in one word."""
+    """Return a configuration's values, the logarithms of its learning rates, and its method with C as `variant`."""
     params = dict(values)
     if "algorithm" in values:
         cycle = values.get("cycle_length")

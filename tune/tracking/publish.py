@@ -1,4 +1,4 @@
-"""What MLflow shows of a sweep as a whole, its summaries and saved views, kept up while the sweep runs."""
+"""Summaries and saved views of a sweep in MLflow, updated while the sweep runs."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from leebert.errors import SweepError
 from tune.space import SweepSpec
 from tune.space.spec import experiment_of
 from tune.store.folder import SweepFolder, spec_of
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking.artifacts import again_by
-from tune.tracking.events import Event, SavedViews
+from tune.tracking.events import SavedViews, TrackingEvent
 from tune.tracking.saved_views import doubts, links, save_now
 from tune.tracking.server import resolve_uri
 from tune.tracking.summary import summaries
-from tune.tracking.views import LOADED_RUNS, found, saved_views
+from tune.tracking.views import LOADED_RUNS, saved_views, view_contents
 
 
 class Receiver(Protocol):
-    """Who takes a sweep's events: the tracker, or what stands before it."""
+    """A receiver of a sweep's events, such as the tracker."""
 
     sweep: str
 
-    def put(self, event: Event) -> None: ...
+    def put(self, event: TrackingEvent) -> None: ...
 
 
-class Showing:
-    """Puts summaries and views at a sweep's start, whenever its complete configurations have doubled, and at its end.
+class Publisher:
+    """Sends summaries and views at a sweep's start, each time its complete configurations have doubled, and at its end.
 
-    So they are there from the first hour of a sweep of days, and are written a few times only. What goes wrong is said
-    and never raised: training is worth more than what is shown of it.
+    They exist from the first hour of a sweep of days, and are only written a few times. Errors are reported and never
+    raised, since they must not end training.
     """
 
     def __init__(self, tracker: Receiver, spec: SweepSpec, test_train_ratio: float | None, say: Callable[[str], None]):
@@ -38,35 +38,35 @@ class Showing:
         self._ratio = test_train_ratio if spec.folds == 1 else None
         self._next, self._begun = 1, 0
 
-    def start(self, state: State) -> None:
+    def start(self, state: SweepState) -> None:
         self._views(state)
         self._next, self._begun = _next_after(_complete(state)), len(state.configs)
 
-    def follow(self, state: State) -> None:
-        """Called every few seconds."""
+    def follow(self, state: SweepState) -> None:
+        """Update summaries and views if due; called every few seconds."""
         complete, begun = _complete(state), len(state.configs)
-        too_many = self._begun <= LOADED_RUNS < begun  # which the titles are to say
+        too_many = self._begun <= LOADED_RUNS < begun  # the titles then change
         if complete < self._next and not too_many:
             return
         self._next, self._begun = _next_after(complete), begun
         self._summaries(state)
         self._views(state)
 
-    def end(self, state: State) -> None:
-        """Before the end is recorded: MLflow's run of the sweep is closed with that."""
+    def end(self, state: SweepState) -> None:
+        """Send the final summaries and views, before the sweep's end closes its run in MLflow."""
         self._summaries(state)
         self._views(state)
 
-    def _summaries(self, state: State) -> None:
+    def _summaries(self, state: SweepState) -> None:
         try:
             for event in summaries(state, self._spec.folds, self._ratio):
                 self._tracker.put(event)
         except Exception as error:
             self._say(f"no summaries: {type(error).__name__}: {error}")
 
-    def _views(self, state: State) -> None:
+    def _views(self, state: SweepState) -> None:
         try:
-            self._tracker.put(SavedViews(saved_views(self._tracker.sweep, found(self._spec, state))))
+            self._tracker.put(SavedViews(saved_views(self._tracker.sweep, view_contents(self._spec, state))))
         except Exception as error:
             self._say(f"no saved views: {type(error).__name__}: {error}")
 
@@ -77,15 +77,17 @@ def show(
     tracking_uri: str | None = None,
     experiment: str | None = None,
 ) -> dict[str, Any]:
-    """Write the views of a sweep that MLflow has, as they are to be now; JSON-ready. Writes nothing else.
+    """Write the current views of a sweep that MLflow has, and nothing else; return a JSON-ready summary.
 
-    Raises SweepError for a sweep without configurations, TrackingError where MLflow lacks the sweep or refuses its views.
+    Raises:
+        SweepError: For a sweep without configurations.
+        TrackingError: If MLflow lacks the sweep or refuses its views.
     """
     spec, state = spec_of(folder), folder.ledger.read(epochs=False)
     if not state.history():
-        raise SweepError(f"sweep {folder.name} has begun no configuration yet: there is nothing to show")
+        raise SweepError(f"sweep {folder.name} has no configuration yet, and so no views: wait until one has started")
     uri = resolve_uri(tracking_uri or spec.tracking.uri)
-    views = saved_views(folder.name, found(spec, state))
+    views = saved_views(folder.name, view_contents(spec, state))
     again = again_by(folder, tracking_uri)
     experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, again=again)
     return {
@@ -98,9 +100,9 @@ def show(
 
 
 def _next_after(complete: int) -> int:
-    """With how many the views are made anew: twice as many, and as soon as MLflow loads only a part of them."""
+    """Return the number of complete configurations for the next update: double, and above MLflow's limit."""
     return max(1, LOADED_RUNS + 1 if complete <= LOADED_RUNS < 2 * complete else 2 * complete)
 
 
-def _complete(state: State) -> int:
+def _complete(state: SweepState) -> int:
     return sum(c.state == "complete" for c in state.configs.values())

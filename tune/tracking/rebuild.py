@@ -1,7 +1,7 @@
-"""MLflow from a sweep's ledger: a new server gets everything, one that has a part gets what it lacks.
+"""Rebuilding MLflow from a sweep's ledger: a new server gets everything, another one what it lacks.
 
-The feed knows by a run's last step which epochs a server has. What it was told wrongly in between (a proxy that answered
-in the server's place) is found by reading everything back.
+The feed sees by a run's last step which epochs a server has. Losses before that step (a proxy that answered in the server's
+place) are found by reading everything back.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any
 
 from leebert.errors import SweepError
 from tune.store.curves import CellCurves
-from tune.store.folder import SweepFolder, held, named, spec_of
-from tune.store.ledger import Record, State
-from tune.tracking.audit import Audit, Difference
-from tune.tracking.events import ConfigEnded, Event
+from tune.store.folder import SweepFolder, driver_lease, spec_of, sweep_argument
+from tune.store.ledger import LedgerRecord, SweepState
+from tune.tracking.audit import Audit, RunDifference
+from tune.tracking.events import ConfigEnded, TrackingEvent
 from tune.tracking.feed import events, replay
-from tune.tracking.publish import Showing
+from tune.tracking.publish import Publisher
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
 
-#: So often MLflow is compared with the ledger and mended, at most.
+#: The largest number of times that MLflow is compared with the ledger and mended.
 PASSES = 5
 
 
 class _Kept:
-    """A listener that keeps a sweep's events."""
+    """A listener that collects a sweep's events."""
 
     def __init__(self, sweep: str) -> None:
         self.sweep = sweep
-        self.events: list[Event] = []
+        self.events: list[TrackingEvent] = []
 
-    def put(self, event: Event) -> None:
+    def put(self, event: TrackingEvent) -> None:
         self.events.append(event)
 
 
@@ -44,17 +44,22 @@ def rebuild(
     experiment: str | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Send what MLflow lacks of a sweep that nobody drives, read everything back, and mend what differs; JSON-ready.
+    """Send what MLflow lacks of a sweep without a driver, read everything back, and mend what differs.
 
-    `unsent` counts events for which the server was away, `mended` the runs that differed and no longer do, and
-    `differences` says what is left, a line each: MLflow holds the whole sweep where both are nothing. Raises LeaseError
-    while another process drives the sweep, SweepError where a part of its ledger was lost, TrackingError where MLflow
-    can't be used at all.
+    Returns:
+        A JSON-ready summary. `unsent` counts events for which the server was unreachable, `mended` the runs that differed
+        and no longer do, `differences` lists the remaining ones: MLflow holds the whole sweep if `unsent` is 0 and
+        `differences` is empty.
+
+    Raises:
+        LeaseError: While another process drives the sweep.
+        SweepError: If a part of its ledger was lost.
+        TrackingError: If MLflow cannot be used.
     """
     folder.refuse_links()
     spec = spec_of(folder)
-    # Feeding MLflow is the driver's: two at once would create runs twice.
-    with held(folder) as lease:
+    # Only the holder of the lease writes to MLflow: two processes at once would create runs twice.
+    with driver_lease(folder) as lease:
         _refuse_partial(folder)
         tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
         tracker.fence(lease.check)
@@ -62,14 +67,14 @@ def rebuild(
         kept = _Kept(folder.name)
         curve_of = CellCurves(folder.path, say)
         state = replay(folder.ledger, kept, curve_of)
-        Showing(kept, spec, folder.manifest["test_train_ratio"], say).end(state)
+        Publisher(kept, spec, folder.manifest["test_train_ratio"], say).end(state)
         for event in events(_end(state), state, curve_of):
             kept.put(event)
-        told = with_newest_results(kept.events)
-        for event in told:
+        sent = with_newest_results(kept.events)
+        for event in sent:
             tracker.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
-        mended, left = (0, []) if unsent else complete(tracker, told, lease.check, say)
+        mended, remaining = (0, []) if unsent else complete(tracker, sent, lease.check, say)
     return {
         "sweep": folder.name,
         "mlflow": mlflow_address(tracker),
@@ -80,80 +85,80 @@ def rebuild(
         "unsent": unsent,
         "rejected": tracker.rejected,
         "mended": mended,
-        "differences": [str(difference) for difference in left],
+        "differences": [str(difference) for difference in remaining],
     }
 
 
 def _refuse_partial(folder: SweepFolder) -> None:
-    """SweepError where decisions were lost and not made again: MLflow may hold what the ledger does not, and would lose it."""
+    """Raise SweepError if decisions were lost and not restored: MLflow may hold more than the ledger, and would lose it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the same
         state = folder.ledger.read(epochs=False)
     if state.missing and any(configuration.state == "running" for configuration in state.history()):
         raise SweepError(
-            f"{folder.ledger.folder}: {'; '.join(state.missing)}. MLflow may hold more than that, and would be changed to "
-            f"it: first go on by: leebert-tune resume {named(folder)}"
+            f"{folder.ledger.folder}: {'; '.join(state.missing)}. MLflow may hold more than the ledger, and a rebuild would "
+            f"delete it: first resume by: leebert-tune resume {sweep_argument(folder)}"
         )
 
 
-def with_newest_results(told: Sequence[Event]) -> list[Event]:
-    """The events, in which each end of a configuration has the results of its last one.
+def with_newest_results(events: Sequence[TrackingEvent]) -> list[TrackingEvent]:
+    """Give every end of a configuration the results of its last end.
 
-    A configuration ends again after more seeds or a repair. MLflow can't take back what it was told at the first end, and
-    points of two ends at one step would contradict each other.
+    A configuration ends again after more seeds or a repair. MLflow cannot delete the points of the first end, and points of
+    two ends at one step would contradict each other.
     """
-    ends = (event for event in told if isinstance(event, ConfigEnded) and event.status in ("complete", "pruned"))
+    ends = (event for event in events if isinstance(event, ConfigEnded) and event.status in ("complete", "pruned"))
     newest = {event.config_id: event for event in ends}
 
-    def newer(event: Event) -> Event:
+    def newer(event: TrackingEvent) -> TrackingEvent:
         if not isinstance(event, ConfigEnded) or (last := newest.get(event.config_id)) is None:
             return event
         return dataclasses.replace(event, metrics=last.metrics, depth=last.depth, curve=last.curve)
 
-    return [newer(event) for event in told]
+    return [newer(event) for event in events]
 
 
 def complete(
-    tracker: Tracker, told: Sequence[Event], may_send: Callable[[], None], say: Callable[[str], None]
-) -> tuple[int, list[Difference]]:
-    """Mend until nothing differs; how many runs were mended, and what differs after the last attempt."""
+    tracker: Tracker, events: Sequence[TrackingEvent], may_send: Callable[[], None], say: Callable[[str], None]
+) -> tuple[int, list[RunDifference]]:
+    """Mend until nothing differs; return the number of mended runs, and the differences after the last attempt."""
     assert tracker.experiment_id is not None
     audit = Audit(
         tracker.uri,
         tracker.experiment_id,
         tracker.sweep,
         tracker.task,
-        told,
+        events,
         may_send=may_send,
         patience=CLOSE_SECONDS,
         with_views=tracker.takes_views,
     )
     runs: set[str] = set()
-    before: list[Difference] = []
+    before: list[RunDifference] = []
     for _ in range(PASSES):
-        left = audit.differences(mend=True)
-        if not left:
+        remaining = audit.differences(mend=True)
+        if not remaining:
             return len(runs), []
         if not runs:
-            say(f"MLflow differs from the sweep's record in {len({one.run for one in left})} runs, which are mended")
-        runs |= {one.run for one in left}
-        if any(one.absent for one in left):
+            say(f"mending {len({one.run for one in remaining})} runs in MLflow that differ from the ledger")
+        runs |= {one.run for one in remaining}
+        if any(one.absent for one in remaining):
             again = tracker.again()
             again.fence(may_send)
-            for event in told:
+            for event in events:
                 again.put(event)
             again.close(CLOSE_SECONDS)
-        if left == before:
-            break  # whoever answers takes nothing
-        before = left
-    left = audit.differences(mend=False)
-    return len(runs - {one.run for one in left}), left
+        if remaining == before:
+            break  # the server accepts requests without effect
+        before = remaining
+    remaining = audit.differences(mend=False)
+    return len(runs - {one.run for one in remaining}), remaining
 
 
-def _end(state: State) -> Record:
-    """How the sweep ended; a driver that died stopped with its last record.
+def _end(state: SweepState) -> LedgerRecord:
+    """Return the record of the sweep's end; a driver that died stopped with its last record.
 
-    It is told again after everything else, for what a trial has written beyond its driver's last word.
+    It is sent again after everything else, since a trial may have written later than its driver.
     """
     last = state.session[1] if state.session else 0.0
     return state.end or {"kind": "end", "status": "stopped", "note": "its driver died", "time": last}

@@ -1,9 +1,10 @@
-"""From one event of a sweep to requests: the runs of MLflow, found by their tags, and what is written to each.
+"""Converting one event of a sweep to requests: MLflow's runs are found by their tags, and each event adds to one.
 
-Requests, besides a search at the start (two where it finds nothing): at most one per epoch report; two more for a fold's run (create, end), four for a
-configuration's (also its parameters at its start, its results at its end), at most four for the sweep's. As each
-configuration has at least one fold, a sweep stays within one per report plus three per run. Its saved views come to that:
-one to read the experiment and at most five to change it, each time that the complete configurations have doubled.
+Requests, besides a search at the start (two if it finds nothing): at most one per epoch report; two more for a fold's run
+(create, end), four for a configuration's (also its parameters at its start, its results at its end), at most four for the
+sweep's. As each configuration has at least one fold, a sweep needs at most one request per report plus three per run, and
+for its saved views one to read the experiment and at most five to change it, each time that the complete configurations
+have doubled.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from tune.tracking.events import (
     ConfigEnded,
     ConfigStarted,
     Epoch,
-    Event,
     SavedViews,
     Series,
     Summary,
     SweepEnded,
     SweepStarted,
+    TrackingEvent,
 )
 from tune.tracking.server import ensure_experiment, is_permanent, open_store, quoted, redact
 
-# MLflow has three ends. KILLED is its own convention (in its Optuna storage) for what was cut short on purpose.
+# MLflow has three final statuses. KILLED is its own convention (in its Optuna storage) for runs stopped on purpose.
 _STATUS = {
     "finished": "FINISHED",
     "complete": "FINISHED",
@@ -53,7 +54,7 @@ Points = Sequence[tuple[str, float, int]]  # metric, value, step
 
 @dataclasses.dataclass
 class _Run:
-    """What is known of a run in MLflow."""
+    """The state of a run in MLflow, as far as a writer needs it."""
 
     id: str
     name: str
@@ -65,11 +66,11 @@ class _Run:
     nonfinite: int = 0
     digest: str = ""
     ended: int = 0  # ms, by the ledger's clock
-    curve: bool = False  # whether a configuration's curve is there
+    curve: bool = False  # whether a configuration's curve is written
 
 
 class RunWriter:
-    """Turns one event into requests. Raises if one fails; applied again, it continues where it was cut off."""
+    """Converts events to requests. Raises if a request fails; applying the event again continues where it failed."""
 
     def __init__(self, uri: str, experiment: str, sweep: str, task: str) -> None:
         self._uri, self._experiment, self._sweep, self._task = uri, experiment, sweep, task
@@ -80,20 +81,20 @@ class RunWriter:
 
     @classmethod
     def into(cls, store: Any, sweep: str, task: str) -> RunWriter:
-        """A writer into a store that holds nothing yet, at no address."""
+        """Make a writer into an empty store without an address."""
         writer = cls("", "", sweep, task)
         writer._store, writer.experiment_id, writer._runs = store, "", {}
         return writer
 
     def connect(self, seconds: float | None = None) -> None:
-        """Know the experiment's id, creating it if need be; `seconds` is the patience of this one request."""
+        """Get the experiment's id, creating the experiment if needed; `seconds` is the timeout of this one request."""
         if self.experiment_id is None or seconds is not None:
             quick = (seconds, seconds) if seconds is not None else ()
             self.experiment_id = ensure_experiment(open_store(self._uri, *quick), self._experiment)
             self._store = open_store(self._uri)
 
-    def apply(self, event: Event, *more: Epoch) -> None:
-        """Write an event; if it is a report, others with it: those of one run share requests, at a third of the cost."""
+    def apply(self, event: TrackingEvent, *more: Epoch) -> None:
+        """Write an event, for a report with `more` of them: reports of one run share requests, at a third of the cost."""
         self.connect()
         if isinstance(event, SavedViews):
             assert self.experiment_id is not None
@@ -133,7 +134,7 @@ class RunWriter:
     def _cell_started(self, event: CellStarted) -> None:
         from mlflow.entities import RunTag
 
-        config = self._known[("config", event.config_id)]
+        config = self._present[("config", event.config_id)]
         name = names.fold_run_name(names.prefix_of(config.name), event.seed, event.fold)
         tags = {
             "config": event.config_id, "seed": event.seed, "fold": event.fold, "attempt": event.attempt,
@@ -146,7 +147,7 @@ class RunWriter:
             run.attempt = event.attempt
 
     def _epochs(self, run: _Run, reports: Sequence[Epoch]) -> None:
-        """A request holds whole epochs: by a run's last step we know later which of them it has."""
+        """Write whole epochs per request: a run's last step then shows which of them it has."""
         points: list[tuple[str, float, int]] = []
         times: dict[int, int] = {}
         for report in reports:
@@ -166,17 +167,17 @@ class RunWriter:
     def _config_ended(self, event: ConfigEnded) -> None:
         from mlflow.entities import RunTag
 
-        run = self._known[("config", event.config_id)]
+        run = self._present[("config", event.config_id)]
         curve = _series("curve/", event.curve, first=0)
         if _is_over(run, event.status, event.time_ms):
             if curve and not run.curve and event.status in ("complete", "pruned"):
-                # It ended when layers were read from evenly spaced thresholds: of one step the later point counts.
+                # An older version wrote layers from evenly spaced thresholds: of one step the later point counts.
                 curve += _points([(k, v) for k, v in event.metrics.items() if k == "cv/layers"], 0)
                 self._log(run, _rounded(curve), at=event.time_ms + 1)
                 run.curve = True
             return
         points: Points = []
-        if event.status in ("complete", "pruned"):  # one that was stopped or failed may go on: no step is to come twice
+        if event.status in ("complete", "pruned"):  # a stopped or failed one may resume, and must not repeat a step
             points = _points(event.metrics.items(), 0) + curve
             run.curve = bool(curve)
             if event.depth:
@@ -189,13 +190,13 @@ class RunWriter:
         key = ("summary", event.label)
         contents = json.dumps([event.metrics, event.depth, event.algorithm, event.note], sort_keys=True, default=list)
         digest = hashlib.sha256(contents.encode()).hexdigest()[:16]
-        old = self._known.get(key)
+        old = self._present.get(key)
         if old is not None and old.digest != digest:
             self._store.delete_run(old.id)
-            del self._known[key]
+            del self._present[key]
         tags = {"label": event.label, "digest": digest, "mlflow.note.content": event.note}
         tags |= {"mlflow.runColor": event.colour} if event.colour else {}
-        parent: Key | None = ("sweep",) if ("sweep",) in self._known else None
+        parent: Key | None = ("sweep",) if ("sweep",) in self._present else None
         name, algorithm = names.summary_run_name(event.label), event.algorithm or ""
         run = self._create(key, name, algorithm, tags, event.time_ms, parent=parent, digest=digest)
         if run.status == "RUNNING":
@@ -206,43 +207,43 @@ class RunWriter:
     def _sweep_ended(self, event: SweepEnded) -> None:
         from mlflow.entities import RunTag
 
-        sweep = self._known[("sweep",)]
+        sweep = self._present[("sweep",)]
         if _is_over(sweep, event.status, event.time_ms):
             return
-        for run in self._known.values():
+        for run in self._present.values():
             if run is not sweep and run.status == "RUNNING":
                 try:
                     self._end(run, "failed" if event.status == "failed" else "stopped", event.time_ms)
                 except Exception as error:
                     if not is_permanent(error):
-                        raise  # else somebody deleted this run, which must not keep the sweep's from ending
+                        raise  # otherwise this run was deleted, which must not prevent the sweep's end
         if event.note:
             self._log(sweep, tags=[RunTag("mlflow.note.content", _clip(event.note, _MAX_TAG))])
         self._end(sweep, event.status, event.time_ms)
 
     @property
-    def _known(self) -> dict[Key, _Run]:
+    def _present(self) -> dict[Key, _Run]:
         assert self._runs is not None
         return self._runs
 
     def _find_runs(self) -> dict[Key, _Run]:
-        """The sweep's runs that MLflow already has, by their tags."""
+        """Find the sweep's runs that MLflow already has, by their tags."""
         if self._in_doubt:
-            # A request that we gave up waiting for may still be carried out, just after the server is back.
+            # A request that timed out may still be carried out, just after the server is back.
             self._search()
             time.sleep(_SETTLE_SECONDS)
-        # No runs is what an empty answer says too, and a proxy gives such: believed once, it would double every run.
+        # A proxy may answer with an empty list of runs. Search twice: trusting it would duplicate every run.
         runs = self._search() or self._search()
         self._in_doubt = False
         return runs
 
     def _search(self) -> dict[Key, _Run]:
-        found: dict[Key, _Run] = {}
+        runs: dict[Key, _Run] = {}
         for run in runs_of(self._store, self.experiment_id, self._sweep):
             key = key_of(run.data.tags)
-            if key is not None and key not in found:
-                found[key] = _known_run(run)
-        return found
+            if key is not None and key not in runs:
+                runs[key] = _state_of(run)
+        return runs
 
     def _create(
         self,
@@ -253,31 +254,31 @@ class RunWriter:
         at: int,
         *,
         parent: Key | None = None,
-        **known: Any,
+        **state: Any,
     ) -> _Run:
-        """The run of this key: created with its tags in one request, unless it is there."""
+        """Return the run of this key, creating a missing one with its tags in one request."""
         from mlflow.entities import RunTag
 
-        if key in self._known:
-            return self._known[key]
+        if key in self._present:
+            return self._present[key]
         tags = {"sweep": self._sweep, "task": self._task, "kind": key[0], **tags, **_algorithm_tags(algorithm)}
         if parent is not None:
-            above = self._known[parent]
+            above = self._present[parent]
             tags["mlflow.parentRunId"] = above.id
-            if key[0] != "summary":  # summaries come after the end, and don't undo it
+            if key[0] != "summary":  # summaries follow the end, and don't reopen the sweep
                 self._reopen(above, ("sweep",))
         entities = [RunTag(k, _clip(v, _MAX_TAG)) for k, v in tags.items() if v not in (None, "")]
         try:
             run = self._store.create_run(self.experiment_id, "", at, entities, name)
         except Exception:
-            # It may have been created all the same, so look before trying again.
+            # The run may have been created regardless, so search before trying again.
             self._runs, self._in_doubt = None, True
             raise
-        self._known[key] = _Run(run.info.run_id, name, algorithm, **known)
-        return self._known[key]
+        self._present[key] = _Run(run.info.run_id, name, algorithm, **state)
+        return self._present[key]
 
     def _describe(self, run: _Run, params: Mapping[str, Any]) -> None:
-        """Parameters can be written once only: a resumed sweep leaves them as they are."""
+        """Write parameters, which MLflow accepts once only: a resumed sweep keeps them."""
         from mlflow.entities import Param
 
         if not run.described and params:
@@ -292,9 +293,9 @@ class RunWriter:
         params: Sequence[Any] = (),
         tags: Sequence[Any] = (),
     ) -> None:
-        """One request (more only above MLflow's limits); what no chart can show is left out and counted in a tag.
+        """Log points in one request (more above MLflow's limits); non-finite values are dropped and counted in a tag.
 
-        `at` is when the points were found, all or by step.
+        `at` is the time of the points in ms, for all or by step.
         """
         from mlflow.entities import Metric, RunTag
 
@@ -318,8 +319,8 @@ class RunWriter:
             self._set_status(run, _STATUS[status], at)
 
     def _reopen(self, run: _Run, *above: Key) -> None:
-        """A run that was stopped and goes on is running again, and so are those above it."""
-        for one in (run, *(self._known[key] for key in above if key in self._known)):
+        """Set a stopped run that resumes to running, and those above it."""
+        for one in (run, *(self._present[key] for key in above if key in self._present)):
             if one.status != "RUNNING":
                 self._set_status(one, "RUNNING", None)
 
@@ -332,7 +333,7 @@ class RunWriter:
 
 
 def runs_of(store: Any, experiment_id: str | None, sweep: str) -> Iterator[Any]:
-    """MLflow's runs of a sweep, the oldest first, a request for each 250."""
+    """Iterate over MLflow's runs of a sweep, the oldest first, with a request per 250."""
     from mlflow.entities import ViewType
 
     token = None
@@ -346,12 +347,12 @@ def runs_of(store: Any, experiment_id: str | None, sweep: str) -> Iterator[Any]:
 
 
 def latest_steps(run: Any) -> dict[str, int]:
-    """The last step of each metric of a run that a search has found, which only a private list of MLflow's shows."""
+    """Return the last step of each metric of a run from a search, which only MLflow's private list shows."""
     return {metric.key: metric.step for metric in run.data._metric_objs or ()}
 
 
 def _is_over(run: _Run, status: str, at: int) -> bool:
-    """Whether a run has ended so, or later: an old end, met again in a replay, doesn't undo what came after it."""
+    """Return whether a run has ended with this status, or later: a replayed old end changes nothing."""
     return run.status == _STATUS[status] or (run.status != "RUNNING" and at <= run.ended)
 
 
@@ -360,13 +361,13 @@ def _points(metrics: Iterable[tuple[str, float]], step: int) -> list[tuple[str, 
 
 
 def _series(prefix: str, series: Series, first: int) -> list[tuple[str, float, int]]:
-    """One point per step, counted from `first`; a gap (None) stays a gap."""
+    """Return one point per step, counted from `first`; a gap (None) stays a gap."""
     points = [(prefix + name, v, step) for name, values in series.items() for step, v in enumerate(values, first)]
     return [(name, float(value), step) for name, value, step in points if value is not None]
 
 
 def _rounded(points: Points) -> list[tuple[str, float, int]]:
-    """MLflow's table prints all digits it is given."""
+    """Round to 6 decimals, since MLflow's table prints all digits."""
     return [(name, round(value, 6), step) for name, value, step in points]
 
 
@@ -385,7 +386,7 @@ def _cell(event: CellStarted | Epoch | CellEnded) -> Key:
 
 
 def key_of(tags: Mapping[str, str]) -> Key | None:
-    """A run's identity within its sweep, from its tags; None for a run that somebody else made."""
+    """Return a run's identity within its sweep, from its tags; None for a run of another program."""
     parts = {"sweep": (), "config": ("config",), "fold": ("config", "seed", "fold"), "summary": ("label",)}
     wanted: tuple[str, ...] | None = parts.get(tags.get("kind", ""))
     if wanted is None or any(name not in tags for name in wanted):
@@ -393,7 +394,7 @@ def key_of(tags: Mapping[str, str]) -> Key | None:
     return (tags["kind"], *(labels.present(tags[name]) if name == "label" else tags[name] for name in wanted))
 
 
-def _known_run(run: Any) -> _Run:
+def _state_of(run: Any) -> _Run:
     tags = run.data.tags
     return _Run(
         id=run.info.run_id,
@@ -411,7 +412,7 @@ def _known_run(run: Any) -> _Run:
 
 
 def _clip(value: Any, most: int) -> str:
-    """A value as MLflow stores it: text, no longer than it takes, without the secrets of any URI in it."""
+    """Return a value as MLflow stores it: text within its limit, without the secrets of any URI."""
     if isinstance(value, bool):
         value = str(value).lower()
     elif isinstance(value, Mapping | list | tuple):

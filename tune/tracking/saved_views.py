@@ -1,4 +1,4 @@
-"""Saved views in MLflow: tags of the experiment, and a line of links in its description. Several sweeps may share both."""
+"""Saved views in MLflow: tags of the experiment, and a line of links in its description, shared by its sweeps."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from tune.tracking.events import View
 from tune.tracking.server import existing_run, is_permanent, is_server, readable_errors, redact, server_version
 from tune.tracking.views import KNOWN_VERSIONS, decoded, encoded, view_key
 
-#: Where `mlflow ui` listens if it isn't told otherwise.
+#: The default address of `mlflow ui`.
 LOCAL_UI = "http://127.0.0.1:5000"
 
 _TAG = "mlflow.sharedViewState."
 _NOTE = "mlflow.note.content"
 _MAX_NOTE = 20_000
 _LEFT_OUT = (
-    "_There is no room for the links of older sweeps: `leebert-tune views NAME` prints them, and puts them on top._"
+    "_Links of older sweeps are dropped for lack of space: `leebert-tune views NAME` prints them and puts them on top._"
 )
 
-# What a server answers that knows no such tags or forbids them. For a run's results one would wait, but not for a view.
+# Answers of a server that does not know such tags or forbids them. Views are then skipped, while results would be retried.
 _UNWILLING = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED"}
 
 
 class ViewsRefused(Exception):
-    """MLflow answers, but doesn't take the views; what a sweep found is in its runs all the same."""
+    """MLflow answers but does not accept the views. The sweep's results are in its runs regardless."""
 
 
 def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> None:
-    """Write the views that MLflow lacks or has otherwise, and their links.
+    """Write missing and changed views, and their links.
 
-    ViewsRefused if it takes no such tags; whatever else is raised may pass, and the same again completes what was begun.
+    Raises:
+        ViewsRefused: If MLflow accepts no such tags. Any other exception may be temporary; calling again completes it.
     """
     experiment = store.get_experiment(experiment_id)
     try:
@@ -41,15 +42,15 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
     except Exception as error:
         if not is_permanent(error) and getattr(error, "error_code", None) not in _UNWILLING:
             raise
-        said = redact(" ".join(str(error).split()))[:300]
+        reason = redact(" ".join(str(error).split()))[:300]
         raise ViewsRefused(
-            f"MLflow at {redact(uri)} doesn't take the saved views ({said}); its runs are all there. "
+            f"MLflow at {redact(uri)} doesn't accept the saved views ({reason}); its runs are complete. "
             f"`leebert-tune views {sweep}` tries again."
         ) from None
 
 
 def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, again: str) -> str:
-    """The same for a sweep that MLflow has already; the experiment's id. TrackingError where that can't be done."""
+    """Write the views of a sweep that MLflow has; return the experiment's id. TrackingError if that is impossible."""
     with readable_errors(uri):
         store, run = existing_run(uri, experiment, sweep, "config", again=again)
         try:
@@ -60,18 +61,18 @@ def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, ag
 
 
 def links(uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
-    """Each view's address by its name; for a database that of `mlflow ui`, once somebody starts it."""
+    """Return each view's address by its name; for a database the default address of `mlflow ui`."""
     base = redact(uri).rstrip("/") if is_server(uri) else LOCAL_UI
     return {view.name: f"{base}/{_fragment(experiment_id, sweep, view)}" for view in views}
 
 
 def doubts(uri: str) -> str:
-    """What to say where the server is not of the version that the views were made for; else nothing."""
+    """Return a note if the server's version is not one that the views were made for; empty otherwise."""
     version = server_version(uri) if is_server(uri) else ""
     if not version or ".".join(version.split(".")[:2]) in KNOWN_VERSIONS:
         return ""
-    known = " and ".join(KNOWN_VERSIONS)
-    return f"the views were made for MLflow {known}, this is {version}: where they show no charts, take the first link"
+    made_for = " and ".join(KNOWN_VERSIONS)
+    return f"the views were made for MLflow {made_for}, this is {version}: if they show no charts, use the first link"
 
 
 def _fragment(experiment_id: str, sweep: str, view: View) -> str:
@@ -87,14 +88,14 @@ def _set(store: Any, experiment_id: str, key: str, value: str) -> None:
 
 
 def lacking(store: Any, experiment_id: str, sweep: str, views: Sequence[View]) -> int:
-    """How many tags of the views and their links MLflow lacks or has otherwise."""
+    """Count the missing and changed tags of the views and their links."""
     return len(_changes(store.get_experiment(experiment_id).tags, experiment_id, sweep, views))
 
 
 def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Sequence[View]) -> dict[str, str]:
-    """Tags to write, and nothing where all is there: a replay leaves MLflow as it is."""
+    """Return the tags to write; none if all are up to date, so that a replay changes nothing."""
     now, changes = time.time_ns() // 1_000_000, {}
-    # The menu shows the newest first, which is to be the first of ours.
+    # The menu shows the newest first, so the first view gets the latest time.
     for rank, view in enumerate(reversed(views)):
         key, created = _TAG + view_key(sweep, view), now
         try:
@@ -102,7 +103,7 @@ def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Seq
             if (name, state) == (view.name, view.state):
                 continue
         except (KeyError, ValueError):
-            pass  # not there yet, or somebody else's
+            pass  # missing, or written by another program
         changes[key] = encoded(view, created, now + rank)
     note = _description(tags.get(_NOTE, ""), experiment_id, sweep, views)
     if note != tags.get(_NOTE, ""):
@@ -111,11 +112,10 @@ def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Seq
 
 
 def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]) -> str:
-    """The description with the sweep's line of links: in its place, else above all others; the rest stays as it is.
+    """Return the description with the sweep's line of links, in its old place or above all others.
 
-    Where that is longer than MLflow takes, the oldest of our lines make room, and a line says so.
-
-    The links have no host, since whoever reads them may reach the server under another name than the sweep does.
+    If it would exceed MLflow's limit, the oldest lines of links are dropped, and a line says so. The links have no host,
+    since readers may reach the server under another name than the sweep does.
     """
     named = [f"[{view.name.removeprefix(f'{sweep}: ')}]({_fragment(experiment_id, sweep, view)})" for view in views]
     start = f"**{sweep}**: ["
@@ -129,7 +129,7 @@ def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]
     while len(whole := "\n\n".join(lines)) > _MAX_NOTE:
         others = [i for i, one in enumerate(lines) if one != line and _is_ours(one)]
         if not others:
-            return old  # somebody's own text takes all the room
+            return old  # a user's own text takes all the space
         oldest = others[-1]  # new ones are put above
         lines[oldest : oldest + 1] = [] if _LEFT_OUT in lines else [_LEFT_OUT]
     return whole

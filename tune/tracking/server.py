@@ -1,8 +1,8 @@
-"""How the sweep reaches MLflow: which address, never with its secrets, and a store whose calls are one request each.
+"""Access to MLflow: its address, shown without secrets, and a store whose calls are one request each.
 
-MLflow's own client repeats a failed request seven times by itself, for minutes, and repeats `runs/create` too, which
-leaves two runs where one was meant. The store made here tries once and says what happened: whether, when and how to try
-again is decided in `tune.tracking.tracker`, which knows what has been written.
+MLflow's own client repeats a failed request seven times, for minutes, and repeats `runs/create` too, which creates two runs
+instead of one. The store made here tries once and raises; `tune.tracking.tracker`, which tracks what has been written,
+decides whether and when to retry.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from leebert.errors import TrackingError
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 
-#: The same where somebody waits for the answer.
+#: The timeout of requests for which a user is waiting.
 WAITED_FOR_SECONDS = 5.0
 
 _KINDS = {"sweep": "run", "config": "configurations"}
 
-# What a server answers when the request itself is wrong, so that sending it again can't help.
+# Answers to a request that is itself wrong, so that sending it again cannot help.
 _PERMANENT = {
     "INVALID_PARAMETER_VALUE",
     "BAD_REQUEST",
@@ -42,8 +42,8 @@ _PERMANENT = {
     "RESOURCE_ALREADY_EXISTS",
 }
 
-# What MLflow says whenever it has done such a request. Of the others (log-batch, delete) it says "{}", whatever came of it.
-_ALWAYS_SAID = {
+# The fields of MLflow's answer to a successful request. To others (log-batch, delete) it answers "{}" in any case.
+_REQUIRED_FIELDS = {
     "CreateExperiment": ("experiment_id",),
     "GetExperiment": ("experiment", "experiment_id"),
     "GetExperimentByName": ("experiment", "experiment_id"),
@@ -55,19 +55,19 @@ _SECRET_QUERY = re.compile(r"([?&](?:password|passwd|pwd|token|sslpassword|acces
 
 
 class ForeignAnswer(Exception):
-    """An answer that MLflow can't have given: a proxy's page, or an object without what MLflow always says.
+    """An answer that is not MLflow's: a proxy's page, or an object without the fields that MLflow always returns.
 
-    Whoever answered, MLflow may not have heard of the request, so that it is worth sending again. `error_code` is
-    MLflow's name for the answer's HTTP status.
+    MLflow may not have received the request, so it is worth sending again. `error_code` is MLflow's name for the answer's
+    HTTP status.
     """
 
-    def __init__(self, said: str, error_code: str | None = None) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, error_code: str | None = None) -> None:
+        super().__init__(message)
         self.error_code = error_code
 
 
 def resolve_uri(option: str | None = None) -> str:
-    """The option, else MLFLOW_TRACKING_URI, else MLflow's own default in the working folder."""
+    """Return the option, else MLFLOW_TRACKING_URI, else MLflow's own default in the working folder."""
     if uri := option or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     import mlflow
@@ -76,9 +76,9 @@ def resolve_uri(option: str | None = None) -> str:
 
 
 def redact(text: str) -> str:
-    """A URI, or a text with URIs in it, without user names, passwords and tokens.
+    """Remove user names, passwords and tokens from a URI, or from a text with URIs.
 
-    What the environment holds as a password or token is taken out too, wherever it stands.
+    The password and token in the environment are removed too, wherever they occur.
     """
     text = _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\1", text))
     for variable in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
@@ -92,9 +92,9 @@ def is_server(uri: str) -> bool:
 
 
 def experiment_url(uri: str, experiment_id: str, sweep: str | None = None) -> str | None:
-    """The link that compares an experiment's (or one sweep's) configurations in charts; None where no server shows it.
+    """Return the page that compares an experiment's (or one sweep's) configurations in charts; None without a server.
 
-    `workflowType` is in it because without it MLflow opens its page for language-model applications.
+    Without `workflowType` MLflow would open its page for language-model applications.
     """
     if not is_server(uri):
         return None
@@ -104,19 +104,19 @@ def experiment_url(uri: str, experiment_id: str, sweep: str | None = None) -> st
 
 
 def quoted(text: str) -> str:
-    """A value for MLflow's search language, which has two kinds of quotes and no escapes."""
+    """Quote a value for MLflow's search language, which has two kinds of quotes and no escapes."""
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS) -> Any:
-    """MLflow's low-level store for a URI; an SQLite database is created here, once, before anybody writes to it."""
+    """Open MLflow's low-level store for a URI; a missing SQLite database is created, once."""
     if is_server(uri):
         return _one_request_store(uri, (connect_seconds, read_seconds))
     from mlflow.tracking._tracking_service.utils import _get_store
 
     # MLflow's own search uses what SQLAlchemy 2.1 calls deprecated; under -W error no run would ever be found.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-    # What it logs, a traceback each time, it also raises, and that is told in a line.
+    # MLflow logs a traceback for errors that it also raises; they are reported in a line.
     for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with _only_one_creates(uri):
@@ -127,13 +127,13 @@ def open_store(uri: str, connect_seconds: float = CONNECT_SECONDS, read_seconds:
 
 
 def _create_database(uri: str, file: Path) -> None:
-    """MLflow's tables in a new SQLite file, whole or not at all.
+    """Create MLflow's tables in a new SQLite file, atomically.
 
-    MLflow makes them in dozens of steps, and takes no file that was left in between, as on a disk that filled up.
+    MLflow creates them in dozens of steps and rejects a file that was interrupted in between, as on a full disk.
     """
     from mlflow.tracking._tracking_service.utils import _get_store
 
-    draft = file.with_name(f".{file.name}-{secrets.token_hex(4)}")  # of no earlier name: MLflow keeps stores by theirs
+    draft = file.with_name(f".{file.name}-{secrets.token_hex(4)}")  # a unique name, since MLflow caches stores by name
     _, question, options = uri.partition("?")
     try:
         _get_store(f"sqlite:///{urllib.parse.quote(str(draft))}{question}{options}").engine.dispose()
@@ -144,42 +144,47 @@ def _create_database(uri: str, file: Path) -> None:
 
 
 def ensure_experiment(store: Any, name: str) -> str:
-    """The id of the experiment, created if need be; two sweeps may do so at the same time."""
+    """Return the id of an experiment, creating a missing one; two sweeps may do so at the same time."""
     from mlflow.exceptions import MlflowException
 
-    found = store.get_experiment_by_name(name)
-    if found is None:
+    existing = store.get_experiment_by_name(name)
+    if existing is None:
         try:
             return str(store.create_experiment(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = store.get_experiment_by_name(name)
-    if found.lifecycle_stage == "deleted":
+            existing = store.get_experiment_by_name(name)
+    if existing.lifecycle_stage == "deleted":
         raise TrackingError(
             f"MLflow experiment {name!r} was deleted: restore it (`mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}`), or choose another name."
+            f"--experiment-id {existing.experiment_id}`), or choose another name."
         )
-    return str(found.experiment_id)
+    return str(existing.experiment_id)
 
 
 def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str) -> tuple[Any, Any]:
-    """A store, and the info of one run of this kind of a sweep that MLflow has; creates nothing.
+    """Return a store and the info of one run of this kind of a sweep; creates nothing.
 
-    TrackingError where there is none; `again` is the command that fills MLflow. Whoever asks is waiting, so that the
-    first requests, unlike those of MLflow's own client, are not repeated for minutes.
+    Args:
+        uri: MLflow's address.
+        experiment: The experiment's name.
+        sweep: The sweep's name.
+        kind: The kind of run.
+        again: The command that fills MLflow, for the error message.
+
+    Raises:
+        TrackingError: If MLflow has no such run.
     """
     from mlflow.entities import ViewType
 
     file = _database_file(uri)
     if file is not None and not file.exists():
-        raise TrackingError(
-            f"there is no database {file.resolve()}; fill it by: {again}, or name the server that has {sweep}"
-        )
+        raise TrackingError(f"no database {file.resolve()}; fill it by: {again}, or name the server that has {sweep}")
     store = open_store(uri, WAITED_FOR_SECONDS, WAITED_FOR_SECONDS)
-    known = store.get_experiment_by_name(experiment)
+    existing = store.get_experiment_by_name(experiment)
     where = f"tags.sweep = {quoted(sweep)} AND tags.kind = '{kind}'"
-    runs = store.search_runs([known.experiment_id], where, ViewType.ACTIVE_ONLY, 1) if known else []
+    runs = store.search_runs([existing.experiment_id], where, ViewType.ACTIVE_ONLY, 1) if existing else []
     if not runs:
         raise TrackingError(
             f"MLflow at {redact(uri)} has no {_KINDS[kind]} of sweep {sweep} in experiment {experiment!r}; "
@@ -190,74 +195,72 @@ def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str
 
 @contextlib.contextmanager
 def readable_errors(uri: str) -> Iterator[None]:
-    """Whatever goes wrong at an address as a TrackingError with advice."""
+    """Convert every exception at an address to a TrackingError with advice."""
     try:
         yield
     except TrackingError:
         raise
     except Exception as error:
-        # No cause is chained: only the message was cleaned of secrets.
+        # No cause is chained: it might hold secrets, which only the message is free of.
         raise TrackingError(advice(uri, error)) from None
 
 
 def server_version(uri: str) -> str:
-    """The server's version; empty if it doesn't say."""
+    """Return the server's version; empty if unknown."""
     from mlflow.utils.rest_utils import http_request
 
     try:
         answer = http_request(
             _credentials(uri)(_address(uri)), "/version", "GET", max_retries=0, timeout=CONNECT_SECONDS
         )
-        found = re.fullmatch(r"\s*(\d+\.\d+[\w.]*)\s*", answer.text[:100])
+        match = re.fullmatch(r"\s*(\d+\.\d+[\w.]*)\s*", answer.text[:100])
     except Exception:
-        return ""  # who asks for it can do without
-    return found.group(1) if found and answer.status_code == 200 else ""
+        return ""  # the version is optional for every caller
+    return match.group(1) if match and answer.status_code == 200 else ""
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether sending the same again can't help. A server that is away, busy or unwilling may answer later."""
+    """Return whether sending the same request again cannot help; a server that is down or busy may answer later."""
     if isinstance(error, json.JSONDecodeError | ForeignAnswer):
-        return False  # in the place of an answer: its server is away
+        return False  # a proxy's answer: the server behind it is down
     if _disk_is_full(error):
         return False
     if "QueuePool limit" in str(error):
-        return False  # more requests at once than it has connections to its database, for which MLflow says BAD_REQUEST
+        return False  # MLflow answers BAD_REQUEST when its pool of database connections is exhausted
     wrong = isinstance(error, TypeError | ValueError | LookupError | AttributeError)
     return wrong or getattr(error, "error_code", None) in _PERMANENT
 
 
 def advice(uri: str, error: Exception) -> str:
-    """What went wrong at an address and what to do about it, without secrets."""
-    said = redact(" ".join(str(error).split()))
+    """Return what went wrong at an address and what to do about it, without secrets."""
+    reason = redact(" ".join(str(error).split()))
     file = _database_file(uri)
     if file is not None and _disk_is_full(error):
-        said = f"the disk that holds {file.absolute()} is full{_free(file)}"
+        reason = f"the disk that holds {file.absolute()} is full{_free(file)}"
         todo = "Free some space there, or give another address by --tracking-uri or MLFLOW_TRACKING_URI."
     elif not is_server(uri):
         todo = "Give a server's address, or sqlite:///FILE, by --tracking-uri or MLFLOW_TRACKING_URI."
-    elif "Invalid Host header" in said:
+    elif "Invalid Host header" in reason:
         todo = "The server runs, but not for this host name: start it with --allowed-hosts (see mlflow/README.md)."
     elif getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
         todo = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
     else:
         todo = "Start one with mlflow/serve.sh, or give another address by --tracking-uri or MLFLOW_TRACKING_URI."
-    return f"MLflow can't be used at {redact(uri)}: {said[:300]}. {todo}"
+    return f"MLflow can't be used at {redact(uri)}: {reason[:300]}. {todo}"
 
 
 def _disk_is_full(error: Exception) -> bool:
-    """Whether SQLite, or the system, found no space to write."""
+    """Return whether SQLite or the system ran out of disk space."""
     return "database or disk is full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _free(file: Path) -> str:
-    """How much is left on a file's disk, in brackets; nothing where the system doesn't tell."""
+    """Return the free space on a file's disk, in brackets; empty if unknown."""
     try:
-        found = os.statvfs(file.parent)
+        disk = os.statvfs(file.parent)
     except OSError:
         return ""
-    return (
-        f" ({found.f_bavail * found.f_frsize / 1e6:.1f} MB of {found.f_blocks * found.f_frsize / 1e6:.0f} MB are free)"
-    )
+    return f" ({disk.f_bavail * disk.f_frsize / 1e6:.1f} MB of {disk.f_blocks * disk.f_frsize / 1e6:.0f} MB are free)"
 
 
 def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
@@ -265,7 +268,7 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
     from mlflow.utils.rest_utils import http_request
 
     class OneRequestStore(RestStore):
-        """MLflow's REST store, but a call is one request: no repetition behind our back, and short time-outs."""
+        """MLflow's REST store with one request per call: no hidden retries, and short timeouts."""
 
         def _call_endpoint(self, api: Any, json_body: str | None = None, *args: Any, **kwargs: Any) -> Any:
             self._validate_workspace_support_if_specified()
@@ -283,7 +286,7 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
             return _answer(api, endpoint, response)
 
         def points_of(self, run_ids: Sequence[str], metric: str, most: int) -> list[dict[str, Any]] | None:
-            """A metric's points in many runs, as MLflow's own pages ask for them; None where the server won't say."""
+            """Read a metric's points in many runs by the endpoint of MLflow's own pages; None if unavailable."""
             endpoint = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
             response = http_request(
                 self.get_host_creds(),
@@ -300,34 +303,36 @@ def _one_request_store(uri: str, timeout: tuple[float, float]) -> Any:
 
 
 def _answer(api: Any, endpoint: str, response: Any) -> Any:
-    """MLflow's answer to a request as a message; ForeignAnswer for one that isn't MLflow's, else the error that it tells."""
+    """Parse MLflow's answer to a request. Raises ForeignAnswer for one that is not MLflow's, else MLflow's own error."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.proto_json_utils import parse_dict
     from mlflow.utils.rest_utils import verify_rest_response
 
     try:
-        said = json.loads(response.text)
+        body = json.loads(response.text)
     except ValueError:
-        said = None
-    ours = isinstance(said, dict) and (response.status_code == 200 or isinstance(said.get("error_code"), str))
+        body = None
+    ours = isinstance(body, dict) and (response.status_code == 200 or isinstance(body.get("error_code"), str))
     try:
         verify_rest_response(response, endpoint)
     except MlflowException as error:
         if ours:
             raise
         raise ForeignAnswer(str(error), error.error_code) from None
-    if not isinstance(said, dict):
-        raise ForeignAnswer(f"{endpoint} was answered by what is no JSON object: {response.text[:200]!r}")
+    if not isinstance(body, dict):
+        raise ForeignAnswer(f"{endpoint}: the answer is not a JSON object: {response.text[:200]!r}")
     answer = api.Response()
     try:
-        parse_dict(js_dict=said, message=answer)
-    except Exception as error:  # protobuf has an error of its own, and several of Python's
+        parse_dict(js_dict=body, message=answer)
+    except Exception as error:  # protobuf raises its own error and several of Python's
         raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}: {error}") from None
     value: Any = answer
-    for part in _ALWAYS_SAID.get(api.DESCRIPTOR.name, ()):
+    for part in _REQUIRED_FIELDS.get(api.DESCRIPTOR.name, ()):
         value = getattr(value, part)
     if value == "":
-        raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}, without what MLflow says there")
+        raise ForeignAnswer(
+            f"{endpoint} was answered by {response.text[:200]!r}, without the fields of MLflow's answer"
+        )
     return answer
 
 
@@ -339,14 +344,14 @@ def _points(endpoint: str, response: Any) -> list[dict[str, Any]] | None:
     verify_rest_response(response, endpoint)
     try:
         return list(json.loads(response.text)["metrics"])
-    except (ValueError, LookupError, TypeError):  # MLflow names the list even where it is empty
+    except (ValueError, LookupError, TypeError):  # MLflow always returns the list, even if empty
         raise ForeignAnswer(f"{endpoint} was answered by {response.text[:200]!r}") from None
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
-    """A server's address alone, and its credentials as the environment variables that MLflow's own client reads.
+    """Split a server's address and its credentials, as the environment variables that MLflow's own client reads.
 
-    MLflow prints and quotes the address that it is given.
+    MLflow prints the address that it is given.
     """
     parts = urllib.parse.urlsplit(uri)
     if not is_server(uri) or parts.username is None:
@@ -358,13 +363,13 @@ def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
 
 
 def _address(uri: str) -> str:
-    """The URI without its credentials, which leave it before MLflow sees it: its error messages quote the address."""
+    """Return the URI without its credentials: MLflow's error messages quote the address."""
     parts = urllib.parse.urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _credentials(uri: str) -> Callable[[str], Any]:
-    """What makes credentials for an address: those of the URI, else those of the environment."""
+    """Return a function that makes credentials for an address: those of the URI, else of the environment."""
     from mlflow.utils.credentials import get_default_host_creds
 
     parts = urllib.parse.urlsplit(uri)
@@ -381,7 +386,7 @@ def _credentials(uri: str) -> Callable[[str], Any]:
 
 @contextlib.contextmanager
 def _only_one_creates(uri: str) -> Iterator[None]:
-    """Two processes that create the tables of one new SQLite file break each other; its folder is the lock."""
+    """Lock the folder of an SQLite file: two processes that create its tables at once would break each other."""
     file = _database_file(uri)
     if file is None:
         yield
@@ -397,6 +402,6 @@ def _only_one_creates(uri: str) -> Iterator[None]:
 
 
 def _database_file(uri: str) -> Path | None:
-    """The file of an SQLite address."""
+    """Return the file of an SQLite address."""
     path = uri.removeprefix("sqlite:///").split("?")[0]
     return None if path in (uri, ":memory:") or path.startswith("file:") else Path(urllib.parse.unquote(path))

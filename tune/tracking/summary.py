@@ -1,4 +1,4 @@
-"""Summaries over many configurations, for MLflow: per algorithm, and paired differences; these carry the truth at any size."""
+"""Summaries over all configurations, for MLflow: per method, and paired differences; correct at any number of runs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from typing import Any
 from leebert.errors import LeebertError
 from leebert.methods import METHODS, Method
 from tune.analysis.compare import compare
-from tune.analysis.compare_text import rests_on
+from tune.analysis.compare_text import based_on, line_verdict
 from tune.analysis.labels import PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.store.ranking import cells_of, complete, exit_scores
 from tune.tracking.events import Summary
 
 
-def summaries(state: State, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
-    """One per algorithm, and one per pair of algorithms whose configurations can be paired.
+def summaries(state: SweepState, folds: int, test_train_ratio: float | None) -> Iterator[Summary]:
+    """Compute a summary per method, and one per pair of methods whose configurations can be paired.
 
-    The ratio of held-out to training rows is 1/(folds - 1) unless given, as in `tune.analysis.compare`.
+    Args:
+        state: The sweep's state.
+        folds: The number of folds.
+        test_train_ratio: Validation samples per training sample; 1/(folds - 1) unless given.
     """
     ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
     finished = complete(state.history())
     algorithms = sorted({str(c.values.get("algorithm", "")) for c in finished}, key=_order)
     for algorithm in algorithms:
         mine = tuple(c for c in finished if c.values.get("algorithm", "") == algorithm)
-        # (cells, exits): each cell averaged over configurations, the unit of every interval here
+        # (runs, exits): each run averaged over configurations, the unit of every interval here
         scores = exit_scores(mine, cells_of(mine))
         overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
         intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
@@ -39,22 +42,22 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
             depth={
                 "depth/layer": range(1, len(intervals) + 1),
                 "summary/score": [i.mean for i in intervals],
-                "summary/score_low": [_known(i.low) for i in intervals],
-                "summary/score_high": [_known(i.high) for i in intervals],
+                "summary/score_low": [_or_none(i.low) for i in intervals],
+                "summary/score_high": [_or_none(i.high) for i in intervals],
             },
             algorithm=algorithm,
-            note=f"{_counted(len(mine), 'configuration')}, each on {_counted(len(scores), 'cell')}",
+            note=f"{_counted(len(mine), 'configuration')}, {_counted(len(scores), 'run')} each",
             time_ms=_newest(state, {"algorithm": algorithm}),
         )
     colours = itertools.cycle(PAIR_COLOURS)
-    # What isn't complete has no cells here, but is still there to be counted.
+    # Incomplete configurations keep no runs here, but are still counted.
     ids = {c.id for c in finished}
     history = tuple(c if c.id in ids else dataclasses.replace(c, cells=()) for c in state.history())
     for a, b in itertools.combinations(algorithms, 2):
         try:
             comparison = compare(history, a, b, folds=folds, test_train_ratio=ratio)
         except LeebertError:
-            continue  # no common configurations: nothing to say
+            continue  # no common configurations
         for line in comparison.lines:
             yield Summary(
                 f"{_side(a, line.a_only)} minus {_side(b, line.b_only)}",
@@ -62,41 +65,43 @@ def summaries(state: State, folds: int, test_train_ratio: float | None) -> Itera
                 depth={
                     "depth/layer": range(1, len(line.exits) + 1),
                     "paired/diff": [i.mean for i in line.exits],
-                    "paired/diff_low": [_known(i.low) for i in line.exits],
-                    "paired/diff_high": [_known(i.high) for i in line.exits],
+                    "paired/diff_low": [_or_none(i.low) for i in line.exits],
+                    "paired/diff_high": [_or_none(i.high) for i in line.exits],
                 },
                 colour=next(colours),
-                note="\n\n".join([line.verdict, rests_on(line), *(f"Warning: {w}" for w in comparison.warnings)]),
+                note="\n\n".join(
+                    [line_verdict(line, ratio), based_on(line), *(f"Warning: {w}" for w in comparison.warnings)]
+                ),
                 time_ms=_newest(state, {"algorithm": a, **line.a_only}, {"algorithm": b, **line.b_only}),
             )
 
 
 def _order(algorithm: str) -> tuple[int, str]:
-    """CLO first, then the other ways to weigh the loss terms; all other methods by name."""
+    """Order CLO first, then the other ways to weigh the loss terms; all other methods by name."""
     method = METHODS.get(algorithm)
     return Method.chart_order if method is None else method.chart_order, algorithm
 
 
-def _newest(state: State, *sides: Mapping[str, Any]) -> int:
-    """When the newest cell was done (ms) of all that a summary is about: made again later, it is the same."""
+def _newest(state: SweepState, *sides: Mapping[str, Any]) -> int:
+    """Return the end (ms) of the newest run that a summary covers, so that a rebuilt summary has the same time."""
     about = [
         c.id for c in state.history() if any(side.items() <= {"algorithm": "", **c.values}.items() for side in sides)
     ]
     return int(1000 * max((cell["time"] for config in about for cell in state.cells_of.get(config, ())), default=0))
 
 
-def _known(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
 def _percent(name: str, interval: Interval) -> dict[str, float]:
-    """An interval of fractions in per cent, without the ends that aren't known."""
+    """Return an interval of fractions in per cent, without unknown ends."""
     numbers = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return {key: round(100 * value, 3) for key, value in numbers.items() if not math.isnan(value)}
 
 
 def _side(algorithm: str, only: Mapping[str, Any]) -> str:
-    """``CLO-v2 C=2``: an algorithm and the options that it alone has in a comparison."""
+    """Return ``CLO-v2 C=2``: a method and the options that it alone has in a comparison."""
     options = (f"{'C' if option == 'cycle_length' else option}={value}" for option, value in only.items())
     return " ".join([algorithm_label(algorithm), *options])
 

@@ -1,8 +1,8 @@
-"""MLflow, fed by the driver from the ledger's records: training never waits for it, and loses nothing while it is away.
+"""Sending the ledger's records to MLflow: training never waits for the server, and nothing is lost while it is down.
 
-The driver puts events; one thread sends them in order and tries again until the server takes them. MLflow holds a view
-of the ledger and nothing of its own: given the same events again, a new `Tracker` finds the runs by their tags and
-writes only what is missing. So a resumed sweep, or one whose server was away at its end, is completed by a replay.
+The driver puts events; one thread sends them in order and retries until the server accepts them. MLflow holds no data of
+its own: given the same events again, a new `Tracker` finds the runs by their tags and writes only what is missing. So a
+replay completes a resumed sweep, or one whose server was down at its end.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from leebert.errors import LeaseError, TrackingError
 from tune.space.spec import SweepSpec, experiment_of
 from tune.tracking.events import (
     Epoch,
-    Event,
     SavedViews,
+    TrackingEvent,
 )
 from tune.tracking.runs import RunWriter
 from tune.tracking.saved_views import ViewsRefused, links
@@ -28,16 +28,16 @@ from tune.tracking.server import advice, experiment_url, is_permanent, readable_
 
 CHECK_SECONDS = 5.0
 
-#: How long the end of a sweep waits for a server that takes nothing; while it takes something, it waits on.
+#: Seconds that the end of a sweep waits for a server that accepts nothing; it keeps waiting while events are accepted.
 CLOSE_SECONDS = 30.0
 PROGRESS_SECONDS = 10.0
 
-#: So many reports that wait are written together.
+#: The number of waiting reports that are written together.
 BATCH = 24
 
 
 class Tracker:
-    """The only way to MLflow: `check` once before the sweep, `put` each event, `close` at the end."""
+    """The connection to MLflow: `check` once before the sweep, `put` each event, `close` at the end."""
 
     def __init__(
         self,
@@ -56,56 +56,56 @@ class Tracker:
         self._say = say or logging.getLogger(__name__).warning
         self._longest_pause = longest_pause
         self._writer = RunWriter(uri, experiment, sweep, task)
-        self._events: collections.deque[Event] = collections.deque()
+        self._events: collections.deque[TrackingEvent] = collections.deque()
         self._changed = threading.Condition()
         self._closing = self._abandoned = False
         self._may_send: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def again(self) -> Tracker:
-        """Another tracker for the same sweep, which looks again for what MLflow has."""
+        """Make another tracker for the same sweep, which searches MLflow's runs again."""
         return Tracker(
             self.uri, self.experiment, self.sweep, self.task, say=self._say, longest_pause=self._longest_pause
         )
 
     @property
     def experiment_id(self) -> str | None:
-        """MLflow's id of the experiment, once it is known."""
+        """MLflow's id of the experiment; None before the first connection."""
         return self._writer.experiment_id
 
     @property
     def waiting(self) -> int:
-        """Events that MLflow does not have yet."""
+        """The number of events not sent yet."""
         return len(self._events)
 
     @property
     def url(self) -> str | None:
-        """The page that compares this sweep's configurations, once the experiment is known and if a server shows it."""
+        """The page that compares this sweep's configurations; None before the first connection and for a database."""
         return self.experiment_id and experiment_url(self.uri, self.experiment_id, self.sweep)
 
     @property
     def takes_views(self) -> bool:
-        """False once MLflow has said that it takes no saved views."""
+        """Whether MLflow accepts saved views, as far as known."""
         return not self._views_refused
 
     @property
     def views(self) -> dict[str, str]:
-        """The addresses of the saved views that MLflow took last, by their names; none if it took none."""
+        """The addresses of the saved views that MLflow accepted last, by their names."""
         if self._views is None or self.experiment_id is None:
             return {}
         return links(self.uri, self.experiment_id, self.sweep, self._views.views)
 
     def check(self, seconds: float = CHECK_SECONDS) -> None:
-        """One quick request before anything is trained; creates a missing experiment or SQLite database."""
+        """Send one quick request before training; creates a missing experiment or SQLite database. Raises TrackingError."""
         with readable_errors(self.uri):
             self._writer.connect(seconds)
 
     def fence(self, may_send: Callable[[], None]) -> None:
-        """Send only while `may_send` doesn't raise LeaseError: what another driver has taken over is told by that one."""
+        """Send only while `may_send` doesn't raise LeaseError: after a takeover the new driver sends the events."""
         self._may_send = may_send
 
-    def put(self, event: Event) -> None:
-        """Hand over an event: returns at once and never raises, whatever the server does."""
+    def put(self, event: TrackingEvent) -> None:
+        """Queue an event. Returns at once and never raises, whatever the server does."""
         if not event.time_ms:
             event = dataclasses.replace(event, time_ms=time.time_ns() // 1_000_000)
         with self._changed:
@@ -115,22 +115,22 @@ class Tracker:
             self._changed.notify()
 
     def close(self, patience: float = CLOSE_SECONDS) -> int:
-        """Send what is left, until the server has taken nothing for so many seconds; how many events still wait then."""
+        """Send waiting events, until the server accepts none for `patience` seconds; return the number of unsent events."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        left, moved, told = self.waiting, time.monotonic(), time.monotonic()
+        remaining, moved, reported = self.waiting, time.monotonic(), time.monotonic()
         while self._thread.is_alive() and (now := time.monotonic()) < moved + patience:
             self._thread.join(min(0.5, moved + patience - now))
-            if self.waiting < left:
-                left, moved = self.waiting, now
-                if left and now > told + PROGRESS_SECONDS:
-                    told = now
-                    self._say(f"MLflow at {redact(self.uri)}: {left} events are on their way")
+            if self.waiting < remaining:
+                remaining, moved = self.waiting, now
+                if remaining and now > reported + PROGRESS_SECONDS:
+                    reported = now
+                    self._say(f"MLflow at {redact(self.uri)}: sending {remaining} pending events")
         self._abandoned = True
         if self.waiting:
             self._say(
-                f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's record; "
+                f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's ledger; "
                 f"`leebert-tune rebuild-mlflow` sends them, and so does resuming the sweep."
             )
         return self.waiting
@@ -147,8 +147,8 @@ class Tracker:
             for _ in (event, *more):
                 self._events.popleft()
 
-    def _next(self) -> tuple[Event, list[Epoch]]:
-        """The event that has waited longest; if it is a report, also the reports that directly follow it."""
+    def _next(self) -> tuple[TrackingEvent, list[Epoch]]:
+        """Return the event that has waited longest; for a report, also the reports that directly follow it."""
         first, *following = itertools.islice(self._events, BATCH)
         more: list[Epoch] = []
         for event in following:
@@ -157,8 +157,8 @@ class Tracker:
             more.append(event)
         return first, more
 
-    def _send(self, event: Event, *more: Epoch) -> bool:
-        """Until the events are written or turned out to be unwritable; False once the tracker was given up."""
+    def _send(self, event: TrackingEvent, *more: Epoch) -> bool:
+        """Send events until they are written or rejected; return False once the tracker is abandoned."""
         pause, away = 0.25, False
         while not self._abandoned:
             try:
@@ -178,7 +178,7 @@ class Tracker:
                     self._reject(event, error)
                     return True
                 if not away:
-                    self._say(advice(self.uri, error) + " Training goes on; what it reports is sent later.")
+                    self._say(advice(self.uri, error) + " Training continues; its reports are sent later.")
                     away = True
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, timeout=pause)
@@ -189,26 +189,37 @@ class Tracker:
                 if isinstance(event, SavedViews):
                     self._views = event
                 if away:
-                    self._say(f"MLflow at {redact(self.uri)} is back; {self.waiting} events are on their way.")
+                    self._say(f"MLflow at {redact(self.uri)} is back; sending {self.waiting} pending events.")
                 return True
         return False
 
-    def _reject(self, event: Event, error: Exception) -> None:
-        """One event that MLflow will never take (its run was deleted, say) must not hold up the others."""
+    def _reject(self, event: TrackingEvent, error: Exception) -> None:
+        """Drop an event that MLflow will never accept (such as one of a deleted run), so that others proceed."""
         self.rejected += 1
         if self.rejected == 1:
             what = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self._say(
-                f"MLflow at {redact(self.uri)} can't take {type(event).__name__}: {what[:300]}. Such are left out."
+                f"MLflow at {redact(self.uri)} rejects {type(event).__name__}: {what[:300]}. Rejected events are dropped."
             )
 
 
 def tracker_for(
     spec: SweepSpec, name: str, say: Callable[[str], None], *, uri: str | None = None, experiment: str | None = None
 ) -> Tracker:
-    """A sweep's way to MLflow, at the address and experiment given or else the space's; TrackingError if none answers."""
+    """Connect a sweep to MLflow.
+
+    Args:
+        spec: The sweep's space.
+        name: The sweep's name.
+        say: Receives messages for the user.
+        uri: MLflow's address, in place of the space's.
+        experiment: The experiment, in place of the space's.
+
+    Raises:
+        TrackingError: If MLflow cannot be used, or the space's address holds credentials.
+    """
     if uri is None and spec.tracking.uri and redact(spec.tracking.uri) != spec.tracking.uri:
-        # The space is kept in the sweep's folder, where no secret may stand.
+        # The space is saved in the sweep's folder, which must not hold secrets.
         raise TrackingError(
             f"tracking.uri {redact(spec.tracking.uri)} holds credentials; give them by MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
@@ -220,7 +231,7 @@ def tracker_for(
 
 
 def mlflow_address(tracker: Tracker) -> str:
-    """How a person opens what was tracked."""
+    """Return the sweep's page in MLflow, or the command that shows a database."""
     if tracker.url:
         return tracker.url
     return f"mlflow ui --backend-store-uri {redact(tracker.uri)}"

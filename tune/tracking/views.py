@@ -1,7 +1,7 @@
-"""Saved views of a sweep in MLflow's UI, as data: which runs, which charts, which columns. Nothing here asks a server.
+"""Saved views of a sweep in MLflow's UI, as data: which runs, which charts, which columns. This module asks no server.
 
-The format is MLflow's own and not documented; it is that of `KNOWN_VERSIONS`. What it does not understand of a view, MLflow
-leaves out without a word, so every view is checked in a browser by the tests.
+The format is MLflow's own and undocumented; it is that of `KNOWN_VERSIONS`. MLflow silently drops the parts of a view that
+it does not understand, so the tests check every view in a browser.
 """
 
 from __future__ import annotations
@@ -15,31 +15,36 @@ from typing import Any, Literal
 
 from leebert.methods import METHODS, applies
 from tune.space import SweepSpec
-from tune.store.ledger import State
+from tune.store.ledger import SweepState
 from tune.tracking import names
 from tune.tracking.events import View
 from tune.tracking.feed import by_layer
 from tune.tracking.server import quoted
 
-#: Minor versions of MLflow in which every view was looked at in a browser.
+#: Minor versions of MLflow in which every view was checked in a browser.
 KNOWN_VERSIONS = ("3.17", "3.18")
 
-#: So many runs the UI loads, whatever the filter finds; what it averages in groups, it averages over these.
+#: The number of runs that the UI loads, however many match the filter; it computes averages of groups over these.
 LOADED_RUNS = 100
 
 _ENCODED = "deflate;"
 _SCORE, _DEVIATION, _LAYERS = "cv/score_pct", "cv/score_std_pct", "cv/layers"
 
-State_ = dict[str, Any]
+ViewState = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ViewContents:
     """What views depend on besides the sweep's name.
 
-    `shared` are the swept options that every algorithm uses, `others` those that only some do; `ranges` are the least and
-    greatest value of a series over the `complete` configurations: grouped charts would begin at 0 without. Of those
-    that were `begun` some may be pruned, failed or running.
+    Attributes:
+        algorithms: The sweep's methods.
+        shared: The swept options that every method uses.
+        others: The swept options that only some methods use.
+        complete: The number of complete configurations.
+        ranges: The lowest and highest value of each series over complete configurations; without them the y-axis of
+            grouped charts would begin at 0.
+        begun: The number of configurations, pruned, failed and running ones included.
     """
 
     algorithms: tuple[str, ...]
@@ -50,51 +55,51 @@ class Found:
     begun: int = 0
 
 
-def found(spec: SweepSpec, state: State) -> Found:
-    """What is known of a sweep by now."""
+def view_contents(spec: SweepSpec, state: SweepState) -> ViewContents:
+    """Collect the contents of the views from a sweep's current state."""
     complete = [c.id for c in state.history() if c.state == "complete"]
-    seen: dict[str, list[float]] = {}
+    values_of: dict[str, list[float]] = {}
     for config in complete:
         cells = [r for r in state.cells_of.get(config, []) if r["score"] is not None]
         for series, numbers in (by_layer(cells) if cells else {}).items():
-            seen.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
-    # An option with one value tells nothing apart.
+            values_of.setdefault(f"depth/{series}", []).extend(v for v in numbers if v is not None)
+    # An option with one value distinguishes nothing.
     swept = [option for option, values in spec.space.items() if values.count != 1]
     options = {o: all(applies(o, a) for a in spec.algorithms) for o in swept}
-    return Found(
+    return ViewContents(
         algorithms=spec.algorithms,
         shared=tuple(o for o, all_use_it in options.items() if all_use_it),
         others=tuple(o for o, all_use_it in options.items() if not all_use_it),
         complete=len(complete),
-        ranges={series: (min(numbers), max(numbers)) for series, numbers in seen.items() if numbers},
+        ranges={series: (min(numbers), max(numbers)) for series, numbers in values_of.items() if numbers},
         begun=len(state.configs),
     )
 
 
-def saved_views(sweep: str, of: Found) -> tuple[View, ...]:
-    """The views of one sweep, the most important first."""
+def saved_views(sweep: str, of: ViewContents) -> tuple[View, ...]:
+    """Return the views of one sweep, the most important first."""
     return (
         View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
-        View("speed", f"{sweep}: speed against accuracy", _speed(sweep, of)),
+        View("speed", f"{sweep}: score against mean layers", _speed(sweep, of)),
         View("configurations", f"{sweep}: all configurations", _configurations(sweep, of)),
         View("summary", f"{sweep}: summary", _summary(sweep)),
     )
 
 
 def view_key(sweep: str, view: View) -> str:
-    """What MLflow knows a view by: the same each time, so that a view that is made again takes the old one's place."""
+    """Return MLflow's key of a view, always the same, so that a view written again replaces the old one."""
     return f"{sweep}.{view.slug}"
 
 
 def encoded(view: View, created: int, updated: int) -> str:
-    """A view as the value of an experiment's tag; times are in ms."""
+    """Encode a view as the value of an experiment's tag; times are in ms."""
     packed = base64.b64encode(zlib.compress(json.dumps(view.state, sort_keys=True).encode())).decode()
     whole = {"name": view.name, "createdAt": created, "updatedAt": updated, "state": _ENCODED + packed}
     return json.dumps(whole)
 
 
-def decoded(value: str) -> tuple[str, State_, int]:
-    """Name, state and time of creation back from a tag's value; ValueError for what is none of ours."""
+def decoded(value: str) -> tuple[str, ViewState, int]:
+    """Decode name, state and time of creation (ms) from a tag's value. ValueError for a view of another program."""
     try:
         whole = json.loads(value)
         packed = whole["state"].removeprefix(_ENCODED)
@@ -106,32 +111,32 @@ def decoded(value: str) -> tuple[str, State_, int]:
 # The four views.
 
 
-def _algorithms(sweep: str, of: Found) -> State_:
+def _algorithms(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
     sections = [
-        _Section("depth", f"By exit: mean and range{part}", depth, 2, 440),
-        _Section("score", f"Cross-validated{part}", [_bar(k) for k in _BARS], 3, 300),
+        _Section("depth", f"Score and ω by exit: mean and range{part}", depth, 2, 440),
+        _Section("score", f"Cross-validated score and mean layers{part}", [_bar(k) for k in _BARS], 3, 300),
     ]
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
 
 
-def _speed(sweep: str, of: Found) -> State_:
+def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     curve = _line("curve/score", over="curve/layers")
     sections = [
-        _Section("curve", f"Exit curves, one line per configuration{part}", [curve], 1, 620),
-        _Section("points", f"Score, and layers that cost at most a point{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
+        _Section("curve", f"Score against mean layers, one line per configuration{part}", [curve], 1, 620),
+        _Section("points", f"Score against mean layers at 1 point of loss{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
     return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
 
 
-def _configurations(sweep: str, of: Found) -> State_:
+def _configurations(sweep: str, of: ViewContents) -> ViewState:
     axes = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in of.shared]
     every = [f"log10_{o}" if o in ("lr_theta", "lr_omega") else o for o in (*of.shared, *of.others)]
     parallel = [_parallel("all", [*axes[:1], "variant", *axes[1:]])]  # the first axis would cut off its labels
-    # MLflow leaves out each run that lacks one of the axes: a second chart is for those that have all.
+    # MLflow drops each run that lacks one of the axes: a second chart shows those that have all.
     if of.others:
         parallel.append(_parallel("some", every))
     scatters = [_scatter(axis, _SCORE, "PARAM") for axis in every] + [_scatter(_DEVIATION, _SCORE)]
@@ -143,17 +148,17 @@ def _configurations(sweep: str, of: Found) -> State_:
     return _state(_where(sweep, "config"), _config_columns(of), sections)
 
 
-def _summary(sweep: str) -> State_:
+def _summary(sweep: str) -> ViewState:
     by_exit = {
         key: _line(key, f"{key}_low", f"{key}_high", over="depth/layer") for key in ("summary/score", "paired/diff")
     }
     overall = {key: [f"{key}_low", key, f"{key}_high"] for key in ("summary/score_pct", "paired/diff_pct")}
     bars = {key: [_bar(metric) for metric in metrics] for key, metrics in overall.items()}
     sections = [
-        _Section("diff", "Paired difference by exit, with interval", [by_exit["paired/diff"]], 1, 420),
-        _Section("score", "Score by exit, with 95 % interval", [by_exit["summary/score"]], 1, 420),
-        _Section("diff-bars", "Paired difference in points: low, mean, high", bars["paired/diff_pct"], 3, 280),
-        _Section("score-bars", "Score in per cent: low, mean, high", bars["summary/score_pct"], 3, 280),
+        _Section("diff", "Paired difference by exit, with 95 % CI", [by_exit["paired/diff"]], 1, 420),
+        _Section("score", "Score by exit, with 95 % CI", [by_exit["summary/score"]], 1, 420),
+        _Section("diff-bars", "Paired difference in points: mean and 95 % CI", bars["paired/diff_pct"], 3, 280),
+        _Section("score-bars", "Score in per cent: mean and 95 % CI", bars["summary/score_pct"], 3, 280),
     ]
     metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
@@ -170,7 +175,7 @@ _BARS = (_SCORE, _DEVIATION, _LAYERS)
 class _Section:
     id: str
     title: str
-    cards: Sequence[State_]
+    cards: Sequence[ViewState]
     columns: int
     height: int
 
@@ -183,10 +188,10 @@ def _state(
     kind: names.RunKind = "config",
     order: str = f"metrics.`{_SCORE}`",
     **more: Any,
-) -> State_:
+) -> ViewState:
     cards = [{**card, "metricSectionId": section.id} for section in sections for card in section.cards]
     shown = {card["metricKey"] for card in cards if "metricKey" in card}
-    # A metric without a card would get one, in a section of its own; unless there is one that was deleted.
+    # MLflow adds a card for each metric without one, in a section of its own, unless the metric has a deleted card.
     cards += [
         {"uuid": f"no-{metric}", "type": "BAR", "metricSectionId": sections[0].id, "metricKey": metric, "deleted": True,
          "isGenerated": True}
@@ -212,7 +217,7 @@ def _state(
 
 
 def _part(runs: int) -> str:
-    """What a title adds where MLflow doesn't load all of so many runs."""
+    """Return the note in a title for more runs than MLflow loads."""
     return f" (the best {LOADED_RUNS} only)" if runs > LOADED_RUNS else ""
 
 
@@ -225,8 +230,8 @@ def _metrics(kind: names.RunKind) -> Iterable[str]:
     return (line.pattern for line in names.NAMES if line.family == "metric" and kind in line.runs)
 
 
-def _config_columns(of: Found) -> dict[str, int]:
-    """Columns of the table, with their widths."""
+def _config_columns(of: ViewContents) -> dict[str, int]:
+    """Return the columns of the table, with their widths in pixels."""
     metrics = {f"metrics.`{metric}`": 130 for metric in (*_BARS, "cv/cells")}
     params = {f"params.`{option}`": 110 for option in (*of.shared, *of.others)}
     return {"params.`variant`": 120, **metrics, **params, "tags.`outcome`": 110}
@@ -235,17 +240,17 @@ def _config_columns(of: Found) -> dict[str, int]:
 def _title(algorithms: Sequence[str]) -> str:
     learned = [method for method in map(METHODS.get, algorithms) if method and method.samples == "D1 and D2"]
     by_levels = {method.omega_on_d1 for method in learned}
-    return "CLO vs BLO" if len(by_levels) == 2 else "algorithms compared"
+    return "CLO vs BLO" if len(by_levels) == 2 else "methods compared"
 
 
-def _card(id: str, type: str, **more: Any) -> State_:
+def _card(id: str, type: str, **more: Any) -> ViewState:
     return {
         "uuid": id, "type": type, "deleted": False, "isGenerated": False, "runsCountToCompare": LOADED_RUNS, **more,
     }  # fmt: skip
 
 
-def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = None) -> State_:
-    """Lines of one metric and others `with_` it, over a metric of the same steps: that one labels the axis."""
+def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = None) -> ViewState:
+    """Make lines of one metric and others `with_` it, over a metric of the same steps, which labels the axis."""
     return _card(
         f"line-{metric}",
         "LINE",
@@ -261,19 +266,19 @@ def _line(metric: str, *with_: str, over: str, y: tuple[float, float] | None = N
     )
 
 
-def _depth(metric: str, of: Found) -> State_:
+def _depth(metric: str, of: ViewContents) -> ViewState:
     low, high = of.ranges.get(metric, (0.0, 0.0))
     margin = 0.08 * (high - low)
     return _line(metric, over="depth/layer", y=(low - margin, high + margin) if margin else None)
 
 
-def _bar(metric: str) -> State_:
+def _bar(metric: str) -> ViewState:
     return _card(f"bar-{metric}", "BAR", metricKey=metric)
 
 
-def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> State_:
+def _scatter(x: str, y: str, kind: Literal["METRIC", "PARAM"] = "METRIC") -> ViewState:
     return _card(f"scatter-{x}", "SCATTER", xaxis={"key": x, "type": kind}, yaxis={"key": y, "type": "METRIC"})
 
 
-def _parallel(id: str, params: Sequence[str]) -> State_:
+def _parallel(id: str, params: Sequence[str]) -> ViewState:
     return _card(f"parallel-{id}", "PARALLEL", selectedParams=list(params), selectedMetrics=[_SCORE], showAllRuns=False)

@@ -1,0 +1,1 @@
+"""Parts for LeeBERT Sweep, one file each."""

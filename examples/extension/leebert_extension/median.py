@@ -1,0 +1,51 @@
+"""The median rule (Golovin et al., KDD 2017), on the same cells: stop what is below the median of earlier configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+
+from pydantic import Field
+
+from tune.pruners import Places, PrunerRow, Warmed
+from tune.space import SweepSpec
+from tune.store.history import History
+
+
+class Options(Warmed):
+    """`min_epochs`, and how many others must have come as far."""
+
+    others: int = Field(default=2, ge=1, description="configurations that must have come as far")
+
+
+@dataclasses.dataclass(frozen=True)
+class MedianPruner:
+    """A configuration goes on while it is at least the median of those that have come as far."""
+
+    places: Places
+    min_epochs: int
+    others: int
+
+    def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
+        """Whether a configuration goes on after an epoch."""
+        asked, reached = self.places.reached(history, config_id, cell, epoch)
+        place = reached[-1]
+        own = self.places.score(asked, place)
+        scores = [s for c in history if c.id != config_id and (s := self.places.score(c, place)) is not None]
+        if own is None or place < self.min_epochs or len(scores) < self.others:
+            return True
+        return own >= statistics.median(scores)
+
+
+def make(spec: SweepSpec, options: Options) -> MedianPruner:
+    """Make the pruner of a space."""
+    return MedianPruner(Places.of(spec), options.min_epochs, options.others)
+
+
+PRUNER = PrunerRow(
+    name="median",
+    title="if it is below the median of those that have come as far",
+    source="Golovin et al., KDD 2017",
+    make=make,
+    options=Options,
+)

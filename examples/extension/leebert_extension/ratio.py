@@ -1,0 +1,38 @@
+"""Ratio: a sample exits when its second class is improbable enough beside the first one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from leebert.exits.criterion import Criterion
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """A sample exits when p_(2) / p_(1) < threshold, for its two most probable classes."""
+
+    threshold: float
+
+    def measure(self, logits: Any, state: None) -> tuple[Any, None]:
+        """(B,) ratios of (B, K) logits."""
+        first, second = logits.float().topk(2).values.unbind(dim=-1)
+        return (second - first).exp(), None
+
+    def step(self, logits: Any, state: None) -> tuple[Any, None]:
+        """(B,) which samples exit; there is no state."""
+        return self.measure(logits, state)[0] < self.threshold, None
+
+
+CRITERION = Criterion(
+    name="ratio",
+    title="the second class is less probable than the threshold times the first",
+    source="this example",
+    thresholds="0 to 1",
+    make=lambda threshold, patience, num_classes: Ratio(threshold),
+    span=lambda exits, classes: (0.0, 1.0),
+    top="1",
+    rising=True,
+    default=lambda exits: 0.5,
+    colour="#aa3377",
+)

@@ -1,0 +1,55 @@
+"""Sparse SLO: single-level optimisation in which the loss weights move once in some steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from pydantic import Field
+
+from leebert.config import Frozen
+from leebert.methods import Method
+from leebert.methods.common import DISTILLATION, JOINT, OMEGA
+
+
+class Options(Frozen):
+    """What the method reads beside the options of `TrainConfig`."""
+
+    every: int = Field(2, ge=1, le=8, description="Steps of θ per step of ω.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseSLO:
+    """θ moves on every batch, ω on the first of every `every` batches."""
+
+    every: int
+    splits_data: bool = False
+
+    def step(self, level: Any, b1: Any, position: int) -> int:
+        """Take one step; returns the position of the next one in the cycle."""
+        losses = level.theta_step(b1)
+        if position == 0:
+            level.omega_step(at_lr_omega=losses)
+        return (position + 1) % self.every
+
+
+def omega(config: Any) -> SparseSLO:
+    """Make the optimiser of ω of a training configuration."""
+    return SparseSLO(config.own["every"])
+
+
+METHOD = Method(
+    name="sparse-slo",
+    title="SLO with rare steps of ω",
+    label="Sparse SLO",
+    group="learned weights",
+    source="this example",
+    trains="θ on every batch, ω once in `every` batches",
+    exits="ratio",
+    cost="1",
+    differs="no paper's",
+    options=DISTILLATION | OMEGA | JOINT,
+    own_options=Options,
+    omega=omega,
+    colour="#aa3377",
+)

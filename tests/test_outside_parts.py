@@ -1,0 +1,181 @@
+"""Parts of other packages in a sweep: what is recorded, and how a trial's process gets them or says that it can't."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from leebert.config import TrainConfig
+from leebert.errors import ConfigError, SweepError
+from leebert.exits import CRITERIA
+from leebert.methods import METHODS, Method
+from leebert.metrics import METRICS
+from leebert.outside import origins, refuse_missing
+from leebert.plugins import Origin
+from leebert.testing import CriterionContract, MetricContract, toy_mlp, toy_rows
+from leebert.train import fit
+from tune.machines.nodes import Stamp
+from tune.pruners import PRUNERS
+from tune.running.outside import OutsidePart, OutsideParts, recorded
+from tune.running.trial import CellTrial
+from tune.searchers import SEARCHERS
+from tune.space import SweepSpec
+from tune.testing import PrunerContract, SearcherContract
+from tune.tracking import views
+
+MINE = dataclasses.replace(METHODS["slo"], name="mine", label="Mine")
+
+
+def spec_of(algorithm: str = "mine", **keys: Any) -> SweepSpec:
+    base = {"task": "mrpc", "backbone": "x", "algorithms": [algorithm, "slo"], "space": {"lr_theta": [1e-5, 2e-5]}}
+    return SweepSpec.model_validate(base | keys)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A module that registers the method `mine`, and that another process could import."""
+    (tmp_path / "my_parts.py").write_text(
+        "import dataclasses\nfrom leebert.methods import METHODS, register\n"
+        "register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_parts", raising=False)
+    yield "my_parts"
+    METHODS.unregister("mine")
+
+
+def test_a_registered_part_is_recorded_with_its_module_and_imported_from_it(module: str) -> None:
+    __import__(module)
+    spec = spec_of()
+    assert recorded(spec, "accuracy") == {"method mine": "my_parts"}
+    assert recorded(spec_of("blo"), "accuracy") == {}
+    parts = OutsideParts.of(spec, "accuracy")
+    assert parts.parts == (OutsidePart("method mine", "my_parts", None),)
+    METHODS.unregister("mine")  # as a trial's process begins
+    del sys.modules[module]
+    parts.make_available()
+    assert METHODS["mine"].label == "Mine"
+
+
+def test_a_part_of_a_script_travels_by_value() -> None:
+    METHODS.register("mine", MINE, module="__main__")
+    parts = OutsideParts.of(spec_of(), "accuracy")
+    METHODS.unregister("mine")
+    parts.make_available()
+    try:
+        assert METHODS["mine"] == MINE
+        assert METHODS.origin("mine") == Origin("__main__")
+    finally:
+        METHODS.unregister("mine")
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        (
+            OutsidePart("method mine", "ext.mine", "ext 1.0"),
+            "node .*: method mine of ext 1.0 is missing; install it there",
+        ),
+        (OutsidePart("method mine", "no_such", None), "node .*: method mine of no_such: its module can't be imported"),
+        (OutsidePart("method mine", "json", None), "node .*: method mine of json is missing; let module json register"),
+    ],
+)
+def test_what_is_missing_on_a_node_is_one_line_and_stops_the_sweep(part: OutsidePart, line: str) -> None:
+    with pytest.raises(SweepError, match=line) as error:
+        OutsideParts(parts=(part,)).make_available()
+    assert "\n" not in str(error.value)
+    trial: Any = CellTrial.__new__(CellTrial)
+    trial.study = type("Study", (), {"outside": OutsideParts(parts=(part,)), "stamp": None})()
+    refusal = trial._refusal()
+    assert (refusal.kind, refusal.message) == ("mismatch", str(error.value))
+
+
+def test_another_version_on_a_node_is_refused() -> None:
+    METHODS.register("mine", MINE, module="ext.mine")
+    METHODS._registered["mine"] = Origin("ext.mine", "ext 1.1")  # as an entry point has it
+    with pytest.raises(SweepError, match="method mine is of ext 1.1, the driver's of ext 1.0; install the same"):
+        OutsideParts(parts=(OutsidePart("method mine", "ext.mine", "ext 1.0"),)).make_available()
+    METHODS.unregister("mine")
+
+
+def test_the_modules_of_the_environment_reach_a_trial(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEEBERT_PLUGINS", module)
+    parts = OutsideParts.of(spec_of("blo"), "accuracy")
+    monkeypatch.delenv("LEEBERT_PLUGINS")
+    METHODS.unregister("mine")
+    sys.modules.pop(module, None)
+    parts.make_available()
+    assert "mine" in METHODS
+    monkeypatch.delenv("LEEBERT_PLUGINS")
+    with pytest.raises(SweepError, match="node .*: LEEBERT_PLUGINS: module no_such can't be imported"):
+        OutsideParts("no_such").make_available()
+    monkeypatch.delenv("LEEBERT_PLUGINS")
+
+
+def test_nodes_compare_the_packages_of_parts() -> None:
+    here = Stamp.here(("pytest", "no-such-package"))
+    assert here.versions["pytest"] == pytest.__version__
+    there = {**here.versions, "pytest": "1.0", "no-such-package": "2.0"}
+    assert here.differences(there, here.code) == [
+        ("pytest", "1.0", pytest.__version__),
+        ("no-such-package", "2.0", "none"),
+    ]
+
+
+def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
+    record = {"pruner median": "leebert-extension 1.0 (leebert_extension.median)"}
+    with pytest.raises(ConfigError) as error:
+        refuse_missing(record, "sweeps/a/manifest.json")
+    assert str(error.value) == (
+        f"sweeps/a/manifest.json: {PRUNERS.unknown('median')}; it came from leebert-extension 1.0 (leebert_extension.median)"
+    )
+    refuse_missing(None, "an older file")
+    refuse_missing({"method slo": "x"}, "a part that is here")
+    assert origins(["method slo", "method mine", f"exit criterion {next(iter(CRITERIA))}"]) == {}
+    assert isinstance(METHODS["slo"], Method)
+
+
+def test_the_parts_of_contributing_work() -> None:
+    """Each block of code is run as it stands, and what it adds meets the contract of its kind."""
+    page = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
+    *parts, view = re.findall(r"```python\n(.*?)```", page.partition("## Add your own")[2], re.S)
+    assert len(parts) == 5
+    for code in (*parts, view):
+        assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    try:
+        for code in parts:
+            exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": __name__})
+        spec = spec_of("every-third", pruner={"name": "above-half", "min_epochs": 2}, searcher="backwards")
+        assert recorded(spec, "recall").keys() == {
+            "method every-third", "metric recall", "searcher backwards", "pruner above-half",
+        }  # fmt: skip
+        assert fit(toy_mlp(), toy_rows(), TrainConfig(algorithm="every-third", max_epochs=1)).reports
+        assert METRICS["recall"].measured(np.array([1, 1, 0]), np.array([1, 0, 0]))["score"] == 0.5
+        criterion, metric = CriterionContract(), MetricContract()
+        criterion.criterion, metric.metric = CRITERIA["norm"], METRICS["recall"]  # type: ignore[misc]
+        criterion.test_inference_equals_replay()
+        criterion.test_curve_equals_replay()
+        metric.test_scores_are_fractions()
+        pruner, searcher = PrunerContract(), SearcherContract()
+        pruner.pruner, searcher.searcher = PRUNERS["above-half"], SEARCHERS["backwards"]  # type: ignore[misc]
+        pruner.test_decisions_depend_on_the_history_alone()
+        pruner.test_nothing_stops_before_min_epochs()
+        searcher.test_finite_space_ends_after_each_configuration_once()
+        searcher.test_proposals_depend_on_the_history_alone()
+    finally:
+        for registry, name in (
+            (METHODS, "every-third"), (CRITERIA, "norm"), (METRICS, "recall"), (PRUNERS, "above-half"),
+            (SEARCHERS, "backwards"),
+        ):  # fmt: skip
+            registry.unregister(name)
+    names = dict(vars(views))
+    exec(compile(view, "CONTRIBUTING.md", "exec"), names)
+    state = names["_layers"]("a", views.ViewContents(("slo",)))
+    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against layers"]

@@ -1,0 +1,117 @@
+"""Parts of other packages in the processes of trials: which a sweep uses, and how each process gets them.
+
+A part of an installed package is found there by its entry point. One that was registered is found by importing the module
+that it comes from. One of `__main__` (a script or a notebook) travels by value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import pickle
+import socket
+
+from leebert.errors import LeebertError, SweepError
+from leebert.methods import METHODS
+from leebert.outside import origin_of, origins
+from leebert.plugins import REGISTRIES, VARIABLE, load_modules
+from tune.space import SweepSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class OutsidePart:
+    """A part that trials use: kind and name, and the driver's origin of it.
+
+    value: the pickled part, where its module exists in the driver's process only.
+    """
+
+    key: str
+    module: str
+    distribution: str | None
+    value: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"{self.key} of {self.distribution or self.module}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OutsideParts:
+    """What a trial's process needs before it reads a configuration: modules to import, and parts."""
+
+    modules: str = ""
+    parts: tuple[OutsidePart, ...] = ()
+
+    @classmethod
+    def of(cls, spec: SweepSpec, metric: str) -> OutsideParts:
+        """Collect what the trials of a space use; searcher and pruner stay with the driver."""
+        found = tuple(_part(key) for key in origins(_of_trials(spec, metric)))
+        return cls(os.environ.get(VARIABLE, ""), found)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The installed packages that the parts come from."""
+        return tuple(dict.fromkeys(part.distribution.split(" ")[0] for part in self.parts if part.distribution))
+
+    def make_available(self) -> None:
+        """Let the registries of this process have the parts.
+
+        Raises:
+            SweepError: One is missing here, or of another version; the line names part, package, version and node.
+        """
+        if self.modules:
+            os.environ.setdefault(VARIABLE, self.modules)
+        try:
+            load_modules()
+            for part in self.parts:
+                _make_available(part)
+        except SweepError:
+            raise
+        except LeebertError as error:
+            raise SweepError(f"node {socket.gethostname()}: {error}") from None
+
+
+def recorded(spec: SweepSpec, metric: str) -> dict[str, str]:
+    """Record all parts of other packages that a sweep uses, for its ledger and manifest."""
+    return origins([*_of_trials(spec, metric), f"searcher {spec.searcher.name}", f"pruner {spec.pruner.name}"])
+
+
+def _of_trials(spec: SweepSpec, metric: str) -> list[str]:
+    methods = [f"method {name}" for name in spec.algorithms]
+    return [*methods, *(f"exit criterion {METHODS[name].exits}" for name in spec.algorithms), f"metric {metric}"]
+
+
+def _part(key: str) -> OutsidePart:
+    kind, _, name = key.rpartition(" ")
+    origin = origin_of(key)
+    assert origin is not None
+    value = None
+    if origin.module == "__main__" and not origin.distribution:
+        from ray import cloudpickle
+
+        value = cloudpickle.dumps(REGISTRIES[kind][name])
+    return OutsidePart(key, origin.module, origin.distribution, value)
+
+
+def _make_available(part: OutsidePart) -> None:
+    kind, _, name = part.key.rpartition(" ")
+    registry, node = REGISTRIES[kind], socket.gethostname()
+    if name not in registry and part.value is not None:
+        registry.register(name, pickle.loads(part.value), module=part.module)
+    elif name not in registry and part.distribution is None:
+        try:
+            importlib.import_module(part.module)
+        except Exception as error:
+            raise SweepError(
+                f"node {node}: {part}: its module can't be imported ({type(error).__name__}: {error}); "
+                f"install it there, or name a module that can be in {VARIABLE}"
+            ) from None
+    if name not in registry:
+        cure = "install it there" if part.distribution else f"let module {part.module} register it when it is imported"
+        raise SweepError(f"node {node}: {part} is missing; {cure}")
+    here = registry.origin(name)
+    if part.distribution and here is not None and here.distribution != part.distribution:
+        raise SweepError(
+            f"node {node}: {part.key} is of {here.distribution or here.module}, the driver's of {part.distribution}; "
+            "install the same version on all nodes"
+        )

@@ -1,0 +1,123 @@
+"""Searchers and pruners as rows: what a search space has to know of them, their names and options first of all.
+
+A row lies with its class, in a module of `tune.searchers` or `tune.pruners` or of another package, and is imported when a
+space first names it (`leebert.plugins`). docs/decisions/plugins.md says why the registries lie below the packages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from leebert.config import Frozen
+from leebert.plugins import Registry
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")  # pydantic would take true for 1
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+
+
+class NoOptions(Frozen):
+    """The options of a part that has none."""
+
+
+class Drawn(Frozen):
+    """The options of a searcher that draws configurations."""
+
+    configurations: Whole | None = Field(default=None, ge=1, description="how many to propose")
+    seed: Whole = Field(default=0, ge=0, description="of the draws")
+
+
+class Warmed(Frozen):
+    """The option that pruners share."""
+
+    min_epochs: Whole = Field(default=1, ge=1, description="epochs before a configuration may be stopped")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartRow:
+    """One searcher or pruner.
+
+    Attributes:
+        name: What search spaces call it.
+        title: What it does, as a table has it.
+        source: Who published it, or `ours`.
+        make: From a checked space (:class:`tune.space.SweepSpec`) and the options, an instance of `options`, to the
+            :class:`tune.searchers.Searcher` or :class:`tune.pruners.Pruner`.
+        options: What may stand beside `name` in a space. Each has a default.
+        needs: What a space must or must not have, as a table has it.
+    """
+
+    name: str
+    title: str
+    source: str
+    make: Callable[[Any, Any], Any]
+    options: type[BaseModel] = NoOptions
+    needs: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearcherRow(PartRow):
+    """One searcher.
+
+    Attributes:
+        lists: Whether it proposes every configuration of a space of lists; it then takes no ranges.
+        reads_scores: Whether a proposal depends on the scores of earlier ones.
+    """
+
+    lists: bool = False
+    reads_scores: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrunerRow(PartRow):
+    """One pruner.
+
+    Attributes:
+        prunes: Whether it ever stops a configuration.
+    """
+
+    prunes: bool = True
+
+
+Row = TypeVar("Row", bound=PartRow)
+
+
+def _check(kind: type[Row], name: str, part: Any) -> None:
+    """Raise TypeError or ValueError, with one sentence, where a part is no row that can stand under a name."""
+    if not isinstance(part, kind):
+        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(part).__name__}")
+    if part.name != name:
+        raise ValueError(f"its own name is {part.name!r}; both must be the same")
+    if required := [option for option, field in part.options.model_fields.items() if field.is_required()]:
+        raise ValueError(f"its option {required[0]!r} needs a default")
+    if "name" in part.options.model_fields:
+        raise ValueError("it has an option 'name', which is the key of its own name; rename the option")
+
+
+SEARCHERS: Registry[SearcherRow] = Registry(
+    "searcher",
+    "leebert.searchers",
+    "tune.searchers",
+    "SEARCHER",
+    {"grid": "grid", "random": "random", "tpe": "tpe"},
+    lambda name, part: _check(SearcherRow, name, part),
+)
+
+PRUNERS: Registry[PrunerRow] = Registry(
+    "pruner",
+    "leebert.pruners",
+    "tune.pruners",
+    "PRUNER",
+    {"none": "none", "racing": "racing", "halving": "halving"},
+    lambda name, part: _check(PrunerRow, name, part),
+)

@@ -1,0 +1,62 @@
+"""The documents' tables, those of searchers and pruners among them: ``python -m tune.tables`` writes them anew."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from leebert import tables
+from leebert.tables import DocumentTable, documents, rendered
+from tune.pruners import PRUNERS
+from tune.searchers import SEARCHERS
+from tune.space.parts import PartRow
+
+
+def _options(row: PartRow) -> str:
+    """A part's options with their defaults, each with what it is."""
+    fields = row.options.model_fields.items()
+    return "; ".join(
+        f"`{name}`{'' if field.default is None else f' ({field.default:g})'}: {field.description}"
+        for name, field in fields
+    )
+
+
+def _searchers() -> Iterable[Sequence[str]]:
+    for row in (SEARCHERS[name] for name in SEARCHERS.built_in):
+        yield f"`{row.name}`", row.title, row.needs, _options(row), row.source
+
+
+def _pruners() -> Iterable[Sequence[str]]:
+    for row in (PRUNERS[name] for name in PRUNERS.built_in):
+        yield f"`{row.name}`", row.title, _options(row), row.source
+
+
+TABLES: tuple[DocumentTable, ...] = (
+    *tables.TABLES,
+    DocumentTable("searchers", ("name", "proposes", "needs", "options", "source"), _searchers),
+    DocumentTable("pruners", ("name", "stops a configuration", "options", "source"), _pruners),
+)
+
+
+def main() -> None:
+    """Write the tables of every document of the checkout that this package lies in."""
+    made = argparse.ArgumentParser(prog="python -m tune.tables", description=main.__doc__)
+    made.add_argument("--check", action="store_true", help="write nothing; name the documents that are out of date")
+    check = made.parse_args().check
+    root = Path(__file__).resolve().parent.parent
+    stale = []
+    for path in documents(root):
+        text = path.read_text(encoding="utf-8")
+        if (new := rendered(text, str(path), TABLES)) != text:
+            stale.append(path.relative_to(root).as_posix())
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    if stale:
+        print(f"{'out of date' if check else 'written'}: {', '.join(stale)}")
+    sys.exit(int(check and bool(stale)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""What holds for every searcher and pruner, as test classes that other packages import.
+
+A subclass names the row under test, and pytest collects it::
+
+    class TestMedian(PrunerContract):
+        pruner = MEDIAN
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from random import Random
+from typing import Any, ClassVar, get_args
+
+from leebert.methods import applies
+from tune.pruners import PRUNERS, Pruner, PrunerRow, make_pruner
+from tune.searchers import SEARCHERS, Searcher, SearcherRow, make_searcher
+from tune.space import SweepSpec, config_id, effective
+from tune.space.parts import PartRow
+from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
+
+_FOLDS, _EPOCHS = 3, 3
+
+#: Of which the first two learn ω, and only the first has cycles.
+_METHODS = ("clo-v2", "blo", "uniform")
+
+#: A finite space of 42 configurations, and one of ranges.
+LISTS: Mapping[str, Any] = {
+    "lr_theta": [1e-5, 2e-5, 5e-5],
+    "cycle_length": [2, 4],
+    "lr_omega": [1e-4, 1e-3],
+    "teachers": ["lae", "lle"],
+}
+RANGES: Mapping[str, Any] = {
+    "lr_theta": {"log_range": [1e-6, 1e-3]},
+    "lr_omega": {"log_range": [1e-5, 1e-2]},
+    "cycle_length": {"range": [1, 8]},
+    "warmup": {"range": [0.0, 0.3], "step": 0.1},
+    "batch_size": {"log_range": [8, 128]},
+    "teachers": ["lae", "lle", "last"],
+}
+
+_HEAVY = {"torch", "ray", "mlflow", "optuna", "transformers", "pandas", "sklearn"}
+
+
+def _complete(row: PartRow, registry: Mapping[str, Any]) -> None:
+    """Assert that a row stands in its registry with all that tables need, and that its module imports nothing heavy."""
+    assert registry[row.name] is row
+    assert row.title
+    assert row.source
+    assert all(field.description for field in row.options.model_fields.values())
+    tree = ast.parse(inspect.getsource(importlib.import_module(row.make.__module__)))
+    for node in tree.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        heavy = {name.split(".")[0] for name in names} & _HEAVY
+        assert not heavy, f"{row.make.__module__}: import {', '.join(heavy)} inside the function that uses it"
+
+
+def configuration(
+    name: str, scores: list[list[float]], last: CellState = "running", state: ConfigState = "running"
+) -> Configuration:
+    """Make a configuration that has reported scores.
+
+    Args:
+        name: Its id.
+        scores: The epochs' scores of each cell; cells are (0, 0), (0, 1), …
+        last: State of its last cell; those before have finished.
+        state: The configuration's.
+
+    Returns:
+        The configuration, as a history has it.
+    """
+    cells = tuple(
+        Cell(
+            0, fold, last if fold == len(scores) - 1 else "finished", tuple(EpochScore(e, s) for e, s in enumerate(row))
+        )
+        for fold, row in enumerate(scores)
+    )
+    return Configuration(name, {"algorithm": "clo-v2"}, state, cells)
+
+
+def histories(number: int = 40) -> Iterator[History]:
+    """Draw histories of running, complete, pruned and failed configurations; scores lie on a grid, so that they tie."""
+    for seed in range(number):
+        rng = Random(f"history/{seed}")
+
+        def cells(count: int, shortest: int, rng: Random = rng) -> list[list[float]]:
+            return [[rng.randrange(9) / 8 for _ in range(rng.randint(shortest, _EPOCHS))] for _ in range(count)]
+
+        drawn = [
+            configuration(f"r{i}", cells(rng.randint(1, _FOLDS), 1), rng.choice(("running", "finished")))
+            for i in range(rng.randint(1, 6))
+        ]
+        drawn += [
+            configuration(f"c{i}", cells(_FOLDS, _EPOCHS), "finished", "complete") for i in range(rng.randint(0, 6))
+        ]
+        drawn += [configuration(f"p{i}", cells(1, 1), "running", "pruned") for i in range(rng.randint(0, 2))]
+        drawn += [configuration(f"f{i}", cells(1, 1), "diverged", "failed") for i in range(rng.randint(0, 2))]
+        yield tuple(rng.sample(drawn, len(drawn)))
+
+
+def _asked(history: History) -> list[tuple[str, tuple[int, int], int]]:
+    """What a pruner is asked of a history: the running configurations, each with the cell and epoch of its last report."""
+    last = [(c.id, c.cells[-1]) for c in history if c.state == "running"]
+    return [(name, (cell.seed, cell.fold), cell.epochs[-1].epoch) for name, cell in last]
+
+
+class PrunerContract:
+    """Tests that a pruner passes; a subclass sets `pruner`, and pytest collects it.
+
+    Attributes:
+        pruner: The pruner under test.
+        options: Options to test it with, beside their defaults.
+    """
+
+    pruner: ClassVar[PrunerRow]
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def spec(self, **options: Any) -> SweepSpec:
+        """Make a space of three folds and three epochs with the pruner."""
+        if self.pruner.name not in PRUNERS:
+            PRUNERS.register(self.pruner.name, self.pruner)
+        return SweepSpec.model_validate(
+            {
+                "task": "mrpc",
+                "backbone": "x",
+                "space": {"lr_theta": [1e-5, 2e-5]},
+                "training": {"max_epochs": _EPOCHS},
+                "folds": _FOLDS,
+                "pruner": {"name": self.pruner.name, **self.options, **options},
+            }
+        )
+
+    def made(self, **options: Any) -> Pruner:
+        """Make the pruner."""
+        return make_pruner(self.spec(**options))
+
+    def test_row_is_complete(self) -> None:
+        """The row fits the registry, says what tables need, and its module imports quickly."""
+        self.spec()
+        _complete(self.pruner, PRUNERS)
+
+    def test_decisions_depend_on_the_history_alone(self) -> None:
+        """One that was asked before, and one made after a restart, decide alike."""
+        asked_before = self.made()
+        for history in histories():
+            for question in _asked(history):
+                decision = self.made().decide(history, *question)
+                assert asked_before.decide(history, *question) is decision
+                assert isinstance(decision, bool)
+
+    def test_order_of_the_history_does_not_matter(self) -> None:
+        """Configurations may stand in any order."""
+        pruner = self.made()
+        for history in histories():
+            for question in _asked(history):
+                assert pruner.decide(history, *question) == pruner.decide(history[::-1], *question)
+
+    def test_only_configuration_goes_on(self) -> None:
+        """A configuration that is compared with none is not stopped, whatever it scores."""
+        pruner = self.made()
+        for history in histories():
+            for one in (c for c in history if c.state == "running"):
+                assert pruner.decide((one,), *_asked((one,))[0])
+
+    def test_best_goes_on(self) -> None:
+        """Of configurations that have trained on the same first cell, the best one is not stopped."""
+        pruner = self.made()
+        for history in histories():
+            begun = tuple(_first_cell(c) for c in history if c.state == "complete")
+            best = max((c.cells[0].epochs[0].score for c in begun), default=0.0)
+            for question, c in zip(_asked(begun), begun, strict=True):
+                assert pruner.decide(begun, *question) or c.cells[0].epochs[0].score < best
+
+    def test_nothing_stops_before_min_epochs(self) -> None:
+        """`min_epochs`, where it is an option, is a number of epochs over all cells of a configuration."""
+        if "min_epochs" not in self.pruner.options.model_fields:
+            return
+        for least in range(1, _FOLDS * _EPOCHS):
+            pruner = self.made(min_epochs=least)
+            for history in histories(10):
+                for name, (seed, fold), epoch in _asked(history):
+                    running = next(c for c in history if c.id == name).cells[-1].state == "running"
+                    if running and fold * _EPOCHS + epoch + 1 < least:
+                        assert pruner.decide(history, name, (seed, fold), epoch)
+
+
+def _first_cell(c: Configuration) -> Configuration:
+    """A configuration in its first cell, with one score at every epoch: it is as good at each place."""
+    score = max(report.score for report in c.cells[0].epochs)
+    return configuration(c.id, [[score] * _EPOCHS])
+
+
+class SearcherContract:
+    """Tests that a searcher passes; a subclass sets `searcher`, and pytest collects it.
+
+    Attributes:
+        searcher: The searcher under test.
+        options: Options to test it with, beside their defaults.
+    """
+
+    searcher: ClassVar[SearcherRow]
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def spec(self, space: Mapping[str, Any], **options: Any) -> SweepSpec:
+        """Make a space of three methods with the searcher."""
+        if self.searcher.name not in SEARCHERS:
+            SEARCHERS.register(self.searcher.name, self.searcher)
+        return SweepSpec.model_validate(
+            {
+                "task": "mrpc",
+                "backbone": "x",
+                "folds": 2,
+                "algorithms": list(_METHODS),
+                "space": dict(space),
+                "searcher": {"name": self.searcher.name, **self.options, **options},
+            }
+        )
+
+    def made(self, space: Mapping[str, Any], **options: Any) -> Searcher:
+        """Make the searcher of a space."""
+        return make_searcher(self.spec(space, **options))
+
+    def has(self, option: str) -> bool:
+        """Whether the searcher has an option."""
+        return option in self.searcher.options.model_fields
+
+    def test_row_is_complete(self) -> None:
+        """The row fits the registry, says what tables need, and its module imports quickly."""
+        self.spec(LISTS)
+        _complete(self.searcher, SEARCHERS)
+
+    def test_finite_space_ends_after_each_configuration_once(self) -> None:
+        """All configurations of a space of lists come, none twice, and None after them."""
+        spec = self.spec(LISTS)
+        history = play(make_searcher(spec), 99)
+        assert [c.id for c in history] == list({c.id: None for c in history})
+        assert {c.id for c in history} == {config_id(values) for values in spec.configurations()}
+
+    def test_proposals_are_configurations_of_the_space(self) -> None:
+        """They have the options that their method uses, with values of the space, as plain Python values."""
+        spec = self.spec(LISTS)
+        for proposed in play(make_searcher(spec), 30):
+            values = dict(proposed.values)
+            assert values == effective(values)
+            assert set(values) == {"algorithm", *(o for o in LISTS if applies(o, values["algorithm"]))}
+            assert all(values[option] in LISTS[option] for option in values if option != "algorithm")
+            assert all(type(value) in (int, float, str, bool) for value in values.values())
+            spec.train_config(values)
+
+    def test_proposals_depend_on_the_history_alone(self) -> None:
+        """A searcher made after a restart continues as the first one did."""
+        history = play(self.made(LISTS), 15)
+        for length in (0, 5, 11, 14):
+            assert self.made(LISTS).suggest(history[:length]) == history[length].values
+
+    def test_no_proposal_is_in_the_history(self) -> None:
+        """Whatever the states of the configurations there."""
+        searcher, states = self.made(LISTS), get_args(ConfigState)
+        history: History = ()
+        for i in range(42):
+            values = searcher.suggest(history)
+            assert values is not None
+            assert config_id(values) not in {c.id for c in history}
+            history = (*history, ran(values, quality(values), states[i % len(states)]))
+        assert searcher.suggest(history) is None
+
+    def test_scores_are_read_only_where_the_row_says_so(self) -> None:
+        """Without `reads_scores` the sequence is the same for all scores."""
+        if self.searcher.reads_scores:
+            return
+        history: History = ()
+        for c in play(self.made(LISTS), 15):
+            assert self.made(LISTS).suggest(history) == c.values
+            history = (*history, ran(dict(c.values), 0.5))
+
+    def test_drawing_searchers_take_ranges_and_stop_at_their_number(self) -> None:
+        """One with `configurations` proposes so many from ranges, all within them."""
+        if self.searcher.lists or not self.has("configurations"):
+            return
+        spec = self.spec(RANGES, configurations=13)
+        history = play(make_searcher(spec), 20)
+        assert len({c.id for c in history}) == len(history) == 13
+        for c in history:
+            assert 1e-6 <= c.values["lr_theta"] <= 1e-3
+            assert c.values["warmup"] in (0.0, 0.1, 0.2, 0.3)
+            assert 8 <= c.values["batch_size"] <= 128
+            spec.train_config(c.values)
+
+    def test_seed_changes_the_proposals(self) -> None:
+        """Other seeds draw others, where there is a seed and ranges are taken."""
+        if self.searcher.lists or not self.has("seed") or not self.has("configurations"):
+            return
+        first, second = (play(self.made(RANGES, configurations=12, seed=seed), 12) for seed in (0, 1))
+        assert {c.id for c in first}.isdisjoint(c.id for c in second)
+
+
+def ran(values: dict[str, Any], score: float, state: ConfigState = "complete") -> Configuration:
+    """Make a configuration whose two cells scored about so much."""
+    cells = tuple(Cell(0, fold, "finished", (EpochScore(0, score + shift),)) for fold, shift in ((0, -0.01), (1, 0.01)))
+    return Configuration(config_id(values), values, state, cells)
+
+
+def quality(values: Mapping[str, Any]) -> float:
+    """A made-up score: best at λ1 = 1e-4 under the first method."""
+    return 0.9 - 0.1 * abs(math.log10(values["lr_theta"]) + 4) - 0.05 * (values["algorithm"] != _METHODS[0])
+
+
+def play(searcher: Searcher, rounds: int, history: History = ()) -> History:
+    """Run proposals to their end, one after the other; returns the history after so many, or after the last one."""
+    for _ in range(rounds):
+        values = searcher.suggest(history)
+        if values is None:
+            break
+        history = (*history, ran(values, quality(values)))
+    return history
