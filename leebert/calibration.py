@@ -1,7 +1,7 @@
-"""Thresholds chosen on one's own texts, without labels: what reaches a speed-up on the very model and traffic that count.
+"""Calibrate a model's thresholds on unlabelled texts, to hit a target layer speed-up or loss.
 
-Thresholds from cross-validation come from other models, which saw fewer rows and may be less sure of themselves than
-the one that is served. Here the served one answers the texts itself, all layers once.
+Thresholds from cross-validation belong to models that trained on fewer samples and may be less confident than the served
+model. Calibration runs the served model once through all layers on the texts.
 """
 
 from __future__ import annotations
@@ -35,22 +35,28 @@ from leebert.thresholds import (
     choose,
     curves,
     curves_as_json,
-    layer_ratio,
-    ratio_interval,
+    layer_speed_up,
     read_curves,
     rows_needed,
+    speed_up_interval,
 )
 from leebert.tradeoff import Tradeoff
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a model's own pass over texts gave.
+    """The calibrated thresholds of a model.
 
-    own: the exit criterion that the model is to have. chosen: every criterion at the speed-up asked for. expected: for each, the
-    layer ratio on other texts of the kind, (low, high) at 95 %. rows, cut: how many texts, and how many of them were
-    longer than the model takes. curves: as in :func:`leebert.thresholds.curves`. single_class: whether every exit predicts
-    one class for all texts, so that a speed-up costs nothing and says nothing.
+    Attributes:
+        own: The model's new exit criterion and threshold.
+        chosen: Every criterion with its threshold for the aim, by name.
+        expected: Layer speed-up to expect on similar texts, (low, high) at 95 %, by the criterion's name.
+        rows: Number of texts.
+        cut: Number of texts that were truncated.
+        source: Name of the texts.
+        num_exits: M.
+        curves: Layer speed-up by threshold, as in :func:`leebert.thresholds.curves`.
+        single_class: Whether every exit predicts one class for all texts; the speed-up is then meaningless.
     """
 
     own: Chosen
@@ -65,11 +71,12 @@ class Calibration:
 
     @property
     def chosen_on(self) -> str:
-        return f"{self.rows} unlabelled texts of {self.source}, answered by this model itself"
+        """The texts of the calibration, in words."""
+        return f"{self.rows} unlabelled texts of {self.source}, recorded with this model"
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the curves, as JSON-ready values."""
-        told = {
+        """Return JSON-ready values without the curves."""
+        chosen = {
             name: {**dataclasses.asdict(one), "expected": list(self.expected[name])}
             for name, one in self.chosen.items()
         }
@@ -79,7 +86,7 @@ class Calibration:
             "cut": self.cut,
             "source": self.source,
             "single_class": self.single_class,
-            "chosen": told,
+            "chosen": chosen,
         }
 
 
@@ -96,17 +103,32 @@ def calibrate(
     batch_size: int = 64,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Calibration:
-    """Run the texts once through all layers and choose each criterion's threshold for `aim`; `criterion` is to be the own one.
+    """Run the texts once through all layers and choose the threshold of every criterion for an aim.
 
-    A layer speed-up is reached on the texts themselves. Texts have no labels, so what a threshold costs is known from the
-    model's validation curves, `validated` (:func:`leebert.operating_point.saved_tradeoffs`), by which one within an allowed
-    loss is chosen; the texts then tell the layer speed-up that it has on them.
+    For a target speed-up, the threshold comes from the texts. For a largest loss, it comes from the model's validation
+    curves, since the texts have no labels; the texts then give its layer speed-up.
 
-    `source` is the texts' name. Raises ConfigError for an aim or criterion that the model can't have, DataError for no
-    texts, for too few, and where samples exit together so that no threshold gives the speed-up.
+    Args:
+        model: The saved model.
+        tokenizer: Its tokenizer; None for images.
+        texts: N texts or pairs of texts.
+        source: Their name, for messages.
+        aim: The target layer speed-up, or the largest loss.
+        criterion: The exit criterion that becomes the model's own.
+        runtime: Device and precision.
+        validated: The model's validation curves (:func:`leebert.operating_point.saved_tradeoffs`).
+        batch_size: Samples per forward pass.
+        progress: Wraps the iteration over batches, such as a progress bar.
+
+    Returns:
+        The thresholds and curves; :func:`save_calibration` writes them.
+
+    Raises:
+        ConfigError: The model has no such criterion, or can't reach the aim.
+        DataError: There are too few different texts, or no threshold attains the speed-up.
     """
     if model.num_exits == 1:
-        raise ConfigError("this model has one exit, and so one speed: there is nothing to calibrate")
+        raise ConfigError("this model has one exit, so it has no threshold to calibrate; train it with several exits")
     own_row = choosable(criterion)
     patience = model.config.exit_patience if own_row.name == model.config.exit_strategy else None
     patience = own_row.counted(patience, model.num_exits)
@@ -116,12 +138,12 @@ def calibrate(
         assert aim.speed_up is not None
         speed_up = check_speed_up(aim.speed_up, model.exit_layers, model.depth)
     needed = rows_needed(speed_up, model.exit_layers, model.depth)
-    differing = len(set(texts))  # a text that is repeated tells no more
+    differing = len(set(texts))  # a repeated text adds no information
     if differing < needed:
-        there = f"{differing} different texts" if texts else "no texts"
+        count = f"{differing} different texts" if texts else "no texts"
         raise DataError(
-            f"{source}: {there}, and a speed-up of {speed_up:g} with {model.depth} layers needs at least {needed}, so that "
-            f"the mean layers on others are within {MISSED:.0%} of those on these"
+            f"{source}: {count}; a layer speed-up of {speed_up:g} with {model.depth} layers needs at least {needed} different "
+            f"texts, for a mean exit layer within {MISSED:.0%} on similar texts; add texts"
         )
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
     if aim.max_loss is not None:
@@ -136,73 +158,88 @@ def calibrate(
         own = choose(recorded, own_row.name, speed_up, patience)
         chosen = {name: choose(recorded, name, speed_up) for name in with_threshold()} | {own_row.name: own}
         if not own.near and not own_row.whole:
-            raise DataError(f"{source}: {own.shortfall}; ask for that, or give other texts")
-    expected = {name: ratio_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
-    found = curves(recorded, own.patience)
-    stuck = bool(collapsed(recorded.logits).all())
-    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, found, stuck)
+            raise DataError(f"{source}: {own.shortfall}; set --speed-up to that, or give other texts")
+    expected = {name: speed_up_interval(recorded, name, one.threshold, one.patience) for name, one in chosen.items()}
+    own_curves = curves(recorded, own.patience)
+    single_class = bool(collapsed(recorded.logits).all())
+    return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, own_curves, single_class)
 
 
 def _on(recorded: HeldOut, validated: Chosen) -> Chosen:
-    """A threshold that was chosen on validation samples, with the layer speed-up that it has on other ones."""
-    reached = layer_ratio(recorded, validated.criterion, validated.threshold, validated.patience)
+    """Replace the layer speed-up of a threshold from validation samples by that on the recorded samples."""
+    reached = layer_speed_up(recorded, validated.criterion, validated.threshold, validated.patience)
     return dataclasses.replace(validated, asked=reached, reached=reached)
 
 
-def save_calibration(folder: Path, found: Calibration) -> str:
-    """Make a calibration the saved model's own: its exit criterion, its curves and, where it has one, its card; all or nothing.
+def save_calibration(folder: Path, calibration: Calibration) -> str:
+    """Write a calibration into a model's folder: config.json, exits.json and, if it has one, its card; all or none.
 
-    Returns what the thresholds had been chosen on before, in words, or an empty text. Raises ConfigError where the
-    folder's files can't be read.
+    Args:
+        folder: The saved model.
+        calibration: The calibration.
+
+    Returns:
+        The samples of the former thresholds, in words; empty if unknown.
+
+    Raises:
+        ConfigError: A file of the folder can't be read.
     """
     try:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         before = parse_json((folder / FILE).read_text(encoding="utf-8")) if (folder / FILE).exists() else {}
         card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").exists() else None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: its files can't be read: {error}") from None
-    # Texts have no labels: what a threshold costs stays known from the samples that it was validated on.
+        raise ConfigError(f"{folder}: a file can't be read: {error}; restore the folder that training wrote") from None
+    # The texts have no labels, so the loss of a threshold still comes from the validation samples.
     scored = {name: points for name, points in read_curves(folder, validated=True).items() if len(points[0]) == 3}
     config |= {
-        "exit_strategy": found.own.criterion,
-        "exit_threshold": found.own.threshold,
-        "exit_patience": found.own.patience,
+        "exit_strategy": calibration.own.criterion,
+        "exit_threshold": calibration.own.threshold,
+        "exit_patience": calibration.own.patience,
     }
     files = {
         folder / "config.json": json.dumps(config, indent=2) + "\n",
-        folder / FILE: curves_as_json(found.curves, found.num_exits, found.chosen_on, found.own, scored),
+        folder / FILE: curves_as_json(
+            calibration.curves, calibration.num_exits, calibration.chosen_on, calibration.own, scored
+        ),
     }
     if card is not None:
         files[folder / "README.md"] = recalibrated(
-            card, found.own, found.chosen, found.expected, found.chosen_on, found.single_class
+            card,
+            calibration.own,
+            calibration.chosen,
+            calibration.expected,
+            calibration.chosen_on,
+            calibration.single_class,
         )
     write_together(files)
     return str(before.get("chosen_on", "")) if isinstance(before, dict) else ""
 
 
-def print_calibration(folder: Path, found: Calibration, before: str) -> None:
-    """The thresholds with what they reach, and what of the folder has changed, on stdout."""
-    if found.single_class:
+def print_calibration(folder: Path, calibration: Calibration, before: str) -> None:
+    """Print the thresholds with their layer speed-ups, and the changes to the folder."""
+    if calibration.single_class:
         print(
-            f"warning: every exit predicts a single class on all {found.rows} texts: its speed-up says nothing; {ADVICE}"
+            f"warning: every exit predicts a single class on all {calibration.rows} texts, so its speed-up is meaningless; "
+            f"{ADVICE}"
         )
-    for name, one in ({} if found.single_class else found.chosen).items():
-        low, high = found.expected[name]
+    for name, one in ({} if calibration.single_class else calibration.chosen).items():
+        low, high = calibration.expected[name]
         if one.max_loss is None:
-            aim = f"asked {one.asked:g}"
+            aim = f"target {one.asked:g}"
         else:
             aim = f"{-100 * (one.loss or 0.0) + 0.0:+.2f} points on validation samples"
         print(
-            f"{name} {one.threshold:.6g}: {aim}, on these {found.rows} texts {one.reached:.2f}, "
-            f"on others like them {low:.2f} to {high:.2f} (95 %)"
+            f"exit criterion {name}, threshold {one.threshold:.6g}: {one.reached:.2f}× layer speed-up on these "
+            f"{calibration.rows} texts, 95 % CI on similar texts {low:.2f} to {high:.2f} ({aim})"
         )
         if not one.near:
             print(f"  {one.shortfall}")
-    if found.cut:
-        print(f"{found.cut} texts were cut at the model's maximal length")
-    print(f"{folder}: exits by {found.own.name} at {found.own.threshold:.6g} from now on")
+    if calibration.cut:
+        print(f"{calibration.cut} texts were truncated to the model's maximum length")
+    print(f"{folder}: now uses exit criterion {calibration.own.name}, threshold {calibration.own.threshold:.6g}")
     if before:
-        print(f"the thresholds chosen on {before} are replaced")
+        print(f"this replaces the thresholds chosen on {before}")
 
 
 def _recorded(

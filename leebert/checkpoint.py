@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """Everything that a run needs to go on as if it had never stopped: tensors by name and plain values."""
+    """Everything that a run needs to resume: tensors by name, and plain values."""
 
     tensors: dict[str, torch.Tensor]
     meta: dict[str, Any]

@@ -286,7 +286,7 @@ def predict(
     from leebert.exits.checks import check_threshold, warn_if_unreachable
     from leebert.exits.replay import make_criterion
     from leebert.kinds import kind_of_model
-    from leebert.predict import save_answers, write_answers
+    from leebert.predict import majority_warning, save_answers, write_answers
 
     values = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
     exits = parse(ExitConfig, values, "--criterion/--threshold/--patience")
@@ -296,6 +296,8 @@ def predict(
         exits.criterion, exits.threshold, exits.patience, num_exits=loaded.num_exits,
         num_classes=loaded.config.num_labels,
     )  # fmt: skip
+    if warning := majority_warning(model):
+        print(f"warning: {warning}", file=sys.stderr)
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
     if glue:

@@ -1,6 +1,6 @@
-"""Configuration: frozen, typed, one sentence and one source per field.
+"""Configurations: frozen and typed, with one sentence and the source of each field.
 
-Unknown keys are errors; :func:`parse` reports every error of a mapping at once, with the nearest valid key.
+Unknown keys are errors. :func:`parse` reports all errors of a mapping together, with the nearest valid key.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 def _positive_rate(value: float) -> float:
     if not 0 < value < float("inf"):
-        raise ValueError("a learning rate must be a finite number above 0")
+        raise ValueError("should be a finite number above 0")
     return value
 
 
@@ -53,7 +53,7 @@ def _criterion(name: str) -> str:
 
 
 class _ListsMethods:
-    """Lists the methods in the JSON schema of a field that takes one's name."""
+    """Lists the methods' names in the JSON schema of a field."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {**handler(schema), "enum": list(METHODS)}
@@ -64,12 +64,12 @@ AlgorithmName = Annotated[str, AfterValidator(_method), _ListsMethods()]
 CriterionName = Annotated[str, AfterValidator(_criterion)]
 
 
-#: The largest whole number of any option: beyond it sizes and seeds overflow in the libraries below.
+#: The largest whole number of any option; larger sizes and seeds overflow in the underlying libraries.
 LARGEST = 2**31 - 1
 
 
 class Frozen(BaseModel):
-    """Base of every configuration: immutable, an unknown key is an error, and no whole number is beyond :data:`LARGEST`."""
+    """Base class of configurations: immutable, unknown keys are errors, whole numbers are at most :data:`LARGEST`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -82,35 +82,40 @@ class Frozen(BaseModel):
 
 
 class TrainConfig(Frozen):
-    """How one model is trained. The defaults are the paper's where it gives them, else ours.
+    """Training options of one model. Defaults are the paper's if it states them, else ours.
 
-    It also takes the options that its method declares as its own (:attr:`leebert.methods.Method.own_options`), checked
-    as they are declared, under their names; every other key is an error.
+    A method's own options (:attr:`leebert.methods.Method.own_options`) are further fields, with the checks of their
+    declaration. Every other key is an error. Each field's description states its meaning and source.
+
+    Raises:
+        pydantic.ValidationError: A key is unknown, or a value is out of range; :func:`parse` makes it a ConfigError.
     """
 
     model_config = ConfigDict(extra="allow")
 
     algorithm: AlgorithmName = Field(
-        "clo-v2", description="The method: how ω is learned (sections 3.3-3.4), or a rival (table 1)."
+        "clo-v2", description="The method: an optimiser of ω (sections 3.3-3.4) or a baseline (table 1)."
     )
     lr_theta: Rate = Field(1e-5, description="λ1, the peak learning rate of θ (table 3; chosen for 5 of 7 tasks).")
     lr_omega: Rate = Field(
         1e-4, description="λ2, the learning rate of ω (table 3, MRPC). SLO, BLO, hyper and CLO use it."
     )
     cycle_length: int = Field(4, ge=1, description="C, θ steps per use of D2 (algorithm 2; 4 in table 3). CLO-v2 only.")
-    batch_size: int = Field(32, ge=1, description="B, rows per θ step (table 3).")
+    batch_size: int = Field(32, ge=1, description="B, samples per θ step (table 3).")
     accumulate: int = Field(
         1,
         ge=1,
-        description="Forward and backward take a batch in so many parts, for less memory; the same updates but for "
-        "rounding, dropout masks, and BatchNorm, which sees each part alone (ours).",
+        description="Split a batch into this many parts for forward and backward, to save memory. Updates stay the same except "
+        "for rounding, dropout masks and BatchNorm, which normalises each part separately (ours).",
     )
     max_epochs: int = Field(
         10, ge=1, description="Epochs of ⌊|D_train| / 2B⌋ θ updates each, and the schedule's horizon (ours)."
     )
-    patience: int = Field(5, ge=1, description="Stop early after so many epochs without a better score (section 4.4).")
+    patience: int = Field(
+        5, ge=1, description="Stop early after this many epochs without a better score (section 4.4)."
+    )
     warmup: float = Field(
-        0.1, ge=0, lt=1, description="Share of the updates with a rising rate, before the schedule (ours)."
+        0.1, ge=0, lt=1, description="Share of the updates with a rising learning rate, before the schedule (ours)."
     )
     theta_optimizer: Literal["adamw", "sgd"] = Field(
         "adamw", description="θ's optimiser: Adam for text, SGD for images (section 4)."
@@ -120,7 +125,7 @@ class TrainConfig(Frozen):
     )
     schedule: Literal["linear", "steps"] = Field(
         "linear",
-        description="λ1 after the warm-up: linearly to 0 (ours), or to a tenth at 35, 60 and 85 % of the updates "
+        description="λ1 after the warm-up: linear decay to 0 (ours), or division by 10 at 35, 60 and 85 % of the updates "
         "(Shallow-Deep, for images).",
     )
     weight_decay: float = Field(
@@ -128,29 +133,31 @@ class TrainConfig(Frozen):
         ge=0,
         description="The optimiser's weight decay on θ; 0 is the paper's Adam, 1e-4 He et al.'s SGD. Never on ω.",
     )
-    clip_norm: float = Field(1.0, gt=0, description="Clip θ's gradient at this norm; ω stays out of it (ours).")
+    clip_norm: float = Field(
+        1.0, gt=0, description="Clip θ's gradient at this norm; ω's gradient is not clipped (ours)."
+    )
     gradient_equilibrium: bool = Field(
-        False, description="Layers learn from the mean of the exits above them, not the sum (Li et al. 2019)."
+        False, description="Average, not sum, the gradients of the exits above each layer (Li et al. 2019)."
     )
     teachers: TeacherSet = Field(
-        "lae", description="Who teaches whom, T(m) (section 3.1): all other exits, later ones, the last, none."
+        "lae", description="Teachers T(m) of exit m (section 3.1): all other exits, later exits, the last exit, none."
     )
     temperature: float = Field(1.0, gt=0, description="τ of the distillation (eqs. 2-3; not given in the paper, ours).")
     distillation: Literal["cross_entropy", "kl"] = Field(
         "cross_entropy", description="Eq. 2, or KL (minus the teacher's entropy)."
     )
-    detach_teacher: bool = Field(True, description="No gradient into the teacher (the peers' code does this; ours).")
+    detach_teacher: bool = Field(True, description="No gradient into the teacher (as in related methods' code; ours).")
     parametrisation: Parametrisation = Field(
-        "exit_softmax", description="How ω becomes weights (ours; measured in docs/decisions)."
+        "exit_softmax", description="Mapping of ω to loss weights (ours; measured in docs/decisions)."
     )
     omega_optimizer: Literal["adam", "sgd"] = Field(
         "adam", description="ω's optimiser: Adam for text, SGD for images (section 4)."
     )
     omega_forward: Literal["train", "eval"] = Field(
-        "train", description="Dropout on or off in the forwards made for ω (ours; measured)."
+        "train", description="Dropout on (train) or off (eval) in forward passes for ω (ours; measured)."
     )
     omega_in_cycle: bool = Field(
-        True, description="CLO-v2 moves ω in steps 1..C-1 too (algorithm 2); false: θ alone (section 3.4)."
+        True, description="CLO-v2 also updates ω in steps 1..C-1 (algorithm 2); false: θ only (section 3.4)."
     )
     exit_dropout: float = Field(
         0.1, ge=0, lt=1, description="Dropout before each exit's linear layer, in training only (ours)."
@@ -158,42 +165,40 @@ class TrainConfig(Frozen):
     first_epochs: int | None = Field(
         None,
         ge=1,
-        description="Epochs of fine-tuning before a method goes on, and of COST-EFF's assistant; None: max_epochs (ours).",
+        description="Epochs of the fine-tuning stage, and of COST-EFF's assistant; None: max_epochs (ours).",
     )
     finetune_first: bool = Field(
-        False, description="Fine-tune for the last exit before all exits are trained (Kubaty et al., 2025: mixed)."
+        False, description="Fine-tune for the last exit before training all exits (Kubaty et al., 2025: mixed)."
     )
     two_stage: bool = Field(
-        False, description="FastBERT's own second stage: the backbone frozen, KL to the last exit, no labels."
+        False, description="FastBERT's original second stage: frozen backbone, KL to the last exit, no labels."
     )
     keep: float = Field(
-        0.5, gt=0, le=1, description="Share that static compression keeps: of layers, heads or, in COST-EFF, widths."
+        0.5, gt=0, le=1, description="Share of layers, heads or (COST-EFF) widths that static compression keeps."
     )
-    layerdrop: float = Field(0.2, gt=0, lt=1, description="Chance that a layer is skipped in training (LayerDrop).")
+    layerdrop: float = Field(0.2, gt=0, lt=1, description="Probability of skipping a layer in training (LayerDrop).")
     prune_rounds: int = Field(
-        4, ge=1, description="Cuts on the way to `keep`; they share max_epochs of training, at least one each (ours)."
+        4, ge=1, description="Rounds of pruning to `keep`; they share max_epochs, at least one epoch each (ours)."
     )
     alpha: float = Field(
-        0.5, ge=0, le=1, description="Weight of distillation, 1 − α of labels (DBT; BERT-PKD searches .2, .5, .7)."
+        0.5, ge=0, le=1, description="Weight α of distillation; labels weigh 1 − α (DBT; BERT-PKD searches .2, .5, .7)."
     )
-    beta: float = Field(100.0, ge=0, description="BERT-PKD's weight of the states that are imitated.")
+    beta: float = Field(100.0, ge=0, description="BERT-PKD: weight of the distance of states.")
     annealing: float = Field(
-        1.05, ge=1, description="DBT: factor on τ after each batch whose tempered teacher is too sure; 1: constant τ."
+        1.05, ge=1, description="DBT: factor on τ after each batch with a too confident teacher; 1: constant τ."
     )
     replacing_rate: float = Field(
-        0.3, gt=0, le=1, description="BERT-of-Theseus: chance of a successor layer at the start of its stage."
+        0.3, gt=0, le=1, description="BERT-of-Theseus: probability of a successor layer at the start of its stage."
     )
     precision: Precision = Field(
-        "auto", description="bf16 on CUDA and on CPUs that have it in hardware, else fp32 (ours)."
+        "auto", description="auto: bf16 on CUDA and on CPUs with hardware support, else fp32 (ours)."
     )
-    eval_batch_size: int = Field(
-        64, ge=1, description="Rows per evaluation batch; changes nothing but speed and memory."
-    )
-    seed: int = Field(0, ge=0, description="Fixes initialisation, dropout, batch order and the D1/D2 splits.")
+    eval_batch_size: int = Field(64, ge=1, description="Samples per evaluation batch; changes only speed and memory.")
+    seed: int = Field(0, ge=0, description="Seed of initialisation, dropout, batch order and the D1/D2 splits.")
 
     @property
     def own(self) -> dict[str, Any]:
-        """The options of the method's own, by name, those that were not given at their defaults."""
+        """The method's own options by name, with defaults for those that were not given."""
         return dict(self.model_extra or {})
 
     @model_validator(mode="wrap")
@@ -222,49 +227,60 @@ class TrainConfig(Frozen):
 
 
 def _again(details: Any) -> InitErrorDetails:
-    """An error of a validation, to be raised in another one."""
+    """Convert an error of one validation so that another can raise it."""
     kept = {key: details[key] for key in ("type", "loc", "input", "ctx") if key in details}
     return InitErrorDetails(**kept)  # type: ignore[typeddict-item]
 
 
-#: Options that change memory and speed, not what is trained: not searched, and a run may go on with others.
+#: Options that change only memory and speed. They are not searched, and a run may resume with other values.
 COST_ONLY: frozenset[str] = frozenset({"accumulate", "eval_batch_size"})
 
 
 class ModelConfig(Frozen):
-    """Which encoder, and what its exits see; of images only the backbone."""
+    """The encoder and the pooling before its classifiers; for images only the backbone.
+
+    Raises:
+        pydantic.ValidationError: A key is unknown, or a value is out of range; :func:`parse` makes it a ConfigError.
+    """
 
     backbone: str = Field(
-        description="A hub id (with optional @revision), a folder, or package:NAME/path; for images a name as resnet56."
+        description="Hub id (with optional @revision), folder, or package:NAME/path; for images a name such as resnet56."
     )
     pooling: Pooling = Field(
-        "pooler", description="What the exits see: shared pretrained pooler, CLS state, or mean over tokens."
+        "pooler",
+        description="Pooling before each classifier: shared pretrained pooler, CLS state, or mean over tokens.",
     )
-    max_length: int = Field(128, ge=4, description="Tokens per row; longer rows are cut and counted (ours).")
+    max_length: int = Field(128, ge=4, description="Tokens per sample; longer ones are truncated and counted (ours).")
 
 
 class Subset(Frozen):
-    """A stratified part of the training split, part of the data's fingerprint."""
+    """A stratified random part of the training split; it changes the data's fingerprint."""
 
-    rows: int = Field(ge=2, description="How many rows to keep.")
-    seed: int = Field(0, ge=0, description="Which rows.")
+    rows: int = Field(ge=2, description="Number of samples.")
+    seed: int = Field(0, ge=0, description="Seed of the random choice.")
 
 
 class ExitConfig(Frozen):
-    """When a sample exits. Which parameters there are, their meaning and range are the criterion's (`leebert.exits`).
+    """The exit criterion with its parameters.
 
-    `strategy`, the key of earlier versions for `criterion`, is read, too.
+    Each criterion (:data:`leebert.exits.CRITERIA`) defines the meaning and range of its parameters. `strategy`, the key of
+    earlier versions, is read as `criterion`.
+
+    Raises:
+        pydantic.ValidationError: The criterion is unknown, or has no such parameter or value.
     """
 
     criterion: CriterionName = Field(
         DEFAULT, description="The exit criterion (sections 2.3, 4.4; PCEE-BERT, F-PABEE, BEEM)."
     )
-    threshold: float | None = Field(None, description="None: round(M/3) for patience, the paper's 4 at M = 12.")
+    threshold: float | None = Field(
+        None, description="Threshold; None: round(M/3) for patience (the paper's 4 at M = 12)."
+    )
     patience: int | None = Field(
         None,
         ge=1,
-        description="Of pcee and f-pabee: how many exits in a row. None: 2 for pcee (its authors'; at most M-1), round(M/6) for "
-        "f-pabee (ours).",
+        description="For pcee and f-pabee: number of consecutive exits. None: 2 for pcee (as published; at most M-1), round(M/6) "
+        "for f-pabee (ours).",
     )
 
     @model_validator(mode="before")
@@ -291,25 +307,32 @@ class ExitConfig(Frozen):
             raise ValueError(problem)
         return self
 
-    def overridden(self, **asked: Any) -> dict[str, Any]:
-        """Values of another ExitConfig, where None is not asked for: these parameters stay only under the same criterion."""
-        given = {key: value for key, value in asked.items() if value is not None}
+    def overridden(self, **options: Any) -> dict[str, Any]:
+        """Override some values; None keeps a value, and another criterion drops the parameters of this one.
+
+        Args:
+            **options: New values of `criterion`, `threshold` and `patience`.
+
+        Returns:
+            The values of the new ExitConfig, unchecked.
+        """
+        given = {key: value for key, value in options.items() if value is not None}
         return {**self.model_dump(), **given} if given.get("criterion", self.criterion) == self.criterion else given
 
 
 class AimConfig(Frozen):
-    """What training chooses the exit criterion and its threshold for, on the validation fold.
+    """The aim of training's choice of exit criterion and threshold on the validation fold.
 
-    Neither `max_loss` nor `speed_up`: within 1 point of the full model, or else a layer speed-up of 2
+    Without `max_loss` and `speed_up`: at most 1 point below the full model, with a layer speed-up of 2 as fallback
     (:class:`leebert.operating_point.Aim`).
     """
 
     criterion: CriterionName | None = Field(
         None,
-        description="The exit criterion; None: that which the method was published with, if it has no default, else the best.",
+        description="The exit criterion; None: the method's published one if that needs a threshold, else the best one.",
     )
-    max_loss: float | None = Field(None, ge=0, le=100, description="Points of score that may be lost to exit earlier.")
-    speed_up: float | None = Field(None, ge=1, description="Layer speed-up, depth / mean layers.")
+    max_loss: float | None = Field(None, ge=0, le=100, description="Largest loss against the full model, in points.")
+    speed_up: float | None = Field(None, ge=1, description="Target layer speed-up, depth / mean exit layer.")
 
     @model_validator(mode="after")
     def _has_a_threshold(self) -> AimConfig:
@@ -324,11 +347,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line per error of a validation: key, value seen, what was expected."""
+    """Format the errors of a validation, one line each: key, value, expectation."""
     lines = []
     for e in error.errors():
         where = ".".join(str(p) for p in e["loc"])
-        said = f"{where}: " if where else ""
+        prefix = f"{where}: " if where else ""
         if e["type"] == "extra_forbidden":
             fields, key = _fields_at(model, e["loc"][:-1]), str(e["loc"][-1])
             owner = own_options().get(key) if key in fields else None
@@ -344,7 +367,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
                 if not isinstance(e["input"], Mapping) and repr(e["input"]) not in message
                 else ""
             )
-            lines.append(f"{said}{message}{shown}")
+            lines.append(f"{prefix}{message}{shown}")
     return lines
 
 
@@ -363,7 +386,16 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 
 def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """`values` as a `model`; a :class:`ConfigError` lists every error at once, each with its key, under `where`."""
+    """Validate values as a configuration.
+
+    Args:
+        model: The configuration's class.
+        values: The keys and values.
+        where: Their file or option, for messages.
+
+    Raises:
+        ConfigError: Lists all errors, each with its key.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Record all exits' logits in one pass; scores, criteria and thresholds are replayed from them (`leebert.tradeoff`)."""
+"""Record the logits of all exits in one pass. `leebert.tradeoff` replays exit criteria and thresholds from them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from leebert.runtime import Runtime
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """What all exits said of N rows: logits (M, N, K) float32, labels (N,) or None for unlabelled rows, in row order.
+    """The recorded logits of all exits on N samples, such as a validation fold.
 
-    layers: (M,) how many layers have run when an exit answers; () stands for 1 to M. depth: the layers of the unreduced
-    network, to which speed-ups relate; 0 stands for the last exit's.
+    Attributes:
+        logits: (M, N, K) float32, in the order of the samples.
+        labels: (N,) class ids; None for unlabelled samples.
+        layers: (M,) layers below each exit; (): 1 to M.
+        depth: Layers of the unreduced network, the reference of speed-ups; 0: the last exit's layers.
     """
 
     logits: np.ndarray
@@ -31,11 +34,15 @@ class HeldOut:
         object.__setattr__(self, "depth", self.depth or self.layers[-1])
 
     def mean_layers(self, exit_index: np.ndarray) -> float:
-        """Mean layers executed where row n exits at exit `exit_index[n]`, from 0."""
+        """Compute the mean exit layer.
+
+        Args:
+            exit_index: (N,) exit of each sample, from 0.
+        """
         return float(np.asarray(self.layers)[exit_index].mean())
 
     def losses(self) -> np.ndarray:
-        """Mean cross-entropy of each exit, (M,)."""
+        """Compute the mean cross-entropy of each exit, (M,)."""
         assert self.labels is not None
         z = self.logits - self.logits.max(axis=-1, keepdims=True)
         log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
@@ -50,7 +57,21 @@ def record_all(
     batch_size: int = 64,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> HeldOut:
-    """Run `model` once over `rows`, all exits, dropout off. Batches go by length, the result is in row order."""
+    """Run a model once over samples and record the logits of all exits, without dropout.
+
+    Args:
+        model: A multi-exit model (:class:`leebert.record.MultiExit`).
+        rows: N samples.
+        runtime: Device and precision.
+        batch_size: Samples per forward pass; batches contain samples of similar length.
+        progress: Wraps the iteration over batches, such as a progress bar.
+
+    Returns:
+        Logits (M, N, K) and, if the samples have them, labels, in the order of `rows`.
+
+    Raises:
+        ValueError: There are no samples.
+    """
     training = model.training
     model.eval()
     order = np.argsort(np.asarray(rows.lengths), kind="stable")
@@ -72,10 +93,10 @@ def record_all(
     finally:
         model.train(training)
     if logits is None:
-        raise ValueError("no rows to evaluate")
+        raise ValueError("rows: no samples to evaluate")
     return HeldOut(logits, labels, *layers_of(model))
 
 
 def layers_of(model: Any) -> tuple[tuple[int, ...], int]:
-    """`exit_layers` and `depth` of a model (:class:`leebert.record.MultiExit`); () and 0 where it doesn't say."""
+    """Return `exit_layers` and `depth` of a model (:class:`leebert.record.MultiExit`); () and 0 by default."""
     return tuple(getattr(model, "exit_layers", ())), int(getattr(model, "depth", 0))

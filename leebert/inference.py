@@ -1,4 +1,4 @@
-"""Inference that stops: layer by layer, and the rows that exit are taken out of the batch."""
+"""Early-exit inference: run layer by layer, and remove the samples that exit from the batch."""
 
 from __future__ import annotations
 
@@ -13,26 +13,31 @@ from leebert.runtime import Runtime
 
 
 class Layered(Protocol):
-    """A model with M exits that can be run from one exit to the next, whatever its layers are.
+    """A model with M exits that can run from one exit to the next.
 
-    What it carries between layers is a tensor whose first dimension is the row, None, or a tuple of these: rows are
-    taken out of it from outside.
+    Its state between layers is a tensor whose first dimension is the sample, None, or a tuple of these, so that
+    :func:`infer` can remove samples from it.
     """
 
     num_exits: int
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> Any:
-        """What the first layer takes."""
+        """Make the input of the first layer."""
         ...
 
     def advance(self, state: Any, exit_: int) -> tuple[Any, torch.Tensor]:
-        """Run the layers up to exit `exit_` (from 0) from the state behind the exit before; its logits (B, K), float32."""
+        """Run the layers from the previous exit to exit `exit_`, from 0; returns the new state and logits (B, K) float32."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What early-exit inference says of a batch: logits (B, K) of the exit that answered, and its layer (B,) from 1."""
+    """The result of early-exit inference on a batch.
+
+    Attributes:
+        logits: (B, K) of each sample's exit.
+        layers: (B,) exit layer of each sample, from 1.
+    """
 
     logits: torch.Tensor
     layers: torch.Tensor
@@ -40,10 +45,19 @@ class Answer:
 
 @torch.inference_mode()
 def infer(model: Layered, batch: Mapping[str, torch.Tensor], criterion: ExitCriterion, runtime: Runtime) -> Answer:
-    """Run the layers one after the other until every row has exited (sections 2.3, 4.4). `model` must be in eval mode.
+    """Run the layers of a model until every sample has exited (sections 2.3, 4.4 of the paper).
 
-    After each exit but the last, the rows that exit under `criterion` are removed from the model's state, so that the
-    following layers work on those that remain; at batch size 1 computing simply stops.
+    After each exit but the last, samples that exit are removed from the model's state, so that the following layers process
+    only the remaining ones.
+
+    Args:
+        model: A model in evaluation mode.
+        batch: Tensors by name, with B samples; `labels` are ignored.
+        criterion: The exit criterion at its threshold (:func:`leebert.exits.replay.make_criterion`).
+        runtime: Device and precision.
+
+    Returns:
+        Logits and exit layer of each sample.
     """
     batch = {name: t.to(runtime.device) for name, t in batch.items() if name != "labels"}
     m = model.num_exits
@@ -56,22 +70,22 @@ def infer(model: Layered, batch: Mapping[str, torch.Tensor], criterion: ExitCrit
         rows = torch.arange(len(logits), device=runtime.device)
         state: Any = None
         for index in range(m - 1):
-            leaves, state = criterion.step(logits, state)
-            if leaves.any():
-                answers[rows[leaves]] = logits[leaves]
-                layers[rows[leaves]] = layers_run[index]
-                if leaves.all():
+            exited, state = criterion.step(logits, state)
+            if exited.any():
+                answers[rows[exited]] = logits[exited]
+                layers[rows[exited]] = layers_run[index]
+                if exited.all():
                     return Answer(answers, layers)
-                stays = ~leaves
-                rows, running, state = rows[stays], _kept(running, stays), _kept(state, stays)
+                remaining = ~exited
+                rows, running, state = rows[remaining], _kept(running, remaining), _kept(state, remaining)
             running, logits = model.advance(running, index + 1)
         answers[rows] = logits
     return Answer(answers, layers)
 
 
-def _kept(state: Any, stays: torch.Tensor) -> Any:
+def _kept(state: Any, remaining: torch.Tensor) -> Any:
     if state is None:
         return None
     if isinstance(state, tuple):
-        return tuple(_kept(part, stays) for part in state)
-    return state[stays]
+        return tuple(_kept(part, remaining) for part in state)
+    return state[remaining]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from leebert.config import TrainConfig
-from leebert.look_ahead import LookAhead
+from leebert.look_ahead import TakenStep
 from leebert.norms import statistics_kept, training_mode
-from leebert.objective import State
+from leebert.objective import ObjectiveState
 from leebert.omega import travel
 from leebert.record import Batch, Keep, Record, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
@@ -54,7 +54,7 @@ class StageLevel:
         self.theta_optimizer = optimizer(self.theta.values(), self.lr_theta, config)
         self.schedule = SCHEDULES[config.schedule]
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
-        self.state: State = {name: t.to(runtime.device) for name, t in start.items()}
+        self.state: ObjectiveState = {name: t.to(runtime.device) for name, t in start.items()}
         self.start = stage.objective.weights(self.state).clone()  # before a checkpoint's state takes its place
         self.omega_optimizer: torch.optim.Optimizer | None = None
         if "omega" in self.state:
@@ -88,11 +88,11 @@ class StageLevel:
     def theta_step(self, batch: Batch) -> torch.Tensor:
         return self._descend(batch).losses
 
-    def look_ahead(self, batch: Batch) -> LookAhead:
+    def look_ahead(self, batch: Batch) -> TakenStep:
         start = {name: p.detach().clone() for name, p in self.theta.items()}
         random, state = RandomState.now(self.runtime.device), self.state
         taken = self._descend(batch)
-        return LookAhead(
+        return TakenStep(
             model=self.model,
             optimizer=self.theta_optimizer,
             objective=self.stage.objective,

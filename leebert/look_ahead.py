@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from leebert.objective import Objective, State
+from leebert.objective import Objective, ObjectiveState
 from leebert.optim.derivative import through_step
 from leebert.record import Batch, Record
 from leebert.runtime import RandomState
@@ -26,7 +26,7 @@ class _Recorder(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class LookAhead:
+class TakenStep:
     """θ' = θ + u(g) with g = ∇θ L_B1(θ, ω): the step as it was taken, clipping included (`leebert.optim.contract.LookAhead`).
 
     model, optimizer: as the step left them; θ' is the model's.
@@ -41,7 +41,7 @@ class LookAhead:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     objective: Objective
-    state: State
+    state: ObjectiveState
     start: dict[str, torch.Tensor]
     random: RandomState
     parts: Sequence[tuple[Batch, Record]]

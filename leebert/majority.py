@@ -1,7 +1,7 @@
-"""Scores beside that of the majority class: whether a model has learned anything, and how certain that is.
+"""Compare scores with the majority class: whether a model has learned anything, and how certain that is.
 
-A metric that rewards the majority class (accuracy; F1 of a frequent positive class) gives a high score to a model that
-answers one class throughout. So every score stands beside that of the best constant prediction on the same samples.
+Metrics such as accuracy, or F1 of a frequent positive class, give a high score to a model that predicts a single class.
+So every score is compared with the best constant prediction on the same samples.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 
 from leebert.metrics import METRICS, collapsed, per_exit
 
-#: What scores say of a model: an exit, or the mean over exits, is above the majority class by more than chance would
-#: explain; that can't be told; or every exit predicts a single class.
+#: `learned`: the mean over exits, or an exit, is significantly above the majority class. `collapsed`: every exit predicts
+#: a single class. `not distinguishable`: neither.
 Verdict = Literal["learned", "not distinguishable", "collapsed"]
 
 CONFIDENCE = 0.95
 
-#: What to try where nothing was learned.
+#: The advice for a model that has not learned.
 ADVICE = (
     "try more epochs (training.max_epochs), a larger λ1 (training.lr_theta), or another pooling (model.pooling; pooling of a "
     "search space)"
@@ -30,12 +30,18 @@ ADVICE = (
 
 @dataclasses.dataclass(frozen=True)
 class AgainstMajority:
-    """What all exits score beside the majority class. Scores, margins and errors are fractions.
+    """The scores of all exits compared with the majority class. Scores, margins and errors are fractions.
 
-    label: the class whose constant prediction scores best on these samples (of equals the most frequent one).
-    score: what that prediction scores. chance: what uniform guesses score. samples: how many there are.
-    margins, errors: (M,) each exit's score minus `score`, and the standard error of that paired difference.
-    margin, error: the same of the mean over exits. collapsed: the exits (from 0) that predict a single class.
+    Attributes:
+        label: The class whose constant prediction scores best; of equal ones, the most frequent.
+        score: Score of that constant prediction.
+        chance: Score of uniform random guesses.
+        samples: Number of samples.
+        margins: (M,) each exit's score minus `score`.
+        errors: (M,) standard errors of these paired differences.
+        margin: Mean over exits minus `score`.
+        error: Its standard error.
+        collapsed: The exits, from 0, that predict a single class.
     """
 
     label: int
@@ -50,12 +56,12 @@ class AgainstMajority:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> AgainstMajority:
-        """From :meth:`as_dict`."""
+        """Rebuild a comparison from :meth:`as_dict`."""
         values: dict[str, Any] = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
         return cls(**values | {name: tuple(v) for name, v in values.items() if isinstance(v, list)})
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the verdict and the 95 % interval of the mean margin."""
+        """Return JSON-ready values, with the verdict and the 95 % interval of the mean margin."""
         low, high = self.interval
         plain = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
         return {**plain, "low": round(low, 6), "high": round(high, 6), "verdict": self.verdict}
@@ -67,7 +73,7 @@ class AgainstMajority:
 
     @property
     def above(self) -> bool:
-        """Whether any exit scores above the majority class on these samples, by however little."""
+        """Whether any exit scores above the majority class on these samples, significantly or not."""
         return max(self.margins) > 0
 
     @property
@@ -78,7 +84,7 @@ class AgainstMajority:
 
     @property
     def verdict(self) -> Verdict:
-        """`learned` where the interval of the mean margin lies above 0, or an exit's does (Bonferroni over exits)."""
+        """`learned` if the interval of the mean margin, or of an exit's margin (Bonferroni), lies above 0."""
         if self.all_collapsed:
             return "collapsed"
         off = _quantile(len(self.margins))
@@ -87,10 +93,10 @@ class AgainstMajority:
 
 
 def against_majority(logits: np.ndarray, labels: np.ndarray, metric: str) -> AgainstMajority | None:
-    """All exits beside the best constant prediction.
+    """Compare all exits with the best constant prediction.
 
-    The standard errors are the delta method's on the paired difference, sample by sample: exact for accuracy, and within
-    a few per cent of the paired bootstrap's for the others from some hundred samples on.
+    Standard errors follow the delta method for paired differences: exact for accuracy, and within a few per cent of the
+    paired bootstrap for the other metrics with at least a few hundred samples.
 
     Args:
         logits: (M, N, K).
@@ -98,7 +104,7 @@ def against_majority(logits: np.ndarray, labels: np.ndarray, metric: str) -> Aga
         metric: a key of :data:`leebert.metrics.METRICS`.
 
     Returns:
-        The margins; None where all samples have one label, of which nothing can be learned.
+        The comparison; None if all samples have one label, so that scores can't show learning.
     """
     if (labels == labels[:1]).all():
         return None
@@ -122,10 +128,13 @@ def against_majority(logits: np.ndarray, labels: np.ndarray, metric: str) -> Aga
 
 
 def pooled(by_fold: Sequence[Sequence[AgainstMajority]]) -> AgainstMajority:
-    """Several runs as one: means over runs, for each validation fold the runs (seeds) scored on it.
+    """Average the comparisons of several runs.
 
-    Folds have no sample in common, so their errors are independent; the runs of one fold share its samples, so theirs
-    are taken as one. An exit counts as collapsed where it is so in every run.
+    Folds share no samples, so their errors are independent. The runs of one fold share its samples, so their errors count
+    as fully correlated. An exit counts as collapsed if it is collapsed in every run.
+
+    Args:
+        by_fold: For each validation fold, the comparisons of its runs (seeds).
     """
     runs = [run for fold in by_fold for run in fold]
     labels = [run.label for run in runs]
@@ -134,7 +143,7 @@ def pooled(by_fold: Sequence[Sequence[AgainstMajority]]) -> AgainstMajority:
         return np.mean([values(run) for run in runs], axis=0)
 
     def error(values: Callable[[AgainstMajority], Any]) -> Any:
-        # A fold weighs as its runs do in the mean.
+        # A fold's weight is that of its runs in the mean.
         shares = np.stack([np.sum([values(run) for run in fold], axis=0) / len(runs) for fold in by_fold])
         return np.sqrt(np.square(shares).sum(axis=0))
 
@@ -152,12 +161,12 @@ def pooled(by_fold: Sequence[Sequence[AgainstMajority]]) -> AgainstMajority:
 
 
 def _quantile(tests: int) -> float:
-    """The normal quantile of two-sided intervals that hold together at :data:`CONFIDENCE` for so many tests."""
+    """The normal quantile of two-sided intervals with joint level :data:`CONFIDENCE` over this number of tests."""
     return NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * tests))
 
 
 def _standard_error(paired: np.ndarray) -> np.ndarray:
-    """Of the mean over the last axis, (…, N) → (…,)."""
+    """Standard error of the mean over the last axis, (…, N) → (…,)."""
     n = paired.shape[-1]
     return np.sqrt(np.square(paired).sum(axis=-1) / (n * (n - 1)))
 
@@ -166,48 +175,50 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [round(float(value), 6) + 0.0 for value in values]
 
 
-# Words, made when they are shown.
-
-
 def exits_in_words(exits: Iterable[int]) -> str:
-    """`exit 1`, `exits 1, 2`: exits (from 0) by their numbers."""
+    """Format exits (from 0) by their numbers from 1: `exit 1`, `exits 1, 2`."""
     numbers = [str(e + 1) for e in sorted(exits)]
     return f"exit{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
 def single_class(exits: Iterable[int], num_exits: int) -> str:
-    """That these exits (from 0) predict a single class; that this is common early is said of shallow exits only."""
-    found = sorted(exits)
-    verb = "predict" if len(found) > 1 else "predicts"
-    often = " (common early in training)" if found[-1] < num_exits // 2 else ""
-    return f"{exits_in_words(found)} {verb} a single class on the whole validation fold{often}"
+    """Write that these exits (from 0) predict a single class; for shallow exits, that this is common early in training."""
+    numbers = sorted(exits)
+    verb = "predict" if len(numbers) > 1 else "predicts"
+    common = " (common early in training)" if numbers[-1] < num_exits // 2 else ""
+    return f"{exits_in_words(numbers)} {verb} a single class on the whole validation fold{common}"
 
 
 def margin_in_words(margin: float, interval: tuple[float, float]) -> str:
-    """`+1.20 points, 95 % CI 0.40 to 2.00`."""
+    """Format a margin and its interval, fractions: `+1.20 points, 95 % CI 0.40 to 2.00`."""
     low, high = (round(100 * end, 2) + 0.0 for end in interval)
     return f"{round(100 * margin, 2) + 0.0:+.2f} points, 95 % CI {low:.2f} to {high:.2f}"
 
 
 def in_words(against: AgainstMajority, names: Sequence[str] = (), advice: str = ADVICE) -> str:
-    """The verdict in a sentence or two, with what to try where nothing was learned. names: of the classes, by id."""
+    """Write the verdict in one line, with advice if the model has not learned.
+
+    Args:
+        against: The comparison.
+        names: Names of the classes, by id.
+        advice: What to try.
+    """
     named = f" ({names[against.label]})" if against.label < len(names) else ""
     scores = f"the majority class{named} scores {100 * against.score:.2f}, chance {100 * against.chance:.2f}"
     margin = margin_in_words(against.margin, against.interval)
     if against.verdict == "collapsed":
         every = "every exit predicts" if len(against.margins) > 1 else "the exit predicts"
         return f"nothing was learned: {every} a single class; {scores}; {advice}"
-    of = "mean over exits" if len(against.margins) > 1 else "score"
-    stuck = f"; {exits_in_words(against.collapsed)} predict a single class" if against.collapsed else ""
-    if len(against.collapsed) == 1:
-        stuck = stuck.replace("predict ", "predicts ")
+    what = "mean over exits" if len(against.margins) > 1 else "score"
+    verb = "predicts" if len(against.collapsed) == 1 else "predict"
+    single = f"; {exits_in_words(against.collapsed)} {verb} a single class" if against.collapsed else ""
     if against.verdict == "learned":
-        deepest = _best_exit(against) if against.interval[0] <= 0 else ""
-        return f"learned: {of} {margin} against the majority class; {scores}{deepest}{stuck}"
-    return f"not distinguishable from the majority class: {of} {margin}; {scores}{stuck}; {advice}"
+        best = _best_exit(against) if against.interval[0] <= 0 else ""
+        return f"learned: {what} {margin} against the majority class; {scores}{best}{single}"
+    return f"not distinguishable from the majority class: {what} {margin}; {scores}{single}; {advice}"
 
 
 def _best_exit(against: AgainstMajority) -> str:
-    """The exit that is furthest above the majority class, where the mean over exits is not."""
+    """The exit with the largest margin over the majority class."""
     best = max(range(len(against.margins)), key=lambda i: against.margins[i])
     return f"; exit {best + 1} is {100 * against.margins[best]:+.2f} points above it"

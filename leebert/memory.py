@@ -40,7 +40,7 @@ SLACK = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryEstimate:
+class TrainingMemory:
     """Bytes on the device of training, at the fullest moment of each phase.
 
     parameters, gradients, moments: of θ, the last two of what trains; `moments` is all that the optimiser keeps.
@@ -90,7 +90,7 @@ def estimate(
     runtime: Runtime | None = None,
     batch: Callable[[int, int], Batch] = text_batch,
     stages: tuple[Stage, ...] | None = None,
-) -> MemoryEstimate:
+) -> TrainingMemory:
     """The memory of training `model` on batches of `batch_size` rows of `length` tokens (or pixels a side) as `config` says.
 
     Of the model only shapes count: it may lie on the `meta` device, and is left as it is. `runtime` (default: this
@@ -103,7 +103,7 @@ def estimate(
         fake = _fake(model)
         if runtime.device.type != "cpu":
             _use_torchs_attention(fake)
-        needs: list[MemoryEstimate] = []
+        needs: list[TrainingMemory] = []
         teachers: dict[str, Any] = {}
         check(stages, fake, config)
         for stage in stages:
@@ -126,7 +126,7 @@ def _stage(
     runtime: Runtime,
     batch: Callable[[int, int], Batch],
     teacher: Any,
-) -> MemoryEstimate:
+) -> TrainingMemory:
     parts = min(config.accumulate, batch_size)
     # Two parts show all that any number of them needs: the second's activations beside the first's gradients.
     simulated = min(parts, 2)
@@ -156,7 +156,7 @@ def _stage(
             model.record(batch(config.eval_batch_size, length))
         evaluation = tracker.peak - moments
     gradients = _bytes(level.theta.values())
-    found = MemoryEstimate(
+    found = TrainingMemory(
         parameters=_bytes(weights),
         gradients=gradients,
         moments=moments,

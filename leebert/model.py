@@ -36,18 +36,19 @@ from leebert.slim.parts import indices
 from leebert.slim.structure import KEYS, restructure, structure_of
 from leebert.slim.width import prune_heads, prune_neurons
 
-#: Of a batch between two layers: states (B, L, H), the mask that layers take, and `attention_mask`; None: nothing masked.
-State = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+#: The state of a batch between two layers: states (B, L, H), the layers' mask, and `attention_mask`; None: no mask.
+LayerState = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
 @dataclasses.dataclass
 class EarlyExitOutput(ModelOutput):
-    """What the forward returns.
+    """The output of `forward`.
 
-    loss: eq. 1's sum over exits, where labels were given.
-    logits: (B, K), the answer under the configured exit criterion.
-    exit_logits: (B, M, K) float32, every exit's; the sample comes first, so that `Trainer.predict` joins batches.
-    exit_layers: (B,) int64, the exit layer of each sample, from 1.
+    Attributes:
+        loss: Sum over exits of eq. 1, if labels were given.
+        logits: (B, K) of each sample's exit under the configured exit criterion.
+        exit_logits: (B, M, K) float32 of all exits, samples first, so that `Trainer.predict` can concatenate batches.
+        exit_layers: (B,) int64, exit layer of each sample, from 1.
     """
 
     loss: torch.Tensor | None = None
@@ -57,10 +58,10 @@ class EarlyExitOutput(ModelOutput):
 
 
 class ExitHeads(nn.Module):
-    """M linear exits H → K, children `0`, `1`, …, computed as one product where they are plain linear layers.
+    """M linear exits H → K, with the children `0`, `1`, …, computed as one product if they are plain linear layers.
 
-    Exits that were quantised, have adapters or hooks are called one by one, as these tools expect. Not a `ModuleList`:
-    PEFT trains and saves whole modules with a forward only (`modules_to_save=["heads"]`).
+    Exits that are quantised, or have adapters or hooks, are called one by one. The class is not a `ModuleList`, because
+    PEFT can train and save only modules with a `forward` (`modules_to_save=["heads"]`).
     """
 
     def __init__(self, num_exits: int, hidden: int, classes: int, dropout: float) -> None:
@@ -79,9 +80,9 @@ class ExitHeads(nn.Module):
         return list(self)[exit_]
 
     def forward(self, pooled: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """(m, B, H) pooled states of exits `start` onwards → (m, B, K) logits.
+        """Compute logits (m, B, K) of the exits from `start` on, from their pooled states (m, B, H).
 
-        They are float32 under any autocast and with weights in half precision; with float64 weights they are float64.
+        Logits are float32 under autocast and with weights in half precision, and float64 with float64 weights.
         """
         exits = [self[start + m] for m in range(pooled.shape[0])]
         with torch.autocast(pooled.device.type, enabled=False):
@@ -99,7 +100,7 @@ class ExitHeads(nn.Module):
             return torch.baddbmm(torch.stack(biases).unsqueeze(1), dropped, torch.stack(weights).transpose(1, 2))
 
     def keep(self, exits: Sequence[int]) -> None:
-        """Keep some exits, from 0, in place."""
+        """Keep these exits, from 0, and remove the others in place."""
         kept = [self[exit_] for exit_ in exits]
         self._modules.clear()
         for exit_, module in enumerate(kept):
@@ -111,31 +112,38 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 
 def _is_plain(exit_: nn.Module) -> bool:
-    """Whether an exit is its weight and bias and nothing else."""
+    """Whether an exit consists only of its weight and bias."""
     return type(exit_) is nn.Linear and not exit_._forward_hooks and not exit_._forward_pre_hooks
 
 
 def _answer(exit_: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """(B, H) → (B, K) by the exit's own forward, in the type of its weights; int8 weights take float32."""
+    """Call an exit on (B, H) in the type of its weights (float32 for int8 weights); returns (B, K)."""
     own = next((p.dtype for p in exit_.parameters()), torch.float32)
     logits = exit_(x.to(own))
     return logits.to(_at_least_float32(logits.dtype))
 
 
 class LeebertForSequenceClassification(PreTrainedModel):
-    """An encoder with an exit after each of its layers, or after those that `exit_layers` names.
+    """A pretrained encoder with an exit after each layer, or after the layers of `exit_layers` (sections 2.2, 4.4).
 
-    `record` runs all exits; `begin` and `advance` run the layers up to one exit after the other, so that
-    :mod:`leebert.inference` can stop between them. `path`, where one is set, chooses what runs in the place of the
-    layers in training (:mod:`leebert.slim.layerdrop`, :mod:`leebert.slim.theseus`); it is not saved.
+    `record` runs all exits. `begin` and `advance` run the layers from exit to exit, so that :mod:`leebert.inference` can
+    stop between them. `path`, if set, replaces layers in training (:mod:`leebert.slim.layerdrop`,
+    :mod:`leebert.slim.theseus`); it is not saved.
+
+    Args:
+        config: The configuration, with the backbone's.
+        encoder: The pretrained encoder; None: a new one from `config.backbone_config`.
+
+    Raises:
+        ConfigError: The configuration has no backbone.
     """
 
     config_class = LeebertConfig
-    gradient_equilibrium = False  #: set for training alone, see :mod:`leebert.equilibrium`; never saved
+    gradient_equilibrium = False  #: set only in training, see :mod:`leebert.equilibrium`; never saved
     base_model_prefix = "backbone"
-    accepts_loss_kwargs = False  #: the loss is a mean over the batch, which `Trainer` divides when it accumulates
+    accepts_loss_kwargs = False  #: the loss is a mean over the batch, so `Trainer` divides it for gradient accumulation
     supports_gradient_checkpointing = True
-    gradient_checkpointing = False  #: set by transformers, for layers that don't do it themselves (ALBERT's)
+    gradient_checkpointing = False  #: set by transformers, for layers without their own checkpointing (ALBERT's)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -143,7 +151,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
     def __init__(self, config: LeebertConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         if config.backbone_config is None:
-            raise ConfigError("a LeebertConfig needs a backbone_config")
+            raise ConfigError(
+                "LeebertConfig: backbone_config is missing; use build_model, or give the encoder's configuration"
+            )
         if encoder is None:
             described = AutoConfig.for_model(**config.backbone_config)
             encoder = AutoModel.from_config(described, attn_implementation=self.config._attn_implementation)
@@ -151,9 +161,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
         speed_up(encoder)
         self.backbone = encoder
         if config.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
-            config.pooling = "cls"  # section 2.2: the shared pooler where the backbone has one, else the CLS state
+            config.pooling = "cls"  # section 2.2: the shared pooler if the backbone has one, else the CLS state
         if config.pooling != "pooler" and hasattr(encoder, "pooler"):
-            encoder.pooler = None  # unused weights would be trained, saved and counted
+            encoder.pooler = None  # otherwise its unused weights are trained, saved and counted
         self.heads = ExitHeads(config.num_exits, encoder.config.hidden_size, config.num_labels, config.exit_dropout)
         self.stack = LayerStack(encoder)
         self.path: Callable[[list[Layer]], list[Layer]] | None = None
@@ -161,16 +171,17 @@ class LeebertForSequenceClassification(PreTrainedModel):
 
     @property
     def num_exits(self) -> int:
+        """M."""
         return self.config.num_exits
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """How many layers have run when each exit answers, (M,)."""
+        """(M,) layers below each exit."""
         return self.config.exit_layers
 
     @property
     def depth(self) -> int:
-        """How many layers the unreduced network has, which a speed-up is relative to."""
+        """Layers of the unreduced network, the reference of speed-ups."""
         return self.config.depth
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -181,7 +192,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
                 nn.init.zeros_(exit_.bias)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings; both configurations follow, so that the model can be saved and loaded."""
+        """Replace the word embeddings, and update both configurations, so that the model can be saved and loaded."""
         self.backbone.set_input_embeddings(value)
         self.backbone.config.vocab_size = self.config.vocab_size = value.num_embeddings
 
@@ -193,7 +204,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return super()._get_resized_embeddings(old_embeddings, *args, **options)
 
     def pool(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """What an exit sees of a layer's states (B, L, H): the shared pooler, the CLS state, or the mean over tokens; (B, H)."""
+        """Pool a layer's states (B, L, H) to an exit's input (B, H): shared pooler, CLS state, or mean over tokens."""
         if self.config.pooling == "mean":
             if attention_mask is None:
                 return states.mean(dim=1)
@@ -207,16 +218,16 @@ class LeebertForSequenceClassification(PreTrainedModel):
             return encoder.pooler_activation(encoder.pooler(cls))
         return encoder.pooler(states)
 
-    def begin(self, batch: Mapping[str, torch.Tensor]) -> State:
-        """What the first layer takes: its states (B, L, H), the layers' mask, and the tokens' mask.
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> LayerState:
+        """Make the input of the first layer: states (B, L, H), the layers' mask, and the tokens' mask.
 
-        Padding is moved behind a row's tokens (:mod:`leebert.padding`).
+        Padding moves behind a sample's tokens (:mod:`leebert.padding`).
         """
         batch = padded_behind(batch)
         return *self.stack.begin(batch), batch.get("attention_mask")
 
-    def advance(self, state: State, exit_: int) -> tuple[State, torch.Tensor]:
-        """The state after the next exit's layers, and the logits (B, K) float32 of that exit, from 0."""
+    def advance(self, state: LayerState, exit_: int) -> tuple[LayerState, torch.Tensor]:
+        """Run the layers up to exit `exit_`, from 0; returns the new state and the exit's logits (B, K) float32."""
         states, mask, attention = state
         below = self.exit_layers[exit_ - 1] if exit_ else 0
         for layer in self.stack.layers()[below : self.exit_layers[exit_]]:
@@ -225,9 +236,16 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return (states, mask, attention), logits
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
-        """All exits on one batch of `input_ids`, `attention_mask`, … and optionally `labels`.
+        """Run all exits on one batch.
 
-        Padding is moved behind a row's tokens (:mod:`leebert.padding`), in what is kept of the states too.
+        Padding moves behind a sample's tokens (:mod:`leebert.padding`), also in the kept states.
+
+        Args:
+            batch: `input_ids`, `attention_mask`, … (B, L), and optionally `labels` (B,).
+            keep: What the record holds besides logits.
+
+        Returns:
+            Logits (M, B, K) of all exits, and what `keep` asks for.
         """
         batch = padded_behind(batch)
         states, mask = self.stack.begin(batch)
@@ -244,7 +262,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
             if ran in exits or keep == "hidden":
                 pooled[ran] = self.pool(seen, attention)
             if keep == "states":
-                kept.append(answered)  # as it left the layer: what imitates it is no exit, so nothing is to be balanced
+                kept.append(answered)  # the layer's output: gradient equilibrium applies to exits only
         return Record(
             self.heads(torch.stack([pooled[ran] for ran in exits])),  # of (M, B, H)
             batch.get("labels"),
@@ -254,7 +272,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
         )
 
     def _checkpointed(self, layer: nn.Module) -> Layer:
-        """A layer that keeps only its input for the backward pass, where gradient checkpointing is on."""
+        """Wrap a layer to keep only its input for the backward pass, if gradient checkpointing is on."""
         if not (self.gradient_checkpointing and self.training) or isinstance(layer, GradientCheckpointingLayer):
             return layer
         return functools.partial(self._gradient_checkpointing_func, layer)
@@ -269,8 +287,19 @@ class LeebertForSequenceClassification(PreTrainedModel):
         position_ids: torch.Tensor | None = None,
         **unused: Any,
     ) -> EarlyExitOutput:
-        """Hugging Face's calling convention around :meth:`record`. All exits are computed; see `leebert.inference`
-        for inference that stops."""
+        """Compute all exits, with Hugging Face's calling convention; `leebert.inference` stops at the exit layer.
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            token_type_ids: (B, L).
+            labels: (B,) class ids, for a loss.
+            position_ids: (B, L).
+            **unused: Ignored.
+
+        Returns:
+            Logits of each sample's exit under the configured criterion, the logits of all exits, and exit layers.
+        """
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -280,9 +309,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
         }
         record = self.record({name: t for name, t in given.items() if t is not None})
         loss = cross_entropy(record.logits, labels) if labels is not None else None
-        exits = self._leaving(record.logits)  # (B,)
+        exits = self._exit_indices(record.logits)  # (B,)
         logits = record.logits.transpose(0, 1)  # (B, M, K)
-        # Sizes stay those of the batch at hand, and no constant is made: what is traced or exported holds for any batch.
+        # No batch size becomes a constant here, so that a traced or exported model works for any batch.
         answer = logits.gather(1, exits.view(-1, 1, 1).expand(-1, 1, logits.shape[2])).squeeze(1)
         layers = torch.full_like(exits, self.exit_layers[-1])
         for exit_, layer in enumerate(self.exit_layers[:-1]):
@@ -290,10 +319,17 @@ class LeebertForSequenceClassification(PreTrainedModel):
         return EarlyExitOutput(loss=loss, logits=answer, exit_logits=logits, exit_layers=layers)
 
     def keep_exits(self, exits: Iterable[int]) -> None:
-        """Keep the exits after the given layers (from 1, ascending) and drop the others. Raises ConfigError."""
+        """Keep the exits after the given layers and remove the others.
+
+        Args:
+            exits: Layers, from 1, ascending.
+
+        Raises:
+            ConfigError: A layer has no exit.
+        """
         wanted = list(exits)
         if missing := [layer for layer in wanted if layer not in self.exit_layers]:
-            raise ConfigError(f"there is no exit after layer {missing[0]}: exits follow layers {self.exit_layers}")
+            raise ConfigError(f"layer {missing[0]} has no exit; layers with exits are {self.exit_layers}")
         self._keep(indices((self.exit_layers.index(layer) for layer in wanted), self.num_exits, "exit"), wanted)
 
     def reduce(
@@ -304,11 +340,19 @@ class LeebertForSequenceClassification(PreTrainedModel):
         neurons: Sequence[Iterable[int]] | None = None,
         embedding_rank: int | None = None,
     ) -> None:
-        """Take parts out of the backbone, in this order, and keep `config.structure` true (see :mod:`leebert.slim`).
+        """Remove parts of the backbone, in this order, and update `config.structure` (see :mod:`leebert.slim`).
 
-        `layers` are those that stay, from 0; `heads` and `neurons` what stays of each block that is left. An exit moves
-        down with the layers that remain below it; of exits that meet the shallowest stays, and one with no layer left
-        below it goes. Raises ConfigError for parts that there are not.
+        An exit stays after the remaining layers below it. If several exits have the same layers, the shallowest remains;
+        an exit without layers is removed.
+
+        Args:
+            layers: Layers to keep, from 0.
+            heads: Attention heads to keep in each remaining block, from 0.
+            neurons: Inner neurons to keep in each remaining block, from 0.
+            embedding_rank: Rank of factorised word embeddings.
+
+        Raises:
+            ConfigError: A part does not exist, or no exit remains.
         """
         try:
             if layers is not None:
@@ -316,7 +360,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
                 below = [sum(layer < exit_ for layer in kept) for exit_ in self.exit_layers]
                 stays = [i for i, n in enumerate(below) if n and n not in below[:i]]
                 if kept and not stays:
-                    raise ConfigError(f"no exit would be left: none of layers {kept} (from 0) lies below one")
+                    raise ConfigError(f"layers {kept} (from 0): no exit remains; keep a layer below an exit")
                 keep_layers(self.backbone, kept)
                 self._keep(stays, [below[i] for i in stays])
             if heads is not None:
@@ -329,22 +373,22 @@ class LeebertForSequenceClassification(PreTrainedModel):
             self._describe(self.exit_layers)
 
     def _keep(self, stays: list[int], layers: list[int]) -> None:
-        """Keep some exits, from 0; they now follow `layers`."""
+        """Keep these exits, from 0, which now follow `layers`."""
         self.heads.keep(stays)
         self._describe(tuple(layers))
 
     def _describe(self, exit_layers: tuple[int, ...]) -> None:
-        """Write down in the configuration what the model is now."""
-        found = structure_of(self.backbone)
+        """Write the model's structure into its configuration."""
+        structure = structure_of(self.backbone)
         if exit_layers != tuple(range(1, len(self.stack.layers()) + 1)):
-            found["exits"] = list(exit_layers)
-        self.config.structure = {"depth": self.depth, **found} if found or self.config.structure else None
+            structure["exits"] = list(exit_layers)
+        self.config.structure = {"depth": self.depth, **structure} if structure or self.config.structure else None
 
     @torch.no_grad()
-    def _leaving(self, logits: torch.Tensor) -> torch.Tensor:
+    def _exit_indices(self, logits: torch.Tensor) -> torch.Tensor:
         own = self.config
         criterion = own.exit_strategy, own.exit_threshold, own.exit_patience
-        if not torch.compiler.is_compiling():  # which pydantic's checks can't be
+        if not torch.compiler.is_compiling():  # pydantic's checks can't be compiled
             model_exits(*criterion)
         threshold, patience = threshold_and_patience(*criterion, self.num_exits)
         return exit_indices(CRITERIA[own.exit_strategy].make(threshold, patience, own.num_labels), logits)
@@ -358,9 +402,22 @@ def build_model(
     train: TrainConfig | None = None,
     exits: ExitConfig | None = None,
 ) -> LeebertForSequenceClassification:
-    """An early-exit model with pretrained encoder and new exits (seed torch first for the exits' initial weights).
+    """Build an early-exit model from a pretrained encoder, with new exits.
 
-    `backbone` is a name as in :func:`leebert.backbone.locate`, or an encoder, which is then used as it is.
+    Seed torch first, since the exits' weights are drawn at random.
+
+    Args:
+        backbone: A hub id, folder or `package:NAME/path` (:func:`leebert.backbone.locate`), or an encoder.
+        label_names: Names of the K classes, in the order of their ids.
+        pooling: Pooling before each classifier; `cls` replaces `pooler` for encoders without one.
+        train: The training options, for `exit_dropout`.
+        exits: The exit criterion; None: patience.
+
+    Returns:
+        The model, with an exit after each layer.
+
+    Raises:
+        BackboneError: The encoder can't be loaded, or its family is not supported.
     """
     encoder = load_encoder(backbone) if isinstance(backbone, str) else backbone
     if getattr(encoder, "pooler", None) is None and pooling == "pooler":
@@ -383,13 +440,17 @@ def build_model(
         label2id={name: i for i, name in enumerate(label_names)},
     )
     model = LeebertForSequenceClassification(config, encoder=encoder)
-    # post_init leaves an encoder alone that is initialised already; the exits are new in any case.
+    # post_init skips an encoder that is already initialised, but the exits are always new.
     model._init_weights(model.heads)
     return model
 
 
 def load_model(folder: str | Path) -> LeebertForSequenceClassification:
-    """A saved model, from safetensors and without a hub. Raises CheckpointError for a damaged or foreign folder."""
+    """Load a saved model from a folder, from safetensors only and without the hub.
+
+    Raises:
+        CheckpointError: The folder is damaged, or holds no early-exit model of texts.
+    """
     return load_saved(folder, {LeebertConfig.model_type: LeebertForSequenceClassification})
 
 

@@ -15,7 +15,7 @@ from leebert.record import Keep, Record
 from leebert.weights import PARAMETRISATIONS, Parametrisation, Terms, random_weights
 
 #: An objective's own state: tensors by name, passed in and returned, and kept in checkpoints.
-State = dict[str, torch.Tensor]
+ObjectiveState = dict[str, torch.Tensor]
 
 
 class Objective(Protocol):
@@ -34,11 +34,11 @@ class Objective(Protocol):
         """Whether its terms need what the stage's teacher makes of the batch."""
         ...
 
-    def initial(self, generator: torch.Generator) -> State:
+    def initial(self, generator: torch.Generator) -> ObjectiveState:
         """The state before the first step; `generator` (CPU) is for what is drawn once, such as rand's weights."""
         ...
 
-    def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
+    def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
         """The loss terms l, (n,), with a graph where the record has one.
 
         Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows. `teacher` is a
@@ -48,11 +48,11 @@ class Objective(Protocol):
         """
         ...
 
-    def weights(self, state: State) -> torch.Tensor:
+    def weights(self, state: ObjectiveState) -> torch.Tensor:
         """w, (n,), without a graph: the loss is w·l."""
         ...
 
-    def after_step(self, record: Record, state: State, progress: float) -> State:
+    def after_step(self, record: Record, state: ObjectiveState, progress: float) -> ObjectiveState:
         """The state after a step of θ (a temperature that anneals, say); most return it as it is.
 
         `record` is the whole batch's from before the update, without a graph; `progress` the share of the stage's
@@ -64,7 +64,7 @@ class Objective(Protocol):
 class LearnedWeights(Objective, Protocol):
     """An objective whose weights are w(ω), with ω in its state under `omega`."""
 
-    def pullback(self, state: State, losses: torch.Tensor) -> torch.Tensor:
+    def pullback(self, state: ObjectiveState, losses: torch.Tensor) -> torch.Tensor:
         """∇ω (w·l) for terms l, (n,); analytic, since the loss is linear in the weights."""
         ...
 
@@ -85,7 +85,7 @@ class ExitObjective:
     kl: bool = False
     random: bool = False
     fixed: tuple[float, ...] | None = None
-    moves: Callable[[Record, State, float], State] | None = None
+    moves: Callable[[Record, ObjectiveState, float], ObjectiveState] | None = None
     moving_temperature: bool = False
     keep: Keep = "logits"
     taught: bool = False
@@ -112,7 +112,7 @@ class ExitObjective:
     def num_terms(self) -> int:
         return len(self.layout)
 
-    def initial(self, generator: torch.Generator) -> State:
+    def initial(self, generator: torch.Generator) -> ObjectiveState:
         if self.random:
             omega = random_weights(self.layout, generator)
         elif self.fixed is not None:
@@ -125,7 +125,7 @@ class ExitObjective:
             else {"omega": omega}
         )
 
-    def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
+    def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
         """l (n,): M cross-entropies, then each pair's distillation term with its 1/(M·|T(m)|)."""
         if record.labels is None:
             raise ValueError("the cross-entropy of eq. 5 needs labels")
@@ -142,15 +142,15 @@ class ExitObjective:
         kd = pairs[self.layout.pairs] * self.layout.scale.to(pairs)
         return torch.cat([ce, kd])
 
-    def weights(self, state: State) -> torch.Tensor:
+    def weights(self, state: ObjectiveState) -> torch.Tensor:
         return self.parametrisation.weights(state["omega"], self.layout)
 
-    def pullback(self, state: State, losses: torch.Tensor) -> torch.Tensor:
+    def pullback(self, state: ObjectiveState, losses: torch.Tensor) -> torch.Tensor:
         return self.parametrisation.pullback(state["omega"], losses, self.layout)
 
-    def tau(self, state: State) -> float | torch.Tensor:
+    def tau(self, state: ObjectiveState) -> float | torch.Tensor:
         """The temperature of eqs. 2-3."""
         return state["temperature"] if self.moving_temperature else self.temperature
 
-    def after_step(self, record: Record, state: State, progress: float) -> State:
+    def after_step(self, record: Record, state: ObjectiveState, progress: float) -> ObjectiveState:
         return self.moves(record, state, progress) if self.moves else state

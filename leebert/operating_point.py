@@ -1,7 +1,8 @@
 """A model's operating point: the exit criterion and threshold that meet an aim on recorded validation samples.
 
-The aim is a loss against the full model, a layer speed-up, or the one with the other where it saves nothing. What each
-criterion reaches is read from its curve (`leebert.tradeoff`); of several criteria the best at the aim is taken.
+The aim is a largest loss against the full model, a layer speed-up, or a largest loss with a layer speed-up as fallback.
+The curve of each criterion (`leebert.tradeoff`) gives its layers and scores; of several criteria the best for the aim
+is chosen.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from leebert.exits import CRITERIA, named
 from leebert.thresholds import Chosen
 from leebert.tradeoff import ALLOWED_LOSS, SPEED_UP, Point, Tradeoff, tradeoff, tradeoffs
 
-#: How much faster than the full model a curve's point within a loss must be to count as an early exit.
+#: The layer speed-up above which a point counts as an early exit, relative to the full model.
 _SAVES = 1 + 1e-6
 
 
 def points(loss: float) -> str:
-    """A loss of score, a fraction, in words: `0.5 points`, `1 point`."""
+    """Format a loss of score, a fraction: `0.5 points`, `1 point`."""
     return f"{100 * loss:.3g} point{'' if math.isclose(100 * loss, 1) else 's'}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Aim:
-    """What a threshold is chosen for.
+    """The aim of the choice of a threshold.
 
     Attributes:
         max_loss: Largest loss of score against the full model, as a fraction; None: not stated.
-        speed_up: Layer speed-up, depth / mean layers; None: not stated. With `max_loss`, what is aimed at where no
-            threshold within that loss saves a layer.
+        speed_up: Layer speed-up, depth / mean exit layer; None: not stated. With `max_loss`, the fallback if no threshold
+            within that loss saves a layer.
     """
 
     max_loss: float | None = ALLOWED_LOSS
@@ -43,17 +44,17 @@ class Aim:
 
     @classmethod
     def of(cls, max_loss: float | None = None, speed_up: float | None = None) -> Aim:
-        """From `--max-loss`, in points, and `--speed-up`; the default aim where neither is given.
+        """Make an aim from `--max-loss`, in points, and `--speed-up`; the default aim if both are None.
 
         Raises:
-            ConfigError: A loss that is no number of points of at least 0, a speed-up that is none of at least 1.
+            ConfigError: The loss is not between 0 and 100 points, or the speed-up is below 1.
         """
         if max_loss is None and speed_up is None:
             return cls()
         if max_loss is not None and not 0 <= max_loss <= 100:
-            raise ConfigError(f"--max-loss {max_loss:g}: points of the score, between 0 and 100, such as 0.5")
+            raise ConfigError(f"--max-loss {max_loss:g}: should be points of score between 0 and 100, such as 0.5")
         if speed_up is not None and not 1 <= speed_up < math.inf:
-            raise ConfigError(f"--speed-up {speed_up:g}: depth / mean layers, a number of at least 1, such as 2")
+            raise ConfigError(f"--speed-up {speed_up:g}: should be a layer speed-up of at least 1, such as 2")
         return cls(None if max_loss is None else max_loss / 100, speed_up)
 
     def __str__(self) -> str:
@@ -66,20 +67,23 @@ class Aim:
 
 
 def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
-    """The criterion and threshold that are best for an aim.
+    """Choose the best criterion and threshold for an aim.
 
-    Within a loss the fastest is best, at a speed-up the most accurate of those that come within 5 % of it, or else the
-    nearest. Equals are settled by the score, then by the order of the criteria, patience last.
+    For a largest loss, the fastest is best. For a speed-up, the best has the highest score of those within 5 % of it, else
+    it is the nearest. Ties go to the higher score, then to the order of the criteria, patience last.
 
     Args:
         curves: One curve per criterion, of the same samples.
-        aim: What is aimed at. A loss needs labelled curves.
+        aim: The aim. A loss needs labelled curves.
+
+    Returns:
+        The operating point.
 
     Raises:
-        ConfigError: No curve, or a loss for samples without labels.
+        ConfigError: There is no curve, or the aim is a loss and the samples have no labels.
     """
     if not curves:
-        raise ConfigError("a model with one exit has no exit criterion to choose")
+        raise ConfigError("a model with one exit has no exit criterion to choose; train it with several exits")
     ordered = sorted(curves, key=lambda curve: CRITERIA[curve.criterion].whole)  # stable: patience goes last
     if aim.max_loss is not None:
         within = [_chosen(curve, curve.within(aim.max_loss), max_loss=aim.max_loss) for curve in ordered]
@@ -88,29 +92,43 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
         if best.reached > _SAVES * ordered[0].slowest or aim.speed_up is None:
             return best
     assert aim.speed_up is not None
-    asked = aim.speed_up
-    nearest = [_chosen(curve, curve.nearest(asked), asked=asked) for curve in ordered]
+    target = aim.speed_up
+    nearest = [_chosen(curve, curve.nearest(target), target=target) for curve in ordered]
     near = [chosen for chosen in nearest if chosen.near]
     if not near:
-        return min(nearest, key=lambda chosen: abs(math.log(chosen.reached / asked)))
-    return min(near, key=lambda chosen: (round(chosen.loss or 0.0, 9), abs(math.log(chosen.reached / asked))))
+        return min(nearest, key=lambda chosen: abs(math.log(chosen.reached / target)))
+    return min(near, key=lambda chosen: (round(chosen.loss or 0.0, 9), abs(math.log(chosen.reached / target))))
 
 
 def choose_exits(
     recorded: HeldOut, metric: str, aim: Aim, criterion: str | None = None, patience: int | None = None
 ) -> Chosen:
-    """The operating point of recorded validation samples: of this exit criterion, or of the one that is best for the aim."""
-    asked = () if aim.speed_up is None else (aim.speed_up,)
+    """Choose the operating point on recorded validation samples.
+
+    Args:
+        recorded: Logits (M, N, K) with labels.
+        metric: Name of the task's metric.
+        aim: The aim.
+        criterion: The exit criterion; None: the best one for the aim.
+        patience: Its second parameter; None: the default.
+
+    Returns:
+        The operating point.
+
+    Raises:
+        ConfigError: As :func:`choose_point` and :func:`leebert.tradeoff.tradeoff`.
+    """
+    targets = () if aim.speed_up is None else (aim.speed_up,)
     if criterion is None:
-        return choose_point(list(tradeoffs(recorded, metric=metric, speed_ups=asked).values()), aim)
-    return choose_point([tradeoff(recorded, criterion, patience, metric=metric, speed_ups=asked)], aim)
+        return choose_point(list(tradeoffs(recorded, metric=metric, speed_ups=targets).values()), aim)
+    return choose_point([tradeoff(recorded, criterion, patience, metric=metric, speed_ups=targets)], aim)
 
 
-def _chosen(curve: Tradeoff, point: Point, *, asked: float | None = None, max_loss: float | None = None) -> Chosen:
+def _chosen(curve: Tradeoff, point: Point, *, target: float | None = None, max_loss: float | None = None) -> Chosen:
     loss = float(curve.scores[-1]) - point.measures["score"] if curve.labelled else None
     assert point.threshold is not None
     return Chosen(
-        point.criterion, point.threshold, point.speed_up if asked is None else asked, point.speed_up,
+        point.criterion, point.threshold, point.speed_up if target is None else target, point.speed_up,
         point.patience, loss=loss, max_loss=max_loss,
     )  # fmt: skip
 
@@ -118,28 +136,42 @@ def _chosen(curve: Tradeoff, point: Point, *, asked: float | None = None, max_lo
 def saved_tradeoffs(
     curves: Mapping[str, Sequence[Sequence[float]]], exit_layers: Sequence[int], depth: int
 ) -> list[Tradeoff]:
-    """The labelled curves of a saved model (`leebert.thresholds.read_curves`, `validated`), as they were before they were saved.
+    """Rebuild the labelled curves of a saved model.
 
-    Curves without scores are left out, as models trained by earlier versions have them.
+    Curves without scores, which earlier versions saved, are omitted.
+
+    Args:
+        curves: Points by criterion, from :func:`leebert.thresholds.read_curves` with `validated`.
+        exit_layers: (M,) layers below each exit.
+        depth: Layers of the unreduced network.
+
+    Returns:
+        One curve per criterion, without counts.
     """
-    found = []
+    saved = []
     for name, points in curves.items():
         criterion, _, patience = name.partition(", patience ")
         if criterion not in CRITERIA or any(len(point) < 3 for point in points):
             continue
         columns: Any = np.array(points, float)
         columns = columns[np.argsort(-columns[:, 1], kind="stable")]  # the fastest first
-        found.append(
+        saved.append(
             Tradeoff(
                 criterion, depth / columns[:, 1], {"score": columns[:, 2]}, columns[:, 0],
                 np.empty((len(columns), 0), int), tuple(exit_layers), depth, int(patience) if patience else None,
             )
         )  # fmt: skip
-    return found
+    return saved
 
 
 def within_loss(curves: Sequence[Tradeoff], criterion: str, patience: int | None, max_loss: float) -> Chosen:
-    """The fastest threshold of one criterion that loses at most `max_loss` (a fraction) on a saved model's curves.
+    """Choose the fastest threshold of a criterion that loses at most `max_loss` on a saved model's curves.
+
+    Args:
+        curves: The model's labelled curves (:func:`saved_tradeoffs`).
+        criterion: The exit criterion.
+        patience: Its second parameter; None for criteria without one.
+        max_loss: Largest loss of score against the full model, as a fraction.
 
     Raises:
         ConfigError: The model has no labelled curve of the criterion.
@@ -147,15 +179,15 @@ def within_loss(curves: Sequence[Tradeoff], criterion: str, patience: int | None
     for curve in curves:
         if (curve.criterion, curve.patience) == (criterion, patience):
             return choose_point([curve], Aim(max_loss, None))
-    there = ", ".join(curve.name for curve in curves)
+    scored = ", ".join(curve.name for curve in curves)
     raise ConfigError(
-        f"this model has no scores by threshold of the exit criterion {named(criterion, patience)!r}"
-        + (f" (but of {there})" if there else "")
-        + ", so no loss can be allowed: train it again with a validation fold, or ask for a speed-up"
+        f"max_loss: exits.json has no scores of the exit criterion {named(criterion, patience)!r}"
+        + (f" (it has scores of {scored})" if scored else "")
+        + "; train the model with a validation fold, or set a speed-up instead"
     )
 
 
 def in_words(chosen: Chosen) -> str:
-    """An operating point as a line: criterion, threshold, layer speed-up, and the loss where it is known."""
+    """Format an operating point: criterion, threshold, layer speed-up and, if known, the change of score."""
     loss = "" if chosen.loss is None else f", {-100 * chosen.loss + 0.0:+.2f} points"
     return f"exit criterion {chosen.name}, threshold {chosen.threshold:.6g}: {chosen.reached:.2f}× layer speed-up{loss}"

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from leebert.config import TrainConfig
-from leebert.exits.criterion import State
+from leebert.exits.criterion import CriterionState
 from leebert.inference import infer
 from leebert.record import Batch
 from leebert.runtime import Runtime
@@ -85,6 +85,6 @@ class _Meter:
         self.counter = counter
         self.counts: list[int] = []
 
-    def step(self, logits: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def step(self, logits: torch.Tensor, state: CriterionState) -> tuple[torch.Tensor, CriterionState]:
         self.counts.append(self.counter.get_total_flops())
         return torch.zeros(len(logits), dtype=torch.bool, device=logits.device), None

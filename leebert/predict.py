@@ -14,7 +14,8 @@ from leebert.data.readers import Columns, Row
 from leebert.data.tasks import get_task
 from leebert.data.texts import read_texts
 from leebert.errors import ConfigError, DataError
-from leebert.files import replaced
+from leebert.files import parse_json, replaced
+from leebert.majority import AgainstMajority, margin_in_words
 
 CHUNK = 256  # rows that are tokenised and predicted at a time
 
@@ -118,6 +119,35 @@ def answer_encoded(
         for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
             predictions[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}
     return predictions
+
+
+def majority_warning(folder: Path) -> str | None:
+    """Warn about a saved model that is not distinguishable from the majority class.
+
+    Args:
+        folder: The model's folder. `evaluation.json` (development splits) counts if it exists, else `training.json`
+            (validation fold).
+
+    Returns:
+        One sentence; None if the model is better than the majority class, or the folder has no such comparison.
+    """
+    for file in ("evaluation.json", "training.json"):
+        try:
+            values = parse_json((folder / file).read_text(encoding="utf-8"))
+            results = values["splits"] if file == "evaluation.json" else {"the validation fold": values}
+            compared = {split: AgainstMajority.of(one["majority"]) for split, one in results.items() if one["majority"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        for split, against in compared.items():
+            if against.verdict != "learned":
+                margin = margin_in_words(against.margin, against.interval)
+                return (
+                    f"the model in {folder} is not distinguishable from the majority class on {split} (mean over exits "
+                    f"{margin}); train it further before you use its predictions"
+                )
+        if compared:
+            return None
+    return None
 
 
 #: The columns of a prediction.

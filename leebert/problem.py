@@ -1,4 +1,4 @@
-"""What is to be learned: rows, a metric, and a fresh model for them. Trainer, folds and sweep know no more than this."""
+"""A training problem: a task with its dataset, metric and model factory, which is all that trainer, folds and sweep use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Splits = tuple[tuple[str, str], ...]
 
 
 class Problem(Protocol):
-    """A task with its data and its model. It must pickle small: sweeps send it to every node."""
+    """A task with its dataset, metric and model factory. It must pickle to few bytes, since sweeps send it to every node."""
 
     @property
     def metric(self) -> str: ...
@@ -23,15 +23,15 @@ class Problem(Protocol):
     def label_names(self) -> tuple[str, ...]: ...
 
     def rows(self) -> Rows:
-        """All rows of the training split."""
+        """Return all samples of the training split."""
         ...
 
     def split(self, name: str) -> Rows:
-        """All rows of an evaluation split; only a sweep prepared with `evaluate` asks for one."""
+        """Return all samples of an evaluation split, for sweeps prepared with `evaluate`."""
         ...
 
     def model(self, config: TrainConfig) -> Any:
-        """A new model (a module with `num_exits` and `record`); what is random in it follows torch's global seed."""
+        """Make a new model with `num_exits` and `record`; its random weights follow torch's global seed."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""From a configuration to a trained model in a folder: what `leebert train` does."""
+"""Train a model from a configuration and save it in a folder, as `leebert train` does."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
     from leebert.thresholds import Chosen
     from leebert.train import EpochReport, TrainResult
 
-#: How the held-out fold of a plain training run is made.
+#: The validation fold of `leebert train` is one of this number of folds.
 HOLD_OUT_FOLDS = 5
 
-#: How errors about it are said (:class:`leebert.data.folds.Asked`): `leebert train` has no option `folds`.
+#: The wording of errors about it (:class:`leebert.data.folds.Asked`), since `leebert train` has no option `folds`.
 _HOLD_OUT = (
-    "holding one of {k} parts out for early stopping",
-    "with part {fold} of {k} held out for early stopping",
-    "add rows, or train without a hold-out by --no-hold-out",
+    "a validation fold of 1/{k} for early stopping",
+    "with validation fold {fold} of {k} for early stopping",
+    "add samples, or train without a validation fold (--no-hold-out)",
     "give other groups (--set data.group_by=none), another seed (--set training.seed=1) or --no-hold-out",
 )
 
-#: Of a model's folder: what training goes on from when it was killed, and what it tells when all else is written.
+#: In a model's folder: the checkpoints to resume from, and the summary that training writes last.
 CHECKPOINTS, SUMMARY = ".checkpoints", "training.json"
 
 
 class RunConfig(Frozen):
-    """One training run; a best file is one too, with `theta_updates` set and what it was found by under `found`."""
+    """The configuration of one training run. A best file is one, with `theta_updates` and `found` set."""
 
     task: str | dict[str, Any] = Field(
-        description="One of GLUE's seven tasks, cifar10, cifar100, or the declaration of your own."
+        description="One of GLUE's seven tasks, cifar10, cifar100, or the declaration of a task."
     )
     model: ModelConfig
     data: DataConfig = Field(default_factory=lambda: DataConfig())
@@ -57,10 +57,10 @@ class RunConfig(Frozen):
     exits: ExitConfig = Field(default_factory=lambda: ExitConfig())
     aim: AimConfig = Field(default_factory=lambda: AimConfig())
     theta_updates: int | None = Field(
-        None, ge=1, description="Train exactly so long on the whole training split, nothing held out."
+        None, ge=1, description="Train for this many updates on the whole training split, without a validation fold."
     )
     found: dict[str, Any] | None = Field(
-        None, description="Of a best file: how it was found; training doesn't read it."
+        None, description="In a best file: the sweep and scores that selected it; training only compares them."
     )
 
     @field_validator("task")
@@ -71,64 +71,66 @@ class RunConfig(Frozen):
         return known_name(task) if isinstance(task, str) else task
 
 
-def _check_found(found: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
-    """Say how this run differs from the one that a best file comes from; other data is an error."""
+def _check_provenance(search: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
+    """Warn where this run differs from the sweep of a best file; raises DataError for other data."""
     from leebert.outside import origins
     from leebert.provenance import backbone_identity, code_version, differences, versions
 
-    if found.get("data_fingerprint") not in (None, fingerprint):
+    if search.get("data_fingerprint") not in (None, fingerprint):
         raise DataError(
-            "the best file was found on other training data (its data_fingerprint differs): give the data by --data-dir, "
-            "or remove `found` and theta_updates from the file to train on this data"
+            "found.data_fingerprint: the sweep that produced this best file used other training data; give its data with "
+            "--data-dir, or remove found and theta_updates from the file to train on this data"
         )
     now = {
         "backbone": backbone_identity(backbone),
         "code": code_version(),
         "versions": versions(),
-        "parts": origins(found.get("parts") or ()),
+        "parts": origins(search.get("parts") or ()),
         "runtime": runtime.describe(),
     }
-    for line in differences(found, now):
-        warnings.warn(f"not as the best file was found: {line}", stacklevel=2)
+    for line in differences(search, now):
+        warnings.warn(f"differs from the sweep that produced this best file: {line}", stacklevel=2)
 
 
 def own_exits(config: RunConfig) -> ExitConfig:
-    """The exit criterion of a trained model: the configuration's, for a method with one exit none unless it names one."""
+    """The exit criterion of a trained model: as configured; `never` for a method with one exit if none is configured."""
     one_exit = METHODS[config.training.algorithm].one_exit
     return ExitConfig(criterion=FULL_MODEL) if one_exit and not _names_exits(config) else config.exits
 
 
 def chooses_exits(config: RunConfig) -> bool:
-    """Whether training chooses the exit criterion, given a validation fold: not where the configuration names one."""
+    """Whether training chooses the exit criterion on the validation fold: if the configuration names none."""
     return not METHODS[config.training.algorithm].one_exit and not _names_exits(config)
 
 
 def _names_exits(config: RunConfig) -> bool:
-    """Whether somebody chose the exit criterion: best files of version 0.1 hold the default, which nobody has chosen."""
+    """Whether the configuration names an exit criterion. Best files of version 0.1 always hold the default, which is ignored."""
     return "exits" in config.model_fields_set and not (config.found and config.exits == ExitConfig())
 
 
 def _check_aim(config: RunConfig, hold_out: bool) -> None:
-    """Raises ConfigError for an aim that nothing is chosen for."""
+    """Raise ConfigError for an aim without an exit criterion to choose."""
     if not config.aim.model_fields_set:
         return
     if not hold_out:
         why = "--no-hold-out" if config.theta_updates is None else "theta_updates trains on the whole training split"
         raise ConfigError(
-            f"aim: an exit criterion is chosen on a validation fold, and there is none ({why}); leave the aim out, and give "
-            "it to leebert calibrate afterwards"
+            f"aim: the choice of an exit criterion needs a validation fold, and there is none ({why}); leave the aim out, and "
+            "run leebert calibrate after training"
         )
     if METHODS[config.training.algorithm].one_exit:
-        raise ConfigError(f"aim: {config.training.algorithm} leaves one exit, so there is no exit criterion to choose")
+        raise ConfigError(
+            f"aim: {config.training.algorithm} trains one exit, so there is no exit criterion to choose; leave the aim out"
+        )
     if _names_exits(config):
         raise ConfigError(
-            "aim: `exits` names the exit criterion already, so none is chosen; leave one of the two out (aim.criterion "
-            "names a criterion whose threshold is chosen)"
+            "aim: `exits` already sets the exit criterion and threshold; leave out exits or aim (aim.criterion sets a "
+            "criterion whose threshold is chosen)"
         )
 
 
 def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
-    """The exit criterion and threshold that meet the configuration's aim on recorded validation samples."""
+    """Choose the exit criterion and threshold for the configuration's aim on recorded validation samples."""
     from leebert.operating_point import Aim, choose_exits
 
     criterion = config.aim.criterion or METHODS[config.training.algorithm].own_criterion
@@ -136,16 +138,16 @@ def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
 
 
 def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, own: Chosen | None) -> None:
-    """Keep beside the model what layer speed-up and score each threshold gave on the validation samples."""
+    """Save the layer speed-up and validation score of each threshold beside the model."""
     from leebert.thresholds import FILE, curves, curves_as_json
 
-    on = f"{recorded.logits.shape[1]} held-out rows of the training split"
-    found = curves(recorded, config.exits.patience, metric=metric)
-    write_atomically(out / FILE, curves_as_json(found, len(recorded.logits), on, own))
+    chosen_on = f"{recorded.logits.shape[1]} validation samples of the training split"
+    saved = curves(recorded, config.exits.patience, metric=metric)
+    write_atomically(out / FILE, curves_as_json(saved, len(recorded.logits), chosen_on, own))
 
 
 def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochReport]) -> dict[str, Any]:
-    """What each stage left: scores at its end, and its network's costs for a row of mean length."""
+    """Collect the scores at each stage's end, and its network's costs for a sample of mean length."""
     import numpy as np
 
     from leebert.operations import of_stages
@@ -153,11 +155,11 @@ def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochRe
     lengths = np.asarray(rows.lengths)
     length = float(lengths.mean())
     batch = rows.collate([int(np.argmin(np.abs(lengths - length)))])
-    found = []
+    stages = []
     for costs in of_stages(model, config.training, batch):
         epochs = [report for report in reports if report.stage == costs.stage]
         if epochs:
-            found.append(
+            stages.append(
                 {
                     "stage": costs.stage,
                     "epochs": len(epochs),
@@ -167,12 +169,12 @@ def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochRe
                     "multiply_adds": list(costs.multiply_adds),
                 }
             )
-    return {"stages": found, "stages_length": length}
+    return {"stages": stages, "stages_length": length}
 
 
 def check_options(config: RunConfig) -> None:
-    """Raises ConfigError for a training option that somebody gave and the method doesn't read, or not beside the others."""
-    if config.found:  # a best file has all options of its sweep
+    """Raise ConfigError for a given training option that the method, or its other options, make ineffective."""
+    if config.found:  # a best file holds all options of its sweep
         return
     algorithm = config.training.algorithm
     given = {
@@ -180,16 +182,16 @@ def check_options(config: RunConfig) -> None:
     }
     if unused := [option for option in given if not applies(option, algorithm)]:
         raise ConfigError(
-            f"training.{unused[0]}: {algorithm} has no such option; leave {', '.join(unused)} out (leebert methods --json has those "
-            "that a method reads)"
+            f"training.{unused[0]}: {algorithm} has no such option; leave out {', '.join(unused)} (leebert methods --json lists "
+            "the options of each method)"
         )
     for option in given:
         if why := idle(option, algorithm, given):
-            raise ConfigError(f"training.{option}: does nothing here: {why}; leave it out")
+            raise ConfigError(f"training.{option}: has no effect: {why}; leave it out")
 
 
 def is_unfinished(out: Path) -> bool:
-    """Whether a training run was killed that has left checkpoints in a folder, and goes on from them."""
+    """Whether a folder holds the checkpoints of an interrupted training run, which can resume."""
     return (out / CHECKPOINTS).exists() and not (out / SUMMARY).exists()
 
 
@@ -204,11 +206,29 @@ def train_model(
     on_step: Callable[[int], None] | None = None,
     on_plan: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train and save a model, what it takes to use it, and `training.json` into `out`; returns what that file says.
+    """Train a model and save it with its tokenizer, thresholds and `training.json`.
 
-    Without `theta_updates`, one grouped fold of the training split is held out for early stopping, and the best
-    epoch's weights are kept; with it, or without `hold_out`, the whole split is trained on and no evaluation data is
-    read. A run that was killed goes on from its last epoch when it is started again with the same `out`.
+    By default one grouped fold of the training split serves as validation fold for early stopping, and the best epoch's
+    weights are saved. With `theta_updates`, or without `hold_out`, the model trains on the whole split, and no evaluation
+    data is read. An interrupted run resumes from its last epoch if it is started again with the same `out`.
+
+    Args:
+        config: The configuration.
+        out: Folder for the model.
+        device: auto, cpu, cuda or cuda:N.
+        hold_out: Whether to keep a validation fold.
+        cache: Folder for tokenised data; None: a temporary folder in `out`.
+        report: Called with each epoch's report.
+        on_step: Called with the number of θ updates after each update.
+        on_plan: Called with the planned number of θ updates before training.
+
+    Returns:
+        The values of `training.json`.
+
+    Raises:
+        ConfigError: The configuration contradicts itself or the model.
+        DataError: The data are bad.
+        DivergedError: A loss, gradient or weight was not finite.
     """
     from leebert.checkpoint import BestWeights, Checkpoints
     from leebert.runtime import Runtime
@@ -218,7 +238,7 @@ def train_model(
     task = effective_task(config.task, config.data.group_by)
     read = read_training_examples(task, config.data, config.model)
     if config.found:
-        _check_found(config.found, read.examples.fingerprint(), config.model.backbone, runtime)
+        _check_provenance(config.found, read.examples.fingerprint(), config.model.backbone, runtime)
     hold_out = hold_out and config.theta_updates is None
     _check_aim(config, hold_out)
     problem = kind_of(task).problem(task, config.model, exits=own_exits(config))
@@ -245,7 +265,7 @@ def train_model(
     if result.ended == "diverged":
         raise DivergedError(
             f"training diverged after {result.reports[-1].theta_updates} updates (a loss, gradient or weight was not finite); "
-            f"its last finite epoch is kept in {checkpoints.folder}; lower lr_theta, now {config.training.lr_theta:g}"
+            f"lower training.lr_theta (now {config.training.lr_theta:g}); {checkpoints.folder} holds the last finite epoch"
         )
     model = result.model
     if hold_out:
@@ -256,7 +276,7 @@ def train_model(
         **_stages(problem.model(config.training), config, data.rows, result.reports),
     }
     data.save(model, out)
-    # Last: where it lies, all is whole. Until then checkpoints stay, from which a run that is killed here goes on.
+    # Written last: this file marks a complete folder. Until then the checkpoints stay, to resume from.
     write_atomically(out / SUMMARY, json.dumps(summary, indent=1))
     checkpoints.clear()
     shutil.rmtree(out / ".cache", ignore_errors=True)
@@ -264,7 +284,7 @@ def train_model(
 
 
 def _new_model(config: RunConfig, problem: Problem, task: AnyTask, runtime: Runtime, hold_out: bool) -> Any:
-    """The model before training. Raises ConfigError for whatever it is not made for, before samples are tokenised."""
+    """Make the model before training. Raises ConfigError for options that don't fit it, before samples are tokenised."""
     import torch
 
     from leebert.exits.checks import check_threshold, warn_if_unreachable
@@ -289,7 +309,7 @@ def _new_model(config: RunConfig, problem: Problem, task: AnyTask, runtime: Runt
 
 
 def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[Rows, Rows | None]:
-    """The samples that train, and with `hold_out` those of one grouped fold for validation."""
+    """Split the samples into training samples and, with `hold_out`, one grouped validation fold."""
     if not hold_out:
         return data.rows, None
     from leebert.data.batches import RowSubset
@@ -300,7 +320,7 @@ def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[Row
 
 
 def _planned_updates(config: RunConfig, num_exits: int, samples: int) -> int:
-    """How many updates of θ the stages have together, if none of them stops early."""
+    """Count the updates of θ of all stages without early stops."""
     from leebert.data.batches import updates_per_epoch
     from leebert.stages import epochs_of, last_training, method
 
@@ -311,7 +331,7 @@ def _planned_updates(config: RunConfig, num_exits: int, samples: int) -> int:
 
 
 def _choose(config: RunConfig, model: Any, recorded: HeldOut | None, metric: str, out: Path) -> Chosen | None:
-    """The operating point on the validation samples, set in the model; keeps their curves beside it."""
+    """Choose the operating point on the validation samples, set it in the model, and save the curves."""
     if recorded is None or model.num_exits == 1:
         return None
     chosen: Chosen | None = None
@@ -332,7 +352,7 @@ def _summary(
     held_out: int,
     chosen: Chosen | None,
 ) -> dict[str, Any]:
-    """What `training.json` says of the configuration, the data and the epochs; `trained`, `held_out`: how many samples."""
+    """Collect the values of `training.json`. `trained` and `held_out` are numbers of samples."""
     return {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
         "rows": trained,

@@ -1,4 +1,4 @@
-"""What one forward pass leaves behind: all that trainer, objectives, exits and metrics know of a model."""
+"""The interfaces of models and data: trainer, objectives, exits and metrics use a model only through its records."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch  # not loaded with this module: what checks a search space knows the protocols here
 
-#: Tensors by name, each with the row as its first dimension.
+#: Tensors by name, each with the sample as its first dimension.
 Batch = Mapping[str, "torch.Tensor"]
 
-#: How much a model's forward keeps: logits only, what exits see after each layer with them, or all states as well.
+#: What a forward pass keeps: logits only; also the input of an exit after each layer; or also all states.
 Keep = Literal["logits", "hidden", "states"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The outcome of one forward pass.
+    """The result of one forward pass on B samples.
 
-    logits: (M, B, K) float32, every exit's; exit 0 is the shallowest.
-    labels: (B,) int64, or None for unlabelled rows.
-    hidden: (D, B, H) what an exit sees after each of the D layers, where the model was asked to keep it.
-    states: (D + 1, B, …) the states before the first layer and after each, where the model was asked to keep them.
-    mask: (B, …) which of a row's positions in `states` count; None: all.
+    Attributes:
+        logits: (M, B, K) float32 of all exits; exit 0 is the shallowest.
+        labels: (B,) int64; None for unlabelled samples.
+        hidden: (D, B, H) pooled input of an exit after each of the D layers, with `keep="hidden"`; else None.
+        states: (D + 1, B, …) states before the first layer and after each layer, with `keep="states"`; else None.
+        mask: (B, …) marks the positions of `states` that count; None: all.
     """
 
     logits: torch.Tensor
@@ -34,13 +35,13 @@ class Record:
     mask: torch.Tensor | None = None
 
     def detach(self) -> Record:
-        """The same record without a graph."""
+        """Return the record without an autograd graph."""
         rest = (self.labels, self.hidden, self.states, self.mask)
         return Record(self.logits.detach(), *(_detached(tensor) for tensor in rest))
 
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
-        """The record of all rows of some records of one model, one after the other."""
+        """Concatenate records of one model along the samples."""
 
         import torch
 
@@ -56,9 +57,9 @@ def _detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """A batch's rows in `count` parts, equal to within a row and in order; one row each where there are fewer rows.
+    """Split a batch into `count` parts of nearly equal size, in order; with fewer samples, one part per sample.
 
-    A part is padded like the whole batch: what padding is only the model knows.
+    Parts keep the padding of the whole batch, since only the model knows which positions are padding.
     """
     rows = len(next(iter(batch.values())))
     parts = {name: t.tensor_split(min(count, rows)) for name, t in batch.items()}
@@ -67,44 +68,64 @@ def micro_batches(batch: Batch, count: int) -> list[Batch]:
 
 @runtime_checkable
 class MultiExit(Protocol):
-    """Any module with several exits: text, images or plain tensors. It must also be a :class:`torch.nn.Module`.
+    """A :class:`torch.nn.Module` with several exits, for texts, images or plain tensors.
 
-    The parameters of exit i, from 0, have names that begin with ``heads.{i}.``. Where exits don't stand after each
-    layer, `exit_layers` (M,) says how many layers each has below it and `depth` how many layers the unreduced network
-    has: what a speed-up is relative to (:func:`exit_layers`).
-    For methods that leave one exit it has `keep_exits(layers)`, which drops all exits but those after these layers (from 1).
-    One with an attribute `gradient_equilibrium: bool` heeds it by :func:`leebert.equilibrium.branch_and_trunk` in
-    `record`; training sets it.
+    The names of the parameters of exit i, from 0, start with ``heads.{i}.``. Optional attributes and methods:
+
+    * `exit_layers`, (M,): layers below each exit, and `depth`: layers of the unreduced network, the reference of speed-ups.
+      The default is one exit after each layer.
+    * `keep_exits(layers)`: remove all exits except those after these layers, from 1. Methods with one exit need it.
+    * `gradient_equilibrium`, bool, set by training: apply :func:`leebert.equilibrium.branch_and_trunk` in `record`.
+
+    Attributes:
+        num_exits: M.
     """
 
     num_exits: int
 
     def record(self, batch: Batch, keep: Keep = "logits") -> Record:
-        """All exits on one batch. `keep` is given only where an objective needs more than logits."""
+        """Run all exits on one batch.
+
+        Args:
+            batch: Tensors by name, with B samples.
+            keep: What the record holds besides logits; passed only if an objective needs it.
+
+        Returns:
+            Logits (M, B, K) of all exits, and labels if the batch has them.
+        """
         ...
 
 
 class Rows(Protocol):
-    """A labelled data set of which any rows can be put into one batch of tensors, `labels` (B,) among them."""
+    """N labelled samples, of which any can be collated into a batch of tensors with `labels` (B,)."""
 
     def __len__(self) -> int: ...
 
     @property
     def lengths(self) -> object:
-        """(N,) a row's cost, for length buckets; equal numbers where rows cost the same."""
+        """(N,) cost of each sample, such as its tokens, for batches of similar length."""
         ...
 
-    def collate(self, indices: object) -> Batch: ...
+    def collate(self, indices: object) -> Batch:
+        """Make a batch of the samples at these positions (B,)."""
+        ...
 
 
 class TensorRows:
-    """Rows held as tensors whose first dimension is the row: the simplest :class:`Rows`."""
+    """Samples in tensors whose first dimension is the sample: the simplest :class:`Rows`.
+
+    Args:
+        **columns: Tensors of N samples by name, `labels` (N,) among them.
+
+    Raises:
+        ValueError: There is no column `labels`.
+    """
 
     def __init__(self, **columns: torch.Tensor) -> None:
         import torch
 
         if "labels" not in columns:
-            raise ValueError("TensorRows needs a column 'labels'")
+            raise ValueError("TensorRows: column 'labels' is missing; add the class ids, (N,)")
         self.columns = columns
         self.lengths = torch.ones(len(columns["labels"]), dtype=torch.int32).numpy()
 
@@ -112,6 +133,7 @@ class TensorRows:
         return len(self.columns["labels"])
 
     def collate(self, indices: object) -> dict[str, torch.Tensor]:
+        """Make a batch of the samples at these positions (B,)."""
         import torch
 
         index = torch.as_tensor(indices, dtype=torch.long)

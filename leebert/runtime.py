@@ -1,4 +1,4 @@
-"""The machine: device, precision, threads and seeds."""
+"""Device, precision, threads and seeds."""
 
 from __future__ import annotations
 
@@ -18,35 +18,45 @@ from leebert.numerics import kernels
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 in hardware (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX)."""
+    """Whether a device multiplies bf16 in hardware (CUDA since Ampere; CPUs with AVX512-BF16 or AMX)."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def cpu_flags() -> frozenset[str]:
-    """The CPU's feature flags that change floating-point results; empty where the system doesn't tell."""
-    known = {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "avx512_vnni", "bf16", "asimd"}
+    """The CPU's feature flags that change floating-point results; empty if the system does not list them."""
+    relevant = {"avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile", "avx512_vnni", "bf16", "asimd"}
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
     flags = next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return frozenset(flags.split()) & known
+    return frozenset(flags.split()) & relevant
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Where and how precisely a model runs. `dtype` is that of the matrix products; θ stays float32."""
+    """The device and precision on which a model runs.
+
+    Attributes:
+        device: The device.
+        dtype: Type of matrix products; θ stays float32.
+    """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
 
     @classmethod
     def of(cls, precision: Precision = "auto", device: str = "auto") -> Runtime:
-        """`auto` takes CUDA where there is one, and bf16 where the hardware has it.
+        """Select device and precision.
 
-        Raises DeviceError for a GPU that is not there.
+        Args:
+            precision: fp32, bf16, or auto: bf16 if the hardware supports it.
+            device: cpu, cuda, cuda:N, or auto: CUDA if available.
+
+        Raises:
+            DeviceError: The device is unknown, or this machine does not have it.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,7 +68,7 @@ class Runtime:
             not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
         ):
             raise DeviceError(
-                f"device {device} was asked for, but this machine has {torch.cuda.device_count()} CUDA device(s); "
+                f"--device {device}: this machine has {torch.cuda.device_count()} CUDA device(s); "
                 "use --device cpu, or install a CUDA build of torch"
             )
         bf16 = precision == "bf16" or (precision == "auto" and has_bf16(chosen))
@@ -66,14 +76,15 @@ class Runtime:
 
     @property
     def precision(self) -> str:
+        """`bf16` or `fp32`."""
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
-        """Matrix products in `dtype` within this context."""
+        """Return a context in which matrix products use `dtype`."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def describe(self) -> dict[str, object]:
-        """What bit-for-bit reproduction depends on."""
+        """Describe what bit-for-bit reproduction depends on, as JSON-ready values."""
         return {
             "device": str(self.device) if self.device.type == "cpu" else torch.cuda.get_device_name(self.device),
             "precision": self.precision,
@@ -86,7 +97,7 @@ class Runtime:
 
 @dataclasses.dataclass(frozen=True)
 class RandomState:
-    """The state of torch's generators on the CPU and on one device: what dropout masks are drawn from."""
+    """The state of torch's generators on the CPU and on one device, which determines dropout masks."""
 
     device: torch.device
     cpu: torch.Tensor
@@ -94,7 +105,7 @@ class RandomState:
 
     @classmethod
     def now(cls, device: torch.device) -> RandomState:
-        """The present state, for drawing the same again later."""
+        """Return the present state, to draw the same numbers again later."""
         cuda = device.type == "cuda"
         return cls(device, torch.get_rng_state(), torch.cuda.get_rng_state(device) if cuda else None)
 

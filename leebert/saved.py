@@ -1,4 +1,4 @@
-"""Saved early-exit models of any kind: safetensors and a config.json, whose `model_type` says which class reads them."""
+"""Load saved early-exit models: safetensors and a config.json, whose `model_type` selects the class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leebert.files import parse_json
 
 
 def model_type(folder: str | Path) -> str | None:
-    """The kind of model that a folder holds, as its config.json has it. Raises CheckpointError where that can't be read."""
+    """Read `model_type` from a folder's config.json. Raises CheckpointError if the file can't be read."""
     config_file = Path(folder) / "config.json"
     try:
         values = parse_json(config_file.read_text())
@@ -24,20 +24,24 @@ def model_type(folder: str | Path) -> str | None:
 
 
 def load_saved(folder: str | Path, classes: Mapping[str, type[PreTrainedModel]]) -> Any:
-    """The model in a folder, by the class of its type; no hub, no pickles. Raises CheckpointError for any other folder."""
+    """Load the model in a folder with the class of its type, without hub and pickles.
+
+    Raises:
+        CheckpointError: The folder is damaged, or holds no model of these classes.
+    """
     kind = model_type(folder)
     if kind is None or kind not in classes:
         if kind and kind.startswith("leebert"):
             raise CheckpointError(
                 f"{folder} holds a {kind!r} model, where one of type {', '.join(classes)} is expected"
             )
-        held = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
-        raise CheckpointError(f"{folder} holds {held}; train one with it as --backbone")
+        content = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
+        raise CheckpointError(f"{folder} holds {content}; train one with it as --backbone")
     try:
-        model, told = classes[kind].from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+        model, loading = classes[kind].from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"the model in {folder} is damaged: {str(error).strip().splitlines()[0]}") from None
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
             f"the model in {folder} is damaged: {len(missing)} weights are missing, such as {missing[0]}"
         )

@@ -19,7 +19,7 @@ from leebert.exits import CRITERIA, FULL_MODEL
 from leebert.exits.checks import check_criterion, check_threshold, choosable
 from leebert.exits.replay import make_criterion
 from leebert.operating_point import in_words, saved_tradeoffs, within_loss
-from leebert.predict import CHUNK, answer_encoded, encode
+from leebert.predict import CHUNK, answer_encoded, encode, majority_warning
 from leebert.runtime import Runtime
 from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
 
@@ -67,6 +67,8 @@ class Served:
         self.runtime = Runtime.of(precision or self.model.config.precision, device)
         self.model.to(self.runtime.device)
         self._alone = threading.Lock()
+        if warning := majority_warning(Path(folder)):
+            log.warning("%s", warning)
 
     def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Predict every row of a table of texts.

@@ -1,4 +1,4 @@
-"""A method is a list of stages; a stage says what trains, on which objective, how, for how long, and who teaches."""
+"""The stages of a method: what trains, on which objective, for how long, and with which teacher."""
 
 from __future__ import annotations
 
@@ -85,9 +85,12 @@ SCHEDULES: dict[str, Schedule] = {"linear": linear, "steps": steps}
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """What a transformation may look at before it decides: the training rows in batches, and how they are run.
+    """The training samples that a transformation can examine before it decides.
 
-    Forward and backward take a batch in `accumulate` parts.
+    Attributes:
+        batches: Iterates over the training samples in batches.
+        runtime: Device and precision.
+        accumulate: Parts of a batch in forward and backward.
     """
 
     batches: Callable[[], Iterator[Batch]]
@@ -96,22 +99,22 @@ class Examined:
 
 
 class Transform(Protocol):
-    """What becomes of the model when a stage begins.
+    """A change of the model at the start of a stage.
 
-    The decision is apart from its execution, so that a run which is resumed makes the same model without the data that
-    the decision was made on: plans are kept in checkpoints.
+    The plan is separate from its execution, and checkpoints hold the plan. So a resumed run makes the same model without
+    the data that the plan was made from.
     """
 
     def check(self, model: Any) -> None:
-        """Raises ConfigError where the model has not what this takes; asked before any training."""
+        """Raise ConfigError if the model does not support the change; called before training."""
         ...
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
-        """What is to be done, as JSON-ready values. Without data: any plan that leads to the same shapes."""
+        """Decide on the change, as JSON-ready values. Without data: any plan with the same resulting shapes."""
         ...
 
     def apply(self, model: Any, plan: Any) -> Any:
-        """The model after it: the same one, changed, or another."""
+        """Apply a plan; returns the changed model, or another one."""
         ...
 
 
@@ -119,18 +122,20 @@ class Transform(Protocol):
 class Stage:
     """One stage of a method.
 
-    name: unique within the method; it stands in reports and checkpoints.
-    objective, algorithm: what is minimised and how ω is learned.
-    trains: which parameters learn, by their name in the model; the others are frozen for this stage, and so are the
-        running statistics whose names it excludes.
-    epochs: its length and the horizon of its schedule; None is the configuration's `max_epochs`; 0: it only evaluates.
-    lr_theta: its λ1; None is the configuration's.
-    transform: changes or replaces the model before the stage starts (pruning, say).
-    teacher: an earlier stage, whose model at its end teaches, frozen and without dropout; None: nobody but the exits.
-    pair: called with model and teacher before the stage's first update.
-    pace: called with the model and the share of the stage's updates done, before each.
-    stops_early: whether it ends after `patience` epochs without a better mean over exits.
-    optimizer: of θ; None is the configuration's, of which ω's always is.
+    Attributes:
+        name: Name, unique within the method, used in reports and checkpoints.
+        objective: The loss.
+        algorithm: The optimiser of ω.
+        trains: Whether a parameter trains, by its name in the model. The other parameters and running statistics are frozen.
+        epochs: Length and horizon of the schedule; None: `max_epochs`; 0: the stage only evaluates.
+        lr_theta: λ1; None: as configured.
+        transform: Changes the model before the stage starts, such as pruning.
+        teacher: Name of an earlier stage whose final model is the teacher, frozen and without dropout; None: no teacher
+            besides the exits.
+        pair: Called with model and teacher before the first update.
+        pace: Called before each update with the model and the completed share of the stage's updates.
+        stops_early: Whether the stage ends after `patience` epochs without a better mean over exits.
+        optimizer: Optimiser of θ; None: as configured.
     """
 
     name: str
@@ -147,7 +152,7 @@ class Stage:
     optimizer: MakeOptimizer | None = None
 
     def shape(self, model: Any) -> Any:
-        """The model that the stage starts with, from that before it, in all but what only data decides: its shapes."""
+        """Make a model with the shapes of the stage's model, from the model before the stage, without data."""
         return self.transform.apply(model, self.transform.plan(model, None)) if self.transform else model
 
 
@@ -189,13 +194,13 @@ def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
 
 
 def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:
-    """Raises ConfigError where a model has not what a stage takes; before any training."""
-    names, known = [name for name, _ in model.named_parameters()], True
+    """Raise ConfigError if a model lacks what a stage needs; called before training."""
+    names, final_names = [name for name, _ in model.named_parameters()], True
     for stage in stages:
         if stage.transform:
             stage.transform.check(model)
-            known = False  # what parameters are called after it, it alone could say
-        if known and stage.epochs != 0 and not any(stage.trains(name) for name in names):
+            final_names = False  # a transformation can rename parameters
+        if final_names and stage.epochs != 0 and not any(stage.trains(name) for name in names):
             raise ConfigError(
                 f"{config.algorithm}: its stage {stage.name!r} would train nothing of a {type(model).__name__} with "
                 f"{model.num_exits} exit(s); take a model with more exits, or another method"

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from leebert.losses import cross_entropy_per_exit, distillation_pairs
-from leebert.objective import State
+from leebert.objective import ObjectiveState
 from leebert.record import Keep, Record
 
 #: Which states a student imitates: BERT-PKD's, normalised, layer by layer; the last one's direction (DistilBERT); or every
@@ -44,10 +44,10 @@ class StudentObjective:
     def num_terms(self) -> int:
         return 2 * self.num_exits + 1
 
-    def initial(self, generator: torch.Generator) -> State:
+    def initial(self, generator: torch.Generator) -> ObjectiveState:
         return {"answers": torch.tensor(float(self.answers_from == 0))}
 
-    def terms(self, record: Record, state: State, teacher: Record | None = None) -> torch.Tensor:
+    def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
         """M cross-entropies, M terms of eq. 2 against the teacher, and the distance of states; (2M + 1,)."""
         if record.labels is None or teacher is None:
             raise ValueError("a student needs labels and a teacher")
@@ -57,12 +57,12 @@ class StudentObjective:
         soft = pairs.diagonal() if self.same_exit else pairs[:, 0]
         return torch.cat([ce, soft, distance(record, teacher, self.imitated).to(ce).unsqueeze(0)])
 
-    def weights(self, state: State) -> torch.Tensor:
+    def weights(self, state: ObjectiveState) -> torch.Tensor:
         device = state["answers"].device
         of_answers = torch.tensor([self.hard, self.soft], device=device).repeat_interleave(self.num_exits)
         return torch.cat([of_answers * state["answers"], torch.tensor([self.states], device=device)])
 
-    def after_step(self, record: Record, state: State, progress: float) -> State:
+    def after_step(self, record: Record, state: ObjectiveState, progress: float) -> ObjectiveState:
         return {"answers": torch.full_like(state["answers"], float(progress >= self.answers_from))}
 
 

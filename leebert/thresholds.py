@@ -1,6 +1,7 @@
-"""Which threshold gives a speed-up: chosen by replay on recorded logits, of which the development split is never one.
+"""Choose the threshold with a layer speed-up by replay on recorded logits, and store the curves beside a model.
 
-What each threshold reaches is read from the curve of `leebert.tradeoff`, which has the nearest there is to any speed-up.
+Thresholds come from validation samples or unlabelled texts, never from the development split. The curves of
+`leebert.tradeoff` give the layer speed-up and score of each threshold.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from leebert.exits.replay import make_criterion, replay
 from leebert.files import parse_json
 from leebert.tradeoff import tradeoff
 
-#: The file of a model's folder that says which threshold gives which speed-up.
+#: The file of a model's folder with the layer speed-up of each threshold.
 FILE = "exits.json"
 
-#: How far a layer ratio on other rows may be off what was aimed at before it is called missed.
+#: The largest relative difference between a layer speed-up on other samples and its target; beyond it the target is missed.
 MISSED = 0.1
 
 #: Standard normal quantile of a two-sided interval at 95 %.
@@ -35,10 +36,16 @@ _Z95 = 1.96
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """An exit criterion with the threshold that comes nearest to the speed-up `asked`, and the one `reached` on the recorded rows.
+    """An exit criterion with its threshold for an aim.
 
-    loss: of score against the full model there, a fraction; None where the samples have no labels. max_loss: the loss that
-    was allowed, where that was the aim; `asked` is then what was reached.
+    Attributes:
+        criterion: Name of the exit criterion.
+        threshold: The threshold.
+        asked: The target layer speed-up; with `max_loss`, equal to `reached`.
+        reached: The layer speed-up on the recorded samples.
+        patience: Second parameter; None for criteria without one.
+        loss: Score of the full model minus the score here, as a fraction; None for unlabelled samples.
+        max_loss: The largest loss, if that is the aim.
     """
 
     criterion: str
@@ -61,54 +68,56 @@ class Chosen:
 
     @property
     def near(self) -> bool:
-        """Whether it is within 5 % of what was asked: patience has only M−1 thresholds, and others begin late."""
+        """Whether `reached` is within 5 % of `asked`. Patience has only M − 1 thresholds, and some criteria start late."""
         return abs(self.reached / self.asked - 1) <= 0.05
 
     @property
     def aim(self) -> float:
-        """What other rows are held to: the speed-up asked for, for criteria that compare exits the nearest that they attain."""
+        """The layer speed-up to expect on other samples: `asked`, or `reached` for criteria that compare exits."""
         return self.reached if CRITERIA[self.criterion].several else self.asked
 
     def missed(self, speed_up: float) -> bool:
-        """Whether other rows' speed-up is off by more than 10 %; never where a loss was the aim, and the speed came of it."""
+        """Whether the layer speed-up on other samples is off by more than 10 %; False if the aim is a loss."""
         return self.max_loss is None and abs(speed_up / self.aim - 1) > MISSED
 
     def overspent(self, loss: float) -> bool:
-        """Whether other samples lose more against the full model than was allowed, both as fractions."""
+        """Whether the loss on other samples, a fraction, exceeds the largest loss of the aim."""
         return self.max_loss is not None and loss > self.max_loss
 
     @property
     def shortfall(self) -> str:
-        """What the nearest threshold means where it is not near, in words."""
+        """Explain why the nearest threshold misses the target by more than 5 %."""
         row = CRITERIA[self.criterion]
         why = "its thresholds are whole numbers" if row.whole else "samples exit together"
         if row.several and not row.whole:
             why += f", none before exit {row.first(self.patience or 1)}"
         return (
-            f"{self.name} does not attain a speed-up of {self.asked:g}, since {why}: the nearest is {self.reached:.2f}, "
-            f"at {self.threshold:.6g}"
+            f"exit criterion {self.name} does not attain a layer speed-up of {self.asked:g}, since {why}: the nearest is "
+            f"{self.reached:.2f}, threshold {self.threshold:.6g}"
         )
 
 
-def layer_ratio(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None) -> float:
-    """Depth / mean layers executed under an exit criterion, on recorded logits."""
+def layer_speed_up(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None) -> float:
+    """Compute depth / mean exit layer under an exit criterion on recorded logits."""
     return recorded.depth / float(_layers(recorded, criterion, threshold, patience).mean())
 
 
-def ratio_interval(
+def speed_up_interval(
     recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None
 ) -> tuple[float, float]:
-    """The layer ratio to expect on other rows of the same kind, (low, high) at 95 %: by the standard error of the mean
-    layers, which is also that of a threshold chosen on these rows."""
+    """Estimate the layer speed-up on similar samples, (low, high) at 95 %.
+
+    The interval uses the standard error of the mean exit layer. It also holds if the threshold was chosen on these samples.
+    """
     layers, first, last = _layers(recorded, criterion, threshold, patience), recorded.layers[0], recorded.layers[-1]
     mean, off = float(layers.mean()), _Z95 * float(layers.std()) / math.sqrt(len(layers))
     return recorded.depth / min(last, mean + off), recorded.depth / max(first, mean - off)
 
 
 def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
-    """How many rows put the mean layers on others within 10 % of depth / `speed_up` at 95 %, however they leave.
+    """Count the samples that estimate the mean exit layer within 10 % at 95 % confidence, for any distribution of exits.
 
-    Layers lie between the first exit's and the last one's, so that with the mean depth / speed-up their variance is at most
+    Exit layers lie between the first and the last exit's, so with mean depth / speed-up their variance is at most
     (mean − first)(last − mean).
     """
     mean = depth / speed_up
@@ -116,49 +125,62 @@ def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
 
 
 def _layers(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None) -> np.ndarray:
-    """Layers executed for each row, (N,)."""
+    """Exit layer of each sample, (N,)."""
     m, _, k = recorded.logits.shape
     made = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
     return np.asarray(recorded.layers)[replay(made, recorded.logits)]
 
 
 def attainable(layers: Sequence[int], depth: int) -> tuple[float, float]:
-    """The least and the greatest speed-up of a model whose exits answer after so many layers, of `depth`."""
+    """Compute the smallest and largest layer speed-up of a model with exits after these layers of `depth`."""
     return depth / layers[-1], depth / layers[0]
 
 
-def check_speed_up(asked: float, layers: Sequence[int], depth: int) -> float:
-    """`asked` as it is, if rows could leave after so many layers; ConfigError otherwise."""
+def check_speed_up(target: float, layers: Sequence[int], depth: int) -> float:
+    """Return a target layer speed-up; raise ConfigError if a model with exits after these layers can't reach it."""
     least, greatest = attainable(layers, depth)
-    if not least <= asked <= greatest:
+    if not least <= target <= greatest:
         most = "all" if layers[-1] == depth else f"{layers[-1]} of {depth}"
         raise ConfigError(
-            f"speed-up {asked:g}: lies between {least:g} ({most} layers) and {greatest:g} ({layers[0]} of {depth} layers)"
+            f"speed-up {target:g}: should lie between {least:g} ({most} layers) and {greatest:g} ({layers[0]} of {depth} "
+            "layers)"
         )
-    return asked
+    return target
 
 
-def choose(recorded: HeldOut, criterion: str, asked: float, patience: int | None = None) -> Chosen:
-    """The threshold whose speed-up, depth / mean layers, on the recorded rows is nearest to `asked`.
+def choose(recorded: HeldOut, criterion: str, target: float, patience: int | None = None) -> Chosen:
+    """Choose the threshold whose layer speed-up on recorded samples is nearest to a target.
 
-    `patience` is the criterion's second parameter; None: its default. Raises ConfigError for a criterion that M exits have no use for.
+    Args:
+        recorded: Logits (M, N, K), with or without labels.
+        criterion: The exit criterion.
+        target: The layer speed-up, depth / mean exit layer.
+        patience: The criterion's second parameter; None: the default.
+
+    Raises:
+        ConfigError: The model can't have this criterion or speed-up.
     """
-    check_speed_up(asked, recorded.layers, recorded.depth)
-    point = tradeoff(recorded, criterion, patience, speed_ups=[asked]).nearest(asked)
+    check_speed_up(target, recorded.layers, recorded.depth)
+    point = tradeoff(recorded, criterion, patience, speed_ups=[target]).nearest(target)
     assert point.threshold is not None
-    return Chosen(criterion, point.threshold, asked, point.speed_up, point.patience)
+    return Chosen(criterion, point.threshold, target, point.speed_up, point.patience)
 
 
 def curves(
     recorded: HeldOut, patience: int | None = None, *, metric: str | None = None
 ) -> dict[str, list[list[float]]]:
-    """[threshold, speed-up] for each criterion, rising in the threshold: the points of its :func:`leebert.tradeoff.tradeoff`.
+    """Compute the points of every criterion's curve for :data:`FILE`.
 
-    With a metric each point has its score, too, if the samples have labels. Criteria with a second parameter have a curve at
-    its default, and one at `patience` where that is another.
+    Args:
+        recorded: Logits (M, N, K), with or without labels.
+        patience: A second parameter for which criteria that have one get a curve, in addition to their default.
+        metric: Name of the task's metric, for scores of labelled samples; None: no scores.
+
+    Returns:
+        By the criterion's name: [threshold, layer speed-up] or [threshold, layer speed-up, score], rising in the threshold.
     """
     m = len(recorded.logits)
-    found: dict[str, list[list[float]]] = {}
+    by_criterion: dict[str, list[list[float]]] = {}
     for row in with_threshold().values():
         if row.several and m < 2:
             continue
@@ -166,8 +188,8 @@ def curves(
             curve = tradeoff(recorded, row.name, counted, metric=metric)
             columns = [curve.thresholds, curve.depth / curve.layers, *([curve.scores] if curve.labelled else [])]
             points = np.stack(columns, axis=1).tolist()
-            found[curve.name] = points[::-1] if row.rising else points
-    return found
+            by_criterion[curve.name] = points[::-1] if row.rising else points
+    return by_criterion
 
 
 def curves_as_json(
@@ -177,9 +199,14 @@ def curves_as_json(
     own: Chosen | None = None,
     validated: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> str:
-    """What :data:`FILE` is to hold: the curves, in words which samples they are of, and the model's own point on them.
+    """Write the text of :data:`FILE`.
 
-    validated: the curves of labelled samples, where `curves` are of unlabelled ones: what a threshold costs is read there.
+    Args:
+        curves: The curves.
+        num_exits: M.
+        chosen_on: The samples of the curves, in words.
+        own: The model's operating point.
+        validated: Curves of labelled samples, if `curves` are of unlabelled ones; they give the loss of a threshold.
     """
     more: dict[str, Any] = {} if own is None else {"chosen": dataclasses.asdict(own)}
     if validated:
@@ -187,52 +214,88 @@ def curves_as_json(
     return json.dumps({"chosen_on": chosen_on, "num_exits": num_exits, **more, "curves": curves})
 
 
-def look_up(curves: dict[str, list[list[float]]], criterion: str, asked: float, patience: int | None = None) -> Chosen:
-    """As :func:`choose`, from a model's curves: to within their step, 2 %. A criterion's second parameter must be given here."""
+def look_up(curves: dict[str, list[list[float]]], criterion: str, target: float, patience: int | None = None) -> Chosen:
+    """Choose a threshold as :func:`choose` does, from saved curves, to within their step of 2 %.
+
+    Args:
+        curves: What :func:`read_curves` returned.
+        criterion: The exit criterion.
+        target: The layer speed-up.
+        patience: The criterion's second parameter, not None for criteria that have one.
+
+    Raises:
+        ConfigError: There is no such curve.
+    """
     row = choosable(criterion)
     name = named(row.name, patience)
     if name not in curves:
         others = "; ".join(other for other in curves if other.startswith(f"{row.name},"))
-        there = f" (but of {others})" if others else ""
-        raise ConfigError(f"this model has no curve of the exit criterion {name!r}{there}: give a threshold")
+        others = f" (it has {others})" if others else ""
+        raise ConfigError(f"{FILE} has no curve of the exit criterion {name!r}{others}; give a threshold instead")
     points = curves[name]
-    if not row.whole and asked in (min(p[1] for p in points), max(p[1] for p in points)):
-        # Other rows may be less sure, or surer, than any recorded one: the end of the range holds for them, too.
+    if not row.whole and target in (min(p[1] for p in points), max(p[1] for p in points)):
+        # Other samples may be more or less confident than the recorded ones; the ends of the range hold for them, too.
         points = [points[0], points[-1]]
-    threshold, reached, *_ = min(points, key=lambda point: abs(math.log(point[1] / asked)))
-    return Chosen(row.name, threshold, asked, reached, patience)
+    threshold, reached, *_ = min(points, key=lambda point: abs(math.log(point[1] / target)))
+    return Chosen(row.name, threshold, target, reached, patience)
 
 
 def read_curves(folder: Path, *, validated: bool = False) -> dict[str, list[list[float]]]:
-    """The curves of a saved model, with scores where the file has them; empty where it has none.
+    """Read the curves of a saved model.
 
-    With `validated`, those of the labelled samples that the thresholds were validated on, which calibration keeps.
+    Args:
+        folder: The model's folder.
+        validated: Whether to read the curves of labelled validation samples, which calibration keeps.
+
+    Returns:
+        Points by criterion, as from :func:`curves`; empty if the folder has no :data:`FILE`.
+
+    Raises:
+        ConfigError: The file is damaged, or a threshold is outside its criterion's range.
     """
     try:
-        found: Any = parse_json((folder / FILE).read_text(encoding="utf-8"))
+        values: Any = parse_json((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / FILE} can't be read: {error}") from None
+        raise ConfigError(f"{folder / FILE} can't be read: {error}; {_RESTORE}") from None
+    section = "validated" if validated and isinstance(values, dict) and "validated" in values else "curves"
     try:
         curves = {
             str(name): [
                 [float(threshold), float(speed_up), *map(float, score)] for threshold, speed_up, *score in points
             ]
-            for name, points in found["validated" if validated and "validated" in found else "curves"].items()
+            for name, points in values[section].items()
             if points
         }
         if not all(_sound(name, points) for name, points in curves.items()):
             raise ValueError
-        return curves
+        num_exits = int(values.get("num_exits", 0)) or math.inf
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise ConfigError(
-            f"{folder / FILE}: no table of thresholds and speed-ups; remove the file to serve the model without speed_up"
-        ) from None
+        raise ConfigError(f"{folder / FILE}: {section}: no table of thresholds and speed-ups; {_RESTORE}") from None
+    num_classes = _num_classes(folder)
+    for name, points in curves.items():
+        row = CRITERIA[name.partition(",")[0]]
+        for threshold, *_ in points:
+            if problem := row.problem(threshold, num_exits, num_classes):
+                raise ConfigError(f"{folder / FILE}: {section}.{name}: {problem}; {_RESTORE}")
+    return curves
+
+
+#: What to do about a damaged :data:`FILE`.
+_RESTORE = "restore the file, or remove it to use the model without speed_up"
+
+
+def _num_classes(folder: Path) -> float:
+    """K of a saved model, infinite if its config.json does not state it."""
+    try:
+        return len(parse_json((folder / "config.json").read_text(encoding="utf-8"))["id2label"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _sound(name: str, points: Sequence[Sequence[float]]) -> bool:
-    """Whether a saved curve has a known name, finite numbers, speed-ups of at least 1, and a score everywhere or nowhere."""
+    """Whether a saved curve has a valid name, finite numbers, speed-ups of at least 1, and scores at all points or none."""
     criterion, _, patience = name.partition(", patience ")
     return (
         criterion in CRITERIA

@@ -1,12 +1,12 @@
 """Score against layers: one curve per exit criterion, replayed from recorded logits without running a model.
 
-Under every criterion a sample exits earlier the laxer the threshold: what a threshold is compared with does not depend on
-it. So each sample has, for each exit, a critical value beyond which it has exited there, and sorting these gives every
-mean number of layers that any threshold can reach. A curve keeps those that lie nearest to a fixed grid of layers, and both
-sides of every gap, so that its points are spread over layers however the values are spread.
+A criterion compares a value with its threshold, and the value does not depend on the threshold. So each sample has, for
+each exit, a critical value beyond which it has exited there. The sorted critical values give every mean exit layer that a
+threshold can reach. A curve keeps the values nearest to a fixed grid of layers, and both sides of every gap, so that its
+points are spread evenly over layers.
 
-Whatever tells layers or a score at a speed-up reads it from such a curve: training reports, MLflow, best files, `evaluate`,
-calibration and refits. This module needs no torch until it replays.
+Training reports, MLflow, best files, `evaluate`, calibration and refits read layers and scores from these curves. The
+module imports torch only when it replays.
 """
 
 from __future__ import annotations
@@ -25,36 +25,46 @@ from leebert.exits.criterion import THRESHOLD_SLACK, Criterion
 if TYPE_CHECKING:
     from leebert.evaluate import HeldOut
 
-#: How far below the full model's score a point may lie and still count as equal to it: one point of a per cent scale.
+#: The default largest loss against the full model's score, as a fraction: one point.
 ALLOWED_LOSS = 0.01
 
-#: The layer speed-up to aim at or compare at where none is stated; near where the paper compares.
+#: The default target layer speed-up, near the one at which the paper compares.
 SPEED_UP = 2.0
 
-#: Neighbours on a curve differ by about this share in layers, unless no threshold lies between them.
+#: Relative difference in layers of neighbours on a curve, unless no threshold lies between them.
 STEP = 0.02
 
-#: Grid of a mean over cells: so many steps to a layer.
+#: Steps per layer of the grid of a mean over runs.
 STEPS_PER_LAYER = 10
 
-# Values nearer to each other than this share, or than that number, are one: float32 would not tell them apart.
+# Values within this relative or absolute distance count as equal, since float32 can't distinguish them.
 _APART, _TINY = 1e-6, 1e-30
 
-# Curves are kept with so many decimals; a score that is less than this below a bound is on it.
+# Decimals of saved curves, and the tolerance of a comparison with a bound.
 _DIGITS, _ROUNDING = 9, 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One criterion at one threshold: mean layers executed, the layer speed-up depth / layers, and the task's measures."""
+    """One exit criterion at one threshold on recorded samples.
+
+    Attributes:
+        criterion: Name of the exit criterion.
+        threshold: The threshold; None for criteria without one.
+        patience: Second parameter; None for criteria without one.
+        layers: Mean exit layer.
+        speed_up: Layer speed-up, depth / `layers`.
+        measures: The task's measures and `score`, as fractions; empty for unlabelled samples.
+        exits: (M,) number of samples that exit at each exit.
+    """
 
     criterion: str
     threshold: float | None
-    patience: int | None  # of criteria that have one beside their threshold
+    patience: int | None
     layers: float
     speed_up: float
-    measures: dict[str, float]  # empty for unlabelled samples
-    exits: tuple[int, ...]  # how many samples exit at each exit
+    measures: dict[str, float]
+    exits: tuple[int, ...]
 
     @property
     def saving(self) -> float:
@@ -62,7 +72,7 @@ class Point:
         return 1 - 1 / self.speed_up
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON-ready values, with the saving."""
+        """Return JSON-ready values, with the saving."""
         return {**dataclasses.asdict(self), "saving": self.saving, "exits": list(self.exits)}
 
 
@@ -70,21 +80,21 @@ class Point:
 class Tradeoff:
     """Recorded samples under one exit criterion at T thresholds, from the fastest to the full model.
 
-    The last point is the full model, which no sample leaves early. Between two neighbours a score is interpolated in
-    layers: what one gets by drawing the threshold anew for every sample (exactly so for accuracy).
+    The last point is the full model, where no sample exits early. Between two neighbours the score is interpolated in
+    layers, which corresponds to drawing one of the two thresholds at random for every sample (exact for accuracy).
 
     Attributes:
         criterion: Name of the exit criterion.
         layers: (T,) mean layers executed, rising; strictly so unless the criterion's thresholds are whole numbers.
         measures: Each of the task's measures and `score`, (T,); empty for unlabelled samples.
         thresholds: (T,) threshold of each point.
-        counts: (T, M) how many samples exit at each exit.
-        exit_layers: (M,) how many layers have run when an exit answers.
-        depth: Layers of the unreduced network, to which speed-ups relate.
+        counts: (T, M) number of samples that exit at each exit.
+        exit_layers: (M,) layers below each exit.
+        depth: Layers of the unreduced network, the reference of speed-ups.
         patience: Second parameter of criteria that have one.
-        first_exit: Score of running the first exit alone; None for unlabelled samples.
-        asked: (T,) points that are there only since a speed-up was asked for; None: none. Whatever is read by score leaves
-            them out, so that it does not depend on what else was asked.
+        first_exit: Score of the first exit alone; None for unlabelled samples.
+        requested: (T,) marks points that exist only for a requested speed-up; None: there are none. Methods that read by
+            score skip these points, so that their result does not depend on the requested speed-ups.
     """
 
     criterion: str
@@ -96,7 +106,7 @@ class Tradeoff:
     depth: int
     patience: int | None = None
     first_exit: float | None = None
-    asked: np.ndarray | None = None
+    requested: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -110,19 +120,21 @@ class Tradeoff:
 
     @property
     def scores(self) -> np.ndarray:
-        """(T,) score of each point. ConfigError for unlabelled samples."""
+        """(T,) score of each point. Raises ConfigError for unlabelled samples."""
         if not self.labelled:
-            raise ConfigError(f"{self.name}: these samples have no labels, so there is no score to read")
+            raise ConfigError(
+                f"{self.name}: these samples have no labels, so they have no score; give labelled samples"
+            )
         return self.measures["score"]
 
     @property
     def fastest(self) -> float:
-        """The greatest layer speed-up that the criterion reaches."""
+        """The largest layer speed-up of the curve."""
         return self.depth / float(self.layers[0])
 
     @property
     def slowest(self) -> float:
-        """The layer speed-up of the full model: above 1 where its last exit follows fewer layers than the depth."""
+        """The layer speed-up of the full model: above 1 if its last exit follows fewer layers than `depth`."""
         return self.depth / self.exit_layers[-1]
 
     def __len__(self) -> int:
@@ -146,15 +158,15 @@ class Tradeoff:
 
     @property
     def _regular(self) -> np.ndarray:
-        """Indices of the points that every curve of these samples has."""
-        return np.arange(len(self)) if self.asked is None else np.flatnonzero(~self.asked)
+        """Indices of the points that do not depend on requested speed-ups."""
+        return np.arange(len(self)) if self.requested is None else np.flatnonzero(~self.requested)
 
     def drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Layers, rising, and scores of the points that every curve of these samples has."""
+        """Return layers, rising, and scores of the points that do not depend on requested speed-ups."""
         return self.layers[self._regular], self.scores[self._regular]
 
     def nearest(self, speed_up: float) -> Point:
-        """The point whose layer speed-up is nearest to `speed_up`, as a ratio."""
+        """Return the point whose layer speed-up is nearest to `speed_up`, by ratio."""
         return self.point(int(np.abs(np.log(self.layers * speed_up / self.depth)).argmin()))
 
     def reaches(self, speed_up: float) -> bool:
@@ -162,23 +174,22 @@ class Tradeoff:
         return bool(self.depth / speed_up >= self.layers[0] - _ROUNDING)
 
     def at_speed_up(self, speed_up: float) -> float:
-        """The score at depth / `speed_up` layers, the full model's where even that is faster.
+        """Interpolate the score at depth / `speed_up` layers; the full model's score if that is faster.
 
         Raises:
-            ConfigError: The criterion can't be that fast.
+            ConfigError: The criterion does not reach the speed-up.
         """
         if not self.reaches(speed_up):
             raise ConfigError(
-                f"speed-up {speed_up:g}: {self.criterion} reaches from {self.slowest:.3g} to {self.fastest:.2f} on "
-                f"{len(self.exit_layers)} exits"
+                f"speed-up {speed_up:g}: exit criterion {self.criterion} on {len(self.exit_layers)} exits reaches layer "
+                f"speed-ups from {self.slowest:.3g} to {self.fastest:.2f}; choose one in this range"
             )
         return float(np.interp(self.depth / speed_up, *self.drawn()))
 
     def area(self) -> float:
-        """The mean score between the first exit's layers and the last one's, as a fraction.
+        """Compute the mean score between the first and the last exit's layers, as a fraction.
 
-        It is the area under the curve drawn down to the first exit alone: over what a criterion reaches, exiting late
-        would pay.
+        The curve is extended to the first exit alone. Otherwise a criterion that starts late would have an advantage.
         """
         first, last = self.exit_layers[0], self.exit_layers[-1]
         if first == last:
@@ -190,10 +201,9 @@ class Tradeoff:
         return float(np.trapezoid(scores, layers)) / (last - first)
 
     def in_steps(self, per_layer: int | None = None) -> list[Point]:
-        """The points nearest to whole multiples of 1 / `per_layer` layers, and both ends: what a table shows.
+        """Select the points for a table: those nearest to multiples of 1 / `per_layer` layers, and both ends.
 
-        By default half layers up to six exits, whole layers beyond. Criteria whose thresholds are whole numbers have all
-        their points.
+        The default is half layers up to six exits, else whole layers. Criteria with whole-number thresholds keep all points.
         """
         per_layer = per_layer or (2 if len(self.exit_layers) <= 6 else 1)
         if CRITERIA[self.criterion].whole:
@@ -203,7 +213,7 @@ class Tradeoff:
         return [self.point(i) for i in sorted(chosen)]
 
     def as_dict(self) -> dict[str, Any]:
-        """Layers and scores as JSON-ready values, in two kilobytes; see :meth:`of`."""
+        """Return layers and scores as JSON-ready values, about two kilobytes; see :meth:`of`."""
         return {
             "criterion": self.criterion, "patience": self.patience, "depth": self.depth,
             "exit_layers": list(self.exit_layers), "first_exit": self.first_exit,
@@ -212,7 +222,7 @@ class Tradeoff:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Tradeoff:
-        """From what :meth:`as_dict` has made, which keeps neither thresholds (NaN) nor counts ((T, 0))."""
+        """Rebuild a curve from :meth:`as_dict`, without thresholds (NaN) and counts ((T, 0))."""
         layers = np.array(plain["layers"], float)
         return cls(
             plain["criterion"], layers, {"score": np.array(plain["score"], float)}, np.full(len(layers), np.nan),
@@ -229,17 +239,21 @@ def tradeoff(
     metric: str | None = None,
     speed_ups: Iterable[float] = (),
 ) -> Tradeoff:
-    """Replay recorded logits under one exit criterion.
+    """Compute score against layers of one exit criterion, from recorded logits.
 
     Args:
-        recorded: Logits of N samples at M exits, with or without labels.
+        recorded: Logits (M, N, K) of N samples at M exits, with or without labels.
         criterion: Name of the exit criterion (:data:`leebert.exits.CRITERIA`).
         patience: Its second parameter; None: the default.
-        metric: The task's metric; None leaves scores out, as missing labels do.
-        speed_ups: Layer speed-ups to which the curve is to have the nearest points that there are, too.
+        metric: Name of the task's metric; None: no scores.
+        speed_ups: Layer speed-ups to which the curve also includes the nearest possible points.
+
+    Returns:
+        The curve, from the fastest point to the full model. Scores need `metric` and labels.
 
     Raises:
-        ConfigError: No such criterion, or one without a threshold, no such patience, one class, or too few exits for the criterion.
+        ConfigError: The criterion does not exist or has no threshold, or the model has too few exits or classes for it or
+            its patience.
     """
     from leebert.exits.checks import check_classes, check_criterion, choosable
     from leebert.metrics import measures
@@ -250,37 +264,60 @@ def tradeoff(
     check_criterion(criterion, patience, m)
     patience = row.counted(patience, m)
     aims = [recorded.depth / speed_up for speed_up in speed_ups]
-    asked: np.ndarray | None = None
+    requested: np.ndarray | None = None
     if row.whole:
         thresholds, exits = _whole_points(recorded, row, patience)
     else:
-        thresholds, exits, asked = _points(recorded, row, patience, aims)
-    told: dict[str, list[float]] = {}
+        thresholds, exits, requested = _points(recorded, row, patience, aims)
+    scored: dict[str, list[float]] = {}
     first = None
     if metric is not None and recorded.labels is not None:
         predicted = recorded.logits.argmax(axis=-1)  # (M, N)
         rows = [measures(metric, recorded.labels, predicted[index, np.arange(n)]) for index in exits]
-        told = {name: [row[name] for row in rows] for name in rows[0]}
+        scored = {name: [row[name] for row in rows] for name in rows[0]}
         first = measures(metric, recorded.labels, predicted[0])["score"]
     counts = np.stack([np.bincount(index, minlength=m) for index in exits])
     return Tradeoff(
-        criterion, counts @ np.asarray(recorded.layers) / n, {name: np.array(v) for name, v in told.items()},
-        np.array(thresholds), counts, recorded.layers, recorded.depth, patience, first, asked,
+        criterion, counts @ np.asarray(recorded.layers) / n, {name: np.array(v) for name, v in scored.items()},
+        np.array(thresholds), counts, recorded.layers, recorded.depth, patience, first, requested,
     )  # fmt: skip
 
 
 def tradeoffs(recorded: HeldOut, *, metric: str | None = None, speed_ups: Iterable[float] = ()) -> dict[str, Tradeoff]:
-    """The curve of every criterion that M exits have a use for, each in one unit and at its default patience, by name."""
-    asked = tuple(speed_ups)
+    """Compute the curve of every usable exit criterion at its default patience.
+
+    Args:
+        recorded: Logits (M, N, K), with or without labels.
+        metric: Name of the task's metric; None: no scores.
+        speed_ups: Layer speed-ups to which each curve also includes the nearest possible points.
+
+    Returns:
+        The curves by the criterion's name. Criteria that differ only in the threshold's unit have one curve.
+    """
+    targets = tuple(speed_ups)
     return {
-        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=asked) for row in usable(len(recorded.logits))
+        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=targets) for row in usable(len(recorded.logits))
     }
 
 
 def replay_point(
     held_out: HeldOut, metric: str, criterion: str, threshold: float | None, patience: int | None = None
 ) -> Point:
-    """The outcome of one criterion at one threshold on recorded logits, as per-sample inference would have had it."""
+    """Replay one exit criterion at one threshold; the result equals that of early-exit inference.
+
+    Args:
+        held_out: Logits (M, N, K) with labels.
+        metric: Name of the task's metric.
+        criterion: Name of the exit criterion.
+        threshold: Its threshold; None: the default.
+        patience: Its second parameter; None: the default.
+
+    Returns:
+        Mean exit layer, layer speed-up, measures and exits.
+
+    Raises:
+        ConfigError: The criterion or its parameters do not fit the model.
+    """
     from leebert.exits.replay import make_criterion, replay
     from leebert.metrics import measures
 
@@ -291,15 +328,18 @@ def replay_point(
     layers = held_out.mean_layers(exit_index)
     counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
     counted = CRITERIA[criterion].counted(patience, m)
-    told = measures(metric, held_out.labels, predicted)
-    return Point(criterion, threshold, counted, layers, held_out.depth / layers, told, counts)
+    scored = measures(metric, held_out.labels, predicted)
+    return Point(criterion, threshold, counted, layers, held_out.depth / layers, scored, counts)
 
 
 def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of several cells' curves: layers (rising) and score there.
+    """Average the curves of several runs.
 
-    The grid has :data:`STEPS_PER_LAYER` steps to a layer, from the slowest cell's fastest point to all layers. Of one cell
-    it is that cell's own points.
+    The grid has :data:`STEPS_PER_LAYER` steps per layer and starts at the slowest of the runs' fastest points. A single run
+    keeps its own points.
+
+    Returns:
+        Layers, rising, and the mean score at each.
     """
     if len(curves) == 1:
         return curves[0].drawn()
@@ -311,19 +351,19 @@ def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def layers_within(curves: Sequence[Tradeoff], loss: float = ALLOWED_LOSS) -> float:
-    """The fewest mean layers on the :func:`mean_curve` whose score is at most `loss` below the full model's."""
+    """Find the fewest layers on the :func:`mean_curve` with a score at most `loss` below the full model's."""
     layers, scores = mean_curve(curves)
     return float(layers[_fewest(scores, loss)])
 
 
 def _fewest(scores: np.ndarray, loss: float) -> int:
-    """The first of scores over rising layers that is at most `loss` below the last."""
+    """Index of the first of `scores` over rising layers that is at most `loss` below the last."""
     enough = scores >= scores[-1] - loss - _ROUNDING
     return int(np.append(enough[:-1], True).argmax())
 
 
 def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tuple[list[float], list[np.ndarray]]:
-    """All thresholds of a criterion whose thresholds are whole numbers, and (N,) exits from 0 at each; fastest first."""
+    """All thresholds of a criterion with whole-number thresholds, and the exits (N,), from 0, at each; fastest first."""
     from leebert.exits.replay import make_criterion, replay
 
     m, _, k = recorded.logits.shape
@@ -338,16 +378,16 @@ def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tu
 def _points(
     recorded: HeldOut, row: Criterion, patience: int | None, aims: Sequence[float]
 ) -> tuple[list[float], list[np.ndarray], np.ndarray]:
-    """Thresholds spread over layers, and (N,) exits from 0 at each; fastest first. `aims`: layers to be near to, too.
+    """Thresholds spread over layers, the exits (N,), from 0, at each, and a mask (T,); fastest first.
 
-    Third, (T,): which of them are there for the aims alone.
+    The mask marks points that exist only because of `aims`, mean exit layers to which near points are added.
     """
     m, n, k = recorded.logits.shape
     base = CRITERIA[row.unit_of] if row.unit_of else row  # one order of samples, whatever the unit
     unit = base.bounds(m, k)[1] / row.bounds(m, k)[1]
     critical = _critical(recorded, base, patience)
     values, where = np.unique(critical[np.isfinite(critical)], return_inverse=True)
-    # A cut i lies below value i: what is smaller has been met. The first cut is the full model, the last is the fastest.
+    # Cut i lies below value i: samples with smaller values have exited. The first cut is the full model, the last the fastest.
     layers = np.asarray(recorded.layers)
     saved = np.repeat(np.diff(layers), np.isfinite(critical).sum(axis=1))
     by_cut = layers[-1] - np.append(0, np.bincount(where, saved, len(values)).cumsum()) / n
@@ -373,9 +413,10 @@ def _points(
 
 
 def _critical(recorded: HeldOut, row: Criterion, patience: int | None) -> np.ndarray:
-    """(M − 1, N): a sample has exited by an exit if this lies below the threshold (of falling criteria: its negative).
+    """Critical values (M − 1, N): a sample has exited by an exit if its value lies below the threshold.
 
-    The least so far of the greatest of `patience` values in a row, infinite where an exit comes too early for the criterion.
+    For falling criteria both are negated. The critical value is the minimum so far of the maximum of `patience` successive
+    values, and infinite at exits that are too early for the criterion.
     """
     from leebert.exits.replay import make_criterion, measured
 
@@ -414,9 +455,9 @@ def _beside(layers: np.ndarray, aims: Sequence[float]) -> np.ndarray:
 
 
 def _ends(row: Criterion, exits: int, classes: int) -> tuple[float, float]:
-    """The threshold at which no sample exits early, and the one at which all do as soon as the criterion lets them.
+    """The threshold at which no sample exits early, and the one at which all exit at the first possible exit.
 
-    They hold for every sample, not only the recorded: they lie a little beyond what float32 rounds to.
+    They hold for all samples, not only the recorded ones, since they lie slightly beyond the range of float32 rounding.
     """
     low, high = row.bounds(exits, classes)
     beyond = 1 + THRESHOLD_SLACK / 2
@@ -424,7 +465,7 @@ def _ends(row: Criterion, exits: int, classes: int) -> tuple[float, float]:
 
 
 def _between(low: float, high: float) -> float:
-    """The number of fewest digits that lies between two, well clear of both."""
+    """The number with the fewest digits between two numbers, at a distance from both."""
     margin = (high - low) / 4
     for digits in range(1, 17):
         number = float(f"{(low + high) / 2:.{digits}g}")

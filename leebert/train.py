@@ -1,7 +1,7 @@
-"""The training loop, the same for every method, task and model: text, images or plain tensors.
+"""The training loop for every method, task and model: texts, images or plain tensors.
 
-:func:`train_epochs` is a generator that yields a report after each epoch; whoever drives it may stop in between.
-It knows models only as `record(batch) → Record` and data only as rows that collate into tensors.
+:func:`train_epochs` is a generator that yields a report after each epoch, and the caller may stop between epochs.
+It uses models only through `record(batch) → Record`, and data only as rows that collate into tensors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from leebert.evaluate import HeldOut, layers_of, record_all
 from leebert.level import StageLevel
 from leebert.majority import AgainstMajority, against_majority
 from leebert.metrics import collapsed, per_exit
-from leebert.objective import State
+from leebert.objective import ObjectiveState
 from leebert.record import Batch, Rows
 from leebert.runtime import Runtime, derive_seed
 from leebert.stages import Examined, Stage, check, epochs_of, last_training, method
@@ -34,69 +34,92 @@ Ended = Literal["max_epochs", "patience", "updates", "diverged"]
 
 @dataclasses.dataclass(frozen=True)
 class EpochReport:
-    """What one epoch left behind. Arrays are per exit, (M,); scores are fractions; all of it is plain numbers.
+    """The results of one epoch. Arrays have one value per exit, (M,); scores are fractions.
 
-    `score` is the mean over exits of the task's metric on the held-out rows (the selection score), None where nothing
-    is held out or the run diverged. `ended` is None while the run goes on. `held_out` is set on a new best epoch.
+    Attributes:
+        epoch: Number of the epoch over all stages, from 0.
+        stage: Name of its stage.
+        theta_updates: Updates of θ so far.
+        last_stage_updates: Updates of θ so far in the last stage that trains.
+        last_stage_epochs: Epochs so far of that stage.
+        seconds: Seconds of training and evaluation; a stage's first epoch includes its start.
+        train_loss: Mean training loss; None if the run diverged, or the stage does not train.
+        score: Validation score: the mean over exits of the task's metric. None without a validation fold, or if the run
+            diverged.
+        exits: Each measure, `score` and `loss` by exit.
+        weights: Loss weights w by exit: `ce`, and `kd` summed over the exit's teachers.
+        collapsed: The exits, from 0, that predict a single class.
+        best_epoch: Number of the best epoch so far.
+        ended: Why the run ended; None if it has not ended.
+        negative_weights: Number of loss weights below 0, whose terms the optimiser increases.
+        majority: Comparison with the majority class (:meth:`leebert.majority.AgainstMajority.as_dict`).
+        omega: Distance of the loss weights from their start: `moved`, `spread`.
+        held_out: Validation logits of a new best epoch; else None.
+        model: The model, which a stage may have replaced.
+        checkpoint: Digest of the checkpoint of this epoch; None if none was written.
     """
 
     epoch: int
     stage: str
     theta_updates: int
-    last_stage_updates: int  # of those, in the last stage that trains
-    last_stage_epochs: int  # its epochs so far
-    seconds: float  # of training and evaluation, in a stage's first epoch with what its start takes
+    last_stage_updates: int
+    last_stage_epochs: int
+    seconds: float
     train_loss: float | None
     score: float | None
-    exits: dict[str, list[float]]  # each measure, `score` and `loss` by exit
-    weights: dict[str, list[float]]  # w by exit: `ce`, and `kd` summed over the exit's teachers
-    collapsed: list[int]  # exits (from 0) that predict one class throughout
+    exits: dict[str, list[float]]
+    weights: dict[str, list[float]]
+    collapsed: list[int]
     best_epoch: int | None
     ended: Ended | None = None
-    negative_weights: int = 0  # loss weights below 0: their terms are being increased
-    majority: dict[str, Any] | None = None  # the scores beside the majority class's (AgainstMajority.as_dict)
-    omega: dict[str, float] | None = None  # how far the loss weights are from their start: `moved`, `spread`
+    negative_weights: int = 0
+    majority: dict[str, Any] | None = None
+    omega: dict[str, float] | None = None
     held_out: HeldOut | None = dataclasses.field(default=None, repr=False, compare=False)
-    model: Any = dataclasses.field(default=None, repr=False, compare=False)  # a stage may have replaced it
-    checkpoint: str | None = dataclasses.field(
-        default=None, compare=False
-    )  # its digest, where one was written just now
+    model: Any = dataclasses.field(default=None, repr=False, compare=False)
+    checkpoint: str | None = dataclasses.field(default=None, compare=False)
 
     def plain(self) -> dict[str, Any]:
-        """The report as JSON-ready values, without held-out logits, model and checkpoint."""
+        """Return JSON-ready values, without validation logits, model and checkpoint."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its reports, why it ended, and the best epoch's held-out logits where rows were held out."""
+    """A finished run.
+
+    Attributes:
+        reports: One report per epoch.
+        held_out: Validation logits of the best epoch; None without a validation fold.
+    """
 
     reports: list[EpochReport]
     held_out: HeldOut | None
 
     @property
     def model(self) -> Any:
-        """The trained model: the one given, unless a stage has replaced it."""
+        """The trained model: the given one, unless a stage has replaced it."""
         return self.reports[-1].model
 
     @property
     def ended(self) -> Ended:
+        """Why the run ended."""
         return self.reports[-1].ended or "max_epochs"
 
     @property
     def best(self) -> EpochReport:
-        """The report of the best epoch (the last one where nothing was held out)."""
+        """The report of the best epoch; the last one without a validation fold."""
         best = self.reports[-1].best_epoch
         return self.reports[-1] if best is None else next(r for r in self.reports if r.epoch == best)
 
 
 @dataclasses.dataclass
 class _Progress:
-    """Where a run stands; all of it is in the checkpoint."""
+    """The position of a run; the checkpoint holds all of it."""
 
     stage: int = 0
-    stage_epoch: int = 0  # epochs done in this stage
-    position: int = 0  # in the algorithm's cycle
+    stage_epoch: int = 0  # completed epochs of this stage
+    position: int = 0  # in the cycle of the optimiser of ω
     theta_updates: int = 0
     last_stage_updates: int = 0
     last_stage_epochs: int = 0
@@ -125,18 +148,36 @@ def train_epochs(
     on_step: Callable[[int], None] | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> Iterator[EpochReport]:
-    """Train `model` in place by a method's stages; yields an :class:`EpochReport` after each epoch.
+    """Train a model in place with the stages of a method.
 
-    An epoch is ⌊|D_train| / 2B⌋ updates of θ. With `held_out` rows, all exits are scored on them at each epoch's end;
-    the best epoch by :func:`preference` counts, `on_best(epoch, model)` is called on each new one, and a stage stops early
-    after `config.patience` epochs without a better one. `updates` stops the method's last stage that trains after
-    exactly so many updates of θ (the schedule's horizon stays that of `max_epochs`). `seed` is (seed,) or (seed, fold), by default `config.seed`.
-    With `checkpoints` every epoch's end is kept, and a run that finds one goes on from it, bit for bit on the CPU,
-    yielding the earlier epochs' reports again first. `on_step` is told the count of θ updates after each. `identity`
-    says what else (data, backbone) must be equal for a checkpoint to be gone on from.
+    An epoch is ⌊|D_train| / 2B⌋ updates of θ. A non-finite loss, gradient or weight ends the run with
+    `ended="diverged"`; the last finite checkpoint stays.
 
-    A non-finite loss, gradient or weight ends the run with `ended="diverged"`; the last finite checkpoint is kept.
-    Raises DataError for a batch larger than half of the data, CheckpointError for a damaged or foreign checkpoint.
+    Args:
+        model: A multi-exit model (:class:`leebert.record.MultiExit`).
+        rows: The training samples.
+        config: The training options.
+        held_out: The validation fold. All exits are scored on it after each epoch, :func:`preference` selects the best
+            epoch, and a stage stops early after `config.patience` epochs without a better one.
+        metric: Name of the task's metric.
+        stages: The stages; None: those of `config.algorithm`.
+        runtime: Device and precision; None: as configured.
+        seed: (seed,) or (seed, fold); None: `config.seed`.
+        updates: Stop the last stage that trains after exactly this many updates of θ. The schedule keeps the horizon of
+            `max_epochs`.
+        checkpoints: Where each epoch's end is saved. A run that finds a checkpoint resumes from it, bit for bit on the
+            CPU, and yields the reports of earlier epochs again.
+        on_best: Called with epoch and model on each new best epoch.
+        on_step: Called with the number of θ updates after each update.
+        identity: Further settings (data, backbone) that must match to resume from a checkpoint.
+
+    Yields:
+        A report after each epoch.
+
+    Raises:
+        DataError: A batch is larger than half of the data.
+        CheckpointError: The checkpoint is damaged, or belongs to other settings.
+        ConfigError: The model lacks what a stage needs, or `updates` exceeds the schedule.
     """
     training = _Training(
         model, rows, config, held_out, metric, stages or method(config, model.num_exits),
@@ -162,7 +203,7 @@ def train_epochs(
 
 @dataclasses.dataclass(frozen=True)
 class _Scored:
-    """What a pass over the validation samples gave at an epoch's end."""
+    """The validation results of an epoch."""
 
     outcome: HeldOut
     exits: dict[str, list[float]]
@@ -173,7 +214,7 @@ class _Scored:
 
 @dataclasses.dataclass
 class _Training:
-    """A run of :func:`train_epochs`, whose parameters these are: what it has reached, epoch by epoch."""
+    """The state of a run of :func:`train_epochs`, with its parameters."""
 
     model: Any
     rows: Rows
@@ -196,8 +237,8 @@ class _Training:
         horizon = self.per_epoch * self.longest[self.limited]
         if self.updates is not None and self.updates > horizon:
             raise ConfigError(
-                f"theta_updates {self.updates}: max_epochs {config.max_epochs} at batch size {config.batch_size} is a schedule of "
-                f"{horizon} updates on {samples} rows; raise max_epochs"
+                f"theta_updates {self.updates}: exceeds the schedule of {horizon} updates (max_epochs {config.max_epochs} at batch "
+                f"size {config.batch_size} on {samples} samples); raise max_epochs"
             )
         check(self.stages, self.model, config)
         self.model.to(self.runtime.device)
@@ -226,7 +267,7 @@ class _Training:
         }  # fmt: skip
 
     def snapshot(self, identity: dict[str, Any]) -> Snapshot:
-        """All that a checkpoint holds, at an epoch's end."""
+        """Collect the contents of a checkpoint at the end of an epoch."""
         assert self.level is not None
         tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()} | self.level.optimizer_tensors()
         for stage, teacher in self.teachers.items():
@@ -239,7 +280,7 @@ class _Training:
         return Snapshot(tensors, {"identity": identity, "progress": dataclasses.asdict(self.at), "reports": reports})
 
     def resume(self, snapshot: Snapshot) -> Iterator[EpochReport]:
-        """Continue from a checkpoint; its epochs' reports come again."""
+        """Resume from a checkpoint, and yield the reports of its epochs again."""
         self.at = _Progress(**snapshot.meta["progress"])
         later = self.stages[self.at.stage :]
         for index, stage in enumerate(self.stages[: self.at.stage + 1]):
@@ -265,7 +306,10 @@ class _Training:
                     {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
                 )
         except RuntimeError as error:
-            raise CheckpointError(f"the checkpoint does not fit the model: {str(error).splitlines()[0]}") from None
+            raise CheckpointError(
+                f"the checkpoint does not fit the model: {str(error).splitlines()[0]}; remove the checkpoint folder to train "
+                "from the start"
+            ) from None
         level = self._new_level()
         level.load_optimizer_tensors(
             {k: v for k, v in snapshot.tensors.items() if k.split("/")[0] in ("theta", "omega", "state")}
@@ -277,8 +321,8 @@ class _Training:
         return StageLevel(self.model, self.stage, self.config, self.runtime, self.seed, teacher)
 
     def epoch(self) -> EpochReport:
-        """Train one epoch, score it, and say what it left."""
-        started = time.perf_counter()  # what a stage's start takes, a look at all rows perhaps, is its first epoch's
+        """Train and score one epoch."""
+        started = time.perf_counter()  # a stage's start, such as a pass over all rows, counts to its first epoch
         level = self._level()
         steps = self._train(level)
         self.at.stage_epoch += 1
@@ -310,7 +354,7 @@ class _Training:
         return report
 
     def _level(self) -> StageLevel:
-        """The level of the stage that the next epoch belongs to; a new one where a stage begins."""
+        """The level of the next epoch's stage; a new one if a stage starts."""
         at = self.at
         if at.stage_over:
             if _needed(self.stage.name, self.stages[at.stage + 1 :]):
@@ -329,10 +373,10 @@ class _Training:
         return self.level
 
     def _train(self, level: StageLevel) -> int:
-        """Update θ, and what the stage's optimiser of ω updates, for one epoch; returns how many steps it took."""
+        """Train θ and ω for one epoch; returns the number of steps."""
         at, stage, rows = self.at, self.stage, self.rows
-        # One seed per epoch instead of a saved generator state: a resumed run meets the same dropout masks. They are θ's
-        # alone: what is done for ω draws from streams of its own (`StageLevel`).
+        # One seed per epoch instead of a saved generator state, so that a resumed run has the same dropout masks. The masks
+        # are for θ only; forward passes for ω draw from their own streams (`StageLevel`).
         torch.manual_seed(derive_seed(*self.seed, stage.name, "dropout", at.stage_epoch))
         split, names = stage.algorithm.splits_data, (*self.seed, stage.name)
         plan = plan_epoch(self.lengths, self.config.batch_size, split, names, at.stage_epoch)
@@ -354,11 +398,11 @@ class _Training:
             if at.last_stage_updates == self.updates:
                 break
             if steps % 16 == 0 and not level.finite.item():
-                break  # asked now and then only: on a GPU the question waits for all earlier work
+                break  # checked only sometimes, since the check waits for all earlier GPU work
         return steps
 
     def _end_of_epoch(self, level: StageLevel) -> tuple[Ended | None, _Scored | None]:
-        """Score the model where samples are held out; why the run has ended, None while it goes on."""
+        """Score the model on the validation fold, if any; returns why the run has ended, or None."""
         at, is_last = self.at, self.at.stage == len(self.stages) - 1
         if not level.is_finite():
             return "diverged", None
@@ -383,7 +427,7 @@ class _Training:
         return _Scored(outcome, *_scores(outcome, self.metric), against, stuck)
 
     def _keep_best(self, scored: _Scored, is_last: bool) -> None:
-        """Note the epoch where it is its stage's best so far; that of the last stage is the run's."""
+        """Record the epoch if it is the best of its stage; the run's best epoch is that of the last stage."""
         at, rank = self.at, preference(scored.against, scored.score)
         if at.stage_epoch == 1 or rank > (at.best_above, at.best_score):
             (at.best_above, at.best_score), at.last_better = rank, at.stage_epoch
@@ -394,9 +438,9 @@ class _Training:
 
 
 def preference(against: AgainstMajority | None, score: float) -> tuple[bool, float]:
-    """What epochs are ordered by: first that an exit scores above the majority class, then the mean over exits.
+    """Rank an epoch: first by whether an exit scores above the majority class, then by the mean over exits.
 
-    A metric may give a model that answers one class throughout more than one that has learned (74.05 against 73.66 on MRPC).
+    A metric may score a model that predicts a single class above one that has learned (74.05 against 73.66 on MRPC).
     """
     return against is None or against.above, score
 
@@ -404,7 +448,21 @@ def preference(against: AgainstMajority | None, score: float) -> tuple[bool, flo
 def fit(
     model: Any, rows: Rows, config: TrainConfig, *, report: Callable[[EpochReport], None] | None = None, **options: Any
 ) -> TrainResult:
-    """Run :func:`train_epochs` to its end; `report` is told of each epoch. Options are those of :func:`train_epochs`."""
+    """Train a model to the end with :func:`train_epochs`.
+
+    Args:
+        model: A multi-exit model.
+        rows: The training samples.
+        config: The training options.
+        report: Called with each epoch's report.
+        **options: Further arguments of :func:`train_epochs`.
+
+    Returns:
+        All reports, and the validation logits of the best epoch.
+
+    Raises:
+        DataError, CheckpointError, ConfigError: As :func:`train_epochs`.
+    """
     reports: list[EpochReport] = []
     best: HeldOut | None = None
     for epoch in train_epochs(model, rows, config, **options):
@@ -420,7 +478,7 @@ def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:
 
 
 def _examined(rows: Rows, config: TrainConfig, runtime: Runtime) -> Iterator[Batch]:
-    """All training rows in the order of their length, on the device: what a transformation may look at."""
+    """All training samples in batches of rising length, on the device, for a stage's transformation."""
     order = np.argsort(np.asarray(rows.lengths), kind="stable")
     for start in range(0, len(order), config.batch_size):
         batch = rows.collate(order[start : start + config.batch_size])
@@ -446,7 +504,7 @@ def _scores(outcome: HeldOut, metric: str) -> tuple[dict[str, list[float]], floa
     return {**exits, "loss": outcome.losses().tolist()}, float(np.mean(exits["score"]))
 
 
-def _weights(stage: Stage, state: State) -> dict[str, list[float]]:
+def _weights(stage: Stage, state: ObjectiveState) -> dict[str, list[float]]:
     layout = getattr(stage.objective, "layout", None)
     if layout is None:
         return {}
@@ -455,8 +513,8 @@ def _weights(stage: Stage, state: State) -> dict[str, list[float]]:
 
 
 NEGATIVE = (
-    "loss weight(s) turned negative: their terms are now being increased; "
-    "use parametrisation softplus, exit_softmax or group_softmax"
+    "loss weight(s) are negative, so the optimiser increases their terms; "
+    "set parametrisation to softplus, exit_softmax or group_softmax"
 )
 
 

@@ -590,7 +590,7 @@ INPUT = {
         "half a character": ('{"a": "\\ud800", "b": "y"}\n', ["line 3, column 'a'", "surrogate"]),
         "a null character": ('{"a": "\\u0000", "b": "y"}\n', ["line 3, column 'a'", "null character"]),
         "a null byte": (b'{"a": "\0", "b": "y"}\n', ["line 3: a null byte"]),
-        "a key twice": ('{"a": "x", "a": "z", "b": "y"}\n', ["line 3", "the key 'a' stands there twice"]),
+        "a key twice": ('{"a": "x", "a": "z", "b": "y"}\n', ["line 3", "duplicate key 'a'"]),
         "a text": ("the cat\ta dog\n", ["line 3: not valid JSON"]),
         "an array": ('[{"a": "x", "b": "y"}]\n', ["line 3", "is no JSON object"]),
         "not UTF-8": (b"\xff\n", ["not UTF-8"]),

@@ -11,7 +11,7 @@ from saved_models import LAYERS, save_model
 
 from leebert.evaluate import HeldOut
 from leebert.serving import Served
-from leebert.thresholds import MISSED, choose, layer_ratio, ratio_interval, rows_needed
+from leebert.thresholds import MISSED, choose, layer_speed_up, rows_needed, speed_up_interval
 
 ROWS = 400
 OWN = {"name": "pairs", "files": {"train": "x.csv"}, "text": ["a", "b"], "label": "label", "labels": ["no", "yes"]}
@@ -73,7 +73,7 @@ def test_patience_takes_the_nearest_that_it_attains_and_says_so(place, model, cl
     }
     nearest = min(ratios, key=lambda p: abs(np.log(ratios[p] / 3.2)))
     assert json.loads((model / "config.json").read_text())["exit_threshold"] == nearest
-    assert f"patience does not attain a speed-up of 3.2, since its thresholds are whole numbers: the nearest is {ratios[nearest]:.2f}" in ran.out  # fmt: skip
+    assert f"exit criterion patience does not attain a layer speed-up of 3.2, since its thresholds are whole numbers: the nearest is {ratios[nearest]:.2f}" in ran.out  # fmt: skip
 
 
 def test_the_models_own_rule_stays_where_none_is_given_and_labels_change_nothing(place, model, cli, tmp_path):
@@ -87,10 +87,10 @@ def test_the_models_own_rule_stays_where_none_is_given_and_labels_change_nothing
     assert saved == same
     assert saved["exit_strategy"] == "entropy"
     curves, others = (json.loads((m / "exits.json").read_text()) for m in (model, other))
-    assert curves.pop("chosen_on") == f"{ROWS} unlabelled texts of texts.csv, answered by this model itself"
-    assert others.pop("chosen_on") == f"{ROWS} unlabelled texts of stdin, answered by this model itself"
+    assert curves.pop("chosen_on") == f"{ROWS} unlabelled texts of texts.csv, recorded with this model"
+    assert others.pop("chosen_on") == f"{ROWS} unlabelled texts of stdin, recorded with this model"
     assert curves == others
-    assert f"exits by entropy at {saved['exit_threshold']:.6g} from now on" in first.out
+    assert f"now uses exit criterion entropy, threshold {saved['exit_threshold']:.6g}" in first.out
     assert {p for p in contents(model) if contents(model)[p] != contents(place / "model").get(p)} == {
         (model / name).relative_to(model) for name in ("config.json", "exits.json")
     }
@@ -115,7 +115,7 @@ def test_columns_of_other_names_and_texts_that_are_cut(place, model, cli, tmp_pa
     options = ("--speed-up", 2, "--text", "x", "--text", "y")
     ran = cli("leebert", "calibrate", model, tmp_path / "rows.parquet", *options)
     assert ran.code == 0, ran.err
-    assert "1 texts were cut" in ran.out
+    assert "1 texts were truncated" in ran.out
 
 
 def test_a_service_takes_speed_ups_from_the_calibrated_curves(place, model, cli):
@@ -158,11 +158,11 @@ def test_the_card_says_what_the_thresholds_were_chosen_on_once(place, model, cli
         in card
     )
     assert card.count("## Calibrated thresholds") == card.count("unlabelled texts of texts.csv") == 1
-    assert "a speed-up of 2, chosen on 400 unlabelled texts of texts.csv, answered by this model itself" in card
+    assert "a layer speed-up of 2, chosen on 400 unlabelled texts of texts.csv, recorded with this model" in card
     assert "| confidence |" in card
     assert card.endswith("\n\n## Use\n\nSo.\n\n## On dev: 40 rows\n\nMeasured.\n")
     again = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 2)
-    assert "the thresholds chosen on 400 unlabelled texts of texts.csv, answered by this model itself are replaced" in (
+    assert "this replaces the thresholds chosen on 400 unlabelled texts of texts.csv, recorded with this model" in (
         again.out
     )
 
@@ -187,8 +187,8 @@ def test_the_interval_holds_for_other_rows_as_often_as_it_says():
     for _ in range(120):
         sample = HeldOut(everything.logits[:, rng.choice(20_000, 300, replace=False)], None)
         chosen = choose(sample, "entropy", 2)
-        low, high = ratio_interval(sample, "entropy", chosen.threshold)
-        held.append(low <= layer_ratio(everything, "entropy", chosen.threshold) <= high)
+        low, high = speed_up_interval(sample, "entropy", chosen.threshold)
+        held.append(low <= layer_speed_up(everything, "entropy", chosen.threshold) <= high)
     assert 0.89 <= np.mean(held) <= 0.995  # 95 %, give or take what 120 draws say
 
 
@@ -212,8 +212,8 @@ WRONG = {
         ("--speed-up", "2"),
         ["texts.csv: 2 different texts", f"at least {NEEDED}"],
     ),
-    "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: lies between 1 (all layers) and 4"]),
-    "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a number of at least 1"]),
+    "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: should lie between 1 (all layers) and 4"]),
+    "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a layer speed-up of at least 1"]),
     "no such rule": (None, ("--speed-up", "2", "--criterion", "hope"), ["'hope'", "use one of patience, entropy"]),
     "never": (None, ("--speed-up", "2", "--criterion", "never"), ["no threshold of the exit criterion 'never'"]),
     "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: there is no column 'a'", "--text"]),

@@ -117,10 +117,10 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     )
     assert f"exit criterion {name}, threshold {saved['exit_threshold']:.6g}: {claimed}" in ran.out
     far = abs(told["chosen"]["reached"] / 2 - 1) > 0.05
-    assert (f"{name} does not attain a speed-up of 2, since" in ran.out) is far
+    assert (f"{name} does not attain a layer speed-up of 2, since" in ran.out) is far
     # Nearest to 2 on the held-out rows, as its curves have it, of which the end at which all leave at once is known.
     found = json.loads((tmp_path / "m" / "exits.json").read_text())
-    assert found["chosen_on"] == f"{told['held_out_rows']} held-out rows of the training split"
+    assert found["chosen_on"] == f"{told['held_out_rows']} validation samples of the training split"
     assert max(speed_up for _, speed_up, *_ in found["curves"][name]) == LAYERS / CRITERIA[rule].first(
         saved["exit_patience"] or 1
     )
@@ -138,7 +138,7 @@ def test_of_two_layers_the_methods_own_rule_is_told_to_attain_nothing_and_patien
     of_method = ("--set", "training.algorithm=f-pabee", "--set", "training.max_epochs=1", "--speed-up", 2)
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--backbone", tmp_path / "two", "--out", tmp_path / "m", *of_method)  # fmt: skip
     assert ran.code == 0, ran.err
-    assert "f-pabee, patience 1 does not attain a speed-up of 2, since" in ran.out
+    assert "f-pabee, patience 1 does not attain a layer speed-up of 2, since" in ran.out
     assert "the nearest is 1.00" in ran.out
     assert "warning" not in ran.err
 

@@ -1,5 +1,7 @@
 """Of a model that answers one class throughout no speed-up is advertised: cards, evaluate, calibrate, refit."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -49,11 +51,25 @@ def facts(learned):
 def test_a_card_of_a_collapsed_model_says_so_first_and_claims_no_speed_up():
     text = card(facts(learned=False))
     assert "× layer speed-up" not in text
-    assert "layer ratio" not in text
+    assert "| layer speed-up" not in text
     before_use = text.partition("## Use")[0]
     assert "**This model is no classifier yet: on dev every exit predicts a single class**" in before_use
     assert "the majority class scores 74.48). No speed-up is claimed for it." in before_use
     assert "Exits 1, 2, 3, 4 predict a single class." in text
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_predictions_of_a_model_that_is_not_distinguishable_from_the_majority_class_come_with_a_warning(
+    cli, tmp_path, caplog, learned
+):
+    from leebert.serving import Served
+
+    folder = save_model(tmp_path / "model", OWN, ("no", "yes"))
+    (folder / "training.json").write_text(json.dumps({"majority": evaluated(learned)["majority"]}))
+    pd.DataFrame(graded_rows(4)).to_csv(tmp_path / "texts.csv", index=False)
+    Served(folder)
+    for text in (cli("leebert", "predict", folder, tmp_path / "texts.csv").err, caplog.text):
+        assert (text.count("not distinguishable from the majority class on the validation fold") == 1) is not learned
 
 
 def test_a_card_of_a_model_that_learned_has_its_margin_and_its_speed_up():
@@ -104,7 +120,7 @@ def test_calibration_of_a_collapsed_model_claims_no_ratio(cli, tmp_path):
     ran = cli("leebert", "calibrate", folder, tmp_path / "texts.csv", "--speed-up", 1.5)
     assert ran.code == 0, ran.err
     assert ran.out.startswith(
-        "warning: every exit predicts a single class on all 400 texts: its speed-up says nothing; try more"
+        "warning: every exit predicts a single class on all 400 texts, so its speed-up is meaningless; try more"
     )
     assert "asked" not in ran.out
     written = (folder / "README.md").read_text()

@@ -121,9 +121,9 @@ def test_saved_curves_give_the_same_point():
 
 
 def test_wrong_aims_are_refused():
-    with pytest.raises(ConfigError, match=r"--max-loss -1: points of the score"):
+    with pytest.raises(ConfigError, match=r"--max-loss -1: should be points of score"):
         Aim.of(-1, None)
-    with pytest.raises(ConfigError, match=r"--speed-up 0.5: depth / mean layers"):
+    with pytest.raises(ConfigError, match=r"--speed-up 0.5: should be a layer speed-up"):
         Aim.of(None, 0.5)
     with pytest.raises(ConfigError, match="no labels"):
         choose_point([tradeoff(recorded(), "entropy")], Aim.of())
@@ -156,15 +156,15 @@ def test_a_request_may_name_the_loss_that_it_allows(saved):
         assert rule.threshold == curve.within(points / 100).threshold
     with pytest.raises(ConfigError, match="speed_up and max_loss: give one of them"):
         served.exits({"speed_up": 2.0, "max_loss": 1.0})
-    with pytest.raises(ConfigError, match="max_loss 200: points of score"):
+    with pytest.raises(ConfigError, match="max_loss 200: should be points of score"):
         served.exits({"max_loss": 200.0})
-    with pytest.raises(ConfigError, match=r"no scores by threshold of the exit criterion 'pcee, patience 3' \(but of"):
+    with pytest.raises(ConfigError, match=r"no scores of the exit criterion 'pcee, patience 3' \(it has scores of"):
         served.exits({"criterion": "pcee", "patience": 3, "max_loss": 1.0})
 
 
 def test_a_loss_or_a_speed_up_that_is_no_number_is_refused(saved):
     for name in ("max_loss", "speed_up"):
-        with pytest.raises(ConfigError, match=f"{name} '2': a number"):
+        with pytest.raises(ConfigError, match=f"{name} '2': should be a number"):
             Served(saved).predict(pd.DataFrame({"a": ["the"], "b": ["cat"]}), {name: "2"})
 
 
@@ -181,7 +181,7 @@ def test_curves_that_were_edited_are_refused_by_their_file(saved, edit):
     told = json.loads((saved / FILE).read_text())
     EDITS[edit](told["curves"]["entropy"])
     (saved / FILE).write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match=f"{FILE}: no table of thresholds and speed-ups"):
+    with pytest.raises(ConfigError, match=f"{FILE}: curves: no table of thresholds and speed-ups"):
         Served(saved)
 
 
@@ -189,7 +189,7 @@ def test_curves_of_an_unknown_criterion_are_refused_by_their_file(saved):
     told = json.loads((saved / FILE).read_text())
     told["curves"]["pcee, patience x"] = told["curves"]["entropy"]
     (saved / FILE).write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match=f"{FILE}: no table of thresholds and speed-ups"):
+    with pytest.raises(ConfigError, match=f"{FILE}: curves: no table of thresholds and speed-ups"):
         Served(saved)
 
 
@@ -222,7 +222,7 @@ def test_a_speed_up_on_samples_of_one_label_is_not_claimed(saved, cli, labels):
 def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):
     unscored = curves(recorded(2, samples=200, exits=LAYERS, classes=2))
     (saved / FILE).write_text(curves_as_json(unscored, LAYERS, "held-out rows"))
-    with pytest.raises(ConfigError, match="train it again with a validation fold"):
+    with pytest.raises(ConfigError, match="train the model with a validation fold"):
         Served(saved).exits({"max_loss": 1.0})
 
 
@@ -306,7 +306,7 @@ def test_an_aim_beside_a_given_criterion_is_refused_before_training(place, cli, 
         "--set", "exits.criterion=patience",
     )  # fmt: skip
     assert ran.code == 1
-    assert "aim: `exits` names the exit criterion already" in ran.err
+    assert "aim: `exits` already sets the exit criterion" in ran.err
     assert not (tmp_path / "m").exists()
 
 
@@ -317,14 +317,14 @@ def test_an_aim_without_a_validation_fold_is_refused_before_training(place, cli,
     ):
         ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *options)
         assert ran.code == 1
-        assert f"chosen on a validation fold, and there is none ({why})" in ran.err
+        assert f"needs a validation fold, and there is none ({why})" in ran.err
     assert not (tmp_path / "m").exists()
 
 
 def test_a_speed_up_that_no_network_of_so_many_layers_has_is_refused_before_training(place, cli, tmp_path):
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--speed-up", LAYERS + 1)
     assert ran.code == 1
-    assert "speed-up 5: lies between 1 (all layers) and 4 (1 of 4 layers)" in ran.err
+    assert "speed-up 5: should lie between 1 (all layers) and 4 (1 of 4 layers)" in ran.err
     assert not (tmp_path / "m").exists()
 
 

@@ -99,7 +99,7 @@ def test_columns_without_a_name_that_nobody_wants_are_left_alone(tmp_path: Path)
     for path in sorted(tmp_path.iterdir()):
         assert trained_on(path) == predicted_on(path) == [("p", "q")]
     (tmp_path / "rows.csv").write_text("a,b,y,z,z\np,q,no,1,2\n")
-    assert "header: column 'z' stands there twice" in outcome(predicted_on, tmp_path / "rows.csv")
+    assert "header: duplicate column 'z'" in outcome(predicted_on, tmp_path / "rows.csv")
 
 
 def test_parquet_is_read_by_the_same_rules(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_parquet_is_read_by_the_same_rules(tmp_path: Path) -> None:
         assert f"{path}: not a readable Parquet file" in outcome(trained_on, path)
         assert predicted_on(path) == [("p", "q")]  # which needs no labels
     pq.write_table(pa.Table.from_arrays([pa.array(["p"])] * 4, names=["a", "b", "c", "c"]), path)
-    assert "header: column 'c' stands there twice" in outcome(predicted_on, path)
+    assert "header: duplicate column 'c'" in outcome(predicted_on, path)
 
 
 TEXT = st.text(st.characters(exclude_characters="\0\t\n\r\ufeff", codec="utf-8"), min_size=1).filter(str.strip)

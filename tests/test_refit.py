@@ -515,7 +515,10 @@ def test_a_request_may_ask_for_a_speed_up(served, rule):
 def test_patience_takes_the_nearest_and_says_so(served, rows, caplog):
     served.predict(rows, params={"criterion": "patience", "speed_up": 3.9})
     (said,) = [r.getMessage() for r in caplog.records if "patience" in r.getMessage()]
-    assert re.match(r"speed_up: patience does not attain a speed-up of 3.9, .*: the nearest is [\d.]+, at 1$", said)
+    assert re.match(
+        r"speed_up: exit criterion patience does not attain a layer speed-up of 3.9, .*: the nearest is [\d.]+, threshold 1$",
+        said,
+    )
 
 
 WRONG = {
@@ -529,14 +532,14 @@ WRONG = {
     "a rule that nobody knows": ({"criterion": "guess", "threshold": 1}, "exit criterion 'guess' is not known"),
     "a rule without its threshold": ({"criterion": "confidence"}, "'confidence' needs a threshold"),
     "both": ({"threshold": 0.5, "speed_up": 2}, "threshold and speed_up: give one of them"),
-    "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: lies between 1 (all layers) and 4"),
+    "a speed-up beyond the layers": ({"speed_up": 5}, "speed-up 5: should lie between 1 (all layers) and 4"),
     "a patience of entropy": ({"criterion": "entropy", "threshold": 0.4, "patience": 2}, "has no parameter 'patience'"),
     "a patience without a curve": (
         {"criterion": "pcee", "patience": 3, "speed_up": 1.2},
         "no curve of the exit criterion 'pcee, patience 3'",
     ),
     "a speed-up of never": ({"criterion": "never", "speed_up": 2}, "no threshold of the exit criterion 'never'"),
-    "no batch": ({"batch_size": 0}, "batch_size 0: a whole number of at least 1"),
+    "no batch": ({"batch_size": 0}, "batch_size 0: should be a whole number of at least 1"),
 }
 
 
@@ -560,7 +563,7 @@ def test_wrong_rows_are_named(served, rows):
     long.loc[3, "a"] = "cat " * 50
     cases = [
         (rows[["a"]], "Model is missing inputs ['b']"),
-        (long, "error: the model takes at most 32 tokens, row 3 has"),
+        (long, "error: the model takes at most 32 tokens: row 3 has"),
         (rows.assign(b=[*rows["b"][:-1], "  "]), "error: row 39, column 'b': the text is empty"),
     ]
     for data, part in cases:
@@ -579,7 +582,7 @@ def test_the_library_alone_names_wrong_columns(refitted):
         served.predict(pd.DataFrame({"x": ["cat"]}))
     with pytest.raises(DataError, match="row 0, column 'b': 1.5 is not text but float"):
         served.predict(pd.DataFrame({"a": ["cat"], "b": [1.5]}))
-    with pytest.raises(DataError, match="column 'a' stands there twice"):
+    with pytest.raises(DataError, match="duplicate column 'a'"):
         served.predict(pd.DataFrame([["cat", "dog", "bird"]], columns=["a", "a", "b"]))
     good = pd.DataFrame({"a": ["cat"], "b": ["dog"]})
     with pytest.raises(ConfigError, match="unknown parameter 'treshold' .did you mean 'threshold'"):
@@ -763,7 +766,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
         return refit(cli, file, mlflow_server, "--out", tmp_path / "m", *more)
 
     refused(wrong(tmp_path / "none.yaml"), "none.yaml: no such file")
-    refused(wrong(best_place.file, "--speed-up", 9), "speed-up 9: lies between 1 (all layers) and 4")
+    refused(wrong(best_place.file, "--speed-up", 9), "speed-up 9: should lie between 1 (all layers) and 4")
     refused(wrong(best_place.file, "--criterion", "never"), "no threshold of the criterion 'never'")
     refused(wrong(best_place.file, "--name", "a/b"), "--name 'a/b'")
     refused(wrong(best_place.file, "--alias", "v1"), "--alias 'v1'")

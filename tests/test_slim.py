@@ -308,9 +308,9 @@ def test_one_exit_runs_the_layers_below_it_only(family):
     assert len(calls) == 4
     assert (model.num_exits, model.exit_layers, model.depth) == (1, (2,), 4)
     assert model.config.structure == {"depth": 4, "exits": [2]}
-    with pytest.raises(ConfigError, match=r"no exit after layer 3: exits follow layers \(2,\)"):
+    with pytest.raises(ConfigError, match=r"layer 3 has no exit; layers with exits are \(2,\)"):
         model.keep_exits([3])
-    with pytest.raises(ConfigError, match="no exit would be left: none of layers"):
+    with pytest.raises(ConfigError, match="no exit remains"):
         model.reduce(layers=[2, 3])
 
 

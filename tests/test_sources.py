@@ -128,7 +128,7 @@ def test_qqp_rows_that_the_release_broke_are_skipped_and_counted(tmp_path: Path)
         ([MRPC_HEADER, "-1\t1\t2\ta\tb"], ["line 2, column 'Quality': label -1: the labels of the split", "hidden"]),
         ([MRPC_HEADER, MRPC_ROWS[0]], ["train.tsv, column 'Quality': no row is labelled 'not_equivalent'"]),
         ([MRPC_HEADER], ["train.tsv: no rows"]),
-        ([MRPC_HEADER.replace("#2 ID", "#1 ID"), *MRPC_ROWS], ["train.tsv, header: column '#1 ID' stands there twice"]),
+        ([MRPC_HEADER.replace("#2 ID", "#1 ID"), *MRPC_ROWS], ["train.tsv, header: duplicate column '#1 ID'"]),
         (
             [MRPC_HEADER.replace("#2 String", "#2 Strings"), *MRPC_ROWS],
             ["no column '#2 String' or 'sentence2' (did you mean '#2 Strings'?)", "the columns are 'Quality'"],
@@ -241,7 +241,7 @@ def test_every_format_holds_the_same_rows(
         (
             "t.jsonl",
             '{"a": "q", "a": "r", "b": "s", "y": 1}',
-            ["line 1: not valid JSON: the key 'a' stands there twice"],
+            ["line 1: not valid JSON: duplicate key 'a'"],
         ),
         ("t.jsonl", "[1]", ["t.jsonl, row 0: 1 is no JSON object"]),
         ("t.jsonl", '{"a": 5, "b": "r", "y": 1}', ["line 1, column 'a': 5 is not text but int"]),

@@ -100,8 +100,8 @@ def test_short_forms(file: Path) -> None:
 
 # What is wrong with one key: the text after the head, and the lines that it gives.
 WRONG = {
-    "rate zero": ("space: {lr_theta: [0]}", ["space.lr_theta: 0: a learning rate must be a finite number above 0"]),
-    "rate negative": ("space: {lr_omega: -1e-4}", ["space.lr_omega: -0.0001: a learning rate must be a finite number"]),
+    "rate zero": ("space: {lr_theta: [0]}", ["space.lr_theta: 0: should be a finite number above 0"]),
+    "rate negative": ("space: {lr_omega: -1e-4}", ["space.lr_omega: -0.0001: should be a finite number"]),
     "rate NaN": ("space: {lr_theta: [.nan]}", ["space.lr_theta: nan: should be a finite number"]),
     "rate a word": ("space: {lr_theta: [fast]}", ["space.lr_theta: 'fast': should be a valid number"]),
     "cycle below 1": ("space: {cycle_length: [0, 4]}", ["space.cycle_length: 0: should be greater than or equal to 1"]),

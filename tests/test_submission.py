@@ -187,7 +187,7 @@ DEFECTS = {
     "no index": ("#1 String\t#2 String\na\tb\n", ["test.tsv: there is no column 'index'"]),
     "an index twice": (
         "index\t#1 String\t#2 String\n3\ta\tb\n3\ta\tc\n",
-        ["line 3, column 'index': '3' stands there twice"],
+        ["line 3, column 'index': '3' is a duplicate row number"],
     ),
     "no number": ("index\t#1 String\t#2 String\nx\ta\tb\n", ["line 2, column 'index': 'x' is no row number"]),
     "a broken line": ("index\t#1 String\t#2 String\n0\ta\n", ["line 2: expected 3 columns, got 2"]),

@@ -16,11 +16,11 @@ from leebert.thresholds import (
     check_speed_up,
     choose,
     curves,
-    layer_ratio,
+    layer_speed_up,
     look_up,
-    ratio_interval,
     read_curves,
     rows_needed,
+    speed_up_interval,
 )
 
 M = 6
@@ -46,20 +46,20 @@ def held_out():
 def test_a_speed_up_is_hit(held_out, rule, asked):
     chosen = choose(held_out, rule, asked)
     assert chosen.reached == pytest.approx(asked, rel=0.01)
-    assert chosen.reached == layer_ratio(held_out, rule, chosen.threshold)
+    assert chosen.reached == layer_speed_up(held_out, rule, chosen.threshold)
     assert chosen.near
 
 
 def test_the_layer_ratio_by_hand():
     logits = np.zeros((2, 4, 2), np.float32)
     logits[0, :3, 0] = 9  # three of four rows leave at the first of two exits
-    assert layer_ratio(HeldOut(logits, np.zeros(4, int)), "confidence", 0.9) == 2 / (5 / 4)
+    assert layer_speed_up(HeldOut(logits, np.zeros(4, int)), "confidence", 0.9) == 2 / (5 / 4)
 
 
 @pytest.mark.parametrize("asked", [1, 1.3, 1.95, 3, 5])
 def test_patience_takes_the_nearest_that_it_attains(held_out, asked):
     chosen = choose(held_out, "patience", asked)
-    all_ = {p: layer_ratio(held_out, "patience", p) for p in range(1, M)}
+    all_ = {p: layer_speed_up(held_out, "patience", p) for p in range(1, M)}
     assert abs(math.log(chosen.reached / asked)) == min(abs(math.log(s / asked)) for s in all_.values())
     assert all_[chosen.threshold] == chosen.reached
     assert chosen.near == (abs(chosen.reached / asked - 1) <= 0.05)
@@ -75,7 +75,7 @@ def test_rows_that_are_all_alike_have_no_speed_up_between():
 @pytest.mark.parametrize("asked", [0.9, 0, -2, M + 0.1, math.inf, math.nan])
 def test_what_no_row_can_do_is_refused(held_out, asked):
     for wrong in (lambda: check_speed_up(asked, range(1, M + 1), M), lambda: choose(held_out, "entropy", asked)):
-        with pytest.raises(ConfigError, match=r"speed-up .*: lies between 1 .* and 6"):
+        with pytest.raises(ConfigError, match=r"speed-up .*: should lie between 1 .* and 6"):
             wrong()
 
 
@@ -86,13 +86,15 @@ def test_what_can_be_asked_is_bounded_by_the_layers_below_the_first_and_the_last
         for asked in (1, 2, 3, 6):
             chosen = choose(sparse, rule, asked)
             assert chosen.reached == pytest.approx(asked, rel=0.01)
-            low, high = ratio_interval(sparse, rule, chosen.threshold)
+            low, high = speed_up_interval(sparse, rule, chosen.threshold)
             assert 1 <= low <= chosen.reached <= high <= 6
-    with pytest.raises(ConfigError, match=r"speed-up 7: lies between 1 \(all layers\) and 6 \(2 of 12 layers\)"):
+    with pytest.raises(ConfigError, match=r"speed-up 7: should lie between 1 \(all layers\) and 6 \(2 of 12 layers\)"):
         choose(sparse, "entropy", 7)
     shallow = HeldOut(held_out.logits[[1, 5]], held_out.labels, (2, 6), 12)
     assert choose(shallow, "entropy", 2).reached == 2
-    with pytest.raises(ConfigError, match=r"speed-up 1.5: lies between 2 \(6 of 12 layers\) and 6 \(2 of 12 layers\)"):
+    with pytest.raises(
+        ConfigError, match=r"speed-up 1.5: should lie between 2 \(6 of 12 layers\) and 6 \(2 of 12 layers\)"
+    ):
         choose(shallow, "entropy", 1.5)
     # Of rows that run through 2 or 12 layers, 4 on average, a fifth is late.
     assert rows_needed(3, (2, 12), 12) == math.ceil((1.96 / 0.4) ** 2 * 10**2 * 0.2 * 0.8)
@@ -133,7 +135,7 @@ def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_o
     for asked in (1, (1 + most) / 2, 0.98 * most):
         chosen = choose(held_out, rule, asked, patience)
         assert chosen.reached == pytest.approx(asked, rel=0.02)
-        assert chosen.reached == layer_ratio(held_out, rule, chosen.threshold, patience)
+        assert chosen.reached == layer_speed_up(held_out, rule, chosen.threshold, patience)
         check_threshold(chosen.exits, M, 3)
     for asked in {0.5 * (most + M), M}:
         chosen = choose(held_out, rule, asked, patience)
@@ -170,9 +172,22 @@ def test_a_patience_has_a_curve_of_its_own(held_out):
     for rule, patience, asked in (("pcee", 2, 2.2), ("pcee", 3, 1.7), ("f-pabee", 3, 1.3), ("beem", None, 2.2)):
         chosen = look_up(found, rule, asked, patience)
         assert chosen.reached == pytest.approx(asked, rel=0.021)
-        assert layer_ratio(held_out, rule, chosen.threshold, patience) == pytest.approx(chosen.reached)
-    with pytest.raises(ConfigError, match="'pcee, patience 4' .but of pcee, patience 2; pcee, patience 3"):
+        assert layer_speed_up(held_out, rule, chosen.threshold, patience) == pytest.approx(chosen.reached)
+    with pytest.raises(ConfigError, match="'pcee, patience 4' .it has pcee, patience 2; pcee, patience 3"):
         look_up(found, "pcee", 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "shown"),
+    [("entropy", 0.8, "between 0 and ln 2 = 0.69"), ("patience", 5, "this model has 4 exits"), ("beem", -1, "above 0")],
+)
+def test_a_saved_threshold_outside_its_criterions_range_is_refused(tmp_path, name, threshold, shown):
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "no", "1": "yes"}}))
+    (tmp_path / FILE).write_text(json.dumps({"num_exits": 4, "curves": {name: [[threshold, 2.0]]}}))
+    with pytest.raises(ConfigError) as error:
+        read_curves(tmp_path)
+    for part in (str(tmp_path / FILE), f"curves.{name}: ", f"{threshold:g}", shown):
+        assert part in str(error.value)
 
 
 def test_curves_find_any_speed_up_again(held_out, tmp_path):
@@ -186,7 +201,7 @@ def test_curves_find_any_speed_up_again(held_out, tmp_path):
         for asked in (1, 1.37, 2, 4.2, M):
             found = look_up(read, rule, asked)
             assert found.reached == pytest.approx(asked, rel=0.021)
-            assert layer_ratio(held_out, rule, found.threshold) == pytest.approx(found.reached)
+            assert layer_speed_up(held_out, rule, found.threshold) == pytest.approx(found.reached)
     assert read_curves(tmp_path / "none") == {}
     with pytest.raises(ConfigError, match="no curve of the exit criterion 'patience'"):
         look_up({}, "patience", 2)

@@ -6,7 +6,7 @@ them takes no other refuses. Files are read as they are consumed: only a JSON ar
 The rules: UTF-8, with or without a byte order mark; no null character. Rows are numbered from 0, without the header.
 CSV has double quotes, and fields of any length; TSV has no quoting, as GLUE's files have none. Blank lines are no rows
 in CSV and JSON; in TSV and text, where a line is a row, they are none at the end of the file only. A column or key that
-stands there twice is an error, unless it has no name.
+is duplicate is an error, unless it has no name.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Columns:
         """The positions of the columns in a header. Raises DataError for one that is missing or there twice."""
         twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
         if twice:
-            raise DataError(f"{where}, header: column {twice[0]!r} stands there twice; rename one of the two")
+            raise DataError(f"{where}, header: duplicate column {twice[0]!r}; rename one of the two")
         return [header.index(name) for name in self.named(header, where)]
 
     def named(self, header: Collection[str], where: str) -> tuple[str, ...]:
@@ -348,7 +348,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands there twice")
+        raise ValueError(f"duplicate key {next(n for n in names if names.count(n) > 1)!r}")
     return keys
 
 

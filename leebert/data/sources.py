@@ -103,7 +103,7 @@ def read_test(
                 raise bad_text(row.place, name, text)
         number = str(value)
         if not number.isdecimal() or int(number) in found:
-            wrong = "stands there twice" if number.isdecimal() else "is no row number"
+            wrong = "is a duplicate row number" if number.isdecimal() else "is no row number"
             raise DataError(
                 f"{row.place}, column {row.names[-1]!r}: {short(value)} {wrong}; take the file as GLUE gives it"
             )

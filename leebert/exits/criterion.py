@@ -18,13 +18,13 @@ THRESHOLD_SLACK = 1e-5
 
 #: A criterion's memory of each sample still in the model: tensors whose first dimension is the sample, tuples of these, or
 #: None.
-State = Any
+CriterionState = Any
 
 
 class ExitCriterion(Protocol):
-    """A criterion at one threshold, stepped from exit to exit. State is passed and returned, nothing is kept in the object."""
+    """A criterion at one threshold, stepped from exit to exit. The state is passed and returned, nothing is kept in the object."""
 
-    def step(self, logits: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def step(self, logits: torch.Tensor, state: CriterionState) -> tuple[torch.Tensor, CriterionState]:
         """Decide which samples exit.
 
         Args:
@@ -41,7 +41,7 @@ class ExitCriterion(Protocol):
 class Measured(ExitCriterion, Protocol):
     """A criterion that compares a real number with its threshold."""
 
-    def measure(self, logits: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    def measure(self, logits: torch.Tensor, state: CriterionState) -> tuple[torch.Tensor, CriterionState]:
         """Compute the number that is compared with the threshold; it does not depend on the threshold.
 
         Args:

@@ -1,6 +1,6 @@
-"""Exit criteria at work: made from their parameters, and run over recorded logits.
+"""Make exit criteria from their parameters, and replay them on recorded logits.
 
-Inference that stops computing steps the same object from exit to exit, so the two can't disagree.
+Early-exit inference uses the same criterion objects, so that replay and inference give the same exits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from leebert.config import ExitConfig
 from leebert.exits import CRITERIA
 from leebert.exits.checks import threshold_and_patience
-from leebert.exits.criterion import ExitCriterion, Measured, State
+from leebert.exits.criterion import CriterionState, ExitCriterion, Measured
 
 
 def make_criterion(
@@ -30,7 +30,7 @@ def make_criterion(
         An object whose `step` decides at each exit which samples exit.
 
     Raises:
-        ValueError: No such criterion, or a parameter out of its range.
+        ValueError: The criterion does not exist, or a parameter is out of its range.
     """
     exits = ExitConfig.model_validate({"criterion": name, "threshold": threshold, "patience": patience})
     own = threshold_and_patience(name, exits.threshold, exits.patience, num_exits)
@@ -38,12 +38,20 @@ def make_criterion(
 
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:
-    """Logits that may be a view of a file opened for reading, of whose memory torch would warn."""
+    """Convert logits to a tensor; read-only memory is copied, since torch warns about it."""
     return torch.from_numpy(np.require(logits, requirements="W"))
 
 
 def measured(criterion: Measured, logits: np.ndarray) -> np.ndarray:
-    """What a criterion compares with its threshold, from recorded logits (M, N, K) → (M, N) float32."""
+    """Compute the values that a criterion compares with its threshold.
+
+    Args:
+        criterion: The criterion.
+        logits: Recorded logits (M, N, K).
+
+    Returns:
+        (M, N) float32.
+    """
     values, state = [], None
     for at_exit in _tensor(logits):
         value, state = criterion.measure(at_exit, state)
@@ -52,17 +60,33 @@ def measured(criterion: Measured, logits: np.ndarray) -> np.ndarray:
 
 
 def exit_indices(criterion: ExitCriterion, logits: torch.Tensor) -> torch.Tensor:
-    """Where each sample exits, from all exits' logits (M, N, K) → (N,) exit from 0; the last exit answers the rest."""
-    exits = logits.unbind(0)  # M is a number, N stays a size that an exported model may change
+    """Compute the exit of each sample.
+
+    Args:
+        criterion: The criterion.
+        logits: (M, N, K) of all exits.
+
+    Returns:
+        (N,) exit of each sample, from 0; the last exit for samples that do not exit early.
+    """
+    exits = logits.unbind(0)  # M is constant, and N can vary in an exported model
     last = len(exits) - 1
     exit_index = torch.full_like(exits[0][:, 0], last, dtype=torch.int64)
-    state: State = None
+    state: CriterionState = None
     for exit_, at_exit in enumerate(exits[:-1]):
-        leaves, state = criterion.step(at_exit, state)
-        exit_index = torch.where(leaves & (exit_index == last), exit_, exit_index)
+        exited, state = criterion.step(at_exit, state)
+        exit_index = torch.where(exited & (exit_index == last), exit_, exit_index)
     return exit_index
 
 
 def replay(criterion: ExitCriterion, logits: np.ndarray) -> np.ndarray:
-    """As :func:`exit_indices`, from recorded logits."""
+    """Compute the exit of each sample from recorded logits.
+
+    Args:
+        criterion: The criterion, from :func:`make_criterion`.
+        logits: Recorded logits (M, N, K).
+
+    Returns:
+        (N,) exit of each sample, from 0.
+    """
     return exit_indices(criterion, _tensor(logits)).numpy()

@@ -1,4 +1,4 @@
-"""What is to be learned of images: the counterpart of :class:`leebert.problem.TextProblem`."""
+"""A task of images for training: the counterpart of :class:`leebert.problem.TextProblem`."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class EarlyExitResNet(PreTrainedModel):
         """Keep the exits after the given layers (from 1, ascending) and drop the others. Raises ConfigError."""
         wanted = tuple(layers)
         if missing := [layer for layer in wanted if layer not in self.exit_layers]:
-            raise ConfigError(f"there is no exit after layer {missing[0]}: exits follow layers {self.exit_layers}")
+            raise ConfigError(f"layer {missing[0]} has no exit; layers with exits are {self.exit_layers}")
         self.heads = nn.ModuleList(self.heads[self.exit_layers.index(layer)] for layer in wanted)
         self.exit_layers = wanted
         self.config.structure = {"depth": self.depth, "exits": list(wanted)}

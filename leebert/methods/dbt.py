@@ -16,12 +16,12 @@ from leebert.methods.method import Method
 
 if TYPE_CHECKING:
     from leebert.config import TrainConfig
-    from leebert.objective import State
+    from leebert.objective import ObjectiveState
     from leebert.record import Record
     from leebert.stages import Stage
 
 
-def _annealed(record: Record, state: State, progress: float, *, factor: float) -> State:
+def _annealed(record: Record, state: ObjectiveState, progress: float, *, factor: float) -> ObjectiveState:
     """Multiply the temperature by `factor` if the tempered teacher is too confident on a batch."""
     import torch
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from leebert.config import TrainConfig
-    from leebert.objective import State
+    from leebert.objective import ObjectiveState
     from leebert.record import Record
     from leebert.stages import Stage
 
@@ -34,7 +34,7 @@ def growing(num_exits: int, progress: float) -> torch.Tensor:
     return weights
 
 
-def _grown(record: Record, state: State, progress: float) -> State:
+def _grown(record: Record, state: ObjectiveState, progress: float) -> ObjectiveState:
     return {"omega": growing(len(state["omega"]), progress).to(state["omega"])}
 
 

@@ -15,7 +15,7 @@ from leebert.errors import BackboneError, ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
+class LayerPaths:
     """A family's attribute paths.
 
     layers: from the encoder to the list of its layers; None where layers are applications of shared weights.
@@ -37,15 +37,15 @@ class Places:
     inside: Callable[[Any], Iterable[nn.Module]] = lambda layer: (layer,)
 
 
-_BERT = Places()
+_BERT = LayerPaths()
 
-PLACES: dict[str, Places] = {
+LAYER_PATHS: dict[str, LayerPaths] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
-    "albert": Places(
+    "albert": LayerPaths(
         layers=None, attention="attention", output="attention.dense", inner="ffn", outer="ffn_output",
         inside=lambda group: group.albert_layers,
     ),
-    "distilbert": Places(
+    "distilbert": LayerPaths(
         layers="transformer.layer", attention="attention", inputs=("q_lin", "k_lin", "v_lin"),
         output="attention.out_lin", inner="ffn.lin1", outer="ffn.lin2", heads="n_heads", width="hidden_dim",
     ),
@@ -76,15 +76,15 @@ class Block:
         return self.inner.out_features
 
 
-def places(encoder: nn.Module) -> Places:
-    """The encoder's entry of :data:`PLACES`. Raises BackboneError for any other model."""
+def places(encoder: nn.Module) -> LayerPaths:
+    """The encoder's entry of :data:`LAYER_PATHS`. Raises BackboneError for any other model."""
     kind = getattr(getattr(encoder, "config", None), "model_type", type(encoder).__name__)
-    if kind not in PLACES:
+    if kind not in LAYER_PATHS:
         raise BackboneError(
             f"a model of type {kind!r} has no layers, heads or neurons that can be removed here; "
-            f"this can be done to {', '.join(PLACES)}"
+            f"this can be done to {', '.join(LAYER_PATHS)}"
         )
-    return PLACES[kind]
+    return LAYER_PATHS[kind]
 
 
 def blocks(encoder: Any) -> list[Block]:
@@ -111,7 +111,7 @@ def dense_blocks(encoder: Any) -> list[Block]:
     return found
 
 
-def _block(module: Any, where: Places) -> Block:
+def _block(module: Any, where: LayerPaths) -> Block:
     attention = module.get_submodule(where.attention)
     return Block(
         attention=attention,
