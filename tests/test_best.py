@@ -249,7 +249,7 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
         path.unlink()
     ran = choose("bare")
     assert ran.code == 0, ran.err
-    assert "no front of score against mean layers: every complete configuration has a cell whose held-out" in ran.out
+    assert "no front of score against mean layers: every complete configuration has a run whose validation" in ran.out
     for more in (("--front",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)
         assert ran.code == 1
@@ -384,7 +384,7 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
 def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
     folder = sweep("mrpc", held_out=against, ends=collapsed_on_top, prune_last=False)
     text = re.sub(r"<[^>]*>", " ", str(sweep_page(folder)))
-    assert "clo-v2 lr_theta=0.0001 lr_omega=0.001 cycle_length=2 batch_size=16: 73.66 over 3 cells" in text
+    assert "clo-v2 lr_theta=0.0001 lr_omega=0.001 cycle_length=2 batch_size=16: 73.66 over 3 runs" in text
     assert "Against the majority class: 1 of 4 complete configurations learned more" in text
     assert text.count("complete, collapsed") == 3
 

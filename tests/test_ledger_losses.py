@@ -202,6 +202,6 @@ def test_mlflow_is_not_made_to_agree_with_a_ledger_that_lost_a_part(tmp_path):
     folder = made_sweep(tmp_path / "s", f"sqlite:///{tmp_path / 'mlflow.db'}", configs=2, prune_last=False)
     taken_over(folder.path, 2)
     (folder.path / "ledger" / "driver" / "0001" / "00000000.jsonl").unlink()
-    with pytest.raises(SweepError, match=r"records of driver 0001 are missing.*first go on by: leebert-tune resume "):
+    with pytest.raises(SweepError, match=r"records of driver 0001 are missing.*first resume by: leebert-tune resume "):
         rebuild(folder, say=print)
     assert not (tmp_path / "mlflow.db").exists()

@@ -89,7 +89,7 @@ def test_mlflow_best_file_report_and_compare_tell_the_same_true_layers(tmp_path,
     if not new:
         return
     page = str(sweep_page(folder))
-    assert f"It needs {layers[found['configuration']]:.2f} layers" in page
+    assert f"It needs {layers[found['configuration']]:.2f} mean layers" in page
     assert all(f"<td>{told:.2f}</td>" in page for told in layers.values())
 
 
@@ -111,7 +111,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert all("layers" not in near for near in best_of(folder)["within_one_standard_error"])
-    assert any("are left out" in str(w.message) for w in told)
+    assert any("are not available" in str(w.message) for w in told)
     compared = compare_pool(SweepPool.of(folder), "clo-v2", "blo")
     assert compared.layers == {}
     assert "is missing: the validation logits of a finished run; mean layers" in compared.no_layers
