@@ -21,7 +21,7 @@ from leebert.losses import cross_entropy
 from leebert.model import LeebertForSequenceClassification, build_model, load_model
 from leebert.record import MultiExit
 from leebert.runtime import Runtime
-from leebert.slim.parts import PLACES
+from leebert.slim.parts import LAYER_PATHS
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -42,7 +42,7 @@ def middle_confidence(model, inputs):
 
 
 def test_every_family_that_is_known_is_tested():
-    assert set(EVERY_FAMILY) == set(KNOWN) == set(PLACES)
+    assert set(EVERY_FAMILY) == set(KNOWN) == set(LAYER_PATHS)
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
