@@ -203,21 +203,27 @@ def _claimant(point: metadata.EntryPoint) -> str:
 
 def elsewhere(name: str) -> str:
     """Say what to do about a name that no part has here."""
-    return f"if a package brings {name!r}, install that package, or name its module in {VARIABLE}"
+    return f"if a package brings {name!r}, install that package, or name in {VARIABLE} a module that registers it"
 
 
 def load_modules() -> None:
     """Import the modules that ``LEEBERT_PLUGINS`` names.
 
     Raises:
-        ConfigError: One of them can't be imported.
+        ConfigError: One of them can't be imported, or registers what does not fit.
     """
     for name in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
         if name in sys.modules:
             continue
         try:
             importlib.import_module(name)
+        except ConfigError as error:  # of `register`, and says what to do
+            raise ConfigError(f"{VARIABLE}: module {name}: {error}") from error
         except Exception as error:
+            missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
+            cure = "correct that module"
+            if missing or not all(part.isidentifier() for part in name.split(".")):
+                cure = "correct the name (no path, no .py; commas between names), install it, or set PYTHONPATH to its folder"
             raise ConfigError(
-                f"{VARIABLE}: module {name} can't be imported ({type(error).__name__}: {error}); correct the name, or install it"
+                f"{VARIABLE}: module {name} can't be imported ({type(error).__name__}: {error}); {cure}"
             ) from error

@@ -157,7 +157,9 @@ def test_where_its_package_is_missing_one_line_says_so() -> None:
         parse(TrainConfig, {"algorithm": "often"}, "runs/mine/training.json")
     (line,) = str(error.value).splitlines()[1:]
     assert line.startswith("  algorithm: should be one of finetune, truncated, ")
-    assert line.endswith("if a package brings 'often', install that package, or name its module in LEEBERT_PLUGINS")
+    assert line.endswith(
+        "if a package brings 'often', install that package, or name in LEEBERT_PLUGINS a module that registers it"
+    )
 
 
 def test_a_name_belongs_to_one_method() -> None:

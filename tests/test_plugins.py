@@ -112,3 +112,34 @@ def test_modules_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigError, match="LEEBERT_PLUGINS: module leebert_missing can't be imported .*; correct the name"
     ):
         list(registry())
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        (
+            "from leebert.errors import ConfigError\nraise ConfigError('part x does not fit')",
+            "",
+            ": part x does not fit$",
+        ),
+        (
+            "import leebert_no_such",
+            "",
+            " can't be imported .ModuleNotFoundError: .*leebert_no_such'.; correct that module",
+        ),
+        ("1 / 0", "", " can't be imported .ZeroDivisionError: .*; correct that module"),
+        ("", ".py", " can't be imported .*; correct the name .no path, no .py;"),
+        ("", ";other", " can't be imported .*; correct the name"),
+        ("", "/other", " can't be imported .*; correct the name"),
+    ],
+)
+def test_a_module_of_the_environment_that_fails(
+    code: str, name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice is about what is wrong: the name, the module, or the part that it registers."""
+    (tmp_path / "leebert_wrong.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(plugins.VARIABLE, f"leebert_wrong{name}")
+    with pytest.raises(ConfigError, match=f"^LEEBERT_PLUGINS: module leebert_wrong{name}{message}"):
+        list(registry())
+    sys.modules.pop("leebert_wrong", None)
