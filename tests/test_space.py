@@ -312,7 +312,8 @@ def test_override_reaches_one_alias_only(file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("space.lr_thta=1", "unknown key (did you mean 'space.lr_theta'?)"),
+        ("space.lr_thta=1", "unknown key (did you mean 'lr_theta'?)"),
+        ("pruner.mini=1", "unknown key\n"),
         ("lr_theta=1", "unknown key (did you mean 'space.lr_theta'?)"),
         ("fold=1", "unknown key (did you mean 'folds'?)"),
         ("folds.k=1", "unknown key: `folds` has no keys below it"),
@@ -323,7 +324,7 @@ def test_override_reaches_one_alias_only(file: Path) -> None:
 )
 def test_wrong_overrides(file: Path, override: str, line: str) -> None:
     (only,) = errors(file, HEAD + SPACE, override)
-    assert only.startswith(f"--set: {override!r}: {line}")
+    assert f"{only}\n".startswith(f"--set: {override!r}: {line}")
 
 
 @pytest.mark.parametrize("name", ["MRPC", "Mrpc"])

@@ -138,8 +138,8 @@ def _unknown_path(path: str) -> str:
         if prefix not in _keys():
             return f"unknown key: `{prefix}` has no keys below it"
         if part not in _keys()[prefix]:
-            tails = [dotted(prefix, key) for key in _keys()[prefix]]
-            return f"unknown key{nearest(path, tails) or nearest(path, _leaves())}"
+            # Without the prefix that all of them share: it would make any two keys alike.
+            return f"unknown key{nearest(part, _keys()[prefix]) or ('' if prefix else nearest(path, _leaves()))}"
     return ""
 
 
