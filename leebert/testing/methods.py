@@ -208,7 +208,7 @@ class MethodContract:
             assert all(cost > 0 and epochs >= 0 for epochs, cost in costs), f"costs {costs}"
             split = any(stage.algorithm.splits_data for stage in stages)
             assert split == (self.method.samples != "all"), (
-                f"samples {self.method.samples!r}, and splits_data is {split}"
+                f"samples is {self.method.samples!r} and splits_data {split}: 'D1' and 'D1 and D2' go with True, 'all' with False"
             )
 
     def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
@@ -250,13 +250,18 @@ class MethodContract:
             alike = len(list(a.parameters())) == len(list(b.parameters())) and all(
                 torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True) if x.shape == y.shape
             )
-            assert not alike, f"option {option!r} changes nothing: {after}"
+            assert not alike, (
+                f"option {option!r}: {_value(before, option)!r} and {_value(after, option)!r} train the same model; "
+                "leave it out of options, or override `config` so that it matters on the tiny network"
+            )
 
     def test_weights_that_it_learns_move_and_at_no_rate_it_is_its_control(self) -> None:
         """At a λ2 near 0 ω stays, and what remains is uniform weights on the same samples, bit for bit."""
         if not self.method.learns_omega or self.method.stages is not None:
             return
-        assert self.fit(self.config()).reports[-1].weights != self.fit(self._control()).reports[-1].weights
+        assert self.fit(self.config()).reports[-1].weights != self.fit(self._control()).reports[-1].weights, (
+            "the loss weights stay as they are: does ω step, along a gradient that its parametrisation does not cancel?"
+        )
         still = self.fit(self.config(lr_omega=1e-12))
         same_parameters(still.model, self.fit(self._control()).model)
 
@@ -279,6 +284,10 @@ class MethodContract:
         if isinstance(field.default, int | float):
             return field.default + 1 if isinstance(field.default, int) else field.default * 2 or 0.5
         return next(value for value in get_args(field.annotation) if value != field.default)
+
+
+def _value(config: TrainConfig, option: str) -> Any:
+    return config.own[option] if option in config.own else getattr(config, option)
 
 
 def same_parameters(a: nn.Module, b: nn.Module) -> None:
