@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from leebert.methods import METHODS, Method
 from leebert.metrics import METRICS
 from leebert.outside import origins, refuse_missing
 from leebert.plugins import Origin
-from leebert.testing import CriterionContract, MetricContract, toy_mlp, toy_rows
+from leebert.testing import CriterionContract, MethodContract, MetricContract, toy_mlp, toy_rows
 from leebert.train import fit
 from tune.machines.nodes import Stamp
 from tune.pruners import PRUNERS
@@ -142,22 +143,28 @@ def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
     assert isinstance(METHODS["slo"], Method)
 
 
-def test_the_parts_of_contributing_work() -> None:
+def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of code is run as it stands, and what it adds meets the contract of its kind."""
     page = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
     *parts, view = re.findall(r"```python\n(.*?)```", page.partition("## Add your own")[2], re.S)
     assert len(parts) == 5
     for code in (*parts, view):
         assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    shown = ModuleType("contributing")
+    monkeypatch.setitem(sys.modules, shown.__name__, shown)  # pickle looks there
     try:
         for code in parts:
-            exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": __name__})
+            exec(compile(code, "CONTRIBUTING.md", "exec"), vars(shown))
         spec = spec_of("every-third", pruner={"name": "above-half", "min_epochs": 2}, searcher="backwards")
         assert recorded(spec, "recall").keys() == {
             "method every-third", "metric recall", "searcher backwards", "pruner above-half",
         }  # fmt: skip
         assert fit(toy_mlp(), toy_rows(), TrainConfig(algorithm="every-third", max_epochs=1)).reports
         assert METRICS["recall"].measured(np.array([1, 1, 0]), np.array([1, 0, 0]))["score"] == 0.5
+        method = MethodContract()
+        method.method = METHODS["every-third"]  # type: ignore[misc]
+        method.test_its_row_is_complete()
+        method.test_it_can_be_sent_to_a_worker()
         criterion, metric = CriterionContract(), MetricContract()
         criterion.criterion, metric.metric = CRITERIA["norm"], METRICS["recall"]  # type: ignore[misc]
         criterion.test_inference_equals_replay()
