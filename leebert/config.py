@@ -361,7 +361,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
         elif e["type"] == "missing":
             lines.append(f"{where}: required, but missing")
         else:
-            message = e["msg"].removeprefix("Value error, ")
+            message = e["msg"].removeprefix("Value error, ").removeprefix("Input ")
             shown = (
                 f", not {e['input']!r}"
                 if not isinstance(e["input"], Mapping) and repr(e["input"]) not in message

@@ -88,8 +88,8 @@ def test_what_is_wrong_is_reported_together() -> None:
         parse(TrainConfig, {"algorithm": "often", "every": 9, "dampin": 0.1, "batch_size": 0}, "file")
     assert str(error.value).splitlines() == [
         "file: 3 error(s)",
-        "  batch_size: Input should be greater than or equal to 1, not 0",
-        "  every: Input should be less than or equal to 8, not 9",
+        "  batch_size: should be greater than or equal to 1, not 0",
+        "  every: should be less than or equal to 8, not 9",
         "  dampin: unknown key (did you mean 'damping'?)",
     ]
     with pytest.raises(ConfigError, match="every: only often has this option"):
