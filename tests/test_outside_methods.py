@@ -140,7 +140,7 @@ def test_a_space_searches_its_options_for_it_alone() -> None:
     [
         ({"space": {"damping": [0.1, 3]}}, "should be less than or equal to 1"),
         ({"space": {"evry": [1]}}, "unknown option (did you mean 'every'?)"),
-        ({"algorithms": ["slo"]}, "none of the algorithms listed uses it, only often"),
+        ({"algorithms": ["slo"]}, "none of the listed methods uses it, only often"),
         ({"space": {"first": {"range": [1, 2]}}}, "is no number and has no range"),
     ],
 )
