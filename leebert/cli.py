@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -296,8 +296,7 @@ def predict(
         exits.criterion, exits.threshold, exits.patience, num_exits=loaded.num_exits,
         num_classes=loaded.config.num_labels,
     )  # fmt: skip
-    if warning := majority_warning(model):
-        print(f"warning: {warning}", file=sys.stderr)
+    warning = majority_warning(model)
     runtime = _runtime(loaded, precision, device)
     loaded.to(runtime.device)
     if glue:
@@ -307,6 +306,7 @@ def predict(
             loaded, tokenizer, glue, exiting, runtime, source=data_dir, any_rows=any_rows, batch_size=batch_size,
             progress=partial(_bar, what="samples"),
         )  # fmt: skip
+        _warn(warning)
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
     columns, rows = kind_of_model(loaded).answers(
@@ -314,11 +314,25 @@ def predict(
         progress=partial(_bar, what="samples") if out else iter,
     )  # fmt: skip
     if out is None:
-        if not write_answers(rows, sys.stdout, form, columns):
+        if not write_answers(_warned(rows, warning), sys.stdout, form, columns):
             print("0 predictions (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
-    count = save_answers(rows, out, form, columns)
+    if count := save_answers(rows, out, form, columns):
+        _warn(warning)
     print(f"{out}: {count} predictions", file=sys.stderr)
+
+
+def _warn(warning: str | None) -> None:
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _warned(rows: Iterable[dict[str, Any]], warning: str | None) -> Iterator[dict[str, Any]]:
+    """Print the warning before the first prediction: input that ends without one is refused by its error alone."""
+    for number, row in enumerate(rows):
+        if not number:
+            _warn(warning)
+        yield row
 
 
 @app.command(cls=Command)

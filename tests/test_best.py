@@ -86,9 +86,9 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep,
         assert 1 <= one["layers"] <= EXITS
         assert 0 < one["score"] < 1
     printed = choose("whole", more=("--criterion", "confidence"))
-    assert "on the front from, under confidence" in printed.out
+    assert "on the front from these layers on, under confidence" in printed.out
     assert f"{100 * found['pareto']['points'][0]['score']:.2f}" in printed.out
-    assert f"the best of {PLANNED - 1} complete configurations of sweep whole:" in printed.out
+    assert f"the best of {PLANNED - 1} completed configurations of sweep whole:" in printed.out
     assert "running" not in printed.out + (tmp_path / "best" / "mrpc.yaml").read_text()
     by_area = choose("whole", more=("--objective", "area", "--criterion", "patience", "--json"))
     assert by_area.json["found"]["objective"]["criterion"] == by_area.json["found"]["pareto"]["criterion"] == "patience"
@@ -116,8 +116,8 @@ def test_a_configuration_with_a_diverged_cell_is_not_counted(sweep, choose, tmp_
     sweep("partly", diverged=[(0, 1)])
     ran = choose("partly")
     assert ran.code == 0, ran.err
-    assert "the best of 2 complete configurations of sweep partly" in ran.out
-    assert "# The best of 2 complete configurations" in (tmp_path / "best" / "mrpc.yaml").read_text()
+    assert "the best of 2 completed configurations of sweep partly" in ran.out
+    assert "# The best of 2 completed configurations" in (tmp_path / "best" / "mrpc.yaml").read_text()
     assert found_in(tmp_path)["complete_configurations"] == 2
 
 
@@ -126,8 +126,8 @@ def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_
     rule = ("--criterion", "patience")
     ran = choose("mixed", more=("--objective", "speed-up=2", *rule))
     assert ran.code == 0, ran.err
-    assert "1 of 3 completed configurations can't reach layer speed-up 2 under patience and were left out" in ran.out
-    assert "the best of 2 complete configurations that reach speed-up 2 of sweep mixed" in ran.out
+    assert "1 of 3 completed configurations can't reach layer speed-up 2 under patience and are excluded" in ran.out
+    assert "the best of 2 completed configurations that reach layer speed-up 2 of sweep mixed" in ran.out
     (slow,) = found_in(tmp_path)["too_slow"]
     state = SweepFolder(tmp_path / "mixed").ledger.read()
     assert state.indices[slow["configuration"]] == 1
@@ -327,7 +327,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     assert found["majority"]["low"] > 0.1
     assert [(one["score"], one["verdict"]) for one in found["not_distinguishable"]] == [(0.7405, "collapsed")] * 2
     assert "2 of 3 completed configurations are not distinguishable from the majority class and are excluded" in ran.out
-    assert "the best of 1 complete configurations that learned more than the majority class of sweep mrpc" in ran.out
+    assert "the best of 1 completed configurations that are better than the majority class of sweep mrpc" in ran.out
     assert re.search(r"against the majority class \(68.00\): \+2\d.\d\d points, 95 % CI 1\d.\d\d to 2\d.\d\d", ran.out)
     anyway = choose("mrpc", more=("--anyway",))
     assert anyway.code == 0, anyway.err

@@ -71,7 +71,7 @@ def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path,
     (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=beyond)
     (_, at_2), (_, missed) = found.at_speed_ups
     assert not isinstance(at_2, str)
-    assert "reaches from 1 to 3.00 on 3 exits" in missed
+    assert "on 3 exits reaches layer speed-ups from 1 to 3.00;" in missed
     (gone,) = {p for p in (sweep.path / "cells").iterdir() if f"{found.scores.lines[0].paired[0][0]}-s0-f0" in p.name}
     gone.unlink()
     with pytest.warns(UserWarning, match=f"{gone.name} is missing"):
@@ -277,7 +277,7 @@ def test_the_command_takes_letters_and_refuses_two_values_of_an_option(tmp_path,
     sides = ("--a", "clo-v2", "--b", "blo")
     twice = cli("leebert-tune", "compare", sweep.path, *sides, "--where", "c=4", "--where", "C=2")
     assert twice.code == 1
-    assert "cycle_length is picked already" in twice.err
+    assert "cycle_length has a value already" in twice.err
     page = tmp_path / "p.html"
     narrowed = cli(
         "leebert-tune", "compare", sweep.path, *sides, "--where", "C=4", "--speed-up", "1.2345678", "--html", page,

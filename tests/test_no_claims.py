@@ -68,7 +68,8 @@ def test_predictions_of_a_model_that_is_not_distinguishable_from_the_majority_cl
     (folder / "training.json").write_text(json.dumps({"majority": evaluated(learned)["majority"]}))
     pd.DataFrame(graded_rows(4)).to_csv(tmp_path / "texts.csv", index=False)
     Served(folder)
-    for text in (cli("leebert", "predict", folder, tmp_path / "texts.csv").err, caplog.text):
+    predict = ("leebert", "predict", folder, tmp_path / "texts.csv")
+    for text in (cli(*predict).err, cli(*predict, "--out", tmp_path / "predictions.jsonl").err, caplog.text):
         assert (text.count("not distinguishable from the majority class on the validation fold") == 1) is not learned
 
 

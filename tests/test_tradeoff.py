@@ -56,7 +56,8 @@ def test_the_score_at_a_speed_up_lies_between_the_thresholds_beside_it():
 
 @pytest.mark.parametrize(("rule", "reach"), [("patience", r"1\.[0-9]{2}"), ("normalised_entropy", r"4\.00")])
 def test_a_speed_up_out_of_reach_is_refused_with_what_is_in_reach(rule, reach):
-    with pytest.raises(ConfigError, match=rf"speed-up 4\.1: {rule} reaches from 1 to {reach} on 4 exits"):
+    reaches = rf"speed-up 4\.1: exit criterion {rule} on 4 exits reaches layer speed-ups from 1 to {reach};"
+    with pytest.raises(ConfigError, match=reaches):
         tradeoff(held_out(1), "accuracy", rule).at_speed_up(4.1)
 
 

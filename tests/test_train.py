@@ -308,7 +308,7 @@ def test_a_collapsed_exit_is_recorded_and_ends_nothing():
 
 
 def test_raw_weights_that_turn_negative_warn():
-    with pytest.warns(UserWarning, match="turned negative"):
+    with pytest.warns(UserWarning, match=r"loss weight\(s\) are negative"):
         fit(toy_mlp(), toy_rows(), config(parametrisation="raw", lr_omega=0.5, algorithm="blo"))
 
 

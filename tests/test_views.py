@@ -445,7 +445,7 @@ def test_a_sweep_that_is_still_running_gets_its_views_and_is_told_so(mlflow_serv
     finally:
         lease.release()
     assert ran.code == 0, ran.err
-    assert "still running: the views show its 2 complete configurations" in ran.out
+    assert "still running: the views show its 2 completed configurations" in ran.out
 
 
 def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli, tmp_path) -> None:

@@ -47,7 +47,7 @@ def _rule(optimizer: torch.optim.Optimizer) -> Any:
     if isinstance(optimizer, torch.optim.SGD) and not any(g["dampening"] or g["maximize"] for g in groups):
         return _sgd
     raise ConfigError(
-        f"algorithm hyper can't differentiate a step of {type(optimizer).__name__} as it is set up here: "
+        f"method hyper can't differentiate a step of {type(optimizer).__name__} as it is set up here: "
         "use AdamW without amsgrad, or SGD without dampening"
     )
 

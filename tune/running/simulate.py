@@ -113,7 +113,7 @@ def simulate(
         picked = score(best(state.history())).mean
         outcomes.append(SimulatedSweep(state.fold_epochs / epochs, top - picked, len(state.pruned)))
     settings = {
-        "pruner": spec.pruner.model_dump(),
+        "pruner": spec.measured()["pruner"],  # with the keys that older versions answered
         "searcher": spec.searcher.name,
         "orders": orders,
         "concurrent": concurrent,
