@@ -32,7 +32,7 @@ def run_session(
     with signals(driver):
         try:
             while (attempt := driver.next_attempt("in process")) is not None:
-                driver.gone("in process", _failure(study, driver, attempt, beat))
+                driver.trial_ended("in process", _failure(study, driver, attempt, beat))
         finally:
             before_end()
             status = driver.finish()

@@ -193,7 +193,7 @@ def test_a_best_file_is_verified_and_refitted_beside_the_old_models(place, datab
     tracking = ("--tracking-uri", f"sqlite:///{database}")
     criterion = ("--strategy", "pcee", "--patience", 1, "--speed-up", 1.5)
     taken = cli("leebert-tune", "refit", "best/pairs.yaml", *moved, *tracking, *criterion)
-    assert "refits/pairs: there is a refit already" in taken.err
+    assert "refits/pairs: it already holds a refit" in taken.err
     ran = cli("leebert-tune", "refit", "best/pairs.yaml", *moved, *tracking, *criterion, "--out", "again", "--json")
     now, old = answered(ran), expected["refit"]
     thresholds = (
