@@ -104,6 +104,7 @@ class Untrained(Study):
             epoch=0, stage="joint", theta_updates=45, seconds=0.0, train_loss=1.0, score=sum(scores) / EXITS,
             exits={"accuracy": scores, "f1": scores, "score": scores, "loss": scores},
             weights={"ce": scores, "kd": scores}, collapsed=[], best_epoch=0, ended="max_epochs",
+            last_stage_updates=45, last_stage_epochs=1,
         )  # fmt: skip
 
 
