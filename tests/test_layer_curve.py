@@ -96,7 +96,10 @@ def test_what_is_read_from_a_curve_by_hand():
     assert found.at_speed_up(1) == found.at_speed_up(2) == 0.9  # it has 6 of 12 layers: never slower than that
     assert found.area() == pytest.approx((0.795 + 0.8875 + 2 * 0.8925) / 4)
     assert Tradeoff.of(json.loads(json.dumps(found.as_dict()))).as_dict() == found.as_dict()
-    with pytest.raises(ConfigError, match=r"speed-up 6\.5: confidence reaches from 2 to 6\.00 on 2 exits"):
+    with pytest.raises(
+        ConfigError,
+        match=r"speed-up 6\.5: exit criterion confidence on 2 exits reaches layer speed-ups from 2 to 6\.00",
+    ):
         found.at_speed_up(6.5)
 
 

@@ -202,7 +202,7 @@ def test_a_table_of_thresholds_that_is_none_is_one_clear_error(model_folder, tex
     from leebert.serving import Served
 
     (model_folder / "exits.json").write_text(text)
-    with pytest.raises(LeebertError, match=r"exits\.json: no table of thresholds") as error:
+    with pytest.raises(LeebertError, match=r"exits\.json: curves: no table of thresholds") as error:
         Served(model_folder)
     assert len(str(error.value).splitlines()) == 1
 
