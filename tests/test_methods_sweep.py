@@ -151,5 +151,5 @@ def test_a_method_with_one_exit_has_nothing_to_refit_for_and_is_told_so(place, c
     (file,) = (place / "short").glob("*.yaml")
     refused = cli("leebert-tune", "refit", file, "--anyway")
     assert refused.code == 1
-    assert "leaves one exit" in refused.err
+    assert "has a single exit" in refused.err
     assert cli("leebert-tune", "verify", file).code == 0
