@@ -150,8 +150,7 @@ def recalibrated(
     ]
     lines = [
         _CALIBRATED,
-        f"Thresholds for {_aim(own)}, chosen on {chosen_on}, without labels. The tables below were measured with the "
-        "former thresholds.",
+        f"Thresholds for {_aim(own)}, chosen on {chosen_on}. The tables below were measured with the former thresholds.",
     ]
     if single_class:
         lines[1] = f"Every exit predicts a single class on {chosen_on}: no speed-up is claimed."

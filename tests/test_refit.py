@@ -344,7 +344,7 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
             log_refit(best, out, told, to, say=said.append)
     assert "Start one" not in str(caught.value)
     (line,) = said
-    assert line.startswith("warning: MLflow rejected the tag 'sweep', and the refit goes on without it: ")
+    assert line.startswith("warning: MLflow rejected the tag 'sweep'; the refit continues without it: ")
 
 
 def test_a_server_that_goes_away_at_the_end_costs_no_training(best_place, cli, tmp_path, monkeypatch):
@@ -427,7 +427,7 @@ def test_the_registered_version_has_signature_example_and_no_pickle(
         "row", "label", "probability", "exit_layer", "layers_saved",
     ]  # fmt: skip
     assert {p.name for p in served.metadata.signature.params} == {
-        "criterion", "threshold", "patience", "speed_up", "max_loss", "truncate", "batch_size",
+        "criterion", "threshold", "patience", "speed_up", "max_loss", "truncate", "batch_size", "strategy",
     }  # fmt: skip
     assert served.metadata.flavors["python_function"]["loader_module"] == "tune.models.serving"
     logged = client.get_logged_model(ran.json["mlflow"]["model_id"])
@@ -724,7 +724,7 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
         assert f"{time_['milliseconds']:.2f}" in text
     for time_ in told["wall_clock"][1:]:  # the first are all layers
         assert f"{time_['milliseconds']:.2f} | {time_['speed_up']:.2f} | {time_['layer_ratio']:.2f} |" in text
-    assert "on 100 rows spread over dev" in text
+    assert "with 100 samples spread over dev" in text
     assert "the best of 1 in sweep toy by its mean over exits" in text
     for p in told["chosen"]:
         assert f"{p['speed_up']:.2f}" in text
@@ -753,7 +753,7 @@ def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(r
     assert LAYERS / faster["exit_layer"].mean() == pytest.approx(3, rel=0.05)
     card = ModelCard.load(folder / "README.md")
     assert card.data.to_dict() == before.data.to_dict(), "what was measured stays"
-    assert "a speed-up of 2.5, chosen on 400 unlabelled texts of texts.csv" in card.text
+    assert "a layer speed-up of 2.5, chosen on 400 unlabelled texts of texts.csv" in card.text
     assert f"the criterion **entropy** at {served.model.config.exit_threshold:.6g}." in card.text
     assert card.text.endswith(before.text[before.text.index("## Use") :])
 
@@ -767,7 +767,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
 
     refused(wrong(tmp_path / "none.yaml"), "none.yaml: no such file")
     refused(wrong(best_place.file, "--speed-up", 9), "speed-up 9: should lie between 1 (all layers) and 4")
-    refused(wrong(best_place.file, "--criterion", "never"), "no threshold of the criterion 'never'")
+    refused(wrong(best_place.file, "--criterion", "never"), "no threshold of the exit criterion 'never'")
     refused(wrong(best_place.file, "--name", "a/b"), "--name 'a/b'")
     refused(wrong(best_place.file, "--alias", "v1"), "--alias 'v1'")
     path = best_place.copy(tmp_path / "best")
@@ -782,13 +782,13 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
     refused(wrong(path), "another backbone: its weights was 0000")
     values["theta_updates"] = 1
     path.write_text(dump_yaml(values))
-    refused(wrong(path), "it was edited")
+    refused(wrong(path), "edited after it was written")
     away = cli(
         "leebert-tune", "refit", best_place.file, "--out", tmp_path / "m", "--tracking-uri", "http://127.0.0.1:9"
     )
     refused(away, "MLflow can't be used at http://127.0.0.1:9")
     assert not (tmp_path / "m").exists()
-    refused(cli("leebert-tune", "refit", path, "--out", tmp_path / "m"), "it was edited")
+    refused(cli("leebert-tune", "refit", path, "--out", tmp_path / "m"), "edited after it was written")
     refused(cli("leebert-tune", "refit", best_place.file, "--speed-up", 9, "--out", tmp_path / "m"), "speed-up 9")
     assert not list(tmp_path.glob("**/mlflow.db")), "a refit that is refused leaves nothing"
 
@@ -803,7 +803,10 @@ def test_missing_and_other_data_is_said(best_place, cli, mlflow_server, tmp_path
     values = load_yaml(path)
     lines = (best_place.folder / "data" / "train.jsonl").read_text().splitlines()
     (tmp_path / "train.jsonl").write_text("\n".join(lines[:-1]) + "\n")
-    for name, part in (("none.jsonl", "none.jsonl: no such file"), ("train.jsonl", "found on other training data")):
+    for name, part in (
+        ("none.jsonl", "none.jsonl: no such file"),
+        ("train.jsonl", "the sweep used other training data"),
+    ):
         values["task"]["files"]["train"] = str(tmp_path / name)
         path.write_text(dump_yaml(values))
         refused(refit(cli, path, mlflow_server, "--out", tmp_path / "m"), part)

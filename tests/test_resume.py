@@ -286,7 +286,7 @@ def test_a_sweep_whose_data_and_backbone_have_moved_is_resumed_to_the_same_score
     assert [(folder.path / name).read_bytes() for name in ("manifest.json", "space.yaml")] == described
     (tmp_path / "is" / "data" / "train.jsonl").write_text((tmp_path / "is" / "data" / "dev.jsonl").read_text())
     changed = tuned(*go_on, *here, "--backbone", tmp_path / "is" / "backbone")
-    assert "the training data changed since it was started" in changed.err
+    assert "the training data changed since it started" in changed.err
 
 
 @pytest.mark.slow
