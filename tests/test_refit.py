@@ -725,7 +725,7 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
     for time_ in told["wall_clock"][1:]:  # the first are all layers
         assert f"{time_['milliseconds']:.2f} | {time_['speed_up']:.2f} | {time_['layer_ratio']:.2f} |" in text
     assert "with 100 samples spread over dev" in text
-    assert "the best of 1 in sweep toy by its mean over exits" in text
+    assert "the best of 1 in sweep toy by mean over exits" in text
     for p in told["chosen"]:
         assert f"{p['speed_up']:.2f}" in text
     scores = [e["dev"]["mean_over_exits"] for e in ran.json["evaluations"].values()]

@@ -327,7 +327,7 @@ def test_list_and_status_from_another_terminal(swept, tuned):
     assert "whole" in tuned("list").out
     plain = tuned("status", "whole").out
     assert "finished" in plain
-    assert "4 done, 0 left" in plain
+    assert "4 finished, 0 remaining" in plain
     by_path = tuned("status", swept[0].path).out
     assert by_path == plain
     nothing = tuned("stop", "whole")

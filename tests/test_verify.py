@@ -177,7 +177,7 @@ def test_other_data_is_named(best_place, cli, tmp_path):
 def test_an_edited_file_is_refused(best_place, cli, tmp_path, change):
     path = best_place.copy(tmp_path / "best")
     rewrite(path, change)
-    refused(cli("leebert-tune", "verify", path), str(path), "it was edited", "leebert-tune best toy")
+    refused(cli("leebert-tune", "verify", path), str(path), "edited after it was written", "leebert-tune best toy")
 
 
 def test_missing_foreign_and_damaged_files(best_place, cli, tmp_path):
