@@ -148,7 +148,7 @@ def test_other_code_is_not_trained_and_nothing_is_claimed(best_place, cli, tmp_p
     refused(ran, "not reproduced, another experiment", "the code was 0.0.9+abc, is ")
     assert "settings differ" not in ran.err
     ran = cli("leebert-tune", "verify", path, "--precision", "bf16")
-    refused(ran, "the code was 0.0.9+abc", "settings differ, too: runtime precision was fp32, is bf16")
+    refused(ran, "the code was 0.0.9+abc", "settings differ as well: runtime precision was fp32, is bf16")
     assert "cell 1" not in ran.err
     ran = cli("leebert-tune", "verify", path, "--anyway", "--json")
     refused(ran, "the code was 0.0.9+abc")
@@ -183,7 +183,7 @@ def test_an_edited_file_is_refused(best_place, cli, tmp_path, change):
 def test_missing_foreign_and_damaged_files(best_place, cli, tmp_path):
     refused(cli("leebert-tune", "verify", tmp_path / "none.yaml"), "none.yaml: no such file")
     (tmp_path / "run.yaml").write_text("task: mrpc\nmodel: {backbone: x}\n")
-    refused(cli("leebert-tune", "verify", tmp_path / "run.yaml"), "no best file", "leebert-tune best NAME")
+    refused(cli("leebert-tune", "verify", tmp_path / "run.yaml"), "not a best file", "leebert-tune best NAME")
     path = best_place.copy(tmp_path / "best")
     logits = path.with_name("pairs.held-out.parquet")
     logits.write_bytes(logits.read_bytes()[:-1] + b"?")
@@ -215,7 +215,7 @@ def test_what_may_be_changed_by_hand_may_be_left_out(best_place, tmp_path):
     [
         ("data: 3", "data: "),
         ("model:", "model: "),
-        ("2026-01-31: x", "quotes"),
+        ("2026-01-31: x", "quote it"),
         ("found: {digest: 2026-01-31}", "found.configuration is missing"),
     ],
 )
