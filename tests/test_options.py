@@ -16,25 +16,9 @@ from leebert.config import TrainConfig
 from leebert.methods import METHODS, applies, specific
 from leebert.model import build_model
 from leebert.record import TensorRows
+from leebert.testing.methods import CHANGED, TAKES
 from leebert.train import fit
 from leebert.training_options import idle
-
-#: Another value than the default of every option that only some methods read.
-CHANGED: dict[str, Any] = {
-    "lr_omega": 0.5, "cycle_length": 2, "teachers": "lle", "temperature": 3.0, "distillation": "kl", "keep": 0.25,
-    "alpha": 0.9, "beta": 1.0, "annealing": 1.5, "two_stage": True, "first_epochs": 2, "finetune_first": True,
-    "prune_rounds": 1, "layerdrop": 0.5, "replacing_rate": 0.9, "omega_in_cycle": False, "omega_forward": "eval",
-    "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
-}  # fmt: skip
-
-#: What it takes for an option to matter: KL is cross-entropy but for a constant as long as its teacher is detached; DBT's
-#: temperature rises while the teacher is sure; of a few draws at 0.3 and 0.9 all may come out alike.
-TAKES: dict[str, dict[str, Any]] = {
-    "first_epochs": {"finetune_first": True},
-    "distillation": {"detach_teacher": False},
-    "annealing": {"temperature": 0.1},
-    "replacing_rate": {"replacing_rate": 0.01},
-}
 
 
 @functools.cache
