@@ -202,7 +202,7 @@ def test_a_rule_of_omega_with_hidden_state_breaks_the_contract(make: Any, messag
     contract = MethodContract()
     row = dataclasses.replace(OFTEN, name="by-rule", omega=make, options=OFTEN.options - {"omega_optimizer"})
     contract.method = row  # type: ignore[misc]
-    with pytest.raises(AssertionError, match=message):
+    with contract.available(), pytest.raises(AssertionError, match=message):
         contract.test_its_own_rule_of_omega_keeps_all_state_in_its_memory()
 
 
