@@ -1,4 +1,4 @@
-"""YAML 1.2 files: `1e-5` is a number, `on` is text, and a key that stands twice is an error."""
+"""YAML 1.2 files: `1e-5` is a number, `on` is text, and a duplicate key is an error."""
 
 from __future__ import annotations
 

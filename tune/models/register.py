@@ -20,7 +20,7 @@ from typing import Any
 from leebert.errors import ConfigError, TrackingError
 from leebert.exits import CRITERIA
 from leebert.files import write_atomically
-from leebert.serving import ANSWER, PARAMETERS, text_columns, text_names
+from leebert.serving import PARAMETERS, PREDICTION, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.analysis import labels
 from tune.models.best_file import BestFile, content_digest
@@ -365,7 +365,7 @@ def _signature(columns: Sequence[Sequence[str]]) -> Any:
 
     return ModelSignature(
         inputs=Schema([ColSpec("string", name, required=len(names) == 1) for names in columns for name in names]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in ANSWER.items()]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in PREDICTION.items()]),
         params=ParamSchema([ParamSpec(name, kind, default) for name, (kind, default, _) in PARAMETERS.items()]),
     )
 

@@ -233,7 +233,10 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
     recorded, place = attempt.recorded(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
     checkpoints = Checkpoints(
-        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(recorded.digests), anew=True
+        place / attempt.name,
+        earlier=[place / name for name in attempt.earlier],
+        recorded=set(recorded.digests),
+        restart=True,
     )
     micro = attempt.placement.accumulate
     values = attempt.values

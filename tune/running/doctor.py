@@ -17,7 +17,7 @@ from leebert.omega import MOVED, learns_omega
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.machines import nodes, placement
 from tune.machines.footprint import estimate_for_space
-from tune.machines.nodes import NodeFacts, Question, Stamp
+from tune.machines.nodes import NodeFacts, Query, Stamp
 from tune.machines.placement import MemoryEstimate
 from tune.running.omega_reach import still_rates
 from tune.running.prepare import Prepared, prepare
@@ -93,12 +93,12 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
         node_facts: list[NodeFacts] = []
         if ray_check.status == "ok":
             driver = DriverFacts(
-                stamp=Stamp.here(),
+                stamp=Stamp.local(),
                 mark=folder if storage_check.status == "ok" else None,
                 prepared=prepared,
                 backbone=backbone_identity(spec.backbone) if backbone_check.status == "ok" else None,
             )
-            node_facts = nodes.ask(_question(spec, driver))
+            node_facts = nodes.query_nodes(_query(spec, driver))
             for node in node_facts:
                 checks += node_checks(node, driver)
     resources = _resources(spec, node_facts)
@@ -188,9 +188,9 @@ def _data(spec: SweepSpec, cache: Path) -> tuple[Check, Prepared | None]:
     return Check("data", DRIVER, "ok", f"{facts['rows']} samples{cut}"), prepared
 
 
-def _question(spec: SweepSpec, driver: DriverFacts) -> Question:
+def _query(spec: SweepSpec, driver: DriverFacts) -> Query:
     """Return what each node is asked to check."""
-    return Question(
+    return Query(
         storage=str(driver.mark.parent) if driver.mark else None,
         mark=driver.mark.name if driver.mark else None,
         tokens=driver.prepared.facts["tokens"] if driver.mark and driver.prepared else None,

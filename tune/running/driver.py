@@ -213,13 +213,13 @@ class Driver:
         )
         cells = {
             f"{s}/{f}": CellRecord(
-                sorted(self.state.seen(config, s, f)),
+                sorted(self.state.recorded_epochs(config, s, f)),
                 sorted(self.state.digests.get((config, s, f), ())),
                 sorted(self.state.evaluated.get((config, s, f), {}).items()),
                 dict(self.state.files.get((config, s, f), {})),
             )
             for s, f in self.study.cells
-            if self.state.seen(config, s, f)
+            if self.state.recorded_epochs(config, s, f)
         }
         values = self.state.configs[config].values
         index = self.state.indices[config]

@@ -54,7 +54,7 @@ class Prepared:
             device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
             keep_checkpoints=spec.keep_checkpoints,
             hang_seconds=60 * spec.resources.hang_minutes,
-            stamp=Stamp.here(self.outside.packages),
+            stamp=Stamp.local(self.outside.packages),
             outside=self.outside,
             evaluate=tuple(self.facts.get("evaluated", ())),
         )

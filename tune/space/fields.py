@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig
-from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
+from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, canonical_name, is_regression
 from leebert.errors import ConfigError, nearest
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
@@ -48,7 +48,7 @@ def _read_task(raw: Any) -> str | dict[str, Any]:
         names = (*TASKS, *IMAGE_TASKS)
         if is_regression(raw):
             raise ValueError(f"is a regression: {NO_REGRESSION}")
-        if (name := known_name(raw)) not in names:
+        if (name := canonical_name(raw)) not in names:
             raise ValueError(
                 f"should be one of {', '.join(names)}{nearest(raw.lower(), names)}, or a mapping that declares a task"
             )

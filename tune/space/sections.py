@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails
 
 from leebert.config import Frozen, Subset
 from leebert.errors import nearest
-from leebert.plugins import Registry, elsewhere
+from leebert.plugins import Registry, unknown_advice
 from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
 
@@ -76,7 +76,7 @@ class PartSpec(Frozen):
     def _exists(cls, name: Any) -> Any:
         if isinstance(name, str) and name not in cls.registry:
             near = nearest(name, cls.registry)
-            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {elsewhere(name)}")
+            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {unknown_advice(name)}")
         return name
 
     @model_validator(mode="wrap")

@@ -211,13 +211,13 @@ class SweepFolder:
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
     """Return the space of an existing sweep, as resolved at its start or last extension."""
-    values, where = folder.manifest["spec"], str(folder.path / "manifest.json")
-    refuse_missing(folder.manifest.get("parts"), where)
+    values, file = folder.manifest["spec"], str(folder.path / "manifest.json")
+    refuse_missing(folder.manifest.get("parts"), file)
     resources = values.get("resources")
     if isinstance(resources, dict) and isinstance(gpus := resources.get("gpus"), int | float) and gpus > 1:
         # Older versions accepted more than one GPU for a trial, but used one.
         values = {**values, "resources": {**resources, "gpus": 1.0}}
-    return parse(SweepSpec, values, where)
+    return parse(SweepSpec, values, file)
 
 
 @contextlib.contextmanager

@@ -100,8 +100,8 @@ class SegmentWriter:
             StorageError: If the records cannot be written. Nothing can be appended after that, as the last line may be
                 torn.
         """
-        now = round(time.time(), 6)  # in one millisecond, two trials may report
-        full = [{"seq": seq, "time": now, **record} for seq, record in enumerate(records, start=self.seq)]
+        written_at = round(time.time(), 6)  # in one millisecond, two trials may report
+        full = [{"seq": seq, "time": written_at, **record} for seq, record in enumerate(records, start=self.seq)]
         with _writing(self.folder):
             try:
                 for record in full:
@@ -239,7 +239,7 @@ class Ledger:
             for config, name in attempts
             if (config, name) not in granted
         ]
-        return gaps.mended(drivers, [orphan for orphan in orphans if orphan.begin], self.values_of)
+        return gaps.restore(drivers, [orphan for orphan in orphans if orphan.begin], self.values_of)
 
     def _attempts(self) -> list[tuple[str, str]]:
         """Return configuration and name of every attempt that has a folder."""
@@ -381,7 +381,7 @@ class SweepState:
         """Return `running` while a driver works, else how the sweep ended: `finished`, `stopped`, `failed`, `died`."""
         return "running" if driven else str((self.end or {}).get("status", "died"))
 
-    def seen(self, config: str, seed: int, fold: int) -> set[int]:
+    def recorded_epochs(self, config: str, seed: int, fold: int) -> set[int]:
         """Return the recorded epochs of a run."""
         return set(self.epochs.get((config, seed, fold), ()))
 
@@ -486,8 +486,8 @@ class SweepState:
         if (old := self.cells.pop(key, None)) is not None:
             self.replaced[key] = old
             self.cells_of[config].remove(old)
-            where = {"config": config, "seed": seed, "fold": fold}
-            self._cell(where, lambda cell: Cell(seed, fold, "running", cell.epochs))
+            run = {"config": config, "seed": seed, "fold": fold}
+            self._cell(run, lambda cell: Cell(seed, fold, "running", cell.epochs))
 
     def _complete(self, r: LedgerRecord) -> bool:
         fresh = self.configs[r["config"]].state != "complete"

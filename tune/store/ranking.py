@@ -91,8 +91,8 @@ def _states(history: History) -> str:
     if not history:
         return "the sweep has none so far"
     counts = Counter(c.state for c in history)
-    words: dict[ConfigState, str] = {"running": "unfinished", "pruned": "pruned", "failed": "failed"}
-    parts = [f"{counts[state]} {word}" for state, word in words.items()]
+    labels: dict[ConfigState, str] = {"running": "unfinished", "pruned": "pruned", "failed": "failed"}
+    parts = [f"{counts[state]} {word}" for state, word in labels.items()]
     if counts["complete"]:
         parts.append(f"{counts['complete']} complete, but with a diverged or missing run")
     return ", ".join(parts)
@@ -108,7 +108,7 @@ def exit_scores(side: Iterable[Configuration], cells: Iterable[SeedFold]) -> np.
     Empty where exits are not recorded.
     """
     best = [{(k.seed, k.fold): k.best.exits for k in c.cells if k.best is not None} for c in side]
-    rows = [[mine[cell] for mine in best] for cell in cells]
+    rows = [[exits_of[cell] for exits_of in best] for cell in cells]
     return np.mean(rows, axis=1) if all(exits for row in rows for exits in row) else np.empty((0, 0))
 
 
