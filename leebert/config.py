@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema, InitErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
 
 from leebert.errors import ConfigError, nearest
 from leebert.exits import CRITERIA, DEFAULT, threshold_problem, without_patience
@@ -211,7 +211,7 @@ class TrainConfig(Frozen):
         further = {key: value for key, value in values.items() if key not in cls.model_fields}
         if not further and (method is None or method.own_options is None):
             return handler(values)
-        errors: list[Any] = []
+        errors: list[ErrorDetails] = []
         own: dict[str, Any] = {}
         try:
             own = ((method and method.own_options) or Frozen).model_validate(further).model_dump()
@@ -222,14 +222,14 @@ class TrainConfig(Frozen):
         except ValidationError as error:
             errors = [*error.errors(), *errors]
         if errors:
-            raise ValidationError.from_exception_data(cls.__name__, [_as_details(details) for details in errors])
+            raise ValidationError.from_exception_data(cls.__name__, [raisable(details) for details in errors])
         return config
 
 
-def _as_details(details: Any) -> InitErrorDetails:
+def raisable(details: ErrorDetails) -> InitErrorDetails:
     """Convert an error of one validation so that another can raise it."""
-    parts = {key: details[key] for key in ("type", "loc", "input", "ctx") if key in details}
-    return InitErrorDetails(**parts)  # type: ignore[typeddict-item]
+    parts = InitErrorDetails(type=details["type"], loc=details["loc"], input=details["input"])
+    return {**parts, "ctx": details["ctx"]} if "ctx" in details else parts
 
 
 #: Options that change only memory and speed. They are not searched, and a run may resume with other values.

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from leebert.config import ExitConfig, parse
+from leebert.config import ExitConfig, Precision, parse
 from leebert.exits import DEFAULT
 
 
@@ -30,7 +30,7 @@ class EarlyExitConfig(PreTrainedConfig):
     task: str | dict[str, Any] | None = None
     metric: str | None = None
     # The precision in which thresholds were chosen; bf16 and fp32 give different exits.
-    precision: str = "auto"
+    precision: Precision = "auto"
 
     @property
     def exits(self) -> ExitConfig:

@@ -113,7 +113,8 @@ def load_or_build(
 
 def flat(column: Any) -> np.ndarray:
     """Return the concatenated values of a column of lists, without a copy."""
-    return column.values.to_numpy(zero_copy_only=True)
+    values: np.ndarray = column.values.to_numpy(zero_copy_only=True)
+    return values
 
 
 def fingerprint(path: str | Path) -> str:

@@ -30,7 +30,8 @@ def jackknife(function: Function, labels: np.ndarray, predicted: np.ndarray) -> 
         equal = np.flatnonzero(pair_of == number)
         remaining = np.arange(len(labels)) != equal[0]
         influences[equal] = (len(labels) - 1) * (whole - function(labels[remaining], predicted[remaining]))
-    return influences - influences.mean()
+    influences -= influences.mean()
+    return influences
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

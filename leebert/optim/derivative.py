@@ -66,7 +66,8 @@ def _derivative(optimizer: torch.optim.Optimizer) -> Any:
 
 
 def _sgd(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return v * (-group["lr"] * (1 + (group["momentum"] if group["nesterov"] else 0)))
+    rate: float = group["lr"] * (1 + (group["momentum"] if group["nesterov"] else 0))
+    return v * -rate
 
 
 def _adamw(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,7 @@ def _adamw(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, 
     # In place where possible: for tensors as large as the embeddings, new memory costs more than the arithmetic.
     root = (state["exp_avg_sq"] / past2).sqrt_()
     below = root + group["eps"]
-    chained = (
+    chained: torch.Tensor = (
         (state["exp_avg"] * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))
     )  # the contribution of g to s
     chained.masked_fill_(root == 0, 0)  # g² may be 0 in floating point where g isn't

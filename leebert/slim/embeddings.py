@@ -44,11 +44,13 @@ class FactorisedEmbedding(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The equivalent matrix of `nn.Embedding`, (V, E), computed."""
-        return self.projection(self.table.weight)
+        weight: torch.Tensor = self.projection(self.table.weight)
+        return weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Look up ids of any shape; returns embeddings (…, E)."""
-        return self.projection(self.table(ids))
+        embedded: torch.Tensor = self.projection(self.table(ids))
+        return embedded
 
 
 def factorise_embeddings(encoder: Any, rank: int) -> None:
