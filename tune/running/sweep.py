@@ -320,7 +320,7 @@ def _session(
             cpus=cpus,
             gpus=gpus,
             concurrent=concurrent,
-            beat=beats(lease.tell, driver, planned, also),
+            beat=beats(lease.add_facts, driver, planned, also),
             before_end=lambda: publishing.end(driver.state),
         )
 
