@@ -113,7 +113,7 @@ def check_names(to: RegistryTarget, task: str) -> None:
 
 
 def check_server(to: RegistryTarget) -> None:
-    """Create the experiment where it does not exist, before anything is trained.
+    """Create the experiment, if it does not exist, before anything is trained.
 
     Args:
         to: Where the refit is logged.
@@ -184,16 +184,16 @@ class _Logging:
         return {key: value for key, value in self.kept.items() if key != "finished"}
 
     def _begun(self) -> dict[str, Any]:
-        """Return what an interrupted refit has logged to this server and experiment already."""
+        """Return the facts that an interrupted refit has already logged to this server and experiment."""
         place = {"tracking_uri": redact(self.to.uri), "experiment_id": self.experiment_id}
         registered = {"name": self.to.name, "alias": self.to.alias}
         path = self.out / LOGGED
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if any(kept.get(key) != value for key, value in place.items()):
-            kept = {**place, "runs": {}, "finished": []}
-        if any(kept.get(key) != value for key, value in registered.items()):
-            kept.pop("version", None)
-        return {**kept, **registered}
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if any(facts.get(key) != value for key, value in place.items()):
+            facts = {**place, "runs": {}, "finished": []}
+        if any(facts.get(key) != value for key, value in registered.items()):
+            facts.pop("version", None)
+        return {**facts, **registered}
 
     def _keep(self, **facts: Any) -> None:
         """Add facts to :data:`LOGGED` and write it."""
@@ -271,10 +271,10 @@ class _Logging:
     def _free_name(self, seed: int) -> str:
         """Return a run name that no refit of this seed has in the experiment."""
         runs = self.client.search_runs([self.experiment_id], f"tags.kind = 'refit' AND tags.seed = '{seed}'")
-        taken = {run.info.run_name for run in runs}
+        used = {run.info.run_name for run in runs}
         algorithm = self.best.config.training.algorithm
         numbered = (names.refit_run_name(self.best.task_name, algorithm, seed, n) for n in itertools.count(1))
-        return next(name for name in numbered if name not in taken)
+        return next(name for name in numbered if name not in used)
 
     def _register(self) -> int:
         """Register the model, unless an interrupted refit has; describe the version and give it the alias."""

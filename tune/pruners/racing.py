@@ -22,7 +22,7 @@ from tune.pruners.places import Places
 from tune.space import SweepSpec
 from tune.space.parts import Number, PrunerRow, Warmed
 from tune.store.history import History
-from tune.store.ranking import complete, mean_and_std
+from tune.store.ranking import completed, mean_and_std
 
 #: Number of completed configurations before the first stop; two equal gains would have no spread.
 STARTUP = 3
@@ -40,7 +40,7 @@ class RacingPruner:
         configuration, reached = self.places.reached(history, config_id, cell, epoch)
         place = reached[-1]
         score = self.places.score(configuration, place)
-        scores = [(self.places.score(c, self.places.end), self.places.score(c, place)) for c in complete(history)]
+        scores = [(self.places.score(c, self.places.end), self.places.score(c, place)) for c in completed(history)]
         pairs = [(y, x) for y, x in scores if y is not None and x is not None]
         if score is None or place < self.min_epochs or len(pairs) < STARTUP:
             return True
@@ -73,7 +73,7 @@ def make(spec: SweepSpec, options: RacingOptions) -> RacingPruner:
 
 PRUNER = PrunerRow(
     name="racing",
-    title="when it trails the best complete configuration by more than configurations of this sweep are likely to make up by "
+    title="when it trails the best completed configuration by more than configurations of this sweep are likely to make up by "
     "the end (one-sided t margin at level `alpha`); for sweeps where only the best configuration matters",
     source="Maron and Moore, NeurIPS 1994; Birattari et al., GECCO 2002",
     make=make,

@@ -47,7 +47,7 @@ class PartSpec(Frozen):
     """A searcher or pruner by name, with its options, which are checked as its row declares them.
 
     An option that only other parts of this project have does nothing: older versions wrote all options of all parts into
-    a sweep's space. It is kept where it is not the default, as it was part of the sweep's digest.
+    a sweep's space. It is kept unless it is the default, since it was part of the sweep's digest.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -57,12 +57,12 @@ class PartSpec(Frozen):
 
     @property
     def row(self) -> Any:
-        """What is known of it."""
+        """The row of the part."""
         return self.registry[self.name]
 
     @property
     def options(self) -> Any:
-        """Its options, as the model that its row names."""
+        """Its options, in the model of its row."""
         kind = self.row.options
         return kind.model_validate({k: v for k, v in (self.model_extra or {}).items() if k in kind.model_fields})
 
@@ -100,7 +100,7 @@ class PartSpec(Frozen):
             try:
                 return handler({"name": name})
             except ValidationError as error:
-                wrong, extra = [*map(raisable, error.errors()), *wrong], {}  # whose the other keys are is not known
+                wrong, extra = [*map(raisable, error.errors()), *wrong], {}  # the owner of the other keys is unknown
         wrong += [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value) for key, value in extra.items()]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
@@ -111,7 +111,7 @@ class SearcherSpec(PartSpec):
     """Who proposes configurations."""
 
     registry: ClassVar[Registry[SearcherRow]] = SEARCHERS
-    name: str = Field(default="grid", description="One of `SEARCHERS`; its options stand beside it.")
+    name: str = Field(default="grid", description="One of `SEARCHERS`; its options are further keys.")
 
     @property
     def configurations(self) -> int | None:
@@ -123,7 +123,7 @@ class PrunerSpec(PartSpec):
     """Who stops a configuration before its last cell."""
 
     registry: ClassVar[Registry[PrunerRow]] = PRUNERS
-    name: str = Field(default="none", description="One of `PRUNERS`; its options stand beside it.")
+    name: str = Field(default="none", description="One of `PRUNERS`; its options are further keys.")
 
 
 class Resources(Frozen):

@@ -107,7 +107,7 @@ def restore(
     lossy = False
     for name in sorted({*counted, *(o.driver for o in relevant)}):
         for record in _with_orphans(
-            counted.get(name, ()), sorted((o for o in relevant if o.driver == name), key=_when)
+            counted.get(name, ()), sorted((o for o in relevant if o.driver == name), key=_by_time)
         ):
             if isinstance(record, Orphan):
                 lossy = True
@@ -131,7 +131,7 @@ def restore(
     return Decisions(tuple(decisions), tuple(recovered), tuple(_missing(lost, relevant, unknown, skipped)), fences)
 
 
-def _when(orphan: Orphan) -> tuple[float, str, str]:
+def _by_time(orphan: Orphan) -> tuple[float, str, str]:
     return float(orphan.begin.get("time", 0.0)), orphan.config, orphan.name
 
 
@@ -151,7 +151,7 @@ def _with_orphans(records: Sequence[LedgerRecord], orphans: Sequence[Orphan]) ->
 def _restored(
     orphan: Orphan, indices: Mapping[str, int], values_of: Callable[[str], Mapping[str, Any] | None]
 ) -> Iterator[LedgerRecord]:
-    """Restore the records with which a driver suggested and granted an attempt; none if its values are lost, too."""
+    """Restore the records with which a driver suggested and granted an attempt; none if its values are also lost."""
     begin = orphan.begin if orphan.begin.get("kind") == "begin" else {}
     common = {"time": orphan.begin.get("time", 0.0), "config": orphan.config}
     if orphan.config not in indices:

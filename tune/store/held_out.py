@@ -126,7 +126,7 @@ def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarr
 
 
 def damaged(folder: Path, cells: Mapping[CellKey, LedgerRecord]) -> dict[CellKey, str]:
-    """Return the finished runs with a missing or damaged file, and what is wrong with their first such file."""
+    """Return the finished runs with a missing or damaged file, with the problem of their first such file."""
     problems = {}
     for key, record in cells.items():
         paths = [held_out_path(folder, record)] if "held_out" in record else []  # others have diverged

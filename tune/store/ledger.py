@@ -63,7 +63,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> LedgerRecord:
-    """Decode a line without its line end. ValueError where the checksum does not match."""
+    """Decode a line without its line end. ValueError if the checksum does not match."""
     checksum, _, text = line.partition(b" ")
     if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
         raise ValueError("wrong checksum")
@@ -267,13 +267,13 @@ class Ledger:
         for n, decision in reversed(list(enumerate(decisions))):
             if "config" not in decision:
                 continue
-            config, now = decision["config"], 0.0
+            config, latest = decision["config"], 0.0
             if decision["kind"] == "grant":
                 last = following.get(config, len(decisions)) - 1
                 for record in self.records_of(config, attempt_name(decision)):
-                    now = max(now, record["time"])
-                    place = min(max(bisect.bisect_right(times, now) - 1, n), last)
-                    merged.append((place, now, record["seq"], record))
+                    latest = max(latest, record["time"])
+                    place = min(max(bisect.bisect_right(times, latest) - 1, n), last)
+                    merged.append((place, latest, record["seq"], record))
             following[config] = n
         return [record for *_, record in sorted(merged, key=lambda m: m[:3])]
 
@@ -311,7 +311,7 @@ class Ledger:
                         for record in _read_segment(path, epochs=epochs):
                             state.apply(record)
         if state.missing:
-            warnings.warn(f"{self.folder}: {'; '.join(state.missing)}; `resume` trains what is missing", stacklevel=1)
+            warnings.warn(f"{self.folder}: {'; '.join(state.missing)}; `resume` trains the missing runs", stacklevel=1)
         return state
 
 
@@ -503,7 +503,7 @@ class SweepState:
     # The trials':
 
     def _begin(self, r: LedgerRecord) -> bool:
-        """Ignore the copy of the attempt's grant, which is only used where the grant itself is lost."""
+        """Ignore the copy of the attempt's grant, which is only used if the grant itself is lost."""
         return False
 
     def _checkpoint(self, r: LedgerRecord) -> bool:
