@@ -83,8 +83,10 @@ def train(
         "aim.max_loss": max_loss, "aim.speed_up": speed_up,
     }  # fmt: skip
     _override(values, task, options, set_ or ())
-    refuse_missing((values.get("found") or {}).get("parts"), str(config))
-    checked = parse(RunConfig, values, str(config or "options"))
+    source = str(config or "options")
+    if isinstance(found := values.get("found"), dict):  # before the rest, whose names may be the missing plugin's
+        refuse_missing(found.get("parts"), source)
+    checked = parse(RunConfig, values, source)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
     if (out / "config.json").exists() and not is_unfinished(out):

@@ -30,6 +30,28 @@ class LookAhead(Protocol):
         ...
 
 
+class OmegaRule(Protocol):
+    """A method's own update of ω, in place of the torch optimiser of the option `omega_optimizer`."""
+
+    def __call__(
+        self, omega: torch.Tensor, gradient: torch.Tensor, rate: float, memory: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Compute the next ω; only `memory` may be changed.
+
+        Args:
+            omega: The present ω.
+            gradient: ∇ω L of the loss terms passed to :meth:`Level.omega_step`, in ω's shape; terms for λ1 are multiplied by
+                λ1 / λ2.
+            rate: λ2, a factor of every change: at a rate near 0, ω stays.
+            memory: State of the rule between steps, such as a momentum: tensors by name, empty before the first step of a
+                stage, and stored in checkpoints.
+
+        Returns:
+            The next ω, in the same shape.
+        """
+        ...
+
+
 class Level(Protocol):
     """The operations of an optimiser of ω within one step. Loss terms l are (n,) vectors without a graph.
 
@@ -53,8 +75,20 @@ class Level(Protocol):
         """Compute l and ∇θ L(θ, ω) on a batch at the present θ, in one forward and backward pass; θ and ω stay."""
         ...
 
-    def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
-        """Update ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for its rate."""
+    def omega_step(
+        self,
+        *,
+        at_lr_theta: torch.Tensor | None = None,
+        at_lr_omega: torch.Tensor | None = None,
+        rule: OmegaRule | None = None,
+    ) -> None:
+        """Update ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for its rate.
+
+        Args:
+            at_lr_theta: (n,) terms l whose gradient is applied at λ1.
+            at_lr_omega: (n,) terms l whose gradient is applied at λ2.
+            rule: Makes the step; None: the optimiser of the option `omega_optimizer`.
+        """
         ...
 
     def next_d2(self) -> Batch:
