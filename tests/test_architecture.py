@@ -263,7 +263,7 @@ def test_gradients_of_training_are_taken_in_one_file():
 def test_public_names_resolve():
     import leebert
 
-    assert sorted(leebert.__all__) == sorted(leebert._WHERE)
+    assert sorted(leebert.__all__) == sorted(leebert._MODULES)
     assert len(set(leebert.__all__)) == len(leebert.__all__)
     for name in leebert.__all__:
         assert getattr(leebert, name) is not None

@@ -9,21 +9,21 @@ from typing import Any
 
 from tune.analysis.stats import Interval, samples_needed
 
-#: The difference, as a fraction, for which a verdict without a significant difference says how many runs are needed.
+#: The difference, as a fraction, for which a verdict without a significant difference states the necessary number of runs.
 DETECTED = 0.01
 
-#: The power at which that difference is to be detected.
+#: The power of that test.
 POWER = 0.8
 
 #: With fewer runs than this the t distribution has such heavy tails that an interval is too wide to be of use.
 USEFUL = 4
 
-#: From this number on a verdict only says that more runs do not help in practice.
+#: Above this number, a verdict only states that more runs do not help in practice.
 MANY = 1000
 
 
 def side_name(option: str, value: Any) -> str:
-    """Return what a side is called: `clo-v2`, `lr_theta=0.0001`."""
+    """Name a side of a comparison: `clo-v2`, `lr_theta=0.0001`."""
     return str(value) if option == "algorithm" else f"{option}={value}"
 
 
