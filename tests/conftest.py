@@ -30,6 +30,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 from best_files import best_place  # noqa: F401
 from clusters import nodes  # noqa: F401
 from hypothesis import settings
+from mlflow_app import mlflow_app, new_database  # noqa: F401
 from mlflow_server import mlflow_server  # noqa: F401
 
 # How long an example takes depends on the machine, not on the code. 50 examples, half of Hypothesis' default.
