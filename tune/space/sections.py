@@ -18,6 +18,7 @@ from pydantic_core import InitErrorDetails
 
 from leebert.config import Frozen, Subset
 from leebert.errors import nearest
+from leebert.findings import again
 from leebert.plugins import Registry, elsewhere
 from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
@@ -86,7 +87,7 @@ class PartSpec(Frozen):
             return handler(values)
         name = values.get("name", cls.model_fields["name"].default)
         extra = {key: value for key, value in values.items() if key != "name"}
-        wrong: list[Any] = []
+        wrong: list[InitErrorDetails] = []
         kept: dict[str, Any] = {}
         own = cls.registry.get(name) if isinstance(name, str) else None
         others = [cls.registry[other] for other in cls.registry.built_in if other != name]
@@ -95,22 +96,16 @@ class PartSpec(Frozen):
             try:
                 kept |= row.options.model_validate(mine).model_dump(exclude_defaults=row is not own)
             except ValidationError as error:
-                wrong += error.errors()
+                wrong += again(error)
         if own is None:
             try:
                 return handler({"name": name})
             except ValidationError as error:
-                wrong, extra = [*error.errors(), *wrong], {}  # whose the other keys are is not known
-        wrong += [{"type": "extra_forbidden", "loc": (key,), "input": value} for key, value in extra.items()]
+                wrong, extra = [*again(error), *wrong], {}  # whose the other keys are is not known
+        wrong += [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value) for key, value in extra.items()]
         if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, [_again(details) for details in wrong])
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
         return handler({"name": name, **kept})
-
-
-def _again(details: Any) -> InitErrorDetails:
-    """An error of a validation, to be raised in another one."""
-    kept = {key: details[key] for key in ("type", "loc", "input", "ctx") if key in details}
-    return InitErrorDetails(**kept)  # type: ignore[typeddict-item]
 
 
 class SearcherSpec(PartSpec):
