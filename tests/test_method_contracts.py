@@ -15,7 +15,6 @@ from leebert.methods import METHODS
 from leebert.testing import MethodContract
 from leebert.train import TrainResult
 
-
 #: Results by network and configuration.
 TRAINED: dict[tuple[bool, str], TrainResult] = {}
 
