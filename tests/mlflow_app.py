@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import sqlite3
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -77,7 +78,15 @@ class MlflowApp:
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
     """The address of a new database of MLflow in a folder: a copy of one that is created once (two seconds)."""
+    import sqlalchemy
+
     from tune.tracking.server import open_store
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+    def unsynced(connection: Any, _: object) -> None:
+        """Not wait for the disk at every request: no test can see what only a loss of power would show."""
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
 
     empty = tmp_path_factory.mktemp("empty") / "mlflow.db"
     open_store(f"sqlite:///{empty}").engine.dispose()
