@@ -84,8 +84,8 @@ def train(
     }  # fmt: skip
     _override(values, task, options, set_ or ())
     source = str(config or "options")
-    if isinstance(found := values.get("found"), dict):  # before the rest, whose names may be the missing plugin's
-        refuse_missing(found.get("parts"), source)
+    if isinstance(search := values.get("found"), dict):  # first, since other keys may name parts of a missing plug-in
+        refuse_missing(search.get("parts"), source)
     checked = parse(RunConfig, values, source)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name

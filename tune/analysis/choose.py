@@ -250,13 +250,13 @@ def _replayed(
     for sweep in sweeps:
         keys = {c.configuration.id: key for key, c in candidates.items() if c.sweep is sweep}
         # A network with one exit has a single speed, and no curve.
-        mine = {
+        records = {
             cell: record
             for cell, record in sweep.state.cells.items()
             if cell[0] in keys and len(record["exits"].get("score", ())) != 1
         }
         of_sweep = curves(
-            sweep.folder.path, mine, sweep.manifest["metric"], objective.criterion, objective.patience, say=say
+            sweep.folder.path, records, sweep.manifest["metric"], objective.criterion, objective.patience, say=say
         )
         by_run |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in of_sweep.items()}
     return by_run

@@ -320,11 +320,11 @@ def _complete_pairs(
     candidates = {every} if every in finished else {a & b for a in finished for b in finished}
 
     def rank(cells: frozenset[SeedFold]) -> tuple[Any, ...]:
-        return -len(cells) * sum(cells <= mine for mine in done), -len(cells), sorted(cells)
+        return -len(cells) * sum(cells <= runs for runs in done), -len(cells), sorted(cells)
 
     chosen = min(candidates, key=rank, default=frozenset())
-    used = [pair for pair, mine in zip(pairs, done, strict=True) if chosen and chosen <= mine]
-    dropped = [pair for pair, mine in zip(pairs, done, strict=True) if not chosen <= mine]
+    used = [pair for pair, runs in zip(pairs, done, strict=True) if chosen and chosen <= runs]
+    dropped = [pair for pair, runs in zip(pairs, done, strict=True) if not chosen <= runs]
     return used, dropped, sorted(chosen)
 
 

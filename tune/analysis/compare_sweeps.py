@@ -286,7 +286,7 @@ def across_rows(combined: Sequence[Across]) -> list[tuple[str, ...]]:
         ("over tasks", *first.tasks, "mean", level(first.difference.confidence), "p", "flip p")
     ]
     for one in combined:
-        p = "-" if not one.difference.known else f"{one.difference.p:.3f}"
+        p = "-" if not one.difference.defined else f"{one.difference.p:.3f}"
         each = (points(d) for d in one.tasks.values())
         numbers = (points(one.difference.mean), span(one.difference), p, f"{one.sign_flip_p:.3f}")
         table.append((one.what, *each, *numbers))

@@ -48,7 +48,7 @@ class ConfigurationMargin:
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         cells = self.over_cells
-        ends = {"low": round(cells.low, 6), "high": round(cells.high, 6)} if cells.known else {}
+        ends = {"low": round(cells.low, 6), "high": round(cells.high, 6)} if cells.defined else {}
         return {
             **self.samples.as_dict(),
             "cells": cells.cells,

@@ -39,7 +39,7 @@ def points(fraction: float, sign: str = "+") -> str:
 
 def span(interval: Interval) -> str:
     """Return the ends of an interval, x100."""
-    return f"{points(interval.low, '')} to {points(interval.high, '')}" if interval.known else "unknown"
+    return f"{points(interval.low, '')} to {points(interval.high, '')}" if interval.defined else "unknown"
 
 
 def level(confidence: float) -> str:
@@ -74,7 +74,7 @@ def verdict(
             followed by the number of runs that would detect :data:`DETECTED` at :data:`POWER`.
     """
     counted = f"{interval.cells} {unit}{'s' if interval.cells > 1 else ''}"
-    if not interval.known:
+    if not interval.defined:
         reason = f"one {unit} has no spread" if interval.cells == 1 else f"every {unit} shows the same difference"
         return (
             f"no significant difference between {a} and {b}: {points(interval.mean)} points, no interval ({reason}), "

@@ -295,7 +295,7 @@ class Driver:
         cell = (last["seed"], last["fold"])
         epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
         waits = last["kind"] == "epoch" and last["ended"] is not None  # the cell's end comes with this epoch
-        undecided = not waits and cell not in self.state.settled.get(config, ())
+        undecided = not waits and cell not in self.state.before_extension.get(config, ())
         history = self.state.then.get(config) or self.state.history()
         if undecided and not self.pruner.decide(history, config, cell, epoch):
             self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
