@@ -257,7 +257,21 @@ def test_functions_are_short():
 
 #: Names that the glossary of this project replaces: a sample exits, a baseline, a completed or pruned run, a result, a place.
 REPLACED_NAMES = frozenset(
-    "answers found gone_on heard known left rival rivals said settled there told what_it_scored".split()
+    (
+        "answers",
+        "found",
+        "gone_on",
+        "heard",
+        "known",
+        "left",
+        "rival",
+        "rivals",
+        "said",
+        "settled",
+        "there",
+        "told",
+        "what_it_scored",
+    )
 )
 
 #: Of these, the key `found` of best files, and the option `left` of tables for columns that are left-aligned.
@@ -282,7 +296,7 @@ def defined_names(node):
 def test_names_are_those_of_the_glossary():
     wrong = []
     for path in (p for p in MODULES if p.is_relative_to(ROOT / "leebert") or p.is_relative_to(ROOT / "tune")):
-        for node in ast.walk(parsed(path)):
+        for node in ast.walk(tree_of(path)):
             name = defined_names(node).strip("_")
             if name in REPLACED_NAMES and (ids(path), name) not in KEPT_NAMES:
                 wrong.append(
