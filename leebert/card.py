@@ -49,7 +49,7 @@ class CardFacts:
         machine: The machine on which the times were measured.
         timed_rows: The largest number of timed samples.
         versions: Versions of the libraries.
-        served_as: Address of the registered model; empty where it is not registered.
+        served_as: Address of the registered model; empty if it is not registered.
     """
 
     task: str
