@@ -49,7 +49,7 @@ class CardFacts:
         machine: The machine on which the times were measured.
         timed_rows: The largest number of timed samples.
         versions: Versions of the libraries.
-        served_as: Address of the registered model; empty where it is not registered.
+        served_as: Address of the registered model; empty if it is not registered.
     """
 
     task: str
@@ -97,7 +97,7 @@ def card(facts: CardFacts) -> str:
 
 
 def _against(result: Mapping[str, Any]) -> AgainstMajority | None:
-    """A split's scores beside the majority class; None where its evaluation has no such comparison."""
+    """A split's scores beside the majority class; None if its evaluation has no such comparison."""
     return AgainstMajority.of(result["majority"]) if result.get("majority") else None
 
 

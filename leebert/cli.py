@@ -83,12 +83,12 @@ def train(
         "--pooling": ("model.pooling", pooling), "--criterion": ("aim.criterion", criterion),
         "--max-loss": ("aim.max_loss", max_loss), "--speed-up": ("aim.speed_up", speed_up),
     }  # fmt: skip
-    where = str(config or "options")
+    source = str(config or "options")
     sources: dict[str, str] = {}
     errors = _override(values, task, options, set_ or (), sources)
-    if isinstance(found := values.get("found"), dict):  # before the rest, whose names may be the missing plugin's
-        refuse_missing(found.get("parts"), where)
-    checked = parse(RunConfig, values, where, sources, errors)
+    if isinstance(search := values.get("found"), dict):  # first, since other keys may name parts of a missing plug-in
+        refuse_missing(search.get("parts"), source)
+    checked = parse(RunConfig, values, source, sources, errors)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
     if (out / "config.json").exists() and not is_unfinished(out):
@@ -131,7 +131,7 @@ def _override(
     Args:
         values: The configuration; it is changed.
         task: The value of `--task`.
-        options: Option → its dotted key and its value; None where it was not given.
+        options: Option → its dotted key and its value; None if it was not given.
         assignments: The values of `--set`.
         sources: Receives the option that set each key.
 

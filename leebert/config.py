@@ -217,18 +217,18 @@ class TrainConfig(Frozen):
         further = {key: value for key, value in values.items() if key not in cls.model_fields}
         if not further and (method is None or method.own_options is None):
             return handler(values)
-        wrong: list[InitErrorDetails] = []
+        errors: list[InitErrorDetails] = []
         own: dict[str, Any] = {}
         try:
             own = ((method and method.own_options) or Frozen).model_validate(further).model_dump()
         except ValidationError as error:
-            wrong = again(error)
+            errors = again(error)
         try:
             config = handler({**{key: value for key, value in values.items() if key not in further}, **own})
         except ValidationError as error:
-            wrong = [*again(error), *wrong]
-        if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, wrong)
+            errors = [*again(error), *errors]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
         return config
 
 

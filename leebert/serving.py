@@ -109,7 +109,7 @@ class Served:
         return table
 
     def exits(self, request: Mapping[str, Any]) -> ExitConfig:
-        """Select the exit criterion of a request; the model's own where the request names none."""
+        """Select the exit criterion of a request; the model's own if the request names none."""
         config = self.model.config
         criterion, threshold, patience = (request.get(name) for name in ("criterion", "threshold", "patience"))
         values = config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)

@@ -194,7 +194,7 @@ def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
 
 
 def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:
-    """Raise ConfigError if a model lacks what a stage needs; called before training."""
+    """Raise ConfigError if a model does not support a stage; called before training."""
     names, final_names = [name for name, _ in model.named_parameters()], True
     for stage in stages:
         if stage.transform:

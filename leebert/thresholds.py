@@ -235,7 +235,7 @@ def look_up(curves: dict[str, list[list[float]]], criterion: str, target: float,
         raise ConfigError(f"{FILE} has no curve of the exit criterion {name!r}{alternatives}; give a threshold instead")
     points = curves[name]
     if not row.whole and target in (min(p[1] for p in points), max(p[1] for p in points)):
-        # Other samples may be more or less confident than the recorded ones; the ends of the range hold for them, too.
+        # Other samples may be more or less confident than the recorded ones; the ends of the range hold for all samples.
         points = [points[0], points[-1]]
     threshold, reached, *_ = min(points, key=lambda point: abs(math.log(point[1] / target)))
     return Chosen(row.name, threshold, target, reached, patience)

@@ -337,7 +337,7 @@ def test_one_cell_has_no_spread():
     comparison = compare(history, "clo-v2", "blo", folds=1, test_train_ratio=0.1)
     assert comparison.tuned is None
     assert any("no tuned against tuned" in w for w in comparison.warnings)
-    assert not comparison.lines[0].difference.known
+    assert not comparison.lines[0].difference.defined
     assert "one run has no spread" in line_verdict(comparison.lines[0], 0.5)
 
 

@@ -197,7 +197,7 @@ def test_a_sweep_is_known_by_its_folder_and_a_copy_by_its_runs(tmp_path):
 def test_one_task_alone_has_no_interval_over_tasks(tmp_path):
     sweeps = [scored_sweep(tmp_path / str(i), ahead(0.1, noise=i)) for i in range(2)]
     main = across(compare_sweeps(sweeps, "clo-v2", "blo"))[0]
-    assert not main.difference.known
+    assert not main.difference.defined
     assert "one task has no spread" in main.in_words()
     assert main.as_dict()["difference"]["low"] is None
 

@@ -442,7 +442,7 @@ def test_a_method_that_cuts_encoders_is_refused_before_any_image_is_decoded(cifa
     options = ("--task", "cifar10", "--backbone", "resnet56", "--data-dir", cifar, "--out", tmp_path / "out")
     ran = cli("leebert", "train", *options, "--set", "training.algorithm=headprune")
     assert ran.code == 1
-    assert "EarlyExitResNet has no attention heads to take" in ran.err
+    assert "EarlyExitResNet has no attention heads to remove" in ran.err
     assert not (tmp_path / "out").exists()
 
 

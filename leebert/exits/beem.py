@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     #: Class and score of each sample at the previous exit, and the number of previous exits, (B,) each.
     Score = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-#: By how much an exit's weight grows with its depth: w_i = 0.4 (i − 1), i from 1.
+#: Increase of an exit's weight per exit: w_i = 0.4 (i − 1), i from 1.
 STEP = 0.4
 
 

@@ -95,7 +95,7 @@ def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None
 
 
 def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
-    """Warn where no sample can meet a criterion before the last exit: a patience, or a sum over exits, too high for M."""
+    """Warn if no sample can meet a criterion before the last exit: a patience, or a sum over exits, too high for M."""
     row = CRITERIA.get(exits.criterion)
     if row is None or not row.several:
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-#: How far above its range's end a threshold may lie: in float32 a sample whose classes are equally likely exceeds ln K.
+#: Relative tolerance above the upper end of a threshold's range: in float32 a sample whose classes are equally likely exceeds ln K.
 THRESHOLD_SLACK = 1e-5
 
 #: A criterion's memory of each sample still in the model: tensors whose first dimension is the sample, tuples of these, or

@@ -47,7 +47,7 @@ def structure_of(encoder: Any) -> dict[str, Any]:
 def restructure(encoder: Any, structure: Mapping[str, Any]) -> None:
     """Give a new encoder the shapes of a reduced one, in place, for weights loaded afterwards.
 
-    Works on the meta device, too.
+    Also works on the meta device.
 
     Args:
         encoder: A new encoder.

@@ -271,7 +271,7 @@ class MethodContract:
         same_parameters(unmoved.model, self.fit(self._control()).model)
 
     def test_its_own_rule_of_omega_keeps_all_state_in_its_memory(self) -> None:
-        """Without the option `omega_optimizer`, a rule of the method's own steps ω; each call of it is made twice."""
+        """Without the option `omega_optimizer`, the method's own rule updates ω; equal calls give equal results."""
         if not self.method.learns_omega or self.method.reads("omega_optimizer"):
             return
         original, rules = StageLevel.omega_step, []
@@ -283,7 +283,7 @@ class MethodContract:
         with mock.patch.object(StageLevel, "omega_step", omega_step):
             self.fit(self.config(max_epochs=1))
         assert rules, "it never calls level.omega_step"
-        assert all(rules), "omega_step gets no rule, so that it reads omega_optimizer: name that among the options"
+        assert all(rules), "omega_step gets no rule, so it uses omega_optimizer: add that to options"
 
     def _control(self) -> TrainConfig:
         """The configuration with uniform weights, on the samples that train θ."""
@@ -314,7 +314,7 @@ def _twice(
     once, again = rule(omega.clone(), gradient.clone(), rate, copied), rule(omega, gradient, rate, memory)
     alike = copied.keys() == memory.keys() and all(torch.equal(copied[name], memory[name]) for name in memory)
     alike = alike and torch.equal(once, again)
-    assert alike, "two equal calls of the rule differ: a resumed run would too; let it keep what it needs in `memory`"
+    assert alike, "two equal calls of the rule differ, so a resumed run would differ: store its state in `memory`"
     return again
 
 

@@ -143,9 +143,9 @@ def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff
     values = {c.id: c.values for c in finished}
     curves = []
     for position, c in enumerate(finished):
-        mine = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
-        if mine:
-            layers, scores = mean_curve(mine)
+        curves_of_runs = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
+        if curves_of_runs:
+            layers, scores = mean_curve(curves_of_runs)
             name = str(c.values["algorithm"])
             curves.append((algorithm_label(name), figures.colour(name, position), layers, 100 * scores))
     points = pareto(finished, replayed)
@@ -195,7 +195,7 @@ def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ..
         intervals = [
             corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
         ]
-        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
+        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.defined else "") for i in intervals)
         columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
     return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row

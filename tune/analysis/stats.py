@@ -38,7 +38,7 @@ class Interval:
     confidence: float = 0.95
 
     @property
-    def known(self) -> bool:
+    def defined(self) -> bool:
         """Whether there is an interval."""
         return not math.isnan(self.low)
 

@@ -1,7 +1,7 @@
-"""Parts of other packages in the processes of trials: which a sweep uses, and how each process gets them.
+"""Make the parts of other packages that a sweep uses available in the processes of its trials.
 
-A part of an installed package is found there by its entry point. One that was registered is found by importing the module
-that it comes from. One of `__main__` (a script or a notebook) travels by value.
+A process finds a part of an installed package by its entry point, and a registered part by importing its module. A part
+defined in `__main__` (a script or a notebook) is pickled and sent by value.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OutsidePart:
 
 @dataclasses.dataclass(frozen=True)
 class OutsideParts:
-    """What a trial's process needs before it reads a configuration: modules to import, and parts."""
+    """The modules and parts that a trial's process loads before it reads a configuration."""
 
     modules: str = ""
     parts: tuple[OutsidePart, ...] = ()
@@ -54,7 +54,7 @@ class OutsideParts:
         return tuple(dict.fromkeys(part.distribution.split(" ")[0] for part in self.parts if part.distribution))
 
     def make_available(self) -> None:
-        """Let the registries of this process have the parts.
+        """Add the parts to the registries of this process.
 
         Raises:
             SweepError: One is missing here, or of another version; the line names part, package, version and node.

@@ -196,7 +196,7 @@ class Ledger:
 
         Args:
             folder: Its folder.
-            values_of: Finds a configuration's values by its id, where their record was lost; None if unknown.
+            values_of: Finds a configuration's values by its id, if their record was lost; None if unknown.
         """
         self.folder, self.values_of = Path(folder), values_of
 
@@ -297,7 +297,7 @@ class Ledger:
                 need them.
 
         Raises:
-            SweepError: For a missing or damaged ledger.
+            SweepError: The ledger is missing or damaged.
         """
         state = SweepState()
         with _uncollected():
@@ -354,9 +354,9 @@ class SweepState:
     # record.
     voided: dict[tuple[str, int, int], int] = dataclasses.field(default_factory=dict)
     replaced: dict[tuple[str, int, int], LedgerRecord] = dataclasses.field(default_factory=dict)
-    settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
+    before_extension: dict[str, set[tuple[int, int]]] = dataclasses.field(
         default_factory=dict
-    )  # runs before more were requested
+    )  # runs requested before the sweep was extended
     cells_of: dict[str, list[LedgerRecord]] = dataclasses.field(default_factory=dict)  # the same by configuration
     last_of: dict[str, LedgerRecord] = dataclasses.field(default_factory=dict)  # a configuration's newest record
     epoch_seconds: float = 0.0
@@ -471,7 +471,7 @@ class SweepState:
         return True
 
     def _reopen(self, r: LedgerRecord) -> bool:
-        self.settled[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
+        self.before_extension[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
         repair = r.get("repair", {"cells": ()})
         for seed, fold in repair["cells"]:
             self._void((r["config"], int(seed), int(fold)), int(repair["attempt"]))

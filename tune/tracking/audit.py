@@ -191,7 +191,7 @@ class Audit:
             return
 
     def _ask(self, request: Callable[..., T], *args: Any) -> T:
-        """Repeat a request until it is answered; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
+        """Repeat a request until the server responds; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
         refused, pause, deadline = 0, 0.1, time.monotonic() + self._patience
         while True:
             self._may_send()
@@ -249,7 +249,7 @@ def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], pa
         steps = {step for step, _ in points}
         gap.points += [(metric, step) for step in expected_points if step not in steps]
     extra = [metric for metric in latest_steps(present) if metric not in expected.metrics]
-    gap.wrong += [metric for metric in extra if _ours(metric, expected)]
+    gap.wrong += [metric for metric in extra if _is_expected(metric, expected)]
     for name, value in expected.params.items():
         if name not in present.data.params:
             gap.params.append(name)
@@ -270,7 +270,7 @@ def _same(value: float, expected: float) -> bool:
     return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=1e-300)
 
 
-def _ours(metric: str, run: ExpectedRun) -> bool:
+def _is_expected(metric: str, run: ExpectedRun) -> bool:
     line = names.find("metric", metric)
     return line is not None and run.key[0] in line.runs
 
