@@ -185,4 +185,4 @@ def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None
     names = dict(vars(views))
     exec(compile(view, "CONTRIBUTING.md", "exec"), names)
     state = names["_layers"]("a", views.ViewContents(("slo",)))
-    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against layers"]
+    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against mean exit layer"]
