@@ -79,12 +79,16 @@ def train(
 
     values = _file_of_a_run(config) if config else {}
     options = {
-        "data.dir": data_dir, "model.backbone": backbone, "model.pooling": pooling, "aim.criterion": criterion,
-        "aim.max_loss": max_loss, "aim.speed_up": speed_up,
+        "--data-dir": ("data.dir", data_dir), "--backbone": ("model.backbone", backbone),
+        "--pooling": ("model.pooling", pooling), "--criterion": ("aim.criterion", criterion),
+        "--max-loss": ("aim.max_loss", max_loss), "--speed-up": ("aim.speed_up", speed_up),
     }  # fmt: skip
-    _override(values, task, options, set_ or ())
-    refuse_missing((values.get("found") or {}).get("parts"), str(config))
-    checked = parse(RunConfig, values, str(config or "options"))
+    where = str(config or "options")
+    sources: dict[str, str] = {}
+    errors = _override(values, task, options, set_ or (), sources)
+    if isinstance(found := values.get("found"), dict):  # before the rest, whose names may be the missing plugin's
+        refuse_missing(found.get("parts"), where)
+    checked = parse(RunConfig, values, where, sources, errors)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
     if (out / "config.json").exists() and not is_unfinished(out):
@@ -102,6 +106,7 @@ def train(
 
 def _file_of_a_run(config: Path) -> dict[str, Any]:
     """Read the keys of a configuration file. Raises ConfigError unless it configures one run."""
+    from leebert.exits.stored import with_criterion
     from leebert.yaml import load_yaml
 
     values = load_yaml(config)
@@ -111,23 +116,54 @@ def _file_of_a_run(config: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{config}: this is a search space; run `leebert-tune sweep {config}`, or give the configuration of one run"
         )
-    return values
+    return {**values, "exits": with_criterion(values["exits"])} if "exits" in values else values
 
 
-def _override(values: dict[str, Any], task: str | None, options: dict[str, Any], assignments: Sequence[str]) -> None:
-    """Write options by their dotted keys, then `--set` assignments, into the keys of a configuration."""
-    from leebert.data.tasks import named_or_declared
+def _override(
+    values: dict[str, Any],
+    task: str | None,
+    options: dict[str, tuple[str, Any]],
+    assignments: Sequence[str],
+    sources: dict[str, str],
+) -> list[str]:
+    """Write options, then `--set` assignments, into the keys of a configuration.
 
+    Args:
+        values: The configuration; it is changed.
+        task: The value of `--task`.
+        options: Option → its dotted key and its value; None where it was not given.
+        assignments: The values of `--set`.
+        sources: Receives the option that set each key.
+
+    Returns:
+        A line for each error.
+
+    Raises:
+        ConfigError: No task or no backbone is given.
+    """
+    from leebert.data.tasks import OwnTask, named_or_declared
+    from leebert.exits.stored import FORMER
+    from leebert.findings import keys_below, lines
+    from leebert.overrides import SET, key_of, override, put
+    from leebert.recipe import RunConfig
+
+    errors = []
     if task is not None:
         values["task"] = named_or_declared(task) if task else task
-    for key, value in options.items():
+    for option, (key, value) in options.items():
         if value is not None:
-            section, _, leaf = key.rpartition(".")
-            values.setdefault(section, {})[leaf] = value
-    for assignment in assignments:
-        console.set_by_path(values, assignment)
+            try:
+                put(values, key, value)
+            except TypeError as error:
+                errors.append(f"{option}: {error}")
+            sources[key] = option
+    keys = {**keys_below(RunConfig), **keys_below(OwnTask, "task")}
+    aliases = {f"exits.{key}": "exits.criterion" for key in FORMER}
+    errors += lines(override(values, assignments, keys, aliases=aliases), SET)
+    sources |= {key_of(assignment.partition("=")[0], aliases): SET for assignment in assignments}
     if "task" not in values or "backbone" not in (values.get("model") or {}):
         raise ConfigError("train needs a task and a backbone: give --task and --backbone, or a --config with both")
+    return errors
 
 
 def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:

@@ -6,7 +6,7 @@ Unknown keys are errors. :func:`parse` reports all errors of a mapping together,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -20,11 +20,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
+from pydantic_core import CoreSchema, InitErrorDetails
 
 from leebert.errors import ConfigError, nearest
 from leebert.exits import CRITERIA, DEFAULT, threshold_problem, without_patience
 from leebert.exits.stored import with_criterion
+from leebert.findings import again, findings_of, keys_below, lines
 from leebert.methods import METHODS, own_options
 from leebert.plugins import elsewhere
 
@@ -201,6 +202,11 @@ class TrainConfig(Frozen):
         """The method's own options by name, with defaults for those that were not given."""
         return dict(self.model_extra or {})
 
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Return all options: the fields, then methods' own options."""
+        return (*cls.model_fields, *own_options())
+
     @model_validator(mode="wrap")
     @classmethod
     def _with_own_options(cls, values: Any, handler: ModelWrapValidatorHandler[TrainConfig]) -> TrainConfig:
@@ -211,25 +217,19 @@ class TrainConfig(Frozen):
         others = {key: value for key, value in values.items() if key not in cls.model_fields}
         if not others and (method is None or method.own_options is None):
             return handler(values)
-        wrong: list[ErrorDetails] = []
+        wrong: list[InitErrorDetails] = []
         own: dict[str, Any] = {}
         try:
             own = ((method and method.own_options) or Frozen).model_validate(others).model_dump()
         except ValidationError as error:
-            wrong = error.errors()
+            wrong = again(error)
         try:
             config = handler({**{key: value for key, value in values.items() if key not in others}, **own})
         except ValidationError as error:
-            wrong = [*error.errors(), *wrong]
+            wrong = [*again(error), *wrong]
         if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, [raisable(details) for details in wrong])
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
         return config
-
-
-def raisable(details: ErrorDetails) -> InitErrorDetails:
-    """Convert an error of one validation so that another can raise it."""
-    again = InitErrorDetails(type=details["type"], loc=details["loc"], input=details["input"])
-    return {**again, "ctx": details["ctx"]} if "ctx" in details else again
 
 
 #: Options that change only memory and speed. They are not searched, and a run may resume with other values.
@@ -346,58 +346,30 @@ class AimConfig(Frozen):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Format the errors of a validation, one line each: key, value, expectation."""
-    lines = []
-    for e in error.errors():
-        where = ".".join(str(p) for p in e["loc"])
-        prefix = f"{where}: " if where else ""
-        if e["type"] == "extra_forbidden":
-            fields, key = _fields_at(model, e["loc"][:-1]), str(e["loc"][-1])
-            owner = own_options().get(key) if key in fields else None
-            lines.append(
-                f"{where}: {f'only {owner} has this option' if owner else f'unknown key{nearest(key, fields)}'}"
-            )
-        elif e["type"] == "missing":
-            lines.append(f"{where}: required, but missing")
-        else:
-            message = e["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            shown = (
-                f", not {e['input']!r}"
-                if not isinstance(e["input"], Mapping) and repr(e["input"]) not in message
-                else ""
-            )
-            lines.append(f"{prefix}{message}{shown}")
-    return lines
-
-
-def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    current: Any = model
-    for part in path:
-        fields = getattr(current, "model_fields", {})
-        if part not in fields:
-            return []
-        current = fields[part].annotation
-        if not hasattr(current, "model_fields"):
-            options = [a for a in getattr(current, "__args__", ()) if hasattr(a, "model_fields")]
-            current = options[0] if options else None
-    own = own_options() if current is TrainConfig else ()
-    return [*getattr(current, "model_fields", {}), *own]
-
-
-def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def parse(
+    model: type[Model],
+    values: Mapping[str, Any],
+    where: str,
+    sources: Mapping[str, str] | None = None,
+    earlier: Sequence[str] = (),
+) -> Model:
     """Validate values as a configuration.
 
     Args:
         model: The configuration's class.
         values: The keys and values.
         where: Their file or option, for messages.
+        sources: Dotted key → the option that set it, for messages.
+        earlier: Lines of errors that are known already; they are raised together with those of the values.
 
     Raises:
-        ConfigError: Lists all errors, each with its key.
+        ConfigError: Lists all errors, a line ``where: key: value: what was expected`` for each.
     """
+    errors = list(earlier)
     try:
-        return model.model_validate(values)
+        parsed = model.model_validate(values)
     except ValidationError as error:
-        lines = problems(error, model)
-        raise ConfigError("\n".join([f"{where}: {len(lines)} error(s)", *(f"  {line}" for line in lines)])) from None
+        errors += lines(findings_of(error, keys_below(model)), where, sources)
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return parsed

@@ -119,19 +119,3 @@ def table(
         else:
             made.add_row(*row)
     return made
-
-
-def set_by_path(target: dict[str, Any], assignment: str) -> None:
-    """Apply `key.sub=value` to a nested mapping, the value read as YAML."""
-    from leebert.errors import ConfigError
-    from leebert.yaml import parse_yaml
-
-    key, separator, text = assignment.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set {assignment}: expected key=value, such as training.max_epochs=3")
-    *path, leaf = key.split(".")
-    for part in path:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {assignment}: {part} is not a section")
-    target[leaf] = parse_yaml(text, f"--set {key}")

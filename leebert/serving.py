@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from leebert.config import ExitConfig, Precision, problems
+from leebert.config import ExitConfig, Precision, parse
 from leebert.data.readers import Columns
 from leebert.data.texts import bad_text, is_text
 from leebert.errors import ConfigError, DataError, nearest
@@ -120,10 +120,7 @@ class Served:
             return self._of_speed_up(values["criterion"], speed_up, values.get("patience"))
         if (max_loss := request.get("max_loss")) is not None:
             return self._of_max_loss(values["criterion"], max_loss, values.get("patience"))
-        try:
-            exits = ExitConfig(**values)
-        except ValueError as error:
-            raise ConfigError("; ".join(problems(error, ExitConfig))) from None  # type: ignore[arg-type]
+        exits = parse(ExitConfig, values, "params")
         check_threshold(exits, self.model.num_exits, config.num_labels)
         return exits
 

@@ -17,7 +17,7 @@ _NOT_IN_TWO_STAGES = frozenset({"finetune_first", "distillation", "detach_teache
 
 def option_names() -> tuple[str, ...]:
     """Return the names of all training options: TrainConfig's fields, then methods' own options."""
-    return (*TrainConfig.model_fields, *own_options())
+    return TrainConfig.keys()
 
 
 def declared(option: str) -> type[BaseModel]:

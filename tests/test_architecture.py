@@ -119,7 +119,7 @@ def test_packages_of_tune_import_only_those_below_them():
 LAYERS = {
     "names, options, measures and exit criteria": (
         "errors", "plugins", "outside", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
-        "methods.common", "training_options", "config", "runtime",
+        "methods.common", "training_options", "config", "findings", "overrides", "runtime",
         "record", "losses", "weights", "omega", "majority",
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),

@@ -249,6 +249,7 @@ def test_a_fold_with_one_class_is_named(place, cli, tmp_path, mlflow_server):
 
 ERRORS = {
     "unknown key": ({"trainig": {}}, ["trainig", "did you mean 'training'"]),
+    "found is no mapping": ({"found": "hello"}, ["found", "dictionary", "'hello'"]),
     "unknown key inside": ({"training": {"lr_tetha": 1e-3}}, ["training.lr_tetha", "did you mean 'lr_theta'"]),
     "lambda 1 of zero": ({"training": {"lr_theta": 0}}, ["training.lr_theta", "above 0"]),
     "lambda 1 below zero": ({"training": {"lr_theta": -1e-5}}, ["training.lr_theta", "above 0", "-1e-05"]),
@@ -268,7 +269,10 @@ ERRORS = {
     "an unknown group": ({"data": {"group_by": ["c"]}}, ["group_by", "c", "a, b"]),
     "a batch larger than the data": ({"training": {"batch_size": 500}}, ["batch size 500", "at most"]),
     "an unknown task": ({"task": "mprc"}, ["'mprc'", "did you mean 'mrpc'"]),
-    "a task without its label": ({"task": {"name": "x", "text": "a", "labels": ["0", "1"]}}, ["label: required"]),
+    "a task without its label": (
+        {"task": {"name": "x", "text": "a", "labels": ["0", "1"]}},
+        ["label: missing: is required"],
+    ),
     "a task without data": (
         {"task": {"name": "x", "text": "a", "label": "l", "labels": ["0", "1"]}},
         ["either files or hub"],
@@ -288,7 +292,8 @@ def test_a_wrong_configuration_of_a_training(place, cli, tmp_path, name):
 def test_all_errors_of_a_configuration_are_told_at_once(place, cli, tmp_path):
     wrong = {"training": {"lr_theta": 0, "batchsize": 8, "cycle_length": 0}, "exit": {}}
     config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone", **wrong)
-    err = refuses(cli("leebert", "train", "--config", config), config, "4 error(s)")
+    err = refuses(cli("leebert", "train", "--config", config), config)
+    assert len(err.splitlines()) == 4
     for part in ("training.lr_theta", "did you mean 'batch_size'", "training.cycle_length", "did you mean 'exits'"):
         assert part in err
 
@@ -313,6 +318,24 @@ def test_a_configuration_that_is_not_there_or_not_text(cli, tmp_path):
     refuses(cli("leebert", "train", "--config", "none.yaml"), "none.yaml", "no such file")
     (tmp_path / "run.yaml").write_bytes(b"task: \xff\n")
     refuses(cli("leebert", "train", "--config", "run.yaml"), "run.yaml", "UTF-8")
+
+
+def test_errors_of_a_training_name_the_option_or_the_file(place, cli, tmp_path):
+    config = run_file(tmp_path / "run.yaml", "rte", place / "backbone", training={"lr_theta": 0}, data={"subset": None})
+    ran = cli(
+        "leebert", "train", "--config", config, "--pooling", "max", "--set", "training.seed=-1", "--set", "data.sbset=1",
+        "--set", "task.metric=f1", "--set", "data.subset.rows=1",
+    )  # fmt: skip
+    assert refuses(ran).splitlines() == [
+        "error: --set: 'data.sbset=1': unknown key (did you mean 'subset'?)",
+        "--set: 'task.metric=f1': `task` is 'rte', not a mapping with keys",
+        "--pooling: model.pooling: 'max': should be 'pooler', 'cls' or 'mean'",
+        "--set: data.subset.rows: 1: should be greater than or equal to 2",
+        f"{config}: training.lr_theta: 0: should be a finite number above 0",
+        "--set: training.seed: -1: should be greater than or equal to 0",
+    ]
+    ran = cli("leebert", "train", "--task", "rte", "--backbone", place / "backbone", "--set", "training.batch_size=0")
+    assert refuses(ran) == "error: --set: training.batch_size: 0: should be greater than or equal to 1\n"
 
 
 @pytest.mark.parametrize("assignment", ["training", "=3", "task.name.x=3", "training.max_epochs=[1"])

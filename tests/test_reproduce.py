@@ -408,7 +408,10 @@ def test_a_method_named_twice_is_one_row():
         ({"seeds": 0}, "--seeds 0: give at least 1"),
         ({"budget": "90"}, "--budget 90: not minutes"),
         ({"budget": "0m"}, "--budget 0m: not minutes"),
-        ({"set_": ("training.lr_teta=1e-4",)}, "leebert-tune reproduce: --set: 'training.lr_teta=1e-4': unknown key"),
+        (
+            {"set_": ("training.lr_teta=1e-4",)},
+            "--set: 'training.lr_teta=1e-4': unknown key (did you mean 'lr_theta'?)",
+        ),
         ({"set_": ("training.lr_theta=0",)}, "should be a finite number above 0"),
         ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),
         ({"set_": ("folds=5",)}, "`folds` follows from the table"),

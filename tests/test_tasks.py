@@ -87,7 +87,7 @@ def test_an_own_task_on_the_hub() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lable": "x"}, "lable: unknown key (did you mean 'label'?)"),
+        ({"lable": "x"}, "lable: 'x': unknown key (did you mean 'label'?)"),
         ({"name": "mrpc"}, "'mrpc' is a known task"),
         ({"name": "a/b"}, "name: "),
         ({"files": None}, "give either files or hub"),

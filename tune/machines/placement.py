@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leebert.errors import DeviceError
+from leebert.yaml import load_yaml
 from tune.machines.footprint import estimate_for_space
 from tune.machines.nodes import Question, ask, run_on
 from tune.space import SweepSpec
@@ -113,8 +114,6 @@ def autoscaler() -> Autoscaler | None:
 
 def _autoscaling_config(node_id: str, gcs_address: str) -> dict[str, Any] | None:
     """On the head: the configuration that the autoscaler of the cluster at this address was started with."""
-    from ruamel.yaml import YAML
-
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace").split("\0")
@@ -122,7 +121,7 @@ def _autoscaling_config(node_id: str, gcs_address: str) -> dict[str, Any] | None
             continue  # ended by now
         options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
         if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
-            config: dict[str, Any] = YAML(typ="safe").load(Path(options["--autoscaling-config"]).expanduser())
+            config: dict[str, Any] = load_yaml(Path(options["--autoscaling-config"]).expanduser())
             return config
     return None
 

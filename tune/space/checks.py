@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from leebert.errors import ConfigError
+from leebert.findings import Finding, shown
 from leebert.images.backbones import blocks_of, is_network, unused_options
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies, has_stages
 from leebert.training_options import idle
 from tune.space.fields import SweepFields, plain_space
-from tune.space.findings import Finding, shown
 from tune.space.values import Range
 
 

@@ -21,10 +21,10 @@ from pydantic import (
 from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig
 from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
 from leebert.errors import ConfigError, nearest
+from leebert.findings import Finding, Findings, findings_of, keys_below, shown
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
 from leebert.training_options import float_options, train_config
-from tune.space.findings import Finding, Findings, keys_below, of_details, shown
 from tune.space.parts import Whole
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, expand_name, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
@@ -59,7 +59,7 @@ def _read_task(raw: Any) -> str | dict[str, Any]:
         OwnTask.model_validate(raw)
     except ValidationError as error:
         keys = keys_below(OwnTask, "task")
-        raise Findings(f for details in error.errors() for f in of_details(details, keys, "task")) from None
+        raise Findings(findings_of(error, keys, "task")) from None
     return dict(raw)
 
 

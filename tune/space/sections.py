@@ -16,8 +16,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from leebert.config import Frozen, Subset, raisable
+from leebert.config import Frozen, Subset
 from leebert.errors import nearest
+from leebert.findings import again
 from leebert.plugins import Registry, elsewhere
 from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
@@ -95,12 +96,12 @@ class PartSpec(Frozen):
             try:
                 kept |= row.options.model_validate(mine).model_dump(exclude_defaults=row is not own)
             except ValidationError as error:
-                wrong += map(raisable, error.errors())
+                wrong += again(error)
         if own is None:
             try:
                 return handler({"name": name})
             except ValidationError as error:
-                wrong, extra = [*map(raisable, error.errors()), *wrong], {}  # whose the other keys are is not known
+                wrong, extra = [*again(error), *wrong], {}  # whose the other keys are is not known
         wrong += [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value) for key, value in extra.items()]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)

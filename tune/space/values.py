@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from leebert.config import COST_ONLY
 from leebert.errors import nearest
+from leebert.findings import Finding, Findings, message, shown
 from leebert.training_options import declared, field_of, option_names
-from tune.space.findings import Finding, Findings, message, shown
 
 #: The largest number of values that a range may have.
 MOST_VALUES = 1_000_000
