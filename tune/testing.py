@@ -47,8 +47,8 @@ RANGES: Mapping[str, Any] = {
 _HEAVY = {"torch", "ray", "mlflow", "optuna", "transformers", "pandas", "sklearn"}
 
 
-def _complete(row: PartRow, registry: Mapping[str, Any]) -> None:
-    """Assert that a row stands in its registry with all that tables need, and that its module imports nothing heavy."""
+def _check_row(row: PartRow, registry: Mapping[str, Any]) -> None:
+    """Assert that a row is valid, has the texts of tables, and that its module imports nothing heavy."""
     assert registry[row.name] is row
     assert row.title
     assert row.source
@@ -85,7 +85,7 @@ def configuration(
 
 
 def histories(number: int = 40) -> Iterator[History]:
-    """Draw histories of running, complete, pruned and failed configurations; scores lie on a grid, so that they tie."""
+    """Draw histories of running, completed, pruned and failed configurations; scores are on a grid, so that they tie."""
     for seed in range(number):
         rng = Random(f"history/{seed}")
 
@@ -104,7 +104,7 @@ def histories(number: int = 40) -> Iterator[History]:
         yield tuple(rng.sample(drawn, len(drawn)))
 
 
-def _asked(history: History) -> list[tuple[str, tuple[int, int], int]]:
+def _decisions(history: History) -> list[tuple[str, tuple[int, int], int]]:
     """What a pruner is asked of a history: the running configurations, each with the cell and epoch of its last report."""
     last = [(c.id, c.cells[-1]) for c in history if c.state == "running"]
     return [(name, (cell.seed, cell.fold), cell.epochs[-1].epoch) for name, cell in last]
@@ -141,24 +141,24 @@ class PrunerContract:
         return make_pruner(self.spec(**options))
 
     def test_row_is_complete(self) -> None:
-        """The row fits the registry, says what tables need, and its module imports quickly."""
+        """The row is valid, has the texts of tables, and its module imports quickly."""
         self.spec()
-        _complete(self.pruner, PRUNERS)
+        _check_row(self.pruner, PRUNERS)
 
     def test_decisions_depend_on_the_history_alone(self) -> None:
         """One that was asked before, and one made after a restart, decide alike."""
         asked_before = self.made()
         for history in histories():
-            for question in _asked(history):
+            for question in _decisions(history):
                 decision = self.made().decide(history, *question)
                 assert asked_before.decide(history, *question) is decision
                 assert isinstance(decision, bool)
 
     def test_order_of_the_history_does_not_matter(self) -> None:
-        """Configurations may stand in any order."""
+        """The order of configurations does not matter."""
         pruner = self.made()
         for history in histories():
-            for question in _asked(history):
+            for question in _decisions(history):
                 assert pruner.decide(history, *question) == pruner.decide(history[::-1], *question)
 
     def test_only_configuration_goes_on(self) -> None:
@@ -166,7 +166,7 @@ class PrunerContract:
         pruner = self.made()
         for history in histories():
             for one in (c for c in history if c.state == "running"):
-                assert pruner.decide((one,), *_asked((one,))[0])
+                assert pruner.decide((one,), *_decisions((one,))[0])
 
     def test_best_goes_on(self) -> None:
         """Of configurations that have trained on the same first cell, the best one is not stopped."""
@@ -174,17 +174,17 @@ class PrunerContract:
         for history in histories():
             begun = tuple(_first_cell(c) for c in history if c.state == "complete")
             best = max((c.cells[0].epochs[0].score for c in begun), default=0.0)
-            for question, c in zip(_asked(begun), begun, strict=True):
+            for question, c in zip(_decisions(begun), begun, strict=True):
                 assert pruner.decide(begun, *question) or c.cells[0].epochs[0].score < best
 
     def test_nothing_stops_before_min_epochs(self) -> None:
-        """`min_epochs`, where it is an option, is a number of epochs over all cells of a configuration."""
+        """`min_epochs`, if it is an option, is a number of epochs over all runs of a configuration."""
         if "min_epochs" not in self.pruner.options.model_fields:
             return
         for least in range(1, _FOLDS * _EPOCHS):
             pruner = self.made(min_epochs=least)
             for history in histories(10):
-                for name, (seed, fold), epoch in _asked(history):
+                for name, (seed, fold), epoch in _decisions(history):
                     running = next(c for c in history if c.id == name).cells[-1].state == "running"
                     if running and fold * _EPOCHS + epoch + 1 < least:
                         assert pruner.decide(history, name, (seed, fold), epoch)
@@ -231,9 +231,9 @@ class SearcherContract:
         return option in self.searcher.options.model_fields
 
     def test_row_is_complete(self) -> None:
-        """The row fits the registry, says what tables need, and its module imports quickly."""
+        """The row is valid, has the texts of tables, and its module imports quickly."""
         self.spec(LISTS)
-        _complete(self.searcher, SEARCHERS)
+        _check_row(self.searcher, SEARCHERS)
 
     def test_finite_space_ends_after_each_configuration_once(self) -> None:
         """All configurations of a space of lists come, none twice, and None after them."""
@@ -260,7 +260,7 @@ class SearcherContract:
             assert self.made(LISTS).suggest(history[:length]) == history[length].values
 
     def test_no_proposal_is_in_the_history(self) -> None:
-        """Whatever the states of the configurations there."""
+        """Configurations of the history can have any state."""
         searcher, states = self.made(LISTS), get_args(ConfigState)
         history: History = ()
         for i in range(42):
@@ -293,7 +293,7 @@ class SearcherContract:
             spec.train_config(c.values)
 
     def test_seed_changes_the_proposals(self) -> None:
-        """Other seeds draw others, where there is a seed and ranges are taken."""
+        """Other seeds draw other configurations, if the searcher has a seed and supports ranges."""
         if self.searcher.lists or not self.has("seed") or not self.has("configurations"):
             return
         first, second = (play(self.made(RANGES, configurations=12, seed=seed), 12) for seed in (0, 1))
@@ -301,7 +301,7 @@ class SearcherContract:
 
 
 def ran(values: dict[str, Any], score: float, state: ConfigState = "complete") -> Configuration:
-    """Make a configuration whose two cells scored about so much."""
+    """Make a configuration of two runs with about these scores."""
     cells = tuple(Cell(0, fold, "finished", (EpochScore(0, score + shift),)) for fold, shift in ((0, -0.01), (1, 0.01)))
     return Configuration(config_id(values), values, state, cells)
 

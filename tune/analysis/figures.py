@@ -22,9 +22,9 @@ from tune.analysis.labels import algorithm_colour
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
 from tune.store.ledger import LedgerRecord, SweepState
-from tune.store.ranking import complete, exit_scores
+from tune.store.ranking import completed, exit_scores
 
-#: For sides that are no method with a colour of its own.
+#: For sides that are not methods, or methods without a colour.
 PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
 
 #: Markers of curves that may overlap.
@@ -205,8 +205,8 @@ def _weights(record: LedgerRecord, term: str) -> list[float]:
 
 
 def learning_curves(state: SweepState) -> Sequence[tuple[str, int, Configuration, list[float]]]:
-    """Return method, its index, configuration and score in per cent by epoch, for every complete configuration."""
-    finished = complete(state.history())
+    """Return method, its index, configuration and score in per cent by epoch, for every completed configuration."""
+    finished = completed(state.history())
     algorithms = sorted({str(c.values["algorithm"]) for c in finished})
     curves = []
     for c in finished:

@@ -29,7 +29,7 @@ class ConfigurationMargin:
     Attributes:
         samples: The margin on the pooled validation samples of all runs. It decides the verdict: whether these models
             are above the majority class on samples like these.
-        over_cells: The corrected resampled t of the runs' mean margins: where another training may lie.
+        over_cells: Corrected resampled t interval of the runs' mean margins, for another training.
         collapsed_cells: The number of runs in which every exit predicts a single class.
     """
 
@@ -48,7 +48,7 @@ class ConfigurationMargin:
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         cells = self.over_cells
-        ends = {"low": round(cells.low, 6), "high": round(cells.high, 6)} if cells.known else {}
+        ends = {"low": round(cells.low, 6), "high": round(cells.high, 6)} if cells.defined else {}
         return {
             **self.samples.as_dict(),
             "cells": cells.cells,
@@ -135,20 +135,20 @@ def none_learned(margins: Sequence[ConfigurationMargin], advice: str = ADVICE) -
     """Return a sentence that no configuration learned anything, with what to try."""
     count, stuck = len(margins), sum(m.verdict == "collapsed" for m in margins)
     score = max(m.samples.score for m in margins)
-    what = f"none of {count} complete configurations is" if count > 1 else "the one complete configuration is not"
+    subject = f"none of {count} completed configurations is" if count > 1 else "the one completed configuration is not"
     every = f" ({stuck} of them predict{'s' if stuck == 1 else ''} a single class at every exit)" if stuck else ""
-    return f"{what} distinguishable from the majority class, which scores {100 * score:.2f}{every}; {advice}"
+    return f"{subject} distinguishable from the majority class, which scores {100 * score:.2f}{every}; {advice}"
 
 
 def conclusion(margins: Sequence[ConfigurationMargin]) -> str:
-    """Compare a sweep's complete configurations with the majority class in a sentence; empty where unknown."""
+    """Compare a sweep's completed configurations with the majority class in a sentence; empty where unknown."""
     learned = [m for m in margins if m.learned]
     if not margins:
         return ""
     if not learned:
         return none_learned(margins)
     top = max(learned, key=lambda m: m.samples.margin)
-    count = f"{len(learned)} of {len(margins)} complete configurations learned more than the majority class"
+    count = f"{len(learned)} of {len(margins)} completed configurations learned more than the majority class"
     margin = margin_in_words(top.samples.margin, top.samples.interval)
     score = f"which scores {100 * top.samples.score:.2f}; the largest margin is {margin}"
     rest = "" if len(learned) == len(margins) else f"; for the others, {ADVICE}"

@@ -26,7 +26,7 @@ from leebert.training_data import effective_task, load_training_data
 from tune.models.best_file import BestFile, CellLogits
 from tune.running.crossval import Study
 
-#: The largest difference of the mean score where settings differ: half a point.
+#: The largest accepted difference of the mean score if settings differ: half a point.
 TOLERANCE = 0.005
 
 Say = Callable[[str], None]
@@ -255,7 +255,7 @@ def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, thread
 
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
-    """List what makes it another experiment."""
+    """List the differences that make it another experiment."""
     data = "training data's fingerprint"
     was = {
         data: best.found["data_fingerprint"],

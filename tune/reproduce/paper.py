@@ -104,10 +104,10 @@ def _rows(
     *lines: tuple[str, str, str, float | None, Role, float | Sequence[float], Sequence[float]],
 ) -> tuple[PaperRow, ...]:
     """Make rows from (title, method, criterion, keep, role, speed-up for all tasks or one per task, a number per task)."""
-    made = []
+    rows = []
     for title, method, criterion, keep, role, speed, numbers in lines:
         speeds = speed if isinstance(speed, Sequence) else [speed] * len(tasks)
-        made.append(
+        rows.append(
             PaperRow(
                 title,
                 method,
@@ -118,7 +118,7 @@ def _rows(
                 role,
             )
         )
-    return tuple(made)
+    return tuple(rows)
 
 
 _IN_5 = ("mnli", "mrpc", "sst2")

@@ -128,9 +128,9 @@ class Driver:
     def _queue_unfinished(self, repair: Collection[tuple[str, int, int]]) -> None:
         """Queue configurations to repair, with new seeds, interrupted, or failed for a reason that may be gone."""
         for configuration in self.state.history():
-            again = [(seed, fold) for config, seed, fold in sorted(repair) if config == configuration.id]
-            if again:
-                self._begin_repair(configuration, again)
+            repeated = [(seed, fold) for config, seed, fold in sorted(repair) if config == configuration.id]
+            if repeated:
+                self._begin_repair(configuration, repeated)
             elif configuration.state == "complete" and not set(self.study.cells) <= _finished(configuration):
                 # The sweep got more seeds. The pruner has let the finished cells pass already.
                 finished = sorted(_finished(configuration))
@@ -213,13 +213,13 @@ class Driver:
         )
         cells = {
             f"{s}/{f}": CellRecord(
-                sorted(self.state.seen(config, s, f)),
+                sorted(self.state.recorded_epochs(config, s, f)),
                 sorted(self.state.digests.get((config, s, f), ())),
                 sorted(self.state.evaluated.get((config, s, f), {}).items()),
                 dict(self.state.files.get((config, s, f), {})),
             )
             for s, f in self.study.cells
-            if self.state.seen(config, s, f)
+            if self.state.recorded_epochs(config, s, f)
         }
         values = self.state.configs[config].values
         index = self.state.indices[config]
@@ -295,7 +295,7 @@ class Driver:
         cell = (last["seed"], last["fold"])
         epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
         waits = last["kind"] == "epoch" and last["ended"] is not None  # the cell's end comes with this epoch
-        undecided = not waits and cell not in self.state.settled.get(config, ())
+        undecided = not waits and cell not in self.state.before_extension.get(config, ())
         history = self.state.then.get(config) or self.state.history()
         if undecided and not self.pruner.decide(history, config, cell, epoch):
             self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
@@ -445,7 +445,7 @@ class Driver:
         """Write the end of this session to the ledger.
 
         Args:
-            error: Why the session failed; None where it did not.
+            error: Why the session failed; None if it did not.
 
         Returns:
             `failed`, `stopped` (work remains) or `finished`.

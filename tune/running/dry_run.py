@@ -1,4 +1,4 @@
-"""Estimate what a sweep runs and costs from a few timed steps; train nothing and write only a temporary token cache."""
+"""Estimate the runs and costs of a sweep from a few timed steps; train nothing and write only a temporary token cache."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ class OutsideParts:
 
     @classmethod
     def of(cls, spec: SweepSpec, metric: str) -> OutsideParts:
-        """Collect what the trials of a space use; searcher and pruner stay with the driver."""
-        found = tuple(_part(key) for key in origins(_of_trials(spec, metric)))
-        return cls(os.environ.get(VARIABLE, ""), found)
+        """Collect the parts that the trials of a space use; searcher and pruner run in the driver."""
+        parts = tuple(_part(key) for key in origins(_of_trials(spec, metric)))
+        return cls(os.environ.get(VARIABLE, ""), parts)
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -109,9 +109,9 @@ def _make_available(part: OutsidePart) -> None:
     if name not in registry:
         cure = "install it there" if part.distribution else f"let module {part.module} register it when it is imported"
         raise SweepError(f"node {node}: {part} is missing; {cure}")
-    here = registry.origin(name)
-    if part.distribution and here is not None and here.distribution != part.distribution:
+    local = registry.origin(name)
+    if part.distribution and local is not None and local.distribution != part.distribution:
         raise SweepError(
-            f"node {node}: {part.key} is of {here.distribution or here.module}, the driver's of {part.distribution}; "
+            f"node {node}: {part.key} is of {local.distribution or local.module}, the driver's of {part.distribution}; "
             "install the same version on all nodes"
         )

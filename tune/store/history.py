@@ -84,8 +84,10 @@ History = tuple[Configuration, ...]
 
 def describe(values: Any) -> str:
     """Return a configuration in a few words: the method, then its options."""
-    rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
-    return f"{values.get('algorithm', '')} {rest}".strip()
+    options = " ".join(
+        f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm"
+    )
+    return f"{values.get('algorithm', '')} {options}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
