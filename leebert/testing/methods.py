@@ -8,11 +8,12 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 from unittest import mock
 
+import pytest
 import torch
 from torch import nn
 
@@ -21,7 +22,7 @@ from leebert.config import TrainConfig
 from leebert.exits import CRITERIA
 from leebert.level import StageLevel
 from leebert.losses import TEACHERS
-from leebert.methods import METHODS, UNIT, Method, most_epochs, register, stage_costs
+from leebert.methods import METHODS, UNIT, UNIT_ON_D1, Method, most_epochs, register, stage_costs
 from leebert.methods.method import check
 from leebert.optim.contract import OmegaRule
 from leebert.record import Batch, Keep, Record, TensorRows
@@ -172,6 +173,12 @@ class MethodContract:
         finally:
             METHODS.unregister(self.method.name)
 
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> Iterator[None]:
+        """Register the method for each test."""
+        with self.available():
+            yield
+
     def test_its_row_is_complete(self) -> None:
         row = self.method
         check(row.name, row)
@@ -214,6 +221,43 @@ class MethodContract:
             assert split == (self.method.samples != "all"), (
                 f"samples is {self.method.samples!r} and splits_data {split}: 'D1' and 'D1 and D2' go with True, 'all' with False"
             )
+
+    def test_its_costs_count_its_forward_and_backward_passes(self) -> None:
+        """Without stages of its own, `costs` is (forward passes + 2 · backward passes) / 3 per update of θ."""
+        if self.method.stages is not None:
+            return
+        config = self.config(max_epochs=1, **({"cycle_length": 2} if self.method.reads("cycle_length") else {}))
+        network, passes = self.network(), {"forward": 0, "backward": 0}
+        record = network.record
+        backward: Callable[..., None] = torch.Tensor.backward
+
+        def counted_record(*args: Any, **options: Any) -> Record:
+            passes["forward"] += network.training  # validation runs in eval mode
+            result: Record = record(*args, **options)
+            return result
+
+        def counted_backward(self: torch.Tensor, *args: Any, **options: Any) -> None:
+            passes["backward"] += 1
+            backward(self, *args, **options)
+
+        network.record = counted_record
+        with mock.patch.object(torch.Tensor, "backward", counted_backward):
+            trained = fit(network, self.samples(), config, held_out=self.samples(1))
+        measured = (passes["forward"] + 2 * passes["backward"]) / (3 * trained.reports[-1].theta_updates)
+        ((_, cost),) = stage_costs(config)
+        assert abs(measured - cost) < 1e-6, f"costs: {cost:.3f} for an update of θ; {measured:.3f} measured"
+
+    def test_omega_learns_from_d1_if_its_row_says_so(self) -> None:
+        """`omega_on_d1` holds for methods that update ω with the terms of θ's batches."""
+        original, at_lr_theta = StageLevel.omega_step, []
+
+        def omega_step(level: StageLevel, **terms: Any) -> None:
+            at_lr_theta.append(terms.get("at_lr_theta") is not None)
+            original(level, **terms)
+
+        with mock.patch.object(StageLevel, "omega_step", omega_step):
+            self.fit(self.config(max_epochs=1))
+        assert any(at_lr_theta) == self.method.omega_on_d1, f"omega_on_d1 is {self.method.omega_on_d1}"
 
     def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
         config = self.config()
@@ -288,7 +332,7 @@ class MethodContract:
     def _control(self) -> TrainConfig:
         """The configuration with uniform weights, on the samples that train θ."""
         config = self.config(**({"teachers": self.method.teachers} if self.method.teachers else {}))
-        name = UNIT if self.method.samples == "all" else f"{UNIT}-d1"
+        name = UNIT if self.method.samples == "all" else UNIT_ON_D1
         return TrainConfig.model_validate({**config.model_dump(exclude=set(self.method.own_fields)), "algorithm": name})
 
     def _other_value(self, option: str, before: TrainConfig) -> Any:
