@@ -413,7 +413,7 @@ def test_pages_stand_in_one_file_and_beside_the_sweep_in_mlflow(swept, tuned, ml
     assert reported.code == 0, reported.err
     whole = (folder.path / "report.html").read_text()
     assert whole.count("<figure>") == 5  # two configurations are too few for importance
-    assert "8 complete configurations" in whole
+    assert "8 completed configurations" in whole
     for text in (page, whole):
         assert not re.search(r"""(src|href)=["'](?!data:)""", text), "nothing is fetched from anywhere"
     client = MlflowClient(mlflow_server.url)
