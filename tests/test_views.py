@@ -510,11 +510,11 @@ def test_another_version_of_the_server_is_named(mlflow_app, monkeypatch) -> None
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli, ray_up, tmp_path, monkeypatch) -> None:
+def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli_without_ray, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_backbone(tmp_path / "backbone", layers=3)
     (tmp_path / "task.json").write_text(json.dumps(write_task(tmp_path / "data", n=80)))
-    ran = cli(
+    ran = cli_without_ray(
         "leebert-tune", "sweep", space(tmp_path / "space.yaml", tmp_path), "--name", "unwelcome",
         "--tracking-uri", refused,
     )  # fmt: skip
