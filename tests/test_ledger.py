@@ -67,9 +67,9 @@ def test_a_torn_tail_is_ignored_wherever_it_is_cut(tmp_path):
     first = whole.index(b"\n") + 1
     for cut in range(first, len(whole) - 1):  # without its line end alone, a record is whole
         path.write_bytes(whole[:cut])
-        assert ledger.read().seen("c", 0, 0) == {0}
+        assert ledger.read().recorded_epochs("c", 0, 0) == {0}
     path.write_bytes(whole)
-    assert ledger.read().seen("c", 0, 0) == {0, 1}
+    assert ledger.read().recorded_epochs("c", 0, 0) == {0, 1}
 
 
 def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
@@ -142,7 +142,7 @@ def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
     new = ledger.attempt_writer("c", "0002-0001")
     new.append(epoch(n=1, attempt=2, score=0.9))
     state = ledger.read()
-    assert state.seen("c", 0, 0) == {0, 1}
+    assert state.recorded_epochs("c", 0, 0) == {0, 1}
     assert state.epochs["c", 0, 0][1]["score"] == 0.9
     assert not state.cells
 

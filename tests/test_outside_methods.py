@@ -12,13 +12,13 @@ from toys import toy_mlp, toy_rows
 
 from leebert.config import Frozen, TrainConfig, parse
 from leebert.errors import ConfigError
+from leebert.findings import Findings
 from leebert.methods import METHODS, Method, applies, register
 from leebert.methods.common import DISTILLATION, JOINT, OMEGA
 from leebert.testing import MethodContract
 from leebert.train import fit
 from tune.space import SweepSpec
 from tune.space.fields import config_id
-from tune.space.findings import Findings
 
 
 class Options(Frozen):
@@ -87,12 +87,11 @@ def test_what_is_wrong_is_reported_together() -> None:
     with pytest.raises(ConfigError) as error:
         parse(TrainConfig, {"algorithm": "often", "every": 9, "dampin": 0.1, "batch_size": 0}, "file")
     assert str(error.value).splitlines() == [
-        "file: 3 error(s)",
-        "  batch_size: should be greater than or equal to 1, not 0",
-        "  every: should be less than or equal to 8, not 9",
-        "  dampin: unknown key (did you mean 'damping'?)",
+        "file: batch_size: 0: should be greater than or equal to 1",
+        "file: every: 9: should be less than or equal to 8",
+        "file: dampin: 0.1: unknown key (did you mean 'damping'?)",
     ]
-    with pytest.raises(ConfigError, match="every: only often has this option"):
+    with pytest.raises(ConfigError, match="file: every: 2: only often has this option"):
         parse(TrainConfig, {"algorithm": "slo", "every": 2}, "file")
 
 
@@ -155,8 +154,8 @@ def test_where_its_package_is_missing_one_line_says_so() -> None:
     METHODS.unregister("often")
     with pytest.raises(ConfigError) as error:
         parse(TrainConfig, {"algorithm": "often"}, "runs/mine/training.json")
-    (line,) = str(error.value).splitlines()[1:]
-    assert line.startswith("  algorithm: should be one of finetune, truncated, ")
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("runs/mine/training.json: algorithm: 'often': should be one of finetune, truncated, ")
     assert line.endswith(
         "if a package brings 'often', install that package, or name in LEEBERT_PLUGINS a module that registers it"
     )
@@ -167,6 +166,43 @@ def test_a_name_belongs_to_one_method() -> None:
         register(dataclasses.replace(OFTEN, name="slo"))
     with pytest.raises(ConfigError, match="method 'other' .* does not fit: colour 'red' should be #rrggbb"):
         register(dataclasses.replace(OFTEN, name="other", colour="red"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ByRule:
+    """SLO by a rule of its own."""
+
+    rule: Any
+    splits_data: bool = False
+
+    def step(self, level: Any, b1: Any, position: int) -> int:
+        level.omega_step(at_lr_omega=level.theta_step(b1), rule=self.rule)
+        return 0
+
+
+def counting(config: TrainConfig) -> ByRule:
+    calls: list[int] = []
+
+    def rule(omega: Any, gradient: Any, rate: float, memory: dict[str, Any]) -> Any:
+        calls.append(1)
+        return omega - rate * len(calls) * gradient
+
+    return ByRule(rule)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (counting, "two equal calls of the rule differ"),
+        (lambda config: ByRule(None), "add that to options"),
+    ],
+)
+def test_a_rule_of_omega_with_hidden_state_breaks_the_contract(make: Any, message: str) -> None:
+    contract = MethodContract()
+    row = dataclasses.replace(OFTEN, name="by-rule", omega=make, options=OFTEN.options - {"omega_optimizer"})
+    contract.method = row  # type: ignore[misc]
+    with contract.available(), pytest.raises(AssertionError, match=message):
+        contract.test_its_own_rule_of_omega_keeps_all_state_in_its_memory()
 
 
 class Without(Frozen):

@@ -66,13 +66,14 @@ class DriverScheduler(_Unpickled, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         running = self.driver.receive(result.get("records", [])) and self.driver.stop_reason() is None
-        return TrialScheduler.CONTINUE if running else TrialScheduler.STOP
+        decision: str = TrialScheduler.CONTINUE if running else TrialScheduler.STOP
+        return decision
 
 
 class DriverStopper(_Unpickled, Stopper):
     """End the session when the driver stops: after the current epochs, or at once on a signal.
 
-    Ray gives trials that still run then ten seconds.
+    Ray then ends trials that still run after ten seconds.
     """
 
     def __init__(self, driver: Driver) -> None:

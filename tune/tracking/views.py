@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -35,14 +36,14 @@ ViewState = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ViewContents:
-    """What views depend on besides the sweep's name.
+    """The facts of a sweep, besides its name, that its views depend on.
 
     Attributes:
         algorithms: The sweep's methods.
         shared: The swept options that every method uses.
         others: The swept options that only some methods use.
-        complete: The number of complete configurations.
-        ranges: The lowest and highest value of each series over complete configurations; without them the y-axis of
+        complete: The number of completed configurations.
+        ranges: The lowest and highest value of each series over completed configurations; without them the y-axis of
             grouped charts would begin at 0.
         begun: The number of configurations, pruned, failed and running ones included.
     """
@@ -191,7 +192,7 @@ def _state(
 ) -> ViewState:
     cards = [{**card, "metricSectionId": section.id} for section in sections for card in section.cards]
     shown = {card["metricKey"] for card in cards if "metricKey" in card}
-    # MLflow adds a card for each metric without one, in a section of its own, unless the metric has a deleted card.
+    # MLflow adds a card for each metric without one, in a separate section, unless the metric has a deleted card.
     cards += [
         {"uuid": f"no-{metric}", "type": "BAR", "metricSectionId": sections[0].id, "metricKey": metric, "deleted": True,
          "isGenerated": True}
@@ -238,9 +239,10 @@ def _config_columns(of: ViewContents) -> dict[str, int]:
 
 
 def _title(algorithms: Sequence[str]) -> str:
-    learned = [method for method in map(METHODS.get, algorithms) if method and method.samples == "D1 and D2"]
-    by_levels = {method.omega_on_d1 for method in learned}
-    return "CLO vs BLO" if len(by_levels) == 2 else "methods compared"
+    """Name two to three families of methods ("CLO vs BLO" for CLO-v2 and BLO), in the charts' order."""
+    methods = sorted(filter(None, map(METHODS.get, algorithms)), key=lambda method: method.chart_order)
+    families = list(dict.fromkeys(re.sub(r"-v\d+$", "", method.label) for method in methods))
+    return " vs ".join(families) if 2 <= len(families) <= 3 else "methods compared"
 
 
 def _card(id: str, type: str, **more: Any) -> ViewState:
