@@ -1,5 +1,6 @@
 """Exit rules on recorded logits: the paper's definitions, and what must hold for any logits."""
 
+import dataclasses
 import math
 import warnings
 
@@ -15,6 +16,7 @@ from leebert.errors import ConfigError
 from leebert.evaluate import HeldOut
 from leebert.exits import CRITERIA, usable, with_threshold
 from leebert.exits.checks import check_threshold, warn_if_unreachable
+from leebert.exits.criterion import check_fits
 from leebert.exits.patience import default_patience
 from leebert.exits.replay import make_criterion, measured, replay
 from leebert.report import evaluation
@@ -267,6 +269,15 @@ def test_the_table_has_every_rule_and_the_defaults_suit_every_model():
             assert 1 <= CRITERIA[name].counted(None, exits) < exits
     assert [CRITERIA[name].counted(None, 12) for name in WITH_PATIENCE] == [2, 2]
     assert [rule.name for rule in usable(1)] == ["entropy", "confidence"]
+
+
+def test_a_criterion_without_a_threshold_has_no_span_no_default_and_no_patience():
+    never = CRITERIA["never"]
+    assert never.bounds(12, 2) == (0.0, 0.0)
+    check_fits("never", never)
+    for more in ({"default": lambda m: 1.0}, {"patience": lambda m: 1}):
+        with pytest.raises(ValueError, match="without a span has no threshold"):
+            check_fits("never", dataclasses.replace(never, **more))
 
 
 def test_a_point_reports_layers_speed_up_and_where_rows_left():

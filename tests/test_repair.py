@@ -16,7 +16,7 @@ from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
 from tune.space import Budget
 from tune.store.curves import layers_needed, stored
-from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path
+from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path, warn_unreadable
 from tune.store.ledger import Ledger
 
 
@@ -198,3 +198,11 @@ def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, 
         page = sweep_page(folder)
     page.write(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("runs", "more"), [(3, ""), (4, "; and 1 more")])
+def test_a_warning_names_three_unreadable_runs_and_counts_the_others(tmp_path, runs, more):
+    with pytest.warns(UserWarning, match="--repair") as warned:
+        warn_unreadable(tmp_path, {("c", 0, fold): "gone" for fold in range(runs)})
+    named = "; ".join(f"configuration c, seed 0, fold {fold}: gone" for fold in range(3))
+    assert str(warned[0].message).startswith(f"{named}{more}; results computed from logits are without them")
