@@ -28,7 +28,7 @@ from leebert.errors import ConfigError, nearest
 #: Modules that register plugins, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
 
-Plugin = TypeVar("Part")
+Plugin = TypeVar("Plugin")
 
 #: Registries by kind, of imported modules.
 REGISTRIES: dict[str, Registry[Any]] = {}
