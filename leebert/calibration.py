@@ -18,7 +18,7 @@ import numpy as np
 from leebert.card import recalibrated
 from leebert.data.sources import Examples
 from leebert.errors import ConfigError, DataError
-from leebert.evaluate import HeldOut, record_all
+from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import with_threshold
 from leebert.exits.checks import choosable
 from leebert.files import parse_json, write_together
@@ -167,7 +167,7 @@ def calibrate(
     return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, own_curves, single_class)
 
 
-def _on(recorded: HeldOut, validated: Chosen) -> Chosen:
+def _on(recorded: RecordedLogits, validated: Chosen) -> Chosen:
     """Replace the layer speed-up of a threshold from validation samples by that on the recorded samples."""
     reached = layer_speed_up(recorded, validated.criterion, validated.threshold, validated.patience)
     return dataclasses.replace(validated, asked=reached, reached=reached)
@@ -252,7 +252,7 @@ def _recorded(
     runtime: Runtime,
     batch_size: int,
     progress: Any,
-) -> tuple[HeldOut, int]:
+) -> tuple[RecordedLogits, int]:
     columns = tuple(list(column) for column in zip(*texts, strict=True))
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:

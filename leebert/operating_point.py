@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, named
 from leebert.thresholds import Chosen
 from leebert.tradeoff import ALLOWED_LOSS, SPEED_UP, Point, Tradeoff, tradeoff, tradeoffs
@@ -101,7 +101,7 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
 
 
 def choose_exits(
-    recorded: HeldOut, metric: str, aim: Aim, criterion: str | None = None, patience: int | None = None
+    recorded: RecordedLogits, metric: str, aim: Aim, criterion: str | None = None, patience: int | None = None
 ) -> Chosen:
     """Choose the operating point on recorded validation samples.
 

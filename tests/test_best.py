@@ -12,7 +12,7 @@ import pytest
 from made_sweep import EXITS, FOLDS, made_sweep
 from recorded import drawn
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.majority import against_majority
 from leebert.yaml import load_yaml
 from tune.analysis import overview, tradeoff
@@ -30,7 +30,7 @@ SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "bat
 PLANNED = 4
 
 
-def logits(index: int, fold: int, settled: int = 1) -> HeldOut:
+def logits(index: int, fold: int, settled: int = 1) -> RecordedLogits:
     """Exits agree from exit `settled` on: before it, neighbours contradict each other, so that patience runs out late."""
     rng = np.random.default_rng([index, fold])
     labels = rng.integers(2, size=60)
@@ -40,14 +40,14 @@ def logits(index: int, fold: int, settled: int = 1) -> HeldOut:
     for exit_ in range(settled - 2, -1, -1):
         said[exit_] = 1 - said[exit_ + 1]
     strength = rng.uniform(0.5, 3, (EXITS, 60))
-    return HeldOut((np.eye(2)[said] * strength[..., None]).astype(np.float32), labels)
+    return RecordedLogits((np.eye(2)[said] * strength[..., None]).astype(np.float32), labels)
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Callable[..., SweepFolder]:
     """A sweep of four planned configurations, of which the last is pruned."""
 
-    def make(name: str, held_out: Callable[[int, int], HeldOut] | None = logits, **change: Any) -> SweepFolder:
+    def make(name: str, held_out: Callable[[int, int], RecordedLogits] | None = logits, **change: Any) -> SweepFolder:
         return made_sweep(tmp_path / name, "sqlite:///nowhere.db", **{"held_out": held_out, "space": SMALL, **change})
 
     return make
@@ -290,13 +290,13 @@ def test_by_area_under_patience_the_command_agrees_with_the_curves(sweep, choose
 # What is not distinguishable from the majority class.
 
 
-def against(index: int, fold: int) -> HeldOut:
+def against(index: int, fold: int) -> RecordedLogits:
     """The first and the second configuration have collapsed, the third has learned (80 % right)."""
     rng = np.random.default_rng([index, fold])
     labels = (np.arange(100) < 68).astype(int)
     right = rng.random((EXITS, 100)) < (0.9 if index == 2 else 0)
     said = np.where(right, labels, 1 - labels) if index == 2 else np.ones((EXITS, 100), int)
-    return HeldOut(np.eye(2, dtype=np.float32)[said], labels)
+    return RecordedLogits(np.eye(2, dtype=np.float32)[said], labels)
 
 
 def collapsed_on_top(values: dict[str, Any], fold: int) -> dict[str, Any]:

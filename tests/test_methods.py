@@ -90,11 +90,11 @@ def test_an_option_applies_to_those_that_read_it():
 
 
 def test_finetuning_leaves_one_exit():
-    result = fit(toy_mlp(), toy_rows(), config("finetune"), held_out=toy_rows(40, seed=1))
+    result = fit(toy_mlp(), toy_rows(), config("finetune"), validation=toy_rows(40, seed=1))
     assert result.model.num_exits == 1
     assert result.model.exit_layers == (3,)
-    assert result.held_out.layers == (3,)
-    assert result.held_out.depth == 3
+    assert result.validation.layers == (3,)
+    assert result.validation.depth == 3
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_deebert_trains_the_backbone_with_the_last_exit_then_the_other_exits_on_
     settings = config("deebert")
     model = toy_mlp()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for _ in train_epochs(model, toy_rows(), settings, held_out=toy_rows(40, seed=1)):
+    for _ in train_epochs(model, toy_rows(), settings, validation=toy_rows(40, seed=1)):
         snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
     assert len(snapshots) == 4
     first, second = snapshots[1], snapshots[3]
@@ -235,14 +235,14 @@ def test_every_method_learns_and_goes_on_bit_for_bit(name, tmp_path):
     settings = config(name, max_epochs=3)
     rows, held_out = toy_rows(), toy_rows(40, seed=1)
     whole = toy_mlp()
-    expected = fit(whole, rows, settings, held_out=held_out)
+    expected = fit(whole, rows, settings, validation=held_out)
     count = len(expected.reports)
     assert expected.ended == "max_epochs"
-    torn = train_epochs(toy_mlp(), rows, settings, held_out=held_out, checkpoints=Checkpoints(tmp_path))
+    torn = train_epochs(toy_mlp(), rows, settings, validation=held_out, checkpoints=Checkpoints(tmp_path))
     for _ in range(count // 2 + 1):
         next(torn)
     torn.close()
-    resumed = fit(toy_mlp(seed=7), rows, settings, held_out=held_out, checkpoints=Checkpoints(tmp_path))
+    resumed = fit(toy_mlp(seed=7), rows, settings, validation=held_out, checkpoints=Checkpoints(tmp_path))
     assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports]
     assert [r.weights for r in resumed.reports] == [r.weights for r in expected.reports]
     for (name_, a), (_, b) in zip(expected.model.named_parameters(), resumed.model.named_parameters(), strict=True):

@@ -13,7 +13,7 @@ from leebert.card import CardFacts, card, recalibrated
 from leebert.config import ModelConfig, TrainConfig
 from leebert.data.tasks import any_task
 from leebert.errors import BackboneError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.metrics import METRICS
 from leebert.recipe import RunConfig
 from leebert.report import evaluation, print_evaluation
@@ -31,7 +31,7 @@ def recorded(learned, seed=0, rows=200):
     rng = np.random.default_rng(seed)
     labels = (rng.permutation(rows) < 0.68 * rows).astype(int)
     said = np.where(rng.random((4, rows)) < 0.85, labels, 1 - labels) if learned else np.ones((4, rows), int)
-    return HeldOut((np.eye(2)[said] * rng.uniform(0.5, 4, (4, rows, 1))).astype(np.float32), labels)
+    return RecordedLogits((np.eye(2)[said] * rng.uniform(0.5, 4, (4, rows, 1))).astype(np.float32), labels)
 
 
 def evaluated(learned):

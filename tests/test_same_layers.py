@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_sweep import FOLDS, made_sweep
 from recorded import crowded, records
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import REPORTED
 from leebert.report import evaluation
 from leebert.thresholds import choose, curves, look_up
@@ -48,7 +48,7 @@ def best_of(folder: SweepFolder) -> dict:
     return best_file(choose_best([LoadedSweep.read(folder)], RankingObjective(), anyway=True))["found"]
 
 
-def crowded_cell(index: int, fold: int) -> HeldOut:
+def crowded_cell(index: int, fold: int) -> RecordedLogits:
     """Of every second configuration fewer samples are wrong at first, so that it needs fewer layers."""
     return crowded(6 + 0.1 * fold, 20 if index % 2 else 4)
 
@@ -157,14 +157,14 @@ def test_for_any_logits_all_that_speak_of_one_record_tell_the_same_layers(record
     kept = [recorded.depth / p[1] for p in by_file["entropy"] if p[2] >= full[2] - loss - 1e-8]
     assert min(kept) == pytest.approx(point.layers)
     # Calibration, which reads no labels, at the speed-up that these layers are
-    unlabelled = HeldOut(recorded.logits, None, recorded.layers, recorded.depth)
+    unlabelled = RecordedLogits(recorded.logits, None, recorded.layers, recorded.depth)
     assert choose(unlabelled, "entropy", point.speed_up).reached == pytest.approx(point.speed_up)
     assert look_up(by_file, "entropy", point.speed_up).reached == pytest.approx(point.speed_up)
 
 
 def test_a_refit_keeps_the_layers_below_the_exits_of_a_reduced_network(tmp_path):
     cell = crowded()
-    reduced = HeldOut(cell.logits[[1, 3, 5]], cell.labels, (2, 4, 6), 12)
+    reduced = RecordedLogits(cell.logits[[1, 3, 5]], cell.labels, (2, 4, 6), 12)
     folder = made_sweep(tmp_path / "reduced", "sqlite:///nowhere.db", held_out=lambda i, f: reduced, space=SPACE)
     logits = best_logits(choose_best([LoadedSweep.read(folder)], RankingObjective()).best)
     save_logits(tmp_path / "held-out.parquet", logits)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
 from leebert.exits.criterion import Criterion, check_fits
 from leebert.exits.replay import make_criterion, replay
@@ -137,7 +137,7 @@ class CriterionContract:
             return
         self._criterion(self._thresholds(logits)[0], logits)  # registers it
         for patience in self._patiences(logits):
-            curve = tradeoff(HeldOut(logits, None), row.name, patience)
+            curve = tradeoff(RecordedLogits(logits, None), row.name, patience)
             for point in curve:
                 assert row.problem(point.threshold or 0.0, len(logits), logits.shape[2]) is None
                 criterion = self._criterion(point.threshold, logits, patience)

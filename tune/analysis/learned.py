@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.majority import AgainstMajority, Verdict, against_majority, exits_in_words, margin_in_words, pooled
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.space import SweepSpec
@@ -80,7 +80,7 @@ def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority 
         return None
 
 
-def of_logits(held_out: HeldOut, metric: str) -> AgainstMajority | None:
+def of_logits(held_out: RecordedLogits, metric: str) -> AgainstMajority | None:
     """Compare recorded logits with the majority class."""
     assert held_out.labels is not None
     return against_majority(held_out.logits, held_out.labels, metric)

@@ -14,7 +14,7 @@ import numpy as np
 
 from leebert.config import parse
 from leebert.errors import ConfigError, DataError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.outside import refuse_missing
 from leebert.provenance import digest_of
 from leebert.recipe import RunConfig
@@ -48,7 +48,7 @@ class CellLogits:
 
     seed: int
     fold: int
-    held_out: HeldOut
+    held_out: RecordedLogits
     rows: np.ndarray
 
 
@@ -202,15 +202,15 @@ def load_logits(path: Path) -> list[CellLogits]:
     cells = []
     for seed, fold in sorted({(int(s), int(f)) for s, f in zip(seeds, folds, strict=True)}):
         at = (seeds == seed) & (folds == fold)
-        held_out = HeldOut(np.ascontiguousarray(values[:, at]), columns["label"][at], *layers)
+        held_out = RecordedLogits(np.ascontiguousarray(values[:, at]), columns["label"][at], *layers)
         cells.append(CellLogits(seed, fold, held_out, columns["row"][at]))
     return cells
 
 
-def pooled(cells: Sequence[CellLogits]) -> HeldOut:
+def pooled(cells: Sequence[CellLogits]) -> RecordedLogits:
     """Join the validation samples of all cells: logits (M, ΣN, K); a sample counts once per seed."""
     labels = [c.held_out.labels for c in cells]
-    return HeldOut(
+    return RecordedLogits(
         np.concatenate([c.held_out.logits for c in cells], axis=1),
         np.concatenate([part for part in labels if part is not None]),
         cells[0].held_out.layers,

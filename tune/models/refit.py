@@ -20,7 +20,7 @@ from typing import Any
 from leebert.card import CardFacts, write_card
 from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import named
 from leebert.exits.stored import with_criterion
 from leebert.files import parse_json, write_atomically
@@ -105,7 +105,7 @@ class PreparedRefit:
     best: BestFile
     out: Path
     plan: RefitPlan
-    recorded: HeldOut
+    recorded: RecordedLogits
     own: Chosen
     chosen: dict[str, Chosen]
     trained_on: str

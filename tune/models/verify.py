@@ -240,9 +240,9 @@ def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, thread
     reports = []
     with limited_threads(threads):
         for report in study.train({"accumulate": cell.get("accumulate", 1)}, seed, fold):
-            kept = report.held_out or kept
+            kept = report.validation or kept
             # Drop models and logits of finished epochs, which would fill the memory.
-            reports.append(dataclasses.replace(report, held_out=None, model=None))
+            reports.append(dataclasses.replace(report, validation=None, model=None))
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
     now = best.score if best is not None and last.ended != "diverged" else None
