@@ -97,7 +97,7 @@ def card(facts: CardFacts) -> str:
 
 
 def _against(result: Mapping[str, Any]) -> AgainstMajority | None:
-    """A split's scores beside the majority class; None where its evaluation has no such comparison."""
+    """A split's scores beside the majority class; None if its evaluation has no such comparison."""
     return AgainstMajority.of(result["majority"]) if result.get("majority") else None
 
 

@@ -131,7 +131,7 @@ def _override(
     Args:
         values: The configuration; it is changed.
         task: The value of `--task`.
-        options: Option → its dotted key and its value; None where it was not given.
+        options: Option → its dotted key and its value; None if it was not given.
         assignments: The values of `--set`.
         sources: Receives the option that set each key.
 

@@ -126,7 +126,7 @@ def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool) -> No
 
 
 def _names_of(loaded: list[tuple[Path, Any]], name: str | None) -> list[str]:
-    """Name each sweep: NAME, NAME-TASK where there are several, or the file's name and the time."""
+    """Name each sweep: NAME, NAME-TASK if there are several, or the file's name and the time."""
     names = []
     for path, spec in loaded:
         several = len(loaded) > 1
@@ -202,7 +202,7 @@ def doctor(
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Check nodes, storage, disk, data, GPU memory, MLflow and hub before a sweep. Exit code 1 where a check fails."""
+    """Check nodes, storage, disk, data, GPU memory, MLflow and hub before a sweep. Exit code 1 if a check fails."""
     from tune.space import load_space
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
@@ -281,7 +281,7 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
 
 
 def _exit_by(signal: int | None) -> None:
-    """Exit with 128 + the signal's number (130 after Ctrl-C), as shells expect; return where there was no signal."""
+    """Exit with 128 + the signal's number (130 after Ctrl-C), as shells expect; return if there was no signal."""
     if signal is not None:
         raise typer.Exit(128 + signal)
 

@@ -97,7 +97,7 @@ def _owners(changes: int) -> dict[str, str]:
 
 
 def applies(option: str, algorithm: str) -> bool:
-    """Tell whether a training option changes anything under a method.
+    """Return whether a training option changes anything under a method.
 
     Args:
         option: A field of TrainConfig, or an own option of a method.
@@ -111,7 +111,7 @@ def applies(option: str, algorithm: str) -> bool:
 
 
 def has_stages(config: Any) -> bool:
-    """Tell whether a training configuration's method trains in several stages, so that its epochs don't compare."""
+    """Return whether a training configuration's method trains in several stages, so that its epochs don't compare."""
     return len(stage_costs(config)) > 1
 
 

@@ -96,7 +96,7 @@ def choose_each(
     """Select a configuration per task; return the selections, and an error for each sweep or task without one.
 
     Raises:
-        ConfigError: Where a sweep is named twice.
+        ConfigError: A sweep is named twice.
     """
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
@@ -142,8 +142,8 @@ def choose(
         say: Receives notes for the user.
 
     Raises:
-        SweepError: Where no configuration has learned anything, or none is completed.
-        ConfigError: Where sweeps differ in data, folds, metric or seeds, or no configuration reaches the speed-up.
+        SweepError: No configuration has learned anything, or none is completed.
+        ConfigError: Sweeps differ in data, folds, metric or seeds, or no configuration reaches the speed-up.
     """
     require_alike(sweeps)
     _warn_of_one_exit(sweeps, say)
@@ -181,7 +181,7 @@ def choose(
         )
     excluded = too_slow.union(unlearned)
     rescored = objective.rescored(tuple(c for c in finished if c.id not in excluded) or everything, replayed)
-    near = one_standard_error(rescored)  # raises SweepError where none is completed
+    near = one_standard_error(rescored)  # raises SweepError if none is completed
     return Selection(
         task=sweeps[0].spec.task_name,
         objective=objective,
@@ -208,7 +208,7 @@ def _curves_of(
     """Return the curves of the candidates' runs, why there is no front (else empty), and the `curved` that lack a curve.
 
     Raises:
-        SweepError: Where all lack one although the objective or `front` needs them.
+        SweepError: All lack one although the objective or `front` needs them.
     """
     needed = front or objective.kind != "score"
     cells = sum(len(candidate.configuration.cells) for candidate in candidates.values())

@@ -42,7 +42,7 @@ class PairedComparison:
         a_only: The options that only A has, with their values.
         b_only: The options that only B has.
         difference: Of the mean over exits at each run's best epoch, a fraction.
-        p_folds: The p of the same t over folds, with seeds averaged within each; None where no fold has two seeds.
+        p_folds: The p of the same t over folds, with seeds averaged within each; None if no fold has two seeds.
         sign_flip_p: The p of the sign-flip test; optimistic, since runs share training data.
         exits: The difference at each exit, with Holm-adjusted p and Bonferroni intervals.
         paired: The ids of the pairs that count, each complete in all `cells`.
@@ -118,7 +118,7 @@ class Comparison:
         return len(self.lines) + (self.tuned is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready, scores as fractions, None where a number is unknown."""
+        """Return it JSON-ready: scores as fractions, None for an unknown number."""
         plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
         return plain
 
@@ -156,7 +156,7 @@ def compare(
         planned: The number of planned configurations of an unfinished sweep.
 
     Raises:
-        ConfigError: For an option or value that the sweep does not have, and for sides that cannot be paired.
+        ConfigError: The sweep lacks the option or a value, or the sides cannot be paired.
     """
     a, b = _value(history, option, a), _value(history, option, b)
     if a == b:
@@ -337,7 +337,7 @@ def _reasons(dropped: Iterable[Pair], cells: Sequence[SeedFold]) -> dict[str, in
 
 
 def _exit_diffs(by_cell: Mapping[SeedFold, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
-    """Return (M, J) differences; empty where exits were not recorded, or their number differs."""
+    """Return (M, J) differences; empty if exits were not recorded, or their number differs."""
     counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
     exits = counts.pop() if len(counts) == 1 else 0
     return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]

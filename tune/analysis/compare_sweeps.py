@@ -36,7 +36,7 @@ class OnSweep:
         scores: The comparison by the mean over exits.
         at_speed_ups: The comparisons at layer speed-ups.
         layers: By side, the mean layers that its best configuration needs (:func:`tune.store.curves.layers_needed`).
-        no_layers: Why a side has none, in words; empty where none is missing.
+        no_layers: The reason why a side has none; empty if none is missing.
         still: For each paired comparison in which loss weights could matter, the number of pairs in which they did not.
     """
 
@@ -121,13 +121,13 @@ def compare_pool(
         option: The option that is compared.
         where: Values of other options that restrict both sides.
         objectives: The layer speed-ups at which to compare as well, all under one exit criterion.
-        replayed: That criterion's curves, where the caller has them.
+        replayed: That criterion's curves, if the caller has them.
 
     Returns:
         The comparison. A speed-up at which there is none has its reason in its place.
 
     Raises:
-        ConfigError: For sides that the sweep does not have or that cannot be paired.
+        ConfigError: The sweep lacks a side, or the sides cannot be paired.
     """
     history, spec = pool.state.history(), pool.spec
     options: dict[str, Any] = {
@@ -215,7 +215,7 @@ class Across:
     """One number per task: the mean over its sweeps of the mean over their comparisons. Their mean, with a t over tasks.
 
     Attributes:
-        what: What is compared: the mean over exits, `tuned`, or a score at a speed-up.
+        what: The compared quantity: the mean over exits, `tuned`, or a score at a speed-up.
         a: A's name.
         b: B's name.
         sweeps: The difference by sweep, a fraction.

@@ -48,7 +48,7 @@ def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
 
 
 def tuned_verdict(comparison: Comparison) -> str:
-    """Return the verdict on tuned against tuned; empty where a comparison has none."""
+    """Return the verdict on tuned against tuned; empty if a comparison has none."""
     if (tuned := comparison.tuned) is None:
         return ""
     a, b = (f"tuned {side_name(comparison.option, value)}" for value in (comparison.a, comparison.b))

@@ -30,7 +30,7 @@ PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
 #: Markers of curves that may overlap.
 MARKERS = "os^Dv"
 
-#: A curve: x, mean, lowest and highest value (the mean again where there is no spread), (n,) arrays each.
+#: A curve: x, mean, lowest and highest value (the mean again if there is no spread), (n,) arrays each.
 Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -178,8 +178,8 @@ def patience_points(folder: Path, state: SweepState, c: Configuration, metric: s
     """Return (patience, mean layers, mean score in per cent) over a configuration's runs.
 
     Raises:
-        SweepError: For missing or damaged logits.
-        ConfigError: For a model with one exit.
+        SweepError: Logits are missing or damaged.
+        ConfigError: The model has a single exit.
     """
     cells = [cell_logits(folder, state.cells[c.id, k.seed, k.fold])[0] for k in c.cells]
     if len(cells[0].logits) < 2:

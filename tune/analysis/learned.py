@@ -1,4 +1,4 @@
-"""Which configurations learned more than the majority class: the margin of their scores over it, from all their runs.
+"""Test whether a configuration learned more than the majority class: the margin of its scores over it, from all its runs.
 
 The ledger records the margin with a run's end; for older ledgers it is computed from the run's validation logits.
 """
@@ -69,7 +69,7 @@ class ConfigurationMargin:
 
 
 def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority | None:
-    """Compare a finished run with the majority class; None where neither its record nor its logits allow it."""
+    """Compare a finished run with the majority class; None if neither its record nor its logits allow it."""
     if record.get("majority"):
         return AgainstMajority.of(record["majority"])
     if "held_out" not in record:
@@ -89,7 +89,7 @@ def of_logits(held_out: RecordedLogits, metric: str) -> AgainstMajority | None:
 def of_cells(
     cells: Mapping[tuple[int, int], AgainstMajority | None], test_train_ratio: float
 ) -> ConfigurationMargin | None:
-    """Combine all runs of a configuration, by (seed, fold); None where one of them is unknown."""
+    """Combine all runs of a configuration, by (seed, fold); None if one of them is unknown."""
     margins = {key: cell for key, cell in cells.items() if cell is not None}
     if not margins or len(margins) < len(cells) or len({len(cell.margins) for cell in margins.values()}) > 1:
         return None
@@ -102,7 +102,7 @@ def of_cells(
 def of_configuration(
     folder: Path, records: Sequence[LedgerRecord], metric: str, test_train_ratio: float
 ) -> ConfigurationMargin | None:
-    """Compare a configuration with the majority class, by its finished runs' end records; None where unknown."""
+    """Compare a configuration with the majority class, by its finished runs' end records; None if unknown."""
     scored = [r for r in records if r.get("score") is not None]
     return of_cells({(r["seed"], r["fold"]): of_cell(folder, r, metric) for r in scored}, test_train_ratio)
 
@@ -141,7 +141,7 @@ def none_learned(margins: Sequence[ConfigurationMargin], advice: str = ADVICE) -
 
 
 def conclusion(margins: Sequence[ConfigurationMargin]) -> str:
-    """Compare a sweep's completed configurations with the majority class in a sentence; empty where unknown."""
+    """Compare a sweep's completed configurations with the majority class in a sentence; empty if unknown."""
     learned = [m for m in margins if m.learned]
     if not margins:
         return ""

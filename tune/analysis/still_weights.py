@@ -90,7 +90,7 @@ class StillPairs:
         alike: The number of pairs whose weights moved, but equally at all exits.
         moved: The largest change of a weight in the `still` pairs.
         lr_omega: The λ2 that would move weights by :data:`leebert.omega.MOVED`, extrapolated from the recorded movement;
-            None where unknown.
+            None if unknown.
     """
 
     a: str
@@ -102,7 +102,7 @@ class StillPairs:
     lr_omega: float | None
 
     def in_words(self) -> str:
-        """Return a sentence; empty where every pair's weights moved apart."""
+        """Return a sentence; empty if every pair's weights moved apart."""
         if not self.still + self.alike:
             return ""
         parts = []
@@ -126,7 +126,7 @@ def still_pairs(
     values: Mapping[str, Mapping[str, Any]],
     spec: SweepSpec,
 ) -> StillPairs | None:
-    """Find the still pairs of a comparison; None where its sides differ in more than how ω learns, or records lack it.
+    """Find the still pairs of a comparison; None if its sides differ in more than how ω learns, or records lack it.
 
     Args:
         line: The paired comparison.

@@ -49,8 +49,8 @@ class LoadedSweep:
             epochs: Whether to read the records of epochs, which learning curves and weights need.
 
         Raises:
-            SweepError: For a damaged manifest or ledger.
-            ConfigError: For a damaged space.
+            SweepError: The manifest or the ledger is damaged.
+            ConfigError: The space is damaged.
         """
         running = folder.driver() is not None
         state = folder.ledger.read(epochs=epochs)
@@ -75,7 +75,7 @@ def require_alike(sweeps: Sequence[LoadedSweep], *, paired: bool = False) -> Non
             are searched.
 
     Raises:
-        ConfigError: With what differs.
+        ConfigError: They differ; the message lists the differences.
     """
     first, *others = sweeps
     for other in others:
@@ -194,7 +194,7 @@ def load_pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, e
     """Load sweeps for a comparison, joining the sweeps of a task in which none has both sides.
 
     Raises:
-        ConfigError: For a sweep that is named twice, as itself or as a copy, and where no task has both sides.
+        ConfigError: A sweep is named twice, or a copy of it is named, or no task has both sides.
     """
     paths = [folder.path.resolve() for folder in folders]
     if len(set(paths)) < len(paths):

@@ -83,7 +83,7 @@ def curves(
 
 @dataclasses.dataclass(frozen=True)
 class RankingObjective:
-    """What a run is scored by: its mean over exits, its score at a layer speed-up, or the area under its curve."""
+    """The score of a run: its mean over exits, its score at a layer speed-up, or the area under its curve."""
 
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None

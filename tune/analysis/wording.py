@@ -1,4 +1,4 @@
-"""The words for one difference and its two sides; differences are fractions, shown x100 as points."""
+"""Describe a difference and its two sides in words; differences are fractions, shown x100 as points."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def level(confidence: float) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return a p-value as tables show it: `-` where there is none."""
+    """Return a p-value as tables show it: `-` if there is none."""
     return "-" if p is None or math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -61,13 +61,13 @@ def verdict(
     unit: str = "run",
     test_train_ratio: float | None = None,
 ) -> str:
-    """Return a sentence on the difference A minus B; where B is significantly better, on B minus A.
+    """Return a sentence on the difference A minus B; if B is significantly better, on B minus A.
 
     Args:
         a: A's name.
         b: B's name.
         interval: The difference A minus B, as a fraction, with its confidence interval.
-        p_folds: The p-value over folds, with seeds averaged; None where no fold has two seeds. A difference is only
+        p_folds: The p-value over folds, with seeds averaged; None if no fold has two seeds. A difference is only
             significant if it is so over runs and over folds.
         unit: What the differences are of, `run` or `task`.
         test_train_ratio: Validation samples per training sample of a run. With it, a difference that is not significant is

@@ -49,7 +49,7 @@ PLAN, DONE = ".refit.json", "refit.json"
 
 @dataclasses.dataclass(frozen=True)
 class RefitPlan:
-    """What is requested of a refit.
+    """The requested seeds, exit criterion and aims of a refit.
 
     Attributes:
         seeds: One model per seed; the first is registered.
@@ -71,7 +71,7 @@ class RefitPlan:
 
     @property
     def picked(self) -> str:
-        """How the registered seed was chosen, in words."""
+        """A phrase on how the registered seed was chosen."""
         return (
             f"Seed {self.seeds[0]} is registered because it is the first, fixed before training: a choice by the "
             "development split would make that split's scores optimistic."
@@ -99,7 +99,7 @@ class PreparedRefit:
         own: The models' exit criterion and its threshold.
         chosen: A threshold for every criterion, by name.
         trained_on: The training samples, in words.
-        margin: The margin over the majority class in cross-validation; None where the cells don't record it.
+        margin: The margin over the majority class in cross-validation; None if the cells don't record it.
     """
 
     best: BestFile
@@ -334,7 +334,7 @@ def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> 
 
 
 def check_backbone(best: BestFile) -> None:
-    """Raise ConfigError where backbone or tokenizer differ from the best file's."""
+    """Raise ConfigError if backbone or tokenizer differ from the best file's."""
     identity = backbone_identity(best.config.model.backbone)
     if lines := backbone_differences(best.found["backbone"], identity):
         raise ConfigError(

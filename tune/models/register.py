@@ -49,7 +49,7 @@ POINTS = 100
 
 @dataclasses.dataclass(frozen=True)
 class RegistryTarget:
-    """Where a refit is logged and registered.
+    """The MLflow server, experiment and name under which a refit is logged and registered.
 
     Attributes:
         uri: MLflow's address.
@@ -237,7 +237,7 @@ class _Logging:
         mlflow.log_dict({**self.outcome, "best": path.name}, "refit.json")
 
     def _run(self, seed: int) -> str:
-        """Return the id of the seed's run: the one begun earlier, where MLflow still has it, else a new one."""
+        """Return the id of the seed's run: the one begun earlier if MLflow still has it, else a new one."""
         from mlflow.entities import RunTag
 
         run_id = self.kept["runs"].get(str(seed))
@@ -258,7 +258,7 @@ class _Logging:
         return str(run.info.run_id)
 
     def _exists(self, run_id: str) -> bool:
-        """Tell whether MLflow has a run that is not deleted."""
+        """Return whether MLflow has a run that is not deleted."""
         from mlflow.exceptions import MlflowException
 
         try:

@@ -118,7 +118,7 @@ def _recorded(**values: Any) -> dict[str, Any]:
 
 
 def _named(choice: Selection, key: str) -> dict[str, Any]:
-    """Identify a configuration by its id, its sweep where there are several, and its values."""
+    """Identify a configuration by its id, its sweep if there are several, and its values."""
     candidate = choice.candidates[key]
     sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
     return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
@@ -139,13 +139,13 @@ def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
 
 
 def _margin(choice: Selection) -> dict[str, Any] | None:
-    """Return the chosen configuration's margin over the majority class; None where its cells don't record it."""
+    """Return the chosen configuration's margin over the majority class; None if its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     return margin.as_dict() if margin else None
 
 
 def _moved(choice: Selection) -> float | None:
-    """Return the largest change of a loss weight over the chosen configuration's cells; None where none is learned."""
+    """Return the largest change of a loss weight over the chosen configuration's cells; None if none is learned."""
     chosen = choice.best
     config = chosen.sweep.spec.train_config(chosen.configuration.values)
     if not learns_omega(config.algorithm):
@@ -183,7 +183,7 @@ def _sweeps(choice: Selection) -> dict[str, Any]:
 
 
 def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> dict[str, Any]:
-    """Describe a cell: its scores unrounded, and its runtime where that differs from the first cell's."""
+    """Describe a cell: its scores unrounded, and its runtime if that differs from the first cell's."""
     cell = {
         "seed": record["seed"],
         "fold": record["fold"],
@@ -206,7 +206,7 @@ def best_logits(chosen: Candidate) -> list[CellLogits] | None:
         chosen: The configuration with its sweep.
 
     Returns:
-        The logits; None, with a warning, where a file is missing or damaged.
+        The logits; None, with a warning, if a file is missing or damaged.
     """
     cells = []
     for record in chosen.records:
@@ -276,13 +276,13 @@ def _counted(choice: Selection) -> str:
 
 
 def _score(section: dict[str, Any]) -> str:
-    """Say mean and standard deviation over cells, in per cent."""
+    """Format mean and standard deviation over cells, in per cent."""
     spread = "" if section.get("score_std") is None else f" ± {100 * section['score_std']:.2f}"
     return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} cells (seed × fold)"
 
 
 def _against(choice: Selection) -> str:
-    """Compare the chosen configuration with the majority class in words; empty where its cells don't record it."""
+    """Compare the chosen configuration with the majority class in words; empty if its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     if margin is None:
         return ""

@@ -38,9 +38,9 @@ class Reproduced:
         text: The table in Markdown, or the figure's description.
         files: The written files.
         missing: Why rows lack seeds, a sentence per reason.
-        again: The command that continues; empty where nothing is missing.
+        again: The command that continues; empty if nothing is missing.
         failed: Whether a method failed for a reason that may be gone at the next attempt.
-        signal: The signal that ended the training; None where there was none.
+        signal: The signal that ended the training; None if there was none.
     """
 
     target: str
@@ -65,7 +65,7 @@ class Reasons:
     Attributes:
         final: Reasons that stay, such as divergence.
         passing: Reasons that may be gone at the next attempt.
-        signal: The signal that ended the training; None where there was none.
+        signal: The signal that ended the training; None if there was none.
     """
 
     final: dict[tuple[str, float | None], str] = dataclasses.field(default_factory=dict)
@@ -179,7 +179,7 @@ def _shown(plan: ReproductionPlan, results: Results) -> tuple[PaperRow, ...]:
 
 
 def _methods_of(table: Path) -> list[str]:
-    """Read the methods of a table that an earlier command wrote; none where there is no such file."""
+    """Read the methods of a table that an earlier command wrote; none if there is no such file."""
     try:
         with open(table, encoding="utf-8", newline="") as file:
             return [row["method"] for row in csv.DictReader(file) if row.get("method") in METHODS]
@@ -220,7 +220,7 @@ def _refuse_unread(plan: ReproductionPlan, results: Results | None) -> None:
 
 
 def _refuse_others(path: Path, results: Results, own_identity: Mapping[str, Any]) -> None:
-    """Raise SweepError where results belong to another experiment."""
+    """Raise SweepError if results belong to another experiment."""
     if lines := experiment_differences(results.identity, own_identity):
         raise SweepError(
             f"{path} holds results of another experiment:\n"
@@ -260,7 +260,7 @@ def _missing(
 
 
 def _costs_are_known(costs: Costs, needed: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
-    """Tell whether every network was measured under every exit criterion, on an idle machine."""
+    """Return whether every network was measured under every exit criterion, on an idle machine."""
     return costs.sound and all(
         s in costs.parameters and criteria <= costs.seconds.get(s, {}).keys() for s, (_, criteria) in needed.items()
     )

@@ -91,7 +91,7 @@ class ReproducedCell:
             aim: The layer speed-up.
 
         Returns:
-            The result; None where the run has none of this criterion.
+            The result; None if the run has none of this criterion.
         """
         if len(self.exits) == 1:
             criterion = FULL_MODEL

@@ -68,7 +68,7 @@ class ReproductionRequest:
     device: str = "auto"
 
     def includes(self, method: str) -> bool:
-        """Tell whether a method is trained and shown: every one, unless `methods` names some."""
+        """Return whether a method is trained and shown: every one, unless `methods` names some."""
         return not self.methods or method in self.methods
 
     @property
@@ -160,7 +160,7 @@ class ReproductionPlan:
 
 
 def uses_keep(method: str) -> bool:
-    """Tell whether a method reduces its network by the option `keep`."""
+    """Return whether a method reduces its network by the option `keep`."""
     return applies("keep", method)
 
 

@@ -51,7 +51,7 @@ class Costs:
 
     @property
     def rough(self) -> str:
-        """Why the seconds are unreliable; empty if there is no reason to doubt them."""
+        """The reason why the seconds are unreliable; empty if they are reliable."""
         if self.share < BUSY:
             return f"the timing had a processor for {self.share:.0%} of the time"
         if (self.apart or 0.0) > APART:
@@ -96,7 +96,7 @@ def read(path: Path) -> Results | None:
         path: The file.
 
     Returns:
-        The results; None where there is no file.
+        The results; None if there is no file.
 
     Raises:
         SweepError: The file is damaged or of another version.

@@ -48,8 +48,8 @@ class TableRow:
         score: The mean score.
         layers: Layer speed-up: depth / mean exit layer over seeds.
         held_out: Each seed's layer speed-up on validation samples, by which thresholds are chosen; empty for one exit.
-        time: Wall-clock speed-up; None where not measured.
-        operations: Speed-up in multiply-adds; None where not measured.
+        time: Wall-clock speed-up; None if not measured.
+        operations: Speed-up in multiply-adds; None if not measured.
         parameters: The number of parameters.
         minutes: Minutes of training to the best epoch.
         epochs: Epochs trained over all stages, a mean over seeds.
@@ -97,7 +97,7 @@ def best_baseline(compared: Sequence[TableRow], group: str) -> TableRow | None:
         group: The group.
 
     Returns:
-        The baseline; None where there is none.
+        The baseline; None if there is none.
     """
     subject = next((line for line in compared if line.row.group == group and line.row.role == "subject"), None)
     least = (1 - AS_FAST) * ((subject.layers if subject else None) or 0.0)

@@ -107,7 +107,7 @@ class Standing:
         ]
 
     def check(self, expected: dict[str, Any]) -> None:
-        """Raise SweepError where the sweep belongs to another experiment than `expected` identifies."""
+        """Raise SweepError if the sweep belongs to another experiment than `expected` identifies."""
         manifest = self.folder.manifest
         spec = spec_of(self.folder)
         if spec.evaluate is None:
@@ -125,7 +125,7 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What one sweep of a part trains: each method with each seed.
+    """The methods and seeds of one sweep of a part: each method is trained with each seed.
 
     Attributes:
         part: The part.

@@ -36,7 +36,7 @@ from tune.store.ledger import Ledger, LedgerRecord, attempt_name
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all trials of a sweep share; each process receives it once.
+    """The data and settings that all trials of a sweep share; each process receives them once.
 
     Attributes:
         folder: The sweep's folder, which every node reaches.
@@ -111,7 +111,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class CellRecord:
-    """What the ledger records of an unfinished cell.
+    """The ledger's record of an unfinished cell.
 
     Attributes:
         epochs: The recorded epochs, from 0.
@@ -128,7 +128,7 @@ class CellRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What the driver grants a trial: a configuration, the number of the attempt, and the records of its cells.
+    """A configuration that the driver grants to a trial, with the number of the attempt and the records of its cells.
 
     Attributes:
         config: The configuration's id.

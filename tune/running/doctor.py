@@ -115,7 +115,7 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
 
 
 def verdict(checks: Sequence[Check]) -> None:
-    """Raise SweepError where a check failed."""
+    """Raise SweepError if a check failed."""
     failed = [f"{check.name} ({check.where})" for check in checks if check.status == "failed"]
     if failed:
         raise SweepError(f"{len(failed)} check(s) failed, so the sweep would fail too: {', '.join(failed)}")
@@ -163,7 +163,7 @@ def _backbone(spec: SweepSpec) -> Check:
 
 @contextlib.contextmanager
 def _workplace(storage: Path) -> Iterator[tuple[Path, Check]]:
-    """Create a temporary folder in the storage, marked by the driver, or elsewhere where the storage can't be written."""
+    """Create a temporary folder in the storage, marked by the driver, or elsewhere if the storage can't be written."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(nodes.marked(storage))

@@ -31,7 +31,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
 
     Args:
         spec: The search space.
-        device: Where steps are timed; auto takes this machine's GPU where trials request one and it has one, else the CPU.
+        device: Where steps are timed; auto takes this machine's GPU if trials request one and it has one, else the CPU.
 
     Returns:
         The plan, JSON-ready; `timed_on` is the device, `memory_bytes` and `disk_bytes` are bytes.

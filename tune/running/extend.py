@@ -52,7 +52,7 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
 
 
 def at_its_old_place(new: SweepSpec, old: SweepSpec, was: Mapping[str, Any], name: str) -> SweepSpec:
-    """Keep the sweep's name of the backbone where the new space names another place with the same files.
+    """Keep the sweep's path of the backbone if the new space has another path to the same files.
 
     Args:
         new: The space to resume with.
@@ -88,7 +88,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _admits(spec: SweepSpec, values: Mapping[str, Any]) -> bool:
-    """Tell whether a space contains a configuration."""
+    """Return whether a space contains a configuration."""
     algorithm = values["algorithm"]
     options = {option for option in spec.space if applies(option, algorithm)}
     return (

@@ -112,7 +112,7 @@ def placement(failures: Sequence[Mapping[str, Any]], batch_size: int, gpus: floa
         gpus: GPUs of one trial; below 1, trials share a GPU.
 
     Returns:
-        The placement; None where nothing remains to try.
+        The placement; None if nothing remains to try.
     """
     gpu = sum(f.get("reason") == "gpu_memory" for f in failures)
     host = sum(f.get("reason") == "host_memory" for f in failures)

@@ -1,7 +1,7 @@
-"""Parts of other packages in the processes of trials: which a sweep uses, and how each process gets them.
+"""Make the parts of other packages that a sweep uses available in the processes of its trials.
 
-A plugin of an installed package is found there by its entry point. One that was registered is found by importing the module
-that it comes from. One of `__main__` (a script or a notebook) travels by value.
+A process finds a plugin of an installed package by its entry point, and a registered plugin by importing its module. A
+plugin defined in `__main__` (a script or a notebook) is pickled and sent by value.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class OutsidePlugin:
 
 @dataclasses.dataclass(frozen=True)
 class OutsidePlugins:
-    """What a trial's process needs before it reads a configuration: modules to import, and plugins."""
+    """The modules and plugins that a trial's process loads before it reads a configuration."""
 
     modules: str = ""
     plugins: tuple[OutsidePlugin, ...] = ()
@@ -54,7 +54,7 @@ class OutsidePlugins:
         return tuple(dict.fromkeys(plugin.distribution.split(" ")[0] for plugin in self.plugins if plugin.distribution))
 
     def make_available(self) -> None:
-        """Let the registries of this process have the plugins.
+        """Add the plugins to the registries of this process.
 
         Raises:
             SweepError: One is missing here, or of another version; the line names plugin, package, version and node.

@@ -61,7 +61,7 @@ class Prepared:
 
 
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
-    """Read, subset, fold and tokenise (or decode) the training split; other splits only where the space has `evaluate`.
+    """Read, subset, fold and tokenise (or decode) the training split; other splits only if the space has `evaluate`.
 
     Args:
         spec: The search space.

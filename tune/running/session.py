@@ -19,7 +19,7 @@ from tune.running.driver import Driver, EndStatus
 
 
 def start_ray(address: str | None) -> None:
-    """Connect to a Ray cluster, or start Ray on this machine; do nothing where Ray is running already.
+    """Connect to a Ray cluster, or start Ray on this machine; do nothing if Ray is running already.
 
     Args:
         address: The cluster's address (`auto`, HOST:PORT); None for RAY_ADDRESS, else this machine.
@@ -222,7 +222,7 @@ def _bundle(cpus: float, gpus: float) -> Any:
 
 
 def _lost(driver: Driver) -> LeaseError | None:
-    """Return the error of a lost lease; None where the driver still holds it."""
+    """Return the error of a lost lease; None if the driver still holds it."""
     try:
         driver.may_decide()
     except LeaseError as error:
@@ -231,7 +231,7 @@ def _lost(driver: Driver) -> LeaseError | None:
 
 
 def _leebert_error(error: BaseException | None) -> LeebertError | None:
-    """Return the project's error that Ray wrapped into its own; None where there is none."""
+    """Return the project's error that Ray wrapped into its own; None if there is none."""
     while error is not None and not isinstance(error, LeebertError):
         error = error.__cause__
     return error
@@ -249,7 +249,7 @@ def beats(
     Args:
         write: Writes the driver's status; called with `started`, `planned_cells`, `running` and `queued` configurations.
         driver: The driver; its lease is checked on every beat, and a lost one ends the session.
-        planned_cells: How many cells the whole sweep has; None where that is unknown.
+        planned_cells: How many cells the whole sweep has; None if that is unknown.
         also: Called after the status is written.
         every: Seconds between two beats.
 

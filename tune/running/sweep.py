@@ -43,18 +43,18 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class SweepOutcome:
-    """How one session of a sweep ended.
+    """The end of one session of a sweep.
 
     Attributes:
         folder: The sweep's folder.
         spec: Its space.
         status: finished, stopped (work remains) or failed.
         by_hand: Whether a signal or `leebert-tune stop` stopped it, not its budget.
-        signal: The signal that stopped it; None where there was none.
+        signal: The signal that stopped it; None if there was none.
         unsent: MLflow events that did not arrive.
         mlflow: How to open MLflow.
         views: The sweep's saved views, name → address.
-        views_note: A remark on the views; empty where there is none.
+        views_note: A remark on the views; empty if there is none.
     """
 
     folder: SweepFolder
@@ -199,7 +199,7 @@ def _resumed_spec(
 
 
 def _to_repair(folder: SweepFolder, state: SweepState, requested: bool, say: Say) -> list[CellKey]:
-    """Find cells whose logits are missing or damaged; return them where a repair is requested, else only warn."""
+    """Find cells whose logits are missing or damaged; return them if a repair is requested, else only warn."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
@@ -226,7 +226,7 @@ def _describe(
 
 
 def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
-    """Raise SweepError where data, folds or the backbone's files changed since the sweep started."""
+    """Raise SweepError if data, folds or the backbone's files changed since the sweep started."""
     now, was = json.loads(json.dumps(prepared.facts)), folder.manifest
     identity = backbone_identity(prepared.spec.backbone)
     for changed, change in (

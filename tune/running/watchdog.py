@@ -70,7 +70,7 @@ class Watchdog:
         self.alive()
 
     def watch(self, rows: SampleSet) -> SampleSet:
-        """Wrap rows so that each batch resets the timer."""
+        """Wrap the samples so that each requested batch resets the timer."""
         return _Watched(rows, self)
 
 

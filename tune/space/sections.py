@@ -109,19 +109,19 @@ class PartSpec(Frozen):
 
 
 class SearcherSpec(PartSpec):
-    """Who proposes configurations."""
+    """The searcher, which proposes configurations, with its options."""
 
     registry: ClassVar[Registry[SearcherRow]] = SEARCHERS
     name: str = Field(default="grid", description="One of `SEARCHERS`; its options are further keys.")
 
     @property
     def configurations(self) -> int | None:
-        """How many it is to propose; None where that is not given."""
+        """The number of configurations that it proposes; None if not given."""
         return (self.model_extra or {}).get("configurations")
 
 
 class PrunerSpec(PartSpec):
-    """Who stops a configuration before its last cell."""
+    """The pruner, which may stop a configuration before its last cell, with its options."""
 
     registry: ClassVar[Registry[PrunerRow]] = PRUNERS
     name: str = Field(default="none", description="One of `PRUNERS`; its options are further keys.")

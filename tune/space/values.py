@@ -54,7 +54,7 @@ class ValueList:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Every number from `low` to `high`, both included; whole numbers where the option is one.
+    """Every number from `low` to `high`, both included; only whole numbers if the option takes an integer.
 
     Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``, uniform in the logarithm.
     """
@@ -66,7 +66,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether its numbers are whole."""
+        """Whether the option takes integers."""
         return isinstance(self.low, int)
 
     @property

@@ -73,7 +73,7 @@ def load_held_out(path: Path, digest: str | None = None) -> tuple[RecordedLogits
         The logits with their labels, and (N,) row numbers.
 
     Raises:
-        SweepError: For a file that is missing, damaged, or not the recorded one.
+        SweepError: The file is missing, damaged, or not the recorded one.
     """
     import pyarrow as pa
 

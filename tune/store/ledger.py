@@ -196,7 +196,7 @@ class Ledger:
 
         Args:
             folder: Its folder.
-            values_of: Finds a configuration's values by its id, where their record was lost; None if unknown.
+            values_of: Finds a configuration's values by its id, if their record was lost; None if unknown.
         """
         self.folder, self.values_of = Path(folder), values_of
 
@@ -297,7 +297,7 @@ class Ledger:
                 need them.
 
         Raises:
-            SweepError: For a missing or damaged ledger.
+            SweepError: The ledger is missing or damaged.
         """
         state = SweepState()
         with _uncollected():

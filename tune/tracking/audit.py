@@ -191,7 +191,7 @@ class Audit:
             return
 
     def _ask(self, request: Callable[..., T], *args: Any) -> T:
-        """Repeat a request until it is answered; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
+        """Repeat a request until the server responds; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
         refused, pause, deadline = 0, 0.1, time.monotonic() + self._patience
         while True:
             self._may_send()

@@ -80,8 +80,8 @@ def show(
     """Write only the current views of a sweep that MLflow has; return a JSON-ready summary.
 
     Raises:
-        SweepError: For a sweep without configurations.
-        TrackingError: If MLflow lacks the sweep or refuses its views.
+        SweepError: The sweep has no configurations.
+        TrackingError: MLflow lacks the sweep or refuses its views.
     """
     spec, state = spec_of(folder), folder.ledger.read(epochs=False)
     if not state.history():

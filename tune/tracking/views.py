@@ -36,7 +36,7 @@ ViewState = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ViewContents:
-    """What views depend on besides the sweep's name.
+    """The facts of a sweep, besides its name, that its views depend on.
 
     Attributes:
         algorithms: The sweep's methods.
