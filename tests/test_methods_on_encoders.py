@@ -1,4 +1,4 @@
-"""Every method on every tested family of encoders, and the properties of those that take encoders apart."""
+"""Methods on every tested family of encoders, and the properties of those that take encoders apart."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _stages(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [(name, "bert") for name in METHODS]
+    [(name, "bert") for name in ON_EVERY_FAMILY]
     + [
         pytest.param(name, family, marks=pytest.mark.slow)
         for family in EVERY_FAMILY

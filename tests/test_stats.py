@@ -152,3 +152,9 @@ def test_judge_applies_its_settings():
     assert judge.interval(diffs) == corrected_t(diffs, 0.5, 0.9)
     assert judge.intervals([diffs, diffs]) == holm_intervals([diffs, diffs], 0.5, 0.9)
     assert judge.sign_flip(diffs * 7) == sign_flip(diffs * 7, 3, 50)
+
+
+def test_comparisons_are_by_default_at_95_percent_with_seed_0_and_10_000_sign_flips():
+    assert Judge(0.5) == Judge(0.5, confidence=0.95, seed=0, permutations=10_000)
+    many = list(np.linspace(-0.5, 1.0, 17))
+    assert sign_flip(many) == sign_flip(many, seed=0, permutations=10_000)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import ALGORITHMS, ThreeExitMLP, toy_mlp, toy_rows
+from toys import ThreeExitMLP, toy_mlp, toy_rows
 
 from leebert.checkpoint import BestWeights, Checkpoints
 from leebert.config import TrainConfig
@@ -43,19 +43,19 @@ def plain(reports):
 def test_a_three_exit_mlp_is_a_multi_exit_model_and_learns():
     model = toy_mlp()
     assert isinstance(model, MultiExit)
-    result = fit(model, toy_rows(400), config(max_epochs=20, lr_theta=2e-2), held_out=toy_rows(200, seed=1))
+    result = fit(model, toy_rows(200), config(max_epochs=8, lr_theta=4e-2), held_out=toy_rows(200, seed=1))
     assert result.best.score > 0.7
     assert result.held_out.logits.shape == (3, 200, 2)
     predicted = result.held_out.logits.argmax(-1)
     assert result.best.score == pytest.approx((predicted == result.held_out.labels).mean())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["clo-v1", "clo-v2"])  # of all methods: the contract, cut once
 def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(tmp_path, algorithm):
     settings = config(algorithm=algorithm, cycle_length=5)  # 6 updates an epoch: cycles cross epochs
     whole, rows, held_out = toy_mlp(), toy_rows(), toy_rows(seed=1)
     expected = fit(whole, rows, settings, held_out=held_out)
-    for cut in (1, 2, 3):
+    for cut in (1, 3):
         place = tmp_path / str(cut)
         torn = train_epochs(toy_mlp(), rows, settings, held_out=held_out, checkpoints=Checkpoints(place))
         for _ in range(cut):

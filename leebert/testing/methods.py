@@ -216,7 +216,7 @@ class MethodContract:
             )
 
     def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
-        config = self.config(max_epochs=3)
+        config = self.config()
         expected = self.fit(config)
         assert expected.ended == "max_epochs"
         loss = expected.reports[-1].exits["loss"]
@@ -225,7 +225,8 @@ class MethodContract:
             torn = train_epochs(
                 self.network(), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
             )
-            for _ in range(len(expected.reports) // 2 + 1):
+            epochs = len(expected.reports)
+            for _ in range(min(epochs // 2 + 1, epochs - 1)):
                 next(torn)
             torn.close()  # type: ignore[attr-defined]
             resumed = fit(
@@ -234,7 +235,7 @@ class MethodContract:
         assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports]
         assert [r.weights for r in resumed.reports] == [r.weights for r in expected.reports]
         same_parameters(expected.model, resumed.model)
-        untrained = self.fit(config.model_copy(update={"lr_theta": 1e-12}))
+        untrained = self.fit(config.model_copy(update={"lr_theta": 1e-12, "max_epochs": 1}))
         assert loss[-1] < untrained.reports[-1].exits["loss"][-1], "training does not lower the last exit's loss"
 
     def test_it_leaves_as_many_exits_as_its_row_says(self) -> None:

@@ -55,6 +55,7 @@ class Tracker:
         self._views_refused = False
         self._say = say or logging.getLogger(__name__).warning
         self._longest_pause = longest_pause
+        self._first_pause = min(0.25, longest_pause)
         self._writer = RunWriter(uri, experiment, sweep, task)
         self._events: collections.deque[TrackingEvent] = collections.deque()
         self._changed = threading.Condition()
@@ -159,7 +160,7 @@ class Tracker:
 
     def _send(self, event: TrackingEvent, *more: Epoch) -> bool:
         """Send events until they are written or rejected; return False once the tracker is abandoned."""
-        pause, away = 0.25, False
+        pause, away = self._first_pause, False
         while not self._abandoned:
             try:
                 self._may_send()
@@ -183,7 +184,7 @@ class Tracker:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, timeout=pause)
                 if self._closing:
-                    time.sleep(0.25)
+                    time.sleep(self._first_pause)
                 pause = min(2 * pause, self._longest_pause)
             else:
                 if isinstance(event, SavedViews):
