@@ -51,7 +51,7 @@ SweepsMlflow = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow address; by default the one that the sweep started with.")
 ]
 TrialDevice = Annotated[
-    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU where the trials request one, else the CPU.")
+    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU.")
 ]
 
 
@@ -617,7 +617,7 @@ def simulate(
     ] = "random",
     orders: Annotated[int, typer.Option(min=1, help="Number of simulated sweeps, each in another order.")] = 200,
     concurrent: Annotated[int, typer.Option(min=1, help="Number of concurrent trials.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the orders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the orders.")] = 0,
     set_: Set = None,
     save: Annotated[Path | None, typer.Option(help="Write a small copy of the scores to this folder.")] = None,
     storage: Storage = None,

@@ -130,15 +130,15 @@ def read_best(path: Path) -> BestFile:
     except TypeError as error:
         raise ConfigError(f"{path}: {error}; quote it") from None
     section = values["found"]
-    again = _resume_advice(section, path)
+    advice = _resume_advice(section, path)
     if missing := [key for key in _NEEDED if key not in section]:
         raise ConfigError(
-            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {again}"
+            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {advice}"
         )
     refuse_missing(section.get("parts"), str(path))
     config = parse(RunConfig, values, str(path))
     if section["digest"] != content_digest(values):
-        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {again}")
+        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {advice}")
     return BestFile(path, config, section)
 
 
@@ -153,10 +153,10 @@ def _resume_advice(section: Mapping[str, Any], path: Path) -> str:
     """Return the command that wrote a best file, as far as its section `found` records it."""
     sweeps = section.get("sweeps") or {section.get("sweep", "NAME"): None}
     objective = section.get("objective") or {}
-    other = (
+    objective_note = (
         f" (chosen by: {objective['name']})" if objective.get("name", "mean over exits") != "mean over exits" else ""
     )
-    return f"leebert-tune best {' '.join(map(str, sweeps))} --out {path.parent}{other}"
+    return f"leebert-tune best {' '.join(map(str, sweeps))} --out {path.parent}{objective_note}"
 
 
 def content_digest(values: Mapping[str, Any]) -> str:

@@ -155,7 +155,7 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     every = tradeoffs(recorded, metric=metric, speed_ups=speed_ups)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
     return PreparedRefit(
-        best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin
+        best, out, plan, recorded, own, chosen, samples_in_words(split_rows, best.config.data.subset), margin
     )
 
 
@@ -186,11 +186,11 @@ def check_learned(outcome: Mapping[str, Any], anyway: bool) -> None:
             )
 
 
-def rows_in_words(split_rows: int, subset: Subset | None) -> str:
+def samples_in_words(split_rows: int, subset: Subset | None) -> str:
     """Describe the training samples in words."""
     if subset is None:
-        return f"the whole training split ({split_rows:,} rows)"
-    return f"a stratified subset of {subset.rows:,} of {split_rows:,} rows (seed {subset.seed})"
+        return f"the whole training split ({split_rows:,} samples)"
+    return f"a stratified subset of {subset.rows:,} of {split_rows:,} samples (seed {subset.seed})"
 
 
 @contextlib.contextmanager

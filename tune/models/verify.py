@@ -236,22 +236,22 @@ def _settings(
 def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, threads: int | None) -> CellCheck:
     """Train a cell again and compare it with its record."""
     seed, fold = cell["seed"], cell["fold"]
-    kept: Any = None
+    held_out: Any = None
     reports = []
     with limited_threads(threads):
         for report in study.train({"accumulate": cell.get("accumulate", 1)}, seed, fold):
-            kept = report.validation or kept
+            held_out = report.validation or held_out
             # Drop models and logits of finished epochs, which would fill the memory.
             reports.append(dataclasses.replace(report, validation=None, model=None))
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
     now = best.score if best is not None and last.ended != "diverged" else None
     identical = now == cell["score"] and best is not None and best.exits["score"] == list(cell["exits"])
-    same = None
-    if kept is not None and was is not None:
+    logits_identical = None
+    if held_out is not None and was is not None:
         rows = study.folds.ids[study.folds.held_out(fold)]
-        same = np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, kept.logits)
-    return CellCheck(seed, fold, cell["score"], now, identical, same)
+        logits_identical = np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, held_out.logits)
+    return CellCheck(seed, fold, cell["score"], now, identical, logits_identical)
 
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:

@@ -120,7 +120,7 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
         _Section("score", f"Cross-validated score and mean layers{part}", [_bar(k) for k in _BARS], 3, 300),
     ]
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
-    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
+    return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
 
 
 def _speed(sweep: str, of: ViewContents) -> ViewState:
@@ -130,7 +130,7 @@ def _speed(sweep: str, of: ViewContents) -> ViewState:
         _Section("curve", f"Score against mean layers, one line per configuration{part}", [curve], 1, 620),
         _Section("points", f"Score against mean layers at 1 point of loss{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
     ]
-    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
+    return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections)
 
 
 def _configurations(sweep: str, of: ViewContents) -> ViewState:
@@ -146,7 +146,7 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
         _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
         _Section("scatter", f"Score against each option{part}", scatters, 3, 320),
     ]
-    return _state(_where(sweep, "config"), _config_columns(of), sections)
+    return _state(_filter(sweep, "config"), _config_columns(of), sections)
 
 
 def _summary(sweep: str) -> ViewState:
@@ -163,7 +163,7 @@ def _summary(sweep: str) -> ViewState:
     ]
     metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
-    return _state(_where(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
+    return _state(_filter(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
 
 
 _BARS = (_SCORE, _DEVIATION, _LAYERS)
@@ -222,7 +222,7 @@ def _part(runs: int) -> str:
     return f" (the best {LOADED_RUNS} only)" if runs > LOADED_RUNS else ""
 
 
-def _where(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:
+def _filter(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:
     parts = [f"tags.sweep = {quoted(sweep)}", f"tags.kind = '{kind}'"]
     return " AND ".join([*parts, f"tags.outcome = '{outcome}'"] if outcome else parts)
 
