@@ -86,7 +86,7 @@ class Tradeoff:
 
     Attributes:
         criterion: Name of the exit criterion.
-        layers: (T,) mean layers executed, rising; strictly so unless the criterion's thresholds are whole numbers.
+        layers: (T,) mean exit layer, rising; strictly so unless the criterion's thresholds are whole numbers.
         measures: Each of the task's measures and `score`, (T,); empty for unlabelled samples.
         thresholds: (T,) threshold of each point.
         counts: (T, M) number of samples that exit at each exit.

@@ -249,7 +249,9 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
         path.unlink()
     ran = choose("bare")
     assert ran.code == 0, ran.err
-    assert "no front of score against mean layers: every completed configuration has a run whose validation" in ran.out
+    assert (
+        "no front of score against mean exit layer: every completed configuration has a run whose validation" in ran.out
+    )
     for more in (("--front",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)
         assert ran.code == 1

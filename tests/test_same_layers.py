@@ -89,7 +89,7 @@ def test_mlflow_best_file_report_and_compare_tell_the_same_true_layers(tmp_path,
     if not new:
         return
     page = str(sweep_page(folder))
-    assert f"It needs {layers[found['configuration']]:.2f} mean layers" in page
+    assert f"Layers needed: {layers[found['configuration']]:.2f} (" in page
     assert all(f"<td>{told:.2f}</td>" in page for told in layers.values())
 
 
@@ -105,7 +105,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
     assert all("cv/layers" not in c.metrics and not c.curve for c in charts.values())
     assert len(said) == 1
     assert (
-        "is missing: the validation logits of a finished run; mean layers and curves that need it are not available"
+        "is missing: the validation logits of a finished run; layers and curves that need it are not available"
         in said[0]
     )
     with warnings.catch_warnings(record=True) as told:
@@ -114,7 +114,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
     assert any("are not available" in str(w.message) for w in told)
     compared = compare_pool(SweepPool.of(folder), "clo-v2", "blo")
     assert compared.layers == {}
-    assert "is missing: the validation logits of a finished run; mean layers" in compared.no_layers
+    assert "is missing: the validation logits of a finished run; layers" in compared.no_layers
 
 
 @settings(max_examples=5, deadline=None)

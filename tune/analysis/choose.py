@@ -48,7 +48,7 @@ class Selection:
         ranked: The ranked ones, best first, with the objective's score.
         near: Those within one standard error of the best.
         too_slow: Those not ranked, as a run cannot reach the speed-up.
-        front: The Pareto front of score against mean layers.
+        front: The Pareto front of score against mean exit layer.
         no_front: Why there is no front; empty otherwise.
         margins: The candidates' margins over the majority class, if known.
         unlearned: Configurations not distinguishable from the majority class, which are not ranked.

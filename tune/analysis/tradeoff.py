@@ -1,4 +1,4 @@
-"""Score against mean layers, replayed from the validation logits of every finished run: no model is run.
+"""Score against mean exit layer, replayed from the validation logits of every finished run: no model is run.
 
 `leebert.tradeoff` computes a curve; this module reads those of a sweep's runs and ranks configurations by them.
 """
@@ -182,7 +182,7 @@ class FrontPoint:
 
 
 def pareto(history: History, by_run: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """Compute the front of score against mean layers, fewest layers first.
+    """Compute the front of score against mean exit layer, fewest layers first.
 
     A configuration that lacks the curve of one of its runs is not on it.
     """

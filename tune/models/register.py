@@ -441,7 +441,7 @@ def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> lis
 
 
 def _figure(splits: Mapping[str, Any]) -> Any:
-    """Draw score against mean layers: every exit for all samples, and each exit criterion over its thresholds."""
+    """Draw score against mean exit layer: every exit for all samples, and each exit criterion over its thresholds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
@@ -454,7 +454,7 @@ def _figure(splits: Mapping[str, Any]) -> Any:
             row = CRITERIA[criterion]
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
             axes.plot(layers, score, ".-", label=row.shown, color=row.colour)
-        axes.set(title=split, xlabel="mean layers executed", ylabel="score, per cent")
+        axes.set(title=split, xlabel="mean exit layer", ylabel="score, per cent")
         axes.legend()
     return figure
 
