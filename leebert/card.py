@@ -322,8 +322,8 @@ def _criteria(facts: CardFacts, split: str, result: Mapping[str, Any]) -> list[s
             )
         if chosen.max_loss is not None and chosen.overspent(loss := score_loss(result, _point(result, chosen))):
             lines.append(
-                f"**{chosen.name} loses {points(loss)} on {split}**; the aim was at most {points(chosen.max_loss)} on "
-                "validation samples."
+                f"**The score of {chosen.name} drops by {points(loss)} on {split}**; the aim was a drop of at most "
+                f"{points(chosen.max_loss)} on validation samples."
             )
     if everything:
         lines.append(

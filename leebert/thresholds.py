@@ -77,11 +77,11 @@ class Chosen:
         return self.reached if CRITERIA[self.criterion].several else self.asked
 
     def missed(self, speed_up: float) -> bool:
-        """Whether the layer speed-up on other samples is off by more than 10 %; False if the aim is a loss."""
+        """Whether the layer speed-up on other samples is off by more than 10 %; False if the aim is a drop in score."""
         return self.max_loss is None and abs(speed_up / self.aim - 1) > MISSED
 
     def overspent(self, loss: float) -> bool:
-        """Whether the loss on other samples, a fraction, exceeds the largest loss of the aim."""
+        """Whether the drop in score on other samples, a fraction, exceeds the largest drop of the aim."""
         return self.max_loss is not None and loss > self.max_loss
 
     @property
@@ -209,7 +209,7 @@ def curves_as_json(
         num_exits: M.
         chosen_on: The samples of the curves, in words.
         own: The model's operating point.
-        validated: Curves of labelled samples, if `curves` are of unlabelled ones; they give the loss of a threshold.
+        validated: Curves of labelled samples, if `curves` are of unlabelled ones; they give the drop in score at a threshold.
     """
     more: dict[str, Any] = {} if own is None else {"chosen": dataclasses.asdict(own)}
     if validated:

@@ -623,7 +623,7 @@ def simulate(
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Estimate the cost and the loss of score under a pruner, from a sweep that ran without one."""
+    """Estimate the cost and the drop in score under a pruner, from a sweep that ran without one."""
     from tune.running.recording import Recording
     from tune.running.simulate import print_simulation
     from tune.running.simulate import simulate as simulate_

@@ -58,7 +58,7 @@ class RefitPlan:
         patience: The criterion's patience, for criteria with a second parameter.
         device: auto, cpu, cuda or cuda:N.
         timed_rows: How many samples the wall-clock speed-up is measured on.
-        max_loss: The aim of the thresholds, a largest loss of score in points.
+        max_loss: The aim of the thresholds, a largest drop in score, in points.
     """
 
     seeds: tuple[int, ...]
@@ -323,7 +323,7 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
 
 
 def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
-    """List where a model loses more score by early exits than the aim allows."""
+    """List where early exits lower the score of a model by more than the aim allows."""
     return [
         {"seed": seed, "split": split, "criterion": point["criterion"], "max_loss": own.max_loss, "loss": loss}
         for seed, evaluation in evaluations.items()
@@ -432,7 +432,7 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
 
 
 def _print_misses(outcome: Mapping[str, Any]) -> None:
-    """Warn if a speed-up or a loss of score misses its aim on a development split."""
+    """Warn if a speed-up or a drop in score misses its aim on a development split."""
     for m in outcome["missed"]:
         print(
             f"warning: seed {m['seed']} misses the speed-up of {m['criterion']} on {m['split']}: {m['speed_up']:.2f} where "
@@ -442,8 +442,8 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
     for m in outcome["overspent"]:
         if m["criterion"] == outcome["criterion"]:
             print(
-                f"warning: seed {m['seed']} loses {points(m['loss'])} by {m['criterion']} on {m['split']}, where at most "
-                f"{points(m['max_loss'])} on validation samples was the aim; to keep the score, choose a smaller --max-loss"
+                f"warning: seed {m['seed']}: the score drops by {points(m['loss'])} under {m['criterion']} on {m['split']}; the aim was a "
+                f"drop of at most {points(m['max_loss'])} on validation samples; for a smaller drop, choose a smaller --max-loss"
             )
 
 

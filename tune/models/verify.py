@@ -109,11 +109,11 @@ class Verdict:
             other = f" (settings differ as well: {'; '.join(self.differs)})" if self.differs else ""
             return "not reproduced, another experiment: " + "; ".join(self.foreign) + other
         if self.now is None:
-            return "not reproduced: a cell diverged"
+            return "not reproduced: a run diverged"
         off = f"{100 * self.now:.4f} against {100 * self.recorded:.4f}, {100 * (self.now - self.recorded):+.4f} points"
         because = f" ({'; '.join(self.differs)})" if self.differs else ""
         if self.bit_for_bit:
-            return f"reproduced bit for bit: {100 * self.now:.4f} over {len(self.cells)} cells" + because
+            return f"reproduced bit for bit: {100 * self.now:.4f} over {len(self.cells)} runs" + because
         if self.reproduced:
             return f"reproduced within {100 * TOLERANCE:g} points: {off}; settings differ{because}"
         strict = [c for c in self.cells if not c.differs and not c.bit_for_bit]
@@ -187,7 +187,7 @@ def verify(
             checks.append(dataclasses.replace(check, differs=differs))
             shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
             say(
-                f"cell {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
+                f"run {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
                 f"recorded {100 * check.recorded:.4f}"
             )
     return Verdict.of(checks, foreign)

@@ -273,7 +273,7 @@ class Driver:
             # Synced to disk with the next record; the cells' own ends would restore it.
             self.record({"kind": "complete", "config": config}, sync=False)
             scores = self.state.configs[config].scores
-            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
+            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} runs")
         else:
             self._prune_or_continue(config, last)
         state = self.state.configs[config].state
