@@ -289,7 +289,7 @@ def test_by_area_under_patience_the_command_agrees_with_the_curves(sweep, choose
     assert ran.json["found"]["objective"]["value"] == pytest.approx(max(means.values()), abs=1e-6)
 
 
-# What is not distinguishable from the majority class.
+# What is not significantly above the majority class.
 
 
 def against(index: int, fold: int) -> RecordedLogits:
@@ -328,7 +328,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     assert found["majority"]["verdict"] == "learned"
     assert found["majority"]["low"] > 0.1
     assert [(one["score"], one["verdict"]) for one in found["not_distinguishable"]] == [(0.7405, "collapsed")] * 2
-    assert "2 of 3 completed configurations are not distinguishable from the majority class and are excluded" in ran.out
+    assert "2 of 3 completed configurations are not significantly above the majority class and are excluded" in ran.out
     assert "the best of 1 completed configurations that are better than the majority class of sweep mrpc" in ran.out
     assert re.search(r"against the majority class \(68.00\): \+2\d.\d\d points, 95 % CI 1\d.\d\d to 2\d.\d\d", ran.out)
     anyway = choose("mrpc", more=("--anyway",))
@@ -336,7 +336,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     forced = found_in(tmp_path)
     assert (forced["score_mean"], forced["majority"]["verdict"]) == (0.7405, "collapsed")
     assert "not_distinguishable" not in forced
-    line = "not distinguishable from the majority class (68.00): every exit predicts a single class in every run; try more epochs"
+    line = "not significantly above the majority class (68.00): every exit predicts a single class in every run; try more epochs"
     assert line in anyway.out
     assert line in (tmp_path / "best" / "mrpc.yaml").read_text()
 
@@ -346,7 +346,7 @@ def test_where_none_has_learned_nothing_is_written_without_anyway(sweep, choose,
     ran = choose("stuck")
     assert (ran.code, (tmp_path / "best").exists()) == (1, False)
     assert ran.err.startswith(
-        "error: sweep stuck: none of 3 completed configurations is distinguishable from the majority class, which scores 68.00 (3 of "
+        "error: sweep stuck: none of 3 completed configurations is significantly above the majority class, which scores 68.00 (3 of "
         "them predict a single class at every exit); try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling; "
     )
     assert "--anyway" in ran.err
@@ -395,4 +395,4 @@ def test_compare_tells_layers_of_what_has_learned_only(sweep):
     (found,) = compare_sweeps([sweep("mrpc", held_out=None, ends=recorded)], "clo-v2", "blo")
     told = found.as_dict()
     assert list(told["layers"]) == ["clo-v2"]
-    assert told["no_layers"] == "no completed configuration of blo is distinguishable from the majority class"
+    assert told["no_layers"] == "no completed configuration of blo is significantly above the majority class"

@@ -74,7 +74,7 @@ def test_a_card_keeps_its_accuracy_beside_a_registered_metric_whose_measure_has_
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_predictions_of_a_model_that_is_not_distinguishable_from_the_majority_class_come_with_a_warning(
+def test_predictions_of_a_model_that_is_not_significantly_above_the_majority_class_come_with_a_warning(
     cli, tmp_path, caplog, learned
 ):
     from leebert.serving import Served
@@ -85,7 +85,7 @@ def test_predictions_of_a_model_that_is_not_distinguishable_from_the_majority_cl
     Served(folder)
     predict = ("leebert", "predict", folder, tmp_path / "texts.csv")
     for text in (cli(*predict).err, cli(*predict, "--out", tmp_path / "predictions.jsonl").err, caplog.text):
-        assert (text.count("not distinguishable from the majority class on the validation fold") == 1) is not learned
+        assert (text.count("not significantly above the majority class on the validation fold") == 1) is not learned
 
 
 def test_a_card_of_a_model_that_learned_has_its_margin_and_its_speed_up():
@@ -170,7 +170,7 @@ def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data
     plan = RefitPlan((0,), "entropy", 2.0)
     stuck = best_file(tmp_path / "best", learned=False)
     with pytest.raises(
-        SweepError, match="not distinguishable from the majority class in cross-validation .74.48.*--anyway"
+        SweepError, match="not significantly above the majority class in cross-validation .74.48.*--anyway"
     ):
         prepare(stuck, tmp_path / "out", plan)
     assert not (tmp_path / "out").exists()

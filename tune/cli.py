@@ -351,7 +351,9 @@ def best(
     ] = False,
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Include configurations that are not distinguishable from the majority class."),
+        typer.Option(
+            "--anyway", help="Include configurations whose score is not significantly above that of the majority class."
+        ),
     ] = False,
     storage: Storage = None,
     json_: Json = False,
@@ -431,7 +433,10 @@ def refit(
     device: Device = "auto",
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Register a model even if it is not distinguishable from the majority class."),
+        typer.Option(
+            "--anyway",
+            help="Train and register even if the score is not significantly above that of the majority class.",
+        ),
     ] = False,
     json_: Json = False,
 ) -> None:

@@ -164,7 +164,7 @@ def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]
             if needed is not None:
                 layers[name] = needed
         elif side:
-            missing.append(f"no completed configuration of {name} is distinguishable from the majority class")
+            missing.append(f"no completed configuration of {name} is significantly above the majority class")
     return layers, "; ".join(dict.fromkeys(missing))
 
 

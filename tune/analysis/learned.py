@@ -137,7 +137,7 @@ def none_learned(margins: Sequence[ConfigurationMargin], advice: str = ADVICE) -
     score = max(m.samples.score for m in margins)
     subject = f"none of {count} completed configurations is" if count > 1 else "the one completed configuration is not"
     every = f" ({stuck} of them predict{'s' if stuck == 1 else ''} a single class at every exit)" if stuck else ""
-    return f"{subject} distinguishable from the majority class, which scores {100 * score:.2f}{every}; {advice}"
+    return f"{subject} significantly above the majority class, which scores {100 * score:.2f}{every}; {advice}"
 
 
 def conclusion(margins: Sequence[ConfigurationMargin]) -> str:

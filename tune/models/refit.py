@@ -119,12 +119,12 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
         best: The best file.
         out: The folder of the models.
         plan: What is requested.
-        anyway: Whether to accept a configuration that is not distinguishable from the majority class.
+        anyway: Whether to accept a configuration that is not significantly above the majority class.
 
     Raises:
         ConfigError: The backbone is another one, or the options don't fit.
         DataError: The training data are other ones, or the validation logits are missing.
-        SweepError: `out` has other contents, or the configuration is not distinguishable from the majority class.
+        SweepError: `out` has other contents, or the configuration is not significantly above the majority class.
     """
     if best.config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing; rewrite the file by: leebert-tune best NAME")
@@ -138,7 +138,7 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     margin = margin_of(best, cells)
     if margin is not None and not margin.learned and not anyway:
         raise SweepError(
-            f"{best.path}: its configuration is not distinguishable from the majority class in cross-validation "
+            f"{best.path}: its configuration is not significantly above the majority class in cross-validation "
             f"({100 * margin.samples.score:.2f}; {margin.in_words()}), so refit does not train and register it; {ADVICE}, or "
             "override this check by --anyway"
         )

@@ -125,7 +125,7 @@ def _named(choice: Selection, key: str) -> dict[str, Any]:
 
 
 def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
-    """Describe a configuration that is not distinguishable from the majority class: score, and margin over that class."""
+    """Describe a configuration that is not significantly above the majority class: score, and margin over that class."""
     margin = choice.margins[key]
     low, high = margin.samples.interval
     return {
@@ -289,7 +289,7 @@ def _against(choice: Selection) -> str:
     if margin.learned:
         return f"against the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}"
     return (
-        f"not distinguishable from the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
+        f"not significantly above the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
     )
 
 
@@ -331,10 +331,10 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
         )
     if choice.unlearned:
         print(
-            f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not distinguishable from the "
+            f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not significantly above the "
             "majority class and are excluded (--anyway includes them)"
         )
-        _print_configurations("not distinguishable from the majority class", section["not_distinguishable"], path)
+        _print_configurations("not significantly above the majority class", section["not_distinguishable"], path)
 
 
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
