@@ -10,7 +10,7 @@ from test_driver import driver, run_all
 from test_ledger import epoch
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.running.crossval import run_attempt
 from tune.store.gaps import Orphan, restore
 from tune.store.ledger import Ledger, decode
@@ -58,7 +58,7 @@ def table(state):
 
 def logits(seed):
     rng = np.random.default_rng(seed)
-    return HeldOut(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
+    return RecordedLogits(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
 
 
 def read(ledger):

@@ -31,7 +31,7 @@ def run(algorithm, *, epochs=3, **options):
     )  # fmt: skip
     model = toy_mlp()
     stage = Stage("joint", ExitObjective.of(config, 3), algorithm or ALGORITHMS[config.algorithm](config))
-    result = fit(model, toy_rows(), config, stages=(stage,), held_out=toy_rows(seed=1))
+    result = fit(model, toy_rows(), config, stages=(stage,), validation=toy_rows(seed=1))
     return [p.detach().clone() for p in model.parameters()], result.reports[-1].weights
 
 

@@ -10,7 +10,7 @@ from recorded import crowded
 from test_driver import a_study, driver, run_all
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.analysis.report import sweep_page
 from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
@@ -183,7 +183,7 @@ def test_a_page_tells_the_recorded_layers_of_a_cell_whose_logits_are_gone(tmp_pa
 def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, cli):
     def logits(index, fold):
         rng = np.random.default_rng([index, fold])
-        return HeldOut(rng.normal(size=(6, 40, 2)).astype(np.float32), rng.integers(2, size=40))
+        return RecordedLogits(rng.normal(size=(6, 40, 2)).astype(np.float32), rng.integers(2, size=40))
 
     folder = made_sweep(tmp_path / "s", "sqlite:///nowhere.db", held_out=logits, configs=7)
     state = folder.ledger.read(epochs=False)

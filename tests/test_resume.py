@@ -206,7 +206,7 @@ def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, tune
     named = tuned("resume", "uninterrupted")
     assert named.code == 0, named.err
     assert f"{path} is not the file that the ledger records" in named.err
-    assert "to train 1 cell(s) again: leebert-tune resume" in named.err
+    assert "to train 1 run(s) again: leebert-tune resume" in named.err
     assert path.read_bytes() == data[:-100]
     repaired = tuned("resume", "uninterrupted", "--repair", "--json")
     assert repaired.code == 0, repaired.err

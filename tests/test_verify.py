@@ -111,7 +111,7 @@ def test_on_equal_settings_a_tenth_of_a_point_is_too_much():
     verdict = judged(0.1, 0, 0, unlike=())
     assert not verdict.reproduced
     assert "the settings of seed 0 fold 0 equal the recorded ones" in verdict.conclusion
-    assert judged(0, 0, 0, unlike=()).conclusion == "reproduced bit for bit: 80.0000 over 3 cells"
+    assert judged(0, 0, 0, unlike=()).conclusion == "reproduced bit for bit: 80.0000 over 3 runs"
 
 
 def test_a_cell_that_ran_elsewhere_excuses_itself_alone():
@@ -157,7 +157,7 @@ def test_other_code_is_not_trained_and_nothing_is_claimed(best_place, cli, tmp_p
     assert "settings differ" not in ran.err
     ran = cli("leebert-tune", "verify", path, "--precision", "bf16")
     refused(ran, "the code was 0.0.9+abc", "settings differ as well: runtime precision was fp32, is bf16")
-    assert "cell 1" not in ran.err
+    assert "run 1" not in ran.err
     ran = cli("leebert-tune", "verify", path, "--anyway", "--json")
     refused(ran, "the code was 0.0.9+abc")
     assert ran.json["now"] == ran.json["recorded"], "its figures are shown all the same"

@@ -42,7 +42,7 @@ def cards(view: View) -> list[dict[str, Any]]:
 def test_each_view_keeps_to_its_sweep_and_leaves_folds_out() -> None:
     made = saved_views("mrpc-small", FOUND)
     assert [view.name for view in made] == [
-        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean layers", "mrpc-small: all configurations",
+        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean exit layer", "mrpc-small: all configurations",
         "mrpc-small: summary",
     ]  # fmt: skip
     kinds = ["config", "config", "config", "summary"]
@@ -231,7 +231,7 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
         return state
 
     assert titles(100) == []
-    assert titles(101) == ["Score against mean layers, one line per configuration (the best 100 only)"]
+    assert titles(101) == ["Score against mean exit layer, one line per configuration (the best 100 only)"]
 
 
 def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:

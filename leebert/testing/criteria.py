@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
 from leebert.exits.criterion import Criterion, check_fits
 from leebert.exits.replay import make_criterion, replay
@@ -159,7 +159,7 @@ class CriterionContract:
         if not row.has_threshold:
             return
         for patience in self._patiences(logits):
-            curve = tradeoff(HeldOut(logits, None), row.name, patience)
+            curve = tradeoff(RecordedLogits(logits, None), row.name, patience)
             for point in curve:
                 assert row.problem(point.threshold or 0.0, len(logits), logits.shape[2]) is None
                 criterion = self._criterion(point.threshold, logits, patience)

@@ -25,7 +25,7 @@ from leebert.losses import TEACHERS
 from leebert.methods import METHODS, UNIT, UNIT_ON_D1, Method, most_epochs, register, stage_costs
 from leebert.methods.method import check
 from leebert.optim.contract import OmegaRule
-from leebert.record import Batch, Keep, Record, TensorRows
+from leebert.record import Batch, Keep, Record, TensorSamples
 from leebert.stages import epochs_of, method
 from leebert.train import TrainResult, fit, train_epochs
 
@@ -82,12 +82,12 @@ class ThreeExitMLP(nn.Module):
         self.num_exits = len(layers)
 
 
-def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorRows:
+def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorSamples:
     """Make n samples whose label is the sign of a product, which one layer can't represent."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, features, generator=g)
     labels = ((x[:, 0] * x[:, 1] + 0.5 * x[:, 2]) > 0).long() % classes
-    return TensorRows(features=x, labels=labels)
+    return TensorSamples(features=x, labels=labels)
 
 
 def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
@@ -110,13 +110,13 @@ def tiny_encoder(seed: int = 0) -> Any:
     return build_model(AutoModel.from_config(shape), ("no", "yes"), exits=ExitConfig(criterion="never"))
 
 
-def tiny_texts(n: int = 24, seed: int = 0) -> TensorRows:
+def tiny_texts(n: int = 24, seed: int = 0) -> TensorSamples:
     """Make n samples of 12 random tokens; the label is the half of the vocabulary that most of them are from."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2
     high = torch.where(torch.rand(n, 12, generator=g) < 0.8, labels[:, None], 1 - labels[:, None])
     ids = torch.randint(5, 32, (n, 12), generator=g) + 28 * high
-    return TensorRows(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+    return TensorSamples(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
 
 
 class MethodContract:
@@ -149,7 +149,7 @@ class MethodContract:
         encoder = self.on_encoder if on_encoder is None else on_encoder
         return tiny_encoder(seed) if encoder else toy_mlp(seed)
 
-    def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorRows:
+    def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorSamples:
         """Make training samples (seed 0) or validation samples."""
         if self.on_encoder if on_encoder is None else on_encoder:
             return tiny_texts(24 if seed == 0 else 10, seed)
@@ -159,7 +159,7 @@ class MethodContract:
         """Train a fresh network."""
         samples, held_out = self.samples(0, on_encoder), self.samples(1, on_encoder)
         with self.available():
-            return fit(self.network(0, on_encoder), samples, config, held_out=held_out)
+            return fit(self.network(0, on_encoder), samples, config, validation=held_out)
 
     @contextlib.contextmanager
     def available(self) -> Iterator[None]:
@@ -267,14 +267,14 @@ class MethodContract:
         assert all(map(math.isfinite, loss)), f"losses {loss}"
         with self.available():
             torn = train_epochs(
-                self.network(), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+                self.network(), self.samples(), config, validation=self.samples(1), checkpoints=Checkpoints(tmp_path)
             )
             epochs = len(expected.reports)
             for _ in range(min(epochs // 2 + 1, epochs - 1)):
                 next(torn)
             torn.close()  # type: ignore[attr-defined]
             resumed = fit(
-                self.network(7), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+                self.network(7), self.samples(), config, validation=self.samples(1), checkpoints=Checkpoints(tmp_path)
             )
         assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports]
         assert [r.weights for r in resumed.reports] == [r.weights for r in expected.reports]
