@@ -299,7 +299,10 @@ def test_killed_and_started_again_it_ends_with_the_identical_file(place, cli, tm
     task = json.loads(json.dumps(write_task(tmp_path / "data", n=80)))
     options, hold_out = ({"max_epochs": 10}, "--hold-out") if by == "a signal" else ({"max_epochs": 3}, "--no-hold-out")
     config = write_config(
-        tmp_path / "run.yaml", task, place / "backbone", training={"patience": 20, "batch_size": 4 if by == "a signal" else 16, **options}
+        tmp_path / "run.yaml",
+        task,
+        place / "backbone",
+        training={"patience": 20, "batch_size": 4 if by == "a signal" else 16, **options},
     )
     torn, whole = tmp_path / "torn", tmp_path / "whole"
     command = ("leebert", "train", "--config", config, hold_out, "--out")

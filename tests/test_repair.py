@@ -19,6 +19,8 @@ from tune.store.curves import layers_needed, stored
 from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path
 from tune.store.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
