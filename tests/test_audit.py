@@ -22,7 +22,7 @@ from tune.tracking import server
 from tune.tracking.audit import missing
 from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, SavedViews, TrackingEvent, View
 from tune.tracking.expected import in_parts
-from tune.tracking.rebuild import complete, with_newest_results
+from tune.tracking.rebuild import with_newest_results, write_missing
 
 HTML = b"<html><h1>400 Bad Request</h1></html>"
 LIES = {
@@ -43,7 +43,7 @@ def mended(sweep: Sweep, events: list[TrackingEvent]) -> tuple[int, list[str]]:
     """How many runs were mended, and what is left."""
     tracker = sweep.tracker()
     tracker.check()
-    count, left = complete(tracker, events, lambda: None, sweep.said.append)
+    count, left = write_missing(tracker, events, lambda: None, sweep.said.append)
     return count, [str(one) for one in left]
 
 

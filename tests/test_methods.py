@@ -228,7 +228,7 @@ def test_a_stage_that_would_train_nothing_is_refused_before_any_training(name, o
     model = toy_mlp()
     model.keep_exits([3])
     with pytest.raises(
-        ConfigError, match=f"{name}: its stage 'exits' would train nothing of a ThreeExitMLP with 1 exit"
+        ConfigError, match=f"{name}: its stage 'exits' would train no parameter of a ThreeExitMLP with 1 exit"
     ):
         next(train_epochs(model, toy_rows(), config(name, **options)))
 

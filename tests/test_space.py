@@ -23,7 +23,7 @@ from leebert.methods import METHODS, applies
 from leebert.yaml import dump_yaml, load_yaml, parse_yaml
 from tune import pruners
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
-from tune.space.parts import PRUNERS, Number, PrunerRow, Warmed
+from tune.space.plugins import PRUNERS, Number, PrunerRow, Warmed
 from tune.space.values import Range, ValueList, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
@@ -212,7 +212,7 @@ def test_wrong_values_name_key_value_and_expectation(file: Path, name: str) -> N
 @pytest.mark.parametrize("name", ["stsb", "STS-B", "sts_b"])
 def test_a_known_regression_is_refused_for_what_it_is(file: Path, name: str) -> None:
     (line,) = errors(file, f"task: {name}\nbackbone: x\n" + SPACE)
-    assert line.startswith(f"task: '{name}': is a regression: exits are compared by the classes")
+    assert line.startswith(f"task: '{name}': is a regression: exit criteria compare the predicted classes")
 
 
 def test_algorithm_is_another_name_of_algorithms(file: Path) -> None:
@@ -395,7 +395,7 @@ def test_own_task_is_kept_as_it_is(file: Path) -> None:
         ),
         (
             "{name: mrpc, files: {train: a.jsonl}, text: s, label: y, labels: [n, p]}",
-            ["task: name: 'mrpc' is a known task, choose another"],
+            ["task: name: 'mrpc' is a built-in task; choose another"],
         ),
         ("3", ["task: 3: should be the name of a task, or a mapping that declares one"]),
     ],

@@ -306,42 +306,14 @@ def test_reports_that_waited_share_requests_that_hold_whole_epochs(at_app: Sweep
 
 
 @pytest.mark.slow
-def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, mlflow_server: MlflowServer) -> None:
-    tracker, events = served.tracker(), whole_sweep()
-    tracker.check()
-    for event in events[:5]:
-        tracker.put(event)
-    wait_for(lambda: tracker.waiting == 0)
-    mlflow_server.kill()
-    started = time.monotonic()
-    for event in events[5:]:
-        tracker.put(event)
-    assert time.monotonic() - started < 0.5, "training is never held up"
-    wait_for(lambda: served.said)
-    mlflow_server.start()
-    wait_for(lambda: tracker.waiting == 0)
-    assert tracker.close(10) == 0
-    assert [
-        ("away" if "Training continues" in line else "back" if "is back" in line else line) for line in served.said
-    ] == [
-        "away",
-        "back",
-    ]
-    assert Counter(run.info.status for run in served.runs().values()) == {"FINISHED": 5, "KILLED": 2}
-    assert served.history("CLO-v2 00 s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("late", [0.0, 0.9])
-def test_a_lost_answer_leaves_no_second_run(
-    mlflow_server: MlflowServer, late: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_answer_leaves_no_second_run(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request arrives after its sender has given it up."""
     monkeypatch.setattr(runs, "open_store", lambda uri, *_: server.open_store(uri, 5.0, 0.5))
     to_lose = [2]
 
     def fault(path: str) -> Fault | None:
         to_lose[0] -= "runs/create" in path
-        return Fault(forwarded=True, late=late) if "runs/create" in path and to_lose[0] >= 0 else None
+        return Fault(forwarded=True, late=0.9) if "runs/create" in path and to_lose[0] >= 0 else None
 
     with proxy(mlflow_server.url, fault) as uri:
         sweep = Sweep(uri)
@@ -384,19 +356,19 @@ def test_closing_waits_on_while_the_server_takes_something(database: str, monkey
     apply = runs.RunWriter.apply
 
     def slowly(self: Any, *events: TrackingEvent) -> None:
-        time.sleep(0.3 * len(events))
+        time.sleep(0.15 * len(events))
         apply(self, *events)
 
     monkeypatch.setattr(runs.RunWriter, "apply", slowly)
-    monkeypatch.setattr(tracking, "PROGRESS_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "PROGRESS_SECONDS", 0.5)
     sweep = Sweep(database)
     tracker = sweep.tracker()
     tracker.check()  # creates the tables
     for event in whole_sweep():
         tracker.put(event)
     started = time.monotonic()
-    assert tracker.close(4.0) == 0
-    assert time.monotonic() - started > 4.0, "else nothing was tested"
+    assert tracker.close(2.0) == 0
+    assert time.monotonic() - started > 2.0, "else nothing was tested"
     assert len(sweep.runs()) == 7
     assert any("pending events" in line for line in sweep.said)
 

@@ -135,21 +135,21 @@ def test_a_damaged_checkpoint_costs_one_epoch_as_the_one_before_is_there(tmp_pat
     flip(tmp_path / "epoch-0002" / file)
     steps = []
     # state.json vouches for the tensors, and the digest that somebody kept for state.json
-    again = Checkpoints(tmp_path, known=set(digests.values()))
+    again = Checkpoints(tmp_path, recorded=set(digests.values()))
     result = fit(toy_mlp(seed=9), toy_rows(), config(), checkpoints=again, on_step=steps.append, **options)
     assert plain(result.reports) == plain(expected.reports)
     assert len(steps) == 2 * 6, "the damaged epoch and the one that was left"
     assert "epoch-0002 can't be used" in caplog.text
-    assert "going on from epoch-0001" in caplog.text
+    assert "resuming from epoch-0001" in caplog.text
 
 
 def test_only_checkpoints_that_are_known_count_and_anew_starts_from_the_beginning(tmp_path):
     options = {"held_out": toy_rows(seed=1)}
     first = next(train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path / "a"), **options))
-    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known={first.checkpoint}).load() is not None
-    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known={"0" * 64}, anew=True).load() is None
+    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded={first.checkpoint}).load() is not None
+    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded={"0" * 64}, restart=True).load() is None
     with pytest.raises(CheckpointError, match="not the recorded one"):
-        Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known=set()).load()
+        Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded=set()).load()
 
 
 def test_a_second_process_goes_on_in_a_folder_of_its_own_and_there_are_never_more_than_two(tmp_path, monkeypatch):

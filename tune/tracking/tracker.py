@@ -1,7 +1,7 @@
 """Sending the ledger's records to MLflow: training never waits for the server, and nothing is lost while it is down.
 
 The driver puts events; one thread sends them in order and retries until the server accepts them. MLflow holds no data of
-its own: given the same events again, a new `Tracker` finds the runs by their tags and writes only what is missing. So a
+its own: given the same events again, a new `Tracker` finds the runs by their tags and writes only missing values. So a
 replay completes a resumed sweep, or one whose server was down at its end.
 """
 
@@ -86,7 +86,7 @@ class Tracker:
 
     @property
     def takes_views(self) -> bool:
-        """Whether MLflow accepts saved views, as far as known."""
+        """Whether MLflow accepts saved views; True until it refuses them."""
         return not self._views_refused
 
     @property
@@ -198,9 +198,9 @@ class Tracker:
         """Drop an event that MLflow will never accept (such as one of a deleted run), so that others proceed."""
         self.rejected += 1
         if self.rejected == 1:
-            what = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            reason = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self._say(
-                f"MLflow at {redact(self.uri)} rejects {type(event).__name__}: {what[:300]}. Rejected events are dropped."
+                f"MLflow at {redact(self.uri)} rejects {type(event).__name__}: {reason[:300]}. Rejected events are dropped."
             )
 
 

@@ -1,7 +1,7 @@
-"""Searchers and pruners as rows: what a search space has to know of them, their names and options first of all.
+"""Searchers and pruners as rows: the facts that a search space needs of them, such as names and options.
 
-A row lies with its class, in a module of `tune.searchers` or `tune.pruners` or of another package, and is imported when a
-space first names it (`leebert.plugins`). docs/decisions/plugins.md says why the registries lie below the packages.
+A row is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
+names it (`leebert.plugins`). docs/decisions/plugins.md explains why the registries are below the packages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Number = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class NoOptions(Frozen):
-    """The options of a part that has none."""
+    """The options of a plugin that has none."""
 
 
 class Drawn(Frozen):
@@ -46,7 +46,7 @@ class Warmed(Frozen):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PartRow:
+class PluginRow:
     """One searcher or pruner.
 
     Attributes:
@@ -55,7 +55,7 @@ class PartRow:
         source: Who published it, or `ours`.
         make: From a checked space (:class:`tune.space.SweepSpec`) and the options, an instance of `options`, to the
             :class:`tune.searchers.Searcher` or :class:`tune.pruners.Pruner`.
-        options: What may stand beside `name` in a space. Each has a default.
+        options: Options beside `name` in a space. Each has a default.
         needs: What a space must or must not have, as a table has it.
     """
 
@@ -68,7 +68,7 @@ class PartRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearcherRow(PartRow):
+class SearcherRow(PluginRow):
     """One searcher.
 
     Attributes:
@@ -81,7 +81,7 @@ class SearcherRow(PartRow):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrunerRow(PartRow):
+class PrunerRow(PluginRow):
     """One pruner.
 
     Attributes:
@@ -91,19 +91,19 @@ class PrunerRow(PartRow):
     prunes: bool = True
 
 
-Row = TypeVar("Row", bound=PartRow)
+Row = TypeVar("Row", bound=PluginRow)
 
 
-def _check(kind: type[Row], name: str, part: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, where a part is no row that can stand under a name."""
-    if not isinstance(part, kind):
-        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(part).__name__}")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if required := [option for option, field in part.options.model_fields.items() if field.is_required()]:
+def _check(kind: type[Row], name: str, plugin: Any) -> None:
+    """Raise TypeError or ValueError, with one sentence, if a plugin is not a valid row under this name."""
+    if not isinstance(plugin, kind):
+        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(plugin).__name__}")
+    if plugin.name != name:
+        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")
+    if required := [option for option, field in plugin.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
-    if "name" in part.options.model_fields:
-        raise ValueError("it has an option 'name', which is the key of its own name; rename the option")
+    if "name" in plugin.options.model_fields:
+        raise ValueError("its option 'name' conflicts with the key of the plugin's name; rename the option")
 
 
 SEARCHERS: Registry[SearcherRow] = Registry(
@@ -112,7 +112,7 @@ SEARCHERS: Registry[SearcherRow] = Registry(
     "tune.searchers",
     "SEARCHER",
     {"grid": "grid", "random": "random", "tpe": "tpe"},
-    lambda name, part: _check(SearcherRow, name, part),
+    lambda name, plugin: _check(SearcherRow, name, plugin),
 )
 
 PRUNERS: Registry[PrunerRow] = Registry(
@@ -121,5 +121,5 @@ PRUNERS: Registry[PrunerRow] = Registry(
     "tune.pruners",
     "PRUNER",
     {"none": "none", "racing": "racing", "halving": "halving"},
-    lambda name, part: _check(PrunerRow, name, part),
+    lambda name, plugin: _check(PrunerRow, name, plugin),
 )
