@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leebert.errors import ConfigError
-from leebert.plugins import REGISTRIES, Origin
+from leebert.plugins import Origin, registry_of
 
 
 def origin_of(key: str) -> Origin | None:
-    """Return where a part comes from here, by its kind and name; None for a built-in part and one that is missing."""
+    """Return where a part comes from here, by its kind and name; None for a built-in part and one that is missing.
+
+    Raises:
+        ConfigError: There is no such kind, or two packages claim the name.
+    """
     kind, _, name = key.rpartition(" ")
-    registry = REGISTRIES.get(kind)
-    return registry.origin(name) if registry is not None and name in registry else None
+    registry = registry_of(kind)
+    return registry.origin(name) if name in registry else None
 
 
 def origins(keys: Iterable[str]) -> dict[str, str]:
@@ -39,10 +43,14 @@ def refuse_missing(record: Any, where: str) -> None:
         where: The file that holds the record.
 
     Raises:
-        ConfigError: One line names the part, the names that exist here, and where the part came from.
+        ConfigError: One line names the part, the names that exist here, and where the part came from; or the kind of part
+            is unknown.
     """
     for key, origin in record.items() if isinstance(record, Mapping) else ():
         kind, _, name = str(key).rpartition(" ")
-        registry = REGISTRIES.get(kind)
-        if registry is not None and name not in registry:
+        try:
+            registry = registry_of(kind)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: parts: {key}: {error}; use the version of leebert that wrote it") from None
+        if name not in registry:
             raise ConfigError(f"{where}: {registry.unknown(name)}; it came from {origin}")

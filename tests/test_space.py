@@ -559,7 +559,7 @@ CAUTIOUS = PrunerRow(
 
 @pytest.fixture
 def cautious() -> Iterator[None]:
-    pruners.register(CAUTIOUS)
+    PRUNERS.register(CAUTIOUS)
     yield
     PRUNERS.unregister("cautious")
 

@@ -156,21 +156,15 @@ class Criterion:
         return None
 
 
-def check_fits(name: str, part: Any) -> None:
-    """Refuse what is not an exit criterion of that name, or contradicts itself.
+def check_fits(part: Criterion) -> None:
+    """Refuse an exit criterion that contradicts itself.
 
     Args:
-        name: The name under which it is found.
-        part: What is found there.
+        part: The criterion.
 
     Raises:
-        TypeError: It is no :class:`Criterion`.
-        ValueError: Its name is another, it lacks a part, or its span is no pair of rising numbers.
+        ValueError: It lacks a part, or its span is no pair of rising numbers.
     """
-    if not isinstance(part, Criterion):
-        raise TypeError(f"a {type(part).__name__} is no leebert.exits.criterion.Criterion")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
     if part.span is None:
         if part.default or part.patience:
             raise ValueError("a criterion without a span has no threshold, so it has no default and no patience")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
+
+from leebert.plugin_checks import check_name, check_types
 
 #: From the labels and the predictions of N samples, (N,) class ids each.
 Function = Callable[[np.ndarray, np.ndarray], float]
@@ -125,20 +126,27 @@ class Metric:
         return self.measured(np.repeat(labels, num_classes), guesses)["score"]
 
 
-def check_fits(name: str, part: Any) -> None:
-    """Refuse what is not a metric of that name, or has no measure.
+#: What every exit is also measured by, under names that no measure may have.
+RESERVED = ("score", "loss")
+
+
+def check_fits(part: Metric) -> None:
+    """Refuse a metric without measures, or whose measures can't be named or computed.
 
     Args:
-        name: The name under which it is found.
-        part: What is found there.
+        part: The metric.
 
     Raises:
-        TypeError: It is no :class:`Metric`.
-        ValueError: Its name is another, or it has no measure, or one called `score`.
+        TypeError: A measure is no :class:`Measure`, or its function no function.
+        ValueError: It has no measure, or one called `score` or `loss`, or by what is no name.
     """
-    if not isinstance(part, Metric):
-        raise TypeError(f"a {type(part).__name__} is no leebert.metrics.metric.Metric")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if not part.measures or "score" in part.measures:
-        raise ValueError("a metric has one measure or more, none of which is called 'score'")
+    if not part.measures:
+        raise ValueError("a metric has one measure or more")
+    for name, measure in part.measures.items():
+        if name in RESERVED:
+            raise ValueError(f"measure {name!r} is a name that each exit has already; rename the measure")
+        check_name(name, "measure")
+        try:
+            check_types(measure)
+        except TypeError as error:
+            raise TypeError(f"measure {name!r}: {error}") from None

@@ -10,7 +10,7 @@ import torch
 
 from leebert.evaluate import HeldOut
 from leebert.exits import CRITERIA
-from leebert.exits.criterion import Criterion, check_fits
+from leebert.exits.criterion import Criterion
 from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.runtime import Runtime
@@ -57,7 +57,7 @@ class CriterionContract:
     def _made(self, threshold: float | None, logits: np.ndarray, patience: int | None = None) -> Any:
         row = self.criterion
         if row.name not in CRITERIA:
-            CRITERIA.register(row.name, row)
+            CRITERIA.register(row)
         return make_criterion(row.name, threshold, patience, num_exits=len(logits), num_classes=logits.shape[2])
 
     def _thresholds(self, logits: np.ndarray) -> list[float | None]:
@@ -75,7 +75,7 @@ class CriterionContract:
 
     def test_row_is_complete(self) -> None:
         """The row fits the registry and says what tables need."""
-        check_fits(self.criterion.name, self.criterion)
+        CRITERIA.check(self.criterion)
         assert self.criterion.title
         assert self.criterion.source
 

@@ -1,12 +1,11 @@
 """Pruners: which configuration stops before its last cell. Each is one file and a pure function of the history; none knows Ray.
 
-Another package adds its own by an entry point of the group ``leebert.pruners`` or by :func:`register`, and tests it with
+Another package adds its own by an entry point of the group ``leebert.pruners`` or by ``PRUNERS.register``, and tests it with
 :class:`tune.testing.PrunerContract`.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Protocol
 
 from tune.pruners.places import Places as Places
@@ -23,21 +22,6 @@ class Pruner(Protocol):
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
         """Whether a configuration goes on after an epoch (from 0) of its (seed, fold) cell, which the history holds."""
         ...
-
-
-def register(row: PrunerRow) -> PrunerRow:
-    """Add a pruner for this process and the sweeps that it starts.
-
-    Args:
-        row: The pruner, whose name must be new.
-
-    Returns:
-        The pruner.
-
-    Raises:
-        ConfigError: The name belongs to another pruner, or the pruner does not fit.
-    """
-    return PRUNERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_pruner(spec: SweepSpec) -> Pruner:

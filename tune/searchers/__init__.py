@@ -1,12 +1,11 @@
 """Searchers: which configuration runs next. Each is one file and a pure function of the history and a seed; none knows Ray.
 
-Another package adds its own by an entry point of the group ``leebert.searchers`` or by :func:`register`, and tests it with
+Another package adds its own by an entry point of the group ``leebert.searchers`` or by ``SEARCHERS.register``, and tests it with
 :class:`tune.testing.SearcherContract`.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Protocol
 
 from tune.space import SweepSpec
@@ -22,21 +21,6 @@ class Searcher(Protocol):
     def suggest(self, history: History) -> dict[str, Any] | None:
         """The effective values of a configuration that the history doesn't hold; None when there are no more."""
         ...
-
-
-def register(row: SearcherRow) -> SearcherRow:
-    """Add a searcher for this process and the sweeps that it starts.
-
-    Args:
-        row: The searcher, whose name must be new.
-
-    Returns:
-        The searcher.
-
-    Raises:
-        ConfigError: The name belongs to another searcher, or the searcher does not fit.
-    """
-    return SEARCHERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_searcher(spec: SweepSpec) -> Searcher:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from leebert.config import Frozen
 from leebert.plugins import Registry
@@ -63,7 +63,7 @@ class PartRow:
     title: str
     source: str
     make: Callable[[Any, Any], Any]
-    options: type[BaseModel] = NoOptions
+    options: type[Frozen] = NoOptions
     needs: str = ""
 
 
@@ -91,15 +91,8 @@ class PrunerRow(PartRow):
     prunes: bool = True
 
 
-Row = TypeVar("Row", bound=PartRow)
-
-
-def _check(kind: type[Row], name: str, part: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, where a part is no row that can stand under a name."""
-    if not isinstance(part, kind):
-        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(part).__name__}")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
+def _check(part: PartRow) -> None:
+    """Raise ValueError, with one sentence, where a row's options can't stand beside its name in a space."""
     if required := [option for option, field in part.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
     if "name" in part.options.model_fields:
@@ -112,7 +105,8 @@ SEARCHERS: Registry[SearcherRow] = Registry(
     "tune.searchers",
     "SEARCHER",
     {"grid": "grid", "random": "random", "tpe": "tpe"},
-    lambda name, part: _check(SearcherRow, name, part),
+    SearcherRow,
+    _check,
 )
 
 PRUNERS: Registry[PrunerRow] = Registry(
@@ -121,5 +115,6 @@ PRUNERS: Registry[PrunerRow] = Registry(
     "tune.pruners",
     "PRUNER",
     {"none": "none", "racing": "racing", "halving": "halving"},
-    lambda name, part: _check(PrunerRow, name, part),
+    PrunerRow,
+    _check,
 )
