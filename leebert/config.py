@@ -6,7 +6,7 @@ Unknown keys are errors. :func:`parse` reports all errors of a mapping together,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -22,13 +22,14 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
+from pydantic_core import CoreSchema, InitErrorDetails
 
 from leebert.errors import ConfigError, nearest
 from leebert.exits import CRITERIA, DEFAULT, threshold_problem, without_patience
 from leebert.exits.stored import with_criterion
-from leebert.methods import METHODS, owner_of
-from leebert.plugins import elsewhere
+from leebert.findings import again, findings_of, keys_below, lines
+from leebert.methods import METHODS
+from leebert.plugins import unknown_advice
 from leebert.standard_options import LARGEST as LARGEST
 from leebert.standard_options import Frozen as Frozen
 from leebert.standard_options import Precision as Precision
@@ -39,7 +40,7 @@ Pooling = Literal["pooler", "cls", "mean"]
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}; {elsewhere(name)}")
+        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}; {unknown_advice(name)}")
     return name
 
 
@@ -81,6 +82,12 @@ class TrainConfig(StandardOptions):
         """The method's own options by name, with defaults for those that were not given."""
         return dict(self._own)
 
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Return all options: the fields, then methods' own options."""
+        methods = METHODS.values()
+        return tuple(dict.fromkeys((*cls.model_fields, *(option for row in methods for option in row.own_fields))))
+
     @model_validator(mode="wrap")
     @classmethod
     def _with_own_options(cls, values: Any, handler: ModelWrapValidatorHandler[TrainConfig]) -> TrainConfig:
@@ -90,20 +97,20 @@ class TrainConfig(StandardOptions):
         method = METHODS.get(name) if isinstance(name, str) else None
         if method is None or method.own_options is None:
             return handler(values)
-        wrong: list[ErrorDetails] = []
+        errors: list[InitErrorDetails] = []
         own: dict[str, Any] = {}
         try:
             others = {key: value for key, value in values.items() if key not in cls.model_fields}
             own = method.own_options.model_validate(others).model_dump()
         except ValidationError as error:
-            wrong = error.errors()
+            errors = again(error)
         try:
             config = handler({key: value for key, value in values.items() if key in cls.model_fields})
             config._own = own
         except ValidationError as error:
-            wrong = [*error.errors(), *wrong]
-        if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, [raisable(details) for details in wrong])
+            errors = [*again(error), *errors]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
         return config
 
     @model_serializer(mode="wrap")
@@ -132,12 +139,6 @@ class TrainConfig(StandardOptions):
             kept = self._own if copy.algorithm == self.algorithm else {}
             copy._own = (METHODS[copy.algorithm].own_options or Frozen).model_validate({**kept, **given}).model_dump()
         return copy
-
-
-def raisable(details: ErrorDetails) -> InitErrorDetails:
-    """Convert an error of one validation so that another can raise it."""
-    again = InitErrorDetails(type=details["type"], loc=details["loc"], input=details["input"])
-    return {**again, "ctx": details["ctx"]} if "ctx" in details else again
 
 
 #: Options that change only memory and speed. They are not searched, and a run may resume with other values.
@@ -193,7 +194,7 @@ class ExitConfig(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_earlier_versions(cls, values: Any) -> Any:
+    def _rename_former_keys(cls, values: Any) -> Any:
         return with_criterion(values)
 
     @property
@@ -203,7 +204,7 @@ class ExitConfig(Frozen):
         return self.criterion
 
     @model_validator(mode="after")
-    def _as_the_criterion_has_it(self) -> ExitConfig:
+    def _check_parameters(self) -> ExitConfig:
         row = CRITERIA[self.criterion]
         if not row.has_threshold and self.threshold is not None:
             raise ValueError(f"criterion {self.criterion!r} has no threshold")
@@ -224,8 +225,8 @@ class ExitConfig(Frozen):
         Returns:
             The values of the new ExitConfig, unchecked.
         """
-        given = {key: value for key, value in options.items() if value is not None}
-        return {**self.model_dump(), **given} if given.get("criterion", self.criterion) == self.criterion else given
+        values = {key: value for key, value in options.items() if value is not None}
+        return {**self.model_dump(), **values} if values.get("criterion", self.criterion) == self.criterion else values
 
 
 class AimConfig(Frozen):
@@ -254,58 +255,30 @@ class AimConfig(Frozen):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Format the errors of a validation, one line each: key, value, expectation."""
-    lines = []
-    for e in error.errors():
-        where = ".".join(str(p) for p in e["loc"])
-        prefix = f"{where}: " if where else ""
-        if e["type"] == "extra_forbidden":
-            fields, key = _fields_at(model, e["loc"][:-1]), str(e["loc"][-1])
-            owner = owner_of(key) if key in fields else None
-            lines.append(
-                f"{where}: {f'only {owner} has this option' if owner else f'unknown key{nearest(key, fields)}'}"
-            )
-        elif e["type"] == "missing":
-            lines.append(f"{where}: required, but missing")
-        else:
-            message = e["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            shown = (
-                f", not {e['input']!r}"
-                if not isinstance(e["input"], Mapping) and repr(e["input"]) not in message
-                else ""
-            )
-            lines.append(f"{prefix}{message}{shown}")
-    return lines
-
-
-def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    current: Any = model
-    for part in path:
-        fields = getattr(current, "model_fields", {})
-        if part not in fields:
-            return []
-        current = fields[part].annotation
-        if not hasattr(current, "model_fields"):
-            options = [a for a in getattr(current, "__args__", ()) if hasattr(a, "model_fields")]
-            current = options[0] if options else None
-    methods = METHODS.values() if current is TrainConfig else ()
-    return [*getattr(current, "model_fields", {}), *(option for row in methods for option in row.own_fields)]
-
-
-def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def parse(
+    model: type[Model],
+    values: Mapping[str, Any],
+    where: str,
+    sources: Mapping[str, str] | None = None,
+    earlier: Sequence[str] = (),
+) -> Model:
     """Validate values as a configuration.
 
     Args:
         model: The configuration's class.
         values: The keys and values.
         where: Their file or option, for messages.
+        sources: Dotted key → the option that set it, for messages.
+        earlier: Lines of errors that are known already; they are raised together with those of the values.
 
     Raises:
-        ConfigError: Lists all errors, each with its key.
+        ConfigError: Lists all errors, a line ``where: key: value: what was expected`` for each.
     """
+    errors = list(earlier)
     try:
-        return model.model_validate(values)
+        parsed = model.model_validate(values)
     except ValidationError as error:
-        lines = problems(error, model)
-        raise ConfigError("\n".join([f"{where}: {len(lines)} error(s)", *(f"  {line}" for line in lines)])) from None
+        errors += lines(findings_of(error, keys_below(model)), where, sources)
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return parsed

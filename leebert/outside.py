@@ -1,4 +1,4 @@
-"""Which parts of other packages a sweep or a model uses, recorded by name and origin, and what to say where one is missing.
+"""Record which plugins of other packages a sweep or a model uses, and report missing ones.
 
 The record is a mapping from kind and name, ``method often``, to the origin, ``leebert-extension 1.0 (extension.often)``.
 """
@@ -13,7 +13,7 @@ from leebert.plugins import Origin, registry_of
 
 
 def origin_of(key: str) -> Origin | None:
-    """Return where a part comes from here, by its kind and name; None for a built-in part and one that is missing.
+    """Return the origin of an installed plugin by kind and name; None for built-in and missing plugins.
 
     Raises:
         ConfigError: There is no such kind, or two packages claim the name.
@@ -24,33 +24,33 @@ def origin_of(key: str) -> Origin | None:
 
 
 def origins(keys: Iterable[str]) -> dict[str, str]:
-    """Record the parts of other packages among these kinds and names.
+    """Record the plugins of other packages among these kinds and names.
 
     Args:
         keys: Such as ``method often``.
 
     Returns:
-        The record: built-in parts are left out.
+        The record, without built-in plugins.
     """
     return {key: str(origin) for key in dict.fromkeys(keys) if (origin := origin_of(key)) is not None}
 
 
-def refuse_missing(record: Any, where: str) -> None:
-    """Refuse what uses a part that is not installed here.
+def refuse_missing(record: Any, file: str) -> None:
+    """Raise ConfigError if a recorded plugin is not installed here.
 
     Args:
-        record: What :func:`origins` made; None, or what is no mapping, holds no part.
-        where: The file that holds the record.
+        record: A record of :func:`origins`; anything but a mapping counts as empty.
+        file: The file that holds the record, for messages.
 
     Raises:
-        ConfigError: One line names the part, the names that exist here, and where the part came from; or the kind of part
-            is unknown.
+        ConfigError: One line names the plugin, the names that exist here, and where the plugin came from; or its kind is
+            unknown.
     """
     for key, origin in record.items() if isinstance(record, Mapping) else ():
         kind, _, name = str(key).rpartition(" ")
         try:
             registry = registry_of(kind)
         except ConfigError as error:
-            raise ConfigError(f"{where}: parts: {key}: {error}; use the version of leebert that wrote it") from None
+            raise ConfigError(f"{file}: parts: {key}: {error}; use the version of leebert that wrote it") from None
         if name not in registry:
-            raise ConfigError(f"{where}: {registry.unknown(name)}; it came from {origin}")
+            raise ConfigError(f"{file}: {registry.unknown(name)}; it came from {origin}")

@@ -1,4 +1,4 @@
-"""What every part of another package must hold, whatever its kind: a name, fields of the declared types, a colour."""
+"""What every plugin of another package must hold, whatever its kind: a name, fields of the declared types, a colour."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _WORDS: Mapping[Any, str] = {
 }  # fmt: skip
 
 
-def check_part(name: str, part: Any, kind: type) -> None:
+def check_plugin(name: str, plugin: Any, kind: type) -> None:
     """Refuse what can't stand under a name.
 
     Args:
         name: The name under which it is found.
-        part: What is found there.
-        kind: The class of the registry's parts, a dataclass with a field `name`, and perhaps `colour`.
+        plugin: What is found there.
+        kind: The class of the registry's plugins, a dataclass with a field `name`, and perhaps `colour`.
 
     Raises:
         TypeError: It is of another class, or a field is of another type than declared.
         ValueError: Its name is another or no name, or its colour no colour.
     """
-    if not isinstance(part, kind):
-        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(part).__name__}")
-    if dataclasses.is_dataclass(part):
-        check_types(part)
-    if getattr(part, "name", name) != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")  # type: ignore[attr-defined]
+    if not isinstance(plugin, kind):
+        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(plugin).__name__}")
+    if dataclasses.is_dataclass(plugin):
+        check_types(plugin)
+    if getattr(plugin, "name", name) != name:
+        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")  # type: ignore[attr-defined]
     check_name(name)
-    colour = getattr(part, "colour", None)
+    colour = getattr(plugin, "colour", None)
     if colour is not None and not re.fullmatch(r"#[0-9a-f]{6}", colour):
         raise ValueError(f"colour {colour!r} should be #rrggbb, in lower case")
 
@@ -51,11 +51,11 @@ def check_name(name: str, what: str = "name") -> None:
         )
 
 
-def check_types(part: Any) -> None:
+def check_types(plugin: Any) -> None:
     """Raise TypeError for the first field of a dataclass whose value is not of the declared type."""
-    hints = typing.get_type_hints(type(part))
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
+    hints = typing.get_type_hints(type(plugin))
+    for field in dataclasses.fields(plugin):
+        value = getattr(plugin, field.name)
         if not _is(value, hints[field.name]):
             raise TypeError(f"{field.name} should be {_words(hints[field.name])}, not {value!r}")
 

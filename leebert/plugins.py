@@ -1,12 +1,12 @@
-"""Registries of named parts (methods, exit criteria, metrics, …), which other packages extend.
+"""Registries of named plugins (methods, exit criteria, metrics, …), which other packages extend.
 
-A registry is a mapping from names to parts. It has this project's parts, each in a module of its own that is imported when
-the part is first used; the parts of installed packages, found by their entry points; and what :meth:`Registry.register`
-adds. The environment variable ``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a name is
-looked up and call ``register``: it serves code that is not installed as a package.
+A registry is a mapping from names to plugins. It contains this project's plugins, whose modules are imported at first use;
+plugins of installed packages, declared by entry points; and plugins added by :meth:`Registry.register`. The environment variable
+``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a look-up and call ``register``. It is for
+code that is not installed as a package.
 
 Example:
-    The ``pyproject.toml`` of a package with an exit criterion of its own::
+    The ``pyproject.toml`` of a package with an exit criterion::
 
         [project.entry-points."leebert.criteria"]
         margin = "my_package.margin:MARGIN"
@@ -26,30 +26,30 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from leebert.errors import ConfigError, nearest
-from leebert.plugin_checks import check_part
+from leebert.plugin_checks import check_plugin
 
-#: Modules that register parts, separated by commas.
+#: Modules that register plugins, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
 
-Part = TypeVar("Part")
+Plugin = TypeVar("Plugin")
 
 #: The module and the variable of each kind's registry.
 _HOMES: Mapping[str, tuple[str, str]] = {
     "method": ("leebert.methods", "METHODS"),
     "exit criterion": ("leebert.exits", "CRITERIA"),
     "metric": ("leebert.metrics", "METRICS"),
-    "searcher": ("tune.space.parts", "SEARCHERS"),
-    "pruner": ("tune.space.parts", "PRUNERS"),
+    "searcher": ("tune.space.plugins", "SEARCHERS"),
+    "pruner": ("tune.space.plugins", "PRUNERS"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a part from outside comes from.
+    """The origin of a plugin from another package.
 
     Attributes:
         module: The dotted name of the module that defines it.
-        distribution: The installed package and its version, as ``name 1.0``; None for a part that was registered.
+        distribution: The installed package and its version, as ``name 1.0``; None for registered plugins.
     """
 
     module: str
@@ -59,20 +59,20 @@ class Origin:
         return f"{self.distribution} ({self.module})" if self.distribution else self.module
 
 
-class Registry(Mapping[str, Part], Generic[Part]):
-    """The parts of one kind by name: built-in ones first, in their order, then those from outside, by name.
+class Registry(Mapping[str, Plugin], Generic[Plugin]):
+    """The plugins of one kind by name: built-in plugins in their order, then plugins of other packages by name.
 
-    A part is loaded when its name is looked up. :meth:`values` and :meth:`items` leave out what can't be loaded, with a
-    warning for each, so that one broken package does not stop what needs no part of it.
+    A plugin is loaded when its name is looked up. :meth:`values` and :meth:`items` leave out what can't be loaded, with a
+    warning for each, so that one broken package does not stop what needs no plugin of it.
 
     Args:
-        kind: What a part is called in messages, in the singular: ``exit criterion``.
-        group: The group of entry points in which other packages declare their parts: ``leebert.criteria``.
-        package: The package that has a module for each built-in part.
-        attribute: The variable of such a module that holds the part.
+        kind: The singular in messages, such as ``exit criterion``.
+        group: The group of entry points in which other packages declare their plugins: ``leebert.criteria``.
+        package: The package that has a module for each built-in plugin.
+        attribute: The variable of such a module that holds the plugin.
         modules: Built-in names and the names of their modules.
-        part_class: The class of the parts, with their name as `name`.
-        check: Raises ValueError or TypeError with one sentence where a part of that class does not fit.
+        plugin_class: The class of the plugins, with their name as `name`.
+        check: Raises ValueError or TypeError with one sentence where a plugin of that class does not fit.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class Registry(Mapping[str, Part], Generic[Part]):
         package: str,
         attribute: str,
         modules: Mapping[str, str],
-        part_class: type[Part],
-        check: Callable[[Part], None] = lambda part: None,
+        plugin_class: type[Plugin],
+        check: Callable[[Plugin], None] = lambda plugin: None,
     ) -> None:
         self.kind, self.group = kind, group
         self._package, self._attribute, self._modules = package, attribute, dict(modules)
-        self._part_class, self._refuse = part_class, check
-        self._parts: dict[str, Part] = {}
+        self._plugin_class, self._refuse = plugin_class, check
+        self._plugins: dict[str, Plugin] = {}
         self._registered: dict[str, Origin] = {}
         self._entry_points: dict[str, list[metadata.EntryPoint]] | None = None
         self._loading: set[str] = set()
@@ -96,53 +96,53 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     @property
     def built_in(self) -> tuple[str, ...]:
-        """The names of this project's own parts, in their order."""
+        """Names of the built-in plugins, in their order."""
         return tuple(self._modules)
 
-    def register(self, part: Part, *, module: str | None = None) -> Part:
-        """Add a part under its name, for this process and for the sweeps that it starts.
+    def register(self, plugin: Plugin, *, module: str | None = None) -> Plugin:
+        """Add a plugin under its name, for this process and for the sweeps that it starts.
 
         Args:
-            part: The part. In a notebook or a script, one of the same name replaces it.
+            plugin: The plugin. In a notebook or a script, one of the same name replaces it.
             module: The dotted name of the module that registers it when it is imported, which trials' processes do. None:
-                the module whose import calls this method, else the module of the part's functions.
+                the module whose import calls this method, else the module of the plugin's functions.
 
         Returns:
-            The part.
+            The plugin.
 
         Raises:
-            ConfigError: The name belongs to another part, or the part does not fit.
+            ConfigError: Another plugin has this name, or the plugin is invalid.
         """
-        name = getattr(part, "name", None)
-        origin = Origin(module or _module_of(part, sys._getframe(1)))
+        name = getattr(plugin, "name", None)
+        origin = Origin(module or _module_of(plugin, sys._getframe(1)))
         if not isinstance(name, str):
-            raise ConfigError(f"{self.kind} {part!r} of {origin} has no name")
+            raise ConfigError(f"{self.kind} {plugin!r} of {origin} has no name")
         points = self._points().get(name, [])
         for point in points:
-            if not _declares(point, part, origin):
+            if not _declares(point, plugin, origin):
                 self._clash(name, [_claimant(point), str(origin)])
         if name in self._modules:
             self._clash(name, ["leebert", str(origin)])
         held = self._registered.get(name)
-        if points or (held is not None and self._parts[name] is part):
-            return part
+        if points or (held is not None and self._plugins[name] is plugin):
+            return plugin
         if held is not None and held != origin:
             self._clash(name, [str(held), str(origin)])
         if held is not None and origin.module != "__main__":
             raise ConfigError(
-                f"{self.kind} {name!r} is registered by {origin} already, as another part; rename one, or unregister it first"
+                f"{self.kind} {name!r} is registered by {origin} already, as another plugin; rename one, or unregister it first"
             )
-        self._fits(name, part, origin)
-        self._parts[name], self._registered[name] = part, origin
-        return part
+        self._fits(name, plugin, origin)
+        self._plugins[name], self._registered[name] = plugin, origin
+        return plugin
 
     def unregister(self, name: str) -> None:
-        """Remove a part that was added by :meth:`register`; a name that was not is left as it is."""
+        """Remove a plugin added by :meth:`register`; other names are ignored."""
         if self._registered.pop(name, None) is not None:
-            del self._parts[name]
+            del self._plugins[name]
 
     def origin(self, name: str) -> Origin | None:
-        """The origin of a part; None for a built-in one."""
+        """Return the origin of a plugin; None for built-in plugins."""
         if name in self._modules:
             return None
         if name in self._registered:
@@ -151,34 +151,34 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._refuse_clash(name)
         return Origin(point.module, f"{point.dist.name} {point.dist.version}" if point.dist else None)
 
-    def __getitem__(self, name: str) -> Part:
-        if name not in self._parts:
-            self._parts[name] = self._load(name)
-        return self._parts[name]
+    def __getitem__(self, name: str) -> Plugin:
+        if name not in self._plugins:
+            self._plugins[name] = self._load(name)
+        return self._plugins[name]
 
     def __iter__(self) -> Iterator[str]:
-        outside = self._outside()  # first: it imports what registers parts
+        outside = self._outside()  # first: it imports what registers plugins
         return iter([*self._modules, *sorted({*self._registered, *outside} - {*self._modules})])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a part of that name; raises ConfigError where two packages claim it."""
+        """Whether there is a plugin of that name; raises ConfigError where two packages claim it."""
         outside = self._outside()
         self._refuse_clash(name)
         return name in self._modules or name in outside or name in self._registered
 
-    def items(self) -> ItemsView[str, Part]:
-        """The parts that can be loaded, by name; a warning names each other one, once in a process."""
-        return {name: part for name in self if (part := self.find(name)) is not None}.items()
+    def items(self) -> ItemsView[str, Plugin]:
+        """The plugins that can be loaded, by name; a warning names each other one, once in a process."""
+        return {name: plugin for name in self if (plugin := self.find(name)) is not None}.items()
 
-    def values(self) -> ValuesView[Part]:
-        """The parts that can be loaded, as :meth:`items`."""
+    def values(self) -> ValuesView[Plugin]:
+        """The plugins that can be loaded, as :meth:`items`."""
         return dict(self.items()).values()
 
-    def find(self, name: str) -> Part | None:
-        """The part of a name; None where there is none, and, with a warning, where it can't be loaded."""
+    def find(self, name: str) -> Plugin | None:
+        """The plugin of a name; None where there is none, and, with a warning, where it can't be loaded."""
         if name in self._loading or name in self._skipped:
             return None
         try:
@@ -188,54 +188,56 @@ class Registry(Mapping[str, Part], Generic[Part]):
             warnings.warn(f"skipped: {error}", stacklevel=3)
             return None
 
-    def require(self, name: str) -> Part:
-        """The part of a name; raises ConfigError, with the names that exist, where there is none."""
+    def require(self, name: str) -> Plugin:
+        """The plugin of a name; raises ConfigError, with the names that exist, where there is none."""
         if name not in self:
             raise ConfigError(self.unknown(name))
         return self[name]
 
     def unknown(self, name: str) -> str:
-        """One sentence for a name that no part has: the names that exist, and what to do."""
-        return f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {elsewhere(name)}"
+        """Return the message for an unknown name: existing names, and what to do."""
+        return (
+            f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {unknown_advice(name)}"
+        )
 
-    def check(self, part: Part) -> None:
-        """Raise ConfigError where a part does not fit."""
-        self._fits(str(getattr(part, "name", "")), part, type(part).__module__)
+    def check(self, plugin: Plugin) -> None:
+        """Raise ConfigError where a plugin does not fit."""
+        self._fits(str(getattr(plugin, "name", "")), plugin, type(plugin).__module__)
 
-    def _load(self, name: str) -> Part:
+    def _load(self, name: str) -> Plugin:
         if name in self._modules:
             self._refuse_clash(name)
             module = importlib.import_module(f"{self._package}.{self._modules[name]}")
-            part: Part = getattr(module, self._attribute)
-            return part
+            plugin: Plugin = getattr(module, self._attribute)
+            return plugin
         outside = self._outside()
         if name in self._registered:
-            return self._parts[name]
+            return self._plugins[name]
         if name not in outside:
             raise KeyError(name)
         self._refuse_clash(name)
         origin = self.origin(name)
         self._loading.add(name)
         try:
-            part = outside[name][0].load()
+            plugin = outside[name][0].load()
         except Exception as error:  # whatever another package does when it is imported
             raise ConfigError(
-                f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); mend or remove that package"
+                f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); fix or remove that package"
             ) from error
         finally:
             self._loading.discard(name)
-        self._fits(name, part, origin)
-        return part
+        self._fits(name, plugin, origin)
+        return plugin
 
-    def _fits(self, name: str, part: Any, origin: object) -> None:
+    def _fits(self, name: str, plugin: Any, origin: object) -> None:
         try:
-            check_part(name, part, self._part_class)
-            self._refuse(part)
+            check_plugin(name, plugin, self._plugin_class)
+            self._refuse(plugin)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.kind} {name!r} of {origin} does not fit: {error}") from None
 
     def _outside(self) -> dict[str, list[metadata.EntryPoint]]:
-        """The entry points of this kind by name, after the import of the modules that register parts."""
+        """The entry points of this kind by name, after the import of the modules that register plugins."""
         load_modules()
         return self._points()
 
@@ -262,16 +264,16 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
 
 def registry_of(kind: str) -> Registry[Any]:
-    """Return the registry of a kind of parts.
+    """Return the registry of a kind of plugins.
 
     Args:
-        kind: What a part is called: ``method``, ``exit criterion``, ``metric``, ``searcher`` or ``pruner``.
+        kind: What a plugin is called: ``method``, ``exit criterion``, ``metric``, ``searcher`` or ``pruner``.
 
     Raises:
         ConfigError: There is no such kind.
     """
     if kind not in _HOMES:
-        raise ConfigError(f"there is no kind of part {kind!r}, only {', '.join(_HOMES)}{nearest(kind, _HOMES)}")
+        raise ConfigError(f"there is no kind of plugin {kind!r}, only {', '.join(_HOMES)}{nearest(kind, _HOMES)}")
     module, variable = _HOMES[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), variable)
     return registry
@@ -281,41 +283,46 @@ def _claimant(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
 
 
-def _declares(point: metadata.EntryPoint, part: Any, origin: Origin) -> bool:
-    """Whether an entry point names this very part: its module registers it, too, perhaps while it is imported."""
+def _declares(point: metadata.EntryPoint, plugin: Any, origin: Origin) -> bool:
+    """Whether an entry point names this very plugin: its module registers it, too, perhaps while it is imported."""
     if origin.module != point.module:
         return False
     declared: Any = sys.modules.get(point.module)
     for attribute in filter(None, point.attr.split(".")):
         declared = getattr(declared, attribute, None)
-    return declared is None or declared is part
+    return declared is None or declared is plugin
 
 
-def _module_of(part: Any, caller: FrameType) -> str:
-    """The module that registers a part when it is imported.
+def _module_of(plugin: Any, caller: FrameType) -> str:
+    """The module that registers a plugin when it is imported.
 
     Args:
-        part: The part.
+        plugin: The plugin.
         caller: The frame that registers it.
     """
     name = str(caller.f_globals.get("__name__", ""))
     if name == "__main__" or (caller.f_code.co_name == "<module>" and not _is_own(name)):
         return name
-    for value in vars(part).values() if hasattr(part, "__dict__") else ():
-        while isinstance(value, functools.partial):
-            value = value.func
-        module = getattr(value, "__module__", None) if callable(value) else None
-        if module and not _is_own(module):
-            return str(module)
-    return name
+    return next((module for module in _modules_of(plugin) if not _is_own(module)), name)
+
+
+def _modules_of(value: Any) -> Iterator[str]:
+    """The modules of the functions and classes among the fields of a plugin, those of a metric's measures included."""
+    for field in vars(value).values() if hasattr(value, "__dict__") else ():
+        while isinstance(field, functools.partial):
+            field = field.func
+        if callable(field):
+            yield str(getattr(field, "__module__", ""))
+        for inner in field.values() if isinstance(field, Mapping) else ():
+            yield from _modules_of(inner)
 
 
 def _is_own(module: str) -> bool:
-    return module.partition(".")[0] in ("leebert", "tune")
+    return module.partition(".")[0] in ("leebert", "tune", "")
 
 
-def elsewhere(name: str) -> str:
-    """Say what to do about a name that no part has here."""
+def unknown_advice(name: str) -> str:
+    """Return what to do about an unknown name."""
     return f"if a package brings {name!r}, install that package, or name in {VARIABLE} a module that registers it"
 
 
@@ -323,19 +330,19 @@ def load_modules() -> None:
     """Import the modules that ``LEEBERT_PLUGINS`` names.
 
     Raises:
-        ConfigError: One of them can't be imported, or registers what does not fit.
+        ConfigError: A module can't be imported, or registers an invalid plugin.
     """
-    for name in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
+    for name in filter(None, (plugin.strip() for plugin in os.environ.get(VARIABLE, "").split(","))):
         if name in sys.modules:
             continue
         try:
             importlib.import_module(name)
-        except ConfigError as error:  # of `register`, and says what to do
+        except ConfigError as error:  # from `register`, with what to do
             raise ConfigError(f"{VARIABLE}: module {name}: {error}") from error
         except Exception as error:
             missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
             cure = "correct that module"
-            if missing or not all(part.isidentifier() for part in name.split(".")):
+            if missing or not all(plugin.isidentifier() for plugin in name.split(".")):
                 cure = "correct the name (no path, no .py; commas between names), install it, or set PYTHONPATH to its folder"
             raise ConfigError(
                 f"{VARIABLE}: module {name} can't be imported ({type(error).__name__}: {error}); {cure}"

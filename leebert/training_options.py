@@ -1,4 +1,4 @@
-"""Training options beside each other: those that do nothing in a configuration, and the fields that declare them."""
+"""Relations of training options: which have no effect in a configuration, and which model declares each."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ _FLOATS = frozenset(option for option, field in TrainConfig.model_fields.items()
 
 def option_names() -> tuple[str, ...]:
     """Return the names of all training options: TrainConfig's fields, then the own options of all methods that load."""
-    own = (option for method in METHODS.values() for option in method.own_fields)
-    return (*TrainConfig.model_fields, *dict.fromkeys(own))
+    return TrainConfig.keys()
 
 
 def declaring(option: str, algorithms: Iterable[str]) -> tuple[type[BaseModel], ...]:
@@ -68,8 +67,8 @@ def train_config(training: Mapping[str, Any], values: Mapping[str, Any], seed: i
     """Make the training configuration of one configuration of a sweep.
 
     Args:
-        training: The options that all configurations have; methods' own ones are left out where another method trains.
-        values: The configuration's own values, with its method under `algorithm`.
+        training: Options shared by all configurations; own options of other methods are dropped.
+        values: The configuration's values, with its method under `algorithm`.
         seed: The seed.
 
     Returns:
@@ -85,15 +84,15 @@ def train_config(training: Mapping[str, Any], values: Mapping[str, Any], seed: i
 
 
 def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
-    """Say why an option that a method reads does nothing beside the others, of those that a stage depends on.
+    """Explain why an option of a method has no effect with the other options.
 
     Args:
         option: One of `options`.
         algorithm: The method's name.
-        options: All that are given; `...` for one that is searched.
+        options: All given options; `...` for a searched one.
 
     Returns:
-        The reason, or an empty text. An option that is given as its default is never in the way.
+        The reason; empty if the option has an effect or equals its default.
     """
     reads = METHODS[algorithm].options
     if options[option] == field_of(option, algorithm).default:

@@ -19,6 +19,7 @@ from leebert.cli import app
 from leebert.config import Frozen, TrainConfig, parse
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, usable, with_threshold
+from leebert.findings import Findings
 from leebert.methods import METHODS, Method, applies
 from leebert.methods.common import DISTILLATION, JOINT, OMEGA
 from leebert.metrics import METRICS
@@ -27,8 +28,7 @@ from leebert.train import fit
 from leebert.training_options import train_config
 from tune.space import SweepSpec, load_space
 from tune.space.fields import config_id
-from tune.space.findings import Findings
-from tune.space.parts import PRUNERS, SEARCHERS
+from tune.space.plugins import PRUNERS, SEARCHERS
 
 
 class Options(Frozen):
@@ -97,12 +97,11 @@ def test_what_is_wrong_is_reported_together() -> None:
     with pytest.raises(ConfigError) as error:
         parse(TrainConfig, {"algorithm": "often", "every": 9, "dampin": 0.1, "batch_size": 0}, "file")
     assert str(error.value).splitlines() == [
-        "file: 3 error(s)",
-        "  batch_size: should be greater than or equal to 1, not 0",
-        "  every: should be less than or equal to 8, not 9",
-        "  dampin: unknown key (did you mean 'damping'?)",
+        "file: batch_size: 0: should be greater than or equal to 1",
+        "file: every: 9: should be less than or equal to 8",
+        "file: dampin: 0.1: unknown key (did you mean 'damping'?)",
     ]
-    with pytest.raises(ConfigError, match="every: only often has this option"):
+    with pytest.raises(ConfigError, match="file: every: 2: only often has this option"):
         parse(TrainConfig, {"algorithm": "slo", "every": 2}, "file")
 
 
@@ -165,8 +164,8 @@ def test_where_its_package_is_missing_one_line_says_so() -> None:
     METHODS.unregister("often")
     with pytest.raises(ConfigError) as error:
         parse(TrainConfig, {"algorithm": "often"}, "runs/mine/training.json")
-    (line,) = str(error.value).splitlines()[1:]
-    assert line.startswith("  algorithm: should be one of finetune, truncated, ")
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("runs/mine/training.json: algorithm: 'often': should be one of finetune, truncated, ")
     assert line.endswith(
         "if a package brings 'often', install that package, or name in LEEBERT_PLUGINS a module that registers it"
     )
@@ -205,7 +204,7 @@ def counting(config: TrainConfig) -> ByRule:
     ("make", "message"),
     [
         (counting, "two equal calls of the rule differ"),
-        (lambda config: ByRule(None), "name that among the options"),
+        (lambda config: ByRule(None), "add that to options"),
     ],
 )
 def test_a_rule_of_omega_with_hidden_state_breaks_the_contract(make: Any, message: str) -> None:
@@ -317,14 +316,14 @@ def test_an_option_of_two_methods_is_checked_and_written_as_each_has_it(another:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package with a part of every kind, whose modules need one that is absent."""
+    """An installed package with a plugin of every kind, whose modules need one that is absent."""
     for registry in (METHODS, CRITERIA, METRICS, PRUNERS, SEARCHERS):
         point = EntryPoint("broken", "leebert_no_such:PART", registry.group)
         monkeypatch.setattr(registry, "_entry_points", {"broken": [point]})
         monkeypatch.setattr(registry, "_skipped", set())
 
 
-def test_a_broken_package_stops_nothing_that_needs_no_part_of_it(broken: None, tmp_path: Path) -> None:
+def test_a_broken_package_stops_nothing_that_needs_no_plugin_of_it(broken: None, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text("task: mrpc\nbackbone: x\nalgorithms: slo\nspace: {lr_theta: [1.0e-5]}\n")
     spec = load_space(tmp_path / "space.yaml")
     assert spec.train_config(next(spec.configurations())) == train_config({}, {"algorithm": "slo"}, 0)

@@ -231,7 +231,7 @@ def test_means_errors_speed_ups_and_margins_are_those_computed_by_hand(results):
     )
     assert found["rand"].margin.mean == pytest.approx(0.08 / 3)
     assert found["clo-v1"].margin.cells == 2
-    assert not found["clo-v1"].margin.known, "two seeds are compared, not tested, and count for nobody's p"
+    assert not found["clo-v1"].margin.defined, "two seeds are compared, not tested, and count for nobody's p"
     assert ours.margin is None
     assert found["pabee"].score is None
     assert best_baseline(list(found.values()), "").row.method == "uniform", (
@@ -408,7 +408,10 @@ def test_a_method_named_twice_is_one_row():
         ({"seeds": 0}, "--seeds 0: give at least 1"),
         ({"budget": "90"}, "--budget 90: not minutes"),
         ({"budget": "0m"}, "--budget 0m: not minutes"),
-        ({"set_": ("training.lr_teta=1e-4",)}, "leebert-tune reproduce: --set: 'training.lr_teta=1e-4': unknown key"),
+        (
+            {"set_": ("training.lr_teta=1e-4",)},
+            "--set: 'training.lr_teta=1e-4': unknown key (did you mean 'lr_theta'?)",
+        ),
         ({"set_": ("training.lr_theta=0",)}, "should be a finite number above 0"),
         ({"set_": ("seeds=3",)}, "`seeds` follows from the table"),
         ({"set_": ("folds=5",)}, "`folds` follows from the table"),

@@ -18,7 +18,7 @@ from toy_sweep import by_value, scores, session, toy_driver, undisturbed
 
 from leebert.errors import StorageError, TrackingError
 from tune.store.ledger import Ledger
-from tune.tracking.rebuild import complete
+from tune.tracking.rebuild import write_missing
 
 pytestmark = pytest.mark.slow
 
@@ -199,6 +199,6 @@ def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_me
         for event in events:
             later.put(event)
         assert later.close(30) == 0
-        assert complete(later, events, lambda: None, sweep.said.append) == (0, [])
+        assert write_missing(later, events, lambda: None, sweep.said.append) == (0, [])
         assert contents(disk / "mlflow.db", "whole") == contents(tables / "whole.db", "whole")
     assert "Traceback" not in "".join(capfd.readouterr())

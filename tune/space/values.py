@@ -10,21 +10,24 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from leebert.config import COST_ONLY
+from leebert.config import COST_ONLY, TrainConfig
 from leebert.errors import nearest
+from leebert.findings import Finding, Findings, message, shown
 from leebert.training_options import declaring, option_names
-from tune.space.findings import Finding, Findings, message, shown
 
 #: The largest number of values that a range may have.
 MOST_VALUES = 1_000_000
 
 _ELSEWHERE = {"seed": "not an option of a configuration: use the key `seeds`", "algorithm": "use the key `algorithms`"}
 
+#: The options of all methods that a space or `training` may name.
+STANDARD_OPTIONS = tuple(name for name in TrainConfig.model_fields if name not in _ELSEWHERE)
+
 Scalar = bool | int | float | str
 
 
 def options() -> tuple[str, ...]:
-    """Return the options that a space or `training` may name: seeds belong to cells, methods have a key of their own."""
+    """Return the options that a space or `training` may name: seeds belong to runs, and methods have another key."""
     return tuple(name for name in option_names() if name not in _ELSEWHERE)
 
 
@@ -54,7 +57,7 @@ class ValueList:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Every number from `low` to `high`, both included; whole numbers where the option is one.
+    """Every number from `low` to `high`, both included; only whole numbers if the option takes an integer.
 
     Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``, uniform in the logarithm.
     """
@@ -66,7 +69,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether its numbers are whole."""
+        """Whether the option takes integers."""
         return isinstance(self.low, int)
 
     @property
@@ -82,7 +85,7 @@ class Range:
 
     def draw(self, rng: random.Random) -> Scalar:
         """Draw one number, uniform in the range or in its logarithm."""
-        if self.log and self.whole:  # half a step beyond both ends, or these would be drawn half as often
+        if self.log and self.whole:  # half a step beyond both ends; otherwise the ends would be drawn half as often
             drawn = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
             return min(max(drawn, int(self.low)), int(self.high))
         if self.log:

@@ -1,7 +1,7 @@
-"""Searchers and pruners as rows: what a search space has to know of them, their names and options first of all.
+"""Searchers and pruners as rows: the facts that a search space needs of them, such as names and options.
 
-A row lies with its class, in a module of `tune.searchers` or `tune.pruners` or of another package, and is imported when a
-space first names it (`leebert.plugins`). docs/decisions/plugins.md says why the registries lie below the packages.
+A row is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
+names it (`leebert.plugins`). docs/decisions/plugins.md explains why the registries are below the packages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Number = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class NoOptions(Frozen):
-    """The options of a part that has none."""
+    """The options of a plugin that has none."""
 
 
 class Drawn(Frozen):
@@ -46,7 +46,7 @@ class Warmed(Frozen):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PartRow:
+class PluginRow:
     """One searcher or pruner.
 
     Attributes:
@@ -55,7 +55,7 @@ class PartRow:
         source: Who published it, or `ours`.
         make: From a checked space (:class:`tune.space.SweepSpec`) and the options, an instance of `options`, to the
             :class:`tune.searchers.Searcher` or :class:`tune.pruners.Pruner`.
-        options: What may stand beside `name` in a space. Each has a default.
+        options: Options beside `name` in a space. Each has a default.
         needs: What a space must or must not have, as a table has it.
     """
 
@@ -68,7 +68,7 @@ class PartRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearcherRow(PartRow):
+class SearcherRow(PluginRow):
     """One searcher.
 
     Attributes:
@@ -81,7 +81,7 @@ class SearcherRow(PartRow):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrunerRow(PartRow):
+class PrunerRow(PluginRow):
     """One pruner.
 
     Attributes:
@@ -91,12 +91,12 @@ class PrunerRow(PartRow):
     prunes: bool = True
 
 
-def _check(part: PartRow) -> None:
+def _check(plugin: PluginRow) -> None:
     """Raise ValueError, with one sentence, where a row's options can't stand beside its name in a space."""
-    if required := [option for option, field in part.options.model_fields.items() if field.is_required()]:
+    if required := [option for option, field in plugin.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
-    if "name" in part.options.model_fields:
-        raise ValueError("it has an option 'name', which is the key of its own name; rename the option")
+    if "name" in plugin.options.model_fields:
+        raise ValueError("its option 'name' conflicts with the key of the plugin's name; rename the option")
 
 
 SEARCHERS: Registry[SearcherRow] = Registry(
