@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leebert.deprecated import renamed_arguments
+from leebert.deprecated import renamed_arguments, warn_renamed
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, REPORTED, named, usable
 from leebert.exits.criterion import THRESHOLD_SLACK, Criterion
@@ -66,6 +66,12 @@ class Point:
     speed_up: float
     measures: dict[str, float]
     exits: tuple[int, ...]
+
+    @property
+    def strategy(self) -> str:
+        """The former name of `criterion`."""
+        warn_renamed("Point.strategy", "criterion")
+        return self.criterion
 
     @property
     def saving(self) -> float:
@@ -303,7 +309,7 @@ def tradeoffs(
     }
 
 
-@renamed_arguments(held_out="recorded")
+@renamed_arguments(held_out="recorded", strategy="criterion")
 def replay_point(
     recorded: RecordedLogits, metric: str, criterion: str, threshold: float | None, patience: int | None = None
 ) -> Point:
