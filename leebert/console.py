@@ -1,22 +1,59 @@
-"""What both command lines share: errors as one message, JSON or tables, and quiet libraries."""
+"""What both command lines share: errors as one message, the log on stderr, JSON or tables, and quiet libraries."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from leebert.errors import LeebertError
 
 
-def run(app: Callable[[], Any]) -> None:
-    """Run a command-line application; an error of ours becomes one message on stderr and exit code 1, Ctrl-C 130."""
+class _Stderr(logging.Handler):
+    """Prints each record on what is stderr at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def log_to_stderr(timestamps: bool) -> Iterator[None]:
+    """Print what `leebert` and `tune` log on stderr, one message a line; only the command lines do so.
+
+    Args:
+        timestamps: Whether the time of day precedes each message.
+    """
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s" if timestamps else "%(message)s", "%H:%M:%S"))
+    loggers = [logging.getLogger(name) for name in ("leebert", "tune")]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # another library may have given the root logger a handler
+    try:
+        yield
+    finally:
+        for logger, level, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+def run(app: Callable[[], Any], *, timestamps: bool = False) -> None:
+    """Run a command-line application; an error of ours becomes one message on stderr and exit code 1, Ctrl-C 130.
+
+    Args:
+        app: The application.
+        timestamps: Whether the time of day precedes each logged message.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -24,7 +61,8 @@ def run(app: Callable[[], Any]) -> None:
     warnings.showwarning = _warn
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        app()
+        with log_to_stderr(timestamps):
+            app()
     except LeebertError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

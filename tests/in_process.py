@@ -69,4 +69,4 @@ if __name__ == "__main__":
     from tune import cli
 
     with without_ray():
-        console.run(cli.app)
+        console.run(cli.app, timestamps=True)

@@ -61,12 +61,7 @@ def driver(folder, pruner=None, fresh=True, study=None, **options):
         writer = ledger.driver_writer(options.get("number", 1))
         writer.append({"kind": "sweep"})
         writer.close()
-    said = []
-    d = Driver(
-        study or a_study(folder), ledger, Grid(), pruner or NoPruner(), config_id=name, say=said.append, **options
-    )
-    d.said = said
-    return d
+    return Driver(study or a_study(folder), ledger, Grid(), pruner or NoPruner(), config_id=name, **options)
 
 
 def run_all(d, trials=1):
@@ -126,7 +121,7 @@ def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_ep
     assert len(epochs) == len(set(epochs))
 
 
-def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes_on(tmp_path):
+def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes_on(tmp_path, log_lines):
     d = driver(tmp_path)
     first = d.next_attempt("t").config
     for _ in range(2):
@@ -136,7 +131,7 @@ def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes
     assert d.state.configs[first].state == "failed"
     assert run_all(d) == "finished"
     assert sorted(c.state for c in d.state.history()) == ["complete"] * 3 + ["failed"]
-    assert any("not tried again" in line for line in d.said)
+    assert any("not tried again" in line for line in log_lines())
 
 
 def test_a_permanent_failure_is_not_tried_again(tmp_path):
@@ -155,7 +150,7 @@ def test_pruning_stops_the_trial_is_recorded_and_never_counts(tmp_path):
     assert [c.state for c in d.state.history()].count("complete") == 3
 
 
-def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path):
+def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path, log_lines):
     d = driver(tmp_path)
     d.study = a_study(tmp_path, clip_norm=1e30)
     attempt = d.next_attempt("t")
@@ -165,7 +160,7 @@ def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path):
     )
     assert not go_on
     assert d.state.configs[attempt.config].state == "failed"
-    assert any("diverged after 3 updates" in line for line in d.said)
+    assert any("diverged after 3 updates" in line for line in log_lines())
 
 
 @pytest.mark.parametrize(

@@ -130,12 +130,12 @@ class DyingProblem(ToyProblem):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_in_another(tmp_path, by_value, undisturbed):
+def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_in_another(tmp_path, by_value, undisturbed, log_lines):
     d = toy_driver(tmp_path, problem=DyingProblem(mark=str(tmp_path / "killed")))
     assert session(d, 1) == "finished"
     assert (tmp_path / "killed").exists()
     assert sorted(len(attempts) for attempts in d.state.attempts.values()) == [1, 1, 1, 2]
-    assert sum("tried again" in line for line in d.said) == 1
+    assert sum("tried again" in line for line in log_lines()) == 1
     assert table(d) == table(undisturbed)
     epochs = [
         (c, r["seed"], r["fold"], r["epoch"])
@@ -160,7 +160,9 @@ class TroubledProblem(ToyProblem):
 
 
 @pytest.mark.slow
-def test_a_users_error_ends_a_configuration_at_once_and_a_bug_after_two_more_tries(tmp_path, by_value, undisturbed):
+def test_a_users_error_ends_a_configuration_at_once_and_a_bug_after_two_more_tries(
+    tmp_path, by_value, undisturbed, log_lines
+):
     d = toy_driver(tmp_path, problem=TroubledProblem())
     assert session(d, 2) == "finished"
     assert {c.id: c.state for c in d.state.history()} == {
@@ -172,7 +174,7 @@ def test_a_users_error_ends_a_configuration_at_once_and_a_bug_after_two_more_tri
     (refused,) = d.state.failures["clo-v2-0.01"]
     assert refused["message"] == "rows.tsv, line 3: the text is empty"
     assert all("a bug of ours" in f["message"] for f in d.state.failures["clo-v2-0.001"])
-    assert any("rows.tsv, line 3: the text is empty; not tried again" in line for line in d.said)
+    assert any("rows.tsv, line 3: the text is empty; not tried again" in line for line in log_lines())
     assert {k: v for k, v in table(undisturbed).items() if k[0].startswith("blo")} == table(d)
 
 

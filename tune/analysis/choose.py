@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
@@ -16,6 +17,8 @@ from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, Configuration, describe
 from tune.store.ledger import LedgerRecord
 from tune.store.ranking import Ranked, complete, one_standard_error, ranking
+
+log = logging.getLogger(__name__)
 
 #: Above this number of runs the front is only computed on request, or where the objective needs the curves anyway.
 FRONT_CELLS = 100
@@ -90,7 +93,6 @@ def choose_each(
     *,
     front: bool = False,
     anyway: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Selection], list[LeebertError]]:
     """Select a configuration per task; return the selections, and an error for each sweep or task without one.
 
@@ -111,10 +113,10 @@ def choose_each(
         else:
             by_task.setdefault(sweep.spec.task_name, []).append(sweep)
             for line in uneven_settings(sweep.name, sweep.state):
-                say(f"warning: {line}")
+                log.warning(f"warning: {line}")
     for sweeps in by_task.values():
         try:
-            choices.append(choose(sweeps, objective, front=front, anyway=anyway, say=say))
+            choices.append(choose(sweeps, objective, front=front, anyway=anyway))
         except LeebertError as error:
             named = ", ".join(s.name + (" (still running)" if s.status == "running" else "") for s in sweeps)
             errors.append(SweepError(f"sweep{'s' if len(sweeps) > 1 else ''} {named}: {error}"))
@@ -127,7 +129,6 @@ def choose(
     *,
     front: bool = False,
     anyway: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Selection:
     """Select the best configuration among sweeps of one task.
 
@@ -138,14 +139,13 @@ def choose(
         objective: What configurations are ranked by.
         front: Whether to compute the front however many runs there are.
         anyway: Whether to rank configurations that are not distinguishable from the majority class.
-        say: Receives notes for the user.
 
     Raises:
         SweepError: Where no configuration has learned anything, or none is complete.
         ConfigError: Where sweeps differ in data, folds, metric or seeds, or no configuration reaches the speed-up.
     """
     require_alike(sweeps)
-    _warn_of_one_exit(sweeps, say)
+    _warn_of_one_exit(sweeps)
     owners: dict[str, Candidate] = {}
     for sweep in sweeps:
         for c in sweep.state.history():
@@ -158,7 +158,7 @@ def choose(
             raise ConfigError(f"{objective}: every complete configuration has one exit, and so a single speed")
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
-    replayed, no_front, unreadable = _curves_of(sweeps, objective, candidates, curved, front, say)
+    replayed, no_front, unreadable = _curves_of(sweeps, objective, candidates, curved, front)
     if objective.kind != "score":
         finished = tuple(c for c in finished if c not in unreadable)
         candidates = {c.id: owners[c.id] for c in finished}
@@ -202,7 +202,6 @@ def _curves_of(
     candidates: dict[str, Candidate],
     curved: Sequence[Configuration],
     front: bool,
-    say: Callable[[str], None],
 ) -> tuple[dict[CellKey, Tradeoff], str, tuple[Configuration, ...]]:
     """Return the curves of the candidates' runs, why there is no front (else empty), and the `curved` that lack a curve.
 
@@ -214,7 +213,7 @@ def _curves_of(
     if not needed and cells > FRONT_CELLS:
         return {}, f"computing it replays the validation logits of {cells} runs; add --front to do so", ()
     try:
-        replayed = _replayed(sweeps, candidates, objective, say)
+        replayed = _replayed(sweeps, candidates, objective)
     except LeebertError as error:
         if needed:
             raise
@@ -226,7 +225,7 @@ def _curves_of(
             raise SweepError(no_front)
         return replayed, no_front, unreadable
     if unreadable and objective.kind != "score":
-        say(
+        log.info(
             "note: not ranked, as validation logits of a run are missing or damaged: "
             + "; ".join(describe(candidates[c.id].configuration.values) for c in unreadable)
         )
@@ -242,7 +241,6 @@ def _replayed(
     sweeps: Sequence[LoadedSweep],
     candidates: dict[str, Candidate],
     objective: RankingObjective,
-    say: Callable[[str], None],
 ) -> dict[CellKey, Tradeoff]:
     """Return the curves of the candidates' runs, by the candidates' keys."""
     by_run: dict[CellKey, Tradeoff] = {}
@@ -254,18 +252,16 @@ def _replayed(
             for cell, record in sweep.state.cells.items()
             if cell[0] in keys and len(record["exits"].get("score", ())) != 1
         }
-        of_sweep = curves(
-            sweep.folder.path, mine, sweep.manifest["metric"], objective.criterion, objective.patience, say=say
-        )
+        of_sweep = curves(sweep.folder.path, mine, sweep.manifest["metric"], objective.criterion, objective.patience)
         by_run |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in of_sweep.items()}
     return by_run
 
 
-def _warn_of_one_exit(sweeps: Sequence[LoadedSweep], say: Callable[[str], None]) -> None:
+def _warn_of_one_exit(sweeps: Sequence[LoadedSweep]) -> None:
     methods = {a for sweep in sweeps for a in sweep.spec.algorithms}
     alone = sorted(a for a in methods if METHODS[a].one_exit)
     if alone and len(alone) < len(methods):
-        say(
+        log.info(
             f"note: {', '.join(alone)} has one exit, and its score is that exit's; the score of the other methods is the mean "
             "over all exits, shallow ones included"
         )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import logging
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tune.store.held_out import cell_logits, evaluated_logits, warn_unreadable
 from tune.store.history import CellKey
 from tune.store.ledger import SweepState
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -184,14 +185,13 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     return [*to_resume, *new_jobs]
 
 
-def run(plan: ReproductionPlan, job: Job, allowance: Allowance, say: Say) -> SweepOutcome:
+def run(plan: ReproductionPlan, job: Job, allowance: Allowance) -> SweepOutcome:
     """Train the missing runs of a job.
 
     Args:
         plan: The plan.
         job: The job.
         allowance: The remaining budget, from which this session's use is subtracted.
-        say: Prints one line of progress.
 
     Returns:
         How the session of its sweep ended.
@@ -205,16 +205,16 @@ def run(plan: ReproductionPlan, job: Job, allowance: Allowance, say: Say) -> Swe
     diverged = standing.failed if standing else {}
     remaining = [(m, seed) for m in job.methods if m not in diverged for seed in job.seeds if (m, seed) not in done]
     methods = dict.fromkeys(method for method, _ in remaining)
-    say(f"{job.name}: {len(remaining)} runs to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
+    log.info(
+        f"{job.name}: {len(remaining)} runs to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}"
+    )
     if standing is None:
-        outcome = new_sweep(spec, job.name, address=request.address, device=request.device, say=say)
+        outcome = new_sweep(spec, job.name, address=request.address, device=request.device)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             space = Path(scratch) / "space.yaml"
             space.write_text(resolved_yaml(spec), encoding="utf-8")
-            outcome = resume_sweep(
-                standing.folder, space=space, address=request.address, device=request.device, say=say
-            )
+            outcome = resume_sweep(standing.folder, space=space, address=request.address, device=request.device)
     allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read())
     return outcome
 

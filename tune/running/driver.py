@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -25,6 +26,8 @@ from tune.store.curves import CellCurves
 from tune.store.history import Configuration, Placement, describe
 from tune.store.ledger import LedgerRecord, SweepState
 from tune.tracking.feed import Listener, events
+
+log = logging.getLogger(__name__)
 
 EndStatus = Literal["finished", "stopped", "failed"]
 
@@ -79,7 +82,7 @@ class Driver:
         budget: Budget | None = None,
         gpus: float = 0.0,
         listener: Listener | None = None,
-        say: Callable[[str], None] = print,
+        log: logging.Logger = log,
         stop_requested: Callable[[], bool] = lambda: False,
         may_decide: Callable[[], None] = lambda: None,
         state: SweepState | None = None,
@@ -97,7 +100,7 @@ class Driver:
             budget: When to stop; without limits by default.
             gpus: GPUs of one trial.
             listener: Receives the events that MLflow shows.
-            say: Prints one line of progress.
+            log: Receives a line for each result and decision.
             stop_requested: Whether `leebert-tune stop` was called.
             may_decide: Raises LeaseError once another driver has taken over.
             state: The ledger's state that the listener has received (:func:`tune.tracking.feed.replay`); read from the ledger if None.
@@ -105,8 +108,8 @@ class Driver:
         """
         self.study, self.ledger, self.searcher, self.pruner = study, ledger, searcher, pruner
         self.config_id, self.number, self.budget = config_id, number, budget or Budget()
-        self.gpus, self.listener, self.say = gpus, listener, say
-        self.curve_of = CellCurves(Path(study.folder), say)
+        self.gpus, self.listener, self.log = gpus, listener, log
+        self.curve_of = CellCurves(Path(study.folder), log.warning)
         self.stop_requested, self.may_decide = stop_requested, may_decide
         self.state = state or ledger.read()
         self.state.slim = True
@@ -145,7 +148,9 @@ class Driver:
         """Return the cells to repair; none where the budget is used up, since they would stay unfinished."""
         if not repair or (used := self._budget_used()) is None:
             return repair
-        self.say(f"nothing is repaired, since {used}: raise it (--set budget.KEY=VALUE) and run the same command again")
+        self.log.warning(
+            f"nothing is repaired, since {used}: raise it (--set budget.KEY=VALUE) and run the same command again"
+        )
         return ()
 
     def _begin_repair(self, configuration: Configuration, cells: list[tuple[int, int]]) -> None:
@@ -273,7 +278,9 @@ class Driver:
             # Synced to disk with the next record; the cells' own ends would restore it.
             self.record({"kind": "complete", "config": config}, sync=False)
             scores = self.state.configs[config].scores
-            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
+            self.log.info(
+                f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells"
+            )
         else:
             self._prune_or_continue(config, last)
         state = self.state.configs[config].state
@@ -283,7 +290,7 @@ class Driver:
 
     def _record_divergence(self, config: str, cell_end: LedgerRecord) -> None:
         r = cell_end
-        self.say(
+        self.log.warning(
             f"{self._name(config)}  seed {r['seed']} fold {r['fold']}  diverged after {r['theta_updates']} updates: "
             "a loss, gradient or weight was not finite"
         )
@@ -299,7 +306,7 @@ class Driver:
         history = self.state.then.get(config) or self.state.history()
         if undecided and not self.pruner.decide(history, config, cell, epoch):
             self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
-            self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
+            self.log.info(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
 
     # Receiving results.
 
@@ -323,11 +330,11 @@ class Driver:
                 self._warn_of_collapse(record)
                 if record.get("negative_weights") and not self._negative:
                     self._negative = True  # warn once; every epoch records it
-                    self.say(f"{self._name(record['config'])}  {record['negative_weights']} {NEGATIVE}")
+                    self.log.warning(f"{self._name(record['config'])}  {record['negative_weights']} {NEGATIVE}")
             elif record["ended"] != "diverged":
                 self._remove_checkpoints(record["config"], [(record["seed"], record["fold"])])
                 place = f"seed {record['seed']} fold {record['fold']}"
-                self.say(
+                self.log.info(
                     f"{self._name(record['config'])}  {place}  {100 * record['score']:.2f}  best epoch "
                     f"{record['best_epoch'] + 1} of {record['epochs']}  {record['seconds']:.0f} s"
                 )
@@ -341,9 +348,9 @@ class Driver:
         if (old := self.state.replaced.get(cell)) is None:
             return
         if all(old.get(key) == record[key] for key in ("score", "exits", "best_epoch")):
-            self.say(f"{self._name(record['config'])}  repaired: scores identical bit for bit")
+            self.log.info(f"{self._name(record['config'])}  repaired: scores identical bit for bit")
         else:
-            self.say(
+            self.log.warning(
                 f"warning: {self._name(record['config'])}  repaired, but the validation score was {100 * old['score']:.4f} "
                 f"before and is {100 * record['score']:.4f} now, since machine or versions differ; the new score counts: "
                 "write it to MLflow by `leebert-tune rebuild-mlflow`"
@@ -360,7 +367,7 @@ class Driver:
         if fresh:  # warn once per exit and session; every epoch records it
             self._collapsed |= fresh
             exits = len(record["exits"].get("score", ())) or 1 + max(fresh)
-            self.say(f"{self._name(record['config'])}  {single_class(fresh, exits)}")
+            self.log.warning(f"{self._name(record['config'])}  {single_class(fresh, exits)}")
 
     def trial_ended(self, trial: str, failure: Failure | None = None) -> None:
         """Take note that a trial's process has ended; after a failure, retry the configuration or record it as failed.
@@ -392,7 +399,7 @@ class Driver:
         then = "not tried again" if final else "tried again"
         if after and not final and failure.kind in ("gpu_memory", "host_memory"):
             then += f" {after.described()}"
-        self.say(f"{self._name(config)}  failed: {what}; {then}")
+        self.log.warning(f"{self._name(config)}  failed: {what}; {then}")
         if not final:
             self.waiting.append(config)
         elif not any(f["final"] for f in before):
