@@ -34,10 +34,7 @@ demo: setup
 quick: setup
 	$(BIN)/python -m pytest -m "not slow"
 
-test: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test: lint
 	$(BIN)/python -m pytest
 
 lint: setup

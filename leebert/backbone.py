@@ -41,7 +41,10 @@ class Family:
 def _ids_and_types(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     # With one segment there is nothing to tell apart: whatever a tokenizer says, a token is of segment 0.
     types = batch.get("token_type_ids") if model.config.type_vocab_size > 1 else None
-    return model.embeddings(input_ids=batch["input_ids"], token_type_ids=types, position_ids=batch.get("position_ids"))
+    states: torch.Tensor = model.embeddings(
+        input_ids=batch["input_ids"], token_type_ids=types, position_ids=batch.get("position_ids")
+    )
+    return states
 
 
 def _electra_embed(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

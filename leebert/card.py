@@ -210,7 +210,10 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     if hub and hub.config:
         dataset["config"] = hub.config
     results = []
-    hub_names = {name: measure.hub for metric in METRICS.values() for name, measure in metric.measures.items()}
+    hub_names: dict[str, str] = {}
+    for metric in METRICS.values():
+        for name, measure in metric.measures.items():
+            hub_names[name] = hub_names.get(name) or measure.hub  # another metric's measure may share the name
     for split, result in facts.evaluations.items():
         own = _point(result, facts.own)
         values = [(name, scores[-1], "all layers") for name, scores in result["exits"].items()]

@@ -152,11 +152,12 @@ class BestWeights:
     def load(self, epoch: int) -> dict[str, torch.Tensor]:
         """The weights of an epoch. Raises CheckpointError."""
         try:
-            return load_file(self._file(epoch))
+            weights: dict[str, torch.Tensor] = load_file(self._file(epoch))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{self._file(epoch)} can't be used: {error}; delete {self.folder} to start this run from its beginning"
             ) from None
+        return weights
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"best-{epoch:04d}.safetensors"

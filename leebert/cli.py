@@ -86,7 +86,8 @@ def train(
     where = str(config or "options")
     sources: dict[str, str] = {}
     errors = _override(values, task, options, set_ or (), sources)
-    refuse_missing((values.get("found") or {}).get("parts"), where)
+    if isinstance(found := values.get("found"), dict):  # before the rest, whose names may be the missing plugin's
+        refuse_missing(found.get("parts"), where)
     checked = parse(RunConfig, values, where, sources, errors)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name

@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, InitErrorDetails
 
 from leebert.errors import ConfigError, nearest
 from leebert.exits import CRITERIA, DEFAULT, threshold_problem, without_patience
@@ -217,7 +217,7 @@ class TrainConfig(Frozen):
         others = {key: value for key, value in values.items() if key not in cls.model_fields}
         if not others and (method is None or method.own_options is None):
             return handler(values)
-        wrong: list[Any] = []
+        wrong: list[InitErrorDetails] = []
         own: dict[str, Any] = {}
         try:
             own = ((method and method.own_options) or Frozen).model_validate(others).model_dump()

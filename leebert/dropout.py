@@ -35,7 +35,7 @@ def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
 
 def _recorded() -> bool:
     """Whether operations are being recorded (torch.jit, torch.compile, torch.export): a mask would become a constant."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # not annotated
 
 
 def _mask(x: torch.Tensor, p: float) -> torch.Tensor:
@@ -76,9 +76,10 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention, (B, heads, L, d) → (B, L, heads, d); torch's own kernel wherever it drops nothing."""
     if dropout == 0.0 or query.device.type != "cpu":
-        return sdpa_attention_forward(
+        output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
+        return output, None
     scores = query @ key.transpose(2, 3) * (1 / math.sqrt(query.shape[-1]) if scaling is None else scaling)
     if attention_mask is not None:
         masked = attention_mask.dtype == torch.bool

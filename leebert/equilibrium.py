@@ -33,4 +33,9 @@ def branch_and_trunk(state: torch.Tensor, exit_: int, num_exits: int) -> tuple[t
     Both are the state itself; only their gradients differ, 1/(M−exit) and (M−exit−1)/(M−exit) of what flows back.
     """
     above = num_exits - exit_
-    return _Scaled.apply(state, 1 / above), _Scaled.apply(state, (above - 1) / above)
+    return _scaled(state, 1 / above), _scaled(state, (above - 1) / above)
+
+
+def _scaled(state: torch.Tensor, factor: float) -> torch.Tensor:
+    scaled: torch.Tensor = _Scaled.apply(state, factor)  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return scaled

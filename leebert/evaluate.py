@@ -46,7 +46,8 @@ class HeldOut:
         assert self.labels is not None
         z = self.logits - self.logits.max(axis=-1, keepdims=True)
         log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
-        return -log_p[:, np.arange(len(self.labels)), self.labels].mean(axis=1)
+        losses: np.ndarray = -log_p[:, np.arange(len(self.labels)), self.labels].mean(axis=1)
+        return losses
 
 
 @torch.no_grad()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
 from leebert.config import TrainConfig
+from leebert.errors import ConfigError
 from leebert.look_ahead import TakenStep
 from leebert.norms import statistics_kept, training_mode
 from leebert.objective import ObjectiveState
 from leebert.omega import travel
+from leebert.optim.contract import OmegaRule
 from leebert.record import Batch, Keep, Record, micro_batches
 from leebert.runtime import RandomState, Runtime, derive_seed
 from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, balances
@@ -60,6 +62,7 @@ class StageLevel:
         if "omega" in self.state:
             make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
             self.omega_optimizer = make([self.state["omega"].requires_grad_(False)], lr=config.lr_omega)
+        self.memory: dict[str, torch.Tensor] = {}  # of a rule that steps ω in the optimiser's place
         self.d2: Iterator[Batch] = iter(())
         self.seed = (*seed, stage.name, "omega")
         self.epoch = self.steps = self.draws = 0  # of the stage; θ's updates in the epoch; ω's contexts since the last
@@ -197,7 +200,13 @@ class StageLevel:
         return RandomState.seeded(self.runtime.device, *self.seed, self.epoch, self.steps, self.draws).replayed()
 
     @torch.no_grad()
-    def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
+    def omega_step(
+        self,
+        *,
+        at_lr_theta: torch.Tensor | None = None,
+        at_lr_omega: torch.Tensor | None = None,
+        rule: OmegaRule | None = None,
+    ) -> None:
         assert self.omega_optimizer is not None, "an algorithm that learns ω needs an objective with ω"
         # Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, exact for SGD.
         omega = self.state["omega"]
@@ -207,10 +216,29 @@ class StageLevel:
         if at_lr_omega is not None:
             total += at_lr_omega
         # The pullback is linear in l, so one pullback of the sum is the sum of the pullbacks.
-        omega.grad = self.stage.objective.pullback(self.state, total)  # type: ignore[attr-defined]
-        self.omega_optimizer.step()
-        omega.grad = None
+        gradient: torch.Tensor = self.stage.objective.pullback(self.state, total)  # type: ignore[attr-defined]
+        if rule is None:
+            omega.grad = gradient
+            self.omega_optimizer.step()
+            omega.grad = None
+        else:
+            omega.copy_(self._checked(rule(omega.clone(), gradient, self.config.lr_omega, self.memory)))
         self.finite &= torch.isfinite(omega).all()
+
+    def _checked(self, omega: torch.Tensor) -> torch.Tensor:
+        """Return a rule's next ω. Raises ConfigError if it is of another shape, or the rule's memory can't be saved."""
+        method, expected = self.config.algorithm, self.state["omega"].shape
+        if omega.shape != expected:
+            raise ConfigError(
+                f"method {method}: its rule returns ω in shape {tuple(omega.shape)}; return {tuple(expected)}"
+            )
+        for name, value in self.memory.items():
+            if not isinstance(value, torch.Tensor):
+                raise ConfigError(
+                    f"method {method}: its rule keeps {name!r} in its memory as {type(value).__name__}; keep a tensor, "
+                    "which a checkpoint can hold"
+                )
+        return omega
 
     def next_d2(self) -> Batch:
         with self._own_numbers():  # rows may be augmented where they are collated
@@ -227,13 +255,17 @@ class StageLevel:
             for key, value in self.omega_optimizer.state[self.state["omega"]].items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"omega/{key}"] = value
+        tensors |= {f"memory/{name}": t.clone() for name, t in self.memory.items()}  # two may share their storage
         return tensors | {f"state/{name}": t for name, t in self.state.items()}
 
-    def load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_optimizer_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over what :meth:`optimizer_tensors` returned; other tensors of a checkpoint are ignored."""
         for full, value in tensors.items():
             kind, _, rest = full.partition("/")
             if kind == "state":
                 self.state[rest].copy_(value)
+            elif kind == "memory":
+                self.memory[rest] = value.to(self.runtime.device)
             elif kind == "omega" and self.omega_optimizer is not None:
                 # Adam keeps its step count on the CPU unless told otherwise.
                 moved = value if rest == "step" else value.to(self.runtime.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +18,13 @@ from leebert.runtime import RandomState
 class _Recorder(nn.Module):
     """`record` as a forward, the one method that :func:`torch.func.functional_call` calls."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> Record:
-        return self.model.record(batch)  # type: ignore[operator]
+        record: Record = self.model.record(batch)
+        return record
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,7 +168,8 @@ def _quantile(tests: int) -> float:
 def _standard_error(paired: np.ndarray) -> np.ndarray:
     """Standard error of the mean over the last axis, (…, N) → (…,)."""
     n = paired.shape[-1]
-    return np.sqrt(np.square(paired).sum(axis=-1) / (n * (n - 1)))
+    error: np.ndarray = np.sqrt(np.square(paired).sum(axis=-1) / (n * (n - 1)))
+    return error
 
 
 def _rounded(values: np.ndarray) -> list[float]:

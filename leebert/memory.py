@@ -232,9 +232,10 @@ def _gpu_attention(
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     keeps = torch.is_grad_enabled()
-    return torch.ops.aten._scaled_dot_product_efficient_attention(
+    output: torch.Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, keeps, dropout_p, is_causal, scale=scale
     )[0]
+    return output
 
 
 class _Tracker(TorchDispatchMode):
@@ -244,7 +245,7 @@ class _Tracker(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.alive = self.peak = 0
         self.seen = weakref.WeakSet(t.untyped_storage() for t in known)
 

@@ -119,7 +119,7 @@ def _is_plain(exit_: nn.Module) -> bool:
 def _answer(exit_: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Call an exit on (B, H) in the type of its weights (float32 for int8 weights); returns (B, K)."""
     own = next((p.dtype for p in exit_.parameters()), torch.float32)
-    logits = exit_(x.to(own))
+    logits: torch.Tensor = exit_(x.to(own))
     return logits.to(_at_least_float32(logits.dtype))
 
 
@@ -150,6 +150,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: LeebertConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
+        self.config: LeebertConfig
         if config.backbone_config is None:
             raise ConfigError(
                 "LeebertConfig: backbone_config is missing; use build_model, or give the encoder's configuration"
@@ -191,7 +192,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
                 nn.init.normal_(exit_.weight, std=self.config.initializer_range)
                 nn.init.zeros_(exit_.bias)
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding | FactorisedEmbedding) -> None:
         """Replace the word embeddings, and update both configurations, so that the model can be saved and loaded."""
         self.backbone.set_input_embeddings(value)
         self.backbone.config.vocab_size = self.config.vocab_size = value.num_embeddings
@@ -201,7 +202,8 @@ class LeebertForSequenceClassification(PreTrainedModel):
             old_embeddings.table = super()._get_resized_embeddings(old_embeddings.table, *args, **options)
             old_embeddings.num_embeddings = old_embeddings.table.num_embeddings
             return old_embeddings
-        return super()._get_resized_embeddings(old_embeddings, *args, **options)
+        resized: nn.Module = super()._get_resized_embeddings(old_embeddings, *args, **options)
+        return resized
 
     def pool(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
         """Pool a layer's states (B, L, H) to an exit's input (B, H): shared pooler, CLS state, or mean over tokens."""
@@ -215,8 +217,10 @@ class LeebertForSequenceClassification(PreTrainedModel):
             return cls
         encoder = self.backbone
         if hasattr(encoder, "pooler_activation"):  # ALBERT: a linear layer and its activation
-            return encoder.pooler_activation(encoder.pooler(cls))
-        return encoder.pooler(states)
+            pooled: torch.Tensor = encoder.pooler_activation(encoder.pooler(cls))
+        else:
+            pooled = encoder.pooler(states)
+        return pooled
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> LayerState:
         """Make the input of the first layer: states (B, L, H), the layers' mask, and the tokens' mask.
@@ -277,7 +281,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
             return layer
         return functools.partial(self._gradient_checkpointing_func, layer)
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]  # transformers is not followed
     def forward(
         self,
         input_ids: torch.Tensor | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from leebert.config import ExitConfig, parse
+from leebert.config import ExitConfig, Precision, parse
 from leebert.exits import DEFAULT
 
 
@@ -30,7 +30,7 @@ class EarlyExitConfig(PreTrainedConfig):
     task: str | dict[str, Any] | None = None
     metric: str | None = None
     # What thresholds were chosen in; the same logits in bf16 and fp32 leave elsewhere.
-    precision: str = "auto"
+    precision: Precision = "auto"
 
     @property
     def exits(self) -> ExitConfig:

@@ -61,14 +61,6 @@ class Objective(Protocol):
         ...
 
 
-class LearnedWeights(Objective, Protocol):
-    """An objective whose weights are w(ω), with ω in its state under `omega`."""
-
-    def pullback(self, state: ObjectiveState, losses: torch.Tensor) -> torch.Tensor:
-        """∇ω (w·l) for terms l, (n,); analytic, since the loss is linear in the weights."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class ExitObjective:
     """Eq. 5, L(x, y; θ, ω) = Σ_m w_m CE(p_m, y) + Σ_m Σ_{t∈T(m)} w_{m,t} L_KD(p_t, p_m) / (M·|T(m)|).

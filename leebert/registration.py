@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 
 def _register_config() -> None:
@@ -39,7 +38,7 @@ _AFTER: dict[str, Callable[[], None]] = {
 class _Loader(importlib.abc.Loader):
     """A module's own loader, and a call after it."""
 
-    def __init__(self, loader: Any, after: Callable[[], None]) -> None:
+    def __init__(self, loader: importlib.abc.Loader, after: Callable[[], None]) -> None:
         self.loader, self.after = loader, after
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

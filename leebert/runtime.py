@@ -20,7 +20,7 @@ from leebert.numerics import kernels
 def has_bf16(device: torch.device) -> bool:
     """Whether a device multiplies bf16 in hardware (CUDA since Ampere; CPUs with AVX512-BF16 or AMX)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from leebert.errors import CheckpointError
 from leebert.files import parse_json
+
+SavedModel = TypeVar("SavedModel", bound=PreTrainedModel)
 
 
 def model_type(folder: str | Path) -> str | None:
@@ -23,7 +25,7 @@ def model_type(folder: str | Path) -> str | None:
     return values.get("model_type") if isinstance(values, dict) else None
 
 
-def load_saved(folder: str | Path, classes: Mapping[str, type[PreTrainedModel]]) -> Any:
+def load_saved(folder: str | Path, classes: Mapping[str, type[SavedModel]]) -> SavedModel:
     """Load the model in a folder with the class of its type, without hub and pickles.
 
     Raises:
@@ -37,6 +39,7 @@ def load_saved(folder: str | Path, classes: Mapping[str, type[PreTrainedModel]])
             )
         content = f"a {kind!r} model, not an early-exit one" if kind else "no early-exit model"
         raise CheckpointError(f"{folder} holds {content}; train one with it as --backbone")
+    model: SavedModel
     try:
         model, loading = classes[kind].from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

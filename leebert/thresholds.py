@@ -128,7 +128,8 @@ def _layers(recorded: HeldOut, criterion: str, threshold: float | None, patience
     """Exit layer of each sample, (N,)."""
     m, _, k = recorded.logits.shape
     made = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
-    return np.asarray(recorded.layers)[replay(made, recorded.logits)]
+    layers: np.ndarray = np.asarray(recorded.layers)[replay(made, recorded.logits)]
+    return layers
 
 
 def attainable(layers: Sequence[int], depth: int) -> tuple[float, float]:

@@ -311,9 +311,7 @@ class _Training:
                 "from the start"
             ) from None
         level = self._new_level()
-        level.load_optimizer_tensors(
-            {k: v for k, v in snapshot.tensors.items() if k.split("/")[0] in ("theta", "omega", "state")}
-        )
+        level.load_optimizer_tensors(snapshot.tensors)
         return level
 
     def _new_level(self) -> StageLevel:

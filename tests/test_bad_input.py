@@ -249,6 +249,7 @@ def test_a_fold_with_one_class_is_named(place, cli, tmp_path, mlflow_server):
 
 ERRORS = {
     "unknown key": ({"trainig": {}}, ["trainig", "did you mean 'training'"]),
+    "found is no mapping": ({"found": "hello"}, ["found", "dictionary", "'hello'"]),
     "unknown key inside": ({"training": {"lr_tetha": 1e-3}}, ["training.lr_tetha", "did you mean 'lr_theta'"]),
     "lambda 1 of zero": ({"training": {"lr_theta": 0}}, ["training.lr_theta", "above 0"]),
     "lambda 1 below zero": ({"training": {"lr_theta": -1e-5}}, ["training.lr_theta", "above 0", "-1e-05"]),

@@ -12,6 +12,7 @@ import pytest
 
 from leebert.errors import ConfigError
 from leebert.tables import documents, rendered
+from leebert.yaml import load_yaml
 from tune.tables import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,6 +145,15 @@ def test_the_library_example_runs(capsys):
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
     exec(compile(code, "README.md", "exec"), {})
     assert "Point(criterion='entropy'" in capsys.readouterr().out
+
+
+def test_a_commit_runs_the_commands_of_make_lint():
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    (repository,) = load_yaml(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    hooks = [(hook["language"], hook["entry"], hook["pass_filenames"]) for hook in repository["hooks"]]
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()]
+    assert hooks == [("system", command, False) for command in commands]
 
 
 def test_the_tables_of_the_documents_are_those_of_the_registries():

@@ -101,3 +101,13 @@ def test_only_the_command_lines_print_what_is_logged(capsys):
     assert not log.isEnabledFor(logging.INFO)  # a program that configures nothing sees warnings alone
     assert log.isEnabledFor(logging.WARNING)
     assert [logging.getLogger(name).handlers for name in ("tune", "leebert")] == [[], []]
+
+
+def test_a_configuration_that_ended_since_the_last_heartbeat_is_not_counted_as_queued(left, monkeypatch):
+    history = left.ledger.read().history()
+    ended = [c.id for c in history if c.state != "running"]
+    assert ended
+    monkeypatch.setattr(SweepFolder, "driver", lambda self: {"running": ended, "queued": ended})
+    status = status_of(left)
+    assert (status["running"], status["queued"]) == ([], [])
+    assert all(count >= 0 for count in status["configurations"].values())

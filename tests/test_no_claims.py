@@ -1,5 +1,6 @@
 """Of a model that answers one class throughout no speed-up is advertised: cards, evaluate, calibrate, refit."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from leebert.config import ModelConfig, TrainConfig
 from leebert.data.tasks import any_task
 from leebert.errors import BackboneError, SweepError
 from leebert.evaluate import HeldOut
+from leebert.metrics import METRICS
 from leebert.recipe import RunConfig
 from leebert.report import evaluation, print_evaluation
 from leebert.thresholds import Chosen
@@ -56,6 +58,19 @@ def test_a_card_of_a_collapsed_model_says_so_first_and_claims_no_speed_up():
     assert "**This model is no classifier yet: on dev every exit predicts a single class**" in before_use
     assert "the majority class scores 74.48). No speed-up is claimed for it." in before_use
     assert "Exits 1, 2, 3, 4 predict a single class." in text
+
+
+def test_a_card_keeps_its_accuracy_beside_a_registered_metric_whose_measure_has_the_same_name():
+    before = card(facts(learned=True))
+    accuracy = METRICS["accuracy"]
+    other = dataclasses.replace(
+        accuracy, name="other", measures={"accuracy": dataclasses.replace(accuracy.measures["accuracy"], hub="")}
+    )
+    METRICS.register("other", other)
+    try:
+        assert card(facts(learned=True)) == before
+    finally:
+        METRICS.unregister("other")
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -11,6 +11,7 @@ from torch import nn
 from toys import ALGORITHMS, toy_mlp, toy_rows
 
 from leebert.config import TrainConfig
+from leebert.errors import ConfigError
 from leebert.level import StageLevel
 from leebert.methods.blo import BLO
 from leebert.methods.clo_v2 import CLO
@@ -135,6 +136,45 @@ def test_a_hand_written_two_exit_example_of_algorithm_2():
     assert model.a.tolist() == pytest.approx(a, abs=1e-6)
     # The layout's order is CE_1, CE_2, then students row by row: KD of exit 1 from 2, of exit 2 from 1.
     assert level.state["omega"].tolist() == pytest.approx(w, abs=1e-6)
+
+
+def momentum(omega, gradient, rate, memory):
+    memory["mean"] = (memory.get("mean", gradient) + gradient) / 2
+    return omega - rate * memory["mean"]
+
+
+def level_of(lr_omega=0.1):
+    config = TrainConfig(batch_size=8, precision="fp32", parametrisation="raw", lr_omega=lr_omega)
+    return StageLevel(toy_mlp(), Stage("s", ExitObjective.of(config, 3), CLO()), config, CPU, (0,))
+
+
+def test_a_rule_of_its_own_steps_omega_and_its_memory_is_in_checkpoints():
+    level, resumed = level_of(), level_of()
+    start = level.state["omega"].clone()
+    first, second = torch.rand(2, len(start))
+    level.omega_step(at_lr_omega=first, rule=momentum)
+    torch.testing.assert_close(level.state["omega"], start - 0.1 * first)
+    resumed.load_optimizer_tensors(level.optimizer_tensors())
+    for one in (level, resumed):
+        one.omega_step(at_lr_omega=second, rule=momentum)
+    torch.testing.assert_close(level.state["omega"], start - 0.1 * (first + (first + second) / 2))
+    assert torch.equal(level.state["omega"], resumed.state["omega"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda omega, gradient, rate, memory: gradient[:2], r"its rule returns ω in shape \(2,\); return \(\d+,\)"),
+        (
+            lambda omega, gradient, rate, memory: memory.update(t=1) or omega,
+            "keeps 't' in its memory as int; keep a tensor",
+        ),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_named(rule, message):
+    level = level_of()
+    with pytest.raises(ConfigError, match=f"method clo-v2: .*{message}"):
+        level.omega_step(at_lr_omega=torch.rand(len(level.state["omega"])), rule=rule)
 
 
 class CountingLevel:

@@ -168,6 +168,43 @@ def test_a_name_belongs_to_one_method() -> None:
         register(dataclasses.replace(OFTEN, name="other", colour="red"))
 
 
+@dataclasses.dataclass(frozen=True)
+class ByRule:
+    """SLO by a rule of its own."""
+
+    rule: Any
+    splits_data: bool = False
+
+    def step(self, level: Any, b1: Any, position: int) -> int:
+        level.omega_step(at_lr_omega=level.theta_step(b1), rule=self.rule)
+        return 0
+
+
+def counting(config: TrainConfig) -> ByRule:
+    calls: list[int] = []
+
+    def rule(omega: Any, gradient: Any, rate: float, memory: dict[str, Any]) -> Any:
+        calls.append(1)
+        return omega - rate * len(calls) * gradient
+
+    return ByRule(rule)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (counting, "two equal calls of the rule differ"),
+        (lambda config: ByRule(None), "name that among the options"),
+    ],
+)
+def test_a_rule_of_omega_with_hidden_state_breaks_the_contract(make: Any, message: str) -> None:
+    contract = MethodContract()
+    row = dataclasses.replace(OFTEN, name="by-rule", omega=make, options=OFTEN.options - {"omega_optimizer"})
+    contract.method = row  # type: ignore[misc]
+    with contract.available(), pytest.raises(AssertionError, match=message):
+        contract.test_its_own_rule_of_omega_keeps_all_state_in_its_memory()
+
+
 class Without(Frozen):
     every: int
 

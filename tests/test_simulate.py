@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import Field, create_model
 from test_driver import a_study, run_all
 
 from leebert.errors import ConfigError, SweepError
-from tune.pruners import make_pruner
+from tune.pruners import PRUNERS, PrunerRow, Warmed, make_pruner
 from tune.pruners.none import NoPruner
 from tune.running.driver import Driver
 from tune.running.recording import RecordedCell, RecordedConfiguration, Recording, recorded_configurations
 from tune.running.simulate import InOrder, replay, simulate
+from tune.searchers import SEARCHERS, SearcherRow
+from tune.searchers.random import RandomSearcher
 from tune.space import Budget, SweepSpec, config_id, load_space, resolved_yaml
+from tune.space.parts import Drawn
 from tune.store.history import History
 from tune.store.ledger import Ledger, SweepState
 
@@ -28,7 +32,7 @@ EPOCHS = 4
 RATES = [1e-5 * (i + 1) for i in range(12)]
 
 
-def spec_of(pruner: str = "none", **more: object) -> SweepSpec:
+def spec_of(pruner: object = "none", **more: object) -> SweepSpec:
     raw = {"task": "mrpc", "backbone": "x", "algorithms": ["clo-v2"], "space": {"lr_theta": RATES}}
     return SweepSpec.model_validate(
         {**raw, "training": {"max_epochs": EPOCHS}, "folds": 3, "searcher": "random", "pruner": pruner, **more}
@@ -282,6 +286,40 @@ def test_the_command_answers_and_keeps_a_copy(tmp_path, cli):
     wrong = cli("leebert-tune", "simulate", tmp_path / "c", "--pruner", "rasing")
     assert (wrong.code, wrong.out) == (1, "")
     assert "pruner.name: 'rasing'" in wrong.err
+
+
+class Cautious(Warmed):
+    others: int = Field(default=2, ge=1)
+
+
+def test_a_sweep_with_parts_of_another_package_is_simulated_with_any(tmp_path, cli):
+    """Their own options go with them; those that other parts have as well stay, as between built-in parts."""
+    pruner = PrunerRow(
+        name="cautious", title="never", source="a test", options=Cautious, make=lambda spec, o: NoPruner()
+    )
+    searcher = SearcherRow(
+        name="widely", title="at random", source="a test", options=create_model("Wide", __base__=Drawn, width=(int, 3)),
+        make=lambda spec, options: RandomSearcher(spec, options.seed), reads_scores=False,
+    )  # fmt: skip
+    PRUNERS.register("cautious", pruner)
+    SEARCHERS.register("widely", searcher)
+    try:
+        recording = synthetic(0, tmp_path / "a")
+        own = {"pruner": {"name": "cautious", "others": 3, "min_epochs": 2}, "searcher": {"name": "widely", "width": 4}}
+        recording.space.write_text(resolved_yaml(spec_of(**own)))
+        recording.save(tmp_path / "b")
+        simulated = ("leebert-tune", "simulate", tmp_path / "b", "--orders", 2, "--json")
+        answers = [
+            cli(*simulated).json,
+            cli(*simulated, "--pruner", "cautious", "--searcher", "widely", "--set", "pruner.others=4").json,
+        ]
+    finally:
+        PRUNERS.unregister("cautious")
+        SEARCHERS.unregister("widely")
+    assert [answer["searcher"] for answer in answers] == ["random", "widely"]
+    racing, cautious = (answer["pruner"] for answer in answers)
+    assert (racing["name"], racing["min_epochs"], "others" in racing) == ("racing", 2, False)
+    assert (cautious["name"], cautious["min_epochs"], cautious["others"]) == ("cautious", 2, 4)
 
 
 #: The copies of real records → most fold-epochs spent (per cent), most points below the best.

@@ -108,8 +108,19 @@ def test_every_option_has_its_chart() -> None:
     assert scatters == [*options, "cv/score_std_pct"]
 
 
-def test_a_view_of_other_algorithms_does_not_name_these_two() -> None:
-    assert saved_views("s", ViewContents(("slo", "uniform")))[0].name == "s: methods compared"
+@pytest.mark.parametrize(
+    ("methods", "title"),
+    [
+        (("blo", "clo-v1", "clo-v2"), "CLO vs BLO"),
+        (("uniform", "slo"), "SLO vs Uniform"),
+        (("hyper", "clo-v2", "blo"), "CLO vs BLO vs Hypergradient"),
+        (("fastbert-clo-v2", "blo"), "BLO vs FastBERT-CLO"),
+        (("slo",), "methods compared"),
+        (("slo", "blo", "uniform", "rand"), "methods compared"),
+    ],
+)
+def test_the_first_view_is_titled_by_the_methods_that_it_compares(methods: tuple[str, ...], title: str) -> None:
+    assert saved_views("s", ViewContents(methods))[0].name == f"s: {title}"
 
 
 def test_axes_begin_where_the_values_do() -> None:

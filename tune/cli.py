@@ -624,7 +624,7 @@ def simulate(
     from tune.running.simulate import simulate as simulate_
 
     recording = Recording.find(name, storage)
-    spec = recording.spec([f"pruner.name={pruner}", f"searcher.name={searcher}", *(set_ or [])])
+    spec = recording.spec_with(pruner, searcher, set_ or ())
     summary = simulate_(recording, spec, orders=orders, concurrent=concurrent, seed=seed).as_dict()
     if save is not None:
         recording.save(save)

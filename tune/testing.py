@@ -308,7 +308,8 @@ def ran(values: dict[str, Any], score: float, state: ConfigState = "complete") -
 
 def quality(values: Mapping[str, Any]) -> float:
     """A made-up score: best at λ1 = 1e-4 under the first method."""
-    return 0.9 - 0.1 * abs(math.log10(values["lr_theta"]) + 4) - 0.05 * (values["algorithm"] != _METHODS[0])
+    rate, first = float(values["lr_theta"]), bool(values["algorithm"] == _METHODS[0])
+    return 0.9 - 0.1 * abs(math.log10(rate) + 4) - 0.05 * (not first)
 
 
 def play(searcher: Searcher, rounds: int, history: History = ()) -> History:

@@ -84,7 +84,8 @@ def kept_or_made(
 
 def flat(column: Any) -> np.ndarray:
     """The values of a column of lists, one after the other, without a copy."""
-    return column.values.to_numpy(zero_copy_only=True)
+    values: np.ndarray = column.values.to_numpy(zero_copy_only=True)
+    return values
 
 
 def fingerprint(path: str | Path) -> str:

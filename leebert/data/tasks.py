@@ -250,7 +250,7 @@ class OwnTask(Frozen):
         min_length=2, description="The labels' names, in the order of their ids."
     )
     metric: Annotated[str, BeforeValidator(_not_of_numbers), AfterValidator(_metric)] = Field(
-        "accuracy", description="The score: accuracy, matthews, acc_f1 (the mean of accuracy and F1), or macro_f1."
+        "accuracy", description="The score: one of those that `leebert metrics` lists, such as accuracy or matthews."
     )
     group_by: tuple[str, ...] | Literal["containing", "none"] | None = Field(
         None,

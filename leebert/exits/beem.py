@@ -50,8 +50,8 @@ class BEEM:
 
 CRITERION = Criterion(
     name="beem",
-    title="the score of the agreeing exits reaches the threshold",
-    thresholds="above 0, to 0.2 M (M − 1)",
+    title="the depth-weighted confidences of successive exits that predict the same class add up to the threshold",
+    thresholds="above 0, at most 0.2 M (M − 1)",
     earliest="2",
     source="BEEM, Bajpai and Hanawal, ICLR 2025",
     make=lambda threshold, patience, num_classes: BEEM(threshold),

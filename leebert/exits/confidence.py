@@ -29,7 +29,7 @@ class Confidence:
 CRITERION = Criterion(
     name="confidence",
     title="the largest probability reaches the threshold",
-    thresholds="above 0, to 1",
+    thresholds="above 0, at most 1",
     earliest="1",
     source="Shallow-Deep, Kaya et al., ICML 2019",
     make=lambda threshold, patience, num_classes: Confidence(threshold),

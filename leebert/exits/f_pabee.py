@@ -51,7 +51,8 @@ class FPABEE:
 
 CRITERION = Criterion(
     name="f-pabee",
-    title="the divergence from the previous exit has been below the threshold `patience` times in a row",
+    title="the Jensen-Shannon divergence from the previous exit's distribution has been below the threshold at `patience` exits "
+    "in a row",
     thresholds="0 to ln 2",
     earliest="`patience` + 1",
     source="F-PABEE, Gao et al., ICASSP 2023",

@@ -121,7 +121,8 @@ class EarlyExitResNet(PreTrainedModel):
 
     def _answer(self, pooled: torch.Tensor, exit_: int) -> torch.Tensor:
         with torch.autocast(pooled.device.type, enabled=False):
-            return self.heads[exit_](self.dropout(pooled))
+            logits: torch.Tensor = self.heads[exit_](self.dropout(pooled))
+        return logits
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
         """All exits on one batch. Hidden states are what exits see after each block, narrow ones with zeros behind, 64 wide.

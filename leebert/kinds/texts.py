@@ -172,7 +172,8 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
     limits = limits_of_encoder(model.backbone, f"the model in {folder}")
     limits.check_length(model.config.max_length, "its config.json")
     _check_values(model, folder)
-    pairs = bool(model.config.task) and len(get_task(model.config.task).text_columns) == 2
+    task = model.config.task
+    pairs = len(get_task(task).text_columns) == 2 if task else False
     if clauses := limits.mismatches(tokenizer, pairs=pairs):
         raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; put back the tokenizer that was saved with it")
     if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):

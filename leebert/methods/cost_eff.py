@@ -71,12 +71,12 @@ METHOD = Method(
     group="early exit",
     source="Shen et al., EMNLP 2022",
     trains=(
-        "fine-tuning; then an assistant with an exit on every layer, with the fine-tuned model as teacher; then "
-        "heads, inner width and embedding rank are pruned round by round, each exit with the assistant's same "
-        "exit as teacher"
+        "fine-tuning; then a teaching assistant with an exit on every layer, distilled from the fine-tuned model; then "
+        "rounds of pruning (heads, feed-forward width, embedding rank), in which each exit is distilled from the "
+        "assistant's exit at the same layer"
     ),
     exits="entropy",
-    cost="1, then 4/3, then down to 1/3 + keep; one pass over all samples at each cut",
+    cost="1, then 4/3, then down to 1/3 + `keep`; plus one pass over all samples per cut",
     differs=(
         "rounds make equal cuts at one learning rate, because they share `max_epochs`; the original cuts one head "
         "per round and raises the rate; the state loss sums over embeddings and layers, as in the original; the "

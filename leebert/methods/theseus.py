@@ -67,11 +67,11 @@ METHOD = Method(
     group="static",
     source="Xu et al., EMNLP 2020",
     trains=(
-        "fine-tuning; then the first layers as successors, each replacing a group of layers at random; then the "
-        "successors alone"
+        "fine-tuning; then copies of the first layers (successors), each of which replaces its group of original layers "
+        "with a probability that rises to 1; then the successors alone"
     ),
     exits="never",
-    cost="1, then up to 2/3, then keep",
+    cost="1, then up to 2/3, then `keep`",
     differs=(
         "the replacement probability rises linearly from `replacing_rate` to 1 over the second stage, not per "
         "step; the predecessor's layers run without dropout, as every teacher here; with shared layers (ALBERT) "

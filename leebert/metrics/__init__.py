@@ -42,4 +42,5 @@ def per_exit(metric: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, n
 def collapsed(logits: np.ndarray) -> np.ndarray:
     """Exits that predict one class for every row: (M, N, K) → (M,) bool."""
     predicted = logits.argmax(axis=-1)
-    return (predicted == predicted[:, :1]).all(axis=1)
+    same: np.ndarray = (predicted == predicted[:, :1]).all(axis=1)
+    return same

@@ -22,7 +22,7 @@ MEASURE = Measure(function=accuracy, influence=influence, hub="accuracy")
 
 METRIC = Metric(
     name="accuracy",
-    title="share of samples whose class is predicted",
+    title="share of samples that are classified correctly",
     source="GLUE: MNLI, QNLI, RTE, SST-2",
     measures={"accuracy": MEASURE},
 )

@@ -23,7 +23,7 @@ def influence(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 METRIC = Metric(
     name="macro_f1",
-    title="mean of the classes' F1",
+    title="unweighted mean of the F1 scores of all classes",
     source="scikit-learn, average='macro'",
     measures={"macro_f1": Measure(function=macro_f1, influence=influence, hub="f1")},
     label="macro F1",

@@ -39,7 +39,7 @@ def influence(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 METRIC = Metric(
     name="matthews",
-    title="Matthews' correlation coefficient",
+    title="Matthews correlation coefficient",
     source="GLUE: CoLA",
     measures={"matthews": Measure(function=matthews, influence=influence, hub="matthews_correlation")},
     lowest=-1.0,

@@ -24,13 +24,14 @@ def jackknife(function: Function, labels: np.ndarray, predicted: np.ndarray) -> 
     Returns:
         (N,) influences of mean 0; exact for a mean over samples, else off by terms of order 1 / N.
     """
-    whole, found = function(labels, predicted), np.empty(len(labels))
+    whole, influence = function(labels, predicted), np.empty(len(labels))
     pairs, which = np.unique(np.stack([labels, predicted]), axis=1, return_inverse=True)
     for number in range(pairs.shape[1]):
         like = np.flatnonzero(which == number)
         rest = np.arange(len(labels)) != like[0]
-        found[like] = (len(labels) - 1) * (whole - function(labels[rest], predicted[rest]))
-    return found - found.mean()
+        influence[like] = (len(labels) - 1) * (whole - function(labels[rest], predicted[rest]))
+    influence -= influence.mean()
+    return influence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

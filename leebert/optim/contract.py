@@ -30,6 +30,28 @@ class LookAhead(Protocol):
         ...
 
 
+class OmegaRule(Protocol):
+    """A step of ω of a method's own, in place of the torch optimiser that the option `omega_optimizer` names."""
+
+    def __call__(
+        self, omega: torch.Tensor, gradient: torch.Tensor, rate: float, memory: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Compute the next ω, and leave the arguments but `memory` as they are.
+
+        Args:
+            omega: The present ω.
+            gradient: ∇ω L of the loss terms that :meth:`Level.omega_step` was given, in ω's shape; terms given for λ1 are
+                multiplied by λ1 / λ2 in it.
+            rate: λ2, which multiplies every change: at a rate near 0 ω stays.
+            memory: What the rule keeps from step to step, such as a momentum: tensors by name, empty before the first
+                step of a stage. Checkpoints hold it.
+
+        Returns:
+            The next ω, in the same shape.
+        """
+        ...
+
+
 class Level(Protocol):
     """What an optimiser of ω can do within one step; loss terms l are (n,) vectors without a graph.
 
@@ -53,8 +75,20 @@ class Level(Protocol):
         """l and ∇θ L(θ, ω) on a batch at the present θ, from one forward and backward; nothing moves."""
         ...
 
-    def omega_step(self, *, at_lr_theta: torch.Tensor | None = None, at_lr_omega: torch.Tensor | None = None) -> None:
-        """ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for that rate."""
+    def omega_step(
+        self,
+        *,
+        at_lr_theta: torch.Tensor | None = None,
+        at_lr_omega: torch.Tensor | None = None,
+        rule: OmegaRule | None = None,
+    ) -> None:
+        """ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for that rate.
+
+        Args:
+            at_lr_theta: (n,) terms l whose gradient counts at λ1.
+            at_lr_omega: (n,) terms l whose gradient counts at λ2.
+            rule: Makes the step; None: the optimiser that the option `omega_optimizer` names.
+        """
         ...
 
     def next_d2(self) -> Batch:

@@ -53,7 +53,8 @@ def _rule(optimizer: torch.optim.Optimizer) -> Any:
 
 
 def _sgd(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return v * (-group["lr"] * (1 + (group["momentum"] if group["nesterov"] else 0)))
+    rate: float = group["lr"] * (1 + (group["momentum"] if group["nesterov"] else 0))
+    return v * -rate
 
 
 def _adamw(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,9 @@ def _adamw(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, 
     # In place as far as it goes: of the embeddings' size, new memory costs more than the arithmetic.
     root = (state["exp_avg_sq"] / past2).sqrt_()
     below = root + group["eps"]
-    chained = (state["exp_avg"] * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))  # what g adds to s
+    chained: torch.Tensor = (
+        (state["exp_avg"] * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))
+    )  # what g adds to s
     chained.masked_fill_(root == 0, 0)  # g² may be 0 in floating point where g isn't
     chained.neg_().add_((1 - beta1) / past1).div_(below).mul_(v).mul_(-group["lr"])
     # Where g is exactly 0, the batch touches nothing (the embeddings of absent words): no loss term depends on it, and

@@ -35,11 +35,13 @@ class FactorisedEmbedding(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The (V, E) matrix that `nn.Embedding` would hold, computed."""
-        return self.projection(self.table.weight)
+        weight: torch.Tensor = self.projection(self.table.weight)
+        return weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Ids of any shape → their embeddings (…, E)."""
-        return self.projection(self.table(ids))
+        embedded: torch.Tensor = self.projection(self.table(ids))
+        return embedded
 
 
 def factorise_embeddings(encoder: Any, rank: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
+from unittest import mock
 
 import torch
 from torch import nn
@@ -17,9 +19,11 @@ from torch import nn
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.exits import CRITERIA
+from leebert.level import StageLevel
 from leebert.losses import TEACHERS
 from leebert.methods import METHODS, UNIT, Method, most_epochs, register, stage_costs
 from leebert.methods.method import check
+from leebert.optim.contract import OmegaRule
 from leebert.record import Batch, Keep, Record, TensorRows
 from leebert.stages import epochs_of, method
 from leebert.train import TrainResult, fit, train_epochs
@@ -265,6 +269,21 @@ class MethodContract:
         still = self.fit(self.config(lr_omega=1e-12))
         same_parameters(still.model, self.fit(self._control()).model)
 
+    def test_its_own_rule_of_omega_keeps_all_state_in_its_memory(self) -> None:
+        """Without the option `omega_optimizer`, a rule of the method's own steps ω; each call of it is made twice."""
+        if not self.method.learns_omega or self.method.reads("omega_optimizer"):
+            return
+        original, rules = StageLevel.omega_step, []
+
+        def omega_step(level: StageLevel, *, rule: OmegaRule | None = None, **terms: Any) -> None:
+            rules.append(rule)
+            original(level, rule=rule and functools.partial(_twice, rule), **terms)
+
+        with mock.patch.object(StageLevel, "omega_step", omega_step):
+            self.fit(self.config(max_epochs=1))
+        assert rules, "it never calls level.omega_step"
+        assert all(rules), "omega_step gets no rule, so that it reads omega_optimizer: name that among the options"
+
     def _control(self) -> TrainConfig:
         """The method's configuration under uniform weights, on the samples on which its θ learns."""
         config = self.config(**({"teachers": self.method.teachers} if self.method.teachers else {}))
@@ -284,6 +303,18 @@ class MethodContract:
         if isinstance(field.default, int | float):
             return field.default + 1 if isinstance(field.default, int) else field.default * 2 or 0.5
         return next(value for value in get_args(field.annotation) if value != field.default)
+
+
+def _twice(
+    rule: OmegaRule, omega: torch.Tensor, gradient: torch.Tensor, rate: float, memory: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Call a rule with copies of its arguments and with its arguments; returns the next ω."""
+    copied = {name: value.clone() for name, value in memory.items()}
+    once, again = rule(omega.clone(), gradient.clone(), rate, copied), rule(omega, gradient, rate, memory)
+    alike = copied.keys() == memory.keys() and all(torch.equal(copied[name], memory[name]) for name in memory)
+    alike = alike and torch.equal(once, again)
+    assert alike, "two equal calls of the rule differ: a resumed run would too; let it keep what it needs in `memory`"
+    return again
 
 
 def _value(config: TrainConfig, option: str) -> Any:

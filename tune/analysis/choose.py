@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
+from leebert.tradeoff import Tradeoff
 from tune.analysis.learned import ConfigurationMargin, margins_of, none_learned
 from tune.analysis.overview import UNFINISHED
 from tune.analysis.settings import uneven_settings
 from tune.analysis.sweeps import LoadedSweep, require_alike
-from tune.analysis.tradeoff import FrontPoint, RankingObjective, Tradeoff, curves, pareto
+from tune.analysis.tradeoff import FrontPoint, RankingObjective, curves, pareto
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, Configuration, describe
 from tune.store.ledger import LedgerRecord

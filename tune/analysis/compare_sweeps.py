@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import ConfigError, LeebertError
+from leebert.tradeoff import Tradeoff
 from tune.analysis.compare import Comparison, compare, jsonable
 from tune.analysis.compare_text import render, with_verdicts
 from tune.analysis.settings import uneven_settings
 from tune.analysis.stats import Interval, corrected_t, sign_flip
 from tune.analysis.still_weights import StillPairs, still_pairs
 from tune.analysis.sweeps import SweepPool, load_pools
-from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves
+from tune.analysis.tradeoff import RankingObjective, curves
 from tune.analysis.wording import level, points, side_name, span, verdict
 from tune.store.curves import FEWEST, CellCurves, layers_needed
 from tune.store.folder import SweepFolder

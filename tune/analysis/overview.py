@@ -54,8 +54,10 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         "missing": list(state.missing),
     }
     if alive:
+        # The ledger is newer than the heartbeat: what has ended since is neither running nor queued.
+        active = {c.id for c in history if c.state == "running"}
         for key in ("running", "queued"):  # a driver of an older version writes no queued ones
-            status[key] = [describe(state.configs[c].values) for c in alive.get(key, []) if c in state.configs]
+            status[key] = [describe(state.configs[c].values) for c in alive.get(key, []) if c in active]
         if status["queued"]:  # granted, so running in the ledger, but Ray has no resources for it yet
             status["configurations"]["running"] -= len(status["queued"])
             status["configurations"]["queued"] = len(status["queued"])

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping
 
 from leebert.errors import LeebertError
+from leebert.tradeoff import Tradeoff, mean_curve
 from tune.analysis import figures
 from tune.analysis.compare_html import draw_best
 from tune.analysis.compare_sweeps import compare_pool
@@ -18,7 +19,7 @@ from tune.analysis.learned import conclusion
 from tune.analysis.overview import count_states, majority_note, summary, without_unlearned
 from tune.analysis.stats import corrected_t
 from tune.analysis.sweeps import SweepPool
-from tune.analysis.tradeoff import RankingObjective, Tradeoff, curves_or_none, mean_curve, pareto
+from tune.analysis.tradeoff import RankingObjective, curves_or_none, pareto
 from tune.analysis.wording import span
 from tune.space import SweepSpec
 from tune.space.values import Range, Values

@@ -48,7 +48,7 @@ class HalvingPruner:
 class HalvingOptions(Warmed):
     """The options of successive halving."""
 
-    eta: Whole = Field(default=3, ge=2, description="one configuration in so many passes a rung")
+    eta: Whole = Field(default=3, ge=2, description="the best 1/`eta` of the configurations continue")
 
 
 def make(spec: SweepSpec, options: HalvingOptions) -> HalvingPruner:
@@ -58,8 +58,9 @@ def make(spec: SweepSpec, options: HalvingOptions) -> HalvingPruner:
 
 PRUNER = PrunerRow(
     name="halving",
-    title="at `min_epochs`, then at `eta`, `eta`², … times as many epochs, unless it is among the best 1/`eta` so far",
-    source="ASHA, Li et al., MLSys 2020, in its stopping form",
+    title="after `min_epochs`, `min_epochs`·`eta`, `min_epochs`·`eta`², … epochs, summed over its runs, unless it is among the "
+    "best 1/`eta` of the configurations that have reached this number",
+    source="ASHA, Li et al., MLSys 2020 (stopping variant)",
     make=make,
     options=HalvingOptions,
 )

@@ -63,7 +63,7 @@ class RacingOptions(Warmed):
         default=0.1,
         gt=0,
         lt=0.5,
-        description="the accepted chance that a stopped one would have caught up with the best",
+        description="accepted probability that a stopped configuration would have caught up with the best",
     )
 
 
@@ -74,8 +74,8 @@ def make(spec: SweepSpec, options: RacingOptions) -> RacingPruner:
 
 PRUNER = PrunerRow(
     name="racing",
-    title="if it is further behind the best complete configuration than such a gap usually closes; for sweeps where only "
-    "the best configuration matters",
+    title="when it trails the best complete configuration by more than configurations of this sweep are likely to make up by "
+    "the end (one-sided t margin at level `alpha`); for sweeps where only the best configuration matters",
     source="Maron and Moore, NeurIPS 1994; Birattari et al., GECCO 2002",
     make=make,
     options=RacingOptions,

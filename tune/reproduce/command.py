@@ -18,8 +18,8 @@ from leebert.methods import METHODS, applies
 from leebert.provenance import code_version
 from tune.reproduce import drawing, rendering
 from tune.reproduce.costs import measure
-from tune.reproduce.paper import AIM, WINDOW, PaperFigure, PaperRow, PaperTable, aims, contaminated, is_papers
-from tune.reproduce.plan import SEEDS, Allowance, Part, ReproductionPlan, ReproductionRequest, make_plan, slug
+from tune.reproduce.paper import AIM, WINDOW, PaperFigure, PaperRow, PaperTable, aims, contaminated, is_papers, slug
+from tune.reproduce.plan import SEEDS, Allowance, Part, ReproductionPlan, ReproductionRequest, make_plan
 from tune.reproduce.results import Costs, Results, experiment_differences, read, write
 from tune.reproduce.tables import TableRow, lines, networks
 from tune.reproduce.training import Standing, collect, identity, jobs, run

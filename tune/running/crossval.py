@@ -330,4 +330,4 @@ def _jsonable(values: LedgerRecord) -> LedgerRecord:
             return [clean(v) for v in value]
         return value
 
-    return clean(values)
+    return {name: clean(value) for name, value in values.items()}

@@ -13,13 +13,13 @@ from typing import Any, Literal
 from leebert.console import table
 from leebert.errors import BackboneError, LeebertError, SweepError
 from leebert.images.backbones import is_network
-from leebert.omega import MOVED, learns_omega
+from leebert.omega import MOVED
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.machines import nodes, placement
 from tune.machines.footprint import estimate_for_space
 from tune.machines.nodes import NodeFacts, Question, Stamp
 from tune.machines.placement import MemoryEstimate
-from tune.running.omega_reach import still_rates
+from tune.running.omega_reach import steps_by_optimizer, still_rates
 from tune.running.prepare import Prepared, prepare
 from tune.running.session import start_ray
 from tune.space import SweepSpec
@@ -325,8 +325,8 @@ def omega(spec: SweepSpec, facts: Mapping[str, Any] | None) -> Check:
     Returns:
         The result.
     """
-    if not any(map(learns_omega, spec.algorithms)):
-        return Check("omega", DRIVER, "skipped", "no method of this sweep learns its loss weights")
+    if not any(map(steps_by_optimizer, spec.algorithms)):
+        return Check("omega", DRIVER, "skipped", "no method of this sweep learns its loss weights by Adam or SGD")
     if facts is None:
         return Check("omega", DRIVER, "skipped", "without data the number of updates is unknown")
     if still := still_rates(spec, facts["rows"], len(facts["label_names"])):

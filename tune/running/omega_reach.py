@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from leebert.methods import applies, most_epochs
+from leebert.methods import METHODS, applies, most_epochs
 from leebert.omega import MOVED, Reach, learns_omega, reach
 from tune.space import SweepSpec
 from tune.space.values import Range, Scalar, Values
@@ -51,7 +51,7 @@ class StillRate:
 
 
 def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]:
-    """List the λ2 of a space at which loss weights can't move, the smallest first; none where no method learns ω.
+    """List the λ2 of a space at which loss weights can't move, the smallest first; none where no method learns ω by Adam or SGD.
 
     Args:
         spec: The search space.
@@ -62,7 +62,7 @@ def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]
         One entry per λ2.
     """
     reaches_by_rate: dict[float, list[tuple[int, Reach]]] = {}
-    for algorithm in filter(learns_omega, spec.algorithms):
+    for algorithm in filter(steps_by_optimizer, spec.algorithms):
         options = [option for option in READ if option in spec.space and applies(option, algorithm)]
         for combination in itertools.product(*(_ends(spec.space[option]) for option in options)):
             values = {"algorithm": algorithm, **dict(zip(options, combination, strict=True))}
@@ -77,6 +77,11 @@ def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]
             fewest, needed = min(updates for updates, _ in still), max(r.lr_omega for _, r in still)
             result.append(StillRate(rate, min(far), max(far), fewest, len(still), len(reaches), needed))
     return result
+
+
+def steps_by_optimizer(algorithm: str) -> bool:
+    """Whether λ2 is the rate of Adam or SGD; a step of ω by a method's own rule can have any size."""
+    return learns_omega(algorithm) and METHODS[algorithm].reads("omega_optimizer")
 
 
 def _ends(values: Values) -> Sequence[Scalar]:

@@ -66,7 +66,8 @@ class DriverScheduler(_Unpickled, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         running = self.driver.receive(result.get("records", [])) and self.driver.stop_reason() is None
-        return TrialScheduler.CONTINUE if running else TrialScheduler.STOP
+        decision: str = TrialScheduler.CONTINUE if running else TrialScheduler.STOP
+        return decision
 
 
 class DriverStopper(_Unpickled, Stopper):

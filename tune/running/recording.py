@@ -16,6 +16,7 @@ from typing import Any
 from leebert.errors import SweepError
 from leebert.files import parse_json
 from tune.space import SweepSpec, config_id, load_space, resolved_yaml
+from tune.space.sections import PartSpec
 from tune.store.folder import SweepFolder
 from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import complete, mean_and_std
@@ -158,6 +159,24 @@ class Recording:
     def spec(self, overrides: Sequence[str] = ()) -> SweepSpec:
         """Load the sweep's space, with ``key=value`` overrides."""
         return load_space(self.space, overrides)
+
+    def spec_with(self, pruner: str, searcher: str, overrides: Sequence[str] = ()) -> SweepSpec:
+        """Load the sweep's space with another pruner and searcher, and ``key=value`` overrides."""
+        spec = self.spec()
+        return self.spec(
+            [_renamed("pruner", spec.pruner, pruner), _renamed("searcher", spec.searcher, searcher), *overrides]
+        )
+
+
+def _renamed(section: str, recorded: PartSpec, name: str) -> str:
+    """Return the override that names another part; options that only the recorded part of another package has are dropped."""
+    registry = recorded.registry
+    if name == recorded.name or recorded.name in registry.built_in:
+        return f"{section}.name={name}"
+    rows = [registry[other] for other in (*registry.built_in, name) if other in registry]
+    valid = {option for row in rows for option in row.options.model_fields}
+    kept = {key: value for key, value in (recorded.model_extra or {}).items() if key in valid}
+    return f"{section}={json.dumps({'name': name, **kept})}"
 
 
 def recorded_configurations(state: SweepState) -> tuple[RecordedConfiguration, ...]:

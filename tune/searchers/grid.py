@@ -31,7 +31,7 @@ SEARCHER = SearcherRow(
     title="all configurations, alternating between methods",
     source="ours",
     make=lambda spec, options: GridSearcher(spec),
-    needs="lists only, no `configurations`",
+    needs="every option in `space` is a list; `configurations` is not set",
     lists=True,
     reads_scores=False,
 )

@@ -63,10 +63,10 @@ class RandomSearcher:
 
 SEARCHER = SearcherRow(
     name="random",
-    title="random configurations with `seed`, each under all methods in turn, without repetition",
-    source="Bergstra and Bengio, JMLR 2012; pairing ours",
+    title="random values of the options, without repetition; each draw is tried with every method",
+    source="Bergstra and Bengio, JMLR 2012; the pairing of methods is ours",
     make=lambda spec, options: RandomSearcher(spec, options.seed),
     options=Drawn,
-    needs="with ranges, `configurations` or `budget.trials`",
+    needs="if an option is a range: `configurations` or `budget.trials`",
     reads_scores=False,
 )

@@ -184,9 +184,9 @@ def _suggest(trial: Trial, name: str, axis: BaseDistribution) -> Any:
 
 SEARCHER = SearcherRow(
     name="tpe",
-    title="ten random configurations, then Optuna's TPE",
+    title="ten random configurations (as `random`), then those of Optuna's TPE",
     source="Bergstra et al., NeurIPS 2011",
     make=lambda spec, options: TpeSearcher(spec, options.seed),
     options=Drawn,
-    needs="as `random`",
+    needs="as for `random`",
 )

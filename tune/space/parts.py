@@ -33,14 +33,16 @@ class NoOptions(Frozen):
 class Drawn(Frozen):
     """The options of a searcher that draws configurations."""
 
-    configurations: Whole | None = Field(default=None, ge=1, description="how many to propose")
-    seed: Whole = Field(default=0, ge=0, description="of the draws")
+    configurations: Whole | None = Field(default=None, ge=1, description="number of configurations to propose")
+    seed: Whole = Field(default=0, ge=0, description="random seed")
 
 
 class Warmed(Frozen):
     """The option that pruners share."""
 
-    min_epochs: Whole = Field(default=1, ge=1, description="epochs before a configuration may be stopped")
+    min_epochs: Whole = Field(
+        default=1, ge=1, description="epochs, summed over its runs, before a configuration may be stopped"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

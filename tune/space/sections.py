@@ -14,6 +14,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 from leebert.config import Frozen, Subset
 from leebert.errors import nearest
@@ -86,7 +87,7 @@ class PartSpec(Frozen):
             return handler(values)
         name = values.get("name", cls.model_fields["name"].default)
         extra = {key: value for key, value in values.items() if key != "name"}
-        wrong: list[Any] = []
+        wrong: list[InitErrorDetails] = []
         kept: dict[str, Any] = {}
         own = cls.registry.get(name) if isinstance(name, str) else None
         others = [cls.registry[other] for other in cls.registry.built_in if other != name]
@@ -101,7 +102,7 @@ class PartSpec(Frozen):
                 return handler({"name": name})
             except ValidationError as error:
                 wrong, extra = [*again(error), *wrong], {}  # whose the other keys are is not known
-        wrong += [{"type": "extra_forbidden", "loc": (key,), "input": value} for key, value in extra.items()]
+        wrong += [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value) for key, value in extra.items()]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return handler({"name": name, **kept})

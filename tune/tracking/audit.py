@@ -231,7 +231,7 @@ def missing(tracker: Tracker, state: SweepState) -> int:
         log.warning(f"{where} can't be checked ({what}); `leebert-tune rebuild-mlflow` compares and completes it")
         return 0
     present = {ids[run]: {step for step, _ in its} for run, its in points.items()}
-    count = sum(len(epochs - present.get(key, set())) for key, epochs in cells.items())
+    count: int = sum(len(epochs - present.get(key, set())) for key, epochs in cells.items())
     count += sum(run.info.status == "RUNNING" for key, run in runs.items() if key is not None)
     if count:
         log.warning(f"{where} lacks {count} epochs or ends of runs, although it acknowledged all of them")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -238,9 +239,10 @@ def _config_columns(of: ViewContents) -> dict[str, int]:
 
 
 def _title(algorithms: Sequence[str]) -> str:
-    learned = [method for method in map(METHODS.get, algorithms) if method and method.samples == "D1 and D2"]
-    by_levels = {method.omega_on_d1 for method in learned}
-    return "CLO vs BLO" if len(by_levels) == 2 else "methods compared"
+    """Name two to three families of methods ("CLO vs BLO" for CLO-v2 and BLO), in the charts' order."""
+    methods = sorted(filter(None, map(METHODS.get, algorithms)), key=lambda method: method.chart_order)
+    families = list(dict.fromkeys(re.sub(r"-v\d+$", "", method.label) for method in methods))
+    return " vs ".join(families) if 2 <= len(families) <= 3 else "methods compared"
 
 
 def _card(id: str, type: str, **more: Any) -> ViewState:

@@ -41,7 +41,7 @@ SEARCHER = SearcherRow(
     source="this example",
     make=lambda spec, options: ShuffledSearcher(spec, options.seed),
     options=Options,
-    needs="lists only",
+    needs="every option in `space` is a list",
     lists=True,
     reads_scores=False,
 )

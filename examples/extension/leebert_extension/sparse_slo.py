@@ -1,4 +1,4 @@
-"""Sparse SLO: single-level optimisation in which the loss weights move once in some steps."""
+"""Sparse SLO: single-level optimisation in which the loss weights move once in some steps, by a rule of its own."""
 
 from __future__ import annotations
 
@@ -29,8 +29,14 @@ class SparseSLO:
         """Take one step; returns the position of the next one in the cycle."""
         losses = level.theta_step(b1)
         if position == 0:
-            level.omega_step(at_lr_omega=losses)
+            level.omega_step(at_lr_omega=losses, rule=sign_of_mean)
         return (position + 1) % self.every
+
+
+def sign_of_mean(omega: Any, gradient: Any, rate: float, memory: dict[str, Any]) -> Any:
+    """Move each element of ω by λ2 against the sign of its mean gradient (Signum, Bernstein et al., ICML 2018)."""
+    memory["mean"] = 0.9 * memory.get("mean", 0) + 0.1 * gradient
+    return omega - rate * memory["mean"].sign()
 
 
 def omega(config: Any) -> SparseSLO:
@@ -48,7 +54,7 @@ METHOD = Method(
     exits="ratio",
     cost="1",
     differs="no paper's",
-    options=DISTILLATION | OMEGA | JOINT,
+    options=DISTILLATION | OMEGA - {"omega_optimizer"} | JOINT,  # which its rule does not read
     own_options=Options,
     omega=omega,
     colour="#aa3377",
