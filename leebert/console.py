@@ -9,11 +9,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leebert.errors import LeebertError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 class _Stderr(logging.Handler):
@@ -120,22 +123,26 @@ def stderr_console() -> Any:
 
 def table(
     columns: Sequence[str],
-    rows: Iterable[Sequence[str] | None],
+    rows: Iterable[Sequence[Any] | None],
     *,
     title: str = "",
-    left: int = 1,
+    left: int | Container[int] = 1,
     whole: int = 0,
+    caption: Any = None,
+    framed: bool = True,
     lean: bool = False,
     lines: bool = False,
-) -> Any:
+) -> Table:
     """Make a table for a terminal, as every command shows it.
 
     Args:
         columns: The headings.
-        rows: The cells of each row; None draws a line between two groups of rows.
+        rows: The cells of each row, texts with markup or `rich.text.Text`; None draws a line between two groups of rows.
         title: What stands above it.
-        left: How many columns, from the first, are flush left; the others hold numbers and are flush right.
+        left: How many columns, from the first, are flush left, or their places; the others are flush right.
         whole: How many columns, from the first, are never wrapped.
+        caption: What stands below it: a text with markup, or a `rich.text.Text`.
+        framed: Whether it has a frame, where it is not lean and has no lines.
         lean: Without a frame and padding, so that many columns fit 80 characters.
         lines: Whether a line follows each row.
 
@@ -145,15 +152,25 @@ def table(
     from rich import box
     from rich.table import Table
 
-    frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines else {}
+    frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines or not framed else {}
     if lean:
         frame |= {"padding": 0, "pad_edge": False, "show_edge": False}
-    made = Table(title=title or None, title_justify="left", show_lines=lines, **frame)
+    heads = {"title": title or None, "title_justify": "left", "caption": caption, "caption_justify": "left"}
+    made = Table(**heads, show_lines=lines, **frame)
+    flush_left = range(left) if isinstance(left, int) else left
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number < left else "right", no_wrap=number < whole)
+        made.add_column(name, justify="left" if number in flush_left else "right", no_wrap=number < whole)
     for row in rows:
         if row is None:
             made.add_section()
         else:
             made.add_row(*row)
     return made
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns, the last one as it is: for addresses and names that are copied."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]

@@ -181,9 +181,7 @@ def spaces(
     if json_:
         console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in available])
         return
-    width = max(len(space.name) for space in available)
-    for space in available:
-        print(f"{space.name:{width}}  {space.title}")
+    print("\n".join(console.aligned([(space.name, space.title) for space in available])))
     print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . copies one (or {CLUSTER}) to edit")
 
 
