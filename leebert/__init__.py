@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Each public name and the module that holds it: loaded when first used, since torch and transformers take seconds.
-_WHERE = {
+# Public names and their modules, imported when first used, because torch and transformers take seconds to import.
+_MODULES = {
     "EpochReport": "train",
     "ExitConfig": "config",
     "HeldOut": "evaluate",
@@ -92,9 +92,9 @@ def __getattr__(name: str) -> Any:
     if name in _FORMER:
         warnings.warn(f"leebert.{name} is deprecated: use leebert.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
         name = _FORMER[name]
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'leebert' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"leebert.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(f"leebert.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -148,10 +148,12 @@ def calibrate(
     recorded, cut = _recorded(model, tokenizer, texts, source, runtime, batch_size, progress)
     if aim.max_loss is not None:
         own = _on(recorded, within_loss(validated, own_row.name, patience, aim.max_loss))
-        others = {curve.criterion: curve for curve in reversed(validated)}  # the first of each, at its default patience
+        defaults = {
+            curve.criterion: curve for curve in reversed(validated)
+        }  # the first of each, at its default patience
         chosen = {
             name: _on(recorded, within_loss([curve], name, curve.patience, aim.max_loss))
-            for name, curve in others.items()
+            for name, curve in defaults.items()
         }
         chosen = {name: chosen[name] for name in with_threshold() if name in chosen} | {own_row.name: own}
     else:

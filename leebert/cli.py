@@ -83,12 +83,12 @@ def train(
         "--pooling": ("model.pooling", pooling), "--criterion": ("aim.criterion", criterion),
         "--max-loss": ("aim.max_loss", max_loss), "--speed-up": ("aim.speed_up", speed_up),
     }  # fmt: skip
-    where = str(config or "options")
+    source = str(config or "options")
     sources: dict[str, str] = {}
     errors = _override(values, task, options, set_ or (), sources)
-    if isinstance(found := values.get("found"), dict):  # before the rest, whose names may be the missing plugin's
-        refuse_missing(found.get("parts"), where)
-    checked = parse(RunConfig, values, where, sources, errors)
+    if isinstance(search := values.get("found"), dict):  # first, since other keys may name parts of a missing plug-in
+        refuse_missing(search.get("parts"), source)
+    checked = parse(RunConfig, values, source, sources, errors)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
     if (out / "config.json").exists() and not is_unfinished(out):
@@ -131,7 +131,7 @@ def _override(
     Args:
         values: The configuration; it is changed.
         task: The value of `--task`.
-        options: Option → its dotted key and its value; None where it was not given.
+        options: Option → its dotted key and its value; None if it was not given.
         assignments: The values of `--set`.
         sources: Receives the option that set each key.
 
@@ -322,7 +322,7 @@ def predict(
     from leebert.exits.checks import check_threshold, warn_if_unreachable
     from leebert.exits.replay import make_criterion
     from leebert.kinds import kind_of_model
-    from leebert.predict import majority_warning, save_answers, write_answers
+    from leebert.predict import majority_warning, save_predictions, write_predictions
 
     values = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
     exits = parse(ExitConfig, values, "--criterion/--threshold/--patience")
@@ -345,15 +345,15 @@ def predict(
         _warn(warning)
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
-    columns, rows = kind_of_model(loaded).answers(
+    columns, rows = kind_of_model(loaded).predictions(
         loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
         progress=partial(_bar, what="samples") if out else iter,
     )  # fmt: skip
     if out is None:
-        if not write_answers(_warned(rows, warning), sys.stdout, form, columns):
+        if not write_predictions(_warned(rows, warning), sys.stdout, form, columns):
             print("0 predictions (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
-    if count := save_answers(rows, out, form, columns):
+    if count := save_predictions(rows, out, form, columns):
         _warn(warning)
     print(f"{out}: {count} predictions", file=sys.stderr)
 

@@ -27,7 +27,7 @@ from leebert.exits import CRITERIA, DEFAULT, threshold_problem, without_patience
 from leebert.exits.stored import with_criterion
 from leebert.findings import again, findings_of, keys_below, lines
 from leebert.methods import METHODS, own_options
-from leebert.plugins import elsewhere
+from leebert.plugins import unknown_advice
 
 TeacherSet = Literal["lae", "lle", "last", "none"]
 Parametrisation = Literal["raw", "softplus", "exit_softmax", "group_softmax"]
@@ -43,7 +43,7 @@ def _positive_rate(value: float) -> float:
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}; {elsewhere(name)}")
+        raise ValueError(f"should be one of {', '.join(METHODS)}{nearest(name, METHODS)}; {unknown_advice(name)}")
     return name
 
 
@@ -214,21 +214,21 @@ class TrainConfig(Frozen):
             return handler(values)
         name = values.get("algorithm", cls.model_fields["algorithm"].default)
         method = METHODS.get(name) if isinstance(name, str) else None
-        others = {key: value for key, value in values.items() if key not in cls.model_fields}
-        if not others and (method is None or method.own_options is None):
+        further = {key: value for key, value in values.items() if key not in cls.model_fields}
+        if not further and (method is None or method.own_options is None):
             return handler(values)
-        wrong: list[InitErrorDetails] = []
+        errors: list[InitErrorDetails] = []
         own: dict[str, Any] = {}
         try:
-            own = ((method and method.own_options) or Frozen).model_validate(others).model_dump()
+            own = ((method and method.own_options) or Frozen).model_validate(further).model_dump()
         except ValidationError as error:
-            wrong = again(error)
+            errors = again(error)
         try:
-            config = handler({**{key: value for key, value in values.items() if key not in others}, **own})
+            config = handler({**{key: value for key, value in values.items() if key not in further}, **own})
         except ValidationError as error:
-            wrong = [*again(error), *wrong]
-        if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, wrong)
+            errors = [*again(error), *errors]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
         return config
 
 
@@ -285,7 +285,7 @@ class ExitConfig(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_earlier_versions(cls, values: Any) -> Any:
+    def _rename_former_keys(cls, values: Any) -> Any:
         return with_criterion(values)
 
     @property
@@ -295,7 +295,7 @@ class ExitConfig(Frozen):
         return self.criterion
 
     @model_validator(mode="after")
-    def _as_the_criterion_has_it(self) -> ExitConfig:
+    def _check_parameters(self) -> ExitConfig:
         row = CRITERIA[self.criterion]
         if not row.has_threshold and self.threshold is not None:
             raise ValueError(f"criterion {self.criterion!r} has no threshold")
@@ -316,8 +316,8 @@ class ExitConfig(Frozen):
         Returns:
             The values of the new ExitConfig, unchecked.
         """
-        given = {key: value for key, value in options.items() if value is not None}
-        return {**self.model_dump(), **given} if given.get("criterion", self.criterion) == self.criterion else given
+        values = {key: value for key, value in options.items() if value is not None}
+        return {**self.model_dump(), **values} if values.get("criterion", self.criterion) == self.criterion else values
 
 
 class AimConfig(Frozen):

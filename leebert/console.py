@@ -1,4 +1,4 @@
-"""What both command lines share: errors as one message, the log on stderr, JSON or tables, and quiet libraries."""
+"""Output of both programs: errors as one message, the log on stderr, JSON, tables, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def log_to_stderr(timestamps: bool) -> Iterator[None]:
 
 
 def run(app: Callable[[], Any], *, timestamps: bool = False) -> None:
-    """Run a command-line application; an error of ours becomes one message on stderr and exit code 1, Ctrl-C 130.
+    """Run a command-line application.
+
+    A :class:`LeebertError` becomes one message on stderr and exit code 1; Ctrl-C is exit code 130.
 
     Args:
         app: The application.
@@ -75,7 +77,7 @@ def run(app: Callable[[], Any], *, timestamps: bool = False) -> None:
     except OverflowError as error:
         print(f"error: a number is too large for this machine: {error}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # `| head` closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # a full disk, a folder that can't be written
@@ -83,9 +85,9 @@ def run(app: Callable[[], Any], *, timestamps: bool = False) -> None:
         sys.exit(1)
 
 
-def print_version(asked: bool) -> None:
-    """The callback of `--version`: print the package's version and end."""
-    if asked:
+def print_version(requested: bool) -> None:
+    """Print the package's version and exit; the callback of `--version`."""
+    if requested:
         import typer
 
         from leebert import __version__
@@ -95,7 +97,7 @@ def print_version(asked: bool) -> None:
 
 
 def _warn(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-    # Only ours: a user can do nothing about a library's deprecations.
+    # Only our own warnings: users can't act on a library's deprecations.
     root = Path(__file__).resolve().parent
     if root in (path := Path(filename)).parents or root.parent / "tune" in path.parents:
         print(f"warning: {message}", file=sys.stderr)
@@ -107,7 +109,7 @@ def emit_json(value: Any) -> None:
 
 
 def quiet_transformers() -> None:
-    """No progress bars and hints of transformers: our own output says what happens."""
+    """Turn off the progress bars and hints of transformers; our own output reports progress."""
     from transformers.utils import logging as hf
 
     hf.set_verbosity_error()
@@ -115,7 +117,7 @@ def quiet_transformers() -> None:
 
 
 def stderr_console() -> Any:
-    """A console for progress and tables that leaves stdout to results."""
+    """Make a console on stderr, for progress and tables, so that stdout holds results only."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -133,18 +135,18 @@ def table(
     lean: bool = False,
     lines: bool = False,
 ) -> Table:
-    """Make a table for a terminal, as every command shows it.
+    """Make a table for the terminal.
 
     Args:
         columns: The headings.
         rows: The cells of each row, texts with markup or `rich.text.Text`; None draws a line between two groups of rows.
-        title: What stands above it.
-        left: How many columns, from the first, are flush left, or their places; the others are flush right.
-        whole: How many columns, from the first, are never wrapped.
-        caption: What stands below it: a text with markup, or a `rich.text.Text`.
-        framed: Whether it has a frame, where it is not lean and has no lines.
-        lean: Without a frame and padding, so that many columns fit 80 characters.
-        lines: Whether a line follows each row.
+        title: Title above the table.
+        left: Number of first columns that are left-aligned, or their places; the others are right-aligned.
+        whole: Number of first columns that never wrap.
+        caption: Caption below the table, a text with markup or a `rich.text.Text`.
+        framed: Draw a frame, unless the table is lean or has lines.
+        lean: Omit frame and padding, so that many columns fit 80 characters.
+        lines: Draw a line after each row.
 
     Returns:
         A `rich.table.Table`.
@@ -156,16 +158,16 @@ def table(
     if lean:
         frame |= {"padding": 0, "pad_edge": False, "show_edge": False}
     heads = {"title": title or None, "title_justify": "left", "caption": caption, "caption_justify": "left"}
-    made = Table(**heads, show_lines=lines, **frame)
-    flush_left = range(left) if isinstance(left, int) else left
+    result = Table(**heads, show_lines=lines, **frame)
+    left_aligned = range(left) if isinstance(left, int) else left
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number in flush_left else "right", no_wrap=number < whole)
+        result.add_column(name, justify="left" if number in left_aligned else "right", no_wrap=number < whole)
     for row in rows:
         if row is None:
-            made.add_section()
+            result.add_section()
         else:
-            made.add_row(*row)
-    return made
+            result.add_row(*row)
+    return result
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

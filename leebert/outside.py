@@ -1,4 +1,4 @@
-"""Which parts of other packages a sweep or a model uses, recorded by name and origin, and what to say where one is missing.
+"""Record which parts of other packages a sweep or a model uses, and report missing ones.
 
 The record is a mapping from kind and name, ``method often``, to the origin, ``leebert-extension 1.0 (extension.often)``.
 """
@@ -13,7 +13,7 @@ from leebert.plugins import REGISTRIES, Origin
 
 
 def origin_of(key: str) -> Origin | None:
-    """Return where a part comes from here, by its kind and name; None for a built-in part and one that is missing."""
+    """Return the origin of an installed part by kind and name; None for built-in and missing parts."""
     kind, _, name = key.rpartition(" ")
     registry = REGISTRIES.get(kind)
     return registry.origin(name) if registry is not None and name in registry else None
@@ -26,17 +26,17 @@ def origins(keys: Iterable[str]) -> dict[str, str]:
         keys: Such as ``method often``.
 
     Returns:
-        The record: built-in parts are left out.
+        The record, without built-in parts.
     """
     return {key: str(origin) for key in dict.fromkeys(keys) if (origin := origin_of(key)) is not None}
 
 
-def refuse_missing(record: Any, where: str) -> None:
-    """Refuse what uses a part that is not installed here.
+def refuse_missing(record: Any, file: str) -> None:
+    """Raise ConfigError if a recorded part is not installed here.
 
     Args:
-        record: What :func:`origins` made; None, or what is no mapping, holds no part.
-        where: The file that holds the record.
+        record: A record of :func:`origins`; anything but a mapping counts as empty.
+        where: The file that holds the record, for messages.
 
     Raises:
         ConfigError: One line names the part, the names that exist here, and where the part came from.
@@ -45,4 +45,4 @@ def refuse_missing(record: Any, where: str) -> None:
         kind, _, name = str(key).rpartition(" ")
         registry = REGISTRIES.get(kind)
         if registry is not None and name not in registry:
-            raise ConfigError(f"{where}: {registry.unknown(name)}; it came from {origin}")
+            raise ConfigError(f"{file}: {registry.unknown(name)}; it came from {origin}")

@@ -1,12 +1,12 @@
 """Registries of named parts (methods, exit criteria, metrics, …), which other packages extend.
 
-A registry is a mapping from names to parts. It has this project's parts, each in a module of its own that is imported when
-the part is first used; the parts of installed packages, found by their entry points; and what :meth:`Registry.register`
-adds. The environment variable ``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a name is
-looked up and call ``register``: it serves code that is not installed as a package.
+A registry is a mapping from names to parts. It contains this project's parts, whose modules are imported at first use;
+parts of installed packages, declared by entry points; and parts added by :meth:`Registry.register`. The environment variable
+``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a look-up and call ``register``. It is for
+code that is not installed as a package.
 
 Example:
-    The ``pyproject.toml`` of a package with an exit criterion of its own::
+    The ``pyproject.toml`` of a package with an exit criterion::
 
         [project.entry-points."leebert.criteria"]
         margin = "my_package.margin:MARGIN"
@@ -30,17 +30,17 @@ VARIABLE = "LEEBERT_PLUGINS"
 
 Part = TypeVar("Part")
 
-#: The registries by kind, those whose modules were imported.
+#: Registries by kind, of imported modules.
 REGISTRIES: dict[str, Registry[Any]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a part from outside comes from.
+    """The origin of a part from another package.
 
     Attributes:
         module: The dotted name of the module that defines it.
-        distribution: The installed package and its version, as ``name 1.0``; None for a part that was registered.
+        distribution: The installed package and its version, as ``name 1.0``; None for registered parts.
     """
 
     module: str
@@ -51,15 +51,15 @@ class Origin:
 
 
 class Registry(Mapping[str, Part], Generic[Part]):
-    """The parts of one kind by name: built-in ones first, in their order, then those from outside, by name.
+    """The parts of one kind by name: built-in parts in their order, then parts of other packages by name.
 
     Args:
-        kind: What a part is called in messages, in the singular: ``exit criterion``.
+        kind: The singular in messages, such as ``exit criterion``.
         group: The group of entry points in which other packages declare their parts: ``leebert.criteria``.
         package: The package that has a module for each built-in part.
         attribute: The variable of such a module that holds the part.
         modules: Built-in names and the names of their modules.
-        check: Raises ValueError or TypeError with one sentence where a part from outside does not fit.
+        check: Checks a part of another package; raises ValueError or TypeError with one sentence.
     """
 
     def __init__(
@@ -81,30 +81,30 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     @property
     def built_in(self) -> tuple[str, ...]:
-        """The names of this project's own parts, in their order."""
+        """Names of the built-in parts, in their order."""
         return tuple(self._modules)
 
     def register(self, name: str, part: Part, *, module: str | None = None) -> Part:
-        """Add a part under a name, for this process and for the sweeps that it starts.
+        """Register a part for this process and for the sweeps that it starts.
 
         Args:
-            name: What configurations call it.
+            name: Its name in configurations.
             part: The part.
-            module: The dotted name of the module that it comes from; None: that of a class or function, else the caller's.
+            module: Dotted name of its module; None: the module of a class or function, else the caller's.
 
         Returns:
             The part.
 
         Raises:
-            ConfigError: The name belongs to another part, or the part does not fit.
+            ConfigError: Another part has this name, or the part is invalid.
         """
-        own = part.__module__ if isinstance(part, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
-        origin = Origin(module or own)
+        defining = part.__module__ if isinstance(part, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
+        origin = Origin(module or defining)
         if self._parts.get(name) is part:
             return part
-        held = self._registered.get(name)
-        if name in self._modules or (held is not None and held != origin):
-            self._clash(name, [str(held) if held else "leebert", str(origin)])
+        existing = self._registered.get(name)
+        if name in self._modules or (existing is not None and existing != origin):
+            self._clash(name, [str(existing) if existing else "leebert", str(origin)])
         self._fits(name, part, origin)
         self._parts[name], self._registered[name] = part, origin
         self._changes += 1
@@ -112,18 +112,18 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     @property
     def changes(self) -> int:
-        """How often parts were added or removed: what is made from all parts stays valid while it stays the same."""
-        self._outside()  # which imports what registers parts
+        """Number of added and removed parts, to invalidate values computed from all parts."""
+        self._outside()  # imports modules that register parts
         return self._changes
 
     def unregister(self, name: str) -> None:
-        """Remove a part that was added by :meth:`register`; a name that was not is left as it is."""
+        """Remove a part added by :meth:`register`; other names are ignored."""
         if self._registered.pop(name, None) is not None:
             del self._parts[name]
             self._changes += 1
 
     def origin(self, name: str) -> Origin | None:
-        """The origin of a part; None for a built-in one."""
+        """Return the origin of a part; None for built-in parts."""
         if name in self._modules:
             return None
         if name in self._registered:
@@ -137,7 +137,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return self._parts[name]
 
     def __iter__(self) -> Iterator[str]:
-        outside = self._outside()  # first: it imports what registers parts
+        outside = self._outside()  # first, since it imports modules that register parts
         return iter([*self._modules, *sorted({*self._registered, *outside})])
 
     def __len__(self) -> int:
@@ -147,8 +147,10 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return name in self._modules or name in self._outside() or name in self._registered
 
     def unknown(self, name: str) -> str:
-        """One sentence for a name that no part has: the names that exist, and what to do."""
-        return f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {elsewhere(name)}"
+        """Return the message for an unknown name: existing names, and what to do."""
+        return (
+            f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {unknown_advice(name)}"
+        )
 
     def _load(self, name: str) -> Part:
         if name in self._modules:
@@ -163,9 +165,9 @@ class Registry(Mapping[str, Part], Generic[Part]):
         origin = self.origin(name)
         try:
             part = point.load()
-        except Exception as error:  # whatever another package does when it is imported
+        except Exception as error:  # imports of other packages can raise anything
             raise ConfigError(
-                f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); mend or remove that package"
+                f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); fix or remove that package"
             ) from error
         self._fits(name, part, origin)
         return part
@@ -179,16 +181,16 @@ class Registry(Mapping[str, Part], Generic[Part]):
             raise ConfigError(f"{self.kind} {name!r} of {origin} does not fit: {error}") from None
 
     def _outside(self) -> dict[str, metadata.EntryPoint]:
-        """The entry points of this kind by name; raises ConfigError where two packages claim one name."""
+        """Return the entry points of this kind by name. Raises ConfigError if two packages claim one name."""
         load_modules()
         if self._entry_points is None:
             points: dict[str, metadata.EntryPoint] = {}
             for point in metadata.entry_points(group=self.group):
-                other = points.setdefault(point.name, point)
+                earlier = points.setdefault(point.name, point)
                 if point.name in self._modules:
                     self._clash(point.name, ["leebert", _claimant(point)])
-                if other is not point and _claimant(other) != _claimant(point):
-                    self._clash(point.name, [_claimant(other), _claimant(point)])
+                if earlier is not point and _claimant(earlier) != _claimant(point):
+                    self._clash(point.name, [_claimant(earlier), _claimant(point)])
             self._entry_points = points
         return self._entry_points
 
@@ -201,8 +203,8 @@ def _claimant(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
 
 
-def elsewhere(name: str) -> str:
-    """Say what to do about a name that no part has here."""
+def unknown_advice(name: str) -> str:
+    """Return what to do about an unknown name."""
     return f"if a package brings {name!r}, install that package, or name in {VARIABLE} a module that registers it"
 
 
@@ -210,14 +212,14 @@ def load_modules() -> None:
     """Import the modules that ``LEEBERT_PLUGINS`` names.
 
     Raises:
-        ConfigError: One of them can't be imported, or registers what does not fit.
+        ConfigError: A module can't be imported, or registers an invalid part.
     """
     for name in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
         if name in sys.modules:
             continue
         try:
             importlib.import_module(name)
-        except ConfigError as error:  # of `register`, and says what to do
+        except ConfigError as error:  # from `register`, with what to do
             raise ConfigError(f"{VARIABLE}: module {name}: {error}") from error
         except Exception as error:
             missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")

@@ -1,4 +1,4 @@
-"""A training problem: a task with its dataset, metric and model factory, which is all that trainer, folds and sweep use."""
+"""A training problem: a task with its dataset, metric and model factory, as trainer, folds and sweeps use it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,16 @@ class Problem(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextProblem:
-    """Text classification with a pretrained encoder; `tokens` is a file made by :mod:`leebert.data.tokens`.
+    """Text classification with a pretrained encoder.
 
-    splits: the same for evaluation splits, by name, where any are to be evaluated.
+    Attributes:
+        tokens: File of the training split (:mod:`leebert.data.tokens`).
+        backbone: Name of the encoder.
+        label_names: K class names in the order of their ids.
+        metric: Name of the metric.
+        pooling: Pooling before each classifier.
+        exits: Exit criterion of the saved model.
+        splits: Files of the evaluation splits, by name.
     """
 
     tokens: str

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: The validation fold of `leebert train` is one of this number of folds.
 HOLD_OUT_FOLDS = 5
 
-#: The wording of errors about it (:class:`leebert.data.folds.Asked`), since `leebert train` has no option `folds`.
+#: The wording of errors about it (:class:`leebert.data.folds.FoldMessages`), since `leebert train` has no option `folds`.
 _HOLD_OUT = (
     "a validation fold of 1/{k} for early stopping",
     "with validation fold {fold} of {k} for early stopping",
@@ -65,10 +65,10 @@ class RunConfig(Frozen):
 
     @field_validator("task")
     @classmethod
-    def _known(cls, task: str | dict[str, Any]) -> str | dict[str, Any]:
-        from leebert.data.tasks import known_name
+    def _canonical_task(cls, task: str | dict[str, Any]) -> str | dict[str, Any]:
+        from leebert.data.tasks import canonical_name
 
-        return known_name(task) if isinstance(task, str) else task
+        return canonical_name(task) if isinstance(task, str) else task
 
 
 def _check_provenance(search: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
@@ -81,14 +81,14 @@ def _check_provenance(search: dict[str, Any], fingerprint: str, backbone: str, r
             "found.data_fingerprint: the sweep that produced this best file used other training data; give its data with "
             "--data-dir, or remove found and theta_updates from the file to train on this data"
         )
-    now = {
+    identity = {
         "backbone": backbone_identity(backbone),
         "code": code_version(),
         "versions": versions(),
         "parts": origins(search.get("parts") or ()),
         "runtime": runtime.describe(),
     }
-    for line in differences(search, now):
+    for line in differences(search, identity):
         warnings.warn(f"differs from the sweep that produced this best file: {line}", stacklevel=2)
 
 
@@ -113,9 +113,9 @@ def _check_aim(config: RunConfig, hold_out: bool) -> None:
     if not config.aim.model_fields_set:
         return
     if not hold_out:
-        why = "--no-hold-out" if config.theta_updates is None else "theta_updates trains on the whole training split"
+        reason = "--no-hold-out" if config.theta_updates is None else "theta_updates trains on the whole training split"
         raise ConfigError(
-            f"aim: the choice of an exit criterion needs a validation fold, and there is none ({why}); leave the aim out, and "
+            f"aim: the choice of an exit criterion needs a validation fold, and there is none ({reason}); leave the aim out, and "
             "run leebert calibrate after training"
         )
     if METHODS[config.training.algorithm].one_exit:
@@ -177,17 +177,17 @@ def check_options(config: RunConfig) -> None:
     if config.found:  # a best file holds all options of its sweep
         return
     algorithm = config.training.algorithm
-    given = {
+    options = {
         option: getattr(config.training, option) for option in sorted(config.training.model_fields_set & specific())
     }
-    if unused := [option for option in given if not applies(option, algorithm)]:
+    if unused := [option for option in options if not applies(option, algorithm)]:
         raise ConfigError(
             f"training.{unused[0]}: {algorithm} has no such option; leave out {', '.join(unused)} (leebert methods --json lists "
             "the options of each method)"
         )
-    for option in given:
-        if why := idle(option, algorithm, given):
-            raise ConfigError(f"training.{option}: has no effect: {why}; leave it out")
+    for option in options:
+        if reason := idle(option, algorithm, options):
+            raise ConfigError(f"training.{option}: has no effect: {reason}; leave it out")
 
 
 def is_unfinished(out: Path) -> bool:
@@ -313,9 +313,9 @@ def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[Row
     if not hold_out:
         return data.rows, None
     from leebert.data.batches import RowSubset
-    from leebert.data.folds import Asked, make_folds
+    from leebert.data.folds import FoldMessages, make_folds
 
-    folds = make_folds(data.examples, data.task, HOLD_OUT_FOLDS, config.training.seed, Asked(*_HOLD_OUT))
+    folds = make_folds(data.examples, data.task, HOLD_OUT_FOLDS, config.training.seed, FoldMessages(*_HOLD_OUT))
     return RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
 
 

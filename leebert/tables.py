@@ -1,6 +1,6 @@
 """Generate the documents' tables from the registries; ``make tables`` (`tune.tables`) updates them.
 
-A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``, where NAME is a name of :data:`TABLES`.
+A table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``, where NAME is a name of :data:`TABLES`.
 """
 
 from __future__ import annotations

@@ -88,11 +88,11 @@ class Chosen:
     def shortfall(self) -> str:
         """Explain why the nearest threshold misses the target by more than 5 %."""
         row = CRITERIA[self.criterion]
-        why = "its thresholds are whole numbers" if row.whole else "samples exit together"
+        reason = "its thresholds are whole numbers" if row.whole else "samples exit together"
         if row.several and not row.whole:
-            why += f", none before exit {row.first(self.patience or 1)}"
+            reason += f", none before exit {row.first(self.patience or 1)}"
         return (
-            f"exit criterion {self.name} does not attain a layer speed-up of {self.asked:g}, since {why}: the nearest is "
+            f"exit criterion {self.name} does not attain a layer speed-up of {self.asked:g}, since {reason}: the nearest is "
             f"{self.reached:.2f}, threshold {self.threshold:.6g}"
         )
 
@@ -127,8 +127,8 @@ def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
 def _layers(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None) -> np.ndarray:
     """Exit layer of each sample, (N,)."""
     m, _, k = recorded.logits.shape
-    made = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
-    layers: np.ndarray = np.asarray(recorded.layers)[replay(made, recorded.logits)]
+    exit_criterion = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
+    layers: np.ndarray = np.asarray(recorded.layers)[replay(exit_criterion, recorded.logits)]
     return layers
 
 
@@ -230,12 +230,12 @@ def look_up(curves: dict[str, list[list[float]]], criterion: str, target: float,
     row = choosable(criterion)
     name = named(row.name, patience)
     if name not in curves:
-        others = "; ".join(other for other in curves if other.startswith(f"{row.name},"))
-        others = f" (it has {others})" if others else ""
-        raise ConfigError(f"{FILE} has no curve of the exit criterion {name!r}{others}; give a threshold instead")
+        alternatives = "; ".join(key for key in curves if key.startswith(f"{row.name},"))
+        alternatives = f" (it has {alternatives})" if alternatives else ""
+        raise ConfigError(f"{FILE} has no curve of the exit criterion {name!r}{alternatives}; give a threshold instead")
     points = curves[name]
     if not row.whole and target in (min(p[1] for p in points), max(p[1] for p in points)):
-        # Other samples may be more or less confident than the recorded ones; the ends of the range hold for them, too.
+        # Other samples may be more or less confident than the recorded ones; the ends of the range hold for all samples.
         points = [points[0], points[-1]]
     threshold, reached, *_ = min(points, key=lambda point: abs(math.log(point[1] / target)))
     return Chosen(row.name, threshold, target, reached, patience)

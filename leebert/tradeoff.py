@@ -208,8 +208,8 @@ class Tradeoff:
         per_layer = per_layer or (2 if len(self.exit_layers) <= 6 else 1)
         if CRITERIA[self.criterion].whole:
             return list(self)
-        wanted = np.arange(math.ceil(self.layers[0] * per_layer), self.layers[-1] * per_layer) / per_layer
-        chosen = {0, len(self) - 1, *(int(np.abs(self.layers - layers).argmin()) for layers in wanted)}
+        targets = np.arange(math.ceil(self.layers[0] * per_layer), self.layers[-1] * per_layer) / per_layer
+        chosen = {0, len(self) - 1, *(int(np.abs(self.layers - layers).argmin()) for layers in targets)}
         return [self.point(i) for i in sorted(chosen)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -358,8 +358,8 @@ def layers_within(curves: Sequence[Tradeoff], loss: float = ALLOWED_LOSS) -> flo
 
 def _fewest(scores: np.ndarray, loss: float) -> int:
     """Index of the first of `scores` over rising layers that is at most `loss` below the last."""
-    enough = scores >= scores[-1] - loss - _ROUNDING
-    return int(np.append(enough[:-1], True).argmax())
+    sufficient = scores >= scores[-1] - loss - _ROUNDING
+    return int(np.append(sufficient[:-1], True).argmax())
 
 
 def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tuple[list[float], list[np.ndarray]]:
@@ -371,8 +371,8 @@ def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tu
     thresholds = [float(t) for t in range(int(low), int(high) + 1)]
     if row.rising:
         thresholds.reverse()
-    made = (make_criterion(row.name, t, patience, num_exits=m, num_classes=k) for t in thresholds)
-    return thresholds, [replay(criterion, recorded.logits) for criterion in made]
+    criteria = (make_criterion(row.name, t, patience, num_exits=m, num_classes=k) for t in thresholds)
+    return thresholds, [replay(criterion, recorded.logits) for criterion in criteria]
 
 
 def _points(
@@ -386,11 +386,11 @@ def _points(
     base = CRITERIA[row.unit_of] if row.unit_of else row  # one order of samples, whatever the unit
     unit = base.bounds(m, k)[1] / row.bounds(m, k)[1]
     critical = _critical(recorded, base, patience)
-    values, where = np.unique(critical[np.isfinite(critical)], return_inverse=True)
+    values, positions = np.unique(critical[np.isfinite(critical)], return_inverse=True)
     # Cut i lies below value i: samples with smaller values have exited. The first cut is the full model, the last the fastest.
     layers = np.asarray(recorded.layers)
     saved = np.repeat(np.diff(layers), np.isfinite(critical).sum(axis=1))
-    by_cut = layers[-1] - np.append(0, np.bincount(where, saved, len(values)).cumsum()) / n
+    by_cut = layers[-1] - np.append(0, np.bincount(positions, saved, len(values)).cumsum()) / n
     cuts = np.arange(len(values) + 1)
     apart = np.diff(values) > np.maximum(_APART * np.maximum(np.abs(values[1:]), np.abs(values[:-1])), _TINY)
     cuts = cuts[np.concatenate([[True], apart, [True]])] if len(values) else cuts
@@ -423,8 +423,8 @@ def _critical(recorded: HeldOut, row: Criterion, patience: int | None) -> np.nda
     m, n, k = recorded.logits.shape
     if m == 1:
         return np.empty((0, n))
-    made: Any = make_criterion(row.name, row.bounds(m, k)[1], patience, num_exits=m, num_classes=k)
-    values = measured(made, recorded.logits[:-1]).astype(float) * (1 if row.rising else -1)
+    exit_criterion: Any = make_criterion(row.name, row.bounds(m, k)[1], patience, num_exits=m, num_classes=k)
+    values = measured(exit_criterion, recorded.logits[:-1]).astype(float) * (1 if row.rising else -1)
     values = np.where(np.isnan(values), np.inf, values)
     window = patience or 1
     worst = np.full_like(values, np.inf)
@@ -444,8 +444,8 @@ def _spread(layers: np.ndarray, first: int) -> np.ndarray:
     below = above - 1
     near = np.where(rising[above] - grid[: len(above)] < grid[: len(above)] - rising[below], above, below)
     gaps = np.flatnonzero(np.diff(np.log(rising)) > STEP)
-    wanted = np.concatenate([[0, len(rising) - 1], near, gaps, gaps + 1])
-    return len(rising) - 1 - np.unique(wanted.astype(int))[::-1]
+    chosen = np.concatenate([[0, len(rising) - 1], near, gaps, gaps + 1])
+    return len(rising) - 1 - np.unique(chosen.astype(int))[::-1]
 
 
 def _beside(layers: np.ndarray, aims: Sequence[float]) -> np.ndarray:

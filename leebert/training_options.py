@@ -1,4 +1,4 @@
-"""Training options beside each other: those that do nothing in a configuration, and the fields that declare them."""
+"""Relations of training options: which have no effect in a configuration, and which model declares each."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def field_of(option: str) -> FieldInfo:
 
 
 def float_options() -> frozenset[str]:
-    """Return the names of the options that are floats: a whole number given for one is the same value."""
+    """Return the names of float options, for which whole numbers are equal values."""
     return _floats(METHODS.changes)
 
 
@@ -52,29 +52,29 @@ def train_config(training: Mapping[str, Any], values: Mapping[str, Any], seed: i
     """Make the training configuration of one configuration of a sweep.
 
     Args:
-        training: The options that all configurations have; methods' own ones are left out where another method trains.
-        values: The configuration's own values, with its method under `algorithm`.
+        training: Options shared by all configurations; own options of other methods are dropped.
+        values: The configuration's values, with its method under `algorithm`.
         seed: The seed.
 
     Returns:
         The checked configuration.
     """
     algorithm = values.get("algorithm", TrainConfig.model_fields["algorithm"].default)
-    others = own_options().keys() - METHODS[algorithm].own_fields.keys()
-    shared = {option: value for option, value in training.items() if option not in others}
+    foreign = own_options().keys() - METHODS[algorithm].own_fields.keys()
+    shared = {option: value for option, value in training.items() if option not in foreign}
     return TrainConfig.model_validate({**shared, **values, "seed": seed})
 
 
 def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
-    """Say why an option that a method reads does nothing beside the others, of those that a stage depends on.
+    """Explain why an option of a method has no effect with the other options.
 
     Args:
         option: One of `options`.
         algorithm: The method's name.
-        options: All that are given; `...` for one that is searched.
+        options: All given options; `...` for a searched one.
 
     Returns:
-        The reason, or an empty text. An option that is given as its default is never in the way.
+        The reason; empty if the option has an effect or equals its default.
     """
     reads = METHODS[algorithm].options
     if options[option] == field_of(option).default:

@@ -50,7 +50,7 @@ def assert_close(one, other):
 def test_a_batch_in_parts_trains_an_mlp_as_a_whole_one_does(algorithm):
     """In three uneven parts, and in more parts than it has samples."""
     whole, uneven, single = (
-        outcome(toy_mlp(dropout=0.0), toy_rows(48), config(algorithm=algorithm, accumulate=n)) for n in (1, 3, 20)
+        outcome(toy_mlp(dropout=0.0), toy_rows(24), config(algorithm=algorithm, accumulate=n)) for n in (1, 3, 20)
     )
     assert_close(uneven, whole)
     assert_close(single, whole)
@@ -116,10 +116,10 @@ def forwards_at_once(self, *batches):
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - {"hyper"}))  # whose steps are not by `theta_step`
 def test_one_part_is_bit_for_bit_a_step_without_parts(algorithm, monkeypatch):
-    parameters, *numbers = outcome(toy_mlp(dropout=0.3), toy_rows(), config(algorithm=algorithm))
+    parameters, *numbers = outcome(toy_mlp(dropout=0.3), toy_rows(32), config(algorithm=algorithm))
     monkeypatch.setattr(StageLevel, "theta_step", at_once)
     monkeypatch.setattr(StageLevel, "losses", forwards_at_once)
-    expected, *expected_numbers = outcome(toy_mlp(dropout=0.3), toy_rows(), config(algorithm=algorithm))
+    expected, *expected_numbers = outcome(toy_mlp(dropout=0.3), toy_rows(32), config(algorithm=algorithm))
     assert all(torch.equal(a, b) for a, b in zip(parameters, expected, strict=True))
     assert numbers == expected_numbers
 
@@ -152,8 +152,8 @@ def test_what_a_cut_looks_at_comes_in_parts_too(algorithm, monkeypatch):
         return record(inputs, *keep)
 
     monkeypatch.setattr(model, "record", watched)
-    fit(model, token_rows(), config(algorithm=algorithm, accumulate=3, max_epochs=1, prune_rounds=1))
-    assert sizes == [3, 3, 2] * 6  # all 48 rows
+    fit(model, token_rows(16), config(algorithm=algorithm, accumulate=3, max_epochs=1, prune_rounds=1))
+    assert sizes == [3, 3, 2] * 2  # all 16 rows
 
 
 def test_a_run_goes_on_from_its_checkpoint_in_other_parts(tmp_path):

@@ -216,7 +216,7 @@ WRONG = {
     "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a layer speed-up of at least 1"]),
     "no such rule": (None, ("--speed-up", "2", "--criterion", "hope"), ["'hope'", "use one of patience, entropy"]),
     "never": (None, ("--speed-up", "2", "--criterion", "never"), ["no threshold of the exit criterion 'never'"]),
-    "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: there is no column 'a'", "--text"]),
+    "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: no column 'a'", "--text"]),
     "repeated": (
         "a,b\n" + "cat,dog\nbird,dog\n" * ROWS,
         ("--speed-up", "2"),

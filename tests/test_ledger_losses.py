@@ -12,7 +12,7 @@ from test_ledger import epoch
 from leebert.errors import SweepError
 from leebert.evaluate import HeldOut
 from tune.running.crossval import run_attempt
-from tune.store.gaps import Orphan, mended
+from tune.store.gaps import Orphan, restore
 from tune.store.ledger import Ledger, decode
 from tune.tracking.rebuild import rebuild
 
@@ -121,7 +121,7 @@ def test_half_of_a_sweep_whose_driver_lost_everything_goes_on_to_the_same_scores
         Ledger(tmp_path / "ledger").read()
     taken_over(tmp_path, 2)
     second = driver(tmp_path, fresh=False, number=2)
-    assert second.state.seen(attempt.config, 0, 0) == {0}
+    assert second.state.recorded_epochs(attempt.config, 0, 0) == {0}
     assert run_all(second) == "finished"
     assert table(second.state) == table(Ledger(whole / "ledger").read())
     assert second.state.fold_epochs == 16
@@ -173,12 +173,12 @@ def test_an_attempt_whose_values_nobody_knows_is_named_and_left_out(tmp_path):
 
 def test_decisions_on_what_was_lost_are_left_out_only_where_something_was_lost(tmp_path):
     records = [{"seq": 0, "time": 1.0, "kind": "sweep"}, {"seq": 1, "time": 1.0, "kind": "complete", "config": "c"}]
-    assert [r["kind"] for _, r in mended({"0001": records}, [], dict().get).records] == ["sweep", "complete"]
+    assert [r["kind"] for _, r in restore({"0001": records}, [], dict().get).records] == ["sweep", "complete"]
     records[1]["seq"] = 5
-    told = mended({"0001": records}, [], dict().get)
+    told = restore({"0001": records}, [], dict().get)
     assert [r["kind"] for _, r in told.records] == ["sweep"]
     assert told.missing[0].startswith("4 records of driver 0001 are missing")
-    back = mended(
+    back = restore(
         {"0001": records}, [Orphan("c", "0001-0001", {"kind": "begin", "values": {"a": 1}, "index": 3})], {}.get
     )
     assert [r["kind"] for _, r in back.records] == ["sweep", "suggest", "grant", "complete"]

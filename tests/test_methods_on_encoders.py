@@ -1,4 +1,4 @@
-"""Every method on every tested family of encoders, and the properties of those that take encoders apart."""
+"""Methods on every tested family of encoders, and the properties of those that take encoders apart."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _stages(name: str) -> str:
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [(name, "bert") for name in METHODS]
+    [(name, "bert") for name in ON_EVERY_FAMILY]
     + [
         pytest.param(name, family, marks=pytest.mark.slow)
         for family in EVERY_FAMILY
@@ -271,7 +271,7 @@ def test_slenderising_keeps_depth_and_exits():
 @pytest.mark.parametrize(("layers", "needed"), [((0, 1, 2), 3), ((0, 2, 4), 5)])
 def test_layers_that_an_encoder_has_not_are_counted(transform, layers, needed):
     small = model(layers=2)
-    with pytest.raises(ConfigError, match=f"{needed} layers are needed: this encoder has 2$"):
+    with pytest.raises(ConfigError, match=f"{needed} layers; this encoder has 2$"):
         transform(layers).check(small)
     assert len(small.stack.layers()) == 2
 
@@ -296,7 +296,7 @@ def test_methods_that_take_a_share_of_the_layers_refuse_a_model_whose_exits_do_n
 
 
 def test_theseus_needs_groups_of_one_size_and_says_so_before_training():
-    with pytest.raises(ConfigError, match="3 layers can't stand in for 4"):
+    with pytest.raises(ConfigError, match="3 layers can't replace 4"):
         next(train_epochs(model(), rows(), config("theseus", keep=0.75)))
 
 
@@ -421,7 +421,7 @@ def test_an_exit_may_be_taught_by_the_same_exit():
 
 
 def test_answers_may_count_only_later():
-    objective = StudentObjective(2, hard=0.5, soft=0.5, states=1.0, imitated="all", answers_from=0.5)
+    objective = StudentObjective(2, hard=0.5, soft=0.5, states=1.0, imitated="all", predictions_from=0.5)
     state = objective.initial(torch.Generator())
     assert objective.weights(state).tolist() == [0, 0, 0, 0, 1]
     assert objective.weights(objective.after_step(_records()[0], state, 0.4)).tolist() == [0, 0, 0, 0, 1]

@@ -21,7 +21,7 @@ from leebert.kinds.texts import load_text_model
 from leebert.losses import cross_entropy
 from leebert.model import build_model
 from leebert.padding import padded_behind
-from leebert.predict import answers
+from leebert.predict import predictions
 from leebert.record import micro_batches
 from leebert.runtime import Runtime
 from leebert.serving import Served
@@ -197,7 +197,7 @@ def test_batch_size_changes_no_answer_of_predict_or_service_nor_what_evaluation_
     own = model.config.exits
     rule = criterion(own.criterion, own.threshold)
     asked = [Row(i, text, ("text",), "texts") for i, text in enumerate(texts)]
-    one, many = (list(answers(model, rows, asked, rule, CPU, size)) for size in (1, 32))
+    one, many = (list(predictions(model, rows, asked, rule, CPU, size)) for size in (1, 32))
     split = tokenise(Examples(([t for (t,) in texts],), None, np.arange(40), "texts"), rows, 48, tmp_path / "t.arrow")
     logits = record_all(model, split, CPU, 16).logits
     where = replay(rule, logits)

@@ -167,7 +167,7 @@ def test_a_rule_of_its_own_steps_omega_and_its_memory_is_in_checkpoints():
         (lambda omega, gradient, rate, memory: gradient[:2], r"its rule returns ω in shape \(2,\); return \(\d+,\)"),
         (
             lambda omega, gradient, rate, memory: memory.update(t=1) or omega,
-            "keeps 't' in its memory as int; keep a tensor",
+            "stores 't' as int in its memory",
         ),
     ],
 )

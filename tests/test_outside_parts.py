@@ -121,7 +121,7 @@ def test_the_modules_of_the_environment_reach_a_trial(module: str, monkeypatch: 
 
 
 def test_nodes_compare_the_packages_of_parts() -> None:
-    here = Stamp.here(("pytest", "no-such-package"))
+    here = Stamp.local(("pytest", "no-such-package"))
     assert here.versions["pytest"] == pytest.__version__
     there = {**here.versions, "pytest": "1.0", "no-such-package": "2.0"}
     assert here.differences(there, here.code) == [

@@ -169,11 +169,11 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
         space={"lr_theta": [1e-5, 1e-4, 1e-3, 1e-2], "cycle_length": [2, 4]},
     )  # fmt: skip
     text = told(sweep_page(sweep))
-    assert "Sweep s was stopped, 7 of 12 configurations complete: the results are preliminary." in text
+    assert "Sweep s was stopped, 7 of 12 configurations completed: the results are preliminary." in text
     assert "complete pairs of configurations: 2, dropped: 1 (1 pruned), without a partner: 0 + 0" in text
     assert "complete pairs of configurations: 1, dropped: 2 (1 failed, 1 pruned)" in text
     assert text.count("Warning: this sweep was pruned (1 configurations") == 1
-    assert text.count("Warning: this sweep is unfinished (7 of 12 configurations complete") == 1
+    assert text.count("Warning: this sweep is unfinished (7 of 12 configurations completed") == 1
     assert "This page holds 6 tests at the 5 % level" in text, (
         "two values of C and tuned, at all layers and at speed-up 2"
     )
@@ -230,7 +230,7 @@ def test_summaries_pair_all_algorithms_and_only_what_is_complete(tmp_path):
     assert [found[label].metrics["paired/pairs"] for label in pairs] == [1.0, 2.0, 1.0]
     note = found["BLO minus SLO"].note
     assert "complete pairs of configurations: 1, dropped: 1 (1 unfinished)" in note
-    assert "Warning: this sweep is unfinished (5 configurations complete" in note
+    assert "Warning: this sweep is unfinished (5 configurations completed" in note
     history = {(c.values["algorithm"], c.values["lr_theta"]): c for c in sweep.ledger.read().history()}
     difference = np.mean(history["blo", 1e-5].scores) - np.mean(history["slo", 1e-5].scores)
     assert found["BLO minus SLO"].metrics["paired/diff_pct"] == pytest.approx(100 * difference, abs=1e-3)

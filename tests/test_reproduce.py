@@ -231,7 +231,7 @@ def test_means_errors_speed_ups_and_margins_are_those_computed_by_hand(results):
     )
     assert found["rand"].margin.mean == pytest.approx(0.08 / 3)
     assert found["clo-v1"].margin.cells == 2
-    assert not found["clo-v1"].margin.known, "two seeds are compared, not tested, and count for nobody's p"
+    assert not found["clo-v1"].margin.defined, "two seeds are compared, not tested, and count for nobody's p"
     assert ours.margin is None
     assert found["pabee"].score is None
     assert best_baseline(list(found.values()), "").row.method == "uniform", (

@@ -37,7 +37,7 @@ SPACE = {"lr_theta": [1e-5], "lr_omega": [1e-4], "cycle_length": [2], "batch_siz
 
 
 def told_to_mlflow(folder: SweepFolder, say=print) -> dict[str, ConfigEnded]:
-    """What MLflow hears of each complete configuration, by its id."""
+    """What MLflow hears of each completed configuration, by its id."""
     heard: list = []
     listener = type("Heard", (), {"put": lambda self, event: heard.append(event)})()
     replay(folder.ledger, listener, CellCurves(folder.path, say))

@@ -212,7 +212,7 @@ def test_wrong_values_name_key_value_and_expectation(file: Path, name: str) -> N
 @pytest.mark.parametrize("name", ["stsb", "STS-B", "sts_b"])
 def test_a_known_regression_is_refused_for_what_it_is(file: Path, name: str) -> None:
     (line,) = errors(file, f"task: {name}\nbackbone: x\n" + SPACE)
-    assert line.startswith(f"task: '{name}': is a regression: exits are compared by the classes")
+    assert line.startswith(f"task: '{name}': is a regression: exit criteria compare the predicted classes")
 
 
 def test_algorithm_is_another_name_of_algorithms(file: Path) -> None:

@@ -18,7 +18,7 @@ from toy_sweep import by_value, scores, session, toy_driver, undisturbed
 
 from leebert.errors import StorageError, TrackingError
 from tune.store.ledger import Ledger
-from tune.tracking.rebuild import complete
+from tune.tracking.rebuild import write_missing
 
 pytestmark = pytest.mark.slow
 
@@ -172,7 +172,7 @@ def test_a_disk_that_is_full_before_mlflows_tables_are_made_is_named_and_nothing
 
 @pytest.mark.parametrize("moment", [0, 5, -1], ids=["start", "middle", "end"])
 def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_mended_later(
-    tmp_path, tables, capfd, moment
+    tmp_path, tables, capfd, moment, log_lines
 ):
     events = timed_sweep()
     with disk_of(tmp_path / "disk", "3m") as disk:
@@ -188,17 +188,17 @@ def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_me
         for event in events[moment:]:
             tracker.put(event)
         assert tracker.close(2) == len(events[moment:])
-        assert [line.split(": ")[0] for line in sweep.said] == [
+        assert [line.split(": ")[0] for line in log_lines()] == [
             f"MLflow can't be used at {sweep.uri}",
             f"MLflow at {sweep.uri}",
         ]
-        assert f"the disk that holds {disk}/mlflow.db is full (0.0 MB of 3 MB are free). Free some" in sweep.said[0]
-        assert "`leebert-tune rebuild-mlflow` sends them" in sweep.said[1]
+        assert f"the disk that holds {disk}/mlflow.db is full (0.0 MB of 3 MB are free). Free some" in log_lines()[0]
+        assert "`leebert-tune rebuild-mlflow` sends them" in log_lines()[1]
         (disk / "filler").unlink()
         later = sweep.tracker()
         for event in events:
             later.put(event)
         assert later.close(30) == 0
-        assert complete(later, events, lambda: None, sweep.said.append) == (0, [])
+        assert write_missing(later, events, lambda: None) == (0, [])
         assert contents(disk / "mlflow.db", "whole") == contents(tables / "whole.db", "whole")
     assert "Traceback" not in "".join(capfd.readouterr())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import ALGORITHMS, ThreeExitMLP, toy_mlp, toy_rows
+from toys import ThreeExitMLP, toy_mlp, toy_rows
 
 from leebert.checkpoint import BestWeights, Checkpoints
 from leebert.config import TrainConfig
@@ -43,19 +43,19 @@ def plain(reports):
 def test_a_three_exit_mlp_is_a_multi_exit_model_and_learns():
     model = toy_mlp()
     assert isinstance(model, MultiExit)
-    result = fit(model, toy_rows(400), config(max_epochs=20, lr_theta=2e-2), held_out=toy_rows(200, seed=1))
+    result = fit(model, toy_rows(200), config(max_epochs=8, lr_theta=4e-2), held_out=toy_rows(200, seed=1))
     assert result.best.score > 0.7
     assert result.held_out.logits.shape == (3, 200, 2)
     predicted = result.held_out.logits.argmax(-1)
     assert result.best.score == pytest.approx((predicted == result.held_out.labels).mean())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["clo-v1", "clo-v2"])  # of all methods: the contract, cut once
 def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(tmp_path, algorithm):
     settings = config(algorithm=algorithm, cycle_length=5)  # 6 updates an epoch: cycles cross epochs
     whole, rows, held_out = toy_mlp(), toy_rows(), toy_rows(seed=1)
     expected = fit(whole, rows, settings, held_out=held_out)
-    for cut in (1, 2, 3):
+    for cut in (1, 3):
         place = tmp_path / str(cut)
         torn = train_epochs(toy_mlp(), rows, settings, held_out=held_out, checkpoints=Checkpoints(place))
         for _ in range(cut):
@@ -135,21 +135,21 @@ def test_a_damaged_checkpoint_costs_one_epoch_as_the_one_before_is_there(tmp_pat
     flip(tmp_path / "epoch-0002" / file)
     steps = []
     # state.json vouches for the tensors, and the digest that somebody kept for state.json
-    again = Checkpoints(tmp_path, known=set(digests.values()))
+    again = Checkpoints(tmp_path, recorded=set(digests.values()))
     result = fit(toy_mlp(seed=9), toy_rows(), config(), checkpoints=again, on_step=steps.append, **options)
     assert plain(result.reports) == plain(expected.reports)
     assert len(steps) == 2 * 6, "the damaged epoch and the one that was left"
     assert "epoch-0002 can't be used" in caplog.text
-    assert "going on from epoch-0001" in caplog.text
+    assert "resuming from epoch-0001" in caplog.text
 
 
 def test_only_checkpoints_that_are_known_count_and_anew_starts_from_the_beginning(tmp_path):
     options = {"held_out": toy_rows(seed=1)}
     first = next(train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path / "a"), **options))
-    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known={first.checkpoint}).load() is not None
-    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known={"0" * 64}, anew=True).load() is None
+    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded={first.checkpoint}).load() is not None
+    assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded={"0" * 64}, restart=True).load() is None
     with pytest.raises(CheckpointError, match="not the recorded one"):
-        Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], known=set()).load()
+        Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded=set()).load()
 
 
 def test_a_second_process_goes_on_in_a_folder_of_its_own_and_there_are_never_more_than_two(tmp_path, monkeypatch):

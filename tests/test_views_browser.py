@@ -115,7 +115,7 @@ def test_clo_vs_blo(page, addresses) -> None:
         assert all(f"{group} ({title})" in cards[title]["words"] for group in ("CLO-v2", "BLO"))
     for title in titles[2:]:
         assert (cards[title]["bars"], set(cards[title]["bar_colours"])) == (2, {CLO, BLO})
-    assert seen["matching"] == "35", "complete configurations; neither folds, nor what was pruned"
+    assert seen["matching"] == "35", "completed configurations; neither folds, nor what was pruned"
     assert not any(re.search(r" s0 f\d", row) for row in seen["rows"])
 
 

@@ -1,6 +1,6 @@
 """`leebert-tune`: run sweeps, choose the best configuration, compare methods, serve models.
 
-Commands import Ray, MLflow and torch only when they need them, so `--help` answers at once.
+Commands import Ray, MLflow and torch only when they need them, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool) -> No
 
 
 def _names_of(loaded: list[tuple[Path, Any]], name: str | None) -> list[str]:
-    """Name each sweep: NAME, NAME-TASK where there are several, or the file's name and the time."""
+    """Name each sweep: NAME, NAME-TASK if there are several, or the file's name and the time."""
     names = []
     for path, spec in loaded:
         several = len(loaded) > 1
@@ -196,7 +196,7 @@ def doctor(
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Check nodes, storage, disk, data, GPU memory, MLflow and hub before a sweep. Exit code 1 where a check fails."""
+    """Check nodes, storage, disk, data, GPU memory, MLflow and hub before a sweep. Exit code 1 if a check fails."""
     from tune.space import load_space
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
@@ -274,7 +274,7 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
 
 
 def _exit_by(signal: int | None) -> None:
-    """Exit with 128 + the signal's number (130 after Ctrl-C), as shells expect; return where there was no signal."""
+    """Exit with 128 + the signal's number (130 after Ctrl-C), as shells expect; return if there was no signal."""
     if signal is not None:
         raise typer.Exit(128 + signal)
 
@@ -460,7 +460,7 @@ def rebuild_mlflow(
     experiment: Experiment = None,
     json_: Json = False,
 ) -> None:
-    """Write to MLflow what it lacks of a sweep: everything on a new server, the missing events after an outage."""
+    """Write the missing part of a sweep to MLflow: everything on a new server, missing events after an outage."""
     from tune.analysis.overview import print_views
     from tune.store.folder import SweepFolder
     from tune.tracking.rebuild import rebuild
@@ -535,7 +535,7 @@ def compare(
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Compare two values, A minus B, paired on configurations, seeds and folds, with corrected 95 % intervals."""
+    """Compare two values, A minus B, paired on configurations, seeds and folds, with corrected 95 % CIs."""
     from leebert.tradeoff import SPEED_UP
     from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
     from tune.analysis.tradeoff import RankingObjective
@@ -563,7 +563,7 @@ def compare(
 
 
 def _option(name: str) -> str:
-    """Translate an option's letter in the paper (c, lambda1, lambda2, b) to its name; leave names as they are."""
+    """Translate an option's letter in the paper (c, lambda1, lambda2, b) to its name; names are unchanged."""
     letters = {"c": "cycle_length", "lambda1": "lr_theta", "lambda2": "lr_omega", "b": "batch_size"}
     return letters.get(name.lower(), name)
 
@@ -637,7 +637,9 @@ def reproduce(
     pooling: Pooling = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Only these methods, separated by commas; one that the table lacks gets its own row."),
+        typer.Option(
+            help="Only these methods, separated by commas; methods that are not in the table get their own rows."
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Seeds per method; by default as many as the results have, else 5.")
@@ -652,9 +654,7 @@ def reproduce(
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("reproduced"),
     name: Annotated[str | None, typer.Option(help="Name of the sweep; reproduce-TASK-BACKBONE by default.")] = None,
-    no_run: Annotated[
-        bool, typer.Option("--no-run", help="Train nothing; render what the results file holds.")
-    ] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Train nothing; render the results file.")] = False,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,

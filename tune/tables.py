@@ -15,7 +15,7 @@ from tune.space.parts import PartRow
 
 
 def _options(row: PartRow) -> str:
-    """A part's options with their defaults, each with what it is."""
+    """A part's options with defaults and descriptions."""
     fields = row.options.model_fields.items()
     return "; ".join(
         f"`{name}`{'' if field.default is None else f' ({field.default:g})'}: {field.description}"
@@ -41,7 +41,7 @@ TABLES: tuple[DocumentTable, ...] = (
 
 
 def main() -> None:
-    """Write the tables of every document of the checkout that this package lies in."""
+    """Write the tables of every document of this package's checkout."""
     made = argparse.ArgumentParser(prog="python -m tune.tables", description=main.__doc__)
     made.add_argument("--check", action="store_true", help="write nothing; name the documents that are out of date")
     check = made.parse_args().check

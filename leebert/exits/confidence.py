@@ -1,4 +1,4 @@
-"""Maximum probability (Shallow-Deep, RightTool): exit when the exit is sure enough of its class."""
+"""Maximum probability (Shallow-Deep, RightTool): exit when the largest probability is high enough."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Confidence:
     threshold: float
 
     def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
-        """(B,) greatest probabilities."""
+        """Compute the largest probabilities, (B,)."""
         return logits.float().softmax(dim=-1).amax(dim=-1), None
 
     def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:

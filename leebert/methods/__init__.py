@@ -1,4 +1,4 @@
-"""The methods, by name: each is a module of this package, or a part of another package.
+"""The methods by name: each is a module of this package or a part of another package.
 
 A method of another package is found by its entry point in the group ``leebert.methods``, or added by :func:`register`
 (:mod:`leebert.plugins`).
@@ -19,8 +19,8 @@ __all__ = [
     "register", "specific", "stage_costs",
 ]  # fmt: skip
 
-#: The methods by the name that stands under `algorithm` in a configuration, in the order of tables. A module holds its
-#: method as `METHOD`.
+#: The methods by their names in configurations (key `algorithm`), in the order of tables. A module holds its method as
+#: `METHOD`.
 METHODS: Registry[Method] = Registry(
     "method",
     "leebert.methods",
@@ -57,7 +57,7 @@ METHODS: Registry[Method] = Registry(
     check,
 )
 
-#: The method whose update all others' costs are multiples of, for all exits.
+#: The method whose update is the unit of all costs.
 UNIT = "uniform"
 
 
@@ -71,7 +71,7 @@ def register(method: Method) -> Method:
         The method.
 
     Raises:
-        ConfigError: The name belongs to another method, or the method does not fit.
+        ConfigError: Another method has this name, or the method is invalid.
     """
     return METHODS.register(method.name, method, module=sys._getframe(1).f_globals["__name__"])
 
@@ -97,21 +97,21 @@ def _owners(changes: int) -> dict[str, str]:
 
 
 def applies(option: str, algorithm: str) -> bool:
-    """Tell whether a training option changes anything under a method.
+    """Return whether a training option changes anything under a method.
 
     Args:
-        option: A field of TrainConfig, or an option of some method's own.
+        option: A field of TrainConfig, or an own option of a method.
         algorithm: The method's name.
 
     Returns:
-        False for options that the method does not read: C for all but CLO-v2, λ2 where no ω is learned, and
-        other methods' own.
+        False for options that the method does not read, such as C for all but CLO-v2, λ2 without a learned ω, and own
+        options of other methods.
     """
     return METHODS[algorithm].reads(option) or (option not in specific() and option not in own_options())
 
 
 def has_stages(config: Any) -> bool:
-    """Tell whether a training configuration's method trains in several stages, so that its epochs don't compare."""
+    """Return whether a training configuration's method trains in several stages, so that its epochs don't compare."""
     return len(stage_costs(config)) > 1
 
 
@@ -121,12 +121,12 @@ def most_epochs(config: Any) -> int:
 
 
 def mean_cost(config: Any) -> float:
-    """Return an update's arithmetic against plain fine-tuning's, a mean over all stages' epochs without early stops."""
+    """Return the mean cost of an update over all stages without early stops, relative to plain fine-tuning."""
     return sum(epochs * cost for epochs, cost in stage_costs(config)) / most_epochs(config)
 
 
 def stage_costs(config: Any) -> list[tuple[int, float]]:
-    """Return the longest that each stage of a configuration takes, in epochs, and the arithmetic of its updates."""
+    """Return for each stage of a configuration the maximum epochs and the cost of an update relative to fine-tuning."""
     method = METHODS[config.algorithm]
     costs = method.costs(config)
     preceded = method.stages is None and "finetune_first" in method.options and config.finetune_first

@@ -32,11 +32,17 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     rounds = config.prune_rounds
     finetuned = finetuning(config, num_exits)
     assistant = StudentObjective(
-        num_exits, hard=0.5, soft=0.5, states=1.0, temperature=config.temperature, imitated="all", answers_from=1 / 3
+        num_exits,
+        hard=0.5,
+        soft=0.5,
+        states=1.0,
+        temperature=config.temperature,
+        imitated="all",
+        predictions_from=1 / 3,
     )
     slender = StudentObjective(
         num_exits, hard=0.0, soft=1.0, states=1.0, temperature=config.temperature, imitated="all",
-        same_exit=True, answers_from=_STATES_FIRST,
+        same_exit=True, predictions_from=_STATES_FIRST,
     )  # fmt: skip
     return (
         finetuned,
@@ -53,7 +59,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
             )
             for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
         ),
-        # Its first half imitates only states, so scores say nothing yet about early stopping.
+        # Its first half imitates states only, so scores can't decide early stopping.
         Stage("recovery", slender, Fixed(), teacher="assistant", stops_early=False),
     )
 

@@ -28,7 +28,7 @@ def one_exit() -> Stage:
 
 
 def first_stage(config: TrainConfig) -> Stage:
-    """Make the same as the first stage of a method that continues from its model."""
+    """Make the fine-tuning stage for methods that continue from its model."""
     return dataclasses.replace(one_exit(), epochs=config.first_epochs, stops_early=False)
 
 

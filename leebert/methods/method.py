@@ -55,21 +55,21 @@ class Method:
         exits: The exit criterion of its paper; `never`: only the last exit remains.
         cost: Arithmetic of its training steps, stage by stage, against plain fine-tuning of the whole network (a forward
             is 1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1
-            of the 2). A pass over all samples before a cut is named, and not in the numbers.
+            of the 2). A pass over all samples before a cut is mentioned, but not counted.
         differs: Differences from the publication, with reasons.
-        options: The fields of TrainConfig that only some methods read, and this one does.
-        own_options: Options that TrainConfig lacks, as a pydantic model; a configuration has them beside the others
-            (`training.NAME`), and the method reads them in :attr:`leebert.config.TrainConfig.own`.
+        options: Fields of TrainConfig that this method reads, of those that only some methods read.
+        own_options: Options that TrainConfig lacks, as a pydantic model; configurations set them as `training.NAME`, and the
+            method reads them from :attr:`leebert.config.TrainConfig.own`.
         stages: Makes its stages; None: one stage on eq. 5.
-        omega: Makes its optimiser of ω; None: the weights stay as they are. Only read without `stages`.
+        omega: Makes its optimiser of ω; None: fixed weights. Only read without `stages`.
         teachers: The teacher set that it forces on eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the
             configuration's.
         draws_weights: Whether the weights of eq. 5 are drawn once and stay fixed (the paper's `rand`).
-        costs: `cost` in numbers; without `stages`, also without the stage that `finetune_first` asks for. Cuts are one
-            stage in it, embeddings cost nothing, and of a short sample attention is what its matrices are.
+        costs: `cost` in numbers. Without `stages`, it excludes the stage of `finetune_first`. All cuts are one stage,
+            embeddings cost nothing, and attention counts as its matrices.
         samples: The samples on which θ and ω learn.
         omega_on_d1: Whether ω also learns at λ1 from the batches of θ (CLO).
-        colour: Of its curves, as `#rrggbb`; None leaves the choice to the chart.
+        colour: Colour of its curves, as `#rrggbb`; None: the chart's next one.
         chart_order: Methods with a lower number come first in summaries and comparisons; equal ones by name.
         titled_by_layers: Whether its row in a paper's table is named by the number of remaining layers.
     """
@@ -130,12 +130,21 @@ class Method:
         row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for function in ("stages", "omega", "costs"):
             del row[function]
-        own = {name: str(field.description or "") for name, field in self.own_fields.items()}
-        return {**row, "options": sorted(self.options), "own_options": own, "one_exit": self.one_exit}
+        descriptions = {name: str(field.description or "") for name, field in self.own_fields.items()}
+        return {**row, "options": sorted(self.options), "own_options": descriptions, "one_exit": self.one_exit}
 
 
 def check(name: str, part: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, where a part is no method that can stand under a name."""
+    """Check a registered method.
+
+    Args:
+        name: The name that it is registered under.
+        part: The registered object.
+
+    Raises:
+        TypeError: It is not a :class:`Method`.
+        ValueError: Its name differs, or a field is invalid.
+    """
     if not isinstance(part, Method):
         raise TypeError(f"it should be a leebert.methods.Method, not {type(part).__name__}")
     if part.name != name:

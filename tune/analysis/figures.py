@@ -22,15 +22,15 @@ from tune.analysis.labels import algorithm_colour
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
 from tune.store.ledger import LedgerRecord, SweepState
-from tune.store.ranking import complete, exit_scores
+from tune.store.ranking import completed, exit_scores
 
-#: For sides that are no method with a colour of its own.
+#: For sides that are not methods, or methods without a colour.
 PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
 
 #: Markers of curves that may overlap.
 MARKERS = "os^Dv"
 
-#: A curve: x, mean, lowest and highest value (the mean again where there is no spread), (n,) arrays each.
+#: A curve: x, mean, lowest and highest value (the mean again if there is no spread), (n,) arrays each.
 Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -178,8 +178,8 @@ def patience_points(folder: Path, state: SweepState, c: Configuration, metric: s
     """Return (patience, mean layers, mean score in per cent) over a configuration's runs.
 
     Raises:
-        SweepError: For missing or damaged logits.
-        ConfigError: For a model with one exit.
+        SweepError: Logits are missing or damaged.
+        ConfigError: The model has a single exit.
     """
     cells = [cell_logits(folder, state.cells[c.id, k.seed, k.fold])[0] for k in c.cells]
     if len(cells[0].logits) < 2:
@@ -205,8 +205,8 @@ def _weights(record: LedgerRecord, term: str) -> list[float]:
 
 
 def learning_curves(state: SweepState) -> Sequence[tuple[str, int, Configuration, list[float]]]:
-    """Return method, its index, configuration and score in per cent by epoch, for every complete configuration."""
-    finished = complete(state.history())
+    """Return method, its index, configuration and score in per cent by epoch, for every completed configuration."""
+    finished = completed(state.history())
     algorithms = sorted({str(c.values["algorithm"]) for c in finished})
     curves = []
     for c in finished:

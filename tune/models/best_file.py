@@ -90,21 +90,21 @@ class BestFile:
         """
         named = self.found.get("held_out")
         if not named:
-            raise DataError(f"{self.path}: names no file of validation logits; rewrite it by: {self._again()}")
+            raise DataError(f"{self.path}: names no file of validation logits; rewrite it by: {self._resume_advice()}")
         path = self.path.with_name(Path(str(named["file"])).name)
         if not path.is_file():
             raise DataError(
-                f"{path}: no such file; {self.path} needs it: restore it, or rewrite both by: {self._again()}"
+                f"{path}: no such file; {self.path} needs it: restore it, or rewrite both by: {self._resume_advice()}"
             )
         if digest_of(path) != named["digest"]:
             raise DataError(
                 f"{path}: not the file that {self.path} was written with (its digest differs); rewrite both by: "
-                f"{self._again()}"
+                f"{self._resume_advice()}"
             )
         return load_logits(path)
 
-    def _again(self) -> str:
-        return _again(self.found, self.path)
+    def _resume_advice(self) -> str:
+        return _resume_advice(self.found, self.path)
 
 
 def read_best(path: Path) -> BestFile:
@@ -130,7 +130,7 @@ def read_best(path: Path) -> BestFile:
     except TypeError as error:
         raise ConfigError(f"{path}: {error}; quote it") from None
     section = values["found"]
-    again = _again(section, path)
+    again = _resume_advice(section, path)
     if missing := [key for key in _NEEDED if key not in section]:
         raise ConfigError(
             f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {again}"
@@ -149,7 +149,7 @@ def _date(value: Any) -> str:
     raise TypeError(f"{value!r} is not a value that a best file may hold")
 
 
-def _again(section: Mapping[str, Any], path: Path) -> str:
+def _resume_advice(section: Mapping[str, Any], path: Path) -> str:
     """Return the command that wrote a best file, as far as its section `found` records it."""
     sweeps = section.get("sweeps") or {section.get("sweep", "NAME"): None}
     objective = section.get("objective") or {}
@@ -179,7 +179,7 @@ def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
         cells: The cells, all with the same exits.
 
     Returns:
-        What a best file says of the file: `file` (its name), `digest` and `rows`.
+        The entry of a best file: `file` (its name), `digest` and `rows`.
     """
     import pyarrow as pa
 

@@ -45,19 +45,19 @@ from tune.models.shipping import backbone_name
 log = logging.getLogger(__name__)
 
 
-#: Files of a refit's folder: written first, what was requested; written last, the results.
+#: Files of a refit's folder: the request, written first, and the results, written last.
 PLAN, DONE = ".refit.json", "refit.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class RefitPlan:
-    """What is requested of a refit.
+    """The requested seeds, exit criterion and aims of a refit.
 
     Attributes:
         seeds: One model per seed; the first is registered.
         criterion: The models' exit criterion; None for the one that the method was published with, else the best for the aim.
         speed_up: The aim of the thresholds, a layer speed-up (:meth:`leebert.operating_point.Aim.of`).
-        patience: The criterion's patience, where it has one besides its threshold.
+        patience: The criterion's patience, for criteria with a second parameter.
         device: auto, cpu, cuda or cuda:N.
         timed_rows: How many samples the wall-clock speed-up is measured on.
         max_loss: The aim of the thresholds, a largest loss of score in points.
@@ -73,7 +73,7 @@ class RefitPlan:
 
     @property
     def picked(self) -> str:
-        """How the registered seed was chosen, in words."""
+        """A phrase on how the registered seed was chosen."""
         return (
             f"Seed {self.seeds[0]} is registered because it is the first, fixed before training: a choice by the "
             "development split would make that split's scores optimistic."
@@ -81,7 +81,7 @@ class RefitPlan:
 
 
 def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int, ...]:
-    """Return `count` seeds: the sweep's own, then the numbers after them; consecutive from `first` where it is given."""
+    """Return `count` seeds: the sweep's own, then the numbers after them; consecutive from `first` if given."""
     if first is not None:
         return tuple(range(first, first + count))
     recorded = [int(s) for s in best.found.get("seeds", (0,))][:count]
@@ -101,7 +101,7 @@ class PreparedRefit:
         own: The models' exit criterion and its threshold.
         chosen: A threshold for every criterion, by name.
         trained_on: The training samples, in words.
-        margin: The margin over the majority class in cross-validation; None where the cells don't record it.
+        margin: The margin over the majority class in cross-validation; None if the cells don't record it.
     """
 
     best: BestFile
@@ -310,7 +310,7 @@ def _metric(best: BestFile) -> str:
 
 
 def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
-    """List where a model's layer speed-up misses the aim."""
+    """List the criteria and splits on which a model's layer speed-up misses the aim."""
     return [
         {"seed": seed, "split": split, "criterion": point["criterion"], "aim": own.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
@@ -333,7 +333,7 @@ def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> 
 
 
 def check_backbone(best: BestFile) -> None:
-    """Raise ConfigError where backbone or tokenizer differ from the best file's."""
+    """Raise ConfigError if backbone or tokenizer differ from the best file's."""
     identity = backbone_identity(best.config.model.backbone)
     if lines := backbone_differences(best.found["backbone"], identity):
         raise ConfigError(
@@ -431,7 +431,7 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
 
 
 def _print_misses(outcome: Mapping[str, Any]) -> None:
-    """Warn where a speed-up or a loss of score misses its aim on a development split."""
+    """Warn if a speed-up or a loss of score misses its aim on a development split."""
     for m in outcome["missed"]:
         print(
             f"warning: seed {m['seed']} misses the speed-up of {m['criterion']} on {m['split']}: {m['speed_up']:.2f} where "
@@ -447,7 +447,7 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
 
 
 def _aim_in_words(chosen: Mapping[str, Any]) -> str:
-    """Say what a threshold was chosen for."""
+    """Describe the aim of a threshold."""
     if chosen.get("max_loss") is None:
         return f"aim {chosen['asked']:g}"
     return f"aim within {points(chosen['max_loss'])} of the full model"
@@ -479,23 +479,23 @@ def _run(best: BestFile, seed: int, own: Chosen) -> RunConfig:
 
 
 def _identity(best: BestFile, plan: RefitPlan) -> dict[str, Any]:
-    """Return what must be equal for a refit to resume in a folder."""
-    mine = {"best": best.found["digest"], "code": code_version(), **dataclasses.asdict(plan)}
-    return dict(json.loads(json.dumps(mine)))
+    """Return the settings that must match to resume a refit in a folder."""
+    settings = {"best": best.found["digest"], "code": code_version(), **dataclasses.asdict(plan)}
+    return dict(json.loads(json.dumps(settings)))
 
 
 def _refuse_taken(out: Path, best: BestFile, plan: RefitPlan) -> None:
     """Raise SweepError for a folder that is neither new nor begun by the same refit: nothing is overwritten."""
-    mine = _identity(best, plan)
+    identity = _identity(best, plan)
     if (out / DONE).exists():
         raise SweepError(f"--out {out}: it already holds a refit; choose another folder, or remove it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            theirs = with_criterion(parse_json((out / PLAN).read_text()))
+            recorded = with_criterion(parse_json((out / PLAN).read_text()))
         except (OSError, ValueError):
             raise SweepError(f"--out {out}: it is not empty and holds no refit; choose another folder") from None
-        if theirs != mine:
-            changed = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+        if recorded != identity:
+            changed = sorted(key for key in {*identity, *recorded} if identity.get(key) != recorded.get(key))
             raise SweepError(
                 f"--out {out}: it holds an unfinished refit with another {', '.join(changed)}; choose another folder, or "
                 "remove it"
@@ -503,14 +503,14 @@ def _refuse_taken(out: Path, best: BestFile, plan: RefitPlan) -> None:
 
 
 def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chosen]) -> dict[str, Any]:
-    """Evaluate a model on the task's development splits; read evaluation.json where it exists.
+    """Evaluate a model on the task's development splits; read evaluation.json if it exists.
 
     Returns:
-        `splits`, each split's evaluation, and `machine`, what the times were measured on.
+        `splits`, each split's evaluation, and `machine`, the machine of the time measurements.
     """
-    kept = folder / "evaluation.json"
-    if kept.is_file():
-        return dict(with_criterion(json.loads(kept.read_text(encoding="utf-8"))))
+    file = folder / "evaluation.json"
+    if file.is_file():
+        return dict(with_criterion(json.loads(file.read_text(encoding="utf-8"))))
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.kinds.texts import load_text_model
@@ -534,7 +534,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
         speed = f"; layer speed-up {ratios}" if claims_speed_up(splits[split]) else ""
         log.info(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     evaluation = {"splits": splits, "machine": machine(runtime)}
-    write_atomically(kept, json.dumps(evaluation, indent=1))
+    write_atomically(file, json.dumps(evaluation, indent=1))
     return evaluation
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from leebert.errors import ConfigError, TrackingError
 from leebert.exits import CRITERIA
 from leebert.files import write_atomically
-from leebert.serving import ANSWER, PARAMETERS, text_columns, text_names
+from leebert.serving import PARAMETERS, PREDICTION, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.analysis import labels
 from tune.models.best_file import BestFile, content_digest
@@ -51,7 +51,7 @@ POINTS = 100
 
 @dataclasses.dataclass(frozen=True)
 class RegistryTarget:
-    """Where a refit is logged and registered.
+    """The MLflow server, experiment and name under which a refit is logged and registered.
 
     Attributes:
         uri: MLflow's address.
@@ -115,7 +115,7 @@ def check_names(to: RegistryTarget, task: str) -> None:
 
 
 def check_server(to: RegistryTarget) -> None:
-    """Create the experiment where it does not exist, before anything is trained.
+    """Create the experiment, if it does not exist, before anything is trained.
 
     Args:
         to: Where the refit is logged.
@@ -185,16 +185,16 @@ class _Logging:
         return {key: value for key, value in self.kept.items() if key != "finished"}
 
     def _begun(self) -> dict[str, Any]:
-        """Return what an interrupted refit has logged to this server and experiment already."""
+        """Return the facts that an interrupted refit has already logged to this server and experiment."""
         place = {"tracking_uri": redact(self.to.uri), "experiment_id": self.experiment_id}
         registered = {"name": self.to.name, "alias": self.to.alias}
         path = self.out / LOGGED
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if any(kept.get(key) != value for key, value in place.items()):
-            kept = {**place, "runs": {}, "finished": []}
-        if any(kept.get(key) != value for key, value in registered.items()):
-            kept.pop("version", None)
-        return {**kept, **registered}
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if any(facts.get(key) != value for key, value in place.items()):
+            facts = {**place, "runs": {}, "finished": []}
+        if any(facts.get(key) != value for key, value in registered.items()):
+            facts.pop("version", None)
+        return {**facts, **registered}
 
     def _keep(self, **facts: Any) -> None:
         """Add facts to :data:`LOGGED` and write it."""
@@ -236,7 +236,7 @@ class _Logging:
         mlflow.log_dict({**self.outcome, "best": path.name}, "refit.json")
 
     def _run(self, seed: int) -> str:
-        """Return the id of the seed's run: the one begun earlier, where MLflow still has it, else a new one."""
+        """Return the id of the seed's run: the one begun earlier if MLflow still has it, else a new one."""
         from mlflow.entities import RunTag
 
         run_id = self.kept["runs"].get(str(seed))
@@ -257,7 +257,7 @@ class _Logging:
         return str(run.info.run_id)
 
     def _exists(self, run_id: str) -> bool:
-        """Tell whether MLflow has a run that is not deleted."""
+        """Return whether MLflow has a run that is not deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -270,10 +270,10 @@ class _Logging:
     def _free_name(self, seed: int) -> str:
         """Return a run name that no refit of this seed has in the experiment."""
         runs = self.client.search_runs([self.experiment_id], f"tags.kind = 'refit' AND tags.seed = '{seed}'")
-        taken = {run.info.run_name for run in runs}
+        used = {run.info.run_name for run in runs}
         algorithm = self.best.config.training.algorithm
         numbered = (names.refit_run_name(self.best.task_name, algorithm, seed, n) for n in itertools.count(1))
-        return next(name for name in numbered if name not in taken)
+        return next(name for name in numbered if name not in used)
 
     def _register(self) -> int:
         """Register the model, unless an interrupted refit has; describe the version and give it the alias."""
@@ -365,7 +365,7 @@ def _signature(columns: Sequence[Sequence[str]]) -> Any:
 
     return ModelSignature(
         inputs=Schema([ColSpec("string", name, required=len(names) == 1) for names in columns for name in names]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in ANSWER.items()]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in PREDICTION.items()]),
         params=ParamSchema([ParamSpec(name, kind, default) for name, (kind, default, _) in PARAMETERS.items()]),
     )
 

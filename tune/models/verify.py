@@ -29,7 +29,7 @@ from tune.running.crossval import Study
 
 log = logging.getLogger(__name__)
 
-#: The largest difference of the mean score where settings differ: half a point.
+#: The largest accepted difference of the mean score if settings differ: half a point.
 TOLERANCE = 0.005
 
 
@@ -43,7 +43,7 @@ class CellCheck:
         recorded: The recorded validation score, a fraction.
         now: The score of the new run; None: it diverged.
         identical: Whether the score and each exit's score are equal.
-        logits_identical: Whether all logits are equal bit for bit; None where none are recorded.
+        logits_identical: Whether all logits are equal bit for bit; None if none are recorded.
         differs: Settings that differ from the recorded ones, which may change the last digits.
     """
 
@@ -66,7 +66,7 @@ class Verdict:
 
     Attributes:
         recorded: The recorded mean validation score, a fraction.
-        now: The mean of the new runs; None where a cell diverged.
+        now: The mean of the new runs; None if a cell diverged.
         cells: The cells.
         foreign: What makes it another experiment (data, folds, weights, code), a line each.
         differs: Settings of any cell that differ from the recorded ones, a line each.
@@ -148,7 +148,7 @@ def verify(
         device: auto, cpu, cuda or cuda:N; None for each cell's recorded device.
         threads: CPU threads; None for each cell's recorded number.
         precision: fp32 or bf16; None for each cell's recorded precision.
-        anyway: Whether to train even where data, folds, weights or code differ; the verdict stays "not reproduced".
+        anyway: Whether to train even if data, folds, weights or code differ; the verdict stays "not reproduced".
 
     Returns:
         The comparison.
@@ -194,7 +194,7 @@ def verify(
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """How a cell runs; `recorded` is how it ran in the sweep (:meth:`leebert.runtime.Runtime.describe`)."""
+    """A cell's runtime settings; `recorded` are those of the sweep (:meth:`leebert.runtime.Runtime.describe`)."""
 
     device: str
     threads: int | None
@@ -254,7 +254,7 @@ def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, thread
 
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
-    """List what makes it another experiment."""
+    """List the differences that make it another experiment."""
     data = "training data's fingerprint"
     was = {
         data: best.found["data_fingerprint"],
@@ -274,12 +274,12 @@ def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
 
 
 def _logits_if_there(best: BestFile) -> list[CellLogits]:
-    """Read the recorded logits; none where the best file has none, so that only scores are compared."""
+    """Read the recorded logits; none if the best file has none, so that only scores are compared."""
     return best.logits() if best.found.get("held_out") else []
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """Print the cells as a table on stdout, and the conclusion where the score is reproduced."""
+    """Print the cells as a table on stdout, and the conclusion if the score is reproduced."""
     from rich.console import Console
 
     if verdict.cells:
@@ -294,6 +294,6 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def claim(verdict: Verdict) -> None:
-    """Raise SweepError where the score is not reproduced."""
+    """Raise SweepError if the score is not reproduced."""
     if not verdict.reproduced:
         raise SweepError(verdict.conclusion)

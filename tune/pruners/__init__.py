@@ -1,4 +1,4 @@
-"""Pruners: which configuration stops before its last cell. Each is one file and a pure function of the history; none knows Ray.
+"""Pruners stop configurations before their last run. Each is one file and a pure function of the history, without Ray.
 
 Another package adds its own by an entry point of the group ``leebert.pruners`` or by :func:`register`, and tests it with
 :class:`tune.testing.PrunerContract`.
@@ -18,10 +18,17 @@ from tune.store.history import History
 
 
 class Pruner(Protocol):
-    """Decides after every report: an epoch's while its cell runs, and the cell's end unless it was the last cell."""
+    """Decides after every report: after each epoch of a run, and after the run's end unless it was the last run."""
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
-        """Whether a configuration goes on after an epoch (from 0) of its (seed, fold) cell, which the history holds."""
+        """Decide whether a configuration continues.
+
+        Args:
+            history: All configurations, including the reported epoch.
+            config_id: The configuration.
+            cell: (seed, fold) of its run.
+            epoch: The reported epoch, from 0.
+        """
         ...
 
 
@@ -35,12 +42,12 @@ def register(row: PrunerRow) -> PrunerRow:
         The pruner.
 
     Raises:
-        ConfigError: The name belongs to another pruner, or the pruner does not fit.
+        ConfigError: Another pruner has this name, or the pruner is invalid.
     """
     return PRUNERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_pruner(spec: SweepSpec) -> Pruner:
-    """Make the pruner that a space names."""
+    """Make the pruner of a space."""
     pruner: Pruner = PRUNERS[spec.pruner.name].make(spec, spec.pruner.options)
     return pruner

@@ -1,7 +1,7 @@
-"""Asynchronous successive halving (Li et al., 2020, algorithm 2, in its stopping form), paired over cells.
+"""Asynchronous successive halving (Li et al., 2020, algorithm 2, in its stopping form), paired over runs.
 
-A configuration's resource is its number of epochs over all cells; rungs lie at min_epochs·eta^j, and each is a place in
-the sense of `tune.pruners.places`.
+A configuration's resource is its number of epochs over all runs. Rungs are at min_epochs·eta^j epochs; each is a position
+as in `tune.pruners.places`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tune.store.history import Configuration, History
 
 @dataclasses.dataclass(frozen=True)
 class HalvingPruner:
-    """One configuration in `eta` passes a rung, the best always, ties all.
+    """Lets one configuration in `eta` pass each rung; the best one and ties always pass.
 
-    Nobody waits: a configuration is judged among those that have been there when it comes, so the first ones pass.
+    A configuration is compared with those that have reached the rung before it, so the first ones pass.
     """
 
     places: Places
@@ -29,20 +29,20 @@ class HalvingPruner:
     min_epochs: int = 1
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
-        asked, reached = self.places.reached(history, config_id, cell, epoch)
-        return all(self._passes(history, asked, rung) for rung in self.rungs() if rung in reached)
+        configuration, reached = self.places.reached(history, config_id, cell, epoch)
+        return all(self._passes(history, configuration, rung) for rung in self.rungs() if rung in reached)
 
     def rungs(self) -> Iterator[int]:
-        """The resources at which configurations are judged; at the very end there is nothing left to save."""
+        """Yield the rungs in epochs; the last epoch is none, since pruning there saves nothing."""
         rung = self.min_epochs
         while rung < self.places.end:
             yield rung
             rung *= self.eta
 
-    def _passes(self, history: History, asked: Configuration, rung: int) -> bool:
-        own = self.places.score(asked, rung)
+    def _passes(self, history: History, configuration: Configuration, rung: int) -> bool:
+        score = self.places.score(configuration, rung)
         values = sorted((v for c in history if (v := self.places.score(c, rung)) is not None), reverse=True)
-        return own is None or own >= values[max(1, len(values) // self.eta) - 1]
+        return score is None or score >= values[max(1, len(values) // self.eta) - 1]
 
 
 class HalvingOptions(Warmed):

@@ -91,12 +91,12 @@ class ReproducedCell:
             aim: The layer speed-up.
 
         Returns:
-            The result; None where the run has none of this criterion.
+            The result; None if the run has none of this criterion.
         """
         if len(self.exits) == 1:
             criterion = FULL_MODEL
-        mine = [o for o in self.outcomes if o.criterion == criterion]
-        return min(mine, key=lambda o: abs(np.log(o.held_out / aim)), default=None)
+        outcomes = [o for o in self.outcomes if o.criterion == criterion]
+        return min(outcomes, key=lambda o: abs(np.log(o.held_out / aim)), default=None)
 
 
 def summarise(

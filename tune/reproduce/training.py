@@ -97,8 +97,8 @@ class Standing:
     @property
     def failed(self) -> dict[str, str]:
         """Methods that diverged and are not tried again, and why."""
-        why = "a loss, gradient or weight was not finite"
-        return {method: why for method, failure in self._failures if failure["reason"] == "diverged"}
+        reason = "a loss, gradient or weight was not finite"
+        return {method: reason for method, failure in self._failures if failure["reason"] == "diverged"}
 
     @property
     def broken(self) -> dict[str, str]:
@@ -115,7 +115,7 @@ class Standing:
         ]
 
     def check(self, expected: dict[str, Any]) -> None:
-        """Raise SweepError where the sweep belongs to another experiment than `expected` identifies."""
+        """Raise SweepError if the sweep belongs to another experiment than `expected` identifies."""
         if self.sweep.spec.evaluate is None:
             raise SweepError(
                 f"the sweep {self.name} was not started by reproduce and has no logits on the development split: give "
@@ -131,7 +131,7 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What one sweep of a part trains: each method with each seed.
+    """The methods and seeds of one sweep of a part: each method is trained with each seed.
 
     Attributes:
         part: The part.
@@ -174,13 +174,13 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
         of_methods.setdefault(tuple(loose[seed]), []).append(seed)
     new_jobs: list[Job] = []
     for methods, seeds in of_methods.items():
-        same = next((st for st in standings if st.seeds == tuple(seeds)), None)
-        if same:
-            begun[same.name] += methods
-            resumed.add(same.name)
+        existing = next((st for st in standings if st.seeds == tuple(seeds)), None)
+        if existing:
+            begun[existing.name] += methods
+            resumed.add(existing.name)
         else:
-            taken = {st.name for st in standings} | {job.name for job in new_jobs}
-            name = part.name if part.name not in taken else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
+            names = {st.name for st in standings} | {job.name for job in new_jobs}
+            name = part.name if part.name not in names else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
             new_jobs.append(Job(part, name, None, methods, tuple(seeds)))
     to_resume = [Job(part, st.name, st, tuple(begun[st.name]), st.seeds) for st in standings if st.name in resumed]
     return [*to_resume, *new_jobs]

@@ -1,4 +1,4 @@
-"""Estimate what a sweep runs and costs from a few timed steps; train nothing and write only a temporary token cache."""
+"""Estimate the runs and costs of a sweep from a few timed steps; train nothing and write only a temporary token cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
 
     Args:
         spec: The search space.
-        device: Where steps are timed; auto takes this machine's GPU where trials request one and it has one, else the CPU.
+        device: Where steps are timed; auto takes this machine's GPU if trials request one and it has one, else the CPU.
 
     Returns:
         The plan, JSON-ready; `timed_on` is the device, `memory_bytes` and `disk_bytes` are bytes.

@@ -1,7 +1,7 @@
-"""Parts of other packages in the processes of trials: which a sweep uses, and how each process gets them.
+"""Make the parts of other packages that a sweep uses available in the processes of its trials.
 
-A part of an installed package is found there by its entry point. One that was registered is found by importing the module
-that it comes from. One of `__main__` (a script or a notebook) travels by value.
+A process finds a part of an installed package by its entry point, and a registered part by importing its module. A part
+defined in `__main__` (a script or a notebook) is pickled and sent by value.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class OutsidePart:
 
 @dataclasses.dataclass(frozen=True)
 class OutsideParts:
-    """What a trial's process needs before it reads a configuration: modules to import, and parts."""
+    """The modules and parts that a trial's process loads before it reads a configuration."""
 
     modules: str = ""
     parts: tuple[OutsidePart, ...] = ()
 
     @classmethod
     def of(cls, spec: SweepSpec, metric: str) -> OutsideParts:
-        """Collect what the trials of a space use; searcher and pruner stay with the driver."""
-        found = tuple(_part(key) for key in origins(_of_trials(spec, metric)))
-        return cls(os.environ.get(VARIABLE, ""), found)
+        """Collect the parts that the trials of a space use; searcher and pruner run in the driver."""
+        parts = tuple(_part(key) for key in origins(_of_trials(spec, metric)))
+        return cls(os.environ.get(VARIABLE, ""), parts)
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class OutsideParts:
         return tuple(dict.fromkeys(part.distribution.split(" ")[0] for part in self.parts if part.distribution))
 
     def make_available(self) -> None:
-        """Let the registries of this process have the parts.
+        """Add the parts to the registries of this process.
 
         Raises:
             SweepError: One is missing here, or of another version; the line names part, package, version and node.
@@ -109,9 +109,9 @@ def _make_available(part: OutsidePart) -> None:
     if name not in registry:
         cure = "install it there" if part.distribution else f"let module {part.module} register it when it is imported"
         raise SweepError(f"node {node}: {part} is missing; {cure}")
-    here = registry.origin(name)
-    if part.distribution and here is not None and here.distribution != part.distribution:
+    local = registry.origin(name)
+    if part.distribution and local is not None and local.distribution != part.distribution:
         raise SweepError(
-            f"node {node}: {part.key} is of {here.distribution or here.module}, the driver's of {part.distribution}; "
+            f"node {node}: {part.key} is of {local.distribution or local.module}, the driver's of {part.distribution}; "
             "install the same version on all nodes"
         )

@@ -42,7 +42,7 @@ class Prepared:
         return OutsideParts.of(self.spec, self.facts["metric"])
 
     def study(self, folder: Path, device: str = "auto") -> Study:
-        """Return what the trials of a sweep in `folder` share; `device` is auto, cpu or cuda."""
+        """Return the data and settings shared by all trials of a sweep in `folder`; `device` is auto, cpu or cuda."""
         spec = self.spec
         return Study(
             folder=str(folder),
@@ -54,14 +54,14 @@ class Prepared:
             device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
             keep_checkpoints=spec.keep_checkpoints,
             hang_seconds=60 * spec.resources.hang_minutes,
-            stamp=Stamp.here(self.outside.packages),
+            stamp=Stamp.local(self.outside.packages),
             outside=self.outside,
             evaluate=tuple(self.facts.get("evaluated", ())),
         )
 
 
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
-    """Read, subset, fold and tokenise (or decode) the training split; other splits only where the space has `evaluate`.
+    """Read, subset, fold and tokenise (or decode) the training split; other splits only if the space has `evaluate`.
 
     Args:
         spec: The search space.
@@ -160,7 +160,7 @@ def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
 def manifest(
     prepared: Prepared, folder: SweepFolder, resolved: dict[str, Any], runtime: dict[str, Any]
 ) -> dict[str, Any]:
-    """Make the contents of a sweep's manifest.json: what resuming needs, and what the scores depend on.
+    """Make the contents of a sweep's manifest.json: everything that resuming needs and that scores depend on.
 
     Args:
         prepared: The prepared data.

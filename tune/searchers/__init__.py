@@ -1,4 +1,4 @@
-"""Searchers: which configuration runs next. Each is one file and a pure function of the history and a seed; none knows Ray.
+"""Searchers choose the next configuration. Each is one file and a pure function of the history and a seed, without Ray.
 
 Another package adds its own by an entry point of the group ``leebert.searchers`` or by :func:`register`, and tests it with
 :class:`tune.testing.SearcherContract`.
@@ -17,10 +17,10 @@ from tune.store.history import History
 
 
 class Searcher(Protocol):
-    """Proposes configurations. It keeps no state: after a restart the same history gives the same proposals."""
+    """Suggests configurations without own state: after a restart, the same history gives the same suggestions."""
 
     def suggest(self, history: History) -> dict[str, Any] | None:
-        """The effective values of a configuration that the history doesn't hold; None when there are no more."""
+        """Return the effective values of a configuration that is not in the history; None if there are no more."""
         ...
 
 
@@ -34,12 +34,12 @@ def register(row: SearcherRow) -> SearcherRow:
         The searcher.
 
     Raises:
-        ConfigError: The name belongs to another searcher, or the searcher does not fit.
+        ConfigError: Another searcher has this name, or the searcher is invalid.
     """
     return SEARCHERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_searcher(spec: SweepSpec) -> Searcher:
-    """Make the searcher that a space names."""
+    """Make the searcher of a space."""
     searcher: Searcher = SEARCHERS[spec.searcher.name].make(spec, spec.searcher.options)
     return searcher

@@ -1,4 +1,4 @@
-"""Every configuration of the grid, in its fixed order."""
+"""Grid search: every configuration, in a fixed order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tune.store.history import History
 
 @dataclasses.dataclass(frozen=True)
 class GridSearcher:
-    """The first configuration of :meth:`SweepSpec.configurations` that hasn't been suggested."""
+    """Suggests the first configuration of :meth:`SweepSpec.configurations` that is not in the history."""
 
     spec: SweepSpec
 

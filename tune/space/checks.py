@@ -24,14 +24,14 @@ def _chooses_nothing(spec: SweepFields) -> Iterator[Finding]:
     """Refuse a search together with `evaluate`: the development split is for evaluating its result, not for selecting."""
     if spec.evaluate is None:
         return
-    why = "`evaluate` uses the development split, so the sweep must not search"
+    reason = "`evaluate` uses the development split, so the sweep must not search"
     for option, values in spec.space.items():
         if values.count != 1:
-            yield Finding(f"space.{option}", shown(values.plain()), f"should be one value: {why}")
+            yield Finding(f"space.{option}", shown(values.plain()), f"should be one value: {reason}")
     if not spec.searcher.row.lists:
-        yield Finding("searcher", shown(spec.searcher.name), f"should be grid: {why}")
+        yield Finding("searcher", shown(spec.searcher.name), f"should be grid: {reason}")
     if spec.pruner.row.prunes:
-        yield Finding("pruner", shown(spec.pruner.name), f"should be none: {why}")
+        yield Finding("pruner", shown(spec.pruner.name), f"should be none: {reason}")
 
 
 def _in_both(spec: SweepFields) -> Iterator[Finding]:
@@ -57,9 +57,9 @@ def _idle(spec: SweepFields) -> Iterator[Finding]:
     given = {**spec.training, **dict.fromkeys(searched, ...)}
     for section, options in (("space", searched), ("training", spec.training)):
         for option, value in options.items():
-            why = [idle(option, algorithm, given) for algorithm in spec.algorithms if applies(option, algorithm)]
-            if why and all(why):
-                yield Finding(f"{section}.{option}", shown(value), f"has no effect here: {why[0]}")
+            reasons = [idle(option, algorithm, given) for algorithm in spec.algorithms if applies(option, algorithm)]
+            if reasons and all(reasons):
+                yield Finding(f"{section}.{option}", shown(value), f"has no effect here: {reasons[0]}")
 
 
 def _lists_in_a_grid(spec: SweepFields) -> Iterator[Finding]:
@@ -124,10 +124,10 @@ def _of_one_kind(spec: SweepFields) -> Iterator[Finding]:
         yield Finding("backbone", shown(spec.backbone), str(error).partition(": ")[2])
     for option in unused_options(spec.model):
         yield Finding(
-            option, shown(getattr(spec, option)), f"is for texts, and {spec.task_name} has images: leave it out"
+            option, shown(getattr(spec, option)), f"applies to texts only, and {spec.task_name} has images: omit it"
         )
     if spec.data.group_by not in (None, ("none",)):
-        yield Finding("data.group_by", shown(list(spec.data.group_by)), "is for columns of text: leave it out")
+        yield Finding("data.group_by", shown(list(spec.data.group_by)), "applies to text columns only: omit it")
 
 
 #: A check is skipped while one of the keys that it reads is itself wrong.

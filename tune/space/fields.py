@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig
-from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
+from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, canonical_name, is_regression
 from leebert.errors import ConfigError, nearest
 from leebert.findings import Finding, Findings, findings_of, keys_below, shown
 from leebert.images.tasks import IMAGE_TASKS
@@ -29,7 +29,7 @@ from tune.space.parts import Whole
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, expand_name, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
 
-#: Sections on where and how long a sweep runs, not on what it measures; a sweep may be resumed with other ones.
+#: Sections on place and duration of a sweep, not on its results; a sweep can resume with other values.
 CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
 
 
@@ -48,7 +48,7 @@ def _read_task(raw: Any) -> str | dict[str, Any]:
         names = (*TASKS, *IMAGE_TASKS)
         if is_regression(raw):
             raise ValueError(f"is a regression: {NO_REGRESSION}")
-        if (name := known_name(raw)) not in names:
+        if (name := canonical_name(raw)) not in names:
             raise ValueError(
                 f"should be one of {', '.join(names)}{nearest(raw.lower(), names)}, or a mapping that declares a task"
             )
@@ -174,7 +174,7 @@ class SweepFields(Frozen):
     def cells(self) -> tuple[tuple[int, int], ...]:
         """Return (seed, fold) of every run, in the order of training: seed by seed, fold by fold.
 
-        The order is the same for all configurations, so of any two the shorter one's runs are common to both.
+        The order is the same for all configurations, so that the runs of a shorter configuration are common to both of any two.
         """
         return tuple(itertools.product(self.seeds, range(self.folds)))
 
@@ -203,7 +203,7 @@ class SweepFields(Frozen):
     def configurations(self) -> Iterator[dict[str, Any]]:
         """Iterate over every effective configuration once, in a fixed order.
 
-        Methods alternate in the innermost loop, and options that few methods use change fastest: wherever a sweep stops,
+        Methods alternate in the innermost loop, and options that few methods use change fastest: at whatever point a sweep stops,
         nearly every configuration has its partners under the other methods.
 
         Raises:
@@ -234,8 +234,8 @@ class SweepFields(Frozen):
         """Return the θ updates of one run without early stopping: epochs of all stages × ⌊training samples / 2B⌋."""
         config = self.train_config(values)
         rows = min(train_rows, self.data.subset.rows) if self.data.subset else train_rows
-        kept, of = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)
-        return most_epochs(config) * (rows * kept // (of * 2 * config.batch_size))
+        training_folds, folds = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)
+        return most_epochs(config) * (rows * training_folds // (folds * 2 * config.batch_size))
 
     def theta_updates(self, train_rows: int) -> int:
         """Return the θ updates of the whole sweep, without early stopping or pruning.
@@ -264,7 +264,7 @@ class SweepFields(Frozen):
 
     @property
     def digest(self) -> str:
-        """The digest of what is measured and how it is searched; resuming a sweep requires a file with the same digest.
+        """Digest of the measured quantities and the search; resuming a sweep requires a file with the same digest.
 
         It does not cover where a sweep runs (resources, tracking, storage, the data's folder, options that only change
         memory) and how long (budget, number of configurations), so that a sweep can be moved and extended.

@@ -33,7 +33,7 @@ def load_space(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         overrides: ``key=value`` each, with dotted keys and YAML values.
 
     Raises:
-        ConfigError: With a line ``file: key: value: what was expected`` for each error.
+        ConfigError: The file has errors; the message has a line ``file: key: value: what was expected`` for each.
     """
     file = find_space(path)
     document = parse_document(read_text(file), str(file))

@@ -1,7 +1,7 @@
-"""Searchers and pruners as rows: what a search space has to know of them, their names and options first of all.
+"""Searchers and pruners as rows: the facts that a search space needs of them, such as names and options.
 
-A row lies with its class, in a module of `tune.searchers` or `tune.pruners` or of another package, and is imported when a
-space first names it (`leebert.plugins`). docs/decisions/plugins.md says why the registries lie below the packages.
+A row is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
+names it (`leebert.plugins`). docs/decisions/plugins.md explains why the registries are below the packages.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PartRow:
         source: Who published it, or `ours`.
         make: From a checked space (:class:`tune.space.SweepSpec`) and the options, an instance of `options`, to the
             :class:`tune.searchers.Searcher` or :class:`tune.pruners.Pruner`.
-        options: What may stand beside `name` in a space. Each has a default.
+        options: Options beside `name` in a space. Each has a default.
         needs: What a space must or must not have, as a table has it.
     """
 
@@ -95,7 +95,7 @@ Row = TypeVar("Row", bound=PartRow)
 
 
 def _check(kind: type[Row], name: str, part: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, where a part is no row that can stand under a name."""
+    """Raise TypeError or ValueError, with one sentence, if a part is not a valid row under this name."""
     if not isinstance(part, kind):
         raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(part).__name__}")
     if part.name != name:
@@ -103,7 +103,7 @@ def _check(kind: type[Row], name: str, part: Any) -> None:
     if required := [option for option, field in part.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
     if "name" in part.options.model_fields:
-        raise ValueError("it has an option 'name', which is the key of its own name; rename the option")
+        raise ValueError("its option 'name' conflicts with the key of the part's name; rename the option")
 
 
 SEARCHERS: Registry[SearcherRow] = Registry(

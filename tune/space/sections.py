@@ -19,7 +19,7 @@ from pydantic_core import InitErrorDetails
 from leebert.config import Frozen, Subset
 from leebert.errors import nearest
 from leebert.findings import again
-from leebert.plugins import Registry, elsewhere
+from leebert.plugins import Registry, unknown_advice
 from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
 
@@ -48,7 +48,7 @@ class PartSpec(Frozen):
     """A searcher or pruner by name, with its options, which are checked as its row declares them.
 
     An option that only other parts of this project have does nothing: older versions wrote all options of all parts into
-    a sweep's space. It is kept where it is not the default, as it was part of the sweep's digest.
+    a sweep's space. It is kept unless it is the default, since it was part of the sweep's digest.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -58,12 +58,12 @@ class PartSpec(Frozen):
 
     @property
     def row(self) -> Any:
-        """What is known of it."""
+        """The row of the part."""
         return self.registry[self.name]
 
     @property
     def options(self) -> Any:
-        """Its options, as the model that its row names."""
+        """Its options, in the model of its row."""
         kind = self.row.options
         return kind.model_validate({k: v for k, v in (self.model_extra or {}).items() if k in kind.model_fields})
 
@@ -77,7 +77,7 @@ class PartSpec(Frozen):
     def _exists(cls, name: Any) -> Any:
         if isinstance(name, str) and name not in cls.registry:
             near = nearest(name, cls.registry)
-            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {elsewhere(name)}")
+            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {unknown_advice(name)}")
         return name
 
     @model_validator(mode="wrap")
@@ -101,7 +101,7 @@ class PartSpec(Frozen):
             try:
                 return handler({"name": name})
             except ValidationError as error:
-                wrong, extra = [*again(error), *wrong], {}  # whose the other keys are is not known
+                wrong, extra = [*again(error), *wrong], {}  # the owner of the other keys is unknown
         wrong += [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value) for key, value in extra.items()]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
@@ -109,22 +109,22 @@ class PartSpec(Frozen):
 
 
 class SearcherSpec(PartSpec):
-    """Who proposes configurations."""
+    """The searcher, which proposes configurations, with its options."""
 
     registry: ClassVar[Registry[SearcherRow]] = SEARCHERS
-    name: str = Field(default="grid", description="One of `SEARCHERS`; its options stand beside it.")
+    name: str = Field(default="grid", description="One of `SEARCHERS`; its options are further keys.")
 
     @property
     def configurations(self) -> int | None:
-        """How many it is to propose; None where that is not given."""
+        """The number of configurations that it proposes; None if not given."""
         return (self.model_extra or {}).get("configurations")
 
 
 class PrunerSpec(PartSpec):
-    """Who stops a configuration before its last cell."""
+    """The pruner, which may stop a configuration before its last cell, with its options."""
 
     registry: ClassVar[Registry[PrunerRow]] = PRUNERS
-    name: str = Field(default="none", description="One of `PRUNERS`; its options stand beside it.")
+    name: str = Field(default="none", description="One of `PRUNERS`; its options are further keys.")
 
 
 class Resources(Frozen):

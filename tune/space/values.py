@@ -24,7 +24,7 @@ Scalar = bool | int | float | str
 
 
 def options() -> tuple[str, ...]:
-    """Return the options that a space or `training` may name: seeds belong to cells, methods have a key of their own."""
+    """Return the options that a space or `training` may name: seeds belong to runs, and methods have another key."""
     return tuple(name for name in option_names() if name not in _ELSEWHERE)
 
 
@@ -54,7 +54,7 @@ class ValueList:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Every number from `low` to `high`, both included; whole numbers where the option is one.
+    """Every number from `low` to `high`, both included; only whole numbers if the option takes an integer.
 
     Written ``{range: [low, high]}``, with an optional `step`, or ``{log_range: [low, high]}``, uniform in the logarithm.
     """
@@ -66,7 +66,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether its numbers are whole."""
+        """Whether the option takes integers."""
         return isinstance(self.low, int)
 
     @property
@@ -82,7 +82,7 @@ class Range:
 
     def draw(self, rng: random.Random) -> Scalar:
         """Draw one number, uniform in the range or in its logarithm."""
-        if self.log and self.whole:  # half a step beyond both ends, or these would be drawn half as often
+        if self.log and self.whole:  # half a step beyond both ends; otherwise the ends would be drawn half as often
             drawn = round(math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5))))
             return min(max(drawn, int(self.low)), int(self.high))
         if self.log:
@@ -105,7 +105,7 @@ Values = ValueList | Range
 
 
 def coerce(option: str, value: Any) -> Scalar:
-    """Convert a value as its option's field does ("1e-5" is a float). ValueError with what the field expects."""
+    """Convert a value as its option's field does ("1e-5" is a float). ValueError with the field's expectation."""
     numeric = field_of(option).annotation in (int, float)
     if numeric and isinstance(value, bool):
         raise ValueError("should be a number")  # pydantic would convert true to 1

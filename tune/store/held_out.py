@@ -73,7 +73,7 @@ def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.nd
         The logits with their labels, and (N,) row numbers.
 
     Raises:
-        SweepError: For a file that is missing, damaged, or not the recorded one.
+        SweepError: The file is missing, damaged, or not the recorded one.
     """
     import pyarrow as pa
 
@@ -97,9 +97,9 @@ def _contents(path: Path, digest: str | None) -> bytes:
         raise SweepError(f"{path} is missing: the validation logits of a finished run") from None
     except OSError as error:
         raise SweepError(f"{path} can't be read: {error.strerror or error}") from None
-    if digest is not None and (now := hashlib.sha256(data).hexdigest()) != digest:
+    if digest is not None and (actual := hashlib.sha256(data).hexdigest()) != digest:
         raise SweepError(
-            f"{path} is not the file that the ledger records (SHA-256 {now[:12]}, not {digest[:12]}): it was damaged, or "
+            f"{path} is not the file that the ledger records (SHA-256 {actual[:12]}, not {digest[:12]}): it was damaged, or "
             "belongs to another run"
         )
     return data
@@ -126,7 +126,7 @@ def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarr
 
 
 def damaged(folder: Path, cells: Mapping[CellKey, LedgerRecord]) -> dict[CellKey, str]:
-    """Return the finished runs with a missing or damaged file, and what is wrong with their first such file."""
+    """Return the finished runs with a missing or damaged file, with the problem of their first such file."""
     problems = {}
     for key, record in cells.items():
         paths = [held_out_path(folder, record)] if "held_out" in record else []  # others have diverged
@@ -151,14 +151,14 @@ def cell_name(key: CellKey) -> str:
     return f"configuration {key[0]}, seed {key[1]}, fold {key[2]}"
 
 
-def warn_unreadable(folder: Path, wrong: Mapping[CellKey, str]) -> None:
+def warn_unreadable(folder: Path, problems: Mapping[CellKey, str]) -> None:
     """Warn of runs without readable logits, and name the command that restores them."""
-    if not wrong:
+    if not problems:
         return
-    first = [f"{cell_name(key)}: {problem}" for key, problem in list(wrong.items())[:NAMED]]
-    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    first = [f"{cell_name(key)}: {problem}" for key, problem in list(problems.items())[:NAMED]]
+    remainder = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
     warnings.warn(
-        f"{'; '.join(first)}{more}; results computed from logits are without them; restore them by: leebert-tune resume "
+        f"{'; '.join(first)}{remainder}; results computed from logits are without them; restore them by: leebert-tune resume "
         f"{folder} --repair",
         stacklevel=1,
     )

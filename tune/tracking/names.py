@@ -1,6 +1,6 @@
 """Every metric, parameter and tag name that a sweep writes to MLflow, as data.
 
-The page docs/metrics.md says the same, and a test holds both equal. In a pattern, ``{exit}`` is an exit's number from
+The page docs/metrics.md has the same names; a test compares them. In a pattern, ``{exit}`` is an exit's number from
 01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space,
 ``{split}`` an evaluated split such as dev, ``{criterion}`` an exit criterion.
 """

@@ -29,7 +29,7 @@ class Receiver(Protocol):
 
 
 class Publisher:
-    """Sends summaries and views at a sweep's start, each time its complete configurations have doubled, and at its end.
+    """Sends summaries and views at a sweep's start, each time its completed configurations have doubled, and at its end.
 
     They exist from the first hour of a sweep of days, and are only written a few times. Errors are reported and never
     raised, since they must not end training.
@@ -79,11 +79,11 @@ def show(
     tracking_uri: str | None = None,
     experiment: str | None = None,
 ) -> dict[str, Any]:
-    """Write the current views of a sweep that MLflow has, and nothing else; return a JSON-ready summary.
+    """Write only the current views of a sweep that MLflow has; return a JSON-ready summary.
 
     Raises:
-        SweepError: For a sweep without configurations.
-        TrackingError: If MLflow lacks the sweep or refuses its views.
+        SweepError: The sweep has no configurations.
+        TrackingError: MLflow lacks the sweep or refuses its views.
     """
     spec, state = spec_of(folder), folder.ledger.read(epochs=False)
     if not state.history():
@@ -102,7 +102,7 @@ def show(
 
 
 def _next_after(complete: int) -> int:
-    """Return the number of complete configurations for the next update: double, and above MLflow's limit."""
+    """Return the number of completed configurations for the next update: double, and above MLflow's limit."""
     return max(1, LOADED_RUNS + 1 if complete <= LOADED_RUNS < 2 * complete else 2 * complete)
 
 

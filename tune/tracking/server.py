@@ -78,7 +78,7 @@ def resolve_uri(option: str | None = None) -> str:
 def redact(text: str) -> str:
     """Remove user names, passwords and tokens from a URI, or from a text with URIs.
 
-    The password and token in the environment are removed too, wherever they occur.
+    The password and token in the environment are also removed wherever they occur.
     """
     text = _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\1", text))
     for variable in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
@@ -312,11 +312,11 @@ def _answer(api: Any, endpoint: str, response: Any) -> Any:
         body = json.loads(response.text)
     except ValueError:
         body = None
-    ours = isinstance(body, dict) and (response.status_code == 200 or isinstance(body.get("error_code"), str))
+    from_mlflow = isinstance(body, dict) and (response.status_code == 200 or isinstance(body.get("error_code"), str))
     try:
         verify_rest_response(response, endpoint)
     except MlflowException as error:
-        if ours:
+        if from_mlflow:
             raise
         raise ForeignAnswer(str(error), error.error_code) from None
     if not isinstance(body, dict):

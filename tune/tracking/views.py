@@ -36,14 +36,14 @@ ViewState = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ViewContents:
-    """What views depend on besides the sweep's name.
+    """The facts of a sweep, besides its name, that its views depend on.
 
     Attributes:
         algorithms: The sweep's methods.
         shared: The swept options that every method uses.
         others: The swept options that only some methods use.
-        complete: The number of complete configurations.
-        ranges: The lowest and highest value of each series over complete configurations; without them the y-axis of
+        complete: The number of completed configurations.
+        ranges: The lowest and highest value of each series over completed configurations; without them the y-axis of
             grouped charts would begin at 0.
         begun: The number of configurations, pruned, failed and running ones included.
     """
@@ -192,7 +192,7 @@ def _state(
 ) -> ViewState:
     cards = [{**card, "metricSectionId": section.id} for section in sections for card in section.cards]
     shown = {card["metricKey"] for card in cards if "metricKey" in card}
-    # MLflow adds a card for each metric without one, in a section of its own, unless the metric has a deleted card.
+    # MLflow adds a card for each metric without one, in a separate section, unless the metric has a deleted card.
     cards += [
         {"uuid": f"no-{metric}", "type": "BAR", "metricSectionId": sections[0].id, "metricKey": metric, "deleted": True,
          "isGenerated": True}
