@@ -1,6 +1,7 @@
 """Options of both programs: one type, help text and default each; former spellings; former keys in files."""
 
 import collections
+from typing import Annotated
 
 import pytest
 import typer
@@ -50,19 +51,27 @@ def test_former_spellings_appear_in_no_help():
     assert set(RENAMED.values()) <= options().keys()
 
 
-@pytest.mark.parametrize("former", [["--strategy", "entropy"], ["--rule", "entropy"], ["--rule=entropy"]])
-def test_former_spellings_work_with_a_warning_of_one_line(former):
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        (["--strategy", "entropy"], "--criterion"),
+        (["--rule", "entropy"], "--criterion"),
+        (["--rule=entropy"], "--criterion"),
+        (["--front"], "--pareto"),
+    ],
+)
+def test_former_spellings_work_with_a_warning_of_one_line(former, present):
     app, seen = typer.Typer(), []
 
     @app.command(cls=Command)
-    def show(file: str, criterion: Criterion = None):
-        seen.append((file, criterion))
+    def show(file: str, criterion: Criterion = None, pareto: Annotated[bool, typer.Option("--pareto")] = False):
+        seen.append((file, "entropy" if pareto else criterion))
 
     ran = CliRunner().invoke(app, [*former, "--", "--rule"])
     assert ran.exit_code == 0
     assert seen == [("--rule", "entropy")]
     assert ran.stderr.splitlines() == [
-        f"warning: {former[0].partition('=')[0]} is deprecated and will be removed in the next release: use --criterion"
+        f"warning: {former[0].partition('=')[0]} is deprecated and will be removed in the next release: use {present}"
     ]
 
 

@@ -338,9 +338,9 @@ def best(
     ] = "score",
     criterion: Criterion = None,
     patience: Patience = None,
-    front: Annotated[
+    pareto: Annotated[
         bool,
-        typer.Option("--front", help="Compute the Pareto front of score against layers, whatever the sweep's size."),
+        typer.Option("--pareto", help="Compute the Pareto front of score against layers, whatever the sweep's size."),
     ] = False,
     anyway: Annotated[
         bool,
@@ -360,7 +360,7 @@ def best(
 
     folders = [SweepFolder.find(name, storage) for name in names]
     choices, errors = choose_each(
-        folders, RankingObjective.of(objective, criterion, patience), front=front, anyway=anyway
+        folders, RankingObjective.of(objective, criterion, patience), front=pareto, anyway=anyway
     )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:

@@ -212,7 +212,7 @@ def _curves_of(
     needed = front or objective.kind != "score"
     cells = sum(len(candidate.configuration.cells) for candidate in candidates.values())
     if not needed and cells > FRONT_CELLS:
-        return {}, f"computing it replays the validation logits of {cells} runs; add --front to do so", ()
+        return {}, f"computing it replays the validation logits of {cells} runs; add --pareto to do so", ()
     try:
         replayed = _replayed(sweeps, candidates, objective)
     except LeebertError as error:
