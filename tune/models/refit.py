@@ -68,7 +68,7 @@ class RefitPlan:
     speed_up: float | None = None
     patience: int | None = None
     device: str = "auto"
-    timed_rows: int = 100
+    timed_rows: int = 50
     max_loss: float | None = None
 
     @property
