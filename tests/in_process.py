@@ -45,7 +45,7 @@ def _failure(study: Any, driver: Driver, attempt: Any, beat: Callable[[], None])
         with contextlib.closing(run_attempt(study, attempt)) as reports:
             for records in reports:
                 beat()
-                if not driver.receive(records) or driver.stop_reason():
+                if not driver.receive(records) or driver.stopping.reason():
                     break
     except Exception as error:
         if (failure := of_exception(error)) is None:

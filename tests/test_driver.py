@@ -68,7 +68,7 @@ def run_all(d, trials=1):
     """Drive attempts to their ends in this process."""
     while (attempt := d.next_attempt("t")) is not None:
         for records in run_attempt(d.study, attempt):
-            if not d.receive(records) or d.stop_reason():
+            if not d.receive(records) or d.stopping.reason():
                 break
         d.trial_ended("t")
     return d.finish()
@@ -200,7 +200,7 @@ def test_stopped_anywhere_and_resumed_scores_are_bit_identical(tmp_path_factory,
                     break  # killed after the ledger was written, before the driver heard
                 d.receive(records)
             d.running.clear()
-        d.writer.close()  # no end record: the driver was killed, too
+        d.records.writer.close()  # no end record: the driver was killed, too
     last = driver(torn, fresh=fresh)
     run_all(last)
     table = lambda d: {(c.id, k.seed, k.fold): k.epochs for c in d.state.history() for k in c.cells}  # noqa: E731
@@ -216,7 +216,7 @@ def test_a_stop_on_request_is_seen_between_epochs(tmp_path):
     for records in run_attempt(d.study, attempt):
         d.receive(records)
         (tmp_path / "STOP").touch()
-        if d.stop_reason():
+        if d.stopping.reason():
             break
     assert d.state.fold_epochs == 1
     assert d.next_attempt("t2") is None
@@ -311,7 +311,7 @@ def test_whoever_lost_the_lease_decides_nothing_more(tmp_path):
     def lost():
         raise LeaseError("taken over by process 2 on far")
 
-    d.may_decide = lost
+    d.records.may_decide = lost
     with pytest.raises(LeaseError, match="taken over"):
         d.next_attempt("u")
     d.finish("taken over")
@@ -361,7 +361,7 @@ def test_where_nothing_ever_trains_the_sweep_stops_instead_of_failing_every_conf
         assert d.next_attempt(f"t{n}")
         d.trial_ended(f"t{n}", Failure("refused", "no module named leebert"))
     assert d.next_attempt("t4") is None
-    assert "no module named leebert" in d.stop_reason()
+    assert "no module named leebert" in d.stopping.reason()
     assert d.finish() == "stopped"
     assert run_all(driver(tmp_path, fresh=False)) == "finished"  # once it is mended, with those three
 
@@ -387,7 +387,7 @@ def test_no_sweep_is_given_up_while_something_trains_for_the_first_time(tmp_path
     for n in range(3):
         d.next_attempt(f"t{n}")
         d.trial_ended(f"t{n}", Failure("refused", "too long for this model"))
-    assert d.stop_reason() is None
+    assert d.stopping.reason() is None
 
 
 class Answers:
@@ -462,7 +462,7 @@ def test_where_one_configuration_has_trained_others_may_fail(tmp_path):
     for n in range(3):
         d.next_attempt(f"t{n}")
         d.trial_ended(f"t{n}", Failure("refused", "too long for this model"))
-    assert d.stop_reason() is None
+    assert d.stopping.reason() is None
 
 
 def test_where_storage_fails_the_sweep_stops_and_nothing_is_marked_failed(tmp_path):

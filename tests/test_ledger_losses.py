@@ -29,7 +29,7 @@ def whole(tmp_path_factory):
             if attempt.index == 2:
                 break
         first.running.clear()
-    first.writer.close()
+    first.records.writer.close()
     taken_over(folder, 2)
     assert run_all(driver(folder, fresh=False, number=2)) == "finished"
     return folder
@@ -115,7 +115,7 @@ def test_half_of_a_sweep_whose_driver_lost_everything_goes_on_to_the_same_scores
     first = driver(tmp_path)
     attempt = first.next_attempt("t")
     next(run_attempt(first.study, attempt))  # an epoch of the first cell
-    first.writer.close()
+    first.records.writer.close()
     (tmp_path / "ledger" / "driver" / "0001" / "00000001.jsonl").write_bytes(b"")
     with pytest.warns(UserWarning, match="missing"):
         Ledger(tmp_path / "ledger").read()

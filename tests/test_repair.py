@@ -102,7 +102,7 @@ def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated
         running = run_attempt(d.study, attempt)
         d.receive(next(running))
         running.close()
-        d.writer.close()
+        d.records.writer.close()
         d = reading(place)
     attempt = d.next_attempt("t")
     assert attempt.config == key[0]

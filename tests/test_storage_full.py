@@ -93,7 +93,7 @@ def test_a_sweep_whose_storage_fails_stops_without_blame_and_ends_the_same_later
     said = "No space left on device" if fault == "full" else "Read-only file system"
     with by_value():
         try:
-            why = d.stop_reason() if session(d, beat=fail) == "stopped" else None
+            why = d.stopping.reason() if session(d, beat=fail) == "stopped" else None
         except StorageError as error:  # of the driver's own records
             why = str(error)
         assert said in why

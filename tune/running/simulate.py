@@ -189,7 +189,7 @@ def replay(
 
     for _ in range(concurrent):
         begin(0.0)
-    while running and not driver.stop_reason():
+    while running and not driver.stopping.reason():
         now, trial, records, reports = heapq.heappop(running)
         if not driver.receive(records) or not schedule_next(now, trial, reports):
             driver.trial_ended(str(trial))

@@ -288,12 +288,14 @@ def _run(
         unsent = missing(tracker, driver.state)
     if status == "stopped":
         log.info(
-            f"stopped: {driver.stop_reason() or 'work remains'}; resume it by: leebert-tune resume {sweep_argument(folder)}"
+            f"stopped: {driver.stopping.reason() or 'work remains'}; resume it by: leebert-tune resume {sweep_argument(folder)}"
         )
-    by_hand = driver.interrupted or folder.stop_requested()
+    by_hand = driver.stopping.signal is not None or folder.stop_requested()
     views = tracker.views
     note = doubts(tracker.uri) if views else ""
-    return SweepOutcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
+    return SweepOutcome(
+        folder, spec, status, by_hand, driver.stopping.signal, unsent, mlflow_address(tracker), views, note
+    )
 
 
 def _session(
