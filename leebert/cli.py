@@ -86,7 +86,7 @@ def train(
     source = str(config or "options")
     sources: dict[str, str] = {}
     errors = _override(values, task, options, set_ or (), sources)
-    if isinstance(search := values.get("found"), dict):  # first, since other keys may name parts of a missing plug-in
+    if isinstance(search := values.get("found"), dict):  # first, since other keys may name options of a missing plugin
         refuse_missing(search.get("parts"), source)
     checked = parse(RunConfig, values, source, sources, errors)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))

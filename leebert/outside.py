@@ -1,4 +1,4 @@
-"""Record which parts of other packages a sweep or a model uses, and report missing ones.
+"""Record which plugins of other packages a sweep or a model uses, and report missing ones.
 
 The record is a mapping from kind and name, ``method often``, to the origin, ``leebert-extension 1.0 (extension.often)``.
 """
@@ -13,33 +13,33 @@ from leebert.plugins import REGISTRIES, Origin
 
 
 def origin_of(key: str) -> Origin | None:
-    """Return the origin of an installed part by kind and name; None for built-in and missing parts."""
+    """Return the origin of an installed plugin by kind and name; None for built-in and missing plugins."""
     kind, _, name = key.rpartition(" ")
     registry = REGISTRIES.get(kind)
     return registry.origin(name) if registry is not None and name in registry else None
 
 
 def origins(keys: Iterable[str]) -> dict[str, str]:
-    """Record the parts of other packages among these kinds and names.
+    """Record the plugins of other packages among these kinds and names.
 
     Args:
         keys: Such as ``method often``.
 
     Returns:
-        The record, without built-in parts.
+        The record, without built-in plugins.
     """
     return {key: str(origin) for key in dict.fromkeys(keys) if (origin := origin_of(key)) is not None}
 
 
 def refuse_missing(record: Any, file: str) -> None:
-    """Raise ConfigError if a recorded part is not installed here.
+    """Raise ConfigError if a recorded plugin is not installed here.
 
     Args:
         record: A record of :func:`origins`; anything but a mapping counts as empty.
         where: The file that holds the record, for messages.
 
     Raises:
-        ConfigError: One line names the part, the names that exist here, and where the part came from.
+        ConfigError: One line names the plugin, the names that exist here, and where the plugin came from.
     """
     for key, origin in record.items() if isinstance(record, Mapping) else ():
         kind, _, name = str(key).rpartition(" ")

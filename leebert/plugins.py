@@ -1,7 +1,7 @@
-"""Registries of named parts (methods, exit criteria, metrics, …), which other packages extend.
+"""Registries of named plugins (methods, exit criteria, metrics, …), which other packages extend.
 
-A registry is a mapping from names to parts. It contains this project's parts, whose modules are imported at first use;
-parts of installed packages, declared by entry points; and parts added by :meth:`Registry.register`. The environment variable
+A registry is a mapping from names to plugins. It contains this project's plugins, whose modules are imported at first use;
+plugins of installed packages, declared by entry points; and plugins added by :meth:`Registry.register`. The environment variable
 ``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a look-up and call ``register``. It is for
 code that is not installed as a package.
 
@@ -25,10 +25,10 @@ from typing import Any, Generic, TypeVar
 
 from leebert.errors import ConfigError, nearest
 
-#: Modules that register parts, separated by commas.
+#: Modules that register plugins, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
 
-Part = TypeVar("Part")
+Plugin = TypeVar("Plugin")
 
 #: Registries by kind, of imported modules.
 REGISTRIES: dict[str, Registry[Any]] = {}
@@ -36,11 +36,11 @@ REGISTRIES: dict[str, Registry[Any]] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The origin of a part from another package.
+    """The origin of a plugin from another package.
 
     Attributes:
         module: The dotted name of the module that defines it.
-        distribution: The installed package and its version, as ``name 1.0``; None for registered parts.
+        distribution: The installed package and its version, as ``name 1.0``; None for registered plugins.
     """
 
     module: str
@@ -50,16 +50,16 @@ class Origin:
         return f"{self.distribution} ({self.module})" if self.distribution else self.module
 
 
-class Registry(Mapping[str, Part], Generic[Part]):
-    """The parts of one kind by name: built-in parts in their order, then parts of other packages by name.
+class Registry(Mapping[str, Plugin], Generic[Plugin]):
+    """The plugins of one kind by name: built-in plugins in their order, then plugins of other packages by name.
 
     Args:
         kind: The singular in messages, such as ``exit criterion``.
-        group: The group of entry points in which other packages declare their parts: ``leebert.criteria``.
-        package: The package that has a module for each built-in part.
-        attribute: The variable of such a module that holds the part.
+        group: The group of entry points in which other packages declare their plugins: ``leebert.criteria``.
+        package: The package that has a module for each built-in plugin.
+        attribute: The variable of such a module that holds the plugin.
         modules: Built-in names and the names of their modules.
-        check: Checks a part of another package; raises ValueError or TypeError with one sentence.
+        check: Checks a plugin of another package; raises ValueError or TypeError with one sentence.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
     ) -> None:
         self.kind, self.group = kind, group
         self._package, self._attribute, self._modules, self._check = package, attribute, dict(modules), check
-        self._parts: dict[str, Part] = {}
+        self._plugins: dict[str, Plugin] = {}
         self._registered: dict[str, Origin] = {}
         self._entry_points: dict[str, metadata.EntryPoint] | None = None
         self._changes = 0
@@ -81,49 +81,51 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
     @property
     def built_in(self) -> tuple[str, ...]:
-        """Names of the built-in parts, in their order."""
+        """Names of the built-in plugins, in their order."""
         return tuple(self._modules)
 
-    def register(self, name: str, part: Part, *, module: str | None = None) -> Part:
-        """Register a part for this process and for the sweeps that it starts.
+    def register(self, name: str, plugin: Plugin, *, module: str | None = None) -> Plugin:
+        """Register a plugin for this process and for the sweeps that it starts.
 
         Args:
             name: Its name in configurations.
-            part: The part.
+            plugin: The plugin.
             module: Dotted name of its module; None: the module of a class or function, else the caller's.
 
         Returns:
-            The part.
+            The plugin.
 
         Raises:
-            ConfigError: Another part has this name, or the part is invalid.
+            ConfigError: Another plugin has this name, or the plugin is invalid.
         """
-        defining = part.__module__ if isinstance(part, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
+        defining = (
+            plugin.__module__ if isinstance(plugin, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
+        )
         origin = Origin(module or defining)
-        if self._parts.get(name) is part:
-            return part
+        if self._plugins.get(name) is plugin:
+            return plugin
         existing = self._registered.get(name)
         if name in self._modules or (existing is not None and existing != origin):
             self._clash(name, [str(existing) if existing else "leebert", str(origin)])
-        self._fits(name, part, origin)
-        self._parts[name], self._registered[name] = part, origin
+        self._fits(name, plugin, origin)
+        self._plugins[name], self._registered[name] = plugin, origin
         self._changes += 1
-        return part
+        return plugin
 
     @property
     def changes(self) -> int:
-        """Number of added and removed parts, to invalidate values computed from all parts."""
-        self._outside()  # imports modules that register parts
+        """Number of added and removed plugins, to invalidate values computed from all plugins."""
+        self._outside()  # imports modules that register plugins
         return self._changes
 
     def unregister(self, name: str) -> None:
-        """Remove a part added by :meth:`register`; other names are ignored."""
+        """Remove a plugin added by :meth:`register`; other names are ignored."""
         if self._registered.pop(name, None) is not None:
-            del self._parts[name]
+            del self._plugins[name]
             self._changes += 1
 
     def origin(self, name: str) -> Origin | None:
-        """Return the origin of a part; None for built-in parts."""
+        """Return the origin of a plugin; None for built-in plugins."""
         if name in self._modules:
             return None
         if name in self._registered:
@@ -131,13 +133,13 @@ class Registry(Mapping[str, Part], Generic[Part]):
         point = self._outside()[name]
         return Origin(point.module, f"{point.dist.name} {point.dist.version}" if point.dist else None)
 
-    def __getitem__(self, name: str) -> Part:
-        if name not in self._parts:
-            self._parts[name] = self._load(name)
-        return self._parts[name]
+    def __getitem__(self, name: str) -> Plugin:
+        if name not in self._plugins:
+            self._plugins[name] = self._load(name)
+        return self._plugins[name]
 
     def __iter__(self) -> Iterator[str]:
-        outside = self._outside()  # first, since it imports modules that register parts
+        outside = self._outside()  # first, since it imports modules that register plugins
         return iter([*self._modules, *sorted({*self._registered, *outside})])
 
     def __len__(self) -> int:
@@ -152,31 +154,31 @@ class Registry(Mapping[str, Part], Generic[Part]):
             f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {unknown_advice(name)}"
         )
 
-    def _load(self, name: str) -> Part:
+    def _load(self, name: str) -> Plugin:
         if name in self._modules:
             module = importlib.import_module(f"{self._package}.{self._modules[name]}")
-            part: Part = getattr(module, self._attribute)
-            return part
+            plugin: Plugin = getattr(module, self._attribute)
+            return plugin
         point = self._outside().get(name)
         if name in self._registered:
-            return self._parts[name]
+            return self._plugins[name]
         if point is None:
             raise KeyError(name)
         origin = self.origin(name)
         try:
-            part = point.load()
+            plugin = point.load()
         except Exception as error:  # imports of other packages can raise anything
             raise ConfigError(
                 f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); fix or remove that package"
             ) from error
-        self._fits(name, part, origin)
-        return part
+        self._fits(name, plugin, origin)
+        return plugin
 
-    def _fits(self, name: str, part: Any, origin: object) -> None:
+    def _fits(self, name: str, plugin: Any, origin: object) -> None:
         if self._check is None:
             return
         try:
-            self._check(name, part)
+            self._check(name, plugin)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.kind} {name!r} of {origin} does not fit: {error}") from None
 
@@ -212,9 +214,9 @@ def load_modules() -> None:
     """Import the modules that ``LEEBERT_PLUGINS`` names.
 
     Raises:
-        ConfigError: A module can't be imported, or registers an invalid part.
+        ConfigError: A module can't be imported, or registers an invalid plugin.
     """
-    for name in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
+    for name in filter(None, (plugin.strip() for plugin in os.environ.get(VARIABLE, "").split(","))):
         if name in sys.modules:
             continue
         try:
@@ -224,7 +226,7 @@ def load_modules() -> None:
         except Exception as error:
             missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
             cure = "correct that module"
-            if missing or not all(part.isidentifier() for part in name.split(".")):
+            if missing or not all(plugin.isidentifier() for plugin in name.split(".")):
                 cure = "correct the name (no path, no .py; commas between names), install it, or set PYTHONPATH to its folder"
             raise ConfigError(
                 f"{VARIABLE}: module {name} can't be imported ({type(error).__name__}: {error}); {cure}"

@@ -138,7 +138,7 @@ LAYERS = {
         "console", "tables",
     ),
     "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
-    "contracts of parts": ("testing.*",),
+    "contracts of plugins": ("testing.*",),
     "commands": ("cli", "cli_options"),
 }  # fmt: skip
 

@@ -352,7 +352,7 @@ def test_after_memory_ran_out_a_trial_is_alone_then_in_micro_batches_until_these
     assert d.state.configs["clo-v2-0.01"].state == "failed"
     # A driver that comes later knows it from the ledger.
     later = driver(tmp_path, fresh=False, gpus=gpus)
-    assert later._placement(later.state.failures["clo-v2-0.01"][:1], "clo-v2-0.01") == Placement(*placements[0])
+    assert later.attempts.placement(later.state.failures["clo-v2-0.01"][:1], "clo-v2-0.01") == Placement(*placements[0])
 
 
 def test_where_nothing_ever_trains_the_sweep_stops_instead_of_failing_every_configuration(tmp_path):

@@ -194,7 +194,7 @@ def counting(config: TrainConfig) -> ByRule:
     ("make", "message"),
     [
         (counting, "two equal calls of the rule differ"),
-        (lambda config: ByRule(None), "name that among the options"),
+        (lambda config: ByRule(None), "add that to options"),
     ],
 )
 def test_a_rule_of_omega_with_hidden_state_breaks_the_contract(make: Any, message: str) -> None:

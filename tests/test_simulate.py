@@ -21,7 +21,7 @@ from tune.running.simulate import InOrder, replay, simulate
 from tune.searchers import SEARCHERS, SearcherRow
 from tune.searchers.random import RandomSearcher
 from tune.space import Budget, SweepSpec, config_id, load_space, resolved_yaml
-from tune.space.parts import Drawn
+from tune.space.plugins import Drawn
 from tune.store.history import History
 from tune.store.ledger import Ledger, SweepState
 

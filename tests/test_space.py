@@ -23,7 +23,7 @@ from leebert.methods import METHODS, applies
 from leebert.yaml import dump_yaml, load_yaml, parse_yaml
 from tune import pruners
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
-from tune.space.parts import PRUNERS, Number, PrunerRow, Warmed
+from tune.space.plugins import PRUNERS, Number, PrunerRow, Warmed
 from tune.space.values import Range, ValueList, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
@@ -395,7 +395,7 @@ def test_own_task_is_kept_as_it_is(file: Path) -> None:
         ),
         (
             "{name: mrpc, files: {train: a.jsonl}, text: s, label: y, labels: [n, p]}",
-            ["task: name: 'mrpc' is a known task, choose another"],
+            ["task: name: 'mrpc' is a built-in task; choose another"],
         ),
         ("3", ["task: 3: should be the name of a task, or a mapping that declares one"]),
     ],

@@ -11,11 +11,11 @@ from leebert import tables
 from leebert.tables import DocumentTable, documents, rendered
 from tune.pruners import PRUNERS
 from tune.searchers import SEARCHERS
-from tune.space.parts import PartRow
+from tune.space.plugins import PluginRow
 
 
-def _options(row: PartRow) -> str:
-    """A part's options with defaults and descriptions."""
+def _options(row: PluginRow) -> str:
+    """A plugin's options with defaults and descriptions."""
     fields = row.options.model_fields.items()
     return "; ".join(
         f"`{name}`{'' if field.default is None else f' ({field.default:g})'}: {field.description}"

@@ -20,7 +20,7 @@ from leebert.methods import applies
 from tune.pruners import PRUNERS, Pruner, PrunerRow, make_pruner
 from tune.searchers import SEARCHERS, Searcher, SearcherRow, make_searcher
 from tune.space import SweepSpec, config_id, effective
-from tune.space.parts import PartRow
+from tune.space.plugins import PluginRow
 from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 _FOLDS, _EPOCHS = 3, 3
@@ -47,7 +47,7 @@ RANGES: Mapping[str, Any] = {
 _HEAVY = {"torch", "ray", "mlflow", "optuna", "transformers", "pandas", "sklearn"}
 
 
-def _check_row(row: PartRow, registry: Mapping[str, Any]) -> None:
+def _check_row(row: PluginRow, registry: Mapping[str, Any]) -> None:
     """Assert that a row is valid, has the texts of tables, and that its module imports nothing heavy."""
     assert registry[row.name] is row
     assert row.title

@@ -156,25 +156,25 @@ class Criterion:
         return None
 
 
-def check_fits(name: str, part: Any) -> None:
+def check_fits(name: str, plugin: Any) -> None:
     """Check a registered exit criterion.
 
     Args:
         name: The name that it is registered under.
-        part: The registered object.
+        plugin: The registered object.
 
     Raises:
         TypeError: It is not a :class:`Criterion`.
-        ValueError: Its name differs, its parts contradict each other, or its span does not rise.
+        ValueError: Its name differs, its fields contradict each other, or its span does not rise.
     """
-    if not isinstance(part, Criterion):
-        raise TypeError(f"a {type(part).__name__} is not a leebert.exits.criterion.Criterion")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if part.span is None:
-        if part.default or part.patience:
+    if not isinstance(plugin, Criterion):
+        raise TypeError(f"a {type(plugin).__name__} is not a leebert.exits.criterion.Criterion")
+    if plugin.name != name:
+        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")
+    if plugin.span is None:
+        if plugin.default or plugin.patience:
             raise ValueError("a criterion without a span has no threshold, so it has no default and no patience")
         return
-    low, high = part.span(12, 2)
+    low, high = plugin.span(12, 2)
     if not low < high:
         raise ValueError(f"span(12, 2) is ({low:g}, {high:g}), which does not rise")

@@ -1,4 +1,4 @@
-"""The methods by name: each is a module of this package or a part of another package.
+"""The methods by name: each is a module of this package or a plugin of another package.
 
 A method of another package is found by its entry point in the group ``leebert.methods``, or added by :func:`register`
 (:mod:`leebert.plugins`).

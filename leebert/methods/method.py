@@ -134,26 +134,26 @@ class Method:
         return {**row, "options": sorted(self.options), "own_options": descriptions, "one_exit": self.one_exit}
 
 
-def check(name: str, part: Any) -> None:
+def check(name: str, plugin: Any) -> None:
     """Check a registered method.
 
     Args:
         name: The name that it is registered under.
-        part: The registered object.
+        plugin: The registered object.
 
     Raises:
         TypeError: It is not a :class:`Method`.
         ValueError: Its name differs, or a field is invalid.
     """
-    if not isinstance(part, Method):
-        raise TypeError(f"it should be a leebert.methods.Method, not {type(part).__name__}")
-    if part.name != name:
-        raise ValueError(f"its name is {part.name!r}")
-    if part.group not in get_args(Group):
-        raise ValueError(f"group {part.group!r} should be one of {', '.join(get_args(Group))}")
-    if part.samples not in get_args(Samples):
-        raise ValueError(f"samples {part.samples!r} should be one of {', '.join(get_args(Samples))}")
-    if required := [option for option, field in part.own_fields.items() if field.is_required()]:
+    if not isinstance(plugin, Method):
+        raise TypeError(f"it should be a leebert.methods.Method, not {type(plugin).__name__}")
+    if plugin.name != name:
+        raise ValueError(f"its name is {plugin.name!r}")
+    if plugin.group not in get_args(Group):
+        raise ValueError(f"group {plugin.group!r} should be one of {', '.join(get_args(Group))}")
+    if plugin.samples not in get_args(Samples):
+        raise ValueError(f"samples {plugin.samples!r} should be one of {', '.join(get_args(Samples))}")
+    if required := [option for option, field in plugin.own_fields.items() if field.is_required()]:
         raise ValueError(f"its own option {required[0]!r} needs a default")
-    if part.colour is not None and not re.fullmatch(r"#[0-9a-f]{6}", part.colour):
-        raise ValueError(f"colour {part.colour!r} should be #rrggbb, in lower case")
+    if plugin.colour is not None and not re.fullmatch(r"#[0-9a-f]{6}", plugin.colour):
+        raise ValueError(f"colour {plugin.colour!r} should be #rrggbb, in lower case")

@@ -125,20 +125,20 @@ class Metric:
         return self.measured(np.repeat(labels, num_classes), guesses)["score"]
 
 
-def check_fits(name: str, part: Any) -> None:
+def check_fits(name: str, plugin: Any) -> None:
     """Check a registered metric.
 
     Args:
         name: The name that it is registered under.
-        part: The registered object.
+        plugin: The registered object.
 
     Raises:
         TypeError: It is not a :class:`Metric`.
         ValueError: Its name differs, it has no measure, or one is called `score`.
     """
-    if not isinstance(part, Metric):
-        raise TypeError(f"a {type(part).__name__} is not a leebert.metrics.metric.Metric")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if not part.measures or "score" in part.measures:
+    if not isinstance(plugin, Metric):
+        raise TypeError(f"a {type(plugin).__name__} is not a leebert.metrics.metric.Metric")
+    if plugin.name != name:
+        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")
+    if not plugin.measures or "score" in plugin.measures:
         raise ValueError("a metric has one measure or more, none of which is called 'score'")

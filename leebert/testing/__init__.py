@@ -1,4 +1,4 @@
-"""Contract tests that other packages run on their own parts.
+"""Contract tests that other packages run on their own plugins.
 
 Example:
     A test file of a package with a method, an exit criterion and a metric::

@@ -95,7 +95,7 @@ class Stamp:
     Attributes:
         versions: Versions of libraries by name.
         code: Version of this package.
-        packages: Packages from which the sweep uses parts.
+        packages: Packages from which the sweep uses plugins.
     """
 
     versions: Mapping[str, str]
@@ -139,7 +139,7 @@ def check_versions(address: str | None, timeout: float = SECONDS, packages: tupl
     Args:
         address: Address of the cluster; None: this machine only, which needs no check.
         timeout: Seconds to wait for a node.
-        packages: Packages from which the sweep uses parts.
+        packages: Packages from which the sweep uses plugins.
 
     Raises:
         SweepError: A node differs, or does not respond in time.

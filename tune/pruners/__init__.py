@@ -11,9 +11,9 @@ from typing import Protocol
 
 from tune.pruners.places import Places as Places
 from tune.space import SweepSpec
-from tune.space.parts import PRUNERS as PRUNERS
-from tune.space.parts import PrunerRow as PrunerRow
-from tune.space.parts import Warmed as Warmed
+from tune.space.plugins import PRUNERS as PRUNERS
+from tune.space.plugins import PrunerRow as PrunerRow
+from tune.space.plugins import Warmed as Warmed
 from tune.store.history import History
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tune.pruners.places import Places
 from tune.space import SweepSpec
-from tune.space.parts import PrunerRow, Warmed, Whole
+from tune.space.plugins import PrunerRow, Warmed, Whole
 from tune.store.history import Configuration, History
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tune.space.parts import PrunerRow
+from tune.space.plugins import PrunerRow
 from tune.store.history import History
 
 

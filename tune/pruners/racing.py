@@ -20,7 +20,7 @@ from pydantic import Field
 
 from tune.pruners.places import Places
 from tune.space import SweepSpec
-from tune.space.parts import Number, PrunerRow, Warmed
+from tune.space.plugins import Number, PrunerRow, Warmed
 from tune.store.history import History
 from tune.store.ranking import completed, mean_and_std
 

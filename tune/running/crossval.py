@@ -26,7 +26,7 @@ from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
 from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
-from tune.running.outside import OutsideParts
+from tune.running.outside import OutsidePlugins
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
 from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
@@ -50,7 +50,7 @@ class Study:
         hang_seconds: A trial that requests no batch for so long is ended; None: never.
         stamp: The driver's versions, which the trials' processes must share; None: not compared.
         evaluate: Splits on which the model of each new best epoch is evaluated too; no choice depends on them.
-        outside: The parts of other packages that a trial's process needs.
+        outside: The plugins of other packages that a trial's process needs.
     """
 
     folder: str
@@ -64,7 +64,7 @@ class Study:
     hang_seconds: float | None = None
     stamp: Stamp | None = None
     evaluate: tuple[str, ...] = ()
-    outside: OutsideParts = dataclasses.field(default_factory=OutsideParts)
+    outside: OutsidePlugins = dataclasses.field(default_factory=OutsidePlugins)
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """Join the fixed options, a configuration's values and a seed."""

@@ -1,7 +1,7 @@
 """Make the parts of other packages that a sweep uses available in the processes of its trials.
 
-A process finds a part of an installed package by its entry point, and a registered part by importing its module. A part
-defined in `__main__` (a script or a notebook) is pickled and sent by value.
+A process finds a plugin of an installed package by its entry point, and a registered plugin by importing its module. A
+plugin defined in `__main__` (a script or a notebook) is pickled and sent by value.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tune.space import SweepSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class OutsidePart:
-    """A part that trials use: kind and name, and the driver's origin of it.
+class OutsidePlugin:
+    """A plugin that trials use: kind and name, and the driver's origin of it.
 
-    value: the pickled part, where its module exists in the driver's process only.
+    value: the pickled plugin, where its module exists in the driver's process only.
     """
 
     key: str
@@ -36,35 +36,35 @@ class OutsidePart:
 
 
 @dataclasses.dataclass(frozen=True)
-class OutsideParts:
-    """The modules and parts that a trial's process loads before it reads a configuration."""
+class OutsidePlugins:
+    """The modules and plugins that a trial's process loads before it reads a configuration."""
 
     modules: str = ""
-    parts: tuple[OutsidePart, ...] = ()
+    plugins: tuple[OutsidePlugin, ...] = ()
 
     @classmethod
-    def of(cls, spec: SweepSpec, metric: str) -> OutsideParts:
-        """Collect the parts that the trials of a space use; searcher and pruner run in the driver."""
-        parts = tuple(_part(key) for key in origins(_of_trials(spec, metric)))
-        return cls(os.environ.get(VARIABLE, ""), parts)
+    def of(cls, spec: SweepSpec, metric: str) -> OutsidePlugins:
+        """Collect the plugins that the trials of a space use; searcher and pruner run in the driver."""
+        plugins = tuple(_plugin(key) for key in origins(_of_trials(spec, metric)))
+        return cls(os.environ.get(VARIABLE, ""), plugins)
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The installed packages that the parts come from."""
-        return tuple(dict.fromkeys(part.distribution.split(" ")[0] for part in self.parts if part.distribution))
+        """The installed packages that the plugins come from."""
+        return tuple(dict.fromkeys(plugin.distribution.split(" ")[0] for plugin in self.plugins if plugin.distribution))
 
     def make_available(self) -> None:
-        """Add the parts to the registries of this process.
+        """Add the plugins to the registries of this process.
 
         Raises:
-            SweepError: One is missing here, or of another version; the line names part, package, version and node.
+            SweepError: One is missing here, or of another version; the line names plugin, package, version and node.
         """
         if self.modules:
             os.environ.setdefault(VARIABLE, self.modules)
         try:
             load_modules()
-            for part in self.parts:
-                _make_available(part)
+            for plugin in self.plugins:
+                _make_available(plugin)
         except SweepError:
             raise
         except LeebertError as error:
@@ -72,7 +72,7 @@ class OutsideParts:
 
 
 def recorded(spec: SweepSpec, metric: str) -> dict[str, str]:
-    """Record all parts of other packages that a sweep uses, for its ledger and manifest."""
+    """Record all plugins of other packages that a sweep uses, for its ledger and manifest."""
     return origins([*_of_trials(spec, metric), f"searcher {spec.searcher.name}", f"pruner {spec.pruner.name}"])
 
 
@@ -81,7 +81,7 @@ def _of_trials(spec: SweepSpec, metric: str) -> list[str]:
     return [*methods, *(f"exit criterion {METHODS[name].exits}" for name in spec.algorithms), f"metric {metric}"]
 
 
-def _part(key: str) -> OutsidePart:
+def _plugin(key: str) -> OutsidePlugin:
     kind, _, name = key.rpartition(" ")
     origin = origin_of(key)
     assert origin is not None
@@ -90,28 +90,30 @@ def _part(key: str) -> OutsidePart:
         from ray import cloudpickle
 
         value = cloudpickle.dumps(REGISTRIES[kind][name])
-    return OutsidePart(key, origin.module, origin.distribution, value)
+    return OutsidePlugin(key, origin.module, origin.distribution, value)
 
 
-def _make_available(part: OutsidePart) -> None:
-    kind, _, name = part.key.rpartition(" ")
+def _make_available(plugin: OutsidePlugin) -> None:
+    kind, _, name = plugin.key.rpartition(" ")
     registry, node = REGISTRIES[kind], socket.gethostname()
-    if name not in registry and part.value is not None:
-        registry.register(name, pickle.loads(part.value), module=part.module)
-    elif name not in registry and part.distribution is None:
+    if name not in registry and plugin.value is not None:
+        registry.register(name, pickle.loads(plugin.value), module=plugin.module)
+    elif name not in registry and plugin.distribution is None:
         try:
-            importlib.import_module(part.module)
+            importlib.import_module(plugin.module)
         except Exception as error:
             raise SweepError(
-                f"node {node}: {part}: its module can't be imported ({type(error).__name__}: {error}); "
+                f"node {node}: {plugin}: its module can't be imported ({type(error).__name__}: {error}); "
                 f"install it there, or name a module that can be in {VARIABLE}"
             ) from None
     if name not in registry:
-        cure = "install it there" if part.distribution else f"let module {part.module} register it when it is imported"
-        raise SweepError(f"node {node}: {part} is missing; {cure}")
+        cure = (
+            "install it there" if plugin.distribution else f"let module {plugin.module} register it when it is imported"
+        )
+        raise SweepError(f"node {node}: {plugin} is missing; {cure}")
     local = registry.origin(name)
-    if part.distribution and local is not None and local.distribution != part.distribution:
+    if plugin.distribution and local is not None and local.distribution != plugin.distribution:
         raise SweepError(
-            f"node {node}: {part.key} is of {local.distribution or local.module}, the driver's of {part.distribution}; "
+            f"node {node}: {plugin.key} is of {local.distribution or local.module}, the driver's of {plugin.distribution}; "
             "install the same version on all nodes"
         )

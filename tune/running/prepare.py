@@ -14,7 +14,7 @@ from leebert.provenance import backbone_identity, code_version, versions
 from leebert.training_data import effective_task, load_training_data
 from tune.machines.nodes import Stamp
 from tune.running.crossval import Study
-from tune.running.outside import OutsideParts, recorded
+from tune.running.outside import OutsidePlugins, recorded
 from tune.space import SweepSpec
 from tune.space.spec import data_config
 from tune.store.folder import SweepFolder
@@ -37,9 +37,9 @@ class Prepared:
     facts: dict[str, Any]
 
     @property
-    def outside(self) -> OutsideParts:
-        """The parts of other packages that trials use."""
-        return OutsideParts.of(self.spec, self.facts["metric"])
+    def outside(self) -> OutsidePlugins:
+        """The plugins of other packages that trials use."""
+        return OutsidePlugins.of(self.spec, self.facts["metric"])
 
     def study(self, folder: Path, device: str = "auto") -> Study:
         """Return the data and settings shared by all trials of a sweep in `folder`; `device` is auto, cpu or cuda."""

@@ -173,7 +173,7 @@ class Recording:
 
 
 def _renamed(section: str, recorded: PartSpec, name: str) -> str:
-    """Return the override that names another part; options that only the recorded part of another package has are dropped."""
+    """Return the override that names another plugin; options that only the recorded plugin of another package has are dropped."""
     registry = recorded.registry
     if name == recorded.name or recorded.name in registry.built_in:
         return f"{section}.name={name}"

@@ -10,9 +10,9 @@ import sys
 from typing import Any, Protocol
 
 from tune.space import SweepSpec
-from tune.space.parts import SEARCHERS as SEARCHERS
-from tune.space.parts import Drawn as Drawn
-from tune.space.parts import SearcherRow as SearcherRow
+from tune.space.plugins import SEARCHERS as SEARCHERS
+from tune.space.plugins import Drawn as Drawn
+from tune.space.plugins import SearcherRow as SearcherRow
 from tune.store.history import History
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec
-from tune.space.parts import SearcherRow
+from tune.space.plugins import SearcherRow
 from tune.store.history import History
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec, config_id
-from tune.space.parts import Drawn, SearcherRow
+from tune.space.plugins import Drawn, SearcherRow
 from tune.store.history import History
 
 #: After this many consecutive draws without a new configuration, a finite space is enumerated instead.

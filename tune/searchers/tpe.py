@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leebert.methods import applies
 from tune.searchers.random import RandomSearcher
 from tune.space import SweepSpec, config_id
-from tune.space.parts import Drawn, SearcherRow
+from tune.space.plugins import Drawn, SearcherRow
 from tune.space.values import Range, Values
 from tune.store.history import Cell, Configuration, History
 

@@ -25,7 +25,7 @@ from leebert.findings import Finding, Findings, findings_of, keys_below, shown
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
 from leebert.training_options import float_options, train_config
-from tune.space.parts import Whole
+from tune.space.plugins import Whole
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, expand_name, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
 

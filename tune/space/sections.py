@@ -20,7 +20,7 @@ from leebert.config import Frozen, Subset
 from leebert.errors import nearest
 from leebert.findings import again
 from leebert.plugins import Registry, unknown_advice
-from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
+from tune.space.plugins import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
 
 def expand_name(value: Any) -> Any:
@@ -47,7 +47,7 @@ class Data(Frozen):
 class PartSpec(Frozen):
     """A searcher or pruner by name, with its options, which are checked as its row declares them.
 
-    An option that only other parts of this project have does nothing: older versions wrote all options of all parts into
+    An option that only other built-in plugins have does nothing: older versions wrote all options of all plugins into
     a sweep's space. It is kept unless it is the default, since it was part of the sweep's digest.
     """
 
@@ -58,7 +58,7 @@ class PartSpec(Frozen):
 
     @property
     def row(self) -> Any:
-        """The row of the part."""
+        """The row of the plugin."""
         return self.registry[self.name]
 
     @property
@@ -69,7 +69,7 @@ class PartSpec(Frozen):
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """Every key that some part takes, those from outside included."""
+        """Every key that some plugin takes, built in or not."""
         return tuple({"name": 0, **{option: 0 for row in cls.registry.values() for option in row.options.model_fields}})
 
     @field_validator("name", mode="before")

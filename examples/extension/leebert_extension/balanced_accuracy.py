@@ -15,7 +15,7 @@ def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 METRIC = Metric(
     name="balanced_accuracy",
-    title="mean of the classes' recall",
+    title="unweighted mean of the recall of all classes",
     source="this example",
     measures={"balanced_accuracy": Measure(function=balanced_accuracy)},
     label="balanced accuracy",

@@ -44,7 +44,7 @@ def make(spec: SweepSpec, options: Options) -> MedianPruner:
 
 PRUNER = PrunerRow(
     name="median",
-    title="if it is below the median of those that have come as far",
+    title="when its score is below the median of the configurations that have trained as long",
     source="Golovin et al., KDD 2017",
     make=make,
     options=Options,

@@ -26,7 +26,7 @@ class Ratio:
 
 CRITERION = Criterion(
     name="ratio",
-    title="the second class is less probable than the threshold times the first",
+    title="the second largest probability is below the threshold times the largest",
     source="this example",
     thresholds="0 to 1",
     make=lambda threshold, patience, num_classes: Ratio(threshold),

@@ -46,14 +46,14 @@ def omega(config: Any) -> SparseSLO:
 
 METHOD = Method(
     name="sparse-slo",
-    title="SLO with rare steps of ω",
+    title="SLO with one ω update every `every` steps",
     label="Sparse SLO",
     group="learned weights",
     source="this example",
-    trains="θ on every batch, ω once in `every` batches",
+    trains="θ on every batch, ω on every `every`-th batch",
     exits="ratio",
     cost="1",
-    differs="no paper's",
+    differs="not published",
     options=DISTILLATION | OMEGA - {"omega_optimizer"} | JOINT,  # which its rule does not read
     own_options=Options,
     omega=omega,

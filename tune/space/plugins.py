@@ -27,7 +27,7 @@ Number = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class NoOptions(Frozen):
-    """The options of a part that has none."""
+    """The options of a plugin that has none."""
 
 
 class Drawn(Frozen):
@@ -46,7 +46,7 @@ class Warmed(Frozen):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PartRow:
+class PluginRow:
     """One searcher or pruner.
 
     Attributes:
@@ -68,7 +68,7 @@ class PartRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearcherRow(PartRow):
+class SearcherRow(PluginRow):
     """One searcher.
 
     Attributes:
@@ -81,7 +81,7 @@ class SearcherRow(PartRow):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrunerRow(PartRow):
+class PrunerRow(PluginRow):
     """One pruner.
 
     Attributes:
@@ -91,19 +91,19 @@ class PrunerRow(PartRow):
     prunes: bool = True
 
 
-Row = TypeVar("Row", bound=PartRow)
+Row = TypeVar("Row", bound=PluginRow)
 
 
-def _check(kind: type[Row], name: str, part: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, if a part is not a valid row under this name."""
-    if not isinstance(part, kind):
-        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(part).__name__}")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if required := [option for option, field in part.options.model_fields.items() if field.is_required()]:
+def _check(kind: type[Row], name: str, plugin: Any) -> None:
+    """Raise TypeError or ValueError, with one sentence, if a plugin is not a valid row under this name."""
+    if not isinstance(plugin, kind):
+        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(plugin).__name__}")
+    if plugin.name != name:
+        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")
+    if required := [option for option, field in plugin.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
-    if "name" in part.options.model_fields:
-        raise ValueError("its option 'name' conflicts with the key of the part's name; rename the option")
+    if "name" in plugin.options.model_fields:
+        raise ValueError("its option 'name' conflicts with the key of the plugin's name; rename the option")
 
 
 SEARCHERS: Registry[SearcherRow] = Registry(
@@ -112,7 +112,7 @@ SEARCHERS: Registry[SearcherRow] = Registry(
     "tune.searchers",
     "SEARCHER",
     {"grid": "grid", "random": "random", "tpe": "tpe"},
-    lambda name, part: _check(SearcherRow, name, part),
+    lambda name, plugin: _check(SearcherRow, name, plugin),
 )
 
 PRUNERS: Registry[PrunerRow] = Registry(
@@ -121,5 +121,5 @@ PRUNERS: Registry[PrunerRow] = Registry(
     "tune.pruners",
     "PRUNER",
     {"none": "none", "racing": "racing", "halving": "halving"},
-    lambda name, part: _check(PrunerRow, name, part),
+    lambda name, plugin: _check(PrunerRow, name, plugin),
 )

@@ -24,7 +24,7 @@ from leebert.testing import CriterionContract, MethodContract, MetricContract, t
 from leebert.train import fit
 from tune.machines.nodes import Stamp
 from tune.pruners import PRUNERS
-from tune.running.outside import OutsidePart, OutsideParts, recorded
+from tune.running.outside import OutsidePlugin, OutsidePlugins, recorded
 from tune.running.trial import CellTrial
 from tune.searchers import SEARCHERS
 from tune.space import SweepSpec
@@ -57,19 +57,19 @@ def test_a_registered_part_is_recorded_with_its_module_and_imported_from_it(modu
     spec = spec_of()
     assert recorded(spec, "accuracy") == {"method mine": "my_parts"}
     assert recorded(spec_of("blo"), "accuracy") == {}
-    parts = OutsideParts.of(spec, "accuracy")
-    assert parts.parts == (OutsidePart("method mine", "my_parts", None),)
+    plugins = OutsidePlugins.of(spec, "accuracy")
+    assert plugins.plugins == (OutsidePlugin("method mine", "my_parts", None),)
     METHODS.unregister("mine")  # as a trial's process begins
     del sys.modules[module]
-    parts.make_available()
+    plugins.make_available()
     assert METHODS["mine"].label == "Mine"
 
 
 def test_a_part_of_a_script_travels_by_value() -> None:
     METHODS.register("mine", MINE, module="__main__")
-    parts = OutsideParts.of(spec_of(), "accuracy")
+    plugins = OutsidePlugins.of(spec_of(), "accuracy")
     METHODS.unregister("mine")
-    parts.make_available()
+    plugins.make_available()
     try:
         assert METHODS["mine"] == MINE
         assert METHODS.origin("mine") == Origin("__main__")
@@ -78,22 +78,28 @@ def test_a_part_of_a_script_travels_by_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "line"),
+    ("plugin", "line"),
     [
         (
-            OutsidePart("method mine", "ext.mine", "ext 1.0"),
+            OutsidePlugin("method mine", "ext.mine", "ext 1.0"),
             "node .*: method mine of ext 1.0 is missing; install it there",
         ),
-        (OutsidePart("method mine", "no_such", None), "node .*: method mine of no_such: its module can't be imported"),
-        (OutsidePart("method mine", "json", None), "node .*: method mine of json is missing; let module json register"),
+        (
+            OutsidePlugin("method mine", "no_such", None),
+            "node .*: method mine of no_such: its module can't be imported",
+        ),
+        (
+            OutsidePlugin("method mine", "json", None),
+            "node .*: method mine of json is missing; let module json register",
+        ),
     ],
 )
-def test_what_is_missing_on_a_node_is_one_line_and_stops_the_sweep(part: OutsidePart, line: str) -> None:
+def test_what_is_missing_on_a_node_is_one_line_and_stops_the_sweep(plugin: OutsidePlugin, line: str) -> None:
     with pytest.raises(SweepError, match=line) as error:
-        OutsideParts(parts=(part,)).make_available()
+        OutsidePlugins(plugins=(plugin,)).make_available()
     assert "\n" not in str(error.value)
     trial: Any = CellTrial.__new__(CellTrial)
-    trial.study = type("Study", (), {"outside": OutsideParts(parts=(part,)), "stamp": None})()
+    trial.study = type("Study", (), {"outside": OutsidePlugins(plugins=(plugin,)), "stamp": None})()
     refusal = trial._refusal()
     assert (refusal.kind, refusal.message) == ("mismatch", str(error.value))
 
@@ -102,21 +108,21 @@ def test_another_version_on_a_node_is_refused() -> None:
     METHODS.register("mine", MINE, module="ext.mine")
     METHODS._registered["mine"] = Origin("ext.mine", "ext 1.1")  # as an entry point has it
     with pytest.raises(SweepError, match="method mine is of ext 1.1, the driver's of ext 1.0; install the same"):
-        OutsideParts(parts=(OutsidePart("method mine", "ext.mine", "ext 1.0"),)).make_available()
+        OutsidePlugins(plugins=(OutsidePlugin("method mine", "ext.mine", "ext 1.0"),)).make_available()
     METHODS.unregister("mine")
 
 
 def test_the_modules_of_the_environment_reach_a_trial(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEEBERT_PLUGINS", module)
-    parts = OutsideParts.of(spec_of("blo"), "accuracy")
+    plugins = OutsidePlugins.of(spec_of("blo"), "accuracy")
     monkeypatch.delenv("LEEBERT_PLUGINS")
     METHODS.unregister("mine")
     sys.modules.pop(module, None)
-    parts.make_available()
+    plugins.make_available()
     assert "mine" in METHODS
     monkeypatch.delenv("LEEBERT_PLUGINS")
     with pytest.raises(SweepError, match="node .*: LEEBERT_PLUGINS: module no_such can't be imported"):
-        OutsideParts("no_such").make_available()
+        OutsidePlugins("no_such").make_available()
     monkeypatch.delenv("LEEBERT_PLUGINS")
 
 
@@ -138,7 +144,7 @@ def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
         f"sweeps/a/manifest.json: {PRUNERS.unknown('median')}; it came from leebert-extension 1.0 (leebert_extension.median)"
     )
     refuse_missing(None, "an older file")
-    refuse_missing({"method slo": "x"}, "a part that is here")
+    refuse_missing({"method slo": "x"}, "a built-in plugin")
     assert origins(["method slo", "method mine", f"exit criterion {next(iter(CRITERIA))}"]) == {}
     assert isinstance(METHODS["slo"], Method)
 
@@ -146,14 +152,14 @@ def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
 def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of code is run as it stands, and what it adds meets the contract of its kind."""
     page = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
-    *parts, view = re.findall(r"```python\n(.*?)```", page.partition("## Add your own")[2], re.S)
-    assert len(parts) == 5
-    for code in (*parts, view):
+    *plugins, view = re.findall(r"```python\n(.*?)```", page.partition("## Add your own")[2], re.S)
+    assert len(plugins) == 5
+    for code in (*plugins, view):
         assert len([line for line in code.splitlines() if line.strip()]) <= 25
     shown = ModuleType("contributing")
     monkeypatch.setitem(sys.modules, shown.__name__, shown)  # pickle looks there
     try:
-        for code in parts:
+        for code in plugins:
             exec(compile(code, "CONTRIBUTING.md", "exec"), vars(shown))
         spec = spec_of("every-third", pruner={"name": "above-half", "min_epochs": 2}, searcher="backwards")
         assert recorded(spec, "recall").keys() == {
@@ -185,4 +191,4 @@ def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None
     names = dict(vars(views))
     exec(compile(view, "CONTRIBUTING.md", "exec"), names)
     state = names["_layers"]("a", views.ViewContents(("slo",)))
-    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against layers"]
+    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against mean exit layer"]
