@@ -130,12 +130,14 @@ class TroubledProblem(ToyProblem):
 def troubled(tmp_path_factory, by_value):
     """A sweep, one configuration at a time, whose workers meet all of that."""
     folder = tmp_path_factory.mktemp("troubled")
-    log, lines = logging.Logger("troubled"), []
-    log.addHandler(handler := logging.Handler())
-    handler.emit = lambda record: lines.append(record.getMessage())
-    d = toy_driver(folder, problem=TroubledProblem(mark=str(folder / "killed")), log=log)
-    assert session(d, 1) == "finished"
-    d.lines = lines
+    d = toy_driver(folder, problem=TroubledProblem(mark=str(folder / "killed")))
+    handler, d.lines = logging.Handler(), []
+    handler.emit = lambda record: d.lines.append(record.getMessage())
+    logging.getLogger("tune.running.driver").addHandler(handler)
+    try:
+        assert session(d, 1) == "finished"
+    finally:
+        logging.getLogger("tune.running.driver").removeHandler(handler)
     return d
 
 
