@@ -41,7 +41,7 @@ class Conclusions:
             self._records.write({"kind": "complete", "config": config}, sync=False)
             scores = state.configs[config].scores
             mean = 100 * sum(scores) / len(scores)
-            self._log.info(f"{self._records.name(config)}  complete: {mean:.2f} over {len(scores)} cells")
+            self._log.info(f"{self._records.name(config)}  complete: {mean:.2f} over {len(scores)} runs")
         else:
             self._prune_or_continue(config, last)
         now = state.configs[config].state
@@ -65,7 +65,7 @@ class Conclusions:
         epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
         waits = last["kind"] == "epoch" and last["ended"] is not None  # the cell's end comes with this epoch
         undecided = not waits and cell not in state.before_extension.get(config, ())
-        history = state.then.get(config) or state.history()
+        history = state.decision_histories.get(config) or state.history()
         if undecided and not self._pruner.decide(history, config, cell, epoch):
             self._records.write({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
             name = self._records.name(config)

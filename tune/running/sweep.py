@@ -162,7 +162,7 @@ def resume_sweep(
                 "runtime": _runtime(prepared, device),
             },
         ):
-            log.warning(f"warning: {line}, so new cells may differ from old ones in their last digits")
+            log.warning(f"warning: {line}, so new runs may differ from old ones in their last digits")
         start_ray(address)
         check_versions(address, packages=prepared.outside.packages)
         check_resources(spec.resources.cpus, spec.resources.gpus)
@@ -200,15 +200,15 @@ def _to_repair(folder: SweepFolder, state: SweepState, requested: bool) -> list[
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
         log.warning(
-            f"warning: {held_out.cell_name(key)}: {problem}" + ("; the cell is trained again" if requested else "")
+            f"warning: {held_out.cell_name(key)}: {problem}" + ("; the run is trained again" if requested else "")
         )
     if wrong and not requested:
-        log.warning(f"to train {len(wrong)} cell(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
+        log.info(f"to train {len(wrong)} run(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
     if requested and not wrong:
-        log.info("nothing to repair: the logits of all finished cells match their recorded digests")
+        log.info("nothing to repair: the logits of all finished runs match their recorded digests")
     if requested and (old := held_out.count_unchecked(feeding.values())):
         log.info(
-            f"note: an older version recorded {old} cell(s) without a digest: only missing or unreadable files are detected"
+            f"note: an older version recorded {old} run(s) without a digest: only missing or unreadable files are detected"
         )
     return list(wrong) if requested else []
 
