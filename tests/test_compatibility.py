@@ -223,7 +223,7 @@ def test_refit_evaluates_no_model_whose_tokenizer_does_not_fit(replaced):
     folder = replaced(REPLACED["a larger vocabulary"][0])
     best = SimpleNamespace(config=SimpleNamespace(task=json.loads((folder / "config.json").read_text())["task"]))
     with pytest.raises(CheckpointError, match="65 tokens"):
-        _evaluated(folder, best, SimpleNamespace(device="cpu"), [], print)
+        _evaluated(folder, best, SimpleNamespace(device="cpu"), [])
 
 
 def test_a_saved_model_takes_no_longer_rows_than_it_has_positions(saved, replaced, cli):

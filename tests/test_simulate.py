@@ -96,7 +96,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
         values = {config_id(v): v for v in spec.configurations()}
         chosen = make_pruner(with_pruner(spec, pruner, **options))
         driver = Driver(
-            a_study(folder, max_epochs=3), ledger, InOrder(values), chosen, config_id=config_id, say=lambda line: None
+            a_study(folder, max_epochs=3), ledger, InOrder(values), chosen, config_id=config_id
         )  # fmt: skip
         run_all(driver)
         return ledger.read()

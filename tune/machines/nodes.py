@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leebert.console import aligned
 from leebert.errors import SweepError
 
 #: Libraries whose versions affect results or communication between nodes; the version of this package is also compared.
@@ -162,9 +163,8 @@ def _public(version: str) -> str:
 
 def _refusal(rows: Iterable[tuple[str, str, str, str]]) -> str:
     table = [("node", "library", "on the node", "on the driver"), *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(3)]
-    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in table]
-    return "nodes differ from the driver; install the same Python, packages and checkout on all:\n" + "\n".join(lines)
+    intro = "nodes differ from the driver; install the same Python, packages and checkout on all:"
+    return "\n".join([intro, *aligned(table)])
 
 
 def query_nodes(query: Query, timeout: float = SECONDS) -> list[NodeFacts]:
