@@ -1,6 +1,7 @@
 """Which parts of other packages a sweep or a model uses, recorded by name and origin, and what to say where one is missing.
 
-The record is a mapping from kind and name, ``method often``, to the origin, ``leebert-extension 1.0 (extension.often)``.
+The record is a mapping from kind and name, ``method often``, to the origin: ``leebert-extension 1.0 (extension.often)``
+of an installed package, ``my_parts (code 0123456789abcdef)`` of another module.
 """
 
 from __future__ import annotations
@@ -29,6 +30,18 @@ def origins(keys: Iterable[str]) -> dict[str, str]:
         The record: built-in parts are left out.
     """
     return {key: str(origin) for key in dict.fromkeys(keys) if (origin := origin_of(key)) is not None}
+
+
+def same_origin(before: str, after: str) -> bool:
+    """Whether two records of one part agree; an older version recorded a registered part's module alone."""
+    versioned = " " in before and " " in after
+    return before == after if versioned else _module(before) == _module(after)
+
+
+def _module(origin: str) -> str:
+    """The module of a record: the text before `(code …)`, or what is in brackets after a package and its version."""
+    before, _, within = origin.partition(" (")
+    return within.rstrip(")") if " " in before else before
 
 
 def refuse_missing(record: Any, where: str) -> None:

@@ -15,11 +15,14 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from types import FunctionType
 from typing import Any, Generic, TypeVar
 
@@ -40,14 +43,18 @@ class Origin:
 
     Attributes:
         module: The dotted name of the module that defines it.
-        distribution: The installed package and its version, as ``name 1.0``; None for a part that was registered.
+        distribution: The installed package that has the module, and its version, as ``name 1.0``; None if none has.
+        code: A digest of the module's source, where no installed package has it; None if it has no file either.
     """
 
     module: str
     distribution: str | None = None
+    code: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.distribution} ({self.module})" if self.distribution else self.module
+        if self.distribution:
+            return f"{self.distribution} ({self.module})"
+        return f"{self.module} (code {self.code})" if self.code else self.module
 
 
 class Registry(Mapping[str, Part], Generic[Part]):
@@ -103,10 +110,12 @@ class Registry(Mapping[str, Part], Generic[Part]):
         if self._parts.get(name) is part:
             return part
         held = self._registered.get(name)
-        if name in self._modules or (held is not None and held != origin):
-            self._clash(name, [str(held) if held else "leebert", str(origin)])
+        if name in self._modules or (held is not None and held.module != origin.module):
+            self._clash(name, [held.module if held else "leebert", origin.module])
         self._fits(name, part, origin)
-        self._parts[name], self._registered[name] = part, origin
+        # The digest is of the source as it was imported, not as it is when somebody asks.
+        self._parts[name] = part
+        self._registered[name] = dataclasses.replace(origin, code=_source_digest(origin.module))
         self._changes += 1
         return part
 
@@ -127,7 +136,9 @@ class Registry(Mapping[str, Part], Generic[Part]):
         if name in self._modules:
             return None
         if name in self._registered:
-            return self._registered[name]
+            registered = self._registered[name]
+            owner = _owner(registered.module)
+            return Origin(registered.module, owner) if owner else registered
         point = self._outside()[name]
         return Origin(point.module, f"{point.dist.name} {point.dist.version}" if point.dist else None)
 
@@ -199,6 +210,38 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
 def _claimant(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def _source(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file).resolve() if file else None
+
+
+def _source_digest(module: str) -> str | None:
+    """The first 16 hexadecimal digits of the SHA-256 of an imported module's source; None if it has no file."""
+    try:
+        source = _source(module)
+        return hashlib.sha256(source.read_bytes()).hexdigest()[:16] if source else None
+    except OSError:  # such as a module of a zip file
+        return None
+
+
+def _owner(module: str) -> str | None:
+    """The installed package and version that has a module, as ``name 1.0``; None for one that stands elsewhere.
+
+    A checkout that is installed in place stands elsewhere: its version stays the same whatever changes in it.
+    """
+    source = _source(module)
+    for name in _packages().get(module.partition(".")[0], ()) if source else ():
+        distribution = metadata.distribution(name)
+        if source and source.is_relative_to(Path(str(distribution.locate_file(""))).resolve()):
+            return f"{distribution.name} {distribution.version}"
+    return None
+
+
+@functools.cache
+def _packages() -> Mapping[str, Sequence[str]]:
+    return metadata.packages_distributions()
 
 
 def elsewhere(name: str) -> str:

@@ -1,5 +1,6 @@
 """Registries: built-in parts, parts of installed packages, registered ones, and what is refused."""
 
+import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 from leebert import plugins
 from leebert.errors import ConfigError
 from leebert.plugins import Origin, Registry
+from leebert.provenance import digest_of
 
 
 def is_callable(name: str, part: Any) -> None:
@@ -59,7 +61,7 @@ def test_a_registered_part(monkeypatch: pytest.MonkeyPatch) -> None:
     parts.register("mine", is_callable)  # again: a module that is imported twice
     assert list(parts) == ["standard", "mine"]
     assert len(parts) == 2
-    assert parts.origin("mine") == Origin(__name__)
+    assert parts.origin("mine") == Origin(__name__, code=digest_of(Path(__file__)))
     with pytest.raises(ConfigError, match="decoder 'standard' is claimed by leebert and by .*; rename one"):
         parts.register("standard", is_callable)
     with pytest.raises(ConfigError, match=f"decoder 'mine' is claimed by {__name__} and by leebert.plugins"):
@@ -77,6 +79,16 @@ def test_a_part_of_an_installed_package(site: Any) -> None:
     assert "leebert_first" not in sys.modules
     assert parts["mine"] is sys.modules["leebert_first"].part
     assert str(parts.origin("mine")) == "leebert_first 1.5 (leebert_first)"
+
+
+def test_a_registered_part_of_an_installed_package(site: Any, tmp_path: Path) -> None:
+    site("leebert_first", "def part(): ...\n")
+    (tmp_path / "leebert_first-1.5.dist-info" / "top_level.txt").write_text("leebert_first\n")
+    plugins._packages.cache_clear()
+    parts = registry()
+    parts.register("mine", importlib.import_module("leebert_first").part)
+    assert str(parts.origin("mine")) == "leebert_first 1.5 (leebert_first)"
+    plugins._packages.cache_clear()
 
 
 @pytest.mark.parametrize(

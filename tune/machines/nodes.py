@@ -147,7 +147,7 @@ def ask(question: Question, timeout: float = SECONDS) -> list[NodeFacts]:
     for node_id in sorted(still & alive.keys(), key=lambda n: (alive[n]["NodeManagerHostname"], n)):
         answer, node = answers[node_id], alive[node_id]
         facts: dict[str, Any] = {"host": node["NodeManagerHostname"]}
-        facts |= {"error": _sentence(answer)} if isinstance(answer, Exception) else answer
+        facts |= {"error": sentence(answer)} if isinstance(answer, Exception) else answer
         found.append(NodeFacts(node_id=node_id, resources=node["Resources"], **facts))
     return found
 
@@ -223,7 +223,7 @@ def _look(node_id: str, question: dict[str, Any]) -> dict[str, Any]:
 
         facts |= {"versions": versions(question["packages"]), "code": code_version()}
     except Exception as error:
-        return facts | {"package_error": _sentence(error)}
+        return facts | {"package_error": sentence(error)}
     if question["tokens"]:
         facts |= _attempt("tokens", _fingerprint, question["tokens"])
     if question["backbone"]:
@@ -254,7 +254,7 @@ def _attempt(name: str, look: Callable[[str], Any], what: str) -> dict[str, Any]
     try:
         return {name: look(what)}
     except Exception as error:
-        return {f"{name}_error": _sentence(error)}
+        return {f"{name}_error": sentence(error)}
 
 
 def _fingerprint(path: str) -> str:
@@ -284,7 +284,7 @@ def _gpus() -> list[tuple[str, int]]:
     return [(gpu.name, gpu.total_memory) for gpu in found]
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """An exception as one line; Ray's wrap the original's traceback, whose last line says what happened."""
     lines = [line for line in str(getattr(error, "cause", None) or error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
