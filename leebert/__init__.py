@@ -15,12 +15,12 @@ from leebert.registration import register
 if TYPE_CHECKING:
     from leebert.config import ExitConfig, ModelConfig, TrainConfig
     from leebert.errors import LeebertError
-    from leebert.evaluate import HeldOut, record_all
+    from leebert.evaluate import RecordedLogits, record_all
     from leebert.exits.replay import make_criterion, replay
     from leebert.inference import infer
     from leebert.model import LeebertForSequenceClassification, build_model
     from leebert.model_config import LeebertConfig
-    from leebert.record import MultiExit, Record, Rows, TensorRows
+    from leebert.record import MultiExit, Record, SampleSet, TensorSamples
     from leebert.runtime import Runtime
     from leebert.stages import Stage
     from leebert.tradeoff import replay_point, tradeoffs
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Each public name and the module that holds it: loaded when first used, since torch and transformers take seconds.
-_WHERE = {
+# Public names and their modules, imported when first used, because torch and transformers take seconds to import.
+_MODULES = {
     "EpochReport": "train",
     "ExitConfig": "config",
-    "HeldOut": "evaluate",
     "LeebertConfig": "model_config",
     "LeebertError": "errors",
     "LeebertForSequenceClassification": "model",
     "ModelConfig": "config",
     "MultiExit": "record",
     "Record": "record",
-    "Rows": "record",
+    "RecordedLogits": "evaluate",
     "Runtime": "runtime",
+    "SampleSet": "record",
     "Stage": "stages",
-    "TensorRows": "record",
+    "TensorSamples": "record",
     "TrainConfig": "config",
     "TrainResult": "train",
     "build_model": "model",
@@ -59,17 +59,17 @@ _WHERE = {
 __all__ = [
     "EpochReport",
     "ExitConfig",
-    "HeldOut",
     "LeebertConfig",
     "LeebertError",
     "LeebertForSequenceClassification",
     "ModelConfig",
     "MultiExit",
     "Record",
-    "Rows",
+    "RecordedLogits",
     "Runtime",
+    "SampleSet",
     "Stage",
-    "TensorRows",
+    "TensorSamples",
     "TrainConfig",
     "TrainResult",
     "build_model",
@@ -85,16 +85,21 @@ __all__ = [
 
 
 #: Former names, which still work in this release.
-_FORMER = {"make_strategy": "make_criterion"}
+_FORMER = {
+    "HeldOut": "RecordedLogits",
+    "Rows": "SampleSet",
+    "TensorRows": "TensorSamples",
+    "make_strategy": "make_criterion",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FORMER:
         warnings.warn(f"leebert.{name} is deprecated: use leebert.{_FORMER[name]}", DeprecationWarning, stacklevel=2)
         name = _FORMER[name]
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'leebert' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"leebert.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(f"leebert.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

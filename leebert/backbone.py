@@ -1,7 +1,7 @@
-"""Hugging Face encoders taken apart by layer, without a copy of anybody's modeling file.
+"""Run Hugging Face encoders layer by layer, without copies of their modeling files.
 
-An encoder is embeddings, a mask and M layers; :class:`LayerStack` gives access to the three, so that training can see
-every layer and inference can stop after any. What differs between families is one entry of :data:`FAMILIES`.
+An encoder consists of embeddings, a mask and M layers. :class:`LayerStack` gives access to all three, so that training can
+attach exits to every layer and inference can stop after any. Families differ only in their entry of :data:`FAMILIES`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from transformers.modeling_utils import PreTrainedModel
 
 from leebert.errors import BackboneError
 
-#: One layer of an encoder: its states (B, L, H) and attention mask → the next states.
+#: One layer of an encoder: maps states (B, L, H) and the attention mask to the next states.
 Layer = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """How an architecture is taken apart: its input states (B, L, H) and its M layers, one call each.
+    """Access to the parts of an architecture.
 
-    counts_from_padding: whether positions are counted from `pad_token_id` + 1, as RoBERTa does, instead of from 0.
+    Attributes:
+        embed: Computes the input states (B, L, H) of a model and a batch.
+        layers: Returns the model's M layers.
+        counts_from_padding: Whether positions count from `pad_token_id` + 1, as in RoBERTa, instead of from 0.
     """
 
     embed: Callable[[Any, Mapping[str, torch.Tensor]], torch.Tensor]
@@ -39,7 +42,7 @@ class Family:
 
 
 def _ids_and_types(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    # With one segment there is nothing to tell apart: whatever a tokenizer says, a token is of segment 0.
+    # With one segment, every token belongs to segment 0, whatever the tokenizer returns.
     types = batch.get("token_type_ids") if model.config.type_vocab_size > 1 else None
     states: torch.Tensor = model.embeddings(
         input_ids=batch["input_ids"], token_type_ids=types, position_ids=batch.get("position_ids")
@@ -53,14 +56,14 @@ def _electra_embed(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tenso
 
 
 def _albert_layers(model: Any) -> list[nn.Module]:
-    # ALBERT's layers share weights in groups: the same module stands in the list as often as it is applied.
-    config = model.encoder.config  # which says fewer layers than the model's where some were taken out
+    # ALBERT's layers share weights in groups: the list holds the same module as often as it is applied.
+    config = model.encoder.config  # has fewer layers than the model's configuration if some were removed
     groups = albert_groups(config.num_hidden_layers, config.num_hidden_groups)
     return [model.encoder.albert_layer_groups[group] for group in groups]
 
 
 def albert_groups(num_layers: int, num_groups: int) -> list[int]:
-    """Which group of weights each layer of an ALBERT applies, as its code has it."""
+    """Return the group of weights that each layer of an ALBERT applies, as in its code."""
     return [int(i / (num_layers / num_groups)) for i in range(num_layers)]
 
 
@@ -83,20 +86,27 @@ FAMILIES: dict[str, Family] = {
 
 
 class LayerStack:
-    """An encoder as embeddings and M layers. Not a module: the parameters stay where Hugging Face put them."""
+    """An encoder as embeddings and M layers. It is not a module: the parameters keep their Hugging Face names.
+
+    Args:
+        encoder: A Hugging Face encoder.
+
+    Raises:
+        BackboneError: The family is not supported.
+    """
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         kind = encoder.config.model_type
         if kind not in FAMILIES:
             raise BackboneError(
-                f"backbones of type {kind!r} are not known; known are {', '.join(FAMILIES)} "
-                "(an entry of leebert.backbone.FAMILIES adds one)"
+                f"backbones of type {kind!r} are not supported; supported types are {', '.join(FAMILIES)} "
+                "(add one to leebert.backbone.FAMILIES)"
             )
         self.encoder = encoder
         self.family = FAMILIES[kind]
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Input states (B, L, H) and the attention mask that the layers take (None where nothing is masked)."""
+        """Compute the input states (B, L, H) and the attention mask of the layers (None if nothing is masked)."""
         states = self.family.embed(self.encoder, batch)
         mask = create_bidirectional_mask(
             config=self.encoder.config, inputs_embeds=states, attention_mask=batch.get("attention_mask")
@@ -104,34 +114,41 @@ class LayerStack:
         return states, mask
 
     def layers(self) -> list[nn.Module]:
-        """M callables of (states, mask), each returning the next states."""
+        """Return the M layers, callables (states, mask) → next states."""
         return self.family.layers(self.encoder)
 
 
 def _similar(name: str) -> str:
-    """Suggest an installed package whose name is similar; empty where there is none."""
+    """Suggest an installed package with a similar name; empty if there is none."""
     installed = [module.name for module in pkgutil.iter_modules() if module.ispkg]
     close = difflib.get_close_matches(name, installed, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def locate(spec: str) -> tuple[str, str | None]:
-    """A backbone as the user names it → (folder or hub id, revision).
+    """Resolve the name of a backbone.
 
-    `spec` is a folder, `package:NAME/path` for weights inside an installed package, or a hub id with optional @revision.
+    Args:
+        spec: A folder, `package:NAME/path` for weights inside an installed package, or a hub id with an optional @revision.
+
+    Returns:
+        Folder or hub id, and the revision.
+
+    Raises:
+        BackboneError: The folder or package does not exist.
     """
     if spec.startswith("package:"):
         name, _, inner = spec.removeprefix("package:").partition("/")
-        found = importlib.util.find_spec(name) if name.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
+        package = importlib.util.find_spec(name) if name.isidentifier() else None
+        if package is None or not package.submodule_search_locations:
             raise BackboneError(
                 f"backbone {spec}: no package {name!r} is installed{_similar(name)}; check the name, or install the package "
                 "that contains the weights"
             )
-        root = Path(next(iter(found.submodule_search_locations))).resolve()
+        root = Path(next(iter(package.submodule_search_locations))).resolve()
         folder = (root / inner).resolve()
         if root not in (folder, *folder.parents):
-            raise BackboneError(f"backbone {spec}: the path leaves the package")
+            raise BackboneError(f"backbone {spec}: the path points outside the package")
         return _folder(spec, folder), None
     if Path(spec).exists() or spec.startswith((".", "/", "~")):
         return _folder(spec, Path(spec).expanduser()), None
@@ -141,42 +158,40 @@ def locate(spec: str) -> tuple[str, str | None]:
 
 def _folder(spec: str, folder: Path) -> str:
     if not folder.is_dir():
-        raise BackboneError(f"backbone {spec}: there is no folder {folder}")
+        raise BackboneError(f"backbone {spec}: no folder {folder}")
     if not (folder / "config.json").is_file():
-        raise BackboneError(
-            f"backbone {spec}: {folder} holds no config.json; point to a folder in Hugging Face's layout"
-        )
+        raise BackboneError(f"backbone {spec}: no config.json in {folder}; give a folder in Hugging Face's layout")
     return str(folder)
 
 
 def load_config(spec: str) -> PreTrainedConfig:
-    """The encoder's configuration. Raises BackboneError with what to do."""
+    """Load the encoder's configuration. Raises BackboneError."""
     from transformers import AutoConfig
 
-    where, revision = locate(spec)
-    with _explained(spec, where):
-        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+    location, revision = locate(spec)
+    with _explained(spec, location):
+        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
     if config.model_type == "leebert":
-        raise BackboneError(f"backbone {spec}: this folder holds an early-exit model already; give a plain encoder")
+        raise BackboneError(f"backbone {spec}: this folder already holds an early-exit model; give a plain encoder")
     layers = getattr(config, "num_hidden_layers", None)
     if layers is not None and layers < 2:
-        raise BackboneError(f"backbone {spec}: {layers} layer; an early-exit model needs at least two to exit between")
+        raise BackboneError(f"backbone {spec}: {layers} layer; an early-exit model needs at least two")
     if config.model_type not in FAMILIES:
         raise BackboneError(
-            f"backbone {spec}: type {config.model_type!r} is not known; known are {', '.join(FAMILIES)}"
+            f"backbone {spec}: type {config.model_type!r} is not supported; supported types are {', '.join(FAMILIES)}"
         )
     return config
 
 
 def load_encoder(spec: str) -> PreTrainedModel:
-    """The pretrained encoder, float32, from safetensors only: pickled weights are never opened, no remote code runs."""
+    """Load the pretrained encoder in float32, from safetensors only, without pickles and remote code. Raises BackboneError."""
     from transformers import AutoModel
 
     config = load_config(spec)
-    where, revision = locate(spec)
-    with _explained(spec, where), torch.random.fork_rng():
-        encoder, told = AutoModel.from_pretrained(
-            where,
+    location, revision = locate(spec)
+    with _explained(spec, location), torch.random.fork_rng():
+        encoder, loading = AutoModel.from_pretrained(
+            location,
             config=config,
             revision=revision,
             trust_remote_code=False,
@@ -184,24 +199,24 @@ def load_encoder(spec: str) -> PreTrainedModel:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    missing = sorted(told["missing_keys"])
+    missing = sorted(loading["missing_keys"])
     if any(key.startswith("pooler.") for key in missing):
-        encoder.pooler = None  # a random pooler is worse than none, and would differ from process to process
-    others = [key for key in missing if not key.startswith("pooler.")]
-    if others:
+        encoder.pooler = None  # a random pooler is worse than none, and would differ between processes
+    absent = [key for key in missing if not key.startswith("pooler.")]
+    if absent:
         raise BackboneError(
-            f"backbone {spec}: its weights lack {len(others)} parameter(s) of a {config.model_type} encoder, such as {others[0]}"
+            f"backbone {spec}: its weights lack {len(absent)} parameter(s) of a {config.model_type} encoder, such as {absent[0]}"
         )
     return encoder
 
 
 def load_tokenizer(spec: str) -> Any:
-    """The encoder's tokenizer. Raises BackboneError where there is none."""
+    """Load the encoder's tokenizer. Raises BackboneError if there is none."""
     from transformers import AutoTokenizer
 
-    where, revision = locate(spec)
-    if Path(where).is_dir():
-        known = (
+    location, revision = locate(spec)
+    if Path(location).is_dir():
+        files = (
             "tokenizer.json",
             "vocab.txt",
             "vocab.json",
@@ -209,19 +224,19 @@ def load_tokenizer(spec: str) -> Any:
             "sentencepiece.bpe.model",
             "tokenizer.model",
         )
-        if not any((Path(where) / name).is_file() for name in known):
+        if not any((Path(location) / name).is_file() for name in files):
             raise BackboneError(
-                f"backbone {spec}: no tokenizer in {where} (none of {', '.join(known)}); save it beside the model"
+                f"backbone {spec}: no tokenizer in {location} (none of {', '.join(files)}); save it beside the model"
             )
-    with _explained(spec, where):
-        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    with _explained(spec, location):
+        return AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
 
 
 class _explained:
-    """Turns what transformers and the hub raise into one sentence that says what to do."""
+    """Context that converts errors of transformers and the hub into one BackboneError that says what to do."""
 
-    def __init__(self, spec: str, where: str) -> None:
-        self.spec, self.where = spec, where
+    def __init__(self, spec: str, location: str) -> None:
+        self.spec, self.location = spec, location
 
     def __enter__(self) -> None:
         return None
@@ -233,14 +248,14 @@ class _explained:
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if "trust_remote_code" in text or "custom code" in text:
             raise BackboneError(
-                f"backbone {self.spec}: it needs code from its repository, which is never run here"
+                f"backbone {self.spec}: it needs code from its repository, which leebert never runs; use a model of a supported type"
             ) from None
-        if "safetensors" in text and Path(self.where).is_dir():
+        if "safetensors" in text and Path(self.location).is_dir():
             raise BackboneError(
-                f"backbone {self.spec}: no model.safetensors in {self.where}; pickled weights (pytorch_model.bin) are "
-                "never opened, convert them with transformers' save_pretrained on a machine that you trust"
+                f"backbone {self.spec}: no model.safetensors in {self.location}; pickled weights (pytorch_model.bin) are "
+                "never opened, convert them with transformers' save_pretrained on an isolated machine"
             ) from None
-        if not Path(self.where).is_dir() and _is_network(error):
+        if not Path(self.location).is_dir() and _is_network_error(error):
             raise BackboneError(
                 f"backbone {self.spec}: the Hugging Face hub can't be reached and the model is not in the local cache; "
                 "check the connection, or give a local folder or package:NAME/path as --backbone"
@@ -248,8 +263,8 @@ class _explained:
         raise BackboneError(f"backbone {self.spec}: {first}") from None
 
 
-def _is_network(error: BaseException) -> bool:
-    words = (
+def _is_network_error(error: BaseException) -> bool:
+    phrases = (
         "connect",
         "offline",
         "couldn't reach",
@@ -259,9 +274,9 @@ def _is_network(error: BaseException) -> bool:
         "cached files",
         "hub",
     )
-    seen: BaseException | None = error
-    while seen is not None:
-        if any(word in f"{type(seen).__name__} {seen}".lower() for word in words):
+    current: BaseException | None = error
+    while current is not None:
+        if any(word in f"{type(current).__name__} {current}".lower() for word in phrases):
             return True
-        seen = seen.__cause__ or seen.__context__
+        current = current.__cause__ or current.__context__
     return False

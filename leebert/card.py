@@ -49,7 +49,7 @@ class CardFacts:
         machine: The machine on which the times were measured.
         timed_rows: The largest number of timed samples.
         versions: Versions of the libraries.
-        served_as: Address of the registered model; empty where it is not registered.
+        served_as: Address of the registered model; empty if it is not registered.
     """
 
     task: str
@@ -97,12 +97,12 @@ def card(facts: CardFacts) -> str:
 
 
 def _against(result: Mapping[str, Any]) -> AgainstMajority | None:
-    """A split's scores beside the majority class; None where its evaluation has no such comparison."""
+    """A split's scores beside the majority class; None if its evaluation has no such comparison."""
     return AgainstMajority.of(result["majority"]) if result.get("majority") else None
 
 
 def _warnings(facts: CardFacts) -> list[str]:
-    """Warnings at the top of the card: the splits on which the model is not distinguishable from the majority class."""
+    """Warnings at the top of the card: the splits on which the model is not significantly above the majority class."""
     lines = []
     for split, result in facts.evaluations.items():
         if one_label(result):
@@ -110,11 +110,11 @@ def _warnings(facts: CardFacts) -> list[str]:
         against = _against(result)
         if against is None or against.verdict == "learned":
             continue
-        what = f"not distinguishable from the majority class on {split}"
+        statement = f"not significantly above the majority class on {split}"
         if against.verdict == "collapsed":
-            what = f"no classifier yet: on {split} every exit predicts a single class"
+            statement = f"no classifier yet: on {split} every exit predicts a single class"
         lines.append(
-            f"**This model is {what}** (mean over exits {margin_in_words(against.margin, against.interval)}; the majority class "
+            f"**This model is {statement}** (mean over exits {margin_in_words(against.margin, against.interval)}; the majority class "
             f"scores {100 * against.score:.2f})." + ("" if against.above else " No speed-up is claimed for it.")
         )
     return lines
@@ -157,7 +157,7 @@ def recalibrated(
     else:
         lines.append(
             _table(
-                ["exit criterion", "threshold", "layer speed-up on these texts", "on similar texts, 95 % interval"],
+                ["exit criterion", "threshold", "layer speed-up on these texts", "on similar texts, 95 % CI"],
                 rows,
             )
         )
@@ -210,7 +210,10 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     if hub and hub.config:
         dataset["config"] = hub.config
     results = []
-    hub_names = {name: measure.hub for metric in METRICS.values() for name, measure in metric.measures.items()}
+    hub_names: dict[str, str] = {}
+    for metric in METRICS.values():
+        for name, measure in metric.measures.items():
+            hub_names[name] = hub_names.get(name) or measure.hub  # another metric's measure may share the name
     for split, result in facts.evaluations.items():
         own = _point(result, facts.own)
         values = [(name, scores[-1], "all layers") for name, scores in result["exits"].items()]
@@ -223,8 +226,8 @@ def _front(facts: CardFacts) -> dict[str, Any]:
                 "task": {"type": "text-classification"},
                 "dataset": dataset | {"split": hub.splits.get(split, split) if hub else split},
                 "metrics": [
-                    {"type": hub_names[name], "value": round(value, 6), "name": f"{name}, {how}"}
-                    for name, value, how in values
+                    {"type": hub_names[name], "value": round(value, 6), "name": f"{name}, {setting}"}
+                    for name, value, setting in values
                     if hub_names.get(name)
                 ],
             }
@@ -319,8 +322,8 @@ def _criteria(facts: CardFacts, split: str, result: Mapping[str, Any]) -> list[s
             )
         if chosen.max_loss is not None and chosen.overspent(loss := score_loss(result, _point(result, chosen))):
             lines.append(
-                f"**{chosen.name} loses {points(loss)} on {split}**; the aim was at most {points(chosen.max_loss)} on "
-                "validation samples."
+                f"**The score of {chosen.name} drops by {points(loss)} on {split}**; the aim was a drop of at most "
+                f"{points(chosen.max_loss)} on validation samples."
             )
     if everything:
         lines.append(

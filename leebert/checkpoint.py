@@ -32,12 +32,14 @@ class Snapshot:
 
 
 class Checkpoints:
-    """The newest two checkpoints of one run: should the last be damaged, the one before costs an epoch, not the run.
+    """The two newest checkpoints of a run. If the last is damaged, the run resumes from the one before.
 
-    folder: where this process writes, and nobody else does. earlier: folders in which other processes left checkpoints
-    of the same run; they are read, and removed once newer ones take their places. known: the digests that count, where
-    somebody kept them (None: a checkpoint vouches for itself). anew: what to do where all are damaged: start again,
-    or raise CheckpointError.
+    Args:
+        folder: Folder of this process; no other process writes into it.
+        earlier: Folders with checkpoints of the same run by other processes. They are read, and removed once newer
+            checkpoints replace them.
+        recorded: Digests of valid checkpoints, as recorded elsewhere; None: every checkpoint with a correct digest is valid.
+        restart: If all checkpoints are damaged: True to start from the beginning, False to raise CheckpointError.
     """
 
     def __init__(
@@ -45,18 +47,29 @@ class Checkpoints:
         folder: str | Path,
         *,
         earlier: Collection[Path] = (),
-        known: Collection[str] | None = None,
-        anew: bool = False,
+        recorded: Collection[str] | None = None,
+        restart: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self.earlier, self.known, self.anew = tuple(earlier), known, anew
-        self._newest: Path | None = None  # the last one that this process wrote or found sound
+        self.earlier, self.recorded, self.restart = tuple(earlier), recorded, restart
+        self._newest: Path | None = None  # the last one that this process wrote or loaded
 
     def save(self, snapshot: Snapshot, epoch: int) -> str:
-        """Write and fsync the checkpoint of an epoch's end, and return its digest. Raises StorageError."""
+        """Write and fsync the checkpoint of an epoch's end.
+
+        Args:
+            snapshot: The state of the run.
+            epoch: Number of the epoch, from 0.
+
+        Returns:
+            The checkpoint's digest.
+
+        Raises:
+            StorageError: The checkpoint can't be written.
+        """
         temporary = self.folder / f".epoch-{epoch:04d}-{secrets.token_hex(4)}"
         try:
-            # Before the new one is written, so that there are never three.
+            # Before writing the new one, so that there are never three.
             for path in (*self._all(), *self._unfinished()):
                 if path != self._newest:
                     shutil.rmtree(path, ignore_errors=True)
@@ -81,13 +94,20 @@ class Checkpoints:
         return digest
 
     def load(self) -> Snapshot | None:
-        """The newest sound checkpoint that counts, or None where the run starts from its beginning."""
+        """Load the newest valid checkpoint.
+
+        Returns:
+            The state of the run; None if the run starts from the beginning.
+
+        Raises:
+            CheckpointError: All checkpoints are damaged, and `restart` is False.
+        """
         damaged = ""
         for path in sorted(self._all(), key=lambda p: (p.name, p.parent == self.folder), reverse=True):
             try:
                 state = (path / "state.json").read_bytes()
-                if self.known is not None and hashlib.sha256(state).hexdigest() not in self.known:
-                    # Of an epoch that was never recorded, or written after the run had been given to another process.
+                if self.recorded is not None and hashlib.sha256(state).hexdigest() not in self.recorded:
+                    # Its epoch was never recorded, or it was written after another process had taken over the run.
                     raise ValueError("its digest is not the recorded one")
                 values = parse_json(state)
                 if _digest(path / "state.safetensors") != values["tensors"]:
@@ -97,13 +117,13 @@ class Checkpoints:
                 damaged = damaged or f"checkpoint {path} can't be used: {error}"
                 continue
             if damaged:
-                log.warning("%s; going on from %s", damaged, path.name)
+                log.warning("%s; resuming from %s", damaged, path.name)
             self._newest = path
             return snapshot
-        if damaged and not self.anew:
-            raise CheckpointError(f"{damaged}; delete {self.folder} to start this run from its beginning")
+        if damaged and not self.restart:
+            raise CheckpointError(f"{damaged}; delete {self.folder} to restart this run")
         if damaged:
-            log.warning("%s; the run starts again from its beginning", damaged)
+            log.warning("%s; restarting the run", damaged)
         return None
 
     def clear(self) -> None:
@@ -112,7 +132,7 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _unfinished(self) -> Iterator[Path]:
-        """What was being written when its process was killed."""
+        """Find incomplete checkpoints of killed processes."""
         for folder in (self.folder, *self.earlier):
             yield from folder.glob(".epoch-*")
 
@@ -122,18 +142,21 @@ class Checkpoints:
 
 
 class BestWeights:
-    """The weights of a run's best epochs, one file each, beside its checkpoints, which say the epoch that counts.
+    """The weights of a run's best epochs, one file each; the checkpoint names the epoch.
 
-    One of them is written before the checkpoint that knows of it: a run that is killed between and goes on where numbers
-    are rounded otherwise may find another epoch the best. So the last two that checkpoints may know stay.
+    The weights of a best epoch are written before its checkpoint. A run that is killed in between, and resumed where
+    rounding differs, may select another epoch. So the files of the two last checkpoints stay.
+
+    Args:
+        folder: The folder of the checkpoints.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known = 0  # the best epoch in the checkpoint before the last
+        self._previous_best = 0  # the best epoch of the checkpoint before the last
 
     def keep(self, epoch: int, model: Any) -> None:
-        """Write a model's weights as those of an epoch. Raises StorageError."""
+        """Write the model's weights under the number of an epoch. Raises StorageError."""
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         try:
@@ -143,19 +166,23 @@ class BestWeights:
             raise StorageError(f"the best epoch's weights can't be written into {self.folder}: {error}") from None
 
     def checkpointed(self, best: int | None) -> None:
-        """The newest checkpoint says that this epoch is the best: remove what no checkpoint goes back to."""
+        """Remove the files that no checkpoint refers to.
+
+        Args:
+            best: The best epoch of the newest checkpoint; None if there is none.
+        """
         for path in self.folder.glob("best-*.safetensors"):
-            if path.name < self._file(self._known).name:
+            if path.name < self._file(self._previous_best).name:
                 path.unlink()
-        self._known = best or 0
+        self._previous_best = best or 0
 
     def load(self, epoch: int) -> dict[str, torch.Tensor]:
-        """The weights of an epoch. Raises CheckpointError."""
+        """Load the weights of an epoch. Raises CheckpointError."""
         try:
             weights: dict[str, torch.Tensor] = load_file(self._file(epoch))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                f"{self._file(epoch)} can't be used: {error}; delete {self.folder} to start this run from its beginning"
+                f"{self._file(epoch)} can't be used: {error}; delete {self.folder} to restart this run"
             ) from None
         return weights
 

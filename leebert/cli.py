@@ -79,12 +79,16 @@ def train(
 
     values = _file_of_a_run(config) if config else {}
     options = {
-        "data.dir": data_dir, "model.backbone": backbone, "model.pooling": pooling, "aim.criterion": criterion,
-        "aim.max_loss": max_loss, "aim.speed_up": speed_up,
+        "--data-dir": ("data.dir", data_dir), "--backbone": ("model.backbone", backbone),
+        "--pooling": ("model.pooling", pooling), "--criterion": ("aim.criterion", criterion),
+        "--max-loss": ("aim.max_loss", max_loss), "--speed-up": ("aim.speed_up", speed_up),
     }  # fmt: skip
-    _override(values, task, options, set_ or ())
-    refuse_missing((values.get("found") or {}).get("parts"), str(config))
-    checked = parse(RunConfig, values, str(config or "options"))
+    source = str(config or "options")
+    sources: dict[str, str] = {}
+    errors = _override(values, task, options, set_ or (), sources)
+    if isinstance(search := values.get("found"), dict):  # first, since other keys may name options of a missing plugin
+        refuse_missing(search.get("parts"), source)
+    checked = parse(RunConfig, values, source, sources, errors)
     name = checked.task if isinstance(checked.task, str) else str(checked.task.get("name", "task"))
     out = out or Path("runs") / name
     if (out / "config.json").exists() and not is_unfinished(out):
@@ -102,6 +106,7 @@ def train(
 
 def _file_of_a_run(config: Path) -> dict[str, Any]:
     """Read the keys of a configuration file. Raises ConfigError unless it configures one run."""
+    from leebert.exits.stored import with_criterion
     from leebert.yaml import load_yaml
 
     values = load_yaml(config)
@@ -111,23 +116,54 @@ def _file_of_a_run(config: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{config}: this is a search space; run `leebert-tune sweep {config}`, or give the configuration of one run"
         )
-    return values
+    return {**values, "exits": with_criterion(values["exits"])} if "exits" in values else values
 
 
-def _override(values: dict[str, Any], task: str | None, options: dict[str, Any], assignments: Sequence[str]) -> None:
-    """Write options by their dotted keys, then `--set` assignments, into the keys of a configuration."""
-    from leebert.data.tasks import named_or_declared
+def _override(
+    values: dict[str, Any],
+    task: str | None,
+    options: dict[str, tuple[str, Any]],
+    assignments: Sequence[str],
+    sources: dict[str, str],
+) -> list[str]:
+    """Write options, then `--set` assignments, into the keys of a configuration.
 
+    Args:
+        values: The configuration; it is changed.
+        task: The value of `--task`.
+        options: Option → its dotted key and its value; None if it was not given.
+        assignments: The values of `--set`.
+        sources: Receives the option that set each key.
+
+    Returns:
+        A line for each error.
+
+    Raises:
+        ConfigError: No task or no backbone is given.
+    """
+    from leebert.data.tasks import OwnTask, named_or_declared
+    from leebert.exits.stored import FORMER
+    from leebert.findings import keys_below, lines
+    from leebert.overrides import SET, key_of, override, put
+    from leebert.recipe import RunConfig
+
+    errors = []
     if task is not None:
         values["task"] = named_or_declared(task) if task else task
-    for key, value in options.items():
+    for option, (key, value) in options.items():
         if value is not None:
-            section, _, leaf = key.rpartition(".")
-            values.setdefault(section, {})[leaf] = value
-    for assignment in assignments:
-        console.set_by_path(values, assignment)
+            try:
+                put(values, key, value)
+            except TypeError as error:
+                errors.append(f"{option}: {error}")
+            sources[key] = option
+    keys = {**keys_below(RunConfig), **keys_below(OwnTask, "task")}
+    aliases = {f"exits.{key}": "exits.criterion" for key in FORMER}
+    errors += lines(override(values, assignments, keys, aliases=aliases), SET)
+    sources |= {key_of(assignment.partition("=")[0], aliases): SET for assignment in assignments}
     if "task" not in values or "backbone" not in (values.get("model") or {}):
         raise ConfigError("train needs a task and a backbone: give --task and --backbone, or a --config with both")
+    return errors
 
 
 def _print_trained(checked: Any, summary: dict[str, Any], out: Path) -> None:
@@ -286,7 +322,7 @@ def predict(
     from leebert.exits.checks import check_threshold, warn_if_unreachable
     from leebert.exits.replay import make_criterion
     from leebert.kinds import kind_of_model
-    from leebert.predict import majority_warning, save_answers, write_answers
+    from leebert.predict import majority_warning, save_predictions, write_predictions
 
     values = loaded.config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
     exits = parse(ExitConfig, values, "--criterion/--threshold/--patience")
@@ -309,15 +345,15 @@ def predict(
         _warn(warning)
         submission.print_submission(glue, written, loaded.depth, submission.fill(glue) if fill else [])
         return
-    columns, rows = kind_of_model(loaded).answers(
+    columns, rows = kind_of_model(loaded).predictions(
         loaded, tokenizer, _source(input_), text or (), criterion=exiting, runtime=runtime, batch_size=batch_size,
         progress=partial(_bar, what="samples") if out else iter,
     )  # fmt: skip
     if out is None:
-        if not write_answers(_warned(rows, warning), sys.stdout, form, columns):
+        if not write_predictions(_warned(rows, warning), sys.stdout, form, columns):
             print("0 predictions (the first line of a .csv or .tsv file names its columns)", file=sys.stderr)
         return
-    if count := save_answers(rows, out, form, columns):
+    if count := save_predictions(rows, out, form, columns):
         _warn(warning)
     print(f"{out}: {count} predictions", file=sys.stderr)
 

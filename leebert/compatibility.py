@@ -1,7 +1,7 @@
-"""Whether a tokenizer and an encoder fit each other: vocabulary, positions, segment ids, padding and the first token.
+"""Check that a tokenizer matches an encoder: vocabulary, positions, segment ids, padding and the first token.
 
-Compared before anything trains or serves. A token, position or segment without an embedding ends otherwise in an
-IndexError deep inside the encoder, in whichever batch holds it first; on a GPU in a failed assertion of a kernel.
+The check runs before training and serving. Otherwise a token, position or segment without an embedding raises an IndexError
+deep inside the encoder, in the first batch that contains it; on a GPU, a kernel's assertion fails.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What an encoder has embeddings for.
+    """The sizes of an encoder's embeddings.
 
-    name: what messages call it. rows: of its word embedding, which takes the ids 0 to rows − 1.
-    positions: of its position embedding, of which those of the RoBERTa family use the first `reserved` for padding.
-    segments: rows of its segment embedding; None where it reads no segment ids, and where it has one segment: every
-    token is in it then.
+    Attributes:
+        name: Name of the encoder in messages.
+        rows: Rows of the word embedding, for the ids 0 to rows − 1.
+        positions: Rows of the position embedding; None: unlimited.
+        reserved: Positions that the RoBERTa family uses for padding.
+        segments: Rows of the segment embedding; None if the encoder ignores segment ids or has one segment.
     """
 
     name: str
@@ -38,15 +40,15 @@ class Limits:
 
     @classmethod
     def of_config(cls, name: str, config: Any, rows: int | None = None) -> Limits:
-        """The limits of an encoder's configuration.
+        """Read the limits from an encoder's configuration.
 
         Args:
-            name: what messages call the encoder.
-            config: its Hugging Face configuration.
-            rows: of the word embedding that it has; None: as configured.
+            name: Name of the encoder in messages.
+            config: Its Hugging Face configuration.
+            rows: Rows of its word embedding; None: as configured.
 
         Raises:
-            BackboneError: its padding token is not one that it can have.
+            BackboneError: The padding token is missing or has no embedding.
         """
         from leebert.backbone import FAMILIES
 
@@ -54,7 +56,7 @@ class Limits:
         padding = getattr(config, "pad_token_id", None)
         if padding is not None and padding >= rows:
             raise BackboneError(
-                f"{name}: pad_token_id {padding} in its config.json has no embedding: there are {rows} (ids 0 to "
+                f"{name}: pad_token_id {padding} in its config.json has no embedding: the encoder has {rows} (ids 0 to "
                 f"{rows - 1}); set it to the id of the tokenizer's padding token"
             )
         family = FAMILIES.get(config.model_type)
@@ -77,32 +79,38 @@ class Limits:
 
     @property
     def longest(self) -> int | None:
-        """How many tokens a row may have; None: as many as one likes."""
+        """The largest number of tokens per sample; None: unlimited."""
         return None if self.positions is None else self.positions - self.reserved
 
-    def check_length(self, max_length: int, where: str = "") -> None:
-        """Raise ConfigError where rows of `max_length` tokens have more than there are positions for.
+    def check_length(self, max_length: int, file: str = "") -> None:
+        """Check that samples of `max_length` tokens don't exceed the encoder's positions.
 
         Args:
-            max_length: tokens that a row may have, special ones included.
-            where: the file that says so, if it is not the user's configuration.
+            max_length: Tokens per sample, special tokens included.
+            file: The file that sets it, if it is not the user's configuration.
+
+        Raises:
+            ConfigError: `max_length` is too large.
         """
         longest = self.longest
         if longest is None or max_length <= longest:
             return
-        of = f", of which its family uses the first {self.reserved} for padding" if self.reserved else ""
-        at = f" in {where}" if where else ""
+        reserved = f", of which the first {self.reserved} are for padding" if self.reserved else ""
+        place = f" in {file}" if file else ""
         raise ConfigError(
-            f"max_length {max_length}{at}: {self.name} has {self.positions} positions{of}: it takes at most {longest} "
+            f"max_length {max_length}{place}: {self.name} has {self.positions} positions{reserved}, for at most {longest} "
             f"tokens; set max_length to {longest} or less"
         )
 
     def mismatches(self, tokenizer: Any, *, pairs: bool) -> list[str]:
-        """What of a tokenizer's output the encoder has no embedding for, one clause each that names both numbers.
+        """List the outputs of a tokenizer for which the encoder has no embedding.
 
         Args:
-            tokenizer: a Hugging Face tokenizer.
-            pairs: whether it is to encode pairs of texts.
+            tokenizer: A Hugging Face tokenizer.
+            pairs: Whether it encodes pairs of texts.
+
+        Returns:
+            One clause per mismatch, with both numbers.
         """
         clauses = []
         ids = tokenizer.get_vocab().values()
@@ -119,64 +127,67 @@ class Limits:
             segment = max(frame.type_ids, default=0) if frame else 0
             if segment >= self.segments:
                 clauses.append(
-                    f"its tokenizer gives segment ids up to {segment}, and the encoder embeds {self.segments} segments "
+                    f"its tokenizer returns segment ids up to {segment}, and the encoder embeds {self.segments} segments "
                     f"(ids up to {self.segments - 1})"
                 )
         return clauses
 
     def check_rows(self, rows: TokenRows, source: str, row_ids: Sequence[int] | np.ndarray | None = None) -> None:
-        """Raise DataError where a row holds a token or a segment id that the encoder has no embedding for.
+        """Check that the encoder has embeddings for all token and segment ids of tokenised samples.
 
-        A vocabulary that fits can't hold one; a tokenizer that was changed after it was compared can.
+        Only a tokenizer changed after :meth:`mismatches` can produce other ids.
 
         Args:
-            rows: the rows as they are sent to the encoder.
-            source: what messages call them.
-            row_ids: their numbers in messages; None: from 0.
+            rows: N tokenised samples.
+            source: Their name in messages.
+            row_ids: (N,) their row numbers in messages; None: from 0.
+
+        Raises:
+            DataError: An id has no embedding.
         """
         if rows.pad_id is None or not 0 <= rows.pad_id < self.rows:
             raise DataError(
                 f"{source}: the tokenizer's padding token has the id {rows.pad_id}, and {self.name} embeds the ids 0 "
                 f"to {self.rows - 1}; use the tokenizer that the encoder was trained with"
             )
-        for ids, limit, what in (
+        for ids, limit, kind in (
             (rows.input_ids, self.rows, "token id"),
             (rows.token_type_ids, self.segments, "segment id"),
         ):
             if ids is None or limit is None or not len(ids) or (ids.max() < limit and ids.min() >= 0):
                 continue
-            at = int(np.flatnonzero((ids >= limit) | (ids < 0))[0])
-            row = rows.row_of(at)
+            position = int(np.flatnonzero((ids >= limit) | (ids < 0))[0])
+            row = rows.row_of(position)
             number = row if row_ids is None else int(row_ids[row])
             raise DataError(
-                f"{source}, row {number}: {what} {int(ids[at])}, and {self.name} embeds the ids 0 to {limit - 1}; use "
+                f"{source}, row {number}: {kind} {int(ids[position])}, and {self.name} embeds the ids 0 to {limit - 1}; use "
                 "the tokenizer that the encoder was trained with"
             )
 
 
 def limits_of(backbone: str) -> Limits:
-    """The limits of a backbone, from its configuration alone. Raises BackboneError."""
+    """Read the limits of a backbone from its configuration. Raises BackboneError."""
     from leebert.backbone import load_config
 
     return Limits.of_config(f"backbone {backbone}", load_config(backbone))
 
 
 def limits_of_encoder(encoder: Any, name: str = "the model") -> Limits:
-    """The limits of a loaded encoder, from the embeddings that it has. Raises BackboneError."""
+    """Read the limits of a loaded encoder from its embeddings. Raises BackboneError."""
     return Limits.of_config(name, encoder.config, encoder.get_input_embeddings().num_embeddings)
 
 
 def check_tokenizer(tokenizer: Any, limits: Limits, *, pairs: bool, pooling: str) -> None:
-    """Compare a backbone's tokenizer with it before training.
+    """Check that a backbone's tokenizer matches the backbone, before training.
 
     Args:
-        tokenizer: the backbone's.
-        limits: the backbone's.
-        pairs: whether rows are pairs of texts.
-        pooling: what exits see.
+        tokenizer: The backbone's tokenizer.
+        limits: The backbone's limits.
+        pairs: Whether samples are pairs of texts.
+        pooling: Pooling before each classifier.
 
     Raises:
-        BackboneError: one line with everything that does not fit, and what to do.
+        BackboneError: They don't match; the message lists all mismatches and what to do.
     """
     if clauses := limits.mismatches(tokenizer, pairs=pairs):
         needed = max(tokenizer.get_vocab().values(), default=-1) + 1
@@ -186,12 +197,12 @@ def check_tokenizer(tokenizer: Any, limits: Limits, *, pairs: bool, pooling: str
             else ""
         )
         raise BackboneError(
-            f"{limits.name}: {'; '.join(clauses)}; give the tokenizer that the encoder was trained with{resize}"
+            f"{limits.name}: {'; '.join(clauses)}; use the tokenizer that the encoder was trained with{resize}"
         )
     if pooling != "mean" and not begins_with_special_token(tokenizer):
         raise BackboneError(
             f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and exits with pooling "
-            f"{pooling!r} read the first token; set pooling to mean, or give the tokenizer that the encoder was "
+            f"{pooling!r} read the first token; set pooling to mean, or use the tokenizer that the encoder was "
             "trained with"
         )
 
@@ -204,17 +215,17 @@ def vocabulary_digest(tokenizer: Any) -> str:
 
 def begins_with_special_token(tokenizer: Any) -> bool:
     """Whether a tokenizer puts a token such as [CLS] before a text."""
-    frame = _frame(tokenizer, pairs=False)
-    if frame is None:
+    encoding = _frame(tokenizer, pairs=False)
+    if encoding is None:
         return True
-    attended = zip(frame.special_tokens_mask, frame.attention_mask, strict=True)
-    return next((bool(special) for special, seen in attended if seen), False)
+    attended = zip(encoding.special_tokens_mask, encoding.attention_mask, strict=True)
+    return next((bool(special) for special, counts in attended if counts), False)
 
 
 def _frame(tokenizer: Any, pairs: bool) -> Any:
-    """The encoding of empty texts: what a tokenizer puts around any. None of a slow one, with which nothing is trained.
+    """Encode empty texts, which yields the special tokens around any text; None for slow tokenizers, which training refuses.
 
-    The backend is asked, since the tokenizer itself would forget how its file says to pad.
+    Calls the backend, since a call of the tokenizer would overwrite the padding settings of its file.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

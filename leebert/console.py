@@ -1,4 +1,4 @@
-"""What both command lines share: errors as one message, JSON or tables, and quiet libraries."""
+"""Output of both programs: errors as one message, JSON, tables, and quiet libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from leebert.errors import LeebertError
 
 
 def run(app: Callable[[], Any]) -> None:
-    """Run a command-line application; an error of ours becomes one message on stderr and exit code 1, Ctrl-C 130."""
+    """Run a command-line application.
+
+    A :class:`LeebertError` becomes one message on stderr and exit code 1; Ctrl-C is exit code 130.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -34,7 +37,7 @@ def run(app: Callable[[], Any]) -> None:
     except OverflowError as error:
         print(f"error: a number is too large for this machine: {error}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # `| head` closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:  # a full disk, a folder that can't be written
@@ -42,9 +45,9 @@ def run(app: Callable[[], Any]) -> None:
         sys.exit(1)
 
 
-def print_version(asked: bool) -> None:
-    """The callback of `--version`: print the package's version and end."""
-    if asked:
+def print_version(requested: bool) -> None:
+    """Print the package's version and exit; the callback of `--version`."""
+    if requested:
         import typer
 
         from leebert import __version__
@@ -54,7 +57,7 @@ def print_version(asked: bool) -> None:
 
 
 def _warn(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-    # Only ours: a user can do nothing about a library's deprecations.
+    # Only our own warnings: users can't act on a library's deprecations.
     root = Path(__file__).resolve().parent
     if root in (path := Path(filename)).parents or root.parent / "tune" in path.parents:
         print(f"warning: {message}", file=sys.stderr)
@@ -66,7 +69,7 @@ def emit_json(value: Any) -> None:
 
 
 def quiet_transformers() -> None:
-    """No progress bars and hints of transformers: our own output says what happens."""
+    """Turn off the progress bars and hints of transformers; our own output reports progress."""
     from transformers.utils import logging as hf
 
     hf.set_verbosity_error()
@@ -74,7 +77,7 @@ def quiet_transformers() -> None:
 
 
 def stderr_console() -> Any:
-    """A console for progress and tables that leaves stdout to results."""
+    """Make a console on stderr, for progress and tables, so that stdout holds results only."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -90,16 +93,16 @@ def table(
     lean: bool = False,
     lines: bool = False,
 ) -> Any:
-    """Make a table for a terminal, as every command shows it.
+    """Make a table for the terminal.
 
     Args:
         columns: The headings.
         rows: The cells of each row; None draws a line between two groups of rows.
-        title: What stands above it.
-        left: How many columns, from the first, are flush left; the others hold numbers and are flush right.
-        whole: How many columns, from the first, are never wrapped.
-        lean: Without a frame and padding, so that many columns fit 80 characters.
-        lines: Whether a line follows each row.
+        title: Title above the table.
+        left: Number of first columns that are left-aligned; the others are right-aligned.
+        whole: Number of first columns that never wrap.
+        lean: Omit frame and padding, so that many columns fit 80 characters.
+        lines: Draw a line after each row.
 
     Returns:
         A `rich.table.Table`.
@@ -110,28 +113,12 @@ def table(
     frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines else {}
     if lean:
         frame |= {"padding": 0, "pad_edge": False, "show_edge": False}
-    made = Table(title=title or None, title_justify="left", show_lines=lines, **frame)
+    result = Table(title=title or None, title_justify="left", show_lines=lines, **frame)
     for number, name in enumerate(columns):
-        made.add_column(name, justify="left" if number < left else "right", no_wrap=number < whole)
+        result.add_column(name, justify="left" if number < left else "right", no_wrap=number < whole)
     for row in rows:
         if row is None:
-            made.add_section()
+            result.add_section()
         else:
-            made.add_row(*row)
-    return made
-
-
-def set_by_path(target: dict[str, Any], assignment: str) -> None:
-    """Apply `key.sub=value` to a nested mapping, the value read as YAML."""
-    from leebert.errors import ConfigError
-    from leebert.yaml import parse_yaml
-
-    key, separator, text = assignment.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set {assignment}: expected key=value, such as training.max_epochs=3")
-    *path, leaf = key.split(".")
-    for part in path:
-        target = target.setdefault(part, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {assignment}: {part} is not a section")
-    target[leaf] = parse_yaml(text, f"--set {key}")
+            result.add_row(*row)
+    return result

@@ -1,9 +1,8 @@
-"""Dropout that does not wait for its random numbers on a CPU.
+"""Faster dropout on CPUs.
 
-PyTorch draws dropout masks on one thread, which takes a fifth of an encoder's forward pass on two cores, and of the
-forward passes for ω too. Here a mask takes 16 random bits per element from NumPy's SFC64, seeded by torch's own
-generator, so that `torch.manual_seed` still fixes everything. On other devices, and in models that are traced, compiled
-or exported, it is torch's dropout.
+PyTorch draws dropout masks on one thread, which takes a fifth of an encoder's forward pass on two cores. Here a mask takes 16
+random bits per element from NumPy's SFC64, seeded by torch's generator, so that `torch.manual_seed` still determines all
+masks. Other devices, and models that are traced, compiled or exported, use torch's dropout.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ ATTENTION = "leebert_sdpa"
 
 
 def dropout(x: torch.Tensor, p: float) -> torch.Tensor:
-    """Inverted dropout in training: each element is 0 with probability p (to 2⁻¹⁶), else x / (1 − p); any shape."""
+    """Apply inverted dropout: each element becomes 0 with probability p (to 2⁻¹⁶), else x / (1 − p); any shape."""
     if p <= 0.0:
         return x
     if x.device.type != "cpu" or _recorded():
         return F.dropout(x, p)
-    # The factor is applied apart from the mask: in bf16 it would be rounded there.
+    # The factor is applied separately: in a bf16 mask it would be rounded.
     return (x * _mask(x, p)) * (1 / (1 - p))
 
 
 def _recorded() -> bool:
-    """Whether operations are being recorded (torch.jit, torch.compile, torch.export): a mask would become a constant."""
+    """Whether operations are recorded (torch.jit, torch.compile, torch.export), which would make a mask a constant."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # not annotated
 
 
 def _mask(x: torch.Tensor, p: float) -> torch.Tensor:
-    """What is kept, bool in the shape of x; of a fake tensor, which has a shape and no numbers, a fake one."""
+    """Draw a bool mask of the elements to keep, in the shape of x; for a fake tensor, which has no values, a fake mask."""
     if isinstance(x, FakeTensor):
         return torch.empty_like(x, dtype=torch.bool)
     seed = int(torch.randint(2**62, (1,)))
@@ -48,7 +47,7 @@ def _mask(x: torch.Tensor, p: float) -> torch.Tensor:
 
 
 class FastDropout(nn.Module):
-    """`nn.Dropout` by :func:`dropout`."""
+    """`nn.Dropout` with :func:`dropout`."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -74,7 +73,7 @@ def attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Scaled dot-product attention, (B, heads, L, d) → (B, L, heads, d); torch's own kernel wherever it drops nothing."""
+    """Compute scaled dot-product attention, (B, heads, L, d) → (B, L, heads, d); without dropout, by torch's kernel."""
     if dropout == 0.0 or query.device.type != "cpu":
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
@@ -93,7 +92,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def speed_up(encoder: Any) -> None:
-    """Let an encoder drop by :func:`dropout`: its dropout modules are replaced, and its attention where it is torch's."""
+    """Make an encoder use :func:`dropout`: replace its dropout modules and, if it is torch's, its attention."""
     for module in encoder.modules():
         for name, child in module.named_children():
             if type(child) is nn.Dropout:

@@ -1,10 +1,10 @@
-"""Gradient equilibrium (Li et al., ICCV 2019; used by ElasticBERT and COST-EFF): no exit's gradient outweighs another's.
+"""Gradient equilibrium: each layer gets the mean, not the sum, of the gradients of the exits above it.
 
-Without it the sum over exits reaches layer i with as many gradients as there are exits from i on, so that the first
-layers learn from many and with a larger variance. With M exits, counted from 1, the gradient that flows into the
-state at exit i is multiplied by 1/(M−i+1) from exit i itself and by (M−i)/(M−i+1) from all that lies above. Below, the
-product of these factors is the same for every exit: the trunk between exits i−1 and i gets 1/(M−i+1) of the gradient of
-each of the M−i+1 exits above it, their mean. The exits' own parameters (and a pooler) get theirs in full.
+Source: Li et al., ICCV 2019; used by ElasticBERT and COST-EFF. Without it, layer i gets the sum of the gradients of all
+exits from i on, so that the gradients of the first layers are larger and vary more. With M exits, counted from 1, the gradient
+into the state at exit i is multiplied by 1/(M−i+1) if it comes from exit i, and by (M−i)/(M−i+1) if it comes from the layers
+above. The trunk between exits i−1 and i then gets the mean of the gradients of the M−i+1 exits above it. The parameters of
+exits and pooler get their full gradients.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 class _Scaled(torch.autograd.Function):
-    """The identity whose gradient is multiplied by a factor."""
+    """The identity, with a gradient multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, factor: float) -> torch.Tensor:
@@ -28,9 +28,16 @@ class _Scaled(torch.autograd.Function):
 
 
 def branch_and_trunk(state: torch.Tensor, exit_: int, num_exits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The state at an exit (from 0) of M, any shape, as the exit is to see it and as the next layer is.
+    """Split the state at an exit into a branch and a trunk with scaled gradients.
 
-    Both are the state itself; only their gradients differ, 1/(M−exit) and (M−exit−1)/(M−exit) of what flows back.
+    Args:
+        state: The state at the exit, any shape.
+        exit_: The exit, from 0.
+        num_exits: M.
+
+    Returns:
+        The input of the exit and that of the next layer: both equal `state`, with gradients multiplied by 1/(M−exit) and
+        (M−exit−1)/(M−exit).
     """
     above = num_exits - exit_
     return _scaled(state, 1 / above), _scaled(state, (above - 1) / above)

@@ -1,4 +1,4 @@
-"""What can go wrong, as one family of exceptions whose messages are meant for the person who typed the command."""
+"""Exceptions whose messages are written for users of the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class LeebertError(Exception):
-    """Base class: the message names the file, row or key, the value seen, and what to do about it."""
+    """Base class; a message names the file, row or key, the value, and what to do."""
 
 
 class ConfigError(LeebertError):
@@ -19,7 +19,7 @@ class DataError(LeebertError):
 
 
 class CacheError(DataError):
-    """A file that is made from the data once, and made again where it is damaged, can't be used."""
+    """A file in a cache can't be used; it can be rebuilt from the data."""
 
 
 class DivergedError(DataError):
@@ -35,11 +35,11 @@ class CheckpointError(LeebertError):
 
 
 class StorageError(LeebertError):
-    """What a run has to keep can't be written: the disk is full, read-only or gone."""
+    """A file of a run can't be written: the disk is full, read-only or gone."""
 
 
 class DeviceError(LeebertError):
-    """A device or precision was asked for that this machine lacks."""
+    """This machine lacks the requested device or precision."""
 
 
 class TrackingError(LeebertError):
@@ -51,10 +51,10 @@ class SweepError(LeebertError):
 
 
 class LeaseError(SweepError):
-    """Another driver has a sweep, or has taken it over."""
+    """Another driver runs the sweep, or has taken it over."""
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for a misspelt key, or an empty string."""
+    """Return `` (did you mean 'x'?)`` for a misspelt key; empty if no valid key is similar."""
     close = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else ""

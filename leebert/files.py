@@ -1,4 +1,4 @@
-"""Files: writing so that a reader, or whoever comes after a crash, finds the old or the new and never a part."""
+"""Atomic writing: readers, also after a crash, get the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from leebert.errors import ConfigError
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text holds. ValueError where it is none, also for one that is nested too deeply to be read."""
+    """Parse JSON. Raises ValueError if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -23,22 +23,27 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """ConfigError, which names the option, if nothing could be written into a folder, which need not exist yet.
+    """Check, before long work starts, that its output folder can be written. Creates nothing.
 
-    To be asked before work is done whose outcome goes there. Nothing is left behind, not even the folder.
+    Args:
+        folder: The folder; it need not exist.
+        option: The option that sets it, for messages.
+
+    Raises:
+        ConfigError: The folder can't be written.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ConfigError(
-            f"{option} {folder}: can't be written to ({error.strerror}); give a folder in which you may write"
+            f"{option} {folder}: can't be written to ({error.strerror}); give a writable folder"
         ) from None
 
 
 def check_file_writable(file: Path, option: str) -> None:
-    """As :func:`check_writable`, of a file that is to be written: no folder may have its name."""
+    """Check that an output file can be written (:func:`check_writable`), and that no folder has its name."""
     if file.is_dir():
         raise ConfigError(f"{option} {file}: is a folder; give the name of a file")
     check_writable(file.parent, option)
@@ -46,16 +51,15 @@ def check_file_writable(file: Path, option: str) -> None:
 
 @contextlib.contextmanager
 def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Replace a file atomically.
 
     Args:
-        path: The file. After an error it is as it was before.
-        sync: Whether the contents and the name survive a loss of power once this returns. Without it writing is
-            quicker: for files that can be made again.
+        path: The file. After an error it is unchanged.
+        sync: Whether the new file survives a loss of power; False is faster, for files that can be rebuilt.
 
     Yields:
-        A path in the same folder to write to. Its name holds a random token, since two hosts that share the folder may
-        have processes of one number.
+        A temporary path in the same folder to write to. Its name has a random token, because two hosts that share the folder
+        can have equal process ids.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -71,14 +75,14 @@ def replaced(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old file or the new one, never a part; after a loss of power as well."""
+    """Write a text file atomically; it survives a loss of power."""
     write_together({path: text})
 
 
 def write_together(texts: dict[Path, str]) -> None:
-    """Several files of one folder, each as by :func:`write_atomically`; all are on the disk before the first is replaced."""
+    """Write several text files atomically; all are on the disk before the first replaces its predecessor."""
     with contextlib.ExitStack() as stack:
-        # The last one entered is the first to be replaced.
+        # The last context entered is the first to exit, so the files are replaced in their order.
         for temporary, text in [(stack.enter_context(replaced(path)), texts[path]) for path in reversed(texts)]:
             with temporary.open("w", encoding="utf-8") as f:
                 f.write(text)
@@ -87,7 +91,7 @@ def write_together(texts: dict[Path, str]) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make new names in a folder last, too: without it a power loss may take a file whose contents were synced."""
+    """Sync a folder, so that new file names in it survive a loss of power."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

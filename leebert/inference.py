@@ -65,27 +65,27 @@ def infer(model: Layered, batch: Mapping[str, torch.Tensor], criterion: ExitCrit
     with runtime.autocast():
         running = model.begin(batch)
         running, logits = model.advance(running, 0)
-        answers = torch.empty_like(logits)
+        outputs = torch.empty_like(logits)
         layers = torch.full((len(logits),), layers_run[-1], device=runtime.device)
-        rows = torch.arange(len(logits), device=runtime.device)
+        positions = torch.arange(len(logits), device=runtime.device)
         state: Any = None
         for index in range(m - 1):
             exited, state = criterion.step(logits, state)
             if exited.any():
-                answers[rows[exited]] = logits[exited]
-                layers[rows[exited]] = layers_run[index]
+                outputs[positions[exited]] = logits[exited]
+                layers[positions[exited]] = layers_run[index]
                 if exited.all():
-                    return Answer(answers, layers)
+                    return Answer(outputs, layers)
                 remaining = ~exited
-                rows, running, state = rows[remaining], _kept(running, remaining), _kept(state, remaining)
+                positions, running, state = positions[remaining], _select(running, remaining), _select(state, remaining)
             running, logits = model.advance(running, index + 1)
-        answers[rows] = logits
-    return Answer(answers, layers)
+        outputs[positions] = logits
+    return Answer(outputs, layers)
 
 
-def _kept(state: Any, remaining: torch.Tensor) -> Any:
+def _select(state: Any, remaining: torch.Tensor) -> Any:
     if state is None:
         return None
     if isinstance(state, tuple):
-        return tuple(_kept(part, remaining) for part in state)
+        return tuple(_select(part, remaining) for part in state)
     return state[remaining]

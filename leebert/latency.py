@@ -1,4 +1,4 @@
-"""Wall-clock time of early-exit inference beside the layer ratio: the two are never the same."""
+"""Wall-clock time of early-exit inference, to compare with the layer speed-up."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 import torch
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import FULL_MODEL
 from leebert.exits.criterion import ExitCriterion
 from leebert.exits.replay import make_criterion
 from leebert.inference import infer
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 from leebert.runtime import Runtime
 from leebert.tradeoff import replay_point
 
 ROUNDS = 3
 
-#: Rounds of :func:`time_exits`: at least, and at most where the machine has other work.
+#: Rounds of :func:`time_exits`: the least, and the most if other processes disturb the measurement.
 LEAST_ROUNDS, MOST_ROUNDS = 4, 16
 
-# When a machine is taken for one without other work: its thread had a processor for that share of the time, and the
-# fastest of two halves of the rounds differ by no more than that.
+# A measurement counts as undisturbed if the thread ran on a processor for this share of the time, and the fastest even and
+# odd rounds differ by at most this share.
 _UNDISTURBED, _STEADY = 0.95, 0.02
 
 Key = TypeVar("Key", bound=Hashable)
@@ -35,28 +35,38 @@ Key = TypeVar("Key", bound=Hashable)
 
 def time_criteria(
     model: Any,
-    rows: Rows,
-    recorded: HeldOut,
+    rows: SampleSet,
+    recorded: RecordedLogits,
     metric: str,
     exits: Sequence[ExitConfig],
     runtime: Runtime,
     most: int = 100,
 ) -> list[dict[str, Any]]:
-    """Milliseconds per row at batch size 1 under some exit criteria, against running every layer, in alternation.
+    """Measure wall-clock times at batch size 1 under exit criteria and of the full model, in alternation.
 
-    On at most `most` rows spread over the data. `speed_up` is the ratio of the medians, `layer_ratio` M / mean layers on
-    the same rows.
+    Args:
+        model: A model in evaluation mode.
+        rows: N samples.
+        recorded: Their logits (M, N, K) and labels.
+        metric: Name of the task's metric.
+        exits: The exit criteria with thresholds.
+        runtime: Device and precision.
+        most: Number of samples to time, spread over the data.
+
+    Returns:
+        For the full model and each criterion: its parameters, `milliseconds` per sample (median over rounds), `speed_up`
+        (wall-clock speed-up), and `layer_ratio` (layer speed-up on the timed samples).
     """
     m, n, k = recorded.logits.shape
     index = np.linspace(0, n - 1, min(most, n)).astype(int)
     labels = None if recorded.labels is None else recorded.labels[index]
     part = dataclasses.replace(recorded, logits=recorded.logits[:, index], labels=labels)
     batches = [rows.collate([i]) for i in index]
-    everything = [ExitConfig(criterion=FULL_MODEL), *exits]
-    made = [make_criterion(r.criterion, r.threshold, r.patience, num_exits=m, num_classes=k) for r in everything]
-    seconds: list[list[float]] = [[] for _ in made]
+    settings = [ExitConfig(criterion=FULL_MODEL), *exits]
+    criteria = [make_criterion(r.criterion, r.threshold, r.patience, num_exits=m, num_classes=k) for r in settings]
+    seconds: list[list[float]] = [[] for _ in criteria]
     for round_ in range(ROUNDS + 1):
-        for i, criterion in enumerate(made):
+        for i, criterion in enumerate(criteria):
             started = time.perf_counter()
             for batch in batches:
                 infer(model, batch, criterion, runtime)
@@ -65,41 +75,42 @@ def time_criteria(
     medians = [float(np.median(s)) / len(batches) for s in seconds]
     return [
         {
-            **asked.model_dump(),
+            **config.model_dump(),
             "milliseconds": 1000 * median,
             "speed_up": medians[0] / median,
-            "layer_ratio": replay_point(part, metric, asked.criterion, asked.threshold, asked.patience).speed_up,
+            "layer_ratio": replay_point(part, metric, config.criterion, config.threshold, config.patience).speed_up,
         }
-        for asked, median in zip(everything, medians, strict=True)
+        for config, median in zip(settings, medians, strict=True)
     ]
 
 
 class _Stopwatch:
-    """A criterion that steps another one, notes when each exit has decided, and lets no sample exit."""
+    """A criterion that records the time of each exit's decision by another criterion, and lets no sample exit."""
 
     def __init__(self, criterion: ExitCriterion) -> None:
         self.criterion = criterion
         self.times = [_clocks()]
 
     def step(self, logits: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        leaves, state = self.criterion.step(logits, state)
-        bool(leaves.any())  # waits for a GPU
+        exited, state = self.criterion.step(logits, state)
+        bool(exited.any())  # waits for a GPU
         self.times.append(_clocks())
-        return torch.zeros_like(leaves), state
+        return torch.zeros_like(exited), state
 
 
 def _clocks() -> tuple[float, float]:
-    """Seconds of the wall clock, and of this thread on a processor."""
+    """Return seconds of the wall clock and of this thread's processor time."""
     return time.perf_counter(), time.thread_time()
 
 
 @dataclasses.dataclass(frozen=True)
 class ExitTimes(Generic[Key]):
-    """What :func:`time_exits` found. seconds: up to each exit's decision, (M,) per key.
+    """The results of :func:`time_exits`. If `share` is low or `apart` is high, other processes disturbed the measurement.
 
-    share: of the time, how much the thread had a processor, for the key that had the least; 1 on a GPU. apart: by how much
-    the fastest of the even rounds and of the odd ones differ, as a share, for the key that differs the most. Where share is
-    low or apart is high, something else was at work, and times are rough.
+    Attributes:
+        seconds: (M,) seconds up to each exit's decision, by key.
+        share: Smallest share of the time, over keys, in which the thread ran on a processor; 1 on a GPU.
+        apart: Largest relative difference, over keys, between the fastest even and odd rounds.
     """
 
     seconds: dict[Key, np.ndarray]
@@ -110,26 +121,30 @@ class ExitTimes(Generic[Key]):
 def time_exits(
     models: Mapping[Key, tuple[Any, ExitCriterion]], batches: Sequence[Batch], runtime: Runtime
 ) -> ExitTimes[Key]:
-    """Seconds up to each exit's decision for batches of one row; in alternation on one thread.
+    """Measure the time up to each exit's decision, for several models in alternation.
 
-    models: any key → a model in eval mode and the exit criterion whose decisions are timed. Each row runs through all layers. From
-    one exit to the next counts the fastest round, so that a machine with other work is not taken for a slow network, and of
-    these the median over rows. There are :data:`LEAST_ROUNDS` rounds and up to :data:`MOST_ROUNDS`, until the machine
-    seems to have no other work.
+    Each sample runs through all layers. The time between two exits is the fastest of the rounds, which excludes disturbance by
+    other processes, and then the median over samples. There are :data:`LEAST_ROUNDS` to :data:`MOST_ROUNDS` rounds, until the
+    measurement counts as undisturbed.
+
+    Args:
+        models: By any key, a model in evaluation mode and the exit criterion to time.
+        batches: Batches of one sample.
+        runtime: Device and precision.
     """
-    # (N, M, 2) of the even and of the odd rounds: the wall clock's seconds, and the thread's of that round.
+    # (2, N, M, 2), for even and odd rounds: the fastest wall-clock seconds, and the thread's seconds of that round.
     halves = {key: np.full((2, len(batches), model.num_exits, 2), np.inf) for key, (model, _) in models.items()}
     share, apart = 1.0, 0.0
     for round_ in range(MOST_ROUNDS + 1):
         for key, (model, criterion) in models.items():
-            for row, batch in enumerate(batches):
+            for sample, batch in enumerate(batches):
                 watch = _Stopwatch(criterion)
                 infer(model, batch, watch, runtime).layers.cpu()
-                taken = np.diff([*watch.times, _clocks()], axis=0)  # (M, 2)
+                elapsed = np.diff([*watch.times, _clocks()], axis=0)  # (M, 2)
                 if round_:  # the first round warms up
-                    fastest = halves[key][round_ % 2, row]
-                    faster = taken[:, 0] < fastest[:, 0]
-                    fastest[faster] = taken[faster]
+                    fastest = halves[key][round_ % 2, sample]
+                    faster = elapsed[:, 0] < fastest[:, 0]
+                    fastest[faster] = elapsed[faster]
         if round_ >= LEAST_ROUNDS:
             totals = [half.sum(axis=(1, 2)) for half in halves.values()]  # (2, 2) each
             apart = max((abs(math.log(even[0] / odd[0])) for even, odd in totals), default=0.0)
@@ -142,8 +157,8 @@ def time_exits(
 
 
 def machine(runtime: Runtime) -> str:
-    """What a latency was measured on, in words: processor or GPU, threads, precision."""
-    told = runtime.describe()
+    """Describe the machine of a measurement: processor or GPU, threads, precision."""
+    facts = runtime.describe()
     if runtime.device.type != "cpu":
-        return f"{told['device']}, {told['precision']}"
-    return f"{told.get('processor', told['machine'])}, {told['threads']} thread(s), {told['precision']}"
+        return f"{facts['device']}, {facts['precision']}"
+    return f"{facts.get('processor', facts['machine'])}, {facts['threads']} thread(s), {facts['precision']}"

@@ -1,4 +1,4 @@
-"""One stage's θ, ω and their optimisers: what an algorithm's steps are made of, for any model that makes a record of a batch."""
+"""θ, ω and their optimisers in one stage: the operations from which optimisers of ω build their steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from leebert.stages import OPTIMIZERS, SCHEDULES, Stage, balances
 
 @dataclasses.dataclass(frozen=True)
 class _Descent:
-    """What a θ step leaves: its parts and their records, l (n,), the gradients that the optimiser got, and ‖g‖ before."""
+    """The results of a θ step: parts and their records, l (n,), the clipped gradients, and ‖g‖ before clipping."""
 
     parts: list[tuple[Batch, Record]]
     losses: torch.Tensor
@@ -32,7 +32,16 @@ class _Descent:
 
 
 class StageLevel:
-    """One stage's θ, ω and their optimisers: what an algorithm works on (:class:`leebert.optim.contract.Level`)."""
+    """θ, ω and their optimisers in one stage (:class:`leebert.optim.contract.Level`).
+
+    Args:
+        model: A multi-exit model (:class:`leebert.record.MultiExit`).
+        stage: The stage.
+        config: The training options.
+        runtime: Device and precision.
+        seed: (seed,) or (seed, fold), for the random streams.
+        teacher: The stage's teacher, if it has one.
+    """
 
     def __init__(
         self,
@@ -57,21 +66,27 @@ class StageLevel:
         self.schedule = SCHEDULES[config.schedule]
         start = stage.objective.initial(torch.Generator().manual_seed(derive_seed(*seed, stage.name, "objective")))
         self.state: ObjectiveState = {name: t.to(runtime.device) for name, t in start.items()}
-        self.start = stage.objective.weights(self.state).clone()  # before a checkpoint's state takes its place
+        self.start = stage.objective.weights(self.state).clone()  # before a checkpoint's state replaces it
         self.omega_optimizer: torch.optim.Optimizer | None = None
         if "omega" in self.state:
             make = torch.optim.Adam if config.omega_optimizer == "adam" else torch.optim.SGD
             self.omega_optimizer = make([self.state["omega"].requires_grad_(False)], lr=config.lr_omega)
-        self.memory: dict[str, torch.Tensor] = {}  # of a rule that steps ω in the optimiser's place
+        self.memory: dict[str, torch.Tensor] = {}  # of a rule that replaces the optimiser of ω
         self.d2: Iterator[Batch] = iter(())
         self.seed = (*seed, stage.name, "omega")
-        self.epoch = self.steps = self.draws = 0  # of the stage; θ's updates in the epoch; ω's contexts since the last
+        self.epoch = self.steps = 0  # epoch of the stage; θ updates in the epoch
+        self.draws = 0  # contexts for ω since the last θ update
         self.rate, self.progress = self.lr_theta, 0.0
         self.loss_sum = torch.zeros((), device=runtime.device)
         self.finite = torch.ones((), dtype=torch.bool, device=runtime.device)
 
     def start_epoch(self, d2: Iterator[Batch], epoch: int = 0) -> None:
-        """Begin the stage's epoch of that number, from 0: `d2` makes its batches of D2, one each time it is asked."""
+        """Start an epoch of the stage.
+
+        Args:
+            d2: Yields the batches of D2.
+            epoch: Number of the epoch in the stage, from 0.
+        """
         training_mode(self.model, self.stage.trains)
         self.d2 = d2
         self.epoch, self.steps, self.draws = epoch, 0, 0
@@ -81,7 +96,7 @@ class StageLevel:
         return bool(self.finite.item()) and all(bool(torch.isfinite(p).all()) for p in self.theta.values())
 
     def travelled(self) -> dict[str, float] | None:
-        """How far the loss weights are from their start, see :func:`leebert.omega.travel`; None without eq. 5's terms."""
+        """Measure the distance of the loss weights from their start (:func:`leebert.omega.travel`); None without eq. 5."""
         layout = getattr(self.stage.objective, "layout", None)
         return layout and travel(self.stage.objective.weights(self.state), self.start, layout.is_distillation)
 
@@ -94,7 +109,7 @@ class StageLevel:
     def look_ahead(self, batch: Batch) -> TakenStep:
         start = {name: p.detach().clone() for name, p in self.theta.items()}
         random, state = RandomState.now(self.runtime.device), self.state
-        taken = self._descend(batch)
+        descent = self._descend(batch)
         return TakenStep(
             model=self.model,
             optimizer=self.theta_optimizer,
@@ -102,29 +117,31 @@ class StageLevel:
             state=state,
             start=start,
             random=random,
-            parts=taken.parts,
-            gradients=_filled(taken.gradients, self.theta.values()),
-            clipped=(self.config.clip_norm / taken.norm).clamp(max=1),
+            parts=descent.parts,
+            gradients=_filled(descent.gradients, self.theta.values()),
+            clipped=(self.config.clip_norm / descent.norm).clamp(max=1),
         )
 
     def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        rows = len(batch["labels"])
+        samples = len(batch["labels"])
         with self._for_omega():
-            parts = [self._backward(p, len(p["labels"]) / rows) for p in micro_batches(batch, self.config.accumulate)]
-        found = _filled([p.grad for p in self.theta.values()], self.theta.values())
+            parts = [
+                self._backward(p, len(p["labels"]) / samples) for p in micro_batches(batch, self.config.accumulate)
+            ]
+        gradients = _filled([p.grad for p in self.theta.values()], self.theta.values())
         self.theta_optimizer.zero_grad(set_to_none=True)
-        return torch.stack([losses for losses, _ in parts]).sum(dim=0), found
+        return torch.stack([losses for losses, _ in parts]).sum(dim=0), gradients
 
     def _descend(self, batch: Batch) -> _Descent:
         for group in self.theta_optimizer.param_groups:
             group["lr"] = self.rate
-        rows = len(batch["labels"])
+        samples = len(batch["labels"])
         batches = micro_batches(batch, self.config.accumulate)
-        parts = [self._backward(part, len(part["labels"]) / rows) for part in batches]
+        parts = [self._backward(part, len(part["labels"]) / samples) for part in batches]
         records = [record for _, record in parts]
         losses = torch.stack([losses for losses, _ in parts]).sum(dim=0)  # (n,)
         loss = self.stage.objective.weights(self.state).detach() @ losses
-        # ω is no part of this list: it stays out of θ's clipping.
+        # ω is not in this list, so clipping ignores it.
         norm = torch.nn.utils.clip_grad_norm_(self.theta.values(), self.config.clip_norm)
         self.theta_optimizer.step()
         self.steps, self.draws = self.steps + 1, 0
@@ -136,23 +153,23 @@ class StageLevel:
         return _Descent(list(zip(batches, records, strict=True)), losses, gradients, norm)
 
     def _backward(self, part: Batch, share: float) -> tuple[torch.Tensor, Record]:
-        """Add the gradient of a part that is this `share` of its batch; returns the share's l, (n,), and its record.
+        """Add the gradient of a part that is this `share` of its batch; return the share's l, (n,), and the record.
 
-        Nothing that is returned holds the part's graph: the next part finds its memory free.
+        The results hold no graph, so that its memory is free for the next part.
         """
         keep = self.stage.objective.keep
         with self.runtime.autocast():
             record = _record(self.model, part, keep)
-            taught = self._taught(part)
-        losses = self.stage.objective.terms(record, self.state, taught) * share
+            target = self._teach(part)
+        losses = self.stage.objective.terms(record, self.state, target) * share
         loss = self.stage.objective.weights(self.state).detach() @ losses
-        if loss.requires_grad:  # not where chance let only frozen layers run (BERT-of-Theseus)
+        if loss.requires_grad:  # False if only frozen layers were drawn (BERT-of-Theseus)
             loss.backward()
-        # States are not handed on: they are large, and nobody asks for them after the step.
+        # States are dropped: they are large, and nothing needs them after the step.
         return losses.detach(), Record(record.logits, record.labels).detach()
 
-    def _taught(self, part: Batch) -> Record | None:
-        """What the stage's teacher makes of some rows."""
+    def _teach(self, part: Batch) -> Record | None:
+        """Run the stage's teacher on samples; None if the objective needs no teacher."""
         if self.teacher is None or not self.stage.objective.taught:
             return None
         with torch.no_grad():
@@ -160,8 +177,8 @@ class StageLevel:
 
     @torch.no_grad()
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        # One autocast context: it casts the weights once for all batches. One forward per batch: batches of
-        # different lengths would pad each other, and BatchNorm would mix them.
+        # One autocast context casts the weights once for all batches. One forward pass per batch, since a joint pass would
+        # add padding and mix the batches in BatchNorm.
         keep = self.stage.objective.keep
         with self._for_omega(), self.runtime.autocast():
             records = [
@@ -170,17 +187,17 @@ class StageLevel:
                 )
                 for batch in batches
             ]
-            taught = [self._taught(batch) for batch in batches]
+            targets = [self._teach(batch) for batch in batches]
         return tuple(
             self.stage.objective.terms(record, self.state, teacher)
-            for record, teacher in zip(records, taught, strict=True)
+            for record, teacher in zip(records, targets, strict=True)
         )
 
     @contextlib.contextmanager
     def _for_omega(self) -> Iterator[None]:
-        """Forwards for ω: dropout as configured, and running statistics (BatchNorm's) are as before afterwards.
+        """Context of forward passes for ω: dropout as configured, BatchNorm's running statistics unchanged.
 
-        Their random numbers are their own (:meth:`_own_numbers`).
+        Random numbers come from separate streams (:meth:`_own_numbers`).
         """
         if self.config.omega_forward == "eval":
             self.model.eval()
@@ -191,10 +208,10 @@ class StageLevel:
             training_mode(self.model, self.stage.trains)
 
     def _own_numbers(self) -> contextlib.AbstractContextManager[None]:
-        """Within this context what is drawn is ω's: a function of seed, fold, stage, epoch and θ's updates in it.
+        """Context with a random stream of ω: a function of seed, fold, stage, epoch and the epoch's θ updates.
 
-        Nothing is taken from θ's random numbers, so that θ sees the same masks on the same batches whatever is done for
-        ω, and methods differ by what they do with ω alone. Each context between two updates has a stream of its own.
+        θ's random numbers are not consumed, so that θ has the same masks on the same batches under every method, and methods
+        differ only in ω. Each context between two updates has a separate stream.
         """
         self.draws += 1
         return RandomState.seeded(self.runtime.device, *self.seed, self.epoch, self.steps, self.draws).replayed()
@@ -207,8 +224,8 @@ class StageLevel:
         at_lr_omega: torch.Tensor | None = None,
         rule: OmegaRule | None = None,
     ) -> None:
-        assert self.omega_optimizer is not None, "an algorithm that learns ω needs an objective with ω"
-        # Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, exact for SGD.
+        assert self.omega_optimizer is not None, "a method that learns ω needs an objective with ω"
+        # Eq. 9 as one step at λ2: the gradient of L_B1 is scaled by the current λ1 / λ2, which is exact for SGD.
         omega = self.state["omega"]
         total = torch.zeros_like(omega)
         if at_lr_theta is not None:
@@ -235,16 +252,16 @@ class StageLevel:
         for name, value in self.memory.items():
             if not isinstance(value, torch.Tensor):
                 raise ConfigError(
-                    f"method {method}: its rule keeps {name!r} in its memory as {type(value).__name__}; keep a tensor, "
-                    "which a checkpoint can hold"
+                    f"method {method}: its rule stores {name!r} as {type(value).__name__} in its memory; store a "
+                    "tensor, so that checkpoints can save it"
                 )
         return omega
 
     def next_d2(self) -> Batch:
-        with self._own_numbers():  # rows may be augmented where they are collated
+        with self._own_numbers():  # collating may augment samples
             return self.to_device(next(self.d2))
 
-    # Everything below is for checkpoints.
+    # For checkpoints.
 
     def optimizer_tensors(self) -> dict[str, torch.Tensor]:
         tensors = {}
@@ -259,29 +276,29 @@ class StageLevel:
         return tensors | {f"state/{name}": t for name, t in self.state.items()}
 
     def load_optimizer_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over what :meth:`optimizer_tensors` returned; other tensors of a checkpoint are ignored."""
+        """Load the tensors of :meth:`optimizer_tensors`; other tensors of a checkpoint are ignored."""
         for full, value in tensors.items():
-            kind, _, rest = full.partition("/")
+            kind, _, inner = full.partition("/")
             if kind == "state":
-                self.state[rest].copy_(value)
+                self.state[inner].copy_(value)
             elif kind == "memory":
-                self.memory[rest] = value.to(self.runtime.device)
+                self.memory[inner] = value.to(self.runtime.device)
             elif kind == "omega" and self.omega_optimizer is not None:
-                # Adam keeps its step count on the CPU unless told otherwise.
-                moved = value if rest == "step" else value.to(self.runtime.device)
-                self.omega_optimizer.state[self.state["omega"]][rest] = moved
+                # By default Adam keeps its step count on the CPU.
+                moved = value if inner == "step" else value.to(self.runtime.device)
+                self.omega_optimizer.state[self.state["omega"]][inner] = moved
             elif kind == "theta":
-                key, _, name = rest.partition("/")
+                key, _, name = inner.partition("/")
                 parameter = self.theta[name]
                 self.theta_optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def _filled(gradients: Iterable[torch.Tensor | None], parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients with zeros for parameters that have none."""
+    """Replace missing gradients by zeros."""
     return [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
 
 
 def _record(model: Any, batch: Batch, keep: Keep) -> Record:
-    # A model that knows no more than `record(batch)` does for all methods that look at nothing but logits.
+    # Models whose `record` takes no `keep` suffice for methods that need logits only.
     record: Record = model.record(batch) if keep == "logits" else model.record(batch, keep)
     return record

@@ -1,4 +1,4 @@
-"""A step of θ that was taken, as something to differentiate."""
+"""A completed step of θ, for differentiation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leebert.runtime import RandomState
 
 
 class _Recorder(nn.Module):
-    """`record` as a forward, the one method that :func:`torch.func.functional_call` calls."""
+    """`record` as `forward`, which :func:`torch.func.functional_call` calls."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -29,15 +29,18 @@ class _Recorder(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class TakenStep:
-    """θ' = θ + u(g) with g = ∇θ L_B1(θ, ω): the step as it was taken, clipping included (`leebert.optim.contract.LookAhead`).
+    """The step θ' = θ + u(g) with g = ∇θ L_B1(θ, ω), clipping included (:class:`leebert.optim.contract.LookAhead`).
 
-    model, optimizer: as the step left them; θ' is the model's.
-    objective, state: what L was before the step.
-    start: θ by its parameters' names in the model; all vectors of θ's size have its order.
-    random: the generators before the step's forward, that is its dropout masks.
-    parts: the batch as it was taken in parts, each with the record of its forward, without a graph.
-    gradients: g as the optimiser got it, after clipping; zeros for a parameter without one.
-    clipped: the factor ≤ 1 by which clipping multiplied g, a scalar.
+    Attributes:
+        model: The model after the step, with θ'.
+        optimizer: θ's optimiser after the step.
+        objective: L.
+        state: The objective's state before the step.
+        start: θ by parameter name; all vectors of θ's size have this order.
+        random: State of the generators before the step's forward pass, which determines its dropout masks.
+        parts: The parts of the batch, each with its record, without a graph.
+        gradients: g after clipping; zeros for parameters without a gradient.
+        clipped: Factor ≤ 1 by which clipping multiplied g, a scalar.
     """
 
     model: nn.Module
@@ -52,9 +55,9 @@ class TakenStep:
 
     @torch.no_grad()
     def pullback(self, v: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """(∂θ'/∂g)ᵀ v, with −λ1 in it: through the optimiser's step (:mod:`leebert.optim.derivative`), then clipping.
+        """Compute (∂θ'/∂g)ᵀ v through the optimiser's step (:mod:`leebert.optim.derivative`) and clipping.
 
-        Clipping makes k·g of g with k = c/‖g‖, whose derivative is k·(1 − ĝĝᵀ): the length of g no longer counts.
+        Clipping maps g to k·g with k = c/‖g‖; its derivative is k·(1 − ĝĝᵀ).
         """
         named = dict(self.model.named_parameters())
         u = through_step(self.optimizer, [named[name] for name in self.start], self.gradients, v)
@@ -66,25 +69,25 @@ class TakenStep:
 
     @torch.no_grad()
     def losses_at(self, direction: Sequence[torch.Tensor], distance: torch.Tensor) -> torch.Tensor:
-        """l on the step's batch at θ + distance·direction, (n,), with the step's dropout masks and detached teachers.
+        """Compute l, (n,), on the step's batch at θ + distance·direction, with the step's dropout masks and teachers.
 
-        In θ's own precision whatever the step's was: bf16 would round a short distance away. (On a GPU other kernels
-        then draw other masks from the same state; both ends of a difference still share theirs.) Nothing of the model
-        changes, running statistics included.
+        Runs in θ's precision, since bf16 would round a short distance to 0. (On a GPU, other kernels then draw other masks from
+        the same state; both ends of a difference still have equal masks.) The model does not change, including running
+        statistics.
         """
-        at = zip(self.start.items(), direction, strict=True)
-        moved = {f"model.{name}": torch.addcmul(p, along, distance) for (name, p), along in at}
+        pairs = zip(self.start.items(), direction, strict=True)
+        moved = {f"model.{name}": torch.addcmul(p, along, distance) for (name, p), along in pairs}
         buffers = {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
-        recorder, rows = _Recorder(self.model), sum(len(batch["labels"]) for batch, _ in self.parts)
+        recorder, samples = _Recorder(self.model), sum(len(batch["labels"]) for batch, _ in self.parts)
         terms = []
         with self.random.replayed():
             for batch, at_start in self.parts:
                 record = torch.func.functional_call(recorder, (moved, buffers), (batch,))
-                share = len(batch["labels"]) / rows
+                share = len(batch["labels"]) / samples
                 terms.append(self.objective.terms(record, self.state, teacher=at_start) * share)
         return torch.stack(terms).sum(dim=0)
 
 
 def _inner(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The inner product of two vectors that come in parts."""
+    """Compute the inner product of two vectors given as lists of tensors."""
     return torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)]).sum()

@@ -1,4 +1,4 @@
-"""Equations 1-4 of the paper as functions of the exits' logits. Shapes: M exits, B rows, K classes."""
+"""Equations 1-4 of the paper as functions of the exits' logits: M exits, B samples, K classes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from torch.nn import functional as F
 
 
 def cross_entropy_per_exit(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Each exit's term of eq. 1: (M, B, K) logits and (B,) labels → (M,) mean cross-entropies."""
+    """Compute each exit's term of eq. 1.
+
+    Args:
+        logits: (M, B, K).
+        labels: (B,).
+
+    Returns:
+        (M,) mean cross-entropies.
+    """
     m, b, k = logits.shape
     losses = F.cross_entropy(logits.reshape(m * b, k), labels.repeat(m), reduction="none")  # (M·B,)
     return losses.view(m, b).mean(dim=1)
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Eq. 1, L_CE(x, y) = Σ_m CE(p_m(x), y): a sum over exits, mean over rows → scalar."""
+    """Eq. 1, L_CE(x, y) = Σ_m CE(p_m(x), y): a sum over exits, mean over samples; a scalar."""
     return cross_entropy_per_exit(logits, labels).sum()
 
 
@@ -33,11 +41,20 @@ def distillation_pairs(
     kl: bool = False,
     teacher_logits: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Eq. 2 for every pair of exits at once: (M, B, K) → (M, T), entry [m, t] is L_KD(p_t, p_m), a mean over rows.
+    """Eq. 2 for every pair of student and teacher exits.
 
-    L_KD(t, s) = −τ² Σ_k t_k^{1/τ} log s_k^{1/τ}, a soft cross-entropy; `kl` subtracts the teacher's entropy.
-    Teachers are the same exits (T = M, the diagonal is an exit teaching itself, for the caller to mask) unless
-    `teacher_logits` (T, B, K) of another record are given.
+    L_KD(t, s) = −τ² Σ_k t_k^{1/τ} log s_k^{1/τ}, a soft cross-entropy, mean over samples.
+
+    Args:
+        logits: (M, B, K) of the students.
+        temperature: τ.
+        detach_teacher: Whether teachers get no gradient.
+        kl: Subtract the teacher's entropy.
+        teacher_logits: (T, B, K) of the teachers; None: the students' own logits, T = M. The diagonal, an exit as its own
+            teacher, is for the caller to mask.
+
+    Returns:
+        (M, T), entry [m, t] is L_KD(p_t, p_m).
     """
     scale = temperature**2 / logits.shape[1]
     student = F.log_softmax(logits / temperature, dim=-1)  # (M, B, K)
@@ -51,28 +68,28 @@ def distillation_pairs(
     return pairs
 
 
-# T(m), section 3.1: (M, M) masks, entry [m, t] is True when exit t teaches exit m.
+# T(m), section 3.1: (M, M) masks; entry [m, t] is True if exit t is a teacher of exit m.
 
 
 def lae(num_exits: int) -> torch.Tensor:
-    """Learning from all exits: every other exit teaches."""
+    """Learning from all exits: all other exits are teachers."""
     return ~torch.eye(num_exits, dtype=torch.bool)
 
 
 def lle(num_exits: int) -> torch.Tensor:
-    """Learning from later exits: none is left for the last."""
+    """Learning from later exits; the last exit has no teacher."""
     return torch.triu(torch.ones(num_exits, num_exits, dtype=torch.bool), diagonal=1)
 
 
 def last(num_exits: int) -> torch.Tensor:
-    """Only the last exit teaches (FastBERT's self-distillation), not itself."""
+    """The last exit is the teacher of all others (FastBERT's self-distillation)."""
     mask = torch.zeros(num_exits, num_exits, dtype=torch.bool)
     mask[:-1, -1] = True
     return mask
 
 
 def no_teachers(num_exits: int) -> torch.Tensor:
-    """No distillation: eq. 1 alone."""
+    """No distillation, eq. 1 only."""
     return torch.zeros(num_exits, num_exits, dtype=torch.bool)
 
 
@@ -87,12 +104,20 @@ def distillation(
     detach_teacher: bool = True,
     kl: bool = False,
 ) -> torch.Tensor:
-    """Eq. 4, Σ_m Σ_{t∈T(m)} L_KD(p_t, p_m) / (M·|T(m)|): a mean over exits of a mean over teachers → scalar."""
+    """Eq. 4, Σ_m Σ_{t∈T(m)} L_KD(p_t, p_m) / (M·|T(m)|): a mean over exits of a mean over teachers; a scalar.
+
+    Args:
+        logits: (M, B, K).
+        teachers: (M, M) mask, [student, teacher].
+        temperature: τ.
+        detach_teacher: Whether teachers get no gradient.
+        kl: Subtract the teachers' entropies.
+    """
     pairs = distillation_pairs(logits, temperature, detach_teacher=detach_teacher, kl=kl)
     return (pairs * mean_over_teachers(teachers).to(pairs)).sum()
 
 
 def mean_over_teachers(teachers: torch.Tensor) -> torch.Tensor:
-    """1 / (M·|T(m)|) at each teaching pair of an (M, T) mask, 0 elsewhere; float64 of the same shape."""
+    """Return 1 / (M·|T(m)|) at each pair of an (M, T) mask, 0 elsewhere; float64 of the same shape."""
     count = teachers.sum(dim=1, keepdim=True).clamp(min=1)
     return teachers.double() / (teachers.shape[0] * count)

@@ -61,7 +61,7 @@ class AgainstMajority:
         return cls(**values | {name: tuple(v) for name, v in values.items() if isinstance(v, list)})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values, with the verdict and the 95 % interval of the mean margin."""
+        """Return JSON-ready values, with the verdict and the 95 % CI of the mean margin."""
         low, high = self.interval
         plain = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
         return {**plain, "low": round(low, 6), "high": round(high, 6), "verdict": self.verdict}
@@ -78,7 +78,7 @@ class AgainstMajority:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the mean margin."""
+        """The 95 % CI of the mean margin."""
         off = _quantile(1) * self.error
         return self.margin - off, self.margin + off
 
@@ -210,13 +210,13 @@ def in_words(against: AgainstMajority, names: Sequence[str] = (), advice: str = 
     if against.verdict == "collapsed":
         every = "every exit predicts" if len(against.margins) > 1 else "the exit predicts"
         return f"nothing was learned: {every} a single class; {scores}; {advice}"
-    what = "mean over exits" if len(against.margins) > 1 else "score"
+    quantity = "mean over exits" if len(against.margins) > 1 else "score"
     verb = "predicts" if len(against.collapsed) == 1 else "predict"
     single = f"; {exits_in_words(against.collapsed)} {verb} a single class" if against.collapsed else ""
     if against.verdict == "learned":
         best = _best_exit(against) if against.interval[0] <= 0 else ""
-        return f"learned: {what} {margin} against the majority class; {scores}{best}{single}"
-    return f"not distinguishable from the majority class: {what} {margin}; {scores}{single}; {advice}"
+        return f"learned: {quantity} {margin} against the majority class; {scores}{best}{single}"
+    return f"not significantly above the majority class: {quantity} {margin}; {scores}{single}; {advice}"
 
 
 def _best_exit(against: AgainstMajority) -> str:

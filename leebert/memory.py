@@ -1,9 +1,9 @@
-"""How much memory training takes, without training: the real step runs on tensors that have shapes and no numbers.
+"""Estimate the memory of training by a real step on tensors with shapes but no values.
 
-PyTorch's fake tensors go through forward, backward and optimiser like real ones while a tracker adds up what is alive.
-So the estimate holds for every model with `record(batch)`, algorithm, teacher set and precision, and needs neither the
-device nor its memory. For a GPU, the kernels that keep other things than the CPU's (dropout, attention) are replaced by
-theirs. Compared with real runs on a CPU (tests/test_memory.py); on CUDA it was not measured.
+PyTorch's fake tensors pass through forward, backward and optimiser like real ones, while a tracker sums the live bytes. So the
+estimate covers every model with `record(batch)`, method, teacher set and precision, and needs neither the device nor its
+memory. For a GPU, kernels that keep other tensors than the CPU's (dropout, attention) are replaced by the GPU's. The estimate
+was compared with real runs on a CPU (tests/test_memory.py), not on CUDA.
 """
 
 from __future__ import annotations
@@ -32,21 +32,24 @@ from leebert.record import Batch
 from leebert.runtime import Runtime
 from leebert.stages import Stage, check, method
 
-#: Bytes that a process takes before the first tensor: the CUDA context with the libraries' workspaces; on a CPU the
-#: Python process with its libraries.
+#: Bytes of a process before the first tensor: on CUDA the context and the libraries' workspaces, on a CPU the Python process
+#: with its libraries.
 BEFORE = {"cuda": 800_000_000, "cpu": 600_000_000}
-#: Share on top of the tensors for what the allocator rounds up and can't join.
+#: Share added for the allocator's rounding and fragmentation.
 SLACK = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes on the device of training, at the fullest moment of each phase.
+    """Bytes on the device in training, at the peak of each phase.
 
-    parameters, gradients, moments: of θ, the last two of what trains; `moments` is all that the optimiser keeps.
-    activations: what a θ step or the forwards for ω need beside these, casts of weights and temporaries included.
-    evaluation: what a forward on an evaluation batch needs.
-    allowance: for the allocator and for the process itself (:data:`SLACK`, :data:`BEFORE`).
+    Attributes:
+        parameters: All parameters and buffers, those of teachers included.
+        gradients: Gradients of the parameters that train.
+        moments: State of the optimiser.
+        activations: Further bytes of a θ step or of the forward passes for ω, casts of weights and temporaries included.
+        evaluation: Further bytes of a forward pass on an evaluation batch.
+        allowance: For the allocator and the process (:data:`SLACK`, :data:`BEFORE`).
     """
 
     parameters: int
@@ -67,17 +70,17 @@ class TrainingMemory:
         return self.tensors + self.allowance
 
 
-def text_batch(rows: int, length: int) -> Batch:
-    """A labelled batch of full-length texts, (rows, length), as a tokeniser makes it."""
-    ids = {name: torch.zeros(rows, length, dtype=torch.long) for name in ("input_ids", "attention_mask")}
-    return {**ids, "token_type_ids": ids["input_ids"].clone(), "labels": torch.zeros(rows, dtype=torch.long)}
+def text_batch(samples: int, length: int) -> Batch:
+    """Make a labelled batch of texts of full length, (B, L)."""
+    ids = {name: torch.zeros(samples, length, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    return {**ids, "token_type_ids": ids["input_ids"].clone(), "labels": torch.zeros(samples, dtype=torch.long)}
 
 
-def image_batch(rows: int, size: int) -> Batch:
-    """A labelled batch of colour images of (size, size) pixels, as :mod:`leebert.images.arrays` makes it."""
+def image_batch(samples: int, size: int) -> Batch:
+    """Make a labelled batch of colour images, (B, S, S, 3), as from :mod:`leebert.images.arrays`."""
     return {
-        "images": torch.zeros(rows, size, size, 3, dtype=torch.uint8),
-        "labels": torch.zeros(rows, dtype=torch.long),
+        "images": torch.zeros(samples, size, size, 3, dtype=torch.uint8),
+        "labels": torch.zeros(samples, dtype=torch.long),
     }
 
 
@@ -91,11 +94,19 @@ def estimate(
     batch: Callable[[int, int], Batch] = text_batch,
     stages: tuple[Stage, ...] | None = None,
 ) -> TrainingMemory:
-    """The memory of training `model` on batches of `batch_size` rows of `length` tokens (or pixels a side) as `config` says.
+    """Estimate the memory of training a model.
 
-    Of the model only shapes count: it may lie on the `meta` device, and is left as it is. `runtime` (default: this
-    machine's) need not exist here. `batch` makes a batch of (rows, length) for models of other data than text, where
-    all tensors that are made have shapes only. Of several stages the one that needs most counts.
+    Args:
+        model: The model; only its shapes matter, so it can be on the `meta` device. It is not changed.
+        batch_size: B.
+        length: Tokens per sample, or width and height of images in pixels.
+        config: The training options.
+        runtime: Device and precision; the device need not exist here. None: this machine's.
+        batch: Makes a batch from (B, length).
+        stages: The stages; None: those of the method.
+
+    Returns:
+        The memory of the stage that needs most.
     """
     runtime = runtime or Runtime.of(config.precision)
     stages = stages or method(config, model.num_exits)
@@ -103,18 +114,18 @@ def estimate(
         fake = _fake(model)
         if runtime.device.type != "cpu":
             _use_torchs_attention(fake)
-        needs: list[TrainingMemory] = []
+        estimates: list[TrainingMemory] = []
         teachers: dict[str, Any] = {}
         check(stages, fake, config)
         for stage in stages:
-            # What a transformation may look at needs less than a step of θ, in the same parts: no moments, gradients of
-            # fewer weights, and activations without dropout.
+            # A transformation that examines data needs less than a step of θ: no moments, gradients of fewer weights, and
+            # activations without dropout.
             fake = stage.shape(fake)
             teacher = teachers.get(stage.teacher or "")
-            needs.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))
+            estimates.append(_stage(fake, stage, batch_size, length, config, runtime, batch, teacher))
             if any(later.teacher == stage.name for later in stages):
                 teachers[stage.name] = _fake(fake)
-    return max(needs, key=lambda need: need.total)
+    return max(estimates, key=lambda estimate: estimate.total)
 
 
 def _stage(
@@ -128,16 +139,16 @@ def _stage(
     teacher: Any,
 ) -> TrainingMemory:
     parts = min(config.accumulate, batch_size)
-    # Two parts show all that any number of them needs: the second's activations beside the first's gradients.
+    # Two parts have the same peak as more: the second part's activations beside the first part's gradients.
     simulated = min(parts, 2)
-    rows = simulated * math.ceil(batch_size / parts)
+    samples = simulated * math.ceil(batch_size / parts)
     on_cpu = Runtime(torch.device("cpu"), runtime.dtype)  # fake tensors of a GPU need a build of torch for it
-    taught_by = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
-    weights = [*model.parameters(), *model.buffers(), *taught_by]
+    of_teacher = [] if teacher is None else [*teacher.parameters(), *teacher.buffers()]
+    weights = [*model.parameters(), *model.buffers(), *of_teacher]
     with _Tracker(weights) as tracker:
         level = StageLevel(model, stage, config.model_copy(update={"accumulate": simulated}), on_cpu, (0,), teacher)
         if hasattr(model, "path"):
-            model.path = None  # which layers run is drawn at random; all of them is the most
+            model.path = None  # layers are skipped at random; the peak is with all of them
         for parameter in level.theta.values():
             parameter.grad = torch.zeros_like(parameter)
         level.theta_optimizer.step()
@@ -145,10 +156,10 @@ def _stage(
         moments = tracker.alive
         model.train()
         tracker.peak = 0
-        level.start_epoch(itertools.repeat(batch(rows, length)))
-        stage.algorithm.step(level, batch(rows, length), 0)
-        if stage.algorithm.splits_data:  # the forwards for ω, which a cycle may have in its last step only
-            level.losses(batch(rows, length))
+        level.start_epoch(itertools.repeat(batch(samples, length)))
+        stage.algorithm.step(level, batch(samples, length), 0)
+        if stage.algorithm.splits_data:  # forward passes for ω can be in the last step of a cycle only
+            level.losses(batch(samples, length))
         training = tracker.peak - moments
         model.eval()
         tracker.peak = 0
@@ -156,7 +167,7 @@ def _stage(
             model.record(batch(config.eval_batch_size, length))
         evaluation = tracker.peak - moments
     gradients = _bytes(level.theta.values())
-    found = TrainingMemory(
+    memory = TrainingMemory(
         parameters=_bytes(weights),
         gradients=gradients,
         moments=moments,
@@ -165,7 +176,7 @@ def _stage(
         allowance=0,
     )
     kind = "cpu" if runtime.device.type == "cpu" else "cuda"
-    return dataclasses.replace(found, allowance=BEFORE[kind] + int(SLACK * found.tensors))
+    return dataclasses.replace(memory, allowance=BEFORE[kind] + int(SLACK * memory.tensors))
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -173,20 +184,19 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 
 
 def _fake(model: Any) -> Any:
-    """A copy of a module whose parameters and buffers have shapes only.
+    """Copy a module, with fake parameters and buffers.
 
-    They are made anew: a deep copy of a fake tensor would copy the mode that it belongs to with all that this refers to
-    by bare addresses, which are then freed twice.
+    The tensors are new, because a deep copy of a fake tensor also copies its mode, whose raw pointers are then freed twice.
     """
     fakes: dict[int, torch.Tensor] = {}
     for real in [*model.parameters(), *model.buffers()]:
         fake = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype)
         fakes[id(real)] = nn.Parameter(fake, real.requires_grad) if isinstance(real, nn.Parameter) else fake
-    return copy.deepcopy(model, fakes)  # the memo: what it holds is taken for the copy
+    return copy.deepcopy(model, fakes)  # deepcopy takes the fake tensors from this memo
 
 
 def _use_torchs_attention(model: nn.Module) -> None:
-    """Our own attention is for CPUs and leaves other devices to torch's, which fake tensors can't tell."""
+    """Use torch's attention, as a GPU would: our attention selects by device, and fake tensors claim to be on a CPU."""
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         if getattr(config, "_attn_implementation", None) == ATTENTION:
@@ -200,7 +210,7 @@ def _kernels(device: str) -> Iterator[None]:
 
 
 class _GpuKernels(TorchFunctionMode):
-    """What a GPU runs where a CPU would keep more: fused dropout, and attention without an L × L matrix per head."""
+    """Replace CPU kernels by a GPU's, which keep less: fused dropout, and attention without an L × L matrix per head."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -225,7 +235,7 @@ def _gpu_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """(B, heads, L, d) by the memory-efficient kernel, which is what CUDA takes where there is a mask."""
+    """Compute attention (B, heads, L, d) by the memory-efficient kernel, which CUDA uses with a mask."""
     if attn_mask is not None:
         attn_mask = torch.zeros(attn_mask.shape, dtype=query.dtype).expand(*query.shape[:-1], key.shape[-2])
     if enable_gqa:
@@ -239,15 +249,16 @@ def _gpu_attention(
 
 
 class _Tracker(TorchDispatchMode):
-    """Adds up the bytes of the storages that operators make within this context, as long as each is alive.
+    """Sums the bytes of live storages that operators create within this context.
 
-    `known` tensors were there before: their storages, which views of them share, don't count.
+    Args:
+        excluded: Earlier tensors; their storages, also in views of them, don't count.
     """
 
-    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+    def __init__(self, excluded: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self.alive = self.peak = 0
-        self.seen = weakref.WeakSet(t.untyped_storage() for t in known)
+        self.counted = weakref.WeakSet(t.untyped_storage() for t in excluded)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -257,9 +268,9 @@ class _Tracker(TorchDispatchMode):
         return out
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage in self.seen:
+        if storage in self.counted:
             return
-        self.seen.add(storage)
+        self.counted.add(storage)
         size = storage.nbytes()
         self.alive += size
         self.peak = max(self.peak, self.alive)

@@ -89,7 +89,7 @@ class ExitHeads(nn.Module):
             dropped = F.dropout(pooled.to(_at_least_float32(pooled.dtype)), self.dropout, self.training)
             if not all(map(_is_plain, exits)):
                 return torch.stack(
-                    [_answer(exit_, at_exit) for exit_, at_exit in zip(exits, dropped.unbind(0), strict=True)]
+                    [_classify(exit_, at_exit) for exit_, at_exit in zip(exits, dropped.unbind(0), strict=True)]
                 )
             dtype = torch.promote_types(dropped.dtype, exits[0].weight.dtype)
             weights = [exit_.weight.to(dtype) for exit_ in exits]  # (K, H) each
@@ -101,9 +101,9 @@ class ExitHeads(nn.Module):
 
     def keep(self, exits: Sequence[int]) -> None:
         """Keep these exits, from 0, and remove the others in place."""
-        kept = [self[exit_] for exit_ in exits]
+        modules = [self[exit_] for exit_ in exits]
         self._modules.clear()
-        for exit_, module in enumerate(kept):
+        for exit_, module in enumerate(modules):
             self.add_module(str(exit_), module)
 
 
@@ -116,10 +116,10 @@ def _is_plain(exit_: nn.Module) -> bool:
     return type(exit_) is nn.Linear and not exit_._forward_hooks and not exit_._forward_pre_hooks
 
 
-def _answer(exit_: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _classify(exit_: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Call an exit on (B, H) in the type of its weights (float32 for int8 weights); returns (B, K)."""
-    own = next((p.dtype for p in exit_.parameters()), torch.float32)
-    logits: torch.Tensor = exit_(x.to(own))
+    dtype = next((p.dtype for p in exit_.parameters()), torch.float32)
+    logits: torch.Tensor = exit_(x.to(dtype))
     return logits.to(_at_least_float32(logits.dtype))
 
 
@@ -259,20 +259,20 @@ class LeebertForSequenceClassification(PreTrainedModel):
         layers: list[Layer] = [self._checkpointed(layer) for layer in self.stack.layers()[: exits[-1]]]
         if self.path is not None and self.training:
             layers = self.path(layers)
-        pooled, kept = {}, [states]
+        pooled, all_states = {}, [states]
         for ran, layer in enumerate(layers, start=1):
-            states = seen = answered = layer(states, mask)
+            states = exit_input = output = layer(states, mask)
             if self.gradient_equilibrium and ran in exits:
-                seen, states = branch_and_trunk(states, exits.index(ran), len(exits))
+                exit_input, states = branch_and_trunk(states, exits.index(ran), len(exits))
             if ran in exits or keep == "hidden":
-                pooled[ran] = self.pool(seen, attention)
+                pooled[ran] = self.pool(exit_input, attention)
             if keep == "states":
-                kept.append(answered)  # the layer's output: gradient equilibrium applies to exits only
+                all_states.append(output)  # the layer's output: gradient equilibrium applies to exits only
         return Record(
             self.heads(torch.stack([pooled[ran] for ran in exits])),  # of (M, B, H)
             batch.get("labels"),
             torch.stack(list(pooled.values())) if keep == "hidden" else None,
-            torch.stack(kept) if keep == "states" else None,
+            torch.stack(all_states) if keep == "states" else None,
             attention if keep == "states" else None,
         )
 
@@ -305,23 +305,23 @@ class LeebertForSequenceClassification(PreTrainedModel):
         Returns:
             Logits of each sample's exit under the configured criterion, the logits of all exits, and exit layers.
         """
-        given = {
+        inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
             "position_ids": position_ids,
             "labels": labels,
         }
-        record = self.record({name: t for name, t in given.items() if t is not None})
+        record = self.record({name: t for name, t in inputs.items() if t is not None})
         loss = cross_entropy(record.logits, labels) if labels is not None else None
         exits = self._exit_indices(record.logits)  # (B,)
         logits = record.logits.transpose(0, 1)  # (B, M, K)
         # No batch size becomes a constant here, so that a traced or exported model works for any batch.
-        answer = logits.gather(1, exits.view(-1, 1, 1).expand(-1, 1, logits.shape[2])).squeeze(1)
+        selected = logits.gather(1, exits.view(-1, 1, 1).expand(-1, 1, logits.shape[2])).squeeze(1)
         layers = torch.full_like(exits, self.exit_layers[-1])
         for exit_, layer in enumerate(self.exit_layers[:-1]):
             layers = torch.where(exits == exit_, layer, layers)
-        return EarlyExitOutput(loss=loss, logits=answer, exit_logits=logits, exit_layers=layers)
+        return EarlyExitOutput(loss=loss, logits=selected, exit_logits=logits, exit_layers=layers)
 
     def keep_exits(self, exits: Iterable[int]) -> None:
         """Keep the exits after the given layers and remove the others.
@@ -332,10 +332,10 @@ class LeebertForSequenceClassification(PreTrainedModel):
         Raises:
             ConfigError: A layer has no exit.
         """
-        wanted = list(exits)
-        if missing := [layer for layer in wanted if layer not in self.exit_layers]:
+        layers = list(exits)
+        if missing := [layer for layer in layers if layer not in self.exit_layers]:
             raise ConfigError(f"layer {missing[0]} has no exit; layers with exits are {self.exit_layers}")
-        self._keep(indices((self.exit_layers.index(layer) for layer in wanted), self.num_exits, "exit"), wanted)
+        self._keep(indices((self.exit_layers.index(layer) for layer in layers), self.num_exits, "exit"), layers)
 
     def reduce(
         self,
@@ -361,13 +361,13 @@ class LeebertForSequenceClassification(PreTrainedModel):
         """
         try:
             if layers is not None:
-                kept = list(layers)
-                below = [sum(layer < exit_ for layer in kept) for exit_ in self.exit_layers]
-                stays = [i for i, n in enumerate(below) if n and n not in below[:i]]
-                if kept and not stays:
-                    raise ConfigError(f"layers {kept} (from 0): no exit remains; keep a layer below an exit")
-                keep_layers(self.backbone, kept)
-                self._keep(stays, [below[i] for i in stays])
+                kept_layers = list(layers)
+                below = [sum(layer < exit_ for layer in kept_layers) for exit_ in self.exit_layers]
+                remaining = [i for i, n in enumerate(below) if n and n not in below[:i]]
+                if kept_layers and not remaining:
+                    raise ConfigError(f"layers {kept_layers} (from 0): no exit remains; keep a layer below an exit")
+                keep_layers(self.backbone, kept_layers)
+                self._keep(remaining, [below[i] for i in remaining])
             if heads is not None:
                 prune_heads(self.backbone, heads)
             if neurons is not None:
@@ -377,9 +377,9 @@ class LeebertForSequenceClassification(PreTrainedModel):
         finally:
             self._describe(self.exit_layers)
 
-    def _keep(self, stays: list[int], layers: list[int]) -> None:
+    def _keep(self, remaining: list[int], layers: list[int]) -> None:
         """Keep these exits, from 0, which now follow `layers`."""
-        self.heads.keep(stays)
+        self.heads.keep(remaining)
         self._describe(tuple(layers))
 
     def _describe(self, exit_layers: tuple[int, ...]) -> None:
@@ -391,12 +391,12 @@ class LeebertForSequenceClassification(PreTrainedModel):
 
     @torch.no_grad()
     def _exit_indices(self, logits: torch.Tensor) -> torch.Tensor:
-        own = self.config
-        criterion = own.exit_strategy, own.exit_threshold, own.exit_patience
+        config = self.config
+        criterion = config.exit_strategy, config.exit_threshold, config.exit_patience
         if not torch.compiler.is_compiling():  # pydantic's checks can't be compiled
             model_exits(*criterion)
         threshold, patience = threshold_and_patience(*criterion, self.num_exits)
-        return exit_indices(CRITERIA[own.exit_strategy].make(threshold, patience, own.num_labels), logits)
+        return exit_indices(CRITERIA[config.exit_strategy].make(threshold, patience, config.num_labels), logits)
 
 
 def build_model(

@@ -1,4 +1,4 @@
-"""The early-exit model's configuration, apart from the model so that it can be read without torch's modeling code."""
+"""The configuration of early-exit models, readable without the modeling code."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from leebert.exits import DEFAULT
 
 
 def model_exits(criterion: str, threshold: float | None, patience: int | None) -> ExitConfig:
-    """A model's own exit criterion, checked. Raises ConfigError."""
+    """Check a model's exit criterion. Raises ConfigError."""
     values = {"criterion": criterion, "threshold": threshold, "patience": patience}
     return parse(ExitConfig, values, "the model's exit criterion in config.json")
 
 
 class EarlyExitConfig(PreTrainedConfig):
-    """What every saved model with exits says of them and of the data that it was made for."""
+    """Configuration of all saved models: their exits, structure and data."""
 
     exit_dropout: float = 0.1
-    exit_strategy: str = DEFAULT  # the exit criterion; the key that saved models have
+    exit_strategy: str = DEFAULT  # the exit criterion, under the key of saved models
     exit_threshold: float | None = None
     exit_patience: int | None = None
-    # What is left of the network (of an encoder: leebert.slim.structure), the layers (from 1) with an exit as `exits`,
-    # and as `depth` how many layers the network had that it stands for.
+    # The reduced network (of encoders: leebert.slim.structure), with the layers (from 1) that have an exit as `exits`, and the
+    # number of layers of the unreduced network as `depth`.
     structure: dict[str, Any] | None = None
-    # What the command line needs to read the data that this model was made for.
+    # The task of the model's training data.
     task: str | dict[str, Any] | None = None
     metric: str | None = None
-    # What thresholds were chosen in; the same logits in bf16 and fp32 leave elsewhere.
+    # The precision in which thresholds were chosen; bf16 and fp32 give different exits.
     precision: Precision = "auto"
 
     @property
@@ -39,7 +39,7 @@ class EarlyExitConfig(PreTrainedConfig):
 
 
 class LeebertConfig(EarlyExitConfig):
-    """Labels, exits and the exact backbone configuration, so that loading needs no hub."""
+    """Configuration of text models, with the backbone's, so that loading needs no hub."""
 
     model_type = "leebert"
 
@@ -52,7 +52,7 @@ class LeebertConfig(EarlyExitConfig):
 
     @property
     def vocab_size(self) -> int:
-        """The number of word embeddings, which the backbone's configuration holds; transformers resizes by this name."""
+        """Number of word embeddings, from the backbone's configuration; transformers uses this name for resizing."""
         if "vocab_size" not in (self.backbone_config or {}):
             raise AttributeError("vocab_size: this configuration has no backbone with a vocabulary")
         return int((self.backbone_config or {})["vocab_size"])
@@ -63,12 +63,12 @@ class LeebertConfig(EarlyExitConfig):
 
     @property
     def depth(self) -> int:
-        """How many layers the unreduced network has."""
+        """Number of layers of the unreduced network."""
         return int((self.structure or {}).get("depth", self._described_layers))
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
-        """How many layers have run when each exit answers, (M,)."""
+        """Layers below each exit, (M,)."""
         structure = self.structure or {}
         return tuple(structure.get("exits") or range(1, structure.get("layers", self._described_layers) + 1))
 

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics move with steps of θ, of the parts that a stage trains, and with nothing else."""
+"""Update BatchNorm's running statistics only in steps of θ, and only in the parts that a stage trains."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def training_mode(model: nn.Module, trains: Callable[[str], bool]) -> None:
-    """Training mode, but for each BatchNorm of a frozen part: those whose `running_mean` has a name that `trains` excludes.
+    """Set training mode, except in BatchNorm layers of frozen parts, which use and keep their running statistics.
 
-    These normalise by what they have learned, as at inference, and keep it.
+    Args:
+        model: The model.
+        trains: Whether a parameter or buffer trains, by its name.
     """
     model.train()
     for name, module in model.named_modules():
@@ -22,7 +24,7 @@ def training_mode(model: nn.Module, trains: Callable[[str], bool]) -> None:
 
 @contextlib.contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Within this context BatchNorm in training mode normalises by the batch and leaves its running statistics alone."""
+    """Context in which BatchNorm in training mode normalises by the batch without updating its running statistics."""
     tracking = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     for module in tracking:
         module.track_running_stats = False

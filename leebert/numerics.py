@@ -1,6 +1,6 @@
-"""What the last digits of a result depend on besides code, data and seeds: the kernels that compute it.
+"""The kernels that computed a result: with code, data and seeds they determine every bit.
 
-Measured in docs/decisions/reproducibility.md: on one machine every bit follows from these, at any load.
+docs/decisions/reproducibility.md has measurements on one machine under load.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-#: Variables by which PyTorch, oneDNN, MKL and CUDA are told to take other kernels. Numbers of threads are not among them:
-#: those that are in use are recorded themselves.
+#: Environment variables that select kernels of PyTorch, oneDNN, MKL and CUDA. Numbers of threads are recorded separately.
 STEERING = (
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",
@@ -35,22 +34,27 @@ _COUNTS = re.compile(r"^\s*(omp|mkl)_get_max_threads\(\) : (\d+)$", re.MULTILINE
 
 
 def kernels(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What chooses this process's kernels, JSON-ready; what the system doesn't tell is left out.
+    """Collect the settings that select this process's kernels.
 
-    `omp_threads` and `mkl_threads` are those that the libraries would use now, whatever the environment asked for.
+    Args:
+        environment: Environment variables.
+
+    Returns:
+        JSON-ready values; unknown ones are omitted. `omp_threads` and `mkl_threads` are the numbers that the libraries use
+        now, regardless of the environment.
     """
-    found: dict[str, Any] = {f"{library}_threads": int(n) for library, n in _COUNTS.findall(_parallel_info())}
+    settings: dict[str, Any] = {f"{library}_threads": int(n) for library, n in _COUNTS.findall(_parallel_info())}
     if name := processor():
-        found["processor"] = name
-    found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    found["onednn"] = bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
-    found["matmul_precision"] = torch.get_float32_matmul_precision()
-    found["steered_by"] = {name: environment[name] for name in STEERING if name in environment}
-    return found
+        settings["processor"] = name
+    settings["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    settings["onednn"] = bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
+    settings["matmul_precision"] = torch.get_float32_matmul_precision()
+    settings["steered_by"] = {name: environment[name] for name in STEERING if name in environment}
+    return settings
 
 
 def processor() -> str:
-    """The processor's name as the system tells it, else the machine's kind; empty where neither is known."""
+    """Return the processor's name, else its architecture; empty if both are unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Eq. 5: a record of a forward pass becomes loss terms, and ω joins them into one loss."""
+"""Eq. 5: loss terms from a record of a forward pass, and their sum weighted by ω."""
 
 from __future__ import annotations
 
@@ -14,58 +14,57 @@ from leebert.methods import METHODS
 from leebert.record import Keep, Record
 from leebert.weights import PARAMETRISATIONS, Parametrisation, Terms, random_weights
 
-#: An objective's own state: tensors by name, passed in and returned, and kept in checkpoints.
+#: State of an objective: tensors by name, passed in and returned, and stored in checkpoints.
 ObjectiveState = dict[str, torch.Tensor]
 
 
 class Objective(Protocol):
-    """A loss that is a weighted sum of terms. Its state is passed and returned, never hidden; weights never need a graph."""
+    """A loss that is a weighted sum of n terms. Its state is passed in and returned; weights have no graph."""
 
     @property
     def num_terms(self) -> int: ...
 
     @property
     def keep(self) -> Keep:
-        """What it needs of a record besides logits and labels: nothing (`logits`), what exits see, or all states."""
+        """What the terms need besides logits and labels: nothing (`logits`), the inputs of exits, or all states."""
         ...
 
     @property
     def taught(self) -> bool:
-        """Whether its terms need what the stage's teacher makes of the batch."""
+        """Whether the terms need the record of the stage's teacher."""
         ...
 
     def initial(self, generator: torch.Generator) -> ObjectiveState:
-        """The state before the first step; `generator` (CPU) is for what is drawn once, such as rand's weights."""
+        """Make the state before the first step; `generator` (CPU) is for values drawn once, such as rand's weights."""
         ...
 
     def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
-        """The loss terms l, (n,), with a graph where the record has one.
+        """Compute the loss terms l.
 
-        Each is a mean over the record's rows: `accumulate` weighs the parts of a batch by their rows. `teacher` is a
-        record of the same rows, without a graph, whose exits teach in place of the record's own: that of the stage's
-        teacher, or the record's own from elsewhere in θ. Teachers that are not detached move with θ, and are always
-        the record's own.
+        Args:
+            record: A record of B samples.
+            state: The objective's state.
+            teacher: A record of the same samples, without a graph, whose exits are the teachers: of the stage's teacher, or
+                of the same model at another θ. None: the exits of `record` itself. Teachers that are not detached are always
+                the exits of `record`.
+
+        Returns:
+            (n,), each a mean over samples; with a graph if the record has one.
         """
         ...
 
     def weights(self, state: ObjectiveState) -> torch.Tensor:
-        """w, (n,), without a graph: the loss is w·l."""
+        """Return w, (n,), without a graph; the loss is w·l."""
         ...
 
     def after_step(self, record: Record, state: ObjectiveState, progress: float) -> ObjectiveState:
-        """The state after a step of θ (a temperature that anneals, say); most return it as it is.
+        """Update the state after a step of θ, such as an annealed temperature; most objectives return it unchanged.
 
-        `record` is the whole batch's from before the update, without a graph; `progress` the share of the stage's
-        updates done, this one included.
+        Args:
+            record: The batch's record from before the update, without a graph.
+            state: The state in the step.
+            progress: Completed share of the stage's updates, this one included.
         """
-        ...
-
-
-class LearnedWeights(Objective, Protocol):
-    """An objective whose weights are w(ω), with ω in its state under `omega`."""
-
-    def pullback(self, state: ObjectiveState, losses: torch.Tensor) -> torch.Tensor:
-        """∇ω (w·l) for terms l, (n,); analytic, since the loss is linear in the weights."""
         ...
 
 
@@ -73,9 +72,18 @@ class LearnedWeights(Objective, Protocol):
 class ExitObjective:
     """Eq. 5, L(x, y; θ, ω) = Σ_m w_m CE(p_m, y) + Σ_m Σ_{t∈T(m)} w_{m,t} L_KD(p_t, p_m) / (M·|T(m)|).
 
-    With `random` the weights are the rand baseline's draw, kept in the state and never learned; with `fixed`, (n,),
-    they are these. `moves` makes the state after a step of θ from the batch's record, the state and the share of the stage's
-    updates done; with `moving_temperature` the state holds the temperature, too, under `temperature`.
+    Attributes:
+        layout: The layout of the terms.
+        parametrisation: The mapping of ω to weights.
+        temperature: τ.
+        detach_teacher: Whether teachers get no gradient.
+        kl: Whether terms subtract the teacher's entropy.
+        random: Whether weights are the rand baseline's draw, which is kept in the state.
+        fixed: (n,) fixed weights; None: none.
+        moves: As `after_step`; None: the state does not change.
+        moving_temperature: Whether the state holds the temperature, under `temperature`.
+        keep: What the terms need of a record.
+        taught: Whether the terms need the record of the stage's teacher.
     """
 
     layout: Terms
@@ -92,12 +100,12 @@ class ExitObjective:
 
     @classmethod
     def weighted(cls, weights: Sequence[float]) -> ExitObjective:
-        """Σ_m w_m CE_m under fixed weights (M,), without distillation."""
+        """Make Σ_m w_m CE_m with fixed weights (M,), without distillation."""
         return cls(Terms.of(TEACHERS["none"](len(weights))), PARAMETRISATIONS["raw"], fixed=tuple(weights))
 
     @classmethod
     def of(cls, config: TrainConfig, num_exits: int) -> ExitObjective:
-        """The objective that a training configuration and its method describe, for a model with M exits."""
+        """Make the objective of a training configuration and its method, for a model with M exits."""
         method = METHODS[config.algorithm]
         return cls(
             layout=Terms.of(TEACHERS[method.teachers or config.teachers](num_exits)),
@@ -126,7 +134,7 @@ class ExitObjective:
         )
 
     def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
-        """l (n,): M cross-entropies, then each pair's distillation term with its 1/(M·|T(m)|)."""
+        """Compute l (n,): M cross-entropies, then each pair's distillation term with its factor 1/(M·|T(m)|)."""
         if record.labels is None:
             raise ValueError("the cross-entropy of eq. 5 needs labels")
         ce = cross_entropy_per_exit(record.logits, record.labels)
@@ -149,7 +157,7 @@ class ExitObjective:
         return self.parametrisation.pullback(state["omega"], losses, self.layout)
 
     def tau(self, state: ObjectiveState) -> float | torch.Tensor:
-        """The temperature of eqs. 2-3."""
+        """Return the temperature of eqs. 2-3."""
         return state["temperature"] if self.moving_temperature else self.temperature
 
     def after_step(self, record: Record, state: ObjectiveState, progress: float) -> ObjectiveState:

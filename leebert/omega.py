@@ -1,7 +1,7 @@
-"""How far the loss weights move: what they travelled in a run, and what λ2 and the number of updates allow at most.
+"""How far loss weights move in a run, and the most that λ2 and the number of updates allow.
 
-Every method that learns ω starts from weight 1 on every term. While all weights are within :data:`MOVED` of that, its θ
-is trained as under uniform weights, and methods that differ only in how ω learns can't be told apart.
+Every method that learns ω starts with weight 1 for every term. While all weights stay within :data:`MOVED` of 1, θ trains as
+with uniform weights, and methods that differ only in the optimiser of ω give the same results.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from leebert.methods import METHODS
 if TYPE_CHECKING:
     import torch
 
-#: A weight that is nearer to its start has not moved, and exits whose weights differ by less are weighted alike. Weights
-#: drawn from 1 to 50 (a spread of 57 %) change the paper's scores by at most 0.1 points against uniform ones, and the change
-#: is linear in small spreads: 5 % make less than 0.01 points (docs/decisions/omega-moves.md).
+#: A weight closer to its start counts as not moved, and exits whose weights differ by less count as equally weighted. Weights
+#: drawn from 1 to 50 (a spread of 57 %) change the paper's scores by at most 0.1 points against uniform ones. The change is
+#: linear in small spreads, so 5 % give less than 0.01 points (docs/decisions/omega-moves.md).
 MOVED = 0.05
 
-#: The change of a weight by a small change of ω, at most: its own term's derivative, and for softmaxes the others' as well.
+#: The largest change of a weight per small change of ω: the derivative by its own ω and, for softmaxes, by the others.
 _BY_OMEGA = {"raw": 1.0, "softplus": 1 - 1 / math.e, "exit_softmax": 2.0, "group_softmax": 2.0}
 
 
 def learns_omega(algorithm: str) -> bool:
-    """Whether a method learns its loss weights, by the table of methods; of others they are fixed."""
+    """Whether a method learns its loss weights; in other methods they are fixed."""
     return METHODS[algorithm].learns_omega
 
 
 def travel(weights: torch.Tensor, start: torch.Tensor, is_distillation: torch.Tensor) -> dict[str, float]:
-    """How far loss weights (n,) are from their start, and from each other.
+    """Measure the distances of loss weights from their start and from each other.
 
     Args:
-        weights: (n,) now.
-        start: (n,) before the first step.
-        is_distillation: (n,) bool, which terms are distillation's.
+        weights: (n,) present weights.
+        start: (n,) weights before the first step.
+        is_distillation: (n,) bool, marks distillation terms.
 
     Returns:
         `moved`, the largest change of a weight; `spread`, the largest difference between two weights of one kind
@@ -50,31 +50,33 @@ def travel(weights: torch.Tensor, start: torch.Tensor, is_distillation: torch.Te
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """How far the weights of a run can move at most, about, and the λ2 that would let them move by :data:`MOVED`."""
+    """An estimate of the largest change of the weights in a run.
+
+    Attributes:
+        weights: The largest change.
+        lr_omega: The λ2 with which the weights can change by :data:`MOVED`.
+    """
 
     weights: float
     lr_omega: float
 
     @property
     def moves(self) -> bool:
-        """Whether the weights can move at all, for the purposes of a comparison."""
+        """Whether the weights can move by at least :data:`MOVED`."""
         return self.weights >= MOVED
 
 
 def reach(config: TrainConfig, updates: int, num_classes: int) -> Reach:
-    """How far the loss weights can move in a run.
+    """Estimate how far loss weights can move in a run.
 
-    A step of Adam moves ω by about its rate, λ2, whatever the gradient. A step of SGD moves it by the rate times the
-    gradient, which is a loss term: at most about ln K, the cross-entropy of guesses. ω is updated with every step of θ,
-    or once in C steps without `omega_in_cycle`; λ2 counts once in C steps, and CLO's λ1 in each.
+    A step of Adam moves ω by about λ2, whatever the gradient. A step of SGD moves it by the rate times the gradient, a loss term
+    of at most about ln K, the cross-entropy of random guesses. ω is updated with every step of θ or, without `omega_in_cycle`,
+    once in C steps; λ2 applies once in C steps, and CLO's λ1 in each.
 
     Args:
-        config: of a method that learns ω (:func:`learns_omega`).
+        config: Options of a method that learns ω (:func:`learns_omega`).
         updates: θ updates of the stage in which ω learns.
         num_classes: K.
-
-    Returns:
-        The reach of the weights, and the λ2 that is needed at these updates.
     """
     options = METHODS[config.algorithm].options
     cycle = config.cycle_length if "cycle_length" in options else 1

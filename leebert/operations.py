@@ -1,8 +1,8 @@
-"""What a model costs: multiply-adds up to each exit, and parameters.
+"""Costs of a model: multiply-adds up to each exit, and parameters.
 
-A multiply-add is one product and its sum within a matrix product, an attention product or a convolution; what is
-element by element (activations, normalisation, softmax) and looking up embeddings is not counted. Half of what
-`torch.utils.flop_counter` counts as floating-point operations.
+A multiply-add is one product and one sum in a matrix product, an attention product or a convolution. Element-wise operations
+(activations, normalisation, softmax) and embedding look-ups don't count. One multiply-add is two floating-point operations of
+`torch.utils.flop_counter`.
 """
 
 from __future__ import annotations
@@ -25,27 +25,39 @@ from leebert.stages import method
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """How many there are, shared ones once; `computing` leaves out tables that are only looked up (`nn.Embedding`)."""
+    """Numbers of parameters; shared ones count once.
+
+    Attributes:
+        total: All parameters.
+        computing: All except embedding tables (`nn.Embedding`).
+    """
 
     total: int
     computing: int
 
 
 def parameters(model: nn.Module) -> Parameters:
-    """A model's parameters, counted."""
+    """Count a model's parameters."""
     total = sum(p.numel() for p in model.parameters())
     tables = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     return Parameters(total, total - sum(p.numel() for p in tables))
 
 
 def multiply_adds(model: Any, batch: Batch) -> tuple[int, ...]:
-    """The multiply-adds of inference (:func:`leebert.inference.infer`) that leaves at each exit, (M,), for a whole batch.
+    """Count the multiply-adds of early-exit inference (:func:`leebert.inference.infer`) up to each exit.
 
-    Counted while it runs: what comes before the layers, the layers up to the exit, and every exit on the way.
+    The counts include everything before the layers, the layers up to the exit, and all earlier exits.
+
+    Args:
+        model: An early-exit model.
+        batch: A batch of B samples.
+
+    Returns:
+        (M,) multiply-adds for the whole batch.
     """
     training = model.training
     model.eval()
-    # Of torch's attention kernels for CPUs only the plain one, two matrix products, can be counted.
+    # Of torch's attention kernels for CPUs, the counter supports only the plain one, two matrix products.
     counter = FlopCounterMode(display=False)
     meter = _Meter(counter)
     try:
@@ -58,7 +70,13 @@ def multiply_adds(model: Any, batch: Batch) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class StageCosts:
-    """What the network of a stage costs: its parameters, and the multiply-adds up to each of its exits, (M,)."""
+    """Costs of a stage's network.
+
+    Attributes:
+        stage: Name of the stage.
+        parameters: Its parameters.
+        multiply_adds: (M,) multiply-adds up to each exit.
+    """
 
     stage: str
     parameters: Parameters
@@ -66,20 +84,24 @@ class StageCosts:
 
 
 def of_stages(model: Any, config: TrainConfig, batch: Batch) -> list[StageCosts]:
-    """The costs of a method's network, stage by stage, without training; multiply-adds are for the whole batch.
+    """Compute the costs of each stage's network without training.
 
-    `model` is what training starts from; it is taken apart as the stages say. Of what a stage decides by looking at data
-    only how much goes counts, which is the same without.
+    A stage that prunes by importance removes as many parts without data, so its costs are the same.
+
+    Args:
+        model: The model before training; it is changed.
+        config: The training options.
+        batch: A batch of B samples; multiply-adds are for the whole batch.
     """
-    found = []
+    costs = []
     for stage in method(config, model.num_exits):
         model = stage.shape(model)
-        found.append(StageCosts(stage.name, parameters(model), multiply_adds(model, batch)))
-    return found
+        costs.append(StageCosts(stage.name, parameters(model), multiply_adds(model, batch)))
+    return costs
 
 
 class _Meter:
-    """A criterion under which no sample exits, which reads the counter at every exit but the last."""
+    """A criterion that reads the counter at every exit but the last, and lets no sample exit."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         self.counter = counter

@@ -1,12 +1,12 @@
-"""Registries of named parts (methods, exit criteria, metrics, …), which other packages extend.
+"""Registries of named plugins (methods, exit criteria, metrics, …), which other packages extend.
 
-A registry is a mapping from names to parts. It has this project's parts, each in a module of its own that is imported when
-the part is first used; the parts of installed packages, found by their entry points; and what :meth:`Registry.register`
-adds. The environment variable ``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a name is
-looked up and call ``register``: it serves code that is not installed as a package.
+A registry is a mapping from names to plugins. It contains this project's plugins, whose modules are imported at first use;
+plugins of installed packages, declared by entry points; and plugins added by :meth:`Registry.register`. The environment variable
+``LEEBERT_PLUGINS`` names modules, separated by commas, that are imported before a look-up and call ``register``. It is for
+code that is not installed as a package.
 
 Example:
-    The ``pyproject.toml`` of a package with an exit criterion of its own::
+    The ``pyproject.toml`` of a package with an exit criterion::
 
         [project.entry-points."leebert.criteria"]
         margin = "my_package.margin:MARGIN"
@@ -20,31 +20,39 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from importlib import metadata
 from pathlib import Path
-from types import FunctionType
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from leebert.errors import ConfigError, nearest
+from leebert.plugin_checks import check_plugin
 
-#: Modules that register parts, separated by commas.
+#: Modules that register plugins, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
 
-Part = TypeVar("Part")
+Plugin = TypeVar("Plugin")
 
-#: The registries by kind, those whose modules were imported.
-REGISTRIES: dict[str, Registry[Any]] = {}
+#: The module and the variable of each kind's registry.
+_HOMES: Mapping[str, tuple[str, str]] = {
+    "method": ("leebert.methods", "METHODS"),
+    "exit criterion": ("leebert.exits", "CRITERIA"),
+    "metric": ("leebert.metrics", "METRICS"),
+    "searcher": ("tune.space.plugins", "SEARCHERS"),
+    "pruner": ("tune.space.plugins", "PRUNERS"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a part from outside comes from.
+    """The origin of a plugin from another package.
 
     Attributes:
         module: The dotted name of the module that defines it.
-        distribution: The installed package that has the module, and its version, as ``name 1.0``; None if none has.
-        code: A digest of the module's source, where no installed package has it; None if it has no file either.
+        distribution: The installed package that contains the module, and its version, as ``name 1.0``; None if none does.
+        code: A digest of the module's source if no installed package contains it; None without a source file.
     """
 
     module: str
@@ -57,16 +65,20 @@ class Origin:
         return f"{self.module} (code {self.code})" if self.code else self.module
 
 
-class Registry(Mapping[str, Part], Generic[Part]):
-    """The parts of one kind by name: built-in ones first, in their order, then those from outside, by name.
+class Registry(Mapping[str, Plugin], Generic[Plugin]):
+    """The plugins of one kind by name: built-in plugins in their order, then plugins of other packages by name.
+
+    A plugin is loaded when its name is looked up. :meth:`values` and :meth:`items` leave out what can't be loaded, with a
+    warning for each, so that one broken package does not stop what needs no plugin of it.
 
     Args:
-        kind: What a part is called in messages, in the singular: ``exit criterion``.
-        group: The group of entry points in which other packages declare their parts: ``leebert.criteria``.
-        package: The package that has a module for each built-in part.
-        attribute: The variable of such a module that holds the part.
+        kind: The singular in messages, such as ``exit criterion``.
+        group: The group of entry points in which other packages declare their plugins: ``leebert.criteria``.
+        package: The package that has a module for each built-in plugin.
+        attribute: The variable of such a module that holds the plugin.
         modules: Built-in names and the names of their modules.
-        check: Raises ValueError or TypeError with one sentence where a part from outside does not fit.
+        plugin_class: The class of the plugins, with their name as `name`.
+        check: Raises ValueError or TypeError with one sentence where a plugin of that class does not fit.
     """
 
     def __init__(
@@ -76,140 +88,247 @@ class Registry(Mapping[str, Part], Generic[Part]):
         package: str,
         attribute: str,
         modules: Mapping[str, str],
-        check: Callable[[str, Any], None] | None = None,
+        plugin_class: type[Plugin],
+        check: Callable[[Plugin], None] = lambda plugin: None,
     ) -> None:
         self.kind, self.group = kind, group
-        self._package, self._attribute, self._modules, self._check = package, attribute, dict(modules), check
-        self._parts: dict[str, Part] = {}
+        self._package, self._attribute, self._modules = package, attribute, dict(modules)
+        self._plugin_class, self._refuse = plugin_class, check
+        self._plugins: dict[str, Plugin] = {}
         self._registered: dict[str, Origin] = {}
-        self._entry_points: dict[str, metadata.EntryPoint] | None = None
-        self._changes = 0
-        REGISTRIES.setdefault(kind, self)
+        self._entry_points: dict[str, list[metadata.EntryPoint]] | None = None
+        self._loading: set[str] = set()
+        self._skipped: set[str] = set()
 
     @property
     def built_in(self) -> tuple[str, ...]:
-        """The names of this project's own parts, in their order."""
+        """Names of the built-in plugins, in their order."""
         return tuple(self._modules)
 
-    def register(self, name: str, part: Part, *, module: str | None = None) -> Part:
-        """Add a part under a name, for this process and for the sweeps that it starts.
+    def register(self, plugin: Plugin, *, module: str | None = None) -> Plugin:
+        """Add a plugin under its name, for this process and for the sweeps that it starts.
 
         Args:
-            name: What configurations call it.
-            part: The part.
-            module: The dotted name of the module that it comes from; None: that of a class or function, else the caller's.
+            plugin: The plugin. In a notebook or a script, one of the same name replaces it.
+            module: The dotted name of the module that registers it when it is imported, which trials' processes do. None:
+                the module whose import calls this method, else the module of the plugin's functions.
 
         Returns:
-            The part.
+            The plugin.
 
         Raises:
-            ConfigError: The name belongs to another part, or the part does not fit.
+            ConfigError: Another plugin has this name, or the plugin is invalid.
         """
-        own = part.__module__ if isinstance(part, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
-        origin = Origin(module or own)
-        if self._parts.get(name) is part:
-            return part
+        name = getattr(plugin, "name", None)
+        origin = Origin(module or _module_of(plugin, sys._getframe(1)))
+        if not isinstance(name, str):
+            raise ConfigError(f"{self.kind} {plugin!r} of {origin} has no name")
+        points = self._points().get(name, [])
+        for point in points:
+            if not _declares(point, plugin, origin):
+                self._clash(name, [_claimant(point), str(origin)])
+        if name in self._modules:
+            self._clash(name, ["leebert", str(origin)])
         held = self._registered.get(name)
-        if name in self._modules or (held is not None and held.module != origin.module):
-            self._clash(name, [held.module if held else "leebert", origin.module])
-        self._fits(name, part, origin)
-        # The digest is of the source as it was imported, not as it is when somebody asks.
-        self._parts[name] = part
+        if points or (held is not None and self._plugins[name] is plugin):
+            return plugin
+        if held is not None and held.module != origin.module:
+            self._clash(name, [held.module, origin.module])
+        if held is not None and origin.module != "__main__":
+            raise ConfigError(
+                f"{self.kind} {name!r} is registered by {origin} already, as another plugin; rename one, or unregister it first"
+            )
+        self._fits(name, plugin, origin)
+        self._plugins[name] = plugin
+        # The source as it was imported: the file can change afterwards.
         self._registered[name] = dataclasses.replace(origin, code=_source_digest(origin.module))
-        self._changes += 1
-        return part
-
-    @property
-    def changes(self) -> int:
-        """How often parts were added or removed: what is made from all parts stays valid while it stays the same."""
-        self._outside()  # which imports what registers parts
-        return self._changes
+        return plugin
 
     def unregister(self, name: str) -> None:
-        """Remove a part that was added by :meth:`register`; a name that was not is left as it is."""
+        """Remove a plugin added by :meth:`register`; other names are ignored."""
         if self._registered.pop(name, None) is not None:
-            del self._parts[name]
-            self._changes += 1
+            del self._plugins[name]
 
     def origin(self, name: str) -> Origin | None:
-        """The origin of a part; None for a built-in one."""
+        """Return the origin of a plugin; None for built-in plugins."""
         if name in self._modules:
             return None
         if name in self._registered:
             registered = self._registered[name]
             owner = _owner(registered.module)
             return Origin(registered.module, owner) if owner else registered
-        point = self._outside()[name]
+        point = self._outside()[name][0]
+        self._refuse_clash(name)
         return Origin(point.module, f"{point.dist.name} {point.dist.version}" if point.dist else None)
 
-    def __getitem__(self, name: str) -> Part:
-        if name not in self._parts:
-            self._parts[name] = self._load(name)
-        return self._parts[name]
+    def __getitem__(self, name: str) -> Plugin:
+        if name not in self._plugins:
+            self._plugins[name] = self._load(name)
+        return self._plugins[name]
 
     def __iter__(self) -> Iterator[str]:
-        outside = self._outside()  # first: it imports what registers parts
-        return iter([*self._modules, *sorted({*self._registered, *outside})])
+        outside = self._outside()  # first: it imports what registers plugins
+        return iter([*self._modules, *sorted({*self._registered, *outside} - {*self._modules})])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._modules or name in self._outside() or name in self._registered
+        """Whether there is a plugin of that name; raises ConfigError where two packages claim it."""
+        outside = self._outside()
+        self._refuse_clash(name)
+        return name in self._modules or name in outside or name in self._registered
+
+    def items(self) -> ItemsView[str, Plugin]:
+        """The plugins that can be loaded, by name; a warning names each other one, once in a process."""
+        return {name: plugin for name in self if (plugin := self.find(name)) is not None}.items()
+
+    def values(self) -> ValuesView[Plugin]:
+        """The plugins that can be loaded, as :meth:`items`."""
+        return dict(self.items()).values()
+
+    def find(self, name: str) -> Plugin | None:
+        """The plugin of a name; None where there is none, and, with a warning, where it can't be loaded."""
+        if name in self._loading or name in self._skipped:
+            return None
+        try:
+            return self.get(name)
+        except ConfigError as error:
+            self._skipped.add(name)
+            warnings.warn(f"skipped: {error}", stacklevel=3)
+            return None
+
+    def require(self, name: str) -> Plugin:
+        """The plugin of a name; raises ConfigError, with the names that exist, where there is none."""
+        if name not in self:
+            raise ConfigError(self.unknown(name))
+        return self[name]
 
     def unknown(self, name: str) -> str:
-        """One sentence for a name that no part has: the names that exist, and what to do."""
-        return f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {elsewhere(name)}"
+        """Return the message for an unknown name: existing names, and what to do."""
+        return (
+            f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {unknown_advice(name)}"
+        )
 
-    def _load(self, name: str) -> Part:
+    def check(self, plugin: Plugin) -> None:
+        """Raise ConfigError where a plugin does not fit."""
+        self._fits(str(getattr(plugin, "name", "")), plugin, type(plugin).__module__)
+
+    def _load(self, name: str) -> Plugin:
         if name in self._modules:
+            self._refuse_clash(name)
             module = importlib.import_module(f"{self._package}.{self._modules[name]}")
-            part: Part = getattr(module, self._attribute)
-            return part
-        point = self._outside().get(name)
+            plugin: Plugin = getattr(module, self._attribute)
+            return plugin
+        outside = self._outside()
         if name in self._registered:
-            return self._parts[name]
-        if point is None:
+            return self._plugins[name]
+        if name not in outside:
             raise KeyError(name)
+        self._refuse_clash(name)
         origin = self.origin(name)
+        self._loading.add(name)
         try:
-            part = point.load()
+            plugin = outside[name][0].load()
         except Exception as error:  # whatever another package does when it is imported
             raise ConfigError(
-                f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); mend or remove that package"
+                f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); fix or remove that package"
             ) from error
-        self._fits(name, part, origin)
-        return part
+        finally:
+            self._loading.discard(name)
+        self._fits(name, plugin, origin)
+        return plugin
 
-    def _fits(self, name: str, part: Any, origin: object) -> None:
-        if self._check is None:
-            return
+    def _fits(self, name: str, plugin: Any, origin: object) -> None:
         try:
-            self._check(name, part)
+            check_plugin(name, plugin, self._plugin_class)
+            self._refuse(plugin)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.kind} {name!r} of {origin} does not fit: {error}") from None
 
-    def _outside(self) -> dict[str, metadata.EntryPoint]:
-        """The entry points of this kind by name; raises ConfigError where two packages claim one name."""
+    def _outside(self) -> dict[str, list[metadata.EntryPoint]]:
+        """The entry points of this kind by name, after the import of the modules that register plugins."""
         load_modules()
+        return self._points()
+
+    def _points(self) -> dict[str, list[metadata.EntryPoint]]:
+        """The entry points of this kind by name, one per package that claims the name."""
         if self._entry_points is None:
-            points: dict[str, metadata.EntryPoint] = {}
+            points: dict[str, dict[str, metadata.EntryPoint]] = {}
             for point in metadata.entry_points(group=self.group):
-                other = points.setdefault(point.name, point)
-                if point.name in self._modules:
-                    self._clash(point.name, ["leebert", _claimant(point)])
-                if other is not point and _claimant(other) != _claimant(point):
-                    self._clash(point.name, [_claimant(other), _claimant(point)])
-            self._entry_points = points
+                points.setdefault(point.name, {}).setdefault(_claimant(point), point)
+            self._entry_points = {name: list(claims.values()) for name, claims in points.items()}
         return self._entry_points
 
+    def _refuse_clash(self, name: object) -> None:
+        claimants = [_claimant(point) for point in self._points().get(str(name), ())]
+        if name in self._modules:
+            claimants.insert(0, "leebert")
+        if len(claimants) > 1:
+            self._clash(str(name), claimants)
+
     def _clash(self, name: str, claimants: Sequence[str]) -> None:
-        first, second = claimants
-        raise ConfigError(f"{self.kind} {name!r} is claimed by {first} and by {second}; rename one, or uninstall it")
+        raise ConfigError(
+            f"{self.kind} {name!r} is claimed by {' and by '.join(claimants)}; rename one, or uninstall it"
+        )
+
+
+def registry_of(kind: str) -> Registry[Any]:
+    """Return the registry of a kind of plugins.
+
+    Args:
+        kind: What a plugin is called: ``method``, ``exit criterion``, ``metric``, ``searcher`` or ``pruner``.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if kind not in _HOMES:
+        raise ConfigError(f"there is no kind of plugin {kind!r}, only {', '.join(_HOMES)}{nearest(kind, _HOMES)}")
+    module, variable = _HOMES[kind]
+    registry: Registry[Any] = getattr(importlib.import_module(module), variable)
+    return registry
 
 
 def _claimant(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def _declares(point: metadata.EntryPoint, plugin: Any, origin: Origin) -> bool:
+    """Whether an entry point names this very plugin: its module registers it, too, perhaps while it is imported."""
+    if origin.module != point.module:
+        return False
+    declared: Any = sys.modules.get(point.module)
+    for attribute in filter(None, point.attr.split(".")):
+        declared = getattr(declared, attribute, None)
+    return declared is None or declared is plugin
+
+
+def _module_of(plugin: Any, caller: FrameType) -> str:
+    """The module that registers a plugin when it is imported.
+
+    Args:
+        plugin: The plugin.
+        caller: The frame that registers it.
+    """
+    name = str(caller.f_globals.get("__name__", ""))
+    if name == "__main__" or (caller.f_code.co_name == "<module>" and not _is_own(name)):
+        return name
+    return next((module for module in _modules_of(plugin) if not _is_own(module)), name)
+
+
+def _modules_of(value: Any) -> Iterator[str]:
+    """The modules of the functions and classes among the fields of a plugin, those of a metric's measures included."""
+    for field in vars(value).values() if hasattr(value, "__dict__") else ():
+        while isinstance(field, functools.partial):
+            field = field.func
+        if callable(field):
+            yield str(getattr(field, "__module__", ""))
+        for inner in field.values() if isinstance(field, Mapping) else ():
+            yield from _modules_of(inner)
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] in ("leebert", "tune", "")
 
 
 def _source(module: str) -> Path | None:
@@ -218,7 +337,7 @@ def _source(module: str) -> Path | None:
 
 
 def _source_digest(module: str) -> str | None:
-    """The first 16 hexadecimal digits of the SHA-256 of an imported module's source; None if it has no file."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of an imported module's source; None without a file."""
     try:
         source = _source(module)
         return hashlib.sha256(source.read_bytes()).hexdigest()[:16] if source else None
@@ -227,9 +346,9 @@ def _source_digest(module: str) -> str | None:
 
 
 def _owner(module: str) -> str | None:
-    """The installed package and version that has a module, as ``name 1.0``; None for one that stands elsewhere.
+    """Return the installed package that contains a module, and its version, as ``name 1.0``; None if none does.
 
-    A checkout that is installed in place stands elsewhere: its version stays the same whatever changes in it.
+    A checkout that is installed in place does not count, since its version stays the same when its code changes.
     """
     source = _source(module)
     for name in _packages().get(module.partition(".")[0], ()) if source else ():
@@ -244,8 +363,8 @@ def _packages() -> Mapping[str, Sequence[str]]:
     return metadata.packages_distributions()
 
 
-def elsewhere(name: str) -> str:
-    """Say what to do about a name that no part has here."""
+def unknown_advice(name: str) -> str:
+    """Return what to do about an unknown name."""
     return f"if a package brings {name!r}, install that package, or name in {VARIABLE} a module that registers it"
 
 
@@ -253,19 +372,19 @@ def load_modules() -> None:
     """Import the modules that ``LEEBERT_PLUGINS`` names.
 
     Raises:
-        ConfigError: One of them can't be imported, or registers what does not fit.
+        ConfigError: A module can't be imported, or registers an invalid plugin.
     """
-    for name in filter(None, (part.strip() for part in os.environ.get(VARIABLE, "").split(","))):
+    for name in filter(None, (plugin.strip() for plugin in os.environ.get(VARIABLE, "").split(","))):
         if name in sys.modules:
             continue
         try:
             importlib.import_module(name)
-        except ConfigError as error:  # of `register`, and says what to do
+        except ConfigError as error:  # from `register`, with what to do
             raise ConfigError(f"{VARIABLE}: module {name}: {error}") from error
         except Exception as error:
             missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
             cure = "correct that module"
-            if missing or not all(part.isidentifier() for part in name.split(".")):
+            if missing or not all(plugin.isidentifier() for plugin in name.split(".")):
                 cure = "correct the name (no path, no .py; commas between names), install it, or set PYTHONPATH to its folder"
             raise ConfigError(
                 f"{VARIABLE}: module {name} can't be imported ({type(error).__name__}: {error}); {cure}"

@@ -17,10 +17,10 @@ from leebert.errors import ConfigError, DataError
 from leebert.files import parse_json, replaced
 from leebert.majority import AgainstMajority, margin_in_words
 
-CHUNK = 256  # rows that are tokenised and predicted at a time
+CHUNK = 256  # rows tokenised and predicted at a time
 
 
-def answers(
+def predictions(
     model: Any, tokenizer: Any, rows: Iterable[Row], criterion: Any, runtime: Any, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Predict rows of texts one after the other; texts that are too long are truncated.
@@ -39,8 +39,8 @@ def answers(
     rows, first = iter(rows), 0
     while chunk := list(islice(rows, CHUNK)):
         encoded = encode(tokenizer, [row.values for row in chunk], model.config.max_length)
-        predictions = answer_encoded(model, tokenizer, encoded, criterion, runtime, batch_size, first)
-        yield from ({"row": row.number, **one} for row, one in zip(chunk, predictions, strict=True))
+        predicted = predict_encoded(model, tokenizer, encoded, criterion, runtime, batch_size, first)
+        yield from ({"row": row.number, **one} for row, one in zip(chunk, predicted, strict=True))
         first += len(chunk)
 
 
@@ -56,15 +56,15 @@ def texts_for(task: Any, source: Path | Iterable[bytes | str], columns: Sequence
         ConfigError: The number of columns differs from the task's.
         DataError: A value is not a text; the message names its place.
     """
-    own = get_task(task).text_names if task else ()
-    if own and columns and len(columns) != len(own):
+    task_columns = get_task(task).text_names if task else ()
+    if task_columns and columns and len(columns) != len(task_columns):
         raise ConfigError(
-            f"--text {', '.join(columns)}: this model takes {len(own)} text column(s), such as "
-            f"{', '.join(names[0] for names in own)}; repeat --text for each"
+            f"--text {', '.join(columns)}: this model takes {len(task_columns)} text column(s), such as "
+            f"{', '.join(names[0] for names in task_columns)}; repeat --text for each"
         )
-    names = tuple((name,) for name in columns) if columns else own or (("text",),)
-    wanted = Columns(names, "name your text column with --text")
-    return read_texts(source, wanted) if isinstance(source, Path) else read_texts(source, wanted, "stdin")
+    names = tuple((name,) for name in columns) if columns else task_columns or (("text",),)
+    requested = Columns(names, "name your text column with --text")
+    return read_texts(source, requested) if isinstance(source, Path) else read_texts(source, requested, "stdin")
 
 
 def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | None) -> Any:
@@ -77,7 +77,7 @@ def encode(tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int | N
     return tokenizer(*(list(column) for column in zip(*texts, strict=True)), **truncation)
 
 
-def answer_encoded(
+def predict_encoded(
     model: Any,
     tokenizer: Any,
     encoded: Mapping[str, Any],
@@ -108,21 +108,21 @@ def answer_encoded(
     from leebert.compatibility import limits_of_encoder
     from leebert.inference import infer
 
-    rows = TokenRows.of(encoded, tokenizer.pad_token_id)
-    limits_of_encoder(model.backbone).check_rows(rows, "texts", range(first, first + len(rows)))
-    order = rows.lengths.argsort(kind="stable")
-    predictions: list[dict[str, Any]] = [{}] * len(rows)
+    samples = TokenRows.of(encoded, tokenizer.pad_token_id)
+    limits_of_encoder(model.backbone).check_rows(samples, "texts", range(first, first + len(samples)))
+    order = samples.lengths.argsort(kind="stable")
+    results: list[dict[str, Any]] = [{}] * len(samples)
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        answer = infer(model, rows.collate(index), criterion, runtime)
-        probability, label = torch.softmax(answer.logits.float(), -1).max(-1)
-        for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), answer.layers.tolist(), strict=True):
-            predictions[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}
-    return predictions
+        outcome = infer(model, samples.collate(index), criterion, runtime)
+        probability, label = torch.softmax(outcome.logits.float(), -1).max(-1)
+        for i, p, k, layer in zip(index, probability.tolist(), label.tolist(), outcome.layers.tolist(), strict=True):
+            results[i] = {"label": model.config.id2label[k], "probability": round(p, 6), "exit_layer": layer}
+    return results
 
 
 def majority_warning(folder: Path) -> str | None:
-    """Warn about a saved model that is not distinguishable from the majority class.
+    """Warn about a saved model that is not significantly above the majority class.
 
     Args:
         folder: The model's folder. `evaluation.json` (development splits) counts if it exists, else `training.json`
@@ -142,7 +142,7 @@ def majority_warning(folder: Path) -> str | None:
             if against.verdict != "learned":
                 margin = margin_in_words(against.margin, against.interval)
                 return (
-                    f"the model in {folder} is not distinguishable from the majority class on {split} (mean over exits "
+                    f"the model in {folder} is not significantly above the majority class on {split} (mean over exits "
                     f"{margin}); train it further before you use its predictions"
                 )
         if compared:
@@ -154,8 +154,8 @@ def majority_warning(folder: Path) -> str | None:
 COLUMNS = ("row", "label", "probability", "exit_layer")
 
 
-def write_answers(
-    rows: Iterable[dict[str, Any]], out: TextIO, form: str, columns: Sequence[str] = COLUMNS, *, kept: bool = True
+def write_predictions(
+    rows: Iterable[dict[str, Any]], out: TextIO, form: str, columns: Sequence[str] = COLUMNS, *, partial: bool = True
 ) -> int:
     """Write predictions as JSONL or CSV.
 
@@ -164,7 +164,7 @@ def write_answers(
         out: The output stream.
         form: jsonl or csv.
         columns: The columns of a prediction.
-        kept: Whether the output keeps earlier predictions if a later row is bad, as stdout does.
+        partial: Whether the output keeps earlier predictions if a later row is bad, as stdout does.
 
     Returns:
         The number of predictions.
@@ -184,13 +184,13 @@ def write_answers(
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     except DataError as error:
-        missing = f"no predictions from row {count} on" if count and kept else "no predictions were written"
+        missing = f"no predictions from row {count} on" if count and partial else "no predictions were written"
         raise DataError(f"{error} ({missing})") from None
     return count
 
 
-def save_answers(rows: Iterable[dict[str, Any]], path: Path, form: str, columns: Sequence[str] = COLUMNS) -> int:
-    """Write predictions to a file with :func:`write_answers`; if that fails, an earlier file stays unchanged."""
+def save_predictions(rows: Iterable[dict[str, Any]], path: Path, form: str, columns: Sequence[str] = COLUMNS) -> int:
+    """Write predictions to a file with :func:`write_predictions`; if that fails, an earlier file stays unchanged."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path, sync=False) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as f:
-        return write_answers(rows, f, form, columns, kept=False)
+        return write_predictions(rows, f, form, columns, partial=False)

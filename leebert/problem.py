@@ -1,4 +1,4 @@
-"""A training problem: a task with its dataset, metric and model factory, which is all that trainer, folds and sweep use."""
+"""A training problem: a task with its dataset, metric and model factory, as trainer, folds and sweeps use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 from typing import Any, Protocol
 
 from leebert.config import ExitConfig, Pooling, TrainConfig
-from leebert.record import Rows
+from leebert.record import SampleSet
 
 #: Files of evaluation splits: name → file.
 Splits = tuple[tuple[str, str], ...]
@@ -22,11 +22,11 @@ class Problem(Protocol):
     @property
     def label_names(self) -> tuple[str, ...]: ...
 
-    def rows(self) -> Rows:
+    def rows(self) -> SampleSet:
         """Return all samples of the training split."""
         ...
 
-    def split(self, name: str) -> Rows:
+    def split(self, name: str) -> SampleSet:
         """Return all samples of an evaluation split, for sweeps prepared with `evaluate`."""
         ...
 
@@ -37,9 +37,16 @@ class Problem(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class TextProblem:
-    """Text classification with a pretrained encoder; `tokens` is a file made by :mod:`leebert.data.tokens`.
+    """Text classification with a pretrained encoder.
 
-    splits: the same for evaluation splits, by name, where any are to be evaluated.
+    Attributes:
+        tokens: File of the training split (:mod:`leebert.data.tokens`).
+        backbone: Name of the encoder.
+        label_names: K class names in the order of their ids.
+        metric: Name of the metric.
+        pooling: Pooling before each classifier.
+        exits: Exit criterion of the saved model.
+        splits: Files of the evaluation splits, by name.
     """
 
     tokens: str
@@ -50,10 +57,10 @@ class TextProblem:
     exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
     splits: Splits = ()
 
-    def rows(self) -> Rows:
+    def rows(self) -> SampleSet:
         return _rows(self.tokens)
 
-    def split(self, name: str) -> Rows:
+    def split(self, name: str) -> SampleSet:
         return _rows(dict(self.splits)[name])
 
     def model(self, config: TrainConfig) -> Any:
@@ -65,7 +72,7 @@ class TextProblem:
 
 
 @functools.lru_cache(maxsize=4)
-def _rows(path: str) -> Rows:
+def _rows(path: str) -> SampleSet:
     from leebert.data.tokens import TokenisedSplit
 
     return TokenisedSplit.open(path)

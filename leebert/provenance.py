@@ -1,4 +1,4 @@
-"""What a result depends on: digests of weights and code, versions of libraries."""
+"""Identity of a result: digests of weights and code, versions of libraries."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _VOCABULARIES = (
 _TOKENIZER_FILES = ("tokenizer_config.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 
-def versions(more: Iterable[str] = ()) -> dict[str, str]:
-    """Python's and the libraries' versions, those that are installed; of `more` packages, too."""
-    found = {"python": platform.python_version()}
-    for name in (*LIBRARIES, *more):
+def versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of installed libraries, and those of further packages."""
+    result = {"python": platform.python_version()}
+    for name in (*LIBRARIES, *packages):
         try:
-            found[name] = importlib.metadata.version(name)
+            result[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def code_version() -> str:
-    """The version of this package, and a digest of its Python sources."""
+    """Return the version of this package with a digest of its Python sources."""
     import leebert
 
     digest = hashlib.sha256()
@@ -62,15 +62,21 @@ def code_version() -> str:
     return f"{leebert.__version__}+{digest.hexdigest()[:12]}"
 
 
-#: What a result depends on, in the order in which :func:`differences` names it.
+#: Parts of an identity, in the order of :func:`differences`.
 IDENTITY = ("data_fingerprint", "backbone", "code", "versions", "parts", "runtime")
 
-#: Sections of an identity in which a part that only one side has is a difference, too: a library that isn't installed.
+#: Sections in which a part of one side only is also a difference, such as a library that isn't installed.
 _WHOLE = ("versions",)
 
 
 class Difference(NamedTuple):
-    """One part in which two identities differ. name: such as `code` or `versions torch`."""
+    """A difference of two identities.
+
+    Attributes:
+        name: The part, such as `code` or `versions torch`.
+        before: Its value in the first identity.
+        after: Its value in the second.
+    """
 
     name: str
     before: Any
@@ -86,13 +92,13 @@ def differing(
     """Compare two identities part by part.
 
     Args:
-        was: An identity as it was recorded: parts, or sections of parts such as `versions`.
-        now: The identity to compare with it.
-        keys: Which parts and sections count, in the order of the differences.
+        was: The recorded identity: parts, and sections of parts such as `versions`.
+        now: The present identity.
+        keys: Parts and sections to compare, in the order of the differences.
 
     Yields:
-        Each difference; a sentence about a backbone whose files can't be compared. A key that one side lacks is no
-        difference, and neither is a part of a section, unless the section is `versions`.
+        Each difference, or a sentence about a backbone whose files can't be compared. A key or part that one side lacks is not
+        a difference, except in the section `versions`.
     """
     for key in keys:
         before, after = was.get(key), now.get(key)
@@ -111,14 +117,18 @@ def differing(
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any], keys: Iterable[str] = IDENTITY) -> list[str]:
-    """Say how two identities differ, a line each (:func:`differing`), such as `versions torch was 2.4.0, is 2.5.1`."""
+    """Describe the differences of two identities (:func:`differing`), such as `versions torch was 2.4.0, is 2.5.1`."""
     return [str(difference) for difference in differing(was, now, keys)]
 
 
 def uneven(runtimes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where results that belong together were found with several settings, a line each: which, and how often.
+    """List the settings in which the runtimes of related results differ, with the number of results per value.
 
-    The settings of a runtime that isn't known are counted nowhere.
+    Args:
+        runtimes: The recorded settings of each result; missing ones are not counted.
+
+    Returns:
+        One line per setting.
     """
     lines = []
     for part in sorted({part for runtime in runtimes for part in runtime}):
@@ -131,22 +141,26 @@ def uneven(runtimes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def backbone_identity(spec: str) -> dict[str, Any]:
-    """The backbone's name, its revision on the hub, and digests of its files: of a folder, or of the hub's local copy.
+    """Identify a backbone by digests of its files, in a folder or in the hub's local cache.
 
-    weights: all safetensors. config: config.json. tokenizer: its vocabulary. tokenizer_files: all that is its. A part
-    whose files are not there is left out.
+    Args:
+        spec: Name of the backbone.
+
+    Returns:
+        `name`; `revision` on the hub; and digests: `weights` (all safetensors), `config` (config.json), `tokenizer`
+        (vocabulary), `tokenizer_files` (all files of the tokenizer). Parts without files are omitted.
     """
-    if is_network(spec):  # made anew by every training: its name says all of it
+    if is_network(spec):  # trained from scratch, so its name identifies it
         return {"name": spec, "revision": spec}
     from leebert.backbone import load_config, locate
 
-    where, revision = locate(spec)
-    found: dict[str, Any] = {"name": spec}
-    folder = Path(where)
+    location, revision = locate(spec)
+    identity: dict[str, Any] = {"name": spec}
+    folder = Path(location)
     if not folder.is_dir():
         commit = getattr(load_config(spec), "_commit_hash", None) or revision
-        found["revision"] = commit
-        folder = _snapshot(where, commit) or folder
+        identity["revision"] = commit
+        folder = _snapshot(location, commit) or folder
     vocabularies = [folder / name for name in _VOCABULARIES if (folder / name).is_file()]
     parts = {
         "weights": sorted(folder.glob("model*.safetensors")),
@@ -155,21 +169,24 @@ def backbone_identity(spec: str) -> dict[str, Any]:
         "tokenizer_files": sorted({*vocabularies, *(folder / name for name in _TOKENIZER_FILES)}),
     }
     for part, files in parts.items():
-        there = [path for path in files if path.is_file()]
-        if there:
-            found[part] = digest_of(there[0]) if len(there) == 1 else _digest_of_all(there)
-    return found
+        existing = [path for path in files if path.is_file()]
+        if existing:
+            identity[part] = digest_of(existing[0]) if len(existing) == 1 else _digest_of_all(existing)
+    return identity
 
 
 def backbone_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Why two identities are not of one backbone, a line each; none where they are.
+    """Compare the identities of two backbones.
 
-    What only one of them knows is no difference, but weights or, where these are not known, the revision must agree.
+    Weights must be equal or, if unknown, the revisions. Parts that one identity lacks are not differences.
+
+    Returns:
+        One line per difference.
     """
     decisive = next((part for part in ("weights", "revision") if was.get(part) and now.get(part)), None)
     if decisive is None:
-        known, here = (", ".join(key for key in side if key != "name") or "nothing" for side in (was, now))
-        return [f"files can't be compared: of the one {known} is known, of the other {here}"]
+        recorded, present = (", ".join(key for key in side if key != "name") or "nothing" for side in (was, now))
+        return [f"files can't be compared: recorded are {recorded}, present are {present}"]
     parts = (decisive, "config", "tokenizer", "tokenizer_files")
     return [
         f"{part} was {was[part]}, is {now[part]}"
@@ -179,7 +196,7 @@ def backbone_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list
 
 
 def _snapshot(repo: str, revision: str | None) -> Path | None:
-    """The folder of the hub's cache that holds a model at a revision; None where there is none."""
+    """Find the folder of a model's revision in the hub's cache; None if there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -195,6 +212,6 @@ def _digest_of_all(paths: Sequence[Path]) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256."""
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()[:16]

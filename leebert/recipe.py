@@ -23,9 +23,9 @@ from leebert.training_options import idle
 
 if TYPE_CHECKING:
     from leebert.data.tasks import AnyTask
-    from leebert.evaluate import HeldOut
+    from leebert.evaluate import RecordedLogits
     from leebert.problem import Problem
-    from leebert.record import Rows
+    from leebert.record import SampleSet
     from leebert.runtime import Runtime
     from leebert.thresholds import Chosen
     from leebert.train import EpochReport, TrainResult
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: The validation fold of `leebert train` is one of this number of folds.
 HOLD_OUT_FOLDS = 5
 
-#: The wording of errors about it (:class:`leebert.data.folds.Asked`), since `leebert train` has no option `folds`.
+#: The wording of errors about it (:class:`leebert.data.folds.FoldMessages`), since `leebert train` has no option `folds`.
 _HOLD_OUT = (
     "a validation fold of 1/{k} for early stopping",
     "with validation fold {fold} of {k} for early stopping",
@@ -65,10 +65,10 @@ class RunConfig(Frozen):
 
     @field_validator("task")
     @classmethod
-    def _known(cls, task: str | dict[str, Any]) -> str | dict[str, Any]:
-        from leebert.data.tasks import known_name
+    def _canonical_task(cls, task: str | dict[str, Any]) -> str | dict[str, Any]:
+        from leebert.data.tasks import canonical_name
 
-        return known_name(task) if isinstance(task, str) else task
+        return canonical_name(task) if isinstance(task, str) else task
 
 
 def _check_provenance(search: dict[str, Any], fingerprint: str, backbone: str, runtime: Any) -> None:
@@ -81,14 +81,14 @@ def _check_provenance(search: dict[str, Any], fingerprint: str, backbone: str, r
             "found.data_fingerprint: the sweep that produced this best file used other training data; give its data with "
             "--data-dir, or remove found and theta_updates from the file to train on this data"
         )
-    now = {
+    identity = {
         "backbone": backbone_identity(backbone),
         "code": code_version(),
         "versions": versions(),
         "parts": origins(search.get("parts") or ()),
         "runtime": runtime.describe(),
     }
-    for line in differences(search, now):
+    for line in differences(search, identity):
         warnings.warn(f"differs from the sweep that produced this best file: {line}", stacklevel=2)
 
 
@@ -113,9 +113,9 @@ def _check_aim(config: RunConfig, hold_out: bool) -> None:
     if not config.aim.model_fields_set:
         return
     if not hold_out:
-        why = "--no-hold-out" if config.theta_updates is None else "theta_updates trains on the whole training split"
+        reason = "--no-hold-out" if config.theta_updates is None else "theta_updates trains on the whole training split"
         raise ConfigError(
-            f"aim: the choice of an exit criterion needs a validation fold, and there is none ({why}); leave the aim out, and "
+            f"aim: the choice of an exit criterion needs a validation fold, and there is none ({reason}); leave the aim out, and "
             "run leebert calibrate after training"
         )
     if METHODS[config.training.algorithm].one_exit:
@@ -129,7 +129,7 @@ def _check_aim(config: RunConfig, hold_out: bool) -> None:
         )
 
 
-def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
+def _chosen_exits(config: RunConfig, recorded: RecordedLogits, metric: str) -> Chosen:
     """Choose the exit criterion and threshold for the configuration's aim on recorded validation samples."""
     from leebert.operating_point import Aim, choose_exits
 
@@ -137,7 +137,7 @@ def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
     return choose_exits(recorded, metric, Aim.of(config.aim.max_loss, config.aim.speed_up), criterion)
 
 
-def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, own: Chosen | None) -> None:
+def _keep_curves(config: RunConfig, recorded: RecordedLogits, metric: str, out: Path, own: Chosen | None) -> None:
     """Save the layer speed-up and validation score of each threshold beside the model."""
     from leebert.thresholds import FILE, curves, curves_as_json
 
@@ -146,7 +146,7 @@ def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, o
     write_atomically(out / FILE, curves_as_json(saved, len(recorded.logits), chosen_on, own))
 
 
-def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochReport]) -> dict[str, Any]:
+def _stages(model: Any, config: RunConfig, rows: SampleSet, reports: Sequence[EpochReport]) -> dict[str, Any]:
     """Collect the scores at each stage's end, and its network's costs for a sample of mean length."""
     import numpy as np
 
@@ -177,17 +177,17 @@ def check_options(config: RunConfig) -> None:
     if config.found:  # a best file holds all options of its sweep
         return
     algorithm = config.training.algorithm
-    given = {
+    options = {
         option: getattr(config.training, option) for option in sorted(config.training.model_fields_set & specific())
     }
-    if unused := [option for option in given if not applies(option, algorithm)]:
+    if unused := [option for option in options if not applies(option, algorithm)]:
         raise ConfigError(
             f"training.{unused[0]}: {algorithm} has no such option; leave out {', '.join(unused)} (leebert methods --json lists "
             "the options of each method)"
         )
-    for option in given:
-        if why := idle(option, algorithm, given):
-            raise ConfigError(f"training.{option}: has no effect: {why}; leave it out")
+    for option in options:
+        if reason := idle(option, algorithm, options):
+            raise ConfigError(f"training.{option}: has no effect: {reason}; leave it out")
 
 
 def is_unfinished(out: Path) -> bool:
@@ -257,7 +257,7 @@ def train_model(
             report(epoch)
 
     result = fit(
-        model, rows, config.training, held_out=held_out, metric=task.metric, runtime=runtime,
+        model, rows, config.training, validation=held_out, metric=task.metric, runtime=runtime,
         seed=(config.training.seed,), updates=config.theta_updates, checkpoints=checkpoints,
         on_best=best_weights.keep, on_step=on_step, report=after_epoch,
         identity={"data": data.examples.fingerprint(), "model": config.model.model_dump(), "group_by": str(task.group_by)},
@@ -270,7 +270,7 @@ def train_model(
     model = result.model
     if hold_out:
         model.load_state_dict(best_weights.load(result.best.epoch))
-    chosen = _choose(config, model, result.held_out, task.metric, out)
+    chosen = _choose(config, model, result.validation, task.metric, out)
     summary = {
         **_summary(config, data, result, runtime, len(rows), 0 if held_out is None else len(held_out), chosen),
         **_stages(problem.model(config.training), config, data.rows, result.reports),
@@ -308,14 +308,14 @@ def _new_model(config: RunConfig, problem: Problem, task: AnyTask, runtime: Runt
     return model
 
 
-def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[Rows, Rows | None]:
+def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[SampleSet, SampleSet | None]:
     """Split the samples into training samples and, with `hold_out`, one grouped validation fold."""
     if not hold_out:
         return data.rows, None
     from leebert.data.batches import RowSubset
-    from leebert.data.folds import Asked, make_folds
+    from leebert.data.folds import FoldMessages, make_folds
 
-    folds = make_folds(data.examples, data.task, HOLD_OUT_FOLDS, config.training.seed, Asked(*_HOLD_OUT))
+    folds = make_folds(data.examples, data.task, HOLD_OUT_FOLDS, config.training.seed, FoldMessages(*_HOLD_OUT))
     return RowSubset(data.rows, folds.train(0)), RowSubset(data.rows, folds.held_out(0))
 
 
@@ -330,7 +330,7 @@ def _planned_updates(config: RunConfig, num_exits: int, samples: int) -> int:
     return per_epoch * sum(longest[:limited]) + (config.theta_updates or per_epoch * longest[limited])
 
 
-def _choose(config: RunConfig, model: Any, recorded: HeldOut | None, metric: str, out: Path) -> Chosen | None:
+def _choose(config: RunConfig, model: Any, recorded: RecordedLogits | None, metric: str, out: Path) -> Chosen | None:
     """Choose the operating point on the validation samples, set it in the model, and save the curves."""
     if recorded is None or model.num_exits == 1:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    import torch  # not loaded with this module: what checks a search space knows the protocols here
+    import torch  # not imported at run time: checks of search spaces use these protocols without torch
 
 #: Tensors by name, each with the sample as its first dimension.
 Batch = Mapping[str, "torch.Tensor"]
@@ -36,8 +36,8 @@ class Record:
 
     def detach(self) -> Record:
         """Return the record without an autograd graph."""
-        rest = (self.labels, self.hidden, self.states, self.mask)
-        return Record(self.logits.detach(), *(_detached(tensor) for tensor in rest))
+        others = (self.labels, self.hidden, self.states, self.mask)
+        return Record(self.logits.detach(), *(_detached(tensor) for tensor in others))
 
     @classmethod
     def joined(cls, parts: Sequence[Record]) -> Record:
@@ -45,9 +45,9 @@ class Record:
 
         import torch
 
-        def along(name: str, rows: int) -> Any:
+        def along(name: str, dim: int) -> Any:
             tensors = [getattr(part, name) for part in parts]
-            return None if tensors[0] is None else torch.cat(tensors, dim=rows)
+            return None if tensors[0] is None else torch.cat(tensors, dim=dim)
 
         return cls(along("logits", 1), along("labels", 0), along("hidden", 1), along("states", 1), along("mask", 0))
 
@@ -61,8 +61,8 @@ def micro_batches(batch: Batch, count: int) -> list[Batch]:
 
     Parts keep the padding of the whole batch, since only the model knows which positions are padding.
     """
-    rows = len(next(iter(batch.values())))
-    parts = {name: t.tensor_split(min(count, rows)) for name, t in batch.items()}
+    samples = len(next(iter(batch.values())))
+    parts = {name: t.tensor_split(min(count, samples)) for name, t in batch.items()}
     return [dict(zip(parts, tensors, strict=True)) for tensors in zip(*parts.values(), strict=True)]
 
 
@@ -96,7 +96,7 @@ class MultiExit(Protocol):
         ...
 
 
-class Rows(Protocol):
+class SampleSet(Protocol):
     """N labelled samples, of which any can be collated into a batch of tensors with `labels` (B,)."""
 
     def __len__(self) -> int: ...
@@ -111,8 +111,8 @@ class Rows(Protocol):
         ...
 
 
-class TensorRows:
-    """Samples in tensors whose first dimension is the sample: the simplest :class:`Rows`.
+class TensorSamples:
+    """Samples in tensors whose first dimension is the sample: the simplest :class:`SampleSet`.
 
     Args:
         **columns: Tensors of N samples by name, `labels` (N,) among them.
@@ -125,7 +125,7 @@ class TensorRows:
         import torch
 
         if "labels" not in columns:
-            raise ValueError("TensorRows: column 'labels' is missing; add the class ids, (N,)")
+            raise ValueError("TensorSamples: column 'labels' is missing; add the class ids, (N,)")
         self.columns = columns
         self.lengths = torch.ones(len(columns["labels"]), dtype=torch.int32).numpy()
 

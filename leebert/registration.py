@@ -1,7 +1,7 @@
-"""Registers the early-exit model with transformers' Auto classes, without importing transformers before anybody does.
+"""Register the early-exit model with transformers' Auto classes without importing transformers.
 
-Importing transformers and torch takes seconds, which `--help` should not wait for. So `import leebert` registers at
-once where transformers is loaded already, and otherwise right after the Auto modules are imported.
+Importing transformers and torch takes seconds, too long for `--help`. So `import leebert` registers at once if transformers is
+already imported, and else right after the Auto modules are imported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _register_config() -> None:
 
 
 def _register_model() -> None:
-    # leebert.model registers its class itself when it is imported, which may be going on right now.
+    # leebert.model registers its class on import, and its import may be in progress.
     if "leebert.model" not in sys.modules:
         importlib.import_module("leebert.model")
 
@@ -36,7 +36,7 @@ _AFTER: dict[str, Callable[[], None]] = {
 
 
 class _Loader(importlib.abc.Loader):
-    """A module's own loader, and a call after it."""
+    """Calls a function after a module's own loader."""
 
     def __init__(self, loader: importlib.abc.Loader, after: Callable[[], None]) -> None:
         self.loader, self.after = loader, after
@@ -64,7 +64,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Make the Auto classes know the early-exit model, now or as soon as they exist."""
+    """Register the early-exit model with the Auto classes, now or when they are imported."""
     waiting = False
     for name, after in _AFTER.items():
         if name in sys.modules:

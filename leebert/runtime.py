@@ -111,14 +111,14 @@ class RandomState:
 
     @classmethod
     def seeded(cls, device: torch.device, *parts: int | str) -> RandomState:
-        """The state of generators that are seeded by :func:`derive_seed`; torch's own stay as they are."""
+        """Return the state of new generators seeded by :func:`derive_seed`; torch's global ones don't change."""
         seed = derive_seed(*parts)
         on_device = torch.Generator(device).manual_seed(seed).get_state() if device.type == "cuda" else None
         return cls(device, torch.Generator().manual_seed(seed).get_state(), on_device)
 
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
-        """Within this context torch draws as from this state; after it, as if nothing had been drawn."""
+        """Context in which torch draws from this state; afterwards its former state is restored."""
         with torch.random.fork_rng([] if self.on_device is None else [self.device]):
             torch.set_rng_state(self.cpu)
             if self.on_device is not None:
@@ -128,7 +128,7 @@ class RandomState:
 
 @contextlib.contextmanager
 def limited_threads(count: int | None) -> Iterator[None]:
-    """At most `count` threads for torch within this context; None leaves them as they are."""
+    """Context with at most `count` threads for torch; None: no change."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(max(1, count))
@@ -139,11 +139,11 @@ def limited_threads(count: int | None) -> Iterator[None]:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from numbers and names: the same on every machine, unrelated for different parts."""
+    """Derive a 63-bit seed from numbers and names, equal on every machine and independent for different parts."""
     digest = hashlib.sha256("/".join(str(p) for p in parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def generator(*parts: int | str) -> np.random.Generator:
-    """A NumPy generator seeded by :func:`derive_seed`."""
+    """Make a NumPy generator seeded by :func:`derive_seed`."""
     return np.random.default_rng(derive_seed(*parts))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from leebert.config import ExitConfig, Precision, problems
+from leebert.config import ExitConfig, Precision, parse
 from leebert.data.readers import Columns
 from leebert.data.texts import bad_text, is_text
 from leebert.errors import ConfigError, DataError, nearest
@@ -19,7 +19,7 @@ from leebert.exits import CRITERIA, FULL_MODEL
 from leebert.exits.checks import check_criterion, check_threshold, choosable
 from leebert.exits.replay import make_criterion
 from leebert.operating_point import in_words, saved_tradeoffs, within_loss
-from leebert.predict import CHUNK, answer_encoded, encode, majority_warning
+from leebert.predict import CHUNK, encode, majority_warning, predict_encoded
 from leebert.runtime import Runtime
 from leebert.thresholds import attainable, check_speed_up, look_up, read_curves
 
@@ -32,19 +32,19 @@ PARAMETERS: dict[str, tuple[str, Any, str]] = {
     "threshold": ("double", None, "its threshold; by default the model's own, for the model's own criterion"),
     "patience": ("long", None, "number of consecutive exits, for criteria that count them; default as for threshold"),
     "speed_up": ("double", None, "target layer speed-up, M / mean exit layer, instead of a threshold"),
-    "max_loss": ("double", None, "largest loss in points of score against the full model, instead of a threshold"),
+    "max_loss": ("double", None, "largest drop in score against the full model, in points, instead of a threshold"),
     "truncate": ("boolean", False, "truncate texts that are too long, instead of refusing them"),
     "batch_size": ("long", 32, "samples per forward pass"),
 }
 
 #: Columns of a prediction with MLflow's types; `row` is the row's number in the request, from 0.
-ANSWER = {"row": "long", "label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
+PREDICTION = {"row": "long", "label": "string", "probability": "double", "exit_layer": "long", "layers_saved": "long"}
 
 _SHOWN = 3  # the number of rows that an error names
 
 
 class Served:
-    """A loaded model that answers requests.
+    """A loaded model that predicts requests.
 
     Requests take turns, by chunks of rows, since a tokenizer's truncation is shared state.
 
@@ -75,10 +75,10 @@ class Served:
 
         Args:
             data: A pandas DataFrame with the columns of :func:`text_columns`.
-            params: Values of :data:`PARAMETERS`; None, or a missing key, stands for the default.
+            params: Values of :data:`PARAMETERS`; None or a missing key: the default.
 
         Returns:
-            A DataFrame with the columns of :data:`ANSWER` and the index of `data`; exit layers count from 1.
+            A DataFrame with the columns of :data:`PREDICTION` and the index of `data`; exit layers count from 1.
 
         Raises:
             DataError: A column is missing, a text is empty or, without `truncate`, too long.
@@ -98,7 +98,7 @@ class Served:
         predictions: list[dict[str, Any]] = []
         for number, encoded in enumerate(chunks):
             with self._alone, torch.inference_mode():
-                predictions += answer_encoded(
+                predictions += predict_encoded(
                     self.model, self.tokenizer, encoded, criterion, self.runtime, request["batch_size"], number * CHUNK
                 )
         if len(predictions) != len(data):
@@ -109,21 +109,18 @@ class Served:
         return table
 
     def exits(self, request: Mapping[str, Any]) -> ExitConfig:
-        """Select the exit criterion of a request; the model's own where the request names none."""
+        """Select the exit criterion of a request; the model's own if the request names none."""
         config = self.model.config
         criterion, threshold, patience = (request.get(name) for name in ("criterion", "threshold", "patience"))
         values = config.exits.overridden(criterion=criterion, threshold=threshold, patience=patience)
-        given = [name for name in ("threshold", "speed_up", "max_loss") if request.get(name) is not None]
-        if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)}: give one of them")
+        set_names = [name for name in ("threshold", "speed_up", "max_loss") if request.get(name) is not None]
+        if len(set_names) > 1:
+            raise ConfigError(f"{' and '.join(set_names)}: give one of them")
         if (speed_up := request.get("speed_up")) is not None:
             return self._of_speed_up(values["criterion"], speed_up, values.get("patience"))
         if (max_loss := request.get("max_loss")) is not None:
             return self._of_max_loss(values["criterion"], max_loss, values.get("patience"))
-        try:
-            exits = ExitConfig(**values)
-        except ValueError as error:
-            raise ConfigError("; ".join(problems(error, ExitConfig))) from None  # type: ignore[arg-type]
+        exits = parse(ExitConfig, values, "params")
         check_threshold(exits, self.model.num_exits, config.num_labels)
         return exits
 
@@ -166,13 +163,13 @@ class Served:
             if name not in PARAMETERS:
                 names = ", ".join(PARAMETERS)
                 raise ConfigError(f"unknown parameter {name!r}{nearest(name, PARAMETERS)}; the parameters are {names}")
-        given = {name: value for name, value in params.items() if value is not None}
-        if "strategy" in given:
+        values = {name: value for name, value in params.items() if value is not None}
+        if "strategy" in values:
             log.warning("parameter strategy is deprecated and will be removed in the next release: use criterion")
-            if "criterion" in given:
+            if "criterion" in values:
                 raise ConfigError("strategy is the former name of criterion: leave strategy out")
-            given["criterion"] = given.pop("strategy")
-        request = {name: default for name, (_, default, _) in PARAMETERS.items()} | given
+            values["criterion"] = values.pop("strategy")
+        request = {name: default for name, (_, default, _) in PARAMETERS.items()} | values
         if not isinstance(size := request["batch_size"], int) or size < 1:
             raise ConfigError(f"batch_size {size}: should be a whole number of at least 1")
         for name in ("speed_up", "max_loss"):
@@ -184,10 +181,10 @@ class Served:
         import pandas as pd
 
         header = [str(name) for name in data.columns]
-        at = self.columns.find(header, "the request")
-        names = tuple(header[i] for i in at)
+        positions = self.columns.find(header, "the request")
+        names = tuple(header[i] for i in positions)
         texts = []
-        for number, values in enumerate(zip(*(data.iloc[:, i] for i in at), strict=True)):
+        for number, values in enumerate(zip(*(data.iloc[:, i] for i in positions), strict=True)):
             for name, value in zip(names, values, strict=True):
                 if not is_text(value):
                     # pandas reads a null of the request as NaN or NA.
@@ -207,9 +204,9 @@ class Served:
             chunks.append(encoded)
         if long:
             shown = ", ".join(f"row {row} has {count}" for row, count in long[:_SHOWN])
-            more = f" and {len(long) - _SHOWN} more rows are too long" if len(long) > _SHOWN else ""
+            suffix = f" and {len(long) - _SHOWN} more rows are too long" if len(long) > _SHOWN else ""
             raise DataError(
-                f"the model takes at most {limit} tokens: {shown}{more}; shorten the texts, or set truncate: true"
+                f"the model takes at most {limit} tokens: {shown}{suffix}; shorten the texts, or set truncate: true"
             )
         return chunks
 

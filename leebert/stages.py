@@ -21,45 +21,45 @@ from leebert.runtime import Runtime
 
 #: Makes θ's optimiser from its parameters and λ1.
 MakeOptimizer = Callable[[Iterable[torch.nn.Parameter], float, TrainConfig], torch.optim.Optimizer]
-#: The factor on λ1 for an update (from 0), of all updates, with a share of warm-up.
+#: Maps (update from 0, number of updates, share of warm-up) to the factor on λ1.
 Schedule = Callable[[int, int, float], float]
 
 
 def everything(name: str) -> bool:
-    """The `trains` of a stage in which every parameter learns."""
+    """Select every parameter, as `trains` of a stage."""
     return True
 
 
 def of_exit(name: str) -> int | None:
-    """The exit (from 0) that a parameter belongs to, None for the network below the exits."""
-    part, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
+    """Return the exit (from 0) of a parameter; None for parameters of the network below the exits."""
+    part, _, inner = name.partition(".")
+    number = inner.partition(".")[0]
     return int(number) if part == "heads" and number.isdigit() else None
 
 
 def exits_only(name: str, *, but: int | None = None) -> bool:
-    """The `trains` of a stage in which the network is frozen, and perhaps one exit with it."""
+    """Select the exits except `but`, as `trains` of a stage; the network is frozen."""
     exit_ = of_exit(name)
     return exit_ is not None and exit_ != but
 
 
 def below_and_exit(name: str, exit_: int) -> bool:
-    """The `trains` of a stage in which the network and one of its exits learn."""
+    """Select the network and one exit, as `trains` of a stage."""
     return of_exit(name) in (None, exit_)
 
 
 def adamw(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
-    """The paper's Adam for text; weight decay as configured."""
+    """Make the paper's Adam for text, with the configured weight decay."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=config.weight_decay, fused=True)
 
 
 def sgd(parameters: Iterable[torch.nn.Parameter], lr: float, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD for images, with momentum and without Nesterov's (He et al. 2015, section 4.2)."""
+    """Make SGD for images, with momentum but not Nesterov's (He et al. 2015, section 4.2)."""
     return torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
 def linear(step: int, total: int, warmup: float) -> float:
-    """Factor on λ1 for update `step` (from 0) of `total`: linear warm-up over a share of them, then linear decay to 0."""
+    """Compute the factor on λ1 for update `step` (from 0) of `total`: linear warm-up, then linear decay to 0."""
     rising = round(total * warmup)
     if step < rising:
         return (step + 1) / (rising + 1)
@@ -71,14 +71,14 @@ FALLS = (0.35, 0.6, 0.85)
 
 
 def steps(step: int, total: int, warmup: float) -> float:
-    """Factor on λ1 for update `step` (from 0) of `total`: linear warm-up, then to a tenth at each of :data:`FALLS`."""
+    """Compute the factor on λ1 for update `step` (from 0) of `total`: linear warm-up, then a tenth at each of :data:`FALLS`."""
     rising = round(total * warmup)
     if step < rising:
         return (step + 1) / (rising + 1)
     return 0.1 ** sum(step >= fall * total for fall in FALLS)
 
 
-#: By the names that stand in a configuration.
+#: By their names in configurations.
 OPTIMIZERS: dict[str, MakeOptimizer] = {"adamw": adamw, "sgd": sgd}
 SCHEDULES: dict[str, Schedule] = {"linear": linear, "steps": steps}
 
@@ -157,25 +157,25 @@ class Stage:
 
 
 def joint(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """LeeBERT and the baselines of its family: one stage on eq. 5 in which θ and ω learn together."""
-    made = Stage("joint", ExitObjective.of(config, num_exits), omega_optimizer(config))
-    return after_finetuning(config, num_exits, made)
+    """Make the stages of LeeBERT and related baselines: one stage on eq. 5 in which θ and ω learn together."""
+    stage = Stage("joint", ExitObjective.of(config, num_exits), omega_optimizer(config))
+    return after_finetuning(config, num_exits, stage)
 
 
 def omega_optimizer(config: TrainConfig) -> OmegaOptimizer:
-    """The optimiser of ω of the method that a configuration names, for a stage on eq. 5."""
+    """Make the configured method's optimiser of ω, for a stage on eq. 5."""
     make = METHODS[config.algorithm].omega
     optimizer: OmegaOptimizer = Fixed() if make is None else make(config)
     return optimizer
 
 
 def after_finetuning(config: TrainConfig, num_exits: int, *stages: Stage) -> tuple[Stage, ...]:
-    """The stages, where asked for behind one that fine-tunes for the last exit (Kubaty et al., 2025: mixed training)."""
+    """Prepend a stage that fine-tunes for the last exit if `finetune_first` is set (Kubaty et al., 2025: mixed training)."""
     return (finetuning(config, num_exits), *stages) if config.finetune_first else stages
 
 
 def finetuning(config: TrainConfig, num_exits: int) -> Stage:
-    """The network and its last exit of `num_exits`, on the labels; the other exits stay as they are."""
+    """Make a stage that trains the network and its last exit on the labels; the other exits are frozen."""
     last = num_exits - 1
     return Stage(
         "finetune",
@@ -188,13 +188,13 @@ def finetuning(config: TrainConfig, num_exits: int) -> Stage:
 
 
 def method(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
-    """The stages of the method that a configuration names, for a model with M exits."""
+    """Make the stages of the configured method, for a model with M exits."""
     stages: tuple[Stage, ...] = (METHODS[config.algorithm].stages or joint)(config, num_exits)
     return stages
 
 
 def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:
-    """Raise ConfigError if a model lacks what a stage needs; called before training."""
+    """Raise ConfigError if a model does not support a stage; called before training."""
     names, final_names = [name for name, _ in model.named_parameters()], True
     for stage in stages:
         if stage.transform:
@@ -202,30 +202,30 @@ def check(stages: Iterable[Stage], model: Any, config: TrainConfig) -> None:
             final_names = False  # a transformation can rename parameters
         if final_names and stage.epochs != 0 and not any(stage.trains(name) for name in names):
             raise ConfigError(
-                f"{config.algorithm}: its stage {stage.name!r} would train nothing of a {type(model).__name__} with "
-                f"{model.num_exits} exit(s); take a model with more exits, or another method"
+                f"{config.algorithm}: its stage {stage.name!r} would train no parameter of a {type(model).__name__} with "
+                f"{model.num_exits} exit(s); use a model with more exits, or another method"
             )
         if balances(model, stage, config) and not hasattr(model, "gradient_equilibrium"):
-            raise ConfigError(f"gradient_equilibrium: {type(model).__name__} can't do it; leave the option out")
+            raise ConfigError(f"gradient_equilibrium: {type(model).__name__} does not support it; omit the option")
 
 
 def balances(model: Any, stage: Stage, config: TrainConfig) -> bool:
-    """Whether gradients are to be balanced between the exits of a stage: not where one alone trains."""
+    """Whether a stage uses gradient equilibrium; False if only one exit trains."""
     exits = {of_exit(name) for name, _ in model.named_parameters() if stage.trains(name)} - {None}
     return config.gradient_equilibrium and applies("gradient_equilibrium", config.algorithm) and len(exits) > 1
 
 
 def epochs_of(stages: tuple[Stage, ...], config: TrainConfig) -> list[int]:
-    """The longest that each stage can take."""
+    """Return the largest number of epochs of each stage."""
     return [config.max_epochs if stage.epochs is None else stage.epochs for stage in stages]
 
 
 def shared_epochs(config: TrainConfig, stages: int) -> list[int]:
-    """`max_epochs`, shared among so many stages as evenly as it goes; at least one each, which may be more in all."""
+    """Divide `max_epochs` evenly among stages; each gets at least one epoch, so the sum can be larger."""
     ends = [config.max_epochs * stage // stages for stage in range(stages + 1)]
     return [max(1, end - start) for start, end in itertools.pairwise(ends)]
 
 
 def last_training(longest: Sequence[int]) -> int:
-    """The last stage that trains, by the longest that each can take: whose updates a best file counts."""
+    """Return the index of the last stage that trains, whose updates a best file counts."""
     return max(i for i, epochs in enumerate(longest) if epochs)

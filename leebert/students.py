@@ -1,4 +1,4 @@
-"""What a student learns from a teacher of an earlier stage: its answers, and its states."""
+"""Objectives of students: imitate the predictions and states of a teacher from an earlier stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leebert.losses import cross_entropy_per_exit, distillation_pairs
 from leebert.objective import ObjectiveState
 from leebert.record import Keep, Record
 
-#: Which states a student imitates: BERT-PKD's, normalised, layer by layer; the last one's direction (DistilBERT); or every
+#: The imitated states: normalised CLS states layer by layer (BERT-PKD), the direction of the last states (DistilBERT), or every
 #: position of every layer (COST-EFF).
 Imitated = Literal["patient", "last", "all"]
 _KEEP: dict[Imitated, Keep] = {"patient": "hidden", "last": "states", "all": "states"}
@@ -20,10 +20,18 @@ _KEEP: dict[Imitated, Keep] = {"patient": "hidden", "last": "states", "all": "st
 
 @dataclasses.dataclass(frozen=True)
 class StudentObjective:
-    """a Σ_m CE_m + b Σ_m τ² KL(teacher ‖ p_m) + c · (distance of states), fixed a, b and c.
+    """The loss a Σ_m CE_m + b Σ_m τ² KL(teacher ‖ p_m) + c · (distance of states) with fixed a, b and c.
 
-    num_exits: M of the student. same_exit: exit m is taught by the teacher's exit m, else all by its last one.
-    answers_from: the share of the stage after which answers count; before it only states are imitated.
+    Attributes:
+        num_exits: M of the student.
+        hard: a.
+        soft: b.
+        states: c.
+        imitated: The states that the student imitates.
+        temperature: τ.
+        same_exit: Whether the teacher of exit m is the teacher's exit m; else its last exit.
+        predictions_from: Share of the stage after which predictions count; before it, only states are imitated.
+        taught: Whether the terms need the record of the stage's teacher.
     """
 
     num_exits: int
@@ -33,7 +41,7 @@ class StudentObjective:
     imitated: Imitated
     temperature: float = 1.0
     same_exit: bool = False
-    answers_from: float = 0.0
+    predictions_from: float = 0.0
     taught: bool = True
 
     @property
@@ -45,41 +53,47 @@ class StudentObjective:
         return 2 * self.num_exits + 1
 
     def initial(self, generator: torch.Generator) -> ObjectiveState:
-        return {"answers": torch.tensor(float(self.answers_from == 0))}
+        return {"answers": torch.tensor(float(self.predictions_from == 0))}
 
     def terms(self, record: Record, state: ObjectiveState, teacher: Record | None = None) -> torch.Tensor:
-        """M cross-entropies, M terms of eq. 2 against the teacher, and the distance of states; (2M + 1,)."""
+        """Compute M cross-entropies, M terms of eq. 2 with the teacher, and the distance of states; (2M + 1,)."""
         if record.labels is None or teacher is None:
             raise ValueError("a student needs labels and a teacher")
         ce = cross_entropy_per_exit(record.logits, record.labels)
-        answers = teacher.logits if self.same_exit else teacher.logits[-1:]
-        pairs = distillation_pairs(record.logits, self.temperature, kl=True, teacher_logits=answers)  # (M, T)
+        target = teacher.logits if self.same_exit else teacher.logits[-1:]
+        pairs = distillation_pairs(record.logits, self.temperature, kl=True, teacher_logits=target)  # (M, T)
         soft = pairs.diagonal() if self.same_exit else pairs[:, 0]
         return torch.cat([ce, soft, distance(record, teacher, self.imitated).to(ce).unsqueeze(0)])
 
     def weights(self, state: ObjectiveState) -> torch.Tensor:
         device = state["answers"].device
-        of_answers = torch.tensor([self.hard, self.soft], device=device).repeat_interleave(self.num_exits)
-        return torch.cat([of_answers * state["answers"], torch.tensor([self.states], device=device)])
+        of_predictions = torch.tensor([self.hard, self.soft], device=device).repeat_interleave(self.num_exits)
+        return torch.cat([of_predictions * state["answers"], torch.tensor([self.states], device=device)])
 
     def after_step(self, record: Record, state: ObjectiveState, progress: float) -> ObjectiveState:
-        return {"answers": torch.full_like(state["answers"], float(progress >= self.answers_from))}
+        return {"answers": torch.full_like(state["answers"], float(progress >= self.predictions_from))}
 
 
 def distance(student: Record, teacher: Record, imitated: Imitated) -> torch.Tensor:
-    """How far a student's states are from its teacher's, a scalar.
+    """Compute the distance between the states of student and teacher.
 
-    patient: mean squared distance of normalised states, after each layer but the last, from those that the teacher has
-    at the same share of its depth (Sun et al., 2019, eq. 7, averaged as in their code, to which their values of β
-    belong). last: 1 − cosine of the last states, mean over positions that count (Sanh et al., 2019). all: mean squared
-    difference of states, mean over positions that count, summed over the embeddings and the layers (Shen et al., 2022,
-    section 3.2).
+    Args:
+        student: The student's record.
+        teacher: The teacher's record of the same samples.
+        imitated: `patient`: mean squared distance of normalised states after each layer but the last, from the teacher's at
+            the same share of its depth (Sun et al., 2019, eq. 7, averaged as in their code, for which their values of β
+            hold). `last`: 1 − cosine of the last states, mean over unmasked positions (Sanh et al., 2019). `all`: mean squared
+            difference of states over unmasked positions, summed over embeddings and layers (Shen et al., 2022, section
+            3.2).
+
+    Returns:
+        A scalar.
     """
     if imitated == "patient":
         assert student.hidden is not None
         assert teacher.hidden is not None
         n, of = len(student.hidden), len(teacher.hidden)
-        if n == 1:  # there is no layer between
+        if n == 1:  # no layer but the last
             return student.logits.new_zeros(())
         at = [(layer + 1) * of // n - 1 for layer in range(n - 1)]
         a = F.normalize(student.hidden[:-1].float(), dim=-1)
@@ -94,7 +108,7 @@ def distance(student: Record, teacher: Record, imitated: Imitated) -> torch.Tens
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The mean over rows of the mean over a row's positions that count; values (B, L)."""
+    """Average values (B, L) over unmasked positions, then over samples."""
     if mask is None:
         return values.mean()
     weight = mask.to(values)

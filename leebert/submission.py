@@ -16,7 +16,7 @@ from leebert.data.sources import read_test
 from leebert.data.tasks import TASKS, Hub, Task
 from leebert.errors import ConfigError, DataError
 from leebert.files import write_together
-from leebert.predict import answers
+from leebert.predict import predictions
 
 # The diagnostic set. MNLI's models predict it; it has no training split.
 _DIAGNOSTIC = dataclasses.replace(
@@ -133,11 +133,11 @@ def submit(
     files: dict[Path, str] = {}
     written = []
     for file, rows in zip(sets, read, strict=True):
-        predictions = list(answers(model, tokenizer, progress(rows), criterion, runtime, batch_size))
+        predicted = list(predictions(model, tokenizer, progress(rows), criterion, runtime, batch_size))
         path = folder / file.name
-        files[path] = _table((row["row"], file.prediction(row["label"])) for row in predictions)
-        mean_layer = sum(row["exit_layer"] for row in predictions) / len(predictions)
-        written.append(Written(path, len(predictions), mean_layer))
+        files[path] = _table((row["row"], file.prediction(row["label"])) for row in predicted)
+        mean_layer = sum(row["exit_layer"] for row in predicted) / len(predicted)
+        written.append(Written(path, len(predicted), mean_layer))
     folder.mkdir(parents=True, exist_ok=True)
     write_together(files)
     return written
@@ -180,10 +180,10 @@ def print_submission(folder: Path, written: Sequence[Written], depth: int, fille
 
 def _rows(file: ServerFile, source: str | None, any_rows: bool) -> Sequence[Row]:
     assert file.data is not None
-    rows, where = read_test(file.data, file.split, source, index=file.index)
+    rows, place = read_test(file.data, file.split, source, index=file.index)
     if len(rows) != file.rows and not any_rows:
         raise DataError(
-            f"{where}: {len(rows)} rows, but GLUE's test split has {file.rows}, and the server refuses other numbers; "
+            f"{place}: {len(rows)} rows, but GLUE's test split has {file.rows}, and the server refuses other numbers; "
             "use the release's file, or skip this check with --any-rows"
         )
     return rows

@@ -1,6 +1,6 @@
 """Generate the documents' tables from the registries; ``make tables`` (`tune.tables`) updates them.
 
-A table stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``, where NAME is a name of :data:`TABLES`.
+A table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``, where NAME is a name of :data:`TABLES`.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _colours() -> Iterable[Sequence[str]]:
 #: The tables of this package; `tune.tables` has those of searchers and pruners.
 TABLES: tuple[DocumentTable, ...] = (
     DocumentTable("methods", ("`algorithm`", "method", "what trains", "exit criterion", "cost"), _methods),
-    DocumentTable("criteria", ("criterion", "a sample exits when", "threshold", "first exit", "source"), _criteria),
-    DocumentTable("metrics", ("metric", "score", "measures", "used by"), _metrics),
+    DocumentTable("criteria", ("criterion", "a sample exits when", "threshold", "earliest exit", "source"), _criteria),
+    DocumentTable("metrics", ("metric", "score", "component measures", "source"), _metrics),
     DocumentTable("colours", ("method", "`approach`", "colour"), _colours),
 )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, named, with_threshold
 from leebert.exits.checks import choosable
 from leebert.exits.replay import make_criterion, replay
@@ -77,33 +77,35 @@ class Chosen:
         return self.reached if CRITERIA[self.criterion].several else self.asked
 
     def missed(self, speed_up: float) -> bool:
-        """Whether the layer speed-up on other samples is off by more than 10 %; False if the aim is a loss."""
+        """Whether the layer speed-up on other samples is off by more than 10 %; False if the aim is a drop in score."""
         return self.max_loss is None and abs(speed_up / self.aim - 1) > MISSED
 
     def overspent(self, loss: float) -> bool:
-        """Whether the loss on other samples, a fraction, exceeds the largest loss of the aim."""
+        """Whether the drop in score on other samples, a fraction, exceeds the largest drop of the aim."""
         return self.max_loss is not None and loss > self.max_loss
 
     @property
     def shortfall(self) -> str:
         """Explain why the nearest threshold misses the target by more than 5 %."""
         row = CRITERIA[self.criterion]
-        why = "its thresholds are whole numbers" if row.whole else "samples exit together"
+        reason = "its thresholds are whole numbers" if row.whole else "samples exit together"
         if row.several and not row.whole:
-            why += f", none before exit {row.first(self.patience or 1)}"
+            reason += f", none before exit {row.first(self.patience or 1)}"
         return (
-            f"exit criterion {self.name} does not attain a layer speed-up of {self.asked:g}, since {why}: the nearest is "
+            f"exit criterion {self.name} does not attain a layer speed-up of {self.asked:g}, since {reason}: the nearest is "
             f"{self.reached:.2f}, threshold {self.threshold:.6g}"
         )
 
 
-def layer_speed_up(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None) -> float:
+def layer_speed_up(
+    recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None = None
+) -> float:
     """Compute depth / mean exit layer under an exit criterion on recorded logits."""
     return recorded.depth / float(_layers(recorded, criterion, threshold, patience).mean())
 
 
 def speed_up_interval(
-    recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None
+    recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None = None
 ) -> tuple[float, float]:
     """Estimate the layer speed-up on similar samples, (low, high) at 95 %.
 
@@ -124,11 +126,11 @@ def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
     return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - layers[0]) * (layers[-1] - mean)))
 
 
-def _layers(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None) -> np.ndarray:
+def _layers(recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None) -> np.ndarray:
     """Exit layer of each sample, (N,)."""
     m, _, k = recorded.logits.shape
-    made = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
-    layers: np.ndarray = np.asarray(recorded.layers)[replay(made, recorded.logits)]
+    exit_criterion = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
+    layers: np.ndarray = np.asarray(recorded.layers)[replay(exit_criterion, recorded.logits)]
     return layers
 
 
@@ -149,7 +151,7 @@ def check_speed_up(target: float, layers: Sequence[int], depth: int) -> float:
     return target
 
 
-def choose(recorded: HeldOut, criterion: str, target: float, patience: int | None = None) -> Chosen:
+def choose(recorded: RecordedLogits, criterion: str, target: float, patience: int | None = None) -> Chosen:
     """Choose the threshold whose layer speed-up on recorded samples is nearest to a target.
 
     Args:
@@ -168,7 +170,7 @@ def choose(recorded: HeldOut, criterion: str, target: float, patience: int | Non
 
 
 def curves(
-    recorded: HeldOut, patience: int | None = None, *, metric: str | None = None
+    recorded: RecordedLogits, patience: int | None = None, *, metric: str | None = None
 ) -> dict[str, list[list[float]]]:
     """Compute the points of every criterion's curve for :data:`FILE`.
 
@@ -207,7 +209,7 @@ def curves_as_json(
         num_exits: M.
         chosen_on: The samples of the curves, in words.
         own: The model's operating point.
-        validated: Curves of labelled samples, if `curves` are of unlabelled ones; they give the loss of a threshold.
+        validated: Curves of labelled samples, if `curves` are of unlabelled ones; they give the drop in score at a threshold.
     """
     more: dict[str, Any] = {} if own is None else {"chosen": dataclasses.asdict(own)}
     if validated:
@@ -230,12 +232,12 @@ def look_up(curves: dict[str, list[list[float]]], criterion: str, target: float,
     row = choosable(criterion)
     name = named(row.name, patience)
     if name not in curves:
-        others = "; ".join(other for other in curves if other.startswith(f"{row.name},"))
-        others = f" (it has {others})" if others else ""
-        raise ConfigError(f"{FILE} has no curve of the exit criterion {name!r}{others}; give a threshold instead")
+        alternatives = "; ".join(key for key in curves if key.startswith(f"{row.name},"))
+        alternatives = f" (it has {alternatives})" if alternatives else ""
+        raise ConfigError(f"{FILE} has no curve of the exit criterion {name!r}{alternatives}; give a threshold instead")
     points = curves[name]
     if not row.whole and target in (min(p[1] for p in points), max(p[1] for p in points)):
-        # Other samples may be more or less confident than the recorded ones; the ends of the range hold for them, too.
+        # Other samples may be more or less confident than the recorded ones; the ends of the range hold for all samples.
         points = [points[0], points[-1]]
     threshold, reached, *_ = min(points, key=lambda point: abs(math.log(point[1] / target)))
     return Chosen(row.name, threshold, target, reached, patience)

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leebert.deprecated import renamed_arguments
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, REPORTED, named, usable
 from leebert.exits.criterion import THRESHOLD_SLACK, Criterion
 
 if TYPE_CHECKING:
-    from leebert.evaluate import HeldOut
+    from leebert.evaluate import RecordedLogits
 
 #: The default largest loss against the full model's score, as a fraction: one point.
 ALLOWED_LOSS = 0.01
@@ -85,7 +86,7 @@ class Tradeoff:
 
     Attributes:
         criterion: Name of the exit criterion.
-        layers: (T,) mean layers executed, rising; strictly so unless the criterion's thresholds are whole numbers.
+        layers: (T,) mean exit layer, rising; strictly so unless the criterion's thresholds are whole numbers.
         measures: Each of the task's measures and `score`, (T,); empty for unlabelled samples.
         thresholds: (T,) threshold of each point.
         counts: (T, M) number of samples that exit at each exit.
@@ -208,8 +209,8 @@ class Tradeoff:
         per_layer = per_layer or (2 if len(self.exit_layers) <= 6 else 1)
         if CRITERIA[self.criterion].whole:
             return list(self)
-        wanted = np.arange(math.ceil(self.layers[0] * per_layer), self.layers[-1] * per_layer) / per_layer
-        chosen = {0, len(self) - 1, *(int(np.abs(self.layers - layers).argmin()) for layers in wanted)}
+        targets = np.arange(math.ceil(self.layers[0] * per_layer), self.layers[-1] * per_layer) / per_layer
+        chosen = {0, len(self) - 1, *(int(np.abs(self.layers - layers).argmin()) for layers in targets)}
         return [self.point(i) for i in sorted(chosen)]
 
     def as_dict(self) -> dict[str, Any]:
@@ -232,7 +233,7 @@ class Tradeoff:
 
 
 def tradeoff(
-    recorded: HeldOut,
+    recorded: RecordedLogits,
     criterion: str = REPORTED,
     patience: int | None = None,
     *,
@@ -283,7 +284,9 @@ def tradeoff(
     )  # fmt: skip
 
 
-def tradeoffs(recorded: HeldOut, *, metric: str | None = None, speed_ups: Iterable[float] = ()) -> dict[str, Tradeoff]:
+def tradeoffs(
+    recorded: RecordedLogits, *, metric: str | None = None, speed_ups: Iterable[float] = ()
+) -> dict[str, Tradeoff]:
     """Compute the curve of every usable exit criterion at its default patience.
 
     Args:
@@ -300,13 +303,14 @@ def tradeoffs(recorded: HeldOut, *, metric: str | None = None, speed_ups: Iterab
     }
 
 
+@renamed_arguments(held_out="recorded")
 def replay_point(
-    held_out: HeldOut, metric: str, criterion: str, threshold: float | None, patience: int | None = None
+    recorded: RecordedLogits, metric: str, criterion: str, threshold: float | None, patience: int | None = None
 ) -> Point:
     """Replay one exit criterion at one threshold; the result equals that of early-exit inference.
 
     Args:
-        held_out: Logits (M, N, K) with labels.
+        recorded: Logits (M, N, K) with labels.
         metric: Name of the task's metric.
         criterion: Name of the exit criterion.
         threshold: Its threshold; None: the default.
@@ -321,15 +325,15 @@ def replay_point(
     from leebert.exits.replay import make_criterion, replay
     from leebert.metrics import measures
 
-    assert held_out.labels is not None
-    m, _, k = held_out.logits.shape
-    exit_index = replay(make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k), held_out.logits)
-    predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
-    layers = held_out.mean_layers(exit_index)
+    assert recorded.labels is not None
+    m, _, k = recorded.logits.shape
+    exit_index = replay(make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k), recorded.logits)
+    predicted = recorded.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
+    layers = recorded.mean_layers(exit_index)
     counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
     counted = CRITERIA[criterion].counted(patience, m)
-    scored = measures(metric, held_out.labels, predicted)
-    return Point(criterion, threshold, counted, layers, held_out.depth / layers, scored, counts)
+    scored = measures(metric, recorded.labels, predicted)
+    return Point(criterion, threshold, counted, layers, recorded.depth / layers, scored, counts)
 
 
 def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
@@ -358,11 +362,13 @@ def layers_within(curves: Sequence[Tradeoff], loss: float = ALLOWED_LOSS) -> flo
 
 def _fewest(scores: np.ndarray, loss: float) -> int:
     """Index of the first of `scores` over rising layers that is at most `loss` below the last."""
-    enough = scores >= scores[-1] - loss - _ROUNDING
-    return int(np.append(enough[:-1], True).argmax())
+    sufficient = scores >= scores[-1] - loss - _ROUNDING
+    return int(np.append(sufficient[:-1], True).argmax())
 
 
-def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tuple[list[float], list[np.ndarray]]:
+def _whole_points(
+    recorded: RecordedLogits, row: Criterion, patience: int | None
+) -> tuple[list[float], list[np.ndarray]]:
     """All thresholds of a criterion with whole-number thresholds, and the exits (N,), from 0, at each; fastest first."""
     from leebert.exits.replay import make_criterion, replay
 
@@ -371,12 +377,12 @@ def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tu
     thresholds = [float(t) for t in range(int(low), int(high) + 1)]
     if row.rising:
         thresholds.reverse()
-    made = (make_criterion(row.name, t, patience, num_exits=m, num_classes=k) for t in thresholds)
-    return thresholds, [replay(criterion, recorded.logits) for criterion in made]
+    criteria = (make_criterion(row.name, t, patience, num_exits=m, num_classes=k) for t in thresholds)
+    return thresholds, [replay(criterion, recorded.logits) for criterion in criteria]
 
 
 def _points(
-    recorded: HeldOut, row: Criterion, patience: int | None, aims: Sequence[float]
+    recorded: RecordedLogits, row: Criterion, patience: int | None, aims: Sequence[float]
 ) -> tuple[list[float], list[np.ndarray], np.ndarray]:
     """Thresholds spread over layers, the exits (N,), from 0, at each, and a mask (T,); fastest first.
 
@@ -386,11 +392,11 @@ def _points(
     base = CRITERIA[row.unit_of] if row.unit_of else row  # one order of samples, whatever the unit
     unit = base.bounds(m, k)[1] / row.bounds(m, k)[1]
     critical = _critical(recorded, base, patience)
-    values, where = np.unique(critical[np.isfinite(critical)], return_inverse=True)
+    values, positions = np.unique(critical[np.isfinite(critical)], return_inverse=True)
     # Cut i lies below value i: samples with smaller values have exited. The first cut is the full model, the last the fastest.
     layers = np.asarray(recorded.layers)
     saved = np.repeat(np.diff(layers), np.isfinite(critical).sum(axis=1))
-    by_cut = layers[-1] - np.append(0, np.bincount(where, saved, len(values)).cumsum()) / n
+    by_cut = layers[-1] - np.append(0, np.bincount(positions, saved, len(values)).cumsum()) / n
     cuts = np.arange(len(values) + 1)
     apart = np.diff(values) > np.maximum(_APART * np.maximum(np.abs(values[1:]), np.abs(values[:-1])), _TINY)
     cuts = cuts[np.concatenate([[True], apart, [True]])] if len(values) else cuts
@@ -412,7 +418,7 @@ def _points(
     return thresholds, exits, ~np.isin(chosen, regular)
 
 
-def _critical(recorded: HeldOut, row: Criterion, patience: int | None) -> np.ndarray:
+def _critical(recorded: RecordedLogits, row: Criterion, patience: int | None) -> np.ndarray:
     """Critical values (M − 1, N): a sample has exited by an exit if its value lies below the threshold.
 
     For falling criteria both are negated. The critical value is the minimum so far of the maximum of `patience` successive
@@ -423,8 +429,8 @@ def _critical(recorded: HeldOut, row: Criterion, patience: int | None) -> np.nda
     m, n, k = recorded.logits.shape
     if m == 1:
         return np.empty((0, n))
-    made: Any = make_criterion(row.name, row.bounds(m, k)[1], patience, num_exits=m, num_classes=k)
-    values = measured(made, recorded.logits[:-1]).astype(float) * (1 if row.rising else -1)
+    exit_criterion: Any = make_criterion(row.name, row.bounds(m, k)[1], patience, num_exits=m, num_classes=k)
+    values = measured(exit_criterion, recorded.logits[:-1]).astype(float) * (1 if row.rising else -1)
     values = np.where(np.isnan(values), np.inf, values)
     window = patience or 1
     worst = np.full_like(values, np.inf)
@@ -444,8 +450,8 @@ def _spread(layers: np.ndarray, first: int) -> np.ndarray:
     below = above - 1
     near = np.where(rising[above] - grid[: len(above)] < grid[: len(above)] - rising[below], above, below)
     gaps = np.flatnonzero(np.diff(np.log(rising)) > STEP)
-    wanted = np.concatenate([[0, len(rising) - 1], near, gaps, gaps + 1])
-    return len(rising) - 1 - np.unique(wanted.astype(int))[::-1]
+    chosen = np.concatenate([[0, len(rising) - 1], near, gaps, gaps + 1])
+    return len(rising) - 1 - np.unique(chosen.astype(int))[::-1]
 
 
 def _beside(layers: np.ndarray, aims: Sequence[float]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The training split of a task: read, reduced to the part that is asked for, and prepared for the trainer."""
+"""Read the training split of a task, reduce it to the configured subset, and prepare it for the trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from leebert.problem import Problem, Splits
 
 
 class DataConfig(Frozen):
-    """Where the rows come from, and which of them count."""
+    """The source of the samples, and their subset."""
 
     dir: str | None = Field(
         None,
@@ -33,8 +33,13 @@ class DataConfig(Frozen):
 class TrainingData:
     """The training split of a task, tokenised or decoded.
 
-    examples: the labelled samples that train, of `split_rows` in the split. rows: the same for the trainer, mapped from
-    a file. tokenizer: None where the kind has none.
+    Attributes:
+        task: The task.
+        model: The model section of the configuration.
+        examples: The labelled training samples.
+        split_rows: Number of samples in the whole split.
+        tokenizer: The tokenizer; None for images.
+        rows: The training samples for the trainer, mapped from a file.
     """
 
     task: AnyTask
@@ -51,27 +56,27 @@ class TrainingData:
 
     @property
     def truncated_rows(self) -> int:
-        """How many samples were cut at the model's maximal length."""
+        """Number of samples that were truncated to `max_length`."""
         return self.rows.truncated
 
     def problem(self, exits: ExitConfig | None = None, splits: Splits = ()) -> Problem:
-        """The task as the trainer has it; `splits` are files of :meth:`split` by their names."""
+        """Make the training problem; `splits` are files of :meth:`split`, by name."""
         return kind_of(self.task).problem(self.task, self.model, self.path, exits, splits)
 
     def split(self, name: str, source: str | None, cache: Path) -> tuple[str, str]:
-        """Prepare another split of the task in the same way: its file, and the fingerprint of its samples."""
+        """Prepare another split of the task; return its file and the fingerprint of its samples."""
         kind = kind_of(self.task)
         examples = kind.read(self.task, name, source)
         return kind.prepare(examples, self.task, self.model, self.tokenizer, cache).path, examples.fingerprint()
 
     def save(self, model: Any, out: Path) -> None:
-        """Write a trained model, and what it takes to use it, into a folder."""
+        """Save a trained model with its tokenizer in a folder."""
         kind_of(self.task).save(model, self.model, self.tokenizer, out)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExamples:
-    """The training split of a task as it was read (:class:`TrainingData`)."""
+    """The training split of a task before tokenising (:class:`TrainingData`)."""
 
     task: AnyTask
     model: ModelConfig
@@ -80,28 +85,33 @@ class TrainingExamples:
     tokenizer: Any
 
     def prepare(self, cache: Path) -> TrainingData:
-        """Tokenise or decode the samples, once, into the folder `cache`."""
+        """Tokenise or decode the samples into the folder `cache`."""
         rows = kind_of(self.task).prepare(self.examples, self.task, self.model, self.tokenizer, cache)
         return TrainingData(self.task, self.model, self.examples, self.split_rows, self.tokenizer, rows)
 
 
 def effective_task(config_task: str | dict[str, Any], group_by: Any) -> AnyTask:
-    """The task of a configuration, with the grouping that the data section asks for. Raises ConfigError."""
+    """Return the task of a configuration with the configured grouping. Raises ConfigError."""
     task = any_task(config_task)
     return task if group_by is None else kind_of(task).grouped(task, group_by)
 
 
 def load_training_data(task: AnyTask, data: DataConfig, model: ModelConfig, cache: Path) -> TrainingData:
-    """Read the training split (and nothing else), and tokenise or decode it once into `cache`."""
+    """Read the training split only, and tokenise or decode it into `cache`."""
     return read_training_examples(task, data, model).prepare(cache)
 
 
 def read_training_examples(task: AnyTask, data: DataConfig, model: ModelConfig) -> TrainingExamples:
-    """Read the training split, and no other, or the subset of it that is asked for.
+    """Read the training split only, or the configured subset of it.
+
+    Args:
+        task: The task.
+        data: Source and subset.
+        model: The model section of the configuration.
 
     Raises:
-        ConfigError: The backbone is not for the task's samples.
-        BackboneError: The backbone's tokenizer does not fit it.
+        ConfigError: The backbone is of another kind than the task.
+        BackboneError: The backbone's tokenizer does not match it.
         DataError: The split can't be read, or is smaller than the subset.
     """
     from leebert.data.sources import subset
@@ -113,6 +123,6 @@ def read_training_examples(task: AnyTask, data: DataConfig, model: ModelConfig) 
     split_rows = len(examples)
     if data.subset:
         if data.subset.rows > len(examples):
-            raise DataError(f"subset of {data.subset.rows} rows: {examples.source} has only {len(examples)}")
+            raise DataError(f"subset of {data.subset.rows} samples: {examples.source} has only {len(examples)}")
         examples = subset(examples, data.subset.rows, data.subset.seed)
     return TrainingExamples(task, model, examples, split_rows, tokenizer)

@@ -1,4 +1,4 @@
-"""What becomes of a model when a stage begins: exits, layers or widths that go, layers that are skipped at random."""
+"""Changes of a model at the start of a stage: remove exits, layers or widths, or skip layers at random."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from leebert.record import Batch
 from leebert.slim.importance import head_importance, weight_importance
 from leebert.slim.layerdrop import LayerDrop
 from leebert.slim.layers import check_kept
-from leebert.slim.parts import blocks, places
+from leebert.slim.parts import blocks, layer_paths
 from leebert.stages import Examined
 
 
 @dataclasses.dataclass(frozen=True)
 class LastExit:
-    """Only the last exit stays."""
+    """Keep only the last exit."""
 
     def check(self, model: Any) -> None:
         if not hasattr(model, "keep_exits"):
             raise ConfigError(
-                f"this method leaves one exit, and {type(model).__name__} has no `keep_exits` that drops the others; "
-                "take a method that trains all exits"
+                f"this method keeps one exit, and {type(model).__name__} has no `keep_exits` to remove the others; "
+                "use a method that trains all exits"
             )
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
@@ -39,49 +39,49 @@ class LastExit:
         return model
 
 
-def require(model: Any, what: str) -> None:
-    """Raises ConfigError where a model has no parts that can be taken out."""
+def require(model: Any, parts: str) -> None:
+    """Raise ConfigError if a model has no removable parts."""
     if not hasattr(model, "reduce"):
-        raise ConfigError(f"this method takes {what} out of an encoder; {type(model).__name__} has no {what} to take")
+        raise ConfigError(f"this method removes {parts} of an encoder; {type(model).__name__} has no {parts} to remove")
 
 
 def require_exit_after_each_layer(model: Any) -> None:
-    """Raises ConfigError where exits are fewer than layers: methods count a model's layers by its exits."""
-    exits, there = layers_of(model)[0], len(model.stack.layers())
-    if exits != tuple(range(1, there + 1)):
+    """Raise ConfigError if a model has fewer exits than layers, since methods count layers by exits."""
+    exits, count = layers_of(model)[0], len(model.stack.layers())
+    if exits != tuple(range(1, count + 1)):
         raise ConfigError(
-            f"this method takes a share of the layers and needs a model with an exit after each of its {there}; "
+            f"this method keeps a share of the layers and needs a model with an exit after each of its {count}; "
             f"here exits follow layers {exits}"
         )
 
 
 def share_of(count: int, share: float) -> int:
-    """How many of `count` things a share is: the nearest whole number, of two the even one, at least one."""
+    """Return the share of a number, rounded half to even, at least 1."""
     return max(1, round(share * count))
 
 
 def first_layers(depth: int, keep: float) -> tuple[int, ...]:
-    """The first layers, from 0."""
+    """Select the first layers, from 0."""
     return tuple(range(share_of(depth, keep)))
 
 
 def spaced_layers(depth: int, keep: float) -> tuple[int, ...]:
-    """Evenly spaced layers, from 0: every other one of an even depth at one half, the first among them."""
+    """Select evenly spaced layers, from 0, the first included; with `keep` 0.5, every second layer of an even depth."""
     count = share_of(depth, keep)
     return tuple(i * depth // count for i in range(count))
 
 
 @dataclasses.dataclass(frozen=True)
 class KeepLayers:
-    """Only these layers, from 0, stay, with one exit after the last of them."""
+    """Keep only some layers, from 0, with one exit after the last of them."""
 
     layers: tuple[int, ...]
 
     def check(self, model: Any) -> None:
         require(model, "layers")
-        there = len(model.stack.layers())
-        if self.layers[-1] >= there:
-            raise ConfigError(f"{self.layers[-1] + 1} layers are needed: this encoder has {there}")
+        depth = len(model.stack.layers())
+        if self.layers[-1] >= depth:
+            raise ConfigError(f"needs {self.layers[-1] + 1} layers; this encoder has {depth}")
         require_exit_after_each_layer(model)
         check_kept(model.backbone, self.layers)
 
@@ -97,21 +97,21 @@ class KeepLayers:
 
 @dataclasses.dataclass(frozen=True)
 class Successors(KeepLayers):
-    """The first layers, as many as divide those of the model: each stands in for a group (BERT-of-Theseus)."""
+    """Keep the first layers; each replaces a group, so their number must divide the depth (BERT-of-Theseus)."""
 
     def check(self, model: Any) -> None:
         super().check(model)
         depth = len(model.stack.layers())
         if depth % len(self.layers):
             raise ConfigError(
-                f"{len(self.layers)} layers can't stand in for {depth} in groups of one size: "
+                f"{len(self.layers)} layers can't replace {depth} layers in groups of equal size: "
                 "give theseus a `keep` of 1 over a whole number that divides the layers"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Alone(KeepLayers):
-    """The layers that the model has stay, and nothing runs in their place any more."""
+    """Keep the present layers, and remove the `path` that replaces them (BERT-of-Theseus)."""
 
     def check(self, model: Any) -> None:
         return None
@@ -119,7 +119,7 @@ class Alone(KeepLayers):
 
 @dataclasses.dataclass(frozen=True)
 class SkipLayers:
-    """The last exit stays, and each layer is skipped with probability p in training."""
+    """Keep the last exit, and skip each layer with probability p in training."""
 
     p: float
 
@@ -137,10 +137,10 @@ class SkipLayers:
 
 @dataclasses.dataclass(frozen=True)
 class PruneHeads:
-    """Attention heads go until this share of the network's own is left, the least important of all layers first.
+    """Prune attention heads, the least important of all layers first, to a share of the unreduced network's.
 
     Importance is |∂L/∂ξ| of a factor ξ on the head, normalised within each layer (Michel et al., 2019, sections 4.1 and
-    2.3); one head of each layer stays.
+    2.3). Each layer keeps at least one head.
     """
 
     share: float
@@ -149,11 +149,11 @@ class PruneHeads:
         require(model, "attention heads")
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
-        found = blocks(model.backbone)
-        total = share_of(_heads_before(model) * len(found), self.share)
-        if examined is None:  # as evenly as it goes: which layers keep more takes data
-            each, more = divmod(max(total, len(found)), len(found))
-            return [list(range(each + (i < more))) for i in range(len(found))]
+        all_blocks = blocks(model.backbone)
+        total = share_of(_heads_before(model) * len(all_blocks), self.share)
+        if examined is None:  # spread evenly, since the importance of heads needs data
+            each, remainder = divmod(max(total, len(all_blocks)), len(all_blocks))
+            return [list(range(each + (i < remainder))) for i in range(len(all_blocks))]
         loss = _loss_of(model, examined, slice(-1, None))
         scores = head_importance(model, examined.batches(), loss, examined.accumulate)
         normal = [score / score.norm().clamp(min=1e-12) for score in scores]
@@ -166,10 +166,10 @@ class PruneHeads:
 
 @dataclasses.dataclass(frozen=True)
 class Slenderise:
-    """Heads, inner width and the rank of the embeddings shrink to a share of the network's own; its depth stays.
+    """Reduce heads, inner width and the rank of embeddings to a share of the unreduced network's; the depth stays.
 
-    Heads and neurons go by |weight| · Σ|gradient| of the sum over exits, as many in each layer; embeddings by truncated
-    SVD where they are not factorised already (Shen et al., 2022, section 3.1).
+    Heads and neurons are ranked by |weight| · Σ|gradient| of the sum over exits, equally many per layer; embeddings are
+    reduced by truncated SVD unless they are already factorised (Shen et al., 2022, section 3.1).
     """
 
     share: float
@@ -178,12 +178,16 @@ class Slenderise:
         require(model, "heads, neurons and embeddings")
 
     def plan(self, model: Any, examined: Examined | None) -> Any:
-        found = blocks(model.backbone)
+        all_blocks = blocks(model.backbone)
         heads = share_of(_heads_before(model), self.share)
         neurons = share_of(_neurons_before(model), self.share)
         plan: dict[str, Any] = {"embedding_rank": _rank(model, self.share)}
         if examined is None:
-            return {**plan, "heads": [list(range(heads))] * len(found), "neurons": [list(range(neurons))] * len(found)}
+            return {
+                **plan,
+                "heads": [list(range(heads))] * len(all_blocks),
+                "neurons": [list(range(neurons))] * len(all_blocks),
+            }
         loss = _loss_of(model, examined, slice(None))
         scores = weight_importance(model, examined.batches(), loss, examined.accumulate)
         return {
@@ -198,23 +202,23 @@ class Slenderise:
 
 
 def best(scores: torch.Tensor, count: int) -> list[int]:
-    """The indices of the `count` highest scores (all, where there are fewer), ascending."""
+    """Return the indices of the `count` highest scores, ascending; all if there are fewer."""
     order = scores.argsort(descending=True, stable=True)[:count]
     return sorted(int(i) for i in order)
 
 
 def best_of_all(scores: Sequence[torch.Tensor], count: int) -> list[list[int]]:
-    """The `count` highest scores of all layers together, and of each layer its highest in any case; indices per layer."""
-    kept = [{int(score.argmax())} for score in scores]
+    """Return the indices per layer of the `count` highest scores over all layers, with at least one per layer."""
+    chosen = [{int(score.argmax())} for score in scores]
     ranked = sorted(
         ((float(value), layer, i) for layer, score in enumerate(scores) for i, value in enumerate(score)),
         key=lambda entry: (-entry[0], entry[1:]),
     )
     for _, layer, i in ranked:
-        if sum(map(len, kept)) >= count:
+        if sum(map(len, chosen)) >= count:
             break
-        kept[layer].add(i)
-    return [sorted(layer) for layer in kept]
+        chosen[layer].add(i)
+    return [sorted(layer) for layer in chosen]
 
 
 def _heads_before(model: Any) -> int:
@@ -223,19 +227,19 @@ def _heads_before(model: Any) -> int:
 
 
 def _neurons_before(model: Any) -> int:
-    return int(getattr(model.backbone.config, places(model.backbone).width))
+    return int(getattr(model.backbone.config, layer_paths(model.backbone).width))
 
 
 def _rank(model: Any, share: float) -> int | None:
-    """The embeddings' rank; None for ALBERT, whose are narrower than the states already."""
-    words = model.backbone.get_input_embeddings()
-    if words.embedding_dim != model.backbone.config.hidden_size:
+    """Return the new rank of the embeddings; None for ALBERT, whose embeddings are already narrower than the states."""
+    embeddings = model.backbone.get_input_embeddings()
+    if embeddings.embedding_dim != model.backbone.config.hidden_size:
         return None
-    return share_of(min(words.num_embeddings, words.embedding_dim), share)
+    return share_of(min(embeddings.num_embeddings, embeddings.embedding_dim), share)
 
 
 def _loss_of(model: Any, examined: Examined, exits: slice) -> Callable[[Batch], torch.Tensor]:
-    """The sum of some exits' cross-entropies on a batch."""
+    """Make a loss: the sum of some exits' cross-entropies on a batch."""
 
     def loss(batch: Batch) -> torch.Tensor:
         with examined.runtime.autocast():

@@ -1,8 +1,8 @@
-"""ω: the weights of the loss terms, under one contract and four parametrisations.
+"""ω: the weights of the loss terms, in four parametrisations with one interface.
 
-Eq. 5 is linear in the weights, so ∂L/∂w is the vector of loss terms itself and the gradient for ω is Jᵀl with
-J = ∂w/∂ω: every parametrisation gives that product as `pullback`, and no backward pass is ever needed.
-All start from weight 1 on every term. Vectors have n = M + |pairs| entries, in the order of :class:`Terms`.
+Eq. 5 is linear in the weights, so ∂L/∂w is the vector of loss terms, and the gradient of ω is Jᵀl with J = ∂w/∂ω. Every
+parametrisation computes this product as `pullback`, without a backward pass. All start with weight 1 for every term. Vectors
+have n = M + |pairs| entries, in the order of :class:`Terms`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,25 @@ from leebert.losses import mean_over_teachers
 class Terms:
     """The layout of the loss terms of eq. 5: M cross-entropies, then one distillation term per pair with t ∈ T(m).
 
-    LAE has M² of them, LLE M(M+1)/2, last 2M−1 (144, 78 and 23 at M = 12).
+    LAE has n = M² terms, LLE M(M+1)/2, last 2M−1 (144, 78 and 23 at M = 12).
+
+    Attributes:
+        teachers: (M, M) bool mask, [student, teacher].
+        student: (n,) int64, the exit that a term trains.
+        is_distillation: (n,) bool.
+        scale: (|pairs|,) float64, 1 / (M·|T(m)|).
+        pairs: Student and teacher of each pair, (|pairs|,) int64 each.
     """
 
-    teachers: torch.Tensor  # (M, M) bool, [student, teacher]
-    student: torch.Tensor  # (n,) int64: the exit that a term trains
-    is_distillation: torch.Tensor  # (n,) bool
-    scale: torch.Tensor  # (|pairs|,) float64: 1 / (M·|T(m)|)
-    pairs: tuple[torch.Tensor, torch.Tensor]  # student and teacher of each pair, (|pairs|,) int64
+    teachers: torch.Tensor
+    student: torch.Tensor
+    is_distillation: torch.Tensor
+    scale: torch.Tensor
+    pairs: tuple[torch.Tensor, torch.Tensor]
 
     @classmethod
     def of(cls, teachers: torch.Tensor) -> Terms:
-        """The layout for an (M, M) mask of who teaches whom."""
+        """Make the layout for an (M, M) mask of teachers, [student, teacher]."""
         m = teachers.shape[0]
         students = teachers.nonzero()[:, 0]
         kd = torch.cat([torch.zeros(m, dtype=torch.bool), torch.ones(len(students), dtype=torch.bool)])
@@ -47,7 +54,7 @@ class Terms:
         return len(self.student)
 
     def split(self, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n,) → cross-entropy entries (M,), distillation entries (M, M) with 0 where nobody teaches."""
+        """Split a vector (n,) into cross-entropy entries (M,) and distillation entries (M, M), 0 for exits that are no teachers."""
         m = self.num_exits
         pairs = torch.zeros(m, m, dtype=vector.dtype, device=vector.device)
         pairs[self.pairs] = vector[m:]
@@ -55,23 +62,23 @@ class Terms:
 
 
 class Parametrisation(Protocol):
-    """How ω becomes weights. Both functions are pure; ω and l are (n,) tensors on any device."""
+    """A mapping of ω to weights, with pure functions; ω and l are (n,) tensors on any device."""
 
     def initial(self, terms: Terms) -> torch.Tensor:
-        """ω (n,) at which every weight is 1."""
+        """Return the ω (n,) at which every weight is 1."""
         ...
 
     def weights(self, omega: torch.Tensor, terms: Terms) -> torch.Tensor:
-        """w(ω), (n,)."""
+        """Compute w(ω), (n,)."""
         ...
 
     def pullback(self, omega: torch.Tensor, losses: torch.Tensor, terms: Terms) -> torch.Tensor:
-        """∇ω (w·l) = Jᵀ l, (n,), for a vector of loss terms l."""
+        """Compute ∇ω (w·l) = Jᵀ l, (n,), for loss terms l."""
         ...
 
 
 class Raw:
-    """The equations as printed: w = ω. Losses are positive, so these weights only shrink and may turn negative."""
+    """w = ω, as in the paper's equations. Losses are positive, so weights only shrink and can become negative."""
 
     def initial(self, terms: Terms) -> torch.Tensor:
         return torch.ones(len(terms))
@@ -84,7 +91,7 @@ class Raw:
 
 
 class Softplus:
-    """w = log(1 + e^ω): keeps the sign; the weights still shrink."""
+    """w = log(1 + e^ω): weights stay positive but only shrink."""
 
     def initial(self, terms: Terms) -> torch.Tensor:
         return torch.full((len(terms),), math.log(math.e - 1))
@@ -98,23 +105,25 @@ class Softplus:
 
 @dataclasses.dataclass(frozen=True)
 class GroupedSoftmax:
-    """w = |g|·softmax(ω) within each group g of terms, which fixes the scale: a group's weights always sum to |g|.
+    """w = |g|·softmax(ω) within each group g of terms, so that a group's weights always sum to |g|.
 
-    `by_exit`: a group is all terms of one exit (`exit_softmax`, the rand baseline's normalisation). Otherwise the
-    cross-entropies form one group and each student's teachers another (`group_softmax`). A group of one term stays
-    at weight 1 and gets no gradient.
+    A group of one term keeps weight 1 and gets no gradient.
+
+    Attributes:
+        by_exit: True: a group is all terms of one exit (`exit_softmax`, the rand baseline's normalisation). False: the
+            cross-entropies form one group, and the teachers of each student another (`group_softmax`).
     """
 
     by_exit: bool
 
     def groups(self, terms: Terms) -> torch.Tensor:
-        """(n,) int64, the group of each term."""
+        """Return the group of each term, (n,) int64."""
         if self.by_exit:
             return terms.student
         return torch.where(terms.is_distillation, terms.student + 1, 0)
 
     def _sums(self, values: torch.Tensor, group: torch.Tensor, terms: Terms) -> torch.Tensor:
-        # At most one group per exit and one more: a fixed size spares a GPU the question how many there are.
+        # There are at most M + 1 groups: with a fixed size, a GPU need not synchronise to count them.
         zeros = torch.zeros(terms.num_exits + 1, dtype=values.dtype, device=values.device)
         return zeros.index_add(0, group, values)
 
@@ -124,7 +133,7 @@ class GroupedSoftmax:
     def weights(self, omega: torch.Tensor, terms: Terms) -> torch.Tensor:
         group = self.groups(terms).to(omega.device)
         size = self._sums(torch.ones_like(omega), group, terms)
-        # The largest ω of each group is taken off first: exp of a large number overflows.
+        # Subtract the largest ω of each group, since exp of a large number overflows.
         top = torch.full_like(size, -torch.inf).scatter_reduce(0, group, omega.detach(), "amax")
         e = (omega - top[group]).exp()
         return size[group] * e / self._sums(e, group, terms)[group]
@@ -146,7 +155,7 @@ PARAMETRISATIONS: dict[str, Parametrisation] = {
 
 
 def random_weights(terms: Terms, generator: torch.Generator) -> torch.Tensor:
-    """The rand baseline: weights drawn from {1, …, 50}, then normalised so that the terms at each exit sum to 1; (n,)."""
+    """Draw the weights of the rand baseline: from {1, …, 50}, normalised so that the terms of each exit sum to 1; (n,)."""
     draws = torch.randint(1, 51, (len(terms),), generator=generator).float()
     totals = torch.zeros(terms.num_exits).index_add(0, terms.student, draws)
     return draws / totals[terms.student]

@@ -30,6 +30,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 from best_files import best_place  # noqa: F401
 from clusters import nodes  # noqa: F401
 from hypothesis import settings
+from mlflow_app import mlflow_app, new_database  # noqa: F401
 from mlflow_server import mlflow_server  # noqa: F401
 
 # How long an example takes depends on the machine, not on the code. 50 examples, half of Hypothesis' default.
@@ -42,6 +43,9 @@ _STDERR = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A sweep of a test writes hundreds of small files, and waiting for the disk takes longer than all else it does. What
+    # only a loss of power would show, no test can see.
+    os.fsync = lambda fd: None  # type: ignore[assignment]
     config.stash[_STDERR] = os.dup(2)
     # The collector would walk the same objects of torch, transformers and MLflow again and again: a quarter of the
     # time that imports take, and a tenth of the tests'. Before the tests nothing is garbage, and what is imported stays.
@@ -115,6 +119,12 @@ def cli_without_ray(cli: Callable[..., Ran]) -> Callable[..., Ran]:
             return cli(program, *args, stdin=stdin)
 
     return run
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages with their figures made but not drawn, which takes most of a page's time: for tests of what they say."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write(b"<svg/>"))
 
 
 @pytest.fixture(scope="session")

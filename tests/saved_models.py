@@ -11,14 +11,16 @@ from encoders import batch, encoder, tokenizer
 LAYERS = 4
 
 
-def save_model(folder: Path, task: str | dict[str, Any] | None, label_names: tuple[str, ...], **config: Any) -> Path:
-    """A model of four layers in a folder, as `leebert train` leaves it."""
+def save_model(
+    folder: Path, task: str | dict[str, Any] | None, label_names: tuple[str, ...], layers: int = LAYERS, **config: Any
+) -> Path:
+    """A model of a few layers in a folder, as `leebert train` leaves it."""
     from leebert.config import ExitConfig
     from leebert.model import build_model
 
     torch.manual_seed(0)
     model = build_model(
-        encoder("bert", LAYERS), label_names, pooling="mean", exits=ExitConfig(criterion="entropy", threshold=0.5)
+        encoder("bert", layers), label_names, pooling="mean", exits=ExitConfig(criterion="entropy", threshold=0.5)
     )
     with torch.no_grad():
         # Around the mean of some rows, so that answers differ from row to row whatever the weights are.

@@ -18,7 +18,7 @@ from leebert.losses import TEACHERS
 from leebert.model import build_model
 from leebert.objective import ExitObjective
 from leebert.optim.fixed import Fixed
-from leebert.record import Record, TensorRows, micro_batches
+from leebert.record import Record, TensorSamples, micro_batches
 from leebert.stages import Stage, method
 from leebert.train import fit, train_epochs
 
@@ -50,7 +50,7 @@ def assert_close(one, other):
 def test_a_batch_in_parts_trains_an_mlp_as_a_whole_one_does(algorithm):
     """In three uneven parts, and in more parts than it has samples."""
     whole, uneven, single = (
-        outcome(toy_mlp(dropout=0.0), toy_rows(48), config(algorithm=algorithm, accumulate=n)) for n in (1, 3, 20)
+        outcome(toy_mlp(dropout=0.0), toy_rows(24), config(algorithm=algorithm, accumulate=n)) for n in (1, 3, 20)
     )
     assert_close(uneven, whole)
     assert_close(single, whole)
@@ -70,7 +70,7 @@ def token_rows(n=48, length=9):
     g = torch.Generator().manual_seed(3)
     mask = (torch.arange(length) < torch.randint(3, length + 1, (n, 1), generator=g)).long()
     ids = torch.randint(5, 60, (n, length), generator=g) * mask
-    return TensorRows(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
+    return TensorSamples(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
 
 
 @pytest.mark.slow
@@ -116,10 +116,10 @@ def forwards_at_once(self, *batches):
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS.keys() - {"hyper"}))  # whose steps are not by `theta_step`
 def test_one_part_is_bit_for_bit_a_step_without_parts(algorithm, monkeypatch):
-    parameters, *numbers = outcome(toy_mlp(dropout=0.3), toy_rows(), config(algorithm=algorithm))
+    parameters, *numbers = outcome(toy_mlp(dropout=0.3), toy_rows(32), config(algorithm=algorithm))
     monkeypatch.setattr(StageLevel, "theta_step", at_once)
     monkeypatch.setattr(StageLevel, "losses", forwards_at_once)
-    expected, *expected_numbers = outcome(toy_mlp(dropout=0.3), toy_rows(), config(algorithm=algorithm))
+    expected, *expected_numbers = outcome(toy_mlp(dropout=0.3), toy_rows(32), config(algorithm=algorithm))
     assert all(torch.equal(a, b) for a, b in zip(parameters, expected, strict=True))
     assert numbers == expected_numbers
 
@@ -152,12 +152,12 @@ def test_what_a_cut_looks_at_comes_in_parts_too(algorithm, monkeypatch):
         return record(inputs, *keep)
 
     monkeypatch.setattr(model, "record", watched)
-    fit(model, token_rows(), config(algorithm=algorithm, accumulate=3, max_epochs=1, prune_rounds=1))
-    assert sizes == [3, 3, 2] * 6  # all 48 rows
+    fit(model, token_rows(16), config(algorithm=algorithm, accumulate=3, max_epochs=1, prune_rounds=1))
+    assert sizes == [3, 3, 2] * 2  # all 16 rows
 
 
 def test_a_run_goes_on_from_its_checkpoint_in_other_parts(tmp_path):
-    options = {"held_out": toy_rows(seed=1)}
+    options = {"validation": toy_rows(seed=1)}
     whole = outcome(toy_mlp(dropout=0.0), toy_rows(), config(), **options)
     next(train_epochs(toy_mlp(dropout=0.0), toy_rows(), config(), checkpoints=Checkpoints(tmp_path), **options))
     steps = []

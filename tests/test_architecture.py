@@ -118,8 +118,8 @@ def test_packages_of_tune_import_only_those_below_them():
 #: `data.*` stands for the package `data` and all its modules, unless a module is listed itself.
 LAYERS = {
     "names, options, measures and exit criteria": (
-        "errors", "plugins", "outside", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
-        "methods.common", "training_options", "config", "runtime",
+        "errors", "deprecated", "plugin_checks", "plugins", "outside", "standard_options", "files", "yaml", "numerics", "metrics.*", "exits.*", "methods", "methods.method",
+        "methods.common", "training_options", "config", "findings", "overrides", "runtime",
         "record", "losses", "weights", "omega", "majority",
     ),
     "data": ("data.*", "images", "images.tasks", "images.backbones", "images.sources", "images.arrays"),
@@ -138,7 +138,7 @@ LAYERS = {
         "console", "tables",
     ),
     "training, evaluating and serving a model of a folder": ("recipe", "report", "card", "calibration", "serving"),
-    "contracts of parts": ("testing.*",),
+    "contracts of plugins": ("testing.*",),
     "commands": ("cli", "cli_options"),
 }  # fmt: skip
 
@@ -255,6 +255,56 @@ def test_functions_are_short():
     assert not long
 
 
+#: Names that the glossary of this project replaces: a sample exits, a baseline, a completed or pruned run, a result, a place.
+REPLACED_NAMES = frozenset(
+    (
+        "answers",
+        "found",
+        "gone_on",
+        "heard",
+        "known",
+        "left",
+        "rival",
+        "rivals",
+        "said",
+        "settled",
+        "there",
+        "told",
+        "what_it_scored",
+    )
+)
+
+#: Of these, the key `found` of best files, and the option `left` of tables for columns that are left-aligned.
+KEPT_NAMES = {
+    ("leebert/console.py", "left"),
+    ("leebert/recipe.py", "found"),
+    ("tune/models/best_file.py", "found"),
+}
+
+
+def defined_names(node):
+    """The name that a node of a syntax tree defines: of a function, class, parameter, variable or attribute."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+        return node.attr
+    return node.arg if isinstance(node, ast.arg) else ""
+
+
+def test_names_are_those_of_the_glossary():
+    wrong = []
+    for path in (p for p in MODULES if p.is_relative_to(ROOT / "leebert") or p.is_relative_to(ROOT / "tune")):
+        for node in ast.walk(tree_of(path)):
+            name = defined_names(node).strip("_")
+            if name in REPLACED_NAMES and (ids(path), name) not in KEPT_NAMES:
+                wrong.append(
+                    f"{ids(path)}, line {node.lineno}: {name}: use the field's word for it, such as result or sample"
+                )
+    assert not wrong
+
+
 def test_gradients_of_training_are_taken_in_one_file():
     """No method, task or program has a training loop of its own."""
     assert [ids(path) for path in MODULES if ".backward(" in path.read_text()] == ["leebert/level.py"]
@@ -263,7 +313,7 @@ def test_gradients_of_training_are_taken_in_one_file():
 def test_public_names_resolve():
     import leebert
 
-    assert sorted(leebert.__all__) == sorted(leebert._WHERE)
+    assert sorted(leebert.__all__) == sorted(leebert._MODULES)
     assert len(set(leebert.__all__)) == len(leebert.__all__)
     for name in leebert.__all__:
         assert getattr(leebert, name) is not None

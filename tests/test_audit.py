@@ -8,11 +8,13 @@ import json
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mlflow_server import MlflowServer, contents
+from mlflow_app import MlflowApp
+from mlflow_server import contents
 from proxy import Fault, proxy
 from test_tracking import EPOCHS, Sweep, epoch, whole_sweep
 
@@ -20,7 +22,7 @@ from tune.tracking import server
 from tune.tracking.audit import missing
 from tune.tracking.events import CellEnded, CellStarted, ConfigEnded, Epoch, SavedViews, TrackingEvent, View
 from tune.tracking.expected import in_parts
-from tune.tracking.rebuild import complete, with_newest_results
+from tune.tracking.rebuild import with_newest_results, write_missing
 
 HTML = b"<html><h1>400 Bad Request</h1></html>"
 LIES = {
@@ -41,7 +43,7 @@ def mended(sweep: Sweep, events: list[TrackingEvent]) -> tuple[int, list[str]]:
     """How many runs were mended, and what is left."""
     tracker = sweep.tracker()
     tracker.check()
-    count, left = complete(tracker, events, lambda: None, sweep.said.append)
+    count, left = write_missing(tracker, events, lambda: None, sweep.said.append)
     return count, [str(one) for one in left]
 
 
@@ -59,8 +61,8 @@ def points_of(found: dict[str, Any]) -> int:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return tmp_path_factory.mktemp("audit") / "mlflow.db"
+def database(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], str]) -> Path:
+    return Path(new_database(tmp_path_factory.mktemp("audit")).removeprefix("sqlite:///"))
 
 
 @pytest.fixture(scope="module")
@@ -183,18 +185,24 @@ def test_what_is_expected_comes_in_parts_of_whole_configurations_that_join_to_al
     assert joined["fold", "clo", "0", "1"].parent == ("config", "clo")
 
 
+@pytest.fixture(scope="module")
+def served(mlflow_app: MlflowApp) -> Sweep:
+    """A sweep that was logged to MLflow's application; not to be changed."""
+    sweep = Sweep(mlflow_app.url)
+    sweep.send(timed_sweep())
+    return sweep
+
+
 @pytest.mark.parametrize("shut", ["get-history-bulk?", "get-history-bulk"])
 def test_histories_are_read_from_servers_that_lack_an_interface_too(
-    liar: Liar, mlflow_server: MlflowServer, shut: str
+    liar: Liar, mlflow_app: MlflowApp, served: Sweep, shut: str
 ) -> None:
-    sweep, events = Sweep(mlflow_server.url), timed_sweep()
-    sweep.send(events)
     seen = Sweep(liar.uri)
-    seen.name, seen.experiment = sweep.name, sweep.experiment
+    seen.name, seen.experiment = served.name, served.experiment
     liar.lying = lambda path, _: Fault(404, b"<html>Not Found</html>") if shut in path else None
-    before = len(mlflow_server.requests())
-    assert mended(seen, events) == (0, [])
-    asked = {request for request in mlflow_server.requests()[before:] if "history" in request}
+    before = len(mlflow_app.requests())
+    assert mended(seen, timed_sweep()) == (0, [])
+    asked = {request for request in mlflow_app.requests()[before:] if "history" in request}
     assert asked == {"GET metrics/get-history-bulk-interval" if shut.endswith("?") else "GET metrics/get-history"}
 
 
@@ -208,7 +216,7 @@ class Liar:
 
 
 @pytest.fixture
-def liar(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Liar]:
+def liar(mlflow_app: MlflowApp, monkeypatch: pytest.MonkeyPatch) -> Iterator[Liar]:
     monkeypatch.setattr("tune.tracking.runs._SETTLE_SECONDS", 0.0)  # nothing that it swallows arrives later
     lock, it = threading.Lock(), Liar("")
 
@@ -217,7 +225,7 @@ def liar(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
             it.count += 1
             return it.lying(path, it.count) if it.lying else None
 
-    with proxy(mlflow_server.url, fault) as uri:
+    with proxy(mlflow_app.url, fault) as uri:
         it.uri = uri
         yield it
 
@@ -225,7 +233,7 @@ def liar(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
 #: Of what can't be MLflow's one kind: that each is told from MLflow's own answers is stated below.
 @pytest.mark.parametrize("lie", ["200 empty", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW_LIES)])
 def test_a_server_whose_answers_were_others_holds_everything_after_it_was_read_back(
-    liar: Liar, mlflow_server: MlflowServer, whole: dict[str, Any], lie: str
+    liar: Liar, mlflow_app: MlflowApp, whole: dict[str, Any], lie: str
 ) -> None:
     sweep, events = Sweep(liar.uri), timed_sweep()
     sweep.tracker().check()
@@ -236,12 +244,12 @@ def test_a_server_whose_answers_were_others_holds_everything_after_it_was_read_b
         tracker.put(event)
     tracker.close(20)
     liar.lying = None
-    held = sorted_contents(mlflow_server.database, sweep)
+    held = sorted_contents(mlflow_app.database, sweep)
     assert points_of(held) > 0
     # What can't be MLflow's is sent again; the others leave holes.
     assert (points_of(held) < points_of(whole)) is (lie in ("400 of MLflow", "200 empty"))
     assert mended(sweep, events)[1] == []
-    assert sorted_contents(mlflow_server.database, sweep) == whole
+    assert sorted_contents(mlflow_app.database, sweep) == whole
 
 
 @pytest.mark.slow
@@ -333,19 +341,14 @@ def ended_twice() -> list[TrackingEvent]:
 def test_a_configuration_that_was_complete_twice_has_the_results_of_its_last_end_alone(database: Any) -> None:
     sweep, events = Sweep(f"sqlite:///{database}"), ended_twice()
     sweep.send(events)  # as its driver did
+    left = mended(sweep, events)[1]  # two values at one step: each time the run is made anew, it has both
+    assert any("other values of cv/score_mean" in line for line in left)
+    assert CONFIG in sweep.runs(), "a run that cannot be made as expected is not left deleted"
     count, left = mended(sweep, with_newest_results(events))
     assert (count >= 1, left) == (True, [])
     assert {value for _, value in sweep.history(CONFIG, "cv/score_mean")} == {0.75}
     assert sorted(set(sweep.history(CONFIG, "curve/layers"))) == [(0, 4.0), (1, 1.0)]
     assert mended(sweep, with_newest_results(events)) == (0, [])
-
-
-def test_a_run_that_cannot_be_made_as_expected_is_not_left_deleted(database: Any) -> None:
-    sweep, events = Sweep(f"sqlite:///{database}"), ended_twice()
-    sweep.send(events)
-    left = mended(sweep, events)[1]  # two values at one step: each time it is made anew, it has both
-    assert any("other values of cv/score_mean" in line for line in left)
-    assert CONFIG in sweep.runs()
 
 
 def test_saved_views_that_were_turned_down_as_if_for_good_are_read_back_too(sent: Sweep) -> None:

@@ -104,7 +104,7 @@ DATA = {
     "UTF-16": ("\n".join((HEADER, *SOUND)).encode("utf-16"), ["null byte", "UTF-16"]),
     "duplicate column": (tsv(*SOUND).replace(b"a\tb\tl", b"a\ta\tl", 1), ["header", "duplicate column 'a'"]),
     "no such column": (tsv(*SOUND).replace(b"label", b"labels", 1), ["no column 'label'", "did you mean 'labels'"]),
-    "one label only": (tsv(*(line for line in SOUND if line.endswith("no"))), ["no row is labelled 'yes'"]),
+    "one label only": (tsv(*(line for line in SOUND if line.endswith("no"))), ["no row has the label 'yes'"]),
     "empty file": (b"", ["the file is empty"]),
     "header only": (tsv(), ["no rows"]),
     "too few of a label": (tsv(*(r for r in SOUND if r.endswith("no")), "the cat\ta dog\tyes"), ["'yes'", CURES]),
@@ -137,7 +137,7 @@ def test_bad_data_stops_a_sweep_before_it_has_a_folder(place, cli, tmp_path, mlf
 @pytest.mark.parametrize(
     ("method", "parts"),
     [
-        ({"algorithms": ["blo", "theseus"], "training": {"keep": 0.67}}, ["method theseus", "groups of one size"]),
+        ({"algorithms": ["blo", "theseus"], "training": {"keep": 0.67}}, ["method theseus", "groups of equal size"]),
         (
             {"algorithms": ["blo", "theseus"], "space": {"lr_theta": [1e-3], "keep": [0.34, 0.67]}},
             ["method theseus"],
@@ -172,7 +172,7 @@ def test_an_option_that_a_method_has_not_stops_training(place, cli, tmp_path):
             ("training.algorithm=truncated", "exits.criterion=patience"),
             ["'patience' compares successive exits", "one exit"],
         ),
-        (("training.algorithm=theseus",), ["2 layers can't stand in for 3"]),
+        (("training.algorithm=theseus",), ["2 layers can't replace 3"]),
     ],
 )
 def test_what_a_model_has_no_use_for_is_refused_before_its_rows_are_tokenised(place, cli, tmp_path, options, parts):
@@ -249,6 +249,7 @@ def test_a_fold_with_one_class_is_named(place, cli, tmp_path, mlflow_server):
 
 ERRORS = {
     "unknown key": ({"trainig": {}}, ["trainig", "did you mean 'training'"]),
+    "found is no mapping": ({"found": "hello"}, ["found", "dictionary", "'hello'"]),
     "unknown key inside": ({"training": {"lr_tetha": 1e-3}}, ["training.lr_tetha", "did you mean 'lr_theta'"]),
     "lambda 1 of zero": ({"training": {"lr_theta": 0}}, ["training.lr_theta", "above 0"]),
     "lambda 1 below zero": ({"training": {"lr_theta": -1e-5}}, ["training.lr_theta", "above 0", "-1e-05"]),
@@ -268,7 +269,10 @@ ERRORS = {
     "an unknown group": ({"data": {"group_by": ["c"]}}, ["group_by", "c", "a, b"]),
     "a batch larger than the data": ({"training": {"batch_size": 500}}, ["batch size 500", "at most"]),
     "an unknown task": ({"task": "mprc"}, ["'mprc'", "did you mean 'mrpc'"]),
-    "a task without its label": ({"task": {"name": "x", "text": "a", "labels": ["0", "1"]}}, ["label: required"]),
+    "a task without its label": (
+        {"task": {"name": "x", "text": "a", "labels": ["0", "1"]}},
+        ["label: missing: is required"],
+    ),
     "a task without data": (
         {"task": {"name": "x", "text": "a", "label": "l", "labels": ["0", "1"]}},
         ["either files or hub"],
@@ -288,7 +292,8 @@ def test_a_wrong_configuration_of_a_training(place, cli, tmp_path, name):
 def test_all_errors_of_a_configuration_are_told_at_once(place, cli, tmp_path):
     wrong = {"training": {"lr_theta": 0, "batchsize": 8, "cycle_length": 0}, "exit": {}}
     config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone", **wrong)
-    err = refuses(cli("leebert", "train", "--config", config), config, "4 error(s)")
+    err = refuses(cli("leebert", "train", "--config", config), config)
+    assert len(err.splitlines()) == 4
     for part in ("training.lr_theta", "did you mean 'batch_size'", "training.cycle_length", "did you mean 'exits'"):
         assert part in err
 
@@ -313,6 +318,24 @@ def test_a_configuration_that_is_not_there_or_not_text(cli, tmp_path):
     refuses(cli("leebert", "train", "--config", "none.yaml"), "none.yaml", "no such file")
     (tmp_path / "run.yaml").write_bytes(b"task: \xff\n")
     refuses(cli("leebert", "train", "--config", "run.yaml"), "run.yaml", "UTF-8")
+
+
+def test_errors_of_a_training_name_the_option_or_the_file(place, cli, tmp_path):
+    config = run_file(tmp_path / "run.yaml", "rte", place / "backbone", training={"lr_theta": 0}, data={"subset": None})
+    ran = cli(
+        "leebert", "train", "--config", config, "--pooling", "max", "--set", "training.seed=-1", "--set", "data.sbset=1",
+        "--set", "task.metric=f1", "--set", "data.subset.rows=1",
+    )  # fmt: skip
+    assert refuses(ran).splitlines() == [
+        "error: --set: 'data.sbset=1': unknown key (did you mean 'subset'?)",
+        "--set: 'task.metric=f1': `task` is 'rte', not a mapping with keys",
+        "--pooling: model.pooling: 'max': should be 'pooler', 'cls' or 'mean'",
+        "--set: data.subset.rows: 1: should be greater than or equal to 2",
+        f"{config}: training.lr_theta: 0: should be a finite number above 0",
+        "--set: training.seed: -1: should be greater than or equal to 0",
+    ]
+    ran = cli("leebert", "train", "--task", "rte", "--backbone", place / "backbone", "--set", "training.batch_size=0")
+    assert refuses(ran) == "error: --set: training.batch_size: 0: should be greater than or equal to 1\n"
 
 
 @pytest.mark.parametrize("assignment", ["training", "=3", "task.name.x=3", "training.max_epochs=[1"])
@@ -434,7 +457,7 @@ def broken_backbone(folder, kind):
         encoder("bert", layers=3).save_pretrained(folder)
         return folder, ["no tokenizer", "tokenizer.json"]
     if kind == "not there":
-        return folder, ["there is no folder"]
+        return folder, ["no folder"]
     if kind == "an empty folder":
         folder.mkdir()
         return folder, ["no config.json"]
@@ -461,7 +484,7 @@ def broken_backbone(folder, kind):
         (folder / "config.json").write_text("{")
         return folder, [str(folder)]
     (folder / "config.json").write_text(json.dumps(config))
-    return folder, {"remote code": ["code from its repository"], "another family": ["'gpt2' is not known"]}[kind]
+    return folder, {"remote code": ["code from its repository"], "another family": ["'gpt2' is not supported"]}[kind]
 
 
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
@@ -509,7 +532,7 @@ def test_a_package_without_a_backbone(place, cli, tmp_path, spec):
 
 def test_a_trained_model_is_no_backbone(model, cli, place, tmp_path):
     config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), model)
-    refuses(cli("leebert", "train", "--config", config), str(model), "early-exit model already")
+    refuses(cli("leebert", "train", "--config", config), str(model), "already holds an early-exit model")
 
 
 # Models.
@@ -559,7 +582,7 @@ def test_a_damaged_checkpoint_of_a_training_is_named_and_kept(place, cli, tmp_pa
         cli("leebert", "train", "--config", config, "--out", tmp_path / "m"),
         damaged,
         "can't be used",
-        "to start this run from its beginning",
+        "to restart this run",
     )
     assert (damaged / "state.safetensors").read_bytes() == b"nothing"
 
@@ -592,7 +615,7 @@ INPUT = {
         "a null byte": (b'{"a": "\0", "b": "y"}\n', ["line 3: a null byte"]),
         "a key twice": ('{"a": "x", "a": "z", "b": "y"}\n', ["line 3", "duplicate key 'a'"]),
         "a text": ("the cat\ta dog\n", ["line 3: not valid JSON"]),
-        "an array": ('[{"a": "x", "b": "y"}]\n', ["line 3", "is no JSON object"]),
+        "an array": ('[{"a": "x", "b": "y"}]\n', ["line 3", "is not a JSON object"]),
         "not UTF-8": (b"\xff\n", ["not UTF-8"]),
         "a number": ('{"a": 7, "b": "y"}\n', ["line 3, column 'a': 7 is not text but int"]),
         "no number": ('{"a": NaN, "b": "y"}\n', ["line 3, column 'a': nan is not text but float"]),

@@ -27,7 +27,7 @@ from leebert.yaml import dump_yaml, load_yaml
 
 SCRIPTS = Path(sys.executable).parent
 LAYERS = 4
-SMALL = {"batch_size": 8, "max_epochs": 3, "lr_theta": 1e-3, "precision": "fp32"}
+SMALL = {"batch_size": 16, "max_epochs": 3, "lr_theta": 1e-3, "precision": "fp32"}
 STRATEGIES = {
     "never": None, "patience": 1, "entropy": 0.6, "confidence": 0.55, "pcee": 0.9, "f-pabee": 0.01, "beem": 0.5,
 }  # fmt: skip
@@ -70,7 +70,7 @@ def test_train_writes_a_model_a_tokenizer_and_what_happened(trained):
     assert ran.json == {**told, "out": str(folder)}
     assert told["rows"] + told["held_out_rows"] == 120
     assert told["held_out_rows"] == pytest.approx(24, abs=3)
-    assert told["theta_updates"] == 3 * (told["rows"] // 16)
+    assert told["theta_updates"] == 3 * (told["rows"] // 32)
     assert [e["epoch"] for e in told["epochs"]] == [0, 1, 2]
     above = [e for e in told["epochs"] if max(e["majority"]["margins"]) > 0]
     assert told["score"] == max(e["score"] for e in above or told["epochs"])
@@ -212,10 +212,10 @@ def test_without_a_hold_out_every_row_trains_and_nothing_is_scored(place, cli, t
     assert ran.code == 0, ran.err
     told = ran.json
     assert (told["rows"], told["held_out_rows"], told["score"]) == (120, 0, None)
-    assert told["theta_updates"] == 3 * (120 // 16)
+    assert told["theta_updates"] == 3 * (120 // 32)
 
 
-@pytest.mark.parametrize("updates", [1, 21])
+@pytest.mark.parametrize("updates", [1, 9])  # of a schedule of 9
 def test_theta_updates_are_exact_and_no_evaluation_data_is_read(place, cli, tmp_path, updates):
     task = write_task(tmp_path / "data")
     (tmp_path / "data" / "dev.jsonl").write_bytes(b"\xff\0 no JSON at all")
@@ -299,7 +299,10 @@ def test_killed_and_started_again_it_ends_with_the_identical_file(place, cli, tm
     task = json.loads(json.dumps(write_task(tmp_path / "data", n=80)))
     options, hold_out = ({"max_epochs": 10}, "--hold-out") if by == "a signal" else ({"max_epochs": 3}, "--no-hold-out")
     config = write_config(
-        tmp_path / "run.yaml", task, place / "backbone", training={"patience": 20, "batch_size": 4, **options}
+        tmp_path / "run.yaml",
+        task,
+        place / "backbone",
+        training={"patience": 20, "batch_size": 4 if by == "a signal" else 16, **options},
     )
     torn, whole = tmp_path / "torn", tmp_path / "whole"
     command = ("leebert", "train", "--config", config, hold_out, "--out")
@@ -510,7 +513,7 @@ def test_a_patience_that_can_never_be_reached_is_warned_about(trained, cli):
     )
     assert ran.code == 0
     _, other = ran.err.splitlines()
-    assert other.startswith(f"warning: the model in {trained[0]} is not distinguishable from the majority class")
+    assert other.startswith(f"warning: the model in {trained[0]} is not significantly above the majority class")
     assert ran.err.startswith(f"warning: patience {LAYERS - 1} can't be reached before the last of {LAYERS} exits")
     assert json.loads(ran.out)["exit_layer"] == LAYERS
 

@@ -248,7 +248,7 @@ def test_dropped_pairs_are_counted_by_reason():
     assert "  complete pairs of configurations: 1, dropped: 3 (1 diverged, 1 pruned, 1 unfinished)" in said[1]
     pruned, running = comparison.warnings
     assert "pruned (1 configurations, 1 of them" in pruned
-    assert "unfinished (4 configurations complete, 2 on these" in running
+    assert "unfinished (4 configurations completed, 2 on these" in running
 
 
 def test_an_unfinished_combination_is_left_out_with_a_warning():
@@ -262,7 +262,7 @@ def test_an_unfinished_combination_is_left_out_with_a_warning():
 def test_a_sweep_that_was_stopped_between_two_configurations_is_unfinished_too():
     assert compare(history_of(), "clo-v2", "blo", folds=3, planned=6).warnings == ()
     (warning,) = compare(history_of(), "clo-v2", "blo", folds=3, planned=8).warnings
-    assert warning.startswith("this sweep is unfinished (6 of 8 configurations complete")
+    assert warning.startswith("this sweep is unfinished (6 of 8 configurations completed")
 
 
 def test_the_sides_and_pairs_are_handed_on_after_where():
@@ -337,7 +337,7 @@ def test_one_cell_has_no_spread():
     comparison = compare(history, "clo-v2", "blo", folds=1, test_train_ratio=0.1)
     assert comparison.tuned is None
     assert any("no tuned against tuned" in w for w in comparison.warnings)
-    assert not comparison.lines[0].difference.known
+    assert not comparison.lines[0].difference.defined
     assert "one run has no spread" in line_verdict(comparison.lines[0], 0.5)
 
 

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+from pages import outline
 from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
@@ -19,6 +20,8 @@ from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.analysis.tradeoff import RankingObjective
 from tune.store.lease import Lease
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 AT_2 = (RankingObjective.of("speed-up=2"),)
 
@@ -60,7 +63,14 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
     for name, config in zip((line.a, line.b), line.paired[0], strict=True):
         expected = 100 * np.mean([cell.best.exits for cell in known[config].cells], axis=0)
         assert bands[name][1] == pytest.approx(expected)
-    page = str(comparison_page([found]))
+    drawn = comparison_page([found])
+    assert outline(drawn) == {
+        "Mean over exits, and each exit": "text table text",
+        "Score by exit": "figure",
+        "Patience": "figure text",
+        "Learned weights over time": "figure",
+    }
+    page = str(drawn)
     assert "CLO-v2: clo-v2 lr_theta" in page
     assert "cycle_length=2" not in page
 
@@ -132,7 +142,7 @@ def test_a_running_sweep_says_so_and_errors_say_how_far_it_is(tmp_path, capsys):
         assert "b is still running" in capsys.readouterr().out
         assert "The sweep is still running" in str(comparison_page([found]))
         assert found.as_dict()["running"] is True
-        assert "Sweep b is still running, 0 of 6 configurations complete: the results are preliminary." in str(
+        assert "Sweep b is still running, 0 of 6 configurations completed: the results are preliminary." in str(
             sweep_page(begun)
         )
     assert (len(found.scores.lines[0].cells), found.scores.lines[0].planned) == (2, 3)
@@ -143,7 +153,7 @@ def test_a_sweep_that_was_stopped_between_configurations_gets_a_warning(tmp_path
         tmp_path / "s", ahead(0.1), state=lambda v: "" if v["lr_theta"] == 1e-4 else "complete", status="stopped"
     )
     (found,) = compare_sweeps([sweep], "clo-v2", "blo")
-    assert any("unfinished (3 of 6 configurations complete" in s for s in sentences(found.scores))
+    assert any("unfinished (3 of 6 configurations completed" in s for s in sentences(found.scores))
     (whole,) = compare_sweeps([scored_sweep(tmp_path / "w", ahead(0.1))], "clo-v2", "blo")
     assert not any("unfinished" in s for s in sentences(whole.scores))
 
@@ -197,7 +207,7 @@ def test_a_sweep_is_known_by_its_folder_and_a_copy_by_its_runs(tmp_path):
 def test_one_task_alone_has_no_interval_over_tasks(tmp_path):
     sweeps = [scored_sweep(tmp_path / str(i), ahead(0.1, noise=i)) for i in range(2)]
     main = across(compare_sweeps(sweeps, "clo-v2", "blo"))[0]
-    assert not main.difference.known
+    assert not main.difference.defined
     assert "one task has no spread" in main.in_words()
     assert main.as_dict()["difference"]["low"] is None
 

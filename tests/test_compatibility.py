@@ -23,7 +23,7 @@ from leebert.exits.replay import make_criterion
 from leebert.kinds import KINDS
 from leebert.kinds.texts import load_text_model
 from leebert.model import build_model
-from leebert.predict import answers, encode
+from leebert.predict import encode, predictions
 from leebert.runtime import Runtime
 from leebert.serving import Served
 from leebert.yaml import dump_yaml
@@ -81,7 +81,7 @@ BACKBONES = {
     ),
     "positions that a RoBERTa uses for padding": (
         {"family": "roberta", "pad_token_id": 1}, tokenizer, {"max_length": 64},
-        ["max_length 64", "64 positions", "the first 2 for padding", "at most 62 tokens", "set max_length to 62 or less"],
+        ["max_length 64", "64 positions", "the first 2 are for padding", "at most 62 tokens", "set max_length to 62 or less"],
     ),
     "more segments than the encoder has": ({}, three_segments, {}, ["segment ids up to 2", "embeds 2 segments"]),
     "no padding token": ({}, without_padding, {}, ["no padding token", "pad_token in tokenizer_config.json"]),
@@ -178,7 +178,7 @@ def test_memory_is_estimated_only_for_rows_that_have_positions(place, tmp_path):
 REPLACED = {
     "a larger vocabulary": (
         lambda: with_words(*map(str, range(64 - TOKENS + 1))),
-        ["65 tokens (ids up to 64)", "embeds 64 (ids up to 63)", "put back the tokenizer that was saved with it"],
+        ["65 tokens (ids up to 64)", "embeds 64 (ids up to 63)", "restore the tokenizer that was saved with it"],
     ),
     "more segments": (three_segments, ["segment ids up to 2", "embeds 2 segments"]),
     "no padding": (without_padding, ["no padding token"]),
@@ -253,7 +253,7 @@ def test_another_vocabulary_of_equal_size_is_refused(saved, tmp_path):
     KINDS["texts"].save(model, ModelConfig(backbone="x", max_length=32), with_words("cats"), tmp_path)
     load_text_model(tmp_path)
     with_words("dogs").save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"another vocabulary than the one .* put that tokenizer back, or remove"):
+    with pytest.raises(CheckpointError, match=r"another vocabulary than the one .* restore that tokenizer, or remove"):
         load_text_model(tmp_path)
     model.resize_token_embeddings(70)
     model.save_pretrained(tmp_path)
@@ -285,7 +285,9 @@ def test_as_published_roberta_takes_512_tokens_and_bert_512():
     from transformers import BertConfig, RobertaConfig
 
     roberta = RobertaConfig(max_position_embeddings=514)
-    with pytest.raises(ConfigError, match="514 positions, of which its family uses the first 2 .* at most 512 tokens"):
+    with pytest.raises(
+        ConfigError, match="514 positions, of which the first 2 are for padding, for at most 512 tokens"
+    ):
         Limits.of_config("roberta-base", roberta).check_length(514)
     Limits.of_config("roberta-base", roberta).check_length(512)
     Limits.of_config("bert-base", BertConfig()).check_length(512)
@@ -295,7 +297,7 @@ def test_as_published_roberta_takes_512_tokens_and_bert_512():
 def test_a_padding_token_that_the_encoder_cannot_have(family):
     config = encoder(family, layers=2).config
     config.pad_token_id = 64
-    with pytest.raises(BackboneError, match=r"pad_token_id 64 .* there are 64 \(ids 0 to 63\)"):
+    with pytest.raises(BackboneError, match=r"pad_token_id 64 .* the encoder has 64 \(ids 0 to 63\)"):
         Limits.of_config("b", config)
     if family == "roberta":
         config.pad_token_id = None
@@ -378,7 +380,7 @@ def test_a_word_that_was_added_to_a_loaded_tokenizer_is_never_sent_to_the_model(
     rule = make_criterion("never", None, num_exits=4, num_classes=2)
     asked = [Row(i, pair, ("a", "b"), "texts") for i, pair in enumerate(texts)]
     with pytest.raises(DataError, match="row 300: token id 64, and the model embeds the ids 0 to 63"):
-        list(answers(model, rows, asked, rule, Runtime(torch.device("cpu")), 32))
+        list(predictions(model, rows, asked, rule, Runtime(torch.device("cpu")), 32))
     served = Served(saved[0], "cpu")
     served.tokenizer = rows
     with pytest.raises(DataError, match="row 300: token id 64"):

@@ -18,7 +18,7 @@ import leebert
 from leebert.errors import SweepError
 from leebert.provenance import LIBRARIES, backbone_identity
 from leebert.yaml import dump_yaml
-from tune.machines.nodes import NodeFacts, Question, Stamp, ask, check_versions, marked
+from tune.machines.nodes import NodeFacts, Query, Stamp, check_versions, marked, query_nodes
 from tune.running.doctor import DriverFacts, gpu_memory, node_checks
 from tune.running.prepare import prepare
 from tune.space import load_space
@@ -126,7 +126,7 @@ def test_wrong_data_and_a_full_disk_are_found(doctor, tmp_path, monkeypatch):
     Path(wrong["files"]["train"]).write_text(rows)
     ran, found = doctor("--set", f"task.files={json.dumps(wrong['files'])}")
     assert (ran.code, failed(found)) == (1, {("data", "driver")})
-    assert "'nope' is no label" in found["data", "driver"][1]
+    assert "'nope' is not a label" in found["data", "driver"][1]
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("tune.running.doctor.shutil.disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
@@ -141,16 +141,18 @@ def test_a_node_with_other_tokens_or_another_backbone_is_found(place, ray_up, tm
     spec = load_space(place / "space.yaml")
     other = load_space(place / "space.yaml", ["max_length=12"])
     shutil.copytree(place / "backbone", tmp_path / "backbone")
-    driver = DriverFacts(Stamp.here(), tmp_path, prepare(spec, tmp_path), backbone_identity(str(tmp_path / "backbone")))
+    driver = DriverFacts(
+        Stamp.local(), tmp_path, prepare(spec, tmp_path), backbone_identity(str(tmp_path / "backbone"))
+    )
     save_backbone(tmp_path / "backbone", layers=2, seed=1)
     with marked(tmp_path / "storage") as mark:
         tokens = prepare(other, mark).facts["tokens"]
-        (node,) = ask(Question(str(mark.parent), mark.name, tokens, str(tmp_path / "backbone")))
+        (node,) = query_nodes(Query(str(mark.parent), mark.name, tokens, str(tmp_path / "backbone")))
         (mark / node.node_id).unlink()
         found = {c.name: (c.status, c.detail) for c in node_checks(node, dataclasses.replace(driver, mark=mark))}
     assert found["versions"][0] == "ok"
     assert found["storage"][0] == "failed"
-    assert "not seen by the driver" in found["storage"][1]
+    assert "the driver does not see a file" in found["storage"][1]
     assert found["data"] == ("failed", "its tokens differ from the driver's; mount the same storage on all nodes")
     assert found["backbone"] == ("failed", "its weights differ from the driver's; copy the driver's files")
 
@@ -171,7 +173,7 @@ def test_the_largest_configuration_is_held_against_the_smallest_gpu(place):
 
 
 def test_versions_differ_by_what_changes_results_not_by_builds():
-    here = Stamp.here()
+    here = Stamp.local()
     assert set(here.versions) <= {"python", *LIBRARIES}
     assert here.differences(here.versions, here.code) == []
     here.require()
@@ -219,8 +221,8 @@ def cluster(place, tmp_path_factory):
     (folder / "broken" / "leebert" / "__init__.py").write_text("raise ImportError('broken')\n")
     (folder / "parts").mkdir()
     (folder / "parts" / "my_parts.py").write_text(
-        "import dataclasses\nfrom leebert.methods import METHODS, register\n"
-        "register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
+        "import dataclasses\nfrom leebert.methods import METHODS\n"
+        "METHODS.register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
     )
     sound = f"{Path(leebert.__file__).parent.parent}:{folder / 'parts'}"
     own = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {storage} && exec "$@"', "sh"]
@@ -261,17 +263,17 @@ def test_each_node_is_told_what_is_wrong_with_it(cluster):
     assert "not in the local cache" in other["backbone"][1]
     assert "broken" in broken["versions"][1]
     assert broken["storage"][0] == "ok"
-    assert sound["plug-ins"][1].startswith("the driver's: method mine of my_parts (code ")
-    assert other["plug-ins"][0] == "failed"
-    assert other["plug-ins"][1].startswith("LEEBERT_PLUGINS: module my_parts can't be imported (ModuleNotFoundError")
-    assert "\n" not in other["plug-ins"][1]
-    assert "plug-ins" not in broken
+    assert sound["plugins"][1].startswith("the driver's: method mine of my_parts (code ")
+    assert other["plugins"][0] == "failed"
+    assert other["plugins"][1].startswith("LEEBERT_PLUGINS: module my_parts can't be imported (ModuleNotFoundError")
+    assert "\n" not in other["plugins"][1]
+    assert "plugins" not in broken
     assert not list(cluster.storage.iterdir())
     if not may_mount():
         pytest.skip("another file system on one node takes the right to mount")
     assert other["storage"][0] == "failed"
     assert "another folder than the driver's" in other["storage"][1]
-    assert "there is no such file of rows" in other["data"][1]
+    assert "no such file of tokens or pixels" in other["data"][1]
 
 
 @pytest.mark.slow
@@ -279,7 +281,7 @@ def test_a_sweep_on_unequal_nodes_is_refused_before_its_folder_is_made(cluster):
     ran = cluster("sweep", "--name", "never")
     assert ran.returncode == 1
     table = ran.stderr[ran.stderr.index("error: nodes differ from the driver") :].splitlines()
-    assert table[1].split() == ["node", "what", "there", "driver"]
+    assert table[1].split() == ["node", "library", "on", "the", "node", "on", "the", "driver"]
     assert any("0.0.7+" in line and f"{leebert.__version__}+" in line for line in table[2:])
     assert any("broken" in line for line in table[2:])
     assert len(table) == 4
@@ -300,6 +302,6 @@ def test_equal_nodes_pass_also_while_all_their_cpus_are_taken(ray_up):
 
 @pytest.mark.slow
 def test_a_node_that_does_not_answer_in_time_is_refused(ray_up):
-    with pytest.raises(SweepError, match="no answer within 0 s"):
+    with pytest.raises(SweepError, match="no response within 0 s"):
         check_versions(ray_up, timeout=0)
     check_versions(None, timeout=0)  # this machine alone is not asked

@@ -14,6 +14,8 @@ from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
 from tune.store.lease import Lease
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_ctrl_c_ends_any_command_with_130_and_without_a_traceback(capsys):
     def command():
@@ -85,3 +87,13 @@ def test_one_word_for_one_state_in_every_table(left, cli):
     finally:
         lease.release()
     assert status_of(left)["configurations"].get("running", 0) == 0
+
+
+def test_a_configuration_that_ended_since_the_last_heartbeat_is_not_counted_as_queued(left, monkeypatch):
+    history = left.ledger.read().history()
+    ended = [c.id for c in history if c.state != "running"]
+    assert ended
+    monkeypatch.setattr(SweepFolder, "driver", lambda self: {"running": ended, "queued": ended})
+    status = status_of(left)
+    assert (status["running"], status["queued"]) == ([], [])
+    assert all(count >= 0 for count in status["configurations"].values())

@@ -1,4 +1,4 @@
-"""The example package: its wheel meets its contracts, and a sweep with one part of each kind runs in Ray's processes."""
+"""The example package: its wheel meets its contracts, and a sweep with one plugin of each kind runs in Ray's processes."""
 
 import os
 import shutil

@@ -46,7 +46,7 @@ def test_a_file_that_is_nested_too_deeply_is_one_line_with_file_and_line(refused
 
 
 def test_an_override_that_is_nested_too_deeply_is_one_line(refused):
-    assert refused("", ["data.dir=" + "[" * 10_000]).endswith("nested too deeply to be read")
+    assert refused("", ["data.dir=" + "[" * 10_000], where="--set").endswith("nested too deeply to be read")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,13 @@ def test_the_bounds_themselves_are_values(tmp_path):
 def test_numbers_with_thousands_of_digits_and_dates_that_are_none_are_named_by_their_line(refused):
     assert refused(f"folds: 5\nseeds: {'9' * 5_000}\n").startswith(", line 5: a value can't be read: Exceeds the limit")
     assert refused("folds: 2001-99-99\n") == ", line 4: a value can't be read: month must be in 1..12"
-    assert "can't be read" in refused("", [f"seeds={'9' * 5_000}"])
+    assert "can't be read" in refused("", [f"seeds={'9' * 5_000}"], where="--set")
+
+
+def test_aliases_of_aliases_are_refused_before_they_fill_the_memory():
+    levels = "".join(f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30))
+    with pytest.raises(ConfigError, match="^F: more than 1000000 values with all aliases written out$"):
+        parse_yaml(f"a:\n  - &a0 [x]\n{levels}", "F")
 
 
 def test_a_range_is_not_listed_where_it_holds_millions(refused):

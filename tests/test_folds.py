@@ -161,12 +161,17 @@ def test_one_fold_is_a_hold_out_of_a_tenth() -> None:
 @pytest.mark.parametrize(
     ("k", "labels", "texts", "message"),
     [
-        (0, [0, 1] * 10, None, "folds: 0: the number of folds is at least 1"),
-        (5, [0, 1], None, "folds: 5: needs at least 5 rows, but there are 2"),
+        (0, [0, 1] * 10, None, "folds: 0: the number of folds must be at least 1"),
+        (5, [0, 1], None, "folds: 5: needs at least 5 samples, but there are 2"),
         (5, [0, 1] * 10, "same", "folds: 5: needs at least 5 groups by a, but there are 1"),
-        (5, [0] * 20 + [1] * 3, None, "folds: 5: needs at least 5 rows of the label 'yes', but there are 3"),
-        (1, [0] * 20 + [1] * 3, None, "at least 10 rows of the label 'yes', but there are 3 (one hold-out is a 10th"),
-        (2, [0] * 20, None, "fold 0 of 2: the training rows have only the label 'no'"),
+        (5, [0] * 20 + [1] * 3, None, "folds: 5: needs at least 5 samples of the label 'yes', but there are 3"),
+        (
+            1,
+            [0] * 20 + [1] * 3,
+            None,
+            "at least 10 samples of the label 'yes', but there are 3 (one validation split is a 10th",
+        ),
+        (2, [0] * 20, None, "fold 0 of 2: the training samples have only the label 'no'"),
     ],
 )
 def test_folds_that_cannot_be_made(k: int, labels: list[int], texts: str | None, message: str) -> None:
@@ -179,14 +184,14 @@ def test_folds_that_cannot_be_made(k: int, labels: list[int], texts: str | None,
 def test_a_side_with_one_label_is_named() -> None:
     labels = [0] * 30 + [1] * 10
     texts = [f"t{i}" for i in range(30)] + ["one text"] * 10  # the label 'yes' is a single group
-    message = "fold . of 2: the (training|held-out) rows have only the label 'no'"
+    message = "fold . of 2: the (training|validation) samples have only the label 'no'"
     with pytest.raises(DataError, match=message):
         make_folds(examples_of(labels, texts), SINGLE, 2, 0)
 
 
 def test_no_hold_out_of_a_tenth() -> None:
     texts = [f"t{min(i, 10)}" for i in range(200)]
-    with pytest.raises(DataError, match="the largest has 190 of 200 rows"):
+    with pytest.raises(DataError, match="the largest has 190 of 200 samples"):
         make_folds(examples_of([0, 1] * 100, texts), SINGLE, 1, 0)
 
 

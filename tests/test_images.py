@@ -26,7 +26,7 @@ from leebert.images.problem import ImageProblem
 from leebert.images.sources import read_images
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.kinds import kind_of
-from leebert.record import TensorRows
+from leebert.record import TensorSamples
 from leebert.runtime import Runtime
 from leebert.stages import steps
 from leebert.train import fit, train_epochs
@@ -92,12 +92,12 @@ def test_an_unreachable_hub_offers_the_folder():
     [
         ({"img": None, "image": [b"x"] * 60}, r"no column 'img' \(did you mean 'image'"),
         ({"label": None}, "no column 'label'"),
-        ({"label": [10] + [1] * 59}, "row 0, column 'label': 10 is no label of task cifar10; they are 0 to 9"),
+        ({"label": [10] + [1] * 59}, "row 0, column 'label': 10 is not a label of task cifar10; labels are 0 to 9"),
         ({"label": [None] + [1] * 59}, "row 0, column 'label': None"),
-        ({"label": ["cat", "kitten"] * 30}, "row 1, column 'label': 'kitten' is no label .* 0 to 9, or their names"),
-        ({"label": [i % 9 for i in range(60)]}, "no row is labelled truck"),
+        ({"label": ["cat", "kitten"] * 30}, "row 1, column 'label': 'kitten' is not a label .* 0 to 9, or their names"),
+        ({"label": [i % 9 for i in range(60)]}, "no row has the label truck"),
         ({"img": ["a.png"] * 60}, "encoded images"),
-        ({"img": [{"bytes": None, "path": "a.png"}] * 60}, "row 0: there is no image"),
+        ({"img": [{"bytes": None, "path": "a.png"}] * 60}, "row 0: no image"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, columns, said):
@@ -156,9 +156,9 @@ def test_a_damaged_file_of_pixels_is_refused_and_made_again_by_who_has_the_image
     data[len(data) // 2] ^= 1
     whole = path.read_bytes()
     path.write_bytes(data)
-    with pytest.raises(DataError, match="the file of pixels is damaged"):
+    with pytest.raises(DataError, match="the pixel file is damaged"):
         ImageRows.open(path)
-    with pytest.warns(UserWarning, match="the file of pixels is damaged .*; it is made again"):
+    with pytest.warns(UserWarning, match="the pixel file is damaged .*; the file is rebuilt"):
         cached(read_images(TASK, "train", cifar), 32, tmp_path)
     assert path.read_bytes() == whole
 
@@ -170,7 +170,7 @@ def test_an_image_that_cant_be_taken_is_named():
     with pytest.raises(DataError, match=r"row 7: 16 × 16 pixels, but the network takes 32 × 32"):
         decode(png(image[:16, :16]), 32, "row 7")
     for broken in (b"", b"no image", png(image)[:200]):
-        with pytest.raises(DataError, match="row 7: no image that can be read"):
+        with pytest.raises(DataError, match="row 7: not a readable image"):
             decode(broken, 32, "row 7")
 
 
@@ -215,7 +215,7 @@ def test_images_are_augmented_in_training_only_and_normalised_always():
 
 def small(n=64, seed=0, size=8):
     images, labels = pixels(n, size, seed)
-    return TensorRows(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
+    return TensorSamples(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
 
 
 def network(config, seed=0):
@@ -225,17 +225,17 @@ def network(config, seed=0):
 
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
 def test_a_network_learns(algorithm):
-    config = TrainConfig(**{**SETTINGS, "max_epochs": 6}, algorithm=algorithm)
-    result = fit(network(config), small(160, size=16), config, held_out=small(40, 1, 16), runtime=CPU)
+    config = TrainConfig(**{**SETTINGS, "max_epochs": 8}, algorithm=algorithm)
+    result = fit(network(config), small(160), config, validation=small(40, 1), runtime=CPU)
     assert result.ended == "max_epochs"
     assert result.best.score > 0.5  # chance is 0.1
     assert len(result.best.exits["score"]) == 3
 
 
-@pytest.mark.parametrize("algorithm", ["rand", "slo", "blo", "clo-v1"])
-def test_every_other_algorithm_trains_a_network(algorithm):
+@pytest.mark.parametrize("algorithm", ["slo", "blo"])
+def test_other_optimisers_of_omega_train_a_network(algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 3}, algorithm=algorithm)
-    result = fit(network(config), small(80), config, held_out=small(40, 1), runtime=CPU)
+    result = fit(network(config), small(80), config, validation=small(40, 1), runtime=CPU)
     assert result.ended == "max_epochs"
     assert len(result.best.exits["score"]) == 3
     losses = [report.train_loss for report in result.reports]
@@ -245,7 +245,7 @@ def test_every_other_algorithm_trains_a_network(algorithm):
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
 def test_a_resumed_run_meets_the_same_crops_bit_for_bit(tmp_path, algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 4, "cycle_length": 3}, algorithm=algorithm)
-    options = {"held_out": small(20, seed=1), "runtime": CPU}
+    options = {"validation": small(20, seed=1), "runtime": CPU}
     whole = network(config)
     expected = fit(whole, small(), config, **options)
     torn = train_epochs(network(config), small(), config, checkpoints=Checkpoints(tmp_path), **options)
@@ -317,9 +317,9 @@ def test_a_search_space_of_images_runs_through_cross_validation(cifar, tmp_path)
             {"backbone": "resnet51"},
             "backbone: 'resnet51': a residual network has 6n + 2 layers; the nearest is resnet50",
         ),
-        ({"pooling": "mean"}, "pooling: 'mean': is for texts, and cifar10 has images"),
-        ({"max_length": 32}, "max_length: 32: is for texts"),
-        ({"data": {"group_by": ["img"]}}, "data.group_by: ['img']: is for columns of text"),
+        ({"pooling": "mean"}, "pooling: 'mean': applies to texts only, and cifar10 has images"),
+        ({"max_length": 32}, "max_length: 32: applies to texts only"),
+        ({"data": {"group_by": ["img"]}}, "data.group_by: ['img']: applies to text columns only"),
         ({"task": "mrpc"}, "backbone: 'resnet8': is a network for images, and mrpc has texts"),
         ({"task": "cifar"}, "did you mean 'cifar10'"),
     ],
@@ -333,7 +333,7 @@ def test_a_space_that_mixes_texts_and_images_is_refused(cifar, tmp_path, keys, l
 def test_before_any_training_texts_and_images_are_told_apart():
     with pytest.raises(ConfigError, match="network for images, and mrpc has texts"):
         kind_of("mrpc").check_model(get_task("mrpc"), ModelConfig(backbone="resnet56"))
-    with pytest.raises(ConfigError, match="cifar10: its rows are images"):
+    with pytest.raises(ConfigError, match="cifar10 is an image task"):
         get_task("cifar10")
     with pytest.raises(ConfigError, match="data.group_by"):
         effective_task("cifar10", ("img",))
@@ -417,7 +417,7 @@ def test_what_can_be_wrong_with_pictures_is_said(trained, cli, tmp_path):
     for given, said in (
         (("large.png",), "64 × 64 pixels, but the network takes 32 × 32"),
         (("nothing.png",), "no such file or folder"),
-        (("empty",), "holds no file that ends in"),
+        (("empty",), "no image file in this folder"),
         (("other.parquet",), "no column 'img'; the columns are 'label'"),
         (("large.csv",), "no such file or folder"),
     ):
@@ -427,14 +427,14 @@ def test_what_can_be_wrong_with_pictures_is_said(trained, cli, tmp_path):
     ran = cli("leebert", "predict", out, "-", stdin="there/is/none.png\n")
     assert "stdin, line 1: 'there/is/none.png' can't be read" in ran.err
     ran = cli("leebert", "predict", out, tmp_path, "--text", "sentence")
-    assert "--text sentence: is for texts, and this model takes images" in ran.err
+    assert "--text sentence: applies to texts only, and this model takes images" in ran.err
 
 
 def test_a_row_without_an_image_is_named_wherever_it_stands(tmp_path):
     images = [b"png"] * 1030
     images[1027] = b""
     pq.write_table(pa.table({"img": images}), tmp_path / "images.parquet")
-    with pytest.raises(DataError, match="images.parquet, row 1027: there is no image"):
+    with pytest.raises(DataError, match="images.parquet, row 1027: no image"):
         list(read_folder_or_file(tmp_path / "images.parquet"))
 
 
@@ -442,7 +442,7 @@ def test_a_method_that_cuts_encoders_is_refused_before_any_image_is_decoded(cifa
     options = ("--task", "cifar10", "--backbone", "resnet56", "--data-dir", cifar, "--out", tmp_path / "out")
     ran = cli("leebert", "train", *options, "--set", "training.algorithm=headprune")
     assert ran.code == 1
-    assert "EarlyExitResNet has no attention heads to take" in ran.err
+    assert "EarlyExitResNet has no attention heads to remove" in ran.err
     assert not (tmp_path / "out").exists()
 
 
@@ -450,8 +450,11 @@ def test_a_method_that_cuts_encoders_is_refused_before_any_image_is_decoded(cifa
     ("options", "said"),
     [
         (("--task", "cifar10", "--backbone", "albert/albert-base-v2"), "an image task takes resnet20"),
-        (("--task", "cifar10", "--backbone", "resnet8", "--pooling", "mean"), "pooling mean: is for texts"),
-        (("--task", "cifar10", "--backbone", "resnet8", "--set", "model.max_length=64"), "max_length 64: is for texts"),
+        (("--task", "cifar10", "--backbone", "resnet8", "--pooling", "mean"), "pooling mean: applies to texts only"),
+        (
+            ("--task", "cifar10", "--backbone", "resnet8", "--set", "model.max_length=64"),
+            "max_length 64: applies to texts only",
+        ),
         (("--task", "cifar10", "--backbone", "resnet8", "--set", "data.group_by=containing"), "data.group_by"),
         (("--task", "cifar11", "--backbone", "resnet8"), "did you mean 'cifar10'"),
         (("--task", "mrpc", "--backbone", "resnet56"), "is a network for images, and mrpc has texts"),

@@ -119,8 +119,8 @@ def test_labels_that_are_numbers_are_the_same_in_every_file(
         (None, "row 1, column 'y': the label is missing"),
         (float("nan"), "row 1, column 'y': the label is missing"),
         (-1.0, "row 1, column 'y': label -1.0: the labels of the split 'train' are hidden"),
-        (1.5, "row 1, column 'y': '1.5' is no label .*this is a regression"),
-        (7.0, "row 1, column 'y': '7.0' is no label of task own; its labels are 0, 1"),
+        (1.5, "row 1, column 'y': '1.5' is not a label .*this is a regression"),
+        (7.0, "row 1, column 'y': '7.0' is not a label of task own; its labels are 0, 1"),
     ],
 )
 def test_a_label_of_no_class_is_named(tmp_path: Path, value: Any, said: str) -> None:

@@ -103,7 +103,7 @@ def test_of_many_that_try_at_once_one_gets_it(tmp_path):
 def test_a_lease_is_renewed_while_its_driver_lives_and_says_what_it_does(tmp_path, monkeypatch):
     monkeypatch.setattr(lease_module, "RENEWAL", 0.05)
     lease = Lease.take(tmp_path)
-    lease.tell(running=["abc"])
+    lease.add_facts(running=["abc"])
     first, deadline = holder(tmp_path).facts["renewal"], time.monotonic() + 5
     while holder(tmp_path).facts["renewal"] == first and time.monotonic() < deadline:
         time.sleep(0.01)

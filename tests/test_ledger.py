@@ -1,5 +1,7 @@
 """The ledger: torn tails, damage, two writers, fences, and a state that does not depend on reading twice."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,9 +67,9 @@ def test_a_torn_tail_is_ignored_wherever_it_is_cut(tmp_path):
     first = whole.index(b"\n") + 1
     for cut in range(first, len(whole) - 1):  # without its line end alone, a record is whole
         path.write_bytes(whole[:cut])
-        assert ledger.read().seen("c", 0, 0) == {0}
+        assert ledger.read().recorded_epochs("c", 0, 0) == {0}
     path.write_bytes(whole)
-    assert ledger.read().seen("c", 0, 0) == {0, 1}
+    assert ledger.read().recorded_epochs("c", 0, 0) == {0, 1}
 
 
 def test_damage_in_the_middle_is_an_error_with_file_and_line(tmp_path):
@@ -105,6 +107,30 @@ def test_segments_are_numbered_and_full_ones_never_change(tmp_path, monkeypatch)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["00000000.jsonl", "00000001.jsonl", "00000002.jsonl"]
 
 
+def test_records_are_synced_before_append_returns_and_full_segments_before_the_next_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_module, "SEGMENT", 2)
+    synced = {}  # bytes by inode
+
+    def fsync(handle):
+        file = os.fstat(handle)
+        synced[file.st_ino] = file.st_size
+
+    monkeypatch.setattr(ledger_module.os, "fsync", fsync)
+
+    def on_disk(path):
+        return synced.get(path.stat().st_ino) == path.stat().st_size
+
+    writer = SegmentWriter(tmp_path)
+    first = tmp_path / "00000000.jsonl"
+    writer.append({"kind": "x"})
+    assert on_disk(first)
+    writer.append({"kind": "x"}, sync=False)
+    assert not on_disk(first)
+    writer.append({"kind": "x"}, sync=False)
+    assert on_disk(first)
+    assert not on_disk(tmp_path / "00000001.jsonl")
+
+
 def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
     ledger = Ledger(tmp_path)
     driver = started(ledger)
@@ -116,7 +142,7 @@ def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
     new = ledger.attempt_writer("c", "0002-0001")
     new.append(epoch(n=1, attempt=2, score=0.9))
     state = ledger.read()
-    assert state.seen("c", 0, 0) == {0, 1}
+    assert state.recorded_epochs("c", 0, 0) == {0, 1}
     assert state.epochs["c", 0, 0][1]["score"] == 0.9
     assert not state.cells
 
@@ -133,6 +159,25 @@ def test_reading_twice_changes_nothing_and_identities_hold(order):
         assert not state.apply(record)
     assert state.fold_epochs == 6
     assert {(c.fold, len(c.epochs)) for c in state.history()[0].cells} == {(0, 3), (1, 3)}
+
+
+def test_every_record_is_new_once():
+    state = SweepState()
+    where = {"time": 1.0, "config": "c"}
+    records = [
+        {"kind": "sweep", "time": 1.0},
+        {"kind": "suggest", **where, "index": 0, "values": {}},
+        {"kind": "grant", **where, "attempt": 1, "fences": {}},
+        {"time": 1.0, "seq": 0, **epoch()},
+        {"time": 1.0, "seq": 1, **cell_end()},
+        {"kind": "complete", **where},
+        {"kind": "reopen", **where},
+        {"kind": "fail", **where, "attempt": 1, "final": True},
+        {"kind": "prune", **where},
+    ]
+    for record in records:
+        assert state.apply(record) is True, record["kind"]
+        assert state.apply(record) is False, record["kind"]
 
 
 def test_histories_are_values_that_later_records_leave_alone():
@@ -154,6 +199,18 @@ def test_a_diverged_cell_has_no_score_and_a_pruned_configuration_stays_pruned():
     assert state.history()[0].scores == ()
     state.apply({"kind": "prune", "config": "c"})
     assert state.history()[0].state == "pruned"
+
+
+def test_a_repaired_run_keeps_its_record_from_before_beside_the_new_one():
+    state = SweepState()
+    state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})
+    state.apply({"kind": "grant", "config": "c", "attempt": 1, "fences": {}})
+    state.apply({"seq": 0, **cell_end(score=0.5)})
+    state.apply({"kind": "reopen", "config": "c", "repair": {"cells": [[0, 0]], "attempt": 1}})
+    assert not state.cells
+    state.apply({"kind": "grant", "config": "c", "attempt": 2, "fences": {}})
+    state.apply({"seq": 0, **cell_end(attempt=2, score=0.75)})
+    assert (state.replaced["c", 0, 0]["score"], state.cells["c", 0, 0]["score"]) == (0.5, 0.75)
 
 
 def test_no_ledger_is_said_so(tmp_path):

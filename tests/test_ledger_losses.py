@@ -10,11 +10,13 @@ from test_driver import driver, run_all
 from test_ledger import epoch
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.running.crossval import run_attempt
-from tune.store.gaps import Orphan, mended
+from tune.store.gaps import Orphan, restore
 from tune.store.ledger import Ledger, decode
 from tune.tracking.rebuild import rebuild
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def table(state):
 
 def logits(seed):
     rng = np.random.default_rng(seed)
-    return HeldOut(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
+    return RecordedLogits(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
 
 
 def read(ledger):
@@ -121,7 +123,7 @@ def test_half_of_a_sweep_whose_driver_lost_everything_goes_on_to_the_same_scores
         Ledger(tmp_path / "ledger").read()
     taken_over(tmp_path, 2)
     second = driver(tmp_path, fresh=False, number=2)
-    assert second.state.seen(attempt.config, 0, 0) == {0}
+    assert second.state.recorded_epochs(attempt.config, 0, 0) == {0}
     assert run_all(second) == "finished"
     assert table(second.state) == table(Ledger(whole / "ledger").read())
     assert second.state.fold_epochs == 16
@@ -173,18 +175,26 @@ def test_an_attempt_whose_values_nobody_knows_is_named_and_left_out(tmp_path):
 
 def test_decisions_on_what_was_lost_are_left_out_only_where_something_was_lost(tmp_path):
     records = [{"seq": 0, "time": 1.0, "kind": "sweep"}, {"seq": 1, "time": 1.0, "kind": "complete", "config": "c"}]
-    assert [r["kind"] for _, r in mended({"0001": records}, [], dict().get).records] == ["sweep", "complete"]
+    assert [r["kind"] for _, r in restore({"0001": records}, [], dict().get).records] == ["sweep", "complete"]
     records[1]["seq"] = 5
-    told = mended({"0001": records}, [], dict().get)
+    told = restore({"0001": records}, [], dict().get)
     assert [r["kind"] for _, r in told.records] == ["sweep"]
     assert told.missing[0].startswith("4 records of driver 0001 are missing")
-    back = mended(
+    back = restore(
         {"0001": records}, [Orphan("c", "0001-0001", {"kind": "begin", "values": {"a": 1}, "index": 3})], {}.get
     )
     assert [r["kind"] for _, r in back.records] == ["sweep", "suggest", "grant", "complete"]
     assert back.records[1][1]["index"] == 3
     assert not back.recovered  # the gap is seen by the next reader, too
     assert back.fences == {"0001": 6}
+
+
+def test_configurations_of_attempts_without_a_copy_of_their_grant_are_numbered_after_the_ones_that_exist():
+    orphans = [Orphan(name, "0001-0001", {"kind": "epoch", "time": time}) for time, name in ((2.0, "b"), (1.0, "a"))]
+    sweep = {"seq": 0, "time": 0.0, "kind": "sweep"}
+    restored = restore({"0001": [sweep]}, orphans, {"a": {"x": 1}, "b": {"x": 2}}.get).records
+    suggested = [(r["config"], r["index"], r["values"]) for _, r in restored if r["kind"] == "suggest"]
+    assert suggested == [("a", 1, {"x": 1}), ("b", 2, {"x": 2})]
 
 
 def test_damage_in_the_middle_of_a_drivers_segment_is_still_an_error(whole, tmp_path):

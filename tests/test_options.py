@@ -15,8 +15,8 @@ from toys import toy_mlp, toy_rows
 from leebert.config import TrainConfig
 from leebert.methods import METHODS, applies, specific
 from leebert.model import build_model
-from leebert.record import TensorRows
-from leebert.testing.methods import CHANGED, TAKES
+from leebert.record import TensorSamples
+from leebert.testing.methods import ALSO, CHANGED
 from leebert.train import fit
 from leebert.training_options import idle
 
@@ -33,7 +33,7 @@ def weights(name: str, on_encoder: bool, few: bool = False, **options: Any) -> s
     if on_encoder:
         torch.manual_seed(0)
         made = batch(8 if few else 24, length=26)
-        rows = TensorRows(**{**made, "labels": made["input_ids"].sum(1) % 2})
+        rows = TensorSamples(**{**made, "labels": made["input_ids"].sum(1) % 2})
         model: Any = build_model(encoder("bert"), ("no", "yes"))
     else:
         rows, model = toy_rows(32 if few else 96), toy_mlp()
@@ -81,7 +81,7 @@ def test_an_option_that_does_nothing_beside_the_others_is_told_and_does_nothing(
 def test_no_option_is_called_idle_that_is_searched_beside_what_it_takes(name):
     for option in METHODS[name].options:
         assert not idle(option, name, {"finetune_first": ..., option: CHANGED[option]})
-        assert not idle(option, name, {option: CHANGED[option], **TAKES.get(option, {})})
+        assert not idle(option, name, {option: CHANGED[option], **ALSO.get(option, {})})
 
 
 @pytest.mark.parametrize(
@@ -107,5 +107,5 @@ def test_defaults_and_what_is_searched_are_never_in_the_way(name, given):
 )
 def test_options_that_a_method_names_change_what_it_trains(name, option):
     on_encoder = name in OF_ENCODERS or option == "gradient_equilibrium"
-    takes = TAKES.get(option, {})
+    takes = ALSO.get(option, {})
     assert weights(name, on_encoder, **takes) != weights(name, on_encoder, **{**takes, option: CHANGED[option]})

@@ -15,7 +15,7 @@ from test_sweep import space
 from tune.store.folder import SweepFolder
 
 pytestmark = pytest.mark.slow
-EPOCHS = 4
+EPOCHS = 6
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def server(mlflow_server):
 
 
 @pytest.fixture
-def sweep_with(cli, place, server, ray_up):
-    """A sweep of 16 epochs, while something else happens to its server."""
+def sweep_with(cli_without_ray, place, server):
+    """A sweep of 24 epochs, while something else happens to its server."""
 
     def run(name: str, meanwhile: Callable[[SweepFolder], None]):
         training = {"batch_size": 8, "max_epochs": EPOCHS, "patience": EPOCHS, "precision": "fp32"}
@@ -46,7 +46,7 @@ def sweep_with(cli, place, server, ray_up):
         thread = threading.Thread(target=meanwhile, args=(folder,))
         thread.start()
         where = ("--storage", place / "sweeps", "--tracking-uri", server.url)
-        ran = cli("leebert-tune", "sweep", path, "--name", name, "--json", *where)
+        ran = cli_without_ray("leebert-tune", "sweep", path, "--name", name, "--json", *where)
         ended = time.time()
         thread.join()
         return folder, ran, ended

@@ -15,9 +15,9 @@ from tune.machines.placement import (
     NodeType,
     check_resources,
     crowding,
-    holds,
     nodes_for,
     sharers,
+    trials_on,
     trials_per_gpu,
 )
 from tune.running.failures import of_exception
@@ -41,7 +41,7 @@ class Estimate:
     ],
 )
 def test_a_node_holds_as_many_trials_as_its_scarcest_resource(resources, cpus, gpus, trials):
-    assert holds(resources, cpus, gpus) == trials
+    assert trials_on(resources, cpus, gpus) == trials
 
 
 def test_an_autoscaler_has_room_for_what_its_largest_nodes_hold_up_to_its_limit():
@@ -62,7 +62,7 @@ def test_trials_too_large_for_their_share_are_told_the_right_one():
     estimate = Estimate(10 * 10**9)
     assert "puts 4 trials on a GPU that holds 2" in (said := crowding(estimate, 24 * 10**9, 0.25))
     assert said.endswith("set it to 0.5")
-    assert "not one trial fits" in crowding(estimate, 8 * 10**9, 1)
+    assert "no trial fits" in crowding(estimate, 8 * 10**9, 1)
     assert crowding(estimate, 8 * 10**9, 0) == ""
     assert crowding(estimate, 12 * 10**9, 2) == ""
 
@@ -95,7 +95,7 @@ DRIVER = """
 from ray.util import placement_group, remove_placement_group
 from ray.experimental.internal_kv import _internal_kv_get
 from leebert.errors import DeviceError
-from tune.machines.placement import capacity, check_resources, holds, nodes_for
+from tune.machines.placement import capacity, check_resources, trials_on, nodes_for
 def requested():
     return json.loads(_internal_kv_get("autoscaler_resource_request") or "[]")
 told = {"nodes": len(ray.nodes()), "capacity": capacity(1, 0.5)}
@@ -118,7 +118,7 @@ with nodes_for(9, 4, 1):
 told["after"] = requested()
 told["at_once"] = []
 for gpus in (1, 0.5, 0.34, 0.3333, 0.0769):
-    most = sum(holds(node["Resources"], 0.01, gpus) for node in ray.nodes())
+    most = sum(trials_on(node["Resources"], 0.01, gpus) for node in ray.nodes())
     groups = [placement_group([{"CPU": 0.01, "GPU": gpus}]) for _ in range(most)]
     placed = sum(group.wait(10) for group in groups)
     groups.append(placement_group([{"CPU": 0.01, "GPU": gpus}]))
@@ -150,7 +150,7 @@ def told(tmp_path_factory):
 def test_what_an_autoscaler_can_start_is_no_reason_to_refuse_a_request(told):
     assert told["nodes"] == 1
     assert told["capacity"] == 4
-    assert "nodes: 0 CPUs, 0 GPUs; to come: gpu 4 CPUs, 1 GPUs" in told["refused"]
+    assert "nodes: 0 CPUs, 0 GPUs; startable: gpu 4 CPUs, 1 GPUs" in told["refused"]
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def test_a_hubs_copy_and_a_folder_are_compared_by_what_both_know():
     assert backbone_differences(only_revision, hub) == []
     assert backbone_differences(only_revision, {**hub, "revision": "def"}) == ["revision was abc, is def"]
     (said,) = backbone_differences(only_revision, local)
-    assert said.startswith("files can't be compared: of the one revision is known, of the other weights, config")
+    assert said.startswith("files can't be compared: recorded are revision, present are weights, config")
 
 
 def test_a_file_that_can_not_be_written_leaves_the_old_one_and_nothing_else(tmp_path):

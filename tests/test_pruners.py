@@ -295,7 +295,7 @@ RACING = RacingPruner(PLACES, 0.05)
 
 
 def ended(name: str, first: float, gain: float) -> Configuration:
-    """A complete configuration with one score in its first cell, whose mean over all cells is `gain` higher."""
+    """A completed configuration with one score in its first cell, whose mean over all cells is `gain` higher."""
     rest = first + gain * FOLDS / (FOLDS - 1)
     return finished(name, [[first] * EPOCHS, *[[rest] * EPOCHS] * (FOLDS - 1)])
 

@@ -21,7 +21,7 @@ from leebert.data.sources import read_split
 from leebert.data.tasks import TASKS, own_task
 from leebert.data.texts import read_texts
 from leebert.errors import DataError
-from leebert.predict import write_answers
+from leebert.predict import write_predictions
 
 A_AND_B = Columns((("a",), ("b",)))
 
@@ -56,13 +56,13 @@ SAME = {
     "an array that isn't closed": ("json", '[{"a": "p", "b": "q", "y": "no"}', "line 1: not valid JSON"),
     "an array without a comma": ("json", '[{"a": "p", "b": "q", "y": "no"}\n{"a": 1}]', "line 2: not valid JSON"),
     "something after the array": ("json", '[{"a": "p", "b": "q", "y": "no"}]\n{}', "line 2: '{}' follows the array's end"),
-    "an array of texts": ("json", '["p"]', "row 0: 'p' is no JSON object"),
+    "an array of texts": ("json", '["p"]', "row 0: 'p' is not a JSON object"),
     "a text that is a number": ("jsonl", '{"a": 7, "b": "q", "y": 0}\n', "line 1, column 'a': 7 is not text but int"),
     "a text that is NaN": ("jsonl", '{"a": NaN, "b": "q", "y": 0}\n', "line 1, column 'a': nan is not text but float"),
     "a text that is true": ("json", '[{"a": "p", "b": true, "y": 0}]', "row 0, column 'b': True is not text but bool"),
     "a text that is null": ("jsonl", ROW["jsonl"] + '{"a": "p", "b": null, "y": 0}\n', "line 2, column 'b': the text is empty"),
     "a text that is null in an array": ("json", '[{"a": null, "b": "q", "y": 0}]', "row 0, column 'a': the text is empty"),
-    "a null character": ("jsonl", '{"a": "p\\u0000", "b": "q", "y": 0}\n', "line 1, column 'a': 'p\\x00' holds a null"),
+    "a null character": ("jsonl", '{"a": "p\\u0000", "b": "q", "y": 0}\n', "line 1, column 'a': 'p\\x00' contains a null"),
     "a null byte": ("csv", "p,q,no\np,q\0,no\n", "line 3: a null byte at byte 16"),
     "a key twice": ("jsonl", '{"a": "p", "b": "q", "b": "r", "y": 0}\n', "line 1: not valid JSON: duplicate key 'b'"),
     "a key twice that nobody wants": ("json", '[{"a": "p", "b": "q", "y": 0, "z": 1, "z": 2}]', "row 0: not valid JSON: duplicate key 'z'"),
@@ -106,7 +106,7 @@ def test_parquet_is_read_by_the_same_rules(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     for values, said in (
         (["p", None], "row 1, column 'b': the text is empty"),
-        (["p", "\0"], "row 1, column 'b': '\\x00' holds a null character"),
+        (["p", "\0"], "row 1, column 'b': '\\x00' contains a null character"),
         ([1, 2], "row 0, column 'b': 1 is not text but int"),
         ([True, False], "row 0, column 'b': True is not text but bool"),
     ):
@@ -160,12 +160,12 @@ def test_an_error_says_which_rows_are_not_answered() -> None:
     for form in ("jsonl", "csv"):
         out = io.StringIO()
         with pytest.raises(DataError, match=r"line 9: broken \(no predictions from row 3 on\)"):
-            write_answers(answers(3), out, form, ("row", "label"))
+            write_predictions(answers(3), out, form, ("row", "label"))
         assert len(out.getvalue().splitlines()) == 3 + (form == "csv")
         with pytest.raises(DataError, match=r"line 9: broken \(no predictions were written\)"):
-            write_answers(answers(0), io.StringIO(), form, ("row", "label"))
+            write_predictions(answers(0), io.StringIO(), form, ("row", "label"))
         with pytest.raises(DataError, match=r"line 9: broken \(no predictions were written\)"):
-            write_answers(answers(3), io.StringIO(), form, ("row", "label"), kept=False)
+            write_predictions(answers(3), io.StringIO(), form, ("row", "label"), partial=False)
 
 
 # Names in any case, and columns of two names.
@@ -185,7 +185,7 @@ def test_folders_and_files_are_found_in_any_case(tmp_path: Path, file: str) -> N
 def test_two_files_that_differ_in_case_alone_are_not_guessed_between(tmp_path: Path) -> None:
     for name in ("Train.tsv", "TRAIN.TSV"):
         (tmp_path / name).write_text("")
-    with pytest.raises(DataError, match=r"train.tsv: no such file, but TRAIN.TSV and Train.tsv lie there"):
+    with pytest.raises(DataError, match=r"train.tsv: no such file, but its folder holds TRAIN.TSV and Train.tsv"):
         in_any_case(tmp_path / "train.tsv")
     assert in_any_case(tmp_path / "Train.tsv").name == "Train.tsv"
     assert in_any_case(tmp_path / "dev.tsv").name == "dev.tsv"
@@ -263,9 +263,9 @@ def test_a_file_that_is_not_there_names_the_folder_that_was_looked_in(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as caught:
         read_split(own_files("data/train.csv"), "train")
-    for part in ("data/train.csv: no such file", "no such folder", f"looked in {tmp_path / 'data'}", "by --data-dir"):
+    for part in ("data/train.csv: no such file", "no such folder", f"looked in {tmp_path / 'data'}", "as --data-dir"):
         assert part in str(caught.value)
-    with pytest.raises(DataError, match=rf"the folder holds other.csv \(looked in {tmp_path}\).*by --data-dir"):
+    with pytest.raises(DataError, match=rf"the folder holds other.csv \(looked in {tmp_path}\).*as --data-dir"):
         read_split(own_files("train.csv"), "train")
 
 
@@ -283,7 +283,7 @@ def test_data_that_has_moved_is_found_below_the_folder_that_is_named(
     assert read_split(task, "train", tmp_path / "old").texts == (["p", "p"],)
     assert not recwarn.list
     (tmp_path / "empty").mkdir()
-    with pytest.warns(UserWarning, match="--data-dir .*empty holds no train.csv: .*old/claims/train.csv is read"):
+    with pytest.warns(UserWarning, match="--data-dir .*empty holds no train.csv: reading .*old/claims/train.csv"):
         read_split(task, "train", tmp_path / "empty")
     (tmp_path / "old" / "claims" / "train.csv").unlink()
     with pytest.raises(DataError, match="looked in .*empty"):
@@ -301,8 +301,8 @@ def test_evaluate_from_another_folder_says_where_it_looked(
     monkeypatch.chdir(tmp_path / "elsewhere")
     ran = cli("leebert", "evaluate", model)
     assert ran.code == 1
-    assert f"dev.csv: no such file, the split 'dev' of task own; the folder holds nothing (looked in {tmp_path / 'elsewhere'})" in ran.err  # fmt: skip
-    assert "by --data-dir" in ran.err
+    assert f"dev.csv: no such file (split 'dev' of task own); the folder holds nothing (looked in {tmp_path / 'elsewhere'})" in ran.err  # fmt: skip
+    assert "as --data-dir" in ran.err
     found = cli("leebert", "evaluate", model, "--data-dir", tmp_path / "here", "--timed-rows", 0, "--json")
     assert found.code == 0, found.err
     assert found.json["dev"]["rows"] == 2

@@ -18,7 +18,7 @@ PAPER = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
 #: Table 1, ALBERT-base, LeeBERT (LAE, CLO-v2) on dev.
 DEV = {"cola": 57.8, "mnli": 85.4, "mrpc": 89.7, "qnli": 89.7, "qqp": 90.2, "rte": 76.8, "sst2": 91.8}
 COST = re.compile(
-    r"(\d+) configurations × (\d+) cells?.*? × (\d+) epochs = ([\d,]+) θ updates on ([\d,]+) training rows"
+    r"(\d+) configurations × (\d+) runs?.*? × (\d+) epochs = ([\d,]+) θ updates on ([\d,]+) training samples"
 )
 
 
@@ -56,7 +56,7 @@ def test_header_keeps_the_papers_score_apart(path: Path) -> None:
     text = header(path)
     assert "another quantity" in text or "The paper has no score for this task" in text
     if path.stem in PAPER:
-        assert f"{DEV[path.stem]} % on the dev split, exiting at patience 4" in text
+        assert f"{DEV[path.stem]} % on the development split, exiting at patience 4" in text
 
 
 def test_the_demos_generated_files_have_the_rows_that_its_header_states(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from leebert.errors import SweepError
 from tune.store.history import Cell, Configuration, EpochScore
-from tune.store.ranking import best, complete, one_standard_error, ranking, score
+from tune.store.ranking import best, completed, one_standard_error, ranking, score
 
 fraction = st.integers(0, 1000).map(lambda n: n / 1000)
 
@@ -74,7 +74,7 @@ def test_every_cell_must_be_finished(state):
 
 def test_means_over_different_folds_are_never_compared():
     history = (configuration("lucky", [0.9]), configuration("fine", [0.9, 0.5]))
-    assert [c.id for c in complete(history)] == ["fine"]
+    assert [c.id for c in completed(history)] == ["fine"]
 
 
 def test_none_complete_says_where_the_others_are():

@@ -93,7 +93,7 @@ def test_cola_has_no_header_but_in_its_test_split(tmp_path: Path) -> None:
     test = read_split(TASKS["cola"], "test", tmp_path, labelled=False)
     assert (test.texts, test.labels) == ((["Who knows?"],), None)
     (tmp_path / "CoLA/train.tsv").write_text("gj04\t1\t\tFine.\ngj04\t2\t*\tNot.\n")
-    assert "train.tsv, line 2, column 'label': '2' is no label" in error_of(TASKS["cola"], source=tmp_path)
+    assert "train.tsv, line 2, column 'label': '2' is not a label" in error_of(TASKS["cola"], source=tmp_path)
 
 
 def test_rows_without_a_majority_label_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_qqp_rows_that_the_release_broke_are_skipped_and_counted(tmp_path: Path)
         ([MRPC_HEADER, MRPC_ROWS[0], "1\tx\ty"], ["train.tsv, line 3: expected 5 columns, got 3", r"'1\tx\ty'"]),
         ([MRPC_HEADER, MRPC_ROWS[0], "", MRPC_ROWS[1]], ["train.tsv, line 3: expected 5 columns, got 1"]),
         ([MRPC_HEADER, "1\t1\t2\ta\t "], ["train.tsv, line 2, column '#2 String': the text is empty"]),
-        ([MRPC_HEADER, MRPC_ROWS[0], "2\t1\t2\ta\tb"], ["line 3, column 'Quality': '2' is no label of task mrpc"]),
+        ([MRPC_HEADER, MRPC_ROWS[0], "2\t1\t2\ta\tb"], ["line 3, column 'Quality': '2' is not a label of task mrpc"]),
         ([MRPC_HEADER, "\t1\t2\ta\tb"], ["line 2, column 'Quality': the label is missing"]),
         ([MRPC_HEADER, "-1\t1\t2\ta\tb"], ["line 2, column 'Quality': label -1: the labels of the split", "hidden"]),
-        ([MRPC_HEADER, MRPC_ROWS[0]], ["train.tsv, column 'Quality': no row is labelled 'not_equivalent'"]),
+        ([MRPC_HEADER, MRPC_ROWS[0]], ["train.tsv, column 'Quality': no row has the label 'not_equivalent'"]),
         ([MRPC_HEADER], ["train.tsv: no rows"]),
         ([MRPC_HEADER.replace("#2 ID", "#1 ID"), *MRPC_ROWS], ["train.tsv, header: duplicate column '#1 ID'"]),
         (
@@ -171,11 +171,11 @@ def test_what_is_missing_and_what_is_there(mrpc: Write, tmp_path: Path) -> None:
         TASKS["mrpc"], "trian", folder
     )
     missing = error_of(TASKS["mrpc"], "dev", folder)
-    assert "MRPC/dev.tsv: no such file, the split 'dev' of task mrpc; the folder holds train.tsv" in missing
+    assert "MRPC/dev.tsv: no such file (split 'dev' of task mrpc); the folder holds train.tsv" in missing
     other = error_of(TASKS["rte"], "dev", folder)
     assert "the folder holds MRPC" in other
     assert "the folder that holds RTE/dev.tsv" in other
-    assert f"{tmp_path / 'nowhere'}: there is no such folder" in error_of(TASKS["mrpc"], "train", tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'}: no such folder" in error_of(TASKS["mrpc"], "train", tmp_path / "nowhere")
     assert "task own has no data set on the hub" in error_of(own(tmp_path, "t.csv", "a,b,y\n"), "train", "hub")
 
 
@@ -229,25 +229,25 @@ def test_every_format_holds_the_same_rows(
         ("t.csv", 'a,b,y\n"two\nlines",x,yes\nq,,no\n', ["t.csv, line 4, column 'b': the text is empty"]),
         ("t.csv", "a,b,y\nq,r,yes,more\n", ["t.csv, line 2: expected 3 columns, got 4"]),
         ("t.csv", 'a,b,y\nq,r,yes\n"q,r,no\n', ["t.csv, line 3: not valid CSV", "check the quotes"]),
-        ("t.csv", "a,b,label\nq,r,yes\n", ["t.csv: there is no column 'y'", "'label'"]),
-        ("t.csv", "a,b,y\nq,r,maybe\ns,t,perhaps\n", ["line 2, column 'y': 'maybe' is no label", "'perhaps'"]),
+        ("t.csv", "a,b,label\nq,r,yes\n", ["t.csv: no column 'y'", "'label'"]),
+        ("t.csv", "a,b,y\nq,r,maybe\ns,t,perhaps\n", ["line 2, column 'y': 'maybe' is not a label", "'perhaps'"]),
         (
             "t.csv",
             "a,b,y\nq,r,yess\n",
-            ["'yess' is no label of task own (did you mean 'yes'?); its labels are no, yes"],
+            ["'yess' is not a label of task own (did you mean 'yes'?); its labels are no, yes"],
         ),
         ("t.jsonl", '{"a": "q", "b": "r", "y": "yes"}\n{"a": "q"', ["t.jsonl, line 2: not valid JSON"]),
-        ("t.jsonl", '{"a": "q", "y": "yes"}', ["t.jsonl, line 1: there is no column 'b'", "'a', 'y'"]),
+        ("t.jsonl", '{"a": "q", "y": "yes"}', ["t.jsonl, line 1: no column 'b'", "'a', 'y'"]),
         (
             "t.jsonl",
             '{"a": "q", "a": "r", "b": "s", "y": 1}',
             ["line 1: not valid JSON: duplicate key 'a'"],
         ),
-        ("t.jsonl", "[1]", ["t.jsonl, row 0: 1 is no JSON object"]),
+        ("t.jsonl", "[1]", ["t.jsonl, row 0: 1 is not a JSON object"]),
         ("t.jsonl", '{"a": 5, "b": "r", "y": 1}', ["line 1, column 'a': 5 is not text but int"]),
         ("t.jsonl", '{"a": "q", "b": null, "y": 1}', ["line 1, column 'b': the text is empty"]),
         ("t.jsonl", '{"a": "q", "b": "r", "y": null}', ["line 1, column 'y': the label is missing"]),
-        ("t.jsonl", '{"a": "q", "b": "r", "y": true}', ["line 1, column 'y': 'true' is no label"]),
+        ("t.jsonl", '{"a": "q", "b": "r", "y": true}', ["line 1, column 'y': 'true' is not a label"]),
         ("t.jsonl", '{"a": "\\ud800", "b": "r", "y": 1}', ["line 1, column 'a'", "surrogate"]),
         ("t.jsonl", '{"a": "\\u0000", "b": "r", "y": 1}', ["line 1, column 'a'", "null character"]),
         ("t.parquet", "no parquet", ["t.parquet: not a readable Parquet file"]),
@@ -265,7 +265,7 @@ def test_parquet_defects_name_the_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": ["x"], "b": [3], "y": [0]}), path)
     assert "row 0, column 'b': 3 is not text but int" in error_of(own(tmp_path, path.name, path.read_bytes()))
     pq.write_table(pa.table({"a": ["x"], "b": ["z"]}), path)
-    assert "there is no column 'y'; the columns are 'a', 'b'" in error_of(own(tmp_path, path.name, path.read_bytes()))
+    assert "no column 'y'; the columns are 'a', 'b'" in error_of(own(tmp_path, path.name, path.read_bytes()))
 
 
 def test_own_files_can_lie_in_another_folder(tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_a_subset_is_stratified_seeded_and_keeps_ids(labels: list[int], seed: in
 def test_a_subset_that_cannot_be_drawn() -> None:
     examples = make([0, 1, 2, 0])
     for rows in (2, 5):
-        with pytest.raises(DataError, match=f"a subset of {rows} rows can't be drawn"):
+        with pytest.raises(DataError, match=f"can't draw a subset of {rows} samples"):
             subset(examples, rows, 0)
     with pytest.raises(DataError, match="needs labels"):
         subset(dataclasses.replace(examples, labels=None), 2, 0)

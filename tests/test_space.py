@@ -18,11 +18,12 @@ from pydantic import Field
 
 from leebert.config import TrainConfig
 from leebert.errors import ConfigError
+from leebert.findings import Findings
 from leebert.methods import METHODS, applies
+from leebert.yaml import dump_yaml, load_yaml, parse_yaml
 from tune import pruners
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
-from tune.space.findings import Findings
-from tune.space.parts import PRUNERS, Number, PrunerRow, Warmed
+from tune.space.plugins import PRUNERS, Number, PrunerRow, Warmed
 from tune.space.values import Range, ValueList, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
@@ -45,8 +46,8 @@ def errors(file: Path, text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_space(file, overrides)
     lines = str(caught.value).splitlines()
-    assert all(line.startswith((f"{file}: ", "--set: ")) for line in lines)
-    return [line.removeprefix(f"{file}: ") for line in lines]
+    assert all(line.startswith((f"{file}: ", f"{file}, line ", "--set: ")) for line in lines)
+    return [line.removeprefix(f"{file}: ").removeprefix(f"{file}, ") for line in lines]
 
 
 def test_a_wrong_value_of_set_names_set_and_not_the_file(file: Path) -> None:
@@ -211,7 +212,7 @@ def test_wrong_values_name_key_value_and_expectation(file: Path, name: str) -> N
 @pytest.mark.parametrize("name", ["stsb", "STS-B", "sts_b"])
 def test_a_known_regression_is_refused_for_what_it_is(file: Path, name: str) -> None:
     (line,) = errors(file, f"task: {name}\nbackbone: x\n" + SPACE)
-    assert line.startswith(f"task: '{name}': is a regression: exits are compared by the classes")
+    assert line.startswith(f"task: '{name}': is a regression: exit criteria compare the predicted classes")
 
 
 def test_algorithm_is_another_name_of_algorithms(file: Path) -> None:
@@ -263,6 +264,41 @@ def test_duplicate_keys_name_both_lines(file: Path) -> None:
 )
 def test_what_is_no_yaml_mapping(file: Path, text: str, line: str) -> None:
     assert errors(file, text)[0].startswith(line)
+
+
+def test_every_file_is_read_by_the_same_rules(file: Path) -> None:
+    """Best files, tasks and configurations of a run as search spaces: all duplicates with both lines, no shared aliases."""
+    file.write_text("a: &d {x: 1}\nb: *d\n")
+    content = load_yaml(file)
+    content["a"]["x"] = 2
+    assert content == {"a": {"x": 2}, "b": {"x": 1}}
+    file.write_text("a: 1\nb: {c: 2,\n  c: 3}\na: 4\n")
+    with pytest.raises(ConfigError) as error:
+        load_yaml(file)
+    first, second = (
+        f"{file}: b.c: line 3: duplicate key, first in line 2",
+        f"{file}: a: line 4: duplicate key, first in line 1",
+    )
+    assert str(error.value).splitlines() == [first, second]
+    with pytest.raises(ConfigError, match="is inside its own anchor"):
+        parse_yaml("task: &a [*a]\n", "file")
+
+
+def test_the_writer_writes_null_and_reads_back_what_it_wrote() -> None:
+    values = {
+        "a": "1e-5",
+        "b": "on",
+        "c": None,
+        "d": 1e-05,
+        "e": [{"f": "2026-01-31"}],
+        "g": "a: b",
+        "h": " x\n",
+        "i": {},
+    }
+    text = dump_yaml(values)
+    assert "c: null\n" in text
+    assert parse_yaml(text, "text") == values
+    assert list(parse_yaml(text, "text")) == list(values)
 
 
 def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:
@@ -359,7 +395,7 @@ def test_own_task_is_kept_as_it_is(file: Path) -> None:
         ),
         (
             "{name: mrpc, files: {train: a.jsonl}, text: s, label: y, labels: [n, p]}",
-            ["task: {'name': 'mrpc', "],
+            ["task: name: 'mrpc' is a built-in task; choose another name"],
         ),
         ("3", ["task: 3: should be the name of a task, or a mapping that declares one"]),
     ],
@@ -559,7 +595,7 @@ CAUTIOUS = PrunerRow(
 
 @pytest.fixture
 def cautious() -> Iterator[None]:
-    pruners.register(CAUTIOUS)
+    PRUNERS.register(CAUTIOUS)
     yield
     PRUNERS.unregister("cautious")
 

@@ -55,7 +55,7 @@ def test_swapping_sides_mirrors_everything(diffs, ratio):
 @pytest.mark.parametrize("diffs", [[0.1], [0.0], [0.1, 0.1], [0.0] * 5, [0.3, 0.1 + 0.2]])
 def test_without_spread_there_is_no_interval(diffs):
     interval = corrected_t(diffs, 0.25)
-    assert not interval.known
+    assert not interval.defined
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
     assert math.isnan(interval.p)
@@ -142,7 +142,7 @@ def test_exit_intervals_are_bonferronis_and_their_p_holms(samples):
     assert [i.low for i in together] == pytest.approx([i.low for i in alone], nan_ok=True)
     assert {i.confidence for i in together} == {0.95}
     # Holm is at least as sharp: an interval clear of 0 is always rejected.
-    assert all(i.p < 0.05 + 1e-9 for i in together if i.known and not i.low <= 0 <= i.high)
+    assert all(i.p < 0.05 + 1e-9 for i in together if i.defined and not i.low <= 0 <= i.high)
     assert holm_intervals([], 0.25) == ()
 
 
@@ -152,3 +152,9 @@ def test_judge_applies_its_settings():
     assert judge.interval(diffs) == corrected_t(diffs, 0.5, 0.9)
     assert judge.intervals([diffs, diffs]) == holm_intervals([diffs, diffs], 0.5, 0.9)
     assert judge.sign_flip(diffs * 7) == sign_flip(diffs * 7, 3, 50)
+
+
+def test_comparisons_are_by_default_at_95_percent_with_seed_0_and_10_000_sign_flips():
+    assert Judge(0.5) == Judge(0.5, confidence=0.95, seed=0, permutations=10_000)
+    many = list(np.linspace(-0.5, 1.0, 17))
+    assert sign_flip(many) == sign_flip(many, seed=0, permutations=10_000)

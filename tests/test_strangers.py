@@ -153,7 +153,7 @@ def test_a_checkpoint_with_a_pickle_is_passed_over(stranger, payload):
     d = driver(stranger, fresh=False)
     (checkpoint,) = stranger.glob("checkpoints/*/*/epoch-0000")
     (checkpoint / "state.safetensors").write_bytes(payload)
-    assert Checkpoints(checkpoint.parent, anew=True).load() is None
+    assert Checkpoints(checkpoint.parent, restart=True).load() is None
     assert run_all(d) == "finished"
 
 

@@ -184,12 +184,12 @@ def test_a_test_file_of_another_length_is_refused_and_an_earlier_answer_stays(mo
 
 
 DEFECTS = {
-    "no index": ("#1 String\t#2 String\na\tb\n", ["test.tsv: there is no column 'index'"]),
+    "no index": ("#1 String\t#2 String\na\tb\n", ["test.tsv: no column 'index'"]),
     "an index twice": (
         "index\t#1 String\t#2 String\n3\ta\tb\n3\ta\tc\n",
         ["line 3, column 'index': '3' is a duplicate row number"],
     ),
-    "no number": ("index\t#1 String\t#2 String\nx\ta\tb\n", ["line 2, column 'index': 'x' is no row number"]),
+    "no number": ("index\t#1 String\t#2 String\nx\ta\tb\n", ["line 2, column 'index': 'x' is not a row number"]),
     "a broken line": ("index\t#1 String\t#2 String\n0\ta\n", ["line 2: expected 3 columns, got 2"]),
     "no rows": ("index\t#1 String\t#2 String\n", ["test.tsv: no rows"]),
 }
@@ -208,7 +208,7 @@ def test_a_test_file_that_is_no_release_is_named(models, cli, tmp_path, defect):
 def test_a_missing_test_split_another_task_and_options_that_do_not_fit(models, cli, mrpc, tmp_path):
     out = tmp_path / "out"
     ran = cli("leebert", "predict", models("rte"), "--glue", out, "--data-dir", mrpc)
-    refused(ran, "test.tsv: no such file, the split 'test' of task rte", "holds RTE/test.tsv")
+    refused(ran, "test.tsv: no such file (split 'test' of task rte)", "holds RTE/test.tsv")
     own = {"name": "pairs", "files": {"train": "x.csv"}, "text": ["a", "b"], "label": "y", "labels": ["no", "yes"]}
     for task, named in ((own, "'pairs'"), (None, "has no task")):
         model = save_model(tmp_path / named, task, ("no", "yes"))

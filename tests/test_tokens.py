@@ -173,7 +173,7 @@ def test_a_max_length_that_the_tokenizer_does_not_allow(tokenizer: Any, tmp_path
 
 
 def test_rows_and_tokenizers_that_will_not_do(tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"made\.tsv: no rows"):
+    with pytest.raises(DataError, match=r"made\.tsv: no samples to tokenise"):
         tokenise(PAIR.take([]), tokenizer, 16, tmp_path / "t.arrow")
 
     class Slow:
@@ -224,7 +224,9 @@ def test_racing_for_one_file_leaves_one_whole_file(tokenizer: Any, tmp_path: Pat
 def test_a_file_under_the_wrong_name(tokenizer: Any, tmp_path: Path) -> None:
     other = Path(cached(PAIR, tokenizer, 12, tmp_path).path)
     path = other.rename(tmp_path / f"{token_fingerprint(PAIR, tokenizer, 16)}.arrow")
-    with pytest.warns(UserWarning, match=f"{path.name}: holds the tokens of other data or settings; it is made again"):
+    with pytest.warns(
+        UserWarning, match=f"{path.name}: holds the tokens of other data or settings; the file is rebuilt"
+    ):
         made = cached(PAIR, tokenizer, 16, tmp_path)
     assert (made.path, made.max_length) == (str(path), 16)
     assert cached(PAIR, tokenizer, 16, tmp_path).fingerprint == made.fingerprint  # and no warning
@@ -242,7 +244,7 @@ def test_a_damaged_file_is_made_again_with_a_warning_also_by_several_at_once(
     with pytest.raises(CacheError, match="damaged"):
         TokenisedSplit.open(path)
     made: list[TokenisedSplit] = []
-    with pytest.warns(UserWarning, match=f"{path.name}: the token file is damaged .*; it is made again"):
+    with pytest.warns(UserWarning, match=f"{path.name}: the token file is damaged .*; the file is rebuilt"):
         at_once(4, lambda: made.append(cached(PAIR, tokenizer, 16, tmp_path)))
     assert len(made) == 4
     assert path.read_bytes() == whole
@@ -297,7 +299,7 @@ def test_a_file_whose_description_is_damaged_is_refused(whole: Path, fact: bytes
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such token file"):
+    with pytest.raises(DataError, match="no such token file"):
         TokenisedSplit.open(tmp_path / "none.arrow")
 
 

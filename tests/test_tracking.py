@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import math
+import socket
 import subprocess
 import sys
 import threading
@@ -38,6 +39,7 @@ from tune.tracking.server import experiment_url, redact, resolve_uri
 from tune.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
+    from mlflow_app import MlflowApp
     from mlflow_server import MlflowServer
 
 EXITS, EPOCHS = 4, 3
@@ -85,7 +87,7 @@ class Sweep:
         self.experiment = f"experiment of {self.name}"
 
     def tracker(self) -> Tracker:
-        return Tracker(self.uri, self.experiment, self.name, "mrpc", say=self.said.append, longest_pause=0.5)
+        return Tracker(self.uri, self.experiment, self.name, "mrpc", say=self.said.append, longest_pause=0.05)
 
     def send(self, events: list[TrackingEvent]) -> Tracker:
         tracker = self.tracker()
@@ -114,15 +116,16 @@ class Sweep:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('database')}/new/mlflow.db"
+def database(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[Path], str]) -> str:
+    return new_database(tmp_path_factory.mktemp("database"))
 
 
-@pytest.fixture(params=["server", "sqlite"])
+@pytest.fixture(params=["app", "sqlite"])
 def sweep(request: pytest.FixtureRequest) -> Sweep:
-    if request.param == "server":
-        return Sweep(request.getfixturevalue("mlflow_server").url)
-    return Sweep(request.getfixturevalue("database"))
+    """A sweep at MLflow's application, at a database, or (`server`) at a server in a process of its own."""
+    if request.param == "sqlite":
+        return Sweep(request.getfixturevalue("database"))
+    return Sweep(request.getfixturevalue(f"mlflow_{request.param}").url)
 
 
 @pytest.fixture
@@ -133,6 +136,12 @@ def served(mlflow_server: MlflowServer) -> Iterator[Sweep]:
         mlflow_server.start()
 
 
+@pytest.fixture
+def at_app(mlflow_app: MlflowApp) -> Iterator[Sweep]:
+    yield Sweep(mlflow_app.url)
+    mlflow_app.resume()
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -141,6 +150,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sweep", ["server", "sqlite"], indirect=True)
 def test_what_a_user_sees_of_a_sweep(sweep: Sweep) -> None:
     sweep.send(whole_sweep())
     runs = sweep.runs()
@@ -249,28 +259,28 @@ def test_a_restarted_cell_continues_its_run(database: str) -> None:
     assert sweep.runs()["CLO-v2 00 s0 f0"].data.tags["attempt"] == "2"
 
 
-def test_requests_stay_within_one_per_report_and_three_per_run(served: Sweep, mlflow_server: MlflowServer) -> None:
-    tracker, events, before = served.tracker(), whole_sweep(), len(mlflow_server.requests())
+def test_requests_stay_within_one_per_report_and_three_per_run(at_app: Sweep, mlflow_app: MlflowApp) -> None:
+    tracker, events, before = at_app.tracker(), whole_sweep(), len(mlflow_app.requests())
     tracker.check()
-    assert mlflow_server.requests()[before:] == ["GET experiments/get-by-name", "POST experiments/create"]
+    assert mlflow_app.requests()[before:] == ["GET experiments/get-by-name", "POST experiments/create"]
 
-    before = len(mlflow_server.requests())
+    before = len(mlflow_app.requests())
     for event in events:
         tracker.put(event)
     assert tracker.close(60) == 0
-    sent = Counter(mlflow_server.requests()[before:])
-    reports, runs = sum(isinstance(event, Epoch) for event in events), len(served.runs())
+    sent = Counter(mlflow_app.requests()[before:])
+    reports, runs = sum(isinstance(event, Epoch) for event in events), len(at_app.runs())
     assert sent["POST runs/search"] == 2, "it found nothing, and looked again"
     assert sent["POST runs/create"] == sent["POST runs/update"] == runs
     assert sent.total() - 2 <= reports + 3 * runs
     assert sent.total() == sum(sent[f"POST runs/{what}"] for what in ("search", "create", "update", "log-batch"))
 
-    before = len(mlflow_server.requests())
-    served.send(events)
-    assert mlflow_server.requests()[before:] == ["GET experiments/get-by-name", "POST runs/search"]
+    before = len(mlflow_app.requests())
+    at_app.send(events)
+    assert mlflow_app.requests()[before:] == ["GET experiments/get-by-name", "POST runs/search"]
 
 
-def test_reports_that_waited_share_requests_that_hold_whole_epochs(served: Sweep, mlflow_server: MlflowServer) -> None:
+def test_reports_that_waited_share_requests_that_hold_whole_epochs(at_app: Sweep, mlflow_app: MlflowApp) -> None:
     def report(fold: int, number: int) -> Epoch:
         metrics = {f"train/term_{i:03d}": float(number) for i in range(120)}
         return Epoch("clo", 0, fold, number, lambda: metrics, time_ms=1_700_000_000_000 + number)
@@ -278,60 +288,32 @@ def test_reports_that_waited_share_requests_that_hold_whole_epochs(served: Sweep
     events: list[TrackingEvent] = [SweepStarted(), ConfigStarted("clo", 0, VALUES["clo"])]
     events += [CellStarted("clo", 0, 0), CellStarted("clo", 0, 1)]
     events += [report(fold, number) for number in range(10) for fold in range(2)]
-    tracker = served.tracker()
+    tracker = at_app.tracker()
     tracker.check()
-    mlflow_server.pause()
+    mlflow_app.pause()
     for event in events:
         tracker.put(event)
-    before = len(mlflow_server.requests())
-    mlflow_server.resume()
+    before = len(mlflow_app.requests())
+    mlflow_app.resume()
     assert tracker.close(60) == 0
-    logged = Counter(mlflow_server.requests()[before:])["POST runs/log-batch"]
+    logged = Counter(mlflow_app.requests()[before:])["POST runs/log-batch"]
     assert logged == 1 + 2 * 2, "parameters, and for either fold 10 epochs of which 6 fit into a request"
     for fold in range(2):
-        run = contents(mlflow_server.database, served.name)[f"CLO-v2 00 s0 f{fold}"]
+        run = contents(mlflow_app.database, at_app.name)[f"CLO-v2 00 s0 f{fold}"]
         assert len(run["metrics"]) == 120
         for points in run["metrics"].values():
             assert points == [(number, number, 1_700_000_000_000 + number) for number in range(10)]
 
 
 @pytest.mark.slow
-def test_a_killed_server_gets_everything_later_once_and_in_order(served: Sweep, mlflow_server: MlflowServer) -> None:
-    tracker, events = served.tracker(), whole_sweep()
-    tracker.check()
-    for event in events[:5]:
-        tracker.put(event)
-    wait_for(lambda: tracker.waiting == 0)
-    mlflow_server.kill()
-    started = time.monotonic()
-    for event in events[5:]:
-        tracker.put(event)
-    assert time.monotonic() - started < 0.5, "training is never held up"
-    wait_for(lambda: served.said)
-    mlflow_server.start()
-    wait_for(lambda: tracker.waiting == 0)
-    assert tracker.close(10) == 0
-    assert [
-        ("away" if "Training continues" in line else "back" if "is back" in line else line) for line in served.said
-    ] == [
-        "away",
-        "back",
-    ]
-    assert Counter(run.info.status for run in served.runs().values()) == {"FINISHED": 5, "KILLED": 2}
-    assert served.history("CLO-v2 00 s0 f1", "score/mean") == [(0, 0.5), (1, 0.51), (2, 0.52)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("late", [0.0, 0.9])
-def test_a_lost_answer_leaves_no_second_run(
-    mlflow_server: MlflowServer, late: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_answer_leaves_no_second_run(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request arrives after its sender has given it up."""
     monkeypatch.setattr(runs, "open_store", lambda uri, *_: server.open_store(uri, 5.0, 0.5))
     to_lose = [2]
 
     def fault(path: str) -> Fault | None:
         to_lose[0] -= "runs/create" in path
-        return Fault(forwarded=True, late=late) if "runs/create" in path and to_lose[0] >= 0 else None
+        return Fault(forwarded=True, late=0.9) if "runs/create" in path and to_lose[0] >= 0 else None
 
     with proxy(mlflow_server.url, fault) as uri:
         sweep = Sweep(uri)
@@ -342,20 +324,20 @@ def test_a_lost_answer_leaves_no_second_run(
         assert tracker.waiting == 0
 
 
-def test_a_hanging_server(served: Sweep, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "open_store", lambda uri, *_: server.open_store(uri, 5.0, 0.5))
-    tracker, events = served.tracker(), whole_sweep()
+def test_a_hanging_server(at_app: Sweep, mlflow_app: MlflowApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "open_store", lambda uri, *_: server.open_store(uri, 5.0, 0.2))
+    tracker, events = at_app.tracker(), whole_sweep()
     tracker.put(events[0])
     wait_for(lambda: tracker.waiting == 0)
-    mlflow_server.pause()
+    mlflow_app.pause()
     try:
         for event in events[1:]:
             tracker.put(event)
-        wait_for(lambda: served.said)
+        wait_for(lambda: at_app.said)
     finally:
-        mlflow_server.resume()
+        mlflow_app.resume()
     assert tracker.close(60) == 0
-    assert len(served.runs()) == 7
+    assert len(at_app.runs()) == 7
 
 
 def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> None:
@@ -364,7 +346,7 @@ def test_closing_without_a_server_says_how_many_events_wait(free_port: int) -> N
     for event in whole_sweep():
         tracker.put(event)
     started = time.monotonic()
-    assert tracker.close(0.5) == tracker.waiting == len(whole_sweep())
+    assert tracker.close(0.1) == tracker.waiting == len(whole_sweep())
     assert time.monotonic() - started < 5
     assert "events were not sent" in sweep.said[-1]
 
@@ -374,19 +356,19 @@ def test_closing_waits_on_while_the_server_takes_something(database: str, monkey
     apply = runs.RunWriter.apply
 
     def slowly(self: Any, *events: TrackingEvent) -> None:
-        time.sleep(0.3 * len(events))
+        time.sleep(0.15 * len(events))
         apply(self, *events)
 
     monkeypatch.setattr(runs.RunWriter, "apply", slowly)
-    monkeypatch.setattr(tracking, "PROGRESS_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "PROGRESS_SECONDS", 0.5)
     sweep = Sweep(database)
     tracker = sweep.tracker()
     tracker.check()  # creates the tables
     for event in whole_sweep():
         tracker.put(event)
     started = time.monotonic()
-    assert tracker.close(4.0) == 0
-    assert time.monotonic() - started > 4.0, "else nothing was tested"
+    assert tracker.close(2.0) == 0
+    assert time.monotonic() - started > 2.0, "else nothing was tested"
     assert len(sweep.runs()) == 7
     assert any("pending events" in line for line in sweep.said)
 
@@ -469,8 +451,11 @@ def test_many_values_are_split_below_the_limits_of_a_request(sweep: Sweep) -> No
 
 
 @pytest.fixture
-def free_port(mlflow_server: MlflowServer) -> int:
-    return type(mlflow_server)(mlflow_server.folder / "never started").port
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def test_check_says_what_to_do_when_nobody_answers(free_port: int) -> None:
@@ -480,13 +465,13 @@ def test_check_says_what_to_do_when_nobody_answers(free_port: int) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_check_is_quick_when_the_server_hangs(served: Sweep, mlflow_server: MlflowServer) -> None:
-    mlflow_server.pause()
+def test_check_is_quick_when_the_server_hangs(at_app: Sweep, mlflow_app: MlflowApp) -> None:
+    mlflow_app.pause()
     try:
         with pytest.raises(TrackingError, match="can't be used"):
-            served.tracker().check(1.0)
+            at_app.tracker().check(0.2)
     finally:
-        mlflow_server.resume()
+        mlflow_app.resume()
 
 
 @pytest.mark.parametrize(
@@ -509,7 +494,7 @@ def test_check_says_what_to_do_about_each_refusal(status: int, body: bytes, todo
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         with pytest.raises(TrackingError, match=todo):
             Sweep(f"http://127.0.0.1:{server.server_port}").tracker().check()
         server.shutdown()
@@ -524,8 +509,8 @@ def test_a_server_without_a_free_connection_is_busy_and_what_it_refused_is_sent_
     assert server.is_permanent(MlflowException("(psycopg2.errors.StringDataRightTruncation)", BAD_REQUEST))
 
 
-def test_many_sweeps_may_create_one_experiment_at_once(mlflow_server: MlflowServer) -> None:
-    sweeps = [Sweep(mlflow_server.url) for _ in range(6)]
+def test_many_sweeps_may_create_one_experiment_at_once(mlflow_app: MlflowApp) -> None:
+    sweeps = [Sweep(mlflow_app.url) for _ in range(6)]
     trackers = [Tracker(s.uri, f"shared {sweeps[0].name}", s.name, "mrpc") for s in sweeps]
     threads = [threading.Thread(target=tracker.check) for tracker in trackers]
     for thread in threads:
@@ -537,15 +522,22 @@ def test_many_sweeps_may_create_one_experiment_at_once(mlflow_server: MlflowServ
 
 @pytest.mark.slow
 def test_many_processes_may_create_one_database_at_once(tmp_path: Path) -> None:
-    code = "import sys; from tune.tracking.tracker import Tracker; Tracker(sys.argv[1], 'e', 's', 't').check()"
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    # Forked after the imports, which take seconds each: so they begin together, too.
+    code = """
+import os, sys
+import mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store
+from tune.tracking.tracker import Tracker
+for _ in range(4):
+    if os.fork() == 0:
+        Tracker(sys.argv[1], "e", "s", "t").check()
+        sys.stdout.flush()
+        os._exit(0)
+print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(4)])
+"""
     root = Path(__file__).resolve().parent.parent
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, uri], cwd=root, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "[0, 0, 0, 0]", done.stderr
 
 
 def test_an_experiment_that_was_deleted(database: str) -> None:
@@ -558,14 +550,14 @@ def test_an_experiment_that_was_deleted(database: str) -> None:
 
 
 def test_secrets_are_never_said_or_stored(
-    served: Sweep, mlflow_server: MlflowServer, monkeypatch: Any, free_port: int
+    at_app: Sweep, mlflow_app: MlflowApp, monkeypatch: Any, free_port: int
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-in-environment")
-    address = served.uri.removeprefix("http://")
-    served.uri = f"http://user:pa55word@{address}"
-    tracker = served.tracker()
+    address = at_app.uri.removeprefix("http://")
+    at_app.uri = f"http://user:pa55word@{address}"
+    tracker = at_app.tracker()
     tracker.check()
-    tracker.put(SweepStarted({"tracking_uri": served.uri}, f"see {served.uri} with t0ken-in-environment"))
+    tracker.put(SweepStarted({"tracking_uri": at_app.uri}, f"see {at_app.uri} with t0ken-in-environment"))
     tracker.put(CellEnded("nobody's", 0, 0, "failed"))
     assert tracker.close(30) == 0
     assert tracker.rejected == 1
@@ -574,18 +566,18 @@ def test_secrets_are_never_said_or_stored(
         away.tracker().check()
     lost = away.tracker()
     lost.put(SweepStarted())
-    lost.close(0.3)
+    lost.close(0.1)
     texts = [
         str(caught.value),
         repr(caught.value.__cause__),
-        *served.said,
+        *at_app.said,
         *away.said,
         str(tracker.url),
-        mlflow_server.log(),
+        mlflow_app.log(),
     ]
-    texts += [path.read_bytes().decode(errors="replace") for path in mlflow_server.folder.glob("mlflow.db*")]
+    texts += [path.read_bytes().decode(errors="replace") for path in mlflow_app.database.parent.glob("mlflow.db*")]
     assert all(secret not in text for text in texts for secret in ("pa55word", "t0ken-in-environment"))
-    assert served.name in "".join(texts), "the texts are those of this sweep"
+    assert at_app.name in "".join(texts), "the texts are those of this sweep"
 
 
 def test_the_password_of_the_address_is_sent_to_the_server() -> None:
@@ -601,7 +593,7 @@ def test_the_password_of_the_address_is_sent_to_the_server() -> None:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         with pytest.raises(TrackingError):
             Sweep(f"http://user:p%40ss@127.0.0.1:{server.server_port}").tracker().check()
         server.shutdown()

@@ -30,26 +30,26 @@ def sent(uri: str) -> Sweep:
 
 def refused(uri: str, sweep: Sweep, page: Path) -> str:
     with pytest.raises(TrackingError) as error:
-        log_file(uri, sweep.experiment, sweep.name, page, again=AGAIN)
+        log_file(uri, sweep.experiment, sweep.name, page, command=AGAIN)
     assert error.value.__cause__ is None
     return str(error.value)
 
 
-def test_a_page_stands_at_the_address_that_is_returned(mlflow_server, page, tmp_path) -> None:
+def test_a_page_stands_at_the_address_that_is_returned(mlflow_app, page, tmp_path) -> None:
     from mlflow import MlflowClient
 
-    sweep = sent(mlflow_server.url)
-    address = log_file(sweep.uri, sweep.experiment, sweep.name, page, again=AGAIN)
+    sweep = sent(mlflow_app.url)
+    address = log_file(sweep.uri, sweep.experiment, sweep.name, page, command=AGAIN)
     run = sweep.runs()[sweep.name].info
     assert address == f"{sweep.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/reports/page.html"
     copy = MlflowClient(sweep.uri).download_artifacts(run.run_id, "reports/page.html", str(tmp_path))
     assert Path(copy).read_text() == page.read_text()
 
 
-def test_of_a_database_the_run_is_named(tmp_path, page, monkeypatch) -> None:
+def test_of_a_database_the_run_is_named(tmp_path, page, monkeypatch, new_database) -> None:
     monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts
-    sweep = sent(f"sqlite:///{tmp_path}/mlflow.db")
-    told = log_file(sweep.uri, sweep.experiment, sweep.name, page, again=AGAIN)
+    sweep = sent(new_database(tmp_path))
+    told = log_file(sweep.uri, sweep.experiment, sweep.name, page, command=AGAIN)
     assert told == f"reports/page.html of run {sweep.runs()[sweep.name].info.run_id}"
 
 
@@ -60,8 +60,8 @@ def test_a_database_that_is_not_there_is_not_created(tmp_path, page, monkeypatch
     assert not (tmp_path / "new").exists()
 
 
-def test_an_experiment_or_sweep_that_the_server_lacks_is_named(mlflow_server, page) -> None:
-    known, unknown = sent(mlflow_server.url), Sweep(mlflow_server.url)
+def test_an_experiment_or_sweep_that_the_server_lacks_is_named(mlflow_app, page) -> None:
+    known, unknown = sent(mlflow_app.url), Sweep(mlflow_app.url)
     assert f"has no run of sweep {unknown.name} in experiment {unknown.experiment!r}" in refused(
         known.uri, unknown, page
     )
@@ -80,9 +80,9 @@ def test_a_server_that_is_away_is_said_soon_and_without_secrets(page) -> None:
     assert "secret" not in said
 
 
-def test_a_server_that_takes_no_files_says_why(mlflow_server, page) -> None:
-    sweep = sent(mlflow_server.url)
-    with proxy(mlflow_server.url, lambda path: Fault(403, b"no files here") if "artifacts" in path else None) as url:
+def test_a_server_that_takes_no_files_says_why(mlflow_app, page) -> None:
+    sweep = sent(mlflow_app.url)
+    with proxy(mlflow_app.url, lambda path: Fault(403, b"no files here") if "artifacts" in path else None) as url:
         said = refused(url, sweep, page)
     assert said.startswith(f"MLflow can't be used at {url}: ")
     assert "403" in said

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from in_process import run_session
 from toy_problems import SlowProblem, TroubledProblem, keep_the_interpreter, set_the_clock_back, sleep_for_ever
 from toy_sweep import by_value, scores, session, toy_driver, undisturbed
 from toys import ToyProblem
@@ -32,7 +33,7 @@ def of(expected, state):
 
 def test_a_trial_that_hangs_is_ended_and_tried_again_and_its_stack_is_kept(tmp_path, expected):
     problem = TroubledProblem(marks=str(tmp_path), troubles=(sleep_for_ever, keep_the_interpreter))
-    d = toy_driver(tmp_path, problem, study={"hang_seconds": 10.0}, budget=Budget(trials=1))
+    d = toy_driver(tmp_path, problem, study={"hang_seconds": 6.0}, budget=Budget(trials=1))
     assert session(d) == "finished"
     ((config, failures),) = d.state.failures.items()
     assert [f["reason"] for f in failures] == ["hang", "hang"]
@@ -47,7 +48,7 @@ def test_a_trial_that_hangs_is_ended_and_tried_again_and_its_stack_is_kept(tmp_p
 
 def test_a_sweep_that_is_asked_to_stop_waits_for_an_epoch_that_takes_longer_than_ray_would(tmp_path, expected):
     stop = tmp_path / "STOP"
-    d = toy_driver(tmp_path, SlowProblem(pause=5.0), study={"hang_seconds": 600.0}, stop_requested=stop.exists)
+    d = toy_driver(tmp_path, SlowProblem(pause=3.2), study={"hang_seconds": 600.0}, stop_requested=stop.exists)
 
     def stop_early():
         if not began and any((tmp_path / "hung").glob("*")):  # its watchdog is up: it trains
@@ -62,12 +63,12 @@ def test_a_sweep_that_is_asked_to_stop_waits_for_an_epoch_that_takes_longer_than
 
 
 def test_a_slow_trial_lives_and_so_does_one_that_waits_to_be_asked(tmp_path, expected):
-    d = toy_driver(tmp_path, SlowProblem(pause=0.7), study={"hang_seconds": 10.0}, budget=Budget(trials=1))
+    d = toy_driver(tmp_path, SlowProblem(pause=0.3), study={"hang_seconds": 6.0}, budget=Budget(trials=1))
     waited = []
 
     def wait():
         if d.state.fold_epochs and not waited:
-            waited.append(time.sleep(8))  # Ray's loop stands still, and with it whatever asks for epochs
+            waited.append(time.sleep(5))  # Ray's loop stands still, and with it whatever asks for epochs
 
     assert session(d, beat=wait) == "finished"
     assert waited
@@ -78,15 +79,15 @@ def test_a_slow_trial_lives_and_so_does_one_that_waits_to_be_asked(tmp_path, exp
 
 def test_a_checkpoint_that_was_altered_while_the_sweep_was_stopped_costs_an_epoch(tmp_path):
     training = {"max_epochs": 6, "patience": 6}
-    d = toy_driver(tmp_path, SlowProblem(pause=0.03), study={"training": training}, budget=Budget(fold_epochs=2))
-    assert session(d, 1) == "stopped"
+    d = toy_driver(tmp_path, ToyProblem(), study={"training": training}, budget=Budget(fold_epochs=2))
+    assert run_session(d.study, d, beat=lambda: None) == "stopped"
     newest = sorted(tmp_path.glob("checkpoints/*/*/epoch-*"))[-1]
     data = bytearray((newest / "state.safetensors").read_bytes())
     data[-7] ^= 1
     (newest / "state.safetensors").write_bytes(data)
     later = toy_driver(tmp_path, ToyProblem(), 2, {"training": training}, budget=Budget(trials=1))
     done = later.state.fold_epochs
-    assert session(later, 1) == "finished"
+    assert run_session(later.study, later, beat=lambda: None) == "finished"
     assert scores(later.state) == of(undisturbed(tmp_path / "plain", **training), later.state)
     # It was really trained again: no epoch is recorded twice, but the new attempt wrote a checkpoint of the damaged one.
     (config,) = later.state.configs

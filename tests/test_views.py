@@ -42,7 +42,7 @@ def cards(view: View) -> list[dict[str, Any]]:
 def test_each_view_keeps_to_its_sweep_and_leaves_folds_out() -> None:
     made = saved_views("mrpc-small", FOUND)
     assert [view.name for view in made] == [
-        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean layers", "mrpc-small: all configurations",
+        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean exit layer", "mrpc-small: all configurations",
         "mrpc-small: summary",
     ]  # fmt: skip
     kinds = ["config", "config", "config", "summary"]
@@ -108,8 +108,19 @@ def test_every_option_has_its_chart() -> None:
     assert scatters == [*options, "cv/score_std_pct"]
 
 
-def test_a_view_of_other_algorithms_does_not_name_these_two() -> None:
-    assert saved_views("s", ViewContents(("slo", "uniform")))[0].name == "s: methods compared"
+@pytest.mark.parametrize(
+    ("methods", "title"),
+    [
+        (("blo", "clo-v1", "clo-v2"), "CLO vs BLO"),
+        (("uniform", "slo"), "SLO vs Uniform"),
+        (("hyper", "clo-v2", "blo"), "CLO vs BLO vs Hypergradient"),
+        (("fastbert-clo-v2", "blo"), "BLO vs FastBERT-CLO"),
+        (("slo",), "methods compared"),
+        (("slo", "blo", "uniform", "rand"), "methods compared"),
+    ],
+)
+def test_the_first_view_is_titled_by_the_methods_that_it_compares(methods: tuple[str, ...], title: str) -> None:
+    assert saved_views("s", ViewContents(methods))[0].name == f"s: {title}"
 
 
 def test_axes_begin_where_the_values_do() -> None:
@@ -220,7 +231,7 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
         return state
 
     assert titles(100) == []
-    assert titles(101) == ["Score against mean layers, one line per configuration (the best 100 only)"]
+    assert titles(101) == ["Score against mean exit layer, one line per configuration (the best 100 only)"]
 
 
 def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
@@ -262,10 +273,10 @@ def of_sweep(view_contents: dict[str, str], sweep: str) -> set[str]:
     return {key.removeprefix(prefix) for key in view_contents if key.startswith(prefix)}
 
 
-def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
+def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: Path, new_database) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = new_database(tmp_path)
     one, two = Sweep(uri), Sweep(uri)
     two.experiment = one.experiment
     for sweep in (one, two):
@@ -296,8 +307,8 @@ def test_sweeps_share_an_experiment_and_a_second_time_changes_nothing(tmp_path: 
     assert after["mlflow.note.content"] == note
 
 
-def test_the_links_open_from_the_description_whatever_the_servers_name(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_the_links_open_from_the_description_whatever_the_servers_name(tmp_path: Path, new_database) -> None:
+    uri = new_database(tmp_path)
     sweep = Sweep(uri)
     sweep.send([SavedViews(saved_views(sweep.name, FOUND))])
     (line,) = tags(uri, sweep.experiment)["mlflow.note.content"].splitlines()
@@ -307,8 +318,8 @@ def test_the_links_open_from_the_description_whatever_the_servers_name(tmp_path:
     assert line.count("](#/experiments/1/runs?viewStateShareKey=") == 4
 
 
-def test_in_a_full_description_the_oldest_links_make_room_and_the_rest_stays(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+def test_in_a_full_description_the_oldest_links_make_room_and_the_rest_stays(tmp_path: Path, new_database) -> None:
+    uri = new_database(tmp_path)
     sweeps = [Sweep(uri) for _ in range(4)]
     own = "what this is for " + "x" * 18_500
     for sweep in sweeps:
@@ -336,9 +347,9 @@ NO_SUCH_TAGS = Fault(400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message":
 
 
 @pytest.fixture
-def refused(mlflow_server) -> Iterator[str]:
+def refused(mlflow_app) -> Iterator[str]:
     """A way to the server on which experiments take no tags."""
-    with proxy(mlflow_server.url, lambda path: NO_SUCH_TAGS if "set-experiment-tag" in path else None) as url:
+    with proxy(mlflow_app.url, lambda path: NO_SUCH_TAGS if "set-experiment-tag" in path else None) as url:
         yield url
 
 
@@ -373,26 +384,26 @@ def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_
 
 
 @pytest.mark.parametrize("status", [403, 404, 501])
-def test_a_server_that_forbids_or_does_not_know_such_tags_holds_nothing_up(status: int, mlflow_server) -> None:
+def test_a_server_that_forbids_or_does_not_know_such_tags_holds_nothing_up(status: int, mlflow_app) -> None:
     refusal = Fault(status, b"no")
-    with proxy(mlflow_server.url, lambda path: refusal if "set-experiment-tag" in path else None) as url:
+    with proxy(mlflow_app.url, lambda path: refusal if "set-experiment-tag" in path else None) as url:
         sweep = Sweep(url)
         start, *_, end = whole_sweep()
         sweep.send([start, SavedViews(saved_views(sweep.name, FOUND)), end])
     (line,) = sweep.said
     assert f"failed with error code {status}" in line
-    sweep.uri = mlflow_server.url
+    sweep.uri = mlflow_app.url
     assert [run.info.status for run in sweep.runs().values()] == ["FINISHED"]
 
 
-def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlflow_server) -> None:
+def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlflow_app) -> None:
     taken = [5]  # four views and the links
 
     def fault(path: str) -> Fault | None:
         taken[0] -= "set-experiment-tag" in path
         return NO_SUCH_TAGS if taken[0] < 0 and "set-experiment-tag" in path else None
 
-    with proxy(mlflow_server.url, fault) as url:
+    with proxy(mlflow_app.url, fault) as url:
         sweep = Sweep(url)
         more = ViewContents(FOUND.algorithms, FOUND.shared, FOUND.others, 40, {"depth/score": (0.6, 0.9)})
         tracker = sweep.send([whole_sweep()[0], *(SavedViews(saved_views(sweep.name, of)) for of in (FOUND, more))])
@@ -416,18 +427,18 @@ def test_a_rebuild_ends_well_where_the_tags_are_rejected_and_prints_the_plain_li
     assert len(again.err.splitlines()) == 1
 
 
-def test_the_command_makes_views_again_that_somebody_deleted(mlflow_server, cli, tmp_path) -> None:
+def test_the_command_makes_views_again_that_somebody_deleted(mlflow_app, cli, tmp_path) -> None:
     from mlflow import MlflowClient
 
-    made = made_sweep(tmp_path / "sweeps" / "deleted", mlflow_server.url, **SMALL)
+    made = made_sweep(tmp_path / "sweeps" / "deleted", mlflow_app.url, **SMALL)
     assert cli("leebert-tune", "rebuild-mlflow", made.path).code == 0
-    before = tags(mlflow_server.url, "leebert-mrpc")
-    experiment = MlflowClient(mlflow_server.url).get_experiment_by_name("leebert-mrpc").experiment_id
-    MlflowClient(mlflow_server.url).delete_experiment_tag(experiment, "mlflow.sharedViewState.deleted.speed")
+    before = tags(mlflow_app.url, "leebert-mrpc")
+    experiment = MlflowClient(mlflow_app.url).get_experiment_by_name("leebert-mrpc").experiment_id
+    MlflowClient(mlflow_app.url).delete_experiment_tag(experiment, "mlflow.sharedViewState.deleted.speed")
     ran = cli("leebert-tune", "views", "deleted", "--storage", made.path.parent, "--json")
     assert ran.code == 0, ran.err
     assert (ran.json["sweep"], ran.json["running"], ran.json["complete"]) == ("deleted", False, 2)
-    after = tags(mlflow_server.url, "leebert-mrpc")
+    after = tags(mlflow_app.url, "leebert-mrpc")
     assert after.keys() == before.keys()
     assert {key for key in after if after[key] != before[key]} <= {"mlflow.sharedViewState.deleted.speed"}
     plain = cli("leebert-tune", "views", "deleted", "--storage", made.path.parent)
@@ -436,8 +447,8 @@ def test_the_command_makes_views_again_that_somebody_deleted(mlflow_server, cli,
         assert name in line
 
 
-def test_a_sweep_that_is_still_running_gets_its_views_and_is_told_so(mlflow_server, cli, tmp_path) -> None:
-    made = made_sweep(tmp_path / "running", mlflow_server.url, end=False, **SMALL)
+def test_a_sweep_that_is_still_running_gets_its_views_and_is_told_so(mlflow_app, cli, tmp_path) -> None:
+    made = made_sweep(tmp_path / "running", mlflow_app.url, end=False, **SMALL)
     assert cli("leebert-tune", "rebuild-mlflow", made.path).code == 0
     lease = Lease.take(made.path)
     try:
@@ -448,13 +459,13 @@ def test_a_sweep_that_is_still_running_gets_its_views_and_is_told_so(mlflow_serv
     assert "still running: the views show its 2 completed configurations" in ran.out
 
 
-def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli, tmp_path) -> None:
-    made = made_sweep(tmp_path / "unsent", mlflow_server.url, tracking={"uri": mlflow_server.url, "experiment": "none"})
+def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_app, cli, tmp_path) -> None:
+    made = made_sweep(tmp_path / "unsent", mlflow_app.url, tracking={"uri": mlflow_app.url, "experiment": "none"})
     ran = cli("leebert-tune", "views", made.path)
     assert ran.code == 1
     assert "has no configurations of sweep unsent in experiment 'none'" in ran.err
     assert f"leebert-tune rebuild-mlflow {made.path}" in ran.err
-    with urllib.request.urlopen(f"{mlflow_server.url}/api/2.0/mlflow/experiments/search?max_results=100") as answer:
+    with urllib.request.urlopen(f"{mlflow_app.url}/api/2.0/mlflow/experiments/search?max_results=100") as answer:
         assert "none" not in {one["name"] for one in json.load(answer)["experiments"]}, "and none was created"
 
     nothing = cli("leebert-tune", "views", "nothing", "--storage", tmp_path)
@@ -463,7 +474,7 @@ def test_a_sweep_that_mlflow_does_not_have_or_that_nobody_has(mlflow_server, cli
         f"error: no sweep 'nothing' in {tmp_path}; its sweeps: unsent; set another storage by --storage or LEEBERT_STORAGE\n",
     )
 
-    empty = made_sweep(tmp_path / "empty", mlflow_server.url, configs=0)
+    empty = made_sweep(tmp_path / "empty", mlflow_app.url, configs=0)
     ran = cli("leebert-tune", "views", empty.path)
     assert (ran.code, "has no configuration yet" in ran.err) == (1, True)
 
@@ -487,23 +498,23 @@ def test_a_server_that_is_away_is_one_line(cli, tmp_path) -> None:
     assert ran.err.startswith("error: MLflow can't be used at ")
 
 
-def test_another_version_of_the_server_is_named(mlflow_server, monkeypatch) -> None:
+def test_another_version_of_the_server_is_named(mlflow_app, monkeypatch) -> None:
     import mlflow
 
     minor = ".".join(mlflow.__version__.split(".")[:2])
     assert minor in views.KNOWN_VERSIONS, "look at all views in a browser, then add it"
-    assert saving.doubts(mlflow_server.url) == ""
+    assert saving.doubts(mlflow_app.url) == ""
     monkeypatch.setattr(saving, "KNOWN_VERSIONS", ("2.9",))
-    assert f"this is {mlflow.__version__}" in saving.doubts(mlflow_server.url)
+    assert f"this is {mlflow.__version__}" in saving.doubts(mlflow_app.url)
     assert saving.doubts("sqlite:///mlflow.db") == ""
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli, ray_up, tmp_path, monkeypatch) -> None:
+def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli_without_ray, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_backbone(tmp_path / "backbone", layers=3)
     (tmp_path / "task.json").write_text(json.dumps(write_task(tmp_path / "data", n=80)))
-    ran = cli(
+    ran = cli_without_ray(
         "leebert-tune", "sweep", space(tmp_path / "space.yaml", tmp_path), "--name", "unwelcome",
         "--tracking-uri", refused,
     )  # fmt: skip

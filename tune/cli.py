@@ -1,6 +1,6 @@
 """`leebert-tune`: run sweeps, choose the best configuration, compare methods, serve models.
 
-Commands import Ray, MLflow and torch only when they need them, so `--help` answers at once.
+Commands import Ray, MLflow and torch only when they need them, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ SweepsMlflow = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow address; by default the one that the sweep started with.")
 ]
 TrialDevice = Annotated[
-    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU where the trials request one, else the CPU.")
+    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU.")
 ]
 
 
@@ -126,7 +126,7 @@ def _print_plans(loaded: list[tuple[Path, Any]], device: str, json_: bool) -> No
 
 
 def _names_of(loaded: list[tuple[Path, Any]], name: str | None) -> list[str]:
-    """Name each sweep: NAME, NAME-TASK where there are several, or the file's name and the time."""
+    """Name each sweep: NAME, NAME-TASK if there are several, or the file's name and the time."""
     names = []
     for path, spec in loaded:
         several = len(loaded) > 1
@@ -202,7 +202,7 @@ def doctor(
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Check nodes, storage, disk, data, GPU memory, MLflow and hub before a sweep. Exit code 1 where a check fails."""
+    """Check nodes, storage, disk, data, GPU memory, MLflow and hub before a sweep. Exit code 1 if a check fails."""
     from tune.space import load_space
 
     spec = load_space(space, _overrides(data_dir, backbone, storage, tracking_uri, set_))
@@ -281,7 +281,7 @@ def _conclude(outcomes: list[Any], json_: bool) -> None:
 
 
 def _exit_by(signal: int | None) -> None:
-    """Exit with 128 + the signal's number (130 after Ctrl-C), as shells expect; return where there was no signal."""
+    """Exit with 128 + the signal's number (130 after Ctrl-C), as shells expect; return if there was no signal."""
     if signal is not None:
         raise typer.Exit(128 + signal)
 
@@ -351,7 +351,9 @@ def best(
     ] = False,
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Include configurations that are not distinguishable from the majority class."),
+        typer.Option(
+            "--anyway", help="Include configurations whose score is not significantly above that of the majority class."
+        ),
     ] = False,
     storage: Storage = None,
     json_: Json = False,
@@ -431,7 +433,10 @@ def refit(
     device: Device = "auto",
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Register a model even if it is not distinguishable from the majority class."),
+        typer.Option(
+            "--anyway",
+            help="Train and register even if the score is not significantly above that of the majority class.",
+        ),
     ] = False,
     json_: Json = False,
 ) -> None:
@@ -467,7 +472,7 @@ def rebuild_mlflow(
     experiment: Experiment = None,
     json_: Json = False,
 ) -> None:
-    """Write to MLflow what it lacks of a sweep: everything on a new server, the missing events after an outage."""
+    """Write the missing part of a sweep to MLflow: everything on a new server, missing events after an outage."""
     from tune.analysis.overview import print_views
     from tune.store.folder import SweepFolder
     from tune.tracking.rebuild import rebuild
@@ -542,7 +547,7 @@ def compare(
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Compare two values, A minus B, paired on configurations, seeds and folds, with corrected 95 % intervals."""
+    """Compare two values, A minus B, paired on configurations, seeds and folds, with corrected 95 % CIs."""
     from leebert.tradeoff import SPEED_UP
     from tune.analysis.compare_sweeps import across, compare_sweeps, print_comparisons
     from tune.analysis.tradeoff import RankingObjective
@@ -570,7 +575,7 @@ def compare(
 
 
 def _option(name: str) -> str:
-    """Translate an option's letter in the paper (c, lambda1, lambda2, b) to its name; leave names as they are."""
+    """Translate an option's letter in the paper (c, lambda1, lambda2, b) to its name; names are unchanged."""
     letters = {"c": "cycle_length", "lambda1": "lr_theta", "lambda2": "lr_omega", "b": "batch_size"}
     return letters.get(name.lower(), name)
 
@@ -617,13 +622,13 @@ def simulate(
     ] = "random",
     orders: Annotated[int, typer.Option(min=1, help="Number of simulated sweeps, each in another order.")] = 200,
     concurrent: Annotated[int, typer.Option(min=1, help="Number of concurrent trials.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the orders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the orders.")] = 0,
     set_: Set = None,
     save: Annotated[Path | None, typer.Option(help="Write a small copy of the scores to this folder.")] = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Estimate the cost and the loss of score under a pruner, from a sweep that ran without one."""
+    """Estimate the cost and the drop in score under a pruner, from a sweep that ran without one."""
     from tune.running.recording import Recording
     from tune.running.simulate import print_simulation
     from tune.running.simulate import simulate as simulate_
@@ -644,7 +649,9 @@ def reproduce(
     pooling: Pooling = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Only these methods, separated by commas; one that the table lacks gets its own row."),
+        typer.Option(
+            help="Only these methods, separated by commas; methods that are not in the table get their own rows."
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Seeds per method; by default as many as the results have, else 5.")
@@ -659,9 +666,7 @@ def reproduce(
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Folder of results, tables and figures.")] = Path("reproduced"),
     name: Annotated[str | None, typer.Option(help="Name of the sweep; reproduce-TASK-BACKBONE by default.")] = None,
-    no_run: Annotated[
-        bool, typer.Option("--no-run", help="Train nothing; render what the results file holds.")
-    ] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Train nothing; render the results file.")] = False,
     storage: Storage = None,
     tracking_uri: TrackingUri = None,
     address: Address = None,

@@ -11,11 +11,11 @@ from leebert import tables
 from leebert.tables import DocumentTable, documents, rendered
 from tune.pruners import PRUNERS
 from tune.searchers import SEARCHERS
-from tune.space.parts import PartRow
+from tune.space.plugins import PluginRow
 
 
-def _options(row: PartRow) -> str:
-    """A part's options with their defaults, each with what it is."""
+def _options(row: PluginRow) -> str:
+    """A plugin's options with defaults and descriptions."""
     fields = row.options.model_fields.items()
     return "; ".join(
         f"`{name}`{'' if field.default is None else f' ({field.default:g})'}: {field.description}"
@@ -41,10 +41,10 @@ TABLES: tuple[DocumentTable, ...] = (
 
 
 def main() -> None:
-    """Write the tables of every document of the checkout that this package lies in."""
-    made = argparse.ArgumentParser(prog="python -m tune.tables", description=main.__doc__)
-    made.add_argument("--check", action="store_true", help="write nothing; name the documents that are out of date")
-    check = made.parse_args().check
+    """Write the tables of every document of this package's checkout."""
+    parser = argparse.ArgumentParser(prog="python -m tune.tables", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; name the documents that are out of date")
+    check = parser.parse_args().check
     root = Path(__file__).resolve().parent.parent
     stale = []
     for path in documents(root):

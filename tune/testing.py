@@ -1,4 +1,4 @@
-"""What holds for every searcher and pruner, as test classes that other packages import.
+"""Tests that every searcher and pruner must pass, as classes that other packages import.
 
 A subclass names the row under test, and pytest collects it::
 
@@ -9,6 +9,7 @@ A subclass names the row under test, and pytest collects it::
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import math
@@ -17,10 +18,11 @@ from random import Random
 from typing import Any, ClassVar, get_args
 
 from leebert.methods import applies
+from leebert.plugins import Registry
 from tune.pruners import PRUNERS, Pruner, PrunerRow, make_pruner
 from tune.searchers import SEARCHERS, Searcher, SearcherRow, make_searcher
 from tune.space import SweepSpec, config_id, effective
-from tune.space.parts import PartRow
+from tune.space.plugins import PluginRow
 from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 _FOLDS, _EPOCHS = 3, 3
@@ -47,9 +49,11 @@ RANGES: Mapping[str, Any] = {
 _HEAVY = {"torch", "ray", "mlflow", "optuna", "transformers", "pandas", "sklearn"}
 
 
-def _complete(row: PartRow, registry: Mapping[str, Any]) -> None:
-    """Assert that a row stands in its registry with all that tables need, and that its module imports nothing heavy."""
+def _check_row(row: PluginRow, registry: Registry[Any]) -> None:
+    """Assert that a row is valid, has the texts of tables, and that its module imports nothing heavy."""
     assert registry[row.name] is row
+    registry.check(row)
+    registry.check(row)
     assert row.title
     assert row.source
     assert all(field.description for field in row.options.model_fields.values())
@@ -85,7 +89,10 @@ def configuration(
 
 
 def histories(number: int = 40) -> Iterator[History]:
-    """Draw histories of running, complete, pruned and failed configurations; scores lie on a grid, so that they tie."""
+    """Draw histories of running, completed, pruned and failed configurations; scores are on a grid, so that they tie.
+
+    Some running configurations have no run yet, others a run without a report.
+    """
     for seed in range(number):
         rng = Random(f"history/{seed}")
 
@@ -101,13 +108,19 @@ def histories(number: int = 40) -> Iterator[History]:
         ]
         drawn += [configuration(f"p{i}", cells(1, 1), "running", "pruned") for i in range(rng.randint(0, 2))]
         drawn += [configuration(f"f{i}", cells(1, 1), "diverged", "failed") for i in range(rng.randint(0, 2))]
+        drawn += [configuration(f"w{i}", [[]] * i) for i in range(rng.randint(0, 2))]
         yield tuple(rng.sample(drawn, len(drawn)))
 
 
-def _asked(history: History) -> list[tuple[str, tuple[int, int], int]]:
-    """What a pruner is asked of a history: the running configurations, each with the cell and epoch of its last report."""
-    last = [(c.id, c.cells[-1]) for c in history if c.state == "running"]
+def _decisions(history: History) -> list[tuple[str, tuple[int, int], int]]:
+    """List the queries of a pruner in a history: each running configuration with the cell and epoch of its last report."""
+    last = [(c.id, c.cells[-1]) for c in history if _reported(c)]
     return [(name, (cell.seed, cell.fold), cell.epochs[-1].epoch) for name, cell in last]
+
+
+def _reported(c: Configuration) -> bool:
+    """Return whether a configuration runs and its last run has reported an epoch."""
+    return c.state == "running" and bool(c.cells) and bool(c.cells[-1].epochs)
 
 
 class PrunerContract:
@@ -124,7 +137,7 @@ class PrunerContract:
     def spec(self, **options: Any) -> SweepSpec:
         """Make a space of three folds and three epochs with the pruner."""
         if self.pruner.name not in PRUNERS:
-            PRUNERS.register(self.pruner.name, self.pruner)
+            PRUNERS.register(self.pruner)
         return SweepSpec.model_validate(
             {
                 "task": "mrpc",
@@ -141,57 +154,57 @@ class PrunerContract:
         return make_pruner(self.spec(**options))
 
     def test_row_is_complete(self) -> None:
-        """The row fits the registry, says what tables need, and its module imports quickly."""
+        """The row is valid, has the texts of tables, and its module imports quickly."""
         self.spec()
-        _complete(self.pruner, PRUNERS)
+        _check_row(self.pruner, PRUNERS)
 
     def test_decisions_depend_on_the_history_alone(self) -> None:
-        """One that was asked before, and one made after a restart, decide alike."""
-        asked_before = self.made()
+        """A pruner that has decided before and a new one make the same decisions."""
+        used = self.made()
         for history in histories():
-            for question in _asked(history):
-                decision = self.made().decide(history, *question)
-                assert asked_before.decide(history, *question) is decision
+            for query in _decisions(history):
+                decision = self.made().decide(history, *query)
+                assert used.decide(history, *query) is decision
                 assert isinstance(decision, bool)
 
     def test_order_of_the_history_does_not_matter(self) -> None:
-        """Configurations may stand in any order."""
+        """The order of configurations does not matter."""
         pruner = self.made()
         for history in histories():
-            for question in _asked(history):
-                assert pruner.decide(history, *question) == pruner.decide(history[::-1], *question)
+            for query in _decisions(history):
+                assert pruner.decide(history, *query) == pruner.decide(history[::-1], *query)
 
     def test_only_configuration_goes_on(self) -> None:
-        """A configuration that is compared with none is not stopped, whatever it scores."""
+        """A configuration without others to compare it with is never pruned."""
         pruner = self.made()
         for history in histories():
-            for one in (c for c in history if c.state == "running"):
-                assert pruner.decide((one,), *_asked((one,))[0])
+            for one in filter(_reported, history):
+                assert pruner.decide((one,), *_decisions((one,))[0])
 
     def test_best_goes_on(self) -> None:
-        """Of configurations that have trained on the same first cell, the best one is not stopped."""
+        """The best of several configurations, after the same first cell, is not pruned."""
         pruner = self.made()
         for history in histories():
             begun = tuple(_first_cell(c) for c in history if c.state == "complete")
             best = max((c.cells[0].epochs[0].score for c in begun), default=0.0)
-            for question, c in zip(_asked(begun), begun, strict=True):
-                assert pruner.decide(begun, *question) or c.cells[0].epochs[0].score < best
+            for query, c in zip(_decisions(begun), begun, strict=True):
+                assert pruner.decide(begun, *query) or c.cells[0].epochs[0].score < best
 
     def test_nothing_stops_before_min_epochs(self) -> None:
-        """`min_epochs`, where it is an option, is a number of epochs over all cells of a configuration."""
+        """`min_epochs`, if it is an option, is a number of epochs over all runs of a configuration."""
         if "min_epochs" not in self.pruner.options.model_fields:
             return
         for least in range(1, _FOLDS * _EPOCHS):
             pruner = self.made(min_epochs=least)
             for history in histories(10):
-                for name, (seed, fold), epoch in _asked(history):
+                for name, (seed, fold), epoch in _decisions(history):
                     running = next(c for c in history if c.id == name).cells[-1].state == "running"
                     if running and fold * _EPOCHS + epoch + 1 < least:
                         assert pruner.decide(history, name, (seed, fold), epoch)
 
 
 def _first_cell(c: Configuration) -> Configuration:
-    """A configuration in its first cell, with one score at every epoch: it is as good at each place."""
+    """Reduce a configuration to one cell with its best score at every epoch, so that it ranks the same at each epoch."""
     score = max(report.score for report in c.cells[0].epochs)
     return configuration(c.id, [[score] * _EPOCHS])
 
@@ -210,7 +223,7 @@ class SearcherContract:
     def spec(self, space: Mapping[str, Any], **options: Any) -> SweepSpec:
         """Make a space of three methods with the searcher."""
         if self.searcher.name not in SEARCHERS:
-            SEARCHERS.register(self.searcher.name, self.searcher)
+            SEARCHERS.register(self.searcher)
         return SweepSpec.model_validate(
             {
                 "task": "mrpc",
@@ -227,25 +240,32 @@ class SearcherContract:
         return make_searcher(self.spec(space, **options))
 
     def has(self, option: str) -> bool:
-        """Whether the searcher has an option."""
+        """Return whether the searcher has an option."""
         return option in self.searcher.options.model_fields
 
     def test_row_is_complete(self) -> None:
-        """The row fits the registry, says what tables need, and its module imports quickly."""
+        """The row is valid, has the texts of tables, and its module imports quickly."""
         self.spec(LISTS)
-        _complete(self.searcher, SEARCHERS)
+        _check_row(self.searcher, SEARCHERS)
 
     def test_finite_space_ends_after_each_configuration_once(self) -> None:
-        """All configurations of a space of lists come, none twice, and None after them."""
+        """Each configuration of a finite space is suggested once, whatever the states of earlier ones; then None is."""
         spec = self.spec(LISTS)
-        history = play(make_searcher(spec), 99)
-        assert [c.id for c in history] == list({c.id: None for c in history})
+        searcher, states = make_searcher(spec), get_args(ConfigState)
+        history: History = ()
+        while len(history) < 99 and (values := searcher.suggest(history)) is not None:
+            assert config_id(values) not in {c.id for c in history}
+            state = states[len(history) % len(states)]
+            begun = ran(values, quality(values), state)
+            # A configuration that runs may have no run yet, or a run without a report.
+            waiting = (begun, dataclasses.replace(begun, cells=()), _without_reports(begun))
+            history = (*history, waiting[len(history) % 3] if state == "running" else begun)
         assert {c.id for c in history} == {config_id(values) for values in spec.configurations()}
 
     def test_proposals_are_configurations_of_the_space(self) -> None:
-        """They have the options that their method uses, with values of the space, as plain Python values."""
+        """Suggestions have exactly the options that their method uses, with values of the space as plain Python values."""
         spec = self.spec(LISTS)
-        for proposed in play(make_searcher(spec), 30):
+        for proposed in play(make_searcher(spec), 18):
             values = dict(proposed.values)
             assert values == effective(values)
             assert set(values) == {"algorithm", *(o for o in LISTS if applies(o, values["algorithm"]))}
@@ -259,19 +279,8 @@ class SearcherContract:
         for length in (0, 5, 11, 14):
             assert self.made(LISTS).suggest(history[:length]) == history[length].values
 
-    def test_no_proposal_is_in_the_history(self) -> None:
-        """Whatever the states of the configurations there."""
-        searcher, states = self.made(LISTS), get_args(ConfigState)
-        history: History = ()
-        for i in range(42):
-            values = searcher.suggest(history)
-            assert values is not None
-            assert config_id(values) not in {c.id for c in history}
-            history = (*history, ran(values, quality(values), states[i % len(states)]))
-        assert searcher.suggest(history) is None
-
     def test_scores_are_read_only_where_the_row_says_so(self) -> None:
-        """Without `reads_scores` the sequence is the same for all scores."""
+        """Without `reads_scores`, the suggestions do not depend on scores."""
         if self.searcher.reads_scores:
             return
         history: History = ()
@@ -280,7 +289,7 @@ class SearcherContract:
             history = (*history, ran(dict(c.values), 0.5))
 
     def test_drawing_searchers_take_ranges_and_stop_at_their_number(self) -> None:
-        """One with `configurations` proposes so many from ranges, all within them."""
+        """A searcher with the option `configurations` draws that many from ranges, all within them."""
         if self.searcher.lists or not self.has("configurations"):
             return
         spec = self.spec(RANGES, configurations=13)
@@ -293,7 +302,7 @@ class SearcherContract:
             spec.train_config(c.values)
 
     def test_seed_changes_the_proposals(self) -> None:
-        """Other seeds draw others, where there is a seed and ranges are taken."""
+        """Different seeds draw different configurations, if the searcher has a seed and supports ranges."""
         if self.searcher.lists or not self.has("seed") or not self.has("configurations"):
             return
         first, second = (play(self.made(RANGES, configurations=12, seed=seed), 12) for seed in (0, 1))
@@ -301,19 +310,23 @@ class SearcherContract:
 
 
 def ran(values: dict[str, Any], score: float, state: ConfigState = "complete") -> Configuration:
-    """Make a configuration whose two cells scored about so much."""
+    """Make a configuration of two runs with about these scores."""
     cells = tuple(Cell(0, fold, "finished", (EpochScore(0, score + shift),)) for fold, shift in ((0, -0.01), (1, 0.01)))
     return Configuration(config_id(values), values, state, cells)
 
 
+def _without_reports(c: Configuration) -> Configuration:
+    return dataclasses.replace(c, cells=tuple(dataclasses.replace(cell, epochs=()) for cell in c.cells))
+
+
 def quality(values: Mapping[str, Any]) -> float:
-    """A made-up score: best at λ1 = 1e-4 under the first method."""
+    """Compute an artificial score: best at λ1 = 1e-4 with the first method."""
     rate, first = float(values["lr_theta"]), bool(values["algorithm"] == _METHODS[0])
     return 0.9 - 0.1 * abs(math.log10(rate) + 4) - 0.05 * (not first)
 
 
 def play(searcher: Searcher, rounds: int, history: History = ()) -> History:
-    """Run proposals to their end, one after the other; returns the history after so many, or after the last one."""
+    """Run up to `rounds` suggestions one after another; return the history after them."""
     for _ in range(rounds):
         values = searcher.suggest(history)
         if values is None:

@@ -1,1 +1,1 @@
-"""The data of a task: what it is, its rows, folds, tokens and batches."""
+"""Tasks and their data: declarations, readers, folds, tokens and batches."""

@@ -1,4 +1,4 @@
-"""One batch of Arrow columns in a file: written whole or not at all, checked when it is opened, mapped into memory."""
+"""Arrow files of one record batch: written atomically, checked when opened, memory-mapped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from leebert.files import replaced
 
 
 class Fingerprinted(Protocol):
-    """Rows of a cache's file, which say what they were made from."""
+    """The content of a cache file, with the digest of the data and settings that produced it."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -24,14 +24,22 @@ class Fingerprinted(Protocol):
 
 Cached = TypeVar("Cached", bound=Fingerprinted)
 
-#: Changes with the files' layout, so that older files are not taken for new ones.
+#: Version of the file layout; files of another version are rebuilt.
 LAYOUT = 2
 
 
 def write(columns: Mapping[str, Any], metadata: Mapping[str, Any], path: Path) -> None:
-    """Write columns of equal length; the file appears under its name when it is complete. Raises DataError.
+    """Write columns of equal length to a file, atomically.
 
-    One batch holds all rows, so that each column of the mapped file is one flat array.
+    One record batch holds all samples, so that each column of the mapped file is one flat array.
+
+    Args:
+        columns: Arrow arrays of N values by name.
+        metadata: Values stored beside the columns, as strings.
+        path: The file to write; its folder is created.
+
+    Raises:
+        DataError: The file can't be written.
     """
     batch = pa.record_batch(dict(columns))
     facts = {key: str(value) for key, value in {**metadata, "layout": LAYOUT}.items()}
@@ -49,7 +57,19 @@ def write(columns: Mapping[str, Any], metadata: Mapping[str, Any], path: Path) -
 
 
 def open_mapped(path: Path) -> tuple[pa.RecordBatch, dict[str, str]]:
-    """The batch of a file, mapped, and its metadata. Raises ValueError, OSError or one of Arrow's where it is damaged."""
+    """Map a file into memory and check it.
+
+    Args:
+        path: A file made by :func:`write`.
+
+    Returns:
+        The record batch and the metadata.
+
+    Raises:
+        ValueError: The layout or the checksum differs.
+        OSError: The file can't be read.
+        pyarrow.ArrowException: The file is damaged.
+    """
     with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
         if reader.num_record_batches != 1:
             raise ValueError(f"{reader.num_record_batches} record batches, not 1")
@@ -58,45 +78,65 @@ def open_mapped(path: Path) -> tuple[pa.RecordBatch, dict[str, str]]:
     meta = {k.decode(): v.decode() for k, v in (batch.schema.metadata or {}).items()}
     crc32 = int(meta.pop("crc32"))
     if int(meta["layout"]) != LAYOUT or crc32 != _checksum(batch, meta):
-        raise ValueError("its checksum or layout differs")
+        raise ValueError("checksum or layout differs")
     return batch, meta
 
 
-def kept_or_made(
-    path: Path, key: str, other: str, kept: Callable[[Path], Cached], make: Callable[[], Cached]
+def load_or_build(
+    path: Path, key: str, mismatch: str, load: Callable[[Path], Cached], build: Callable[[], Cached]
 ) -> Cached:
-    """What a cache's file holds, if that is sound and has this fingerprint, else what is made in its place, with a warning.
+    """Load a cache file, or build it where it is missing, damaged or has another fingerprint.
 
-    other: what a file of another fingerprint holds, in words. Processes that race for the same file each write their own and
-    put it in place whole; either is right.
+    Processes that build the same file at once each write a complete copy; the last one stays.
+
+    Args:
+        path: The cache file.
+        key: The fingerprint that the file must have.
+        mismatch: What a file with another fingerprint holds, for the warning.
+        load: Opens the file. Raises CacheError where it is damaged.
+        build: Writes the file and opens it.
+
+    Returns:
+        The content of the file.
     """
     if path.exists():
         try:
-            rows = kept(path)
-            if rows.fingerprint == key:
-                return rows
-            problem = f"{path}: holds {other}"
+            content = load(path)
+            if content.fingerprint == key:
+                return content
+            problem = f"{path}: holds {mismatch}"
         except CacheError as error:
             problem = str(error)
-        warnings.warn(f"{problem}; it is made again", stacklevel=1)
-    return make()
+        warnings.warn(f"{problem}; the file is rebuilt", stacklevel=1)
+    return build()
 
 
 def flat(column: Any) -> np.ndarray:
-    """The values of a column of lists, one after the other, without a copy."""
+    """Return the concatenated values of a column of lists, without a copy."""
     values: np.ndarray = column.values.to_numpy(zero_copy_only=True)
     return values
 
 
 def fingerprint(path: str | Path) -> str:
-    """What a file of rows says that it was made from; raises DataError where there is none, and as :func:`open_mapped`."""
+    """Read the fingerprint of a cache file.
+
+    Args:
+        path: A file of tokens or pixels.
+
+    Returns:
+        The digest of the data and settings that produced the file.
+
+    Raises:
+        DataError: The file does not exist.
+        ValueError, OSError, pyarrow.ArrowException: As :func:`open_mapped`.
+    """
     if not Path(path).is_file():
-        raise DataError(f"{path}: there is no such file of rows")
+        raise DataError(f"{path}: no such file of tokens or pixels")
     return open_mapped(Path(path))[1]["fingerprint"]
 
 
 def _checksum(batch: pa.RecordBatch, facts: Mapping[str, str]) -> int:
-    """CRC-32 of the values, and of what says what they are: the columns' names and types, and the metadata."""
+    """CRC-32 of the columns' names, types and values, and of the metadata."""
     described = [str(field) for field in batch.schema] + [f"{key}={facts[key]}" for key in sorted(facts)]
     value = zlib.crc32("\n".join(described).encode())
     for column in batch.columns:

@@ -1,4 +1,4 @@
-"""Which rows go into which step: length buckets, the epoch of the paper, and the D1/D2 split made anew in each."""
+"""Batches of an epoch: length buckets, the paper's number of updates, and a new D1/D2 split each epoch."""
 
 from __future__ import annotations
 
@@ -9,61 +9,95 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import DataError
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 from leebert.runtime import generator
 
-#: Rows are sorted by length within windows of so many batches: wide enough to save most padding, narrow enough that
-#: the company a row keeps still changes from epoch to epoch.
+#: Samples are sorted by length within windows of this many batches: wide enough to save most of the padding, narrow enough
+#: that a sample's batch changes from epoch to epoch.
 WINDOW = 50
 
 
-def updates_per_epoch(rows: int, batch_size: int) -> int:
-    """⌊|D_train| / 2B⌋ θ updates, the same for every algorithm, so that comparisons are made at equal updates."""
-    updates = rows // (2 * batch_size)
+def updates_per_epoch(samples: int, batch_size: int) -> int:
+    """Return ⌊N / 2B⌋, the updates of θ in one epoch; every method makes the same number.
+
+    Args:
+        samples: N, the size of the training split.
+        batch_size: B.
+
+    Raises:
+        DataError: N < 2B, so an epoch would have no update.
+    """
+    updates = samples // (2 * batch_size)
     if updates == 0:
         raise DataError(
-            f"batch size {batch_size} is too large for {rows} training rows: an epoch has ⌊rows / 2B⌋ updates, "
-            f"here none; use a batch size of at most {max(1, rows // 2)}"
+            f"batch size {batch_size} is too large for {samples} training samples: an epoch has ⌊samples / 2B⌋ "
+            f"updates, here none; use a batch size of at most {max(1, samples // 2)}"
         )
     return updates
 
 
 def bucketed(indices: np.ndarray, lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    """Shuffled full batches of rows of similar length, (batches, B); rows that fill no batch are left out at random."""
+    """Shuffle samples into full batches of similar length.
+
+    Args:
+        indices: (n,) positions of the samples.
+        lengths: (N,) length of every sample of the data set.
+        batch_size: B.
+        rng: The source of the order.
+
+    Returns:
+        (⌊n / B⌋, B) positions. A random remainder of n mod B samples is in no batch.
+    """
     count = len(indices) // batch_size
-    rows = rng.permutation(indices)[: count * batch_size]
+    shuffled = rng.permutation(indices)[: count * batch_size]
     window = WINDOW * batch_size
-    for start in range(0, len(rows), window):
-        part = rows[start : start + window]
-        rows[start : start + window] = part[np.argsort(lengths[part], kind="stable")]
-    return rows.reshape(count, batch_size)[rng.permutation(count)]
+    for start in range(0, len(shuffled), window):
+        part = shuffled[start : start + window]
+        shuffled[start : start + window] = part[np.argsort(lengths[part], kind="stable")]
+    return shuffled.reshape(count, batch_size)[rng.permutation(count)]
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochPlan:
-    """The batches of one epoch, as row indices: `d1` (updates, B) for θ, and D2's, empty where nothing is split."""
+    """The batches of one epoch.
+
+    Attributes:
+        d1: (updates, B) positions of the samples that train θ.
+        d2_samples: Positions of the samples in D2; empty if the data is not split.
+        lengths: (N,) length of each sample.
+        batch_size: B.
+        seed: Seed and epoch of the random streams.
+    """
 
     d1: np.ndarray
-    d2_rows: np.ndarray
+    d2_samples: np.ndarray
     lengths: np.ndarray
     batch_size: int
     seed: tuple[int | str, ...]
 
     def d2(self) -> Iterator[np.ndarray]:
-        """Batches of D2 without end: they run on, and are reshuffled when used up."""
+        """Yield batches (B,) of D2 without end; each pass over D2 has a new order."""
         lap = 0
         while True:
-            yield from bucketed(self.d2_rows, self.lengths, self.batch_size, generator(*self.seed, "d2", lap))
+            yield from bucketed(self.d2_samples, self.lengths, self.batch_size, generator(*self.seed, "d2", lap))
             lap += 1
 
 
 def plan_epoch(
     lengths: np.ndarray, batch_size: int, splits_data: bool, seed: tuple[int | str, ...], epoch: int
 ) -> EpochPlan:
-    """The plan of one epoch, a function of the seed and the epoch alone, so that a resumed run meets the same batches.
+    """Plan the batches of one epoch. The plan depends on seed and epoch only, so a resumed run repeats it.
 
-    With `splits_data`, D_train is split anew, 5 : 5 at random, and θ sees D1. Without, batches are drawn from all of
-    D_train without replacement, and one full pass takes two epochs.
+    Args:
+        lengths: (N,) length of each sample.
+        batch_size: B.
+        splits_data: True: split D_train 5 : 5 at random in each epoch; θ trains on D1. False: draw batches from all of
+            D_train without replacement; a full pass takes two epochs.
+        seed: Seeds of the random streams.
+        epoch: The epoch, from 0.
+
+    Raises:
+        DataError: The training split is too small for the batch size.
     """
     n = len(lengths)
     updates = updates_per_epoch(n, batch_size)
@@ -74,16 +108,21 @@ def plan_epoch(
         return EpochPlan(d1, order[n // 2 :], lengths, batch_size, (*seed, epoch))
     rng = generator(*seed, "pass", epoch // 2)
     batches = bucketed(np.arange(n), lengths, batch_size, rng)
-    half = epoch % 2
+    parity = epoch % 2
     return EpochPlan(
-        batches[half * updates : (half + 1) * updates], np.empty(0, int), lengths, batch_size, (*seed, epoch)
+        batches[parity * updates : (parity + 1) * updates], np.empty(0, int), lengths, batch_size, (*seed, epoch)
     )
 
 
 class RowSubset:
-    """Some rows of a larger set, as a set of its own."""
+    """A subset of a data set, with the interface of the whole.
 
-    def __init__(self, rows: Rows, indices: np.ndarray) -> None:
+    Args:
+        rows: N samples.
+        indices: (n,) positions of the samples to keep.
+    """
+
+    def __init__(self, rows: SampleSet, indices: np.ndarray) -> None:
         self.rows = rows
         self.indices = np.asarray(indices)
         self.lengths = np.asarray(rows.lengths)[self.indices]
@@ -92,4 +131,5 @@ class RowSubset:
         return len(self.indices)
 
     def collate(self, indices: Any) -> Batch:
+        """Make a batch of the samples at these positions (B,) of the subset."""
         return self.rows.collate(self.indices[np.asarray(indices)])

@@ -1,4 +1,4 @@
-"""Rows of tokens become a batch in one way: for training, evaluation, calibration, prediction and service alike."""
+"""Batches of tokens: the one implementation for training, evaluation, calibration, prediction and serving."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenRows:
-    """N rows of tokens, one after the other in flat arrays.
+    """N tokenised samples in flat arrays.
 
-    input_ids: flat, row i at offsets[i]:offsets[i + 1], and token_type_ids beside it (None where the tokenizer's model
-    takes none). pad_id: what a batch holds behind a row's last token; None: nothing, so that no batch can be made.
+    Attributes:
+        input_ids: (T,) token ids of all samples; sample i is ``offsets[i]:offsets[i + 1]``.
+        token_type_ids: (T,), or None if the model takes none.
+        offsets: (N + 1,) start of each sample, and T.
+        pad_id: The padding token. With None, no batch can be made.
     """
 
     input_ids: np.ndarray
@@ -28,7 +31,7 @@ class TokenRows:
 
     @classmethod
     def of(cls, encoded: Mapping[str, Any], pad_id: int | None) -> TokenRows:
-        """The rows that a Hugging Face tokenizer returned as lists, not padded."""
+        """Convert the unpadded lists of a Hugging Face tokenizer."""
         lengths = [len(ids) for ids in encoded["input_ids"]]
         types = encoded.get("token_type_ids")
         return cls(
@@ -43,21 +46,23 @@ class TokenRows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, (N,)."""
+        """(N,) tokens of each sample."""
         return np.diff(self.offsets)
 
     def row_of(self, token: int) -> int:
-        """The row that a position of the flat arrays belongs to."""
+        """Return the sample that holds a position of the flat arrays."""
         return int(np.searchsorted(self.offsets, token, side="right")) - 1
 
     def collate(self, indices: Any) -> dict[str, torch.Tensor]:
-        """Rows at these positions as int64 tensors, padded behind their tokens to the longest among them.
+        """Pad samples on the right to the longest of them.
 
-        Tokenizers have a padding side of their own, which would serve a model otherwise than it was trained: it is not
-        asked for.
+        The tokenizer's padding side is ignored: a model is trained with padding on the right and must be served that way.
+
+        Args:
+            indices: (B,) positions of the samples.
 
         Returns:
-            input_ids, attention_mask and, where there are any, token_type_ids: (B, L).
+            int64 tensors (B, L): input_ids, attention_mask and, if the model takes them, token_type_ids.
         """
         import torch
 
@@ -66,14 +71,14 @@ class TokenRows:
         lengths = self.offsets[index + 1] - starts  # (B,)
         steps = np.arange(lengths.max(initial=0))  # (L,)
         mask = steps < lengths[:, None]  # (B, L)
-        where = (starts[:, None] + steps)[mask]  # flat positions of the tokens
+        flat_positions = (starts[:, None] + steps)[mask]
         arrays = {"input_ids": np.full(mask.shape, self.pad_id, np.int64), "attention_mask": mask.astype(np.int64)}
-        arrays["input_ids"][mask] = self.input_ids[where]
+        arrays["input_ids"][mask] = self.input_ids[flat_positions]
         if self.token_type_ids is not None:
             arrays["token_type_ids"] = np.zeros(mask.shape, np.int64)
-            arrays["token_type_ids"][mask] = self.token_type_ids[where]
+            arrays["token_type_ids"][mask] = self.token_type_ids[flat_positions]
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _flat(rows: Any, lengths: list[int]) -> np.ndarray:
-    return np.fromiter(itertools.chain.from_iterable(rows), np.int64, sum(lengths))
+def _flat(lists: Any, lengths: list[int]) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(lists), np.int64, sum(lengths))

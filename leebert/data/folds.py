@@ -1,4 +1,4 @@
-"""Which rows train and which are held out: stratified by label, and grouped so that no text is on both sides."""
+"""Folds of cross-validation: stratified by label, and grouped so that no text is in training and validation at once."""
 
 from __future__ import annotations
 
@@ -16,21 +16,31 @@ from leebert.data.tasks import AnyTask, Task
 from leebert.errors import DataError
 from leebert.files import parse_json, replaced
 
-#: One fixed hold-out (`folds: 1`) holds out about one row in so many.
+#: With `folds: 1`, about one sample in this many is in the validation fold.
 HOLD_OUT = 10
 
 
 def normalise(text: str) -> str:
-    """Unicode NFKC, case folded, runs of white space as one space, none at the ends: equal texts for grouping."""
+    """Normalise a text for grouping: Unicode NFKC, case folded, runs of white space as one space, none at the ends."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())  # folding can undo the normal form
 
 
 def group_ids(examples: Labelled, task: AnyTask) -> np.ndarray:
-    """(N,) int64: rows with the same number belong together; numbers count up from 0 in the order of first rows.
+    """Number the groups of samples that must stay in one fold.
 
-    Rows that share a normalised text of the task's `group_by` columns, in whichever of them, are one group, and so is
-    what such rows share with others. "containing" groups by :func:`containing_groups`; () leaves each row alone.
+    Samples that share a normalised text in any of the task's `group_by` columns are one group, transitively. `"containing"`
+    groups by :func:`containing_groups`; with `()`, each sample is a group.
+
+    Args:
+        examples: N samples.
+        task: The task, with `group_by`.
+
+    Returns:
+        (N,) int64 group of each sample; groups count from 0 in the order of their first samples.
+
+    Raises:
+        DataError: `"containing"` for a task of text pairs.
     """
     if not task.group_by:
         return np.arange(len(examples))
@@ -45,27 +55,33 @@ def group_ids(examples: Labelled, task: AnyTask) -> np.ndarray:
 
     n = len(examples)
     columns = [examples.texts[task.text_columns.index(name)] for name in task.group_by]
-    seen: dict[str, int] = {}
-    nodes = [seen.setdefault(normalise(text), n + len(seen)) for column in columns for text in column]
-    # A graph of N rows and the distinct texts, an edge from each row to each of its texts: groups are its components.
+    text_nodes: dict[str, int] = {}
+    nodes = [text_nodes.setdefault(normalise(text), n + len(text_nodes)) for column in columns for text in column]
+    # A graph of N samples and the distinct texts, with an edge from each sample to each of its texts; groups are components.
     rows = np.tile(np.arange(n), len(columns))
-    size = n + len(seen)
+    size = n + len(text_nodes)
     graph = coo_array((np.ones(len(nodes), np.int8), (rows, np.array(nodes, np.int64))), shape=(size, size))
     return _numbered(connected_components(graph, directed=False)[1][:n])
 
 
 def containing_groups(texts: Sequence[str]) -> np.ndarray:
-    """(N,) the position of the longest text that contains each text as a sequence of words, or of the text itself.
+    """Find for each text the longest text that contains it as a sequence of words.
 
-    Among texts of equal length the first counts. A phrase that several long texts hold goes with the longest alone, so
-    phrases may still be shared between groups; whole texts are not.
+    Of containing texts of equal length, the first counts. A phrase contained in several texts joins the longest only, so
+    groups can share phrases, but not whole texts.
+
+    Args:
+        texts: N normalised texts.
+
+    Returns:
+        (N,) position of the longest containing text; a text's own position if no other contains it.
     """
     first: dict[str, int] = {}
     for i, text in enumerate(texts):
         first.setdefault(text, i)
     words = {text: text.split(" ") for text in first}
-    # Longest first: the longest container of a text is contained in nothing itself, so only such texts are searched,
-    # and the first hit is the longest. The rarest word of a text has the shortest list of candidates.
+    # Longest first: no text contains the longest container of a text, so only such maximal texts are searched, and the first
+    # hit is the longest. The rarest word of a text has the shortest list of candidates.
     maximal: list[str] = []
     holders: dict[str, list[int]] = {}  # word → positions in `maximal`
     owner: dict[str, int] = {}
@@ -92,10 +108,14 @@ def _numbered(groups: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Folds:
-    """k ways to hold out rows.
+    """The k folds of a cross-validation.
 
-    assignment: (N,) the fold in which a row is held out; for k = 1, 0 where held out, else -1. ids: (N,) row ids,
-    by default 0..N-1. grouping: what kept rows together. train and held_out return positions, not ids.
+    Attributes:
+        k: Number of folds; 1 is one validation split of about a tenth.
+        seed: The seed of the assignment.
+        grouping: What the samples are grouped by.
+        assignment: (N,) fold in which a sample is used for validation; with k = 1, 0 for validation and -1 for training.
+        ids: (N,) ids of the samples in their file; by default 0..N-1.
     """
 
     k: int
@@ -119,11 +139,11 @@ class Folds:
         return len(self.assignment)
 
     def train(self, fold: int) -> np.ndarray:
-        """Positions of the rows that train in a fold, ascending."""
+        """Return the positions of the fold's training samples, ascending."""
         return np.flatnonzero(self.assignment != self._checked(fold))
 
     def held_out(self, fold: int) -> np.ndarray:
-        """Positions of the rows that are held out in a fold, ascending."""
+        """Return the positions of the fold's validation samples, ascending."""
         return np.flatnonzero(self.assignment == self._checked(fold))
 
     def _checked(self, fold: int) -> int:
@@ -133,14 +153,14 @@ class Folds:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of k, seed, grouping, row ids and assignment: two equal digests, the same folds."""
+        """sha256 (hex) of k, seed, grouping, ids and assignment; equal for equal folds only."""
         digest = hashlib.sha256(json.dumps([self.k, self.seed, self.grouping, len(self)]).encode())
         digest.update(self.ids.astype("<i8").tobytes())
         digest.update(self.assignment.astype("<i8").tobytes())
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON manifest, atomically."""
+        """Write the folds as a JSON file, atomically."""
         values = {
             "k": self.k,
             "seed": self.seed,
@@ -156,7 +176,7 @@ class Folds:
 
     @classmethod
     def load(cls, path: str | Path) -> Folds:
-        """Read a manifest. Raises DataError where it is missing, damaged, or does not match its digest."""
+        """Read folds written by :meth:`save`. Raises DataError if the file is missing, damaged or does not match its digest."""
         try:
             values = parse_json(Path(path).read_text(encoding="utf-8"))
             digest = values.pop("digest")
@@ -171,100 +191,104 @@ class Folds:
 
 
 def grouping_name(task: AnyTask) -> str:
-    """What a task's rows are grouped by, as it stands in the digest."""
+    """Return the grouping of a task as a string, as used in :attr:`Folds.digest`."""
     return task.group_by if isinstance(task.group_by, str) else " | ".join(task.group_by) or "none"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """How errors name what asked for folds, and what there is to change, by the options of the command that was typed.
+class FoldMessages:
+    """Parts of the error messages of :func:`make_folds`, so that they name the options of the command in use.
 
-    what: what asked, with {k} for the number of folds. fold: what one of them is called. fewer: the cure where there are
-    too few rows for so many folds. other: the cure where they come out wrong.
+    Attributes:
+        option: The option that sets the folds; `{k}` is the number of folds.
+        fold: The name of one fold; `{fold}` is its number.
+        too_few: What to do if there are too few samples for k folds.
+        one_label: What to do if one side of a fold has a single label.
     """
 
-    what: str = "folds: {k}"
+    option: str = "folds: {k}"
     fold: str = "fold {fold} of {k}"
-    fewer: str = "use fewer folds"
-    other: str = "use fewer folds, another seed (fold_seed) or other groups (data.group_by)"
+    too_few: str = "use fewer folds"
+    one_label: str = "use fewer folds, another seed (fold_seed) or other groups (data.group_by)"
 
 
-def make_folds(examples: Labelled, task: AnyTask, k: int, seed: int, asked: Asked | None = None) -> Folds:
-    """k stratified folds that keep groups together, the same for the same examples and seed; k = 1 is one hold-out.
+def make_folds(examples: Labelled, task: AnyTask, k: int, seed: int, messages: FoldMessages | None = None) -> Folds:
+    """Make k stratified folds that keep groups together; the same for equal samples and seed.
 
     Args:
-        examples: N labelled rows.
-        task: The task, which says what rows belong together.
-        k: How many folds; 1 is one hold-out.
-        seed: Fixes the folds.
-        asked: What errors say; by default in the words of a search space.
+        examples: N labelled samples.
+        task: The task, with `group_by`.
+        k: Number of folds; 1 is one validation split of about a tenth.
+        seed: The seed of the assignment.
+        messages: Parts of error messages; by default the keys of a search space.
 
     Raises:
-        DataError: The rows do not allow it: too few rows, groups or rows of a label, or one side of a fold with a
-            single label.
+        DataError: Too few samples, groups or samples of a label, or one side of a fold with a single label.
     """
-    asked = asked or Asked()
+    messages = messages or FoldMessages()
     if examples.labels is None:
-        raise DataError(f"{examples.source}: folds need labels, and these rows have none")
+        raise DataError(f"{examples.source}: folds need labels, and these samples have none")
     groups = group_ids(examples, task)
     parts = HOLD_OUT if k == 1 else k
-    _check_counts(examples, groups, task, k, parts, seed, asked)
+    _check_counts(examples, groups, task, k, parts, seed, messages)
     assignment = _assign(examples.labels, groups, parts, seed)
     if k == 1:
         assignment = np.where(assignment == _hold_out_part(assignment, examples, groups), 0, -1)
     folds = Folds(k, seed, grouping_name(task), assignment, examples.ids)
     for fold in range(k):
-        for side, rows in (("training", folds.train(fold)), ("held-out", folds.held_out(fold))):
-            labels = np.unique(examples.labels[rows])
+        for side, positions in (("training", folds.train(fold)), ("validation", folds.held_out(fold))):
+            labels = np.unique(examples.labels[positions])
             if len(labels) < 2:
                 only = repr(task.label_names[labels[0]]) if len(labels) else "no"
                 raise DataError(
-                    f"{examples.source}: {asked.fold.format(fold=fold, k=k)}: the {side} rows have only the label "
-                    f"{only}; {asked.other}"
+                    f"{examples.source}: {messages.fold.format(fold=fold, k=k)}: the {side} samples have only the "
+                    f"label {only}; {messages.one_label}"
                 )
     return folds
 
 
 def _check_counts(
-    examples: Labelled, groups: np.ndarray, task: AnyTask, k: int, parts: int, seed: int, words: Asked
+    examples: Labelled, groups: np.ndarray, task: AnyTask, k: int, parts: int, seed: int, messages: FoldMessages
 ) -> None:
     assert examples.labels is not None
-    asked = f"{examples.source}: {words.what.format(k=k)}"
+    place = f"{examples.source}: {messages.option.format(k=k)}"
     if k < 1:
-        raise DataError(f"{asked}: the number of folds is at least 1")
+        raise DataError(f"{place}: the number of folds must be at least 1")
     if not 0 <= seed < 2**32:
-        raise DataError(f"{asked}: the seed {seed} is out of range; use 0 to {2**32 - 1}")
-    why = f" (one hold-out is a {HOLD_OUT}th of the rows)" if k == 1 else ""
+        raise DataError(f"{place}: the seed {seed} is out of range; use 0 to {2**32 - 1}")
+    share = f" (one validation split is a {HOLD_OUT}th of the samples)" if k == 1 else ""
     classes, counts = np.unique(examples.labels, return_counts=True)
-    limits = [(len(examples), "rows"), (int(groups.max(initial=-1)) + 1, f"groups by {grouping_name(task)}")]
+    limits = [(len(examples), "samples"), (int(groups.max(initial=-1)) + 1, f"groups by {grouping_name(task)}")]
     if len(classes):
         rarest = int(np.argmin(counts))
-        limits.append((int(counts[rarest]), f"rows of the label {task.label_names[classes[rarest]]!r}"))
-    for limit, what in limits:
+        limits.append((int(counts[rarest]), f"samples of the label {task.label_names[classes[rarest]]!r}"))
+    for limit, unit in limits:
         if parts > limit:
-            raise DataError(f"{asked}: needs at least {parts} {what}, but there are {limit}{why}; {words.fewer}")
+            raise DataError(f"{place}: needs at least {parts} {unit}, but there are {limit}{share}; {messages.too_few}")
 
 
 def _assign(labels: np.ndarray, groups: np.ndarray, parts: int, seed: int) -> np.ndarray:
-    """(N,) the part, 0..parts-1, in which each row is held out."""
+    """Assign each sample to the part, 0..parts-1, in which it is used for validation, (N,)."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    # Where every group is one row the plain splitter balances exactly and is far faster.
-    alone = groups.max() + 1 == len(groups)
-    splitter = (StratifiedKFold if alone else StratifiedGroupKFold)(parts, shuffle=True, random_state=seed)
+    # If every group is one sample, the splitter without groups balances exactly and is far faster.
+    ungrouped = groups.max() + 1 == len(groups)
+    splitter = (StratifiedKFold if ungrouped else StratifiedGroupKFold)(parts, shuffle=True, random_state=seed)
     assignment = np.full(len(labels), -1, np.int64)
-    for part, (_, held_out) in enumerate(splitter.split(np.zeros((len(labels), 1)), labels, None if alone else groups)):
+    for part, (_, held_out) in enumerate(
+        splitter.split(np.zeros((len(labels), 1)), labels, None if ungrouped else groups)
+    ):
         assignment[held_out] = part
     return assignment
 
 
 def _hold_out_part(assignment: np.ndarray, examples: Labelled, groups: np.ndarray) -> int:
-    """The first part of about a tenth of the rows: a very large group makes its own part larger than that."""
+    """Find the first part with about a tenth of the samples; the part of a very large group has more."""
     share = np.bincount(assignment, minlength=HOLD_OUT) / len(assignment) * HOLD_OUT
     fitting = np.flatnonzero((share > 0.5) & (share < 1.5))
     if not len(fitting):
         raise DataError(
-            f"{examples.source}: folds: 1: no hold-out of about a {HOLD_OUT}th of the rows keeps groups together; the largest "
-            f"has {np.bincount(groups).max()} of {len(assignment)} rows; use folds: 2 or more, or other groups (group_by)"
+            f"{examples.source}: folds: 1: no validation split of about a {HOLD_OUT}th of the samples keeps groups together; the "
+            f"largest has {np.bincount(groups).max()} of {len(assignment)} samples; use folds: 2 or more, or other groups (group_by)"
         )
     return int(fitting[0])

@@ -1,7 +1,7 @@
-"""Which class a label means, whatever kind of file or value it comes from.
+"""From labels as files hold them to class ids.
 
-CSV holds "1.0", Parquet 1.0 or 1, JSON true: one rule gives them one class. A label is compared with the classes'
-names as they are written, then by its value as a number, and only where no name is a number may it be a class's id.
+CSV holds "1.0", Parquet 1.0 or 1, JSON true, and all mean the same class. A label is compared with the classes' names as
+text, then as a number. Only if no name is a number can a label be a class id.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-#: Truth values count as numbers: a table that lost its types holds 1 and 0 for them.
+#: Booleans count as numbers: tables without types hold 1 and 0 for them.
 _TRUTH = {"true": Decimal(1), "false": Decimal(0)}
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no label: null, NaN (which is how tables of floats hold null) or an empty text."""
+    """Whether a label is missing: null, NaN (null in a column of floats) or an empty text."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
 def as_written(value: Any) -> str:
-    """A label as text: what a CSV file holds for it."""
+    """Write a label as text, as a CSV file holds it."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool):
@@ -34,10 +34,9 @@ def as_written(value: Any) -> str:
 
 
 def numbers(value: Any) -> tuple[Decimal, ...]:
-    """The finite numbers that a label may stand for, the most exact first; none for a word.
+    """Return the finite numbers that a label can mean, the most exact first; empty for text that is no number.
 
-    A float that was stored with fewer bits (0.1 in a float32 column is 0.10000000149) is also the shorter number that
-    rounds to it.
+    A float stored with fewer bits (0.1 in a float32 column is 0.10000000149) also means the shorter number that rounds to it.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -49,12 +48,12 @@ def numbers(value: Any) -> tuple[Decimal, ...]:
         return _finite(str(int(value)) if isinstance(value, bool) else str(value))
     if not isinstance(value, float) or not math.isfinite(value):
         return ()
-    found = dict.fromkeys(_finite(repr(value)))
+    candidates = dict.fromkeys(_finite(repr(value)))
     with np.errstate(all="ignore"):
         for narrow in (np.float32(value), np.float16(value)):
             if float(narrow) == value:
-                found |= dict.fromkeys(_finite(str(narrow)))
-    return tuple(found)
+                candidates |= dict.fromkeys(_finite(str(narrow)))
+    return tuple(candidates)
 
 
 def _finite(text: str) -> tuple[Decimal, ...]:
@@ -66,7 +65,11 @@ def _finite(text: str) -> tuple[Decimal, ...]:
 
 
 class LabelIds:
-    """The ids of a task's classes, by their labels."""
+    """Class ids by label.
+
+    Args:
+        names: The K class names in the order of their ids.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -75,24 +78,24 @@ class LabelIds:
         for i, name in enumerate(self.names):
             for number in numbers(name):
                 self._values.setdefault(number, []).append(i)
-        self._known: dict[tuple[type, Any], int | None] = {}
+        self._cache: dict[tuple[type, Any], int | None] = {}
 
     @property
     def by_id(self) -> bool:
-        """Whether a class may be given by its id: not where a name is a number or a truth value itself."""
+        """Whether labels can be class ids; False if a class name is a number or a boolean."""
         return not self._values
 
     def of(self, value: Any) -> int | None:
-        """The id of a label's class; None for a label of no class, or a number that several names are equal to."""
+        """Return the class id of a label; None if it matches no class, or equals several names as a number."""
         if is_missing(value):
             return None
         key = (type(value), value)
         try:
-            return self._known[key]
+            return self._cache[key]
         except KeyError:
-            self._known[key] = found = self._find(value)
-            return found
-        except TypeError:  # a list, say
+            self._cache[key] = class_id = self._find(value)
+            return class_id
+        except TypeError:  # unhashable, such as a list
             return None
 
     def _find(self, value: Any) -> int | None:
@@ -101,12 +104,12 @@ class LabelIds:
                 if text in self._written:
                     return self._written[text]
         values = numbers(value)
-        if not values:  # a date, say
+        if not values:  # no number, such as a date
             return self._written.get(as_written(value))
         for number in values:
-            same = self._values.get(number, [])
-            if same:  # "1.0" beside "1" can be told apart by how they are written, but not by their value
-                return same[0] if len(same) == 1 else None
+            ids = self._values.get(number, [])
+            if ids:  # names "1.0" and "1" differ as text, but not as numbers
+                return ids[0] if len(ids) == 1 else None
             if self.by_id and not _is_truth(value) and 0 <= number < len(self.names) and number == int(number):
                 return int(number)
         return None

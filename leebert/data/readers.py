@@ -1,12 +1,12 @@
-"""Rows from files, streams and tables: CSV, TSV, JSON lines, JSON arrays, Parquet and lines of text, by one set of rules.
+"""Read rows from CSV, TSV, JSON lines, JSON arrays, Parquet and lines of text.
 
-Training, evaluation, prediction, calibration and the files of GLUE's server all read here, so that a row which one of
-them takes no other refuses. Files are read as they are consumed: only a JSON array is held as a whole.
+Training, evaluation, prediction, calibration and GLUE submissions all use this module, so they accept the same files.
+Files are streamed; only a JSON array is loaded as a whole.
 
-The rules: UTF-8, with or without a byte order mark; no null character. Rows are numbered from 0, without the header.
-CSV has double quotes, and fields of any length; TSV has no quoting, as GLUE's files have none. Blank lines are no rows
-in CSV and JSON; in TSV and text, where a line is a row, they are none at the end of the file only. A column or key that
-is duplicate is an error, unless it has no name.
+Conventions: UTF-8, with or without a byte order mark; no null character. Rows are numbered from 0, without the header.
+CSV has double quotes and fields of any length; TSV has no quoting, as in GLUE's files. CSV and JSON skip blank lines; TSV
+and text, where each line is a row, skip them at the end of the file only. Duplicate columns or keys are errors, unless
+they have no name.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ from typing import Any, NamedTuple
 
 from leebert.errors import DataError, nearest
 
-#: Endings of the files with named columns.
+#: Suffixes of files with named columns.
 FORMATS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 
-#: The longest field of CSV. The module's own limit, 131,072 characters, is for the whole process, so it is only raised.
+#: The longest CSV field. The limit of the `csv` module (131,072 characters) applies to the whole process, so it is only raised.
 _LONGEST = 2**31 - 1
 
-#: How an array of objects begins where a line could be text, too.
+#: The start of a JSON array of objects, in a stream whose lines could also be text.
 _ARRAY = re.compile(r"\s*\[\s*(\{|$)")
 
 
 class Row(NamedTuple):
     """One row of a source.
 
-    number: from 0, without the header. values: of the columns that were asked for, in their order; () for a row with
-    too few or too many fields, where such rows are kept. names: what the source calls these columns. line: where it
-    begins, from 1; None where rows have no lines of their own.
+    Attributes:
+        number: From 0, without the header.
+        values: Values of the requested columns, in their order; () for a malformed row that is kept.
+        names: Names of these columns in the source.
+        source: The file or stream, for messages.
+        line: The row's first line, from 1; None in Parquet files and JSON arrays.
     """
 
     number: int
@@ -49,12 +52,16 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Source and line, or source and row, for messages."""
+        """Source and line, or source and row number, for messages."""
         return f"{self.source}, " + (f"row {self.number}" if self.line is None else f"line {self.line}")
 
 
 class MissingColumnError(DataError):
-    """A source lacks a column; `column` is the name that was asked for."""
+    """A source lacks a column.
+
+    Attributes:
+        column: The requested name.
+    """
 
     def __init__(self, column: str, message: str) -> None:
         super().__init__(message)
@@ -63,52 +70,69 @@ class MissingColumnError(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """The columns that are wanted of a source.
+    """The columns to read from a source.
 
-    names: for each column the names that it may have, the usual one first. cure: what to do about one that is missing.
+    Attributes:
+        names: For each column, the names that it may have; the usual one first.
+        cure: What to do if a column is missing, for messages.
     """
 
     names: tuple[tuple[str, ...], ...]
     cure: str = "correct its name there, or the task's columns"
 
-    def find(self, header: Sequence[str], where: str) -> list[int]:
-        """The positions of the columns in a header. Raises DataError for one that is missing or there twice."""
-        twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
-        if twice:
-            raise DataError(f"{where}, header: duplicate column {twice[0]!r}; rename one of the two")
-        return [header.index(name) for name in self.named(header, where)]
+    def find(self, header: Sequence[str], place: str) -> list[int]:
+        """Find the columns in a header.
 
-    def named(self, header: Collection[str], where: str) -> tuple[str, ...]:
-        """What a header calls the columns."""
-        found = [next((name for name in names if name in header), None) for names in self.names]
-        for name, names in zip(found, self.names, strict=True):
+        Args:
+            header: Names of all columns of the source.
+            place: The source, for messages.
+
+        Returns:
+            Positions of the columns.
+
+        Raises:
+            MissingColumnError: A column is missing.
+            DataError: The header has a column twice.
+        """
+        duplicates = sorted({name for name in header if name.strip() and header.count(name) > 1})
+        if duplicates:
+            raise DataError(f"{place}, header: duplicate column {duplicates[0]!r}; rename one of the two")
+        return [header.index(name) for name in self.named(header, place)]
+
+    def named(self, header: Collection[str], place: str) -> tuple[str, ...]:
+        """Return the columns' names in a header. Raises MissingColumnError."""
+        matches = [next((name for name in names if name in header), None) for names in self.names]
+        for name, names in zip(matches, self.names, strict=True):
             if name is None:
-                either = repr(names[0]) + "".join(f" or {other!r}" for other in names[1:])
-                there = ", ".join(map(short, header)) or "none"
+                either = repr(names[0]) + "".join(f" or {alternative!r}" for alternative in names[1:])
+                available = ", ".join(map(short, header)) or "none"
                 raise MissingColumnError(
                     names[0],
-                    f"{where}: there is no column {either}{nearest(names[0], header)}; the columns are {there}; {self.cure}",
+                    f"{place}: no column {either}{nearest(names[0], header)}; the columns are {available}; {self.cure}",
                 )
-        return tuple(name for name in found if name is not None)
+        return tuple(name for name in matches if name is not None)
 
 
 def short(value: Any) -> str:
-    """A value as an error shows it."""
+    """Shorten a value for messages."""
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def read_rows(path: Path, columns: Columns, *, header: Sequence[str] = (), keep_broken: bool = False) -> Iterator[Row]:
-    """The rows of a file with named columns, by its ending, which is one of :data:`FORMATS`.
+    """Read the rows of a file with named columns.
 
     Args:
-        path: The file.
-        columns: What is wanted of it.
-        header: The columns' names where a TSV file has no line for them.
-        keep_broken: Rows of a TSV file with too few or too many fields come without values, instead of being errors.
+        path: The file; its suffix, one of :data:`FORMATS`, decides how it is read.
+        columns: The columns to read.
+        header: Names of the columns of a TSV file without a header.
+        keep_broken: Whether TSV rows with too few or too many fields have no values instead of being errors.
+
+    Yields:
+        The rows, in order.
 
     Raises:
-        DataError: Whatever is wrong, with the place.
+        DataError: The file can't be read or is malformed; the message names the place.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -120,19 +144,22 @@ def read_rows(path: Path, columns: Columns, *, header: Sequence[str] = (), keep_
         return _csv_rows(lines, str(path), columns)
     if suffix in (".jsonl", ".json"):
         return _json_rows(lines, str(path), columns)
-    raise DataError(f"{path}: ends in none of {', '.join(FORMATS)}")
+    raise DataError(f"{path}: unknown file type; the suffix must be one of {', '.join(FORMATS)}")
 
 
 def read_lines(lines: Iterable[bytes | str], name: str, columns: Columns) -> Iterator[Row]:
-    """The rows of a stream: a text in each line (two with a tab between), JSON objects, or one JSON array of them.
+    """Read the rows of a stream: lines of text (a pair is separated by a tab), JSON objects, or one JSON array of objects.
 
     Args:
-        lines: What the stream holds, line by line.
-        name: What errors call it.
-        columns: The texts, or keys of the objects, that are wanted.
+        lines: The lines of the stream.
+        name: Name of the stream, for messages.
+        columns: The texts of a line, or the keys of an object.
+
+    Yields:
+        The rows, in order.
 
     Raises:
-        DataError: Whatever is wrong, with the place.
+        DataError: The stream is malformed; the message names the place.
     """
     decoded = _decoded(lines, name)
     number, blank = 0, 0  # `blank` is the first of the blank lines since the last row
@@ -151,17 +178,17 @@ def read_lines(lines: Iterable[bytes | str], name: str, columns: Columns) -> Ite
         else:
             parts = tuple(text.split("\t"))
             if len(parts) != len(columns.names):
-                wanted = [names[0] for names in columns.names]
+                expected = [names[0] for names in columns.names]
                 raise DataError(
-                    f"{name}, line {line}: {len(parts)} text(s) where the model takes {len(wanted)}; "
-                    f"give {' and '.join(wanted)} with a tab between, or JSON objects with these keys"
+                    f"{name}, line {line}: {len(parts)} text(s) where the model takes {len(expected)}; "
+                    f"give {' and '.join(expected)} with a tab between, or JSON objects with these keys"
                 )
             yield Row(number, parts, tuple(names[0] for names in columns.names), name, line)
         number, blank = number + 1, 0
 
 
 def lines_with_text(lines: Iterable[bytes | str], name: str) -> Iterator[tuple[int, str]]:
-    """(line from 1, text) of a stream of which every line is a row, without blank ones at the end. Raises DataError."""
+    """Yield (line from 1, text) of a stream with one row per line; blank lines at the end are skipped. Raises DataError."""
     blank = 0
     for line, raw in enumerate(_decoded(lines, name), 1):
         if text := raw.strip():
@@ -173,9 +200,16 @@ def lines_with_text(lines: Iterable[bytes | str], name: str) -> Iterator[tuple[i
 
 
 def in_any_case(path: Path) -> Path:
-    """A file or folder that is there, or else the one beside it whose name differs in upper and lower case alone.
+    """Find a file or folder, ignoring upper and lower case in its name.
 
-    The path itself where there is none. Raises DataError where there are several.
+    Args:
+        path: The file or folder.
+
+    Returns:
+        `path` if it exists; else the entry beside it whose name differs in case only; else `path`.
+
+    Raises:
+        DataError: Several names differ in case only.
     """
     if path.exists() or not path.parent.is_dir():
         return path
@@ -184,7 +218,9 @@ def in_any_case(path: Path) -> Path:
     except OSError:
         return path
     if len(alike) > 1:
-        raise DataError(f"{path}: no such file, but {' and '.join(p.name for p in alike)} lie there; keep one of them")
+        raise DataError(
+            f"{path}: no such file, but its folder holds {' and '.join(p.name for p in alike)}; keep one of them"
+        )
     return alike[0] if alike else path
 
 
@@ -192,7 +228,7 @@ def in_any_case(path: Path) -> Path:
 
 
 def file_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, for :func:`read_lines` and :func:`lines_with_text`. Raises DataError."""
+    """Yield the lines of a file, for :func:`read_lines` and :func:`lines_with_text`. Raises DataError."""
     try:
         with open(path, "rb") as f:
             yield from f
@@ -201,7 +237,7 @@ def file_lines(path: Path) -> Iterator[bytes]:
 
 
 def _decoded(lines: Iterable[bytes | str], name: str) -> Iterator[str]:
-    """Lines of text with their ends; only a line feed ends one, since texts hold the rarer separators. Raises DataError."""
+    """Decode lines and keep their ends. Only a line feed ends a line: texts can contain rarer separators. Raises DataError."""
     offset = 0
     for line, raw in enumerate(lines, 1):
         null = raw.find("\0") if isinstance(raw, str) else raw.find(b"\0")
@@ -237,11 +273,11 @@ def _tsv_rows(
     else:
         line = next(lines, "").removesuffix("\n").removesuffix("\r")
         header = line.split("\t")
-        if not line and not any(rest.strip() for rest in lines):
+        if not line and not any(following.strip() for following in lines):
             raise DataError(f"{name}: the file is empty")
-    wanted = columns.find(header, name)
-    names = tuple(header[at] for at in wanted)
-    blank: list[str] = []  # rows only if others follow
+    positions = columns.find(header, name)
+    names = tuple(header[at] for at in positions)
+    blank: list[str] = []  # rows only if non-blank lines follow
     number = 0
     for text in lines:
         text = text.removesuffix("\n").removesuffix("\r")
@@ -252,7 +288,7 @@ def _tsv_rows(
             fields = row.split("\t")
             line_number = number + first
             if len(fields) == len(header):
-                yield Row(number, tuple([fields[at] for at in wanted]), names, name, line_number)
+                yield Row(number, tuple([fields[at] for at in positions]), names, name, line_number)
             elif keep_broken:
                 yield Row(number, (), names, name, line_number)
             else:
@@ -261,37 +297,37 @@ def _tsv_rows(
         blank.clear()
 
 
-def _bad_width(where: str, expected: int, got: int, line: str) -> DataError:
-    return DataError(f"{where}: expected {expected} columns, got {got}: {short(line)}; correct or remove the line")
+def _bad_width(place: str, expected: int, got: int, line: str) -> DataError:
+    return DataError(f"{place}: expected {expected} columns, got {got}: {short(line)}; correct or remove the line")
 
 
 def _csv_rows(lines: Iterator[str], name: str, columns: Columns) -> Iterator[Row]:
-    """Comma-separated values with the usual double quotes; a quoted text may span lines."""
-    # A carriage return alone ends a line of CSV, too.
+    """Comma-separated values with double quotes; a quoted text can span lines."""
+    # A carriage return also ends a line of CSV.
     pieces = chain.from_iterable(_at_returns(line) for line in lines)
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
     reader = csv.reader(pieces, strict=True)
     header: list[str] = []
-    wanted: list[int] = []
+    positions: list[int] = []
     names: tuple[str, ...] = ()
     number, start = 0, 1
     while True:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{name}, line {start}: not valid CSV: {error}; check the quotes of that row") from None
+            raise DataError(f"{name}, line {start}: not valid CSV: {error}; check the quotes of this row") from None
         if fields is None:
             break
         line, start = start, reader.line_num + 1
         if not fields:  # a blank line is no row
             continue
         if not header:
-            header, wanted = fields, columns.find(fields, name)
-            names = tuple(fields[at] for at in wanted)
+            header, positions = fields, columns.find(fields, name)
+            names = tuple(fields[at] for at in positions)
             continue
         if len(fields) != len(header):
             raise _bad_width(f"{name}, line {line}", len(header), len(fields), ",".join(fields))
-        yield Row(number, tuple([fields[at] for at in wanted]), names, name, line)
+        yield Row(number, tuple([fields[at] for at in positions]), names, name, line)
         number += 1
     if not header:
         raise DataError(f"{name}: the file is empty")
@@ -303,7 +339,7 @@ def _at_returns(line: str) -> Iterable[str]:
 
 @contextlib.contextmanager
 def _open_parquet(path: Path) -> Iterator[Any]:
-    """A Parquet file to read from. Raises DataError for whatever is wrong with it."""
+    """Open a Parquet file. Raises DataError if it can't be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -315,13 +351,13 @@ def _open_parquet(path: Path) -> Iterator[Any]:
 
 
 def parquet_table(path: Path) -> Any:
-    """A whole Parquet file as an Arrow table, with what its schema says beside the columns. Raises DataError."""
+    """Read a Parquet file as an Arrow table, with the metadata of its schema. Raises DataError."""
     with _open_parquet(path) as file:
         return file.read()
 
 
 def parquet_batches(path: Path, columns: Columns, rows: int = 1024) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    """(the columns' names, an Arrow array of each) for so many rows at a time. Raises DataError."""
+    """Yield the columns' names and Arrow arrays, `rows` rows at a time. Raises DataError."""
     with _open_parquet(path) as file:
         header = list(file.schema_arrow.names)
         names = tuple(header[at] for at in columns.find(header, str(path)))
@@ -334,7 +370,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
     for names, arrays in parquet_batches(path, columns):
         try:
             lists = [array.to_pylist() for array in arrays]
-        except (ValueError, OverflowError) as error:  # no UTF-8, no date of Python's, an unknown time zone
+        except (ValueError, OverflowError) as error:  # not UTF-8, a date outside Python's range, an unknown time zone
             raise DataError(f"{path}: not a readable Parquet file: {error}") from None
         for values in zip(*lists, strict=True):
             yield Row(number, values, names, str(path))
@@ -356,7 +392,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
 def _json_rows(lines: Iterator[str], name: str, columns: Columns) -> Iterator[Row]:
-    """One JSON object per line, or one array of objects, whatever the file is called; blank lines are no rows."""
+    """One JSON object per line, or one array of objects, regardless of the suffix; blank lines are skipped."""
     number = 0
     for line, text in enumerate(lines, 1):
         if not text.strip():
@@ -368,15 +404,15 @@ def _json_rows(lines: Iterator[str], name: str, columns: Columns) -> Iterator[Ro
         number += 1
 
 
-def _decode(text: str, where: str) -> Any:
+def _decode(text: str, place: str) -> Any:
     try:
         return _DECODER.decode(text.strip())
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON: {error}; each line holds one JSON object") from None
+        raise DataError(f"{place}: not valid JSON: {error}; each line must hold one JSON object") from None
 
 
 def _array_rows(text: str, name: str, columns: Columns) -> Iterator[Row]:
-    """The objects of one JSON array, each decoded when it is asked for."""
+    """Decode the objects of a JSON array one by one."""
     number, at = 0, _after_space(text, text.index("[") + 1)
     closed = text[at : at + 1] == "]"
     while not closed:
@@ -412,6 +448,8 @@ def _line(text: str, at: int) -> int:
 def _object_row(value: Any, number: int, name: str, columns: Columns, line: int | None) -> Row:
     row = Row(number, (), (), name, line)
     if not isinstance(value, dict):
-        raise DataError(f"{row.place}: {short(value)} is no JSON object; each row is one, with the columns as its keys")
+        raise DataError(
+            f"{row.place}: {short(value)} is not a JSON object; each row must be an object with the columns as its keys"
+        )
     names = columns.named(value, row.place)
     return row._replace(values=tuple([value[key] for key in names]), names=names)

@@ -1,7 +1,7 @@
-"""Reading one split of a task: GLUE's release, the user's own files, or the hub, all with the same checks.
+"""Read one split of a task from GLUE's release, the user's files or the hub, all with the same checks.
 
-:mod:`leebert.data.readers` gives rows of the wanted columns as they stand; :func:`_examples` checks each text and maps
-each label to its id. What is wrong raises DataError with the place, the value and what to do.
+:mod:`leebert.data.readers` yields the rows with unchanged values; :func:`_examples` checks each text and maps each label
+to its id. A DataError names the place, the value and what to do.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ from leebert.errors import DataError, nearest
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """Rows of text with their labels.
+    """N samples of text with their labels.
 
-    texts: one or two columns, each a list of N. labels: (N,) int64 ids, None when unlabelled. ids: (N,) int64, the
-    row's number in its file, from 0 and without the header. skipped: how many rows of the file were left out.
+    Attributes:
+        texts: One or two columns of N texts.
+        labels: (N,) int64 class ids; None for unlabelled samples.
+        ids: (N,) int64 row numbers in the file, from 0 and without the header.
+        source: The file or hub data set, for messages.
+        label_names: Class names in the order of their ids.
+        skipped: Number of rows of the file that were skipped.
     """
 
     texts: tuple[list[str], ...]
@@ -41,7 +46,7 @@ class Examples:
         return len(self.ids)
 
     def take(self, indices: Any) -> Examples:
-        """The rows at these positions, in this order, with their ids."""
+        """Select the samples at these positions (n,), in this order, with their ids."""
         index = np.asarray(indices, dtype=np.int64)
         positions = index.tolist()
         return dataclasses.replace(
@@ -52,10 +57,10 @@ class Examples:
         )
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of texts, labels and label names in their order: the content, wherever it was read from."""
+        """Return the sha256 (hex) of texts, labels and label names; it does not depend on the source."""
         digest = hashlib.sha256(repr((len(self), len(self.texts), self.label_names)).encode())
         for column in self.texts:
-            # With the lengths, no two different columns join to the same bytes.
+            # The lengths make the concatenation unambiguous.
             digest.update(np.fromiter(map(len, column), "<i8", len(column)).tobytes())
             digest.update("".join(column).encode("utf-8"))
         digest.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
@@ -63,11 +68,17 @@ class Examples:
 
 
 def read_split(task: Task, split: str, source: str | Path | None = None, *, labelled: bool = True) -> Examples:
-    """The rows of one split.
+    """Read one split of a task.
 
-    source: a folder in the layout of GLUE's release (the one that holds `MRPC/`, or `MRPC` itself), or the folder that
-    a task's own files are relative to; None takes the task's own files, else the hub; "hub" is the hub.
-    labelled: False reads the texts alone. Raises DataError.
+    Args:
+        task: The task.
+        split: A split of the task, such as `train`.
+        source: A folder in the layout of GLUE's release (the one that holds `MRPC/`, or `MRPC` itself), or the base folder
+            of the files of a declared task; `"hub"`; or None for the task's files if it declares some, else the hub.
+        labelled: Whether to read labels.
+
+    Raises:
+        DataError: The split is missing, unreadable or malformed.
     """
     _check_split(task, split, source)
     if _from_hub(task, source):
@@ -80,37 +91,45 @@ def read_split(task: Task, split: str, source: str | Path | None = None, *, labe
 def read_test(
     task: Task, split: str, source: str | Path | None = None, *, index: str = "index"
 ) -> tuple[list[Row], str]:
-    """Texts and the source of a test split of GLUE, of which a server wants every row: none is left out.
+    """Read a test split of GLUE for a submission, which needs every row: no row is skipped, and texts can be empty.
 
-    The rows' numbers are those of the file's column `index`, on the hub of `idx`; an empty text stays one. `source` as
-    in :func:`read_split`. Raises DataError, also for a line that is broken and for numbers that are none, or there
-    twice.
+    Args:
+        task: A task of GLUE.
+        split: A test split.
+        source: As in :func:`read_split`.
+        index: The column of row numbers in files; on the hub it is `idx`.
+
+    Returns:
+        The rows, with the numbers of the column `index`, and the source for messages.
+
+    Raises:
+        DataError: As :func:`read_split`; also for malformed lines and for missing or duplicate row numbers.
     """
     _check_split(task, split, source)
     if _from_hub(task, source):
         assert task.hub is not None
-        where, index = _hub_name(task, split), "idx"
+        place, index = _hub_name(task, split), "idx"
         rows = _hub_table(task, split, (*task.hub.text_columns, index))[0]
     else:
         path = _find(task, split, source)
-        where = str(path)
+        place = str(path)
         rows = _file_rows(task, split, path, (*task.text_names, tuple(dict.fromkeys((index, "idx")))), False)
-    found: dict[int, Row] = {}
+    by_number: dict[int, Row] = {}
     for row in rows:
         *texts, value = row.values
         for name, text in zip(row.names, texts, strict=False):
             if text != "" and not is_text(text) and not (isinstance(text, str) and text.isspace()):
                 raise bad_text(row.place, name, text)
         number = str(value)
-        if not number.isdecimal() or int(number) in found:
-            wrong = "is a duplicate row number" if number.isdecimal() else "is no row number"
+        if not number.isdecimal() or int(number) in by_number:
+            wrong = "is a duplicate row number" if number.isdecimal() else "is not a row number"
             raise DataError(
-                f"{row.place}, column {row.names[-1]!r}: {short(value)} {wrong}; take the file as GLUE gives it"
+                f"{row.place}, column {row.names[-1]!r}: {short(value)} {wrong}; use the file of GLUE's release unchanged"
             )
-        found[int(number)] = row._replace(number=int(number), values=tuple(texts), names=row.names[:-1])
-    if not found:
-        raise DataError(f"{where}: no rows; check the file, or point to another one")
-    return list(found.values()), where
+        by_number[int(number)] = row._replace(number=int(number), values=tuple(texts), names=row.names[:-1])
+    if not by_number:
+        raise DataError(f"{place}: no rows; check the file, or give another one")
+    return list(by_number.values()), place
 
 
 def _check_split(task: Task, split: str, source: str | Path | None) -> None:
@@ -120,7 +139,7 @@ def _check_split(task: Task, split: str, source: str | Path | None) -> None:
 
 
 class Labelled(Protocol):
-    """Rows of any kind with their labels, as :class:`Examples` has them."""
+    """N labelled samples of texts or images, with the attributes of :class:`Examples`."""
 
     @property
     def labels(self) -> np.ndarray | None: ...
@@ -136,17 +155,29 @@ LabelledRows = TypeVar("LabelledRows", bound=Labelled)
 
 
 def subset(examples: LabelledRows, rows: int, seed: int) -> LabelledRows:
-    """`rows` rows drawn at random in the labels' proportions, in their old order; ids are kept. Raises DataError."""
+    """Draw a stratified random subset.
+
+    Args:
+        examples: N labelled samples.
+        rows: n, size of the subset.
+        seed: The seed of the draw.
+
+    Returns:
+        n samples in their original order, with their ids.
+
+    Raises:
+        DataError: There are no labels, or n is less than the number of labels or more than N.
+    """
     if examples.labels is None:
-        raise DataError(f"{examples.source}: a stratified subset needs labels, and these rows have none")
+        raise DataError(f"{examples.source}: a stratified subset needs labels, and these samples have none")
     classes, counts = np.unique(examples.labels, return_counts=True)
     if not len(classes) <= rows <= len(examples):
         raise DataError(
-            f"{examples.source}: a subset of {rows} rows can't be drawn: it takes at least {len(classes)} (one per "
-            f"label) and at most the {len(examples)} that there are; change data.subset.rows"
+            f"{examples.source}: can't draw a subset of {rows} samples: the size must lie between {len(classes)} (one "
+            f"per label) and {len(examples)} (all samples); change data.subset.rows"
         )
     share = counts * (rows / len(examples))
-    sizes = np.maximum(share.astype(np.int64), 1)  # a label keeps at least one row
+    sizes = np.maximum(share.astype(np.int64), 1)  # a label keeps at least one sample
     while sizes.sum() != rows:
         step = 1 if sizes.sum() < rows else -1
         sizes[np.argmax(np.where((step > 0) | (sizes > 1), step * (share - sizes), -np.inf))] += step
@@ -159,7 +190,7 @@ def subset(examples: LabelledRows, rows: int, seed: int) -> LabelledRows:
 
 
 def _examples(task: Task, split: str, source: str, rows: Iterator[Row], labelled: bool) -> Examples:
-    """Rows of texts, and of the label where they are `labelled`, as examples."""
+    """Check rows of texts (and labels if `labelled`) and collect them as examples."""
     labels = _Labels(task, split)
     columns: tuple[list[str], ...] = tuple([] for _ in task.text_columns)
     ids: list[int] = []
@@ -169,93 +200,91 @@ def _examples(task: Task, split: str, source: str, rows: Iterator[Row], labelled
         if not row.values or (labelled and labels.is_none(row.values[-1])):
             continue
         texts = row.values[: len(columns)]
-        wrong = next((j for j, text in enumerate(texts) if not is_text(text)), None)
-        if wrong is not None:
-            if task.skip_broken and (
-                texts[wrong] is None or (isinstance(texts[wrong], str) and not texts[wrong].strip())
-            ):
+        bad = next((j for j, text in enumerate(texts) if not is_text(text)), None)
+        if bad is not None:
+            if task.skip_broken and (texts[bad] is None or (isinstance(texts[bad], str) and not texts[bad].strip())):
                 continue
-            raise bad_text(row.place, row.names[wrong], texts[wrong])
+            raise bad_text(row.place, row.names[bad], texts[bad])
         if labelled:
             labels.add(row, rows)
         ids.append(row.number)
         for column, text in zip(columns, texts, strict=True):
             column.append(text)
     if not ids:
-        raise DataError(f"{source}: no rows; check the file, or point to another one")
-    y = labels.complete(source) if labelled else None
+        raise DataError(f"{source}: no rows; check the file, or give another one")
+    y = labels.finish(source) if labelled else None
     return Examples(columns, y, np.array(ids, np.int64), source, task.label_names, count - len(ids))
 
 
 class _Labels:
-    """The labels of a split, one after the other."""
+    """Collects the labels of a split."""
 
     def __init__(self, task: Task, split: str) -> None:
         self.task, self.split = task, split
         self.ids = LabelIds(task.label_names)
-        self.found: list[int] = []
+        self.collected: list[int] = []
 
     def is_none(self, value: Any) -> bool:
-        """Whether a row is so labelled because it has no label, and is to be left out."""
+        """Whether a value marks an unlabelled row, which is skipped."""
         return isinstance(value, str) and value == self.task.skipped_label
 
-    def add(self, row: Row, others: Iterator[Row]) -> None:
-        """The label of a row; `others` are the rows after it. Raises DataError where it is none of the task's."""
-        found = self.ids.of(row.values[-1])
-        if found is None:
-            raise self._bad(row, others)
-        self.found.append(found)
+    def add(self, row: Row, following: Iterator[Row]) -> None:
+        """Add the label of a row; `following` are the rows after it. Raises DataError for an unknown label."""
+        class_id = self.ids.of(row.values[-1])
+        if class_id is None:
+            raise self._bad(row, following)
+        self.collected.append(class_id)
 
-    def complete(self, source: str) -> np.ndarray:
-        """All labels, (N,) int64. Raises DataError where the training split lacks one of the task's."""
-        missing = sorted(set(range(self.task.num_labels)) - set(self.found)) if self.split == "train" else []
+    def finish(self, source: str) -> np.ndarray:
+        """Return all labels, (N,) int64. Raises DataError if the training split lacks one of the task's labels."""
+        missing = sorted(set(range(self.task.num_labels)) - set(self.collected)) if self.split == "train" else []
         if missing:
             names = ", ".join(repr(self.task.label_names[j]) for j in missing)
             raise DataError(
-                f"{source}, column {self.task.label_column!r}: no row is labelled {names}, which task "
-                f"{self.task.name} has among its labels; check the file, or the task's labels"
+                f"{source}, column {self.task.label_column!r}: no row has the label {names} of task "
+                f"{self.task.name}; check the file, or the task's labels"
             )
-        return np.array(self.found, np.int64)
+        return np.array(self.collected, np.int64)
 
-    def _bad(self, row: Row, others: Iterator[Row]) -> DataError:
-        value, where = row.values[-1], f"{row.place}, column {row.names[-1]!r}"
-        names, known = ", ".join(self.task.label_names), self.task.label_ids()
+    def _bad(self, row: Row, following: Iterator[Row]) -> DataError:
+        value, place = row.values[-1], f"{row.place}, column {row.names[-1]!r}"
+        names, accepted = ", ".join(self.task.label_names), self.task.label_ids()
         if is_missing(value):
-            return DataError(f"{where}: the label is missing; give one of {names}, or remove the row")
+            return DataError(f"{place}: the label is missing; give one of {names}, or remove the row")
         values = numbers(value)
         if -1 in values:
-            return _hidden(self.task, self.split, f"{where}: label {as_written(value)}")
-        unknown = sorted(self._unknown(others) | {as_written(value)})
-        more = f" (the column's unknown labels: {', '.join(map(short, unknown[:8]))})" if len(unknown) > 1 else ""
+            return _hidden(self.task, self.split, f"{place}: label {as_written(value)}")
+        unknown = sorted(self._unknown(following) | {as_written(value)})
+        examples = f" (the column's unknown labels: {', '.join(map(short, unknown[:8]))})" if len(unknown) > 1 else ""
         return DataError(
-            f"{where}: {short(as_written(value))} is no label of task {self.task.name}"
-            f"{nearest(as_written(value), known)}; its labels are {names}{more}; correct the row, or the task's labels"
+            f"{place}: {short(as_written(value))} is not a label of task {self.task.name}"
+            f"{nearest(as_written(value), accepted)}; its labels are {names}{examples}; correct the row, or the task's labels"
             + (f". If the labels are numbers, this is a regression: {NO_REGRESSION}" if _is_measured(value) else "")
         )
 
     def _unknown(self, rows: Iterator[Row]) -> set[str]:
-        found: set[str] = set()
+        unknown: set[str] = set()
         try:
             for row in rows:
                 value = row.values[-1] if row.values else None
                 if not is_missing(value) and not self.is_none(value) and self.ids.of(value) is None:
-                    found.add(as_written(value))
-        except DataError:  # the label that is told of comes first
+                    unknown.add(as_written(value))
+        except DataError:  # the unknown label is the first error of the file
             pass
-        return found
+        return unknown
 
 
 def _is_measured(value: Any) -> bool:
-    """Whether a label is a number with a fraction, as no class is."""
+    """Whether a label is a number with a fraction, so that it can't be a class."""
     values = numbers(value)
     return bool(values) and values[0] != values[0].to_integral_value()
 
 
-def _hidden(task: Task, split: str, where: str) -> DataError:
-    others = ", ".join(name for name in ("train", *task.eval_splits) if name != split)
+def _hidden(task: Task, split: str, place: str) -> DataError:
+    labelled = ", ".join(name for name in ("train", *task.eval_splits) if name != split)
     return DataError(
-        f"{where}: the labels of the split {split!r} are hidden by its publisher; use a labelled split ({others}), "
-        "or read it without labels for predictions"
+        f"{place}: the labels of the split {split!r} are hidden by its publisher; use a labelled split ({labelled}), "
+        "or read this one without labels, for predictions"
     )
 
 
@@ -265,22 +294,22 @@ def _hidden(task: Task, split: str, where: str) -> DataError:
 def _file_rows(
     task: Task, split: str, path: Path, names: tuple[tuple[str, ...], ...], keep_broken: bool
 ) -> Iterator[Row]:
-    """The rows of a split's file. Raises DataError, for a test split without labels with the reason."""
+    """Read the rows of a split's file. Raises DataError; for a test split without labels, it says so."""
     try:
         yield from read_rows(path, Columns(names), header=task.headerless.get(split, ()), keep_broken=keep_broken)
     except MissingColumnError as error:
         if error.column == task.label_column and split.startswith("test"):
-            raise _hidden(task, split, f"{path}: there is no column {error.column!r}") from None
+            raise _hidden(task, split, f"{path}: no column {error.column!r}") from None
         raise
 
 
 def _find(task: Task, split: str, source: str | Path | None) -> Path:
-    """The file of a split: below the folder `source` where one is given, else where the task has it."""
+    """Find the file of a split: in the folder `source` if given, else at the task's own path."""
     name = task.splits[split]
     root = Path(source).expanduser() if source is not None else Path()
     if source is not None and not root.is_dir():
-        held = f"{task.folder}/" if task.folder else "the task's files"
-        raise DataError(f"--data-dir {source}: there is no such folder; point to the one that holds {held}")
+        content = f"{task.folder}/" if task.folder else "the task's files"
+        raise DataError(f"--data-dir {source}: no such folder; give the folder that holds {content}")
     if task.folder and (inner := in_any_case(root / task.folder)).is_dir():
         root = inner
     path = _below(root, name) if source is not None else in_any_case(Path(name))
@@ -292,36 +321,37 @@ def _find(task: Task, split: str, source: str | Path | None) -> Path:
 
 
 def _below(root: Path, name: str) -> Path:
-    """A task's file below a folder; a file with an absolute path (a sweep keeps these) is looked for by its end."""
-    given = Path(name)
-    if not given.is_absolute():
-        return in_any_case(root / given)
-    parts = given.parts[1:]
+    """Find a task's file in a folder; of an absolute path (as sweeps store them), the longest existing tail is used."""
+    file = Path(name)
+    if not file.is_absolute():
+        return in_any_case(root / file)
+    parts = file.parts[1:]
     for start in range(len(parts)):
         if (path := in_any_case(root.joinpath(*parts[start:]))).is_file():
             return path
-    path = in_any_case(given)
+    path = in_any_case(file)
     if path.is_file() and root.absolute() not in path.parents:
-        warnings.warn(f"--data-dir {root} holds no {given.name}: {path} is read", stacklevel=2)
+        warnings.warn(f"--data-dir {root} holds no {file.name}: reading {path}", stacklevel=2)
     return path
 
 
 def _no_file(task: Task, split: str, path: Path, source: str | Path | None) -> DataError:
     parent = path.parent
-    there = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else None
-    seen = "there is no such folder" if there is None else f"the folder holds {listed(there)}"
-    if not parent.is_absolute() or (source is not None and Path(source).absolute() not in path.absolute().parents):
-        seen += f" (looked in {(Path(source) if path.is_absolute() and source else parent).absolute()})"
-    what = (
-        f"point to GLUE's release, the folder that holds {task.folder}/{task.splits[split]}"
-        if task.folder
-        else "give the folder that the task's files lie in"
+    content = (
+        f"the folder holds {listed(sorted(p.name for p in parent.iterdir()))}" if parent.is_dir() else "no such folder"
     )
-    return DataError(f"{path}: no such file, the split {split!r} of task {task.name}; {seen}; {what}, by --data-dir")
+    if not parent.is_absolute() or (source is not None and Path(source).absolute() not in path.absolute().parents):
+        content += f" (looked in {(Path(source) if path.is_absolute() and source else parent).absolute()})"
+    cure = (
+        f"give GLUE's release, the folder that holds {task.folder}/{task.splits[split]}"
+        if task.folder
+        else "give the folder of the task's files"
+    )
+    return DataError(f"{path}: no such file (split {split!r} of task {task.name}); {content}; {cure} as --data-dir")
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first names of a list, as an error shows them."""
+    """Join the first ten names of a list, for messages."""
     return (", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")) or "nothing"
 
 
@@ -330,28 +360,28 @@ def listed(names: Sequence[str]) -> str:
 
 def _from_hub(task: Task, source: str | Path | None) -> bool:
     if source == "hub" and task.hub is None:
-        raise DataError(f"task {task.name} has no data set on the hub; leave the source out to read its files")
+        raise DataError(f"task {task.name} has no data set on the hub; omit the source to read its files")
     return task.hub is not None and (source is None or source == "hub")
 
 
 def _hub_rows(task: Task, split: str, labelled: bool) -> tuple[str, Iterator[Row]]:
-    """What a split on the hub is called, and its rows: texts, then the label where they are labelled."""
+    """Return the name of a split on the hub, and its rows: texts, then the label if `labelled`."""
     assert task.hub is not None
-    hub, where = task.hub, _hub_name(task, split)
+    hub, place = task.hub, _hub_name(task, split)
     rows, features = _hub_table(task, split, (*hub.text_columns, hub.label_column) if labelled else hub.text_columns)
     names = getattr(features[hub.label_column], "names", None) if labelled else None
     if not names:
-        return where, rows
+        return place, rows
     if sorted(names) != sorted(task.label_names):
         raise DataError(
-            f"{where}, column {hub.label_column!r}: its labels are {', '.join(names)}, those of task {task.name} "
+            f"{place}, column {hub.label_column!r}: its labels are {', '.join(names)}, those of task {task.name} "
             f"are {', '.join(task.label_names)}; give the task the same labels"
         )
-    return where, _by_name(rows, names)
+    return place, _by_name(rows, names)
 
 
 def _by_name(rows: Iterator[Row], names: Sequence[str]) -> Iterator[Row]:
-    """Rows whose label is a position in the data set's own order of labels, which counts, whatever the task's is."""
+    """Replace each label, a position in the data set's list of names, by its name, which maps to the task's ids."""
     for row in rows:
         *texts, value = row.values
         yield row._replace(values=(*texts, names[value] if value is not None and value >= 0 else value))
@@ -364,7 +394,7 @@ def _hub_name(task: Task, split: str) -> str:
 
 
 def _hub_table(task: Task, split: str, columns: tuple[str, ...]) -> tuple[Iterator[Row], Mapping[str, Any]]:
-    """Columns of a split on the hub as they stand, and the data set's features."""
+    """Return rows with unchanged values of a split on the hub, and the data set's features."""
     assert task.hub is not None
     hub, source = task.hub, _hub_name(task, split)
     local = f"with --data-dir FOLDER (GLUE's release, holding {task.folder}/)" if task.folder else "from files"
@@ -373,7 +403,7 @@ def _hub_table(task: Task, split: str, columns: tuple[str, ...]) -> tuple[Iterat
         Columns(tuple((name,) for name in columns)).find(data.column_names, source)
     except MissingColumnError as error:
         if error.column == hub.label_column and split.startswith("test"):
-            raise _hidden(task, split, f"{source}: there is no column {error.column!r}") from None
+            raise _hidden(task, split, f"{source}: no column {error.column!r}") from None
         raise
     values = zip(*(data[name] for name in columns), strict=True)
     return (Row(number, row, columns, source) for number, row in enumerate(values)), data.features
@@ -382,9 +412,21 @@ def _hub_table(task: Task, split: str, columns: tuple[str, ...]) -> tuple[Iterat
 def load_hub(
     repo: str, split: str, source: str, instead: str, *, config: str | None = None, revision: str | None = None
 ) -> Any:
-    """One split as a `datasets.Dataset`; every way of failing becomes a DataError, which names `source`.
+    """Load one split from the hub.
 
-    `instead` says how the data is read without the hub.
+    Args:
+        repo: Id of the data set.
+        split: Name of the split on the hub.
+        source: Name of the split in messages.
+        instead: How to read the data without the hub, for messages.
+        config: Configuration of the data set.
+        revision: Revision of the data set.
+
+    Returns:
+        A `datasets.Dataset`.
+
+    Raises:
+        DataError: The data set does not exist, can't be loaded, or the hub is unreachable.
     """
     import datasets
 
@@ -392,7 +434,7 @@ def load_hub(
         return datasets.load_dataset(repo, config, split=split, revision=revision)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(f"{source}: {error}; check the id, the revision and your access rights") from None
-    except OSError as error:  # ConnectionError and time-outs are OSErrors, and so are the hub client's own
+    except OSError as error:  # includes ConnectionError, time-outs and the errors of the hub's client
         raise DataError(f"{source}: the hub could not be reached ({error}); read the data {instead} instead") from None
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{source}: can't be loaded: {error}") from None

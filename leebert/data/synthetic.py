@@ -1,11 +1,11 @@
 """A small paraphrase data set from templates, for demonstrations and tests: no download, no licence.
 
-Half of the pairs are easy and half are hard, so that shallow exits suffice for some rows and not for others.
+Half of the pairs are easy and half are hard, so that shallow exits suffice for some samples only.
 
 | difficulty | paraphrase | different |
 | --- | --- | --- |
-| easy | almost the same words | another event altogether |
-| hard | voice, order and words changed | roles swapped, denied, or another number or day, in old words or new |
+| easy | almost the same words | an unrelated event |
+| hard | voice, order and words changed | roles swapped, negated, or another number or day; same words or synonyms |
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from leebert.errors import DataError
 
 LABELS = ("different", "paraphrase")
 
-#: Who acts and who receives: a word and another for the same thing.
+#: Agents and recipients: a word and its synonym.
 _PARTIES = (
     ("museum", "gallery"), ("school", "academy"), ("hospital", "clinic"), ("company", "firm"),
     ("farmer", "grower"), ("lawyer", "attorney"), ("doctor", "physician"), ("teacher", "instructor"),
@@ -28,14 +28,14 @@ _PARTIES = (
     ("airline", "carrier"), ("bank", "lender"), ("newspaper", "daily"), ("student", "pupil"),
     ("tenant", "renter"), ("merchant", "trader"), ("director", "manager"), ("charity", "foundation"),
 )  # fmt: skip
-#: What is handed over: plurals.
-_THINGS = (
+#: Objects: a plural and its synonym.
+_OBJECTS = (
     ("paintings", "pictures"), ("cars", "automobiles"), ("letters", "notes"), ("houses", "homes"),
     ("coats", "jackets"), ("boats", "vessels"), ("computers", "machines"), ("bikes", "bicycles"),
     ("films", "movies"), ("stones", "rocks"), ("sofas", "couches"), ("photos", "photographs"),
     ("tickets", "passes"), ("carpets", "rugs"), ("presents", "gifts"), ("reports", "accounts"),
 )  # fmt: skip
-#: Verbs of handing over: past, base form, participle; and another verb's past and participle for the same act.
+#: Verbs: past, base form, participle; past and participle of a synonym.
 _VERBS = (
     ("sent", "send", "sent", "shipped", "shipped"),
     ("gave", "give", "given", "handed", "handed"),
@@ -53,7 +53,7 @@ _ADJECTIVES = ("old", "new", "small", "expensive", "red", "heavy", "broken", "ra
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Somebody hands things over to somebody else; the numbers point into the word lists."""
+    """An agent hands objects to a recipient; the numbers are positions in the word lists."""
 
     agent: int
     verb: int
@@ -65,15 +65,15 @@ class Event:
     denied: bool = False
 
     def plain(self) -> str:
-        """The event in the active voice and the first words of the lists."""
+        """Write the event in the active voice, with the first words of the lists."""
         past, base = _VERBS[self.verb][:2]
         verb = f"did not {base}" if self.denied else past
-        what = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {_THINGS[self.thing][0]}"
-        who, whom = _PARTIES[self.agent][0], _PARTIES[self.recipient][0]
-        return f"The {who} {verb} {what} to the {whom} on {_DAYS[self.day]} ."
+        objects = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {_OBJECTS[self.thing][0]}"
+        agent, recipient = _PARTIES[self.agent][0], _PARTIES[self.recipient][0]
+        return f"The {agent} {verb} {objects} to the {recipient} on {_DAYS[self.day]} ."
 
     def near(self, rng: random.Random) -> str:
-        """Almost the words of `plain`: the day comes first, or the adjective goes."""
+        """Write the event almost as `plain`: the day first, or without the adjective."""
         text = self.plain().removesuffix(" .")
         day = f" on {_DAYS[self.day]}"
         if rng.random() < 0.5:
@@ -81,29 +81,29 @@ class Event:
         return f"{text.replace(f' {_ADJECTIVES[self.adjective]} ', ' ', 1)} ."
 
     def reworded(self, rng: random.Random) -> str:
-        """The event in the passive voice, with the other words of the lists."""
+        """Write the event in the passive voice, mostly with synonyms."""
         participle = _VERBS[self.verb][4 if rng.random() < 0.7 else 2]
-        thing = _THINGS[self.thing][rng.random() < 0.7]
-        who, whom = (_PARTIES[i][rng.random() < 0.7] for i in (self.agent, self.recipient))
-        what = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {thing}"
+        noun = _OBJECTS[self.thing][rng.random() < 0.7]
+        agent, recipient = (_PARTIES[i][rng.random() < 0.7] for i in (self.agent, self.recipient))
+        objects = f"{_NUMBERS[self.number]} {_ADJECTIVES[self.adjective]} {noun}"
         verb = f"were {'not ' if self.denied else ''}{participle}"
         if rng.random() < 0.5:
-            return f"On {_DAYS[self.day]} , {what} {verb} to the {whom} by the {who} ."
-        return f"{what.capitalize()} {verb} to the {whom} by the {who} on {_DAYS[self.day]} ."
+            return f"On {_DAYS[self.day]} , {objects} {verb} to the {recipient} by the {agent} ."
+        return f"{objects.capitalize()} {verb} to the {recipient} by the {agent} on {_DAYS[self.day]} ."
 
     def altered(self, rng: random.Random) -> Event:
-        """Another event in the same words or all but one: roles swapped, denied, another number or another day."""
+        """Change the event: roles swapped, negated, another number or another day."""
         kind = rng.choice(("roles", "roles", "denied", "number", "day"))
         if kind == "roles":
             return dataclasses.replace(self, agent=self.recipient, recipient=self.agent)
         if kind == "denied":
             return dataclasses.replace(self, denied=not self.denied)
         if kind == "number":
-            return dataclasses.replace(self, number=_other(rng, len(_NUMBERS), self.number))
-        return dataclasses.replace(self, day=_other(rng, len(_DAYS), self.day))
+            return dataclasses.replace(self, number=_another(rng, len(_NUMBERS), self.number))
+        return dataclasses.replace(self, day=_another(rng, len(_DAYS), self.day))
 
 
-def _other(rng: random.Random, count: int, current: int) -> int:
+def _another(rng: random.Random, count: int, current: int) -> int:
     return (current + rng.randrange(1, count)) % count
 
 
@@ -114,10 +114,10 @@ def _event(rng: random.Random) -> Event:
         verb=rng.randrange(len(_VERBS)),
         number=rng.randrange(len(_NUMBERS)),
         adjective=rng.randrange(len(_ADJECTIVES)),
-        thing=rng.randrange(len(_THINGS)),
-        recipient=_other(rng, len(_PARTIES), agent),
+        thing=rng.randrange(len(_OBJECTS)),
+        recipient=_another(rng, len(_PARTIES), agent),
         day=rng.randrange(len(_DAYS)),
-        denied=rng.random() < 0.15,  # so that a "not" alone tells nothing
+        denied=rng.random() < 0.15,  # so that "not" does not reveal the label
     )
 
 
@@ -126,43 +126,50 @@ def _pair(rng: random.Random, event: Event, label: int, hard: bool) -> tuple[str
         return event.plain(), event.reworded(rng) if hard else event.near(rng)
     if hard:
         altered = event.altered(rng)
-        # Half in the form of the hard paraphrases, whose label would otherwise show in the form alone.
+        # Half of them use the form of the hard paraphrases; otherwise the form would reveal the label.
         return event.plain(), altered.plain() if rng.random() < 0.5 else altered.reworded(rng)
-    other = _event(rng)
+    unrelated = _event(rng)
     different = dataclasses.replace(
-        other, thing=_other(rng, len(_THINGS), event.thing), verb=_other(rng, len(_VERBS), event.verb)
+        unrelated, thing=_another(rng, len(_OBJECTS), event.thing), verb=_another(rng, len(_VERBS), event.verb)
     )
     return event.plain(), rng.choice((different.plain(), different.reworded(rng)))
 
 
 def demo_rows(rows: int, seed: int | str, avoid: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
-    """`rows` pairs: sentence1, sentence2, label, difficulty; labels and difficulties differ by one row at most.
+    """Generate sentence pairs, balanced by label and difficulty.
 
-    About one row in twenty shares its first sentence with the row before it, as real data do. No sentence of `avoid`
-    is used.
+    About one pair in twenty shares its first sentence with the pair before, as in real data.
+
+    Args:
+        rows: Number of pairs.
+        seed: The seed; equal seeds give equal pairs.
+        avoid: Sentences that are not used.
+
+    Returns:
+        Dictionaries with `sentence1`, `sentence2`, `label` and `difficulty`.
     """
     rng = random.Random(f"paraphrases/{seed}")
-    made: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     event = _event(rng)
     used = set(avoid)
-    # Shuffled, so that the rows' order tells nothing; each round of four holds every kind once.
+    # Each group of four has every kind once; shuffled, so that the order does not reveal the label.
     kinds = [(i % 2, i // 2 % 2 == 1) for i in range(rows)]
     rng.shuffle(kinds)
-    while len(made) < rows:
-        label, hard = kinds[len(made)]
-        shared = bool(made) and rng.random() < 0.05
+    while len(pairs) < rows:
+        label, hard = kinds[len(pairs)]
+        shared = bool(pairs) and rng.random() < 0.05
         event = event if shared else _event(rng)
         first, second = _pair(rng, event, label, hard)
         if second in used or first == second or (first in used and not shared):
             continue
         used |= {first, second}
         difficulty = "hard" if hard else "easy"
-        made.append({"sentence1": first, "sentence2": second, "label": LABELS[label], "difficulty": difficulty})
-    return made
+        pairs.append({"sentence1": first, "sentence2": second, "label": LABELS[label], "difficulty": difficulty})
+    return pairs
 
 
 def demo_task(folder: str | Path) -> dict[str, Any]:
-    """The declaration of the data set as a task of one's own, for `own_task` or a YAML file."""
+    """Return the declaration of the data set as a task, for `own_task` or a YAML file."""
     return {
         "name": "demo",
         "files": {"train": str(Path(folder) / "train.jsonl"), "dev": str(Path(folder) / "dev.jsonl")},
@@ -175,9 +182,19 @@ def demo_task(folder: str | Path) -> dict[str, Any]:
 
 
 def write_demo(folder: str | Path, rows: int = 600, dev_rows: int = 200, seed: int = 0) -> dict[str, Any]:
-    """Write train.jsonl and dev.jsonl, the same for the same arguments; returns :func:`demo_task`'s declaration.
+    """Write `train.jsonl` and `dev.jsonl`; equal arguments give equal files.
 
-    Raises DataError for fewer than four rows, which can't hold every kind of pair.
+    Args:
+        folder: Created if missing.
+        rows: Number of training pairs.
+        dev_rows: Number of development pairs.
+        seed: The seed.
+
+    Returns:
+        The declaration of the task (:func:`demo_task`).
+
+    Raises:
+        DataError: Fewer than four pairs, which can't hold every kind.
     """
     folder = Path(folder)
     for name, count in (("rows", rows), ("dev_rows", dev_rows)):
@@ -186,8 +203,8 @@ def write_demo(folder: str | Path, rows: int = 600, dev_rows: int = 200, seed: i
     folder.mkdir(parents=True, exist_ok=True)
     train = demo_rows(rows, f"{seed}/train")
     sentences = frozenset(row[column] for row in train for column in ("sentence1", "sentence2"))
-    for name, made in (("train", train), ("dev", demo_rows(dev_rows, f"{seed}/dev", avoid=sentences))):
-        text = "".join(json.dumps(row) + "\n" for row in made)
+    for name, pairs in (("train", train), ("dev", demo_rows(dev_rows, f"{seed}/dev", avoid=sentences))):
+        text = "".join(json.dumps(row) + "\n" for row in pairs)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8", newline="\n")
     return demo_task(folder)
 

@@ -1,4 +1,4 @@
-"""The tasks: GLUE's seven as a table, and a user's own, declared in YAML."""
+"""Text tasks: the seven of GLUE, and tasks that users declare in YAML."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from leebert.images.tasks import IMAGE_TASKS, ImageTask
 from leebert.metrics import METRICS
 from leebert.yaml import load_yaml
 
-#: Columns of which two rows of a group share at least one text; () groups nothing; "containing": see `folds`.
+#: Columns that group samples: those with an equal text in any of them stay together. (): no groups. "containing": see `folds`.
 GroupBy = tuple[str, ...] | Literal["containing"]
 _HUB_SPLITS: Mapping[str, str] = {"train": "train", "dev": "validation", "test": "test"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Hub:
-    """A data set on the Hugging Face hub: where it is, and what its columns and splits are called there."""
+    """A data set on the Hugging Face hub, with the names of its columns and splits."""
 
     repo: str
     config: str | None
@@ -38,10 +38,20 @@ class Hub:
 class Task:
     """Text classification with one text or a pair of texts.
 
-    label_names: in the order of the label ids. splits: split → file name (inside `folder` for GLUE's release, a path
-    for a task of one's own). eval_splits: labelled splits for evaluation. headerless: split → column names, for files
-    without a header. skipped_label: rows so labelled carry no label and are left out. skip_broken: rows that the
-    release itself has broken are left out; in all other tasks they are errors. Rows left out are counted.
+    Attributes:
+        name: The name of the task.
+        text_columns: One or two columns.
+        label_column: The column of the label.
+        label_names: Class names in the order of their ids.
+        metric: The name of a metric (:data:`leebert.metrics.METRICS`).
+        group_by: What keeps samples in one fold.
+        splits: Split → file name (in `folder` for GLUE's release, a path for declared tasks).
+        eval_splits: Labelled splits for evaluation.
+        folder: The folder of the task in GLUE's release; empty for declared tasks.
+        hub: The data set on the hub; None if there is none.
+        headerless: Split → column names, for files without a header.
+        skipped_label: The label of unlabelled rows, which are skipped.
+        skip_broken: Whether malformed rows are skipped, as in GLUE's release of QQP; else they are errors.
     """
 
     name: str
@@ -61,18 +71,18 @@ class Task:
 
     @property
     def request_columns(self) -> tuple[str, ...]:
-        """What requests to a served model call the texts: the hub's names, where the release's files have their own."""
+        """Names of the texts in requests to a served model: the hub's names if the task has a hub data set."""
         return self.hub.text_columns if self.hub else self.text_columns
 
     @property
     def text_names(self) -> tuple[tuple[str, ...], ...]:
-        """For each text column the names that files and requests may give it: the release's, then the hub's."""
+        """For each text column, its names in files and requests: the release's, then the hub's."""
         pairs = zip(self.text_columns, self.request_columns, strict=True)
         return tuple(tuple(dict.fromkeys(pair)) for pair in pairs)
 
     @property
     def label_column_names(self) -> tuple[str, ...]:
-        """The names that the column of labels may have: the release's, then the hub's."""
+        """Names of the label column: the release's, then the hub's."""
         return tuple(dict.fromkeys((self.label_column, self.hub.label_column if self.hub else self.label_column)))
 
     @property
@@ -80,9 +90,9 @@ class Task:
         return len(self.label_names)
 
     def label_ids(self) -> dict[str, int]:
-        """Label as written in a file → id: the names, and the ids themselves unless names are numbers already.
+        """Map labels, as files hold them, to class ids: the names, and the ids unless a name is a number.
 
-        :class:`leebert.data.labels.LabelIds` is the whole rule.
+        :class:`leebert.data.labels.LabelIds` also accepts other spellings.
         """
         ids = {name: i for i, name in enumerate(self.label_names)}
         if LabelIds(self.label_names).by_id:
@@ -90,17 +100,17 @@ class Task:
         return ids
 
 
-#: What folds, recipes and commands are given.
+#: A task of any kind.
 AnyTask = Task | ImageTask
 
 _SPLITS = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 _MATCHED = ("dev_matched", "dev_mismatched", "test_matched", "test_mismatched")
 
 
-#: Why a task whose labels are numbers is refused.
+#: Why regression tasks are refused.
 NO_REGRESSION = (
-    "exits are compared by the classes that they predict (patience asks whether two agree), and a number is none; declare a "
-    "task whose labels are classes"
+    "exit criteria compare the predicted classes of exits, and a regression predicts numbers; declare a task whose labels "
+    "are classes"
 )
 
 
@@ -114,7 +124,7 @@ def _hub_name(split: str) -> str:
 
 _COLA_COLUMNS = ("source", "label", "star", "sentence")
 
-#: GLUE's seven tasks of the paper, in the layout of GLUE's own release; label ids in the order of the hub's data set.
+#: The paper's seven GLUE tasks, in the layout of GLUE's release; label ids in the order of the hub's data set.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -136,7 +146,7 @@ TASKS: dict[str, Task] = {
             label_column="gold_label",
             label_names=("entailment", "neutral", "contradiction"),
             metric="accuracy",
-            # Each premise was given to writers for three hypotheses, one per label.
+            # Writers made three hypotheses for each premise, one per label.
             group_by=("sentence1",),
             splits={split: f"{split}.tsv" for split in ("train", *_MATCHED)},
             eval_splits=("dev_matched", "dev_mismatched"),
@@ -144,7 +154,7 @@ TASKS: dict[str, Task] = {
             hub=_glue(
                 "mnli", "premise", "hypothesis", splits={split: _hub_name(split) for split in ("train", *_MATCHED)}
             ),
-            skipped_label="-",  # the annotators found no majority
+            skipped_label="-",  # the annotators had no majority
         ),
         Task(
             name="mrpc",
@@ -163,8 +173,8 @@ TASKS: dict[str, Task] = {
             label_column="label",
             label_names=("entailment", "not_entailment"),
             metric="accuracy",
-            # A question stands beside several sentences of its paragraph, and a sentence beside several questions:
-            # grouping by either keeps a paragraph together, whose sentences answer each other's questions.
+            # A question is paired with several sentences of its paragraph, and a sentence with several questions. Grouping
+            # by both keeps each paragraph in one fold.
             group_by=("question", "sentence"),
             splits=_SPLITS,
             folder="QNLI",
@@ -180,7 +190,7 @@ TASKS: dict[str, Task] = {
             splits=_SPLITS,
             folder="QQP",
             hub=_glue("qqp", "question1", "question2"),
-            skip_broken=True,  # some questions of the release hold a line break, which cuts their row in two
+            skip_broken=True,  # some questions of the release contain a line break, which splits their row
         ),
         Task(
             name="rte",
@@ -210,13 +220,13 @@ TASKS: dict[str, Task] = {
 
 
 def _label_text(value: Any) -> Any:
-    """YAML reads labels such as 0, 0.5 or true as numbers and booleans; a label's name is text."""
+    """Convert labels such as 0, 0.5 or true, which YAML reads as numbers and booleans, to text."""
     return as_written(value) if isinstance(value, bool | int | float) else value
 
 
-def _not_of_numbers(value: Any) -> Any:
+def _no_regression(value: Any) -> Any:
     if value in ("pearson", "spearman", "mse", "mae", "rmse", "r2"):
-        raise ValueError(f"{value!r} is of a regression: {NO_REGRESSION}")
+        raise ValueError(f"{value!r} is a metric of regression: {NO_REGRESSION}")
     return value
 
 
@@ -231,14 +241,18 @@ def _one_or_more(value: Any) -> Any:
 
 
 class OwnTask(Frozen):
-    """A task of one's own: files with named columns, or a data set on the hub."""
+    """A task declared by the user: files with named columns, or a data set on the hub."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="What runs and files are called after.")
-    files: dict[str, str] | None = Field(
-        None, description="Split → path (.tsv, .csv, .jsonl, .json or .parquet), from the folder of this configuration."
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The task's name, used in names of runs and files."
     )
-    hub: str | None = Field(None, description="Or a data set on the hub: its id, with @revision if one is wanted.")
-    hub_config: str | None = Field(None, description="The hub data set's configuration, where it has several.")
+    files: dict[str, str] | None = Field(
+        None, description="Split → path (.tsv, .csv, .jsonl, .json or .parquet), relative to this file's folder."
+    )
+    hub: str | None = Field(
+        None, description="Instead of `files`: the id of a data set on the hub, optionally with @revision."
+    )
+    hub_config: str | None = Field(None, description="The hub data set's configuration, if it has several.")
     hub_splits: dict[str, str] = Field(
         default_factory=lambda: {"train": "train", "dev": "validation"}, description="Split → its name on the hub."
     )
@@ -249,13 +263,13 @@ class OwnTask(Frozen):
     labels: tuple[Annotated[str, BeforeValidator(_label_text)], ...] = Field(
         min_length=2, description="The labels' names, in the order of their ids."
     )
-    metric: Annotated[str, BeforeValidator(_not_of_numbers), AfterValidator(_metric)] = Field(
-        "accuracy", description="The score: accuracy, matthews, acc_f1 (the mean of accuracy and F1), or macro_f1."
+    metric: Annotated[str, BeforeValidator(_no_regression), AfterValidator(_metric)] = Field(
+        "accuracy", description="The score: one of those that `leebert metrics` lists, such as accuracy or matthews."
     )
     group_by: tuple[str, ...] | Literal["containing", "none"] | None = Field(
         None,
-        description="Rows that share a text in one of these columns stay in one fold (default: every text column); "
-        "containing: by the longest text that contains theirs; none: no groups.",
+        description="Samples with an equal text in one of these columns stay in one fold (default: every text column); "
+        "containing: samples whose texts are contained in one longer text; none: no groups.",
     )
 
     @model_validator(mode="after")
@@ -266,34 +280,40 @@ class OwnTask(Frozen):
         return self
 
     def _file_errors(self) -> list[str]:
-        errors = [f"name: {self.name!r} is a known task, choose another"] if self.name in (*TASKS, *IMAGE_TASKS) else []
+        errors = (
+            [f"name: {self.name!r} is a built-in task; choose another name"]
+            if self.name in (*TASKS, *IMAGE_TASKS)
+            else []
+        )
         if (self.files is None) == (self.hub is None):
             errors.append("give either files or hub")
         splits = self.hub_splits if self.files is None else self.files
         if "train" not in splits:
-            errors.append(f"there is no split 'train' among {', '.join(splits) or 'none'}")
+            errors.append(f"no split 'train'; the splits are {', '.join(splits) or 'none'}")
         for split, path in (self.files or {}).items():
             if Path(path).suffix.lower() not in FORMATS:
-                errors.append(f"files.{split}: {path!r} ends in none of {', '.join(FORMATS)}")
+                errors.append(
+                    f"files.{split}: {path!r}: unknown file type; the suffix must be one of {', '.join(FORMATS)}"
+                )
         return errors
 
     def _column_errors(self) -> list[str]:
         errors = []
         for kind, names in (("column", [*self.text, self.label]), ("label", list(self.labels))):
-            errors += [f"{kind} {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
+            errors += [f"duplicate {kind} {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
         if (needed := METRICS[self.metric].classes) not in (None, len(self.labels)):
-            others = " or ".join(name for name, metric in METRICS.items() if metric.classes is None)
-            errors.append(f"metric: {self.metric} needs {needed} labels, not {len(self.labels)}; use {others}")
+            alternatives = " or ".join(name for name, metric in METRICS.items() if metric.classes is None)
+            errors.append(f"metric: {self.metric} needs {needed} labels, not {len(self.labels)}; use {alternatives}")
         if self.group_by == "containing" and len(self.text) != 1:
             errors.append("group_by: containing is for tasks of one text column")
         for column in self.group_by if isinstance(self.group_by, tuple) else ():
             if column not in self.text:
-                known = f"{', '.join(self.text)}{nearest(column, self.text)}"
-                errors.append(f"group_by: {column!r} is no text column; these are {known}")
+                available = f"{', '.join(self.text)}{nearest(column, self.text)}"
+                errors.append(f"group_by: {column!r} is not a text column; these are {available}")
         return errors
 
     def task(self, base: Path | None = None) -> Task:
-        """The task, its relative paths taken from the folder `base`."""
+        """Return the task; relative paths start at the folder `base`."""
         files = {split: str((base or Path()) / path) for split, path in (self.files or {}).items()}
         repo, _, revision = (self.hub or "").partition("@")
         splits = files or self.hub_splits
@@ -311,9 +331,14 @@ class OwnTask(Frozen):
 
 
 def own_task(spec: Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
-    """A user's declaration → a task; relative paths are taken from `base`, else from the working folder.
+    """Make a task from a user's declaration.
 
-    Raises ConfigError with every error of the declaration at once.
+    Args:
+        spec: The declaration.
+        base: Folder that relative paths start at; by default the working folder.
+
+    Raises:
+        ConfigError: The declaration is invalid; the message lists all errors.
     """
     declared = spec if isinstance(spec, OwnTask) else parse(OwnTask, spec, "task")
     return declared.task(base)
@@ -325,45 +350,57 @@ def _folded(name: str) -> str:
 
 
 def is_regression(name: str) -> bool:
-    """Whether a name is that of GLUE's one task of numbers."""
+    """Whether a name is that of STS-B, GLUE's only regression task."""
     return _folded(name) == "stsb"
 
 
-def known_name(name: str) -> str:
-    """A known task's name as this library writes it, however it was written (`MRPC`, `SST-2`); any other name as it is."""
-    return next((known for known in (*TASKS, *IMAGE_TASKS) if _folded(known) == _folded(name)), name)
+def canonical_name(name: str) -> str:
+    """Return the canonical name of a built-in task (`mrpc` for `MRPC`, `sst2` for `SST-2`); other names unchanged."""
+    return next((task for task in (*TASKS, *IMAGE_TASKS) if _folded(task) == _folded(name)), name)
 
 
 def any_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> AnyTask:
-    """A task of texts or images by its name, or a user's own declaration. Raises ConfigError for any other name."""
+    """Look up a task of texts or images.
+
+    Args:
+        task: The name of a built-in task, or a declaration.
+        base: Folder that relative paths of a declaration start at.
+
+    Raises:
+        ConfigError: The name is unknown, or the declaration is invalid.
+    """
     if not isinstance(task, str):
         return own_task(task, base)
-    known: dict[str, AnyTask] = {**TASKS, **IMAGE_TASKS}
+    tasks: dict[str, AnyTask] = {**TASKS, **IMAGE_TASKS}
     if is_regression(task):
         raise ConfigError(f"task {task!r}: a regression: {NO_REGRESSION}")
-    if (name := known_name(task)) not in known:
-        hint = nearest(task.lower(), known)
-        raise ConfigError(f"unknown task {task!r}{hint}; known are {', '.join(known)}, or declare your own")
-    return known[name]
+    if (name := canonical_name(task)) not in tasks:
+        hint = nearest(task.lower(), tasks)
+        raise ConfigError(f"unknown task {task!r}{hint}; use one of {', '.join(tasks)}, or declare a task")
+    return tasks[name]
 
 
-def named_or_declared(given: str) -> str | dict[str, Any]:
-    """What `--task` says: a known task's name, or the declaration in a YAML file. Raises ConfigError for anything else."""
-    if not given:
-        known = ", ".join([*TASKS, *IMAGE_TASKS])
-        raise ConfigError(f"--task is missing: one of {known}, or a YAML file that declares a task")
-    if Path(given).suffix.lower() in (".yaml", ".yml"):
-        declared: Any = load_yaml(given)
+def named_or_declared(value: str) -> str | dict[str, Any]:
+    """Read the value of `--task`: the name of a built-in task, or the path of a YAML file with a declaration.
+
+    Raises:
+        ConfigError: The value is missing, or neither of the two.
+    """
+    if not value:
+        names = ", ".join([*TASKS, *IMAGE_TASKS])
+        raise ConfigError(f"--task is missing: one of {names}, or a YAML file that declares a task")
+    if Path(value).suffix.lower() in (".yaml", ".yml"):
+        declared: Any = load_yaml(value)
         if not isinstance(declared, Mapping):
-            raise ConfigError(f"--task {given}: a mapping that declares a task is expected")
+            raise ConfigError(f"--task {value}: expected a mapping that declares a task")
         inner = declared.get("task", declared)
         return dict(inner) if isinstance(inner, Mapping) else any_task(str(inner)).name
-    return any_task(given).name
+    return any_task(value).name
 
 
 def get_task(task: str | Mapping[str, Any] | OwnTask, base: Path | None = None) -> Task:
-    """A task of texts, as :func:`any_task`. Raises ConfigError for one of images, too."""
-    found = any_task(task, base)
-    if not isinstance(found, Task):
-        raise ConfigError(f"task {found.name}: its rows are images, and this is for texts")
-    return found
+    """Look up a task of texts as :func:`any_task`; an image task raises ConfigError as well."""
+    result = any_task(task, base)
+    if not isinstance(result, Task):
+        raise ConfigError(f"task {result.name} is an image task; a text task is needed here")
+    return result

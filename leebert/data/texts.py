@@ -1,4 +1,4 @@
-"""What counts as a text, wherever it comes from, and the texts that a saved model is to answer."""
+"""Read and check texts from files and streams."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from leebert.images.tasks import ENDINGS
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text that is not empty, and that every tokenizer takes."""
+    """Whether a value is a non-empty text that every tokenizer accepts."""
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value and encodes(value)
 
 
 def encodes(value: str) -> bool:
-    """Whether a text has an encoding: half of a surrogate pair, which JSON can write, has none."""
+    """Whether a text can be encoded: JSON can hold half of a surrogate pair, which has no encoding."""
     return value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def bad_text(place: str, column: str, value: Any) -> DataError:
-    """Why a value is no text (:func:`is_text`), with its place and what to do."""
-    where = f"{place}, column {column!r}"
+    """Return the error for a value that is not a valid text (:func:`is_text`)."""
+    cell = f"{place}, column {column!r}"
     if value is None or (isinstance(value, str) and not value.strip()):
-        return DataError(f"{where}: the text is empty; fill it in, or remove the row")
+        return DataError(f"{cell}: the text is empty; fill it in, or remove the row")
     if not isinstance(value, str):
-        return DataError(f"{where}: {short(value)} is not text but {type(value).__name__}; write it as a string")
-    kind = "a null character" if "\0" in value else "half of a surrogate pair, which no encoding can write"
-    return DataError(f"{where}: {short(value)} holds {kind}; clean the text, or remove the row")
+        return DataError(f"{cell}: {short(value)} is not text but {type(value).__name__}; write it as a string")
+    kind = "a null character" if "\0" in value else "half of a surrogate pair, which has no encoding"
+    return DataError(f"{cell}: {short(value)} contains {kind}; clean the text, or remove the row")
 
 
 def checked(rows: Iterable[Row]) -> Iterator[Row]:
-    """The rows as they are. Raises DataError at the first that holds something else than texts."""
+    """Yield the rows unchanged. Raises DataError at the first value that is not a valid text."""
     for row in rows:
         for name, value in zip(row.names, row.values, strict=True):
             if not is_text(value):
@@ -42,9 +42,18 @@ def checked(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def read_texts(source: Path | Iterable[bytes | str], columns: Columns, name: str = "") -> Iterator[Row]:
-    """The texts of a file of any kind that :mod:`leebert.data.readers` knows, or of a stream called `name`.
+    """Read texts from a file or a stream.
 
-    Raises DataError for whatever is no text, with its place.
+    Args:
+        source: A file with named columns (:data:`leebert.data.readers.FORMATS`) or a text per line; or the lines of a stream.
+        columns: The columns of text.
+        name: Name of the stream, for messages.
+
+    Yields:
+        Rows of texts.
+
+    Raises:
+        DataError: The source can't be read, or a value is not a valid text; the message names the place.
     """
     if isinstance(source, Path):
         return checked(_read_file(source, columns))
@@ -54,8 +63,7 @@ def read_texts(source: Path | Iterable[bytes | str], columns: Columns, name: str
 def _read_file(path: Path, columns: Columns) -> Iterator[Row]:
     suffix = path.suffix.lower()
     if path.is_dir() or suffix in ENDINGS:
-        known = ", ".join(FORMATS)
-        raise DataError(f"{path}: the model takes texts: a file of them ({known}, or a text in each line)")
+        raise DataError(f"{path}: the model takes texts: give a file ({', '.join(FORMATS)}, or one text per line)")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if suffix in FORMATS:

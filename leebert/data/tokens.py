@@ -1,4 +1,4 @@
-"""Texts become token ids once, in an Arrow file that every process maps into memory instead of copying it."""
+"""Tokenise texts once, into an Arrow file that all processes map into memory."""
 
 from __future__ import annotations
 
@@ -24,28 +24,39 @@ if TYPE_CHECKING:
 def tokenise(
     examples: Examples, tokenizer: Any, max_length: int, path: str | Path, chunk: int = 10_000
 ) -> TokenisedSplit:
-    """Tokenise rows with a fast Hugging Face tokenizer into an Arrow IPC file, and open it.
+    """Tokenise samples with a fast Hugging Face tokenizer into an Arrow IPC file, and open it.
 
-    Columns: input_ids list<int32>, token_type_ids list<int8> where the tokenizer's model takes them, label int64 where
-    there are labels, row_id int64. Pairs are cut longest first to max_length; cut rows are counted. Only a chunk of
-    rows exists as Python lists at a time, and the file appears under its name when it is complete. Raises DataError.
+    The columns are input_ids list<int32>; token_type_ids list<int8> if the tokenizer's model takes them; label int64 if the
+    samples are labelled; row_id int64. The longer text of a pair is truncated first. The file is written atomically.
+
+    Args:
+        examples: N samples.
+        tokenizer: A fast tokenizer with a padding token.
+        max_length: Tokens per sample, special tokens included.
+        path: The file to write.
+        chunk: Samples held as Python lists at a time.
+
+    Raises:
+        DataError: No samples, an unsuitable tokenizer or max_length, or more tokens than a file can hold.
     """
     if not len(examples):
-        raise DataError(f"{examples.source}: no rows to tokenise")
+        raise DataError(f"{examples.source}: no samples to tokenise")
     backend = _configured(tokenizer, max_length, pairs=len(examples.texts) == 2)
     with_types = "token_type_ids" in tokenizer.model_input_names
     ids, types, lengths, truncated = [], [], [], 0
     for start in range(0, len(examples), chunk):
         texts = [column[start : start + chunk] for column in examples.texts]
-        rows = backend.encode_batch_fast(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
-        lengths.append(np.fromiter(map(len, rows), np.int32, len(rows)))
-        ids.append(_joined([row.ids for row in rows], np.int32, int(lengths[-1].sum())))
+        encoded = backend.encode_batch_fast(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
+        lengths.append(np.fromiter(map(len, encoded), np.int32, len(encoded)))
+        ids.append(_joined([row.ids for row in encoded], np.int32, int(lengths[-1].sum())))
         if with_types:
-            types.append(_joined([row.type_ids for row in rows], np.int8, int(lengths[-1].sum())))
-        truncated += sum(1 for row in rows if row.overflowing)
+            types.append(_joined([row.type_ids for row in encoded], np.int8, int(lengths[-1].sum())))
+        truncated += sum(1 for row in encoded if row.overflowing)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths), dtype=np.int64)])
     if offsets[-1] > np.iinfo(np.int32).max:
-        raise DataError(f"{examples.source}: {offsets[-1]} tokens are more than a file holds; use a subset of the rows")
+        raise DataError(
+            f"{examples.source}: {offsets[-1]} tokens exceed the limit of one file; use a subset of the samples"
+        )
     ends = pa.array(offsets.astype(np.int32))
     columns = {"input_ids": pa.ListArray.from_arrays(ends, pa.array(np.concatenate(ids)))}
     if with_types:
@@ -65,7 +76,7 @@ def tokenise(
 
 
 def token_fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> str:
-    """sha256 (hex) of all that the token file depends on: rows and their ids, the tokenizer, max_length."""
+    """Return the sha256 (hex) of everything that a token file depends on: samples, ids, tokenizer and max_length."""
     digest = hashlib.sha256(f"{arrow.LAYOUT}/{max_length}/{examples.fingerprint()}".encode())
     digest.update(examples.ids.astype("<i8").tobytes())
     backend = _configured(tokenizer, max_length, pairs=len(examples.texts) == 2)
@@ -75,53 +86,71 @@ def token_fingerprint(examples: Examples, tokenizer: Any, max_length: int) -> st
 
 
 def cached(examples: Examples, tokenizer: Any, max_length: int, folder: str | Path) -> TokenisedSplit:
-    """The tokenised rows from `folder`, made at the first call.
+    """Open the token file of samples in a cache folder; tokenise at the first call.
 
-    A file that is damaged, or holds other rows, is made again with a warning (:func:`leebert.data.arrow.kept_or_made`).
+    A damaged file, or one of other samples, is rebuilt with a warning (:func:`leebert.data.arrow.load_or_build`).
+
+    Args:
+        examples: N samples.
+        tokenizer: A fast tokenizer with a padding token.
+        max_length: Tokens per sample, special tokens included.
+        folder: The cache folder.
+
+    Raises:
+        DataError: As :func:`tokenise`.
     """
     key = token_fingerprint(examples, tokenizer, max_length)
     path = Path(folder) / f"{key}.arrow"
-    other = "the tokens of other data or settings"
-    return arrow.kept_or_made(
-        path, key, other, TokenisedSplit.open, lambda: tokenise(examples, tokenizer, max_length, path)
+    mismatch = "the tokens of other data or settings"
+    return arrow.load_or_build(
+        path, key, mismatch, TokenisedSplit.open, lambda: tokenise(examples, tokenizer, max_length, path)
     )
 
 
 def _configured(tokenizer: Any, max_length: int, pairs: bool) -> Any:
-    """A copy of the tokenizer's Rust backend that cuts at max_length and never pads.
+    """Copy the tokenizer's Rust backend, with truncation at max_length and without padding.
 
-    Some tokenizer.json files bring their own truncation and padding (sentence encoders: both at 128), which would
-    shorten rows without a word; and the caller's tokenizer stays as it was.
+    Some tokenizer.json files set truncation and padding (sentence encoders: both at 128), which would truncate samples
+    silently. The copy leaves the caller's tokenizer unchanged.
     """
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
     if backend is None:
-        raise DataError(f"tokenizer {name}: not a fast tokenizer (it has no tokenizer.json); use one that has")
+        raise DataError(f"tokenizer {name}: not a fast tokenizer (no tokenizer.json); use a fast one")
     if tokenizer.pad_token_id is None:
-        raise DataError(f"tokenizer {name}: it has no padding token; set one in its tokenizer_config.json")
+        raise DataError(f"tokenizer {name}: no padding token; set one in its tokenizer_config.json")
     copy = Tokenizer.from_str(backend.to_str())
     special = copy.num_special_tokens_to_add(pairs)
     least, most = special + (2 if pairs else 1), tokenizer.model_max_length
     if not least <= max_length <= most:
-        raise DataError(f"max_length {max_length}: the tokenizer {name} allows {least} to {most} tokens per row")
+        raise DataError(f"max_length {max_length}: the tokenizer {name} allows {least} to {most} tokens per sample")
     copy.no_padding()
     copy.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
     return copy
 
 
-def _joined(rows: Sequence[Sequence[int]], dtype: Any, total: int) -> np.ndarray:
-    return np.fromiter(itertools.chain.from_iterable(rows), dtype, total)
+def _joined(lists: Sequence[Sequence[int]], dtype: Any, total: int) -> np.ndarray:
+    return np.fromiter(itertools.chain.from_iterable(lists), dtype, total)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenisedSplit:
-    """The tokens of N rows, mapped from a file; pickles as the file's path.
+    """The tokens of N samples, mapped from a file; pickled as the file's path.
 
-    input_ids: flat int32, row i at offsets[i]:offsets[i + 1], and token_type_ids beside it (None where the model takes
-    none). lengths: (N,) int32 tokens per row. labels: (N,) int64, None when unlabelled. row_ids: (N,) int64.
-    truncated: how many rows were cut at max_length.
+    Attributes:
+        path: The file.
+        input_ids: (T,) int32 token ids of all samples; sample i is ``offsets[i]:offsets[i + 1]``.
+        offsets: (N + 1,) int32.
+        token_type_ids: (T,) int8; None if the model takes none.
+        lengths: (N,) int32 tokens per sample.
+        labels: (N,) int64; None for unlabelled samples.
+        row_ids: (N,) int64 row numbers in the source.
+        truncated: Number of samples that were truncated.
+        max_length: Tokens per sample, special tokens included.
+        pad_id: The padding token.
+        fingerprint: The digest of :func:`token_fingerprint`.
     """
 
     path: str
@@ -138,9 +167,9 @@ class TokenisedSplit:
 
     @classmethod
     def open(cls, path: str | Path) -> TokenisedSplit:
-        """Map a token file. Raises CacheError where it is missing, damaged or of another layout."""
+        """Map a token file into memory. Raises CacheError if it is missing, damaged or of another layout."""
         if not Path(path).is_file():
-            raise CacheError(f"{path}: there is no such token file; it is made by `cached` or `tokenise`")
+            raise CacheError(f"{path}: no such token file; make it with `cached` or `tokenise`")
         path = Path(path).resolve()
         try:
             batch, meta = arrow.open_mapped(path)
@@ -170,13 +199,18 @@ class TokenisedSplit:
 
     @property
     def tokens(self) -> TokenRows:
-        """The rows without labels, as batches are made of them."""
+        """The tokens without labels."""
         return TokenRows(self.input_ids, self.token_type_ids, self.offsets, self.pad_id)
 
     def collate(self, indices: Any) -> dict[str, torch.Tensor]:
-        """Rows at these positions as int64 tensors, padded to the longest among them.
+        """Make a batch, padded to its longest sample.
 
-        input_ids, attention_mask and, where there are any, token_type_ids: (B, L); labels: (B,).
+        Args:
+            indices: (B,) positions of the samples.
+
+        Returns:
+            int64 tensors: input_ids, attention_mask and, if the model takes them, token_type_ids, (B, L); labels (B,) if
+            the samples are labelled.
         """
         import torch
 

@@ -1,6 +1,6 @@
-"""Exit criteria: when inference stops for a sample. One file each, which holds everything about it; no torch until one runs.
+"""Exit criteria: when inference stops for a sample. One file per criterion; torch is imported only when one runs.
 
-Another package adds its own by an entry point of the group ``leebert.criteria`` or by ``CRITERIA.register(name, row)``.
+Another package adds its own by an entry point of the group ``leebert.criteria`` or by ``CRITERIA.register(row)``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,13 @@ import math
 
 from leebert.exits.criterion import Criterion, check_fits
 from leebert.plugins import Registry
+
+
+def _check(plugin: Criterion) -> None:
+    check_fits(plugin)
+    if plugin.unit_of is not None and (plugin.unit_of == plugin.name or plugin.unit_of not in CRITERIA):
+        raise ValueError(f"unit_of should name another criterion: {CRITERIA.unknown(plugin.unit_of)}")
+
 
 #: Built-in criteria and the modules of this package that define them, in the order of tables and choices.
 CRITERIA: Registry[Criterion] = Registry(
@@ -26,7 +33,8 @@ CRITERIA: Registry[Criterion] = Registry(
         "beem": "beem",
         "never": "never",
     },
-    check_fits,
+    Criterion,
+    _check,
 )
 
 #: The criterion of models and methods for which none is chosen: the paper's.
@@ -45,7 +53,7 @@ def with_threshold() -> dict[str, Criterion]:
 
 
 def usable(num_exits: int) -> list[Criterion]:
-    """The criteria with a threshold that a model of M exits has a use for, each in one unit."""
+    """The criteria with a threshold that apply to a model of M exits; of those in several units, one."""
     return [c for c in with_threshold().values() if c.unit_of is None and (num_exits > 1 or not c.several)]
 
 
@@ -55,7 +63,7 @@ def named(criterion: str, patience: int | None) -> str:
 
 
 def without_patience(criterion: str) -> str | None:
-    """Why a criterion takes no second parameter `patience`, in words; None where it does."""
+    """Explain why a criterion takes no second parameter `patience`; None if it takes one."""
     row = CRITERIA.get(criterion)
     if row is not None and row.patience is not None:
         return None
@@ -67,10 +75,10 @@ def without_patience(criterion: str) -> str | None:
 def threshold_problem(
     criterion: str, threshold: float, num_exits: float = math.inf, num_classes: float = math.inf
 ) -> str | None:
-    """What is wrong with a criterion's threshold, with a hint where another unit is meant; None: nothing."""
+    """Describe what is wrong with a criterion's threshold, with a hint if another unit is likely; None if it is valid."""
     problem = CRITERIA[criterion].problem(threshold, num_exits, num_classes)
     if problem is None or CRITERIA[criterion].whole:
         return problem
-    others = (c for c in CRITERIA.values() if c.unit_of == criterion)
-    meant = next((c for c in others if threshold > 0 and c.problem(threshold) is None), None)
-    return problem + (f" (did you mean {meant.name}, which lies between 0 and {meant.top}?)" if meant else "")
+    variants = (c for c in CRITERIA.values() if c.unit_of == criterion)
+    likely = next((c for c in variants if threshold > 0 and c.problem(threshold) is None), None)
+    return problem + (f" (did you mean {likely.name}, which lies between 0 and {likely.top}?)" if likely else "")

@@ -10,10 +10,10 @@ from leebert.exits.criterion import Criterion
 if TYPE_CHECKING:
     import torch
 
-    #: Each sample's class at the last exit, its score there, and how many exits it has seen, (B,) each.
+    #: Class and score of each sample at the previous exit, and the number of previous exits, (B,) each.
     Score = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-#: By how much an exit's weight grows with its depth: w_i = 0.4 (i − 1), i from 1.
+#: Increase of an exit's weight per exit: w_i = 0.4 (i − 1), i from 1.
 STEP = 0.4
 
 
@@ -23,24 +23,24 @@ class BEEM:
     the exit before it; where it does not, the score is that product alone.
 
     w_i = 0.4 (i − 1), a weight by cost (BEEM-C) as in the published code for ALBERT: the first exit counts for nothing, so
-    samples exit at the second at the earliest. After a disagreement that code starts again from 0, the paper and we from the
-    present exit's own share. The paper's weights by accuracy (BEEM-A) and its thresholds per exit are not implemented.
+    samples exit at the second at the earliest. After a disagreement that code restarts from 0; the paper and this
+    implementation restart from the present exit's contribution. The paper's weights by accuracy (BEEM-A) and its thresholds per exit are not implemented.
     """
 
     threshold: float
 
     def measure(self, logits: torch.Tensor, state: Score | None) -> tuple[torch.Tensor, Score]:
-        """(B,) scores so far."""
+        """Compute scores, (B,)."""
         import torch
 
         predicted = logits.argmax(dim=-1)
         confidence = logits.float().softmax(dim=-1).amax(dim=-1)
         if state is None:
             state = predicted, torch.zeros_like(confidence), torch.zeros_like(predicted)
-        previous, score, seen = state
-        own = STEP * seen * confidence
-        score = torch.where(predicted == previous, score + own, own)
-        return score, (predicted, score, seen + 1)
+        previous, score, depth = state
+        contribution = STEP * depth * confidence
+        score = torch.where(predicted == previous, score + contribution, contribution)
+        return score, (predicted, score, depth + 1)
 
     def step(self, logits: torch.Tensor, state: Score | None) -> tuple[torch.Tensor, Score]:
         """The state is that of `measure`."""
@@ -50,12 +50,12 @@ class BEEM:
 
 CRITERION = Criterion(
     name="beem",
-    title="the score of the agreeing exits reaches the threshold",
-    thresholds="above 0, to 0.2 M (M − 1)",
+    title="the depth-weighted confidences of successive exits that predict the same class add up to the threshold",
+    thresholds="above 0, at most 0.2 M (M − 1)",
     earliest="2",
     source="BEEM, Bajpai and Hanawal, ICLR 2025",
     make=lambda threshold, patience, num_classes: BEEM(threshold),
-    # From what the least sure second exit scores to what M exits score that agree and are certain.
+    # From the score of the least confident second exit to that of M agreeing exits with probability 1.
     span=lambda m, k: (STEP / k, STEP * m * (m - 1) / 2),
     top="{high:g} (with {exits} exits)",
     first=lambda p: 2,

@@ -1,4 +1,4 @@
-"""Whether a model has a use for an exit criterion, its threshold and its patience. No torch."""
+"""Check that an exit criterion, its threshold and its patience suit a model. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from leebert.exits.criterion import Criterion
 
 
 def choosable(criterion: str) -> Criterion:
-    """The criterion of that name, if a threshold of it gives a speed-up.
+    """Look up a criterion that has a threshold to choose.
 
     Args:
         criterion: Its name.
@@ -31,7 +31,7 @@ def choosable(criterion: str) -> Criterion:
 
 
 def check_criterion(criterion: str, patience: int | None, num_exits: int) -> None:
-    """Refuse a criterion and a patience that M exits have no use for.
+    """Refuse a criterion or a patience that does not suit M exits.
 
     Args:
         criterion: Its name.
@@ -47,9 +47,9 @@ def check_criterion(criterion: str, patience: int | None, num_exits: int) -> Non
     if row is None:
         return
     if row.several and num_exits < 2:
-        others = ", ".join(c.name for c in with_threshold().values() if not c.several)
+        alternatives = ", ".join(c.name for c in with_threshold().values() if not c.several)
         raise ConfigError(
-            f"criterion {criterion!r} compares successive exits, and this model has one exit: use {FULL_MODEL}, or one of {others}"
+            f"criterion {criterion!r} compares successive exits, and this model has one exit: use {FULL_MODEL}, or one of {alternatives}"
         )
     if patience is not None and patience >= num_exits:
         raise ConfigError(
@@ -76,7 +76,7 @@ def check_classes(criterion: str, num_classes: int) -> None:
 
 
 def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None:
-    """Refuse exits that a model of M exits and K classes has no use for.
+    """Refuse exits that do not suit a model of M exits and K classes.
 
     Args:
         exits: Criterion, threshold and patience.
@@ -95,18 +95,20 @@ def check_threshold(exits: ExitConfig, num_exits: int, num_classes: int) -> None
 
 
 def warn_if_unreachable(exits: ExitConfig, num_exits: int) -> None:
-    """Warn where no sample can meet a criterion before the last exit: a patience, or a sum over exits, too high for M."""
+    """Warn if no sample can meet a criterion before the last exit: a patience, or a sum over exits, too high for M."""
     row = CRITERIA.get(exits.criterion)
     if row is None or not row.several:
         return
     threshold, patience = threshold_and_patience(exits.criterion, exits.threshold, exits.patience, num_exits)
     if not row.rising and threshold > row.bounds(num_exits - 1)[1]:
-        what = f"{row.name} {threshold:g}"
+        setting = f"{row.name} {threshold:g}"
     elif row.first(patience) >= num_exits:
-        what = f"patience {patience} of {row.name}"
+        setting = f"patience {patience} of {row.name}"
     else:
         return
-    warnings.warn(f"{what} can't be reached before the last of {num_exits} exits: no sample exits early", stacklevel=2)
+    warnings.warn(
+        f"{setting} can't be reached before the last of {num_exits} exits: no sample exits early", stacklevel=2
+    )
 
 
 def threshold_and_patience(
@@ -127,6 +129,6 @@ def threshold_and_patience(
     if not row.has_threshold:
         return 0.0, 1
     if threshold is None:
-        assert row.default is not None  # ExitConfig wants a threshold else
+        assert row.default is not None  # otherwise ExitConfig requires a threshold
         threshold = row.default(num_exits)
     return threshold, row.counted(patience, num_exits) or 1

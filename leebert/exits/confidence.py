@@ -1,4 +1,4 @@
-"""Maximum probability (Shallow-Deep, RightTool): exit when the exit is sure enough of its class."""
+"""Maximum probability (Shallow-Deep, RightTool): exit when the largest probability is high enough."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Confidence:
     threshold: float
 
     def measure(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
-        """(B,) greatest probabilities."""
+        """Compute the largest probabilities, (B,)."""
         return logits.float().softmax(dim=-1).amax(dim=-1), None
 
     def step(self, logits: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
@@ -29,7 +29,7 @@ class Confidence:
 CRITERION = Criterion(
     name="confidence",
     title="the largest probability reaches the threshold",
-    thresholds="above 0, to 1",
+    thresholds="above 0, at most 1",
     earliest="1",
     source="Shallow-Deep, Kaya et al., ICML 2019",
     make=lambda threshold, patience, num_classes: Confidence(threshold),

@@ -1,4 +1,4 @@
-"""An exit criterion as data: what its threshold means and which values it takes, how it is made and how it is shown.
+"""An exit criterion as data: the meaning and range of its threshold, its constructor, and its label and colour.
 
 The rows need no torch, so that configurations are checked and tables made without it.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-#: How far above its range's end a threshold may lie: in float32 a sample whose classes are equally likely exceeds ln K.
+#: Relative tolerance above the upper end of a threshold's range: in float32 a sample whose classes are equally likely exceeds ln K.
 THRESHOLD_SLACK = 1e-5
 
 #: A criterion's memory of each sample still in the model: tensors whose first dimension is the sample, tuples of these, or
@@ -61,7 +61,7 @@ def first_exit(patience: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Criterion:
-    """An early-exit criterion, for models of M exits and K classes (either infinite where it is not known yet).
+    """An early-exit criterion, for models of M exits and K classes (infinity if unknown).
 
     Attributes:
         name: What configurations and `--criterion` call it.
@@ -76,7 +76,7 @@ class Criterion:
         rising: Whether samples exit earlier the higher the threshold is (else the lower).
         whole: Whether thresholds are whole numbers; the criterion then needs no `measure`.
         default: The threshold's default, from M. None: it must be given.
-        patience: The default of the second parameter, from M. None: it has none. A criterion with one exits where the
+        patience: The default of the second parameter, from M. None: it has none. A criterion with one exits if the
             measured number is below the threshold at so many exits in a row.
         first: The first exit (from 1) at which a sample can exit, from the patience.
         several: Whether it compares successive exits, of which there must be two.
@@ -137,7 +137,7 @@ class Criterion:
         return None if self.patience is None else patience or self.patience(num_exits)
 
     def problem(self, threshold: float, num_exits: float = math.inf, num_classes: float = math.inf) -> str | None:
-        """What is wrong with a threshold, in words; None: nothing."""
+        """Describe what is wrong with a threshold; None if it is valid."""
         low, high = self.bounds(num_exits, num_classes)
         if self.whole and (threshold != int(threshold) or threshold < low):
             return f"{self.name} must be a whole number of at least {low:g}, not {threshold:g}"
@@ -156,25 +156,19 @@ class Criterion:
         return None
 
 
-def check_fits(name: str, part: Any) -> None:
-    """Refuse what is not an exit criterion of that name, or contradicts itself.
+def check_fits(plugin: Criterion) -> None:
+    """Refuse an exit criterion that contradicts itself.
 
     Args:
-        name: The name under which it is found.
-        part: What is found there.
+        plugin: The criterion.
 
     Raises:
-        TypeError: It is no :class:`Criterion`.
-        ValueError: Its name is another, it lacks a part, or its span is no pair of rising numbers.
+        ValueError: It lacks a plugin, or its span is no pair of rising numbers.
     """
-    if not isinstance(part, Criterion):
-        raise TypeError(f"a {type(part).__name__} is no leebert.exits.criterion.Criterion")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if part.span is None:
-        if part.default or part.patience:
+    if plugin.span is None:
+        if plugin.default or plugin.patience:
             raise ValueError("a criterion without a span has no threshold, so it has no default and no patience")
         return
-    low, high = part.span(12, 2)
+    low, high = plugin.span(12, 2)
     if not low < high:
         raise ValueError(f"span(12, 2) is ({low:g}, {high:g}), which does not rise")

@@ -18,8 +18,8 @@ class FPABEE:
     distribution is below the threshold, else falls to 0; the sample exits when it reaches `patience`, so at exit p + 1 at the
     earliest.
 
-    The paper finds this divergence the best of those it tries. Ours is the definition, in nats, at most ln 2; the published
-    code omits the entropies of the two, so its thresholds differ.
+    In the paper this divergence is the best of those compared. This implementation follows its definition, in nats, at most
+    ln 2; the published code omits the two entropies, so its thresholds differ.
     """
 
     threshold: float
@@ -51,7 +51,8 @@ class FPABEE:
 
 CRITERION = Criterion(
     name="f-pabee",
-    title="the divergence from the previous exit has been below the threshold `patience` times in a row",
+    title="the Jensen-Shannon divergence from the previous exit's distribution has been below the threshold at `patience` exits "
+    "in a row",
     thresholds="0 to ln 2",
     earliest="`patience` + 1",
     source="F-PABEE, Gao et al., ICASSP 2023",
@@ -59,7 +60,7 @@ CRITERION = Criterion(
     span=lambda m, k: (0.0, math.log(2)),
     top="ln 2 = {high:.4f}",
     rising=True,
-    # 2 at M = 12 (ours): no sample exits before exit patience + 1, which models of few exits can't afford.
+    # 2 at M = 12 (ours); lower with fewer exits, since no sample exits before exit patience + 1.
     patience=lambda m: max(1, round(m / 6)),
     first=lambda p: p + 1,
     several=True,

@@ -1,4 +1,4 @@
-"""The full model: every sample runs through all layers and the last exit answers."""
+"""The full model: every sample runs through all layers to the last exit."""
 
 from __future__ import annotations
 

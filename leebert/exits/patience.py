@@ -41,10 +41,10 @@ def default_patience(num_exits: int) -> int:
 
 CRITERION = Criterion(
     name="patience",
-    title="the predicted class has stayed the same `threshold` times in a row",
-    thresholds="1 to M − 1; default M / 3",
+    title="the predicted class has stayed the same at `threshold` exits in a row",
+    thresholds="1 to M − 1; default round(M / 3)",
     earliest="threshold + 1",
-    source="PABEE, Zhou et al., NeurIPS 2020; section 2.3",
+    source="PABEE, Zhou et al., NeurIPS 2020; LeeBERT, section 2.3",
     make=lambda threshold, patience, num_classes: Patience(int(threshold)),
     span=lambda m, k: (1, m - 1),
     whole=True,

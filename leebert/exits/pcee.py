@@ -17,7 +17,7 @@ class PCEE:
     """A counter starts at 0 and grows by 1 at each exit whose entropy / ln K is below the threshold, else falls to 0; the
     sample exits when it reaches `patience`, so at exit p at the earliest. At patience 1 this is the normalised entropy.
 
-    That exit answers; the authors' averaging of the p exits is off in their experiments and not implemented.
+    The prediction is that exit's; the authors' averaging over the p exits is off in their experiments and not implemented.
     """
 
     entropy: Entropy

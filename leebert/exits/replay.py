@@ -33,8 +33,8 @@ def make_criterion(
         ValueError: The criterion does not exist, or a parameter is out of its range.
     """
     exits = ExitConfig.model_validate({"criterion": name, "threshold": threshold, "patience": patience})
-    own = threshold_and_patience(name, exits.threshold, exits.patience, num_exits)
-    return CRITERIA[name].make(*own, num_classes)
+    parameters = threshold_and_patience(name, exits.threshold, exits.patience, num_exits)
+    return CRITERIA[name].make(*parameters, num_classes)
 
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Images are decoded once, into an Arrow file that every process maps into memory instead of copying it."""
+"""Decode images once, into an Arrow file that all processes map into memory."""
 
 from __future__ import annotations
 
@@ -20,25 +20,45 @@ if TYPE_CHECKING:
     import torch
 
 
-def decode(file: bytes, size: int, where: str) -> np.ndarray:
-    """An image as (size, size, 3) uint8, red, green and blue. Raises DataError where it is damaged or of another size."""
+def decode(file: bytes, size: int, place: str) -> np.ndarray:
+    """Decode an image.
+
+    Args:
+        file: The encoded image.
+        size: The expected width and height in pixels.
+        place: Where the image is, for messages.
+
+    Returns:
+        (size, size, 3) uint8: red, green, blue.
+
+    Raises:
+        DataError: The image is damaged or of another size.
+    """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(file)) as image:
             if image.size != (size, size):
                 raise DataError(
-                    f"{where}: {image.width} × {image.height} pixels, but the network takes {size} × {size}; resize it"
+                    f"{place}: {image.width} × {image.height} pixels, but the network takes {size} × {size}; resize it"
                 )
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: no image that can be read: {error}; replace or remove it") from None
+        raise DataError(f"{place}: not a readable image: {error}; replace or remove it") from None
 
 
 def decode_all(examples: ImageExamples, size: int, path: str | Path) -> ImageRows:
-    """Decode all rows into an Arrow IPC file, and open it.
+    """Decode all images into an Arrow IPC file, and open it.
 
-    Columns: image, size·size·3 uint8; label int64 where there are labels; row_id int64. Raises DataError.
+    The columns are image, size·size·3 uint8; label int64 if the images are labelled; row_id int64.
+
+    Args:
+        examples: N images.
+        size: Their width and height in pixels.
+        path: The file to write.
+
+    Raises:
+        DataError: An image is damaged or of another size, or the file can't be written.
     """
     pixels = np.empty((len(examples), size, size, 3), np.uint8)
     for i, (file, row) in enumerate(zip(examples.files, examples.ids, strict=True)):
@@ -54,7 +74,7 @@ def decode_all(examples: ImageExamples, size: int, path: str | Path) -> ImageRow
 
 
 def pixel_fingerprint(examples: ImageExamples, size: int) -> str:
-    """sha256 (hex) of all that the file of pixels depends on: files, labels and ids, the size, the decoder's version."""
+    """Return the sha256 (hex) of everything that a pixel file depends on: images, labels, ids, size, decoder version."""
     from PIL import __version__ as decoder
 
     digest = hashlib.sha256(f"{arrow.LAYOUT}/{size}/{decoder}/{examples.fingerprint()}".encode())
@@ -63,21 +83,35 @@ def pixel_fingerprint(examples: ImageExamples, size: int) -> str:
 
 
 def cached(examples: ImageExamples, size: int, folder: str | Path) -> ImageRows:
-    """The decoded rows from `folder`, made at the first call.
+    """Open the pixel file of images in a cache folder; decode at the first call.
 
-    A file that is damaged, or holds other rows, is made again with a warning (:func:`leebert.data.arrow.kept_or_made`).
+    A damaged file, or one of other images, is rebuilt with a warning (:func:`leebert.data.arrow.load_or_build`).
+
+    Args:
+        examples: N images.
+        size: Their width and height in pixels.
+        folder: The cache folder.
+
+    Raises:
+        DataError: As :func:`decode_all`.
     """
     key = pixel_fingerprint(examples, size)
     path = Path(folder) / f"{key}.arrow"
-    other = "the pixels of other images"
-    return arrow.kept_or_made(path, key, other, ImageRows.open, lambda: decode_all(examples, size, path))
+    mismatch = "the pixels of other images"
+    return arrow.load_or_build(path, key, mismatch, ImageRows.open, lambda: decode_all(examples, size, path))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageRows:
-    """N decoded images, mapped from a file; pickles as the file's path.
+    """N decoded images, mapped from a file; pickled as the file's path.
 
-    images: (N, S, S, 3) uint8. labels: (N,) int64, None when unlabelled. row_ids: (N,) int64. lengths: (N,) equal numbers.
+    Attributes:
+        path: The file.
+        images: (N, S, S, 3) uint8.
+        labels: (N,) int64; None for unlabelled images.
+        row_ids: (N,) int64 row numbers in the source.
+        lengths: (N,) ones, since all images cost the same.
+        fingerprint: The digest of :func:`pixel_fingerprint`.
     """
 
     path: str
@@ -89,9 +123,9 @@ class ImageRows:
 
     @classmethod
     def open(cls, path: str | Path) -> ImageRows:
-        """Map a file of pixels. Raises CacheError where it is missing, damaged or of another layout."""
+        """Map a pixel file into memory. Raises CacheError if it is missing, damaged or of another layout."""
         if not Path(path).is_file():
-            raise CacheError(f"{path}: there is no such file of pixels; it is made by `cached` or `decode_all`")
+            raise CacheError(f"{path}: no such pixel file; make it with `cached` or `decode_all`")
         path = Path(path).resolve()
         try:
             batch, meta = arrow.open_mapped(path)
@@ -105,21 +139,21 @@ class ImageRows:
                 fingerprint=meta["fingerprint"],
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
-            raise CacheError(f"{path}: the file of pixels is damaged ({error})") from None
+            raise CacheError(f"{path}: the pixel file is damaged ({error})") from None
 
     def __len__(self) -> int:
         return len(self.row_ids)
 
     @property
     def truncated(self) -> int:
-        """How many images were cut: none, as each has the network's size."""
+        """Number of truncated samples: 0, since images are never truncated."""
         return 0
 
     def __reduce__(self) -> tuple[Callable[[str], ImageRows], tuple[str]]:
         return ImageRows.open, (self.path,)
 
     def collate(self, indices: Any) -> dict[str, torch.Tensor]:
-        """Rows at these positions: images (B, S, S, 3) uint8, and labels (B,) int64 where there are any."""
+        """Make a batch of the samples at positions (B,): images (B, S, S, 3) uint8, and labels (B,) int64 if labelled."""
         import torch
 
         index = np.asarray(indices, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Images in, answers out: a folder, a Parquet file, one image, or a list of paths."""
+"""Predict images from a folder, a Parquet file, one image, or a list of paths."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ from leebert.images.arrays import decode
 from leebert.images.sources import image_bytes
 from leebert.images.tasks import ENDINGS
 
-#: What an answer has, in this order; `file` is the image's name, or its row in a Parquet file.
+#: Keys of a prediction, in this order; `file` is the image's name, or its row number in a Parquet file.
 COLUMNS = ("row", "file", "label", "probability", "exit_layer")
 
 
 class Image(NamedTuple):
-    """An encoded image. number: its row, from 0. name: its file, or its row in a Parquet file. place: for messages."""
+    """An encoded image.
+
+    Attributes:
+        number: Its position, from 0.
+        name: Its file name, or its row number in a Parquet file.
+        file: The encoded image.
+        place: Where it is, for messages.
+    """
 
     number: int
     name: str
@@ -29,53 +36,67 @@ class Image(NamedTuple):
 
 
 def read_folder_or_file(path: Path, column: str = "img") -> Iterator[Image]:
-    """A folder's images by name, those of a Parquet file's column, one image, or those of a list of paths."""
+    """Read images from a folder (by name), a column of a Parquet file, one image, or a list of paths. Raises DataError."""
     suffix = path.suffix.lower()
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS)
         if not files:
-            raise DataError(f"{path}: holds no file that ends in {', '.join(ENDINGS)}")
-        yield from (Image(i, p.name, _read(p, str(p)), str(p)) for i, p in enumerate(files))
+            raise DataError(f"{path}: no image file in this folder; suffixes are {', '.join(ENDINGS)}")
+        yield from (Image(i, p.name, _read_file(p, str(p)), str(p)) for i, p in enumerate(files))
     elif not path.is_file():
         raise DataError(f"{path}: no such file or folder")
     elif suffix == ".parquet":
         yield from _read_parquet(path, column)
     elif suffix in ENDINGS:
-        yield Image(0, path.name, _read(path, str(path)), str(path))
+        yield Image(0, path.name, _read_file(path, str(path)), str(path))
     elif suffix == ".txt":
         yield from read_list(file_lines(path), str(path))
     else:
         raise DataError(
-            f"{path}: the model takes images: a folder, {', '.join(ENDINGS)}, .parquet, or a .txt with a path in each line"
+            f"{path}: the model takes images: a folder, {', '.join(ENDINGS)}, .parquet, or a .txt with one path per line"
         )
 
 
 def read_list(lines: Iterable[bytes | str], name: str) -> Iterator[Image]:
-    """The images of a list of paths, one in each line."""
+    """Read the images of a list with one path per line. Raises DataError."""
     for number, (line, path) in enumerate(lines_with_text(lines, name)):
         place = f"{name}, line {line}"
-        yield Image(number, path, _read(Path(path), place), f"{place}: {path}")
+        yield Image(number, path, _read_file(Path(path), place), f"{place}: {path}")
 
 
-def _read(path: Path, where: str) -> bytes:
+def _read_file(path: Path, place: str) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # a null character in a path is a ValueError
-        raise DataError(f"{where}: {str(path)!r} can't be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(f"{place}: {str(path)!r} can't be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[Image]:
     number = 0
-    for _, (images,) in parquet_batches(path, Columns(((column,),), "the model takes encoded images in it")):
+    for _, (images,) in parquet_batches(path, Columns(((column,),), "it must hold encoded images")):
         for image in image_bytes(images, str(path), number):
             yield Image(number, str(number), image, f"{path}, row {number}")
             number += 1
 
 
-def image_answers(
+def image_predictions(
     model: Any, images: Iterable[Image], criterion: Any, runtime: Any, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Number, name, label, probability and exit layer of each image, in order, by inference that stops at the exit."""
+    """Predict images by early-exit inference.
+
+    Args:
+        model: A saved model in evaluation mode.
+        images: Encoded images.
+        criterion: The exit criterion.
+        runtime: Device and precision.
+        batch_size: Images per forward pass.
+
+    Yields:
+        A prediction with the keys :data:`COLUMNS`, in the order of the images.
+
+    Raises:
+        DataError: An image is damaged or of another size.
+    """
     import torch
 
     from leebert.inference import infer
@@ -83,9 +104,9 @@ def image_answers(
     images = iter(images)
     while chunk := list(islice(images, batch_size)):
         pixels = np.stack([decode(image.file, model.config.image_size, image.place) for image in chunk])
-        answer = infer(model, {"images": torch.from_numpy(pixels)}, criterion, runtime)
-        probability, label = torch.softmax(answer.logits, -1).max(-1)
-        found = zip(chunk, label.tolist(), probability.tolist(), answer.layers.tolist(), strict=True)
-        for image, k, p, layer in found:
+        result = infer(model, {"images": torch.from_numpy(pixels)}, criterion, runtime)
+        probability, label = torch.softmax(result.logits, -1).max(-1)
+        predictions = zip(chunk, label.tolist(), probability.tolist(), result.layers.tolist(), strict=True)
+        for image, k, p, layer in predictions:
             values = (image.number, image.name, model.config.id2label[k], round(p, 6), layer)
             yield dict(zip(COLUMNS, values, strict=True))

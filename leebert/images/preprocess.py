@@ -1,4 +1,4 @@
-"""From bytes of a picture to what a network takes: normalisation, and in training random crops and flips."""
+"""Image preprocessing: normalisation, and random crops and flips in training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ PADDING = 4
 
 
 def augment(images: torch.Tensor, padding: int = PADDING) -> torch.Tensor:
-    """Each image cropped at random from itself with a black border, and mirrored every second time; (B, S, S, C).
+    """Pad images with black, crop them at random to their size, and flip half of them at random.
 
-    Random numbers come from torch's generator for the images' device, so that `torch.manual_seed` fixes them.
+    Args:
+        images: (B, S, S, C).
+        padding: Pixels on each side.
+
+    Returns:
+        (B, S, S, C). Random numbers come from torch's generator of the images' device.
     """
     b, size, _, _ = images.shape
     device = images.device
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
-    top, left = torch.randint(2 * padding + 1, (2, b, 1), device=device)
+    top, offset = torch.randint(2 * padding + 1, (2, b, 1), device=device)
     mirrored = torch.randint(2, (b, 1), device=device, dtype=torch.bool)
     steps = torch.arange(size, device=device)
     rows = top + steps  # (B, S)
-    columns = left + torch.where(mirrored, steps.flip(0), steps)
+    columns = offset + torch.where(mirrored, steps.flip(0), steps)
     return padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 

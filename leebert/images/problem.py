@@ -1,4 +1,4 @@
-"""A task of images for training: the counterpart of :class:`leebert.problem.TextProblem`."""
+"""The training problem of an image task, as :class:`leebert.problem.TextProblem` is of a text task."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ from typing import Any
 
 from leebert.config import ExitConfig, TrainConfig
 from leebert.problem import Splits
-from leebert.record import Rows
+from leebert.record import SampleSet
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageProblem:
-    """Image classification with a new residual network; `pixels` is a file made by :mod:`leebert.images.arrays`.
+    """Image classification with a residual network trained from scratch.
 
-    splits: the same for evaluation splits, by name, where any are to be evaluated.
+    Attributes:
+        pixels: File of the training split (:mod:`leebert.images.arrays`).
+        backbone: Name of the network.
+        label_names: K class names in the order of their ids.
+        metric: Name of the metric.
+        mean: Mean of each colour, as a fraction of the brightest value.
+        std: Standard deviation of each colour.
+        exits: Exit criterion of the saved model.
+        splits: Files of the evaluation splits, by name.
     """
 
     pixels: str
@@ -27,10 +35,10 @@ class ImageProblem:
     exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
     splits: Splits = ()
 
-    def rows(self) -> Rows:
+    def rows(self) -> SampleSet:
         return _rows(self.pixels)
 
-    def split(self, name: str) -> Rows:
+    def split(self, name: str) -> SampleSet:
         return _rows(dict(self.splits)[name])
 
     def model(self, config: TrainConfig) -> Any:
@@ -42,7 +50,7 @@ class ImageProblem:
 
 
 @functools.lru_cache(maxsize=4)
-def _rows(path: str) -> Rows:
+def _rows(path: str) -> SampleSet:
     from leebert.images.arrays import ImageRows
 
     return ImageRows.open(path)

@@ -2,8 +2,8 @@
 
 A network of 6n + 2 layers has a convolution, three groups of n basic blocks of two convolutions each (16, 32 and 64
 channels), and a classifier. Exits "after every two convolutional layers" (LeeBERT, section 4.5) are exits after each
-block: 27 for ResNet-56, the last of which is the network's own classifier. The paper does not say what an exit is: here
-it is what the network itself ends with, the mean over all positions and a linear layer (ours).
+block: 27 for ResNet-56, the last of which is the network's own classifier. The paper does not define
+the classifier of an exit: here it is that of the network, a mean over all positions and a linear layer (ours).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WIDTHS = (16, 32, 64)
 
 
 class ResNetConfig(EarlyExitConfig):
-    """Size, labels, exits and the statistics of the training images' colours."""
+    """Configuration of a residual network: size, labels, exits, and mean and deviation of the colours."""
 
     model_type = "leebert-resnet"
 
@@ -61,14 +61,14 @@ class BasicBlock(nn.Module):
 
 
 class EarlyExitResNet(PreTrainedModel):
-    """A residual network with M = 3n exits; layers are its basic blocks, so that `depth` is M too.
+    """A residual network with M = 3n exits. Its layers are the basic blocks, so `depth` is M.
 
     Batches hold `images`, (B, S, S, 3) uint8, and optionally `labels`, (B,). In training mode images are cropped and
     flipped at random (:class:`leebert.images.preprocess.Preprocess`), by torch's generator like dropout.
     """
 
     config_class = ResNetConfig
-    gradient_equilibrium = False  #: set for training alone, see :mod:`leebert.equilibrium`; never saved
+    gradient_equilibrium = False  #: set in training only, see :mod:`leebert.equilibrium`; never saved
     main_input_name = "images"
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -93,56 +93,61 @@ class EarlyExitResNet(PreTrainedModel):
         return len(self.exit_layers)
 
     def keep_exits(self, layers: Iterable[int]) -> None:
-        """Keep the exits after the given layers (from 1, ascending) and drop the others. Raises ConfigError."""
-        wanted = tuple(layers)
-        if missing := [layer for layer in wanted if layer not in self.exit_layers]:
+        """Keep the exits after the given layers (from 1, ascending) and remove the others. Raises ConfigError."""
+        chosen = tuple(layers)
+        if missing := [layer for layer in chosen if layer not in self.exit_layers]:
             raise ConfigError(f"layer {missing[0]} has no exit; layers with exits are {self.exit_layers}")
-        self.heads = nn.ModuleList(self.heads[self.exit_layers.index(layer)] for layer in wanted)
-        self.exit_layers = wanted
-        self.config.structure = {"depth": self.depth, "exits": list(wanted)}
+        self.heads = nn.ModuleList(self.heads[self.exit_layers.index(layer)] for layer in chosen)
+        self.exit_layers = chosen
+        self.config.structure = {"depth": self.depth, "exits": list(chosen)}
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """What the first block takes, (B, 16, S, S)."""
+        """Compute the input of the first block, (B, 16, S, S)."""
         return F.relu(self.norm(self.conv(self.preprocess(batch["images"]))))
 
     def advance(self, state: torch.Tensor, exit_: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The output of the next exit's blocks, and the logits (B, K) float32 of that exit, from 0."""
+        """Run the blocks up to exit `exit_` (from 0); return their output and the exit's logits, (B, K) float32."""
         below = self.exit_layers[exit_ - 1] if exit_ else 0
         for block in self.blocks[below : self.exit_layers[exit_]]:
             state = block(state)
-        return state, self._answer(self._pooled(state), exit_)
+        return state, self._classify(self._pooled(state), exit_)
 
     def _pooled(self, state: torch.Tensor) -> torch.Tensor:
         return state.mean(dim=(2, 3), dtype=torch.float32)
 
-    def _answer(self, pooled: torch.Tensor, exit_: int) -> torch.Tensor:
+    def _classify(self, pooled: torch.Tensor, exit_: int) -> torch.Tensor:
         with torch.autocast(pooled.device.type, enabled=False):
             logits: torch.Tensor = self.heads[exit_](self.dropout(pooled))
         return logits
 
     def record(self, batch: Mapping[str, torch.Tensor], keep: Keep = "logits") -> Record:
-        """All exits on one batch. Hidden states are what exits see after each block, narrow ones with zeros behind, 64 wide.
+        """Run all exits on one batch.
 
-        Raises ConfigError for `keep="states"`: the groups' states have different shapes.
+        Args:
+            batch: Images (B, S, S, 3) uint8 and, optionally, labels (B,).
+            keep: What the record holds besides logits. Hidden states are the inputs of exits, zero-padded to 64 channels.
+
+        Raises:
+            ConfigError: `keep="states"`, since the groups' states differ in shape.
         """
         if keep == "states":
             raise ConfigError(
-                f"{self.config.backbone}: its blocks' states differ in shape; methods that match them need texts"
+                f"{self.config.backbone}: its blocks' states differ in shape; methods that match states need a text encoder"
             )
         state, logits, hidden = self.begin(batch), [], []
         for ran, block in enumerate(self.blocks[: self.exit_layers[-1]], start=1):
-            state = seen = block(state)
+            state = exit_input = block(state)
             exit_ = self.exit_layers.index(ran) if ran in self.exit_layers else None
             if self.gradient_equilibrium and exit_ is not None:
-                seen, state = branch_and_trunk(state, exit_, self.num_exits)
+                exit_input, state = branch_and_trunk(state, exit_, self.num_exits)
             if exit_ is not None or keep == "hidden":
-                pooled = self._pooled(seen)
+                pooled = self._pooled(exit_input)
             if exit_ is not None:
-                logits.append(self._answer(pooled, exit_))
+                logits.append(self._classify(pooled, exit_))
             if keep == "hidden":
                 hidden.append(F.pad(pooled, (0, WIDTHS[-1] - pooled.shape[1])))
         return Record(torch.stack(logits), batch.get("labels"), torch.stack(hidden) if hidden else None)
@@ -157,9 +162,18 @@ def build_resnet(
     train: TrainConfig | None = None,
     exits: ExitConfig | None = None,
 ) -> EarlyExitResNet:
-    """A new network of a name such as `resnet56`, with weights from torch's generator (seed it first).
+    """Build a network with new weights from torch's generator.
 
-    `mean` and `std` are those of the training images' colours, as fractions of the brightest.
+    Args:
+        backbone: A name such as `resnet56`.
+        label_names: K class names in the order of their ids.
+        mean: Mean of each colour over the training images, as a fraction of the brightest value.
+        std: Standard deviation of each colour.
+        train: The training options; sets the dropout of exits.
+        exits: The exit criterion of the saved model.
+
+    Raises:
+        ConfigError: There is no such network.
     """
     exits = exits or ExitConfig()
     config = ResNetConfig(
@@ -177,5 +191,5 @@ def build_resnet(
 
 
 def load_resnet(folder: str | Path) -> Any:
-    """A saved network, from safetensors. Raises CheckpointError for a damaged or foreign folder."""
+    """Load a saved network from safetensors. Raises CheckpointError if the folder is damaged or holds another model."""
     return load_saved(folder, {ResNetConfig.model_type: EarlyExitResNet})

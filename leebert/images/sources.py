@@ -1,4 +1,4 @@
-"""Reading one split of an image task: Parquet files in the hub's layout, or the hub. Files stay encoded until they count."""
+"""Read one split of an image task from Parquet files in the hub's layout, or from the hub; images stay encoded."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ from leebert.images.tasks import ImageTask
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageExamples:
-    """Encoded images with their labels.
+    """N encoded images with their labels.
 
-    files: N images as they were stored, JPEG or PNG, say. labels: (N,) int64 ids, None when unlabelled. ids: (N,) int64,
-    the row's number in its split, from 0.
+    Attributes:
+        files: N encoded images, such as JPEG or PNG.
+        labels: (N,) int64 class ids; None for unlabelled images.
+        ids: (N,) int64 row numbers in the split, from 0.
+        source: The file or hub data set, for messages.
+        label_names: Class names in the order of their ids.
+        skipped: Number of skipped rows; always 0.
     """
 
     files: list[bytes]
@@ -32,13 +37,13 @@ class ImageExamples:
     ids: np.ndarray
     source: str
     label_names: tuple[str, ...] = ()
-    skipped: int = 0  # rows of the file that were left out: none
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, indices: Any) -> ImageExamples:
-        """The rows at these positions, in this order, with their ids."""
+        """Select the images at these positions (n,), in this order, with their ids."""
         index = np.asarray(indices, dtype=np.int64)
         return dataclasses.replace(
             self,
@@ -48,7 +53,7 @@ class ImageExamples:
         )
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of files, labels and label names in their order: the content, wherever it was read from."""
+        """Return the sha256 (hex) of images, labels and label names; it does not depend on the source."""
         digest = hashlib.sha256(repr((len(self), self.label_names)).encode())
         digest.update(np.fromiter(map(len, self.files), "<i8", len(self.files)).tobytes())
         for file in self.files:
@@ -60,63 +65,72 @@ class ImageExamples:
 def read_images(
     task: ImageTask, split: str, source: str | Path | None = None, *, labelled: bool = True
 ) -> ImageExamples:
-    """The rows of one split.
+    """Read one split of an image task.
 
-    source: a folder with `train.parquet`, or with `train-00000-of-00001.parquet` as on the hub, also within a folder of
-    the task's name; None is the hub. labelled: False reads the images alone. Raises DataError.
+    Args:
+        task: The task.
+        split: A split of the task, such as `train`.
+        source: A folder with `train.parquet` or, as on the hub, `train-00000-of-00001.parquet`, also inside a folder named
+            after the task; None: the hub.
+        labelled: Whether to read labels.
+
+    Raises:
+        DataError: The split is missing, unreadable or malformed.
     """
     if split not in task.splits:
         raise DataError(
             f"task {task.name} has no split {split!r}{nearest(split, task.splits)}; it has {', '.join(task.splits)}"
         )
     if source is None:
-        where, table, names = _from_hub(task, split)
+        place, table, names = _from_hub(task, split)
     else:
-        where, table, names = _from_files(task, split, Path(source).expanduser())
+        place, table, names = _from_files(task, split, Path(source).expanduser())
     columns = (task.image_column, task.label_column) if labelled else (task.image_column,)
-    Columns(tuple((name,) for name in columns), f"point to a data set in the layout of {task.hub}").find(
-        table.column_names, where
+    Columns(tuple((name,) for name in columns), f"use a data set in the layout of {task.hub}").find(
+        table.column_names, place
     )
-    files = image_bytes(table[task.image_column], where)
+    files = image_bytes(table[task.image_column], place)
     if not files:
-        raise DataError(f"{where}: no rows; check the file, or point to another one")
-    labels = _labels(task, split, table[task.label_column], names, where) if labelled else None
-    return ImageExamples(files, labels, np.arange(len(files)), where, task.label_names)
+        raise DataError(f"{place}: no rows; check the file, or give another one")
+    labels = _labels(task, split, table[task.label_column], names, place) if labelled else None
+    return ImageExamples(files, labels, np.arange(len(files)), place, task.label_names)
 
 
 def _from_files(task: ImageTask, split: str, root: Path) -> tuple[str, Any, Sequence[str] | None]:
-    """(what it is called in errors, the Arrow table, the labels' names where the file knows them)."""
+    """Return the name in messages, the Arrow table, and the label names if the file has them."""
     import pyarrow as pa
 
     if not root.is_dir():
-        raise DataError(f"--data-dir {root}: there is no such folder; point to the one that holds {split}.parquet")
+        raise DataError(f"--data-dir {root}: no such folder; give the folder that holds {split}.parquet")
     inner = in_any_case(root / task.name)
     folder = inner if inner.is_dir() else root
     shards = f"{split}-*-of-*.parquet"
     paths = [p for p in (in_any_case(folder / f"{split}.parquet"),) if p.is_file()]
     paths = paths or _shards(folder, "*", split) or _shards(folder, "*/*", split)
     if not paths:
-        there = listed(sorted(p.name for p in folder.iterdir()))
+        content = listed(sorted(p.name for p in folder.iterdir()))
         raise DataError(
-            f"{folder}: no {split}.parquet and no {shards}, the split {split!r} of task {task.name}; the folder holds "
-            f"{there}; point to a copy of {task.hub}"
+            f"{folder}: no {split}.parquet and no {shards} (split {split!r} of task {task.name}); the folder holds "
+            f"{content}; give a copy of {task.hub}"
         )
     tables = [parquet_table(path) for path in paths]
     try:
         table = pa.concat_tables(tables)
     except pa.ArrowException as error:
-        raise DataError(f"{listed([str(p) for p in paths])}: parts of one split differ in columns: {error}") from None
+        raise DataError(
+            f"{listed([str(p) for p in paths])}: the files of one split differ in columns: {error}"
+        ) from None
     return str(paths[0]) if len(paths) == 1 else str(folder / shards), table, _names(tables[0].schema, task)
 
 
 def _shards(folder: Path, pattern: str, split: str) -> list[Path]:
-    """The parts of a split as the hub names them, in upper or lower case."""
+    """Find the files of a split by the hub's names, ignoring case."""
     name = re.compile(rf"{re.escape(split)}-.*-of-.*\.parquet", re.IGNORECASE)
     return sorted(path for path in folder.glob(pattern) if name.fullmatch(path.name))
 
 
 def _names(schema: Any, task: ImageTask) -> Sequence[str] | None:
-    """The labels' names that the `datasets` library leaves in a Parquet file."""
+    """Read the label names that the `datasets` library stores in a Parquet file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return list(features[task.label_column]["names"])
@@ -125,16 +139,22 @@ def _names(schema: Any, task: ImageTask) -> Sequence[str] | None:
 
 
 def _from_hub(task: ImageTask, split: str) -> tuple[str, Any, Sequence[str] | None]:
-    where = f"hub:{task.hub} split {split!r}"
-    data = load_hub(task.hub, split, where, f"with --data-dir FOLDER (a copy of {task.hub}, holding its Parquet files)")
+    place = f"hub:{task.hub} split {split!r}"
+    data = load_hub(task.hub, split, place, f"with --data-dir FOLDER (a copy of {task.hub}, holding its Parquet files)")
     names = getattr(data.features.get(task.label_column), "names", None)
-    return where, data.with_format("arrow")[:], names  # Arrow holds the images as they are stored
+    return place, data.with_format("arrow")[:], names  # Arrow holds the images as they are stored
 
 
-def image_bytes(column: Any, where: str, first: int = 0) -> list[bytes]:
-    """The files in an Arrow column: of bytes, or of structs with the field `bytes`, as the hub has them.
+def image_bytes(column: Any, place: str, first: int = 0) -> list[bytes]:
+    """Return the encoded images of an Arrow column.
 
-    first: the row of `where` that the column begins with.
+    Args:
+        column: Bytes, or structs with the field `bytes`, as on the hub.
+        place: The file, for messages.
+        first: The row number of the column's first value.
+
+    Raises:
+        DataError: The column has another type, or an image is missing.
     """
     import pyarrow as pa
 
@@ -144,36 +164,36 @@ def image_bytes(column: Any, where: str, first: int = 0) -> list[bytes]:
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         values = column.to_pylist()
     else:
-        raise DataError(f"{where}: the column of images holds {kind}; encoded images (bytes) are expected")
+        raise DataError(f"{place}: the image column holds {kind}; expected encoded images (bytes)")
     empty = next((i for i, value in enumerate(values) if not value), None)
     if empty is not None:
         raise DataError(
-            f"{where}, row {first + empty}: there is no image; its bytes must be in the file, not only its path"
+            f"{place}, row {first + empty}: no image; the file must hold the image itself, not only its path"
         )
     return values
 
 
-def _labels(task: ImageTask, split: str, column: Any, names: Sequence[str] | None, where: str) -> np.ndarray:
-    """(N,) int64, each among the task's ids. Raises DataError."""
+def _labels(task: ImageTask, split: str, column: Any, names: Sequence[str] | None, place: str) -> np.ndarray:
+    """Map labels to class ids, (N,) int64. Raises DataError."""
     k = len(task.label_names)
     if names is not None:
-        known = {name: i for i, name in enumerate(task.label_names)}
-        wrong = next((n for i, n in enumerate(names) if known.get(n, i) != i), None)
-        if len(names) != k or wrong:
-            said = f"{wrong!r} has another id" if wrong else f"it has {len(names)} labels"
+        expected = {name: i for i, name in enumerate(task.label_names)}
+        moved = next((n for i, n in enumerate(names) if expected.get(n, i) != i), None)
+        if len(names) != k or moved:
+            difference = f"{moved!r} has another id" if moved else f"it has {len(names)} labels"
             raise DataError(
-                f"{where}, column {task.label_column!r}: {said} than in task {task.name}; it is another data set"
+                f"{place}, column {task.label_column!r}: {difference} than in task {task.name}; use the task's data set"
             )
-    ids, found = LabelIds(task.label_names), []
+    ids, collected = LabelIds(task.label_names), []
     for row, value in enumerate(column.to_pylist()):
         if (label := ids.of(value)) is None:
             raise DataError(
-                f"{where}, row {row}, column {task.label_column!r}: {short(value)} is no label of task {task.name}; "
-                f"they are 0 to {k - 1}, or their names{nearest(value, task.label_names) if isinstance(value, str) else ''}"
+                f"{place}, row {row}, column {task.label_column!r}: {short(value)} is not a label of task {task.name}; "
+                f"labels are 0 to {k - 1}, or their names{nearest(value, task.label_names) if isinstance(value, str) else ''}"
             )
-        found.append(label)
-    labels = np.array(found, np.int64)
+        collected.append(label)
+    labels = np.array(collected, np.int64)
     if split == "train" and (missing := sorted(set(range(k)) - set(labels.tolist()))):
         shown = listed([task.label_names[i] for i in missing])
-        raise DataError(f"{where}: no row is labelled {shown}, which task {task.name} has among its labels")
+        raise DataError(f"{place}: no row has the label {shown} of task {task.name}")
     return labels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Literal
 
-#: Endings of files that are images.
+#: Suffixes of image files.
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
@@ -13,8 +13,21 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 class ImageTask:
     """Classification of square colour images.
 
-    hub: its data set on the Hugging Face hub, whose columns are named here. size: pixels of a side. mean, std: of the
-    colours red, green and blue over the training split, as fractions of the brightest. CIFAR has no development split.
+    CIFAR has no development split.
+
+    Attributes:
+        name: The name of the task.
+        label_names: Class names in the order of their ids.
+        hub: The data set on the Hugging Face hub.
+        label_column: The column of the label.
+        mean: Mean of red, green and blue over the training split, as fractions of the brightest value.
+        std: Their standard deviations.
+        image_column: The column of the encoded image.
+        size: Width and height in pixels.
+        metric: The name of the metric.
+        splits: The splits.
+        eval_splits: Labelled splits for evaluation.
+        group_by: (): each image is a group; CIFAR-10's 50,000 training images are all different.
     """
 
     name: str
@@ -28,7 +41,7 @@ class ImageTask:
     metric: Literal["accuracy"] = "accuracy"
     splits: tuple[str, ...] = ("train", "test")
     eval_splits: tuple[str, ...] = ("test",)
-    group_by: tuple[()] = ()  # CIFAR-10's 50,000 training files are all different, so each row is a group
+    group_by: tuple[()] = ()
     kind: ClassVar[str] = "images"  # in leebert.kinds.KINDS
 
 

@@ -1,4 +1,4 @@
-"""Images: residual networks that every training makes anew, without a tokenizer."""
+"""Images: residual networks trained from scratch, without a tokenizer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Images:
     def grouped(self, task: ImageTask, group_by: Any) -> ImageTask:
         if group_by != "none":
             raise ConfigError(
-                f"data.group_by: {group_by!r}: the rows of {task.name} are images, which have no columns of text"
+                f"data.group_by: {group_by!r}: the samples of {task.name} are images, which have no text columns"
             )
         return task
 
@@ -39,7 +39,7 @@ class Images:
         check_network(task.name, model)
 
     def check_backbone(self, task: ImageTask, model: ModelConfig) -> None:
-        check_network(task.name, model)  # it has no files
+        check_network(task.name, model)  # a network has no files to check
 
     def tokenizer(self, task: ImageTask, model: ModelConfig) -> None:
         return None
@@ -89,7 +89,7 @@ class Images:
 
         return decode_all(examples, model.config.image_size, path)
 
-    def answers(
+    def predictions(
         self,
         model: Any,
         tokenizer: None,
@@ -101,9 +101,9 @@ class Images:
         batch_size: int,
         progress: Progress = iter,
     ) -> tuple[tuple[str, ...], Iterator[dict[str, Any]]]:
-        from leebert.images.predict import COLUMNS, image_answers, read_folder_or_file, read_list
+        from leebert.images.predict import COLUMNS, image_predictions, read_folder_or_file, read_list
 
         if columns:
-            raise ConfigError(f"--text {columns[0]}: is for texts, and this model takes images; leave it out")
+            raise ConfigError(f"--text {columns[0]}: applies to texts only, and this model takes images; omit it")
         images = read_folder_or_file(source) if isinstance(source, Path) else read_list(source, "stdin")
-        return COLUMNS, image_answers(model, progress(images), criterion, runtime, batch_size)
+        return COLUMNS, image_predictions(model, progress(images), criterion, runtime, batch_size)

@@ -9,18 +9,20 @@ from typing import Any, Protocol
 
 from leebert.config import ExitConfig, ModelConfig, TrainConfig
 from leebert.problem import Problem, Splits
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 
-#: What shows the progress of an iteration.
+#: Wraps an iteration, such as with a progress bar.
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """What an estimate of a training step's memory needs, without weights and data.
+    """The input of a memory estimate for a training step; needs neither pretrained weights nor data.
 
-    build: makes the model, with new weights. length: tokens of a text, or pixels of an image's side. batch: makes a
-    labelled batch of (samples, length).
+    Attributes:
+        build: Builds the model with new weights.
+        length: Tokens of a text, or pixels of an image's side.
+        batch: Makes a labelled batch from (B, length).
     """
 
     build: Callable[[TrainConfig], Any]
@@ -28,8 +30,8 @@ class Footprint:
     batch: Callable[[int, int], Batch]
 
 
-class PreparedRows(Rows, Protocol):
-    """Rows tokenised or decoded into a file, and mapped from it. truncated: how many of them were cut."""
+class PreparedRows(SampleSet, Protocol):
+    """Samples that are tokenised or decoded into a file and mapped from it; `truncated` counts those that were truncated."""
 
     @property
     def path(self) -> str: ...
@@ -38,10 +40,12 @@ class PreparedRows(Rows, Protocol):
 
 
 class Kind(Protocol):
-    """What differs between tasks of texts and of images.
+    """Everything that differs between tasks of texts and of images.
 
-    name: as messages have it. model_type: of its saved models' config.json. served: whether a service answers with its
-    models (:mod:`leebert.serving`). A `tokenizer` is None where the kind has none.
+    Attributes:
+        name: The plural in messages, such as `texts`.
+        model_type: `model_type` in the config.json of saved models.
+        served: Whether :mod:`leebert.serving` serves its models.
     """
 
     @property
@@ -52,27 +56,27 @@ class Kind(Protocol):
     def served(self) -> bool: ...
 
     def grouped(self, task: Any, group_by: Any) -> Any:
-        """The task with other groups of samples. Raises ConfigError for groups that it can't have."""
+        """Return the task with another `group_by`. Raises ConfigError if the task can't be grouped that way."""
         ...
 
     def check_model(self, task: Any, model: ModelConfig) -> None:
-        """Raise ConfigError where a backbone is not for a task's samples, or these are longer than it takes."""
+        """Raise ConfigError if the backbone is of another kind, or `max_length` exceeds its positions."""
         ...
 
     def check_backbone(self, task: Any, model: ModelConfig) -> None:
-        """Read a backbone's weights and tokenizer. Raises BackboneError where they are damaged or don't fit."""
+        """Load the backbone's weights and tokenizer. Raises BackboneError if they are damaged or don't match."""
         ...
 
     def tokenizer(self, task: Any, model: ModelConfig) -> Any:
-        """The backbone's tokenizer, compared with the backbone. Raises BackboneError where they don't fit."""
+        """Load the backbone's tokenizer; None for images. Raises BackboneError if it doesn't match the backbone."""
         ...
 
     def read(self, task: Any, split: str, source: str | Path | None) -> Any:
-        """The labelled samples of one split, from a folder or the hub. Raises DataError."""
+        """Read the labelled samples of one split from a folder or the hub. Raises DataError."""
         ...
 
     def prepare(self, examples: Any, task: Any, model: ModelConfig, tokenizer: Any, cache: Path) -> PreparedRows:
-        """Tokenise or decode samples, once, into a file of the folder `cache`. Raises DataError."""
+        """Tokenise or decode samples into a file of the folder `cache`, or open that file. Raises DataError."""
         ...
 
     def problem(
@@ -83,26 +87,26 @@ class Kind(Protocol):
         exits: ExitConfig | None = None,
         splits: Splits = (),
     ) -> Problem:
-        """The task as the trainer has it; without a file of `rows` only its model can be asked for."""
+        """Make the training problem; `rows` and `splits` are files of :meth:`prepare`, and only the model needs none."""
         ...
 
     def footprint(self, task: Any, model: ModelConfig) -> Footprint:
-        """What an estimate of memory needs. Raises BackboneError, ConfigError."""
+        """Return the input of a memory estimate. Raises BackboneError, ConfigError."""
         ...
 
     def save(self, trained: Any, model: ModelConfig, tokenizer: Any, folder: Path) -> None:
-        """Write a trained model and what it takes to use it."""
+        """Save a trained model with its tokenizer."""
         ...
 
     def load(self, folder: Path) -> tuple[Any, Any]:
-        """A saved model in evaluation mode, and its tokenizer. Raises CheckpointError, ConfigError, BackboneError."""
+        """Load a saved model in evaluation mode, and its tokenizer. Raises CheckpointError, ConfigError, BackboneError."""
         ...
 
     def encode(self, model: Any, tokenizer: Any, examples: Any, path: Path) -> PreparedRows:
-        """Tokenise or decode samples as a saved model takes them, into the file `path`. Raises DataError."""
+        """Tokenise or decode samples for a saved model into the file `path`. Raises DataError."""
         ...
 
-    def answers(
+    def predictions(
         self,
         model: Any,
         tokenizer: Any,
@@ -120,17 +124,17 @@ class Kind(Protocol):
             model: A saved model.
             tokenizer: Its tokenizer.
             source: A path, or the lines of stdin.
-            columns: Names of the columns of text; () stands for the task's own.
+            columns: Names of the text columns; (): those of the task.
             criterion: The exit criterion.
-            runtime: Where the model runs.
-            batch_size: Samples that run through the layers together.
-            progress: What shows how many samples have been read.
+            runtime: Device and precision.
+            batch_size: Samples per forward pass.
+            progress: Wraps the iteration over samples.
 
         Returns:
-            The columns of a prediction, and the predictions in the order of the samples.
+            The keys of a prediction, and the predictions in the order of the samples.
 
         Raises:
-            ConfigError: For columns that the kind can't have.
-            DataError: Whatever is wrong with a sample, with its place.
+            ConfigError: The kind has no text columns.
+            DataError: A sample is invalid; the message names its place.
         """
         ...

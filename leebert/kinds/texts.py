@@ -43,7 +43,7 @@ class Texts:
     def check_model(self, task: Task, model: ModelConfig) -> None:
         if is_network(model.backbone):
             raise ConfigError(
-                f"backbone {model.backbone}: is a network for images, and {task.name} has texts; give an encoder"
+                f"backbone {model.backbone}: is a network for images, and {task.name} has texts; use an encoder"
             )
         from leebert.compatibility import limits_of
 
@@ -123,7 +123,7 @@ class Texts:
         limits_of_encoder(model.backbone).check_rows(rows.tokens, examples.source, rows.row_ids)
         return rows
 
-    def answers(
+    def predictions(
         self,
         model: Any,
         tokenizer: Any,
@@ -135,19 +135,22 @@ class Texts:
         batch_size: int,
         progress: Progress = iter,
     ) -> tuple[tuple[str, ...], Iterator[dict[str, Any]]]:
-        from leebert.predict import COLUMNS, answers, texts_for
+        from leebert.predict import COLUMNS, predictions, texts_for
 
         rows = progress(texts_for(model.config.task, source, columns))
-        return COLUMNS, answers(model, tokenizer, rows, criterion, runtime, batch_size)
+        return COLUMNS, predictions(model, tokenizer, rows, criterion, runtime, batch_size)
 
 
 def load_text_model(folder: str | Path) -> tuple[LeebertForSequenceClassification, Any]:
-    """A saved model of texts in evaluation mode and its tokenizer, compared with each other.
+    """Load a saved model of texts in evaluation mode, and its tokenizer.
+
+    Args:
+        folder: The saved model.
 
     Raises:
-        CheckpointError: the folder is damaged or holds another tokenizer than the model's.
-        ConfigError: its `max_length` is more than it has positions for.
-        BackboneError: there is no tokenizer.
+        CheckpointError: The folder is damaged, or its tokenizer does not match the model.
+        ConfigError: The model's `max_length` exceeds its positions.
+        BackboneError: There is no tokenizer.
     """
     from leebert.backbone import load_tokenizer
     from leebert.model import load_model
@@ -159,16 +162,16 @@ def load_text_model(folder: str | Path) -> tuple[LeebertForSequenceClassificatio
 
 
 def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder: str) -> None:
-    """Compare a saved model with the tokenizer beside it.
+    """Check that a saved model and its tokenizer match.
 
     Args:
-        model: the model.
-        tokenizer: the tokenizer.
-        folder: where both lie, for messages.
+        model: The model.
+        tokenizer: Its tokenizer.
+        folder: Their folder, for messages.
 
     Raises:
-        CheckpointError: one line with everything that does not fit, and what to do.
-        ConfigError: `max_length` is more than the model has positions for.
+        CheckpointError: They do not match; the message lists all differences and what to do.
+        ConfigError: `max_length` exceeds the model's positions.
     """
     from leebert.compatibility import begins_with_special_token, limits_of_encoder, vocabulary_digest
 
@@ -178,29 +181,29 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
     task = model.config.task
     pairs = len(get_task(task).text_columns) == 2 if task else False
     if clauses := limits.mismatches(tokenizer, pairs=pairs):
-        raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; put back the tokenizer that was saved with it")
+        raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; restore the tokenizer that was saved with it")
     if model.config.vocabulary not in (None, vocabulary_digest(tokenizer)):
         raise CheckpointError(
-            f"{limits.name}: its tokenizer has another vocabulary than the one that the model was saved with; put that "
-            "tokenizer back, or remove `vocabulary` from config.json if the change is intended"
+            f"{limits.name}: its tokenizer has another vocabulary than the one that the model was saved with; restore that "
+            "tokenizer, or remove `vocabulary` from config.json if the change is intended"
         )
     if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):
         warnings.warn(
             f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and its exits read the "
-            "first token; see that it is the tokenizer that was saved with it",
+            "first token; check that it is the tokenizer that was saved with it",
             stacklevel=3,
         )
 
 
 def _check_values(model: LeebertForSequenceClassification, folder: str) -> None:
-    """CheckpointError for values of a config.json that no training writes, as an edit may leave them."""
-    config, where = model.config, Path(folder) / "config.json"
-    for key, known in (("pooling", get_args(Pooling)), ("precision", get_args(Precision))):
-        if (value := getattr(config, key)) not in known:
-            raise CheckpointError(f"{where}: {key}: {value!r}: should be one of {', '.join(known)}")
+    """Raise CheckpointError for values in config.json that no training writes."""
+    config, file = model.config, Path(folder) / "config.json"
+    for key, allowed in (("pooling", get_args(Pooling)), ("precision", get_args(Precision))):
+        if (value := getattr(config, key)) not in allowed:
+            raise CheckpointError(f"{file}: {key}: {value!r}: should be one of {', '.join(allowed)}")
     if config.pooling == "pooler" and getattr(model.backbone, "pooler", None) is None:
         raise CheckpointError(
-            f"{where}: pooling: 'pooler': the encoder has no pooler; restore the value of its training"
+            f"{file}: pooling: 'pooler': the encoder has no pooler; restore the value that training wrote"
         )
     if not isinstance(config.max_length, int) or config.max_length < 4:
-        raise CheckpointError(f"{where}: max_length: {config.max_length!r}: should be a whole number of at least 4")
+        raise CheckpointError(f"{file}: max_length: {config.max_length!r}: should be a whole number of at least 4")

@@ -1,26 +1,25 @@
-"""The methods, by name: each is a module of this package, or a part of another package.
+"""The methods by name: each is a module of this package or a plugin of another package.
 
-A method of another package is found by its entry point in the group ``leebert.methods``, or added by :func:`register`
+A method of another package is found by its entry point in the group ``leebert.methods``, or added by ``METHODS.register``
 (:mod:`leebert.plugins`).
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
 
 from leebert.methods.common import first
-from leebert.methods.method import Group, Method, Samples, check
+from leebert.methods.method import STANDARD, Group, Method, Samples, check
 from leebert.plugins import Registry
 
 __all__ = [
-    "METHODS", "UNIT", "Group", "Method", "Samples", "applies", "has_stages", "mean_cost", "most_epochs", "own_options",
-    "register", "specific", "stage_costs",
+    "METHODS", "UNIT", "UNIT_ON_D1", "Group", "Method", "Samples", "applies", "has_stages", "mean_cost", "most_epochs", "owner_of",
+    "specific", "stage_costs",
 ]  # fmt: skip
 
-#: The methods by the name that stands under `algorithm` in a configuration, in the order of tables. A module holds its
-#: method as `METHOD`.
+#: The methods by their names in configurations (key `algorithm`), in the order of tables. A module holds its method as
+#: `METHOD`.
 METHODS: Registry[Method] = Registry(
     "method",
     "leebert.methods",
@@ -54,26 +53,14 @@ METHODS: Registry[Method] = Registry(
         "clo-v1": "clo_v1",
         "clo-v2": "clo_v2",
     },
+    Method,
     check,
 )
 
-#: The method whose update all others' costs are multiples of, for all exits.
+#: The method whose update is the unit of all costs.
 UNIT = "uniform"
-
-
-def register(method: Method) -> Method:
-    """Add a method for this process and for the sweeps that it starts.
-
-    Args:
-        method: The method, whose name must be new.
-
-    Returns:
-        The method.
-
-    Raises:
-        ConfigError: The name belongs to another method, or the method does not fit.
-    """
-    return METHODS.register(method.name, method, module=sys._getframe(1).f_globals["__name__"])
+#: The same on D1, the samples that train θ in methods that keep D2 for ω: their control.
+UNIT_ON_D1 = "uniform-d1"
 
 
 @functools.cache
@@ -82,36 +69,30 @@ def specific() -> frozenset[str]:
     return frozenset().union(*(METHODS[name].options for name in METHODS.built_in))
 
 
-def own_options() -> dict[str, str]:
-    """Return the options that methods declare beside TrainConfig's fields, each with the first method that has it."""
-    return _owners(METHODS.changes)
+def owner_of(option: str) -> str | None:
+    """Return the first method that declares an option beside TrainConfig's fields; None where none does.
 
-
-@functools.lru_cache(maxsize=1)
-def _owners(changes: int) -> dict[str, str]:
-    owners: dict[str, str] = {}
-    for name in METHODS:
-        for option in METHODS[name].own_fields:
-            owners.setdefault(option, name)
-    return owners
+    It loads the methods of all packages, except for those that can't be loaded: it serves messages.
+    """
+    return next((method.name for method in METHODS.values() if option in method.own_fields), None)
 
 
 def applies(option: str, algorithm: str) -> bool:
-    """Tell whether a training option changes anything under a method.
+    """Return whether a training option changes anything under a method.
 
     Args:
-        option: A field of TrainConfig, or an option of some method's own.
+        option: A field of TrainConfig, or an own option of a method.
         algorithm: The method's name.
 
     Returns:
-        False for options that the method does not read: C for all but CLO-v2, λ2 where no ω is learned, and
-        other methods' own.
+        False for options that the method does not read, such as C for all but CLO-v2, λ2 without a learned ω, and own
+        options of other methods.
     """
-    return METHODS[algorithm].reads(option) or (option not in specific() and option not in own_options())
+    return METHODS[algorithm].reads(option) or (option in STANDARD and option not in specific())
 
 
 def has_stages(config: Any) -> bool:
-    """Tell whether a training configuration's method trains in several stages, so that its epochs don't compare."""
+    """Return whether a training configuration's method trains in several stages, so that its epochs don't compare."""
     return len(stage_costs(config)) > 1
 
 
@@ -121,12 +102,12 @@ def most_epochs(config: Any) -> int:
 
 
 def mean_cost(config: Any) -> float:
-    """Return an update's arithmetic against plain fine-tuning's, a mean over all stages' epochs without early stops."""
+    """Return the mean cost of an update over all stages without early stops, relative to plain fine-tuning."""
     return sum(epochs * cost for epochs, cost in stage_costs(config)) / most_epochs(config)
 
 
 def stage_costs(config: Any) -> list[tuple[int, float]]:
-    """Return the longest that each stage of a configuration takes, in epochs, and the arithmetic of its updates."""
+    """Return for each stage of a configuration the maximum epochs and the cost of an update relative to fine-tuning."""
     method = METHODS[config.algorithm]
     costs = method.costs(config)
     preceded = method.stages is None and "finetune_first" in method.options and config.finetune_first

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class CLO:
     """Eq. 9, algorithm 1 and algorithm 2: CLO-v2 in groups of C steps; C = 1 is CLO-v1.
 
-    Steps 1..C−1: θ ← θ − λ1 ∇θ L_B1 and ω ← ω − λ1 ∇ω L_B1, both from the same forward, so that these steps cost
+    Steps 1..C−1: θ ← θ − λ1 ∇θ L_B1 and ω ← ω − λ1 ∇ω L_B1, both from the same forward pass, so that these steps cost
     no more than plain ones. Step C, and every step of CLO-v1: θ as before, then *with the updated θ*
     ω ← ω − λ1 ∇ω L_B1 − λ2 ∇ω L_B2. B2 is drawn once in C steps.
 
-    `omega_in_cycle=False` is the reading of section 3.4, in which steps 1..C−1 move θ alone.
+    `omega_in_cycle=False` follows section 3.4, where steps 1..C−1 update θ only.
     """
 
     cycle_length: int = 1
@@ -34,7 +34,7 @@ class CLO:
             if self.omega_in_cycle:
                 level.omega_step(at_lr_theta=before)
             return position + 1
-        l2, l1 = level.losses(level.next_d2(), b1)  # B2 first: with the masks that it has under BLO
+        l2, l1 = level.losses(level.next_d2(), b1)  # B2 first, so that it has the same masks as under BLO
         level.omega_step(at_lr_theta=l1, at_lr_omega=l2)
         return 0
 
@@ -55,9 +55,9 @@ METHOD = Method(
     label="CLO-v2",
     group="learned weights",
     source=LEEBERT,
-    trains="θ and ω on D1; on D2 once in C steps (algorithm 2)",
+    trains="θ and ω on D1; in every C-th step, ω also on D2 (algorithm 2)",
     exits="patience",
-    cost="1 + 2 / 3C",
+    cost="1 + 2/(3C)",
     differs=D2_OPEN,
     options=DISTILLATION | CYCLES | JOINT,
     omega=omega,

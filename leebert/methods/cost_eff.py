@@ -32,11 +32,17 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     rounds = config.prune_rounds
     finetuned = finetuning(config, num_exits)
     assistant = StudentObjective(
-        num_exits, hard=0.5, soft=0.5, states=1.0, temperature=config.temperature, imitated="all", answers_from=1 / 3
+        num_exits,
+        hard=0.5,
+        soft=0.5,
+        states=1.0,
+        temperature=config.temperature,
+        imitated="all",
+        predictions_from=1 / 3,
     )
     slender = StudentObjective(
         num_exits, hard=0.0, soft=1.0, states=1.0, temperature=config.temperature, imitated="all",
-        same_exit=True, answers_from=_STATES_FIRST,
+        same_exit=True, predictions_from=_STATES_FIRST,
     )  # fmt: skip
     return (
         finetuned,
@@ -53,7 +59,7 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
             )
             for cut, epochs in enumerate(shared_epochs(config, rounds), start=1)
         ),
-        # Its first half imitates only states, so scores say nothing yet about early stopping.
+        # Its first half imitates states only, so scores can't decide early stopping.
         Stage("recovery", slender, Fixed(), teacher="assistant", stops_early=False),
     )
 
@@ -71,12 +77,12 @@ METHOD = Method(
     group="early exit",
     source="Shen et al., EMNLP 2022",
     trains=(
-        "fine-tuning; then an assistant with an exit on every layer, with the fine-tuned model as teacher; then "
-        "heads, inner width and embedding rank are pruned round by round, each exit with the assistant's same "
-        "exit as teacher"
+        "fine-tuning; then a teaching assistant with an exit on every layer, distilled from the fine-tuned model; then "
+        "rounds of pruning (heads, feed-forward width, embedding rank), in which each exit is distilled from the "
+        "assistant's exit at the same layer"
     ),
     exits="entropy",
-    cost="1, then 4/3, then down to 1/3 + keep; one pass over all samples at each cut",
+    cost="1, then 4/3, then down to 1/3 + `keep`; plus one pass over all samples per cut",
     differs=(
         "rounds make equal cuts at one learning rate, because they share `max_epochs`; the original cuts one head "
         "per round and raises the rate; the state loss sums over embeddings and layers, as in the original; the "

@@ -23,9 +23,9 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
     from leebert.stages import Stage, exits_only, finetuning
 
     last = num_exits - 1
-    others = ExitObjective.weighted([float(m != last) for m in range(num_exits)])
+    objective = ExitObjective.weighted([float(m != last) for m in range(num_exits)])
     trains = functools.partial(exits_only, but=last)
-    return finetuning(config, num_exits), Stage("exits", others, Fixed(), trains=trains)
+    return finetuning(config, num_exits), Stage("exits", objective, Fixed(), trains=trains)
 
 
 METHOD = Method(

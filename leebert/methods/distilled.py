@@ -38,9 +38,9 @@ METHOD = Method(
     label="Distilled",
     group="static",
     source="Sanh et al., 2019",
-    trains="fine-tuning; then a student of evenly spaced layers, with the fine-tuned model as teacher",
+    trains="fine-tuning; then a student, initialised from evenly spaced layers of its teacher, the fine-tuned model",
     exits="never",
-    cost="1, then 1/3 + keep",
+    cost="1, then 1/3 + `keep`",
     differs=(
         "distilled on the task only, without pretraining; the losses are hard labels, soft labels and the cosine "
         "distance of the last states; τ is `temperature` (default 1); with shared layers (ALBERT) the student "

@@ -28,7 +28,7 @@ def one_exit() -> Stage:
 
 
 def first_stage(config: TrainConfig) -> Stage:
-    """Make the same as the first stage of a method that continues from its model."""
+    """Make the fine-tuning stage for methods that continue from its model."""
     return dataclasses.replace(one_exit(), epochs=config.first_epochs, stops_early=False)
 
 
@@ -38,7 +38,7 @@ METHOD = Method(
     label="Fine-tuning",
     group="whole network",
     source="Devlin et al., NAACL 2019",
-    trains="all parameters, for the last exit",
+    trains="all parameters, on the loss of the last exit",
     exits="never",
     cost="1",
     differs="optimiser, schedule and epochs are those of all methods here, for a fair comparison",

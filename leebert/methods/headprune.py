@@ -50,9 +50,9 @@ METHOD = Method(
     label="Head pruning",
     group="static",
     source="Michel et al., NeurIPS 2019",
-    trains="all parameters; then the least important heads are pruned, and the rest trains further",
+    trains="fine-tuning; then rounds, each of which prunes the least important heads and trains the rest further",
     exits="never",
-    cost="1, less after each cut; one pass over all samples at each cut",
+    cost="1, lower after each cut; plus one pass over all samples per cut",
     differs=(
         "the model trains after each of `prune_rounds` cuts, to recover; the original prunes a finished model; "
         "every layer keeps at least one head; with shared layers (ALBERT) a cut removes the head from all "

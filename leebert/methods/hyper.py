@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from leebert.optim.contract import Level
     from leebert.record import Batch
 
-#: How far the two perturbed forwards lie from θ, as a norm over all of θ (DARTS).
+#: Distance of the two perturbed forward passes from θ, as a norm over all of θ (DARTS).
 RADIUS = 0.01
 
 
@@ -36,13 +36,13 @@ class Hyper:
     def step(self, level: Level, b1: Batch, position: int) -> int:
         import torch
 
-        taken = level.look_ahead(b1)
+        descent = level.look_ahead(b1)
         b, v = level.gradient(level.next_d2())
-        d = taken.pullback(v)
+        d = descent.pullback(v)
         del v  # as large as θ
         norm = torch.nn.utils.get_total_norm(d)
         epsilon = RADIUS / norm.clamp(min=torch.finfo(norm.dtype).tiny)  # d may be 0
-        up, down = taken.losses_at(d, epsilon), taken.losses_at(d, -epsilon)
+        up, down = descent.losses_at(d, epsilon), descent.losses_at(d, -epsilon)
         level.omega_step(at_lr_omega=b + (up - down) / (2 * epsilon))
         return 0
 
@@ -58,7 +58,7 @@ METHOD = Method(
     label="Hypergradient",
     group="learned weights",
     source="the true hypergradient of eq. 8; beyond the paper",
-    trains="θ on D1; ω on D2 through its effect on θ's step",
+    trains="θ on D1; ω on D2, by the gradient through θ's update",
     exits="patience",
     cost="8/3",
     differs=f"not published: BLO without the approximation that θ's step is independent of ω; {D2_OPEN}",

@@ -41,9 +41,9 @@ METHOD = Method(
     label="LayerDrop",
     group="static",
     source="Fan et al., ICLR 2020",
-    trains="all parameters, with layers skipped at random; inference keeps evenly spaced layers",
+    trains="all parameters, with randomly skipped layers; inference keeps evenly spaced layers",
     exits="never",
-    cost="1 − layerdrop",
+    cost="1 − `layerdrop`",
     differs=(
         "layers are skipped in fine-tuning only, not in pretraining; `keep` sets the share of layers that "
         "inference keeps (the original: every second); with shared layers (ALBERT) applications are skipped and "

@@ -39,10 +39,11 @@ METHOD = Method(
     group="static",
     source="Sun et al., EMNLP 2019",
     trains=(
-        "fine-tuning; then a student of the first layers, which imitates the teacher's states at evenly spaced layers"
+        "fine-tuning; then a student, initialised from the first layers, which also matches the teacher's hidden states "
+        "at evenly spaced layers"
     ),
     exits="never",
-    cost="1, then 1/3 + keep",
+    cost="1, then 1/3 + `keep`",
     differs=(
         "the student starts from the teacher's layers, not the pretrained encoder's, which takes fewer epochs; it "
         "imitates the states that the exits read, since not every encoder reads CLS (`pooling: cls` is the "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SLO:
-    """Eq. 7: θ and ω descend on the same batch's loss, θ at λ1 and ω at λ2 (whose rate the paper leaves open)."""
+    """Eq. 7: θ and ω descend on the same batch's loss, θ at λ1 and ω at λ2 (a rate that the paper does not specify)."""
 
     splits_data: bool = False
 

@@ -37,20 +37,20 @@ def stages(config: TrainConfig, num_exits: int) -> tuple[Stage, ...]:
         finetuned,
         Stage(
             "replacing", one, Fixed(), trains=layers_only, epochs=replacing, transform=Successors(kept),
-            teacher=finetuned.name, pair=_stand_in, pace=functools.partial(_replace_more, start=config.replacing_rate),
+            teacher=finetuned.name, pair=_start_replacing, pace=functools.partial(_raise_probability, start=config.replacing_rate),
             stops_early=False,
         ),
         Stage("successor", one, Fixed(), epochs=alone, transform=Alone(kept)),
     )  # fmt: skip
 
 
-def _stand_in(model: Any, predecessor: Any) -> None:
+def _start_replacing(model: Any, predecessor: Any) -> None:
     from leebert.slim.theseus import Replacing
 
     model.path = Replacing(predecessor.stack.layers())
 
 
-def _replace_more(model: Any, progress: float, *, start: float) -> None:
+def _raise_probability(model: Any, progress: float, *, start: float) -> None:
     model.path.p = min(1.0, start + (1 - start) * progress)
 
 
@@ -67,11 +67,11 @@ METHOD = Method(
     group="static",
     source="Xu et al., EMNLP 2020",
     trains=(
-        "fine-tuning; then the first layers as successors, each replacing a group of layers at random; then the "
-        "successors alone"
+        "fine-tuning; then copies of the first layers (successors), each of which replaces its group of original layers "
+        "with a probability that rises to 1; then the successors alone"
     ),
     exits="never",
-    cost="1, then up to 2/3, then keep",
+    cost="1, then up to 2/3, then `keep`",
     differs=(
         "the replacement probability rises linearly from `replacing_rate` to 1 over the second stage, not per "
         "step; the predecessor's layers run without dropout, as every teacher here; with shared layers (ALBERT) "

@@ -33,9 +33,9 @@ METHOD = Method(
     label="First layers",
     group="static",
     source="Sun et al., EMNLP 2019; Sajjad et al., 2020",
-    trains="the first layers (share `keep`), for one exit",
+    trains="only the first layers (`keep`: their share of all layers), with one exit on top",
     exits="never",
-    cost="keep",
+    cost="`keep`",
     differs=(
         "`keep` is a share of the depth, to fit encoders of any depth; with shared layers (ALBERT) they are "
         "applied less often and all parameters stay"

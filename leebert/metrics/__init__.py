@@ -1,7 +1,7 @@
 """The tasks' metrics, one file each, and their values for every exit at once. All are fractions.
 
 A curve takes a hundred of them, and scikit-learn checks its inputs for milliseconds each; the values are its own. Another
-package adds a metric by an entry point of the group ``leebert.metrics`` or by ``METRICS.register(name, metric)``.
+package adds a metric by an entry point of the group ``leebert.metrics`` or by ``METRICS.register(metric)``.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ METRICS: Registry[Metric] = Registry(
         "acc_f1": "acc_f1",
         "macro_f1": "macro_f1",
     },
+    Metric,
     check_fits,
 )
 
 
 def measures(metric: str, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Every measure of a metric for predictions (N,), and `score`, their mean."""
+    """Compute every measure of a metric for labels and predictions (N,), and `score`, their mean."""
     return METRICS[metric].measured(labels, predicted)
 
 
 def per_exit(metric: str, labels: np.ndarray, logits: np.ndarray) -> dict[str, np.ndarray]:
-    """Each measure and `score` for each exit: (M, N, K) logits and (N,) labels → arrays (M,)."""
+    """Compute each measure and `score` of each exit, (M,), from logits (M, N, K) and labels (N,)."""
     predicted = logits.argmax(axis=-1)  # (M, N)
     rows = [measures(metric, labels, p) for p in predicted]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def collapsed(logits: np.ndarray) -> np.ndarray:
-    """Exits that predict one class for every row: (M, N, K) → (M,) bool."""
+    """Mark the exits that predict a single class for all samples, (M,) bool, from logits (M, N, K)."""
     predicted = logits.argmax(axis=-1)
     same: np.ndarray = (predicted == predicted[:, :1]).all(axis=1)
     return same

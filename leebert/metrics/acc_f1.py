@@ -10,7 +10,7 @@ from leebert.metrics.metric import Measure, Metric
 
 
 def influence(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Each sample's influence on class 1's F1, (N,)."""
+    """Compute each sample's influence on class 1's F1, (N,)."""
     return influence_of_class(1, labels, predicted)
 
 

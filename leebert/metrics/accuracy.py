@@ -8,12 +8,12 @@ from leebert.metrics.metric import Measure, Metric
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The share of right predictions, for (N,) class ids each."""
+    """Compute the share of correct predictions, for (N,) class ids each."""
     return float((labels == predicted).mean())
 
 
 def influence(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Each sample's influence on the accuracy, (N,)."""
+    """Compute each sample's influence on the accuracy, (N,)."""
     right = labels == predicted
     return np.asarray(right - right.mean())
 
@@ -22,7 +22,7 @@ MEASURE = Measure(function=accuracy, influence=influence, hub="accuracy")
 
 METRIC = Metric(
     name="accuracy",
-    title="share of samples whose class is predicted",
+    title="share of samples that are classified correctly",
     source="GLUE: MNLI, QNLI, RTE, SST-2",
     measures={"accuracy": MEASURE},
 )

@@ -1,4 +1,4 @@
-"""F1 of one class, which two metrics take: the harmonic mean of precision and recall."""
+"""F1 of one class, used by two metrics: the harmonic mean of precision and recall."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 
 
 def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """F1 of class 1 of two classes, for (N,) class ids each; 0 where class 1 is neither a label nor predicted."""
+    """Compute F1 of class 1 of two classes, for (N,) class ids each; 0 if class 1 is neither a label nor predicted."""
     if max(labels.max(), predicted.max()) > 1:
         from sklearn.metrics import f1_score
 
-        return float(f1_score(labels, predicted, zero_division=0.0))  # says what is wrong
+        return float(f1_score(labels, predicted, zero_division=0.0))  # raises the error
     positives = int(labels.sum()) + int(predicted.sum())
     return 2 * int((labels & predicted).sum()) / positives if positives else 0.0
 
 
 def influence_of_class(label: int, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Each sample's influence on a class's F1, (N,): F1 = 2a / D with a true positives and D = 2a + errors."""
+    """Compute each sample's influence on a class's F1, (N,); F1 = 2a / D with a true positives and D = 2a + errors."""
     true, positive = labels == label, predicted == label
     a, both = (true & positive).sum(), true.sum() + positive.sum()
     if not both:

@@ -10,7 +10,7 @@ from leebert.metrics.metric import Measure, Metric
 
 
 def matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The correlation, for (N,) class ids each; between −1 and 1, and 0 for a constant prediction."""
+    """Compute the correlation, for (N,) class ids each: between −1 and 1, and 0 for a constant prediction."""
     n, classes = len(labels), int(max(labels.max(), predicted.max())) + 1
     by_label = np.bincount(labels, minlength=classes).astype(float)
     by_prediction = np.bincount(predicted, minlength=classes).astype(float)
@@ -20,7 +20,7 @@ def matthews(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def influence(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Each sample's influence, (N,).
+    """Compute each sample's influence, (N,).
 
     MCC = U / √(AB) with U = cN − Σ p_k t_k, A = N² − Σ p_k², B = N² − Σ t_k² (c right, p_k predicted, t_k true).
     """
@@ -29,7 +29,7 @@ def influence(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     t, p = (np.bincount(values, minlength=k).astype(float) for values in (labels, predicted))
     a, b = n**2 - (p**2).sum(), n**2 - (t**2).sum()
     if not a * b:
-        return np.zeros(n)  # a constant prediction's is 0 by definition
+        return np.zeros(n)  # the correlation of a constant prediction is 0 by definition
     c, root = right.sum(), math.sqrt(a * b)
     u = c * n - (p * t).sum()
     of_u = n * right + c - t[predicted] - p[labels]
@@ -39,7 +39,7 @@ def influence(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 METRIC = Metric(
     name="matthews",
-    title="Matthews' correlation coefficient",
+    title="Matthews correlation coefficient",
     source="GLUE: CoLA",
     measures={"matthews": Measure(function=matthews, influence=influence, hub="matthews_correlation")},
     lowest=-1.0,

@@ -1,12 +1,13 @@
-"""A task's metric as data: the measures that its score is the mean of, and what the majority class scores by it."""
+"""A task's metric as data: the measures whose mean is the score, their influences, and the majority class's score."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
+
+from leebert.plugin_checks import check_name, check_types
 
 #: From the labels and the predictions of N samples, (N,) class ids each.
 Function = Callable[[np.ndarray, np.ndarray], float]
@@ -14,24 +15,24 @@ Influence = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def jackknife(function: Function, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Estimate each sample's influence on a measure from the measure without one sample like it.
+    """Estimate each sample's influence on a measure by omitting one sample.
 
     Args:
-        function: The measure, which depends on how often each pair of label and prediction occurs.
+        function: The measure; it depends only on the counts of pairs of label and prediction.
         labels: (N,) class ids, N of at least 2.
         predicted: (N,) class ids.
 
     Returns:
         (N,) influences of mean 0; exact for a mean over samples, else off by terms of order 1 / N.
     """
-    whole, influence = function(labels, predicted), np.empty(len(labels))
-    pairs, which = np.unique(np.stack([labels, predicted]), axis=1, return_inverse=True)
+    whole, influences = function(labels, predicted), np.empty(len(labels))
+    pairs, pair_of = np.unique(np.stack([labels, predicted]), axis=1, return_inverse=True)
     for number in range(pairs.shape[1]):
-        like = np.flatnonzero(which == number)
-        rest = np.arange(len(labels)) != like[0]
-        influence[like] = (len(labels) - 1) * (whole - function(labels[rest], predicted[rest]))
-    influence -= influence.mean()
-    return influence
+        equal = np.flatnonzero(pair_of == number)
+        remaining = np.arange(len(labels)) != equal[0]
+        influences[equal] = (len(labels) - 1) * (whole - function(labels[remaining], predicted[remaining]))
+    influences -= influences.mean()
+    return influences
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class Metric:
     """A task's metric. Its score, by which configurations are selected, is the mean of its measures.
 
     Attributes:
-        name: What a task's declaration calls it.
+        name: Its name in declarations of tasks.
         title: One line for tables.
         source: Who uses or defined it.
         measures: Its measures by name.
@@ -95,14 +96,14 @@ class Metric:
         return {**values, "score": float(np.mean(list(values.values())))}
 
     def influence(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Each sample's influence on the score, (N,); the labels and predictions are (N,) class ids."""
-        parts = [
+        """Compute each sample's influence on the score, (N,), from labels and predictions, (N,) class ids each."""
+        plugins = [
             jackknife(measure.function, labels, predicted)
             if measure.influence is None
             else measure.influence(labels, predicted)
             for measure in self.measures.values()
         ]
-        return np.asarray(np.mean(parts, axis=0))
+        return np.asarray(np.mean(plugins, axis=0))
 
     def majority(self, labels: np.ndarray) -> tuple[int, float]:
         """Find the class whose constant prediction scores best.
@@ -111,7 +112,7 @@ class Metric:
             labels: (N,) class ids.
 
         Returns:
-            The class, of equals the most frequent one, and its score.
+            The class and its score; of equal scores, the most frequent class.
         """
         classes, counts = np.unique(labels, return_counts=True)
         by_frequency = (int(k) for k in classes[np.argsort(-counts, kind="stable")])
@@ -120,25 +121,32 @@ class Metric:
         return best, scored[best]
 
     def chance(self, labels: np.ndarray, num_classes: int) -> float:
-        """The score of uniform guesses among `num_classes` classes, for (N,) labels."""
+        """Compute the score of uniform random guesses among `num_classes` classes, for labels (N,)."""
         guesses = np.tile(np.arange(num_classes), len(labels))
         return self.measured(np.repeat(labels, num_classes), guesses)["score"]
 
 
-def check_fits(name: str, part: Any) -> None:
-    """Refuse what is not a metric of that name, or has no measure.
+#: What every exit is also measured by, under names that no measure may have.
+RESERVED = ("score", "loss")
+
+
+def check_fits(plugin: Metric) -> None:
+    """Refuse a metric without measures, or whose measures can't be named or computed.
 
     Args:
-        name: The name under which it is found.
-        part: What is found there.
+        plugin: The metric.
 
     Raises:
-        TypeError: It is no :class:`Metric`.
-        ValueError: Its name is another, or it has no measure, or one called `score`.
+        TypeError: A measure is no :class:`Measure`, or its function no function.
+        ValueError: It has no measure, or one called `score` or `loss`, or by what is no name.
     """
-    if not isinstance(part, Metric):
-        raise TypeError(f"a {type(part).__name__} is no leebert.metrics.metric.Metric")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if not part.measures or "score" in part.measures:
-        raise ValueError("a metric has one measure or more, none of which is called 'score'")
+    if not plugin.measures:
+        raise ValueError("a metric has one measure or more")
+    for name, measure in plugin.measures.items():
+        if name in RESERVED:
+            raise ValueError(f"measure {name!r} is a name that each exit has already; rename the measure")
+        check_name(name, "measure")
+        try:
+            check_types(measure)
+        except TypeError as error:
+            raise TypeError(f"measure {name!r}: {error}") from None

@@ -1,1 +1,1 @@
-"""How θ and ω are optimised together: the contract of an optimiser of ω, fixed weights, and derivatives of steps of θ."""
+"""Optimisers of ω: their interface, fixed weights, and derivatives of steps of θ."""

@@ -1,7 +1,7 @@
-"""What an optimiser of ω is, and what it can do: it sees a :class:`Level` and its own position in its cycle.
+"""The interface of an optimiser of ω, and the operations (:class:`Level`) that it can use in a step.
 
-The position is passed in and returned; an optimiser of ω has no other state. Each stands in the module of the method
-that it makes (:mod:`leebert.methods`).
+An optimiser of ω has no state besides its position in its cycle, which is passed in and returned. Each one is in the module
+of its method (:mod:`leebert.methods`).
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
 
 
 class LookAhead(Protocol):
-    """A step θ → θ' on a batch as it was taken, to be differentiated by that batch's gradient g.
+    """A completed step θ → θ' on a batch, differentiable with respect to the batch's gradient g.
 
     Vectors of θ's size are sequences of tensors, one per parameter, always in the same order.
     """
 
     def pullback(self, v: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """(∂θ'/∂g)ᵀ v, which for SGD is −λ1·v."""
+        """Compute (∂θ'/∂g)ᵀ v; for SGD it is −λ1·v."""
         ...
 
     def losses_at(self, direction: Sequence[torch.Tensor], distance: torch.Tensor) -> torch.Tensor:
-        """l on the step's batch at θ + distance·direction, with its dropout masks and its detached teachers, those at θ."""
+        """Compute l, (n,), on the step's batch at θ + distance·direction, with the step's dropout masks and teachers at θ."""
         ...
 
 
 class OmegaRule(Protocol):
-    """A step of ω of a method's own, in place of the torch optimiser that the option `omega_optimizer` names."""
+    """A method's own update of ω, in place of the torch optimiser of the option `omega_optimizer`."""
 
     def __call__(
         self, omega: torch.Tensor, gradient: torch.Tensor, rate: float, memory: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """Compute the next ω, and leave the arguments but `memory` as they are.
+        """Compute the next ω; only `memory` may be changed.
 
         Args:
             omega: The present ω.
-            gradient: ∇ω L of the loss terms that :meth:`Level.omega_step` was given, in ω's shape; terms given for λ1 are
-                multiplied by λ1 / λ2 in it.
-            rate: λ2, which multiplies every change: at a rate near 0 ω stays.
-            memory: What the rule keeps from step to step, such as a momentum: tensors by name, empty before the first
-                step of a stage. Checkpoints hold it.
+            gradient: ∇ω L of the loss terms passed to :meth:`Level.omega_step`, in ω's shape; terms for λ1 are multiplied by
+                λ1 / λ2.
+            rate: λ2, a factor of every change: at a rate near 0, ω stays.
+            memory: State of the rule between steps, such as a momentum: tensors by name, empty before the first step of a
+                stage, and stored in checkpoints.
 
         Returns:
             The next ω, in the same shape.
@@ -53,26 +53,26 @@ class OmegaRule(Protocol):
 
 
 class Level(Protocol):
-    """What an optimiser of ω can do within one step; loss terms l are (n,) vectors without a graph.
+    """The operations of an optimiser of ω within one step. Loss terms l are (n,) vectors without a graph.
 
-    Whatever `losses`, `gradient` and `next_d2` draw is drawn from streams of their own, and a replayed look-ahead from a copy
-    of the step's: θ's steps see the same dropout masks on the same batches under every method.
+    `losses`, `gradient` and `next_d2` have their own random streams, and a replayed look-ahead copies the step's, so that
+    θ's steps have the same dropout masks on the same batches under every method.
     """
 
     def theta_step(self, batch: Batch) -> torch.Tensor:
-        """θ ← θ − λ1 ∇θ L(θ, ω) on a batch; returns l there, taken before the update."""
+        """Update θ ← θ − λ1 ∇θ L(θ, ω) on a batch; return l from before the update."""
         ...
 
     def look_ahead(self, batch: Batch) -> LookAhead:
-        """The same step as `theta_step`, returned with all that it was computed from."""
+        """Make the step of `theta_step`, and return it for differentiation."""
         ...
 
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        """l on each batch at the present θ: forward passes without gradients, one per batch."""
+        """Compute l on each batch at the present θ, without gradients; one forward pass per batch."""
         ...
 
     def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """l and ∇θ L(θ, ω) on a batch at the present θ, from one forward and backward; nothing moves."""
+        """Compute l and ∇θ L(θ, ω) on a batch at the present θ, in one forward and backward pass; θ and ω stay."""
         ...
 
     def omega_step(
@@ -82,28 +82,37 @@ class Level(Protocol):
         at_lr_omega: torch.Tensor | None = None,
         rule: OmegaRule | None = None,
     ) -> None:
-        """ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for that rate.
+        """Update ω ← ω − λ1 ∇ω L − λ2 ∇ω L, each gradient from the terms l given for its rate.
 
         Args:
-            at_lr_theta: (n,) terms l whose gradient counts at λ1.
-            at_lr_omega: (n,) terms l whose gradient counts at λ2.
-            rule: Makes the step; None: the optimiser that the option `omega_optimizer` names.
+            at_lr_theta: (n,) terms l whose gradient is applied at λ1.
+            at_lr_omega: (n,) terms l whose gradient is applied at λ2.
+            rule: Makes the step; None: the optimiser of the option `omega_optimizer`.
         """
         ...
 
     def next_d2(self) -> Batch:
-        """The next batch B2 of this epoch's D2."""
+        """Return the next batch B2 of this epoch's D2."""
         ...
 
 
 class OmegaOptimizer(Protocol):
-    """One way to learn ω, or to leave it as it is."""
+    """An optimiser of ω, or fixed weights."""
 
     @property
     def splits_data(self) -> bool:
-        """Whether θ sees only one half of the data (D1), so that ω can see the other (D2)."""
+        """Whether θ trains on one half of the data (D1) and ω on the other half (D2)."""
         ...
 
     def step(self, level: Level, b1: Batch, position: int) -> int:
-        """One update of θ on B1 and what belongs to it; returns the position in the cycle for the next step."""
+        """Update θ on B1, and ω as the method prescribes.
+
+        Args:
+            level: The operations of the step.
+            b1: A batch of D1.
+            position: Position in the cycle, from 0.
+
+        Returns:
+            Position in the cycle for the next step.
+        """
         ...

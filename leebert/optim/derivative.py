@@ -1,7 +1,7 @@
-"""How an optimiser's step depends on its gradient: ∂θ'/∂g of the step θ → θ' that was just taken.
+"""The derivative of an optimiser's step by its gradient: ∂θ'/∂g of the last step θ → θ'.
 
-All that the step started from (θ, moments, step count) is held, being the doing of earlier steps. The optimisers here
-work element by element, so the derivative is one number per element of θ. It includes −λ1.
+θ, moments and step count from before the step are constants. The supported optimisers work element by element, so the
+derivative is one number per element of θ. It includes −λ1.
 
 SGD, plain or with momentum μ, is linear in g: −λ1, and with Nesterov's momentum −λ1·(1 + μ).
 
@@ -10,9 +10,9 @@ AdamW at its step t, with m = β1·m₀ + (1−β1)·g, s = β2·s₀ + (1−β2
 
     ∂θ'/∂g = −λ1 / (r + ε) · [ (1−β1)/(1−β1^t) − (1−β2)/(1−β2^t) · m̂·g / (r·(r + ε)) ]
 
-The first term is the preconditioner with s held; the second is what g adds to s. At t = 1 they cancel but for ε, since
-AdamW's first step is the sign of g whatever its size. Later, with the usual βs and a g of its past's size, the second
-is some 10/t of the first, down to a hundredth.
+The first term is the preconditioner with constant s; the second is the contribution of g to s. At t = 1 they cancel except
+for ε, since AdamW's first step depends only on the sign of g. Later, with the usual βs and gradients of constant size, the
+second is about 10/t of the first, and at least a hundredth of it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,29 @@ def through_step(
     gradients: Sequence[torch.Tensor],
     v: Sequence[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """(∂θ'/∂g)ᵀ v for the step that `optimizer` has just taken on `gradients`: new tensors, in `parameters`' order.
+    """Compute (∂θ'/∂g)ᵀ v of an optimiser's last step.
 
-    Raises ConfigError for an optimiser or an option of it that is not covered here.
+    Args:
+        optimizer: AdamW or SGD, after the step.
+        parameters: The parameters θ.
+        gradients: Their gradients g in the step.
+        v: A vector of θ's size, one tensor per parameter.
+
+    Returns:
+        New tensors in the order of the parameters.
+
+    Raises:
+        ConfigError: The optimiser or one of its options is not supported.
     """
-    rule = _rule(optimizer)
+    derivative = _derivative(optimizer)
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
-    return [rule(groups[p], optimizer.state.get(p, {}), g, w) for p, g, w in zip(parameters, gradients, v, strict=True)]
+    return [
+        derivative(groups[p], optimizer.state.get(p, {}), g, w)
+        for p, g, w in zip(parameters, gradients, v, strict=True)
+    ]
 
 
-def _rule(optimizer: torch.optim.Optimizer) -> Any:
+def _derivative(optimizer: torch.optim.Optimizer) -> Any:
     groups = optimizer.param_groups
     if isinstance(optimizer, torch.optim.AdamW) and not any(g["amsgrad"] or g["maximize"] for g in groups):
         return _adamw
@@ -59,18 +72,18 @@ def _sgd(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v:
 
 def _adamw(group: Mapping[str, Any], state: Mapping[str, Any], g: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     if not state:
-        return torch.zeros_like(v)  # it has never had a gradient
+        return torch.zeros_like(v)  # the parameter never had a gradient
     beta1, beta2 = group["betas"]
     t = state["step"].double()
     past1, past2 = 1 - beta1**t, 1 - beta2**t
-    # In place as far as it goes: of the embeddings' size, new memory costs more than the arithmetic.
+    # In place where possible: for tensors as large as the embeddings, new memory costs more than the arithmetic.
     root = (state["exp_avg_sq"] / past2).sqrt_()
     below = root + group["eps"]
     chained: torch.Tensor = (
         (state["exp_avg"] * g).div_(root).div_(below).mul_((1 - beta2) / (past2 * past1))
-    )  # what g adds to s
+    )  # the contribution of g to s
     chained.masked_fill_(root == 0, 0)  # g² may be 0 in floating point where g isn't
     chained.neg_().add_((1 - beta1) / past1).div_(below).mul_(v).mul_(-group["lr"])
-    # Where g is exactly 0, the batch touches nothing (the embeddings of absent words): no loss term depends on it, and
-    # v there, divided by as good as nothing, would only be noise in the direction.
+    # Where g is exactly 0, no loss term depends on the element (such as embeddings of absent words). Divided by almost 0, v
+    # would only add noise to the direction.
     return chained.masked_fill_(g == 0, 0)

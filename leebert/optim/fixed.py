@@ -1,4 +1,4 @@
-"""Weights that are never updated: uniform weights, on all rows or on D1's batches, and weights that are drawn once."""
+"""Fixed loss weights: uniform weights, on all samples or on D1, and random weights drawn once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """Plain training of θ under fixed weights, on all of D_train.
+    """Plain training of θ under fixed weights.
 
-    With `splits_data`, on D1 alone: the batches, in their order and with their masks, on which BLO and CLO train θ.
+    Attributes:
+        splits_data: False: train on all of D_train. True: train on D1 only, with the batches and dropout masks on which BLO
+            and CLO train θ.
     """
 
     splits_data: bool = False

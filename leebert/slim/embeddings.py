@@ -8,11 +8,20 @@ import torch
 from torch import nn
 
 from leebert.errors import ConfigError
-from leebert.slim.parts import places
+from leebert.slim.parts import layer_paths
 
 
 class FactorisedEmbedding(nn.Module):
-    """An embedding of V rows and width E as a table (V, r) and a projection (E, r); stands in for `nn.Embedding`."""
+    """A replacement of `nn.Embedding` (V, E) by a table (V, r) and a projection (E, r).
+
+    Args:
+        num_embeddings: V.
+        embedding_dim: E.
+        rank: r.
+        padding_idx: As in `nn.Embedding`.
+        device: Device of the weights.
+        dtype: Type of the weights.
+    """
 
     def __init__(
         self,
@@ -34,23 +43,29 @@ class FactorisedEmbedding(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The (V, E) matrix that `nn.Embedding` would hold, computed."""
+        """The equivalent matrix of `nn.Embedding`, (V, E), computed."""
         weight: torch.Tensor = self.projection(self.table.weight)
         return weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids of any shape → their embeddings (…, E)."""
+        """Look up ids of any shape; returns embeddings (…, E)."""
         embedded: torch.Tensor = self.projection(self.table(ids))
         return embedded
 
 
 def factorise_embeddings(encoder: Any, rank: int) -> None:
-    """Replace the word embeddings (V, E) by the product of rank `rank` that is nearest (truncated SVD), in place.
+    """Replace the word embeddings (V, E) by their nearest product of a given rank (truncated SVD), in place.
 
-    At rank E it is the same function; embeddings that are factorised already get the lower rank of their product.
-    E is the hidden size but for ALBERT and for ELECTRA's small models: there it is the narrower embedding size, from
-    which the encoder's own projection leads to H. That one stays, as a normalisation stands between the two.
-    Raises ConfigError for a rank that the embeddings don't have.
+    At rank E the function is unchanged. Factorised embeddings are factorised again. E is the hidden size H, except for ALBERT
+    and small ELECTRA models, which project embeddings of size E to H; that projection stays, because a normalisation
+    precedes it.
+
+    Args:
+        encoder: A Hugging Face encoder.
+        rank: r, between 1 and the present rank.
+
+    Raises:
+        ConfigError: The rank is out of range.
     """
     old = encoder.get_input_embeddings()
     new = blank_embeddings(encoder, rank)
@@ -63,18 +78,18 @@ def factorise_embeddings(encoder: Any, rank: int) -> None:
         vectors = torch.linalg.eigh(dense.T @ dense).eigenvectors.flip(1)[:, :rank]
         new.table.weight.copy_(dense @ vectors)
         new.projection.weight.copy_(vectors)
-    for module in new.modules():  # transformers draws new weights for modules without this mark
+    for module in new.modules():  # transformers re-initialises modules without this mark
         module._is_hf_initialized = True  # type: ignore[assignment]
     encoder.set_input_embeddings(new)
 
 
 def blank_embeddings(encoder: Any, rank: int) -> FactorisedEmbedding:
-    """Factorised embeddings of an encoder's shape, without its weights. Raises ConfigError for an impossible rank."""
-    places(encoder)
+    """Make uninitialised factorised embeddings in the shape of an encoder's. Raises ConfigError if the rank is out of range."""
+    layer_paths(encoder)
     old = encoder.get_input_embeddings()
     most = old.rank if isinstance(old, FactorisedEmbedding) else min(old.num_embeddings, old.embedding_dim)
     if not 1 <= rank <= most:
-        raise ConfigError(f"embeddings of rank {rank}: these have {most}, so it lies between 1 and {most}")
+        raise ConfigError(f"embeddings of rank {rank}: the embeddings have rank {most}; use 1 to {most}")
     like = next(old.parameters())
     return FactorisedEmbedding(
         old.num_embeddings, old.embedding_dim, rank, old.padding_idx, device=like.device, dtype=like.dtype

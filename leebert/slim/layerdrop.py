@@ -1,4 +1,4 @@
-"""LayerDrop: layers that are skipped at random in training (Fan et al., 2020)."""
+"""LayerDrop: skip layers at random in training (Fan et al., 2020)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from leebert.backbone import Layer
 
 
 class LayerDrop:
-    """A model's `path` in which each layer is skipped with probability p, drawn once per layer and batch.
+    """A model's `path` that skips each layer with probability p, drawn once per layer and batch.
 
-    The draws are torch's, so that its seed fixes them. The layers that run are not scaled, and an exit after a skipped
-    layer sees what the layer before left.
+    Draws come from torch's generator. Layers that run are not rescaled. The exit after a skipped layer reads the output of
+    the layer before.
+
+    Args:
+        p: Probability of skipping a layer, in [0, 1).
+
+    Raises:
+        ValueError: p is out of range.
     """
 
     def __init__(self, p: float) -> None:
         if not 0 <= p < 1:
-            raise ValueError(f"the probability of skipping a layer lies in [0, 1), not {p}")
+            raise ValueError(f"the probability of skipping a layer must be in [0, 1), not {p}")
         self.p = p
 
     def __call__(self, layers: Sequence[Layer]) -> list[Layer]:

@@ -10,32 +10,39 @@ from torch import nn
 
 from leebert.backbone import LayerStack, albert_groups
 from leebert.errors import ConfigError
-from leebert.slim.parts import indices, places
+from leebert.slim.parts import indices, layer_paths
 
 
 def layers_only(name: str) -> bool:
-    """Whether a parameter, by its name in a model, is of an encoder's layers: not of embeddings, pooler or exits."""
+    """Whether a parameter name belongs to an encoder's layers, not to embeddings, pooler or exits."""
     return any(part in ("layer", "albert_layer_groups") for part in name.split("."))
 
 
 def keep_layers(encoder: Any, layers: Iterable[int]) -> None:
-    """Keep the given layers (from 0, ascending) in place. Raises ConfigError for layers that there are not.
+    """Keep some layers of an encoder, in place.
 
-    ALBERT's layers are applications of shared weights: fewer of them remain and no weight goes, so with the published
-    models' one group only the number of `layers` counts. With several groups, those that are kept must use the groups
-    as an ALBERT of that depth does (each equally often, one after the other), which is all that its code can run.
+    ALBERT applies shared weights, so removing layers removes no weights. With one group of weights, as in the published
+    models, only the number of layers matters. With several groups, the kept layers must use the groups in the order of an
+    ALBERT of that depth, since its code supports no other order.
+
+    Args:
+        encoder: A Hugging Face encoder.
+        layers: Layers to keep, from 0, ascending.
+
+    Raises:
+        ConfigError: A layer does not exist, or ALBERT's groups would be out of order.
     """
     chosen = check_kept(encoder, layers)
     before = LayerStack(encoder).layers()
-    if places(encoder).layers is None:
+    if layer_paths(encoder).layers is None:
         apply_layers(encoder, len(chosen))
     else:
         _replace(encoder, [before[i] for i in chosen])
 
 
 def check_kept(encoder: Any, layers: Iterable[int]) -> list[int]:
-    """The layers as :func:`keep_layers` takes them. Raises ConfigError where it can't."""
-    shared = places(encoder).layers is None
+    """Check the layers for :func:`keep_layers` and return them as a list. Raises ConfigError."""
+    shared = layer_paths(encoder).layers is None
     before = LayerStack(encoder).layers()
     chosen = indices(layers, len(before), "layer")
     if shared:
@@ -43,29 +50,29 @@ def check_kept(encoder: Any, layers: Iterable[int]) -> list[int]:
         used, applied = [groups.index(before[i]) for i in chosen], albert_groups(len(chosen), len(groups))
         if used != applied:
             raise ConfigError(
-                f"the layers to keep use groups {used}, but an ALBERT of {len(chosen)} layers and {len(groups)} groups applies "
+                f"the layers to keep use groups {used}, but an ALBERT of {len(chosen)} layers and {len(groups)} groups uses "
                 f"{applied}"
             )
     return chosen
 
 
 def shorten(encoder: Any, count: int) -> None:
-    """Give an encoder `count` layers, whichever these are: its first, or of ALBERT's any. Raises ConfigError."""
+    """Reduce an encoder to its first `count` layers, for weights loaded afterwards. Raises ConfigError."""
     total = len(LayerStack(encoder).layers())
     if not 1 <= count <= total:
-        raise ConfigError(f"{count} layers can't be kept of {total}")
-    if places(encoder).layers is None:
+        raise ConfigError(f"can't keep {count} of {total} layers")
+    if layer_paths(encoder).layers is None:
         apply_layers(encoder, count)
     else:
         _replace(encoder, LayerStack(encoder).layers()[:count])
 
 
 def apply_layers(albert: Any, count: int) -> None:
-    """Let an ALBERT apply its layers `count` times. Its own configuration stays: the stack of layers gets another."""
+    """Let an ALBERT apply `count` layers. Only the configuration of its stack changes, not the model's."""
     albert.encoder.config = copy.deepcopy(albert.encoder.config)
     albert.encoder.config.num_hidden_layers = count
 
 
 def _replace(encoder: Any, layers: list[nn.Module]) -> None:
-    parent, _, name = str(places(encoder).layers).rpartition(".")
+    parent, _, name = str(layer_paths(encoder).layers).rpartition(".")
     setattr(encoder.get_submodule(parent), name, nn.ModuleList(layers))

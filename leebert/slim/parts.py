@@ -1,4 +1,4 @@
-"""Where the families of encoders keep what can be taken out of them: attention, feed-forward part, word embeddings."""
+"""Paths of the removable parts in each family of encoders: layers, attention, feed-forward part."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from leebert.errors import BackboneError, ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class LayerPaths:
-    """A family's attribute paths.
+    """Attribute paths of a family of encoders.
 
-    layers: from the encoder to the list of its layers; None where layers are applications of shared weights.
-    attention, inputs, output: from a block to its attention, from there to query, key and value, from the block to the
-    projection that follows them.
-    inner, outer: from a block to the two linear layers of its feed-forward part.
-    heads, width: what the family calls the number of heads (in its attention) and the inner width (in its configuration).
-    inside: the blocks of which a layer consists.
+    Attributes:
+        layers: From the encoder to the list of layers; None if layers share weights (ALBERT).
+        attention: From a block to its attention.
+        inputs: From the attention to query, key and value.
+        output: From a block to the projection after attention.
+        inner: From a block to the first linear layer of the feed-forward part.
+        outer: From a block to the second linear layer.
+        heads: The attention's attribute with the number of heads.
+        width: The configuration's attribute with the inner width.
+        inside: Returns the blocks of a layer.
     """
 
     layers: str | None = "encoder.layer"
@@ -54,7 +58,7 @@ LAYER_PATHS: dict[str, LayerPaths] = {
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The weights of one transformer block: the modules themselves, by what they do."""
+    """The modules of one transformer block, by function."""
 
     attention: Any
     inputs: tuple[nn.Linear, ...]  # query, key, value: H → heads · d
@@ -76,77 +80,86 @@ class Block:
         return self.inner.out_features
 
 
-def places(encoder: nn.Module) -> LayerPaths:
-    """The encoder's entry of :data:`LAYER_PATHS`. Raises BackboneError for any other model."""
+def layer_paths(encoder: nn.Module) -> LayerPaths:
+    """Look up an encoder's entry in :data:`LAYER_PATHS`. Raises BackboneError for other models."""
     kind = getattr(getattr(encoder, "config", None), "model_type", type(encoder).__name__)
     if kind not in LAYER_PATHS:
         raise BackboneError(
-            f"a model of type {kind!r} has no layers, heads or neurons that can be removed here; "
-            f"this can be done to {', '.join(LAYER_PATHS)}"
+            f"can't remove layers, heads or neurons from a model of type {kind!r}; supported types: "
+            f"{', '.join(LAYER_PATHS)}"
         )
     return LAYER_PATHS[kind]
 
 
 def blocks(encoder: Any) -> list[Block]:
-    """An encoder's blocks with weights of their own, in the order of their first use.
+    """Return an encoder's distinct blocks, in the order of their first use.
 
-    One per layer, but for ALBERT: there a block is shared by many layers (by all, in the published models) and stands
-    here once, so that what is done to it is done in every one of them.
+    There is one block per layer, except in ALBERT, whose layers share blocks (all layers share one block in the published
+    models): a change of a block changes all layers that use it.
     """
-    where = places(encoder)
-    modules = [block for layer in dict.fromkeys(LayerStack(encoder).layers()) for block in where.inside(layer)]
-    return [_block(module, where) for module in modules]
+    paths = layer_paths(encoder)
+    modules = [block for layer in dict.fromkeys(LayerStack(encoder).layers()) for block in paths.inside(layer)]
+    return [_block(module, paths) for module in modules]
 
 
 def dense_blocks(encoder: Any) -> list[Block]:
-    """As :func:`blocks`, where rows and columns can be taken out. Raises ConfigError for quantised and adapted layers."""
-    found = blocks(encoder)
-    for block in found:
+    """Return :func:`blocks`, checked to have plain linear layers. Raises ConfigError for quantised or adapted layers."""
+    all_blocks = blocks(encoder)
+    for block in all_blocks:
         for linear in (*block.inputs, block.output, block.inner, block.outer):
             if not isinstance(linear, nn.Linear):
                 raise ConfigError(
-                    f"heads and neurons can't be cut out of {type(linear).__module__}.{type(linear).__name__}: cut before "
-                    "quantising, and merge adapters (PEFT's merge_and_unload) before cutting"
+                    f"can't remove heads or neurons from {type(linear).__module__}.{type(linear).__name__}: prune before "
+                    "quantising, and merge adapters (PEFT's merge_and_unload) before pruning"
                 )
-    return found
+    return all_blocks
 
 
-def _block(module: Any, where: LayerPaths) -> Block:
-    attention = module.get_submodule(where.attention)
+def _block(module: Any, paths: LayerPaths) -> Block:
+    attention = module.get_submodule(paths.attention)
     return Block(
         attention=attention,
-        inputs=tuple(attention.get_submodule(name) for name in where.inputs),
-        output=module.get_submodule(where.output),
-        inner=module.get_submodule(where.inner),
-        outer=module.get_submodule(where.outer),
+        inputs=tuple(attention.get_submodule(name) for name in paths.inputs),
+        output=module.get_submodule(paths.output),
+        inner=module.get_submodule(paths.inner),
+        outer=module.get_submodule(paths.outer),
     )
 
 
-def indices(keep: Iterable[int], count: int, what: str) -> list[int]:
-    """Which of `count` things stay, checked: in ascending order, at least one, none twice. Raises ConfigError."""
-    kept = [operator.index(i) for i in keep]
-    if not kept:
-        raise ConfigError(f"no {what} would be left: keep at least one of {count}")
-    if outside := [i for i in kept if not 0 <= i < count]:
-        raise ConfigError(f"there is no {what} {outside[0]}: there are {count}, numbered from 0")
-    if kept != sorted(set(kept)):
-        raise ConfigError(f"{what}s to keep are given in ascending order and once each, not as {kept}")
-    return kept
+def indices(keep: Iterable[int], count: int, part: str) -> list[int]:
+    """Check the indices of parts to keep.
+
+    Args:
+        keep: Indices from 0, ascending, each once.
+        count: Number of parts.
+        part: Name of a part, for messages.
+
+    Raises:
+        ConfigError: No index, an index out of range, or a wrong order.
+    """
+    chosen = [operator.index(i) for i in keep]
+    if not chosen:
+        raise ConfigError(f"no {part} would remain: keep at least one of {count}")
+    if outside := [i for i in chosen if not 0 <= i < count]:
+        raise ConfigError(f"no {part} {outside[0]}: there are {count}, numbered from 0")
+    if chosen != sorted(set(chosen)):
+        raise ConfigError(f"{part}s to keep must be in ascending order without duplicates, not {chosen}")
+    return chosen
 
 
-def per_block(encoder: Any, keep: Sequence[Iterable[int]], what: str) -> list[tuple[Block, Iterable[int]]]:
-    """An encoder's blocks, each with its entry of `keep`. Raises ConfigError where there are not as many entries."""
-    found = dense_blocks(encoder)
-    if len(keep) != len(found):
+def per_block(encoder: Any, keep: Sequence[Iterable[int]], part: str) -> list[tuple[Block, Iterable[int]]]:
+    """Pair an encoder's blocks with the entries of `keep`. Raises ConfigError if their numbers differ."""
+    all_blocks = dense_blocks(encoder)
+    if len(keep) != len(all_blocks):
         raise ConfigError(
-            f"{what}s to keep are given for {len(keep)} blocks; this encoder has {len(found)} with weights of their own"
+            f"{part}s to keep are given for {len(keep)} blocks, but this encoder has {len(all_blocks)} distinct blocks"
         )
-    return list(zip(found, keep, strict=True))
+    return list(zip(all_blocks, keep, strict=True))
 
 
 @torch.no_grad()
 def take(linear: nn.Linear, index: torch.Tensor, dim: int) -> None:
-    """Keep some outputs (`dim` 0) or inputs (`dim` 1) of a linear layer, in place: its hooks and its dtype stay."""
+    """Keep some outputs (`dim` 0) or inputs (`dim` 1) of a linear layer, in place; hooks and dtype stay."""
     index = index.to(linear.weight.device)
     learns = linear.weight.requires_grad
     linear.weight = nn.Parameter(linear.weight.index_select(dim, index), learns)

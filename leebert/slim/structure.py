@@ -1,4 +1,4 @@
-"""What an encoder was reduced to, as a small JSON object from which its shapes are made again."""
+"""The structure of a reduced encoder as a small JSON object, from which its shapes can be rebuilt."""
 
 from __future__ import annotations
 
@@ -9,43 +9,55 @@ from leebert.backbone import LayerStack
 from leebert.errors import ConfigError
 from leebert.slim.embeddings import FactorisedEmbedding, blank_embeddings
 from leebert.slim.layers import shorten
-from leebert.slim.parts import blocks, places
+from leebert.slim.parts import blocks, layer_paths
 from leebert.slim.width import prune_heads, prune_neurons
 
-#: The parts of a structure that are an encoder's, in the order in which they are made.
+#: Keys of a structure that concern the encoder, in the order in which they are applied.
 KEYS = ("layers", "heads", "intermediate", "embedding_rank")
 
 
 def structure_of(encoder: Any) -> dict[str, Any]:
-    """What differs from the encoder's own configuration; empty where nothing was removed.
+    """Describe what was removed from an encoder.
 
-    layers: how many there are. heads, intermediate: how many attention heads and inner neurons each block has
-    (:func:`leebert.slim.parts.blocks`). embedding_rank: that of factorised word embeddings.
+    Args:
+        encoder: A Hugging Face encoder.
+
+    Returns:
+        Only what differs from the encoder's configuration: `layers`, their number; `heads` and `intermediate`, the
+        attention heads and inner neurons of each block (:func:`leebert.slim.parts.blocks`); `embedding_rank`, the rank of
+        factorised word embeddings.
     """
-    config, where, all_blocks = encoder.config, places(encoder), blocks(encoder)
+    config, paths, all_blocks = encoder.config, layer_paths(encoder), blocks(encoder)
     layers = len(LayerStack(encoder).layers())
     heads = [block.heads for block in all_blocks]
     neurons = [block.neurons for block in all_blocks]
-    words = encoder.get_input_embeddings()
-    found: dict[str, Any] = {}
+    embeddings = encoder.get_input_embeddings()
+    structure: dict[str, Any] = {}
     if layers != config.num_hidden_layers:
-        found["layers"] = layers
+        structure["layers"] = layers
     if set(heads) != {config.num_attention_heads}:
-        found["heads"] = heads
-    if set(neurons) != {getattr(config, where.width)}:
-        found["intermediate"] = neurons
-    if isinstance(words, FactorisedEmbedding):
-        found["embedding_rank"] = words.rank
-    return found
+        structure["heads"] = heads
+    if set(neurons) != {getattr(config, paths.width)}:
+        structure["intermediate"] = neurons
+    if isinstance(embeddings, FactorisedEmbedding):
+        structure["embedding_rank"] = embeddings.rank
+    return structure
 
 
 def restructure(encoder: Any, structure: Mapping[str, Any]) -> None:
-    """Give a newly made encoder these shapes, in place, for weights that are loaded afterwards.
+    """Give a new encoder the shapes of a reduced one, in place, for weights loaded afterwards.
 
-    Works on the meta device too. Raises ConfigError where the structure doesn't fit the encoder.
+    Also works on the meta device.
+
+    Args:
+        encoder: A new encoder.
+        structure: As :func:`structure_of` returns it.
+
+    Raises:
+        ConfigError: The structure does not match the encoder.
     """
     if unknown := sorted(set(structure) - set(KEYS)):
-        raise ConfigError(f"a structure's {unknown[0]!r} is not known; known are {', '.join(KEYS)}")
+        raise ConfigError(f"unknown key {unknown[0]!r} of a structure; use {', '.join(KEYS)}")
     if "layers" in structure:
         shorten(encoder, structure["layers"])
     if "heads" in structure:

@@ -1,4 +1,4 @@
-"""BERT-of-Theseus: a small network grows up inside a large one, whose layers it replaces (Xu et al., 2020)."""
+"""BERT-of-Theseus: train a small network by replacing groups of layers of a large one (Xu et al., 2020)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from leebert.errors import ConfigError
 
 
 class Replacing:
-    """A successor's `path`, in which each of its layers stands in for a group of predecessor layers.
+    """A successor's `path`, in which each of its layers can replace a group of predecessor layers.
 
-    Per batch and group, the successor's layer runs with probability `p` and the predecessor's layers run otherwise.
-    `p` may be raised while training; at 1, as without this path, only the successor is left. The predecessor's layers
-    are frozen here, stay in the mode that they are in (train or eval; in training the original's have dropout too), and
-    must be on the successor's device.
+    Per batch and group, the successor's layer runs with probability `p`, else the predecessor's layers. Training can raise
+    `p`; at 1 only the successor runs. The predecessor's layers are frozen and keep their mode (in the original they train
+    with dropout).
+
+    Args:
+        predecessor: Layers of the large network, on the successor's device.
+        p: Probability of the successor's layer, in [0, 1].
+
+    Raises:
+        ValueError: p is out of range.
     """
 
     def __init__(self, predecessor: Sequence[nn.Module], p: float = 0.5) -> None:
         if not 0 <= p <= 1:
-            raise ValueError(f"the probability of replacing a group lies in [0, 1], not {p}")
+            raise ValueError(f"the probability of replacing a group must be in [0, 1], not {p}")
         self.predecessor = list(predecessor)
         self.p = p
         for layer in self.predecessor:
             layer.requires_grad_(False)
 
     def __call__(self, successors: Sequence[Layer]) -> list[Layer]:
-        """As many callables as there are successors. Raises ConfigError where the groups are not of one size."""
-        size, rest = divmod(len(self.predecessor), len(successors))
-        if rest or not size:
+        """Return one callable per successor layer. Raises ConfigError if the groups can't be of equal size."""
+        size, remainder = divmod(len(self.predecessor), len(successors))
+        if remainder or not size:
             raise ConfigError(
-                f"{len(successors)} layers can't stand in for {len(self.predecessor)} in groups of one size"
+                f"{len(successors)} layers can't replace {len(self.predecessor)} layers in groups of equal size"
             )
         replaced = (torch.rand(len(successors)) < self.p).tolist()
         groups = [self.predecessor[i * size : (i + 1) * size] for i in range(len(successors))]

@@ -1,4 +1,4 @@
-"""Encoders with fewer attention heads and fewer inner neurons: smaller matrices, not masks."""
+"""Remove attention heads and inner neurons of encoders: matrices shrink, nothing is masked."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from typing import Any
 
 import torch
 
-from leebert.slim.parts import indices, per_block, places, take
+from leebert.slim.parts import indices, layer_paths, per_block, take
 
 
 def prune_heads(encoder: Any, keep: Sequence[Iterable[int]]) -> None:
-    """Keep some attention heads of each block (see :func:`leebert.slim.parts.blocks`), numbered from 0, in place.
+    """Keep some attention heads of each block, in place.
 
-    Query, key and value lose rows and the projection after them columns; a head's size and the scale of its products
-    stay. Raises ConfigError for heads that there are not, and where a block would have none.
+    Query, key and value lose rows, and the projection after them loses columns; the head size and the scale of attention
+    scores stay.
+
+    Args:
+        encoder: A Hugging Face encoder.
+        keep: For each block (:func:`leebert.slim.parts.blocks`), the heads to keep, from 0, ascending.
+
+    Raises:
+        ConfigError: A head does not exist, or a block would have no head.
     """
-    count = places(encoder).heads
+    count = layer_paths(encoder).heads
     chosen = [
         (block, indices(heads, block.heads, "head")) for block, heads in per_block(encoder, keep, "head")
     ]  # all are checked before one is changed
@@ -32,7 +39,15 @@ def prune_heads(encoder: Any, keep: Sequence[Iterable[int]]) -> None:
 
 
 def prune_neurons(encoder: Any, keep: Sequence[Iterable[int]]) -> None:
-    """Keep some inner neurons of each block's feed-forward part, numbered from 0, in place. Raises ConfigError."""
+    """Keep some inner neurons of each block's feed-forward part, in place.
+
+    Args:
+        encoder: A Hugging Face encoder.
+        keep: For each block (:func:`leebert.slim.parts.blocks`), the neurons to keep, from 0, ascending.
+
+    Raises:
+        ConfigError: A neuron does not exist, or a block would have none.
+    """
     chosen = [
         (block, indices(neurons, block.neurons, "neuron")) for block, neurons in per_block(encoder, keep, "neuron")
     ]

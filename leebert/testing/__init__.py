@@ -1,7 +1,7 @@
-"""Contract tests that other packages run on their own parts.
+"""Contract tests that other packages run on their own plugins.
 
 Example:
-    A test file of a package with a method, an exit criterion and a metric of its own::
+    A test file of a package with a method, an exit criterion and a metric::
 
         from leebert.testing import CriterionContract, MethodContract, MetricContract
 
@@ -17,7 +17,7 @@ Example:
         class TestBalancedAccuracy(MetricContract):
             metric = BALANCED_ACCURACY
 
-pytest runs every test of the classes. It takes seconds: networks have three or four layers, and 96 samples at most.
+pytest runs every test of the classes in seconds: networks have three or four layers and at most 96 samples.
 """
 
 from __future__ import annotations

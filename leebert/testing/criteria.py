@@ -1,27 +1,32 @@
-"""What holds for every exit criterion, as tests."""
+"""Contract tests of exit criteria."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
-from leebert.exits.criterion import Criterion, check_fits
+from leebert.exits.criterion import Criterion
 from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.runtime import Runtime
 from leebert.testing.rows import imports_of
 from leebert.tradeoff import tradeoff
 
+#: Exits and classes of the recorded logits.
+_SHAPES = ((5, 3), (2, 2), (12, 10))
+
 _CPU = Runtime(torch.device("cpu"), torch.float32)
 
 
 def recorded_logits(seed: int, exits: int = 5, samples: int = 60, classes: int = 3) -> np.ndarray:
-    """Make logits (M, N, K) of exits that become surer with depth; a quarter are on a grid, so that samples tie."""
+    """Make logits (M, N, K) of exits whose confidence grows with depth; a quarter are rounded, so that samples tie."""
     rng = np.random.default_rng(seed)
     drift = rng.normal(size=(1, samples, classes)) * np.arange(1, exits + 1)[:, None, None]
     logits = drift + rng.normal(size=(exits, samples, classes))
@@ -30,7 +35,7 @@ def recorded_logits(seed: int, exits: int = 5, samples: int = 60, classes: int =
 
 
 class _Recorded:
-    """A model whose layers answer recorded logits, (M, N, K), as :func:`leebert.inference.infer` runs it."""
+    """A model for :func:`leebert.inference.infer` that returns recorded logits (M, N, K)."""
 
     def __init__(self, logits: np.ndarray) -> None:
         self.logits = torch.from_numpy(logits)
@@ -54,14 +59,30 @@ class CriterionContract:
 
     criterion: ClassVar[Criterion]
 
-    def _made(self, threshold: float | None, logits: np.ndarray, patience: int | None = None) -> Any:
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> Iterator[None]:
+        """Register the criterion for each test."""
+        with self.available():
+            yield
+
+    @contextlib.contextmanager
+    def available(self) -> Iterator[None]:
+        """Context in which the criterion is registered, also if its package is not installed."""
+        if CRITERIA.get(self.criterion.name) is self.criterion:
+            yield
+            return
+        CRITERIA.register(self.criterion)
+        try:
+            yield
+        finally:
+            CRITERIA.unregister(self.criterion.name)
+
+    def _criterion(self, threshold: float | None, logits: np.ndarray, patience: int | None = None) -> Any:
         row = self.criterion
-        if row.name not in CRITERIA:
-            CRITERIA.register(row.name, row)
         return make_criterion(row.name, threshold, patience, num_exits=len(logits), num_classes=logits.shape[2])
 
     def _thresholds(self, logits: np.ndarray) -> list[float | None]:
-        """Thresholds over the whole span, the laxest first; only None without one."""
+        """Thresholds over the whole span, the least strict first; [None] without a threshold."""
         row = self.criterion
         if not row.has_threshold:
             return [None]
@@ -74,8 +95,8 @@ class CriterionContract:
         return [None] if self.criterion.patience is None else [None, *range(1, len(logits))]
 
     def test_row_is_complete(self) -> None:
-        """The row fits the registry and says what tables need."""
-        check_fits(self.criterion.name, self.criterion)
+        """The row is valid and has the texts of tables."""
+        CRITERIA.check(self.criterion)
         assert self.criterion.title
         assert self.criterion.source
 
@@ -92,53 +113,54 @@ class CriterionContract:
             if row.patience is not None:
                 assert 1 <= row.patience(exits) < exits
 
-    def test_stricter_thresholds_exit_later(self) -> None:
+    @pytest.mark.parametrize(("exits", "classes"), _SHAPES)
+    def test_stricter_thresholds_exit_later(self, exits: int, classes: int) -> None:
         """No sample exits earlier at a stricter threshold, so the mean exit layer is monotone in it."""
-        logits = recorded_logits(0)
+        logits = recorded_logits(0, exits, 300 // exits, classes)
         for patience in self._patiences(logits):
-            exits = np.stack([replay(self._made(t, logits, patience), logits) for t in self._thresholds(logits)])
-            assert (np.diff(exits, axis=0) >= 0).all()
+            taken = np.stack([replay(self._criterion(t, logits, patience), logits) for t in self._thresholds(logits)])
+            assert (np.diff(taken, axis=0) >= 0).all()
 
     def test_no_sample_exits_before_the_first_exit_that_can(self) -> None:
         """`first` and `early` hold at the laxest threshold."""
         logits = recorded_logits(1)
         for patience in self._patiences(logits):
-            exits = replay(self._made(self._thresholds(logits)[0], logits, patience), logits)
+            exits = replay(self._criterion(self._thresholds(logits)[0], logits, patience), logits)
             first = self.criterion.first(self.criterion.counted(patience, len(logits)) or 1)
             assert exits.min() + 1 >= min(first, len(logits))
             assert self.criterion.early or (exits == len(logits) - 1).all()
 
-    def test_inference_equals_replay(self) -> None:
-        """Inference that removes samples from the batch as they exit takes the exits and the logits of the replay."""
-        logits = recorded_logits(2)
+    @pytest.mark.parametrize(("exits", "classes"), _SHAPES)
+    def test_inference_equals_replay(self, exits: int, classes: int) -> None:
+        """Early-exit inference gives the exits and logits of the replay."""
+        logits = recorded_logits(2, exits, 300 // exits, classes)
         samples = torch.arange(logits.shape[1])
         for patience in self._patiences(logits):
             for threshold in self._thresholds(logits)[::3]:
-                made = self._made(threshold, logits, patience)
-                answer = infer(_Recorded(logits), {"sample": samples}, made, _CPU)
-                exits = replay(made, logits)
-                assert (answer.layers.numpy() - 1 == exits).all()
-                assert (answer.logits.numpy() == logits[exits, np.arange(len(exits))]).all()
+                criterion = self._criterion(threshold, logits, patience)
+                outcome = infer(_Recorded(logits), {"sample": samples}, criterion, _CPU)
+                taken = replay(criterion, logits)
+                assert (outcome.layers.numpy() - 1 == taken).all()
+                assert (outcome.logits.numpy() == logits[taken, np.arange(len(taken))]).all()
 
     def test_samples_do_not_see_each_other(self) -> None:
-        """A sample exits at the same exit alone and in a batch, whatever its place."""
+        """A sample exits at the same exit alone and at any position of a batch."""
         logits = recorded_logits(3, samples=24)
         order = np.random.default_rng(3).permutation(24)
         for threshold in self._thresholds(logits)[1::3] or [None]:
-            made = self._made(threshold, logits)
-            together = replay(made, logits)
-            assert (replay(made, logits[:, order]) == together[order]).all()
-            assert [replay(made, logits[:, [n]])[0] for n in range(24)] == together.tolist()
+            criterion = self._criterion(threshold, logits)
+            together = replay(criterion, logits)
+            assert (replay(criterion, logits[:, order]) == together[order]).all()
+            assert [replay(criterion, logits[:, [n]])[0] for n in range(24)] == together.tolist()
 
     def test_curve_equals_replay(self) -> None:
-        """Each point of the curve of score against layers is what a replay at its threshold gives."""
+        """Each point of the curve of score against layers equals a replay at its threshold."""
         row, logits = self.criterion, recorded_logits(4)
         if not row.has_threshold:
             return
-        self._made(self._thresholds(logits)[0], logits)  # registers it
         for patience in self._patiences(logits):
-            curve = tradeoff(HeldOut(logits, None), row.name, patience)
+            curve = tradeoff(RecordedLogits(logits, None), row.name, patience)
             for point in curve:
                 assert row.problem(point.threshold or 0.0, len(logits), logits.shape[2]) is None
-                made = self._made(point.threshold, logits, patience)
-                assert np.bincount(replay(made, logits), minlength=len(logits)).tolist() == list(point.exits)
+                criterion = self._criterion(point.threshold, logits, patience)
+                assert np.bincount(replay(criterion, logits), minlength=len(logits)).tolist() == list(point.exits)

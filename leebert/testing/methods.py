@@ -8,23 +8,21 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 from unittest import mock
 
+import pytest
 import torch
 from torch import nn
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
-from leebert.exits import CRITERIA
 from leebert.level import StageLevel
-from leebert.losses import TEACHERS
-from leebert.methods import METHODS, UNIT, Method, most_epochs, register, stage_costs
-from leebert.methods.method import check
+from leebert.methods import METHODS, UNIT, UNIT_ON_D1, Method, most_epochs, stage_costs
 from leebert.optim.contract import OmegaRule
-from leebert.record import Batch, Keep, Record, TensorRows
+from leebert.record import Batch, Keep, Record, TensorSamples
 from leebert.stages import epochs_of, method
 from leebert.train import TrainResult, fit, train_epochs
 
@@ -36,9 +34,9 @@ CHANGED: Mapping[str, Any] = {
     "parametrisation": "raw", "omega_optimizer": "sgd", "detach_teacher": False, "gradient_equilibrium": True,
 }  # fmt: skip
 
-#: What else it takes for an option to matter: KL is cross-entropy but for a constant as long as its teacher is
-#: detached; DBT's temperature rises while the teacher is sure; of a few draws at 0.3 and 0.9 all may come out alike.
-TAKES: Mapping[str, Mapping[str, Any]] = {
+#: Further options that an option needs to have an effect: with a detached teacher, KL is cross-entropy plus a constant; DBT's
+#: temperature rises only while the teacher is confident; a few draws at 0.3 and 0.9 can be equal.
+ALSO: Mapping[str, Mapping[str, Any]] = {
     "first_epochs": {"finetune_first": True},
     "distillation": {"detach_teacher": False},
     "annealing": {"temperature": 0.1},
@@ -47,7 +45,7 @@ TAKES: Mapping[str, Mapping[str, Any]] = {
 
 
 class ThreeExitMLP(nn.Module):
-    """Three layers of tanh units on plain feature vectors, a linear exit after each: no text, no transformers."""
+    """Three layers of tanh units on feature vectors, with a linear exit after each."""
 
     num_exits = 3
     depth = 3
@@ -81,12 +79,12 @@ class ThreeExitMLP(nn.Module):
         self.num_exits = len(layers)
 
 
-def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorRows:
-    """A learnable problem: the label is the sign of a product, which the first layer alone can't represent."""
+def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorSamples:
+    """Make n samples whose label is the sign of a product, which one layer can't represent."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, features, generator=g)
     labels = ((x[:, 0] * x[:, 1] + 0.5 * x[:, 2]) > 0).long() % classes
-    return TensorRows(features=x, labels=labels)
+    return TensorSamples(features=x, labels=labels)
 
 
 def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
@@ -109,25 +107,25 @@ def tiny_encoder(seed: int = 0) -> Any:
     return build_model(AutoModel.from_config(shape), ("no", "yes"), exits=ExitConfig(criterion="never"))
 
 
-def tiny_texts(n: int = 24, seed: int = 0) -> TensorRows:
-    """Make n samples of 12 random tokens; the label says which half of the vocabulary most of them are from."""
+def tiny_texts(n: int = 24, seed: int = 0) -> TensorSamples:
+    """Make n samples of 12 random tokens; the label is the half of the vocabulary that most of them are from."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2
     high = torch.where(torch.rand(n, 12, generator=g) < 0.8, labels[:, None], 1 - labels[:, None])
     ids = torch.randint(5, 32, (n, 12), generator=g) + 28 * high
-    return TensorRows(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+    return TensorSamples(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
 
 
 class MethodContract:
-    """What every method must hold. Subclass it, name it ``Test…`` and set `method`.
+    """Tests that a method passes. Subclass it, name the subclass ``Test…`` and set `method`.
 
     Attributes:
         method: The method.
-        on_encoder: Whether it trains a BERT of four layers, because it takes layers or heads out of an encoder; else it
-            trains three layers of tanh units.
-        module: The module that defines it, in which torch may not be imported before a function is called; empty: that
+        on_encoder: Whether to train a BERT of four layers, for methods that remove layers or heads of an encoder; else three
+            layers of tanh units.
+        module: The module that defines it, which must not import torch before a function is called; empty: the module
             of its functions.
-        changed: Another value for each option of its own, where the contract can't choose one.
+        changed: Another value for own options for which the contract can't choose one.
     """
 
     method: ClassVar[Method]
@@ -137,65 +135,64 @@ class MethodContract:
 
     def config(self, **options: Any) -> TrainConfig:
         """Make a training configuration of the method for the tiny networks."""
-        given = {
+        defaults = {
             "algorithm": self.method.name, "lr_theta": 3e-3 if self.on_encoder else 1e-2, "lr_omega": 1e-2,
             "batch_size": 4 if self.on_encoder else 8, "max_epochs": 2, "first_epochs": 1, "prune_rounds": 2, "precision": "fp32",
         }  # fmt: skip
-        return TrainConfig.model_validate({**given, **options})
+        return TrainConfig.model_validate({**defaults, **options})
 
     def network(self, seed: int = 0, on_encoder: bool | None = None) -> Any:
         """Make a fresh network."""
         encoder = self.on_encoder if on_encoder is None else on_encoder
         return tiny_encoder(seed) if encoder else toy_mlp(seed)
 
-    def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorRows:
-        """Make samples to train on, or to validate on with another seed."""
+    def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorSamples:
+        """Make training samples (seed 0) or validation samples."""
         if self.on_encoder if on_encoder is None else on_encoder:
             return tiny_texts(24 if seed == 0 else 10, seed)
         return toy_rows(96 if seed == 0 else 40, seed=seed)
 
     def fit(self, config: TrainConfig, on_encoder: bool | None = None) -> TrainResult:
         """Train a fresh network."""
-        rows, held_out = self.samples(0, on_encoder), self.samples(1, on_encoder)
+        samples, held_out = self.samples(0, on_encoder), self.samples(1, on_encoder)
         with self.available():
-            return fit(self.network(0, on_encoder), rows, config, held_out=held_out)
+            return fit(self.network(0, on_encoder), samples, config, validation=held_out)
 
     @contextlib.contextmanager
     def available(self) -> Iterator[None]:
-        """Register the method where its package is not installed."""
+        """Context in which the method is registered, also if its package is not installed."""
         if METHODS.get(self.method.name) is self.method:
             yield
             return
-        register(self.method)
+        METHODS.register(self.method)
         try:
             yield
         finally:
             METHODS.unregister(self.method.name)
 
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> Iterator[None]:
+        """Register the method for each test."""
+        with self.available():
+            yield
+
     def test_its_row_is_complete(self) -> None:
         row = self.method
-        check(row.name, row)
-        for field in ("name", "title", "label", "source", "trains", "cost", "differs"):
+        METHODS.check(row)
+        for field in ("title", "source", "trains", "cost", "differs"):
             assert getattr(row, field).strip(), f"{row.name}: {field} is empty"
-        assert len(row.label) <= 20, f"label {row.label!r}: MLflow shows 20 characters"
-        assert row.exits in CRITERIA, f"exits: no exit criterion {row.exits!r}"
-        assert row.teachers is None or row.teachers in TEACHERS, f"teachers: no teacher set {row.teachers!r}"
-        unknown = row.options - TrainConfig.model_fields.keys()
-        assert not unknown, f"options: {sorted(unknown)} are not fields of TrainConfig: declare them in own_options"
-        taken = row.own_fields.keys() & TrainConfig.model_fields.keys()
-        assert not taken, f"own_options: {sorted(taken)} are fields of TrainConfig: name them in options"
         assert all(field.description for field in row.own_fields.values()), "own_options: each needs a description"
 
     def test_it_can_be_sent_to_a_worker(self) -> None:
-        again = pickle.loads(pickle.dumps(self.method))
-        assert again.as_dict() == self.method.as_dict()  # partial functions have no equality
+        unpickled = pickle.loads(pickle.dumps(self.method))
+        assert unpickled.as_dict() == self.method.as_dict()  # partial functions have no equality
 
     def test_its_module_needs_no_torch(self) -> None:
         functions = [f for f in (self.method.stages, self.method.omega, self.method.costs) if hasattr(f, "__module__")]
         module = self.module or str(functions[0].__module__)
         code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert not done.returncode, f"{module} imports torch: import it inside functions\n{done.stderr}"
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert not ran.returncode, f"{module} imports torch: import it inside functions\n{ran.stderr}"
 
     def test_its_stages_and_their_costs_agree(self) -> None:
         with self.available():
@@ -215,26 +212,64 @@ class MethodContract:
                 f"samples is {self.method.samples!r} and splits_data {split}: 'D1' and 'D1 and D2' go with True, 'all' with False"
             )
 
+    def test_its_costs_count_its_forward_and_backward_passes(self) -> None:
+        """Without stages of its own, `costs` is (forward passes + 2 · backward passes) / 3 per update of θ."""
+        if self.method.stages is not None:
+            return
+        config = self.config(max_epochs=1, **({"cycle_length": 2} if self.method.reads("cycle_length") else {}))
+        network, passes = self.network(), {"forward": 0, "backward": 0}
+        record = network.record
+        backward: Callable[..., None] = torch.Tensor.backward
+
+        def counted_record(*args: Any, **options: Any) -> Record:
+            passes["forward"] += network.training  # validation runs in eval mode
+            result: Record = record(*args, **options)
+            return result
+
+        def counted_backward(self: torch.Tensor, *args: Any, **options: Any) -> None:
+            passes["backward"] += 1
+            backward(self, *args, **options)
+
+        network.record = counted_record
+        with mock.patch.object(torch.Tensor, "backward", counted_backward):
+            trained = fit(network, self.samples(), config, held_out=self.samples(1))
+        measured = (passes["forward"] + 2 * passes["backward"]) / (3 * trained.reports[-1].theta_updates)
+        ((_, cost),) = stage_costs(config)
+        assert abs(measured - cost) < 1e-6, f"costs: {cost:.3f} for an update of θ; {measured:.3f} measured"
+
+    def test_omega_learns_from_d1_if_its_row_says_so(self) -> None:
+        """`omega_on_d1` holds for methods that update ω with the terms of θ's batches."""
+        original, at_lr_theta = StageLevel.omega_step, []
+
+        def omega_step(level: StageLevel, **terms: Any) -> None:
+            at_lr_theta.append(terms.get("at_lr_theta") is not None)
+            original(level, **terms)
+
+        with mock.patch.object(StageLevel, "omega_step", omega_step):
+            self.fit(self.config(max_epochs=1))
+        assert any(at_lr_theta) == self.method.omega_on_d1, f"omega_on_d1 is {self.method.omega_on_d1}"
+
     def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
-        config = self.config(max_epochs=3)
+        config = self.config()
         expected = self.fit(config)
         assert expected.ended == "max_epochs"
         loss = expected.reports[-1].exits["loss"]
         assert all(map(math.isfinite, loss)), f"losses {loss}"
         with self.available():
             torn = train_epochs(
-                self.network(), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+                self.network(), self.samples(), config, validation=self.samples(1), checkpoints=Checkpoints(tmp_path)
             )
-            for _ in range(len(expected.reports) // 2 + 1):
+            epochs = len(expected.reports)
+            for _ in range(min(epochs // 2 + 1, epochs - 1)):
                 next(torn)
             torn.close()  # type: ignore[attr-defined]
             resumed = fit(
-                self.network(7), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+                self.network(7), self.samples(), config, validation=self.samples(1), checkpoints=Checkpoints(tmp_path)
             )
         assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports]
         assert [r.weights for r in resumed.reports] == [r.weights for r in expected.reports]
         same_parameters(expected.model, resumed.model)
-        untrained = self.fit(config.model_copy(update={"lr_theta": 1e-12}))
+        untrained = self.fit(config.model_copy(update={"lr_theta": 1e-12, "max_epochs": 1}))
         assert loss[-1] < untrained.reports[-1].exits["loss"][-1], "training does not lower the last exit's loss"
 
     def test_it_leaves_as_many_exits_as_its_row_says(self) -> None:
@@ -245,32 +280,32 @@ class MethodContract:
 
     def test_it_reads_every_option_that_it_declares(self) -> None:
         for option in sorted({*self.method.options, *self.method.own_fields}):
-            takes = TAKES.get(option, {})
+            needed = ALSO.get(option, {})
             with self.available():
-                before = self.config(**takes)
-                after = self.config(**{**takes, option: self._other(option, before)})
-            encoder = self.on_encoder or option == "gradient_equilibrium"  # which the other network can't do
+                before = self.config(**needed)
+                after = self.config(**{**needed, option: self._other_value(option, before)})
+            encoder = self.on_encoder or option == "gradient_equilibrium"  # only encoders support it
             a, b = self.fit(before, encoder).model, self.fit(after, encoder).model
-            alike = len(list(a.parameters())) == len(list(b.parameters())) and all(
+            equal = len(list(a.parameters())) == len(list(b.parameters())) and all(
                 torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True) if x.shape == y.shape
             )
-            assert not alike, (
+            assert not equal, (
                 f"option {option!r}: {_value(before, option)!r} and {_value(after, option)!r} train the same model; "
-                "leave it out of options, or override `config` so that it matters on the tiny network"
+                "remove it from options, or override `config` so that it has an effect on the tiny network"
             )
 
     def test_weights_that_it_learns_move_and_at_no_rate_it_is_its_control(self) -> None:
-        """At a λ2 near 0 ω stays, and what remains is uniform weights on the same samples, bit for bit."""
+        """At a λ2 near 0, ω stays, and training equals uniform weights on the same samples, bit for bit."""
         if not self.method.learns_omega or self.method.stages is not None:
             return
         assert self.fit(self.config()).reports[-1].weights != self.fit(self._control()).reports[-1].weights, (
-            "the loss weights stay as they are: does ω step, along a gradient that its parametrisation does not cancel?"
+            "the loss weights do not move: check that ω is updated, with a gradient that its parametrisation does not cancel"
         )
-        still = self.fit(self.config(lr_omega=1e-12))
-        same_parameters(still.model, self.fit(self._control()).model)
+        unmoved = self.fit(self.config(lr_omega=1e-12))
+        same_parameters(unmoved.model, self.fit(self._control()).model)
 
     def test_its_own_rule_of_omega_keeps_all_state_in_its_memory(self) -> None:
-        """Without the option `omega_optimizer`, a rule of the method's own steps ω; each call of it is made twice."""
+        """Without the option `omega_optimizer`, the method's own rule updates ω; equal calls give equal results."""
         if not self.method.learns_omega or self.method.reads("omega_optimizer"):
             return
         original, rules = StageLevel.omega_step, []
@@ -282,16 +317,16 @@ class MethodContract:
         with mock.patch.object(StageLevel, "omega_step", omega_step):
             self.fit(self.config(max_epochs=1))
         assert rules, "it never calls level.omega_step"
-        assert all(rules), "omega_step gets no rule, so that it reads omega_optimizer: name that among the options"
+        assert all(rules), "omega_step gets no rule, so it uses omega_optimizer: add that to options"
 
     def _control(self) -> TrainConfig:
-        """The method's configuration under uniform weights, on the samples on which its θ learns."""
+        """The configuration with uniform weights, on the samples that train θ."""
         config = self.config(**({"teachers": self.method.teachers} if self.method.teachers else {}))
-        name = UNIT if self.method.samples == "all" else f"{UNIT}-d1"
+        name = UNIT if self.method.samples == "all" else UNIT_ON_D1
         return TrainConfig.model_validate({**config.model_dump(exclude=set(self.method.own_fields)), "algorithm": name})
 
-    def _other(self, option: str, before: TrainConfig) -> Any:
-        """Another value of an option than a configuration has."""
+    def _other_value(self, option: str, before: TrainConfig) -> Any:
+        """Choose another value for an option."""
         if option in self.changed:
             return self.changed[option]
         if option in CHANGED:
@@ -313,7 +348,7 @@ def _twice(
     once, again = rule(omega.clone(), gradient.clone(), rate, copied), rule(omega, gradient, rate, memory)
     alike = copied.keys() == memory.keys() and all(torch.equal(copied[name], memory[name]) for name in memory)
     alike = alike and torch.equal(once, again)
-    assert alike, "two equal calls of the rule differ: a resumed run would too; let it keep what it needs in `memory`"
+    assert alike, "two equal calls of the rule differ, so a resumed run would differ: store its state in `memory`"
     return again
 
 
@@ -322,6 +357,6 @@ def _value(config: TrainConfig, option: str) -> Any:
 
 
 def same_parameters(a: nn.Module, b: nn.Module) -> None:
-    """Assert that two networks have the same parameters, bit for bit."""
+    """Assert that two networks have equal parameters, bit for bit."""
     for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters(), strict=True):
         assert torch.equal(x, y), f"{name} differs"

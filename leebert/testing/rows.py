@@ -1,4 +1,4 @@
-"""Whether the row of a part can be read without torch."""
+"""Check that the row of a plugin can be imported without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def imports_of(modules: Iterable[str], heavy: str = "torch") -> str:
         heavy: A package that they must not import.
 
     Returns:
-        What went wrong, in words; empty: nothing.
+        The problem; empty if there is none.
     """
     names = sorted(set(modules))
     code = (

@@ -1,1 +1,1 @@
-"""What finished cells say: statistics, comparisons, choices, figures and pages."""
+"""Analysis of finished runs: statistics, comparisons, choices, figures and pages."""

@@ -16,7 +16,7 @@ from tune.analysis.tradeoff import FrontPoint, RankingObjective, curves, pareto
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, Configuration, describe
 from tune.store.ledger import LedgerRecord
-from tune.store.ranking import Ranked, complete, one_standard_error, ranking
+from tune.store.ranking import Ranked, completed, one_standard_error, ranking
 
 #: Above this number of runs the front is only computed on request, or where the objective needs the curves anyway.
 FRONT_CELLS = 100
@@ -44,14 +44,14 @@ class Selection:
         task: The task's name.
         objective: What configurations are ranked by.
         sweeps: The sweeps.
-        candidates: The complete configurations.
+        candidates: The completed configurations.
         ranked: The ranked ones, best first, with the objective's score.
         near: Those within one standard error of the best.
         too_slow: Those not ranked, as a run cannot reach the speed-up.
-        front: The Pareto front of score against mean layers.
+        front: The Pareto front of score against mean exit layer.
         no_front: Why there is no front; empty otherwise.
-        margins: The candidates' margins over the majority class, where known.
-        unlearned: Those not ranked, as they are not distinguishable from the majority class.
+        margins: The candidates' margins over the majority class, if known.
+        unlearned: Configurations not significantly above the majority class, which are not ranked.
     """
 
     task: str
@@ -80,7 +80,7 @@ class Selection:
         for sweep in self.sweeps:
             if sweep.status in UNFINISHED:
                 planned = f" of {sweep.spec.planned} planned" if sweep.spec.planned else ""
-                complete = f"{self.complete_of(sweep)}{planned} configurations complete"
+                complete = f"{self.complete_of(sweep)}{planned} configurations completed"
                 lines[sweep.name] = f"sweep {sweep.name} {UNFINISHED[sweep.status]}: {complete}"
         return lines
 
@@ -96,7 +96,7 @@ def choose_each(
     """Select a configuration per task; return the selections, and an error for each sweep or task without one.
 
     Raises:
-        ConfigError: Where a sweep is named twice.
+        ConfigError: A sweep is named twice.
     """
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
@@ -138,12 +138,12 @@ def choose(
         sweeps: The sweeps.
         objective: What configurations are ranked by.
         front: Whether to compute the front however many runs there are.
-        anyway: Whether to rank configurations that are not distinguishable from the majority class.
+        anyway: Whether to rank configurations that are not significantly above the majority class.
         say: Receives notes for the user.
 
     Raises:
-        SweepError: Where no configuration has learned anything, or none is complete.
-        ConfigError: Where sweeps differ in data, folds, metric or seeds, or no configuration reaches the speed-up.
+        SweepError: No configuration has learned anything, or none is completed.
+        ConfigError: Sweeps differ in data, folds, metric or seeds, or no configuration reaches the speed-up.
     """
     require_alike(sweeps)
     _warn_of_one_exit(sweeps, say)
@@ -152,11 +152,11 @@ def choose(
         for c in sweep.state.history():
             owners[c.id if len(sweeps) == 1 else f"{sweep.name}/{c.id}"] = Candidate(sweep, c)
     everything = tuple(dataclasses.replace(owner.configuration, id=key) for key, owner in owners.items())
-    finished = complete(everything)
+    finished = completed(everything)
     curved = tuple(c for c in finished if not METHODS[c.values["algorithm"]].one_exit)
     if objective.kind != "score":
         if finished and not curved:
-            raise ConfigError(f"{objective}: every complete configuration has one exit, and so a single speed")
+            raise ConfigError(f"{objective}: every completed configuration has one exit, and so a single speed")
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
     replayed, no_front, unreadable = _curves_of(sweeps, objective, candidates, curved, front, say)
@@ -181,7 +181,7 @@ def choose(
         )
     excluded = too_slow.union(unlearned)
     rescored = objective.rescored(tuple(c for c in finished if c.id not in excluded) or everything, replayed)
-    near = one_standard_error(rescored)  # raises SweepError where none is complete
+    near = one_standard_error(rescored)  # raises SweepError if none is completed
     return Selection(
         task=sweeps[0].spec.task_name,
         objective=objective,
@@ -208,7 +208,7 @@ def _curves_of(
     """Return the curves of the candidates' runs, why there is no front (else empty), and the `curved` that lack a curve.
 
     Raises:
-        SweepError: Where all lack one although the objective or `front` needs them.
+        SweepError: All lack one although the objective or `front` needs them.
     """
     needed = front or objective.kind != "score"
     cells = sum(len(candidate.configuration.cells) for candidate in candidates.values())
@@ -222,7 +222,7 @@ def _curves_of(
         return {}, str(error), ()
     unreadable = _without_logits(curved, replayed)
     if unreadable and len(unreadable) == len(curved):
-        no_front = "every complete configuration has a run whose validation logits are missing or damaged"
+        no_front = "every completed configuration has a run whose validation logits are missing or damaged"
         if needed:
             raise SweepError(no_front)
         return replayed, no_front, unreadable
@@ -250,13 +250,13 @@ def _replayed(
     for sweep in sweeps:
         keys = {c.configuration.id: key for key, c in candidates.items() if c.sweep is sweep}
         # A network with one exit has a single speed, and no curve.
-        mine = {
+        records = {
             cell: record
             for cell, record in sweep.state.cells.items()
             if cell[0] in keys and len(record["exits"].get("score", ())) != 1
         }
         of_sweep = curves(
-            sweep.folder.path, mine, sweep.manifest["metric"], objective.criterion, objective.patience, say=say
+            sweep.folder.path, records, sweep.manifest["metric"], objective.criterion, objective.patience, say=say
         )
         by_run |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in of_sweep.items()}
     return by_run
@@ -282,7 +282,7 @@ def _none_reaches(
     key = max(slowest, key=lambda k: slowest[k].fastest)
     curve = slowest[key]
     return (
-        f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} complete configurations reaches it; in its "
+        f"layer speed-up {objective.speed_up:g}: none of {len(candidates)} completed configurations reaches it; in its "
         f"slowest run the fastest, {key} ({describe(candidates[key].configuration.values)}), under {objective.under} "
         f"reaches from {curve.slowest:.3g} to {curve.fastest:.2f} on {len(curve.exit_layers)} exits"
     )

@@ -19,7 +19,7 @@ from leebert.errors import ConfigError, nearest
 from tune.analysis.stats import Interval, Judge, fold_ratio
 from tune.analysis.wording import label, side_name
 from tune.store.history import Cell, Configuration, EpochScore, History, SeedFold
-from tune.store.ranking import complete, mean_and_std
+from tune.store.ranking import completed, mean_and_std
 
 Values = tuple[Any, ...]
 Sides = tuple[History, History]
@@ -42,7 +42,7 @@ class PairedComparison:
         a_only: The options that only A has, with their values.
         b_only: The options that only B has.
         difference: Of the mean over exits at each run's best epoch, a fraction.
-        p_folds: The p of the same t over folds, with seeds averaged within each; None where no fold has two seeds.
+        p_folds: The p of the same t over folds, with seeds averaged within each; None if no fold has two seeds.
         sign_flip_p: The p of the sign-flip test; optimistic, since runs share training data.
         exits: The difference at each exit, with Holm-adjusted p and Bonferroni intervals.
         paired: The ids of the pairs that count, each complete in all `cells`.
@@ -80,10 +80,10 @@ class FoldChoice:
 
 @dataclasses.dataclass(frozen=True)
 class TunedComparison:
-    """Tuned A minus tuned B: in each run, each side's best complete configuration by its mean over the other folds.
+    """Tuned A minus tuned B: in each run, each side's best completed configuration by its mean over the other folds.
 
     The other seeds of the same fold share its validation samples and are not used for the selection. `candidates` counts
-    the complete configurations of each side.
+    the completed configurations of each side.
     """
 
     difference: Interval
@@ -118,7 +118,7 @@ class Comparison:
         return len(self.lines) + (self.tuned is not None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready, scores as fractions, None where a number is unknown."""
+        """Return it JSON-ready: scores as fractions, None for an unknown number."""
         plain: dict[str, Any] = jsonable(dataclasses.asdict(self))
         return plain
 
@@ -156,7 +156,7 @@ def compare(
         planned: The number of planned configurations of an unfinished sweep.
 
     Raises:
-        ConfigError: For an option or value that the sweep does not have, and for sides that cannot be paired.
+        ConfigError: The sweep lacks the option or a value, or the sides cannot be paired.
     """
     a, b = _value(history, option, a), _value(history, option, b)
     if a == b:
@@ -186,14 +186,14 @@ def compare(
     )
 
 
-def has_value(history: History, option: str, given: Any) -> bool:
+def has_value(history: History, option: str, value: Any) -> bool:
     """Return whether any configuration has this value of the option, itself or as text."""
-    return any(matches(given, c.values[option]) for c in history if option in c.values)
+    return any(matches(value, c.values[option]) for c in history if option in c.values)
 
 
-def _ratio(folds: int, given: float | None) -> float:
-    if given is not None:
-        return given
+def _ratio(folds: int, ratio: float | None) -> float:
+    if ratio is not None:
+        return ratio
     if folds < 2:
         raise ConfigError(
             "folds: 1 is a hold-out; give test_train_ratio, its validation samples divided by its training samples"
@@ -204,8 +204,8 @@ def _ratio(folds: int, given: float | None) -> float:
 # Sides
 
 
-def _value(history: History, option: str, given: Any) -> Any:
-    """Return the sweep's value of `option` that `given` stands for, itself or as text ('16', '1e-4', 'true')."""
+def _value(history: History, option: str, text: Any) -> Any:
+    """Return the sweep's value of `option` that equals `text`, a value or its text ('16', '1e-4', 'true')."""
     options = sorted({key for c in history for key in c.values})
     if option not in options:
         raise ConfigError(
@@ -213,22 +213,22 @@ def _value(history: History, option: str, given: Any) -> Any:
         )
     values = sorted({c.values[option] for c in history if option in c.values}, key=_order)
     for value in values:
-        if matches(given, value):
+        if matches(text, value):
             return value
-    near = nearest(str(given), map(str, values))
-    raise ConfigError(f"{option}: no configuration has {given!r}{near}; the sweep has {', '.join(map(str, values))}")
+    near = nearest(str(text), map(str, values))
+    raise ConfigError(f"{option}: no configuration has {text!r}{near}; the sweep has {', '.join(map(str, values))}")
 
 
-def matches(given: Any, value: Any) -> bool:
-    """Return whether `given`, a value or its text, stands for this value."""
-    if value == given:
+def matches(text: Any, value: Any) -> bool:
+    """Return whether `text`, a value or its text, equals this value."""
+    if value == text:
         return True
-    if not isinstance(given, str):
+    if not isinstance(text, str):
         return False
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return given.lower() == str(value).lower()
+        return text.lower() == str(value).lower()
     try:
-        return float(given) == value
+        return float(text) == value
     except ValueError:
         return False
 
@@ -236,17 +236,17 @@ def matches(given: Any, value: Any) -> bool:
 def _sides(history: History, option: str, values: tuple[Any, Any], where: Mapping[str, Any]) -> Sides:
     """Return the configurations of A and of B. A condition on an option restricts only the sides that use it."""
     a, b = (tuple(c for c in history if c.values.get(option, _ABSENT) == value) for value in values)
-    for key, wanted in where.items():
+    for key, target in where.items():
         used = [any(key in c.values for c in side) for side in (a, b)]
         if not any(used):
             raise ConfigError(f"{key}: neither {option} {values[0]} nor {values[1]} uses it")
         a, b = (
-            tuple(c for c in side if not uses or c.values.get(key, _ABSENT) == wanted)
+            tuple(c for c in side if not uses or c.values.get(key, _ABSENT) == target)
             for side, uses in zip((a, b), used, strict=True)
         )
         if not (a and b):
             lost = values[1] if a else values[0]
-            raise ConfigError(f"{key}: no configuration of {option} {lost} has {key} {wanted}")
+            raise ConfigError(f"{key}: no configuration of {option} {lost} has {key} {target}")
     return a, b
 
 
@@ -320,24 +320,24 @@ def _complete_pairs(
     candidates = {every} if every in finished else {a & b for a in finished for b in finished}
 
     def rank(cells: frozenset[SeedFold]) -> tuple[Any, ...]:
-        return -len(cells) * sum(cells <= mine for mine in done), -len(cells), sorted(cells)
+        return -len(cells) * sum(cells <= runs for runs in done), -len(cells), sorted(cells)
 
     chosen = min(candidates, key=rank, default=frozenset())
-    used = [pair for pair, mine in zip(pairs, done, strict=True) if chosen and chosen <= mine]
-    dropped = [pair for pair, mine in zip(pairs, done, strict=True) if not chosen <= mine]
+    used = [pair for pair, runs in zip(pairs, done, strict=True) if chosen and chosen <= runs]
+    dropped = [pair for pair, runs in zip(pairs, done, strict=True) if not chosen <= runs]
     return used, dropped, sorted(chosen)
 
 
 def _reasons(dropped: Iterable[Pair], cells: Sequence[SeedFold]) -> dict[str, int]:
     """Count the pairs that lack one of these runs, by reason."""
     counts = Counter(
-        min(_lack(c, mine.get(key)) for c in pair for mine in [_by_key(c)] for key in cells) for pair in dropped
+        min(_lack(c, runs_of.get(key)) for c in pair for runs_of in [_by_key(c)] for key in cells) for pair in dropped
     )
     return {reason: counts[i] for i, reason in enumerate(REASONS) if counts[i]}
 
 
 def _exit_diffs(by_cell: Mapping[SeedFold, Sequence[tuple[EpochScore, EpochScore]]]) -> list[list[float]]:
-    """Return (M, J) differences; empty where exits were not recorded, or their number differs."""
+    """Return (M, J) differences; empty if exits were not recorded, or their number differs."""
     counts = {len(epoch.exits) for both in by_cell.values() for pair in both for epoch in pair}
     exits = counts.pop() if len(counts) == 1 else 0
     return [[_mean(a.exits[m] - b.exits[m] for a, b in both) for both in by_cell.values()] for m in range(exits)]
@@ -370,10 +370,10 @@ def _nothing_common(sides: Sides, names: Names, shared: Sequence[str]) -> str:
 
 def _tuned(sides: Sides, names: Names, judge: Judge) -> tuple[TunedComparison | None, str]:
     """Select each side's configuration for each run by the other folds; or return why that is impossible."""
-    tables = [{c.id: _scores(c) for c in complete(side)} for side in sides]
+    tables = [{c.id: _scores(c) for c in completed(side)} for side in sides]
     if not all(tables):
         lacking = " and ".join(name for name, table in zip(names, tables, strict=True) if not table)
-        return None, f"no tuned against tuned: no complete configuration of {lacking}"
+        return None, f"no tuned against tuned: no completed configuration of {lacking}"
     cells = sorted(set.intersection(*(set(scores) for table in tables for scores in table.values())))
     if len({fold for _, fold in cells}) < 2:
         return None, "no tuned against tuned: it takes two folds, one to select a configuration and one to score it"
@@ -424,7 +424,7 @@ def _scores(configuration: Configuration) -> dict[SeedFold, float]:
 
 
 def _lack(configuration: Configuration, cell: Cell | None) -> int:
-    """Return the index in :data:`REASONS` of why a run has no score, or one past the end where it has one."""
+    """Return the index in :data:`REASONS` of the reason for a missing score; the length of the list if there is a score."""
     if _finished(cell) is not None:
         return len(REASONS)
     state = cell.state if cell is not None and cell.state == "diverged" else configuration.state
@@ -464,11 +464,11 @@ def _warnings(
     if every["pruned"]:
         count = f"{every['pruned']} configurations, {compared['pruned']} of them on these two sides"
         warnings.append(
-            f"this sweep was pruned ({count}): the complete configurations are a selection, so differences may be biased"
+            f"this sweep was pruned ({count}): the completed configurations are a selection, so differences may be biased"
         )
     if every["running"] or (planned or 0) > len(history):
         of = f" of {planned}" if planned else ""
-        count = f"{every['complete']}{of} configurations complete, {compared['running']} on these two sides begun but not complete"
+        count = f"{every['complete']}{of} configurations completed, {compared['running']} on these two sides begun but not complete"
         warnings.append(f"this sweep is unfinished ({count})")
     for line in lines:
         if len(line.cells) < line.planned:

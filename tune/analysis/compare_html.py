@@ -15,7 +15,7 @@ from tune.analysis.labels import algorithm_label
 from tune.analysis.sweeps import SweepPool
 from tune.store.curves import FEWEST
 from tune.store.history import Configuration, History, describe
-from tune.store.ranking import best, complete
+from tune.store.ranking import best, completed
 
 
 def comparison_page(results: Sequence[OnSweep]) -> HtmlPage:
@@ -42,9 +42,9 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
     page.text(*sentences(scores))
     if result.layers:
         each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
-        page.text(f"Mean layers of the best configuration of each side: {each} ({FEWEST}).")
+        page.text(f"Layers needed by the best configuration of each side: {each} ({FEWEST}).")
     if result.no_layers:
-        page.text(f"No mean layers: {result.no_layers}")
+        page.text(f"Layers needed are not available: {result.no_layers}")
     for objective, comparison in result.at_speed_ups:
         page.heading(f"{prefix}{str(objective).capitalize()}")
         if isinstance(comparison, str):
@@ -67,9 +67,9 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
         )
     else:
         page.text("The scores of the exits are not recorded.")
-    tops = {name: best(side) for name, side in sides(scores, pool.state.history()).items() if complete(side)}
+    tops = {name: best(side) for name, side in sides(scores, pool.state.history()).items() if completed(side)}
     if len(tops) < 2:
-        page.text("Patience curves and weights need a complete configuration on each side.")
+        page.text("Patience curves and weights need a completed configuration on each side.")
         return
     draw_best(page, pool, tops, colours, prefix=prefix, of="side")
 

@@ -21,7 +21,7 @@ from tune.analysis.wording import level, points, side_name, span, verdict
 from tune.store.curves import FEWEST, CellCurves, layers_needed
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey
-from tune.store.ranking import best, complete
+from tune.store.ranking import best, completed
 
 #: A comparison at a layer speed-up, or why there is none.
 AtSpeedUp = tuple[RankingObjective, Comparison | str]
@@ -35,8 +35,8 @@ class OnSweep:
         pool: The sweep, or joined sweeps of one task.
         scores: The comparison by the mean over exits.
         at_speed_ups: The comparisons at layer speed-ups.
-        layers: By side, the mean layers that its best configuration needs (:func:`tune.store.curves.layers_needed`).
-        no_layers: Why a side has none, in words; empty where none is missing.
+        layers: By side, the layers needed by its best configuration (:func:`tune.store.curves.layers_needed`).
+        no_layers: The reason why a side has none; empty if none is missing.
         still: For each paired comparison in which loss weights could matter, the number of pairs in which they did not.
     """
 
@@ -121,13 +121,13 @@ def compare_pool(
         option: The option that is compared.
         where: Values of other options that restrict both sides.
         objectives: The layer speed-ups at which to compare as well, all under one exit criterion.
-        replayed: That criterion's curves, where the caller has them.
+        replayed: That criterion's curves, if the caller has them.
 
     Returns:
         The comparison. A speed-up at which there is none has its reason in its place.
 
     Raises:
-        ConfigError: For sides that the sweep does not have or that cannot be paired.
+        ConfigError: The sweep lacks a side, or the sides cannot be paired.
     """
     history, spec = pool.state.history(), pool.spec
     options: dict[str, Any] = {
@@ -155,7 +155,7 @@ def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]
     layers: dict[str, float] = {}
     missing: list[str] = []
     for value, ids in zip((scores.a, scores.b), scores.sides, strict=True):
-        side, name = complete(tuple(c for c in history if c.id in ids)), side_name(scores.option, value)
+        side, name = completed(tuple(c for c in history if c.id in ids)), side_name(scores.option, value)
         learned = tuple(c for c in side if c.id not in pool.margins or pool.margins[c.id].learned)
         if learned:
             top = best(learned)
@@ -164,7 +164,7 @@ def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]
             if needed is not None:
                 layers[name] = needed
         elif side:
-            missing.append(f"no complete configuration of {name} is distinguishable from the majority class")
+            missing.append(f"no completed configuration of {name} is significantly above the majority class")
     return layers, "; ".join(dict.fromkeys(missing))
 
 
@@ -175,11 +175,11 @@ def _at_speed_ups(
     options: Mapping[str, Any],
     replayed: Mapping[CellKey, Tradeoff] | None,
 ) -> list[AtSpeedUp]:
-    """Compare at each speed-up, with the paired configurations and the complete ones, from which tuning selects."""
+    """Compare at each speed-up, with the paired configurations and the completed ones, from which tuning selects."""
     history = pool.state.history()
     ids = {id for line in scores.lines for pair in line.paired for id in pair}
     for side in scores.sides:
-        ids |= {c.id for c in complete(tuple(c for c in history if c.id in side))}
+        ids |= {c.id for c in completed(tuple(c for c in history if c.id in side))}
     try:
         every = replayed or _curves(pool, ids, objectives[0])
     except LeebertError as error:
@@ -202,8 +202,8 @@ def _curves(pool: SweepPool, ids: set[str], objective: RankingObjective) -> dict
     """Return the curves of these configurations' finished runs, from every folder of the pool."""
     by_run: dict[CellKey, Tradeoff] = {}
     for folder in (sweep.folder for sweep in pool.sweeps):
-        mine = {k: r for k, r in pool.state.cells.items() if k[0] in ids and pool.homes[k[0]] == folder.path}
-        by_run |= curves(folder.path, mine, pool.manifest["metric"], objective.criterion, objective.patience)
+        records = {k: r for k, r in pool.state.cells.items() if k[0] in ids and pool.homes[k[0]] == folder.path}
+        by_run |= curves(folder.path, records, pool.manifest["metric"], objective.criterion, objective.patience)
     return by_run
 
 
@@ -215,7 +215,7 @@ class Across:
     """One number per task: the mean over its sweeps of the mean over their comparisons. Their mean, with a t over tasks.
 
     Attributes:
-        what: What is compared: the mean over exits, `tuned`, or a score at a speed-up.
+        what: The compared quantity: the mean over exits, `tuned`, or a score at a speed-up.
         a: A's name.
         b: B's name.
         sweeps: The difference by sweep, a fraction.
@@ -286,7 +286,7 @@ def across_rows(combined: Sequence[Across]) -> list[tuple[str, ...]]:
         ("over tasks", *first.tasks, "mean", level(first.difference.confidence), "p", "flip p")
     ]
     for one in combined:
-        p = "-" if not one.difference.known else f"{one.difference.p:.3f}"
+        p = "-" if not one.difference.defined else f"{one.difference.p:.3f}"
         each = (points(d) for d in one.tasks.values())
         numbers = (points(one.difference.mean), span(one.difference), p, f"{one.sign_flip_p:.3f}")
         table.append((one.what, *each, *numbers))
@@ -322,9 +322,9 @@ def print_comparisons(results: Sequence[OnSweep]) -> None:
         console.print(render(result.scores))
         if result.layers:
             each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
-            console.print(f"mean layers of the best configuration of each side ({FEWEST}): {each}", highlight=False)
+            console.print(f"layers needed by the best configuration of each side ({FEWEST}): {each}", highlight=False)
         if result.no_layers:
-            console.print(Text(f"no mean layers: {result.no_layers}"))
+            console.print(Text(f"layers needed are not available: {result.no_layers}"))
         for objective, comparison in result.at_speed_ups:
             if isinstance(comparison, str):
                 console.print(Text(f"no comparison at layer speed-up {objective.speed_up:g}: {comparison}"))

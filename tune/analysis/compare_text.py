@@ -48,7 +48,7 @@ def line_verdict(line: PairedComparison, test_train_ratio: float) -> str:
 
 
 def tuned_verdict(comparison: Comparison) -> str:
-    """Return the verdict on tuned against tuned; empty where a comparison has none."""
+    """Return the verdict on tuned against tuned; empty if a comparison has none."""
     if (tuned := comparison.tuned) is None:
         return ""
     a, b = (f"tuned {side_name(comparison.option, value)}" for value in (comparison.a, comparison.b))
@@ -66,12 +66,12 @@ def with_verdicts(comparison: Comparison) -> dict[str, Any]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Return the verdicts, each with what it is based on, then notes and warnings."""
+    """Return the verdicts with their basis, then notes and warnings."""
     return [*findings(comparison), *notes(comparison), *(f"warning: {warning}" for warning in comparison.warnings)]
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """Return the verdicts, each with what it is based on."""
+    """Return the verdicts with their basis."""
     lines = []
     for line in comparison.lines:
         lines += [line_verdict(line, comparison.test_train_ratio), f"  {based_on(line)}"]

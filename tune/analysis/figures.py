@@ -22,15 +22,15 @@ from tune.analysis.labels import algorithm_colour
 from tune.store.held_out import cell_logits
 from tune.store.history import Configuration, History
 from tune.store.ledger import LedgerRecord, SweepState
-from tune.store.ranking import complete, exit_scores
+from tune.store.ranking import completed, exit_scores
 
-#: For sides that are no method with a colour of its own.
+#: For sides that are not methods, or methods without a colour.
 PALETTE = ("#2272b4", "#de7921", "#00855f", "#8c4799", "#8c8c8c")
 
 #: Markers of curves that may overlap.
 MARKERS = "os^Dv"
 
-#: A curve: x, mean, lowest and highest value (the mean again where there is no spread), (n,) arrays each.
+#: A curve: x, mean, lowest and highest value (the mean again if there is no spread), (n,) arrays each.
 Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -63,10 +63,10 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
 
 
 def patience(curves: Mapping[str, Sequence[tuple[int, float, float]]], colours: Sequence[str]) -> Figure:
-    """Draw score and mean layers against patience (the paper's figures 3 and 4).
+    """Draw score and mean exit layer against patience (the paper's figures 3 and 4).
 
     Args:
-        curves: By name, (patience, mean layers, score in per cent) of each point.
+        curves: By name, (patience, mean exit layer, score in per cent) of each point.
         colours: One per curve.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -140,7 +140,7 @@ def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]
 
 
 def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Sequence[tuple[float, float]]) -> Figure:
-    """Draw (method, colour, mean layers, score in per cent) per configuration, and the front over them."""
+    """Draw (method, colour, mean exit layer, score in per cent) per configuration, and the front over them."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     named: set[str] = set()
@@ -175,11 +175,11 @@ def depth_bands(line: PairedComparison, history: History) -> dict[str, Band]:
 
 
 def patience_points(folder: Path, state: SweepState, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
-    """Return (patience, mean layers, mean score in per cent) over a configuration's runs.
+    """Return (patience, mean exit layer, mean score in per cent) over a configuration's runs.
 
     Raises:
-        SweepError: For missing or damaged logits.
-        ConfigError: For a model with one exit.
+        SweepError: Logits are missing or damaged.
+        ConfigError: The model has a single exit.
     """
     cells = [cell_logits(folder, state.cells[c.id, k.seed, k.fold])[0] for k in c.cells]
     if len(cells[0].logits) < 2:
@@ -205,8 +205,8 @@ def _weights(record: LedgerRecord, term: str) -> list[float]:
 
 
 def learning_curves(state: SweepState) -> Sequence[tuple[str, int, Configuration, list[float]]]:
-    """Return method, its index, configuration and score in per cent by epoch, for every complete configuration."""
-    finished = complete(state.history())
+    """Return method, its index, configuration and score in per cent by epoch, for every completed configuration."""
+    finished = completed(state.history())
     algorithms = sorted({str(c.values["algorithm"]) for c in finished})
     curves = []
     for c in finished:

@@ -42,7 +42,7 @@ class HtmlPage:
         self.blocks += [f"<p>{html.escape(line)}</p>" for line in lines]
 
     def table(self, rows: Sequence[Iterable[object]], *, numbers: bool = True) -> None:
-        """Add a table, the header first; columns after the first are right-aligned where they are `numbers`."""
+        """Add a table, the header first; columns after the first are right-aligned with `numbers`."""
         head, *body = ([html.escape(str(cell)) for cell in row] for row in rows)
         lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
         lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body]

@@ -1,4 +1,4 @@
-"""How much each searched option matters, by Optuna's evaluators over the complete configurations."""
+"""Importance of each searched option, by Optuna's evaluators over the completed configurations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tune.searchers.tpe import TpeSearcher
 from tune.space import SweepSpec
 from tune.store.history import Configuration, History
-from tune.store.ranking import complete, score
+from tune.store.ranking import completed, score
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -61,12 +61,12 @@ def importances(spec: SweepSpec, history: History) -> Mapping[str, GroupImportan
     Functional ANOVA: Hutter et al., "An efficient approach for assessing hyperparameter importance", ICML 2014; main
     effects only, so the shares sum to less than 1 where options interact. PED-ANOVA: Watanabe et al., IJCAI 2023.
     An option that only some methods use is evaluated within those; `algorithm` itself over all together. A group with
-    fewer than :data:`LEAST` complete configurations, or without variation, is missing.
+    fewer than :data:`LEAST` completed configurations, or without variation, is missing.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # else each study announces itself on the terminal
-    finished = complete(history)
+    finished = completed(history)
     groups: dict[str, History] = {}
     for c in finished:
         name = str(c.values["algorithm"])

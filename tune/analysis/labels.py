@@ -15,11 +15,11 @@ def algorithm_label(algorithm: str) -> str:
 
 
 def algorithm_colour(algorithm: str) -> str | None:
-    """Return the colour of a method's runs; None leaves the choice to MLflow."""
+    """Return the colour of a method's runs; None: MLflow chooses."""
     method = METHODS.get(algorithm)
     return None if method is None else method.colour
 
 
 def present(summary: str) -> str:
-    """Return a summary's label as it is made today: methods that had no label of their own stood in it by name."""
+    """Return a summary's present label; earlier versions used the name of methods without a label."""
     return " ".join(algorithm_label(word) for word in summary.split(" "))

@@ -1,4 +1,4 @@
-"""Which configurations learned more than the majority class: the margin of their scores over it, from all their runs.
+"""Test whether a configuration learned more than the majority class: the margin of its scores over it, from all its runs.
 
 The ledger records the margin with a run's end; for older ledgers it is computed from the run's validation logits.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.majority import AgainstMajority, Verdict, against_majority, exits_in_words, margin_in_words, pooled
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.space import SweepSpec
@@ -29,7 +29,7 @@ class ConfigurationMargin:
     Attributes:
         samples: The margin on the pooled validation samples of all runs. It decides the verdict: whether these models
             are above the majority class on samples like these.
-        over_cells: The corrected resampled t of the runs' mean margins: where another training may lie.
+        over_cells: Corrected resampled t interval of the runs' mean margins, for another training.
         collapsed_cells: The number of runs in which every exit predicts a single class.
     """
 
@@ -48,7 +48,7 @@ class ConfigurationMargin:
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         cells = self.over_cells
-        ends = {"low": round(cells.low, 6), "high": round(cells.high, 6)} if cells.known else {}
+        ends = {"low": round(cells.low, 6), "high": round(cells.high, 6)} if cells.defined else {}
         return {
             **self.samples.as_dict(),
             "cells": cells.cells,
@@ -69,7 +69,7 @@ class ConfigurationMargin:
 
 
 def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority | None:
-    """Compare a finished run with the majority class; None where neither its record nor its logits allow it."""
+    """Compare a finished run with the majority class; None if neither its record nor its logits allow it."""
     if record.get("majority"):
         return AgainstMajority.of(record["majority"])
     if "held_out" not in record:
@@ -80,7 +80,7 @@ def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority 
         return None
 
 
-def of_logits(held_out: HeldOut, metric: str) -> AgainstMajority | None:
+def of_logits(held_out: RecordedLogits, metric: str) -> AgainstMajority | None:
     """Compare recorded logits with the majority class."""
     assert held_out.labels is not None
     return against_majority(held_out.logits, held_out.labels, metric)
@@ -89,7 +89,7 @@ def of_logits(held_out: HeldOut, metric: str) -> AgainstMajority | None:
 def of_cells(
     cells: Mapping[tuple[int, int], AgainstMajority | None], test_train_ratio: float
 ) -> ConfigurationMargin | None:
-    """Combine all runs of a configuration, by (seed, fold); None where one of them is unknown."""
+    """Combine all runs of a configuration, by (seed, fold); None if one of them is unknown."""
     margins = {key: cell for key, cell in cells.items() if cell is not None}
     if not margins or len(margins) < len(cells) or len({len(cell.margins) for cell in margins.values()}) > 1:
         return None
@@ -102,7 +102,7 @@ def of_cells(
 def of_configuration(
     folder: Path, records: Sequence[LedgerRecord], metric: str, test_train_ratio: float
 ) -> ConfigurationMargin | None:
-    """Compare a configuration with the majority class, by its finished runs' end records; None where unknown."""
+    """Compare a configuration with the majority class, by its finished runs' end records; None if unknown."""
     scored = [r for r in records if r.get("score") is not None]
     return of_cells({(r["seed"], r["fold"]): of_cell(folder, r, metric) for r in scored}, test_train_ratio)
 
@@ -135,20 +135,20 @@ def none_learned(margins: Sequence[ConfigurationMargin], advice: str = ADVICE) -
     """Return a sentence that no configuration learned anything, with what to try."""
     count, stuck = len(margins), sum(m.verdict == "collapsed" for m in margins)
     score = max(m.samples.score for m in margins)
-    what = f"none of {count} complete configurations is" if count > 1 else "the one complete configuration is not"
+    subject = f"none of {count} completed configurations is" if count > 1 else "the one completed configuration is not"
     every = f" ({stuck} of them predict{'s' if stuck == 1 else ''} a single class at every exit)" if stuck else ""
-    return f"{what} distinguishable from the majority class, which scores {100 * score:.2f}{every}; {advice}"
+    return f"{subject} significantly above the majority class, which scores {100 * score:.2f}{every}; {advice}"
 
 
 def conclusion(margins: Sequence[ConfigurationMargin]) -> str:
-    """Compare a sweep's complete configurations with the majority class in a sentence; empty where unknown."""
+    """Compare a sweep's completed configurations with the majority class in a sentence; empty if unknown."""
     learned = [m for m in margins if m.learned]
     if not margins:
         return ""
     if not learned:
         return none_learned(margins)
     top = max(learned, key=lambda m: m.samples.margin)
-    count = f"{len(learned)} of {len(margins)} complete configurations learned more than the majority class"
+    count = f"{len(learned)} of {len(margins)} completed configurations learned more than the majority class"
     margin = margin_in_words(top.samples.margin, top.samples.interval)
     score = f"which scores {100 * top.samples.score:.2f}; the largest margin is {margin}"
     rest = "" if len(learned) == len(margins) else f"; for the others, {ADVICE}"

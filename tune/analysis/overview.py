@@ -13,7 +13,7 @@ from tune.space import SweepSpec
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.history import History, Placement, describe
 from tune.store.ledger import SweepState
-from tune.store.ranking import complete, ranking, score
+from tune.store.ranking import completed, ranking, score
 
 #: The words for an unfinished sweep, by `SweepState.status`.
 UNFINISHED = {
@@ -54,8 +54,10 @@ def status_of(folder: SweepFolder) -> dict[str, Any]:
         "missing": list(state.missing),
     }
     if alive:
+        # The ledger is newer than the heartbeat: what has ended since is neither running nor queued.
+        active = {c.id for c in history if c.state == "running"}
         for key in ("running", "queued"):  # a driver of an older version writes no queued ones
-            status[key] = [describe(state.configs[c].values) for c in alive.get(key, []) if c in state.configs]
+            status[key] = [describe(state.configs[c].values) for c in alive.get(key, []) if c in active]
         if status["queued"]:  # granted, so running in the ledger, but Ray has no resources for it yet
             status["configurations"]["running"] -= len(status["queued"])
             status["configurations"]["queued"] = len(status["queued"])
@@ -83,8 +85,8 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
 def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str, Any]:
     """Return every configuration with its score and its margin over the majority class, best first; JSON-ready.
 
-    Complete configurations that are not distinguishable from the majority class come after those that are. The key
-    `verdict` compares all complete ones with the majority class in a sentence.
+    Completed configurations that are not significantly above the majority class come after those that are. The key
+    `verdict` compares all completed ones with the majority class in a sentence.
     """
     done = [c.id for c in state.history() if c.state == "complete"]
     ends = {config: state.cells_of.get(config, ()) for config in done}
@@ -118,19 +120,19 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str
 
 
 def without_unlearned(history: History, margins: Mapping[str, ConfigurationMargin]) -> History:
-    """Drop the configurations that are not distinguishable from the majority class, unless no complete one is."""
-    kept = tuple(c for c in history if c.id not in margins or margins[c.id].learned)
-    return kept if complete(kept) else history
+    """Drop the configurations that are not significantly above the majority class, unless no completed one is."""
+    learned = tuple(c for c in history if c.id not in margins or margins[c.id].learned)
+    return learned if completed(learned) else history
 
 
 def majority_note(row: Mapping[str, Any]) -> str:
-    """Return a note on a row of :func:`summary` that learned no more than the majority class; empty for others."""
+    """Return a note on a row of :func:`summary` that is not better than the majority class; empty for others."""
     verdict = (row["majority"] or {}).get("verdict", "learned")
     return {"learned": "", "collapsed": "collapsed"}.get(verdict, "not above the majority class")
 
 
 def placed(state: SweepState, config: str) -> str:
-    """Return how a configuration was run after memory ran out, in words; empty where it ran as the space says."""
+    """Describe how a configuration ran after an out-of-memory error; empty if it ran as configured."""
     places = [Placement(**r["placement"]) for r in state.cells_of.get(config, []) if "placement" in r]
     return max(places, key=lambda p: (p.accumulate, p.alone)).described() if places else ""
 
@@ -195,7 +197,7 @@ def print_list(statuses: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table()
-    for name in ("sweep", "task", "state", "complete", "runs", "remaining"):
+    for name in ("sweep", "task", "state", "completed", "runs", "remaining"):
         table.add_column(name)
     for t in statuses:
         if "error" in t:

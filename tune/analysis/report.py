@@ -27,11 +27,11 @@ from tune.store.curves import FEWEST, layers_needed, stored
 from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, History, describe
 from tune.store.ledger import LedgerRecord, SweepState
-from tune.store.ranking import best, cells_of, complete, exit_scores, one_standard_error, score
+from tune.store.ranking import best, cells_of, completed, exit_scores, one_standard_error, score
 
 
 def sweep_page(folder: SweepFolder) -> HtmlPage:
-    """Make the page: what is searched, best and front, learning curves, importance, comparisons, failures."""
+    """Make the page: search space, best configuration and front, learning curves, importance, comparisons, failures."""
     pool = SweepPool.of(folder, epochs=True)
     spec, state = pool.spec, pool.state
     page = HtmlPage(f"Sweep {folder.name} on {spec.task_name}")
@@ -40,7 +40,7 @@ def sweep_page(folder: SweepFolder) -> HtmlPage:
     page.heading("Search space")
     page.table(_searched(folder, spec, state), numbers=False)
     replayed: dict[CellKey, Tradeoff] = {}
-    if not complete(state.history()):
+    if not completed(state.history()):
         page.text("No configuration has finished all its runs yet.")
     else:
         replayed = curves_or_none(folder.path, _with_curves(state), folder.manifest["metric"])
@@ -63,7 +63,7 @@ def sweep_page(folder: SweepFolder) -> HtmlPage:
 
 
 def _with_curves(state: SweepState) -> dict[CellKey, LedgerRecord]:
-    """Return the runs of complete configurations that can have a curve: a model with one exit has a single speed."""
+    """Return the runs of completed configurations that can have a curve: a model with one exit has a single speed."""
     return {
         key: record
         for key, record in state.cells.items()
@@ -114,14 +114,14 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     if margins:
         page.text(f"Against the majority class: {conclusion(list(margins.values()))}.")
     if layers := _layers(state, top.id, replayed):
-        page.text(f"It needs {layers} mean layers: {FEWEST}.")
+        page.text(f"Layers needed: {layers} ({FEWEST}).")
     page.table(_exits({"score": (top,)}, pool))
     page.text(
         "95 % CI by the corrected resampled t over runs. The configuration was selected as the best, so its scores are "
         "optimistic."
     )
     near = [r for r in one_standard_error(history) if r.configuration.id != top.id]
-    page.text(f"{len(near)} other configuration(s) lie within one standard error of it.")
+    page.text(f"{len(near)} other configuration(s) are within one standard error of it.")
     if near:
         rest = ((describe(r.configuration.values), f"{100 * r.score.mean:.2f}") for r in near)
         page.table([("configuration", "score"), *rest])
@@ -134,24 +134,24 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
                 for a, i, c, mean in figures.learning_curves(state)
             ]
         ),
-        "Mean over runs, one line per complete configuration, up to the end of its shortest run; the best is thick.",
+        "Mean over runs, one line per completed configuration, up to the end of its shortest run; the best is thick.",
     )
 
 
 def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff]) -> None:
-    finished = complete(history)
+    finished = completed(history)
     values = {c.id: c.values for c in finished}
     curves = []
     for position, c in enumerate(finished):
-        mine = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
-        if mine:
-            layers, scores = mean_curve(mine)
+        curves_of_runs = [replayed[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in replayed]
+        if curves_of_runs:
+            layers, scores = mean_curve(curves_of_runs)
             name = str(c.values["algorithm"])
             curves.append((algorithm_label(name), figures.colour(name, position), layers, 100 * scores))
     points = pareto(finished, replayed)
     if not points:
         return
-    page.heading("Score against mean layers")
+    page.heading("Score against mean exit layer")
     page.figure(
         figures.front(curves, [(p.layers, 100 * p.score) for p in points]),
         "Validation logits replayed under normalised entropy at rising thresholds. Front: no configuration scores higher with "
@@ -160,7 +160,7 @@ def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff
     changes = [next(group) for _, group in itertools.groupby(points, key=lambda p: p.configuration)]
     page.table(
         [
-            ("configuration on the front", "from mean layers", "score"),
+            ("configuration on the front", "from mean exit layer", "score"),
             *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )
@@ -168,7 +168,7 @@ def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff
 
 def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
     """Add the scores by exit, the patience curves and the weights of each method."""
-    finished = complete(pool.state.history())
+    finished = completed(pool.state.history())
     names = [a for a in pool.spec.algorithms if any(c.values["algorithm"] == a for c in finished)]
     colours = [figures.colour(a, i) for i, a in enumerate(names)]
     groups = {algorithm_label(a): tuple(c for c in finished if c.values["algorithm"] == a) for a in names}
@@ -178,7 +178,7 @@ def _by_algorithm(page: HtmlPage, pool: SweepPool) -> None:
         bands = {name: figures.band_of(exit_scores(side, cells_of(side))) for name, side in groups.items()}
         page.figure(
             figures.bands({"": bands}, "exit after layer", "validation score (%)", colours),
-            "Score of each exit at the best epoch: mean over runs of the mean over complete configurations, and range "
+            "Score of each exit at the best epoch: mean over runs of the mean over completed configurations, and range "
             "over runs.",
         )
         page.table(table)
@@ -195,7 +195,7 @@ def _exits(groups: Mapping[str, History], pool: SweepPool) -> list[tuple[str, ..
         intervals = [
             corrected_t(column.tolist(), pool.test_train_ratio) for column in exit_scores(side, cells_of(side)).T
         ]
-        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.known else "") for i in intervals)
+        texts = (f"{100 * i.mean:.2f}" + (f" ({span(i)})" if i.defined else "") for i in intervals)
         columns += [(name, *texts)] if intervals else []
     exits = ("exit", *map(str, range(1, max(map(len, columns), default=1))))
     return list(itertools.zip_longest(exits, *columns, fillvalue=""))  # methods with one exit have one row
@@ -205,7 +205,7 @@ def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
     page.heading("Importance")
     by_method = importances(spec, history)
     if not by_method:
-        page.text(f"Importance needs {LEAST} complete configurations of one method that differ in options and score.")
+        page.text(f"Importance needs {LEAST} completed configurations of one method that differ in options and score.")
         return
     page.figure(
         figures.shares(
@@ -216,14 +216,14 @@ def _importance(page: HtmlPage, spec: SweepSpec, history: History) -> None:
                 for name, of in by_method.items()
             }
         ),
-        f"n complete configurations, without pruned and failed ones. Functional ANOVA: share of the score's variance that "
+        f"n completed configurations, without pruned and failed ones. Functional ANOVA: share of the score's variance that "
         f"the option alone explains (main effects only; mean and range over {FORESTS} forests). PED-ANOVA: the option's "
         f"share in what distinguishes the best quarter (at least {TOP_LEAST}) from the others.",
     )
 
 
 def _compared(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff]) -> None:
-    """Add all pairs of methods: verdicts with what they are based on, each warning once, and the number of tests."""
+    """Add all pairs of methods: verdicts with their basis, each warning once, and the number of tests."""
     page.heading("Paired comparisons of methods")
     algorithms = pool.spec.algorithms
     if len(algorithms) < 2:
@@ -254,7 +254,7 @@ def _compared(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeo
 
 
 def _layers(state: SweepState, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
-    """Return the mean layers that a complete configuration needs, where its runs have curves; recorded ones first."""
+    """Return the layers needed by a completed configuration, where its runs have curves; recorded ones first."""
     if state.configs[config].state != "complete":
         return ""
     ends = [r for r in state.cells_of.get(config, ()) if r["score"] is not None]

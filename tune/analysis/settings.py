@@ -1,4 +1,4 @@
-"""Whether all runs of a sweep were trained with the same settings: otherwise a difference may be due to the settings."""
+"""Find settings that differ between the runs of a sweep: a difference in score may be due to them."""
 
 from __future__ import annotations
 

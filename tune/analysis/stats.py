@@ -38,7 +38,7 @@ class Interval:
     confidence: float = 0.95
 
     @property
-    def known(self) -> bool:
+    def defined(self) -> bool:
         """Whether there is an interval."""
         return not math.isnan(self.low)
 
@@ -107,8 +107,8 @@ def samples_needed(
     noncentrality = difference / (std * np.sqrt(1 / runs + test_train_ratio))
     critical = special.stdtrit(runs - 1, quantile)
     # The opposite tail, a significant difference of the wrong sign, adds less than 1e-4 at any power worth having.
-    enough = 1 - special.nctdtr(runs - 1, noncentrality, critical) >= power
-    return int(runs[np.argmax(enough)]) if enough.any() else None
+    sufficient = 1 - special.nctdtr(runs - 1, noncentrality, critical) >= power
+    return int(runs[np.argmax(sufficient)]) if sufficient.any() else None
 
 
 def sign_flip(diffs: Sequence[float], seed: int = 0, permutations: int = 10_000) -> float:
@@ -123,7 +123,7 @@ def sign_flip(diffs: Sequence[float], seed: int = 0, permutations: int = 10_000)
     d = _checked(diffs)
     reach = abs(float(d.sum())) - 1e-10 * float(np.abs(d).sum())  # equal sums stay equal under rounding
     if 2 ** len(d) <= EXACT_PATTERNS:
-        # A pattern and its negative reach equally far, so that half of them (the last sign +) give the same share.
+        # A pattern and its negative give equal statistics, so one half (last sign +) has the same share.
         bits = (np.arange(2 ** (len(d) - 1))[:, None] >> np.arange(len(d))) & 1
         return float(np.mean(np.abs((1.0 - 2.0 * bits) @ d) >= reach))
     signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, size=(permutations, len(d)))

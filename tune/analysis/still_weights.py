@@ -48,7 +48,7 @@ class Weights:
         return self.spread < MOVED
 
     def same_terms(self, other: Weights) -> bool:
-        """Return whether both weight the same terms equally, up to a factor for each kind; sums by exit show no more."""
+        """Return whether both weight terms equally, up to a factor per kind; sums by exit can't show more."""
         return _proportional(self.ce, other.ce) and _proportional(self.kd, other.kd)
 
 
@@ -61,7 +61,7 @@ def _proportional(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def weights_of(record: LedgerRecord, parametrisation: str) -> Weights | None:
-    """Return a run's weights from its end record; None where it lacks them.
+    """Return a run's weights from its end record; None if it has none.
 
     Records of older versions only have sums by exit. There the cross-entropies' weights, which start at 1, represent all
     weights; not so under `group_softmax`, which weights teachers against each other.
@@ -90,7 +90,7 @@ class StillPairs:
         alike: The number of pairs whose weights moved, but equally at all exits.
         moved: The largest change of a weight in the `still` pairs.
         lr_omega: The λ2 that would move weights by :data:`leebert.omega.MOVED`, extrapolated from the recorded movement;
-            None where unknown.
+            None if unknown.
     """
 
     a: str
@@ -102,16 +102,16 @@ class StillPairs:
     lr_omega: float | None
 
     def in_words(self) -> str:
-        """Return a sentence; empty where every pair's weights moved apart."""
+        """Return a sentence; empty if every pair's weights moved apart."""
         if not self.still + self.alike:
             return ""
         parts = []
-        for count, what in (
+        for count, reason in (
             (self.still, f"weights stayed within {self.moved:.2g} of their start (less than {MOVED:g})"),
             (self.alike, f"weights ended equal at all exits (within {MOVED:g})"),
         ):
             if count:
-                parts.append(what if count == self.pairs else f"in {count} of {self.pairs} pairs {what}")
+                parts.append(reason if count == self.pairs else f"in {count} of {self.pairs} pairs {reason}")
         cure = ""
         if self.lr_omega:
             which = "those that stayed" if self.still and self.alike else "them"
@@ -126,7 +126,7 @@ def still_pairs(
     values: Mapping[str, Mapping[str, Any]],
     spec: SweepSpec,
 ) -> StillPairs | None:
-    """Find the still pairs of a comparison; None where its sides differ in more than how ω learns, or records lack it.
+    """Find the still pairs of a comparison; None if its sides differ in more than how ω learns, or records lack it.
 
     Args:
         line: The paired comparison.

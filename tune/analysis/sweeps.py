@@ -46,11 +46,11 @@ class LoadedSweep:
 
         Args:
             folder: The folder.
-            epochs: Whether to read the records of epochs, too, which learning curves and weights need.
+            epochs: Whether to read the records of epochs, which learning curves and weights need.
 
         Raises:
-            SweepError: For a damaged manifest or ledger.
-            ConfigError: For a damaged space.
+            SweepError: The manifest or the ledger is damaged.
+            ConfigError: The space is damaged.
         """
         running = folder.driver() is not None
         state = folder.ledger.read(epochs=epochs)
@@ -71,11 +71,11 @@ def require_alike(sweeps: Sequence[LoadedSweep], *, paired: bool = False) -> Non
 
     Args:
         sweeps: The sweeps.
-        paired: Whether runs of one are to be paired with runs of another. Then they may only differ in the options that
+        paired: Whether to pair runs of different sweeps. Then these may only differ in the options that
             are searched.
 
     Raises:
-        ConfigError: With what differs.
+        ConfigError: They differ; the message lists the differences.
     """
     first, *others = sweeps
     for other in others:
@@ -134,7 +134,7 @@ class SweepPool:
             homes=dict.fromkeys(state.configs, folder.path),
             unfinished=""
             if at_end
-            else f"sweep {folder.name} {UNFINISHED.get(status, status)}, {complete}{of} configurations complete",
+            else f"sweep {folder.name} {UNFINISHED.get(status, status)}, {complete}{of} configurations completed",
             planned=None if at_end else spec.planned,
         )
 
@@ -148,7 +148,7 @@ class SweepPool:
 
     @functools.cached_property
     def margins(self) -> dict[str, ConfigurationMargin]:
-        """The complete configurations' margins over the majority class, by id, where known."""
+        """Margins of the completed configurations over the majority class, by id, if known."""
         done = [c.id for c in self.state.history() if c.state == "complete"]
         ends = {config: self.state.cells_of.get(config, ()) for config in done}
         return margins_of(ends, self.homes, self.spec, self.manifest)
@@ -194,7 +194,7 @@ def load_pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, e
     """Load sweeps for a comparison, joining the sweeps of a task in which none has both sides.
 
     Raises:
-        ConfigError: For a sweep that is named twice, as itself or as a copy, and where no task has both sides.
+        ConfigError: A sweep is named twice, or a copy of it is named, or no task has both sides.
     """
     paths = [folder.path.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
@@ -209,21 +209,21 @@ def load_pools(folders: Sequence[SweepFolder], option: str, a: str, b: str, *, e
         by_task.setdefault(pool.spec.task_name, []).append(pool)
     _require_common_task(by_task, option, a, b)
     pools = []
-    for mine in by_task.values():
-        apart = len(mine) > 1 and not any(p.has(option, a) and p.has(option, b) for p in mine)
-        pools += [_joined([p.narrowed(option, a, b) for p in mine])] if apart else mine
+    for pools_of_task in by_task.values():
+        apart = len(pools_of_task) > 1 and not any(p.has(option, a) and p.has(option, b) for p in pools_of_task)
+        pools += [_joined([p.narrowed(option, a, b) for p in pools_of_task])] if apart else pools_of_task
     return pools
 
 
 def _refuse_copies(pools: Sequence[SweepPool]) -> None:
-    """Refuse two sweeps of the same data and folds of which one holds the other's scores to the last bit."""
+    """Raise an error if a sweep is a copy of another: same data and folds, and bitwise equal scores."""
     for i, one in enumerate(pools):
         for other in pools[:i]:
-            same = all(
+            identical = all(
                 one.manifest.get(key) == other.manifest.get(key) for key in ("task", "data_fingerprint", "folds")
             )
             less, more = sorted((one.scores(), other.scores()), key=len)
-            if same and one.spec.task_name == other.spec.task_name and less and less.items() <= more.items():
+            if identical and one.spec.task_name == other.spec.task_name and less and less.items() <= more.items():
                 raise ConfigError(
                     f"{other.name} and {one.name} hold the same runs of {one.spec.task_name}, which would count twice: "
                     "name one of them"
@@ -231,7 +231,10 @@ def _refuse_copies(pools: Sequence[SweepPool]) -> None:
 
 
 def _require_common_task(by_task: Mapping[str, Sequence[SweepPool]], option: str, a: str, b: str) -> None:
-    of_a, of_b = ([task for task, mine in by_task.items() if any(p.has(option, s) for p in mine)] for s in (a, b))
+    of_a, of_b = (
+        [task for task, pools_of_task in by_task.items() if any(p.has(option, s) for p in pools_of_task)]
+        for s in (a, b)
+    )
     if of_a and of_b and not set(of_a) & set(of_b):
         raise ConfigError(
             f"no common tasks: {option} {a} is in sweeps of {', '.join(of_a)}, {b} in sweeps of {', '.join(of_b)}"
@@ -239,7 +242,7 @@ def _require_common_task(by_task: Mapping[str, Sequence[SweepPool]], option: str
 
 
 def _joined(pools: Sequence[SweepPool]) -> SweepPool:
-    """Join several sweeps of one task. ConfigError where they differ in more than what they search."""
+    """Join several sweeps of one task. Raises ConfigError if they differ in anything but their search."""
     require_alike([sweep for pool in pools for sweep in pool.sweeps], paired=True)
     first, *others = pools
     configs = dict(first.state.configs)

@@ -1,4 +1,4 @@
-"""Score against mean layers, replayed from the validation logits of every finished run: no model is run.
+"""Score against mean exit layer, replayed from the validation logits of every finished run: no model is run.
 
 `leebert.tradeoff` computes a curve; this module reads those of a sweep's runs and ranks configurations by them.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 
 from leebert import tradeoff as core
 from leebert.errors import ConfigError, LeebertError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, REPORTED, with_threshold, without_patience
 from leebert.tradeoff import Tradeoff, mean_curve
 from tune.store.held_out import cell_logits, cell_name, count_unchecked, warn_unreadable
@@ -25,7 +25,7 @@ from tune.store.ledger import LedgerRecord
 LONG_SECONDS = 10.0
 
 
-def tradeoff(held_out: HeldOut, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
+def tradeoff(held_out: RecordedLogits, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
     """Compute a run's curve. ConfigError for a model with one exit; `patience` None is the criterion's default."""
     if len(held_out.logits) < 2:
         raise ConfigError("a model with one exit has a single speed, and so no curve")
@@ -83,7 +83,7 @@ def curves(
 
 @dataclasses.dataclass(frozen=True)
 class RankingObjective:
-    """What a run is scored by: its mean over exits, its score at a layer speed-up, or the area under its curve."""
+    """The score of a run: its mean over exits, its score at a layer speed-up, or the area under its curve."""
 
     kind: Literal["score", "speed-up", "area"] = "score"
     speed_up: float | None = None
@@ -155,8 +155,8 @@ class RankingObjective:
 
     def in_reach(self, configuration: Configuration, by_run: Mapping[CellKey, Tradeoff]) -> bool:
         """Return whether all runs of a configuration reach the speed-up, if this is one."""
-        mine = (by_run.get((configuration.id, cell.seed, cell.fold)) for cell in configuration.cells)
-        return self.speed_up is None or all(t is None or t.reaches(self.speed_up) for t in mine)
+        curves = (by_run.get((configuration.id, cell.seed, cell.fold)) for cell in configuration.cells)
+        return self.speed_up is None or all(t is None or t.reaches(self.speed_up) for t in curves)
 
 
 def curves_or_none(
@@ -165,7 +165,7 @@ def curves_or_none(
     metric: str,
     criterion: str = REPORTED,
 ) -> dict[CellKey, Tradeoff]:
-    """Return :func:`curves`, or none where they cannot be computed, as for models with one exit."""
+    """Return :func:`curves`; none if they cannot be computed, such as for models with one exit."""
     try:
         return curves(folder, cells, metric, criterion)
     except LeebertError:
@@ -182,15 +182,15 @@ class FrontPoint:
 
 
 def pareto(history: History, by_run: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """Compute the front of score against mean layers, fewest layers first.
+    """Compute the front of score against mean exit layer, fewest layers first.
 
     A configuration that lacks the curve of one of its runs is not on it.
     """
     points = []
     for c in history:
-        mine = [by_run[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in by_run]
-        if len(mine) == len(c.cells):  # means over different runs are not comparable
-            points += [FrontPoint(c.id, float(x), float(y)) for x, y in zip(*mean_curve(mine), strict=True)]
+        curves = [by_run[c.id, k.seed, k.fold] for k in c.cells if (c.id, k.seed, k.fold) in by_run]
+        if len(curves) == len(c.cells):  # means over different runs are not comparable
+            points += [FrontPoint(c.id, float(x), float(y)) for x, y in zip(*mean_curve(curves), strict=True)]
     front: list[FrontPoint] = []
     for point in sorted(points, key=lambda p: (p.layers, -p.score, p.configuration)):
         if not front or point.score > front[-1].score:

@@ -1,4 +1,4 @@
-"""The words for one difference and its two sides; differences are fractions, shown x100 as points."""
+"""Describe a difference and its two sides in words; differences are fractions, shown x100 as points."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from tune.analysis.stats import Interval, samples_needed
 
-#: The difference, as a fraction, for which a verdict without a significant difference says how many runs are needed.
+#: The difference, as a fraction, for which a verdict without a significant difference states the necessary number of runs.
 DETECTED = 0.01
 
-#: The power at which that difference is to be detected.
+#: The power of that test.
 POWER = 0.8
 
 #: With fewer runs than this the t distribution has such heavy tails that an interval is too wide to be of use.
 USEFUL = 4
 
-#: From this number on a verdict only says that more runs do not help in practice.
+#: Above this number, a verdict only states that more runs do not help in practice.
 MANY = 1000
 
 
 def side_name(option: str, value: Any) -> str:
-    """Return what a side is called: `clo-v2`, `lr_theta=0.0001`."""
+    """Name a side of a comparison: `clo-v2`, `lr_theta=0.0001`."""
     return str(value) if option == "algorithm" else f"{option}={value}"
 
 
@@ -39,7 +39,7 @@ def points(fraction: float, sign: str = "+") -> str:
 
 def span(interval: Interval) -> str:
     """Return the ends of an interval, x100."""
-    return f"{points(interval.low, '')} to {points(interval.high, '')}" if interval.known else "unknown"
+    return f"{points(interval.low, '')} to {points(interval.high, '')}" if interval.defined else "unknown"
 
 
 def level(confidence: float) -> str:
@@ -48,7 +48,7 @@ def level(confidence: float) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return a p-value as tables show it: `-` where there is none."""
+    """Return a p-value as tables show it: `-` if there is none."""
     return "-" if p is None or math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -61,20 +61,20 @@ def verdict(
     unit: str = "run",
     test_train_ratio: float | None = None,
 ) -> str:
-    """Return a sentence on the difference A minus B; where B is significantly better, on B minus A.
+    """Return a sentence on the difference A minus B; if B is significantly better, on B minus A.
 
     Args:
         a: A's name.
         b: B's name.
         interval: The difference A minus B, as a fraction, with its confidence interval.
-        p_folds: The p-value over folds, with seeds averaged; None where no fold has two seeds. A difference is only
+        p_folds: The p-value over folds, with seeds averaged; None if no fold has two seeds. A difference is only
             significant if it is so over runs and over folds.
         unit: What the differences are of, `run` or `task`.
         test_train_ratio: Validation samples per training sample of a run. With it, a difference that is not significant is
             followed by the number of runs that would detect :data:`DETECTED` at :data:`POWER`.
     """
     counted = f"{interval.cells} {unit}{'s' if interval.cells > 1 else ''}"
-    if not interval.known:
+    if not interval.defined:
         reason = f"one {unit} has no spread" if interval.cells == 1 else f"every {unit} shows the same difference"
         return (
             f"no significant difference between {a} and {b}: {points(interval.mean)} points, no interval ({reason}), "

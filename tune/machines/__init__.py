@@ -1,1 +1,1 @@
-"""What sweeps run on: nodes, their memory and places, and what would fail on them later."""
+"""The machines of a sweep: facts of nodes, placement of trials, and memory estimates."""

@@ -1,4 +1,4 @@
-"""The memory of a space's largest configuration, from the backbone's config alone: no weights, no data, no device."""
+"""Estimate the memory of a space's largest configuration from the backbone's config, without weights, data and device."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from tune.space.values import Range, Scalar, Values
 
 
 def estimate_for_space(spec: SweepSpec, device: str = "auto") -> tuple[dict[str, Any], Any]:
-    """The configuration of a space that needs most memory, and its :class:`leebert.memory.MemoryEstimate`.
+    """Find the configuration of a space that needs most memory.
 
-    Texts are taken to be `max_length` long. `device` is cpu or cuda; auto: cuda where trials ask for a GPU. For a GPU on
-    a machine without one, precision `auto` is taken to be bf16. Raises BackboneError, ConfigError.
+    Args:
+        spec: The space.
+        device: cpu, cuda, or auto: cuda if trials request a GPU. For a GPU on a machine without one, precision `auto` is bf16.
+
+    Returns:
+        The configuration and its :class:`leebert.memory.TrainingMemory`, with texts of `max_length` tokens.
+
+    Raises:
+        BackboneError, ConfigError: The backbone can't be loaded, or does not suit the task.
     """
     import torch
 
@@ -26,20 +33,20 @@ def estimate_for_space(spec: SweepSpec, device: str = "auto") -> tuple[dict[str,
     step = kind.footprint(task, spec.model)
     if device == "auto":
         device = "cuda" if spec.resources.gpus else "cpu"
-    found = []
+    estimates = []
     for values in _largest(spec):
         config = spec.train_config(values)
         with torch.device("meta"):
             model = step.build(config)
         runtime = _runtime(device, config.precision)
-        found.append(
+        estimates.append(
             (values, estimate(model, config.batch_size, step.length, config, runtime=runtime, batch=step.batch))
         )
-    return max(found, key=lambda pair: pair[1].total)
+    return max(estimates, key=lambda pair: pair[1].total)
 
 
 def _largest(spec: SweepSpec) -> list[dict[str, Any]]:
-    """One configuration per algorithm, at the largest batch size; of the other options none costs memory to speak of."""
+    """Make one configuration per method with the largest batch size; other options hardly affect memory."""
     chosen = {option: _any(values) for option, values in spec.space.items()}
     if "batch_size" in spec.space:
         sizes = spec.space["batch_size"]

@@ -1,6 +1,6 @@
-"""What the nodes of a cluster are like, asked by a task on each: versions, storage, data, backbone, GPUs.
+"""Collect facts of all nodes of a cluster by a task on each: versions, storage, data, backbone, GPUs.
 
-What is sent to a node travels by value and imports the package itself, so that a node without it can say so.
+The task's function is pickled by value and imports the package itself, so that a node without the package reports that.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from typing import Any
 
 from leebert.errors import SweepError
 
-#: Libraries whose version changes results, or what can be sent between nodes; the code's own version counts too.
+#: Libraries whose versions affect results or communication between nodes; the version of this package is also compared.
 COMPARED = ("python", "torch", "transformers", "ray", "numpy")
 
 SECONDS = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """What a node is to look at beside its versions; None is not looked at.
+class Query:
+    """The facts to collect on a node in addition to its versions; None: not collected.
 
-    storage: the sweeps' folder. mark: the name of the driver's folder in it, see :func:`marked`. tokens: a token file.
-    backbone: as the user names it. packages: more packages whose versions count.
+    Attributes:
+        storage: The storage folder of sweeps.
+        mark: Name of the driver's folder in it (:func:`marked`).
+        tokens: A token file.
+        backbone: Name of the backbone.
+        gpus: Whether to list GPUs.
+        packages: Further packages whose versions are compared.
     """
 
     storage: str | None = None
@@ -42,12 +47,23 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class NodeFacts:
-    """A node's answer. Each `*_error` is a sentence, empty where all is well or nothing was asked.
+    """The facts of a node. Each `*_error` is a sentence; empty without an error or without a query.
 
-    error: why there is no answer at all. package_error: why the package can't be imported there.
-    versions: as `leebert.provenance.versions`. code: as `leebert.provenance.code_version`.
-    free_bytes: of the storage's file system. tokens: the token file's fingerprint.
-    backbone: as `leebert.provenance.backbone_identity`. gpus: name and memory in bytes of each.
+    Attributes:
+        host: Name of the host.
+        node_id: Ray's id of the node.
+        resources: Ray's resources of the node.
+        error: Why the node sent no facts.
+        package_error: Why the package can't be imported.
+        versions: As :func:`leebert.provenance.versions`.
+        code: As :func:`leebert.provenance.code_version`.
+        storage_error: What is wrong with the storage.
+        free_bytes: Free bytes of the storage's file system.
+        tokens: Fingerprint of the token file.
+        tokens_error: Why the token file can't be read.
+        backbone: As :func:`leebert.provenance.backbone_identity`.
+        backbone_error: Why the backbone can't be loaded.
+        gpus: Name and memory in bytes of each GPU.
     """
 
     host: str
@@ -67,15 +83,18 @@ class NodeFacts:
 
     @property
     def name(self) -> str:
-        """Host and the beginning of the node's id, as Ray prints it: several nodes may share a host."""
+        """Host and the start of the node's id, since several nodes can share a host."""
         return f"{self.host} ({self.node_id[:6]})"
 
 
 @dataclasses.dataclass(frozen=True)
 class Stamp:
-    """What trials of one sweep must have in common: the versions in :data:`COMPARED` and of `packages`, and the code.
+    """Versions that all trials of a sweep must share: of this package, of :data:`COMPARED` and of `packages`.
 
-    packages: those that the sweep's parts of other packages come from.
+    Attributes:
+        versions: Versions of libraries by name.
+        code: Version of this package.
+        packages: Packages from which the sweep uses plugins.
     """
 
     versions: Mapping[str, str]
@@ -83,16 +102,23 @@ class Stamp:
     packages: tuple[str, ...] = ()
 
     @classmethod
-    def here(cls, packages: tuple[str, ...] = ()) -> Stamp:
-        """This process's."""
+    def local(cls, packages: tuple[str, ...] = ()) -> Stamp:
+        """Return the versions of this process."""
         from leebert.provenance import code_version, versions
 
         return cls(versions(packages), code_version(), packages)
 
     def differences(self, versions: Mapping[str, str], code: str) -> list[tuple[str, str, str]]:
-        """(what, there, here) of each difference to a node's versions and code.
+        """Compare with the versions of a node.
 
-        A build's label after `+` is no difference: a head without a GPU has another build of torch than its workers.
+        Build labels after `+` are ignored, since a head without a GPU has another build of torch than its workers.
+
+        Args:
+            versions: The node's versions of libraries.
+            code: The node's version of this package.
+
+        Returns:
+            (library, version on the node, version here) of each difference.
         """
         names = (*COMPARED, *self.packages)
         pairs = [(name, versions.get(name, "none"), self.versions.get(name, "none")) for name in names]
@@ -100,23 +126,28 @@ class Stamp:
         return [p for p in pairs if p[1] != p[2] and (p[0] == "leebert" or _public(p[1]) != _public(p[2]))]
 
     def require(self) -> None:
-        """SweepError where this process differs: for nodes that joined after :func:`check_versions`."""
-        here = Stamp.here(self.packages)
-        if found := self.differences(here.versions, here.code):
-            raise SweepError(_refusal([(socket.gethostname(), *row) for row in found]))
+        """Raise SweepError if this process differs, for nodes that joined after :func:`check_versions`."""
+        local = Stamp.local(self.packages)
+        if differences := self.differences(local.versions, local.code):
+            raise SweepError(_refusal([(socket.gethostname(), *row) for row in differences]))
 
 
 def check_versions(address: str | None, timeout: float = SECONDS, packages: tuple[str, ...] = ()) -> None:
-    """SweepError where a node of the cluster differs from the driver; nothing is asked of this machine alone.
+    """Check that all nodes of a cluster have the driver's versions. Ray must be initialised.
 
-    Ray must be up. A node that doesn't answer within `timeout` seconds is refused too: no trial would start there.
-    `packages`: those that the sweep's parts of other packages come from.
+    Args:
+        address: Address of the cluster; None: this machine only, which needs no check.
+        timeout: Seconds to wait for a node.
+        packages: Packages from which the sweep uses plugins.
+
+    Raises:
+        SweepError: A node differs, or does not respond in time.
     """
     if address is None:
         return
-    stamp = Stamp.here(packages)
+    stamp = Stamp.local(packages)
     rows = []
-    for node in ask(Question(packages=packages), timeout):
+    for node in query_nodes(Query(packages=packages), timeout):
         if node.error or node.package_error:
             rows.append((node.name, "package", node.error or node.package_error, stamp.code))
         else:
@@ -130,32 +161,47 @@ def _public(version: str) -> str:
 
 
 def _refusal(rows: Iterable[tuple[str, str, str, str]]) -> str:
-    table = [("node", "what", "there", "driver"), *rows]
+    table = [("node", "library", "on the node", "on the driver"), *rows]
     widths = [max(len(row[i]) for row in table) for i in range(3)]
     lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in table]
     return "nodes differ from the driver; install the same Python, packages and checkout on all:\n" + "\n".join(lines)
 
 
-def ask(question: Question, timeout: float = SECONDS) -> list[NodeFacts]:
-    """The answer of every node that is alive, by host; Ray must be up. Never raises for what is wrong on a node."""
+def query_nodes(query: Query, timeout: float = SECONDS) -> list[NodeFacts]:
+    """Collect facts of all alive nodes, ordered by host. Ray must be initialised.
+
+    Args:
+        query: The facts to collect.
+        timeout: Seconds to wait for a node.
+
+    Returns:
+        The facts; problems of a node are in its facts and raise nothing.
+    """
     import ray
 
     alive = {n["NodeID"]: n for n in ray.nodes() if n["Alive"]}
-    answers = run_on(alive, _look, dataclasses.asdict(question), timeout=timeout)
-    still = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
-    found = []
-    for node_id in sorted(still & alive.keys(), key=lambda n: (alive[n]["NodeManagerHostname"], n)):
-        answer, node = answers[node_id], alive[node_id]
+    results = run_on(alive, _collect, dataclasses.asdict(query), timeout=timeout)
+    remaining = {n["NodeID"] for n in ray.nodes() if n["Alive"]}
+    all_facts = []
+    for node_id in sorted(remaining & alive.keys(), key=lambda n: (alive[n]["NodeManagerHostname"], n)):
+        result, node = results[node_id], alive[node_id]
         facts: dict[str, Any] = {"host": node["NodeManagerHostname"]}
-        facts |= {"error": sentence(answer)} if isinstance(answer, Exception) else answer
-        found.append(NodeFacts(node_id=node_id, resources=node["Resources"], **facts))
-    return found
+        facts |= {"error": sentence(result)} if isinstance(result, Exception) else result
+        all_facts.append(NodeFacts(node_id=node_id, resources=node["Resources"], **facts))
+    return all_facts
 
 
 def run_on(nodes: Iterable[str], function: Callable[..., Any], *args: Any, timeout: float) -> dict[str, Any]:
-    """`function(node_id, *args)` on each of the nodes (Ray's ids) → its value, or the exception that it ended in.
+    """Run a function on nodes, also on fully occupied ones. Its module is pickled by value.
 
-    It runs beside trials on nodes that are full. The function's module is sent along.
+    Args:
+        nodes: Ray's ids of the nodes.
+        function: Called as `function(node_id, *args)`.
+        *args: Its further arguments.
+        timeout: Seconds to wait.
+
+    Returns:
+        By node, the function's result or the exception that it raised.
     """
     import ray
     from ray import cloudpickle
@@ -172,25 +218,32 @@ def run_on(nodes: Iterable[str], function: Callable[..., Any], *args: Any, timeo
     finally:
         cloudpickle.unregister_pickle_by_value(module)
     ready, late = ray.wait(list(refs), num_returns=len(refs), timeout=timeout) if refs else ([], [])
-    answers: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for ref in ready:
         try:
-            answers[refs[ref]] = ray.get(ref)
-        except Exception as error:  # whatever a node dies of is its answer
-            answers[refs[ref]] = error
+            results[refs[ref]] = ray.get(ref)
+        except Exception as error:  # reported in the node's facts
+            results[refs[ref]] = error
     for ref in late:
         ray.cancel(ref, force=True)
-        answers[refs[ref]] = TimeoutError(f"no answer within {timeout:g} s; look at its load and at `ray status`")
-    return answers
+        results[refs[ref]] = TimeoutError(f"no response within {timeout:g} s; check its load and `ray status`")
+    return results
 
 
 @contextlib.contextmanager
 def marked(storage: Path) -> Iterator[Path]:
-    """A folder of the driver's in the storage, by which nodes recognise it; afterwards all is as it was.
+    """Context with a temporary folder of the driver in the storage, by which nodes recognise the storage.
 
-    Raises OSError where the storage can't be written.
+    Args:
+        storage: The storage folder of sweeps.
+
+    Yields:
+        The folder.
+
+    Raises:
+        OSError: The storage can't be written.
     """
-    made = [folder for folder in (storage, *storage.parents) if not folder.exists()]
+    created = [folder for folder in (storage, *storage.parents) if not folder.exists()]
     mark = storage / f".doctor-{uuid.uuid4().hex}"
     try:
         mark.mkdir(parents=True)
@@ -198,50 +251,54 @@ def marked(storage: Path) -> Iterator[Path]:
         yield mark
     finally:
         shutil.rmtree(mark, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):  # never made, or somebody else's by now
+        for folder in created:
+            with contextlib.suppress(OSError):  # not created, or in use by another process
                 folder.rmdir()
 
 
 def unseen(mark: Path, node: NodeFacts) -> str:
-    """Why the driver doesn't see the file that a node wrote into the marked folder; empty where it does."""
+    """Explain why the driver can't read the file that a node wrote into the marked folder; empty if it can."""
     try:
-        return "" if (mark / node.node_id).read_text() == node.node_id else "a file written there arrives altered"
+        return (
+            ""
+            if (mark / node.node_id).read_text() == node.node_id
+            else "the driver reads other contents than the node wrote"
+        )
     except OSError as error:
-        return f"a file written there is not seen by the driver ({error.strerror})"
+        return f"the driver does not see a file that the node wrote ({error.strerror})"
 
 
-# What runs on a node.
+# Functions that run on a node.
 
 
-def _look(node_id: str, question: dict[str, Any]) -> dict[str, Any]:
+def _collect(node_id: str, query: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"host": socket.gethostname(), "versions": {"python": platform.python_version()}}
-    if question["storage"]:
-        facts |= _look_at_storage(node_id, Path(question["storage"]), question["mark"])
+    if query["storage"]:
+        facts |= _check_storage(node_id, Path(query["storage"]), query["mark"])
     try:
         from leebert.provenance import code_version, versions
 
-        facts |= {"versions": versions(question["packages"]), "code": code_version()}
+        facts |= {"versions": versions(query["packages"]), "code": code_version()}
     except Exception as error:
         return facts | {"package_error": sentence(error)}
-    if question["tokens"]:
-        facts |= _attempt("tokens", _fingerprint, question["tokens"])
-    if question["backbone"]:
-        facts |= _attempt("backbone", _identity, question["backbone"])
-    if question["gpus"]:
+    if query["tokens"]:
+        facts |= _attempt("tokens", _fingerprint, query["tokens"])
+    if query["backbone"]:
+        facts |= _attempt("backbone", _identity, query["backbone"])
+    if query["gpus"]:
         facts["gpus"] = _gpus()
     return facts
 
 
-def _look_at_storage(node_id: str, storage: Path, mark: str) -> dict[str, Any]:
+def _check_storage(node_id: str, storage: Path, mark: str) -> dict[str, Any]:
     if not storage.is_dir():
-        return {"storage_error": f"there is no folder {storage}; mount the driver's storage there"}
+        return {"storage_error": f"no folder {storage}; mount the driver's storage there"}
     facts: dict[str, Any] = {"free_bytes": shutil.disk_usage(storage).free}
     try:
-        same = (storage / mark / "driver").read_text() == mark
+        is_same = (storage / mark / "driver").read_text() == mark
     except OSError:
-        same = False
-    if not same:
+        is_same = False
+    if not is_same:
         return facts | {"storage_error": f"{storage} is another folder than the driver's; mount the same file system"}
     try:
         (storage / mark / node_id).write_text(node_id)
@@ -250,9 +307,9 @@ def _look_at_storage(node_id: str, storage: Path, mark: str) -> dict[str, Any]:
     return facts
 
 
-def _attempt(name: str, look: Callable[[str], Any], what: str) -> dict[str, Any]:
+def _attempt(name: str, function: Callable[[str], Any], argument: str) -> dict[str, Any]:
     try:
-        return {name: look(what)}
+        return {name: function(argument)}
     except Exception as error:
         return {f"{name}_error": sentence(error)}
 
@@ -268,23 +325,23 @@ def _identity(spec: str) -> dict[str, Any]:
     from leebert.images.backbones import is_network
     from leebert.provenance import backbone_identity
 
-    found = backbone_identity(spec)
-    if "weights" not in found and not is_network(
+    identity = backbone_identity(spec)
+    if "weights" not in identity and not is_network(
         spec
-    ):  # without a digest to compare, only loading shows that the weights are there
+    ):  # without a digest, only loading shows that the weights exist
         load_encoder(spec)
-        found = backbone_identity(spec)  # a hub's weights are in its local copy now
-    return found
+        identity = backbone_identity(spec)  # the hub's weights are now in the local cache
+    return identity
 
 
 def _gpus() -> list[tuple[str, int]]:
     import torch
 
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [(gpu.name, gpu.total_memory) for gpu in found]
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [(gpu.name, gpu.total_memory) for gpu in devices]
 
 
 def sentence(error: Exception) -> str:
-    """An exception as one line; Ray's wrap the original's traceback, whose last line says what happened."""
+    """Format an exception as one line; Ray's exceptions contain the original traceback, whose last line is the error."""
     lines = [line for line in str(getattr(error, "cause", None) or error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

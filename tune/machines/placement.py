@@ -1,4 +1,4 @@
-"""Where trials find room: what nodes have, what an autoscaler can add, and how many trials share a GPU."""
+"""Capacity for trials: on existing nodes, on nodes that an autoscaler can start, and on shared GPUs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leebert.errors import DeviceError
+from leebert.yaml import load_yaml
 from tune.machines.footprint import estimate_for_space
-from tune.machines.nodes import Question, ask, run_on
+from tune.machines.nodes import Query, query_nodes, run_on
 from tune.space import SweepSpec
 
-#: The custom resource that Ray gives a cluster's head.
+#: The custom resource of a Ray cluster's head.
 _HEAD = "node:__internal_head__"
 
 
 @dataclasses.dataclass(frozen=True)
 class NodeType:
-    """A kind of node that an autoscaler starts, and how many of it at most."""
+    """A type of node that an autoscaler can start, at most `most` of it."""
 
     name: str
     resources: Mapping[str, float]
@@ -29,82 +30,85 @@ class NodeType:
 
 @dataclasses.dataclass(frozen=True)
 class Autoscaler:
-    """What starts nodes by itself: of these kinds, and at most so many together."""
+    """A cluster's autoscaler: the types of nodes that it starts, at most `most` nodes in total."""
 
     kinds: tuple[NodeType, ...]
     most: int
 
     def room(self, cpus: float, gpus: float) -> int:
-        """How many trials the nodes hold that it may start."""
-        room, left = 0, self.most
-        for each, most in sorted(((holds(k.resources, cpus, gpus), k.most) for k in self.kinds), reverse=True):
-            room, left = room + each * min(left, most), left - min(left, most)
+        """Count the trials that fit on the nodes that it can start."""
+        room, remaining = 0, self.most
+        for each, most in sorted(((trials_on(k.resources, cpus, gpus), k.most) for k in self.kinds), reverse=True):
+            room, remaining = room + each * min(remaining, most), remaining - min(remaining, most)
         return room
 
 
 class MemoryEstimate(Protocol):
-    """How many bytes a trial takes on its device."""
+    """An estimate of the bytes that a trial needs on its device."""
 
     @property
     def total(self) -> int: ...
 
 
 def check_resources(cpus: float, gpus: float) -> None:
-    """DeviceError for a request that no node can meet, neither one that is up nor one to come: Ray would wait for ever.
+    """Raise DeviceError if no node, existing or startable, has a trial's resources; Ray would wait forever.
 
-    Ray must be up.
+    Ray must be initialised.
     """
     if _room(cpus, gpus):
         return
     scaler = autoscaler()
     if scaler and scaler.room(cpus, gpus):
         return
-    have = "; ".join(_amount(node) for node in _up()) or "none"
+    available = "; ".join(_amount(node) for node in _up()) or "none"
     if scaler:
-        have += "; to come: " + "; ".join(f"{kind.name} {_amount(kind.resources)}" for kind in scaler.kinds)
+        available += "; startable: " + "; ".join(f"{kind.name} {_amount(kind.resources)}" for kind in scaler.kinds)
     raise DeviceError(
-        f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs, which no node has (nodes: {have}); "
+        f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs, which no node has (nodes: {available}); "
         "change resources in the space, or --set resources.gpus=0"
     )
 
 
-def holds(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """How many trials a node with these resources holds at once. A share of a GPU never spans two of them."""
+def trials_on(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Count the trials that fit on a node with these resources. A share of a GPU is always on one GPU."""
     fits = [math.floor(resources.get("CPU", 0) / cpus + 1e-9)]
     if gpus:
-        there = resources.get("GPU", 0)
-        fits.append(math.floor(there / gpus + 1e-9) if gpus >= 1 else int(there) * sharers(gpus))
+        available = resources.get("GPU", 0)
+        fits.append(math.floor(available / gpus + 1e-9) if gpus >= 1 else int(available) * sharers(gpus))
     return min(fits)
 
 
 def sharers(gpus: float) -> int:
-    """How many trials Ray puts on one GPU where each asks for `gpus` of it."""
+    """Count the trials that Ray puts on one GPU if each requests a share `gpus` of it."""
     return max(1, math.floor(1 / gpus + 1e-9))
 
 
 def capacity(cpus: float, gpus: float) -> int:
-    """How many trials run at once on the nodes that are up, or on all that an autoscaler may start. Ray must be up."""
+    """Count the trials that can run at once, including on nodes that an autoscaler can start. Ray must be initialised."""
     scaler = autoscaler()
     return max(_room(cpus, gpus), scaler.room(cpus, gpus) if scaler else 0)
 
 
 def autoscaler() -> Autoscaler | None:
-    """What this cluster's autoscaler may start; None where none runs, or none whose configuration can be read.
+    """Read the configuration of this cluster's autoscaler. Ray must be initialised.
 
-    Ray keeps this configuration nowhere but in a file on the head, which its monitor process there is given on its
-    command line: so a task on the head reads it. Ray must be up.
+    Ray stores the configuration only in a file on the head, named on the command line of the monitor process, so a task on the
+    head reads it.
+
+    Returns:
+        The autoscaler; None if none runs, or its configuration can't be read.
     """
     import ray
 
     heads = [n["NodeID"] for n in ray.nodes() if n["Alive"] and _HEAD in n["Resources"]]
-    answers = run_on(heads, _autoscaling_config, ray.get_runtime_context().gcs_address, timeout=30)
-    config = next(iter(answers.values()), None)
+    results = run_on(heads, _autoscaling_config, ray.get_runtime_context().gcs_address, timeout=30)
+    config = next(iter(results.values()), None)
     if not isinstance(config, dict):
         return None
     most = int(config.get("max_workers", 0))
     head = config.get("head_node_type")
     kinds = [
-        # Of the head's own type no second node is started, unless it says how many.
+        # No second node of the head's type starts, unless the type sets max_workers.
         NodeType(name, kind.get("resources") or {}, int(kind.get("max_workers", 0 if name == head else most)))
         for name, kind in config.get("available_node_types", {}).items()
     ]
@@ -112,84 +116,88 @@ def autoscaler() -> Autoscaler | None:
 
 
 def _autoscaling_config(node_id: str, gcs_address: str) -> dict[str, Any] | None:
-    """On the head: the configuration that the autoscaler of the cluster at this address was started with."""
-    from ruamel.yaml import YAML
-
+    """Read, on the head, the configuration of the autoscaler of the cluster at this address."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
+            arguments = path.read_bytes().decode(errors="replace").split("\0")
         except OSError:
-            continue  # ended by now
-        options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+            continue  # the process has ended
+        options = dict(word.split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
         if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
-            config: dict[str, Any] = YAML(typ="safe").load(Path(options["--autoscaling-config"]).expanduser())
+            config: dict[str, Any] = load_yaml(Path(options["--autoscaling-config"]).expanduser())
             return config
     return None
 
 
 @contextlib.contextmanager
 def nodes_for(trials: int | None, cpus: float, gpus: float) -> Iterator[Callable[[], None]]:
-    """Ask an autoscaler for the nodes of so many trials at once (None: as many as it may start).
+    """Request nodes for a number of concurrent trials from the autoscaler; without one, do nothing.
 
-    Yields a function to call now and then: it withdraws the request once there is room for all, so that nodes that
-    have nothing more to do may go. It is withdrawn at the latest at the end. Does nothing without an autoscaler.
+    Ray keeps a request until the next one, even if the driver is killed; then the next session's request replaces it.
 
-    Ray keeps a request until the next one, also when the driver is killed: the next session's ends it.
+    Args:
+        trials: Number of trials; None: as many as the autoscaler can start.
+        cpus: CPUs per trial.
+        gpus: GPUs per trial.
+
+    Yields:
+        A function to call regularly. It withdraws the request once all trials fit, so that idle nodes can stop. At the end
+        of the context the request is withdrawn in any case.
     """
     from ray.autoscaler import sdk
 
     scaler = autoscaler()
     room = scaler.room(cpus, gpus) if scaler else 0
-    wanted = room if trials is None else min(trials, room)
-    asked = wanted > 0
+    target = room if trials is None else min(trials, room)
+    requested = target > 0
 
-    def settle() -> None:
-        nonlocal asked
-        with contextlib.suppress(Exception):  # it only saves machines, and must not end a sweep: next time, then
-            if asked and _room(cpus, gpus) >= wanted:
+    def withdraw_if_met() -> None:
+        nonlocal requested
+        with contextlib.suppress(Exception):  # it only saves machines and must not end a sweep; the next call retries
+            if requested and _room(cpus, gpus) >= target:
                 sdk.request_resources(bundles=[])
-                asked = False
+                requested = False
 
-    if asked:
-        sdk.request_resources(bundles=[{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * wanted)
+    if requested:
+        sdk.request_resources(bundles=[{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * target)
     try:
-        yield settle
+        yield withdraw_if_met
     finally:
-        if asked:
-            with contextlib.suppress(Exception):  # a cluster that is gone has no requests, and must not hide why
+        if requested:
+            with contextlib.suppress(Exception):  # a lost cluster has no requests, and must not hide the original error
                 sdk.request_resources(bundles=[])
 
 
 def trials_per_gpu(estimate: MemoryEstimate, gpu_bytes: int) -> tuple[int, float]:
-    """How many trials of this size fit on a GPU, and the `resources.gpus` that lets just so many share it.
+    """Return the number of trials of this size that fit on a GPU, and the `resources.gpus` for that number.
 
-    (0, 1.0) where not even one fits.
+    Returns (0, 1.0) if not even one fits.
     """
     fit = gpu_bytes // max(1, estimate.total)
-    # Ray counts in ten thousandths; rounded down, so that the last trial finds room.
+    # Ray counts in ten-thousandths; rounding down makes the last trial fit.
     return int(fit), math.floor(10_000 / max(1, fit)) / 10_000
 
 
 def crowding(estimate: MemoryEstimate, gpu_bytes: int, gpus: float) -> str:
-    """What is wrong with `resources.gpus` for trials of this size on a GPU; empty where they fit."""
+    """Describe what is wrong with `resources.gpus` for trials of this size; empty if they fit on the GPU."""
     fit, share = trials_per_gpu(estimate, gpu_bytes)
     each = f"about {estimate.total / 1e9:.1f} GB each, a GPU has {gpu_bytes / 1e9:.1f} GB"
     if not gpus or sharers(gpus) <= fit:
         return ""
     if not fit:
-        return f"not one trial fits on a GPU ({each}); lower batch_size or max_length"
+        return f"no trial fits on a GPU ({each}); lower batch_size or max_length"
     return (
         f"resources.gpus {gpus:g} puts {sharers(gpus)} trials on a GPU that holds {fit} ({each}); set it to {share:g}"
     )
 
 
 def warn_of_crowding(spec: SweepSpec, say: Callable[[str], None]) -> None:
-    """Say it where trials that share a GPU would not fit on the smallest one that is up. Ray must be up."""
+    """Warn if trials that share a GPU would not fit on the smallest one. Ray must be initialised."""
     if 0 < spec.resources.gpus < 1:
-        sizes = [size for node in ask(Question(gpus=True)) for _, size in node.gpus]
+        sizes = [size for node in query_nodes(Query(gpus=True)) for _, size in node.gpus]
         problem = crowding(estimate_for_space(spec, "cuda")[1], min(sizes), spec.resources.gpus) if sizes else ""
         if problem:
-            say(f"warning: {problem}; trials that run out of memory are tried again alone")
+            say(f"warning: {problem}; trials that run out of memory are retried alone")
 
 
 def _up() -> list[Mapping[str, float]]:
@@ -199,7 +207,7 @@ def _up() -> list[Mapping[str, float]]:
 
 
 def _room(cpus: float, gpus: float) -> int:
-    return sum(holds(node, cpus, gpus) for node in _up())
+    return sum(trials_on(node, cpus, gpus) for node in _up())
 
 
 def _amount(resources: Mapping[str, float]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from leebert.config import parse
 from leebert.errors import ConfigError, DataError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.outside import refuse_missing
 from leebert.provenance import digest_of
 from leebert.recipe import RunConfig
@@ -48,7 +48,7 @@ class CellLogits:
 
     seed: int
     fold: int
-    held_out: HeldOut
+    held_out: RecordedLogits
     rows: np.ndarray
 
 
@@ -90,21 +90,21 @@ class BestFile:
         """
         named = self.found.get("held_out")
         if not named:
-            raise DataError(f"{self.path}: names no file of validation logits; rewrite it by: {self._again()}")
+            raise DataError(f"{self.path}: names no file of validation logits; rewrite it by: {self._resume_advice()}")
         path = self.path.with_name(Path(str(named["file"])).name)
         if not path.is_file():
             raise DataError(
-                f"{path}: no such file; {self.path} needs it: restore it, or rewrite both by: {self._again()}"
+                f"{path}: no such file; {self.path} needs it: restore it, or rewrite both by: {self._resume_advice()}"
             )
         if digest_of(path) != named["digest"]:
             raise DataError(
                 f"{path}: not the file that {self.path} was written with (its digest differs); rewrite both by: "
-                f"{self._again()}"
+                f"{self._resume_advice()}"
             )
         return load_logits(path)
 
-    def _again(self) -> str:
-        return _again(self.found, self.path)
+    def _resume_advice(self) -> str:
+        return _resume_advice(self.found, self.path)
 
 
 def read_best(path: Path) -> BestFile:
@@ -130,15 +130,15 @@ def read_best(path: Path) -> BestFile:
     except TypeError as error:
         raise ConfigError(f"{path}: {error}; quote it") from None
     section = values["found"]
-    again = _again(section, path)
+    advice = _resume_advice(section, path)
     if missing := [key for key in _NEEDED if key not in section]:
         raise ConfigError(
-            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {again}"
+            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {advice}"
         )
     refuse_missing(section.get("parts"), str(path))
     config = parse(RunConfig, values, str(path))
     if section["digest"] != content_digest(values):
-        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {again}")
+        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {advice}")
     return BestFile(path, config, section)
 
 
@@ -149,14 +149,14 @@ def _date(value: Any) -> str:
     raise TypeError(f"{value!r} is not a value that a best file may hold")
 
 
-def _again(section: Mapping[str, Any], path: Path) -> str:
+def _resume_advice(section: Mapping[str, Any], path: Path) -> str:
     """Return the command that wrote a best file, as far as its section `found` records it."""
     sweeps = section.get("sweeps") or {section.get("sweep", "NAME"): None}
     objective = section.get("objective") or {}
-    other = (
+    objective_note = (
         f" (chosen by: {objective['name']})" if objective.get("name", "mean over exits") != "mean over exits" else ""
     )
-    return f"leebert-tune best {' '.join(map(str, sweeps))} --out {path.parent}{other}"
+    return f"leebert-tune best {' '.join(map(str, sweeps))} --out {path.parent}{objective_note}"
 
 
 def content_digest(values: Mapping[str, Any]) -> str:
@@ -179,7 +179,7 @@ def save_logits(path: Path, cells: Sequence[CellLogits]) -> dict[str, Any]:
         cells: The cells, all with the same exits.
 
     Returns:
-        What a best file says of the file: `file` (its name), `digest` and `rows`.
+        The entry of a best file: `file` (its name), `digest` and `rows`.
     """
     import pyarrow as pa
 
@@ -202,15 +202,15 @@ def load_logits(path: Path) -> list[CellLogits]:
     cells = []
     for seed, fold in sorted({(int(s), int(f)) for s, f in zip(seeds, folds, strict=True)}):
         at = (seeds == seed) & (folds == fold)
-        held_out = HeldOut(np.ascontiguousarray(values[:, at]), columns["label"][at], *layers)
+        held_out = RecordedLogits(np.ascontiguousarray(values[:, at]), columns["label"][at], *layers)
         cells.append(CellLogits(seed, fold, held_out, columns["row"][at]))
     return cells
 
 
-def pooled(cells: Sequence[CellLogits]) -> HeldOut:
+def pooled(cells: Sequence[CellLogits]) -> RecordedLogits:
     """Join the validation samples of all cells: logits (M, ΣN, K); a sample counts once per seed."""
     labels = [c.held_out.labels for c in cells]
-    return HeldOut(
+    return RecordedLogits(
         np.concatenate([c.held_out.logits for c in cells], axis=1),
         np.concatenate([part for part in labels if part is not None]),
         cells[0].held_out.layers,

@@ -20,7 +20,7 @@ from typing import Any
 from leebert.card import CardFacts, write_card
 from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import named
 from leebert.exits.stored import with_criterion
 from leebert.files import parse_json, write_atomically
@@ -43,22 +43,22 @@ from tune.models.shipping import backbone_name
 
 Say = Callable[[str], None]
 
-#: Files of a refit's folder: written first, what was requested; written last, the results.
+#: Files of a refit's folder: the request, written first, and the results, written last.
 PLAN, DONE = ".refit.json", "refit.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class RefitPlan:
-    """What is requested of a refit.
+    """The requested seeds, exit criterion and aims of a refit.
 
     Attributes:
         seeds: One model per seed; the first is registered.
         criterion: The models' exit criterion; None for the one that the method was published with, else the best for the aim.
         speed_up: The aim of the thresholds, a layer speed-up (:meth:`leebert.operating_point.Aim.of`).
-        patience: The criterion's patience, where it has one besides its threshold.
+        patience: The criterion's patience, for criteria with a second parameter.
         device: auto, cpu, cuda or cuda:N.
         timed_rows: How many samples the wall-clock speed-up is measured on.
-        max_loss: The aim of the thresholds, a largest loss of score in points.
+        max_loss: The aim of the thresholds, a largest drop in score, in points.
     """
 
     seeds: tuple[int, ...]
@@ -71,7 +71,7 @@ class RefitPlan:
 
     @property
     def picked(self) -> str:
-        """How the registered seed was chosen, in words."""
+        """A phrase on how the registered seed was chosen."""
         return (
             f"Seed {self.seeds[0]} is registered because it is the first, fixed before training: a choice by the "
             "development split would make that split's scores optimistic."
@@ -79,7 +79,7 @@ class RefitPlan:
 
 
 def seeds_of(best: BestFile, count: int, first: int | None = None) -> tuple[int, ...]:
-    """Return `count` seeds: the sweep's own, then the numbers after them; consecutive from `first` where it is given."""
+    """Return `count` seeds: the sweep's own, then the numbers after them; consecutive from `first` if given."""
     if first is not None:
         return tuple(range(first, first + count))
     recorded = [int(s) for s in best.found.get("seeds", (0,))][:count]
@@ -99,13 +99,13 @@ class PreparedRefit:
         own: The models' exit criterion and its threshold.
         chosen: A threshold for every criterion, by name.
         trained_on: The training samples, in words.
-        margin: The margin over the majority class in cross-validation; None where the cells don't record it.
+        margin: The margin over the majority class in cross-validation; None if the cells don't record it.
     """
 
     best: BestFile
     out: Path
     plan: RefitPlan
-    recorded: HeldOut
+    recorded: RecordedLogits
     own: Chosen
     chosen: dict[str, Chosen]
     trained_on: str
@@ -119,12 +119,12 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
         best: The best file.
         out: The folder of the models.
         plan: What is requested.
-        anyway: Whether to accept a configuration that is not distinguishable from the majority class.
+        anyway: Whether to accept a configuration that is not significantly above the majority class.
 
     Raises:
         ConfigError: The backbone is another one, or the options don't fit.
         DataError: The training data are other ones, or the validation logits are missing.
-        SweepError: `out` has other contents, or the configuration is not distinguishable from the majority class.
+        SweepError: `out` has other contents, or the configuration is not significantly above the majority class.
     """
     if best.config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing; rewrite the file by: leebert-tune best NAME")
@@ -138,7 +138,7 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     margin = margin_of(best, cells)
     if margin is not None and not margin.learned and not anyway:
         raise SweepError(
-            f"{best.path}: its configuration is not distinguishable from the majority class in cross-validation "
+            f"{best.path}: its configuration is not significantly above the majority class in cross-validation "
             f"({100 * margin.samples.score:.2f}; {margin.in_words()}), so refit does not train and register it; {ADVICE}, or "
             "override this check by --anyway"
         )
@@ -155,7 +155,7 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     every = tradeoffs(recorded, metric=metric, speed_ups=speed_ups)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
     return PreparedRefit(
-        best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin
+        best, out, plan, recorded, own, chosen, samples_in_words(split_rows, best.config.data.subset), margin
     )
 
 
@@ -186,11 +186,11 @@ def check_learned(outcome: Mapping[str, Any], anyway: bool) -> None:
             )
 
 
-def rows_in_words(split_rows: int, subset: Subset | None) -> str:
+def samples_in_words(split_rows: int, subset: Subset | None) -> str:
     """Describe the training samples in words."""
     if subset is None:
-        return f"the whole training split ({split_rows:,} rows)"
-    return f"a stratified subset of {subset.rows:,} of {split_rows:,} rows (seed {subset.seed})"
+        return f"the whole training split ({split_rows:,} samples)"
+    return f"a stratified subset of {subset.rows:,} of {split_rows:,} samples (seed {subset.seed})"
 
 
 @contextlib.contextmanager
@@ -311,7 +311,7 @@ def _metric(best: BestFile) -> str:
 
 
 def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
-    """List where a model's layer speed-up misses the aim."""
+    """List the criteria and splits on which a model's layer speed-up misses the aim."""
     return [
         {"seed": seed, "split": split, "criterion": point["criterion"], "aim": own.aim, "speed_up": point["speed_up"]}
         for seed, evaluation in evaluations.items()
@@ -323,7 +323,7 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
 
 
 def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
-    """List where a model loses more score by early exits than the aim allows."""
+    """List where early exits lower the score of a model by more than the aim allows."""
     return [
         {"seed": seed, "split": split, "criterion": point["criterion"], "max_loss": own.max_loss, "loss": loss}
         for seed, evaluation in evaluations.items()
@@ -334,7 +334,7 @@ def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> 
 
 
 def check_backbone(best: BestFile) -> None:
-    """Raise ConfigError where backbone or tokenizer differ from the best file's."""
+    """Raise ConfigError if backbone or tokenizer differ from the best file's."""
     identity = backbone_identity(best.config.model.backbone)
     if lines := backbone_differences(best.found["backbone"], identity):
         raise ConfigError(
@@ -432,7 +432,7 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
 
 
 def _print_misses(outcome: Mapping[str, Any]) -> None:
-    """Warn where a speed-up or a loss of score misses its aim on a development split."""
+    """Warn if a speed-up or a drop in score misses its aim on a development split."""
     for m in outcome["missed"]:
         print(
             f"warning: seed {m['seed']} misses the speed-up of {m['criterion']} on {m['split']}: {m['speed_up']:.2f} where "
@@ -442,13 +442,13 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
     for m in outcome["overspent"]:
         if m["criterion"] == outcome["criterion"]:
             print(
-                f"warning: seed {m['seed']} loses {points(m['loss'])} by {m['criterion']} on {m['split']}, where at most "
-                f"{points(m['max_loss'])} on validation samples was the aim; to keep the score, choose a smaller --max-loss"
+                f"warning: seed {m['seed']}: the score drops by {points(m['loss'])} under {m['criterion']} on {m['split']}; the aim was a "
+                f"drop of at most {points(m['max_loss'])} on validation samples; for a smaller drop, choose a smaller --max-loss"
             )
 
 
 def _aim_in_words(chosen: Mapping[str, Any]) -> str:
-    """Say what a threshold was chosen for."""
+    """Describe the aim of a threshold."""
     if chosen.get("max_loss") is None:
         return f"aim {chosen['asked']:g}"
     return f"aim within {points(chosen['max_loss'])} of the full model"
@@ -480,23 +480,23 @@ def _run(best: BestFile, seed: int, own: Chosen) -> RunConfig:
 
 
 def _identity(best: BestFile, plan: RefitPlan) -> dict[str, Any]:
-    """Return what must be equal for a refit to resume in a folder."""
-    mine = {"best": best.found["digest"], "code": code_version(), **dataclasses.asdict(plan)}
-    return dict(json.loads(json.dumps(mine)))
+    """Return the settings that must match to resume a refit in a folder."""
+    settings = {"best": best.found["digest"], "code": code_version(), **dataclasses.asdict(plan)}
+    return dict(json.loads(json.dumps(settings)))
 
 
 def _refuse_taken(out: Path, best: BestFile, plan: RefitPlan) -> None:
     """Raise SweepError for a folder that is neither new nor begun by the same refit: nothing is overwritten."""
-    mine = _identity(best, plan)
+    identity = _identity(best, plan)
     if (out / DONE).exists():
         raise SweepError(f"--out {out}: it already holds a refit; choose another folder, or remove it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
-            theirs = with_criterion(parse_json((out / PLAN).read_text()))
+            recorded = with_criterion(parse_json((out / PLAN).read_text()))
         except (OSError, ValueError):
             raise SweepError(f"--out {out}: it is not empty and holds no refit; choose another folder") from None
-        if theirs != mine:
-            changed = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+        if recorded != identity:
+            changed = sorted(key for key in {*identity, *recorded} if identity.get(key) != recorded.get(key))
             raise SweepError(
                 f"--out {out}: it holds an unfinished refit with another {', '.join(changed)}; choose another folder, or "
                 "remove it"
@@ -504,14 +504,14 @@ def _refuse_taken(out: Path, best: BestFile, plan: RefitPlan) -> None:
 
 
 def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chosen], say: Say) -> dict[str, Any]:
-    """Evaluate a model on the task's development splits; read evaluation.json where it exists.
+    """Evaluate a model on the task's development splits; read evaluation.json if it exists.
 
     Returns:
-        `splits`, each split's evaluation, and `machine`, what the times were measured on.
+        `splits`, each split's evaluation, and `machine`, the machine of the time measurements.
     """
-    kept = folder / "evaluation.json"
-    if kept.is_file():
-        return dict(with_criterion(json.loads(kept.read_text(encoding="utf-8"))))
+    file = folder / "evaluation.json"
+    if file.is_file():
+        return dict(with_criterion(json.loads(file.read_text(encoding="utf-8"))))
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.kinds.texts import load_text_model
@@ -535,7 +535,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
         speed = f"; layer speed-up {ratios}" if claims_speed_up(splits[split]) else ""
         say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     evaluation = {"splits": splits, "machine": machine(runtime)}
-    write_atomically(kept, json.dumps(evaluation, indent=1))
+    write_atomically(file, json.dumps(evaluation, indent=1))
     return evaluation
 
 

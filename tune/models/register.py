@@ -20,7 +20,7 @@ from typing import Any
 from leebert.errors import ConfigError, TrackingError
 from leebert.exits import CRITERIA
 from leebert.files import write_atomically
-from leebert.serving import ANSWER, PARAMETERS, text_columns, text_names
+from leebert.serving import PARAMETERS, PREDICTION, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.analysis import labels
 from tune.models.best_file import BestFile, content_digest
@@ -49,7 +49,7 @@ POINTS = 100
 
 @dataclasses.dataclass(frozen=True)
 class RegistryTarget:
-    """Where a refit is logged and registered.
+    """The MLflow server, experiment and name under which a refit is logged and registered.
 
     Attributes:
         uri: MLflow's address.
@@ -113,7 +113,7 @@ def check_names(to: RegistryTarget, task: str) -> None:
 
 
 def check_server(to: RegistryTarget) -> None:
-    """Create the experiment where it does not exist, before anything is trained.
+    """Create the experiment, if it does not exist, before anything is trained.
 
     Args:
         to: Where the refit is logged.
@@ -172,33 +172,33 @@ class _Logging:
         self.client = mlflow.MlflowClient()
         self.store = open_store(mlflow.get_tracking_uri())
         self.experiment_id = ensure_experiment(self.store, to.experiment)
-        self.kept = self._begun()
+        self.logged = self._begun()
 
     def all(self) -> dict[str, Any]:
         """Log the seeds that MLflow lacks, then register; return the contents of :data:`LOGGED`."""
         for seed in self.outcome["seeds"]:
-            if seed not in self.kept["finished"]:
+            if seed not in self.logged["finished"]:
                 self._log_seed(seed)
-        if "version" not in self.kept:
-            self._keep(version=self._register())
-        return {key: value for key, value in self.kept.items() if key != "finished"}
+        if "version" not in self.logged:
+            self._record(version=self._register())
+        return {key: value for key, value in self.logged.items() if key != "finished"}
 
     def _begun(self) -> dict[str, Any]:
-        """Return what an interrupted refit has logged to this server and experiment already."""
+        """Return the facts that an interrupted refit has already logged to this server and experiment."""
         place = {"tracking_uri": redact(self.to.uri), "experiment_id": self.experiment_id}
         registered = {"name": self.to.name, "alias": self.to.alias}
         path = self.out / LOGGED
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if any(kept.get(key) != value for key, value in place.items()):
-            kept = {**place, "runs": {}, "finished": []}
-        if any(kept.get(key) != value for key, value in registered.items()):
-            kept.pop("version", None)
-        return {**kept, **registered}
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if any(facts.get(key) != value for key, value in place.items()):
+            facts = {**place, "runs": {}, "finished": []}
+        if any(facts.get(key) != value for key, value in registered.items()):
+            facts.pop("version", None)
+        return {**facts, **registered}
 
-    def _keep(self, **facts: Any) -> None:
+    def _record(self, **facts: Any) -> None:
         """Add facts to :data:`LOGGED` and write it."""
-        self.kept |= facts
-        write_atomically(self.out / LOGGED, json.dumps(self.kept))
+        self.logged |= facts
+        write_atomically(self.out / LOGGED, json.dumps(self.logged))
 
     def _log_seed(self, seed: int) -> None:
         import mlflow
@@ -210,11 +210,11 @@ class _Logging:
             _set_tags(
                 lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed), self.say
             )
-            if first and "model_id" not in self.kept:
-                self._keep(model_id=_log_model(self.best, folder, outcome))
+            if first and "model_id" not in self.logged:
+                self._record(model_id=_log_model(self.best, folder, outcome))
             splits = outcome["evaluations"][str(seed)]
             # With the run's start as time, values that an interrupted refit has sent already are equal to these.
-            points = _metrics(splits, self.kept["model_id"] if first else None, run.info.start_time)
+            points = _metrics(splits, self.logged["model_id"] if first else None, run.info.start_time)
             self.client.log_batch(run_id, params=_params(self.best, outcome, seed, precision_of(folder)))
             for start in range(0, len(points), POINTS):
                 self.client.log_batch(run_id, metrics=points[start : start + POINTS])
@@ -223,7 +223,7 @@ class _Logging:
             self._log_best()
             if splits:
                 mlflow.log_figure(_figure(splits), "exit_curve.png")
-        self._keep(finished=[*self.kept["finished"], seed])
+        self._record(finished=[*self.logged["finished"], seed])
 
     def _log_best(self) -> None:
         """Log the best file, its validation logits and refit.json."""
@@ -237,14 +237,14 @@ class _Logging:
         mlflow.log_dict({**self.outcome, "best": path.name}, "refit.json")
 
     def _run(self, seed: int) -> str:
-        """Return the id of the seed's run: the one begun earlier, where MLflow still has it, else a new one."""
+        """Return the id of the seed's run: the one begun earlier if MLflow still has it, else a new one."""
         from mlflow.entities import RunTag
 
-        run_id = self.kept["runs"].get(str(seed))
+        run_id = self.logged["runs"].get(str(seed))
         if run_id and self._exists(run_id):
             return str(run_id)
         if seed == self.outcome["registered_seed"]:
-            self.kept.pop("model_id", None)
+            self.logged.pop("model_id", None)
         outcome = self.outcome
         note = f"{self.best.path.name}, seed {seed}, on {outcome['trained_on']}. {outcome['picked']}"
         run = self.store.create_run(
@@ -254,11 +254,11 @@ class _Logging:
             [RunTag("mlflow.note.content", note)],
             self._free_name(seed),
         )
-        self._keep(runs={**self.kept["runs"], str(seed): run.info.run_id})
+        self._record(runs={**self.logged["runs"], str(seed): run.info.run_id})
         return str(run.info.run_id)
 
     def _exists(self, run_id: str) -> bool:
-        """Tell whether MLflow has a run that is not deleted."""
+        """Return whether MLflow has a run that is not deleted."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -271,17 +271,17 @@ class _Logging:
     def _free_name(self, seed: int) -> str:
         """Return a run name that no refit of this seed has in the experiment."""
         runs = self.client.search_runs([self.experiment_id], f"tags.kind = 'refit' AND tags.seed = '{seed}'")
-        taken = {run.info.run_name for run in runs}
+        used = {run.info.run_name for run in runs}
         algorithm = self.best.config.training.algorithm
         numbered = (names.refit_run_name(self.best.task_name, algorithm, seed, n) for n in itertools.count(1))
-        return next(name for name in numbered if name not in taken)
+        return next(name for name in numbered if name not in used)
 
     def _register(self) -> int:
         """Register the model, unless an interrupted refit has; describe the version and give it the alias."""
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        client, name, alias, model_id = self.client, self.to.name, self.to.alias, self.kept["model_id"]
+        client, name, alias, model_id = self.client, self.to.name, self.to.alias, self.logged["model_id"]
         try:
             before = client.get_model_version_by_alias(name, alias).version
         except MlflowException as error:
@@ -365,7 +365,7 @@ def _signature(columns: Sequence[Sequence[str]]) -> Any:
 
     return ModelSignature(
         inputs=Schema([ColSpec("string", name, required=len(names) == 1) for names in columns for name in names]),
-        outputs=Schema([ColSpec(kind, name) for name, kind in ANSWER.items()]),
+        outputs=Schema([ColSpec(kind, name) for name, kind in PREDICTION.items()]),
         params=ParamSchema([ParamSpec(name, kind, default) for name, (kind, default, _) in PARAMETERS.items()]),
     )
 
@@ -441,7 +441,7 @@ def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> lis
 
 
 def _figure(splits: Mapping[str, Any]) -> Any:
-    """Draw score against mean layers: every exit for all samples, and each exit criterion over its thresholds."""
+    """Draw score against mean exit layer: every exit for all samples, and each exit criterion over its thresholds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
@@ -454,7 +454,7 @@ def _figure(splits: Mapping[str, Any]) -> Any:
             row = CRITERIA[criterion]
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
             axes.plot(layers, score, ".-", label=row.shown, color=row.colour)
-        axes.set(title=split, xlabel="mean layers executed", ylabel="score, per cent")
+        axes.set(title=split, xlabel="mean exit layer", ylabel="score, per cent")
         axes.legend()
     return figure
 

@@ -26,7 +26,7 @@ from leebert.training_data import effective_task, load_training_data
 from tune.models.best_file import BestFile, CellLogits
 from tune.running.crossval import Study
 
-#: The largest difference of the mean score where settings differ: half a point.
+#: The largest accepted difference of the mean score if settings differ: half a point.
 TOLERANCE = 0.005
 
 Say = Callable[[str], None]
@@ -42,7 +42,7 @@ class CellCheck:
         recorded: The recorded validation score, a fraction.
         now: The score of the new run; None: it diverged.
         identical: Whether the score and each exit's score are equal.
-        logits_identical: Whether all logits are equal bit for bit; None where none are recorded.
+        logits_identical: Whether all logits are equal bit for bit; None if none are recorded.
         differs: Settings that differ from the recorded ones, which may change the last digits.
     """
 
@@ -65,7 +65,7 @@ class Verdict:
 
     Attributes:
         recorded: The recorded mean validation score, a fraction.
-        now: The mean of the new runs; None where a cell diverged.
+        now: The mean of the new runs; None if a cell diverged.
         cells: The cells.
         foreign: What makes it another experiment (data, folds, weights, code), a line each.
         differs: Settings of any cell that differ from the recorded ones, a line each.
@@ -109,11 +109,11 @@ class Verdict:
             other = f" (settings differ as well: {'; '.join(self.differs)})" if self.differs else ""
             return "not reproduced, another experiment: " + "; ".join(self.foreign) + other
         if self.now is None:
-            return "not reproduced: a cell diverged"
+            return "not reproduced: a run diverged"
         off = f"{100 * self.now:.4f} against {100 * self.recorded:.4f}, {100 * (self.now - self.recorded):+.4f} points"
         because = f" ({'; '.join(self.differs)})" if self.differs else ""
         if self.bit_for_bit:
-            return f"reproduced bit for bit: {100 * self.now:.4f} over {len(self.cells)} cells" + because
+            return f"reproduced bit for bit: {100 * self.now:.4f} over {len(self.cells)} runs" + because
         if self.reproduced:
             return f"reproduced within {100 * TOLERANCE:g} points: {off}; settings differ{because}"
         strict = [c for c in self.cells if not c.differs and not c.bit_for_bit]
@@ -148,7 +148,7 @@ def verify(
         device: auto, cpu, cuda or cuda:N; None for each cell's recorded device.
         threads: CPU threads; None for each cell's recorded number.
         precision: fp32 or bf16; None for each cell's recorded precision.
-        anyway: Whether to train even where data, folds, weights or code differ; the verdict stays "not reproduced".
+        anyway: Whether to train even if data, folds, weights or code differ; the verdict stays "not reproduced".
         say: Prints one line of progress.
 
     Returns:
@@ -187,7 +187,7 @@ def verify(
             checks.append(dataclasses.replace(check, differs=differs))
             shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
             say(
-                f"cell {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
+                f"run {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
                 f"recorded {100 * check.recorded:.4f}"
             )
     return Verdict.of(checks, foreign)
@@ -195,7 +195,7 @@ def verify(
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    """How a cell runs; `recorded` is how it ran in the sweep (:meth:`leebert.runtime.Runtime.describe`)."""
+    """A cell's runtime settings; `recorded` are those of the sweep (:meth:`leebert.runtime.Runtime.describe`)."""
 
     device: str
     threads: int | None
@@ -236,26 +236,26 @@ def _settings(
 def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, threads: int | None) -> CellCheck:
     """Train a cell again and compare it with its record."""
     seed, fold = cell["seed"], cell["fold"]
-    kept: Any = None
+    held_out: Any = None
     reports = []
     with limited_threads(threads):
         for report in study.train({"accumulate": cell.get("accumulate", 1)}, seed, fold):
-            kept = report.held_out or kept
+            held_out = report.validation or held_out
             # Drop models and logits of finished epochs, which would fill the memory.
-            reports.append(dataclasses.replace(report, held_out=None, model=None))
+            reports.append(dataclasses.replace(report, validation=None, model=None))
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
     now = best.score if best is not None and last.ended != "diverged" else None
     identical = now == cell["score"] and best is not None and best.exits["score"] == list(cell["exits"])
-    same = None
-    if kept is not None and was is not None:
+    logits_identical = None
+    if held_out is not None and was is not None:
         rows = study.folds.ids[study.folds.held_out(fold)]
-        same = np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, kept.logits)
-    return CellCheck(seed, fold, cell["score"], now, identical, same)
+        logits_identical = np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, held_out.logits)
+    return CellCheck(seed, fold, cell["score"], now, identical, logits_identical)
 
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
-    """List what makes it another experiment."""
+    """List the differences that make it another experiment."""
     data = "training data's fingerprint"
     was = {
         data: best.found["data_fingerprint"],
@@ -275,12 +275,12 @@ def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:
 
 
 def _logits_if_there(best: BestFile) -> list[CellLogits]:
-    """Read the recorded logits; none where the best file has none, so that only scores are compared."""
+    """Read the recorded logits; none if the best file has none, so that only scores are compared."""
     return best.logits() if best.found.get("held_out") else []
 
 
 def print_verdict(verdict: Verdict) -> None:
-    """Print the cells as a table on stdout, and the conclusion where the score is reproduced."""
+    """Print the cells as a table on stdout, and the conclusion if the score is reproduced."""
     from rich.console import Console
 
     if verdict.cells:
@@ -295,6 +295,6 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def claim(verdict: Verdict) -> None:
-    """Raise SweepError where the score is not reproduced."""
+    """Raise SweepError if the score is not reproduced."""
     if not verdict.reproduced:
         raise SweepError(verdict.conclusion)

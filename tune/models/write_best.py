@@ -45,7 +45,7 @@ def best_file(choice: Selection) -> dict[str, Any]:
     exits, whatever the objective.
 
     Args:
-        choice: The chosen configuration of a task, and what it was chosen from.
+        choice: The chosen configuration of a task, and its candidates.
 
     Returns:
         The contents, JSON-ready, without the digest.
@@ -67,13 +67,13 @@ def best_file(choice: Selection) -> dict[str, Any]:
         data=data_config(spec),
         training=training,
         theta_updates=max(1, round(epochs * updates_per_epoch(manifest["rows"], training.batch_size))),
-        found=_known(
+        found=_recorded(
             sweep=sweep.name,
             configuration=config.id,
             values=dict(config.values),
             score_mean=round(mean, 6),
             score_std=round(std, 6) if std == std else None,
-            objective=_known(
+            objective=_recorded(
                 name=str(objective),
                 criterion=None if objective.kind == "score" else objective.criterion,
                 patience=None if objective.kind == "score" else objective.patience,
@@ -86,7 +86,7 @@ def best_file(choice: Selection) -> dict[str, Any]:
             weights_moved=_moved(choice),
             sweeps=_sweeps(choice),
             within_one_standard_error=[
-                _known(
+                _recorded(
                     **_named(choice, near.configuration.id),
                     score=round(near.score.mean, 6),
                     layers=_layers(choice.candidates[near.configuration.id]),
@@ -112,20 +112,20 @@ def best_file(choice: Selection) -> dict[str, Any]:
     return run.model_dump(mode="json", exclude_none=True, exclude={"exits", "aim"})
 
 
-def _known(**values: Any) -> dict[str, Any]:
+def _recorded(**values: Any) -> dict[str, Any]:
     """Drop values that are None."""
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _named(choice: Selection, key: str) -> dict[str, Any]:
-    """Identify a configuration by its id, its sweep where there are several, and its values."""
+    """Identify a configuration by its id, its sweep if there are several, and its values."""
     candidate = choice.candidates[key]
     sweep = {"sweep": candidate.sweep.name} if len(choice.sweeps) > 1 else {}
     return {"configuration": candidate.configuration.id, **sweep, "values": dict(candidate.configuration.values)}
 
 
 def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
-    """Describe a configuration that is not distinguishable from the majority class: score, and margin over that class."""
+    """Describe a configuration that is not significantly above the majority class: score, and margin over that class."""
     margin = choice.margins[key]
     low, high = margin.samples.interval
     return {
@@ -139,13 +139,13 @@ def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
 
 
 def _margin(choice: Selection) -> dict[str, Any] | None:
-    """Return the chosen configuration's margin over the majority class; None where its cells don't record it."""
+    """Return the chosen configuration's margin over the majority class; None if its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     return margin.as_dict() if margin else None
 
 
 def _moved(choice: Selection) -> float | None:
-    """Return the largest change of a loss weight over the chosen configuration's cells; None where none is learned."""
+    """Return the largest change of a loss weight over the chosen configuration's cells; None if none is learned."""
     chosen = choice.best
     config = chosen.sweep.spec.train_config(chosen.configuration.values)
     if not learns_omega(config.algorithm):
@@ -155,7 +155,7 @@ def _moved(choice: Selection) -> float | None:
 
 
 def _layers(candidate: Candidate) -> float | None:
-    """Return `cv/layers` as in MLflow: the fewest mean layers that lose at most one point against all layers."""
+    """Return `cv/layers` as in MLflow: the smallest mean exit layer with a score at most one point below full depth."""
     return layers_needed(candidate.records, candidate.sweep.curve_of)
 
 
@@ -164,7 +164,7 @@ def _front(choice: Selection) -> dict[str, Any]:
         {**_named(choice, p.configuration), "layers": round(p.layers, 4), "score": round(p.score, 6)}
         for p in choice.front
     ]
-    return _known(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
+    return _recorded(criterion=choice.objective.criterion, patience=choice.objective.patience, points=points)
 
 
 def _sweeps(choice: Selection) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _sweeps(choice: Selection) -> dict[str, Any]:
     summaries = {}
     for sweep in choice.sweeps:
         own = next((r for r in choice.ranked if choice.candidates[r.configuration.id].sweep is sweep), None)
-        summaries[sweep.name] = _known(
+        summaries[sweep.name] = _recorded(
             status=sweep.status,
             complete=choice.complete_of(sweep),
             planned=sweep.spec.planned,
@@ -183,7 +183,7 @@ def _sweeps(choice: Selection) -> dict[str, Any]:
 
 
 def _cell(record: dict[str, Any], accumulate: int, runtime: dict[str, Any]) -> dict[str, Any]:
-    """Describe a cell: its scores unrounded, and its runtime where that differs from the first cell's."""
+    """Describe a cell: its scores unrounded, and its runtime if that differs from the first cell's."""
     cell = {
         "seed": record["seed"],
         "fold": record["fold"],
@@ -206,7 +206,7 @@ def best_logits(chosen: Candidate) -> list[CellLogits] | None:
         chosen: The configuration with its sweep.
 
     Returns:
-        The logits; None, with a warning, where a file is missing or damaged.
+        The logits; None, with a warning, if a file is missing or damaged.
     """
     cells = []
     for record in chosen.records:
@@ -267,34 +267,34 @@ def write_best(choice: Selection, out: Path) -> tuple[dict[str, Any], Path]:
 
 def _counted(choice: Selection) -> str:
     names = ", ".join(sweep.name for sweep in choice.sweeps)
-    what = [f"that reach layer speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
-    what += ["that are better than the majority class"] if choice.unlearned else []
-    which = f" {' and '.join(what)}" if what else ""
+    conditions = [f"that reach layer speed-up {choice.objective.speed_up:g}"] if choice.too_slow else []
+    conditions += ["that are better than the majority class"] if choice.unlearned else []
+    which = f" {' and '.join(conditions)}" if conditions else ""
     return (
         f"{len(choice.ranked)} completed configurations{which} of sweep{'s' if len(choice.sweeps) > 1 else ''} {names}"
     )
 
 
 def _score(section: dict[str, Any]) -> str:
-    """Say mean and standard deviation over cells, in per cent."""
+    """Format mean and standard deviation over cells, in per cent."""
     spread = "" if section.get("score_std") is None else f" ± {100 * section['score_std']:.2f}"
     return f"{100 * section['score_mean']:.2f}{spread} over {len(section['cells'])} cells (seed × fold)"
 
 
 def _against(choice: Selection) -> str:
-    """Compare the chosen configuration with the majority class in words; empty where its cells don't record it."""
+    """Compare the chosen configuration with the majority class in words; empty if its cells don't record it."""
     margin = choice.margins.get(choice.ranked[0].configuration.id)
     if margin is None:
         return ""
     if margin.learned:
         return f"against the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}"
     return (
-        f"not distinguishable from the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
+        f"not significantly above the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
     )
 
 
 def print_best(choice: Selection, values: dict[str, Any], path: Path) -> None:
-    """Print the chosen configuration, what it was chosen from, and why.
+    """Print the chosen configuration, the candidates, and the reason.
 
     Args:
         choice: The chosen configuration of a task.
@@ -331,28 +331,30 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
         )
     if choice.unlearned:
         print(
-            f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not distinguishable from the "
+            f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not significantly above the "
             "majority class and are excluded (--anyway includes them)"
         )
-        _print_configurations("not distinguishable from the majority class", section["not_distinguishable"], path)
+        _print_configurations("not significantly above the majority class", section["not_distinguishable"], path)
 
 
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
     """Print the configurations within one standard error, and those on the front of score against layers."""
     near = section["within_one_standard_error"]
-    print(f"{len(near) - 1} other configuration(s) lie within one standard error")
+    print(f"{len(near) - 1} other configuration(s) are within one standard error")
     if len(near) > 1:
-        _print_configurations("layers: the fewest mean layers that lose at most one point", near, path)
+        _print_configurations(
+            "layers: the smallest mean exit layer with a score at most one point below full depth", near, path
+        )
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
-        begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_whose)]
-        print(f"{len({_whose(p) for p in begins})} configuration(s) lie on the front of score against mean layers")
+        begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
+        print(f"{len({_origin(p) for p in begins})} configuration(s) are on the front of score against mean exit layer")
         _print_configurations(f"on the front from these layers on, under {choice.objective.under}", begins, path)
     elif choice.no_front:
-        print(f"no front of score against mean layers: {choice.no_front}")
+        print(f"no front of score against mean exit layer: {choice.no_front}")
 
 
-def _whose(point: dict[str, Any]) -> tuple[str, str]:
+def _origin(point: dict[str, Any]) -> tuple[str, str]:
     return point.get("sweep", ""), point["configuration"]
 
 

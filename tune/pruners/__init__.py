@@ -1,46 +1,37 @@
-"""Pruners: which configuration stops before its last cell. Each is one file and a pure function of the history; none knows Ray.
+"""Pruners stop configurations before their last run. Each is one file and a pure function of the history, without Ray.
 
-Another package adds its own by an entry point of the group ``leebert.pruners`` or by :func:`register`, and tests it with
+Another package adds its own by an entry point of the group ``leebert.pruners`` or by ``PRUNERS.register``, and tests it with
 :class:`tune.testing.PrunerContract`.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Protocol
 
 from tune.pruners.places import Places as Places
 from tune.space import SweepSpec
-from tune.space.parts import PRUNERS as PRUNERS
-from tune.space.parts import PrunerRow as PrunerRow
-from tune.space.parts import Warmed as Warmed
+from tune.space.plugins import PRUNERS as PRUNERS
+from tune.space.plugins import PrunerRow as PrunerRow
+from tune.space.plugins import Warmed as Warmed
 from tune.store.history import History
 
 
 class Pruner(Protocol):
-    """Decides after every report: an epoch's while its cell runs, and the cell's end unless it was the last cell."""
+    """Decides after every report: after each epoch of a run, and after the run's end unless it was the last run."""
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
-        """Whether a configuration goes on after an epoch (from 0) of its (seed, fold) cell, which the history holds."""
+        """Decide whether a configuration continues.
+
+        Args:
+            history: All configurations, including the reported epoch.
+            config_id: The configuration.
+            cell: (seed, fold) of its run.
+            epoch: The reported epoch, from 0.
+        """
         ...
 
 
-def register(row: PrunerRow) -> PrunerRow:
-    """Add a pruner for this process and the sweeps that it starts.
-
-    Args:
-        row: The pruner, whose name must be new.
-
-    Returns:
-        The pruner.
-
-    Raises:
-        ConfigError: The name belongs to another pruner, or the pruner does not fit.
-    """
-    return PRUNERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
-
-
 def make_pruner(spec: SweepSpec) -> Pruner:
-    """Make the pruner that a space names."""
+    """Make the pruner of a space."""
     pruner: Pruner = PRUNERS[spec.pruner.name].make(spec, spec.pruner.options)
     return pruner

@@ -1,7 +1,7 @@
-"""Asynchronous successive halving (Li et al., 2020, algorithm 2, in its stopping form), paired over cells.
+"""Asynchronous successive halving (Li et al., 2020, algorithm 2, in its stopping form), paired over runs.
 
-A configuration's resource is its number of epochs over all cells; rungs lie at min_epochs·eta^j, and each is a place in
-the sense of `tune.pruners.places`.
+A configuration's resource is its number of epochs over all runs. Rungs are at min_epochs·eta^j epochs; each is a position
+as in `tune.pruners.places`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pydantic import Field
 
 from tune.pruners.places import Places
 from tune.space import SweepSpec
-from tune.space.parts import PrunerRow, Warmed, Whole
+from tune.space.plugins import PrunerRow, Warmed, Whole
 from tune.store.history import Configuration, History
 
 
 @dataclasses.dataclass(frozen=True)
 class HalvingPruner:
-    """One configuration in `eta` passes a rung, the best always, ties all.
+    """Lets one configuration in `eta` pass each rung; the best one and ties always pass.
 
-    Nobody waits: a configuration is judged among those that have been there when it comes, so the first ones pass.
+    A configuration is compared with those that have reached the rung before it, so the first ones pass.
     """
 
     places: Places
@@ -29,26 +29,26 @@ class HalvingPruner:
     min_epochs: int = 1
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
-        asked, reached = self.places.reached(history, config_id, cell, epoch)
-        return all(self._passes(history, asked, rung) for rung in self.rungs() if rung in reached)
+        configuration, reached = self.places.reached(history, config_id, cell, epoch)
+        return all(self._passes(history, configuration, rung) for rung in self.rungs() if rung in reached)
 
     def rungs(self) -> Iterator[int]:
-        """The resources at which configurations are judged; at the very end there is nothing left to save."""
+        """Yield the rungs in epochs; the last epoch is none, since pruning there saves nothing."""
         rung = self.min_epochs
         while rung < self.places.end:
             yield rung
             rung *= self.eta
 
-    def _passes(self, history: History, asked: Configuration, rung: int) -> bool:
-        own = self.places.score(asked, rung)
+    def _passes(self, history: History, configuration: Configuration, rung: int) -> bool:
+        score = self.places.score(configuration, rung)
         values = sorted((v for c in history if (v := self.places.score(c, rung)) is not None), reverse=True)
-        return own is None or own >= values[max(1, len(values) // self.eta) - 1]
+        return score is None or score >= values[max(1, len(values) // self.eta) - 1]
 
 
 class HalvingOptions(Warmed):
     """The options of successive halving."""
 
-    eta: Whole = Field(default=3, ge=2, description="one configuration in so many passes a rung")
+    eta: Whole = Field(default=3, ge=2, description="the best 1/`eta` of the configurations continue")
 
 
 def make(spec: SweepSpec, options: HalvingOptions) -> HalvingPruner:
@@ -58,8 +58,9 @@ def make(spec: SweepSpec, options: HalvingOptions) -> HalvingPruner:
 
 PRUNER = PrunerRow(
     name="halving",
-    title="at `min_epochs`, then at `eta`, `eta`², … times as many epochs, unless it is among the best 1/`eta` so far",
-    source="ASHA, Li et al., MLSys 2020, in its stopping form",
+    title="after `min_epochs`, `min_epochs`·`eta`, `min_epochs`·`eta`², … epochs, summed over its runs, unless it is among the "
+    "best 1/`eta` of the configurations that have reached this number",
+    source="ASHA, Li et al., MLSys 2020 (stopping variant)",
     make=make,
     options=HalvingOptions,
 )

@@ -1,16 +1,16 @@
-"""Nothing is pruned: every configuration is trained on all its cells, as a comparison of algorithms needs."""
+"""No pruning: every configuration completes all runs, as comparisons of methods need."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from tune.space.parts import PrunerRow
+from tune.space.plugins import PrunerRow
 from tune.store.history import History
 
 
 @dataclasses.dataclass(frozen=True)
 class NoPruner:
-    """Always goes on."""
+    """Continues every configuration."""
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
         return True

@@ -1,8 +1,8 @@
-"""Places in a configuration's training: after so many epochs over its cells, in the order that all configurations share.
+"""Positions in a configuration's training: its number of epochs over all runs, in the runs' fixed order.
 
-A cell that has ended counts all its epochs, however early it stopped. Whoever is compared at a place has been trained
-on the same cells and as long: fold scores differ by more than configurations do, and means over different folds would
-mostly rank the folds.
+A finished run counts with `max_epochs` epochs, however early it stopped. Configurations compared at a position have trained on
+the same runs and for as long. Scores differ more between folds than between configurations, so means over different folds
+would mostly rank the folds.
 """
 
 from __future__ import annotations
@@ -16,38 +16,61 @@ from tune.store.history import Cell, Configuration, History
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """The places of a sweep: `cells` are its (seed, fold) in order, `max_epochs` the epochs of each."""
+    """The positions of a sweep.
+
+    Attributes:
+        cells: (seed, fold) of its runs, in order.
+        max_epochs: Epochs of each run.
+    """
 
     cells: tuple[tuple[int, int], ...]
     max_epochs: int
 
     @classmethod
     def of(cls, spec: SweepSpec) -> Places:
-        """The places of a space."""
+        """Make the positions of a space."""
         return cls(spec.cells(), spec.max_epochs)
 
     @property
     def end(self) -> int:
-        """The place where a configuration is complete."""
+        """The position at which a configuration is completed."""
         return len(self.cells) * self.max_epochs
 
     def reached(
         self, history: History, config_id: str, cell: tuple[int, int], epoch: int
     ) -> tuple[Configuration, range]:
-        """A configuration, and the places that its report of an epoch (from 0) of a cell brought it to."""
-        asked = next((c for c in history if c.id == config_id), None)
-        current = None if asked is None else _cell(asked, cell)
-        if asked is None or current is None or all(report.epoch != epoch for report in current.epochs):
+        """Find the positions that a report reached.
+
+        Args:
+            history: All configurations.
+            config_id: The configuration.
+            cell: (seed, fold) of its run.
+            epoch: The reported epoch, from 0.
+
+        Returns:
+            The configuration, and the positions.
+
+        Raises:
+            ValueError: The history does not contain the report.
+        """
+        configuration = next((c for c in history if c.id == config_id), None)
+        current = None if configuration is None else _cell(configuration, cell)
+        if configuration is None or current is None or all(report.epoch != epoch for report in current.epochs):
             raise ValueError(f"the history has no epoch {epoch} of configuration {config_id} in (seed, fold) {cell}")
         before = self.cells.index(cell) * self.max_epochs
-        # An ended cell has passed the places of the epochs that it left out, too.
+        # A finished run has also reached the positions of the epochs that it did not need.
         last = epoch + 1 if current.state == "running" else self.max_epochs
-        return asked, range(before + epoch + 1, before + last + 1)
+        return configuration, range(before + epoch + 1, before + last + 1)
 
     def score(self, configuration: Configuration, place: int) -> float | None:
-        """The mean over the place's cells of the best scores up to the place; None if it hasn't been reached.
+        """Compute the mean over runs of the best scores up to a position.
 
-        Minus infinity, the worst, where one of these cells has diverged.
+        Args:
+            configuration: The configuration.
+            place: The position, in epochs over all runs.
+
+        Returns:
+            The mean; None if the position has not been reached; −∞ if a run has diverged.
         """
         position, epoch = divmod(place - 1, self.max_epochs)
         scores = []

@@ -1,15 +1,14 @@
-"""Racing (Maron and Moore, 1994; on paired blocks: Birattari et al., 2002): whoever is clearly behind the leader stops.
+"""Racing (Maron and Moore, 1994; on paired blocks: Birattari et al., 2002): prune configurations far behind the best one.
 
-How far behind is clear is learnt from the sweep itself. At a place (cell, epoch) a complete configuration c has the
-score x_c, at the end y_c; its gain is y_c - x_c. What the difference of two configurations still changes after the place
-is the difference of their gains, in which the folds cancel; its root mean square over all pairs is √2·s, s being the
-sample standard deviation of the n gains. So a configuration stops when it is behind the best complete one, on the same
-cells at the same epoch, by more than
+The margin is estimated from the sweep. At a position (run, epoch), a completed configuration c has the score x_c, at the end
+y_c; its gain is y_c − x_c. The difference of two configurations changes after the position by the difference of their gains, in
+which fold effects cancel. Its root mean square over all pairs is √2·s, with the sample standard deviation s of the n gains.
+A configuration is pruned if it is behind the best completed one, on the same runs at the same epoch, by more than
 
-    t(1 - alpha; n - 1) · √2 · s,
+    t(1 − alpha; n − 1) · √2 · s,
 
-the one-sided margin that such a difference makes up with probability alpha only, if gains are normal. Early, where
-scores say little, s is large and nobody stops; late it is small. With few complete configurations t is large.
+a deficit that it would make up with probability alpha, if gains are normal. Early in training s is large and no configuration
+is pruned; later s is small. With few completed configurations t is large.
 """
 
 from __future__ import annotations
@@ -21,36 +20,36 @@ from pydantic import Field
 
 from tune.pruners.places import Places
 from tune.space import SweepSpec
-from tune.space.parts import Number, PrunerRow, Warmed
+from tune.space.plugins import Number, PrunerRow, Warmed
 from tune.store.history import History
-from tune.store.ranking import complete, mean_and_std
+from tune.store.ranking import completed, mean_and_std
 
-#: Complete configurations before anyone is stopped: two alike would show no spread at all.
+#: Number of completed configurations before the first is pruned; two equal gains would have no spread.
 STARTUP = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class RacingPruner:
-    """Stops a configuration whose chance to catch up with the best complete one is below `alpha`."""
+    """Prune a configuration whose probability of catching up with the best completed one is below `alpha`."""
 
     places: Places
     alpha: float = 0.1
     min_epochs: int = 1
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
-        asked, reached = self.places.reached(history, config_id, cell, epoch)
+        configuration, reached = self.places.reached(history, config_id, cell, epoch)
         place = reached[-1]
-        own = self.places.score(asked, place)
-        rivals = [(self.places.score(c, self.places.end), self.places.score(c, place)) for c in complete(history)]
-        pairs = [(y, x) for y, x in rivals if y is not None and x is not None]
-        if own is None or place < self.min_epochs or len(pairs) < STARTUP:
+        score = self.places.score(configuration, place)
+        scores = [(self.places.score(c, self.places.end), self.places.score(c, place)) for c in completed(history)]
+        pairs = [(y, x) for y, x in scores if y is not None and x is not None]
+        if score is None or place < self.min_epochs or len(pairs) < STARTUP:
             return True
         _, leader = max(pairs)
-        return leader - own <= self.margin([y - x for y, x in pairs])
+        return leader - score <= self.margin([y - x for y, x in pairs])
 
     def margin(self, gains: list[float]) -> float:
-        """How far behind a configuration may be where the complete ones went on to gain so much."""
-        from scipy import special  # a second to import, and spaces that name a pruner are checked without it
+        """Compute the largest deficit with which a configuration continues, from the gains of completed ones."""
+        from scipy import special  # imported here, since it takes a second and checks of spaces don't need it
 
         t = float(special.stdtrit(len(gains) - 1, 1 - self.alpha))
         return t * math.sqrt(2) * mean_and_std(gains).std
@@ -63,7 +62,7 @@ class RacingOptions(Warmed):
         default=0.1,
         gt=0,
         lt=0.5,
-        description="the accepted chance that a stopped one would have caught up with the best",
+        description="probability of catching up with the best, below which a configuration is pruned",
     )
 
 
@@ -74,8 +73,8 @@ def make(spec: SweepSpec, options: RacingOptions) -> RacingPruner:
 
 PRUNER = PrunerRow(
     name="racing",
-    title="if it is further behind the best complete configuration than such a gap usually closes; for sweeps where only "
-    "the best configuration matters",
+    title="when it trails the best completed configuration by more than configurations of this sweep are likely to make up by "
+    "the end (one-sided t margin at level `alpha`); for sweeps where only the best configuration matters",
     source="Maron and Moore, NeurIPS 1994; Birattari et al., GECCO 2002",
     make=make,
     options=RacingOptions,

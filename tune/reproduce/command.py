@@ -38,9 +38,9 @@ class Reproduced:
         text: The table in Markdown, or the figure's description.
         files: The written files.
         missing: Why rows lack seeds, a sentence per reason.
-        again: The command that continues; empty where nothing is missing.
+        again: The command that continues; empty if nothing is missing.
         failed: Whether a method failed for a reason that may be gone at the next attempt.
-        signal: The signal that ended the training; None where there was none.
+        signal: The signal that ended the training; None if there was none.
     """
 
     target: str
@@ -65,7 +65,7 @@ class Reasons:
     Attributes:
         final: Reasons that stay, such as divergence.
         passing: Reasons that may be gone at the next attempt.
-        signal: The signal that ended the training; None where there was none.
+        signal: The signal that ended the training; None if there was none.
     """
 
     final: dict[tuple[str, float | None], str] = dataclasses.field(default_factory=dict)
@@ -96,16 +96,16 @@ def reproduce(request: ReproductionRequest, *, train: bool = True, say: Say = pr
     results = read(path)
     _refuse_unread(plan, results)
     if train:
-        results, seeds, reasons = _brought_up_to_date(plan, path, results, say)
+        results, seeds, reasons = _updated(plan, path, results, say)
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there are no results to render; train them without --no-run")
-        _refuse_others(path, results, _given(plan))
+        _refuse_others(path, results, _given_options(plan))
         seeds, reasons = _seeds(request, {cell.seed for cell in results.cells}), Reasons()
     return _rendered(plan, results, seeds, reasons)
 
 
-def _brought_up_to_date(
+def _updated(
     plan: ReproductionPlan, path: Path, results: Results | None, say: Say
 ) -> tuple[Results, tuple[int, ...], Reasons]:
     """Train and measure as far as possible; return the results, the seeds of every row, and why runs are missing."""
@@ -115,18 +115,18 @@ def _brought_up_to_date(
     request = plan.request
     spec = anchored(plan.any_spec())
     prepared = prepare(spec, storage_root(request.storage) / ".tokens")
-    mine = identity(spec, prepared.facts)
+    own_identity = identity(spec, prepared.facts)
     if results is not None:
-        _refuse_others(path, results, mine)
-        _say_of_code(results, say)
-    results = results or Results(mine)
+        _refuse_others(path, results, own_identity)
+        _report_code(results, say)
+    results = results or Results(own_identity)
     seeds = _seeds(request, {cell.seed for cell in results.cells})
     allowance = Allowance(request.budget)
     reasons = Reasons()
     stopped = False
     begun = {part: Standing.all_of(plan, part) for part in plan.parts}
     for standing in (one for standings in begun.values() for one in standings):
-        standing.check(mine)
+        standing.check(own_identity)
     to_train = {
         part: _to_train(plan, part, _missing(part, standings, results, seeds), prepared.problem, reasons)
         for part, standings in begun.items()
@@ -143,12 +143,12 @@ def _brought_up_to_date(
         if results.cells:  # saved before the next part may fail
             write(path, results)
     if isinstance(plan.target, PaperTable):
-        wanted = networks(results)
-        if wanted and not _costs_are_known(results.costs, wanted):
-            say(f"timing {len(wanted)} network(s)")
+        needed = networks(results)
+        if needed and not _costs_are_known(results.costs, needed):
+            say(f"timing {len(needed)} network(s)")
             split = next(iter(prepared.facts["evaluated"]))
             device = request.device if request.device != "auto" or spec.resources.gpus else "cpu"
-            costs = measure(prepared.problem, spec.train_config({}), split, wanted, device, say)
+            costs = measure(prepared.problem, spec.train_config({}), split, needed, device, say)
             results = dataclasses.replace(results, costs=costs)
             write(path, results)
     return results, seeds, reasons
@@ -179,7 +179,7 @@ def _shown(plan: ReproductionPlan, results: Results) -> tuple[PaperRow, ...]:
 
 
 def _methods_of(table: Path) -> list[str]:
-    """Read the methods of a table that an earlier command wrote; none where there is no such file."""
+    """Read the methods of a table that an earlier command wrote; none if there is no such file."""
     try:
         with open(table, encoding="utf-8", newline="") as file:
             return [row["method"] for row in csv.DictReader(file) if row.get("method") in METHODS]
@@ -187,7 +187,7 @@ def _methods_of(table: Path) -> list[str]:
         return []
 
 
-def _given(plan: ReproductionPlan) -> dict[str, Any]:
+def _given_options(plan: ReproductionPlan) -> dict[str, Any]:
     """Return the part of the experiment's identity that the request states: rendering needs no option repeated."""
     request = plan.request
     options = identity(plan.any_spec())
@@ -213,15 +213,15 @@ def _refuse_unread(plan: ReproductionPlan, results: Results | None) -> None:
     for assignment in plan.request.set_:
         section, _, option = assignment.partition("=")[0].strip().partition(".")
         if section == "training" and not any(applies(option, method) for method in methods):
-            users = ", ".join(name for name in METHODS if applies(option, name))
+            users = ", ".join(row.name for row in METHODS.values() if applies(option, row.name))
             raise ConfigError(
                 f"--set {assignment}: no row of {plan.target.name} reads {option}, only {users} (--methods adds rows)"
             )
 
 
-def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> None:
-    """Raise SweepError where results belong to another experiment."""
-    if lines := experiment_differences(results.identity, mine):
+def _refuse_others(path: Path, results: Results, own_identity: Mapping[str, Any]) -> None:
+    """Raise SweepError if results belong to another experiment."""
+    if lines := experiment_differences(results.identity, own_identity):
         raise SweepError(
             f"{path} holds results of another experiment:\n"
             + "\n".join(f"  {line}" for line in lines)
@@ -229,7 +229,7 @@ def _refuse_others(path: Path, results: Results, mine: Mapping[str, Any]) -> Non
         )
 
 
-def _say_of_code(results: Results, say: Say) -> None:
+def _report_code(results: Results, say: Say) -> None:
     """Report runs that other code has trained; they count nevertheless."""
     others = {cell.code for cell in results.cells} - {code_version()}
     if others:
@@ -259,15 +259,15 @@ def _missing(
     }
 
 
-def _costs_are_known(costs: Costs, wanted: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
-    """Tell whether every network was measured under every exit criterion, on an idle machine."""
+def _costs_are_known(costs: Costs, needed: Mapping[str, tuple[int, frozenset[str]]]) -> bool:
+    """Return whether every network was measured under every exit criterion, on an idle machine."""
     return costs.sound and all(
-        s in costs.parameters and criteria <= costs.seconds.get(s, {}).keys() for s, (_, criteria) in wanted.items()
+        s in costs.parameters and criteria <= costs.seconds.get(s, {}).keys() for s, (_, criteria) in needed.items()
     )
 
 
 def _rendered(plan: ReproductionPlan, results: Results, seeds: tuple[int, ...], reasons: Reasons) -> Reproduced:
-    """Write the table or figure, and describe what is missing."""
+    """Write the table or figure, and describe missing results."""
     request, target = plan.request, plan.target
     experiment = identity(plan.any_spec())
     missing, more, failed = _unfinished(plan, results, seeds, reasons)
@@ -296,9 +296,9 @@ def _figure(plan: ReproductionPlan, figure: PaperFigure, results: Results, path:
     curves = drawing.curves(figure, rows, results)
     if not curves:
         return f"{figure.title}: no results to draw yet"
-    seen = contaminated(plan.request.backbone, plan.task_name)
+    in_pretraining = contaminated(plan.request.backbone, plan.task_name)
     title = f"{plan.task_name}, {slug(plan.request.backbone)}" + (
-        " (pretraining used this task's data)" if seen else ""
+        " (pretraining used this task's data)" if in_pretraining else ""
     )
     if part := _subset_size(results):
         title += f", {part:,} training samples"
@@ -333,7 +333,7 @@ def _unfinished(
 
 def _page(plan: ReproductionPlan, table: PaperTable, results: Results, missing: tuple[str, ...]) -> rendering.TablePage:
     """Collect the contents of a rendered table."""
-    made = lines(table, _shown(plan, results), results, plan.task_name)
+    rows = lines(table, _shown(plan, results), results, plan.task_name)
     backbone = plan.request.backbone
     return rendering.TablePage(
         table=table,
@@ -341,9 +341,9 @@ def _page(plan: ReproductionPlan, table: PaperTable, results: Results, missing: 
         backbone=slug(backbone),
         same_backbone=is_papers(backbone, table.backbone),
         contaminated=contaminated(backbone, plan.task_name),
-        lines=made,
+        lines=rows,
         notes=(
-            *_conditions(table, plan.task_name, results, made),
+            *_conditions(table, plan.task_name, results, rows),
             *_not_shown(plan, results),
             *(f"Incomplete: {line}." for line in missing),
         ),
@@ -367,7 +367,7 @@ def _splits(results: Results) -> str:
     return " and ".join(results.identity.get("evaluated") or ("dev",))
 
 
-def _conditions(table: PaperTable, task: str, results: Results, made: tuple[TableRow, ...]) -> list[str]:
+def _conditions(table: PaperTable, task: str, results: Results, rows: tuple[TableRow, ...]) -> list[str]:
     """Describe the conditions of a table's numbers, one note each."""
     setting = _setting(task, results)
     if table.kind == "costs":
@@ -383,7 +383,7 @@ def _conditions(table: PaperTable, task: str, results: Results, made: tuple[Tabl
             "samples: p and intervals describe the randomness of training, not other data. "
             f"All methods: {setting}."
         ]
-        sentences += _off_the_aim(table.aim(task), made)
+        sentences += _off_the_aim(table.aim(task), rows)
         sentences += _about_costs(results)
     if not results.cells:
         return sentences
@@ -411,7 +411,7 @@ def _setting(task: str, results: Results) -> str:
 
 
 def _about_costs(results: Results) -> list[str]:
-    """Describe how wall-clock and operations speed-ups were measured; nothing where they were not."""
+    """Describe how wall-clock and operations speed-ups were measured; nothing if they were not."""
     if not results.costs.seconds:
         return []
     sentences = [
@@ -427,12 +427,12 @@ def _about_costs(results: Results) -> list[str]:
     return sentences
 
 
-def _off_the_aim(aim: float, made: tuple[TableRow, ...]) -> list[str]:
+def _off_the_aim(aim: float, rows: tuple[TableRow, ...]) -> list[str]:
     """Name the rows with a seed whose layer speed-up on validation samples is outside the window around the aim."""
     low, high = (aim * bound / AIM for bound in WINDOW)
     outside = [
         f"{line.title} {' to '.join(dict.fromkeys(f'{speed:.2f}' for speed in (min(line.held_out), max(line.held_out))))}"
-        for line in made
+        for line in rows
         if any(not low <= speed <= high for speed in line.held_out)
     ]
     if not outside:

@@ -83,7 +83,7 @@ class PaperTable:
 
 @dataclasses.dataclass(frozen=True)
 class PaperFigure:
-    """One figure: mean layers or score against patience, one curve per row."""
+    """One figure: mean exit layer or score against patience, one curve per row."""
 
     name: str
     title: str
@@ -104,10 +104,10 @@ def _rows(
     *lines: tuple[str, str, str, float | None, Role, float | Sequence[float], Sequence[float]],
 ) -> tuple[PaperRow, ...]:
     """Make rows from (title, method, criterion, keep, role, speed-up for all tasks or one per task, a number per task)."""
-    made = []
+    rows = []
     for title, method, criterion, keep, role, speed, numbers in lines:
         speeds = speed if isinstance(speed, Sequence) else [speed] * len(tasks)
-        made.append(
+        rows.append(
             PaperRow(
                 title,
                 method,
@@ -118,7 +118,7 @@ def _rows(
                 role,
             )
         )
-    return tuple(made)
+    return tuple(rows)
 
 
 _IN_5 = ("mnli", "mrpc", "sst2")
@@ -229,7 +229,7 @@ def _plain(backbone: str) -> str:
 
 
 def contaminated(backbone: str, task: str) -> bool:
-    """Tell whether a backbone's pretraining used a task's data."""
+    """Return whether a backbone's pretraining used a task's data."""
     return any(name in _plain(backbone) and task in tasks for name, tasks in CONTAMINATED.items())
 
 
@@ -240,5 +240,5 @@ def slug(backbone: str) -> str:
 
 
 def is_papers(backbone: str, papers: str) -> bool:
-    """Tell whether a backbone is the one of a paper's table, by the name of its folder or its id on the hub."""
+    """Return whether a backbone is the one of a paper's table, by the name of its folder or its id on the hub."""
     return slug(backbone).lower() in _BACKBONES[papers]

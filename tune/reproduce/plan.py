@@ -68,7 +68,7 @@ class ReproductionRequest:
     device: str = "auto"
 
     def includes(self, method: str) -> bool:
-        """Tell whether a method is trained and shown: every one, unless `methods` names some."""
+        """Return whether a method is trained and shown: every one, unless `methods` names some."""
         return not self.methods or method in self.methods
 
     @property
@@ -160,7 +160,7 @@ class ReproductionPlan:
 
 
 def uses_keep(method: str) -> bool:
-    """Tell whether a method reduces its network by the option `keep`."""
+    """Return whether a method reduces its network by the option `keep`."""
     return applies("keep", method)
 
 
@@ -241,8 +241,8 @@ def _check_kind(target: PaperTarget, task: str, methods: Sequence[str]) -> None:
             for t in TARGETS.values()
             if isinstance(t, PaperTable) and (t.tasks[0] in IMAGE_TASKS) == (task in IMAGE_TASKS)
         ]
-        what = ("texts", "images") if task in IMAGE_TASKS else ("images", "texts")
-        raise ConfigError(f"{target.name} has {what[0]}, and {task} has {what[1]}; choose {', '.join(fitting)}")
+        kinds = ("texts", "images") if task in IMAGE_TASKS else ("images", "texts")
+        raise ConfigError(f"{target.name} has {kinds[0]}, and {task} has {kinds[1]}; choose {', '.join(fitting)}")
 
 
 class Allowance:
@@ -257,12 +257,12 @@ class Allowance:
 
     def beyond(self, used: SweepState) -> dict[str, Any]:
         """Return the budget keys of a sweep, which has used some budget already."""
-        return {what: value + _used(used)[what] for what, value in self.remaining.items()}
+        return {unit: value + _used(used)[unit] for unit, value in self.remaining.items()}
 
     def spend(self, before: SweepState, after: SweepState) -> None:
         """Subtract what a sweep has used between two states."""
-        for what in self.remaining:
-            self.remaining[what] -= _used(after)[what] - _used(before)[what]
+        for unit in self.remaining:
+            self.remaining[unit] -= _used(after)[unit] - _used(before)[unit]
 
 
 def _used(state: SweepState) -> dict[str, Any]:

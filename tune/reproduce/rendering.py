@@ -199,7 +199,7 @@ def _verdicts(page: TablePage) -> list[str]:
             continue
         m = baseline.margin
         better = f"{subject.title if m.mean > 0 else baseline.title} is better"
-        verdict = better if m.known and m.p < 0.05 else "no significant difference"
+        verdict = better if m.defined and m.p < 0.05 else "no significant difference"
         sentences.append(
             f"{subject.title} ({subject.layers:.2f}× layer speed-up) minus {baseline.title} ({baseline.layers:.2f}×), the best "
             f"baseline that is as fast: {100 * m.mean:+.2f} points over {m.cells} paired "
@@ -209,7 +209,7 @@ def _verdicts(page: TablePage) -> list[str]:
 
 
 def _certainty(margin: Interval) -> str:
-    if margin.known:
+    if margin.defined:
         return f"simultaneous 95 % CI {100 * margin.low:+.2f} to {100 * margin.high:+.2f}, Holm's p {margin.p:.3f}"
     if margin.cells < LEAST_TESTED:
         return f"not tested: a test needs {LEAST_TESTED} shared seeds"
@@ -226,7 +226,7 @@ def _estimate(estimate: Estimate | None, scale: float = 1.0) -> str:
 def _margin(margin: Interval | None) -> str:
     if margin is None:
         return ""
-    return f"{100 * margin.mean:+.2f}" + (f", {margin.p:.3f}" if margin.known else "") + f" ({margin.cells})"
+    return f"{100 * margin.mean:+.2f}" + (f", {margin.p:.3f}" if margin.defined else "") + f" ({margin.cells})"
 
 
 def _number(value: float | None, form: str) -> str:

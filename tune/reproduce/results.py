@@ -34,7 +34,7 @@ class Costs:
         seconds: Seconds per sample up to each exit, (M,), by exit criterion.
         machine: What the seconds were measured on.
         share: The share of a processor that the timing had (:class:`leebert.latency.ExitTimes`).
-        apart: The relative difference between rounds; None where it was not measured.
+        apart: The relative difference between rounds; None if not measured.
     """
 
     parameters: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -51,7 +51,7 @@ class Costs:
 
     @property
     def rough(self) -> str:
-        """Why the seconds are unreliable; empty where they are not known to be."""
+        """The reason why the seconds are unreliable; empty if they are reliable."""
         if self.share < BUSY:
             return f"the timing had a processor for {self.share:.0%} of the time"
         if (self.apart or 0.0) > APART:
@@ -96,7 +96,7 @@ def read(path: Path) -> Results | None:
         path: The file.
 
     Returns:
-        The results; None where there is no file.
+        The results; None if there is no file.
 
     Raises:
         SweepError: The file is damaged or of another version.

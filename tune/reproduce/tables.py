@@ -48,8 +48,8 @@ class TableRow:
         score: The mean score.
         layers: Layer speed-up: depth / mean exit layer over seeds.
         held_out: Each seed's layer speed-up on validation samples, by which thresholds are chosen; empty for one exit.
-        time: Wall-clock speed-up; None where not measured.
-        operations: Speed-up in multiply-adds; None where not measured.
+        time: Wall-clock speed-up; None if not measured.
+        operations: Speed-up in multiply-adds; None if not measured.
         parameters: The number of parameters.
         minutes: Minutes of training to the best epoch.
         epochs: Epochs trained over all stages, a mean over seeds.
@@ -97,7 +97,7 @@ def best_baseline(compared: Sequence[TableRow], group: str) -> TableRow | None:
         group: The group.
 
     Returns:
-        The baseline; None where there is none.
+        The baseline; None if there is none.
     """
     subject = next((line for line in compared if line.row.group == group and line.row.role == "subject"), None)
     least = (1 - AS_FAST) * ((subject.layers if subject else None) or 0.0)
@@ -143,24 +143,24 @@ def _title(row: PaperRow, cell: ReproducedCell) -> str:
     return f"{cell.exit_layers[-1]} of {cell.depth} layers" if METHODS[row.method].titled_by_layers else row.title
 
 
-def _compared(made: Sequence[TableRow]) -> tuple[TableRow, ...]:
+def _compared(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
     """Compare each group's own method with all other rows of the group that share seeds with it."""
     margins: dict[int, Interval] = {}
-    for group in {line.row.group for line in made}:
-        members = [i for i, line in enumerate(made) if line.row.group == group]
-        subject = next((made[i] for i in members if made[i].row.role == "subject"), None)
+    for group in {line.row.group for line in rows}:
+        members = [i for i, line in enumerate(rows) if line.row.group == group]
+        subject = next((rows[i] for i in members if rows[i].row.role == "subject"), None)
         if subject is None:
             continue
         paired = {}
         for i in members:
-            seeds = sorted(subject.by_seed.keys() & made[i].by_seed.keys())
-            if made[i] is not subject and made[i].row.role != "base" and len(seeds) > 1:
-                paired[i] = [subject.by_seed[s] - made[i].by_seed[s] for s in seeds]
+            seeds = sorted(subject.by_seed.keys() & rows[i].by_seed.keys())
+            if rows[i] is not subject and rows[i].row.role != "base" and len(seeds) > 1:
+                paired[i] = [subject.by_seed[s] - rows[i].by_seed[s] for s in seeds]
         margins |= {i: _untested(differences) for i, differences in paired.items()}
         tested = {i: differences for i, differences in paired.items() if len(differences) >= LEAST_TESTED}
         # The tests are about these data only, on which seeds are independent repetitions: no correction for shared data.
         margins |= dict(zip(tested, holm_intervals(list(tested.values()), 0.0), strict=True))
-    return tuple(dataclasses.replace(line, margin=margins.get(i)) for i, line in enumerate(made))
+    return tuple(dataclasses.replace(line, margin=margins.get(i)) for i, line in enumerate(rows))
 
 
 def _untested(differences: Sequence[float]) -> Interval:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.provenance import backbone_identity, code_version
 from tune.reproduce.outcomes import ReproducedCell, summarise
 from tune.reproduce.plan import Allowance, Part, ReproductionPlan
@@ -89,8 +89,8 @@ class Standing:
     @property
     def failed(self) -> dict[str, str]:
         """Methods that diverged and are not tried again, and why."""
-        why = "a loss, gradient or weight was not finite"
-        return {method: why for method, failure in self._failures if failure["reason"] == "diverged"}
+        reason = "a loss, gradient or weight was not finite"
+        return {method: reason for method, failure in self._failures if failure["reason"] == "diverged"}
 
     @property
     def broken(self) -> dict[str, str]:
@@ -107,7 +107,7 @@ class Standing:
         ]
 
     def check(self, expected: dict[str, Any]) -> None:
-        """Raise SweepError where the sweep belongs to another experiment than `expected` identifies."""
+        """Raise SweepError if the sweep belongs to another experiment than `expected` identifies."""
         manifest = self.folder.manifest
         spec = spec_of(self.folder)
         if spec.evaluate is None:
@@ -125,7 +125,7 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What one sweep of a part trains: each method with each seed.
+    """The methods and seeds of one sweep of a part: each method is trained with each seed.
 
     Attributes:
         part: The part.
@@ -168,13 +168,13 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
         of_methods.setdefault(tuple(loose[seed]), []).append(seed)
     new_jobs: list[Job] = []
     for methods, seeds in of_methods.items():
-        same = next((st for st in standings if st.seeds == tuple(seeds)), None)
-        if same:
-            begun[same.folder.name] += methods
-            resumed.add(same.folder.name)
+        existing = next((st for st in standings if st.seeds == tuple(seeds)), None)
+        if existing:
+            begun[existing.folder.name] += methods
+            resumed.add(existing.folder.name)
         else:
-            taken = {st.folder.name for st in standings} | {job.name for job in new_jobs}
-            name = part.name if part.name not in taken else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
+            names = {st.folder.name for st in standings} | {job.name for job in new_jobs}
+            name = part.name if part.name not in names else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
             new_jobs.append(Job(part, name, None, methods, tuple(seeds)))
     to_resume = [
         Job(part, st.folder.name, st, tuple(begun[st.folder.name]), st.seeds)
@@ -241,7 +241,7 @@ def collect(
         if "evaluated" not in record or key in existing:
             continue
         try:
-            splits: list[HeldOut] = list(evaluated_logits(folder.path, record).values())
+            splits: list[RecordedLogits] = list(evaluated_logits(folder.path, record).values())
             held_out, _ = cell_logits(folder.path, record)
         except SweepError as error:
             wrong[config, seed, fold] = str(error)

@@ -1,7 +1,7 @@
 """Train one configuration on all its cells (a cell is one seed and one fold), one after another, without Ray.
 
 Each epoch is in the ledger before it is yielded, with its checkpoint's digest: a cell resumes only from checkpoints
-that the ledger records. A cell's logits on its validation fold, at its best epoch, go to a Parquet file of their own.
+that the ledger records. The logits of each run's best epoch on its validation fold go to a separate Parquet file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from leebert.tradeoff import tradeoff
 from leebert.train import EpochReport, train_epochs
 from leebert.training_options import train_config
 from tune.machines.nodes import Stamp
-from tune.running.outside import OutsideParts
+from tune.running.outside import OutsidePlugins
 from tune.running.watchdog import Watchdog
 from tune.store.curves import CURVE
 from tune.store.held_out import EVALUATED, HELD_OUT, save_held_out
@@ -36,7 +36,7 @@ from tune.store.ledger import Ledger, LedgerRecord, attempt_name
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What all trials of a sweep share; each process receives it once.
+    """The data and settings that all trials of a sweep share; each process receives them once.
 
     Attributes:
         folder: The sweep's folder, which every node reaches.
@@ -50,7 +50,7 @@ class Study:
         hang_seconds: A trial that requests no batch for so long is ended; None: never.
         stamp: The driver's versions, which the trials' processes must share; None: not compared.
         evaluate: Splits on which the model of each new best epoch is evaluated too; no choice depends on them.
-        outside: The parts of other packages that a trial's process needs.
+        outside: The plugins of other packages that a trial's process needs.
     """
 
     folder: str
@@ -64,7 +64,7 @@ class Study:
     hang_seconds: float | None = None
     stamp: Stamp | None = None
     evaluate: tuple[str, ...] = ()
-    outside: OutsideParts = dataclasses.field(default_factory=OutsideParts)
+    outside: OutsidePlugins = dataclasses.field(default_factory=OutsidePlugins)
 
     def train_config(self, values: Mapping[str, Any], seed: int) -> TrainConfig:
         """Join the fixed options, a configuration's values and a seed."""
@@ -100,7 +100,7 @@ class Study:
             self.problem.model(config),
             RowSubset(rows, self.folds.train(fold)),
             config,
-            held_out=RowSubset(rows, self.folds.held_out(fold)),
+            validation=RowSubset(rows, self.folds.held_out(fold)),
             metric=self.problem.metric,
             runtime=runtime,
             seed=(seed, fold),
@@ -111,7 +111,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class CellRecord:
-    """What the ledger records of an unfinished cell.
+    """The ledger's record of an unfinished cell.
 
     Attributes:
         epochs: The recorded epochs, from 0.
@@ -128,7 +128,7 @@ class CellRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What the driver grants a trial: a configuration, the number of the attempt, and the records of its cells.
+    """A configuration that the driver grants to a trial, with the number of the attempt and the records of its cells.
 
     Attributes:
         config: The configuration's id.
@@ -166,7 +166,7 @@ class Attempt:
         return attempt_name({"attempt": self.attempt, "driver": self.driver})
 
     def recorded(self, seed: int, fold: int) -> CellRecord:
-        """Return what the ledger records of a cell; an empty record for one that has not begun."""
+        """Return the ledger's records of a run; empty for a run that has not begun."""
         return self.cells.get(f"{seed}/{fold}", CellRecord())
 
     def begin(self) -> LedgerRecord:
@@ -204,11 +204,11 @@ def run_attempt(study: Study, attempt: Attempt) -> Iterator[list[LedgerRecord]]:
                     continue
                 diverged = False
                 for records in _run_cell(study, attempt, seed, fold, watchdog):
-                    written = writer.append(*records)
+                    appended = writer.append(*records)
                     diverged = records[-1].get("ended") == "diverged"
                     # The consumer of the reports may take long; that is no hang.
                     with watchdog.asleep():
-                        yield written
+                        yield appended
                 if diverged:
                     return
         finally:
@@ -230,10 +230,13 @@ def hang_file(folder: Path, config: str, attempt: str) -> Path:
 
 def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Watchdog) -> Iterator[list[LedgerRecord]]:
     folder = Path(study.folder)
-    where = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
+    cell = {"config": attempt.config, "attempt": attempt.attempt, "seed": seed, "fold": fold}
     recorded, place = attempt.recorded(seed, fold), checkpoint_folder(study.folder, attempt.config, seed, fold)
     checkpoints = Checkpoints(
-        place / attempt.name, earlier=[place / name for name in attempt.earlier], known=set(recorded.digests), anew=True
+        place / attempt.name,
+        earlier=[place / name for name in attempt.earlier],
+        recorded=set(recorded.digests),
+        restart=True,
     )
     micro = attempt.placement.accumulate
     values = attempt.values
@@ -243,21 +246,21 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     evaluated, files = dict(recorded.evaluated), dict(recorded.files)
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
-        best = report.held_out or best
+        best = report.validation or best
         records: list[LedgerRecord] = []
         digest: LedgerRecord = {"checkpoint": report.checkpoint} if report.checkpoint else {}
-        if study.evaluate and report.checkpoint and report.held_out is not None:
+        if study.evaluate and report.checkpoint and report.validation is not None:
             # The ledger names the files together with the checkpoint of the same epoch.
             digest |= _evaluate(study, attempt, seed, fold, report, watchdog)
             evaluated[report.epoch] = digest["evaluated"]
             files |= digest["digests"]
         if report.epoch not in recorded.epochs:
-            records.append({"kind": "epoch", **where, **_jsonable(report.plain()), **digest})
+            records.append({"kind": "epoch", **cell, **_jsonable(report.plain()), **digest})
         elif digest:
-            records.append({"kind": "checkpoint", **where, "epoch": report.epoch, **digest})
+            records.append({"kind": "checkpoint", **cell, "epoch": report.epoch, **digest})
         if report.ended:
             records.append(
-                {"kind": "cell_end", **where, **_summary(reports, started), "runtime": _runtime(study, attempt)}
+                {"kind": "cell_end", **cell, **_summary(reports, started), "runtime": _runtime(study, attempt)}
             )
             if attempt.placement != Placement():
                 records[-1]["placement"] = dataclasses.asdict(attempt.placement)
@@ -269,8 +272,8 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
                 written = save_held_out(folder / HELD_OUT / name, best, study.folds.ids[study.folds.held_out(fold)])
                 records[-1] |= {"held_out": name, "digests": {name: written}}
                 if study.evaluate and report.best_epoch is not None:
-                    mine = records[-1]["evaluated"] = evaluated[report.best_epoch]
-                    records[-1]["digests"] |= {file: files[file] for file in mine.values() if file in files}
+                    own_files = records[-1]["evaluated"] = evaluated[report.best_epoch]
+                    records[-1]["digests"] |= {file: files[file] for file in own_files.values() if file in files}
         if records:
             yield records
 

@@ -1,4 +1,4 @@
-"""`leebert-tune doctor`: find in a minute what would make a sweep fail after hours. The checks leave no files."""
+"""`leebert-tune doctor`: check within a minute for problems that would end a sweep after hours. Checks leave no files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from leebert.omega import MOVED
 from leebert.provenance import backbone_differences, backbone_identity
 from tune.machines import nodes, placement
 from tune.machines.footprint import estimate_for_space
-from tune.machines.nodes import NodeFacts, Question, Stamp
+from tune.machines.nodes import NodeFacts, Query, Stamp
 from tune.machines.placement import MemoryEstimate
 from tune.running.omega_reach import steps_by_optimizer, still_rates
-from tune.running.outside import OutsideParts, problems_on
+from tune.running.outside import OutsidePlugins, problems_on
 from tune.running.prepare import Prepared, prepare
 from tune.running.session import start_ray
 from tune.space import SweepSpec
@@ -49,7 +49,7 @@ class Check:
         name: What was checked.
         where: The driver, the cluster, or a node's name.
         status: ok, warning, failed or skipped.
-        detail: What was measured; where it failed, what to do; where it was skipped, why.
+        detail: The measurement; for a failed check also what to do; for a skipped one the reason.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class DriverFacts:
-    """What nodes are compared with; None for what the driver's own checks could not read.
+    """The driver's facts, to which nodes are compared; None for facts that the driver could not read.
 
     Attributes:
         stamp: The driver's versions.
@@ -94,15 +94,15 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
         node_facts: list[NodeFacts] = []
         if ray_check.status == "ok":
             driver = DriverFacts(
-                stamp=Stamp.here(),
+                stamp=Stamp.local(),
                 mark=folder if storage_check.status == "ok" else None,
                 prepared=prepared,
                 backbone=backbone_identity(spec.backbone) if backbone_check.status == "ok" else None,
             )
-            node_facts = nodes.ask(_question(spec, driver))
+            node_facts = nodes.query_nodes(_query(spec, driver))
             for node in node_facts:
                 checks += node_checks(node, driver)
-            checks += plugin_checks(OutsideParts.of(spec, prepared.facts["metric"] if prepared else None), node_facts)
+            checks += plugin_checks(OutsidePlugins.of(spec, prepared.facts["metric"] if prepared else None), node_facts)
     resources = _resources(spec, node_facts)
     trials = _concurrent(spec) if resources.status == "ok" else 1
     checks += [
@@ -117,7 +117,7 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
 
 
 def verdict(checks: Sequence[Check]) -> None:
-    """Raise SweepError where a check failed."""
+    """Raise SweepError if a check failed."""
     failed = [f"{check.name} ({check.where})" for check in checks if check.status == "failed"]
     if failed:
         raise SweepError(f"{len(failed)} check(s) failed, so the sweep would fail too: {', '.join(failed)}")
@@ -165,7 +165,7 @@ def _backbone(spec: SweepSpec) -> Check:
 
 @contextlib.contextmanager
 def _workplace(storage: Path) -> Iterator[tuple[Path, Check]]:
-    """Create a temporary folder in the storage, marked by the driver, or elsewhere where the storage can't be written."""
+    """Create a temporary folder in the storage, marked by the driver, or elsewhere if the storage can't be written."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(nodes.marked(storage))
@@ -190,9 +190,9 @@ def _data(spec: SweepSpec, cache: Path) -> tuple[Check, Prepared | None]:
     return Check("data", DRIVER, "ok", f"{facts['rows']} samples{cut}"), prepared
 
 
-def _question(spec: SweepSpec, driver: DriverFacts) -> Question:
-    """Return what each node is asked to check."""
-    return Question(
+def _query(spec: SweepSpec, driver: DriverFacts) -> Query:
+    """Make the query of each node."""
+    return Query(
         storage=str(driver.mark.parent) if driver.mark else None,
         mark=driver.mark.name if driver.mark else None,
         tokens=driver.prepared.facts["tokens"] if driver.mark and driver.prepared else None,
@@ -227,7 +227,7 @@ def _versions(node: NodeFacts, stamp: Stamp) -> Check:
         detail = f"leebert can't be imported on this node: {node.package_error}; install the driver's version"
         return Check("versions", node.name, "failed", detail)
     if mismatches := stamp.differences(node.versions, node.code):
-        listing = ", ".join(f"{what} {theirs} (driver: {ours})" for what, theirs, ours in mismatches)
+        listing = ", ".join(f"{library} {on_node} (driver: {on_driver})" for library, on_node, on_driver in mismatches)
         return Check("versions", node.name, "failed", f"{listing}; install the driver's versions")
     others = [name for name in node.versions if node.versions[name] != stamp.versions.get(name)]
     if others:
@@ -256,35 +256,35 @@ def _node_data(node: NodeFacts, driver: DriverFacts) -> Check:
     return Check("data", node.name, "ok", "same as the driver's")
 
 
-def _node_backbone(node: NodeFacts, wanted: dict[str, Any] | None) -> Check:
-    if wanted is None:
+def _node_backbone(node: NodeFacts, expected: dict[str, Any] | None) -> Check:
+    if expected is None:
         return Check("backbone", node.name, "skipped", "the driver could not read the backbone")
     if node.backbone_error:
         return Check("backbone", node.name, "failed", node.backbone_error)
-    if lines := backbone_differences(wanted, node.backbone):
+    if lines := backbone_differences(expected, node.backbone):
         parts = ", ".join(line.partition(" ")[0] for line in lines)
         return Check("backbone", node.name, "failed", f"its {parts} differ from the driver's; copy the driver's files")
     return Check("backbone", node.name, "ok", "same as the driver's")
 
 
 def plugin_checks(
-    outside: OutsideParts, node_facts: Sequence[NodeFacts], timeout: float = nodes.SECONDS
+    outside: OutsidePlugins, node_facts: Sequence[NodeFacts], timeout: float = nodes.SECONDS
 ) -> list[Check]:
-    """Check that each node has the parts of other packages that trials use, in the driver's version.
+    """Check that each node has the plugins that trials use, in the driver's version.
 
     Args:
-        outside: The parts.
+        outside: The plugins.
         node_facts: What the nodes reported.
         timeout: Seconds to wait for the nodes.
 
     Returns:
-        A check of each node that can import the package; none where trials use only built-in parts.
+        A check of each node that can import the package; none if trials use only built-in plugins.
     """
     if not outside.needed:
         return []
     asked = {node.node_id: node.name for node in node_facts if not (node.error or node.package_error)}
     return [
-        Check("plug-ins", asked[node_id], "failed" if problem else "ok", problem or f"the driver's: {outside}")
+        Check("plugins", asked[node_id], "failed" if problem else "ok", problem or f"the driver's: {outside}")
         for node_id, problem in problems_on(asked, outside, timeout).items()
     ]
 
@@ -294,7 +294,7 @@ def plugin_checks(
 
 def _resources(spec: SweepSpec, node_facts: Sequence[NodeFacts]) -> Check:
     if not node_facts:
-        return Check("resources", CLUSTER, "skipped", "no node answers")
+        return Check("resources", CLUSTER, "skipped", "no node responds")
     try:
         placement.check_resources(spec.resources.cpus, spec.resources.gpus)
     except LeebertError as error:
@@ -326,15 +326,15 @@ def gpu_memory(
     if not spec.resources.gpus:
         return Check("gpu memory", CLUSTER, "skipped", "trials request no GPU")
     try:
-        values, took = estimate(spec, "cuda")
+        values, memory = estimate(spec, "cuda")
     except LeebertError as error:
         return Check("gpu memory", CLUSTER, "skipped", f"the memory of a trial is unknown: {error}")
-    largest = f"{describe(values)}: about {took.total / 1e9:.1f} GB"
+    largest = f"{describe(values)}: about {memory.total / 1e9:.1f} GB"
     if not gpus:
         return Check("gpu memory", CLUSTER, "skipped", f"{largest}; no running node has a GPU that torch detects")
     size, smallest = min(gpus)
-    fit, _ = placement.trials_per_gpu(took, size)
-    if problem := placement.crowding(took, size, spec.resources.gpus):
+    fit, _ = placement.trials_per_gpu(memory, size)
+    if problem := placement.crowding(memory, size, spec.resources.gpus):
         return Check("gpu memory", CLUSTER, "warning" if fit else "failed", f"{smallest}: {problem}")
     return Check("gpu memory", CLUSTER, "ok", f"{largest}; {smallest} holds {fit}")
 
@@ -344,7 +344,7 @@ def omega(spec: SweepSpec, facts: Mapping[str, Any] | None) -> Check:
 
     Args:
         spec: The search space.
-        facts: What the manifest records of the data (`rows`, `label_names`); None where it could not be read.
+        facts: The manifest's facts of the data (`rows`, `label_names`); None if they could not be read.
 
     Returns:
         The result.
@@ -386,7 +386,7 @@ def _mlflow(spec: SweepSpec) -> Check:
 
 
 def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
-    """Check that the hub has what the sweep takes from it; where it does not answer, the cache must have it."""
+    """Check that the hub has the sweep's data set and backbone; if the hub is unreachable, the cache must have them."""
     from huggingface_hub import HfApi
 
     api, needed = HfApi(), _from_hub(spec)
@@ -399,23 +399,23 @@ def _hub(spec: SweepSpec, prepared: Prepared | None) -> Check:
     except Exception as error:  # errors of the hub, its HTTP client and the network have no common class
         if prepared is not None:
             return Check("hub", DRIVER, "ok", f"not reached, but {names} is in the cache")
-        why = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         todo = "check id, access rights and connection, or give --data-dir and a folder as --backbone"
-        return Check("hub", DRIVER, "failed", f"{names} is not in the cache, and the hub answers: {why}; {todo}")
+        return Check("hub", DRIVER, "failed", f"{names} is not in the cache, and the hub reports: {reason}; {todo}")
     return Check("hub", DRIVER, "ok", f"has {names}")
 
 
 def _from_hub(spec: SweepSpec) -> list[tuple[str, str, str | None]]:
-    """List (kind, name, revision) of what a sweep takes from the hub."""
+    """List (kind, name, revision) of the files that a sweep loads from the hub."""
     from leebert.backbone import locate
     from leebert.training_data import effective_task
 
     needed: list[tuple[str, str, str | None]] = []
     # The checks of backbone and data report these errors.
     with contextlib.suppress(LeebertError):
-        where, revision = locate(spec.backbone)
-        if not Path(where).is_dir() and not is_network(spec.backbone):
-            needed.append(("model", where, revision))
+        location, revision = locate(spec.backbone)
+        if not Path(location).is_dir() and not is_network(spec.backbone):
+            needed.append(("model", location, revision))
     with contextlib.suppress(LeebertError):
         data = data_config(spec)
         hub = effective_task(spec.task, data.group_by).hub

@@ -30,7 +30,7 @@ EndStatus = Literal["finished", "stopped", "failed"]
 
 
 class Frame(Protocol):
-    """What the driver reads of a :class:`tune.running.crossval.Study`."""
+    """The part of a :class:`tune.running.crossval.Study` that the driver reads."""
 
     @property
     def folder(self) -> str: ...
@@ -49,7 +49,7 @@ class Appender(Protocol):
 
 
 class Records(Protocol):
-    """What the driver reads and writes of a ledger; a simulation implements it without files."""
+    """The part of a ledger that the driver reads and writes; a simulation implements it without files."""
 
     def read(self) -> SweepState: ...
     def driver_writer(self, driver: int) -> Appender: ...
@@ -128,11 +128,11 @@ class Driver:
     def _queue_unfinished(self, repair: Collection[tuple[str, int, int]]) -> None:
         """Queue configurations to repair, with new seeds, interrupted, or failed for a reason that may be gone."""
         for configuration in self.state.history():
-            again = [(seed, fold) for config, seed, fold in sorted(repair) if config == configuration.id]
-            if again:
-                self._begin_repair(configuration, again)
+            repeated = [(seed, fold) for config, seed, fold in sorted(repair) if config == configuration.id]
+            if repeated:
+                self._begin_repair(configuration, repeated)
             elif configuration.state == "complete" and not set(self.study.cells) <= _finished(configuration):
-                # The sweep got more seeds. The pruner has let the finished cells pass already.
+                # The sweep got more seeds. The pruner has already decided on the finished cells.
                 finished = sorted(_finished(configuration))
                 self.record({"kind": "reopen", "config": configuration.id, "cells": finished})
                 self.waiting.append(configuration.id)
@@ -142,7 +142,7 @@ class Driver:
                 self.waiting.append(configuration.id)
 
     def _within_budget(self, repair: Collection[tuple[str, int, int]]) -> Collection[tuple[str, int, int]]:
-        """Return the cells to repair; none where the budget is used up, since they would stay unfinished."""
+        """Return the cells to repair; none if the budget is used up, since they would stay unfinished."""
         if not repair or (used := self._budget_used()) is None:
             return repair
         self.say(f"nothing is repaired, since {used}: raise it (--set budget.KEY=VALUE) and run the same command again")
@@ -159,7 +159,7 @@ class Driver:
         self.waiting.append(config)
 
     def _may_retry(self, configuration: Configuration) -> bool:
-        """Tell whether a configuration failed for a reason that may be gone: any but divergence."""
+        """Return whether a configuration failed for a reason that may be gone: any but divergence."""
         failures = self.state.failures.get(configuration.id, [])
         return configuration.state == "failed" and bool(failures) and failures[-1]["reason"] != "diverged"
 
@@ -172,7 +172,7 @@ class Driver:
             trial: Ray's id of the trial that will run it.
 
         Returns:
-            The attempt, or None where nothing remains or the sweep stops.
+            The attempt, or None if nothing remains or the sweep stops.
         """
         if self.stop_reason():
             return None
@@ -213,20 +213,20 @@ class Driver:
         )
         cells = {
             f"{s}/{f}": CellRecord(
-                sorted(self.state.seen(config, s, f)),
+                sorted(self.state.recorded_epochs(config, s, f)),
                 sorted(self.state.digests.get((config, s, f), ())),
                 sorted(self.state.evaluated.get((config, s, f), {}).items()),
                 dict(self.state.files.get((config, s, f), {})),
             )
             for s, f in self.study.cells
-            if self.state.seen(config, s, f)
+            if self.state.recorded_epochs(config, s, f)
         }
         values = self.state.configs[config].values
         index = self.state.indices[config]
         return Attempt(config, values, attempt, self.number, finished, cells, names, place, index, fences)
 
     def _placement(self, failures: list[LedgerRecord], config: str) -> Placement | None:
-        """Choose where and in how many micro-batches to run after these failures; None where nothing remains to try."""
+        """Choose where and in how many micro-batches to run after these failures; None if nothing remains to try."""
         if not failures:
             return Placement()
         training = self.study.train_config(self.state.configs[config].values, 0)
@@ -273,7 +273,7 @@ class Driver:
             # Synced to disk with the next record; the cells' own ends would restore it.
             self.record({"kind": "complete", "config": config}, sync=False)
             scores = self.state.configs[config].scores
-            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
+            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} runs")
         else:
             self._prune_or_continue(config, last)
         state = self.state.configs[config].state
@@ -295,8 +295,8 @@ class Driver:
         cell = (last["seed"], last["fold"])
         epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
         waits = last["kind"] == "epoch" and last["ended"] is not None  # the cell's end comes with this epoch
-        undecided = not waits and cell not in self.state.settled.get(config, ())
-        history = self.state.then.get(config) or self.state.history()
+        undecided = not waits and cell not in self.state.before_extension.get(config, ())
+        history = self.state.decision_histories.get(config) or self.state.history()
         if undecided and not self.pruner.decide(history, config, cell, epoch):
             self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
             self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
@@ -363,7 +363,7 @@ class Driver:
             self.say(f"{self._name(record['config'])}  {single_class(fresh, exits)}")
 
     def trial_ended(self, trial: str, failure: Failure | None = None) -> None:
-        """Take note that a trial's process has ended; after a failure, retry the configuration or record it as failed.
+        """Handle the end of a trial's process; after a failure, retry the configuration or record it as failed.
 
         Args:
             trial: Ray's id of the trial.
@@ -406,7 +406,7 @@ class Driver:
 
     @property
     def at_once(self) -> bool:
-        """Whether to stop without waiting for current epochs: after a signal, the machine may vanish."""
+        """Whether to stop before current epochs end: after a signal, the machine may vanish."""
         return self.interrupted or self.halted is not None
 
     def stop_reason(self) -> str | None:
@@ -423,7 +423,7 @@ class Driver:
         return self._stop_reason
 
     def _budget_used(self) -> str | None:
-        """Return which budget is used up, in words; None where none is."""
+        """Describe the budget that is used up; return None if none is."""
         b = self.budget
         if b.fold_epochs and self.state.fold_epochs >= b.fold_epochs:
             return f"the budget of {b.fold_epochs} fold-epochs is used"
@@ -445,7 +445,7 @@ class Driver:
         """Write the end of this session to the ledger.
 
         Args:
-            error: Why the session failed; None where it did not.
+            error: Why the session failed; None if it did not.
 
         Returns:
             `failed`, `stopped` (work remains) or `finished`.

@@ -1,4 +1,4 @@
-"""Estimate what a sweep runs and costs from a few timed steps; train nothing and write only a temporary token cache."""
+"""Estimate the runs and costs of a sweep from a few timed steps; train nothing and write only a temporary token cache."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan(spec: SweepSpec, device: str = "auto") -> dict[str, Any]:
 
     Args:
         spec: The search space.
-        device: Where steps are timed; auto takes this machine's GPU where trials request one and it has one, else the CPU.
+        device: Where steps are timed; auto takes this machine's GPU if trials request one and it has one, else the CPU.
 
     Returns:
         The plan, JSON-ready; `timed_on` is the device, `memory_bytes` and `disk_bytes` are bytes.
@@ -164,7 +164,7 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
         print(f"                and {count - len(plan['first'])} more")
     print(f"cells           {plan['cells'] or '?'}")
     print(
-        f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; cells may stop early)"
+        f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; runs may stop early)"
     )
     rates = ", ".join(f"{v:.3f} s at batch {k}" for k, v in plan["seconds_per_update"].items())
     print(f"one update      {rates} (timed here, on {plan['timed_on']})")

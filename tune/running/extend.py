@@ -12,7 +12,7 @@ from leebert.provenance import backbone_differences, backbone_identity
 from tune.space import SweepSpec
 from tune.space.values import ValueList, Values
 
-#: Keys that may grow: the new space must contain what the sweep has suggested.
+#: Keys that may grow: the new space must contain all suggested configurations.
 _GROWING = frozenset({"seeds", "space", "algorithms"})
 
 
@@ -42,7 +42,7 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
             + (f"\n  and {len(lost) - 5} more configurations" if len(lost) > 5 else "")
             + "\nstart another sweep for that"
         )
-    # The old cells stay first, so that every configuration resumes where it stopped.
+    # The old runs stay first, so that every configuration resumes after its last run.
     seeds = (*old.seeds, *(seed for seed in new.seeds if seed not in old.seeds))
     data = new.data if new.data.dir else new.data.model_copy(update={"dir": old.data.dir})
     tracking = new.tracking.model_copy(
@@ -52,7 +52,7 @@ def extended(old: SweepSpec, new: SweepSpec, suggested: Iterable[Mapping[str, An
 
 
 def at_its_old_place(new: SweepSpec, old: SweepSpec, was: Mapping[str, Any], name: str) -> SweepSpec:
-    """Keep the sweep's name of the backbone where the new space names another place with the same files.
+    """Keep the sweep's path of the backbone if the new space has another path to the same files.
 
     Args:
         new: The space to resume with.
@@ -88,17 +88,17 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _admits(spec: SweepSpec, values: Mapping[str, Any]) -> bool:
-    """Tell whether a space contains a configuration."""
+    """Return whether a space contains a configuration."""
     algorithm = values["algorithm"]
     options = {option for option in spec.space if applies(option, algorithm)}
     return (
         algorithm in spec.algorithms
         and options == values.keys() - {"algorithm"}
-        and all(_holds(spec.space[option], values[option]) for option in options)
+        and all(_contains(spec.space[option], values[option]) for option in options)
     )
 
 
-def _holds(values: Values, value: Any) -> bool:
+def _contains(values: Values, value: Any) -> bool:
     listed = values.listed()
     if isinstance(values, ValueList) or listed is not None:
         return value in (listed or ())

@@ -79,7 +79,7 @@ def of_death(error: BaseException | None, hung: Path) -> Failure:
     """Classify the end of a trial's process or node, as the driver sees it.
 
     Args:
-        error: Ray's error; None where it has none.
+        error: Ray's error; None if there is none.
         hung: The file to which the trial's watchdog writes when it ends the process.
 
     Returns:
@@ -103,7 +103,7 @@ def of_death(error: BaseException | None, hung: Path) -> Failure:
 def placement(failures: Sequence[Mapping[str, Any]], batch_size: int, gpus: float) -> Placement | None:
     """Choose the placement of the next attempt after failures for lack of memory.
 
-    First the trial runs alone on its GPU or node, where it shared one: that does not change the result. Then gradients
+    First, a trial that shared a GPU or node runs alone on it, which does not change the result. Then gradients
     are accumulated over 2, 4, … micro-batches of the same batch, which changes the last digits.
 
     Args:
@@ -112,7 +112,7 @@ def placement(failures: Sequence[Mapping[str, Any]], batch_size: int, gpus: floa
         gpus: GPUs of one trial; below 1, trials share a GPU.
 
     Returns:
-        The placement; None where nothing remains to try.
+        The placement; None if nothing remains to try.
     """
     gpu = sum(f.get("reason") == "gpu_memory" for f in failures)
     host = sum(f.get("reason") == "host_memory" for f in failures)

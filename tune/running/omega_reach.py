@@ -41,7 +41,7 @@ class StillRate:
     needed: float
 
     def in_words(self) -> str:
-        """Say in one sentence how far weights can move and which λ2 is needed."""
+        """Describe in one sentence how far weights can move and which λ2 is needed."""
         far = f"{self.most:.2g}" if self.least == self.most else f"{self.least:.2g} to {self.most:.2g}"
         part = "" if self.configurations == self.of else f", in {self.configurations} of {self.of} combinations"
         return (
@@ -51,7 +51,7 @@ class StillRate:
 
 
 def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]:
-    """List the λ2 of a space at which loss weights can't move, the smallest first; none where no method learns ω by Adam or SGD.
+    """List the λ2 of a space at which loss weights can't move, the smallest first; none if no method learns ω by Adam or SGD.
 
     Args:
         spec: The search space.
@@ -80,7 +80,7 @@ def still_rates(spec: SweepSpec, rows: int, num_classes: int) -> list[StillRate]
 
 
 def steps_by_optimizer(algorithm: str) -> bool:
-    """Whether λ2 is the rate of Adam or SGD; a step of ω by a method's own rule can have any size."""
+    """Return whether λ2 is the learning rate of Adam or SGD; a method's own update of ω can have any size."""
     return learns_omega(algorithm) and METHODS[algorithm].reads("omega_optimizer")
 
 

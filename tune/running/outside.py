@@ -1,7 +1,7 @@
-"""Parts of other packages in the processes of trials: which a sweep uses, and how each process gets them.
+"""Make the plugins of other packages that a sweep uses available in the processes of its trials.
 
-A part of an installed package is found there by its entry point. One that was registered is found by importing the module
-that it comes from. One of `__main__` (a script or a notebook) travels by value.
+A process finds a plugin of an installed package by its entry point, and a registered plugin by importing its module. A
+plugin defined in `__main__` (a script or a notebook) is pickled and sent by value.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from collections.abc import Iterable
 from leebert.errors import LeebertError, SweepError
 from leebert.methods import METHODS
 from leebert.outside import origin_of, origins, same_origin
-from leebert.plugins import REGISTRIES, VARIABLE, Origin, load_modules
+from leebert.plugins import VARIABLE, Origin, load_modules, registry_of
 from tune.machines.nodes import SECONDS, run_on, sentence
 from tune.space import SweepSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class OutsidePart:
-    """A part that trials use.
+class OutsidePlugin:
+    """A plugin that trials use.
 
     Attributes:
         key: Kind and name, such as ``method often``.
         origin: The driver's origin of it.
-        value: The pickled part, where its module exists in the driver's process only.
+        value: The pickled plugin, if its module exists in the driver's process only.
     """
 
     key: str
@@ -40,77 +40,90 @@ class OutsidePart:
 
 
 @dataclasses.dataclass(frozen=True)
-class OutsideParts:
-    """What a trial's process needs before it reads a configuration: modules to import, and parts."""
+class OutsidePlugins:
+    """The modules and plugins that a trial's process loads before it reads a configuration."""
 
     modules: str = ""
-    parts: tuple[OutsidePart, ...] = ()
+    plugins: tuple[OutsidePlugin, ...] = ()
 
     @classmethod
-    def of(cls, spec: SweepSpec, metric: str | None) -> OutsideParts:
-        """Collect what the trials of a space use, without a metric that is not known; searcher and pruner stay with the driver."""
-        found = tuple(_part(key) for key in origins(_of_trials(spec, metric)))
-        return cls(os.environ.get(VARIABLE, ""), found)
+    def of(cls, spec: SweepSpec, metric: str | None) -> OutsidePlugins:
+        """Collect the plugins that the trials of a space use; searcher and pruner run in the driver.
+
+        Args:
+            spec: The search space.
+            metric: The task's metric; None if it is unknown.
+        """
+        plugins = tuple(_plugin(key) for key in origins(_of_trials(spec, metric)))
+        return cls(os.environ.get(VARIABLE, ""), plugins)
 
     @property
     def needed(self) -> bool:
-        """Whether a process needs anything before it reads a configuration."""
-        return bool(self.modules or self.parts)
+        """Whether a process has to load anything before it reads a configuration."""
+        return bool(self.modules or self.plugins)
 
     def __str__(self) -> str:
-        return ", ".join(f"{part.key} of {part.origin}" for part in self.parts) or self.modules
+        return ", ".join(f"{plugin.key} of {plugin.origin}" for plugin in self.plugins) or self.modules
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The installed packages that the parts come from."""
-        owners = (part.origin.distribution for part in self.parts)
+        """The installed packages that the plugins come from."""
+        owners = (plugin.origin.distribution for plugin in self.plugins)
         return tuple(dict.fromkeys(owner.split(" ")[0] for owner in owners if owner))
 
     def make_available(self) -> None:
-        """Let the registries of this process have the parts.
+        """Add the plugins to the registries of this process.
 
         Raises:
-            SweepError: One is missing here, or of another version; the line names part, package, version and node.
+            SweepError: One is missing here, or of another version; the line names plugin, package, version and node.
         """
         if problem := self.problem():
             raise SweepError(f"node {socket.gethostname()}: {problem}")
 
     def problem(self) -> str:
-        """Let the registries of this process have the parts; say in one sentence which one they can't have, if any."""
+        """Add the plugins to the registries of this process; return one sentence about the first that fails, or ``""``."""
         if self.modules:
             os.environ.setdefault(VARIABLE, self.modules)
         try:
             load_modules()
-            for part in self.parts:
-                _make_available(part)
+            for plugin in self.plugins:
+                _make_available(plugin)
         except LeebertError as error:
             return str(error)
         return ""
 
 
-def problems_on(node_ids: Iterable[str], outside: OutsideParts, timeout: float = SECONDS) -> dict[str, str]:
-    """Ask nodes whether they have the parts; Ray must be up.
+def problems_on(node_ids: Iterable[str], outside: OutsidePlugins, timeout: float = SECONDS) -> dict[str, str]:
+    """Check on nodes that they have the plugins. Ray must be initialised.
 
     Args:
         node_ids: Ray's ids of the nodes.
-        outside: The parts.
+        outside: The plugins.
         timeout: Seconds to wait for the nodes.
 
     Returns:
-        By node, one sentence about the first part that it can't have; empty if it has all.
+        By node, one sentence about the first plugin that it lacks; empty if it has all.
     """
-    # Pickled here: within `run_on` this module travels by value, and with it copies of the registries.
-    answers = run_on(node_ids, _problem, pickle.dumps(outside), timeout=timeout)
-    return {node: sentence(answer) if isinstance(answer, Exception) else answer for node, answer in answers.items()}
+    # Pickled before `run_on`, which pickles this module by value, and with it copies of the registries.
+    results = run_on(node_ids, _problem, pickle.dumps(outside), timeout=timeout)
+    return {node: sentence(result) if isinstance(result, Exception) else result for node, result in results.items()}
 
 
 def _problem(node_id: str, outside: bytes) -> str:
-    parts: OutsideParts = pickle.loads(outside)
-    return parts.problem()
+    plugins: OutsidePlugins = pickle.loads(outside)
+    return plugins.problem()
 
 
-def check_plugins(address: str | None, outside: OutsideParts) -> None:
-    """Raise SweepError if a node of a cluster lacks a part that trials use; this machine alone is not asked."""
+def check_plugins(address: str | None, outside: OutsidePlugins) -> None:
+    """Check that all nodes of a cluster have the plugins that trials use. Ray must be initialised.
+
+    Args:
+        address: Address of the cluster; None: this machine only, which needs no check.
+        outside: The plugins.
+
+    Raises:
+        SweepError: Nodes lack plugins, or have other versions; one line per node.
+    """
     if address is None or not outside.needed:
         return
     import ray
@@ -121,17 +134,18 @@ def check_plugins(address: str | None, outside: OutsideParts) -> None:
 
 
 def recorded(spec: SweepSpec, metric: str) -> dict[str, str]:
-    """Record all parts of other packages that a sweep uses, for its ledger and manifest."""
+    """Record all plugins of other packages that a sweep uses, for its ledger and manifest."""
     return origins([*_of_trials(spec, metric), f"searcher {spec.searcher.name}", f"pruner {spec.pruner.name}"])
 
 
 def _of_trials(spec: SweepSpec, metric: str | None) -> list[str]:
     methods = [f"method {name}" for name in spec.algorithms]
-    criteria = [f"exit criterion {METHODS[name].exits}" for name in spec.algorithms]
-    return [*methods, *criteria, *([f"metric {metric}"] if metric else [])]
+    criteria = (f"exit criterion {METHODS[name].exits}" for name in spec.algorithms)
+    metrics = [f"metric {metric}"] if metric else []
+    return [*criteria, *methods, *metrics]  # a method fits where its criterion exists
 
 
-def _part(key: str) -> OutsidePart:
+def _plugin(key: str) -> OutsidePlugin:
     kind, _, name = key.rpartition(" ")
     origin = origin_of(key)
     assert origin is not None
@@ -139,41 +153,41 @@ def _part(key: str) -> OutsidePart:
     if origin.module == "__main__" and not origin.distribution:
         from ray import cloudpickle
 
-        value = cloudpickle.dumps(REGISTRIES[kind][name])
-    return OutsidePart(key, origin, value)
+        value = cloudpickle.dumps(registry_of(kind)[name])
+    return OutsidePlugin(key, origin, value)
 
 
-def _make_available(part: OutsidePart) -> None:
-    """Import or unpickle a part that this process lacks. Raises SweepError without the node."""
-    kind, _, name = part.key.rpartition(" ")
-    registry, origin = REGISTRIES[kind], part.origin
-    if name not in registry and part.value is not None:
-        registry.register(name, pickle.loads(part.value), module=origin.module)
+def _make_available(plugin: OutsidePlugin) -> None:
+    """Import or unpickle a plugin that this process lacks. Raises SweepError, without the node's name."""
+    kind, _, name = plugin.key.rpartition(" ")
+    registry, origin = registry_of(kind), plugin.origin
+    if name not in registry and plugin.value is not None:
+        registry.register(pickle.loads(plugin.value), module=origin.module)
     elif name not in registry:
-        _import(part)
+        _import(plugin)
     if name not in registry:
         cure = (
             "install it there" if origin.distribution else f"let module {origin.module} register it when it is imported"
         )
-        raise SweepError(f"{part} is missing; {cure}")
-    here = registry.origin(name)
-    if here is None or part.value is not None or same_origin(str(here), str(origin)):
+        raise SweepError(f"{plugin} is missing; {cure}")
+    local = registry.origin(name)
+    if local is None or plugin.value is not None or same_origin(str(local), str(origin)):
         return
     if origin.distribution:
         raise SweepError(
-            f"{part.key} is of {here.distribution or here.module}, the driver's of {origin.distribution}; "
+            f"{plugin.key} is of {local.distribution or local.module}, the driver's of {origin.distribution}; "
             "install the same version on all nodes"
         )
-    raise SweepError(f"{part.key} is of {here}, the driver's of {origin}; copy the driver's module to all nodes")
+    raise SweepError(f"{plugin.key} is of {local}, the driver's of {origin}; copy the driver's module to all nodes")
 
 
-def _import(part: OutsidePart) -> None:
-    """Import the module of a part, which may register it. Raises SweepError if only that module could bring it."""
+def _import(plugin: OutsidePlugin) -> None:
+    """Import the module of a plugin, which may register it. Raises SweepError if no entry point could declare it."""
     try:
-        importlib.import_module(part.origin.module)
+        importlib.import_module(plugin.origin.module)
     except Exception as error:
-        if not part.origin.distribution:
+        if not plugin.origin.distribution:
             raise SweepError(
-                f"{part}: its module can't be imported ({type(error).__name__}: {error}); "
+                f"{plugin}: its module can't be imported ({type(error).__name__}: {error}); "
                 f"install it there, or name a module that can be in {VARIABLE}"
             ) from None

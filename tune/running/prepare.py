@@ -14,7 +14,7 @@ from leebert.provenance import backbone_identity, code_version, versions
 from leebert.training_data import effective_task, load_training_data
 from tune.machines.nodes import Stamp
 from tune.running.crossval import Study
-from tune.running.outside import OutsideParts, recorded
+from tune.running.outside import OutsidePlugins, recorded
 from tune.space import SweepSpec
 from tune.space.spec import data_config
 from tune.store.folder import SweepFolder
@@ -37,12 +37,12 @@ class Prepared:
     facts: dict[str, Any]
 
     @property
-    def outside(self) -> OutsideParts:
-        """The parts of other packages that trials use."""
-        return OutsideParts.of(self.spec, self.facts["metric"])
+    def outside(self) -> OutsidePlugins:
+        """The plugins of other packages that trials use."""
+        return OutsidePlugins.of(self.spec, self.facts["metric"])
 
     def study(self, folder: Path, device: str = "auto") -> Study:
-        """Return what the trials of a sweep in `folder` share; `device` is auto, cpu or cuda."""
+        """Return the data and settings shared by all trials of a sweep in `folder`; `device` is auto, cpu or cuda."""
         spec = self.spec
         return Study(
             folder=str(folder),
@@ -54,14 +54,14 @@ class Prepared:
             device=device if device != "auto" else ("cuda" if spec.resources.gpus else "cpu"),
             keep_checkpoints=spec.keep_checkpoints,
             hang_seconds=60 * spec.resources.hang_minutes,
-            stamp=Stamp.here(self.outside.packages),
+            stamp=Stamp.local(self.outside.packages),
             outside=self.outside,
             evaluate=tuple(self.facts.get("evaluated", ())),
         )
 
 
 def prepare(spec: SweepSpec, cache: Path) -> Prepared:
-    """Read, subset, fold and tokenise (or decode) the training split; other splits only where the space has `evaluate`.
+    """Read, subset, fold and tokenise (or decode) the training split; other splits only if the space has `evaluate`.
 
     Args:
         spec: The search space.
@@ -150,9 +150,9 @@ def misfits(spec: SweepSpec, problem: Any) -> dict[str, ConfigError]:
 
 def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
     """Yield a configuration of every method; of a method that reduces the network, one per share that it keeps."""
-    kept = spec.space["keep"].listed() if "keep" in spec.space else None
+    listed = spec.space["keep"].listed() if "keep" in spec.space else None
     for algorithm in spec.algorithms:
-        shares = [{"keep": keep} for keep in kept] if kept and applies("keep", algorithm) else [{}]
+        shares = [{"keep": keep} for keep in listed] if listed and applies("keep", algorithm) else [{}]
         for share in shares:
             yield spec.train_config({"algorithm": algorithm, **share})
 
@@ -160,7 +160,7 @@ def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
 def manifest(
     prepared: Prepared, folder: SweepFolder, resolved: dict[str, Any], runtime: dict[str, Any]
 ) -> dict[str, Any]:
-    """Make the contents of a sweep's manifest.json: what resuming needs, and what the scores depend on.
+    """Make the contents of a sweep's manifest.json: everything that resuming needs and that scores depend on.
 
     Args:
         prepared: The prepared data.

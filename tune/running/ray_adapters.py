@@ -73,7 +73,7 @@ class DriverScheduler(_Unpickled, FIFOScheduler):
 class DriverStopper(_Unpickled, Stopper):
     """End the session when the driver stops: after the current epochs, or at once on a signal.
 
-    Ray gives trials that still run then ten seconds.
+    Ray then ends trials that still run after ten seconds.
     """
 
     def __init__(self, driver: Driver) -> None:

@@ -19,7 +19,7 @@ from tune.space import SweepSpec, config_id, load_space, resolved_yaml
 from tune.space.sections import PartSpec
 from tune.store.folder import SweepFolder
 from tune.store.ledger import LedgerRecord, SweepState
-from tune.store.ranking import complete, mean_and_std
+from tune.store.ranking import completed, mean_and_std
 
 _SPACE, _SCORES = "space.yaml", "scores.json"
 
@@ -31,7 +31,7 @@ class RecordedCell:
     Attributes:
         seed: The cell's seed.
         fold: Its validation fold, from 0.
-        scores: The validation score of each epoch, a fraction; None where it was not finite.
+        scores: The validation score of each epoch, a fraction; None if not finite.
         seconds: The duration of each epoch.
         best_epoch: The epoch with the best score, from 0.
         ended: Why training ended, as the ledger has it.
@@ -53,15 +53,15 @@ class RecordedCell:
 
     def reports(self, config: str) -> Iterator[tuple[float, list[LedgerRecord]]]:
         """Yield the seconds of each epoch, and the records that a trial sends to the driver after it."""
-        where = {"config": config, "attempt": 1, "seed": self.seed, "fold": self.fold, "time": 0.0, "exits": {}}
+        cell = {"config": config, "attempt": 1, "seed": self.seed, "fold": self.fold, "time": 0.0, "exits": {}}
         last = len(self.scores) - 1
         for i, (score, seconds) in enumerate(zip(self.scores, self.seconds, strict=True)):
             epoch = {"epoch": i, "score": score, "seconds": seconds, "ended": self.ended if i == last else None}
-            records = [{**where, "kind": "epoch", "seq": 0, "collapsed": (), **epoch}]
+            records = [{**cell, "kind": "epoch", "seq": 0, "collapsed": (), **epoch}]
             if i == last:
                 end = {"best_epoch": self.best_epoch, "score": self.score, "epochs": i + 1}
                 total = {"seconds": sum(self.seconds), "ended": self.ended}
-                records.append({**where, "kind": "cell_end", "seq": 0, **end, **total})
+                records.append({**cell, "kind": "cell_end", "seq": 0, **end, **total})
             yield seconds, records
 
 
@@ -122,7 +122,7 @@ class Recording:
         recorded = recorded_configurations(state)
         if len(recorded) < 2:
             raise SweepError(
-                f"sweep {folder.name}: {len(recorded)} of its {len(state.configs)} configurations are complete; "
+                f"sweep {folder.name}: {len(recorded)} of its {len(state.configs)} configurations are completed; "
                 "a simulation needs two at least, from a sweep with `pruner: none`"
             )
         return cls(folder.name, folder.path / _SPACE, recorded, len(state.configs) - len(recorded))
@@ -145,14 +145,18 @@ class Recording:
     def save(self, folder: Path) -> None:
         """Write a copy that :meth:`find` reads, without paths and addresses of this machine."""
         spec = self.spec()
-        kept = {"data": spec.data.model_copy(update={"dir": None}), "storage": None, "tracking": type(spec.tracking)()}
+        changes = {
+            "data": spec.data.model_copy(update={"dir": None}),
+            "storage": None,
+            "tracking": type(spec.tracking)(),
+        }
         content = {
             "sweep": self.name,
             "left_out": self.left_out,
             "configurations": [dataclasses.asdict(c) for c in self.configurations],
         }
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _SPACE).write_text(resolved_yaml(spec.model_copy(update=kept)))
+        (folder / _SPACE).write_text(resolved_yaml(spec.model_copy(update=changes)))
         lines = json.dumps(content).replace('{"values"', '\n{"values"').replace('{"seed"', '\n {"seed"')
         (folder / _SCORES).write_text(lines + "\n")
 
@@ -169,14 +173,14 @@ class Recording:
 
 
 def _renamed(section: str, recorded: PartSpec, name: str) -> str:
-    """Return the override that names another part; options that only the recorded part of another package has are dropped."""
+    """Return the override that names another plugin; options that only the recorded plugin of another package has are dropped."""
     registry = recorded.registry
     if name == recorded.name or recorded.name in registry.built_in:
         return f"{section}.name={name}"
     rows = [registry[other] for other in (*registry.built_in, name) if other in registry]
     valid = {option for row in rows for option in row.options.model_fields}
-    kept = {key: value for key, value in (recorded.model_extra or {}).items() if key in valid}
-    return f"{section}={json.dumps({'name': name, **kept})}"
+    options = {key: value for key, value in (recorded.model_extra or {}).items() if key in valid}
+    return f"{section}={json.dumps({'name': name, **options})}"
 
 
 def recorded_configurations(state: SweepState) -> tuple[RecordedConfiguration, ...]:
@@ -185,7 +189,7 @@ def recorded_configurations(state: SweepState) -> tuple[RecordedConfiguration, .
         RecordedConfiguration(
             dict(c.values), tuple(_recorded_cell(state, (c.id, cell.seed, cell.fold)) for cell in c.cells)
         )
-        for c in complete(state.history())
+        for c in completed(state.history())
     )
 
 

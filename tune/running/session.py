@@ -19,13 +19,13 @@ from tune.running.driver import Driver, EndStatus
 
 
 def start_ray(address: str | None) -> None:
-    """Connect to a Ray cluster, or start Ray on this machine; do nothing where Ray is running already.
+    """Connect to a Ray cluster, or start Ray on this machine; do nothing if Ray is running already.
 
     Args:
         address: The cluster's address (`auto`, HOST:PORT); None for RAY_ADDRESS, else this machine.
 
     Raises:
-        SweepError: No cluster answers, its token is missing or wrong, or Ray does not start.
+        SweepError: No cluster responds, its token is missing or wrong, or Ray does not start.
     """
     import ray
 
@@ -36,8 +36,8 @@ def start_ray(address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         # Without an explicit address Ray would join the cluster that was last started on this machine.
-        if where := address or os.environ.get("RAY_ADDRESS"):
-            ray.init(address=where, **options)
+        if cluster := address or os.environ.get("RAY_ADDRESS"):
+            ray.init(address=cluster, **options)
         else:
             ray.init(address="local", include_dashboard=False, **options)
     except Exception as error:  # Ray has no exception class for processes that start too slowly
@@ -50,7 +50,7 @@ def start_ray(address: str | None) -> None:
             ) from None
         ray.shutdown()
         raise SweepError(
-            f"--address {address}: no Ray cluster answers at this address ({reason}); check it, or start one with ray start"
+            f"--address {address}: no Ray cluster responds at this address ({reason}); check it, or start one with ray start"
             if address
             else f"Ray could not be started on this machine ({reason}); try again when it is less busy, "
             "or give the address of a cluster by --address"
@@ -86,7 +86,7 @@ def run_session(
     beat: Callable[[], None],
     before_end: Callable[[], None] = lambda: None,
 ) -> EndStatus:
-    """Run trials until the driver grants no more or stops; Ray must be running.
+    """Run trials until the driver grants no further ones or stops; Ray must be running.
 
     Args:
         study: What all trials of the sweep share.
@@ -115,9 +115,9 @@ def run_session(
             driver.interrupted, driver.signal = True, signal.SIGINT
         except Exception as e:
             # A driver that took over has removed Ray's files, and Ray may have noticed first.
-            own = _own(e) or _lost(driver)
-            error = str(own) if own else f"{type(e).__name__}: {e}"
-            raise own or SweepError(f"Ray ended the sweep: {error}") from e
+            cause = _leebert_error(e) or _lost(driver)
+            error = str(cause) if cause else f"{type(e).__name__}: {e}"
+            raise cause or SweepError(f"Ray ended the sweep: {error}") from e
         finally:
             try:
                 before_end()
@@ -148,7 +148,7 @@ def _tuner(
     beat: Callable[[], None],
     scratch: str,
 ) -> Any:
-    """Plug the driver into a `ray.tune.Tuner` whose own files lie in `scratch`."""
+    """Make a `ray.tune.Tuner` of the driver, with its own files in `scratch`."""
     from ray import tune as ray_tune
 
     from tune.running.ray_adapters import (
@@ -222,7 +222,7 @@ def _bundle(cpus: float, gpus: float) -> Any:
 
 
 def _lost(driver: Driver) -> LeaseError | None:
-    """Return the error of a lost lease; None where the driver still holds it."""
+    """Return the error of a lost lease; None if the driver still holds it."""
     try:
         driver.may_decide()
     except LeaseError as error:
@@ -230,8 +230,8 @@ def _lost(driver: Driver) -> LeaseError | None:
     return None
 
 
-def _own(error: BaseException | None) -> LeebertError | None:
-    """Return the project's error that Ray wrapped into its own; None where there is none."""
+def _leebert_error(error: BaseException | None) -> LeebertError | None:
+    """Return the project's error that Ray wrapped into its own; None if there is none."""
     while error is not None and not isinstance(error, LeebertError):
         error = error.__cause__
     return error
@@ -249,7 +249,7 @@ def beats(
     Args:
         write: Writes the driver's status; called with `started`, `planned_cells`, `running` and `queued` configurations.
         driver: The driver; its lease is checked on every beat, and a lost one ends the session.
-        planned_cells: How many cells the whole sweep has; None where that is unknown.
+        planned_cells: How many cells the whole sweep has; None if that is unknown.
         also: Called after the status is written.
         every: Seconds between two beats.
 

@@ -126,7 +126,7 @@ def print_simulation(summary: Mapping[str, Any]) -> None:
     """Print :meth:`Simulation.as_dict` in a few lines."""
     spent, regret = summary["spent_pct"], summary["regret_points"]
     if summary["left_out"]:
-        print(f"{summary['left_out']} configurations of {summary['sweep']} are not complete and are omitted")
+        print(f"{summary['left_out']} configurations of {summary['sweep']} are not completed and are omitted")
     print(
         f"{summary['sweep']}: {summary['configurations']} configurations in {summary['orders']} orders, "
         f"{summary['concurrent']} at a time; searcher {summary['searcher']}, pruner {summary['pruner']['name']}"

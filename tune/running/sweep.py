@@ -43,18 +43,18 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class SweepOutcome:
-    """How one session of a sweep ended.
+    """The end of one session of a sweep.
 
     Attributes:
         folder: The sweep's folder.
         spec: Its space.
         status: finished, stopped (work remains) or failed.
         by_hand: Whether a signal or `leebert-tune stop` stopped it, not its budget.
-        signal: The signal that stopped it; None where there was none.
+        signal: The signal that stopped it; None if there was none.
         unsent: MLflow events that did not arrive.
         mlflow: How to open MLflow.
         views: The sweep's saved views, name → address.
-        views_note: A remark on the views; empty where there is none.
+        views_note: A remark on the views; empty if there is none.
     """
 
     folder: SweepFolder
@@ -152,11 +152,11 @@ def resume_sweep(
     folder.refuse_links()
     with driver_lease(folder, take_over) as lease:
         folder.clear_stop()  # an old request; a new one during the preparation counts
-        spec, given, old = _resumed_spec(folder, space, overrides)
+        spec, as_given, old = _resumed_spec(folder, space, overrides)
         state = folder.ledger.read(epochs=False)
         tracker = tracker_for(spec, folder.name, say)
         # Read the backbone from its present place; the manifest keeps the first one.
-        prepared = prepare(spec.model_copy(update={"backbone": given.backbone}), folder.path.parent / ".tokens")
+        prepared = prepare(spec.model_copy(update={"backbone": as_given.backbone}), folder.path.parent / ".tokens")
         _refuse_changed_data(folder, prepared)
         for line in differences(
             folder.manifest,
@@ -167,12 +167,12 @@ def resume_sweep(
                 "runtime": _runtime(prepared, device),
             },
         ):
-            say(f"warning: {line}, so new cells may differ from old ones in their last digits")
+            say(f"warning: {line}, so new runs may differ from old ones in their last digits")
         start_ray(address)
         check_versions(address, packages=prepared.outside.packages)
         check_plugins(address, prepared.outside)
         check_resources(spec.resources.cpus, spec.resources.gpus)
-        again = _to_repair(folder, state, repair, say)
+        repaired = _to_repair(folder, state, repair, say)
         lease.check()  # the preparation may have taken longer than the lease lasts
         for leftover in folder.path.glob(".ray-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -183,36 +183,36 @@ def resume_sweep(
         writer = folder.ledger.driver_writer(lease.number)
         writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences}, *recovered)
         writer.close()
-        return _run(folder, spec, prepared, tracker, lease, address, device, say, again)
+        return _run(folder, spec, prepared, tracker, lease, address, device, say, repaired)
 
 
 def _resumed_spec(
     folder: SweepFolder, space: Path | None, overrides: Sequence[str]
 ) -> tuple[SweepSpec, SweepSpec, SweepSpec]:
-    """Return the space to resume with, the same as it was given (with the backbone's present place), and the old one."""
+    """Return the space to resume with, the given space (with the backbone's present path), and the old one."""
     old, manifest_ = spec_of(folder), folder.manifest
     for key in ("data_fingerprint", "folds", "backbone"):
         manifest_[key]  # a missing key raises an error that names it, before anything is prepared
     storage = json.dumps(str(folder.path.parent))
-    given = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={storage}"]))
+    as_given = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={storage}"]))
     suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
-    named_before = at_its_old_place(given, old, manifest_["backbone"], folder.name)
-    return extended(old, named_before, suggested, folder.name), given, old
+    named_before = at_its_old_place(as_given, old, manifest_["backbone"], folder.name)
+    return extended(old, named_before, suggested, folder.name), as_given, old
 
 
 def _to_repair(folder: SweepFolder, state: SweepState, requested: bool, say: Say) -> list[CellKey]:
-    """Find cells whose logits are missing or damaged; return them where a repair is requested, else only warn."""
+    """Find cells whose logits are missing or damaged; return them if a repair is requested, else only warn."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
-        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the cell is trained again" if requested else ""))
+        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the run is trained again" if requested else ""))
     if wrong and not requested:
-        say(f"to train {len(wrong)} cell(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
+        say(f"to train {len(wrong)} run(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
     if requested and not wrong:
-        say("nothing to repair: the logits of all finished cells match their recorded digests")
+        say("nothing to repair: the logits of all finished runs match their recorded digests")
     if requested and (old := held_out.count_unchecked(feeding.values())):
         say(
-            f"note: an older version recorded {old} cell(s) without a digest: only missing or unreadable files are detected"
+            f"note: an older version recorded {old} run(s) without a digest: only missing or unreadable files are detected"
         )
     return list(wrong) if requested else []
 
@@ -228,10 +228,10 @@ def _describe(
 
 
 def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
-    """Raise SweepError where data, folds or the backbone's files changed since the sweep started."""
+    """Raise SweepError if data, folds or the backbone's files changed since the sweep started."""
     now, was = json.loads(json.dumps(prepared.facts)), folder.manifest
     identity = backbone_identity(prepared.spec.backbone)
-    for changed, what in (
+    for changed, change in (
         (now["data_fingerprint"] != was["data_fingerprint"], "training data"),
         (now.get("evaluated") != was.get("evaluated"), "evaluated data"),
         (now["folds"] != was["folds"], "folds"),
@@ -239,7 +239,7 @@ def _refuse_changed_data(folder: SweepFolder, prepared: Prepared) -> None:
     ):
         if changed:
             raise SweepError(
-                f"sweep {folder.name}: the {what} changed since it started, so its results can't be compared with new ones; "
+                f"sweep {folder.name}: the {change} changed since it started, so its results can't be compared with new ones; "
                 "restore them, or start another sweep"
             )
 
@@ -322,7 +322,7 @@ def _session(
             cpus=cpus,
             gpus=gpus,
             concurrent=concurrent,
-            beat=beats(lease.tell, driver, planned, also),
+            beat=beats(lease.add_facts, driver, planned, also),
             before_end=lambda: publishing.end(driver.state),
         )
 

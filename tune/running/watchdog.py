@@ -1,7 +1,7 @@
 """End a trial that hangs: a deadlock in a library, a data loader that waits forever, a GPU that stopped answering.
 
 Each batch that training requests resets a timer. When the timer expires, the process writes the stacks of all its
-threads to a file and exits; the driver sees a dead trial and tries the configuration again.
+threads to a file and exits; the driver then retries the configuration.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import StorageError
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 
 
 class Watchdog:
@@ -69,14 +69,14 @@ class Watchdog:
         self._armed = 0.0
         self.alive()
 
-    def watch(self, rows: Rows) -> Rows:
-        """Wrap rows so that each batch resets the timer."""
+    def watch(self, rows: SampleSet) -> SampleSet:
+        """Wrap the samples so that each requested batch resets the timer."""
         return _Watched(rows, self)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Watched:
-    rows: Rows
+    rows: SampleSet
     watchdog: Watchdog
 
     def __len__(self) -> int:

@@ -1,45 +1,29 @@
-"""Searchers: which configuration runs next. Each is one file and a pure function of the history and a seed; none knows Ray.
+"""Searchers choose the next configuration. Each is one file and a pure function of the history and a seed, without Ray.
 
-Another package adds its own by an entry point of the group ``leebert.searchers`` or by :func:`register`, and tests it with
+Another package adds its own by an entry point of the group ``leebert.searchers`` or by ``SEARCHERS.register``, and tests it with
 :class:`tune.testing.SearcherContract`.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Protocol
 
 from tune.space import SweepSpec
-from tune.space.parts import SEARCHERS as SEARCHERS
-from tune.space.parts import Drawn as Drawn
-from tune.space.parts import SearcherRow as SearcherRow
+from tune.space.plugins import SEARCHERS as SEARCHERS
+from tune.space.plugins import Drawn as Drawn
+from tune.space.plugins import SearcherRow as SearcherRow
 from tune.store.history import History
 
 
 class Searcher(Protocol):
-    """Proposes configurations. It keeps no state: after a restart the same history gives the same proposals."""
+    """Suggests configurations without own state: after a restart, the same history gives the same suggestions."""
 
     def suggest(self, history: History) -> dict[str, Any] | None:
-        """The effective values of a configuration that the history doesn't hold; None when there are no more."""
+        """Return the effective values of a configuration that is not in the history; None if there are no more."""
         ...
 
 
-def register(row: SearcherRow) -> SearcherRow:
-    """Add a searcher for this process and the sweeps that it starts.
-
-    Args:
-        row: The searcher, whose name must be new.
-
-    Returns:
-        The searcher.
-
-    Raises:
-        ConfigError: The name belongs to another searcher, or the searcher does not fit.
-    """
-    return SEARCHERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
-
-
 def make_searcher(spec: SweepSpec) -> Searcher:
-    """Make the searcher that a space names."""
+    """Make the searcher of a space."""
     searcher: Searcher = SEARCHERS[spec.searcher.name].make(spec, spec.searcher.options)
     return searcher

@@ -1,4 +1,4 @@
-"""Every configuration of the grid, in its fixed order."""
+"""Grid search: every configuration, in a fixed order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec
-from tune.space.parts import SearcherRow
+from tune.space.plugins import SearcherRow
 from tune.store.history import History
 
 
 @dataclasses.dataclass(frozen=True)
 class GridSearcher:
-    """The first configuration of :meth:`SweepSpec.configurations` that hasn't been suggested."""
+    """Suggests the first configuration of :meth:`SweepSpec.configurations` that is not in the history."""
 
     spec: SweepSpec
 
@@ -31,7 +31,7 @@ SEARCHER = SearcherRow(
     title="all configurations, alternating between methods",
     source="ours",
     make=lambda spec, options: GridSearcher(spec),
-    needs="lists only, no `configurations`",
+    needs="every option in `space` is a list; `configurations` is not set",
     lists=True,
     reads_scores=False,
 )

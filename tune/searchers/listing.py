@@ -1,4 +1,4 @@
-"""Configurations in a fixed order, each made once: a searcher that keeps none of them would make all of them every time."""
+"""A cache of configurations in a fixed order, so that a searcher does not recompute them for every suggestion."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from tune.store.history import History
 
 
 class Listing:
-    """The configurations of an iterable, made when they are first needed."""
+    """A cached sequence of configurations, computed when first needed.
+
+    Args:
+        configurations: The configurations, in order.
+    """
 
     def __init__(self, configurations: Iterable[dict[str, Any]]) -> None:
-        self._made: list[tuple[str, dict[str, Any]]] = []
-        self._rest = iter(configurations)
+        self._cached: list[tuple[str, dict[str, Any]]] = []
+        self._remaining = iter(configurations)
 
     def first_new(self, history: History) -> dict[str, Any] | None:
-        """The first that the history doesn't hold; None when there are no more."""
+        """Return the first configuration that is not in the history; None if there are no more."""
         suggested = {configuration.id for configuration in history}
         return next((values for identity, values in self if identity not in suggested), None)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        yield from self._made
-        for values in self._rest:
-            self._made.append((config_id(values), values))
-            yield self._made[-1]
+        yield from self._cached
+        for values in self._remaining:
+            self._cached.append((config_id(values), values))
+            yield self._cached[-1]

@@ -1,4 +1,4 @@
-"""Seeded uniform draws, the same for every algorithm, so that drawn configurations can be compared in pairs."""
+"""Random search: seeded uniform draws, equal for all methods, so that their configurations can be compared in pairs."""
 
 from __future__ import annotations
 
@@ -11,40 +11,44 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec, config_id
-from tune.space.parts import Drawn, SearcherRow
+from tune.space.plugins import Drawn, SearcherRow
 from tune.store.history import History
 
-#: After so many draws in a row without a new configuration, a finite space is listed instead.
+#: After this many consecutive draws without a new configuration, a finite space is enumerated instead.
 _FRUITLESS = 200
 
 
 def draws(spec: SweepSpec, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Distinct effective configurations without end, or until a finite space has no more.
+    """Yield distinct effective configurations, without end or until a finite space is exhausted.
 
-    Each draw of values is tried under all algorithms in turn: two algorithms are compared on the hyperparameters that
-    they share, and independent draws from a range would never share any.
+    Each draw of values is used for all methods in turn. Comparisons of methods need equal hyperparameters, which independent
+    draws from a range would never give.
+
+    Args:
+        spec: The space.
+        seed: The seed of the draws.
     """
-    seen: set[str] = set()
+    suggested: set[str] = set()
     fruitless = 0
     for i in itertools.count():
         if fruitless == _FRUITLESS:
             break
-        rng = Random(f"{seed}/{i}")  # a text seeds alike in every process and version of Python
+        rng = Random(f"{seed}/{i}")  # a string seed gives equal draws in every process and version of Python
         chosen = {option: values.draw(rng) for option, values in spec.space.items()}
         fruitless += 1
         for algorithm in spec.algorithms:
             values = spec.configuration(algorithm, chosen)
-            if (identity := config_id(values)) not in seen:
-                seen.add(identity)
+            if (identity := config_id(values)) not in suggested:
+                suggested.add(identity)
                 fruitless = 0
                 yield values
     if spec.size is not None:
-        yield from (values for values in spec.configurations() if config_id(values) not in seen)
+        yield from (values for values in spec.configurations() if config_id(values) not in suggested)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomSearcher:
-    """The first draw that hasn't been suggested: more configurations continue the same sequence."""
+    """Suggests the first draw that is not in the history; more configurations continue the same sequence."""
 
     spec: SweepSpec
     seed: int = 0
@@ -53,7 +57,7 @@ class RandomSearcher:
         if self.spec.limit is not None and len(history) >= self.spec.limit:
             return None
         if self.spec.size is not None and len(history) >= self.spec.size:
-            return None  # known without drawing
+            return None  # without drawing
         return self._listing.first_new(history)
 
     @functools.cached_property
@@ -63,10 +67,10 @@ class RandomSearcher:
 
 SEARCHER = SearcherRow(
     name="random",
-    title="random configurations with `seed`, each under all methods in turn, without repetition",
-    source="Bergstra and Bengio, JMLR 2012; pairing ours",
+    title="random values of the options, without repetition; each draw is tried with every method",
+    source="Bergstra and Bengio, JMLR 2012; the pairing of methods is ours",
     make=lambda spec, options: RandomSearcher(spec, options.seed),
     options=Drawn,
-    needs="with ranges, `configurations` or `budget.trials`",
+    needs="if an option is a range: `configurations` or `budget.trials`",
     reads_scores=False,
 )

@@ -1,7 +1,7 @@
-"""The tree-structured Parzen estimator (Bergstra et al., 2011), Optuna's, asked and told by us.
+"""The tree-structured Parzen estimator (Bergstra et al., 2011) of Optuna, through its ask-and-tell interface.
 
-The study is in memory and rebuilt from the history at every suggestion. A stored study that outlives the sweep's own
-record by a moment contradicts it after a crash; this one can't.
+The study is in memory and rebuilt from the history for every suggestion. A stored study could contradict the ledger after a
+crash.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leebert.methods import applies
 from tune.searchers.random import RandomSearcher
 from tune.space import SweepSpec, config_id
-from tune.space.parts import Drawn, SearcherRow
+from tune.space.plugins import Drawn, SearcherRow
 from tune.space.values import Range, Values
 from tune.store.history import Cell, Configuration, History
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-#: Configurations that are drawn at random, before there is anything to model.
+#: Number of random configurations before the first model.
 STARTUP = 10
-#: Proposals per suggestion, before a random draw takes over.
+#: Proposals per suggestion before a random draw is used.
 ATTEMPTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class TpeSearcher:
-    """Models the scores so far and proposes where the good ones are dense; random draws at first.
+    """Models the density of good configurations and suggests from it, after :data:`STARTUP` random ones.
 
-    The algorithm is one more categorical value, and an option that only some algorithms use is asked for only under
-    these. What all algorithms use is modelled jointly, the rest one by one.
+    The method is a categorical value. An option that only some methods use is sampled only under these. Options that all
+    methods use are modelled jointly, the others independently.
     """
 
     spec: SweepSpec
@@ -49,7 +49,7 @@ class TpeSearcher:
         study = self.study(history)
         suggested = {configuration.id for configuration in history}
         for _ in range(ATTEMPTS):
-            # A proposal that isn't taken stays in the study as running, so that the next ones keep away from it.
+            # A rejected proposal stays in the study as running, so that the next ones differ from it.
             values = self._ask(study)
             if config_id(values) not in suggested:
                 return values
@@ -60,10 +60,10 @@ class TpeSearcher:
         return RandomSearcher(self.spec, self.seed)
 
     def study(self, history: History) -> Study:
-        """An Optuna study that knows the history."""
+        """Make an Optuna study of the history."""
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # else each study announces itself on the terminal
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise Optuna reports each new study
         seed = hashlib.sha256(f"{self.seed}/{len(history)}".encode()).digest()[:4]
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=1,
@@ -86,7 +86,7 @@ class TpeSearcher:
         return {"algorithm": algorithm, **chosen}
 
     def trial(self, configuration: Configuration) -> FrozenTrial:
-        """A configuration as Optuna would have seen it."""
+        """Convert a configuration to an Optuna trial."""
         import optuna
 
         values = configuration.values
@@ -104,10 +104,10 @@ class TpeSearcher:
         )
 
     def _outcome(self, configuration: Configuration) -> tuple[str, float | None, dict[int, float]]:
-        """What Optuna is told: the name of a trial's state, its value, and the values of a pruned one by epoch.
+        """Return a trial's state in Optuna, its value, and the values of a pruned trial by epoch.
 
-        A pruned one never counts as complete: its mean is over other cells than theirs. One that diverged is told as
-        pruned before its first epoch, which ranks it last: told as failed, its neighbourhood would be tried again.
+        A pruned trial never counts as complete, since its mean is over other runs. A diverged one counts as pruned before its
+        first epoch, which ranks it last; as failed, Optuna would ignore it and sample nearby again.
         """
         if any(cell.state == "diverged" for cell in configuration.cells):
             return "PRUNED", None, {}
@@ -121,20 +121,20 @@ class TpeSearcher:
 
 
 def _means(cells: tuple[Cell, ...], max_epochs: int) -> dict[int, float]:
-    """Epochs so far → mean over the cells so far of their best scores so far."""
+    """Compute, by number of epochs so far, the mean over runs of their best scores so far."""
     means: dict[int, float] = {}
-    done: list[float] = []
+    finished: list[float] = []
     for position, cell in enumerate(cells):
         best = -math.inf
         for report in cell.epochs:
             best = max(best, report.score)
-            means[position * max_epochs + report.epoch + 1] = math.fsum((*done, best)) / (len(done) + 1)
-        done.append(best)
+            means[position * max_epochs + report.epoch + 1] = math.fsum((*finished, best)) / (len(finished) + 1)
+        finished.append(best)
     return {epochs: mean for epochs, mean in means.items() if math.isfinite(mean)}
 
 
 def _levels(values: Values) -> tuple[Any, ...] | None:
-    """The values as levels in rising order; None for names, truth values and ranges without steps."""
+    """Return numeric values as levels in rising order; None for names, booleans and ranges without steps."""
     if isinstance(values, Range):
         return values.listed() if values.step is not None else None
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values)
@@ -142,7 +142,7 @@ def _levels(values: Values) -> tuple[Any, ...] | None:
 
 
 def _axis(values: Values) -> BaseDistribution:
-    """How Optuna sees an option. Numbers in a list are levels, since categories have no order."""
+    """Convert an option to an Optuna distribution. Listed numbers become levels, since categories have no order."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
     levels = _levels(values)
@@ -184,9 +184,9 @@ def _suggest(trial: Trial, name: str, axis: BaseDistribution) -> Any:
 
 SEARCHER = SearcherRow(
     name="tpe",
-    title="ten random configurations, then Optuna's TPE",
+    title="ten random configurations (as `random`), then those of Optuna's TPE",
     source="Bergstra et al., NeurIPS 2011",
     make=lambda spec, options: TpeSearcher(spec, options.seed),
     options=Drawn,
-    needs="as `random`",
+    needs="as for `random`",
 )

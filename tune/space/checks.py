@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from leebert.errors import ConfigError
+from leebert.findings import Finding, shown
 from leebert.images.backbones import blocks_of, is_network, unused_options
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import METHODS, applies, has_stages
 from leebert.training_options import idle
 from tune.space.fields import SweepFields, plain_space
-from tune.space.findings import Finding, shown
 from tune.space.values import Range
 
 
@@ -24,14 +24,14 @@ def _chooses_nothing(spec: SweepFields) -> Iterator[Finding]:
     """Refuse a search together with `evaluate`: the development split is for evaluating its result, not for selecting."""
     if spec.evaluate is None:
         return
-    why = "`evaluate` uses the development split, so the sweep must not search"
+    reason = "`evaluate` uses the development split, so the sweep must not search"
     for option, values in spec.space.items():
         if values.count != 1:
-            yield Finding(f"space.{option}", shown(values.plain()), f"should be one value: {why}")
+            yield Finding(f"space.{option}", shown(values.plain()), f"should be one value: {reason}")
     if not spec.searcher.row.lists:
-        yield Finding("searcher", shown(spec.searcher.name), f"should be grid: {why}")
+        yield Finding("searcher", shown(spec.searcher.name), f"should be grid: {reason}")
     if spec.pruner.row.prunes:
-        yield Finding("pruner", shown(spec.pruner.name), f"should be none: {why}")
+        yield Finding("pruner", shown(spec.pruner.name), f"should be none: {reason}")
 
 
 def _in_both(spec: SweepFields) -> Iterator[Finding]:
@@ -45,7 +45,7 @@ def _unused(section: str, spec: SweepFields) -> Iterator[Finding]:
     options = plain_space(spec.space) if section == "space" else spec.training
     for option, value in options.items():
         if not any(applies(option, algorithm) for algorithm in spec.algorithms):
-            users = ", ".join(name for name in METHODS if applies(option, name))
+            users = ", ".join(row.name for row in METHODS.values() if applies(option, row.name))
             expected = f"none of the listed methods uses it, only {users}"
             yield Finding(f"{section}.{option}", shown(value), expected)
 
@@ -57,9 +57,9 @@ def _idle(spec: SweepFields) -> Iterator[Finding]:
     given = {**spec.training, **dict.fromkeys(searched, ...)}
     for section, options in (("space", searched), ("training", spec.training)):
         for option, value in options.items():
-            why = [idle(option, algorithm, given) for algorithm in spec.algorithms if applies(option, algorithm)]
-            if why and all(why):
-                yield Finding(f"{section}.{option}", shown(value), f"has no effect here: {why[0]}")
+            reasons = [idle(option, algorithm, given) for algorithm in spec.algorithms if applies(option, algorithm)]
+            if reasons and all(reasons):
+                yield Finding(f"{section}.{option}", shown(value), f"has no effect here: {reasons[0]}")
 
 
 def _lists_in_a_grid(spec: SweepFields) -> Iterator[Finding]:
@@ -124,10 +124,10 @@ def _of_one_kind(spec: SweepFields) -> Iterator[Finding]:
         yield Finding("backbone", shown(spec.backbone), str(error).partition(": ")[2])
     for option in unused_options(spec.model):
         yield Finding(
-            option, shown(getattr(spec, option)), f"is for texts, and {spec.task_name} has images: leave it out"
+            option, shown(getattr(spec, option)), f"applies to texts only, and {spec.task_name} has images: omit it"
         )
     if spec.data.group_by not in (None, ("none",)):
-        yield Finding("data.group_by", shown(list(spec.data.group_by)), "is for columns of text: leave it out")
+        yield Finding("data.group_by", shown(list(spec.data.group_by)), "applies to text columns only: omit it")
 
 
 #: A check is skipped while one of the keys that it reads is itself wrong.

@@ -15,21 +15,22 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from leebert.config import COST_ONLY, LARGEST, AlgorithmName, Frozen, ModelConfig, Pooling, TrainConfig
-from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, is_regression, known_name
+from leebert.data.tasks import NO_REGRESSION, TASKS, OwnTask, canonical_name, is_regression
 from leebert.errors import ConfigError, nearest
+from leebert.findings import Finding, Findings, findings_of, keys_below, shown
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
-from leebert.training_options import float_options, train_config
-from tune.space.findings import Finding, Findings, keys_below, of_details, shown
-from tune.space.parts import Whole
+from leebert.training_options import canonical, train_config
+from tune.space.plugins import Whole
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, expand_name, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
 
-#: Sections on where and how long a sweep runs, not on what it measures; a sweep may be resumed with other ones.
+#: Sections on place and duration of a sweep, not on its results; a sweep can resume with other values.
 CIRCUMSTANCES = frozenset({"resources", "budget", "tracking", "storage", "keep_checkpoints"})
 
 
@@ -48,7 +49,7 @@ def _read_task(raw: Any) -> str | dict[str, Any]:
         names = (*TASKS, *IMAGE_TASKS)
         if is_regression(raw):
             raise ValueError(f"is a regression: {NO_REGRESSION}")
-        if (name := known_name(raw)) not in names:
+        if (name := canonical_name(raw)) not in names:
             raise ValueError(
                 f"should be one of {', '.join(names)}{nearest(raw.lower(), names)}, or a mapping that declares a task"
             )
@@ -59,7 +60,7 @@ def _read_task(raw: Any) -> str | dict[str, Any]:
         OwnTask.model_validate(raw)
     except ValidationError as error:
         keys = keys_below(OwnTask, "task")
-        raise Findings(f for details in error.errors() for f in of_details(details, keys, "task")) from None
+        raise Findings(findings_of(error, keys, "task")) from None
     return dict(raw)
 
 
@@ -83,6 +84,14 @@ def _read_seeds(raw: Any) -> tuple[int, ...]:
     return tuple(raw)
 
 
+def _read_space(raw: Any, info: ValidationInfo) -> dict[str, Values]:
+    return read_space(raw, info.data.get("algorithms", ()))
+
+
+def _read_training(raw: Any, info: ValidationInfo) -> dict[str, Scalar]:
+    return read_training(raw, info.data.get("algorithms", ()))
+
+
 def plain_space(space: Mapping[str, Values]) -> dict[str, Any]:
     return {option: values.plain() for option, values in space.items()}
 
@@ -94,7 +103,7 @@ class SweepFields(Frozen):
     """
 
     task: Annotated[str | dict[str, Any], PlainValidator(_read_task)] = Field(
-        description="One of the paper's seven tasks, cifar10, cifar100, or a mapping that declares an own one."
+        description="One of the paper's seven tasks, cifar10, cifar100, or a mapping that declares a task."
     )
     backbone: str = Field(
         min_length=1,
@@ -110,10 +119,10 @@ class SweepFields(Frozen):
     algorithms: Annotated[tuple[AlgorithmName, ...], BeforeValidator(several)] = Field(
         default=("clo-v2",), description="Methods; each is combined with the options that it uses."
     )
-    space: Annotated[dict[str, Values], PlainValidator(read_space), PlainSerializer(plain_space)] = Field(
+    space: Annotated[dict[str, Values], PlainValidator(_read_space), PlainSerializer(plain_space)] = Field(
         description="Option of TrainConfig → a list, a range or a log range."
     )
-    training: Annotated[dict[str, Scalar], PlainValidator(read_training)] = Field(
+    training: Annotated[dict[str, Scalar], PlainValidator(_read_training)] = Field(
         default_factory=dict, description="Option of TrainConfig → its value in every configuration."
     )
     data: Data = Field(default_factory=Data)
@@ -129,9 +138,7 @@ class SweepFields(Frozen):
     resources: Resources = Field(default_factory=Resources)
     budget: Budget = Field(default_factory=Budget)
     tracking: Tracking = Field(default_factory=Tracking)
-    storage: str | None = Field(
-        default=None, description="Where sweeps are kept; None: LEEBERT_STORAGE, else ./sweeps."
-    )
+    storage: str | None = Field(default=None, description="Folder of the sweeps; None: LEEBERT_STORAGE, else ./sweeps.")
     keep_checkpoints: bool = Field(default=False, description="Keep a run's checkpoint after its end.")
     evaluate: Literal["dev"] | None = Field(
         default=None,
@@ -174,7 +181,7 @@ class SweepFields(Frozen):
     def cells(self) -> tuple[tuple[int, int], ...]:
         """Return (seed, fold) of every run, in the order of training: seed by seed, fold by fold.
 
-        The order is the same for all configurations, so of any two the shorter one's runs are common to both.
+        The order is the same for all configurations, so that the runs of a shorter configuration are common to both of any two.
         """
         return tuple(itertools.product(self.seeds, range(self.folds)))
 
@@ -203,7 +210,7 @@ class SweepFields(Frozen):
     def configurations(self) -> Iterator[dict[str, Any]]:
         """Iterate over every effective configuration once, in a fixed order.
 
-        Methods alternate in the innermost loop, and options that few methods use change fastest: wherever a sweep stops,
+        Methods alternate in the innermost loop, and options that few methods use change fastest: at whatever point a sweep stops,
         nearly every configuration has its partners under the other methods.
 
         Raises:
@@ -234,8 +241,8 @@ class SweepFields(Frozen):
         """Return the θ updates of one run without early stopping: epochs of all stages × ⌊training samples / 2B⌋."""
         config = self.train_config(values)
         rows = min(train_rows, self.data.subset.rows) if self.data.subset else train_rows
-        kept, of = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)
-        return most_epochs(config) * (rows * kept // (of * 2 * config.batch_size))
+        training_folds, folds = (self.folds - 1, self.folds) if self.folds > 1 else (9, 10)
+        return most_epochs(config) * (rows * training_folds // (folds * 2 * config.batch_size))
 
     def theta_updates(self, train_rows: int) -> int:
         """Return the θ updates of the whole sweep, without early stopping or pruning.
@@ -264,7 +271,7 @@ class SweepFields(Frozen):
 
     @property
     def digest(self) -> str:
-        """The digest of what is measured and how it is searched; resuming a sweep requires a file with the same digest.
+        """Digest of the measured quantities and the search; resuming a sweep requires a file with the same digest.
 
         It does not cover where a sweep runs (resources, tracking, storage, the data's folder, options that only change
         memory) and how long (budget, number of configurations), so that a sweep can be moved and extended.
@@ -298,9 +305,8 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_id(values: Mapping[str, Any]) -> str:
     """Return the id of an effective configuration, eight hexadecimal digits, the same in every sweep and machine."""
-    floats = float_options()
-    canonical = {o: float(v) if o in floats else v for o, v in effective(values).items()}
-    return _digest(canonical)[:8]
+    algorithm = values["algorithm"]
+    return _digest({option: canonical(option, algorithm, v) for option, v in effective(values).items()})[:8]
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -16,10 +16,11 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails
 
-from leebert.config import Frozen, Subset, raisable
+from leebert.config import Frozen, Subset
 from leebert.errors import nearest
-from leebert.plugins import Registry, elsewhere
-from tune.space.parts import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
+from leebert.findings import again
+from leebert.plugins import Registry, unknown_advice
+from tune.space.plugins import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
 
 
 def expand_name(value: Any) -> Any:
@@ -46,8 +47,8 @@ class Data(Frozen):
 class PartSpec(Frozen):
     """A searcher or pruner by name, with its options, which are checked as its row declares them.
 
-    An option that only other parts of this project have does nothing: older versions wrote all options of all parts into
-    a sweep's space. It is kept where it is not the default, as it was part of the sweep's digest.
+    An option that only other built-in plugins have does nothing: older versions wrote all options of all plugins into
+    a sweep's space. It is kept unless it is the default, since it was part of the sweep's digest.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -57,18 +58,18 @@ class PartSpec(Frozen):
 
     @property
     def row(self) -> Any:
-        """What is known of it."""
+        """The row of the plugin."""
         return self.registry[self.name]
 
     @property
     def options(self) -> Any:
-        """Its options, as the model that its row names."""
+        """Its options, in the model of its row."""
         kind = self.row.options
         return kind.model_validate({k: v for k, v in (self.model_extra or {}).items() if k in kind.model_fields})
 
     @classmethod
     def keys(cls) -> tuple[str, ...]:
-        """Every key that some part takes, those from outside included."""
+        """Every key that some plugin takes, built in or not."""
         return tuple({"name": 0, **{option: 0 for row in cls.registry.values() for option in row.options.model_fields}})
 
     @field_validator("name", mode="before")
@@ -76,7 +77,7 @@ class PartSpec(Frozen):
     def _exists(cls, name: Any) -> Any:
         if isinstance(name, str) and name not in cls.registry:
             near = nearest(name, cls.registry)
-            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {elsewhere(name)}")
+            raise ValueError(f"should be one of {', '.join(cls.registry)}{near}; {unknown_advice(name)}")
         return name
 
     @model_validator(mode="wrap")
@@ -87,43 +88,43 @@ class PartSpec(Frozen):
         name = values.get("name", cls.model_fields["name"].default)
         extra = {key: value for key, value in values.items() if key != "name"}
         wrong: list[InitErrorDetails] = []
-        kept: dict[str, Any] = {}
-        own = cls.registry.get(name) if isinstance(name, str) else None
-        others = [cls.registry[other] for other in cls.registry.built_in if other != name]
-        for row in (own, *others) if own else others:
-            mine = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
+        checked: dict[str, Any] = {}
+        selected = cls.registry.get(name) if isinstance(name, str) else None
+        unselected = [cls.registry[other] for other in cls.registry.built_in if other != name]
+        for row in (selected, *unselected) if selected else unselected:
+            row_options = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
             try:
-                kept |= row.options.model_validate(mine).model_dump(exclude_defaults=row is not own)
+                checked |= row.options.model_validate(row_options).model_dump(exclude_defaults=row is not selected)
             except ValidationError as error:
-                wrong += map(raisable, error.errors())
-        if own is None:
+                wrong += again(error)
+        if selected is None:
             try:
                 return handler({"name": name})
             except ValidationError as error:
-                wrong, extra = [*map(raisable, error.errors()), *wrong], {}  # whose the other keys are is not known
+                wrong, extra = [*again(error), *wrong], {}  # the owner of the other keys is unknown
         wrong += [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value) for key, value in extra.items()]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
-        return handler({"name": name, **kept})
+        return handler({"name": name, **checked})
 
 
 class SearcherSpec(PartSpec):
-    """Who proposes configurations."""
+    """The searcher, which proposes configurations, with its options."""
 
     registry: ClassVar[Registry[SearcherRow]] = SEARCHERS
-    name: str = Field(default="grid", description="One of `SEARCHERS`; its options stand beside it.")
+    name: str = Field(default="grid", description="One of `SEARCHERS`; its options are further keys.")
 
     @property
     def configurations(self) -> int | None:
-        """How many it is to propose; None where that is not given."""
+        """The number of configurations that it proposes; None if not given."""
         return (self.model_extra or {}).get("configurations")
 
 
 class PrunerSpec(PartSpec):
-    """Who stops a configuration before its last cell."""
+    """The pruner, which may stop a configuration before its last cell, with its options."""
 
     registry: ClassVar[Registry[PrunerRow]] = PRUNERS
-    name: str = Field(default="none", description="One of `PRUNERS`; its options stand beside it.")
+    name: str = Field(default="none", description="One of `PRUNERS`; its options are further keys.")
 
 
 class Resources(Frozen):

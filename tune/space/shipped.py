@@ -53,7 +53,7 @@ def find_space(name: str | Path) -> Path:
     A user's file takes precedence over one of the package; a folder does not.
 
     Raises:
-        ConfigError: For a name that is neither a file nor a search space of the package.
+        ConfigError: The name is neither a file nor a search space of the package.
     """
     path = Path(name)
     if (path.exists() and not path.is_dir()) or path.suffix or len(path.parts) != 1:
@@ -71,7 +71,7 @@ def copy_shipped(name: str, into: Path) -> list[Path]:
     """Copy a search space by its name, or the files of a cluster, into a folder; return the written paths.
 
     Raises:
-        ConfigError: For an unknown name, and for an existing file: nothing is overwritten.
+        ConfigError: The name is unknown, or a file exists: nothing is overwritten.
     """
     if name.lower() == CLUSTER:
         sources = [SHIPPED / part for part in _OF_A_CLUSTER]

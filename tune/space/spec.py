@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationInfo, model_validator
-from ruamel.yaml import YAML
 
+from leebert.findings import Findings
 from leebert.training_data import DataConfig
+from leebert.yaml import dump_yaml
 from tune.space.checks import CHECKS
 from tune.space.fields import SweepFields
-from tune.space.findings import Findings
 
 
 class SweepSpec(SweepFields):
@@ -29,13 +28,7 @@ class SweepSpec(SweepFields):
 
 def resolved_yaml(spec: SweepSpec) -> str:
     """Return a sweep as YAML with defaults and overrides; reading it gives an equal :class:`SweepSpec`."""
-    yaml: Any = YAML(typ="safe", pure=True)  # its options have no types
-    yaml.default_flow_style = None
-    yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 120
-    out = io.StringIO()
-    yaml.dump(spec.model_dump(mode="json", exclude_none=True), out)
-    return out.getvalue()
+    return dump_yaml(spec.model_dump(mode="json", exclude_none=True))
 
 
 def anchored(spec: SweepSpec) -> SweepSpec:

@@ -39,7 +39,7 @@ def check_name(name: str) -> str:
     return name
 
 
-#: The fixed names in a sweep's folder; the value says whether each is a folder.
+#: The fixed names in a sweep's folder; the value is whether it is a folder.
 LAYOUT = {
     "manifest.json": False, "space.yaml": False, "folds.json": False, "results.parquet": False, "STOP": False,
     "lease": True, "ledger": True, "ledger/driver": True, "checkpoints": True, "cells": True, "evaluated": True, "hung": True,
@@ -108,7 +108,7 @@ class SweepFolder:
     @classmethod
     @contextlib.contextmanager
     def create(cls, storage: Path, name: str) -> Iterator[SweepFolder]:
-        """Create a new sweep's folder; it gets its name only once the caller has filled it, atomically."""
+        """Create a new sweep's folder; it is renamed to its final name, atomically, after the caller has filled it."""
         cls.refuse_taken(storage, name)
         unfinished = storage / f".{name}.{secrets.token_hex(4)}"
         try:
@@ -211,13 +211,13 @@ class SweepFolder:
 
 def spec_of(folder: SweepFolder) -> SweepSpec:
     """Return the space of an existing sweep, as resolved at its start or last extension."""
-    values, where = folder.manifest["spec"], str(folder.path / "manifest.json")
-    refuse_missing(folder.manifest.get("parts"), where)
+    values, file = folder.manifest["spec"], str(folder.path / "manifest.json")
+    refuse_missing(folder.manifest.get("parts"), file)
     resources = values.get("resources")
     if isinstance(resources, dict) and isinstance(gpus := resources.get("gpus"), int | float) and gpus > 1:
         # Older versions accepted more than one GPU for a trial, but used one.
         values = {**values, "resources": {**resources, "gpus": 1.0}}
-    return parse(SweepSpec, values, where)
+    return parse(SweepSpec, values, file)
 
 
 @contextlib.contextmanager

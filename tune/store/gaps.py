@@ -70,7 +70,7 @@ def count_records(
     first = drivers[newest][0] if newest is not None else {}
     # A driver without a fence had written nothing when it was superseded.
     fences = first.get("fences", {}) if first.get("seq", 0) == 0 else None
-    kept: dict[str, Sequence[LedgerRecord]] = {}
+    counted: dict[str, Sequence[LedgerRecord]] = {}
     expected: dict[str, int] = {}
     for name in sorted({*drivers, *(fences or ())}):
         records = drivers.get(name, ())
@@ -78,11 +78,11 @@ def count_records(
             expected[name] = records[-1]["seq"] + 1 if records else 0
         else:
             expected[name] = int(fences.get(name, 0))
-        kept[name] = [r for r in records if r["seq"] < expected[name]]
-    return kept, expected
+        counted[name] = [r for r in records if r["seq"] < expected[name]]
+    return counted, expected
 
 
-def mended(
+def restore(
     drivers: Mapping[str, Sequence[LedgerRecord]],
     orphans: Iterable[Orphan],
     values_of: Callable[[str], Mapping[str, Any] | None],
@@ -94,42 +94,44 @@ def mended(
         orphans: The attempts without a grant.
         values_of: Finds a configuration's values by its id, for attempts of versions without `begin`; None if unknown.
     """
-    kept, expected = count_records(drivers)
-    lost = {name: max(0, count - len(kept[name])) for name, count in expected.items()}
-    newest = max((name for name, records in kept.items() if records), default="")
+    counted, expected = count_records(drivers)
+    lost = {name: max(0, count - len(counted[name])) for name, count in expected.items()}
+    newest = max((name for name, records in counted.items() if records), default="")
     # An attempt of a driver without lost records was granted after its fence, and does not count.
-    mine = [o for o in orphans if o.driver >= newest or lost.get(o.driver)]
+    relevant = [o for o in orphans if o.driver >= newest or lost.get(o.driver)]
     decisions: list[tuple[str, LedgerRecord]] = []
     recovered: list[LedgerRecord] = []
     unknown: set[str] = set()
     skipped = 0
     indices: dict[str, int] = {}
     lossy = False
-    for name in sorted({*kept, *(o.driver for o in mine)}):
-        for record in _with_orphans(kept.get(name, ()), sorted((o for o in mine if o.driver == name), key=_when)):
+    for name in sorted({*counted, *(o.driver for o in relevant)}):
+        for record in _with_orphans(
+            counted.get(name, ()), sorted((o for o in relevant if o.driver == name), key=_by_time)
+        ):
             if isinstance(record, Orphan):
                 lossy = True
-                made = list(_restored(record, indices, values_of))
-                if not made:
+                added = list(_restored(record, indices, values_of))
+                if not added:
                     unknown.add(record.config)
-                recovered += made if not lost.get(record.driver) else []
+                recovered += added if not lost.get(record.driver) else []
             elif record is None:
-                lossy, made = True, []
+                lossy, added = True, []
             elif lossy and "config" in record and record["kind"] != "suggest" and str(record["config"]) not in indices:
-                made, skipped = [], skipped + 1
+                added, skipped = [], skipped + 1
             else:
-                made = [record]
-            for one in made:
+                added = [record]
+            for one in added:
                 if one["kind"] == "suggest":
                     index = one.get("index")
                     indices.setdefault(str(one.get("config")), index if isinstance(index, int) else 0)
                 decisions.append((name, one))
         lossy = lossy or bool(lost.get(name))
     fences = {name: count for name, count in expected.items() if count}
-    return Decisions(tuple(decisions), tuple(recovered), tuple(_missing(lost, mine, unknown, skipped)), fences)
+    return Decisions(tuple(decisions), tuple(recovered), tuple(_missing(lost, relevant, unknown, skipped)), fences)
 
 
-def _when(orphan: Orphan) -> tuple[float, str, str]:
+def _by_time(orphan: Orphan) -> tuple[float, str, str]:
     return float(orphan.begin.get("time", 0.0)), orphan.config, orphan.name
 
 
@@ -149,7 +151,7 @@ def _with_orphans(records: Sequence[LedgerRecord], orphans: Sequence[Orphan]) ->
 def _restored(
     orphan: Orphan, indices: Mapping[str, int], values_of: Callable[[str], Mapping[str, Any] | None]
 ) -> Iterator[LedgerRecord]:
-    """Restore the records with which a driver suggested and granted an attempt; none if its values are lost, too."""
+    """Restore the records with which a driver suggested and granted an attempt; none if its values are also lost."""
     begin = orphan.begin if orphan.begin.get("kind") == "begin" else {}
     common = {"time": orphan.begin.get("time", 0.0), "config": orphan.config}
     if orphan.config not in indices:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import StorageError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.store import logits
 from tune.store.history import CellKey
 from tune.store.ledger import LedgerRecord
@@ -39,7 +39,7 @@ def evaluated_paths(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, Path
     return {split: folder / EVALUATED / Path(name).name for split, name in cell_end.get("evaluated", {}).items()}
 
 
-def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> str:
+def save_held_out(path: Path, held_out: RecordedLogits, row_ids: np.ndarray) -> str:
     """Write row number, label and M×K logits per sample, atomically (see `tune.store.logits`).
 
     Args:
@@ -62,7 +62,7 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> str:
         raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
 
 
-def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.ndarray]:
+def load_held_out(path: Path, digest: str | None = None) -> tuple[RecordedLogits, np.ndarray]:
     """Read a run's logits and the row numbers of their samples.
 
     Args:
@@ -73,14 +73,14 @@ def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.nd
         The logits with their labels, and (N,) row numbers.
 
     Raises:
-        SweepError: For a file that is missing, damaged, or not the recorded one.
+        SweepError: The file is missing, damaged, or not the recorded one.
     """
     import pyarrow as pa
 
     data = _contents(path, digest)
     try:
         columns, values, layers = logits.read(data)
-        return HeldOut(values, columns["label"], *layers), columns["row"]
+        return RecordedLogits(values, columns["label"], *layers), columns["row"]
     # Arrow raises its own error for a file that is not Parquet; a foreign table fails in any of the other ways.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -97,15 +97,15 @@ def _contents(path: Path, digest: str | None) -> bytes:
         raise SweepError(f"{path} is missing: the validation logits of a finished run") from None
     except OSError as error:
         raise SweepError(f"{path} can't be read: {error.strerror or error}") from None
-    if digest is not None and (now := hashlib.sha256(data).hexdigest()) != digest:
+    if digest is not None and (actual := hashlib.sha256(data).hexdigest()) != digest:
         raise SweepError(
-            f"{path} is not the file that the ledger records (SHA-256 {now[:12]}, not {digest[:12]}): it was damaged, or "
+            f"{path} is not the file that the ledger records (SHA-256 {actual[:12]}, not {digest[:12]}): it was damaged, or "
             "belongs to another run"
         )
     return data
 
 
-def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarray]:
+def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[RecordedLogits, np.ndarray]:
     """Read the validation logits of a finished run and their row numbers, checked against its end record.
 
     Raises:
@@ -116,17 +116,17 @@ def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.
     return _checked(held_out_path(folder, cell_end), cell_end)
 
 
-def evaluated_logits(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, HeldOut]:
+def evaluated_logits(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, RecordedLogits]:
     """Read the logits of a finished run's evaluation splits, by split. Raises as :func:`load_held_out`."""
     return {split: _checked(path, cell_end)[0] for split, path in evaluated_paths(folder, cell_end).items()}
 
 
-def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarray]:
+def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[RecordedLogits, np.ndarray]:
     return load_held_out(path, cell_end.get("digests", {}).get(path.name))
 
 
 def damaged(folder: Path, cells: Mapping[CellKey, LedgerRecord]) -> dict[CellKey, str]:
-    """Return the finished runs with a missing or damaged file, and what is wrong with their first such file."""
+    """Return the finished runs with a missing or damaged file, with the problem of their first such file."""
     problems = {}
     for key, record in cells.items():
         paths = [held_out_path(folder, record)] if "held_out" in record else []  # others have diverged
@@ -151,14 +151,14 @@ def cell_name(key: CellKey) -> str:
     return f"configuration {key[0]}, seed {key[1]}, fold {key[2]}"
 
 
-def warn_unreadable(folder: Path, wrong: Mapping[CellKey, str]) -> None:
+def warn_unreadable(folder: Path, problems: Mapping[CellKey, str]) -> None:
     """Warn of runs without readable logits, and name the command that restores them."""
-    if not wrong:
+    if not problems:
         return
-    first = [f"{cell_name(key)}: {problem}" for key, problem in list(wrong.items())[:NAMED]]
-    more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    first = [f"{cell_name(key)}: {problem}" for key, problem in list(problems.items())[:NAMED]]
+    remainder = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
     warnings.warn(
-        f"{'; '.join(first)}{more}; results computed from logits are without them; restore them by: leebert-tune resume "
+        f"{'; '.join(first)}{remainder}; results computed from logits are without them; restore them by: leebert-tune resume "
         f"{folder} --repair",
         stacklevel=1,
     )

@@ -23,7 +23,7 @@ class EpochScore:
     Attributes:
         epoch: Its number, from 0.
         score: The mean over exits, a fraction.
-        exits: Each exit's score; empty where not recorded.
+        exits: Each exit's score; empty if not recorded.
         above: Whether an exit scores above the majority class; True where not recorded.
     """
 
@@ -84,13 +84,15 @@ History = tuple[Configuration, ...]
 
 def describe(values: Any) -> str:
     """Return a configuration in a few words: the method, then its options."""
-    rest = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm")
-    return f"{values.get('algorithm', '')} {rest}".strip()
+    options = " ".join(
+        f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items() if k != "algorithm"
+    )
+    return f"{values.get('algorithm', '')} {options}".strip()
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How a configuration runs after memory ran out: alone on a GPU or a node, and in micro-batches."""
+    """The placement of a configuration after memory ran out: alone on a GPU or a node, and in micro-batches."""
 
     alone: Literal["", "gpu", "node"] = ""
     accumulate: int = 1

@@ -114,7 +114,7 @@ class Lease:
         lease._thread.start()
         return lease
 
-    def tell(self, **facts: Any) -> None:
+    def add_facts(self, **facts: Any) -> None:
         """Add facts on the driver's work to the next renewal, for `leebert-tune status`."""
         self.facts = {**self.facts, **facts}
 
@@ -125,14 +125,14 @@ class Lease:
         except OSError as error:
             raise StorageError(f"{self.folder} can't be read: {error.strerror or error}") from None
         if lost:
-            now = holder(self.folder)
-            who = now.described if now else "another driver"
-            raise LeaseError(f"sweep {self.folder.name} was taken over by {who}; this driver has ended")
+            newest = holder(self.folder)
+            successor = newest.described if newest else "another driver"
+            raise LeaseError(f"sweep {self.folder.name} was taken over by {successor}; this driver has ended")
 
     def release(self) -> None:
         """Release the lease; if that cannot be written, it expires."""
         self._ended.set()
-        self.tell(released=True)
+        self.add_facts(released=True)
         self._renew_once()
 
     def _renew(self) -> None:
@@ -165,9 +165,12 @@ def watch(folder: Path, before: Holder) -> bool:
     end = time.monotonic() + WATCHED
     while time.monotonic() < end:
         time.sleep(0.5)
-        now = holder(folder)
-        if now is not None and (now.number, now.facts.get("renewal")) != (before.number, before.facts.get("renewal")):
-            return not now.facts.get("released")
+        newest = holder(folder)
+        if newest is not None and (newest.number, newest.facts.get("renewal")) != (
+            before.number,
+            before.facts.get("renewal"),
+        ):
+            return not newest.facts.get("released")
     return False
 
 
@@ -186,8 +189,8 @@ def _started(pid: int) -> int | None:
     Process numbers are reused: only number and start together identify a process.
     """
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state == "Z" else int(rest[18])  # a zombie has ended
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else int(fields[18])  # a zombie has ended
     except (OSError, IndexError, ValueError):
         return _exists(pid)
 

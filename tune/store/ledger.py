@@ -63,7 +63,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 def decode(line: bytes) -> LedgerRecord:
-    """Decode a line without its line end. ValueError where the checksum does not match."""
+    """Decode a line without its line end. ValueError if the checksum does not match."""
     checksum, _, text = line.partition(b" ")
     if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(text):
         raise ValueError("wrong checksum")
@@ -100,8 +100,8 @@ class SegmentWriter:
             StorageError: If the records cannot be written. Nothing can be appended after that, as the last line may be
                 torn.
         """
-        now = round(time.time(), 6)  # in one millisecond, two trials may report
-        full = [{"seq": seq, "time": now, **record} for seq, record in enumerate(records, start=self.seq)]
+        written_at = round(time.time(), 6)  # in one millisecond, two trials may report
+        full = [{"seq": seq, "time": written_at, **record} for seq, record in enumerate(records, start=self.seq)]
         with _writing(self.folder):
             try:
                 for record in full:
@@ -196,7 +196,7 @@ class Ledger:
 
         Args:
             folder: Its folder.
-            values_of: Finds a configuration's values by its id, where their record was lost; None if unknown.
+            values_of: Finds a configuration's values by its id, if their record was lost; None if unknown.
         """
         self.folder, self.values_of = Path(folder), values_of
 
@@ -239,7 +239,7 @@ class Ledger:
             for config, name in attempts
             if (config, name) not in granted
         ]
-        return gaps.mended(drivers, [orphan for orphan in orphans if orphan.begin], self.values_of)
+        return gaps.restore(drivers, [orphan for orphan in orphans if orphan.begin], self.values_of)
 
     def _attempts(self) -> list[tuple[str, str]]:
         """Return configuration and name of every attempt that has a folder."""
@@ -267,13 +267,13 @@ class Ledger:
         for n, decision in reversed(list(enumerate(decisions))):
             if "config" not in decision:
                 continue
-            config, now = decision["config"], 0.0
+            config, latest = decision["config"], 0.0
             if decision["kind"] == "grant":
                 last = following.get(config, len(decisions)) - 1
                 for record in self.records_of(config, attempt_name(decision)):
-                    now = max(now, record["time"])
-                    place = min(max(bisect.bisect_right(times, now) - 1, n), last)
-                    merged.append((place, now, record["seq"], record))
+                    latest = max(latest, record["time"])
+                    place = min(max(bisect.bisect_right(times, latest) - 1, n), last)
+                    merged.append((place, latest, record["seq"], record))
             following[config] = n
         return [record for *_, record in sorted(merged, key=lambda m: m[:3])]
 
@@ -297,7 +297,7 @@ class Ledger:
                 need them.
 
         Raises:
-            SweepError: For a missing or damaged ledger.
+            SweepError: The ledger is missing or damaged.
         """
         state = SweepState()
         with _uncollected():
@@ -311,7 +311,7 @@ class Ledger:
                         for record in _read_segment(path, epochs=epochs):
                             state.apply(record)
         if state.missing:
-            warnings.warn(f"{self.folder}: {'; '.join(state.missing)}; `resume` trains what is missing", stacklevel=1)
+            warnings.warn(f"{self.folder}: {'; '.join(state.missing)}; `resume` trains the missing runs", stacklevel=1)
         return state
 
 
@@ -354,9 +354,9 @@ class SweepState:
     # record.
     voided: dict[tuple[str, int, int], int] = dataclasses.field(default_factory=dict)
     replaced: dict[tuple[str, int, int], LedgerRecord] = dataclasses.field(default_factory=dict)
-    settled: dict[str, set[tuple[int, int]]] = dataclasses.field(
+    before_extension: dict[str, set[tuple[int, int]]] = dataclasses.field(
         default_factory=dict
-    )  # runs before more were requested
+    )  # runs requested before the sweep was extended
     cells_of: dict[str, list[LedgerRecord]] = dataclasses.field(default_factory=dict)  # the same by configuration
     last_of: dict[str, LedgerRecord] = dataclasses.field(default_factory=dict)  # a configuration's newest record
     epoch_seconds: float = 0.0
@@ -364,7 +364,7 @@ class SweepState:
     session: tuple[float, float] | None = None  # times of the first and last record of the current session
     # The history when a running configuration's newest record was applied (in order): a pruner that decides on that record
     # again, after a lost node, must decide as before.
-    then: dict[str, History] = dataclasses.field(default_factory=dict)
+    decision_histories: dict[str, History] = dataclasses.field(default_factory=dict)
     pruned: dict[str, LedgerRecord] = dataclasses.field(default_factory=dict)
     failures: dict[str, list[LedgerRecord]] = dataclasses.field(default_factory=dict)
     end: LedgerRecord | None = None
@@ -381,7 +381,7 @@ class SweepState:
         """Return `running` while a driver works, else how the sweep ended: `finished`, `stopped`, `failed`, `died`."""
         return "running" if driven else str((self.end or {}).get("status", "died"))
 
-    def seen(self, config: str, seed: int, fold: int) -> set[int]:
+    def recorded_epochs(self, config: str, seed: int, fold: int) -> set[int]:
         """Return the recorded epochs of a run."""
         return set(self.epochs.get((config, seed, fold), ()))
 
@@ -407,14 +407,14 @@ class SweepState:
         return new
 
     def apply_in_order(self, record: LedgerRecord) -> bool:
-        """Apply records in the order of events; keeps `then` in addition to :meth:`apply`."""
+        """Apply records in the order of events; keeps `decision_histories` in addition to :meth:`apply`."""
         if not self.apply(record):
             return False
         config = record.get("config")
         if config is not None and record["kind"] in ("epoch", "cell_end"):
-            self.then[config] = self.history()
+            self.decision_histories[config] = self.history()
         elif config is not None and self.configs[config].state != "running":
-            self.then.pop(config, None)
+            self.decision_histories.pop(config, None)
         return True
 
     # One method per kind of record. The driver's:
@@ -471,7 +471,7 @@ class SweepState:
         return True
 
     def _reopen(self, r: LedgerRecord) -> bool:
-        self.settled[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
+        self.before_extension[r["config"]] = {(int(seed), int(fold)) for seed, fold in r.get("cells", ())}
         repair = r.get("repair", {"cells": ()})
         for seed, fold in repair["cells"]:
             self._void((r["config"], int(seed), int(fold)), int(repair["attempt"]))
@@ -486,8 +486,8 @@ class SweepState:
         if (old := self.cells.pop(key, None)) is not None:
             self.replaced[key] = old
             self.cells_of[config].remove(old)
-            where = {"config": config, "seed": seed, "fold": fold}
-            self._cell(where, lambda cell: Cell(seed, fold, "running", cell.epochs))
+            run = {"config": config, "seed": seed, "fold": fold}
+            self._cell(run, lambda cell: Cell(seed, fold, "running", cell.epochs))
 
     def _complete(self, r: LedgerRecord) -> bool:
         fresh = self.configs[r["config"]].state != "complete"
@@ -503,7 +503,7 @@ class SweepState:
     # The trials':
 
     def _begin(self, r: LedgerRecord) -> bool:
-        """Ignore the copy of the attempt's grant, which is only used where the grant itself is lost."""
+        """Ignore the copy of the attempt's grant, which is only used if the grant itself is lost."""
         return False
 
     def _checkpoint(self, r: LedgerRecord) -> bool:

@@ -43,7 +43,7 @@ def mean_and_std(scores: Iterable[float]) -> Score:
     return Score(mean, std)
 
 
-def complete(history: History) -> History:
+def completed(history: History) -> History:
     """Return the configurations that may be selected: complete, with every run finished that any complete one has.
 
     Pruned, failed and running ones are excluded, also one with a diverged run, and one that lacks a run of the others:
@@ -55,24 +55,24 @@ def complete(history: History) -> History:
 
 
 def ranking(history: History) -> tuple[Ranked, ...]:
-    """Rank the complete configurations from best to worst cross-validated mean; ties in the order of their ids."""
-    scored = [Ranked(c, score(c)) for c in complete(history)]
+    """Rank the completed configurations from best to worst cross-validated mean; ties in the order of their ids."""
+    scored = [Ranked(c, score(c)) for c in completed(history)]
     return tuple(sorted(scored, key=lambda r: (-r.score.mean, r.configuration.id)))
 
 
 def best(history: History) -> Configuration:
-    """Return the complete configuration with the highest cross-validated mean. SweepError without any."""
+    """Return the completed configuration with the highest cross-validated mean. SweepError without any."""
     return _ranked(history)[0].configuration
 
 
 def one_standard_error(history: History) -> tuple[Ranked, ...]:
-    """Return the complete configurations whose mean is within one standard error, s/√J, of the best one's, best first.
+    """Return the completed configurations whose mean is within one standard error, s/√J, of the best mean; best first.
 
     Breiman et al., "Classification and Regression Trees" (1984), section 3.4.3. Runs share training data, so the true
     error is larger and the list, if anything, too short. One run has no standard error: only the best and ties.
 
     Raises:
-        SweepError: Without a complete configuration.
+        SweepError: Without a completed configuration.
     """
     ranked = _ranked(history)
     top = ranked[0]
@@ -91,8 +91,8 @@ def _states(history: History) -> str:
     if not history:
         return "the sweep has none so far"
     counts = Counter(c.state for c in history)
-    words: dict[ConfigState, str] = {"running": "unfinished", "pruned": "pruned", "failed": "failed"}
-    parts = [f"{counts[state]} {word}" for state, word in words.items()]
+    labels: dict[ConfigState, str] = {"running": "unfinished", "pruned": "pruned", "failed": "failed"}
+    parts = [f"{counts[state]} {word}" for state, word in labels.items()]
     if counts["complete"]:
         parts.append(f"{counts['complete']} complete, but with a diverged or missing run")
     return ", ".join(parts)
@@ -108,10 +108,10 @@ def exit_scores(side: Iterable[Configuration], cells: Iterable[SeedFold]) -> np.
     Empty where exits are not recorded.
     """
     best = [{(k.seed, k.fold): k.best.exits for k in c.cells if k.best is not None} for c in side]
-    rows = [[mine[cell] for mine in best] for cell in cells]
+    rows = [[exits_of[cell] for exits_of in best] for cell in cells]
     return np.mean(rows, axis=1) if all(exits for row in rows for exits in row) else np.empty((0, 0))
 
 
 def cells_of(side: History) -> list[SeedFold]:
-    """Return (seed, fold) of the runs of complete configurations, the same for all."""
+    """Return (seed, fold) of the runs of completed configurations, the same for all."""
     return sorted((k.seed, k.fold) for k in side[0].cells)

@@ -1,7 +1,7 @@
 """Comparing MLflow's runs of a sweep with the expected ones, value by value, and writing the differences.
 
-An answer proves little: a proxy may answer "{}" to a request that never reached MLflow, as MLflow does to a successful one.
-So `rebuild-mlflow` reads everything back (a request for each metric and 100 runs), writes what is missing, and reads again.
+A response proves little: a proxy may send "{}" for a request that never reached MLflow, as MLflow does for a successful one.
+So `rebuild-mlflow` reads everything back (a request for each metric and 100 runs), writes the differences, and reads again.
 A run that cannot be mended in place is deleted (MLflow keeps deleted runs) and created again: MLflow cannot delete single
 points or parameters. At a sweep's end only the numbers of the epochs are compared, a request for 100 runs.
 """
@@ -65,7 +65,7 @@ class _Gap:
 
 
 class Audit:
-    """Compares the runs of one sweep on one server with the sweep's events, and writes what is missing."""
+    """Compares the runs of one sweep on one server with the sweep's events, and writes the differences."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Audit:
         if views is None or not self._with_views:
             return []
         where = (self._experiment_id, self._sweep, views)
-        count = self._ask(saved_views.lacking, self._store, *where)
+        count = self._retry(saved_views.lacking, self._store, *where)
         if count and mend:
             self._try(saved_views.save, self._store, self._uri, *where)
         return (
@@ -135,7 +135,7 @@ class Audit:
         """Return MLflow's runs by key, each once: of two runs with one key the one with more points counts."""
         runs: dict[Key, Any] = {}
         differences = []
-        for run in self._ask(_all_runs, self._store, self._experiment_id, self._sweep):
+        for run in self._retry(_all_runs, self._store, self._experiment_id, self._sweep):
             key = key_of(run.data.tags)
             if key is None:
                 continue
@@ -157,7 +157,7 @@ class Audit:
         values: dict[Key, dict[str, list[Point]]] = {}
         for metric, keys in of.items():
             ids = {present[key].info.run_id: key for key in keys}
-            for run_id, points in self._ask(histories, self._store, list(ids), metric).items():
+            for run_id, points in self._retry(histories, self._store, list(ids), metric).items():
                 values.setdefault(ids[run_id], {})[metric] = points
         return values
 
@@ -173,9 +173,9 @@ class Audit:
         params = [Param(name, expected.params[name]) for name in gap.params]
         tags = [RunTag(name, value) for name, value in gap.tags.items()]
         if metrics or params or tags:
-            some, few = _pieces(metrics, METRICS_PER_REQUEST), _pieces(params, PARAMS_PER_REQUEST)
-            for number in range(max(len(some), len(few), 1)):
-                these = (some[number : number + 1] or [[]])[0], (few[number : number + 1] or [[]])[0]
+            some_metrics, some_params = _pieces(metrics, METRICS_PER_REQUEST), _pieces(params, PARAMS_PER_REQUEST)
+            for number in range(max(len(some_metrics), len(some_params), 1)):
+                these = (some_metrics[number : number + 1] or [[]])[0], (some_params[number : number + 1] or [[]])[0]
                 self._try(self._store.log_batch, run_id, *these, tags if number == 0 else [])
         if not gap.ended:
             status = RunStatus.from_string(expected.status)
@@ -184,14 +184,14 @@ class Audit:
     def _try(self, request: Callable[..., object], *args: Any) -> None:
         """Send a writing request. Its effect is read back later, so a refusal is no error here."""
         try:
-            self._ask(request, *args)
+            self._retry(request, *args)
         except (TrackingError, LeaseError):
             raise
         except Exception:
             return
 
-    def _ask(self, request: Callable[..., T], *args: Any) -> T:
-        """Repeat a request until it is answered; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
+    def _retry(self, request: Callable[..., T], *args: Any) -> T:
+        """Repeat a request until the server responds; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
         refused, pause, deadline = 0, 0.1, time.monotonic() + self._patience
         while True:
             self._may_send()
@@ -227,7 +227,7 @@ def missing(tracker: Tracker, state: SweepState, say: Callable[[str], None]) -> 
         what = redact(" ".join(str(error).split()))[:300]
         say(f"{where} can't be checked ({what}); `leebert-tune rebuild-mlflow` compares and completes it")
         return 0
-    present = {ids[run]: {step for step, _ in its} for run, its in points.items()}
+    present = {ids[run]: {step for step, _ in series} for run, series in points.items()}
     count: int = sum(len(epochs - present.get(key, set())) for key, epochs in cells.items())
     count += sum(run.info.status == "RUNNING" for key, run in runs.items() if key is not None)
     if count:
@@ -242,14 +242,14 @@ def _fullness(run: Any) -> tuple[int, int]:
 
 def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], parent: str | None) -> _Gap:
     gap = _Gap()
-    for metric, wanted in expected.metrics.items():
+    for metric, expected_points in expected.metrics.items():
         points = values.get(metric, [])
-        if any(step not in wanted or not _same(value, wanted[step][0]) for step, value in points):
+        if any(step not in expected_points or not _equal(value, expected_points[step][0]) for step, value in points):
             gap.wrong.append(metric)
         steps = {step for step, _ in points}
-        gap.points += [(metric, step) for step in wanted if step not in steps]
+        gap.points += [(metric, step) for step in expected_points if step not in steps]
     extra = [metric for metric in latest_steps(present) if metric not in expected.metrics]
-    gap.wrong += [metric for metric in extra if _ours(metric, expected)]
+    gap.wrong += [metric for metric in extra if _is_expected(metric, expected)]
     for name, value in expected.params.items():
         if name not in present.data.params:
             gap.params.append(name)
@@ -266,11 +266,11 @@ def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], pa
     return gap
 
 
-def _same(value: float, wanted: float) -> bool:
-    return math.isclose(value, wanted, rel_tol=_TOLERANCE, abs_tol=1e-300)
+def _equal(value: float, expected: float) -> bool:
+    return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=1e-300)
 
 
-def _ours(metric: str, run: ExpectedRun) -> bool:
+def _is_expected(metric: str, run: ExpectedRun) -> bool:
     line = names.find("metric", metric)
     return line is not None and run.key[0] in line.runs
 

@@ -107,6 +107,6 @@ def in_parts(events: Sequence[TrackingEvent], sweep: str, task: str, most: int) 
 def _of_configurations(
     configs: Collection[str], events: Sequence[TrackingEvent], sweep: str, task: str
 ) -> dict[Key, ExpectedRun]:
-    wanted = (event for event in events if getattr(event, "config_id", None) in (None, *configs))
-    runs = expected_runs(wanted, sweep, task)
+    selected = (event for event in events if getattr(event, "config_id", None) in (None, *configs))
+    runs = expected_runs(selected, sweep, task)
     return {key: run for key, run in runs.items() if run.tags.get("config") in configs}

@@ -41,12 +41,12 @@ def events(record: LedgerRecord, state: SweepState, curve_of: CurveOf = stored) 
     elif kind == "suggest":
         yield ConfigStarted(record["config"], record["index"], record["values"], time_ms=time_ms)
     elif kind == "epoch":
-        where = (record["config"], record["seed"], record["fold"])
-        newest = list(itertools.islice(reversed(state.epochs[where].values()), 2))
+        cell = (record["config"], record["seed"], record["fold"])
+        newest = list(itertools.islice(reversed(state.epochs[cell].values()), 2))
         if len({r["attempt"] for r in newest}) == len(newest):  # the run's first epoch, or its first of another attempt
             place = state.placements.get((record["config"], record["attempt"]), Placement())
-            yield CellStarted(*where, attempt=record["attempt"], placement=place.described(), time_ms=time_ms)
-        yield Epoch(*where, record["epoch"], functools.partial(epoch_metrics, record), time_ms=time_ms)
+            yield CellStarted(*cell, attempt=record["attempt"], placement=place.described(), time_ms=time_ms)
+        yield Epoch(*cell, record["epoch"], functools.partial(epoch_metrics, record), time_ms=time_ms)
     elif kind == "cell_end":
         status = "diverged" if record["ended"] == "diverged" else "finished"
         yield CellEnded(record["config"], record["seed"], record["fold"], status, time_ms=time_ms)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ Point = tuple[int, float]  # step, value
 def histories(store: Any, run_ids: Sequence[str], metric: str) -> dict[str, list[Point]]:
     """Read all points of a metric by run, without runs that have none.
 
-    Raises what the store raises: if one of the runs was deleted, MLflow answers for none of them.
+    Raises the store's errors; if one of the runs was deleted, MLflow refuses the whole request.
     """
     by_run: dict[str, list[Point]] = {}
     for start in range(0, len(run_ids), RUNS):

@@ -1,6 +1,6 @@
 """Every metric, parameter and tag name that a sweep writes to MLflow, as data.
 
-The page docs/metrics.md says the same, and a test holds both equal. In a pattern, ``{exit}`` is an exit's number from
+The page docs/metrics.md has the same names; a test compares them. In a pattern, ``{exit}`` is an exit's number from
 01 (two digits at least: names then sort), ``{term}`` a training quantity, ``{option}`` an option of the search space,
 ``{split}`` an evaluated split such as dev, ``{criterion}`` an exit criterion.
 """
@@ -86,7 +86,7 @@ NAMES: tuple[Name, ...] = (
         "config",
         "layers",
         "none",
-        "smallest mean exit layer with a score at most 1 point below all layers'",
+        "smallest mean exit layer with a score at most 1 point below full depth",
     ),
     _metric("cv/margin", "config", "fraction", "none", "mean margin of its scores over the majority class"),
     _metric("cv/cells", "config", "runs", "none", "finished runs: fewer than seeds × folds if pruned or stopped"),

@@ -1,4 +1,4 @@
-"""Rebuilding MLflow from a sweep's ledger: a new server gets everything, another one what it lacks.
+"""Rebuilding MLflow from a sweep's ledger: a new server gets everything, another one the missing part.
 
 The feed sees by a run's last step which epochs a server has. Losses before that step (a proxy that answered in the server's
 place) are found by reading everything back.
@@ -74,7 +74,7 @@ def rebuild(
         for event in sent:
             tracker.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
-        mended, remaining = (0, []) if unsent else complete(tracker, sent, lease.check, say)
+        mended, remaining = (0, []) if unsent else write_missing(tracker, sent, lease.check, say)
     return {
         "sweep": folder.name,
         "mlflow": mlflow_address(tracker),
@@ -118,7 +118,7 @@ def with_newest_results(events: Sequence[TrackingEvent]) -> list[TrackingEvent]:
     return [newer(event) for event in events]
 
 
-def complete(
+def write_missing(
     tracker: Tracker, events: Sequence[TrackingEvent], may_send: Callable[[], None], say: Callable[[str], None]
 ) -> tuple[int, list[RunDifference]]:
     """Mend until nothing differs; return the number of mended runs, and the differences after the last attempt."""

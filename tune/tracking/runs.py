@@ -3,7 +3,7 @@
 Requests, besides a search at the start (two if it finds nothing): at most one per epoch report; two more for a fold's run
 (create, end), four for a configuration's (also its parameters at its start, its results at its end), at most four for the
 sweep's. As each configuration has at least one fold, a sweep needs at most one request per report plus three per run, and
-for its saved views one to read the experiment and at most five to change it, each time that the complete configurations
+for its saved views one to read the experiment and at most five to change it, each time that the completed configurations
 have doubled.
 """
 
@@ -310,8 +310,8 @@ class RunWriter:
         requests = max(1, math.ceil(len(metrics) / METRICS_PER_REQUEST), math.ceil(len(params) / PARAMS_PER_REQUEST))
         for i in range(requests):
             some = metrics[i * METRICS_PER_REQUEST : (i + 1) * METRICS_PER_REQUEST]
-            few = params[i * PARAMS_PER_REQUEST : (i + 1) * PARAMS_PER_REQUEST]
-            self._store.log_batch(run.id, some, few, tags if i == 0 else [])
+            batch = params[i * PARAMS_PER_REQUEST : (i + 1) * PARAMS_PER_REQUEST]
+            self._store.log_batch(run.id, some, batch, tags if i == 0 else [])
         run.nonfinite = nonfinite
 
     def _end(self, run: _Run, status: str, at: int) -> None:
@@ -338,8 +338,8 @@ def runs_of(store: Any, experiment_id: str | None, sweep: str) -> Iterator[Any]:
 
     token = None
     while True:
-        where, order = f"tags.sweep = {quoted(sweep)}", ["attributes.start_time ASC"]
-        page = store.search_runs([experiment_id], where, ViewType.ACTIVE_ONLY, _PAGE, order, token)
+        filter_string, order = f"tags.sweep = {quoted(sweep)}", ["attributes.start_time ASC"]
+        page = store.search_runs([experiment_id], filter_string, ViewType.ACTIVE_ONLY, _PAGE, order, token)
         yield from page
         token = page.token
         if not token:
@@ -388,10 +388,10 @@ def _cell(event: CellStarted | Epoch | CellEnded) -> Key:
 def key_of(tags: Mapping[str, str]) -> Key | None:
     """Return a run's identity within its sweep, from its tags; None for a run of another program."""
     parts = {"sweep": (), "config": ("config",), "fold": ("config", "seed", "fold"), "summary": ("label",)}
-    wanted: tuple[str, ...] | None = parts.get(tags.get("kind", ""))
-    if wanted is None or any(name not in tags for name in wanted):
+    key_parts: tuple[str, ...] | None = parts.get(tags.get("kind", ""))
+    if key_parts is None or any(name not in tags for name in key_parts):
         return None
-    return (tags["kind"], *(labels.present(tags[name]) if name == "label" else tags[name] for name in wanted))
+    return (tags["kind"], *(labels.present(tags[name]) if name == "label" else tags[name] for name in key_parts))
 
 
 def _state_of(run: Any) -> _Run:

@@ -21,12 +21,12 @@ _LEFT_OUT = (
     "_Links of older sweeps are dropped for lack of space: `leebert-tune views NAME` prints them and puts them on top._"
 )
 
-# Answers of a server that does not know such tags or forbids them. Views are then skipped, while results would be retried.
+# Errors of a server that does not support such tags or forbids them. Views are then skipped; results would be retried.
 _UNWILLING = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED"}
 
 
 class ViewsRefused(Exception):
-    """MLflow answers but does not accept the views. The sweep's results are in its runs regardless."""
+    """MLflow responds but does not accept the views. The sweep's results are in its runs regardless."""
 
 
 def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[View]) -> None:
@@ -49,10 +49,10 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
         ) from None
 
 
-def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, again: str) -> str:
+def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, command: str) -> str:
     """Write the views of a sweep that MLflow has; return the experiment's id. TrackingError if that is impossible."""
     with readable_errors(uri):
-        store, run = existing_run(uri, experiment, sweep, "config", again=again)
+        store, run = existing_run(uri, experiment, sweep, "config", command=command)
         try:
             save(store, uri, run.experiment_id, sweep, views)
         except ViewsRefused as error:
@@ -114,7 +114,7 @@ def _changes(tags: Mapping[str, str], experiment_id: str, sweep: str, views: Seq
 def _description(old: str, experiment_id: str, sweep: str, views: Sequence[View]) -> str:
     """Return the description with the sweep's line of links, in its old place or above all others.
 
-    If it would exceed MLflow's limit, the oldest lines of links are dropped, and a line says so. The links have no host,
+    If it would exceed MLflow's limit, the oldest links are dropped, with a line that states it. The links have no host,
     since readers may reach the server under another name than the sweep does.
     """
     named = [f"[{view.name.removeprefix(f'{sweep}: ')}]({_fragment(experiment_id, sweep, view)})" for view in views]

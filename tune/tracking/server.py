@@ -78,7 +78,7 @@ def resolve_uri(option: str | None = None) -> str:
 def redact(text: str) -> str:
     """Remove user names, passwords and tokens from a URI, or from a text with URIs.
 
-    The password and token in the environment are removed too, wherever they occur.
+    The password and token in the environment are also removed wherever they occur.
     """
     text = _SECRET_QUERY.sub(r"\1***", _USERINFO.sub(r"\1", text))
     for variable in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
@@ -163,7 +163,7 @@ def ensure_experiment(store: Any, name: str) -> str:
     return str(existing.experiment_id)
 
 
-def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str) -> tuple[Any, Any]:
+def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, command: str) -> tuple[Any, Any]:
     """Return a store and the info of one run of this kind of a sweep; creates nothing.
 
     Args:
@@ -171,7 +171,7 @@ def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str
         experiment: The experiment's name.
         sweep: The sweep's name.
         kind: The kind of run.
-        again: The command that fills MLflow, for the error message.
+        command: The command that fills MLflow, for the error message.
 
     Raises:
         TrackingError: If MLflow has no such run.
@@ -180,15 +180,15 @@ def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str
 
     file = _database_file(uri)
     if file is not None and not file.exists():
-        raise TrackingError(f"no database {file.resolve()}; fill it by: {again}, or name the server that has {sweep}")
+        raise TrackingError(f"no database {file.resolve()}; fill it by: {command}, or name the server that has {sweep}")
     store = open_store(uri, WAITED_FOR_SECONDS, WAITED_FOR_SECONDS)
     existing = store.get_experiment_by_name(experiment)
-    where = f"tags.sweep = {quoted(sweep)} AND tags.kind = '{kind}'"
-    runs = store.search_runs([existing.experiment_id], where, ViewType.ACTIVE_ONLY, 1) if existing else []
+    filter_string = f"tags.sweep = {quoted(sweep)} AND tags.kind = '{kind}'"
+    runs = store.search_runs([existing.experiment_id], filter_string, ViewType.ACTIVE_ONLY, 1) if existing else []
     if not runs:
         raise TrackingError(
             f"MLflow at {redact(uri)} has no {_KINDS[kind]} of sweep {sweep} in experiment {experiment!r}; "
-            f"fill it by: {again}, or name the server that has {sweep}"
+            f"fill it by: {command}, or name the server that has {sweep}"
         )
     return store, runs[0].info
 
@@ -312,11 +312,11 @@ def _answer(api: Any, endpoint: str, response: Any) -> Any:
         body = json.loads(response.text)
     except ValueError:
         body = None
-    ours = isinstance(body, dict) and (response.status_code == 200 or isinstance(body.get("error_code"), str))
+    from_mlflow = isinstance(body, dict) and (response.status_code == 200 or isinstance(body.get("error_code"), str))
     try:
         verify_rest_response(response, endpoint)
     except MlflowException as error:
-        if ours:
+        if from_mlflow:
             raise
         raise ForeignAnswer(str(error), error.error_code) from None
     if not isinstance(body, dict):

@@ -15,7 +15,7 @@ from tune.analysis.compare_text import based_on, line_verdict
 from tune.analysis.labels import PAIR_COLOURS, algorithm_label
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.store.ledger import SweepState
-from tune.store.ranking import cells_of, complete, exit_scores
+from tune.store.ranking import cells_of, completed, exit_scores
 from tune.tracking.events import Summary
 
 
@@ -28,17 +28,17 @@ def summaries(state: SweepState, folds: int, test_train_ratio: float | None) -> 
         test_train_ratio: Validation samples per training sample; 1/(folds - 1) unless given.
     """
     ratio = fold_ratio(folds) if test_train_ratio is None else test_train_ratio
-    finished = complete(state.history())
+    finished = completed(state.history())
     algorithms = sorted({str(c.values.get("algorithm", "")) for c in finished}, key=_order)
     for algorithm in algorithms:
-        mine = tuple(c for c in finished if c.values.get("algorithm", "") == algorithm)
+        of_method = tuple(c for c in finished if c.values.get("algorithm", "") == algorithm)
         # (runs, exits): each run averaged over configurations, the unit of every interval here
-        scores = exit_scores(mine, cells_of(mine))
+        scores = exit_scores(of_method, cells_of(of_method))
         overall = corrected_t(scores.mean(axis=1).tolist(), ratio)
         intervals = [corrected_t(column.tolist(), ratio) for column in scores.T]
         yield Summary(
             algorithm_label(algorithm),
-            metrics={"summary/configs": float(len(mine)), **_percent("summary/score_pct", overall)},
+            metrics={"summary/configs": float(len(of_method)), **_percent("summary/score_pct", overall)},
             depth={
                 "depth/layer": range(1, len(intervals) + 1),
                 "summary/score": [i.mean for i in intervals],
@@ -46,7 +46,7 @@ def summaries(state: SweepState, folds: int, test_train_ratio: float | None) -> 
                 "summary/score_high": [_or_none(i.high) for i in intervals],
             },
             algorithm=algorithm,
-            note=f"{_counted(len(mine), 'configuration')}, {_counted(len(scores), 'run')} each",
+            note=f"{_counted(len(of_method), 'configuration')}, {_counted(len(scores), 'run')} each",
             time_ms=_newest(state, {"algorithm": algorithm}),
         )
     colours = itertools.cycle(PAIR_COLOURS)

@@ -1,7 +1,7 @@
 """Sending the ledger's records to MLflow: training never waits for the server, and nothing is lost while it is down.
 
 The driver puts events; one thread sends them in order and retries until the server accepts them. MLflow holds no data of
-its own: given the same events again, a new `Tracker` finds the runs by their tags and writes only what is missing. So a
+its own: given the same events again, a new `Tracker` finds the runs by their tags and writes only missing values. So a
 replay completes a resumed sweep, or one whose server was down at its end.
 """
 
@@ -55,6 +55,7 @@ class Tracker:
         self._views_refused = False
         self._say = say or logging.getLogger(__name__).warning
         self._longest_pause = longest_pause
+        self._first_pause = min(0.25, longest_pause)
         self._writer = RunWriter(uri, experiment, sweep, task)
         self._events: collections.deque[TrackingEvent] = collections.deque()
         self._changed = threading.Condition()
@@ -85,7 +86,7 @@ class Tracker:
 
     @property
     def takes_views(self) -> bool:
-        """Whether MLflow accepts saved views, as far as known."""
+        """Whether MLflow accepts saved views; True until it refuses them."""
         return not self._views_refused
 
     @property
@@ -159,7 +160,7 @@ class Tracker:
 
     def _send(self, event: TrackingEvent, *more: Epoch) -> bool:
         """Send events until they are written or rejected; return False once the tracker is abandoned."""
-        pause, away = 0.25, False
+        pause, away = self._first_pause, False
         while not self._abandoned:
             try:
                 self._may_send()
@@ -183,7 +184,7 @@ class Tracker:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, timeout=pause)
                 if self._closing:
-                    time.sleep(0.25)
+                    time.sleep(self._first_pause)
                 pause = min(2 * pause, self._longest_pause)
             else:
                 if isinstance(event, SavedViews):
@@ -197,9 +198,9 @@ class Tracker:
         """Drop an event that MLflow will never accept (such as one of a deleted run), so that others proceed."""
         self.rejected += 1
         if self.rejected == 1:
-            what = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            reason = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self._say(
-                f"MLflow at {redact(self.uri)} rejects {type(event).__name__}: {what[:300]}. Rejected events are dropped."
+                f"MLflow at {redact(self.uri)} rejects {type(event).__name__}: {reason[:300]}. Rejected events are dropped."
             )
 
 

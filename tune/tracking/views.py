@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -35,14 +36,14 @@ ViewState = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ViewContents:
-    """What views depend on besides the sweep's name.
+    """The facts of a sweep, besides its name, that its views depend on.
 
     Attributes:
         algorithms: The sweep's methods.
         shared: The swept options that every method uses.
         others: The swept options that only some methods use.
-        complete: The number of complete configurations.
-        ranges: The lowest and highest value of each series over complete configurations; without them the y-axis of
+        complete: The number of completed configurations.
+        ranges: The lowest and highest value of each series over completed configurations; without them the y-axis of
             grouped charts would begin at 0.
         begun: The number of configurations, pruned, failed and running ones included.
     """
@@ -80,7 +81,7 @@ def saved_views(sweep: str, of: ViewContents) -> tuple[View, ...]:
     """Return the views of one sweep, the most important first."""
     return (
         View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
-        View("speed", f"{sweep}: score against mean layers", _speed(sweep, of)),
+        View("speed", f"{sweep}: score against mean exit layer", _speed(sweep, of)),
         View("configurations", f"{sweep}: all configurations", _configurations(sweep, of)),
         View("summary", f"{sweep}: summary", _summary(sweep)),
     )
@@ -116,20 +117,26 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
     depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
     sections = [
         _Section("depth", f"Score and ω by exit: mean and range{part}", depth, 2, 440),
-        _Section("score", f"Cross-validated score and mean layers{part}", [_bar(k) for k in _BARS], 3, 300),
+        _Section("score", f"Cross-validated score and layers needed{part}", [_bar(k) for k in _BARS], 3, 300),
     ]
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
-    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
+    return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
 
 
 def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     curve = _line("curve/score", over="curve/layers")
     sections = [
-        _Section("curve", f"Score against mean layers, one line per configuration{part}", [curve], 1, 620),
-        _Section("points", f"Score against mean layers at 1 point of loss{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
+        _Section("curve", f"Score against mean exit layer, one line per configuration{part}", [curve], 1, 620),
+        _Section(
+            "points",
+            f"Score against layers needed for a drop of at most 1 point{part}",
+            [_scatter(_LAYERS, _SCORE)],
+            1,
+            440,
+        ),
     ]
-    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
+    return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections)
 
 
 def _configurations(sweep: str, of: ViewContents) -> ViewState:
@@ -145,7 +152,7 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
         _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
         _Section("scatter", f"Score against each option{part}", scatters, 3, 320),
     ]
-    return _state(_where(sweep, "config"), _config_columns(of), sections)
+    return _state(_filter(sweep, "config"), _config_columns(of), sections)
 
 
 def _summary(sweep: str) -> ViewState:
@@ -162,7 +169,7 @@ def _summary(sweep: str) -> ViewState:
     ]
     metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
-    return _state(_where(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
+    return _state(_filter(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
 
 
 _BARS = (_SCORE, _DEVIATION, _LAYERS)
@@ -191,7 +198,7 @@ def _state(
 ) -> ViewState:
     cards = [{**card, "metricSectionId": section.id} for section in sections for card in section.cards]
     shown = {card["metricKey"] for card in cards if "metricKey" in card}
-    # MLflow adds a card for each metric without one, in a section of its own, unless the metric has a deleted card.
+    # MLflow adds a card for each metric without one, in a separate section, unless the metric has a deleted card.
     cards += [
         {"uuid": f"no-{metric}", "type": "BAR", "metricSectionId": sections[0].id, "metricKey": metric, "deleted": True,
          "isGenerated": True}
@@ -221,7 +228,7 @@ def _part(runs: int) -> str:
     return f" (the best {LOADED_RUNS} only)" if runs > LOADED_RUNS else ""
 
 
-def _where(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:
+def _filter(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:
     parts = [f"tags.sweep = {quoted(sweep)}", f"tags.kind = '{kind}'"]
     return " AND ".join([*parts, f"tags.outcome = '{outcome}'"] if outcome else parts)
 
@@ -238,9 +245,10 @@ def _config_columns(of: ViewContents) -> dict[str, int]:
 
 
 def _title(algorithms: Sequence[str]) -> str:
-    learned = [method for method in map(METHODS.get, algorithms) if method and method.samples == "D1 and D2"]
-    by_levels = {method.omega_on_d1 for method in learned}
-    return "CLO vs BLO" if len(by_levels) == 2 else "methods compared"
+    """Name two to three families of methods ("CLO vs BLO" for CLO-v2 and BLO), in the charts' order."""
+    methods = sorted(filter(None, map(METHODS.get, algorithms)), key=lambda method: method.chart_order)
+    families = list(dict.fromkeys(re.sub(r"-v\d+$", "", method.label) for method in methods))
+    return " vs ".join(families) if 2 <= len(families) <= 3 else "methods compared"
 
 
 def _card(id: str, type: str, **more: Any) -> ViewState:

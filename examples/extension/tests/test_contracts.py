@@ -1,4 +1,4 @@
-"""Every part meets the contract of its kind."""
+"""Every plugin meets the contract of its kind."""
 
 from leebert_extension.balanced_accuracy import METRIC
 from leebert_extension.median import PRUNER

@@ -1,16 +1,16 @@
-"""Searchers and pruners as rows: what a search space has to know of them, their names and options first of all.
+"""Searchers and pruners as rows: the facts that a search space needs of them, such as names and options.
 
-A row lies with its class, in a module of `tune.searchers` or `tune.pruners` or of another package, and is imported when a
-space first names it (`leebert.plugins`). docs/decisions/plugins.md says why the registries lie below the packages.
+A row is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
+names it (`leebert.plugins`). docs/decisions/plugins.md explains why the registries are below the packages.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from leebert.config import Frozen
 from leebert.plugins import Registry
@@ -27,24 +27,26 @@ Number = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class NoOptions(Frozen):
-    """The options of a part that has none."""
+    """The options of a plugin that has none."""
 
 
 class Drawn(Frozen):
     """The options of a searcher that draws configurations."""
 
-    configurations: Whole | None = Field(default=None, ge=1, description="how many to propose")
-    seed: Whole = Field(default=0, ge=0, description="of the draws")
+    configurations: Whole | None = Field(default=None, ge=1, description="number of configurations to propose")
+    seed: Whole = Field(default=0, ge=0, description="random seed")
 
 
 class Warmed(Frozen):
     """The option that pruners share."""
 
-    min_epochs: Whole = Field(default=1, ge=1, description="epochs before a configuration may be stopped")
+    min_epochs: Whole = Field(
+        default=1, ge=1, description="epochs, summed over its runs, before a configuration may be pruned"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PartRow:
+class PluginRow:
     """One searcher or pruner.
 
     Attributes:
@@ -53,7 +55,7 @@ class PartRow:
         source: Who published it, or `ours`.
         make: From a checked space (:class:`tune.space.SweepSpec`) and the options, an instance of `options`, to the
             :class:`tune.searchers.Searcher` or :class:`tune.pruners.Pruner`.
-        options: What may stand beside `name` in a space. Each has a default.
+        options: Options beside `name` in a space. Each has a default.
         needs: What a space must or must not have, as a table has it.
     """
 
@@ -61,12 +63,12 @@ class PartRow:
     title: str
     source: str
     make: Callable[[Any, Any], Any]
-    options: type[BaseModel] = NoOptions
+    options: type[Frozen] = NoOptions
     needs: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearcherRow(PartRow):
+class SearcherRow(PluginRow):
     """One searcher.
 
     Attributes:
@@ -79,7 +81,7 @@ class SearcherRow(PartRow):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrunerRow(PartRow):
+class PrunerRow(PluginRow):
     """One pruner.
 
     Attributes:
@@ -89,19 +91,12 @@ class PrunerRow(PartRow):
     prunes: bool = True
 
 
-Row = TypeVar("Row", bound=PartRow)
-
-
-def _check(kind: type[Row], name: str, part: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, where a part is no row that can stand under a name."""
-    if not isinstance(part, kind):
-        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(part).__name__}")
-    if part.name != name:
-        raise ValueError(f"its own name is {part.name!r}; both must be the same")
-    if required := [option for option, field in part.options.model_fields.items() if field.is_required()]:
+def _check(plugin: PluginRow) -> None:
+    """Raise ValueError, with one sentence, where a row's options can't stand beside its name in a space."""
+    if required := [option for option, field in plugin.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
-    if "name" in part.options.model_fields:
-        raise ValueError("it has an option 'name', which is the key of its own name; rename the option")
+    if "name" in plugin.options.model_fields:
+        raise ValueError("its option 'name' conflicts with the key of the plugin's name; rename the option")
 
 
 SEARCHERS: Registry[SearcherRow] = Registry(
@@ -110,7 +105,8 @@ SEARCHERS: Registry[SearcherRow] = Registry(
     "tune.searchers",
     "SEARCHER",
     {"grid": "grid", "random": "random", "tpe": "tpe"},
-    lambda name, part: _check(SearcherRow, name, part),
+    SearcherRow,
+    _check,
 )
 
 PRUNERS: Registry[PrunerRow] = Registry(
@@ -119,5 +115,6 @@ PRUNERS: Registry[PrunerRow] = Registry(
     "tune.pruners",
     "PRUNER",
     {"none": "none", "racing": "racing", "halving": "halving"},
-    lambda name, part: _check(PrunerRow, name, part),
+    PrunerRow,
+    _check,
 )

@@ -26,13 +26,14 @@ from leebert.testing import CriterionContract, MethodContract, MetricContract, t
 from leebert.train import fit
 from tune.machines.nodes import Stamp
 from tune.pruners import PRUNERS
-from tune.running.outside import OutsidePart, OutsideParts, recorded
+from tune.running.outside import OutsidePlugin, OutsidePlugins, recorded
 from tune.running.trial import CellTrial
 from tune.searchers import SEARCHERS
 from tune.space import SweepSpec
 from tune.testing import PrunerContract, SearcherContract
 from tune.tracking import views
 
+ACCURACY = METRICS["accuracy"].measures["accuracy"]
 MINE = dataclasses.replace(METHODS["slo"], name="mine", label="Mine")
 
 
@@ -45,8 +46,8 @@ def spec_of(algorithm: str = "mine", **keys: Any) -> SweepSpec:
 def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """A module that registers the method `mine`, and that another process could import."""
     (tmp_path / "my_parts.py").write_text(
-        "import dataclasses\nfrom leebert.methods import METHODS, register\n"
-        "register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
+        "import dataclasses\nfrom leebert.methods import METHODS\n"
+        "METHODS.register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_parts", raising=False)
@@ -60,21 +61,21 @@ def test_a_registered_part_is_recorded_with_its_module_and_imported_from_it(modu
     record = recorded(spec, "accuracy")
     assert record == {"method mine": f"my_parts (code {digest_of(source)})"}
     assert recorded(spec_of("blo"), "accuracy") == {}
-    parts = OutsideParts.of(spec, "accuracy")
-    assert parts.parts == (OutsidePart("method mine", Origin("my_parts", code=digest_of(source))),)
+    plugins = OutsidePlugins.of(spec, "accuracy")
+    assert plugins.plugins == (OutsidePlugin("method mine", Origin("my_parts", code=digest_of(source))),)
     METHODS.unregister("mine")  # as a trial's process begins
     del sys.modules[module]
-    parts.make_available()
+    plugins.make_available()
     assert METHODS["mine"].label == "Mine"
 
-    source.write_text(source.read_text() + "# changed\n")  # the digest stays that of the code that is in use
+    source.write_text(source.read_text() + "# changed\n")  # the digest stays that of the code in use
     assert recorded(spec, "accuracy") == record
     METHODS.unregister("mine")
     del sys.modules[module]
     with pytest.raises(
         SweepError, match=r"method mine is of my_parts \(code .*\), the driver's of my_parts \(code .*\); copy"
     ):
-        parts.make_available()
+        plugins.make_available()
     changed = origins(record)
     (line,) = differences({"parts": record}, {"parts": changed})
     assert line == f"parts method mine was {record['method mine']}, is {changed['method mine']}"
@@ -82,49 +83,49 @@ def test_a_registered_part_is_recorded_with_its_module_and_imported_from_it(modu
 
 
 def test_a_part_of_a_script_travels_by_value() -> None:
-    METHODS.register("mine", MINE, module="__main__")
-    parts = OutsideParts.of(spec_of(), "accuracy")
+    METHODS.register(MINE, module="__main__")
+    plugins = OutsidePlugins.of(spec_of(), "accuracy")
     METHODS.unregister("mine")
-    parts.make_available()
+    plugins.make_available()
     try:
         assert METHODS["mine"] == MINE
-        assert parts.parts[0].origin.module == "__main__"
+        assert plugins.plugins[0].origin.module == "__main__"
     finally:
         METHODS.unregister("mine")
 
 
 @pytest.mark.parametrize(
-    ("part", "line"),
+    ("plugin", "line"),
     [
         (
-            OutsidePart("method mine", Origin("ext.mine", "ext 1.0")),
+            OutsidePlugin("method mine", Origin("ext.mine", "ext 1.0")),
             "node .*: method mine of ext 1.0 is missing; install it there",
         ),
         (
-            OutsidePart("method mine", Origin("no_such")),
+            OutsidePlugin("method mine", Origin("no_such")),
             "node .*: method mine of no_such: its module can't be imported",
         ),
         (
-            OutsidePart("method mine", Origin("json")),
+            OutsidePlugin("method mine", Origin("json")),
             "node .*: method mine of json is missing; let module json register",
         ),
     ],
 )
-def test_what_is_missing_on_a_node_is_one_line_and_stops_the_sweep(part: OutsidePart, line: str) -> None:
+def test_what_is_missing_on_a_node_is_one_line_and_stops_the_sweep(plugin: OutsidePlugin, line: str) -> None:
     with pytest.raises(SweepError, match=line) as error:
-        OutsideParts(parts=(part,)).make_available()
+        OutsidePlugins(plugins=(plugin,)).make_available()
     assert "\n" not in str(error.value)
     trial: Any = CellTrial.__new__(CellTrial)
-    trial.study = type("Study", (), {"outside": OutsideParts(parts=(part,)), "stamp": None})()
+    trial.study = type("Study", (), {"outside": OutsidePlugins(plugins=(plugin,)), "stamp": None})()
     refusal = trial._refusal()
     assert (refusal.kind, refusal.message) == ("mismatch", str(error.value))
 
 
 def test_another_version_on_a_node_is_refused() -> None:
-    METHODS.register("mine", MINE, module="ext.mine")
+    METHODS.register(MINE, module="ext.mine")
     METHODS._registered["mine"] = Origin("ext.mine", "ext 1.1")  # as an entry point has it
     with pytest.raises(SweepError, match="method mine is of ext 1.1, the driver's of ext 1.0; install the same"):
-        OutsideParts(parts=(OutsidePart("method mine", Origin("ext.mine", "ext 1.0")),)).make_available()
+        OutsidePlugins(plugins=(OutsidePlugin("method mine", Origin("ext.mine", "ext 1.0")),)).make_available()
     METHODS.unregister("mine")
 
 
@@ -144,20 +145,20 @@ def test_an_origin_is_compared_as_far_as_it_is_recorded(before: str, after: str,
 
 def test_the_modules_of_the_environment_reach_a_trial(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEEBERT_PLUGINS", module)
-    parts = OutsideParts.of(spec_of("blo"), "accuracy")
+    plugins = OutsidePlugins.of(spec_of("blo"), "accuracy")
     monkeypatch.delenv("LEEBERT_PLUGINS")
     METHODS.unregister("mine")
     sys.modules.pop(module, None)
-    parts.make_available()
+    plugins.make_available()
     assert "mine" in METHODS
     monkeypatch.delenv("LEEBERT_PLUGINS")
     with pytest.raises(SweepError, match="node .*: LEEBERT_PLUGINS: module no_such can't be imported"):
-        OutsideParts("no_such").make_available()
+        OutsidePlugins("no_such").make_available()
     monkeypatch.delenv("LEEBERT_PLUGINS")
 
 
 def test_nodes_compare_the_packages_of_parts() -> None:
-    here = Stamp.here(("pytest", "no-such-package"))
+    here = Stamp.local(("pytest", "no-such-package"))
     assert here.versions["pytest"] == pytest.__version__
     there = {**here.versions, "pytest": "1.0", "no-such-package": "2.0"}
     assert here.differences(there, here.code) == [
@@ -174,22 +175,72 @@ def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
         f"sweeps/a/manifest.json: {PRUNERS.unknown('median')}; it came from leebert-extension 1.0 (leebert_extension.median)"
     )
     refuse_missing(None, "an older file")
-    refuse_missing({"method slo": "x"}, "a part that is here")
+    refuse_missing({"method slo": "x"}, "a built-in plugin")
     assert origins(["method slo", "method mine", f"exit criterion {next(iter(CRITERIA))}"]) == {}
     assert isinstance(METHODS["slo"], Method)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (
+            dataclasses.replace(CRITERIA["entropy"], name="mine", unit_of="zzz"),
+            "unit_of should name another criterion: .*'zzz'",
+        ),
+        (dataclasses.replace(CRITERIA["entropy"], name="mine", make=None), "make should be a function, not None"),
+        (
+            dataclasses.replace(CRITERIA["entropy"], name="mine", colour="purple-ish"),
+            "colour 'purple-ish' should be #rrggbb",
+        ),
+        (
+            dataclasses.replace(CRITERIA["entropy"], name="mine, patience 3"),
+            "name 'mine, patience 3' should have small",
+        ),
+        (
+            dataclasses.replace(METRICS["accuracy"], name="mine", measures={"x": 3}),
+            "measures should be a mapping of Measure",
+        ),
+        (dataclasses.replace(METRICS["accuracy"], name="mine", measures={}), "a metric has one measure or more"),
+        *(
+            (dataclasses.replace(METRICS["accuracy"], name="mine", measures={name: ACCURACY}), message)
+            for name, message in (
+                ("loss", "measure 'loss' is a name that each exit has"),
+                ("score", "measure 'score' is a name that each exit has"),
+                ("a b", "measure 'a b' should have small letters"),
+            )
+        ),
+        (dataclasses.replace(PRUNERS["racing"], name="mine", options=int), "options should be a subclass of .*Frozen"),
+        (dataclasses.replace(SEARCHERS["grid"], name="Mine"), "name 'Mine' should have small letters"),
+    ],
+)
+def test_a_plugin_that_does_not_fit(plugin: Any, message: str) -> None:
+    (registry,) = (
+        r for r in (CRITERIA, METRICS, PRUNERS, SEARCHERS) if isinstance(plugin, type(next(iter(r.values()))))
+    )
+    with pytest.raises(ConfigError, match=f"does not fit: {message}"):
+        registry.register(plugin)  # type: ignore[attr-defined]
+
+
+def test_a_kind_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"manifest.json: parts: encoder mine: there is no kind of plugin 'encoder', only method"
+    ):
+        refuse_missing({"encoder mine": "ext 1.0"}, "manifest.json")
+    with pytest.raises(ConfigError, match="there is no kind of plugin 'encoder'"):
+        origins(["encoder mine"])
 
 
 def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block of code is run as it stands, and what it adds meets the contract of its kind."""
     page = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
-    *parts, view = re.findall(r"```python\n(.*?)```", page.partition("## Add your own")[2], re.S)
-    assert len(parts) == 5
-    for code in (*parts, view):
+    *plugins, view = re.findall(r"```python\n(.*?)```", page.partition("## Add your own")[2], re.S)
+    assert len(plugins) == 5
+    for code in (*plugins, view):
         assert len([line for line in code.splitlines() if line.strip()]) <= 25
     shown = ModuleType("contributing")
     monkeypatch.setitem(sys.modules, shown.__name__, shown)  # pickle looks there
     try:
-        for code in parts:
+        for code in plugins:
             exec(compile(code, "CONTRIBUTING.md", "exec"), vars(shown))
         spec = spec_of("every-third", pruner={"name": "above-half", "min_epochs": 2}, searcher="backwards")
         assert recorded(spec, "recall").keys() == {
@@ -203,7 +254,7 @@ def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None
         method.test_it_can_be_sent_to_a_worker()
         criterion, metric = CriterionContract(), MetricContract()
         criterion.criterion, metric.metric = CRITERIA["norm"], METRICS["recall"]  # type: ignore[misc]
-        criterion.test_inference_equals_replay()
+        criterion.test_inference_equals_replay(5, 3)
         criterion.test_curve_equals_replay()
         metric.test_scores_are_fractions()
         pruner, searcher = PrunerContract(), SearcherContract()
@@ -221,4 +272,4 @@ def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None
     names = dict(vars(views))
     exec(compile(view, "CONTRIBUTING.md", "exec"), names)
     state = names["_layers"]("a", views.ViewContents(("slo",)))
-    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against layers"]
+    assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against mean exit layer"]

@@ -1,0 +1,94 @@
+"""`--set key=value`: overrides of a configuration or search space by dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from leebert.errors import ConfigError, nearest
+from leebert.findings import Finding, Keys, dotted, shown
+from leebert.yaml import parse_yaml
+
+#: The option, as errors name it.
+SET = "--set"
+
+
+def override(
+    values: dict[str, Any],
+    assignments: Sequence[str],
+    keys: Keys,
+    *,
+    aliases: Mapping[str, str] | None = None,
+    expand: Mapping[str, Callable[[Any], Any]] | None = None,
+) -> list[Finding]:
+    """Write ``key=value`` assignments into a configuration.
+
+    Args:
+        values: The configuration; it is changed.
+        assignments: ``key=value`` each, with dotted keys and YAML values.
+        keys: The valid keys below each dotted prefix.
+        aliases: Other names of keys → the names in `keys`.
+        expand: Key → function that turns the short form of its value into a mapping.
+
+    Returns:
+        What is wrong with the assignments; errors name :data:`SET` as their source. Wrong ones are not written.
+    """
+    findings: list[Finding] = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        path = key_of(key, aliases)
+        problem = _unknown(path, keys) if equals else "should be key=value"
+        if not problem:
+            try:
+                put(values, path, parse_yaml(text, ""), expand)
+            except ConfigError as error:
+                problem = "is not YAML: " + "; ".join(line.lstrip(":, ") for line in str(error).splitlines())
+            except TypeError as error:
+                problem = str(error)
+        if problem:
+            findings.append(Finding("", shown(assignment), problem))
+    return findings
+
+
+def key_of(key: str, aliases: Mapping[str, str] | None = None) -> str:
+    """Return the dotted key of an assignment, as the configuration names it."""
+    return (aliases or {}).get(key.strip(), key.strip())
+
+
+def put(
+    values: dict[str, Any], path: str, value: Any, expand: Mapping[str, Callable[[Any], Any]] | None = None
+) -> None:
+    """Write a value at a dotted key. Raises TypeError where a key above it holds no mapping."""
+    *parents, last = path.split(".")
+    target = values
+    for depth, part in enumerate(parents):
+        below = target.get(part)
+        if below is None:
+            below = {}
+        elif expand and not depth and part in expand:
+            below = expand[part](below)
+        if not isinstance(below, dict):
+            raise TypeError(f"`{'.'.join(parents[: depth + 1])}` is {shown(below)}, not a mapping with keys")
+        target[part] = below
+        target = below
+    target[last] = value
+
+
+def _unknown(path: str, keys: Keys) -> str:
+    """Return why a dotted path is not a key; empty if it is."""
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        prefix = ".".join(parts[:depth])
+        if prefix not in keys:
+            return f"unknown key: `{prefix}` has no keys below it"
+        valid = keys[prefix]
+        if valid is None:
+            return ""
+        if part not in valid:
+            # Without the prefix that all of them share: it would make any two keys alike.
+            return f"unknown key{nearest(part, valid) or ('' if prefix else nearest(path, _leaves(keys)))}"
+    return ""
+
+
+def _leaves(keys: Keys) -> list[str]:
+    return [dotted(prefix, key) for prefix, names in keys.items() for key in names or ()]
