@@ -31,11 +31,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m tune.demo
 
-# On two cores; tests of one file share what it has made. Slow tests bring their own processes and run one after the other.
-QUICK := -m "not slow" -n 2 --dist loadfile
-
 quick: setup
-	$(BIN)/python -m pytest $(QUICK)
+	$(BIN)/python -m pytest -m "not slow"
 
 test: lint
 	$(BIN)/python -m pytest

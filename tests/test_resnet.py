@@ -21,7 +21,7 @@ from leebert.memory import estimate, image_batch
 from leebert.methods import METHODS
 from leebert.model import load_model
 from leebert.objective import ExitObjective
-from leebert.record import MultiExit, TensorRows
+from leebert.record import MultiExit, TensorSamples
 from leebert.runtime import Runtime
 from leebert.stages import Stage
 from leebert.train import fit
@@ -38,7 +38,7 @@ def network(backbone="resnet8", seed=0, **options):
 
 def rows(n=48, size=8, seed=0):
     images, labels = pixels(n, size, seed)
-    return TensorRows(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
+    return TensorSamples(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
 
 
 def statistics(model):
@@ -216,7 +216,7 @@ def test_a_frozen_part_keeps_its_running_statistics(algorithm):
         return name.startswith(("heads.", "blocks.2."))
 
     stage = Stage("late", ExitObjective.of(settings, 3), steps, trains=trains)
-    fit(model, rows(), settings, stages=(stage,), held_out=rows(seed=2), runtime=CPU)
+    fit(model, rows(), settings, stages=(stage,), validation=rows(seed=2), runtime=CPU)
     for name, found in statistics(model).items():
         assert torch.equal(found, before[name]) is not trains(name), name
     for name, found in model.named_parameters():
@@ -237,7 +237,7 @@ def test_memory_is_estimated_for_images_too():
 @pytest.mark.parametrize("name", ["uniform", "clo-v2", "hyper", "deebert", "finetune"])
 def test_methods_that_need_no_encoder_train_it(name, tmp_path):
     settings = TrainConfig(**{**SETTINGS, "algorithm": name, "omega_optimizer": "sgd", "lr_omega": 0.01})
-    result = fit(network(), rows(), settings, held_out=rows(10, seed=1))
+    result = fit(network(), rows(), settings, validation=rows(10, seed=1))
     assert result.ended == "max_epochs"
     assert result.model.num_exits == (1 if METHODS[name].one_exit else 3)
     trained = result.model.eval()
