@@ -595,7 +595,7 @@ CAUTIOUS = PrunerRow(
 
 @pytest.fixture
 def cautious() -> Iterator[None]:
-    pruners.register(CAUTIOUS)
+    PRUNERS.register(CAUTIOUS)
     yield
     PRUNERS.unregister("cautious")
 

@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, ClassVar, get_args
 
 from leebert.methods import applies
+from leebert.plugins import Registry
 from tune.pruners import PRUNERS, Pruner, PrunerRow, make_pruner
 from tune.searchers import SEARCHERS, Searcher, SearcherRow, make_searcher
 from tune.space import SweepSpec, config_id, effective
@@ -48,9 +49,11 @@ RANGES: Mapping[str, Any] = {
 _HEAVY = {"torch", "ray", "mlflow", "optuna", "transformers", "pandas", "sklearn"}
 
 
-def _check_row(row: PluginRow, registry: Mapping[str, Any]) -> None:
+def _check_row(row: PluginRow, registry: Registry[Any]) -> None:
     """Assert that a row is valid, has the texts of tables, and that its module imports nothing heavy."""
     assert registry[row.name] is row
+    registry.check(row)
+    registry.check(row)
     assert row.title
     assert row.source
     assert all(field.description for field in row.options.model_fields.values())
@@ -134,7 +137,7 @@ class PrunerContract:
     def spec(self, **options: Any) -> SweepSpec:
         """Make a space of three folds and three epochs with the pruner."""
         if self.pruner.name not in PRUNERS:
-            PRUNERS.register(self.pruner.name, self.pruner)
+            PRUNERS.register(self.pruner)
         return SweepSpec.model_validate(
             {
                 "task": "mrpc",
@@ -220,7 +223,7 @@ class SearcherContract:
     def spec(self, space: Mapping[str, Any], **options: Any) -> SweepSpec:
         """Make a space of three methods with the searcher."""
         if self.searcher.name not in SEARCHERS:
-            SEARCHERS.register(self.searcher.name, self.searcher)
+            SEARCHERS.register(self.searcher)
         return SweepSpec.model_validate(
             {
                 "task": "mrpc",

@@ -12,7 +12,7 @@ import torch
 
 from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
-from leebert.exits.criterion import Criterion, check_fits
+from leebert.exits.criterion import Criterion
 from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.runtime import Runtime
@@ -71,7 +71,7 @@ class CriterionContract:
         if CRITERIA.get(self.criterion.name) is self.criterion:
             yield
             return
-        CRITERIA.register(self.criterion.name, self.criterion)
+        CRITERIA.register(self.criterion)
         try:
             yield
         finally:
@@ -96,7 +96,7 @@ class CriterionContract:
 
     def test_row_is_complete(self) -> None:
         """The row is valid and has the texts of tables."""
-        check_fits(self.criterion.name, self.criterion)
+        CRITERIA.check(self.criterion)
         assert self.criterion.title
         assert self.criterion.source
 
