@@ -12,7 +12,7 @@ from typing import Protocol
 from tune.pruners.places import Places as Places
 from tune.space import SweepSpec
 from tune.space.plugins import PRUNERS as PRUNERS
-from tune.space.plugins import PrunerRow as PrunerRow
+from tune.space.plugins import PrunerPlugin as PrunerPlugin
 from tune.space.plugins import Warmed as Warmed
 from tune.store.history import History
 
@@ -32,11 +32,11 @@ class Pruner(Protocol):
         ...
 
 
-def register(row: PrunerRow) -> PrunerRow:
+def register(plugin: PrunerPlugin) -> PrunerPlugin:
     """Add a pruner for this process and the sweeps that it starts.
 
     Args:
-        row: The pruner, whose name must be new.
+        plugin: The pruner, whose name must be new.
 
     Returns:
         The pruner.
@@ -44,7 +44,7 @@ def register(row: PrunerRow) -> PrunerRow:
     Raises:
         ConfigError: Another pruner has this name, or the pruner is invalid.
     """
-    return PRUNERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
+    return PRUNERS.register(plugin.name, plugin, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_pruner(spec: SweepSpec) -> Pruner:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from tune.space import SweepSpec
 from tune.space.plugins import SEARCHERS as SEARCHERS
 from tune.space.plugins import Drawn as Drawn
-from tune.space.plugins import SearcherRow as SearcherRow
+from tune.space.plugins import SearcherPlugin as SearcherPlugin
 from tune.store.history import History
 
 
@@ -24,11 +24,11 @@ class Searcher(Protocol):
         ...
 
 
-def register(row: SearcherRow) -> SearcherRow:
+def register(plugin: SearcherPlugin) -> SearcherPlugin:
     """Add a searcher for this process and the sweeps that it starts.
 
     Args:
-        row: The searcher, whose name must be new.
+        plugin: The searcher, whose name must be new.
 
     Returns:
         The searcher.
@@ -36,7 +36,7 @@ def register(row: SearcherRow) -> SearcherRow:
     Raises:
         ConfigError: Another searcher has this name, or the searcher is invalid.
     """
-    return SEARCHERS.register(row.name, row, module=sys._getframe(1).f_globals["__name__"])
+    return SEARCHERS.register(plugin.name, plugin, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_searcher(spec: SweepSpec) -> Searcher:

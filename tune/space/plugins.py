@@ -1,6 +1,6 @@
-"""Searchers and pruners as rows: the facts that a search space needs of them, such as names and options.
+"""The plugins of sweeps, searchers and pruners, as a search space needs them: their names and options.
 
-A row is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
+A plugin is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
 names it (`leebert.plugins`). docs/decisions/plugins.md explains why the registries are below the packages.
 """
 
@@ -46,7 +46,7 @@ class Warmed(Frozen):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PluginRow:
+class SweepPlugin:
     """One searcher or pruner.
 
     Attributes:
@@ -68,7 +68,7 @@ class PluginRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearcherRow(PluginRow):
+class SearcherPlugin(SweepPlugin):
     """One searcher.
 
     Attributes:
@@ -81,7 +81,7 @@ class SearcherRow(PluginRow):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrunerRow(PluginRow):
+class PrunerPlugin(SweepPlugin):
     """One pruner.
 
     Attributes:
@@ -91,11 +91,11 @@ class PrunerRow(PluginRow):
     prunes: bool = True
 
 
-Row = TypeVar("Row", bound=PluginRow)
+AnyPlugin = TypeVar("AnyPlugin", bound=SweepPlugin)
 
 
-def _check(kind: type[Row], name: str, plugin: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, if a plugin is not a valid row under this name."""
+def _check(kind: type[AnyPlugin], name: str, plugin: Any) -> None:
+    """Raise TypeError or ValueError, with one sentence, if an object is not a valid plugin under this name."""
     if not isinstance(plugin, kind):
         raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(plugin).__name__}")
     if plugin.name != name:
@@ -106,20 +106,20 @@ def _check(kind: type[Row], name: str, plugin: Any) -> None:
         raise ValueError("its option 'name' conflicts with the key of the plugin's name; rename the option")
 
 
-SEARCHERS: Registry[SearcherRow] = Registry(
+SEARCHERS: Registry[SearcherPlugin] = Registry(
     "searcher",
     "leebert.searchers",
     "tune.searchers",
     "SEARCHER",
     {"grid": "grid", "random": "random", "tpe": "tpe"},
-    lambda name, plugin: _check(SearcherRow, name, plugin),
+    lambda name, plugin: _check(SearcherPlugin, name, plugin),
 )
 
-PRUNERS: Registry[PrunerRow] = Registry(
+PRUNERS: Registry[PrunerPlugin] = Registry(
     "pruner",
     "leebert.pruners",
     "tune.pruners",
     "PRUNER",
     {"none": "none", "racing": "racing", "halving": "halving"},
-    lambda name, plugin: _check(PrunerRow, name, plugin),
+    lambda name, plugin: _check(PrunerPlugin, name, plugin),
 )
