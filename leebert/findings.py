@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
 
 from leebert.errors import nearest
-from leebert.methods import own_options
+from leebert.methods import owner_of
 
 _SHOWN = 80
 
 #: Dotted prefix → the valid keys below it; None: any key.
 Keys = Mapping[str, Sequence[str] | None]
+
+
+class KeyList(Sequence[str]):
+    """Valid keys, of which those that plugins add are listed only if a key is none of the others.
+
+    Args:
+        own: The keys that need no plugin.
+        make: Lists all keys, `own` included.
+    """
+
+    def __init__(self, own: Sequence[str], make: Callable[[], Sequence[str]]) -> None:
+        self._own, self._make = own, make
+
+    @functools.cached_property
+    def _all(self) -> Sequence[str]:
+        return self._make()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._own or key in self._all
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all[index]
+
+    def __len__(self) -> int:
+        return len(self._all)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +110,14 @@ def dotted(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
 
-def keys_below(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, ...] | None]:
+def keys_below(model: type[BaseModel], prefix: str = "") -> dict[str, Sequence[str] | None]:
     """Return the keys below each dotted prefix; None below a mapping, which takes any.
 
     A model whose keys are not its fields lists them by `keys()`.
     """
     listed = getattr(model, "keys", None)
-    keys: dict[str, tuple[str, ...] | None] = {prefix: tuple(listed()) if listed else tuple(model.model_fields)}
+    fields = tuple(model.model_fields)
+    keys: dict[str, Sequence[str] | None] = {prefix: KeyList(fields, listed) if listed else fields}
     for name, field in model.model_fields.items():
         kinds = [field.annotation, *get_args(field.annotation)]
         for kind in kinds:
@@ -120,7 +147,7 @@ def _of_details(details: Any, keys: Keys, inside: str) -> list[Finding]:
         return [finding.under(key) for finding in cause.findings]
     if details["type"] == "extra_forbidden":
         valid = keys.get(dotted(inside, *parents)) or ()
-        if last in valid and (owner := own_options().get(last)):
+        if last in valid and (owner := owner_of(last)):
             return [Finding(key, value, f"only {owner} has this option")]
         return [Finding(key, value, f"unknown key{nearest(last, valid)}")]
     if details["type"] == "missing":

@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from leebert.errors import ConfigError
-from leebert.plugins import REGISTRIES, Origin
+from leebert.plugins import Origin, registry_of
 
 
 def origin_of(key: str) -> Origin | None:
-    """Return the origin of an installed plugin by kind and name; None for built-in and missing plugins."""
+    """Return the origin of an installed plugin by kind and name; None for built-in and missing plugins.
+
+    Raises:
+        ConfigError: There is no such kind, or two packages claim the name.
+    """
     kind, _, name = key.rpartition(" ")
-    registry = REGISTRIES.get(kind)
-    return registry.origin(name) if registry is not None and name in registry else None
+    registry = registry_of(kind)
+    return registry.origin(name) if name in registry else None
 
 
 def origins(keys: Iterable[str]) -> dict[str, str]:
@@ -36,13 +40,17 @@ def refuse_missing(record: Any, file: str) -> None:
 
     Args:
         record: A record of :func:`origins`; anything but a mapping counts as empty.
-        where: The file that holds the record, for messages.
+        file: The file that holds the record, for messages.
 
     Raises:
-        ConfigError: One line names the plugin, the names that exist here, and where the plugin came from.
+        ConfigError: One line names the plugin, the names that exist here, and where the plugin came from; or its kind is
+            unknown.
     """
     for key, origin in record.items() if isinstance(record, Mapping) else ():
         kind, _, name = str(key).rpartition(" ")
-        registry = REGISTRIES.get(kind)
-        if registry is not None and name not in registry:
+        try:
+            registry = registry_of(kind)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: parts: {key}: {error}; use the version of leebert that wrote it") from None
+        if name not in registry:
             raise ConfigError(f"{file}: {registry.unknown(name)}; it came from {origin}")

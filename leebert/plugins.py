@@ -15,23 +15,32 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from importlib import metadata
-from types import FunctionType
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from leebert.errors import ConfigError, nearest
+from leebert.plugin_checks import check_plugin
 
 #: Modules that register plugins, separated by commas.
 VARIABLE = "LEEBERT_PLUGINS"
 
 Plugin = TypeVar("Plugin")
 
-#: Registries by kind, of imported modules.
-REGISTRIES: dict[str, Registry[Any]] = {}
+#: The module and the variable of each kind's registry.
+_HOMES: Mapping[str, tuple[str, str]] = {
+    "method": ("leebert.methods", "METHODS"),
+    "exit criterion": ("leebert.exits", "CRITERIA"),
+    "metric": ("leebert.metrics", "METRICS"),
+    "searcher": ("tune.space.plugins", "SEARCHERS"),
+    "pruner": ("tune.space.plugins", "PRUNERS"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +62,17 @@ class Origin:
 class Registry(Mapping[str, Plugin], Generic[Plugin]):
     """The plugins of one kind by name: built-in plugins in their order, then plugins of other packages by name.
 
+    A plugin is loaded when its name is looked up. :meth:`values` and :meth:`items` leave out what can't be loaded, with a
+    warning for each, so that one broken package does not stop what needs no plugin of it.
+
     Args:
         kind: The singular in messages, such as ``exit criterion``.
         group: The group of entry points in which other packages declare their plugins: ``leebert.criteria``.
         package: The package that has a module for each built-in plugin.
         attribute: The variable of such a module that holds the plugin.
         modules: Built-in names and the names of their modules.
-        check: Checks a plugin of another package; raises ValueError or TypeError with one sentence.
+        plugin_class: The class of the plugins, with their name as `name`.
+        check: Raises ValueError or TypeError with one sentence where a plugin of that class does not fit.
     """
 
     def __init__(
@@ -69,28 +82,30 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         package: str,
         attribute: str,
         modules: Mapping[str, str],
-        check: Callable[[str, Any], None] | None = None,
+        plugin_class: type[Plugin],
+        check: Callable[[Plugin], None] = lambda plugin: None,
     ) -> None:
         self.kind, self.group = kind, group
-        self._package, self._attribute, self._modules, self._check = package, attribute, dict(modules), check
+        self._package, self._attribute, self._modules = package, attribute, dict(modules)
+        self._plugin_class, self._refuse = plugin_class, check
         self._plugins: dict[str, Plugin] = {}
         self._registered: dict[str, Origin] = {}
-        self._entry_points: dict[str, metadata.EntryPoint] | None = None
-        self._changes = 0
-        REGISTRIES.setdefault(kind, self)
+        self._entry_points: dict[str, list[metadata.EntryPoint]] | None = None
+        self._loading: set[str] = set()
+        self._skipped: set[str] = set()
 
     @property
     def built_in(self) -> tuple[str, ...]:
         """Names of the built-in plugins, in their order."""
         return tuple(self._modules)
 
-    def register(self, name: str, plugin: Plugin, *, module: str | None = None) -> Plugin:
-        """Register a plugin for this process and for the sweeps that it starts.
+    def register(self, plugin: Plugin, *, module: str | None = None) -> Plugin:
+        """Add a plugin under its name, for this process and for the sweeps that it starts.
 
         Args:
-            name: Its name in configurations.
-            plugin: The plugin.
-            module: Dotted name of its module; None: the module of a class or function, else the caller's.
+            plugin: The plugin. In a notebook or a script, one of the same name replaces it.
+            module: The dotted name of the module that registers it when it is imported, which trials' processes do. None:
+                the module whose import calls this method, else the module of the plugin's functions.
 
         Returns:
             The plugin.
@@ -98,31 +113,33 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         Raises:
             ConfigError: Another plugin has this name, or the plugin is invalid.
         """
-        defining = (
-            plugin.__module__ if isinstance(plugin, type | FunctionType) else sys._getframe(1).f_globals["__name__"]
-        )
-        origin = Origin(module or defining)
-        if self._plugins.get(name) is plugin:
+        name = getattr(plugin, "name", None)
+        origin = Origin(module or _module_of(plugin, sys._getframe(1)))
+        if not isinstance(name, str):
+            raise ConfigError(f"{self.kind} {plugin!r} of {origin} has no name")
+        points = self._points().get(name, [])
+        for point in points:
+            if not _declares(point, plugin, origin):
+                self._clash(name, [_claimant(point), str(origin)])
+        if name in self._modules:
+            self._clash(name, ["leebert", str(origin)])
+        held = self._registered.get(name)
+        if points or (held is not None and self._plugins[name] is plugin):
             return plugin
-        existing = self._registered.get(name)
-        if name in self._modules or (existing is not None and existing != origin):
-            self._clash(name, [str(existing) if existing else "leebert", str(origin)])
+        if held is not None and held != origin:
+            self._clash(name, [str(held), str(origin)])
+        if held is not None and origin.module != "__main__":
+            raise ConfigError(
+                f"{self.kind} {name!r} is registered by {origin} already, as another plugin; rename one, or unregister it first"
+            )
         self._fits(name, plugin, origin)
         self._plugins[name], self._registered[name] = plugin, origin
-        self._changes += 1
         return plugin
-
-    @property
-    def changes(self) -> int:
-        """Number of added and removed plugins, to invalidate values computed from all plugins."""
-        self._outside()  # imports modules that register plugins
-        return self._changes
 
     def unregister(self, name: str) -> None:
         """Remove a plugin added by :meth:`register`; other names are ignored."""
         if self._registered.pop(name, None) is not None:
             del self._plugins[name]
-            self._changes += 1
 
     def origin(self, name: str) -> Origin | None:
         """Return the origin of a plugin; None for built-in plugins."""
@@ -130,7 +147,8 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
             return None
         if name in self._registered:
             return self._registered[name]
-        point = self._outside()[name]
+        point = self._outside()[name][0]
+        self._refuse_clash(name)
         return Origin(point.module, f"{point.dist.name} {point.dist.version}" if point.dist else None)
 
     def __getitem__(self, name: str) -> Plugin:
@@ -139,14 +157,42 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         return self._plugins[name]
 
     def __iter__(self) -> Iterator[str]:
-        outside = self._outside()  # first, since it imports modules that register plugins
-        return iter([*self._modules, *sorted({*self._registered, *outside})])
+        outside = self._outside()  # first: it imports what registers plugins
+        return iter([*self._modules, *sorted({*self._registered, *outside} - {*self._modules})])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._modules or name in self._outside() or name in self._registered
+        """Whether there is a plugin of that name; raises ConfigError where two packages claim it."""
+        outside = self._outside()
+        self._refuse_clash(name)
+        return name in self._modules or name in outside or name in self._registered
+
+    def items(self) -> ItemsView[str, Plugin]:
+        """The plugins that can be loaded, by name; a warning names each other one, once in a process."""
+        return {name: plugin for name in self if (plugin := self.find(name)) is not None}.items()
+
+    def values(self) -> ValuesView[Plugin]:
+        """The plugins that can be loaded, as :meth:`items`."""
+        return dict(self.items()).values()
+
+    def find(self, name: str) -> Plugin | None:
+        """The plugin of a name; None where there is none, and, with a warning, where it can't be loaded."""
+        if name in self._loading or name in self._skipped:
+            return None
+        try:
+            return self.get(name)
+        except ConfigError as error:
+            self._skipped.add(name)
+            warnings.warn(f"skipped: {error}", stacklevel=3)
+            return None
+
+    def require(self, name: str) -> Plugin:
+        """The plugin of a name; raises ConfigError, with the names that exist, where there is none."""
+        if name not in self:
+            raise ConfigError(self.unknown(name))
+        return self[name]
 
     def unknown(self, name: str) -> str:
         """Return the message for an unknown name: existing names, and what to do."""
@@ -154,55 +200,125 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
             f"{self.kind} {name!r} is not known here ({', '.join(self)}){nearest(name, self)}; {unknown_advice(name)}"
         )
 
+    def check(self, plugin: Plugin) -> None:
+        """Raise ConfigError where a plugin does not fit."""
+        self._fits(str(getattr(plugin, "name", "")), plugin, type(plugin).__module__)
+
     def _load(self, name: str) -> Plugin:
         if name in self._modules:
+            self._refuse_clash(name)
             module = importlib.import_module(f"{self._package}.{self._modules[name]}")
             plugin: Plugin = getattr(module, self._attribute)
             return plugin
-        point = self._outside().get(name)
+        outside = self._outside()
         if name in self._registered:
             return self._plugins[name]
-        if point is None:
+        if name not in outside:
             raise KeyError(name)
+        self._refuse_clash(name)
         origin = self.origin(name)
+        self._loading.add(name)
         try:
-            plugin = point.load()
-        except Exception as error:  # imports of other packages can raise anything
+            plugin = outside[name][0].load()
+        except Exception as error:  # whatever another package does when it is imported
             raise ConfigError(
                 f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); fix or remove that package"
             ) from error
+        finally:
+            self._loading.discard(name)
         self._fits(name, plugin, origin)
         return plugin
 
     def _fits(self, name: str, plugin: Any, origin: object) -> None:
-        if self._check is None:
-            return
         try:
-            self._check(name, plugin)
+            check_plugin(name, plugin, self._plugin_class)
+            self._refuse(plugin)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.kind} {name!r} of {origin} does not fit: {error}") from None
 
-    def _outside(self) -> dict[str, metadata.EntryPoint]:
-        """Return the entry points of this kind by name. Raises ConfigError if two packages claim one name."""
+    def _outside(self) -> dict[str, list[metadata.EntryPoint]]:
+        """The entry points of this kind by name, after the import of the modules that register plugins."""
         load_modules()
+        return self._points()
+
+    def _points(self) -> dict[str, list[metadata.EntryPoint]]:
+        """The entry points of this kind by name, one per package that claims the name."""
         if self._entry_points is None:
-            points: dict[str, metadata.EntryPoint] = {}
+            points: dict[str, dict[str, metadata.EntryPoint]] = {}
             for point in metadata.entry_points(group=self.group):
-                earlier = points.setdefault(point.name, point)
-                if point.name in self._modules:
-                    self._clash(point.name, ["leebert", _claimant(point)])
-                if earlier is not point and _claimant(earlier) != _claimant(point):
-                    self._clash(point.name, [_claimant(earlier), _claimant(point)])
-            self._entry_points = points
+                points.setdefault(point.name, {}).setdefault(_claimant(point), point)
+            self._entry_points = {name: list(claims.values()) for name, claims in points.items()}
         return self._entry_points
 
+    def _refuse_clash(self, name: object) -> None:
+        claimants = [_claimant(point) for point in self._points().get(str(name), ())]
+        if name in self._modules:
+            claimants.insert(0, "leebert")
+        if len(claimants) > 1:
+            self._clash(str(name), claimants)
+
     def _clash(self, name: str, claimants: Sequence[str]) -> None:
-        first, second = claimants
-        raise ConfigError(f"{self.kind} {name!r} is claimed by {first} and by {second}; rename one, or uninstall it")
+        raise ConfigError(
+            f"{self.kind} {name!r} is claimed by {' and by '.join(claimants)}; rename one, or uninstall it"
+        )
+
+
+def registry_of(kind: str) -> Registry[Any]:
+    """Return the registry of a kind of plugins.
+
+    Args:
+        kind: What a plugin is called: ``method``, ``exit criterion``, ``metric``, ``searcher`` or ``pruner``.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if kind not in _HOMES:
+        raise ConfigError(f"there is no kind of plugin {kind!r}, only {', '.join(_HOMES)}{nearest(kind, _HOMES)}")
+    module, variable = _HOMES[kind]
+    registry: Registry[Any] = getattr(importlib.import_module(module), variable)
+    return registry
 
 
 def _claimant(point: metadata.EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.module
+
+
+def _declares(point: metadata.EntryPoint, plugin: Any, origin: Origin) -> bool:
+    """Whether an entry point names this very plugin: its module registers it, too, perhaps while it is imported."""
+    if origin.module != point.module:
+        return False
+    declared: Any = sys.modules.get(point.module)
+    for attribute in filter(None, point.attr.split(".")):
+        declared = getattr(declared, attribute, None)
+    return declared is None or declared is plugin
+
+
+def _module_of(plugin: Any, caller: FrameType) -> str:
+    """The module that registers a plugin when it is imported.
+
+    Args:
+        plugin: The plugin.
+        caller: The frame that registers it.
+    """
+    name = str(caller.f_globals.get("__name__", ""))
+    if name == "__main__" or (caller.f_code.co_name == "<module>" and not _is_own(name)):
+        return name
+    return next((module for module in _modules_of(plugin) if not _is_own(module)), name)
+
+
+def _modules_of(value: Any) -> Iterator[str]:
+    """The modules of the functions and classes among the fields of a plugin, those of a metric's measures included."""
+    for field in vars(value).values() if hasattr(value, "__dict__") else ():
+        while isinstance(field, functools.partial):
+            field = field.func
+        if callable(field):
+            yield str(getattr(field, "__module__", ""))
+        for inner in field.values() if isinstance(field, Mapping) else ():
+            yield from _modules_of(inner)
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] in ("leebert", "tune", "")
 
 
 def unknown_advice(name: str) -> str:

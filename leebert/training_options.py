@@ -2,50 +2,65 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from leebert.config import TrainConfig
-from leebert.methods import METHODS, own_options
+from leebert.methods import METHODS, owner_of
 
 _NOT_IN_TWO_STAGES = frozenset({"finetune_first", "distillation", "detach_teacher", "gradient_equilibrium"})
 
+#: The options of every configuration that are floats.
+_FLOATS = frozenset(option for option, field in TrainConfig.model_fields.items() if field.annotation is float)
+
 
 def option_names() -> tuple[str, ...]:
-    """Return the names of all training options: TrainConfig's fields, then methods' own options."""
+    """Return the names of all training options: TrainConfig's fields, then the own options of all methods that load."""
     return TrainConfig.keys()
 
 
-def declared(option: str) -> type[BaseModel]:
-    """Return the model that has a training option as one of its fields: TrainConfig, or the own options of a method.
+def declaring(option: str, algorithms: Iterable[str]) -> tuple[type[BaseModel], ...]:
+    """Return the models that have a training option as one of their fields.
 
     Args:
-        option: One of :func:`option_names`.
+        option: The option.
+        algorithms: The methods of a space.
+
+    Returns:
+        TrainConfig alone for an option of every configuration; else the own options of those methods that declare it; if
+        none of them does, those of the first other method; nothing for an unknown option.
     """
     if option in TrainConfig.model_fields:
-        return TrainConfig
-    model = METHODS[own_options()[option]].own_options
-    assert model is not None
-    return model
+        return (TrainConfig,)
+    owners = [name for name in algorithms if option in METHODS[name].own_fields]
+    if not owners and (other := owner_of(option)):
+        owners = [other]
+    return tuple(dict.fromkeys(model for name in owners if (model := METHODS[name].own_options)))
 
 
-def field_of(option: str) -> FieldInfo:
-    """Return the field of a training option: its type, default and description."""
-    return declared(option).model_fields[option]
+def field_of(option: str, algorithm: str) -> FieldInfo:
+    """Return the field of a training option in a method's configurations: its type, default and description.
+
+    Raises:
+        KeyError: The method has no such option.
+    """
+    fields = TrainConfig.model_fields
+    return fields[option] if option in fields else METHODS[algorithm].own_fields[option]
 
 
-def float_options() -> frozenset[str]:
-    """Return the names of float options, for which whole numbers are equal values."""
-    return _floats(METHODS.changes)
-
-
-@functools.lru_cache(maxsize=1)
-def _floats(changes: int) -> frozenset[str]:
-    return frozenset(option for option in option_names() if field_of(option).annotation is float)
+def canonical(option: str, algorithm: str, value: Any) -> Any:
+    """Return the one form of equal values of an option that a method reads: 1 and 1.0 are the same learning rate."""
+    if option in TrainConfig.model_fields:
+        return float(value) if option in _FLOATS else value
+    if option == "algorithm" or not isinstance(value, int | float) or isinstance(value, bool):
+        return value
+    kind = METHODS[algorithm].own_fields[option].annotation
+    if kind is int and float(value).is_integer():
+        return int(value)
+    return float(value) if kind is float else value
 
 
 def train_config(training: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> TrainConfig:
@@ -59,9 +74,12 @@ def train_config(training: Mapping[str, Any], values: Mapping[str, Any], seed: i
     Returns:
         The checked configuration.
     """
-    algorithm = values.get("algorithm", TrainConfig.model_fields["algorithm"].default)
-    foreign = own_options().keys() - METHODS[algorithm].own_fields.keys()
-    shared = {option: value for option, value in training.items() if option not in foreign}
+    mine = METHODS[values.get("algorithm", TrainConfig.model_fields["algorithm"].default)].own_fields
+    shared = {
+        option: value
+        for option, value in training.items()
+        if option in TrainConfig.model_fields or option in mine or owner_of(option) is None
+    }
     return TrainConfig.model_validate({**shared, **values, "seed": seed})
 
 
@@ -77,7 +95,7 @@ def idle(option: str, algorithm: str, options: Mapping[str, Any]) -> str:
         The reason; empty if the option has an effect or equals its default.
     """
     reads = METHODS[algorithm].options
-    if options[option] == field_of(option).default:
+    if options[option] == field_of(option, algorithm).default:
         return ""
     first = [name for name in ("finetune_first", "two_stage") if name in reads]
     if option == "first_epochs" and first and not any(options.get(name) for name in first):

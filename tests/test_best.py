@@ -383,6 +383,7 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     assert last.endswith("; for the others, try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
     folder = sweep("mrpc", held_out=against, ends=collapsed_on_top, prune_last=False)
     text = re.sub(r"<[^>]*>", " ", str(sweep_page(folder)))

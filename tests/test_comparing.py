@@ -21,6 +21,8 @@ from tune.analysis.stats import corrected_t
 from tune.analysis.tradeoff import RankingObjective
 from tune.store.lease import Lease
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 AT_2 = (RankingObjective.of("speed-up=2"),)
 
 

@@ -9,6 +9,8 @@ from made_sweep import made_sweep
 from leebert.evaluate import RecordedLogits
 from tune.store.folder import LAYOUT, MANIFEST, spec_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def logits(index, fold):
     rng = np.random.default_rng([index, fold])

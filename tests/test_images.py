@@ -225,15 +225,15 @@ def network(config, seed=0):
 
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
 def test_a_network_learns(algorithm):
-    config = TrainConfig(**{**SETTINGS, "max_epochs": 6}, algorithm=algorithm)
-    result = fit(network(config), small(160, size=16), config, validation=small(40, 1, 16), runtime=CPU)
+    config = TrainConfig(**{**SETTINGS, "max_epochs": 8}, algorithm=algorithm)
+    result = fit(network(config), small(160), config, validation=small(40, 1), runtime=CPU)
     assert result.ended == "max_epochs"
     assert result.best.score > 0.5  # chance is 0.1
     assert len(result.best.exits["score"]) == 3
 
 
-@pytest.mark.parametrize("algorithm", ["rand", "slo", "blo", "clo-v1"])
-def test_every_other_algorithm_trains_a_network(algorithm):
+@pytest.mark.parametrize("algorithm", ["slo", "blo"])
+def test_other_optimisers_of_omega_train_a_network(algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 3}, algorithm=algorithm)
     result = fit(network(config), small(80), config, validation=small(40, 1), runtime=CPU)
     assert result.ended == "max_epochs"

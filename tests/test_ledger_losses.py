@@ -16,6 +16,8 @@ from tune.store.gaps import Orphan, restore
 from tune.store.ledger import Ledger, decode
 from tune.tracking.rebuild import rebuild
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

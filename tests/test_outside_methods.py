@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pickle
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 from toys import toy_mlp, toy_rows
+from typer.testing import CliRunner
 
+from leebert.cli import app
 from leebert.config import Frozen, TrainConfig, parse
 from leebert.errors import ConfigError
+from leebert.exits import CRITERIA, usable, with_threshold
 from leebert.findings import Findings
-from leebert.methods import METHODS, Method, applies, register
+from leebert.methods import METHODS, Method, applies
 from leebert.methods.common import DISTILLATION, JOINT, OMEGA
+from leebert.metrics import METRICS
 from leebert.testing import MethodContract
 from leebert.train import fit
-from tune.space import SweepSpec
+from leebert.training_options import train_config
+from tune.space import SweepSpec, load_space
 from tune.space.fields import config_id
+from tune.space.plugins import PRUNERS, SEARCHERS
 
 
 class Options(Frozen):
@@ -67,7 +77,7 @@ class TestOften(MethodContract):
 
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
-    register(OFTEN)
+    METHODS.register(OFTEN)
     yield
     METHODS.unregister("often")
 
@@ -163,9 +173,9 @@ def test_where_its_package_is_missing_one_line_says_so() -> None:
 
 def test_a_name_belongs_to_one_method() -> None:
     with pytest.raises(ConfigError, match=f"method 'slo' is claimed by leebert and by {__name__}; rename one"):
-        register(dataclasses.replace(OFTEN, name="slo"))
+        METHODS.register(dataclasses.replace(OFTEN, name="slo"))
     with pytest.raises(ConfigError, match="method 'other' .* does not fit: colour 'red' should be #rrggbb"):
-        register(dataclasses.replace(OFTEN, name="other", colour="red"))
+        METHODS.register(dataclasses.replace(OFTEN, name="other", colour="red"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +219,120 @@ class Without(Frozen):
     every: int
 
 
-def test_an_option_of_its_own_needs_a_default() -> None:
-    with pytest.raises(ConfigError, match="does not fit: its own option 'every' needs a default"):
-        register(dataclasses.replace(OFTEN, name="other", own_options=Without))
+class Taken(Frozen):
+    lr_theta: float = 0.5
+
+
+class Loose(BaseModel):
+    every: int = 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"own_options": Without}, "its own option 'every' needs a default"),
+        ({"own_options": Taken}, "its own option 'lr_theta' is a field of TrainConfig: name it in options"),
+        ({"own_options": Loose}, "own_options should be a subclass of leebert.standard_options.Frozen or None"),
+        (
+            {"options": OFTEN.options | {"lr_omgea"}},
+            "options: 'lr_omgea' is no field of TrainConfig .did you mean 'lr_omega'",
+        ),
+        ({"exits": "margin"}, "exits: exit criterion 'margin' is not known here"),
+        ({"teachers": "lea"}, "teachers 'lea' should be one of lae, lle, last, none .did you mean 'lle'"),
+        ({"costs": None}, "costs should be a function, not None"),
+        ({"label": "x" * 60}, "label 'x+' should have 1 to 20 characters"),
+        (
+            {"group": "others"},
+            "group should be one of whole network, static, early exit, learned weights, not 'others'",
+        ),
+        ({"name": "a, b"}, "name 'a, b' should have small letters"),
+        ({"source": None}, "source should be a text, not None"),
+    ],
+)
+def test_a_method_that_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"does not fit: {message}"):
+        METHODS.register(dataclasses.replace(OFTEN, **{"name": "other", **changes}))
+    assert "other" not in METHODS
+
+
+def test_built_in_parts_fit() -> None:
+    for registry in (METHODS, CRITERIA, METRICS, PRUNERS, SEARCHERS):
+        for name in registry.built_in:
+            registry.check(registry[name])  # type: ignore[attr-defined]
+
+
+def test_its_options_follow_the_method_of_a_copy() -> None:
+    config = TrainConfig.model_validate({"algorithm": "often", "every": 3})
+    assert config.model_copy(update={"algorithm": "slo"}) == TrainConfig(algorithm="slo")
+    assert config.model_copy(update={"every": 4, "lr_theta": 1.0}).own["every"] == 4
+    assert TrainConfig(algorithm="slo").model_copy(update={"algorithm": "often"}).own == Options().model_dump()
+    for wrong in ({"every": 9}, {"algorithm": "slo", "every": 3}):
+        with pytest.raises(ValidationError):
+            config.model_copy(update=wrong)
+    assert TrainConfig.model_json_schema()["additionalProperties"] is False
+    assert config.model_dump(exclude={"every", "seed"}).keys() == {*TrainConfig.model_fields, "damping", "first"} - {
+        "seed"
+    }
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+class Floats(Frozen):
+    every: float = Field(2.0, ge=1, description="As an option of `often`, but a number.")
+
+
+@pytest.fixture
+def another() -> Iterator[None]:
+    """A method whose name comes before `often`, with an option of the same name and another type."""
+    METHODS.register(dataclasses.replace(OFTEN, name="another", own_options=Floats))
+    yield
+    METHODS.unregister("another")
+
+
+def test_the_identity_of_a_configuration_depends_on_its_own_method_alone(request: pytest.FixtureRequest) -> None:
+    values = {"algorithm": "often", "every": 2}
+    alone = config_id(values), SweepSpec.model_validate(SPACE).digest
+    request.getfixturevalue("another")
+    assert (config_id(values), SweepSpec.model_validate(SPACE).digest) == alone
+    assert config_id({"algorithm": "another", "every": 2}) == config_id({"algorithm": "another", "every": 2.0})
+
+
+@pytest.mark.parametrize("algorithms", [["often", "another"], ["another", "often"]])
+def test_an_option_of_two_methods_is_checked_and_written_as_each_has_it(another: None, algorithms: list[str]) -> None:
+    keys = {"algorithms": algorithms, "space": {"every": [2, 4]}, "training": {}}
+    spec = SweepSpec.model_validate({**SPACE, **keys})
+    assert {config_id(v) for v in spec.configurations()} == {
+        config_id({"algorithm": algorithm, "every": every}) for algorithm in algorithms for every in (2, 4)
+    }
+    assert {type(spec.train_config(v).own["every"]) for v in spec.configurations()} == {int, float}
+    for space, message in (
+        ([2.5], "should be a valid integer"),
+        ([9], "should be less than or equal to 8"),
+        ({"range": [1, 8]}, "is of another type under some of the methods"),
+    ):
+        with pytest.raises(ValidationError) as error:
+            SweepSpec.model_validate({**SPACE, **keys, "space": {"every": space}})
+        assert message in str(error.value.errors()[0]["ctx"]["error"])
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with a plugin of every kind, whose modules need one that is absent."""
+    for registry in (METHODS, CRITERIA, METRICS, PRUNERS, SEARCHERS):
+        point = EntryPoint("broken", "leebert_no_such:PART", registry.group)
+        monkeypatch.setattr(registry, "_entry_points", {"broken": [point]})
+        monkeypatch.setattr(registry, "_skipped", set())
+
+
+def test_a_broken_package_stops_nothing_that_needs_no_plugin_of_it(broken: None, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("task: mrpc\nbackbone: x\nalgorithms: slo\nspace: {lr_theta: [1.0e-5]}\n")
+    spec = load_space(tmp_path / "space.yaml")
+    assert spec.train_config(next(spec.configurations())) == train_config({}, {"algorithm": "slo"}, 0)
+    assert not applies("damping", "slo")
+    with pytest.raises(ConfigError, match="method 'broken' of leebert_no_such can't be loaded .ModuleNotFoundError"):
+        TrainConfig(algorithm="broken")
+    with pytest.warns(UserWarning, match="skipped: exit criterion 'broken' of leebert_no_such can't be loaded"):
+        assert "broken" not in with_threshold()
+    assert [row.name for row in usable(1)] == ["entropy", "confidence"]  # without another warning
+    with pytest.warns(UserWarning, match="skipped: method 'broken'"):
+        result = CliRunner().invoke(app, ["methods", "--json"])
+    assert [row["name"] for row in json.loads(result.stdout)] == [*METHODS.built_in, "often"]

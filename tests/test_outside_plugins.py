@@ -31,6 +31,7 @@ from tune.space import SweepSpec
 from tune.testing import PrunerContract, SearcherContract
 from tune.tracking import views
 
+ACCURACY = METRICS["accuracy"].measures["accuracy"]
 MINE = dataclasses.replace(METHODS["slo"], name="mine", label="Mine")
 
 
@@ -43,8 +44,8 @@ def spec_of(algorithm: str = "mine", **keys: Any) -> SweepSpec:
 def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """A module that registers the method `mine`, and that another process could import."""
     (tmp_path / "my_parts.py").write_text(
-        "import dataclasses\nfrom leebert.methods import METHODS, register\n"
-        "register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
+        "import dataclasses\nfrom leebert.methods import METHODS\n"
+        "METHODS.register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_parts", raising=False)
@@ -66,7 +67,7 @@ def test_a_registered_part_is_recorded_with_its_module_and_imported_from_it(modu
 
 
 def test_a_part_of_a_script_travels_by_value() -> None:
-    METHODS.register("mine", MINE, module="__main__")
+    METHODS.register(MINE, module="__main__")
     plugins = OutsidePlugins.of(spec_of(), "accuracy")
     METHODS.unregister("mine")
     plugins.make_available()
@@ -105,7 +106,7 @@ def test_what_is_missing_on_a_node_is_one_line_and_stops_the_sweep(plugin: Outsi
 
 
 def test_another_version_on_a_node_is_refused() -> None:
-    METHODS.register("mine", MINE, module="ext.mine")
+    METHODS.register(MINE, module="ext.mine")
     METHODS._registered["mine"] = Origin("ext.mine", "ext 1.1")  # as an entry point has it
     with pytest.raises(SweepError, match="method mine is of ext 1.1, the driver's of ext 1.0; install the same"):
         OutsidePlugins(plugins=(OutsidePlugin("method mine", "ext.mine", "ext 1.0"),)).make_available()
@@ -147,6 +148,56 @@ def test_a_record_whose_part_is_missing_here_is_refused_in_one_line() -> None:
     refuse_missing({"method slo": "x"}, "a built-in plugin")
     assert origins(["method slo", "method mine", f"exit criterion {next(iter(CRITERIA))}"]) == {}
     assert isinstance(METHODS["slo"], Method)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (
+            dataclasses.replace(CRITERIA["entropy"], name="mine", unit_of="zzz"),
+            "unit_of should name another criterion: .*'zzz'",
+        ),
+        (dataclasses.replace(CRITERIA["entropy"], name="mine", make=None), "make should be a function, not None"),
+        (
+            dataclasses.replace(CRITERIA["entropy"], name="mine", colour="purple-ish"),
+            "colour 'purple-ish' should be #rrggbb",
+        ),
+        (
+            dataclasses.replace(CRITERIA["entropy"], name="mine, patience 3"),
+            "name 'mine, patience 3' should have small",
+        ),
+        (
+            dataclasses.replace(METRICS["accuracy"], name="mine", measures={"x": 3}),
+            "measures should be a mapping of Measure",
+        ),
+        (dataclasses.replace(METRICS["accuracy"], name="mine", measures={}), "a metric has one measure or more"),
+        *(
+            (dataclasses.replace(METRICS["accuracy"], name="mine", measures={name: ACCURACY}), message)
+            for name, message in (
+                ("loss", "measure 'loss' is a name that each exit has"),
+                ("score", "measure 'score' is a name that each exit has"),
+                ("a b", "measure 'a b' should have small letters"),
+            )
+        ),
+        (dataclasses.replace(PRUNERS["racing"], name="mine", options=int), "options should be a subclass of .*Frozen"),
+        (dataclasses.replace(SEARCHERS["grid"], name="Mine"), "name 'Mine' should have small letters"),
+    ],
+)
+def test_a_plugin_that_does_not_fit(plugin: Any, message: str) -> None:
+    (registry,) = (
+        r for r in (CRITERIA, METRICS, PRUNERS, SEARCHERS) if isinstance(plugin, type(next(iter(r.values()))))
+    )
+    with pytest.raises(ConfigError, match=f"does not fit: {message}"):
+        registry.register(plugin)  # type: ignore[attr-defined]
+
+
+def test_a_kind_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"manifest.json: parts: encoder mine: there is no kind of plugin 'encoder', only method"
+    ):
+        refuse_missing({"encoder mine": "ext 1.0"}, "manifest.json")
+    with pytest.raises(ConfigError, match="there is no kind of plugin 'encoder'"):
+        origins(["encoder mine"])
 
 
 def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None:

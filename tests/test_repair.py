@@ -19,12 +19,17 @@ from tune.store.curves import layers_needed, stored
 from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path, warn_unreadable
 from tune.store.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A complete sweep whose cells also left logits on an evaluation split."""
     folder = tmp_path_factory.mktemp("evaluated")
-    assert run_all(driver(folder, study=dataclasses.replace(a_study(folder), evaluate=("dev",)))) == "finished"
+    assert (
+        run_all(driver(folder, study=dataclasses.replace(a_study(folder, batch_size=8), evaluate=("dev",))))
+        == "finished"
+    )
     return folder
 
 
@@ -35,7 +40,7 @@ def place(evaluated, tmp_path):
 
 
 def reading(folder, **options):
-    study = dataclasses.replace(a_study(folder, **options.pop("training", {})), evaluate=("dev",))
+    study = dataclasses.replace(a_study(folder, batch_size=8, **options.pop("training", {})), evaluate=("dev",))
     return driver(folder, fresh=False, study=study, **options)
 
 

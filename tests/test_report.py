@@ -157,6 +157,7 @@ def score_of(values, seed, fold):
     return 0.7 + 0.1 * (values["algorithm"] == "clo-v2") + 0.01 * float(rng.normal())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path):
     def state(values):
         if values["algorithm"] == "blo" and values["lr_theta"] == 1e-4:
@@ -183,6 +184,7 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
     assert "<td>crash</td><td></td>" in text, "a failure that left no message"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     page = sweep_page(sweep)
@@ -214,6 +216,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     assert "<p>By the score at layer speed-up 2 under normalised entropy:</p>" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     shutil.rmtree(sweep.path / "cells")

@@ -32,6 +32,8 @@ from tune.store.ranking import best
 from tune.tracking.events import ConfigEnded
 from tune.tracking.feed import replay
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 #: Two configurations, CLO-v2's and BLO's, and a third that is pruned.
 SPACE = {"lr_theta": [1e-5], "lr_omega": [1e-4], "cycle_length": [2], "batch_size": [16, 32]}
 

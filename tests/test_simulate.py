@@ -301,8 +301,8 @@ def test_a_sweep_with_parts_of_another_package_is_simulated_with_any(tmp_path, c
         name="widely", title="at random", source="a test", options=create_model("Wide", __base__=Drawn, width=(int, 3)),
         make=lambda spec, options: RandomSearcher(spec, options.seed), reads_scores=False,
     )  # fmt: skip
-    PRUNERS.register("cautious", pruner)
-    SEARCHERS.register("widely", searcher)
+    PRUNERS.register(pruner)
+    SEARCHERS.register(searcher)
     try:
         recording = synthetic(0, tmp_path / "a")
         own = {"pruner": {"name": "cautious", "others": 3, "min_epochs": 2}, "searcher": {"name": "widely", "width": 4}}

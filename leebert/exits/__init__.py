@@ -1,6 +1,6 @@
 """Exit criteria: when inference stops for a sample. One file per criterion; torch is imported only when one runs.
 
-Another package adds its own by an entry point of the group ``leebert.criteria`` or by ``CRITERIA.register(name, criterion)``.
+Another package adds its own by an entry point of the group ``leebert.criteria`` or by ``CRITERIA.register(criterion)``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,13 @@ import math
 
 from leebert.exits.criterion import Criterion, check_fits
 from leebert.plugins import Registry
+
+
+def _check(plugin: Criterion) -> None:
+    check_fits(plugin)
+    if plugin.unit_of is not None and (plugin.unit_of == plugin.name or plugin.unit_of not in CRITERIA):
+        raise ValueError(f"unit_of should name another criterion: {CRITERIA.unknown(plugin.unit_of)}")
+
 
 #: Built-in criteria and the modules of this package that define them, in the order of tables and choices.
 CRITERIA: Registry[Criterion] = Registry(
@@ -26,7 +33,8 @@ CRITERIA: Registry[Criterion] = Registry(
         "beem": "beem",
         "never": "never",
     },
-    check_fits,
+    Criterion,
+    _check,
 )
 
 #: The criterion of models and methods for which none is chosen: the paper's.

@@ -156,21 +156,15 @@ class Criterion:
         return None
 
 
-def check_fits(name: str, plugin: Any) -> None:
-    """Check a registered exit criterion.
+def check_fits(plugin: Criterion) -> None:
+    """Refuse an exit criterion that contradicts itself.
 
     Args:
-        name: The name that it is registered under.
-        plugin: The registered object.
+        plugin: The criterion.
 
     Raises:
-        TypeError: It is not a :class:`Criterion`.
-        ValueError: Its name differs, its fields contradict each other, or its span does not rise.
+        ValueError: It lacks a plugin, or its span is no pair of rising numbers.
     """
-    if not isinstance(plugin, Criterion):
-        raise TypeError(f"a {type(plugin).__name__} is not a leebert.exits.criterion.Criterion")
-    if plugin.name != name:
-        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")
     if plugin.span is None:
         if plugin.default or plugin.patience:
             raise ValueError("a criterion without a span has no threshold, so it has no default and no patience")

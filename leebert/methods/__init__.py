@@ -1,22 +1,21 @@
 """The methods by name: each is a module of this package or a plugin of another package.
 
-A method of another package is found by its entry point in the group ``leebert.methods``, or added by :func:`register`
+A method of another package is found by its entry point in the group ``leebert.methods``, or added by ``METHODS.register``
 (:mod:`leebert.plugins`).
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
 
 from leebert.methods.common import first
-from leebert.methods.method import Group, Method, Samples, check
+from leebert.methods.method import STANDARD, Group, Method, Samples, check
 from leebert.plugins import Registry
 
 __all__ = [
-    "METHODS", "UNIT", "UNIT_ON_D1", "Group", "Method", "Samples", "applies", "has_stages", "mean_cost", "most_epochs", "own_options",
-    "register", "specific", "stage_costs",
+    "METHODS", "UNIT", "UNIT_ON_D1", "Group", "Method", "Samples", "applies", "has_stages", "mean_cost", "most_epochs", "owner_of",
+    "specific", "stage_costs",
 ]  # fmt: skip
 
 #: The methods by their names in configurations (key `algorithm`), in the order of tables. A module holds its method as
@@ -54,6 +53,7 @@ METHODS: Registry[Method] = Registry(
         "clo-v1": "clo_v1",
         "clo-v2": "clo_v2",
     },
+    Method,
     check,
 )
 
@@ -63,39 +63,18 @@ UNIT = "uniform"
 UNIT_ON_D1 = "uniform-d1"
 
 
-def register(method: Method) -> Method:
-    """Add a method for this process and for the sweeps that it starts.
-
-    Args:
-        method: The method, whose name must be new.
-
-    Returns:
-        The method.
-
-    Raises:
-        ConfigError: Another method has this name, or the method is invalid.
-    """
-    return METHODS.register(method.name, method, module=sys._getframe(1).f_globals["__name__"])
-
-
 @functools.cache
 def specific() -> frozenset[str]:
     """Return the fields of TrainConfig that only some methods read; all others apply to every method."""
     return frozenset().union(*(METHODS[name].options for name in METHODS.built_in))
 
 
-def own_options() -> dict[str, str]:
-    """Return the options that methods declare beside TrainConfig's fields, each with the first method that has it."""
-    return _owners(METHODS.changes)
+def owner_of(option: str) -> str | None:
+    """Return the first method that declares an option beside TrainConfig's fields; None where none does.
 
-
-@functools.lru_cache(maxsize=1)
-def _owners(changes: int) -> dict[str, str]:
-    owners: dict[str, str] = {}
-    for name in METHODS:
-        for option in METHODS[name].own_fields:
-            owners.setdefault(option, name)
-    return owners
+    It loads the methods of all packages, except for those that can't be loaded: it serves messages.
+    """
+    return next((method.name for method in METHODS.values() if option in method.own_fields), None)
 
 
 def applies(option: str, algorithm: str) -> bool:
@@ -109,7 +88,7 @@ def applies(option: str, algorithm: str) -> bool:
         False for options that the method does not read, such as C for all but CLO-v2, λ2 without a learned ω, and own
         options of other methods.
     """
-    return METHODS[algorithm].reads(option) or (option not in specific() and option not in own_options())
+    return METHODS[algorithm].reads(option) or (option in STANDARD and option not in specific())
 
 
 def has_stages(config: Any) -> bool:

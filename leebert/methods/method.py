@@ -7,13 +7,13 @@ configuration are fast.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel
-
+from leebert.errors import nearest
 from leebert.exits import CRITERIA
+from leebert.exits.criterion import Criterion
+from leebert.standard_options import Frozen, StandardOptions, TeacherSet
 
 Group = Literal["whole network", "static", "early exit", "learned weights"]
 
@@ -31,6 +31,13 @@ MakeOmegaOptimizer = Callable[[Any], Any]
 #: From a training configuration to the maximum epochs of each stage, and the cost of its updates relative to plain
 #: fine-tuning.
 Costs = Callable[[Any], list[tuple[int, float]]]
+
+
+#: The options that every configuration has.
+STANDARD = frozenset(StandardOptions.model_fields)
+
+#: Characters of a label that charts and MLflow's tables show.
+LONGEST_LABEL = 20
 
 
 def plain(config: Any) -> list[tuple[int, float]]:
@@ -57,9 +64,9 @@ class Method:
             is 1 unit, a backward 2, so plain fine-tuning is 3; frozen layers have no gradients of weights, which are 1
             of the 2). A pass over all samples before a cut is mentioned, but not counted.
         differs: Differences from the publication, with reasons.
-        options: Fields of TrainConfig that this method reads, of those that only some methods read.
-        own_options: Options that TrainConfig lacks, as a pydantic model; configurations set them as `training.NAME`, and the
-            method reads them from :attr:`leebert.config.TrainConfig.own`.
+        options: The fields of TrainConfig that only some methods read, and this one does.
+        own_options: Options that TrainConfig lacks, as a subclass of :class:`leebert.config.Frozen`; a configuration has them beside the others
+            (`training.NAME`), and the method reads them in :attr:`leebert.config.TrainConfig.own`.
         stages: Makes its stages; None: one stage on eq. 5.
         omega: Makes its optimiser of ω; None: fixed weights. Only read without `stages`.
         teachers: The teacher set that it forces on eq. 5 (a key of :data:`leebert.losses.TEACHERS`); None: the
@@ -84,7 +91,7 @@ class Method:
     cost: str
     differs: str
     options: frozenset[str] = frozenset()
-    own_options: type[BaseModel] | None = None
+    own_options: type[Frozen] | None = None
     stages: Stages | None = None
     omega: MakeOmegaOptimizer | None = None
     teachers: str | None = None
@@ -97,14 +104,19 @@ class Method:
     titled_by_layers: bool = False
 
     @property
+    def criterion(self) -> Criterion:
+        """The exit criterion of its paper; ConfigError where it is not installed."""
+        return CRITERIA.require(self.exits)
+
+    @property
     def one_exit(self) -> bool:
         """Whether only the last exit remains."""
-        return not CRITERIA[self.exits].early
+        return not self.criterion.early
 
     @property
     def tuned(self) -> bool:
         """Whether its criterion needs a threshold chosen for each model, since none fits every model."""
-        return not self.one_exit and CRITERIA[self.exits].default is None
+        return not self.one_exit and self.criterion.default is None
 
     @property
     def own_criterion(self) -> str | None:
@@ -134,26 +146,26 @@ class Method:
         return {**row, "options": sorted(self.options), "own_options": descriptions, "one_exit": self.one_exit}
 
 
-def check(name: str, plugin: Any) -> None:
-    """Check a registered method.
-
-    Args:
-        name: The name that it is registered under.
-        plugin: The registered object.
-
-    Raises:
-        TypeError: It is not a :class:`Method`.
-        ValueError: Its name differs, or a field is invalid.
-    """
-    if not isinstance(plugin, Method):
-        raise TypeError(f"it should be a leebert.methods.Method, not {type(plugin).__name__}")
-    if plugin.name != name:
-        raise ValueError(f"its name is {plugin.name!r}")
-    if plugin.group not in get_args(Group):
-        raise ValueError(f"group {plugin.group!r} should be one of {', '.join(get_args(Group))}")
-    if plugin.samples not in get_args(Samples):
-        raise ValueError(f"samples {plugin.samples!r} should be one of {', '.join(get_args(Samples))}")
-    if required := [option for option, field in plugin.own_fields.items() if field.is_required()]:
-        raise ValueError(f"its own option {required[0]!r} needs a default")
-    if plugin.colour is not None and not re.fullmatch(r"#[0-9a-f]{6}", plugin.colour):
-        raise ValueError(f"colour {plugin.colour!r} should be #rrggbb, in lower case")
+def check(plugin: Method) -> None:
+    """Raise ValueError, with one sentence, where a method names what does not exist, or what is not its own."""
+    if not 1 <= len(plugin.label) <= LONGEST_LABEL:
+        raise ValueError(f"label {plugin.label!r} should have 1 to {LONGEST_LABEL} characters")
+    if plugin.exits not in CRITERIA:
+        raise ValueError(f"exits: {CRITERIA.unknown(plugin.exits)}")
+    sets = get_args(TeacherSet)
+    if plugin.teachers is not None and plugin.teachers not in sets:
+        raise ValueError(
+            f"teachers {plugin.teachers!r} should be one of {', '.join(sets)}{nearest(plugin.teachers, sets)}"
+        )
+    for option in sorted(plugin.options - STANDARD):
+        near = nearest(option, STANDARD)
+        raise ValueError(
+            f"options: {option!r} is no field of TrainConfig{near}; an option of its own is a field of own_options"
+        )
+    for option, field in plugin.own_fields.items():
+        if option in STANDARD:
+            raise ValueError(
+                f"its own option {option!r} is a field of TrainConfig: name it in options, or rename its own one"
+            )
+        if field.is_required():
+            raise ValueError(f"its own option {option!r} needs a default")

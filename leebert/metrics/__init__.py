@@ -1,7 +1,7 @@
 """The tasks' metrics, one file each, and their values for every exit at once. All are fractions.
 
-A curve needs a hundred values, and scikit-learn's input checks take milliseconds each; the values here equal scikit-learn's.
-Another package adds a metric by an entry point of the group ``leebert.metrics`` or by ``METRICS.register(name, metric)``.
+A curve takes a hundred of them, and scikit-learn checks its inputs for milliseconds each; the values are its own. Another
+package adds a metric by an entry point of the group ``leebert.metrics`` or by ``METRICS.register(metric)``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ METRICS: Registry[Metric] = Registry(
         "acc_f1": "acc_f1",
         "macro_f1": "macro_f1",
     },
+    Metric,
     check_fits,
 )
 

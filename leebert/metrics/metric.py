@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
+
+from leebert.plugin_checks import check_name, check_types
 
 #: From the labels and the predictions of N samples, (N,) class ids each.
 Function = Callable[[np.ndarray, np.ndarray], float]
@@ -96,13 +97,13 @@ class Metric:
 
     def influence(self, labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Compute each sample's influence on the score, (N,), from labels and predictions, (N,) class ids each."""
-        parts = [
+        plugins = [
             jackknife(measure.function, labels, predicted)
             if measure.influence is None
             else measure.influence(labels, predicted)
             for measure in self.measures.values()
         ]
-        return np.asarray(np.mean(parts, axis=0))
+        return np.asarray(np.mean(plugins, axis=0))
 
     def majority(self, labels: np.ndarray) -> tuple[int, float]:
         """Find the class whose constant prediction scores best.
@@ -125,20 +126,27 @@ class Metric:
         return self.measured(np.repeat(labels, num_classes), guesses)["score"]
 
 
-def check_fits(name: str, plugin: Any) -> None:
-    """Check a registered metric.
+#: What every exit is also measured by, under names that no measure may have.
+RESERVED = ("score", "loss")
+
+
+def check_fits(plugin: Metric) -> None:
+    """Refuse a metric without measures, or whose measures can't be named or computed.
 
     Args:
-        name: The name that it is registered under.
-        plugin: The registered object.
+        plugin: The metric.
 
     Raises:
-        TypeError: It is not a :class:`Metric`.
-        ValueError: Its name differs, it has no measure, or one is called `score`.
+        TypeError: A measure is no :class:`Measure`, or its function no function.
+        ValueError: It has no measure, or one called `score` or `loss`, or by what is no name.
     """
-    if not isinstance(plugin, Metric):
-        raise TypeError(f"a {type(plugin).__name__} is not a leebert.metrics.metric.Metric")
-    if plugin.name != name:
-        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")
-    if not plugin.measures or "score" in plugin.measures:
-        raise ValueError("a metric has one measure or more, none of which is called 'score'")
+    if not plugin.measures:
+        raise ValueError("a metric has one measure or more")
+    for name, measure in plugin.measures.items():
+        if name in RESERVED:
+            raise ValueError(f"measure {name!r} is a name that each exit has already; rename the measure")
+        check_name(name, "measure")
+        try:
+            check_types(measure)
+        except TypeError as error:
+            raise TypeError(f"measure {name!r}: {error}") from None

@@ -12,7 +12,7 @@ import torch
 
 from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
-from leebert.exits.criterion import Criterion, check_fits
+from leebert.exits.criterion import Criterion
 from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.runtime import Runtime
@@ -71,7 +71,7 @@ class CriterionContract:
         if CRITERIA.get(self.criterion.name) is self.criterion:
             yield
             return
-        CRITERIA.register(self.criterion.name, self.criterion)
+        CRITERIA.register(self.criterion)
         try:
             yield
         finally:
@@ -95,8 +95,8 @@ class CriterionContract:
         return [None] if self.criterion.patience is None else [None, *range(1, len(logits))]
 
     def test_row_is_complete(self) -> None:
-        """The criterion is valid and has the texts of tables."""
-        check_fits(self.criterion.name, self.criterion)
+        """The plugin is valid and has the texts of tables."""
+        CRITERIA.check(self.criterion)
         assert self.criterion.title
         assert self.criterion.source
 

@@ -19,11 +19,8 @@ from torch import nn
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
-from leebert.exits import CRITERIA
 from leebert.level import StageLevel
-from leebert.losses import TEACHERS
-from leebert.methods import METHODS, UNIT, UNIT_ON_D1, Method, most_epochs, register, stage_costs
-from leebert.methods.method import check
+from leebert.methods import METHODS, UNIT, UNIT_ON_D1, Method, most_epochs, stage_costs
 from leebert.optim.contract import OmegaRule
 from leebert.record import Batch, Keep, Record, TensorSamples
 from leebert.stages import epochs_of, method
@@ -167,7 +164,7 @@ class MethodContract:
         if METHODS.get(self.method.name) is self.method:
             yield
             return
-        register(self.method)
+        METHODS.register(self.method)
         try:
             yield
         finally:
@@ -181,16 +178,9 @@ class MethodContract:
 
     def test_its_row_is_complete(self) -> None:
         row = self.method
-        check(row.name, row)
-        for field in ("name", "title", "label", "source", "trains", "cost", "differs"):
+        METHODS.check(row)
+        for field in ("title", "source", "trains", "cost", "differs"):
             assert getattr(row, field).strip(), f"{row.name}: {field} is empty"
-        assert len(row.label) <= 20, f"label {row.label!r}: MLflow shows 20 characters"
-        assert row.exits in CRITERIA, f"exits: no exit criterion {row.exits!r}"
-        assert row.teachers is None or row.teachers in TEACHERS, f"teachers: no teacher set {row.teachers!r}"
-        unknown = row.options - TrainConfig.model_fields.keys()
-        assert not unknown, f"options: {sorted(unknown)} are not fields of TrainConfig: declare them in own_options"
-        clashes = row.own_fields.keys() & TrainConfig.model_fields.keys()
-        assert not clashes, f"own_options: {sorted(clashes)} are fields of TrainConfig: name them in options"
         assert all(field.description for field in row.own_fields.values()), "own_options: each needs a description"
 
     def test_it_can_be_sent_to_a_worker(self) -> None:

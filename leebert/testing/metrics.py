@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from leebert.metrics.metric import Metric, check_fits, jackknife
+from leebert.metrics import METRICS
+from leebert.metrics.metric import Metric, jackknife
 from leebert.testing.rows import imports_of
 
 
@@ -30,7 +31,7 @@ class MetricContract:
 
     def test_row_is_complete(self) -> None:
         """The metric is valid and has the texts of tables."""
-        check_fits(self.metric.name, self.metric)
+        METRICS.check(self.metric)
         assert self.metric.title
         assert self.metric.source
 

@@ -1,12 +1,11 @@
 """Pruners stop configurations before their last run. Each is one file and a pure function of the history, without Ray.
 
-Another package adds its own by an entry point of the group ``leebert.pruners`` or by :func:`register`, and tests it with
+Another package adds its own by an entry point of the group ``leebert.pruners`` or by ``PRUNERS.register``, and tests it with
 :class:`tune.testing.PrunerContract`.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Protocol
 
 from tune.pruners.places import Places as Places
@@ -30,21 +29,6 @@ class Pruner(Protocol):
             epoch: The reported epoch, from 0.
         """
         ...
-
-
-def register(plugin: PrunerPlugin) -> PrunerPlugin:
-    """Add a pruner for this process and the sweeps that it starts.
-
-    Args:
-        plugin: The pruner, whose name must be new.
-
-    Returns:
-        The pruner.
-
-    Raises:
-        ConfigError: Another pruner has this name, or the pruner is invalid.
-    """
-    return PRUNERS.register(plugin.name, plugin, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_pruner(spec: SweepSpec) -> Pruner:

@@ -213,7 +213,7 @@ def _refuse_unread(plan: ReproductionPlan, results: Results | None) -> None:
     for assignment in plan.request.set_:
         section, _, option = assignment.partition("=")[0].strip().partition(".")
         if section == "training" and not any(applies(option, method) for method in methods):
-            users = ", ".join(name for name in METHODS if applies(option, name))
+            users = ", ".join(row.name for row in METHODS.values() if applies(option, row.name))
             raise ConfigError(
                 f"--set {assignment}: no row of {plan.target.name} reads {option}, only {users} (--methods adds rows)"
             )

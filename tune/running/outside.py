@@ -1,4 +1,4 @@
-"""Make the parts of other packages that a sweep uses available in the processes of its trials.
+"""Make the plugins of other packages that a sweep uses available in the processes of its trials.
 
 A process finds a plugin of an installed package by its entry point, and a registered plugin by importing its module. A
 plugin defined in `__main__` (a script or a notebook) is pickled and sent by value.
@@ -15,7 +15,7 @@ import socket
 from leebert.errors import LeebertError, SweepError
 from leebert.methods import METHODS
 from leebert.outside import origin_of, origins
-from leebert.plugins import REGISTRIES, VARIABLE, load_modules
+from leebert.plugins import VARIABLE, load_modules, registry_of
 from tune.space import SweepSpec
 
 
@@ -23,7 +23,7 @@ from tune.space import SweepSpec
 class OutsidePlugin:
     """A plugin that trials use: kind and name, and the driver's origin of it.
 
-    value: the pickled plugin, where its module exists in the driver's process only.
+    value: The pickled plugin, if its module exists in the driver's process only.
     """
 
     key: str
@@ -78,7 +78,8 @@ def recorded(spec: SweepSpec, metric: str) -> dict[str, str]:
 
 def _of_trials(spec: SweepSpec, metric: str) -> list[str]:
     methods = [f"method {name}" for name in spec.algorithms]
-    return [*methods, *(f"exit criterion {METHODS[name].exits}" for name in spec.algorithms), f"metric {metric}"]
+    criteria = (f"exit criterion {METHODS[name].exits}" for name in spec.algorithms)
+    return [*criteria, *methods, f"metric {metric}"]  # a method fits where its criterion exists
 
 
 def _plugin(key: str) -> OutsidePlugin:
@@ -89,15 +90,15 @@ def _plugin(key: str) -> OutsidePlugin:
     if origin.module == "__main__" and not origin.distribution:
         from ray import cloudpickle
 
-        value = cloudpickle.dumps(REGISTRIES[kind][name])
+        value = cloudpickle.dumps(registry_of(kind)[name])
     return OutsidePlugin(key, origin.module, origin.distribution, value)
 
 
 def _make_available(plugin: OutsidePlugin) -> None:
     kind, _, name = plugin.key.rpartition(" ")
-    registry, node = REGISTRIES[kind], socket.gethostname()
+    registry, node = registry_of(kind), socket.gethostname()
     if name not in registry and plugin.value is not None:
-        registry.register(name, pickle.loads(plugin.value), module=plugin.module)
+        registry.register(pickle.loads(plugin.value), module=plugin.module)
     elif name not in registry and plugin.distribution is None:
         try:
             importlib.import_module(plugin.module)

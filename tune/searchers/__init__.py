@@ -1,12 +1,11 @@
 """Searchers choose the next configuration. Each is one file and a pure function of the history and a seed, without Ray.
 
-Another package adds its own by an entry point of the group ``leebert.searchers`` or by :func:`register`, and tests it with
+Another package adds its own by an entry point of the group ``leebert.searchers`` or by ``SEARCHERS.register``, and tests it with
 :class:`tune.testing.SearcherContract`.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Protocol
 
 from tune.space import SweepSpec
@@ -22,21 +21,6 @@ class Searcher(Protocol):
     def suggest(self, history: History) -> dict[str, Any] | None:
         """Return the effective values of a configuration that is not in the history; None if there are no more."""
         ...
-
-
-def register(plugin: SearcherPlugin) -> SearcherPlugin:
-    """Add a searcher for this process and the sweeps that it starts.
-
-    Args:
-        plugin: The searcher, whose name must be new.
-
-    Returns:
-        The searcher.
-
-    Raises:
-        ConfigError: Another searcher has this name, or the searcher is invalid.
-    """
-    return SEARCHERS.register(plugin.name, plugin, module=sys._getframe(1).f_globals["__name__"])
 
 
 def make_searcher(spec: SweepSpec) -> Searcher:

@@ -45,7 +45,7 @@ def _unused(section: str, spec: SweepFields) -> Iterator[Finding]:
     options = plain_space(spec.space) if section == "space" else spec.training
     for option, value in options.items():
         if not any(applies(option, algorithm) for algorithm in spec.algorithms):
-            users = ", ".join(name for name in METHODS if applies(option, name))
+            users = ", ".join(row.name for row in METHODS.values() if applies(option, row.name))
             expected = f"none of the listed methods uses it, only {users}"
             yield Finding(f"{section}.{option}", shown(value), expected)
 

@@ -15,6 +15,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
@@ -24,7 +25,7 @@ from leebert.errors import ConfigError, nearest
 from leebert.findings import Finding, Findings, findings_of, keys_below, shown
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.methods import applies, most_epochs
-from leebert.training_options import float_options, train_config
+from leebert.training_options import canonical, train_config
 from tune.space.plugins import Whole
 from tune.space.sections import Budget, Data, PrunerSpec, Resources, SearcherSpec, Tracking, expand_name, several
 from tune.space.values import Range, Scalar, Values, read_space, read_training
@@ -83,6 +84,14 @@ def _read_seeds(raw: Any) -> tuple[int, ...]:
     return tuple(raw)
 
 
+def _read_space(raw: Any, info: ValidationInfo) -> dict[str, Values]:
+    return read_space(raw, info.data.get("algorithms", ()))
+
+
+def _read_training(raw: Any, info: ValidationInfo) -> dict[str, Scalar]:
+    return read_training(raw, info.data.get("algorithms", ()))
+
+
 def plain_space(space: Mapping[str, Values]) -> dict[str, Any]:
     return {option: values.plain() for option, values in space.items()}
 
@@ -110,10 +119,10 @@ class SweepFields(Frozen):
     algorithms: Annotated[tuple[AlgorithmName, ...], BeforeValidator(several)] = Field(
         default=("clo-v2",), description="Methods; each is combined with the options that it uses."
     )
-    space: Annotated[dict[str, Values], PlainValidator(read_space), PlainSerializer(plain_space)] = Field(
+    space: Annotated[dict[str, Values], PlainValidator(_read_space), PlainSerializer(plain_space)] = Field(
         description="Option of TrainConfig → a list, a range or a log range."
     )
-    training: Annotated[dict[str, Scalar], PlainValidator(read_training)] = Field(
+    training: Annotated[dict[str, Scalar], PlainValidator(_read_training)] = Field(
         default_factory=dict, description="Option of TrainConfig → its value in every configuration."
     )
     data: Data = Field(default_factory=Data)
@@ -296,9 +305,8 @@ def effective(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_id(values: Mapping[str, Any]) -> str:
     """Return the id of an effective configuration, eight hexadecimal digits, the same in every sweep and machine."""
-    floats = float_options()
-    canonical = {o: float(v) if o in floats else v for o, v in effective(values).items()}
-    return _digest(canonical)[:8]
+    algorithm = values["algorithm"]
+    return _digest({option: canonical(option, algorithm, v) for option, v in effective(values).items()})[:8]
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from leebert.data.tasks import OwnTask
 from leebert.errors import ConfigError
-from leebert.findings import Finding, Keys, findings_of, keys_below, lines, shown
+from leebert.findings import Finding, KeyList, Keys, findings_of, keys_below, lines, shown
 from leebert.overrides import SET, key_of, override
 from leebert.yaml import parse_document, read_text
 from tune.space.sections import expand_name
 from tune.space.shipped import find_space
 from tune.space.spec import SweepSpec
-from tune.space.values import ValueList, options
+from tune.space.values import STANDARD_OPTIONS, ValueList, options
 
 #: Other names of keys, such as `algorithm: clo-v2`.
 _ALIASES = {"algorithm": "algorithms"}
@@ -57,32 +57,34 @@ def _spec(raw: dict[str, Any], overrides: Sequence[str], where: str, errors: lis
             else:
                 raw[key] = value
     expand = {"searcher": expand_name, "pruner": expand_name}
-    errors += lines(override(raw, overrides, _keys(), aliases=_ALIASES, expand=expand), SET)
-    spec, findings = _validate(raw)
+    keys = _keys()
+    errors += lines(override(raw, overrides, keys, aliases=_ALIASES, expand=expand), SET)
+    spec, findings = _validate(raw, keys)
     errors += lines(findings, where, {canonical(one.partition("=")[0]): SET for one in overrides})
     if spec is None or errors:
         raise ConfigError("\n".join(errors))
     return spec
 
 
-def _validate(raw: Mapping[str, Any]) -> tuple[SweepSpec | None, list[Finding]]:
+def _validate(raw: Mapping[str, Any], keys: Keys) -> tuple[SweepSpec | None, list[Finding]]:
     try:
         return SweepSpec.model_validate(raw), []
     except ValidationError as error:
-        findings = findings_of(error, _keys())
+        findings = findings_of(error, keys)
         broken = frozenset(str(details["loc"][0]) for details in error.errors() if details["loc"])
     if broken:  # the checks across keys did not run: run those of the valid keys
         sound = {key: value for key, value in raw.items() if str(key) not in broken}
         try:
             SweepSpec.model_validate({**_STAND_INS, **sound}, context={"broken": broken})
         except ValidationError as error:
-            findings += findings_of(error, _keys())
+            findings += findings_of(error, keys)
     return None, findings
 
 
 def _keys() -> Keys:
     """The valid keys below each dotted prefix."""
-    return {**keys_below(SweepSpec), "space": options(), "training": options(), **keys_below(OwnTask, "task")}
+    of_training = KeyList(STANDARD_OPTIONS, options)
+    return {**keys_below(SweepSpec), "space": of_training, "training": of_training, **keys_below(OwnTask, "task")}
 
 
 def canonical(path: str) -> str:

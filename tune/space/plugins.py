@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from leebert.config import Frozen
 from leebert.plugins import Registry
@@ -63,7 +63,7 @@ class SweepPlugin:
     title: str
     source: str
     make: Callable[[Any, Any], Any]
-    options: type[BaseModel] = NoOptions
+    options: type[Frozen] = NoOptions
     needs: str = ""
 
 
@@ -91,15 +91,8 @@ class PrunerPlugin(SweepPlugin):
     prunes: bool = True
 
 
-AnyPlugin = TypeVar("AnyPlugin", bound=SweepPlugin)
-
-
-def _check(kind: type[AnyPlugin], name: str, plugin: Any) -> None:
-    """Raise TypeError or ValueError, with one sentence, if an object is not a valid plugin under this name."""
-    if not isinstance(plugin, kind):
-        raise TypeError(f"it should be a {kind.__module__}.{kind.__name__}, not {type(plugin).__name__}")
-    if plugin.name != name:
-        raise ValueError(f"its own name is {plugin.name!r}; both must be the same")
+def _check(plugin: SweepPlugin) -> None:
+    """Raise ValueError, with one sentence, if options of a plugin conflict with its name in a space."""
     if required := [option for option, field in plugin.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
     if "name" in plugin.options.model_fields:
@@ -112,7 +105,8 @@ SEARCHERS: Registry[SearcherPlugin] = Registry(
     "tune.searchers",
     "SEARCHER",
     {"grid": "grid", "random": "random", "tpe": "tpe"},
-    lambda name, plugin: _check(SearcherPlugin, name, plugin),
+    SearcherPlugin,
+    _check,
 )
 
 PRUNERS: Registry[PrunerPlugin] = Registry(
@@ -121,5 +115,6 @@ PRUNERS: Registry[PrunerPlugin] = Registry(
     "tune.pruners",
     "PRUNER",
     {"none": "none", "racing": "racing", "halving": "halving"},
-    lambda name, plugin: _check(PrunerPlugin, name, plugin),
+    PrunerPlugin,
+    _check,
 )

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from leebert.config import COST_ONLY
+from leebert.config import COST_ONLY, TrainConfig
 from leebert.errors import nearest
 from leebert.findings import Finding, Findings, message, shown
-from leebert.training_options import declared, field_of, option_names
+from leebert.training_options import declaring, option_names
 
 #: The largest number of values that a range may have.
 MOST_VALUES = 1_000_000
 
 _ELSEWHERE = {"seed": "not an option of a configuration: use the key `seeds`", "algorithm": "use the key `algorithms`"}
+
+#: The options of all methods that a space or `training` may name.
+STANDARD_OPTIONS = tuple(name for name in TrainConfig.model_fields if name not in _ELSEWHERE)
 
 Scalar = bool | int | float | str
 
@@ -104,40 +107,53 @@ class Range:
 Values = ValueList | Range
 
 
-def coerce(option: str, value: Any) -> Scalar:
-    """Convert a value as its option's field does ("1e-5" is a float). ValueError with the field's expectation."""
-    numeric = field_of(option).annotation in (int, float)
-    if numeric and isinstance(value, bool):
+#: The models with an option as a field: TrainConfig, or the own options of each listed method that has it.
+Models = Sequence[type[BaseModel]]
+
+
+def coerce(option: str, value: Any, models: Models) -> Scalar:
+    """Convert a value as its option's fields do ("1e-5" is a float). ValueError with what a field expects."""
+    if isinstance(value, bool) and any(kind in (int, float) for kind in _kinds(option, models)):
         raise ValueError("should be a number")  # pydantic would convert true to 1
     try:
-        coerced: Scalar = getattr(declared(option).model_validate({option: value}), option)
+        coerced: list[Scalar] = [getattr(model.model_validate({option: value}), option) for model in models]
     except ValidationError as error:
         raise ValueError("; ".join(message(details) for details in error.errors())) from None
-    return coerced
+    return coerced[0]
 
 
-def read_space(raw: Any) -> dict[str, Values]:
-    """Read the mapping `space` of a file. Raises :class:`Findings` with all errors."""
-    return _read_options(raw, _read_values)
+def _kinds(option: str, models: Models) -> set[Any]:
+    return {model.model_fields[option].annotation for model in models}
 
 
-def read_training(raw: Any) -> dict[str, Scalar]:
-    """Read the mapping `training` of a file, with one value per option. Raises :class:`Findings` with all errors."""
-    return _read_options(raw, _read_one)
+def read_space(raw: Any, algorithms: Sequence[str] = ()) -> dict[str, Values]:
+    """Read the mapping `space` of a file. Raises :class:`Findings` with all errors.
+
+    Args:
+        raw: The mapping.
+        algorithms: The methods of the space, whose own options it may have.
+    """
+    return _read_options(raw, algorithms, _read_values)
 
 
-def _read_options(raw: Any, read: Any) -> dict[str, Any]:
+def read_training(raw: Any, algorithms: Sequence[str] = ()) -> dict[str, Scalar]:
+    """Read the mapping `training` of a file, with one value per option, as :func:`read_space`."""
+    return _read_options(raw, algorithms, _read_one)
+
+
+def _read_options(raw: Any, algorithms: Sequence[str], read: Any) -> dict[str, Any]:
     if not isinstance(raw, Mapping):
         raise Findings([Finding("", shown(raw), "should be a mapping of options to values")])
     findings: list[Finding] = []
     result: dict[str, Any] = {}
     for option, value in raw.items():
-        if option not in options():
+        models = declaring(option, algorithms) if isinstance(option, str) and option not in _ELSEWHERE else ()
+        if not models:
             expected = _ELSEWHERE.get(option, f"unknown option{nearest(str(option), options())}")
             findings.append(Finding(str(option), shown(value), expected))
             continue
         try:
-            result[option] = read(option, value)
+            result[option] = read(option, value, models)
         except Findings as error:
             findings += [finding.under(option) for finding in error.findings]
     if findings:
@@ -145,29 +161,29 @@ def _read_options(raw: Any, read: Any) -> dict[str, Any]:
     return result
 
 
-def _read_one(option: str, raw: Any) -> Scalar:
+def _read_one(option: str, raw: Any, models: Models) -> Scalar:
     try:
-        return coerce(option, raw)
+        return coerce(option, raw, models)
     except ValueError as error:
         raise Findings([Finding("", shown(raw), str(error))]) from None
 
 
-def _read_values(option: str, raw: Any) -> Values:
+def _read_values(option: str, raw: Any, models: Models) -> Values:
     if option in COST_ONLY:
         raise Findings([Finding("", shown(raw), "changes memory and speed, but no result: move it to `training`")])
     if isinstance(raw, ValueList | Range):
         return raw
     if isinstance(raw, Mapping):
-        return _read_range(option, raw)
-    return _read_list(option, raw if isinstance(raw, list | tuple) else [raw])
+        return _read_range(option, raw, models)
+    return _read_list(option, raw if isinstance(raw, list | tuple) else [raw], models)
 
 
-def _read_list(option: str, raw: Iterable[Any]) -> ValueList:
+def _read_list(option: str, raw: Iterable[Any], models: Models) -> ValueList:
     findings: list[Finding] = []
     values: list[Scalar] = []
     for item in raw:
         try:
-            value = coerce(option, item)
+            value = coerce(option, item, models)
         except ValueError as error:
             findings.append(Finding("", shown(item), str(error)))
             continue
@@ -181,11 +197,13 @@ def _read_list(option: str, raw: Iterable[Any]) -> ValueList:
     return ValueList(tuple(values))
 
 
-def _read_range(option: str, raw: Mapping[str, Any]) -> Range:
+def _read_range(option: str, raw: Mapping[str, Any], models: Models) -> Range:
     def wrong(expected: str, key: str = "", value: Any = raw) -> Findings:
         return Findings([Finding(key, shown(dict(value) if value is raw else value), expected)])
 
-    kind = field_of(option).annotation
+    kind, *others = _kinds(option, models)
+    if others:
+        raise wrong("is of another type under some of the methods and has no range: use a list")
     if kind not in (int, float):
         raise wrong("is no number and has no range: use a list")
     unknown = [key for key in raw if key not in ("range", "log_range", "step")]
@@ -205,7 +223,7 @@ def _read_range(option: str, raw: Mapping[str, Any]) -> Range:
     coerced: list[Any] = []
     for bound in bounds:
         try:
-            coerced.append(coerce(option, bound))
+            coerced.append(coerce(option, bound, models))
         except ValueError as error:
             findings.append(Finding(name, shown(bound), str(error)))
     if findings:
