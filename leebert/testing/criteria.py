@@ -154,7 +154,7 @@ class CriterionContract:
             assert [replay(criterion, logits[:, [n]])[0] for n in range(24)] == together.tolist()
 
     def test_curve_equals_replay(self) -> None:
-        """Each point of the curve of score against layers equals a replay at its threshold."""
+        """Each point of the curve of score against mean exit layer equals a replay at its threshold."""
         row, logits = self.criterion, recorded_logits(4)
         if not row.has_threshold:
             return
