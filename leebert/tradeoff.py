@@ -1,4 +1,4 @@
-"""Score against layers: one curve per exit criterion, replayed from recorded logits without running a model.
+"""Score against mean exit layer: one curve per exit criterion, replayed from recorded logits without running a model.
 
 A criterion compares a value with its threshold, and the value does not depend on the threshold. So each sample has, for
 each exit, a critical value beyond which it has exited there. The sorted critical values give every mean exit layer that a
@@ -246,7 +246,7 @@ def tradeoff(
     metric: str | None = None,
     speed_ups: Iterable[float] = (),
 ) -> Tradeoff:
-    """Compute score against layers of one exit criterion, from recorded logits.
+    """Compute score against mean exit layer of one exit criterion, from recorded logits.
 
     Args:
         recorded: Logits (M, N, K) of N samples at M exits, with or without labels.
