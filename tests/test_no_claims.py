@@ -66,7 +66,7 @@ def test_a_card_keeps_its_accuracy_beside_a_registered_metric_whose_measure_has_
     other = dataclasses.replace(
         accuracy, name="other", measures={"accuracy": dataclasses.replace(accuracy.measures["accuracy"], hub="")}
     )
-    METRICS.register("other", other)
+    METRICS.register(other)
     try:
         assert card(facts(learned=True)) == before
     finally:

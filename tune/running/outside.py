@@ -45,7 +45,8 @@ class OutsidePlugins:
     @classmethod
     def of(cls, spec: SweepSpec, metric: str) -> OutsidePlugins:
         """Collect the plugins that the trials of a space use; searcher and pruner run in the driver."""
-        plugins = tuple(_plugin(key) for key in origins(_of_trials(spec, metric)))
+        keys = sorted(origins(_of_trials(spec, metric)), key=lambda key: key.startswith("method "))
+        plugins = tuple(map(_plugin, keys))  # methods last: one is valid only where its exit criterion exists
         return cls(os.environ.get(VARIABLE, ""), plugins)
 
     @property
@@ -78,8 +79,7 @@ def recorded(spec: SweepSpec, metric: str) -> dict[str, str]:
 
 def _of_trials(spec: SweepSpec, metric: str) -> list[str]:
     methods = [f"method {name}" for name in spec.algorithms]
-    criteria = (f"exit criterion {METHODS[name].exits}" for name in spec.algorithms)
-    return [*criteria, *methods, f"metric {metric}"]  # a method fits where its criterion exists
+    return [*methods, *(f"exit criterion {METHODS[name].exits}" for name in spec.algorithms), f"metric {metric}"]
 
 
 def _plugin(key: str) -> OutsidePlugin:
