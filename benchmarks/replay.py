@@ -23,18 +23,18 @@ def main() -> None:
     made.add_argument("--exits", type=int, default=12, help="exits (%(default)s)")
     options = made.parse_args()
     start(options.threads)
-    from leebert.evaluate import HeldOut
+    from leebert.evaluate import RecordedLogits
     from leebert.tradeoff import tradeoff
 
-    def recorded(rows: int, exits: int) -> HeldOut:
+    def recorded(rows: int, exits: int) -> RecordedLogits:
         rng = np.random.default_rng(0)
         depth = np.linspace(0.3, 3.0, exits, dtype=np.float32)[:, None, None]
-        return HeldOut(rng.standard_normal((exits, rows, 2), np.float32) * depth, rng.integers(0, 2, rows))
+        return RecordedLogits(rng.standard_normal((exits, rows, 2), np.float32) * depth, rng.integers(0, 2, rows))
 
     large, cell = recorded(options.rows, options.exits), recorded(1200, 6)
     tradeoff(cell, metric="acc_f1")  # imports torch
 
-    def seconds_of(of: HeldOut, name: str, number: int) -> float:
+    def seconds_of(of: RecordedLogits, name: str, number: int) -> float:
         return timed(lambda: tradeoff(of, name, metric="acc_f1"))
 
     curves = {name: partial(seconds_of, large, name) for name in STRATEGIES}

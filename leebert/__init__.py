@@ -15,12 +15,12 @@ from leebert.registration import register
 if TYPE_CHECKING:
     from leebert.config import ExitConfig, ModelConfig, TrainConfig
     from leebert.errors import LeebertError
-    from leebert.evaluate import HeldOut, record_all
+    from leebert.evaluate import RecordedLogits, record_all
     from leebert.exits.replay import make_criterion, replay
     from leebert.inference import infer
     from leebert.model import LeebertForSequenceClassification, build_model
     from leebert.model_config import LeebertConfig
-    from leebert.record import MultiExit, Record, Rows, TensorRows
+    from leebert.record import MultiExit, Record, SampleSet, TensorSamples
     from leebert.runtime import Runtime
     from leebert.stages import Stage
     from leebert.tradeoff import replay_point, tradeoffs
@@ -32,17 +32,17 @@ __version__ = "0.1.0"
 _MODULES = {
     "EpochReport": "train",
     "ExitConfig": "config",
-    "HeldOut": "evaluate",
     "LeebertConfig": "model_config",
     "LeebertError": "errors",
     "LeebertForSequenceClassification": "model",
     "ModelConfig": "config",
     "MultiExit": "record",
     "Record": "record",
-    "Rows": "record",
+    "RecordedLogits": "evaluate",
     "Runtime": "runtime",
+    "SampleSet": "record",
     "Stage": "stages",
-    "TensorRows": "record",
+    "TensorSamples": "record",
     "TrainConfig": "config",
     "TrainResult": "train",
     "build_model": "model",
@@ -59,17 +59,17 @@ _MODULES = {
 __all__ = [
     "EpochReport",
     "ExitConfig",
-    "HeldOut",
     "LeebertConfig",
     "LeebertError",
     "LeebertForSequenceClassification",
     "ModelConfig",
     "MultiExit",
     "Record",
-    "Rows",
+    "RecordedLogits",
     "Runtime",
+    "SampleSet",
     "Stage",
-    "TensorRows",
+    "TensorSamples",
     "TrainConfig",
     "TrainResult",
     "build_model",
@@ -85,7 +85,12 @@ __all__ = [
 
 
 #: Former names, which still work in this release.
-_FORMER = {"make_strategy": "make_criterion"}
+_FORMER = {
+    "HeldOut": "RecordedLogits",
+    "Rows": "SampleSet",
+    "TensorRows": "TensorSamples",
+    "make_strategy": "make_criterion",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from leebert.card import recalibrated
 from leebert.data.sources import Examples
 from leebert.errors import ConfigError, DataError
-from leebert.evaluate import HeldOut, record_all
+from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import with_threshold
 from leebert.exits.checks import choosable
 from leebert.files import parse_json, write_together
@@ -105,7 +105,7 @@ def calibrate(
 ) -> Calibration:
     """Run the texts once through all layers and choose the threshold of every criterion for an aim.
 
-    For a target speed-up, the threshold comes from the texts. For a largest loss, it comes from the model's validation
+    For a target speed-up, the threshold comes from the texts. For a largest drop in score, it comes from the model's validation
     curves, since the texts have no labels; the texts then give its layer speed-up.
 
     Args:
@@ -113,7 +113,7 @@ def calibrate(
         tokenizer: Its tokenizer; None for images.
         texts: N texts or pairs of texts.
         source: Their name, for messages.
-        aim: The target layer speed-up, or the largest loss.
+        aim: The target layer speed-up, or the largest drop in score.
         criterion: The exit criterion that becomes the model's own.
         runtime: Device and precision.
         validated: The model's validation curves (:func:`leebert.operating_point.saved_tradeoffs`).
@@ -167,7 +167,7 @@ def calibrate(
     return Calibration(own, chosen, expected, len(texts), cut, source, model.num_exits, own_curves, single_class)
 
 
-def _on(recorded: HeldOut, validated: Chosen) -> Chosen:
+def _on(recorded: RecordedLogits, validated: Chosen) -> Chosen:
     """Replace the layer speed-up of a threshold from validation samples by that on the recorded samples."""
     reached = layer_speed_up(recorded, validated.criterion, validated.threshold, validated.patience)
     return dataclasses.replace(validated, asked=reached, reached=reached)
@@ -192,7 +192,7 @@ def save_calibration(folder: Path, calibration: Calibration) -> str:
         card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").exists() else None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: a file can't be read: {error}; restore the folder that training wrote") from None
-    # The texts have no labels, so the loss of a threshold still comes from the validation samples.
+    # The texts have no labels, so the drop in score at a threshold still comes from the validation samples.
     scored = {name: points for name, points in read_curves(folder, validated=True).items() if len(points[0]) == 3}
     config |= {
         "exit_strategy": calibration.own.criterion,
@@ -252,7 +252,7 @@ def _recorded(
     runtime: Runtime,
     batch_size: int,
     progress: Any,
-) -> tuple[HeldOut, int]:
+) -> tuple[RecordedLogits, int]:
     columns = tuple(list(column) for column in zip(*texts, strict=True))
     examples = Examples(columns, None, np.arange(len(texts)), source)
     with tempfile.TemporaryDirectory() as folder:

@@ -102,7 +102,7 @@ def _against(result: Mapping[str, Any]) -> AgainstMajority | None:
 
 
 def _warnings(facts: CardFacts) -> list[str]:
-    """Warnings at the top of the card: the splits on which the model is not distinguishable from the majority class."""
+    """Warnings at the top of the card: the splits on which the model is not significantly above the majority class."""
     lines = []
     for split, result in facts.evaluations.items():
         if one_label(result):
@@ -110,7 +110,7 @@ def _warnings(facts: CardFacts) -> list[str]:
         against = _against(result)
         if against is None or against.verdict == "learned":
             continue
-        statement = f"not distinguishable from the majority class on {split}"
+        statement = f"not significantly above the majority class on {split}"
         if against.verdict == "collapsed":
             statement = f"no classifier yet: on {split} every exit predicts a single class"
         lines.append(
@@ -322,8 +322,8 @@ def _criteria(facts: CardFacts, split: str, result: Mapping[str, Any]) -> list[s
             )
         if chosen.max_loss is not None and chosen.overspent(loss := score_loss(result, _point(result, chosen))):
             lines.append(
-                f"**{chosen.name} loses {points(loss)} on {split}**; the aim was at most {points(chosen.max_loss)} on "
-                "validation samples."
+                f"**The score of {chosen.name} drops by {points(loss)} on {split}**; the aim was a drop of at most "
+                f"{points(chosen.max_loss)} on validation samples."
             )
     if everything:
         lines.append(

@@ -54,7 +54,9 @@ Patience = Annotated[
 ]
 MaxLoss = Annotated[
     float | None,
-    typer.Option(help="Aim of the threshold: the largest layer speed-up that loses at most this many points of score."),
+    typer.Option(
+        help="Aim of the threshold: the largest layer speed-up with a drop in score of at most this many points."
+    ),
 ]
 SpeedUp = Annotated[
     float | None, typer.Option(help="Aim of the threshold: a layer speed-up, M / mean exit layer, such as 2.")

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from leebert.record import Rows
+from leebert.deprecated import renamed_arguments
+from leebert.record import SampleSet
 from leebert.runtime import Runtime
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
+class RecordedLogits:
     """The recorded logits of all exits on N samples, such as a validation fold.
 
     Attributes:
@@ -50,38 +51,39 @@ class HeldOut:
         return losses
 
 
+@renamed_arguments(rows="samples")
 @torch.no_grad()
 def record_all(
     model: Any,
-    rows: Rows,
+    samples: SampleSet,
     runtime: Runtime,
     batch_size: int = 64,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> HeldOut:
+) -> RecordedLogits:
     """Run a model once over samples and record the logits of all exits, without dropout.
 
     Args:
         model: A multi-exit model (:class:`leebert.record.MultiExit`).
-        rows: N samples.
+        samples: N samples.
         runtime: Device and precision.
         batch_size: Samples per forward pass; batches contain samples of similar length.
         progress: Wraps the iteration over batches, such as a progress bar.
 
     Returns:
-        Logits (M, N, K) and, if the samples have them, labels, in the order of `rows`.
+        Logits (M, N, K) and, if the samples have them, labels, in the order of `samples`.
 
     Raises:
         ValueError: There are no samples.
     """
     training = model.training
     model.eval()
-    order = np.argsort(np.asarray(rows.lengths), kind="stable")
+    order = np.argsort(np.asarray(samples.lengths), kind="stable")
     logits: np.ndarray | None = None
     labels: np.ndarray | None = None
     try:
         for start in progress(range(0, len(order), batch_size)):
             index = order[start : start + batch_size]
-            batch = {k: v.to(runtime.device) for k, v in rows.collate(index).items()}
+            batch = {k: v.to(runtime.device) for k, v in samples.collate(index).items()}
             with runtime.autocast():
                 record = model.record(batch)
             if logits is None:
@@ -94,8 +96,8 @@ def record_all(
     finally:
         model.train(training)
     if logits is None:
-        raise ValueError("rows: no samples to evaluate")
-    return HeldOut(logits, labels, *layers_of(model))
+        raise ValueError("samples: no samples to evaluate")
+    return RecordedLogits(logits, labels, *layers_of(model))
 
 
 def layers_of(model: Any) -> tuple[tuple[int, ...], int]:

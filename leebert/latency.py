@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from leebert.config import ExitConfig
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import FULL_MODEL
 from leebert.exits.criterion import ExitCriterion
 from leebert.exits.replay import make_criterion
 from leebert.inference import infer
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 from leebert.runtime import Runtime
 from leebert.tradeoff import replay_point
 
@@ -35,8 +35,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 def time_criteria(
     model: Any,
-    rows: Rows,
-    recorded: HeldOut,
+    rows: SampleSet,
+    recorded: RecordedLogits,
     metric: str,
     exits: Sequence[ExitConfig],
     runtime: Runtime,

@@ -216,7 +216,7 @@ def in_words(against: AgainstMajority, names: Sequence[str] = (), advice: str = 
     if against.verdict == "learned":
         best = _best_exit(against) if against.interval[0] <= 0 else ""
         return f"learned: {quantity} {margin} against the majority class; {scores}{best}{single}"
-    return f"not distinguishable from the majority class: {quantity} {margin}; {scores}{single}; {advice}"
+    return f"not significantly above the majority class: {quantity} {margin}; {scores}{single}; {advice}"
 
 
 def _best_exit(against: AgainstMajority) -> str:

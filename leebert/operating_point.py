@@ -1,6 +1,7 @@
 """A model's operating point: the exit criterion and threshold that meet an aim on recorded validation samples.
 
-The aim is a largest loss against the full model, a layer speed-up, or a largest loss with a layer speed-up as fallback.
+The aim is a largest drop in score against the full model, a layer speed-up, or a largest drop with a layer speed-up as
+fallback.
 The curve of each criterion (`leebert.tradeoff`) gives its layers and scores; of several criteria the best for the aim
 is chosen.
 """
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, named
 from leebert.thresholds import Chosen
 from leebert.tradeoff import ALLOWED_LOSS, SPEED_UP, Point, Tradeoff, tradeoff, tradeoffs
@@ -25,7 +26,7 @@ _SAVES = 1 + 1e-6
 
 
 def points(loss: float) -> str:
-    """Format a loss of score, a fraction: `0.5 points`, `1 point`."""
+    """Format a drop in score, a fraction: `0.5 points`, `1 point`."""
     return f"{100 * loss:.3g} point{'' if math.isclose(100 * loss, 1) else 's'}"
 
 
@@ -34,7 +35,7 @@ class Aim:
     """The aim of the choice of a threshold.
 
     Attributes:
-        max_loss: Largest loss of score against the full model, as a fraction; None: not stated.
+        max_loss: Largest drop in score against the full model, as a fraction; None: not stated.
         speed_up: Layer speed-up, depth / mean exit layer; None: not stated. With `max_loss`, the fallback if no threshold
             within that loss saves a layer.
     """
@@ -69,7 +70,7 @@ class Aim:
 def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
     """Choose the best criterion and threshold for an aim.
 
-    For a largest loss, the fastest is best. For a speed-up, the best has the highest score of those within 5 % of it, else
+    For a largest drop in score, the fastest is best. For a speed-up, the best has the highest score of those within 5 % of it, else
     it is the nearest. Ties go to the higher score, then to the order of the criteria, patience last.
 
     Args:
@@ -80,7 +81,7 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
         The operating point.
 
     Raises:
-        ConfigError: There is no curve, or the aim is a loss and the samples have no labels.
+        ConfigError: There is no curve, or the aim is a drop in score and the samples have no labels.
     """
     if not curves:
         raise ConfigError("a model with one exit has no exit criterion to choose; train it with several exits")
@@ -101,7 +102,7 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
 
 
 def choose_exits(
-    recorded: HeldOut,
+    recorded: RecordedLogits,
     metric: str,
     aim: Aim,
     criterion: str | None = None,
@@ -175,13 +176,13 @@ def saved_tradeoffs(
 
 
 def within_loss(curves: Sequence[Tradeoff], criterion: str, patience: int | None, max_loss: float) -> Chosen:
-    """Choose the fastest threshold of a criterion that loses at most `max_loss` on a saved model's curves.
+    """Choose the fastest threshold of a criterion whose score drops by at most `max_loss` on a saved model's curves.
 
     Args:
         curves: The model's labelled curves (:func:`saved_tradeoffs`).
         criterion: The exit criterion.
         patience: Its second parameter; None for criteria without one.
-        max_loss: Largest loss of score against the full model, as a fraction.
+        max_loss: Largest drop in score against the full model, as a fraction.
 
     Raises:
         ConfigError: The model has no labelled curve of the criterion.

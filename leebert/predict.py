@@ -122,7 +122,7 @@ def predict_encoded(
 
 
 def majority_warning(folder: Path) -> str | None:
-    """Warn about a saved model that is not distinguishable from the majority class.
+    """Warn about a saved model that is not significantly above the majority class.
 
     Args:
         folder: The model's folder. `evaluation.json` (development splits) counts if it exists, else `training.json`
@@ -142,7 +142,7 @@ def majority_warning(folder: Path) -> str | None:
             if against.verdict != "learned":
                 margin = margin_in_words(against.margin, against.interval)
                 return (
-                    f"the model in {folder} is not distinguishable from the majority class on {split} (mean over exits "
+                    f"the model in {folder} is not significantly above the majority class on {split} (mean over exits "
                     f"{margin}); train it further before you use its predictions"
                 )
         if compared:

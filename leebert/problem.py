@@ -8,7 +8,7 @@ import functools
 from typing import Any, Protocol
 
 from leebert.config import ExitConfig, Pooling, TrainConfig
-from leebert.record import Rows
+from leebert.record import SampleSet
 
 #: Files of evaluation splits: name → file.
 Splits = tuple[tuple[str, str], ...]
@@ -22,11 +22,11 @@ class Problem(Protocol):
     @property
     def label_names(self) -> tuple[str, ...]: ...
 
-    def rows(self) -> Rows:
+    def rows(self) -> SampleSet:
         """Return all samples of the training split."""
         ...
 
-    def split(self, name: str) -> Rows:
+    def split(self, name: str) -> SampleSet:
         """Return all samples of an evaluation split, for sweeps prepared with `evaluate`."""
         ...
 
@@ -57,10 +57,10 @@ class TextProblem:
     exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
     splits: Splits = ()
 
-    def rows(self) -> Rows:
+    def rows(self) -> SampleSet:
         return _rows(self.tokens)
 
-    def split(self, name: str) -> Rows:
+    def split(self, name: str) -> SampleSet:
         return _rows(dict(self.splits)[name])
 
     def model(self, config: TrainConfig) -> Any:
@@ -72,7 +72,7 @@ class TextProblem:
 
 
 @functools.lru_cache(maxsize=4)
-def _rows(path: str) -> Rows:
+def _rows(path: str) -> SampleSet:
     from leebert.data.tokens import TokenisedSplit
 
     return TokenisedSplit.open(path)

@@ -23,9 +23,9 @@ from leebert.training_options import idle
 
 if TYPE_CHECKING:
     from leebert.data.tasks import AnyTask
-    from leebert.evaluate import HeldOut
+    from leebert.evaluate import RecordedLogits
     from leebert.problem import Problem
-    from leebert.record import Rows
+    from leebert.record import SampleSet
     from leebert.runtime import Runtime
     from leebert.thresholds import Chosen
     from leebert.train import EpochReport, TrainResult
@@ -129,7 +129,7 @@ def _check_aim(config: RunConfig, hold_out: bool) -> None:
         )
 
 
-def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
+def _chosen_exits(config: RunConfig, recorded: RecordedLogits, metric: str) -> Chosen:
     """Choose the exit criterion and threshold for the configuration's aim on recorded validation samples."""
     from leebert.operating_point import Aim, choose_exits
 
@@ -138,7 +138,7 @@ def _chosen_exits(config: RunConfig, recorded: HeldOut, metric: str) -> Chosen:
     return choose_exits(recorded, metric, aim, criterion, published=method.exits)
 
 
-def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, own: Chosen | None) -> None:
+def _keep_curves(config: RunConfig, recorded: RecordedLogits, metric: str, out: Path, own: Chosen | None) -> None:
     """Save the layer speed-up and validation score of each threshold beside the model."""
     from leebert.thresholds import FILE, curves, curves_as_json
 
@@ -147,7 +147,7 @@ def _keep_curves(config: RunConfig, recorded: HeldOut, metric: str, out: Path, o
     write_atomically(out / FILE, curves_as_json(saved, len(recorded.logits), chosen_on, own))
 
 
-def _stages(model: Any, config: RunConfig, rows: Rows, reports: Sequence[EpochReport]) -> dict[str, Any]:
+def _stages(model: Any, config: RunConfig, rows: SampleSet, reports: Sequence[EpochReport]) -> dict[str, Any]:
     """Collect the scores at each stage's end, and its network's costs for a sample of mean length."""
     import numpy as np
 
@@ -258,7 +258,7 @@ def train_model(
             report(epoch)
 
     result = fit(
-        model, rows, config.training, held_out=held_out, metric=task.metric, runtime=runtime,
+        model, rows, config.training, validation=held_out, metric=task.metric, runtime=runtime,
         seed=(config.training.seed,), updates=config.theta_updates, checkpoints=checkpoints,
         on_best=best_weights.keep, on_step=on_step, report=after_epoch,
         identity={"data": data.examples.fingerprint(), "model": config.model.model_dump(), "group_by": str(task.group_by)},
@@ -271,7 +271,7 @@ def train_model(
     model = result.model
     if hold_out:
         model.load_state_dict(best_weights.load(result.best.epoch))
-    chosen = _choose(config, model, result.held_out, task.metric, out)
+    chosen = _choose(config, model, result.validation, task.metric, out)
     summary = {
         **_summary(config, data, result, runtime, len(rows), 0 if held_out is None else len(held_out), chosen),
         **_stages(problem.model(config.training), config, data.rows, result.reports),
@@ -309,7 +309,7 @@ def _new_model(config: RunConfig, problem: Problem, task: AnyTask, runtime: Runt
     return model
 
 
-def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[Rows, Rows | None]:
+def _divided(config: RunConfig, data: TrainingData, hold_out: bool) -> tuple[SampleSet, SampleSet | None]:
     """Split the samples into training samples and, with `hold_out`, one grouped validation fold."""
     if not hold_out:
         return data.rows, None
@@ -331,7 +331,7 @@ def _planned_updates(config: RunConfig, num_exits: int, samples: int) -> int:
     return per_epoch * sum(longest[:limited]) + (config.theta_updates or per_epoch * longest[limited])
 
 
-def _choose(config: RunConfig, model: Any, recorded: HeldOut | None, metric: str, out: Path) -> Chosen | None:
+def _choose(config: RunConfig, model: Any, recorded: RecordedLogits | None, metric: str, out: Path) -> Chosen | None:
     """Choose the operating point on the validation samples, set it in the model, and save the curves."""
     if recorded is None or model.num_exits == 1:
         return None

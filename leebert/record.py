@@ -96,7 +96,7 @@ class MultiExit(Protocol):
         ...
 
 
-class Rows(Protocol):
+class SampleSet(Protocol):
     """N labelled samples, of which any can be collated into a batch of tensors with `labels` (B,)."""
 
     def __len__(self) -> int: ...
@@ -111,8 +111,8 @@ class Rows(Protocol):
         ...
 
 
-class TensorRows:
-    """Samples in tensors whose first dimension is the sample: the simplest :class:`Rows`.
+class TensorSamples:
+    """Samples in tensors whose first dimension is the sample: the simplest :class:`SampleSet`.
 
     Args:
         **columns: Tensors of N samples by name, `labels` (N,) among them.
@@ -125,7 +125,7 @@ class TensorRows:
         import torch
 
         if "labels" not in columns:
-            raise ValueError("TensorRows: column 'labels' is missing; add the class ids, (N,)")
+            raise ValueError("TensorSamples: column 'labels' is missing; add the class ids, (N,)")
         self.columns = columns
         self.lengths = torch.ones(len(columns["labels"]), dtype=torch.int32).numpy()
 

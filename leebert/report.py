@@ -11,7 +11,7 @@ import numpy as np
 
 from leebert.config import ExitConfig
 from leebert.console import table
-from leebert.evaluate import HeldOut, record_all
+from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import named
 from leebert.exits.patience import default_patience
 from leebert.kinds import kind_of_model
@@ -22,7 +22,7 @@ from leebert.runtime import Runtime
 from leebert.tradeoff import SPEED_UP, replay_point, tradeoffs
 
 
-def evaluation(recorded: HeldOut, metric: str) -> dict[str, Any]:
+def evaluation(recorded: RecordedLogits, metric: str) -> dict[str, Any]:
     """Score recorded logits at every exit and under every usable exit criterion.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, named, with_threshold
 from leebert.exits.checks import choosable
 from leebert.exits.replay import make_criterion, replay
@@ -77,11 +77,11 @@ class Chosen:
         return self.reached if CRITERIA[self.criterion].several else self.asked
 
     def missed(self, speed_up: float) -> bool:
-        """Whether the layer speed-up on other samples is off by more than 10 %; False if the aim is a loss."""
+        """Whether the layer speed-up on other samples is off by more than 10 %; False if the aim is a drop in score."""
         return self.max_loss is None and abs(speed_up / self.aim - 1) > MISSED
 
     def overspent(self, loss: float) -> bool:
-        """Whether the loss on other samples, a fraction, exceeds the largest loss of the aim."""
+        """Whether the drop in score on other samples, a fraction, exceeds the largest drop of the aim."""
         return self.max_loss is not None and loss > self.max_loss
 
     @property
@@ -97,13 +97,15 @@ class Chosen:
         )
 
 
-def layer_speed_up(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None) -> float:
+def layer_speed_up(
+    recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None = None
+) -> float:
     """Compute depth / mean exit layer under an exit criterion on recorded logits."""
     return recorded.depth / float(_layers(recorded, criterion, threshold, patience).mean())
 
 
 def speed_up_interval(
-    recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None = None
+    recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None = None
 ) -> tuple[float, float]:
     """Estimate the layer speed-up on similar samples, (low, high) at 95 %.
 
@@ -124,7 +126,7 @@ def rows_needed(speed_up: float, layers: Sequence[int], depth: int) -> int:
     return max(1, math.ceil((_Z95 / (MISSED * mean)) ** 2 * (mean - layers[0]) * (layers[-1] - mean)))
 
 
-def _layers(recorded: HeldOut, criterion: str, threshold: float | None, patience: int | None) -> np.ndarray:
+def _layers(recorded: RecordedLogits, criterion: str, threshold: float | None, patience: int | None) -> np.ndarray:
     """Exit layer of each sample, (N,)."""
     m, _, k = recorded.logits.shape
     exit_criterion = make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k)
@@ -149,7 +151,7 @@ def check_speed_up(target: float, layers: Sequence[int], depth: int) -> float:
     return target
 
 
-def choose(recorded: HeldOut, criterion: str, target: float, patience: int | None = None) -> Chosen:
+def choose(recorded: RecordedLogits, criterion: str, target: float, patience: int | None = None) -> Chosen:
     """Choose the threshold whose layer speed-up on recorded samples is nearest to a target.
 
     Args:
@@ -168,7 +170,7 @@ def choose(recorded: HeldOut, criterion: str, target: float, patience: int | Non
 
 
 def curves(
-    recorded: HeldOut, patience: int | None = None, *, metric: str | None = None
+    recorded: RecordedLogits, patience: int | None = None, *, metric: str | None = None
 ) -> dict[str, list[list[float]]]:
     """Compute the points of every criterion's curve for :data:`FILE`.
 
@@ -207,7 +209,7 @@ def curves_as_json(
         num_exits: M.
         chosen_on: The samples of the curves, in words.
         own: The model's operating point.
-        validated: Curves of labelled samples, if `curves` are of unlabelled ones; they give the loss of a threshold.
+        validated: Curves of labelled samples, if `curves` are of unlabelled ones; they give the drop in score at a threshold.
     """
     more: dict[str, Any] = {} if own is None else {"chosen": dataclasses.asdict(own)}
     if validated:

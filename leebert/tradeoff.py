@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from leebert.deprecated import renamed_arguments
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, REPORTED, named, usable
 from leebert.exits.criterion import THRESHOLD_SLACK, Criterion
 
 if TYPE_CHECKING:
-    from leebert.evaluate import HeldOut
+    from leebert.evaluate import RecordedLogits
 
 #: The default largest loss against the full model's score, as a fraction: one point.
 ALLOWED_LOSS = 0.01
@@ -85,7 +86,7 @@ class Tradeoff:
 
     Attributes:
         criterion: Name of the exit criterion.
-        layers: (T,) mean layers executed, rising; strictly so unless the criterion's thresholds are whole numbers.
+        layers: (T,) mean exit layer, rising; strictly so unless the criterion's thresholds are whole numbers.
         measures: Each of the task's measures and `score`, (T,); empty for unlabelled samples.
         thresholds: (T,) threshold of each point.
         counts: (T, M) number of samples that exit at each exit.
@@ -232,7 +233,7 @@ class Tradeoff:
 
 
 def tradeoff(
-    recorded: HeldOut,
+    recorded: RecordedLogits,
     criterion: str = REPORTED,
     patience: int | None = None,
     *,
@@ -284,7 +285,7 @@ def tradeoff(
 
 
 def tradeoffs(
-    recorded: HeldOut,
+    recorded: RecordedLogits,
     *,
     metric: str | None = None,
     speed_ups: Iterable[float] = (),
@@ -308,13 +309,14 @@ def tradeoffs(
     }
 
 
+@renamed_arguments(held_out="recorded")
 def replay_point(
-    held_out: HeldOut, metric: str, criterion: str, threshold: float | None, patience: int | None = None
+    recorded: RecordedLogits, metric: str, criterion: str, threshold: float | None, patience: int | None = None
 ) -> Point:
     """Replay one exit criterion at one threshold; the result equals that of early-exit inference.
 
     Args:
-        held_out: Logits (M, N, K) with labels.
+        recorded: Logits (M, N, K) with labels.
         metric: Name of the task's metric.
         criterion: Name of the exit criterion.
         threshold: Its threshold; None: the default.
@@ -329,15 +331,15 @@ def replay_point(
     from leebert.exits.replay import make_criterion, replay
     from leebert.metrics import measures
 
-    assert held_out.labels is not None
-    m, _, k = held_out.logits.shape
-    exit_index = replay(make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k), held_out.logits)
-    predicted = held_out.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
-    layers = held_out.mean_layers(exit_index)
+    assert recorded.labels is not None
+    m, _, k = recorded.logits.shape
+    exit_index = replay(make_criterion(criterion, threshold, patience, num_exits=m, num_classes=k), recorded.logits)
+    predicted = recorded.logits[exit_index, np.arange(len(exit_index))].argmax(axis=-1)
+    layers = recorded.mean_layers(exit_index)
     counts = tuple(int(c) for c in np.bincount(exit_index, minlength=m))
     counted = CRITERIA[criterion].counted(patience, m)
-    scored = measures(metric, held_out.labels, predicted)
-    return Point(criterion, threshold, counted, layers, held_out.depth / layers, scored, counts)
+    scored = measures(metric, recorded.labels, predicted)
+    return Point(criterion, threshold, counted, layers, recorded.depth / layers, scored, counts)
 
 
 def mean_curve(curves: Sequence[Tradeoff]) -> tuple[np.ndarray, np.ndarray]:
@@ -370,7 +372,9 @@ def _fewest(scores: np.ndarray, loss: float) -> int:
     return int(np.append(sufficient[:-1], True).argmax())
 
 
-def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tuple[list[float], list[np.ndarray]]:
+def _whole_points(
+    recorded: RecordedLogits, row: Criterion, patience: int | None
+) -> tuple[list[float], list[np.ndarray]]:
     """All thresholds of a criterion with whole-number thresholds, and the exits (N,), from 0, at each; fastest first."""
     from leebert.exits.replay import make_criterion, replay
 
@@ -384,7 +388,7 @@ def _whole_points(recorded: HeldOut, row: Criterion, patience: int | None) -> tu
 
 
 def _points(
-    recorded: HeldOut, row: Criterion, patience: int | None, aims: Sequence[float]
+    recorded: RecordedLogits, row: Criterion, patience: int | None, aims: Sequence[float]
 ) -> tuple[list[float], list[np.ndarray], np.ndarray]:
     """Thresholds spread over layers, the exits (N,), from 0, at each, and a mask (T,); fastest first.
 
@@ -420,7 +424,7 @@ def _points(
     return thresholds, exits, ~np.isin(chosen, regular)
 
 
-def _critical(recorded: HeldOut, row: Criterion, patience: int | None) -> np.ndarray:
+def _critical(recorded: RecordedLogits, row: Criterion, patience: int | None) -> np.ndarray:
     """Critical values (M − 1, N): a sample has exited by an exit if its value lies below the threshold.
 
     For falling criteria both are negated. The critical value is the minimum so far of the maximum of `patience` successive

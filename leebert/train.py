@@ -19,13 +19,14 @@ import torch
 from leebert.checkpoint import Checkpoints, Snapshot
 from leebert.config import COST_ONLY, TrainConfig
 from leebert.data.batches import plan_epoch, updates_per_epoch
+from leebert.deprecated import renamed_arguments, warn_renamed
 from leebert.errors import CheckpointError, ConfigError
-from leebert.evaluate import HeldOut, layers_of, record_all
+from leebert.evaluate import RecordedLogits, layers_of, record_all
 from leebert.level import StageLevel
 from leebert.majority import AgainstMajority, against_majority
 from leebert.metrics import collapsed, per_exit
 from leebert.objective import ObjectiveState
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 from leebert.runtime import Runtime, derive_seed
 from leebert.stages import Examined, Stage, check, epochs_of, last_training, method
 
@@ -54,7 +55,7 @@ class EpochReport:
         negative_weights: Number of loss weights below 0, whose terms the optimiser increases.
         majority: Comparison with the majority class (:meth:`leebert.majority.AgainstMajority.as_dict`).
         omega: Distance of the loss weights from their start: `moved`, `spread`.
-        held_out: Validation logits of a new best epoch; else None.
+        validation: Validation logits of a new best epoch; else None.
         model: The model, which a stage may have replaced.
         checkpoint: Digest of the checkpoint of this epoch; None if none was written.
     """
@@ -75,9 +76,15 @@ class EpochReport:
     negative_weights: int = 0
     majority: dict[str, Any] | None = None
     omega: dict[str, float] | None = None
-    held_out: HeldOut | None = dataclasses.field(default=None, repr=False, compare=False)
+    validation: RecordedLogits | None = dataclasses.field(default=None, repr=False, compare=False)
     model: Any = dataclasses.field(default=None, repr=False, compare=False)
     checkpoint: str | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def held_out(self) -> RecordedLogits | None:
+        """The former name of `validation`."""
+        warn_renamed("EpochReport.held_out", "validation")
+        return self.validation
 
     def plain(self) -> dict[str, Any]:
         """Return JSON-ready values, without validation logits, model and checkpoint."""
@@ -90,11 +97,17 @@ class TrainResult:
 
     Attributes:
         reports: One report per epoch.
-        held_out: Validation logits of the best epoch; None without a validation fold.
+        validation: Validation logits of the best epoch; None without a validation fold.
     """
 
     reports: list[EpochReport]
-    held_out: HeldOut | None
+    validation: RecordedLogits | None
+
+    @property
+    def held_out(self) -> RecordedLogits | None:
+        """The former name of `validation`."""
+        warn_renamed("TrainResult.held_out", "validation")
+        return self.validation
 
     @property
     def model(self) -> Any:
@@ -132,12 +145,13 @@ class _Progress:
     plans: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each stage's transformation, by its name
 
 
+@renamed_arguments(rows="samples", held_out="validation")
 def train_epochs(
     model: Any,
-    rows: Rows,
+    samples: SampleSet,
     config: TrainConfig,
     *,
-    held_out: Rows | None = None,
+    validation: SampleSet | None = None,
     metric: str = "accuracy",
     stages: tuple[Stage, ...] | None = None,
     runtime: Runtime | None = None,
@@ -155,9 +169,9 @@ def train_epochs(
 
     Args:
         model: A multi-exit model (:class:`leebert.record.MultiExit`).
-        rows: The training samples.
+        samples: The training samples.
         config: The training options.
-        held_out: The validation fold. All exits are scored on it after each epoch, :func:`preference` selects the best
+        validation: The validation fold. All exits are scored on it after each epoch, :func:`preference` selects the best
             epoch, and a stage stops early after `config.patience` epochs without a better one.
         metric: Name of the task's metric.
         stages: The stages; None: those of `config.algorithm`.
@@ -180,7 +194,7 @@ def train_epochs(
         ConfigError: The model lacks what a stage needs, or `updates` exceeds the schedule.
     """
     training = _Training(
-        model, rows, config, held_out, metric, stages or method(config, model.num_exits),
+        model, samples, config, validation, metric, stages or method(config, model.num_exits),
         runtime or Runtime.of(config.precision), seed or (config.seed,), updates, on_best, on_step,
     )  # fmt: skip
     run = {**training.identity(), **(identity or {})}
@@ -205,7 +219,7 @@ def train_epochs(
 class _Scored:
     """The validation results of an epoch."""
 
-    outcome: HeldOut
+    outcome: RecordedLogits
     exits: dict[str, list[float]]
     score: float
     against: AgainstMajority | None
@@ -217,9 +231,9 @@ class _Training:
     """The state of a run of :func:`train_epochs`, with its parameters."""
 
     model: Any
-    rows: Rows
+    rows: SampleSet
     config: TrainConfig
-    held_out: Rows | None
+    validation: SampleSet | None
     metric: str
     stages: tuple[Stage, ...]
     runtime: Runtime
@@ -246,7 +260,7 @@ class _Training:
         self.teachers: dict[str, Any] = {}  # by the name of the stage at whose end they were the model
         self.at = _Progress()
         self.reports: list[EpochReport] = []
-        self.best: HeldOut | None = None
+        self.best: RecordedLogits | None = None
         self.level: StageLevel | None = None
 
     @property
@@ -291,11 +305,11 @@ class _Training:
         self.reports = [EpochReport(**r) for r in snapshot.meta["reports"]]
         if "best/logits" in snapshot.tensors:
             logits, labels = (snapshot.tensors[f"best/{name}"].numpy() for name in ("logits", "labels"))
-            self.best = HeldOut(logits, labels, *layers_of(self.model))
+            self.best = RecordedLogits(logits, labels, *layers_of(self.model))
         for report in self.reports:
             # The checkpoint holds one set of logits, the best epoch's.
-            held_out = self.best if report.epoch == self.at.best_epoch else None
-            yield dataclasses.replace(report, held_out=held_out, model=self.model)
+            validation = self.best if report.epoch == self.at.best_epoch else None
+            yield dataclasses.replace(report, validation=validation, model=self.model)
 
     def _restored(self, snapshot: Snapshot) -> StageLevel:
         """The stage's level with the model, teachers and optimisers of a checkpoint."""
@@ -343,7 +357,7 @@ class _Training:
             negative_weights=int((self.stage.objective.weights(level.state) < 0).sum()),
             majority=scored.against.as_dict() if scored and scored.against else None,
             omega=level.travelled(),
-            held_out=scored.outcome if scored and self.at.best_epoch == len(self.reports) else None,
+            validation=scored.outcome if scored and self.at.best_epoch == len(self.reports) else None,
             model=self.model,
         )
         self.reports.append(report)
@@ -408,8 +422,8 @@ class _Training:
         scored: _Scored | None = None
         if at.last_stage_updates == self.updates and at.stage >= self.limited:
             at.stage_over, ended = True, "updates"
-        if self.held_out is not None:
-            scored = self._score(self.held_out)
+        if self.validation is not None:
+            scored = self._score(self.validation)
             self._keep_best(scored, is_last)
             if ended is None and self.stage.stops_early and at.stage_epoch - at.last_better >= self.config.patience:
                 at.stage_over, ended = True, "patience"
@@ -417,8 +431,8 @@ class _Training:
             at.stage_over, ended = True, "max_epochs"
         return (ended if is_last else None), scored
 
-    def _score(self, held_out: Rows) -> _Scored:
-        outcome = record_all(self.model, held_out, self.runtime, self.config.eval_batch_size)
+    def _score(self, validation: SampleSet) -> _Scored:
+        outcome = record_all(self.model, validation, self.runtime, self.config.eval_batch_size)
         assert outcome.labels is not None
         against = against_majority(outcome.logits, outcome.labels, self.metric)
         stuck = np.flatnonzero(collapsed(outcome.logits)).tolist()
@@ -443,14 +457,20 @@ def preference(against: AgainstMajority | None, score: float) -> tuple[bool, flo
     return against is None or against.above, score
 
 
+@renamed_arguments(rows="samples", held_out="validation")
 def fit(
-    model: Any, rows: Rows, config: TrainConfig, *, report: Callable[[EpochReport], None] | None = None, **options: Any
+    model: Any,
+    samples: SampleSet,
+    config: TrainConfig,
+    *,
+    report: Callable[[EpochReport], None] | None = None,
+    **options: Any,
 ) -> TrainResult:
     """Train a model to the end with :func:`train_epochs`.
 
     Args:
         model: A multi-exit model.
-        rows: The training samples.
+        samples: The training samples.
         config: The training options.
         report: Called with each epoch's report.
         **options: Further arguments of :func:`train_epochs`.
@@ -462,10 +482,10 @@ def fit(
         DataError, CheckpointError, ConfigError: As :func:`train_epochs`.
     """
     reports: list[EpochReport] = []
-    best: HeldOut | None = None
-    for epoch in train_epochs(model, rows, config, **options):
+    best: RecordedLogits | None = None
+    for epoch in train_epochs(model, samples, config, **options):
         reports.append(epoch)
-        best = epoch.held_out or best
+        best = epoch.validation or best
         if report:
             report(epoch)
     return TrainResult(reports, best)
@@ -475,7 +495,7 @@ def _enter(model: Any, stage: Stage, plan: Any, runtime: Runtime) -> Any:
     return stage.transform.apply(model, plan).to(runtime.device) if stage.transform else model
 
 
-def _examined(rows: Rows, config: TrainConfig, runtime: Runtime) -> Iterator[Batch]:
+def _examined(rows: SampleSet, config: TrainConfig, runtime: Runtime) -> Iterator[Batch]:
     """All training samples in batches of rising length, on the device, for a stage's transformation."""
     order = np.argsort(np.asarray(rows.lengths), kind="stable")
     for start in range(0, len(order), config.batch_size):
@@ -495,7 +515,7 @@ def _as_teacher(model: Any) -> Any:
     return teacher
 
 
-def _scores(outcome: HeldOut, metric: str) -> tuple[dict[str, list[float]], float]:
+def _scores(outcome: RecordedLogits, metric: str) -> tuple[dict[str, list[float]], float]:
     """Each measure by exit, and the selection score: the mean over exits of the task's metric."""
     assert outcome.labels is not None
     exits = {name: values.tolist() for name, values in per_exit(metric, outcome.labels, outcome.logits).items()}

@@ -34,7 +34,7 @@ class BestPlace:
 
 
 @pytest.fixture(scope="session")
-def best_place(tmp_path_factory: pytest.TempPathFactory, cli: Any, mlflow_server: Any, ray_up: str) -> BestPlace:
+def best_place(tmp_path_factory: pytest.TempPathFactory, cli_without_ray: Any, mlflow_server: Any) -> BestPlace:
     folder = tmp_path_factory.mktemp("best_file")
     save_backbone(folder / "backbone", layers=LAYERS)
     task = write_task(folder / "data")
@@ -47,10 +47,10 @@ def best_place(tmp_path_factory: pytest.TempPathFactory, cli: Any, mlflow_server
     }  # fmt: skip
     (folder / "space.yaml").write_text(dump_yaml(space))
     storage = ("--storage", folder / "sweeps")
-    ran = cli(
+    ran = cli_without_ray(
         "leebert-tune", "sweep", folder / "space.yaml", "--name", "toy", *storage, "--tracking-uri", mlflow_server.url
     )
     assert ran.code == 0, ran.err
-    ran = cli("leebert-tune", "best", "toy", "--out", folder / "best", *storage)
+    ran = cli_without_ray("leebert-tune", "best", "toy", "--out", folder / "best", *storage)
     assert ran.code == 0, ran.err
     return BestPlace(folder)

@@ -60,6 +60,10 @@ class Nodes:
         """The node's processes ended, whether its raylet lives or not."""
         self._ask({"remove": node.id})
 
+    def drain(self, node: ClusterNode, seconds: float) -> None:
+        """Give notice, as clouds do, that a node will be taken away in so many seconds."""
+        self._ask({"drain": node.id, "until": time.time() + seconds})
+
     def alive(self) -> set[str]:
         """The nodes that Ray takes for alive."""
         return set(self._ask({"alive": True}))
@@ -90,7 +94,9 @@ def nodes() -> Iterator[Nodes]:
 
 def serve() -> None:
     """Answer one request a line until there are no more."""
+    from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
+    from ray.core.generated import autoscaler_pb2
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints
@@ -105,6 +111,9 @@ def serve() -> None:
             answer = {"id": node.node_id, "raylet": node.all_processes["raylet"][0].process.pid}
         elif "remove" in request:
             cluster.remove_node(started.pop(request["remove"]), allow_graceful=False)
+        elif "drain" in request:
+            why = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+            answer = GcsClient(cluster.address).drain_node(request["drain"], why, "spot", int(1000 * request["until"]))
         elif "alive" in request:
             answer = [n["NodeID"] for n in cluster.global_state.node_table() if n["Alive"]]
         print(json.dumps(answer), file=answers, flush=True)

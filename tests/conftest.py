@@ -121,6 +121,12 @@ def cli_without_ray(cli: Callable[..., Ran]) -> Callable[..., Ran]:
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages with their figures made but not drawn, which takes most of a page's time: for tests of what they say."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, file, **options: file.write(b"<svg/>"))
+
+
 @pytest.fixture(scope="session")
 def ray_up() -> Iterator[str]:
     """Ray with two CPUs and no GPU for the whole test session; its address, for other processes."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from leebert.errors import LeebertError
 from tune.running.crossval import run_attempt
 from tune.running.driver import Driver, EndStatus
 from tune.running.failures import of_exception
@@ -29,29 +30,35 @@ def run_session(
     **unused: Any,
 ) -> EndStatus:
     """Take the place of :func:`tune.running.session.run_session`."""
+    error: str | None = None
     with signals(driver):
         try:
             while (attempt := driver.next_attempt("in process")) is not None:
                 driver.trial_ended("in process", _failure(study, driver, attempt, beat))
+        except LeebertError as e:
+            error = str(e)
+            raise
         finally:
             before_end()
-            status = driver.finish()
+            status = driver.finish(error)
     return status
 
 
 def _failure(study: Any, driver: Driver, attempt: Any, beat: Callable[[], None]) -> Any:
-    """Train an attempt until its end, or until the driver stops it; what it failed by, if it did."""
-    try:
-        with contextlib.closing(run_attempt(study, attempt)) as reports:
-            for records in reports:
-                beat()
-                if not driver.receive(records) or driver.stop_reason():
-                    break
-    except Exception as error:
-        if (failure := of_exception(error)) is None:
-            raise
-        return failure
-    return None
+    """Train an attempt until its end, or until the driver stops it; what training failed by, if it did."""
+    with contextlib.closing(run_attempt(study, attempt)) as reports:
+        while True:
+            try:
+                records = next(reports, None)
+            except Exception as error:
+                if (failure := of_exception(error)) is None:
+                    raise
+                return failure
+            if records is None:
+                return None
+            beat()
+            if not driver.receive(records) or driver.stop_reason():
+                return None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.tradeoff import Tradeoff, tradeoff
 from tune.space import SweepSpec, config_id
 from tune.store.folder import SweepFolder
@@ -31,7 +31,7 @@ def made_sweep(
     *,
     end: bool = True,
     configs: int | None = None,
-    held_out: Callable[[int, int], HeldOut] | None = None,
+    held_out: Callable[[int, int], RecordedLogits] | None = None,
     curves: bool = True,
     diverged: Collection[tuple[int, int]] = (),
     ends: Callable[[dict[str, Any], int], dict[str, Any]] = lambda values, fold: {},

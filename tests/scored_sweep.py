@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.space import SweepSpec, config_id
 from tune.store.folder import SweepFolder
 from tune.store.held_out import save_held_out
@@ -92,9 +92,9 @@ def _cell(mean: float, exits: int, file: str, digest: str) -> list[dict[str, Any
     return [*records, {**end, **{key: records[-1][key] for key in ("score", "exits", "weights", "seconds")}}]
 
 
-def _logits(mean: float, exits: int, seed: int) -> HeldOut:
+def _logits(mean: float, exits: int, seed: int) -> RecordedLogits:
     """Deeper exits and higher scores say more of the label."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(2, size=ROWS)
     signal = (mean * np.linspace(0.5, 3, exits))[:, None, None] * np.eye(2)[labels][None]
-    return HeldOut((rng.normal(size=(exits, ROWS, 2)) + signal).astype(np.float32), labels)
+    return RecordedLogits((rng.normal(size=(exits, ROWS, 2)) + signal).astype(np.float32), labels)

@@ -18,7 +18,7 @@ from leebert.losses import TEACHERS
 from leebert.model import build_model
 from leebert.objective import ExitObjective
 from leebert.optim.fixed import Fixed
-from leebert.record import Record, TensorRows, micro_batches
+from leebert.record import Record, TensorSamples, micro_batches
 from leebert.stages import Stage, method
 from leebert.train import fit, train_epochs
 
@@ -70,7 +70,7 @@ def token_rows(n=48, length=9):
     g = torch.Generator().manual_seed(3)
     mask = (torch.arange(length) < torch.randint(3, length + 1, (n, 1), generator=g)).long()
     ids = torch.randint(5, 60, (n, length), generator=g) * mask
-    return TensorRows(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
+    return TensorSamples(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_what_a_cut_looks_at_comes_in_parts_too(algorithm, monkeypatch):
 
 
 def test_a_run_goes_on_from_its_checkpoint_in_other_parts(tmp_path):
-    options = {"held_out": toy_rows(seed=1)}
+    options = {"validation": toy_rows(seed=1)}
     whole = outcome(toy_mlp(dropout=0.0), toy_rows(), config(), **options)
     next(train_epochs(toy_mlp(dropout=0.0), toy_rows(), config(), checkpoints=Checkpoints(tmp_path), **options))
     steps = []

@@ -12,7 +12,7 @@ import pytest
 from made_sweep import EXITS, FOLDS, made_sweep
 from recorded import drawn
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.majority import against_majority
 from leebert.yaml import load_yaml
 from tune.analysis import overview, tradeoff
@@ -30,7 +30,7 @@ SMALL = {"lr_theta": [1e-5, 1e-4], "lr_omega": [1e-3], "cycle_length": [2], "bat
 PLANNED = 4
 
 
-def logits(index: int, fold: int, settled: int = 1) -> HeldOut:
+def logits(index: int, fold: int, settled: int = 1) -> RecordedLogits:
     """Exits agree from exit `settled` on: before it, neighbours contradict each other, so that patience runs out late."""
     rng = np.random.default_rng([index, fold])
     labels = rng.integers(2, size=60)
@@ -40,14 +40,14 @@ def logits(index: int, fold: int, settled: int = 1) -> HeldOut:
     for exit_ in range(settled - 2, -1, -1):
         said[exit_] = 1 - said[exit_ + 1]
     strength = rng.uniform(0.5, 3, (EXITS, 60))
-    return HeldOut((np.eye(2)[said] * strength[..., None]).astype(np.float32), labels)
+    return RecordedLogits((np.eye(2)[said] * strength[..., None]).astype(np.float32), labels)
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Callable[..., SweepFolder]:
     """A sweep of four planned configurations, of which the last is pruned."""
 
-    def make(name: str, held_out: Callable[[int, int], HeldOut] | None = logits, **change: Any) -> SweepFolder:
+    def make(name: str, held_out: Callable[[int, int], RecordedLogits] | None = logits, **change: Any) -> SweepFolder:
         return made_sweep(tmp_path / name, "sqlite:///nowhere.db", **{"held_out": held_out, "space": SMALL, **change})
 
     return make
@@ -249,7 +249,9 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
         path.unlink()
     ran = choose("bare")
     assert ran.code == 0, ran.err
-    assert "no front of score against mean layers: every completed configuration has a run whose validation" in ran.out
+    assert (
+        "no front of score against mean exit layer: every completed configuration has a run whose validation" in ran.out
+    )
     for more in (("--front",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)
         assert ran.code == 1
@@ -287,16 +289,16 @@ def test_by_area_under_patience_the_command_agrees_with_the_curves(sweep, choose
     assert ran.json["found"]["objective"]["value"] == pytest.approx(max(means.values()), abs=1e-6)
 
 
-# What is not distinguishable from the majority class.
+# What is not significantly above the majority class.
 
 
-def against(index: int, fold: int) -> HeldOut:
+def against(index: int, fold: int) -> RecordedLogits:
     """The first and the second configuration have collapsed, the third has learned (80 % right)."""
     rng = np.random.default_rng([index, fold])
     labels = (np.arange(100) < 68).astype(int)
     right = rng.random((EXITS, 100)) < (0.9 if index == 2 else 0)
     said = np.where(right, labels, 1 - labels) if index == 2 else np.ones((EXITS, 100), int)
-    return HeldOut(np.eye(2, dtype=np.float32)[said], labels)
+    return RecordedLogits(np.eye(2, dtype=np.float32)[said], labels)
 
 
 def collapsed_on_top(values: dict[str, Any], fold: int) -> dict[str, Any]:
@@ -326,7 +328,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     assert found["majority"]["verdict"] == "learned"
     assert found["majority"]["low"] > 0.1
     assert [(one["score"], one["verdict"]) for one in found["not_distinguishable"]] == [(0.7405, "collapsed")] * 2
-    assert "2 of 3 completed configurations are not distinguishable from the majority class and are excluded" in ran.out
+    assert "2 of 3 completed configurations are not significantly above the majority class and are excluded" in ran.out
     assert "the best of 1 completed configurations that are better than the majority class of sweep mrpc" in ran.out
     assert re.search(r"against the majority class \(68.00\): \+2\d.\d\d points, 95 % CI 1\d.\d\d to 2\d.\d\d", ran.out)
     anyway = choose("mrpc", more=("--anyway",))
@@ -334,7 +336,7 @@ def test_a_learned_configuration_is_chosen_over_collapsed_ones_that_score_higher
     forced = found_in(tmp_path)
     assert (forced["score_mean"], forced["majority"]["verdict"]) == (0.7405, "collapsed")
     assert "not_distinguishable" not in forced
-    line = "not distinguishable from the majority class (68.00): every exit predicts a single class in every run; try more epochs"
+    line = "not significantly above the majority class (68.00): every exit predicts a single class in every run; try more epochs"
     assert line in anyway.out
     assert line in (tmp_path / "best" / "mrpc.yaml").read_text()
 
@@ -344,7 +346,7 @@ def test_where_none_has_learned_nothing_is_written_without_anyway(sweep, choose,
     ran = choose("stuck")
     assert (ran.code, (tmp_path / "best").exists()) == (1, False)
     assert ran.err.startswith(
-        "error: sweep stuck: none of 3 completed configurations is distinguishable from the majority class, which scores 68.00 (3 of "
+        "error: sweep stuck: none of 3 completed configurations is significantly above the majority class, which scores 68.00 (3 of "
         "them predict a single class at every exit); try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling; "
     )
     assert "--anyway" in ran.err
@@ -381,6 +383,7 @@ def test_a_sweep_ends_with_the_verdict(sweep, capsys):
     assert last.endswith("; for the others, try more epochs (max_epochs), a larger λ1 (lr_theta), or another pooling")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
     folder = sweep("mrpc", held_out=against, ends=collapsed_on_top, prune_last=False)
     text = re.sub(r"<[^>]*>", " ", str(sweep_page(folder)))
@@ -393,4 +396,4 @@ def test_compare_tells_layers_of_what_has_learned_only(sweep):
     (found,) = compare_sweeps([sweep("mrpc", held_out=None, ends=recorded)], "clo-v2", "blo")
     told = found.as_dict()
     assert list(told["layers"]) == ["clo-v2"]
-    assert told["no_layers"] == "no completed configuration of blo is distinguishable from the majority class"
+    assert told["no_layers"] == "no completed configuration of blo is significantly above the majority class"

@@ -9,7 +9,7 @@ import pytest
 from encoders import graded_rows
 from saved_models import LAYERS, save_model
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.serving import Served
 from leebert.thresholds import MISSED, choose, layer_speed_up, rows_needed, speed_up_interval
 
@@ -176,7 +176,7 @@ def population(rows, seed=0):
     pace = rng.gamma(2.0, 0.5, rows)
     logits = rng.normal(size=(6, rows, 2))
     logits[:, :, 0] += np.arange(1, 7)[:, None] * pace
-    return HeldOut(logits.astype(np.float32), None)
+    return RecordedLogits(logits.astype(np.float32), None)
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_the_interval_holds_for_other_rows_as_often_as_it_says():
     rng = np.random.default_rng(1)
     held = []
     for _ in range(120):
-        sample = HeldOut(everything.logits[:, rng.choice(20_000, 300, replace=False)], None)
+        sample = RecordedLogits(everything.logits[:, rng.choice(20_000, 300, replace=False)], None)
         chosen = choose(sample, "entropy", 2)
         low, high = speed_up_interval(sample, "entropy", chosen.threshold)
         held.append(low <= layer_speed_up(everything, "entropy", chosen.threshold) <= high)

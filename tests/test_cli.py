@@ -513,7 +513,7 @@ def test_a_patience_that_can_never_be_reached_is_warned_about(trained, cli):
     )
     assert ran.code == 0
     _, other = ran.err.splitlines()
-    assert other.startswith(f"warning: the model in {trained[0]} is not distinguishable from the majority class")
+    assert other.startswith(f"warning: the model in {trained[0]} is not significantly above the majority class")
     assert ran.err.startswith(f"warning: patience {LAYERS - 1} can't be reached before the last of {LAYERS} exits")
     assert json.loads(ran.out)["exit_layer"] == LAYERS
 

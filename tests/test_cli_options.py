@@ -13,9 +13,10 @@ import leebert.cli
 import leebert.recipe
 import tune.cli
 from leebert.cli_options import RENAMED, Command, Criterion
-from leebert.config import ExitConfig, parse
+from leebert.config import ExitConfig, TrainConfig, parse
 from leebert.errors import ConfigError
 from leebert.exits.stored import with_criterion
+from leebert.testing.methods import toy_mlp, toy_rows
 
 #: Options whose meaning or default differs from command to command, and why.
 DIFFER = {
@@ -113,5 +114,19 @@ def test_former_and_new_keys_mix_in_a_file_and_its_overrides(tmp_path, monkeypat
 def test_former_names_of_the_library_warn():
     with pytest.warns(DeprecationWarning, match="leebert.make_strategy is deprecated: use leebert.make_criterion"):
         assert leebert.make_strategy is leebert.make_criterion
+    with pytest.warns(DeprecationWarning, match="leebert.TensorRows is deprecated: use leebert.TensorSamples"):
+        assert leebert.TensorRows is leebert.TensorSamples
     with pytest.warns(DeprecationWarning, match="use criterion"):
         assert ExitConfig().strategy == "patience"
+
+
+def test_former_arguments_and_attributes_of_training_warn():
+    settings = TrainConfig(algorithm="uniform", max_epochs=1)
+    with pytest.warns(DeprecationWarning, match="fit: argument .* is deprecated: use") as warned:
+        result = leebert.fit(toy_mlp(), rows=toy_rows(), config=settings, held_out=toy_rows(seed=1))
+    assert [str(warning.message).rpartition(" ")[2] for warning in warned] == ["samples", "validation"]
+    assert {warning.filename for warning in warned} == {__file__}
+    assert result.validation is not None
+    for held in (result, result.best):
+        with pytest.warns(DeprecationWarning, match="held_out is deprecated: use validation"):
+            assert held.held_out is held.validation

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+from pages import outline
 from scored_sweep import scored_sweep
 
 from leebert.errors import ConfigError
@@ -19,6 +20,8 @@ from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.analysis.tradeoff import RankingObjective
 from tune.store.lease import Lease
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 AT_2 = (RankingObjective.of("speed-up=2"),)
 
@@ -60,7 +63,14 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
     for name, config in zip((line.a, line.b), line.paired[0], strict=True):
         expected = 100 * np.mean([cell.best.exits for cell in known[config].cells], axis=0)
         assert bands[name][1] == pytest.approx(expected)
-    page = str(comparison_page([found]))
+    drawn = comparison_page([found])
+    assert outline(drawn) == {
+        "Mean over exits, and each exit": "text table text",
+        "Score by exit": "figure",
+        "Patience": "figure text",
+        "Learned weights over time": "figure",
+    }
+    page = str(drawn)
     assert "CLO-v2: clo-v2 lr_theta" in page
     assert "cycle_length=2" not in page
 

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from made_sweep import made_sweep
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.store.folder import LAYOUT, MANIFEST, spec_of
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def logits(index, fold):
     rng = np.random.default_rng([index, fold])
-    return HeldOut(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
+    return RecordedLogits(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def name(values):
 
 
 def a_study(folder, folds=2, **training):
-    options = {"batch_size": 8, "max_epochs": 2, "precision": "fp32", "lr_omega": 1e-2, **training}
+    options = {"batch_size": 24, "max_epochs": 2, "precision": "fp32", "lr_omega": 1e-2, **training}
     return Study(str(folder), ToyProblem(), toy_folds(folds), tuple((0, f) for f in range(folds)), options, None, "cpu")
 
 
@@ -345,7 +345,7 @@ def test_lost_nodes_are_no_failures_of_the_configuration_but_not_for_ever(tmp_pa
 def test_after_memory_ran_out_a_trial_is_alone_then_in_micro_batches_until_these_are_rows(
     tmp_path, gpus, kind, placements
 ):
-    d = driver(tmp_path, gpus=gpus)
+    d = driver(tmp_path, gpus=gpus, study=a_study(tmp_path, batch_size=8))
     attempt = d.next_attempt("t")
     assert attempt.placement == Placement()
     for expected in placements:

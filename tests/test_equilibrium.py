@@ -10,7 +10,7 @@ from leebert.equilibrium import branch_and_trunk
 from leebert.errors import ConfigError
 from leebert.losses import cross_entropy
 from leebert.model import build_model, load_model
-from leebert.record import TensorRows
+from leebert.record import TensorSamples
 from leebert.train import fit, train_epochs
 
 
@@ -81,7 +81,7 @@ def test_what_a_student_imitates_is_no_exit_so_a_layers_own_state_teaches_it_in_
 
 
 def text_rows(n=16):
-    return TensorRows(**batch(n, padded=False))
+    return TensorSamples(**batch(n, padded=False))
 
 
 def config(**options):

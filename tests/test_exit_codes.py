@@ -14,6 +14,8 @@ from tune.space import SweepSpec
 from tune.store.folder import SweepFolder
 from tune.store.lease import Lease
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_ctrl_c_ends_any_command_with_130_and_without_a_traceback(capsys):
     def command():

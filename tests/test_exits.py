@@ -1,5 +1,6 @@
 """Exit rules on recorded logits: the paper's definitions, and what must hold for any logits."""
 
+import dataclasses
 import math
 import warnings
 
@@ -12,9 +13,10 @@ from hypothesis.extra.numpy import arrays
 
 from leebert.config import ExitConfig, parse
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, usable, with_threshold
 from leebert.exits.checks import check_threshold, warn_if_unreachable
+from leebert.exits.criterion import check_fits
 from leebert.exits.patience import default_patience
 from leebert.exits.replay import make_criterion, measured, replay
 from leebert.report import evaluation
@@ -269,9 +271,18 @@ def test_the_table_has_every_rule_and_the_defaults_suit_every_model():
     assert [rule.name for rule in usable(1)] == ["entropy", "confidence"]
 
 
+def test_a_criterion_without_a_threshold_has_no_span_no_default_and_no_patience():
+    never = CRITERIA["never"]
+    assert never.bounds(12, 2) == (0.0, 0.0)
+    check_fits("never", never)
+    for more in ({"default": lambda m: 1.0}, {"patience": lambda m: 1}):
+        with pytest.raises(ValueError, match="without a span has no threshold"):
+            check_fits("never", dataclasses.replace(never, **more))
+
+
 def test_a_point_reports_layers_speed_up_and_where_rows_left():
     logits = np.concatenate([of_classes(0, 0, 0, 0), of_classes(0, 1, 2, 1)], axis=1)
-    point = replay_point(HeldOut(logits, np.array([0, 1])), "accuracy", "patience", 1.0)
+    point = replay_point(RecordedLogits(logits, np.array([0, 1])), "accuracy", "patience", 1.0)
     assert point.exits == (0, 1, 0, 1)
     assert point.layers == 3.0
     assert point.speed_up == pytest.approx(4 / 3)
@@ -280,7 +291,7 @@ def test_a_point_reports_layers_speed_up_and_where_rows_left():
 
 def test_an_evaluation_holds_all_exits_and_every_criterion_in_steps_of_layers():
     rng = np.random.default_rng(0)
-    recorded = HeldOut(rng.normal(size=(6, 200, 2)).astype(np.float32), rng.integers(0, 2, 200))
+    recorded = RecordedLogits(rng.normal(size=(6, 200, 2)).astype(np.float32), rng.integers(0, 2, 200))
     result = evaluation(recorded, "acc_f1")
     assert [p["threshold"] for p in result["table"]["patience"]] == [1, 2, 3, 4, 5]
     criteria = {"patience", "entropy", "confidence", "pcee", "f-pabee", "beem"}
@@ -297,7 +308,9 @@ def test_an_evaluation_holds_all_exits_and_every_criterion_in_steps_of_layers():
 
 def test_a_model_with_one_exit_is_evaluated_by_the_rules_that_it_has_a_use_for():
     rng = np.random.default_rng(0)
-    result = evaluation(HeldOut(rng.normal(size=(1, 50, 2)).astype(np.float32), rng.integers(0, 2, 50)), "accuracy")
+    result = evaluation(
+        RecordedLogits(rng.normal(size=(1, 50, 2)).astype(np.float32), rng.integers(0, 2, 50)), "accuracy"
+    )
     assert set(result["curves"]) == {"entropy", "confidence"}
 
 

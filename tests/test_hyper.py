@@ -305,7 +305,7 @@ def test_it_trains():
     settings = TrainConfig(
         algorithm="hyper", lr_theta=2e-2, lr_omega=1e-2, batch_size=8, max_epochs=12, precision="fp32"
     )
-    result = fit(toy_mlp(), toy_rows(160), settings, held_out=toy_rows(200, seed=1))
+    result = fit(toy_mlp(), toy_rows(160), settings, validation=toy_rows(200, seed=1))
     assert result.best.score > 0.7
     assert np.abs(np.array(result.reports[-1].weights["ce"]) - 1).max() > 0.1
     assert result.ended != "diverged"

@@ -26,7 +26,7 @@ from leebert.images.problem import ImageProblem
 from leebert.images.sources import read_images
 from leebert.images.tasks import IMAGE_TASKS
 from leebert.kinds import kind_of
-from leebert.record import TensorRows
+from leebert.record import TensorSamples
 from leebert.runtime import Runtime
 from leebert.stages import steps
 from leebert.train import fit, train_epochs
@@ -215,7 +215,7 @@ def test_images_are_augmented_in_training_only_and_normalised_always():
 
 def small(n=64, seed=0, size=8):
     images, labels = pixels(n, size, seed)
-    return TensorRows(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
+    return TensorSamples(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
 
 
 def network(config, seed=0):
@@ -225,17 +225,17 @@ def network(config, seed=0):
 
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
 def test_a_network_learns(algorithm):
-    config = TrainConfig(**{**SETTINGS, "max_epochs": 6}, algorithm=algorithm)
-    result = fit(network(config), small(160, size=16), config, held_out=small(40, 1, 16), runtime=CPU)
+    config = TrainConfig(**{**SETTINGS, "max_epochs": 8}, algorithm=algorithm)
+    result = fit(network(config), small(160), config, validation=small(40, 1), runtime=CPU)
     assert result.ended == "max_epochs"
     assert result.best.score > 0.5  # chance is 0.1
     assert len(result.best.exits["score"]) == 3
 
 
-@pytest.mark.parametrize("algorithm", ["rand", "slo", "blo", "clo-v1"])
-def test_every_other_algorithm_trains_a_network(algorithm):
+@pytest.mark.parametrize("algorithm", ["slo", "blo"])
+def test_other_optimisers_of_omega_train_a_network(algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 3}, algorithm=algorithm)
-    result = fit(network(config), small(80), config, held_out=small(40, 1), runtime=CPU)
+    result = fit(network(config), small(80), config, validation=small(40, 1), runtime=CPU)
     assert result.ended == "max_epochs"
     assert len(result.best.exits["score"]) == 3
     losses = [report.train_loss for report in result.reports]
@@ -245,7 +245,7 @@ def test_every_other_algorithm_trains_a_network(algorithm):
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
 def test_a_resumed_run_meets_the_same_crops_bit_for_bit(tmp_path, algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 4, "cycle_length": 3}, algorithm=algorithm)
-    options = {"held_out": small(20, seed=1), "runtime": CPU}
+    options = {"validation": small(20, seed=1), "runtime": CPU}
     whole = network(config)
     expected = fit(whole, small(), config, **options)
     torn = train_epochs(network(config), small(), config, checkpoints=Checkpoints(tmp_path), **options)

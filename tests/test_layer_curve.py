@@ -16,7 +16,7 @@ from recorded import crowded, records, surer
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, with_threshold
 from leebert.metrics import measures
 from leebert.tradeoff import STEP, Tradeoff, layers_within, mean_curve, replay_point, tradeoff, tradeoffs
@@ -62,7 +62,7 @@ def test_no_threshold_lies_in_a_gap(recorded, rule, seed):
 def test_points_are_spread_over_layers_however_values_are_spread(sureness):
     """Nearly undecided or nearly certain samples crowd at an end of the thresholds' range; their layers don't."""
     record = surer()
-    found = tradeoff(HeldOut(record.logits * np.float32(sureness), record.labels), metric="accuracy")
+    found = tradeoff(RecordedLogits(record.logits * np.float32(sureness), record.labels), metric="accuracy")
     assert np.diff(np.log(found.layers)).max() < 3 * STEP
     assert len(found) < 4 * math.log(6) / STEP / 2
 
@@ -105,12 +105,12 @@ def test_what_is_read_from_a_curve_by_hand():
 
 def test_layers_and_not_exits_count_for_a_model_with_fewer_exits_than_layers():
     record = surer()
-    sparse = HeldOut(record.logits[[1, 3, 5]], record.labels, (2, 4, 6), 12)
+    sparse = RecordedLogits(record.logits[[1, 3, 5]], record.labels, (2, 4, 6), 12)
     found = tradeoff(sparse, metric="accuracy")
     assert (found.layers[0], found.layers[-1]) == (2, 6)
     assert found.fastest == 6
     assert found.nearest(3).layers == pytest.approx(4, rel=0.02)
-    alone = tradeoff(HeldOut(record.logits[5:], record.labels, (6,), 12), metric="accuracy")
+    alone = tradeoff(RecordedLogits(record.logits[5:], record.labels, (6,), 12), metric="accuracy")
     assert (alone.layers.tolist(), alone.fastest, alone.area()) == ([6], 2, alone.scores[0])
     assert layers_within([alone, alone]) == 6
 
@@ -134,7 +134,7 @@ def test_a_table_has_a_row_per_half_layer():
 
 def test_unlabelled_samples_have_layers_and_no_scores():
     record = surer()
-    found = tradeoff(HeldOut(record.logits, None), "entropy", metric="accuracy")
+    found = tradeoff(RecordedLogits(record.logits, None), "entropy", metric="accuracy")
     assert found.layers.tolist() == tradeoff(record, "entropy").layers.tolist()
     assert found.point(0).measures == {}
     with pytest.raises(ConfigError, match="entropy: these samples have no labels"):
@@ -172,7 +172,7 @@ def test_both_units_of_one_criterion_tell_the_same():
 
 def test_all_criteria_at_once_and_only_those_that_one_exit_has_a_use_for():
     assert tradeoffs(surer(), metric="accuracy").keys() == set(with_threshold()) - {"normalised_entropy"}
-    assert tradeoffs(HeldOut(surer().logits[:1], None)).keys() == {"entropy", "confidence"}
+    assert tradeoffs(RecordedLogits(surer().logits[:1], None)).keys() == {"entropy", "confidence"}
 
 
 def test_thresholds_are_short_numbers():
@@ -182,7 +182,7 @@ def test_thresholds_are_short_numbers():
 def test_a_criterion_that_the_model_has_no_use_for():
     record = surer()
     with pytest.raises(ConfigError, match="compares classes, and this model has one output per exit"):
-        tradeoff(HeldOut(record.logits[..., :1], None))
+        tradeoff(RecordedLogits(record.logits[..., :1], None))
     with pytest.raises(ConfigError, match="patience 6 of pcee: this model has 6 exits"):
         tradeoff(record, "pcee", 6)
     with pytest.raises(ConfigError, match="'never' gives a speed-up; use one of patience"):

@@ -161,6 +161,25 @@ def test_reading_twice_changes_nothing_and_identities_hold(order):
     assert {(c.fold, len(c.epochs)) for c in state.history()[0].cells} == {(0, 3), (1, 3)}
 
 
+def test_every_record_is_new_once():
+    state = SweepState()
+    where = {"time": 1.0, "config": "c"}
+    records = [
+        {"kind": "sweep", "time": 1.0},
+        {"kind": "suggest", **where, "index": 0, "values": {}},
+        {"kind": "grant", **where, "attempt": 1, "fences": {}},
+        {"time": 1.0, "seq": 0, **epoch()},
+        {"time": 1.0, "seq": 1, **cell_end()},
+        {"kind": "complete", **where},
+        {"kind": "reopen", **where},
+        {"kind": "fail", **where, "attempt": 1, "final": True},
+        {"kind": "prune", **where},
+    ]
+    for record in records:
+        assert state.apply(record) is True, record["kind"]
+        assert state.apply(record) is False, record["kind"]
+
+
 def test_histories_are_values_that_later_records_leave_alone():
     state = SweepState()
     state.apply({"kind": "suggest", "config": "c", "index": 0, "values": {}})

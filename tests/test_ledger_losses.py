@@ -10,11 +10,13 @@ from test_driver import driver, run_all
 from test_ledger import epoch
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.running.crossval import run_attempt
 from tune.store.gaps import Orphan, restore
 from tune.store.ledger import Ledger, decode
 from tune.tracking.rebuild import rebuild
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def table(state):
 
 def logits(seed):
     rng = np.random.default_rng(seed)
-    return HeldOut(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
+    return RecordedLogits(rng.normal(size=(6, 30, 2)).astype(np.float32), rng.integers(2, size=30))
 
 
 def read(ledger):
@@ -185,6 +187,14 @@ def test_decisions_on_what_was_lost_are_left_out_only_where_something_was_lost(t
     assert back.records[1][1]["index"] == 3
     assert not back.recovered  # the gap is seen by the next reader, too
     assert back.fences == {"0001": 6}
+
+
+def test_configurations_of_attempts_without_a_copy_of_their_grant_are_numbered_after_the_ones_that_exist():
+    orphans = [Orphan(name, "0001-0001", {"kind": "epoch", "time": time}) for time, name in ((2.0, "b"), (1.0, "a"))]
+    sweep = {"seq": 0, "time": 0.0, "kind": "sweep"}
+    restored = restore({"0001": [sweep]}, orphans, {"a": {"x": 1}, "b": {"x": 2}}.get).records
+    suggested = [(r["config"], r["index"], r["values"]) for _, r in restored if r["kind"] == "suggest"]
+    assert suggested == [("a", 1, {"x": 1}), ("b", 2, {"x": 2})]
 
 
 def test_damage_in_the_middle_of_a_drivers_segment_is_still_an_error(whole, tmp_path):

@@ -11,7 +11,7 @@ from leebert.config import TrainConfig
 from leebert.majority import AgainstMajority, against_majority, in_words, pooled, single_class
 from leebert.metrics import METRICS, measures
 from leebert.metrics.metric import jackknife
-from leebert.record import Record, TensorRows
+from leebert.record import Record, TensorSamples
 from leebert.train import fit, train_epochs
 from tune.store.history import Configuration
 from tune.store.ledger import SweepState
@@ -188,7 +188,7 @@ def learning(labels):
 
 def imbalanced(seed=0):
     labels = torch.tensor(LABELS[np.random.default_rng(seed).permutation(100)])
-    return TensorRows(features=torch.randn(100, 6, generator=torch.Generator().manual_seed(seed)), labels=labels)
+    return TensorSamples(features=torch.randn(100, 6, generator=torch.Generator().manual_seed(seed)), labels=labels)
 
 
 def trained(*script, algorithm="uniform", **options):
@@ -196,7 +196,7 @@ def trained(*script, algorithm="uniform", **options):
         algorithm=algorithm, batch_size=8, max_epochs=6, eval_batch_size=100, precision="fp32", **options
     )
     torch.manual_seed(0)
-    return fit(Scripted(*script), imbalanced(), settings, held_out=imbalanced(1), metric="acc_f1")
+    return fit(Scripted(*script), imbalanced(), settings, validation=imbalanced(1), metric="acc_f1")
 
 
 @pytest.mark.parametrize("options", [{}, {"finetune_first": True, "first_epochs": 1}], ids=["one stage", "two stages"])
@@ -208,7 +208,7 @@ def test_a_learned_epoch_is_kept_over_a_collapsed_one_that_scores_higher(options
     assert reports[1].score < reports[0].score
     assert reports[1].majority["margins"][1] > 0
     assert result.best is reports[1]
-    assert result.held_out.logits.argmax(-1)[0].tolist() != [1] * 100
+    assert result.validation.logits.argmax(-1)[0].tolist() != [1] * 100
     assert (result.ended, len(reports)) == ("patience", 4), "counted from the learned epoch"
     assert [len(r.majority["collapsed"]) for r in reports] == [2, 0, 2, 2]
     assert reports[0].majority["verdict"] == "collapsed"
@@ -224,7 +224,7 @@ def test_among_collapsed_epochs_and_among_learned_ones_the_mean_over_exits_decid
 
 def test_a_resumed_run_keeps_the_learned_epoch(tmp_path):
     settings = TrainConfig(algorithm="uniform", batch_size=8, max_epochs=3, eval_batch_size=100, precision="fp32")
-    options = {"held_out": imbalanced(1), "metric": "acc_f1"}
+    options = {"validation": imbalanced(1), "metric": "acc_f1"}
     torn = train_epochs(Scripted(stuck, learning), imbalanced(), settings, checkpoints=Checkpoints(tmp_path), **options)
     next(torn)
     assert next(torn).best_epoch == 1

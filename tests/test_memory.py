@@ -30,7 +30,7 @@ MEASURE = """
 import ctypes, gc, json, sys
 import torch
 from transformers import AutoModel, BertConfig
-from leebert import Runtime, TensorRows, TrainConfig, build_model, fit
+from leebert import Runtime, TensorSamples, TrainConfig, build_model, fit
 from leebert.memory import BEFORE, estimate
 
 def status(key):
@@ -49,10 +49,10 @@ def measure(layers, hidden, rows, length, **options):
     model = build_model(AutoModel.from_config(shape), ("a", "b"))
     mask = torch.ones(4 * rows, length, dtype=torch.long)
     mask[::2, -1] = 0
-    data = TensorRows(input_ids=torch.randint(5, 1999, mask.shape), attention_mask=mask,
+    data = TensorSamples(input_ids=torch.randint(5, 1999, mask.shape), attention_mask=mask,
                       token_type_ids=torch.zeros_like(mask), labels=torch.randint(0, 2, mask.shape[:1]))
     cpu = Runtime(torch.device("cpu"))
-    fit(model, data, config, held_out=data, runtime=cpu)
+    fit(model, data, config, validation=data, runtime=cpu)
     peak = status("VmHWM") - before
     return peak, estimate(model, rows, length, config, runtime=cpu).total - BEFORE["cpu"]
 

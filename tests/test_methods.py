@@ -67,11 +67,11 @@ def test_an_option_applies_to_those_that_read_it():
 
 
 def test_finetuning_leaves_one_exit():
-    result = fit(toy_mlp(), toy_rows(), config("finetune"), held_out=toy_rows(40, seed=1))
+    result = fit(toy_mlp(), toy_rows(), config("finetune"), validation=toy_rows(40, seed=1))
     assert result.model.num_exits == 1
     assert result.model.exit_layers == (3,)
-    assert result.held_out.layers == (3,)
-    assert result.held_out.depth == 3
+    assert result.validation.layers == (3,)
+    assert result.validation.depth == 3
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_deebert_trains_the_backbone_with_the_last_exit_then_the_other_exits_on_
     settings = config("deebert")
     model = toy_mlp()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for _ in train_epochs(model, toy_rows(), settings, held_out=toy_rows(40, seed=1)):
+    for _ in train_epochs(model, toy_rows(), settings, validation=toy_rows(40, seed=1)):
         snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
     assert len(snapshots) == 4
     first, second = snapshots[1], snapshots[3]

@@ -22,7 +22,7 @@ from leebert.memory import estimate
 from leebert.methods import METHODS
 from leebert.model import build_model, load_model
 from leebert.operations import multiply_adds, of_stages, parameters
-from leebert.record import Record, TensorRows
+from leebert.record import Record, TensorSamples
 from leebert.runtime import Runtime
 from leebert.slim.parts import blocks
 from leebert.stages import Examined, method
@@ -59,9 +59,9 @@ def config(name: str, **options: Any) -> TrainConfig:
     return TrainConfig(algorithm=name, **{**given, **options})
 
 
-def rows(n: int = 24, seed: int = 0) -> TensorRows:
+def rows(n: int = 24, seed: int = 0) -> TensorSamples:
     made = batch(n, length=n + 2, seed=seed)
-    return TensorRows(**{**made, "labels": made["input_ids"].sum(1) % 2})
+    return TensorSamples(**{**made, "labels": made["input_ids"].sum(1) % 2})
 
 
 def model(family: str = "bert", seed: int = 0, layers: int = LAYERS, **options: Any) -> Any:
@@ -96,12 +96,12 @@ def _stages(name: str) -> str:
     ],
 )
 def test_every_method_ends_as_a_model_that_is_saved_and_answers(name, family, tmp_path):
-    result = fit(model(family), rows(), config(name, batch_size=8, max_epochs=1), held_out=rows(10, seed=1))
+    result = fit(model(family), rows(), config(name, batch_size=8, max_epochs=1), validation=rows(10, seed=1))
     assert result.ended == "max_epochs"
     trained = result.model.eval()
     assert (trained.num_exits == 1) == METHODS[name].one_exit
-    assert result.held_out.depth == LAYERS
-    assert result.held_out.layers == trained.exit_layers
+    assert result.validation.depth == LAYERS
+    assert result.validation.layers == trained.exit_layers
     trained.save_pretrained(tmp_path)
     again = load_model(tmp_path).eval()
     inputs = batch(3)
@@ -117,15 +117,15 @@ def test_every_method_ends_as_a_model_that_is_saved_and_answers(name, family, tm
 def test_methods_that_take_encoders_apart_go_on_bit_for_bit(name, tmp_path):
     """From within each stage: plans and teachers are in the checkpoint, the data is not asked again."""
     settings = config(name)
-    expected = fit(model(), rows(), settings, held_out=rows(10, seed=1))
+    expected = fit(model(), rows(), settings, validation=rows(10, seed=1))
     stages = [report.stage for report in expected.reports]
     for cut in {stages.index(stage) + 1 for stage in stages} - {len(stages)}:  # after the first epoch of each
         place = tmp_path / str(cut)
-        torn = train_epochs(model(), rows(), settings, held_out=rows(10, seed=1), checkpoints=Checkpoints(place))
+        torn = train_epochs(model(), rows(), settings, validation=rows(10, seed=1), checkpoints=Checkpoints(place))
         for _ in range(cut):
             next(torn)
         torn.close()
-        resumed = fit(model(seed=5), rows(), settings, held_out=rows(10, seed=1), checkpoints=Checkpoints(place))
+        resumed = fit(model(seed=5), rows(), settings, validation=rows(10, seed=1), checkpoints=Checkpoints(place))
         assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports], cut
         pairs = zip(expected.model.state_dict().items(), resumed.model.state_dict().items(), strict=True)
         assert all(torch.equal(a, b) for (_, a), (_, b) in pairs), cut
@@ -137,7 +137,7 @@ def test_methods_that_take_encoders_apart_go_on_bit_for_bit(name, tmp_path):
 @pytest.mark.parametrize(("name", "keep", "layers"), [("truncated", 0.5, 2), ("truncated", 0.75, 3), ("layerdrop", 0.5, 2),
     ("distilled", 0.5, 2), ("pkd", 0.75, 3), ("theseus", 0.5, 2)])  # fmt: skip
 def test_layers_that_are_left_and_what_a_speed_up_is_relative_to(name, keep, layers):
-    result = fit(model(), rows(), config(name, keep=keep), held_out=rows(10, seed=1))
+    result = fit(model(), rows(), config(name, keep=keep), validation=rows(10, seed=1))
     assert len(result.model.stack.layers()) == layers
     assert result.model.exit_layers == (layers,)
     assert result.model.depth == LAYERS
@@ -174,7 +174,7 @@ def test_layerdrop_skips_in_training_only_and_its_last_stage_trains_nothing(fami
         layer.register_forward_hook(count)
     reports, counts = [], []
     for report in train_epochs(
-        whole, rows(), config("layerdrop", layerdrop=0.75, max_epochs=8), held_out=rows(10, seed=1)
+        whole, rows(), config("layerdrop", layerdrop=0.75, max_epochs=8), validation=rows(10, seed=1)
     ):
         reports.append(report)
         counts.append(dict(ran))
@@ -192,7 +192,7 @@ def test_head_pruning_leaves_the_share_and_the_most_important():
     whole = model()
     stages = method(config("headprune", keep=0.5, prune_rounds=2), LAYERS)
     assert [s.name for s in stages] == ["finetune", "prune-1", "prune-2"]
-    result = fit(whole, rows(), config("headprune", keep=0.5, prune_rounds=2), held_out=rows(10, seed=1))
+    result = fit(whole, rows(), config("headprune", keep=0.5, prune_rounds=2), validation=rows(10, seed=1))
     assert sum(result.model.config.structure["heads"]) == LAYERS * 2 / 2
     assert best_of_all([torch.tensor([0.1, 0.9]), torch.tensor([0.5, 0.6])], 3) == [[1], [0, 1]]
     assert best_of_all([torch.tensor([9.0, 8.0]), torch.tensor([0.2, 0.1])], 2) == [[0], [0]]
@@ -258,7 +258,7 @@ def test_slenderising_keeps_what_an_early_exit_alone_depends_on():
 
 def test_slenderising_keeps_depth_and_exits():
     settings = config("cost-eff", keep=0.5)
-    result = fit(model(), rows(), settings, held_out=rows(10, seed=1))
+    result = fit(model(), rows(), settings, validation=rows(10, seed=1))
     assert result.model.exit_layers == (1, 2, 3, 4)
     assert result.model.config.structure == {
         "depth": 4, "heads": [1] * 4, "intermediate": [24] * 4, "embedding_rank": 16,
@@ -302,7 +302,7 @@ def test_theseus_needs_groups_of_one_size_and_says_so_before_training():
 
 def test_theseus_freezes_embeddings_and_exit_while_it_replaces():
     seen = []
-    for report in train_epochs(model(), rows(), config("theseus", max_epochs=2), held_out=rows(10, seed=1)):
+    for report in train_epochs(model(), rows(), config("theseus", max_epochs=2), validation=rows(10, seed=1)):
         seen.append({n: p.detach().clone() for n, p in report.model.named_parameters()})
     finetuned, replaced, alone = seen
     still = [n for n in replaced if n.startswith("heads.") or "embeddings" in n]
@@ -336,7 +336,7 @@ def test_theseus_replaces_more_and_more_until_its_successors_are_alone():
 def test_shared_layers_are_applied_less_often_and_no_parameter_goes(name, keep):
     whole = model("albert")
     shapes = {n: p.shape for n, p in whole.backbone.named_parameters()}
-    small = fit(whole, rows(), config(name, keep=keep), held_out=rows(10, seed=1)).model.eval()
+    small = fit(whole, rows(), config(name, keep=keep), validation=rows(10, seed=1)).model.eval()
     assert {n: p.shape for n, p in small.backbone.named_parameters()} == shapes
     assert small.config.structure == {"depth": LAYERS, "layers": keep * LAYERS, "exits": [keep * LAYERS]}
     applied = []
@@ -350,7 +350,7 @@ def test_theseus_predecessor_and_successor_have_a_copy_of_shared_layers_each():
     whole = model("albert")
     shapes = {n: p.shape for n, p in whole.backbone.named_parameters()}
     (successor,) = dict.fromkeys(whole.stack.layers())
-    reports = train_epochs(whole, rows(), config("theseus", max_epochs=4), held_out=rows(10, seed=1))
+    reports = train_epochs(whole, rows(), config("theseus", max_epochs=4), validation=rows(10, seed=1))
     assert next(reports).stage == "finetune"
     start = {n: p.detach().clone() for n, p in successor.named_parameters()}
     assert next(reports).stage == "replacing"
@@ -370,7 +370,7 @@ def test_theseus_predecessor_and_successor_have_a_copy_of_shared_layers_each():
     ("name", "structure", "neurons"), [("headprune", {"exits": [4]}, 48), ("cost-eff", {"intermediate": [24]}, 24)]
 )
 def test_a_cut_of_shared_layers_is_one_of_all_applications_and_factorised_embeddings_stay(name, structure, neurons):
-    trained = fit(model("albert"), rows(), config(name, keep=0.5), held_out=rows(10, seed=1)).model.eval()
+    trained = fit(model("albert"), rows(), config(name, keep=0.5), validation=rows(10, seed=1)).model.eval()
     assert trained.config.structure == {"depth": LAYERS, "heads": [1], **structure}
     words = trained.backbone.get_input_embeddings()
     assert isinstance(words, torch.nn.Embedding)
@@ -528,7 +528,7 @@ def test_cost_effs_assistant_learns_from_the_finetuned_network_and_its_cuts_from
 def test_costs_told_without_training_are_those_of_the_trained_network(name, keep):
     settings = config(name, keep=keep)
     told = of_stages(model(), settings, text(7))
-    trained = fit(model(), rows(), settings, held_out=rows(10, seed=1))
+    trained = fit(model(), rows(), settings, validation=rows(10, seed=1))
     assert [costs.stage for costs in told] == list(dict.fromkeys(report.stage for report in trained.reports))
     assert told[-1].parameters == parameters(trained.model)
     if name != "headprune":  # there the layers that keep more are the data's choice

@@ -13,7 +13,7 @@ from leebert.card import CardFacts, card, recalibrated
 from leebert.config import ModelConfig, TrainConfig
 from leebert.data.tasks import any_task
 from leebert.errors import BackboneError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.metrics import METRICS
 from leebert.recipe import RunConfig
 from leebert.report import evaluation, print_evaluation
@@ -31,7 +31,7 @@ def recorded(learned, seed=0, rows=200):
     rng = np.random.default_rng(seed)
     labels = (rng.permutation(rows) < 0.68 * rows).astype(int)
     said = np.where(rng.random((4, rows)) < 0.85, labels, 1 - labels) if learned else np.ones((4, rows), int)
-    return HeldOut((np.eye(2)[said] * rng.uniform(0.5, 4, (4, rows, 1))).astype(np.float32), labels)
+    return RecordedLogits((np.eye(2)[said] * rng.uniform(0.5, 4, (4, rows, 1))).astype(np.float32), labels)
 
 
 def evaluated(learned):
@@ -74,7 +74,7 @@ def test_a_card_keeps_its_accuracy_beside_a_registered_metric_whose_measure_has_
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_predictions_of_a_model_that_is_not_distinguishable_from_the_majority_class_come_with_a_warning(
+def test_predictions_of_a_model_that_is_not_significantly_above_the_majority_class_come_with_a_warning(
     cli, tmp_path, caplog, learned
 ):
     from leebert.serving import Served
@@ -85,7 +85,7 @@ def test_predictions_of_a_model_that_is_not_distinguishable_from_the_majority_cl
     Served(folder)
     predict = ("leebert", "predict", folder, tmp_path / "texts.csv")
     for text in (cli(*predict).err, cli(*predict, "--out", tmp_path / "predictions.jsonl").err, caplog.text):
-        assert (text.count("not distinguishable from the majority class on the validation fold") == 1) is not learned
+        assert (text.count("not significantly above the majority class on the validation fold") == 1) is not learned
 
 
 def test_a_card_of_a_model_that_learned_has_its_margin_and_its_speed_up():
@@ -170,7 +170,7 @@ def test_refit_refuses_a_configuration_that_learned_nothing_before_it_reads_data
     plan = RefitPlan((0,), "entropy", 2.0)
     stuck = best_file(tmp_path / "best", learned=False)
     with pytest.raises(
-        SweepError, match="not distinguishable from the majority class in cross-validation .74.48.*--anyway"
+        SweepError, match="not significantly above the majority class in cross-validation .74.48.*--anyway"
     ):
         prepare(stuck, tmp_path / "out", plan)
     assert not (tmp_path / "out").exists()

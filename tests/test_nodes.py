@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -17,8 +14,8 @@ from tune.store.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 
-TRAINING = {"max_epochs": 4}
-EPOCHS = 4 * 2 * 4  # configurations, folds, epochs
+TRAINING = {"max_epochs": 3}
+EPOCHS = 4 * 2 * 3  # configurations, folds, epochs
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +39,10 @@ def sweep(nodes, pool, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
     while len(pool) < 2:
-        pool.append(nodes.add(cpus=2))
+        pool.append(nodes.add(cpus=1))
     process = toy_sweep.start(
         tmp_path, address=nodes.address, problem="PlacedProblem", options={"marks": str(marks), "pause": 0.06},
-        cpus=1, concurrent=3, training=TRAINING,
+        cpus=1, training=TRAINING,
     )  # fmt: skip
     ledger = Ledger(tmp_path / "ledger")
     try:
@@ -85,46 +82,26 @@ def check_went_on(folder, undisturbed):
     return state
 
 
-def test_a_lost_node_is_noticed_in_five_seconds_and_its_trials_go_on_elsewhere(nodes, sweep, undisturbed):
-    folder, process, lost, other = sweep
-    assert {lost.id, other.id} <= nodes.alive()
-    os.kill(lost.raylet, signal.SIGKILL)
-    killed = time.monotonic()
-    wait_until(lambda: lost.id not in nodes.alive())
-    noticed = time.monotonic() - killed
-    victims = trials_on(folder / "marks", lost)
-    before = len(told(folder / "marks"))
-    assert toy_sweep.finished(process) == "finished"
-    assert noticed <= 5.0
-    state = check_went_on(folder, undisturbed)
-    assert state.failures
-    # Whoever goes on, even a trial that was lost before its first epoch, does so on the other node.
-    late = [line for line in told(folder / "marks")[before:] if line["pid"] not in victims]
-    assert late
-    assert {line["node"] for line in late} == {other.id}
-
-
 def test_a_node_that_is_taken_away_with_notice_is_no_failure(nodes, sweep, undisturbed):
     folder, process, lost, _ = sweep
-    drain = Path(sys.executable).with_name("ray")
-    subprocess.run(
-        [drain, "drain-node", "--address", nodes.address, "--node-id", lost.id,
-         "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", "2"],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    nodes.drain(lost, seconds=2)
     os.kill(lost.raylet, signal.SIGKILL)
     assert toy_sweep.finished(process) == "finished"
     assert check_went_on(folder, undisturbed).failures
 
 
-def test_what_a_trial_writes_after_it_was_given_up_is_ignored_and_removed(nodes, sweep, undisturbed):
+def test_a_lost_node_is_noticed_and_what_its_trials_write_afterwards_is_ignored_and_removed(nodes, sweep, undisturbed):
     """A node that is cut off: its raylet answers no more, and its trials go on where Ray can't reach them."""
-    folder, process, lost, _ = sweep
+    folder, process, lost, other = sweep
     zombies = trials_on(folder / "marks", lost)
+    assert {lost.id, other.id} <= nodes.alive()
     for pid in (lost.raylet, *zombies):
         os.kill(pid, signal.SIGSTOP)
+    stopped, before = time.monotonic(), len(told(folder / "marks"))
     ledger = Ledger(folder / "ledger")
     try:
+        wait_until(lambda: lost.id not in nodes.alive())
+        assert time.monotonic() - stopped < 7, "two health checks of 2.2 seconds, and the one that was under way"
         given_up = wait_until(lambda: {c: a for c, a in ledger.read().attempts.items() if len(a) > 1})
     finally:
         for pid in zombies:
@@ -137,4 +114,7 @@ def test_what_a_trial_writes_after_it_was_given_up_is_ignored_and_removed(nodes,
     # On a busy machine Ray may end it before its next epoch is done: then it has nothing to be ignored.
     wait_until(lambda: has_written() or not any(psutil.pid_exists(pid) for pid in zombies))
     assert toy_sweep.finished(process) == "finished"
-    check_went_on(folder, undisturbed)
+    assert check_went_on(folder, undisturbed).failures
+    # Whoever goes on, even a trial that was lost before its first epoch, does so on the other node.
+    late = [line for line in told(folder / "marks")[before:] if line["pid"] not in zombies]
+    assert {line["node"] for line in late} == {other.id}

@@ -37,7 +37,7 @@ LEARNED = [name for name in METHODS if learns_omega(name)]
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_no_run_moves_further_than_its_reach_and_an_adam_run_comes_near(algorithm, optimizer):
     settings = config(algorithm=algorithm, lr_omega=1e-3, omega_optimizer=optimizer, cycle_length=3)
-    result = fit(toy_mlp(), toy_rows(), settings, held_out=toy_rows(seed=1))
+    result = fit(toy_mlp(), toy_rows(), settings, validation=toy_rows(seed=1))
     moved = result.reports[-1].omega["moved"]
     most = reach(settings, result.reports[-1].theta_updates, 2).weights
     assert 0 < moved <= 1.02 * most
@@ -48,7 +48,7 @@ def test_no_run_moves_further_than_its_reach_and_an_adam_run_comes_near(algorith
 @pytest.mark.parametrize("parametrisation", ["raw", "softplus", "exit_softmax", "group_softmax"])
 def test_the_reach_holds_under_every_parametrisation(parametrisation):
     settings = config(algorithm="clo-v2", lr_omega=2e-3, parametrisation=parametrisation)
-    result = fit(toy_mlp(), toy_rows(), settings, held_out=toy_rows(seed=1))
+    result = fit(toy_mlp(), toy_rows(), settings, validation=toy_rows(seed=1))
     most = reach(settings, result.reports[-1].theta_updates, 2).weights
     assert most / 4 < result.reports[-1].omega["moved"] <= 1.02 * most
 

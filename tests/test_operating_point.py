@@ -14,7 +14,7 @@ from saved_models import LAYERS, save_model
 
 from leebert.config import AimConfig, parse
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, with_threshold
 from leebert.exits.criterion import Criterion
 from leebert.operating_point import Aim, choose_exits, choose_point, in_words, saved_tradeoffs
@@ -25,7 +25,7 @@ from leebert.tradeoff import replay_point, tradeoff, tradeoffs
 from leebert.yaml import dump_yaml, load_yaml
 
 
-def recorded(seed: int = 0, samples: int = 60, exits: int = 5, classes: int = 3) -> HeldOut:
+def recorded(seed: int = 0, samples: int = 60, exits: int = 5, classes: int = 3) -> RecordedLogits:
     """Exits that are surer and righter the deeper they are."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=samples)
@@ -33,10 +33,10 @@ def recorded(seed: int = 0, samples: int = 60, exits: int = 5, classes: int = 3)
     logits = rng.normal(size=(exits, samples, classes)) + depth * np.eye(classes)[labels] * rng.uniform(
         0.1, 1.2, size=(1, samples, 1)
     )
-    return HeldOut(logits.astype(np.float32), labels)
+    return RecordedLogits(logits.astype(np.float32), labels)
 
 
-def agreeing_on_a_mistake() -> HeldOut:
+def agreeing_on_a_mistake() -> RecordedLogits:
     """Three classes; shallow exits agree, unsure, on one class for every sample; the last is right.
 
     Patience takes agreement for certainty and exits early with a third right; entropy does not.
@@ -48,7 +48,7 @@ def agreeing_on_a_mistake() -> HeldOut:
     sure = np.arange(60) < 30  # half of the samples are easy
     logits[1:4][:, sure] = 0.0
     logits[1:4, np.flatnonzero(sure), labels[sure]] = 8.0
-    return HeldOut(logits, labels)
+    return RecordedLogits(logits, labels)
 
 
 class Ratio:
@@ -114,7 +114,7 @@ def test_the_default_aim_is_one_point_and_where_that_saves_nothing_a_layer_speed
     assert Aim.of() == Aim(0.01, 2.0)
     record = recorded()
     wrong = np.where(np.arange(60) < 3, (record.labels + 1) % 3, record.labels)
-    hopeless = HeldOut(np.stack([np.eye(3)[wrong] * 9.0] * 4 + [np.eye(3)[record.labels] * 9.0]), record.labels)
+    hopeless = RecordedLogits(np.stack([np.eye(3)[wrong] * 9.0] * 4 + [np.eye(3)[record.labels] * 9.0]), record.labels)
     found = choose_point(list(tradeoffs(hopeless, metric="accuracy").values()), Aim.of())
     assert found.max_loss is None  # five points are lost wherever a sample exits early
     assert found.asked == 2.0
@@ -125,7 +125,9 @@ def test_a_reduced_network_falls_back_to_the_speed_up_too_where_the_loss_saves_n
     labels = np.arange(60) % 3
     wrong = np.where(np.arange(60) < 3, (labels + 1) % 3, labels)
     logits = np.stack([np.eye(3)[wrong] * 9.0] * 4 + [np.eye(3)[labels] * 9.0])
-    reduced = HeldOut(logits, labels, (1, 2, 3, 4, 5), 6)  # all of its layers are 1.2 times faster than the network's
+    reduced = RecordedLogits(
+        logits, labels, (1, 2, 3, 4, 5), 6
+    )  # all of its layers are 1.2 times faster than the network's
     found = choose_point(list(tradeoffs(reduced, metric="accuracy", speed_ups=[2.0]).values()), Aim.of())
     assert (found.max_loss, found.asked) == (None, 2.0)
     assert found.reached == pytest.approx(2.0)
@@ -143,7 +145,7 @@ def test_patience_wins_only_where_it_is_best():
 
 
 def test_of_equal_criteria_patience_is_not_taken():
-    same = HeldOut(np.stack([np.eye(2)[np.arange(40) % 2] * 9.0] * 4), np.arange(40) % 2)
+    same = RecordedLogits(np.stack([np.eye(2)[np.arange(40) % 2] * 9.0] * 4), np.arange(40) % 2)
     assert choose_point(list(tradeoffs(same, metric="accuracy").values()), Aim.of()).criterion != "patience"
 
 

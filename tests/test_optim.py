@@ -31,7 +31,7 @@ def run(algorithm, *, epochs=3, **options):
     )  # fmt: skip
     model = toy_mlp()
     stage = Stage("joint", ExitObjective.of(config, 3), algorithm or ALGORITHMS[config.algorithm](config))
-    result = fit(model, toy_rows(), config, stages=(stage,), held_out=toy_rows(seed=1))
+    result = fit(model, toy_rows(), config, stages=(stage,), validation=toy_rows(seed=1))
     return [p.detach().clone() for p in model.parameters()], result.reports[-1].weights
 
 
@@ -222,7 +222,8 @@ def test_section_3_4s_reading_leaves_omega_alone_within_a_cycle():
 @pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"hyper"}))  # what that costs: tests/test_hyper.py
 def test_every_algorithm_makes_one_theta_step_and_no_other_backward(name):
     level = CountingLevel()
-    ALGORITHMS[name](TrainConfig(algorithm=name, cycle_length=1)).step(level, {}, 0)
+    position = ALGORITHMS[name](TrainConfig(algorithm=name, cycle_length=1)).step(level, {}, 0)
+    assert position == 0, "a cycle of one step begins anew"
     assert level.calls.count("theta") == 1
     assert level.calls[0] == "theta"
 

@@ -15,7 +15,7 @@ from toys import toy_mlp, toy_rows
 from leebert.config import TrainConfig
 from leebert.methods import METHODS, applies, specific
 from leebert.model import build_model
-from leebert.record import TensorRows
+from leebert.record import TensorSamples
 from leebert.testing.methods import ALSO, CHANGED
 from leebert.train import fit
 from leebert.training_options import idle
@@ -33,7 +33,7 @@ def weights(name: str, on_encoder: bool, few: bool = False, **options: Any) -> s
     if on_encoder:
         torch.manual_seed(0)
         made = batch(8 if few else 24, length=26)
-        rows = TensorRows(**{**made, "labels": made["input_ids"].sum(1) % 2})
+        rows = TensorSamples(**{**made, "labels": made["input_ids"].sum(1) % 2})
         model: Any = build_model(encoder("bert"), ("no", "yes"))
     else:
         rows, model = toy_rows(32 if few else 96), toy_mlp()

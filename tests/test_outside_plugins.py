@@ -224,7 +224,7 @@ def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None
         method.test_it_can_be_sent_to_a_worker()
         criterion, metric = CriterionContract(), MetricContract()
         criterion.criterion, metric.metric = CRITERIA["norm"], METRICS["recall"]  # type: ignore[misc]
-        criterion.test_inference_equals_replay()
+        criterion.test_inference_equals_replay(5, 3)
         criterion.test_curve_equals_replay()
         metric.test_scores_are_fractions()
         pruner, searcher = PrunerContract(), SearcherContract()

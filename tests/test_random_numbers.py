@@ -27,7 +27,7 @@ from leebert.data.batches import plan_epoch
 from leebert.images.resnet import build_resnet
 from leebert.model import build_model
 from leebert.objective import ExitObjective
-from leebert.record import Record, TensorRows
+from leebert.record import Record, TensorSamples
 from leebert.runtime import RandomState, Runtime
 from leebert.stages import Stage
 from leebert.train import fit, train_epochs
@@ -102,14 +102,14 @@ def test_a_seed_and_a_fold_have_masks_of_their_own():
         assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def token_rows(n: int = 48, length: int = 9) -> TensorRows:
+def token_rows(n: int = 48, length: int = 9) -> TensorSamples:
     g = torch.Generator().manual_seed(3)
     mask = (torch.arange(length) < torch.randint(3, length + 1, (n, 1), generator=g)).long()
     ids = torch.randint(5, 60, (n, length), generator=g) * mask
-    return TensorRows(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
+    return TensorSamples(input_ids=ids, attention_mask=mask, labels=(ids[:, 1] > 30).long())
 
 
-def assert_trained_alike(model: torch.nn.Module, rows: TensorRows, **options: Any) -> None:
+def assert_trained_alike(model: torch.nn.Module, rows: TensorSamples, **options: Any) -> None:
     """Every method with a D2 leaves the θ that the control leaves."""
     expected = trained(copy.deepcopy(model), rows, config(CONTROL, **options))
     for algorithm in WITH_D2:
@@ -124,14 +124,14 @@ def test_an_encoder_with_dropout_in_its_attention_and_its_exits_too():
 
 def test_images_that_are_augmented_in_a_forward_too():
     images, labels = pixels(48, 8, 0)
-    rows = TensorRows(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
+    rows = TensorSamples(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
     torch.manual_seed(0)
     names = tuple(f"class {i}" for i in range(CLASSES))
     model = build_resnet("resnet8", names, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), train=config(CONTROL))
     assert_trained_alike(model, rows, theta_optimizer="sgd", max_epochs=1)
 
 
-class Noisy(TensorRows):
+class Noisy(TensorSamples):
     """Rows that are augmented where they are collated, by torch's random numbers."""
 
     def collate(self, indices: object) -> dict[str, torch.Tensor]:

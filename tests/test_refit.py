@@ -246,11 +246,11 @@ def test_two_refits_of_one_folder_are_refused(best_place, cli, mlflow_server, tm
 
 def test_a_subset_is_called_one():
     from leebert.config import Subset
-    from tune.models.refit import rows_in_words
+    from tune.models.refit import samples_in_words
 
-    assert rows_in_words(600, None) == "the whole training split (600 rows)"
-    told = rows_in_words(67349, Subset(rows=6000))
-    assert told == "a stratified subset of 6,000 of 67,349 rows (seed 0)"
+    assert samples_in_words(600, None) == "the whole training split (600 samples)"
+    told = samples_in_words(67349, Subset(rows=6000))
+    assert told == "a stratified subset of 6,000 of 67,349 samples (seed 0)"
 
 
 # MLflow.

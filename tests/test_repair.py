@@ -10,21 +10,26 @@ from recorded import crowded
 from test_driver import a_study, driver, run_all
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.analysis.report import sweep_page
 from tune.analysis.tradeoff import curves
 from tune.running.crossval import run_attempt
 from tune.space import Budget
 from tune.store.curves import layers_needed, stored
-from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path
+from tune.store.held_out import cell_logits, count_unchecked, damaged, evaluated_logits, held_out_path, warn_unreadable
 from tune.store.ledger import Ledger
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """A complete sweep whose cells also left logits on an evaluation split."""
     folder = tmp_path_factory.mktemp("evaluated")
-    assert run_all(driver(folder, study=dataclasses.replace(a_study(folder), evaluate=("dev",)))) == "finished"
+    assert (
+        run_all(driver(folder, study=dataclasses.replace(a_study(folder, batch_size=8), evaluate=("dev",))))
+        == "finished"
+    )
     return folder
 
 
@@ -35,7 +40,7 @@ def place(evaluated, tmp_path):
 
 
 def reading(folder, **options):
-    study = dataclasses.replace(a_study(folder, **options.pop("training", {})), evaluate=("dev",))
+    study = dataclasses.replace(a_study(folder, batch_size=8, **options.pop("training", {})), evaluate=("dev",))
     return driver(folder, fresh=False, study=study, **options)
 
 
@@ -183,7 +188,7 @@ def test_a_page_tells_the_recorded_layers_of_a_cell_whose_logits_are_gone(tmp_pa
 def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, cli):
     def logits(index, fold):
         rng = np.random.default_rng([index, fold])
-        return HeldOut(rng.normal(size=(6, 40, 2)).astype(np.float32), rng.integers(2, size=40))
+        return RecordedLogits(rng.normal(size=(6, 40, 2)).astype(np.float32), rng.integers(2, size=40))
 
     folder = made_sweep(tmp_path / "s", "sqlite:///nowhere.db", held_out=logits, configs=7)
     state = folder.ledger.read(epochs=False)
@@ -198,3 +203,11 @@ def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, 
         page = sweep_page(folder)
     page.write(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("runs", "more"), [(3, ""), (4, "; and 1 more")])
+def test_a_warning_names_three_unreadable_runs_and_counts_the_others(tmp_path, runs, more):
+    with pytest.warns(UserWarning, match="--repair") as warned:
+        warn_unreadable(tmp_path, {("c", 0, fold): "gone" for fold in range(runs)})
+    named = "; ".join(f"configuration c, seed 0, fold {fold}: gone" for fold in range(3))
+    assert str(warned[0].message).startswith(f"{named}{more}; results computed from logits are without them")

@@ -10,6 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
+from pages import outline
 from scored_sweep import scored_sweep
 
 from tune.analysis import figures, importance
@@ -156,6 +157,7 @@ def score_of(values, seed, fold):
     return 0.7 + 0.1 * (values["algorithm"] == "clo-v2") + 0.01 * float(rng.normal())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path):
     def state(values):
         if values["algorithm"] == "blo" and values["lr_theta"] == 1e-4:
@@ -182,11 +184,27 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
     assert "<td>crash</td><td></td>" in text, "a failure that left no message"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
-    text = told(sweep_page(sweep))
-    for heading in ("Exits of each method", "Patience", "Learned weights over time", "Learning curves"):
-        assert f"<h2>{heading}</h2>" in text
+    page = sweep_page(sweep)
+    assert outline(page) == {
+        "Search space": "table",
+        "Best": "text table text table",
+        "Score against mean layers": "figure table",
+        "Learning curves": "figure",
+        "Exits of each method": "figure table text",
+        "Patience": "figure text",
+        "Learned weights over time": "figure",
+        "Importance": "text",
+        "Paired comparisons of methods": "text",
+        "All configurations, best first": "table text",
+    }
+    text = told(page)
+    assert "95 % CI by the corrected resampled t over runs." in text
+    assert "2 other configuration(s) lie within one standard error of it." in text
+    assert "Against the majority class: 6 of 6 complete configurations" in text
+    assert "It needs 2.50 mean layers" in text
     mine = [c for c in sweep.ledger.read().history() if c.values["algorithm"] == "clo-v2"]
     for exit in range(3):
         cells = [float(np.mean([c.cells[k].best.exits[exit] for c in mine])) for k in range(3)]
@@ -198,6 +216,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     assert "<p>By the score at layer speed-up 2 under normalised entropy:</p>" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     shutil.rmtree(sweep.path / "cells")

@@ -21,7 +21,7 @@ from leebert.data.sources import read_split
 from leebert.data.tasks import get_task
 from leebert.data.tokens import tokenise
 from leebert.errors import ConfigError, LeebertError, SweepError
-from leebert.evaluate import HeldOut, record_all
+from leebert.evaluate import RecordedLogits, record_all
 from leebert.exits import usable
 from leebert.operations import multiply_adds, parameters
 from leebert.problem import TextProblem
@@ -121,7 +121,9 @@ def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_
     labels = np.array([0, 1, 1, 0])
     # Exit 1 errs on row 3, exit 2 on row 4, exit 3 on none.
     at = logits([[0, 1, 0, 0], [0, 1, 1, 1], [0, 1, 1, 0]], np.full((3, 4), 2.0))
-    held_out, dev = (HeldOut(*rows, layers=(2, 4, 6), depth=12) for rows in [(at[:, :2], labels[:2]), (at, labels)])
+    held_out, dev = (
+        RecordedLogits(*rows, layers=(2, 4, 6), depth=12) for rows in [(at[:, :2], labels[:2]), (at, labels)]
+    )
     record = {
         "config": "c",
         "seed": 3,
@@ -151,7 +153,7 @@ def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_
 
 
 def test_a_network_with_one_exit_has_one_outcome_whatever_the_rule():
-    recorded = HeldOut(logits([[0, 1]], [[1.0, 1.0]]), np.array([0, 0]), layers=(6,), depth=12)
+    recorded = RecordedLogits(logits([[0, 1]], [[1.0, 1.0]]), np.array([0, 0]), layers=(6,), depth=12)
     record = {
         "config": "c",
         "seed": 0,

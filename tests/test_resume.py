@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import in_process
 import pytest
 from encoders import save_backbone, write_task
 
@@ -43,27 +45,28 @@ def space(place, name, **more):
 
 
 @pytest.fixture(scope="module")
-def tuned(cli, mlflow_server, place, ray_up):
-    """`leebert-tune` in this process, on the module's storage and the test session's MLflow server."""
+def tuned(cli_without_ray, mlflow_server, place):
+    """`leebert-tune`, training included, in this process, on the module's storage and the session's MLflow server."""
 
     def run(command, *args):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
-            return cli("leebert-tune", command, *args, "--storage", place / "sweeps")
+            return cli_without_ray("leebert-tune", command, *args, "--storage", place / "sweeps")
 
     return run
 
 
 @pytest.fixture
 def started(place, mlflow_server, ray_up):
-    """Starts `leebert-tune` in a process of its own."""
+    """Starts `leebert-tune` in a process of its own, whose trials run in Ray, or in itself."""
     processes = []
 
-    def start(command, *args):
-        where = ["--storage", place / "sweeps", "--address", ray_up]
+    def start(command, *args, ray=True):
+        program = [SCRIPTS / "leebert-tune"] if ray else [sys.executable, in_process.__file__]
+        where = ["--storage", place / "sweeps", *(["--address", ray_up] if ray else [])]
         processes.append(
             subprocess.Popen(
-                [SCRIPTS / "leebert-tune", command, *args, *where],
+                [*program, command, *args, *where],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -131,14 +134,14 @@ def test_a_driver_that_is_killed_at_any_moment_loses_and_repeats_nothing(whole, 
     first.kill()  # the folder is there, but no trial was granted
     first.wait()
     assert not folder.ledger.read().attempts
-    decisions = [folder.ledger.in_order()]
-    for epochs in (1, rng.randint(3, 7)):
-        process = started("resume", "torn")
-        until(process, lambda: recorded(folder) >= epochs)  # noqa: B023
-        time.sleep(rng.uniform(0, 0.5))
-        process.kill()
-        process.wait()
-        decisions.append([r for r in folder.ledger.in_order() if r["kind"] in ("suggest", "grant", "complete")])
+    process, epochs = started("resume", "torn"), rng.randint(1, 6)
+    until(process, lambda: recorded(folder) >= epochs)
+    time.sleep(rng.uniform(0, 0.5))
+    process.kill()
+    process.wait()
+    before = [r for r in folder.ledger.in_order() if r["kind"] in ("suggest", "grant", "complete")]
+    assert tuned("status", "torn", "--json").json["state"] == "died"
+    assert folder.ledger.read().end is None
     last = tuned("resume", "torn", "--json")
     assert last.code == 0, last.err
     assert last.json[0]["status"] == "finished"
@@ -149,8 +152,7 @@ def test_a_driver_that_is_killed_at_any_moment_loses_and_repeats_nothing(whole, 
     ignored = [r for r in records if r["kind"] == "epoch" and r["seq"] >= fences[r["config"]].get(r["attempt"], 1e9)]
     assert sum(epochs.values()) - len(ignored) == len(epochs) == 12
     made = [r for r in records if r["kind"] in ("suggest", "grant", "complete")]
-    for before in decisions[1:]:
-        assert made[: len(before)] == before
+    assert made[: len(before)] == before
     identities, statuses, steps = told_to_mlflow(mlflow_server, "torn")
     assert identities.keys() == told_to_mlflow(mlflow_server, "uninterrupted")[0].keys()
     assert set(identities.values()) == {1}
@@ -167,7 +169,7 @@ def test_a_driver_that_stood_still_while_another_took_over_ends_itself(tuned, st
         training={"batch_size": 4, "max_epochs": 3000, "patience": 3000, "precision": "fp32"},
     )  # fmt: skip
     folder = SweepFolder(place / "sweeps" / "still")
-    old = started("sweep", path, "--name", "still")
+    old = started("sweep", path, "--name", "still", ray=False)
     until(old, lambda: recorded(folder) >= 2)
     old.send_signal(signal.SIGSTOP)
     refused = tuned("resume", "still")
@@ -204,7 +206,7 @@ def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, tune
     named = tuned("resume", "uninterrupted")
     assert named.code == 0, named.err
     assert f"{path} is not the file that the ledger records" in named.err
-    assert "to train 1 cell(s) again: leebert-tune resume" in named.err
+    assert "to train 1 run(s) again: leebert-tune resume" in named.err
     assert path.read_bytes() == data[:-100]
     repaired = tuned("resume", "uninterrupted", "--repair", "--json")
     assert repaired.code == 0, repaired.err
@@ -219,23 +221,46 @@ def test_damaged_logits_are_named_by_resume_and_made_again_by_repair(whole, tune
     assert "nothing to repair" in tuned("resume", "uninterrupted", "--repair").err
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
-def test_a_sweep_that_is_interrupted_ends_with_the_signals_code_and_nothing_runs(tuned, started, place, number, code):
-    name = f"stopped-by-{code}"
-    options = {"batch_size": 4, "max_epochs": 3000, "patience": 3000, "precision": "fp32"}
-    folder = SweepFolder(place / "sweeps" / name)
-    process = started("sweep", space(place, name, algorithms=["blo"], training=options), "--name", name)
-    until(process, lambda: recorded(folder) >= 1)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+LONG = {"batch_size": 4, "max_epochs": 3000, "patience": 3000, "precision": "fp32"}
+
+
+def assert_interrupted(code, out, err, folder, expected, tuned):
+    assert code == expected, err
     assert "unfinished" in out
     assert "running" not in out
     assert "Traceback" not in err
     assert f"leebert-tune resume {folder.path}" in err
     states = {sweep["sweep"]: sweep["state"] for sweep in tuned("list", "--json").json}
-    assert states[name] == "stopped"
+    assert states[folder.name] == "stopped"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep_with_the_signals_code_and_nothing_runs(tuned, started, place):
+    folder = SweepFolder(place / "sweeps" / "ctrl-c")
+    process = started("sweep", space(place, "ctrl-c", algorithms=["blo"], training=LONG), "--name", "ctrl-c")
+    until(process, lambda: recorded(folder) >= 1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert_interrupted(process.returncode, out, err, folder, 130, tuned)
+
+
+@pytest.mark.slow
+def test_sigterm_is_taken_as_ctrl_c_with_a_code_of_its_own(tuned, place):
+    """Sent to this process, which trains: the signals' handling is the same wherever trials run."""
+    folder = SweepFolder(place / "sweeps" / "sigterm")
+
+    def terminate():
+        deadline = time.monotonic() + 120
+        while not recorded(folder) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, "it would end the test session"
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    ran = tuned("sweep", space(place, "sigterm", algorithms=["blo"], training=LONG), "--name", "sigterm")
+    thread.join()
+    assert_interrupted(ran.code, ran.out, ran.err, folder, 143, tuned)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_sweep import FOLDS, made_sweep
 from recorded import crowded, records
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import REPORTED
 from leebert.report import evaluation
 from leebert.thresholds import choose, curves, look_up
@@ -32,6 +32,8 @@ from tune.store.ranking import best
 from tune.tracking.events import ConfigEnded
 from tune.tracking.feed import replay
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 #: Two configurations, CLO-v2's and BLO's, and a third that is pruned.
 SPACE = {"lr_theta": [1e-5], "lr_omega": [1e-4], "cycle_length": [2], "batch_size": [16, 32]}
 
@@ -48,7 +50,7 @@ def best_of(folder: SweepFolder) -> dict:
     return best_file(choose_best([LoadedSweep.read(folder)], RankingObjective(), anyway=True))["found"]
 
 
-def crowded_cell(index: int, fold: int) -> HeldOut:
+def crowded_cell(index: int, fold: int) -> RecordedLogits:
     """Of every second configuration fewer samples are wrong at first, so that it needs fewer layers."""
     return crowded(6 + 0.1 * fold, 20 if index % 2 else 4)
 
@@ -89,7 +91,7 @@ def test_mlflow_best_file_report_and_compare_tell_the_same_true_layers(tmp_path,
     if not new:
         return
     page = str(sweep_page(folder))
-    assert f"It needs {layers[found['configuration']]:.2f} mean layers" in page
+    assert f"Layers needed: {layers[found['configuration']]:.2f} (" in page
     assert all(f"<td>{told:.2f}</td>" in page for told in layers.values())
 
 
@@ -105,7 +107,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
     assert all("cv/layers" not in c.metrics and not c.curve for c in charts.values())
     assert len(said) == 1
     assert (
-        "is missing: the validation logits of a finished run; mean layers and curves that need it are not available"
+        "is missing: the validation logits of a finished run; layers and curves that need it are not available"
         in said[0]
     )
     with warnings.catch_warnings(record=True) as told:
@@ -114,7 +116,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
     assert any("are not available" in str(w.message) for w in told)
     compared = compare_pool(SweepPool.of(folder), "clo-v2", "blo")
     assert compared.layers == {}
-    assert "is missing: the validation logits of a finished run; mean layers" in compared.no_layers
+    assert "is missing: the validation logits of a finished run; layers" in compared.no_layers
 
 
 @settings(max_examples=5, deadline=None)
@@ -157,14 +159,14 @@ def test_for_any_logits_all_that_speak_of_one_record_tell_the_same_layers(record
     kept = [recorded.depth / p[1] for p in by_file["entropy"] if p[2] >= full[2] - loss - 1e-8]
     assert min(kept) == pytest.approx(point.layers)
     # Calibration, which reads no labels, at the speed-up that these layers are
-    unlabelled = HeldOut(recorded.logits, None, recorded.layers, recorded.depth)
+    unlabelled = RecordedLogits(recorded.logits, None, recorded.layers, recorded.depth)
     assert choose(unlabelled, "entropy", point.speed_up).reached == pytest.approx(point.speed_up)
     assert look_up(by_file, "entropy", point.speed_up).reached == pytest.approx(point.speed_up)
 
 
 def test_a_refit_keeps_the_layers_below_the_exits_of_a_reduced_network(tmp_path):
     cell = crowded()
-    reduced = HeldOut(cell.logits[[1, 3, 5]], cell.labels, (2, 4, 6), 12)
+    reduced = RecordedLogits(cell.logits[[1, 3, 5]], cell.labels, (2, 4, 6), 12)
     folder = made_sweep(tmp_path / "reduced", "sqlite:///nowhere.db", held_out=lambda i, f: reduced, space=SPACE)
     logits = best_logits(choose_best([LoadedSweep.read(folder)], RankingObjective()).best)
     save_logits(tmp_path / "held-out.parquet", logits)

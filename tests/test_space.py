@@ -395,7 +395,7 @@ def test_own_task_is_kept_as_it_is(file: Path) -> None:
         ),
         (
             "{name: mrpc, files: {train: a.jsonl}, text: s, label: y, labels: [n, p]}",
-            ["task: name: 'mrpc' is a built-in task; choose another"],
+            ["task: name: 'mrpc' is a built-in task; choose another name"],
         ),
         ("3", ["task: 3: should be the name of a task, or a mapping that declares one"]),
     ],

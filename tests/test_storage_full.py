@@ -1,6 +1,7 @@
 """Storage that fills up, or turns read-only, under a running sweep: real file systems of a few megabytes."""
 
 import contextlib
+import functools
 import json
 import shutil
 import subprocess
@@ -9,14 +10,16 @@ import threading
 import pytest
 from clusters import wait_until
 from encoders import save_backbone, write_task
+from in_process import run_session
 from mlflow_server import contents
 from test_audit import timed_sweep
 from test_sweep import space
 from test_tracking import Sweep
 from toy_problems import SlowProblem
-from toy_sweep import by_value, scores, session, toy_driver, undisturbed
+from toy_sweep import by_value, scores, toy_driver, undisturbed
 
 from leebert.errors import StorageError, TrackingError
+from tune.running.session import run_session as run_with_ray
 from tune.store.ledger import Ledger
 from tune.tracking.rebuild import write_missing
 
@@ -80,8 +83,13 @@ def fill(path):
 
 
 @pytest.mark.parametrize("fault", ["full", "read-only"])
-def test_a_sweep_whose_storage_fails_stops_without_blame_and_ends_the_same_later(request, ray_up, tmp_path, fault):
+def test_a_sweep_whose_storage_fails_stops_without_blame_and_ends_the_same_later(request, tmp_path, fault):
+    """Trials meet a full disk in Ray's workers, a read-only one in the driver's process."""
     path = request.getfixturevalue("small" if fault == "full" else "breakable")
+    run = run_session
+    if fault == "full":
+        request.getfixturevalue("ray_up")
+        run = functools.partial(run_with_ray, cpus=1, gpus=0, concurrent=2)
     d = toy_driver(path, SlowProblem(pause=0.02))
     happened = []
 
@@ -93,22 +101,23 @@ def test_a_sweep_whose_storage_fails_stops_without_blame_and_ends_the_same_later
     said = "No space left on device" if fault == "full" else "Read-only file system"
     with by_value():
         try:
-            why = d.stop_reason() if session(d, beat=fail) == "stopped" else None
+            why = d.stop_reason() if run(d.study, d, beat=fail) == "stopped" else None
         except StorageError as error:  # of the driver's own records
             why = str(error)
         assert said in why
         assert happened
         assert 3 <= d.state.fold_epochs < 16
         (path / "filler").unlink(missing_ok=True) if fault == "full" else mend(path)
-        later = toy_driver(path, SlowProblem(), number=2)
-        assert not later.state.failures
-        assert session(later) == "finished"
+    later = toy_driver(path, SlowProblem(), number=2)
+    assert not later.state.failures
+    assert run_session(later.study, later, beat=lambda: None) == "finished"
     assert scores(later.state) == undisturbed(tmp_path / "undisturbed")
     assert [c.state for c in later.state.history()] == ["complete"] * 4
     assert not list((path / "checkpoints").iterdir())
 
 
-def test_a_full_disk_is_said_with_the_way_to_go_on(cli, mlflow_server, small, tmp_path, ray_up):
+def test_a_full_disk_is_said_with_the_way_to_go_on(cli_without_ray, mlflow_server, small, tmp_path):
+    cli = cli_without_ray
     save_backbone(tmp_path / "backbone", layers=3)
     (tmp_path / "task.json").write_text(json.dumps(write_task(tmp_path / "data", n=80)))
     path = space(
@@ -156,7 +165,7 @@ def disk_of(path, size):
     return unmounted_after(path)
 
 
-@pytest.mark.parametrize("size", ["100k", "400k"])
+@pytest.mark.parametrize("size", ["400k"])  # where some tables fit
 def test_a_disk_that_is_full_before_mlflows_tables_are_made_is_named_and_nothing_half_made_is_left(
     tmp_path, capfd, size
 ):
@@ -170,7 +179,7 @@ def test_a_disk_that_is_full_before_mlflows_tables_are_made_is_named_and_nothing
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-@pytest.mark.parametrize("moment", [0, 5, -1], ids=["start", "middle", "end"])
+@pytest.mark.parametrize("moment", [0, 5], ids=["start", "middle"])
 def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_mended_later(
     tmp_path, tables, capfd, moment
 ):

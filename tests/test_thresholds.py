@@ -8,7 +8,7 @@ import pytest
 
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, with_threshold
 from leebert.exits.checks import check_threshold
 from leebert.operating_point import saved_tradeoffs
@@ -34,7 +34,7 @@ def recorded(rows=800, classes=3, seed=0):
     pace = rng.gamma(2.0, 0.5, rows)
     logits = rng.normal(size=(M, rows, classes))
     logits[:, np.arange(rows), labels] += np.arange(1, M + 1)[:, None] * pace
-    return HeldOut(logits.astype(np.float32), labels)
+    return RecordedLogits(logits.astype(np.float32), labels)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_a_speed_up_is_hit(held_out, rule, asked):
 def test_the_layer_ratio_by_hand():
     logits = np.zeros((2, 4, 2), np.float32)
     logits[0, :3, 0] = 9  # three of four rows leave at the first of two exits
-    assert layer_speed_up(HeldOut(logits, np.zeros(4, int)), "confidence", 0.9) == 2 / (5 / 4)
+    assert layer_speed_up(RecordedLogits(logits, np.zeros(4, int)), "confidence", 0.9) == 2 / (5 / 4)
 
 
 @pytest.mark.parametrize("asked", [1, 1.3, 1.95, 3, 5])
@@ -67,7 +67,7 @@ def test_patience_takes_the_nearest_that_it_attains(held_out, asked):
 
 
 def test_rows_that_are_all_alike_have_no_speed_up_between():
-    alike = HeldOut(np.tile(np.array([0.5, 0.0], np.float32), (M, 10, 1)), np.zeros(10, int))
+    alike = RecordedLogits(np.tile(np.array([0.5, 0.0], np.float32), (M, 10, 1)), np.zeros(10, int))
     chosen = choose(alike, "entropy", 2)
     assert chosen.reached in (1, M)
     assert not chosen.near
@@ -82,7 +82,7 @@ def test_what_no_row_can_do_is_refused(held_out, asked):
 
 def test_what_can_be_asked_is_bounded_by_the_layers_below_the_first_and_the_last_exit(held_out):
     """Two exits, after layers 2 and 12 of 12."""
-    sparse = HeldOut(held_out.logits[[1, 5]], held_out.labels, (2, 12), 12)
+    sparse = RecordedLogits(held_out.logits[[1, 5]], held_out.labels, (2, 12), 12)
     for rule in ("entropy", "confidence"):
         for asked in (1, 2, 3, 6):
             chosen = choose(sparse, rule, asked)
@@ -91,7 +91,7 @@ def test_what_can_be_asked_is_bounded_by_the_layers_below_the_first_and_the_last
             assert 1 <= low <= chosen.reached <= high <= 6
     with pytest.raises(ConfigError, match=r"speed-up 7: should lie between 1 \(all layers\) and 6 \(2 of 12 layers\)"):
         choose(sparse, "entropy", 7)
-    shallow = HeldOut(held_out.logits[[1, 5]], held_out.labels, (2, 6), 12)
+    shallow = RecordedLogits(held_out.logits[[1, 5]], held_out.labels, (2, 6), 12)
     assert choose(shallow, "entropy", 2).reached == 2
     with pytest.raises(
         ConfigError, match=r"speed-up 1.5: should lie between 2 \(6 of 12 layers\) and 6 \(2 of 12 layers\)"
@@ -104,11 +104,11 @@ def test_what_can_be_asked_is_bounded_by_the_layers_below_the_first_and_the_last
 def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():
     logits = np.zeros((M, 40, 3), np.float32)
     logits[:, :20, 0] = 200  # of probability 1 after rounding; the others know nothing
-    extreme = HeldOut(logits, np.zeros(40, int))
+    extreme = RecordedLogits(logits, np.zeros(40, int))
     for rule in ("entropy", "normalised_entropy", "confidence"):
         assert choose(extreme, rule, M).reached == M
     for classes in range(2, 40):
-        clueless = HeldOut(np.zeros((2, 1, classes), np.float32), np.zeros(1, int))
+        clueless = RecordedLogits(np.zeros((2, 1, classes), np.float32), np.zeros(1, int))
         for rule in ("entropy", "normalised_entropy", "confidence"):
             chosen = choose(clueless, rule, 2)
             assert chosen.reached == 2
@@ -151,7 +151,7 @@ def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_th
     logits = np.zeros((M, 60, 3), np.float32)
     logits[:, :20, 0] = 200
     logits[0::2, 20:40, 1] = logits[1::2, 20:40, 2] = 200  # another class at each exit, and certain of it
-    extreme = HeldOut(logits, np.zeros(60, int))
+    extreme = RecordedLogits(logits, np.zeros(60, int))
     for rule, patience, most in COMPARING:
         assert choose(extreme, rule, 1, patience).reached == 1
         assert choose(extreme, rule, M, patience).reached == pytest.approx(most)
@@ -163,8 +163,12 @@ def test_a_rule_is_refused_where_it_has_no_such_patience_or_nothing_to_compare(h
     with pytest.raises(ConfigError, match="'beem' has no parameter 'patience'"):
         choose(held_out, "beem", 2, 3)
     with pytest.raises(ConfigError, match="'beem' compares successive exits, and this model has one exit"):
-        choose(HeldOut(held_out.logits[:1], held_out.labels), "beem", 1)
-    assert set(curves(HeldOut(held_out.logits[:1], held_out.labels))) == {"entropy", "normalised_entropy", "confidence"}
+        choose(RecordedLogits(held_out.logits[:1], held_out.labels), "beem", 1)
+    assert set(curves(RecordedLogits(held_out.logits[:1], held_out.labels))) == {
+        "entropy",
+        "normalised_entropy",
+        "confidence",
+    }
 
 
 def test_a_patience_has_a_curve_of_its_own(held_out):

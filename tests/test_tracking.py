@@ -522,15 +522,22 @@ def test_many_sweeps_may_create_one_experiment_at_once(mlflow_app: MlflowApp) ->
 
 @pytest.mark.slow
 def test_many_processes_may_create_one_database_at_once(tmp_path: Path) -> None:
-    code = "import sys; from tune.tracking.tracker import Tracker; Tracker(sys.argv[1], 'e', 's', 't').check()"
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    # Forked after the imports, which take seconds each: so they begin together, too.
+    code = """
+import os, sys
+import mlflow.store.db.utils, mlflow.store.tracking.sqlalchemy_store
+from tune.tracking.tracker import Tracker
+for _ in range(4):
+    if os.fork() == 0:
+        Tracker(sys.argv[1], "e", "s", "t").check()
+        sys.stdout.flush()
+        os._exit(0)
+print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(4)])
+"""
     root = Path(__file__).resolve().parent.parent
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, uri], cwd=root, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "[0, 0, 0, 0]", done.stderr
 
 
 def test_an_experiment_that_was_deleted(database: str) -> None:

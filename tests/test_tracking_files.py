@@ -30,7 +30,7 @@ def sent(uri: str) -> Sweep:
 
 def refused(uri: str, sweep: Sweep, page: Path) -> str:
     with pytest.raises(TrackingError) as error:
-        log_file(uri, sweep.experiment, sweep.name, page, again=AGAIN)
+        log_file(uri, sweep.experiment, sweep.name, page, command=AGAIN)
     assert error.value.__cause__ is None
     return str(error.value)
 
@@ -39,7 +39,7 @@ def test_a_page_stands_at_the_address_that_is_returned(mlflow_app, page, tmp_pat
     from mlflow import MlflowClient
 
     sweep = sent(mlflow_app.url)
-    address = log_file(sweep.uri, sweep.experiment, sweep.name, page, again=AGAIN)
+    address = log_file(sweep.uri, sweep.experiment, sweep.name, page, command=AGAIN)
     run = sweep.runs()[sweep.name].info
     assert address == f"{sweep.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/reports/page.html"
     copy = MlflowClient(sweep.uri).download_artifacts(run.run_id, "reports/page.html", str(tmp_path))
@@ -49,7 +49,7 @@ def test_a_page_stands_at_the_address_that_is_returned(mlflow_app, page, tmp_pat
 def test_of_a_database_the_run_is_named(tmp_path, page, monkeypatch, new_database) -> None:
     monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts
     sweep = sent(new_database(tmp_path))
-    told = log_file(sweep.uri, sweep.experiment, sweep.name, page, again=AGAIN)
+    told = log_file(sweep.uri, sweep.experiment, sweep.name, page, command=AGAIN)
     assert told == f"reports/page.html of run {sweep.runs()[sweep.name].info.run_id}"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recorded import drawn
 
 from leebert.errors import ConfigError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, with_threshold
 from leebert.tradeoff import replay_point
 from tune.analysis.compare import compare
@@ -19,12 +19,12 @@ from tune.store.history import Cell, Configuration, EpochScore
 from tune.store.ranking import best
 
 
-def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> HeldOut:
+def held_out(seed: int, exits: int = 4, rows: int = 60, classes: int = 3) -> RecordedLogits:
     """Logits that say more of the label the deeper the exit."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=rows)
     signal = np.linspace(0.3, 2.0, exits)[:, None, None] * np.eye(classes)[labels][None]
-    return HeldOut((rng.normal(size=(exits, rows, classes)) + signal).astype(np.float32), labels)
+    return RecordedLogits((rng.normal(size=(exits, rows, classes)) + signal).astype(np.float32), labels)
 
 
 @settings(max_examples=30)
@@ -161,6 +161,6 @@ def test_an_option_is_named_as_it_was_given():
 
 
 def test_rows_that_are_exactly_undecided_can_leave_at_the_first_exit_too():
-    undecided = HeldOut(np.zeros((2, 10, 2), np.float32), np.arange(10) % 2)
+    undecided = RecordedLogits(np.zeros((2, 10, 2), np.float32), np.arange(10) % 2)
     for rule in ("normalised_entropy", "entropy", "confidence"):
         assert tradeoff(undecided, "accuracy", rule).at_speed_up(2.0) == 0.5

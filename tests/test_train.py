@@ -43,41 +43,41 @@ def plain(reports):
 def test_a_three_exit_mlp_is_a_multi_exit_model_and_learns():
     model = toy_mlp()
     assert isinstance(model, MultiExit)
-    result = fit(model, toy_rows(200), config(max_epochs=8, lr_theta=4e-2), held_out=toy_rows(200, seed=1))
+    result = fit(model, toy_rows(200), config(max_epochs=8, lr_theta=4e-2), validation=toy_rows(200, seed=1))
     assert result.best.score > 0.7
-    assert result.held_out.logits.shape == (3, 200, 2)
-    predicted = result.held_out.logits.argmax(-1)
-    assert result.best.score == pytest.approx((predicted == result.held_out.labels).mean())
+    assert result.validation.logits.shape == (3, 200, 2)
+    predicted = result.validation.logits.argmax(-1)
+    assert result.best.score == pytest.approx((predicted == result.validation.labels).mean())
 
 
 @pytest.mark.parametrize("algorithm", ["clo-v1", "clo-v2"])  # of all methods: the contract, cut once
 def test_killed_and_resumed_ends_bit_for_bit_like_uninterrupted(tmp_path, algorithm):
     settings = config(algorithm=algorithm, cycle_length=5)  # 6 updates an epoch: cycles cross epochs
     whole, rows, held_out = toy_mlp(), toy_rows(), toy_rows(seed=1)
-    expected = fit(whole, rows, settings, held_out=held_out)
+    expected = fit(whole, rows, settings, validation=held_out)
     for cut in (1, 3):
         place = tmp_path / str(cut)
-        torn = train_epochs(toy_mlp(), rows, settings, held_out=held_out, checkpoints=Checkpoints(place))
+        torn = train_epochs(toy_mlp(), rows, settings, validation=held_out, checkpoints=Checkpoints(place))
         for _ in range(cut):
             next(torn)
         torn.close()
         torch.manual_seed(12345)  # another process has another generator state
         resumed = toy_mlp(seed=99)
-        result = fit(resumed, rows, settings, held_out=held_out, checkpoints=Checkpoints(place))
+        result = fit(resumed, rows, settings, validation=held_out, checkpoints=Checkpoints(place))
         assert all(torch.equal(a, b) for a, b in zip(parameters(whole), parameters(resumed), strict=True)), cut
         assert plain(result.reports) == plain(expected.reports), cut
-        assert np.array_equal(result.held_out.logits, expected.held_out.logits), cut
+        assert np.array_equal(result.validation.logits, expected.validation.logits), cut
         assert sorted(p.name for p in place.iterdir()) == ["epoch-0002", "epoch-0003"]
 
 
 def test_a_finished_run_is_only_read_again(tmp_path):
-    first = fit(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
+    first = fit(toy_mlp(), toy_rows(), config(), validation=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path))
     steps = []
     again = fit(
         toy_mlp(),
         toy_rows(),
         config(),
-        held_out=toy_rows(seed=1),
+        validation=toy_rows(seed=1),
         checkpoints=Checkpoints(tmp_path),
         on_step=steps.append,
     )
@@ -86,14 +86,14 @@ def test_a_finished_run_is_only_read_again(tmp_path):
 
 
 def test_a_foreign_checkpoint_is_refused_by_name_of_what_differs(tmp_path):
-    next(train_epochs(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
+    next(train_epochs(toy_mlp(), toy_rows(), config(), validation=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
     with pytest.raises(CheckpointError, match="lr_theta"):
         next(
             train_epochs(
                 toy_mlp(),
                 toy_rows(),
                 config(lr_theta=5e-3),
-                held_out=toy_rows(seed=1),
+                validation=toy_rows(seed=1),
                 checkpoints=Checkpoints(tmp_path),
             )
         )
@@ -101,7 +101,7 @@ def test_a_foreign_checkpoint_is_refused_by_name_of_what_differs(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "json", "missing"])
 def test_a_damaged_checkpoint_is_named(tmp_path, damage):
-    next(train_epochs(toy_mlp(), toy_rows(), config(), held_out=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
+    next(train_epochs(toy_mlp(), toy_rows(), config(), validation=toy_rows(seed=1), checkpoints=Checkpoints(tmp_path)))
     tensors, state = tmp_path / "epoch-0000" / "state.safetensors", tmp_path / "epoch-0000" / "state.json"
     data = tensors.read_bytes()
     if damage == "cut":
@@ -124,7 +124,7 @@ def flip(path):
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
 def test_a_damaged_checkpoint_costs_one_epoch_as_the_one_before_is_there(tmp_path, caplog, file):
-    options = {"held_out": toy_rows(seed=1)}
+    options = {"validation": toy_rows(seed=1)}
     expected = fit(toy_mlp(), toy_rows(), config(), **options)
     digests = {}
     torn = train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path), **options)
@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_costs_one_epoch_as_the_one_before_is_there(tmp_pat
 
 
 def test_only_checkpoints_that_are_known_count_and_anew_starts_from_the_beginning(tmp_path):
-    options = {"held_out": toy_rows(seed=1)}
+    options = {"validation": toy_rows(seed=1)}
     first = next(train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path / "a"), **options))
     assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded={first.checkpoint}).load() is not None
     assert Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded={"0" * 64}, restart=True).load() is None
@@ -155,7 +155,7 @@ def test_only_checkpoints_that_are_known_count_and_anew_starts_from_the_beginnin
 def test_a_second_process_goes_on_in_a_folder_of_its_own_and_there_are_never_more_than_two(tmp_path, monkeypatch):
     import leebert.checkpoint
 
-    options = {"held_out": toy_rows(seed=1)}
+    options = {"validation": toy_rows(seed=1)}
     torn = train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path / "one"), **options)
     for _ in range(2):
         next(torn)
@@ -223,7 +223,7 @@ def test_checkpoints_hold_no_pickle(tmp_path):
 
 
 def test_early_stopping_counts_epochs_without_a_better_mean():
-    result = fit(toy_mlp(), toy_rows(), config(max_epochs=30, patience=2), held_out=toy_rows(40, seed=1))
+    result = fit(toy_mlp(), toy_rows(), config(max_epochs=30, patience=2), validation=toy_rows(40, seed=1))
     scores = [r.score for r in result.reports]
     assert result.ended == "patience"
     best = int(np.argmax(scores))
@@ -246,7 +246,7 @@ def test_more_updates_than_the_schedule_has_are_refused():
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
-    options = {"held_out": toy_rows(seed=1), "checkpoints": Checkpoints(tmp_path)}
+    options = {"validation": toy_rows(seed=1), "checkpoints": Checkpoints(tmp_path)}
     next(train_epochs(toy_mlp(), toy_rows(), config(), identity={"data": "a"}, **options))
     with pytest.raises(CheckpointError, match="data differ"):
         next(train_epochs(toy_mlp(), toy_rows(), config(), identity={"data": "b"}, **options))
@@ -258,7 +258,7 @@ def test_a_stage_may_replace_the_model_and_the_result_hands_it_back(tmp_path):
         Stage("all", ExitObjective.of(settings, 3), Fixed()),
         Stage("one", ExitObjective.of(settings, 1), Fixed(), transform=LastExit()),
     )
-    result = fit(toy_mlp(), toy_rows(), settings, stages=stages, held_out=toy_rows(seed=1))
+    result = fit(toy_mlp(), toy_rows(), settings, stages=stages, validation=toy_rows(seed=1))
     assert result.model.num_exits == 1
     assert len(result.best.exits["score"]) == 1
 
@@ -290,7 +290,7 @@ def test_a_non_finite_loss_ends_the_run_as_diverged_and_keeps_the_last_finite_ch
         Poisoned(),
         toy_rows(),
         config(algorithm="uniform"),
-        held_out=toy_rows(seed=1),
+        validation=toy_rows(seed=1),
         checkpoints=Checkpoints(tmp_path),
     )
     assert [r.ended for r in result.reports] == [None, "diverged"]
@@ -302,7 +302,7 @@ def test_a_collapsed_exit_is_recorded_and_ends_nothing():
     model = toy_mlp()
     with torch.no_grad():
         model.heads[0].bias.copy_(torch.tensor([50.0, -50.0]))
-    result = fit(model, toy_rows(), config(lr_theta=1e-4), held_out=toy_rows(seed=1))
+    result = fit(model, toy_rows(), config(lr_theta=1e-4), validation=toy_rows(seed=1))
     assert all(0 in r.collapsed for r in result.reports)
     assert result.ended == "max_epochs"
 
@@ -349,7 +349,7 @@ def test_a_two_stage_method_freezes_what_it_says(tmp_path):
         toy_rows(),
         settings,
         stages=two_stages(settings),
-        held_out=toy_rows(seed=1),
+        validation=toy_rows(seed=1),
         checkpoints=Checkpoints(tmp_path),
     )
     for report in reports:
@@ -370,7 +370,7 @@ def test_a_two_stage_method_freezes_what_it_says(tmp_path):
 def test_a_two_stage_method_resumes_bit_for_bit(tmp_path):
     settings = config(algorithm="uniform")
     whole = toy_mlp()
-    options = {"stages": two_stages(settings), "held_out": toy_rows(seed=1)}
+    options = {"stages": two_stages(settings), "validation": toy_rows(seed=1)}
     expected = fit(whole, toy_rows(), settings, **options)
     for cut in (1, 2, 3, 4):
         place, resumed = Checkpoints(tmp_path / str(cut)), toy_mlp(seed=5)

@@ -42,7 +42,7 @@ def cards(view: View) -> list[dict[str, Any]]:
 def test_each_view_keeps_to_its_sweep_and_leaves_folds_out() -> None:
     made = saved_views("mrpc-small", FOUND)
     assert [view.name for view in made] == [
-        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean layers", "mrpc-small: all configurations",
+        "mrpc-small: CLO vs BLO", "mrpc-small: score against mean exit layer", "mrpc-small: all configurations",
         "mrpc-small: summary",
     ]  # fmt: skip
     kinds = ["config", "config", "config", "summary"]
@@ -231,7 +231,7 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
         return state
 
     assert titles(100) == []
-    assert titles(101) == ["Score against mean layers, one line per configuration (the best 100 only)"]
+    assert titles(101) == ["Score against mean exit layer, one line per configuration (the best 100 only)"]
 
 
 def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
@@ -510,11 +510,11 @@ def test_another_version_of_the_server_is_named(mlflow_app, monkeypatch) -> None
 
 
 @pytest.mark.slow
-def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli, ray_up, tmp_path, monkeypatch) -> None:
+def test_a_sweep_ends_well_where_the_tags_are_rejected(refused: str, cli_without_ray, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     save_backbone(tmp_path / "backbone", layers=3)
     (tmp_path / "task.json").write_text(json.dumps(write_task(tmp_path / "data", n=80)))
-    ran = cli(
+    ran = cli_without_ray(
         "leebert-tune", "sweep", space(tmp_path / "space.yaml", tmp_path), "--name", "unwelcome",
         "--tracking-uri", refused,
     )  # fmt: skip

@@ -104,7 +104,7 @@ def test_clo_vs_blo(page, addresses) -> None:
     seen = look(page, addresses["CLO vs BLO"], "clo-vs-blo", 1280, drawn(*titles))
     assert [card["title"] for card in seen["cards"]] == list(titles)
     assert seen["view"] == f"{NAME}: CLO vs BLO"
-    assert seen["sections"] == ["Score and ω by exit: mean and range", "Cross-validated score and mean layers"]
+    assert seen["sections"] == ["Score and ω by exit: mean and range", "Cross-validated score and layers needed"]
     cards = by_title(seen)
     for title in titles[:2]:
         # A mean and the two edges of the range, for either group.
@@ -121,7 +121,7 @@ def test_clo_vs_blo(page, addresses) -> None:
 
 def test_speed_against_accuracy(page, addresses) -> None:
     titles = ("curve/score", "cv/layers vs. cv/score_pct")
-    seen = look(page, addresses["score against mean layers"], "speed", 1560, drawn(*titles))
+    seen = look(page, addresses["score against mean exit layer"], "speed", 1560, drawn(*titles))
     cards = by_title(seen)
     assert list(cards) == list(titles)
     curve, points = (cards[title] for title in titles)

@@ -43,7 +43,7 @@ def finished(process: subprocess.Popen[str], seconds: float = 240.0) -> str:
 def toy_driver(folder: Path, problem: Any, number: int = 1, study: dict[str, Any] | None = None, **options: Any) -> Any:
     """A driver with its place in the ledger; `study` changes fields of the study, `training` its options."""
     change = dict(study or {})
-    shared = a_study(folder, **change.pop("training", {}))
+    shared = a_study(folder, **{"batch_size": 8, **change.pop("training", {})})
     shared = dataclasses.replace(shared, problem=problem, threads=1, **change)
     ledger = Ledger(folder / "ledger")
     first = {"kind": "sweep"} if number == 1 else {"kind": "resume", "fences": ledger.driver_fences()}

@@ -10,7 +10,7 @@ from leebert.config import TrainConfig
 from leebert.data.folds import Folds
 from leebert.methods import METHODS
 from leebert.optim.fixed import Fixed
-from leebert.record import TensorRows
+from leebert.record import TensorSamples
 from leebert.testing import ThreeExitMLP, toy_mlp, toy_rows
 
 __all__ = ["ALGORITHMS", "ThreeExitMLP", "ToyProblem", "toy_folds", "toy_mlp", "toy_rows"]
@@ -31,10 +31,10 @@ class ToyProblem:
     label_names: tuple[str, ...] = ("no", "yes")
     size: int = 96
 
-    def rows(self) -> TensorRows:
+    def rows(self) -> TensorSamples:
         return toy_rows(self.size)
 
-    def split(self, name: str) -> TensorRows:
+    def split(self, name: str) -> TensorSamples:
         return toy_rows(24, seed=1)
 
     def model(self, config: TrainConfig) -> ThreeExitMLP:

@@ -51,7 +51,7 @@ SweepsMlflow = Annotated[
     str | None, typer.Option("--tracking-uri", help="MLflow address; by default the one that the sweep started with.")
 ]
 TrialDevice = Annotated[
-    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU where the trials request one, else the CPU.")
+    str, typer.Option(help="auto, cpu or cuda; auto takes a GPU if the trials request one, else the CPU.")
 ]
 
 
@@ -351,7 +351,9 @@ def best(
     ] = False,
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Include configurations that are not distinguishable from the majority class."),
+        typer.Option(
+            "--anyway", help="Include configurations whose score is not significantly above that of the majority class."
+        ),
     ] = False,
     storage: Storage = None,
     json_: Json = False,
@@ -431,7 +433,10 @@ def refit(
     device: Device = "auto",
     anyway: Annotated[
         bool,
-        typer.Option("--anyway", help="Register a model even if it is not distinguishable from the majority class."),
+        typer.Option(
+            "--anyway",
+            help="Train and register even if the score is not significantly above that of the majority class.",
+        ),
     ] = False,
     json_: Json = False,
 ) -> None:
@@ -617,13 +622,13 @@ def simulate(
     ] = "random",
     orders: Annotated[int, typer.Option(min=1, help="Number of simulated sweeps, each in another order.")] = 200,
     concurrent: Annotated[int, typer.Option(min=1, help="Number of concurrent trials.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the orders.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the orders.")] = 0,
     set_: Set = None,
     save: Annotated[Path | None, typer.Option(help="Write a small copy of the scores to this folder.")] = None,
     storage: Storage = None,
     json_: Json = False,
 ) -> None:
-    """Estimate the cost and the loss of score under a pruner, from a sweep that ran without one."""
+    """Estimate the cost and the drop in score under a pruner, from a sweep that ran without one."""
     from tune.running.recording import Recording
     from tune.running.simulate import print_simulation
     from tune.running.simulate import simulate as simulate_

@@ -42,9 +42,9 @@ TABLES: tuple[DocumentTable, ...] = (
 
 def main() -> None:
     """Write the tables of every document of this package's checkout."""
-    made = argparse.ArgumentParser(prog="python -m tune.tables", description=main.__doc__)
-    made.add_argument("--check", action="store_true", help="write nothing; name the documents that are out of date")
-    check = made.parse_args().check
+    parser = argparse.ArgumentParser(prog="python -m tune.tables", description=main.__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; name the documents that are out of date")
+    check = parser.parse_args().check
     root = Path(__file__).resolve().parent.parent
     stale = []
     for path in documents(root):

@@ -61,7 +61,7 @@ def main(sweep: str, evaluation: str, out: str) -> None:
         label="one exit for all rows",
     )
     right.set(
-        xlabel="mean layers executed",
+        xlabel="mean exit layer",
         ylabel="dev score, per cent",
         title="CLO-v2 refitted (seed 0), on dev",
     )

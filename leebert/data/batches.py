@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import DataError
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 from leebert.runtime import generator
 
 #: Samples are sorted by length within windows of this many batches: wide enough to save most of the padding, narrow enough
@@ -122,7 +122,7 @@ class RowSubset:
         indices: (n,) positions of the samples to keep.
     """
 
-    def __init__(self, rows: Rows, indices: np.ndarray) -> None:
+    def __init__(self, rows: SampleSet, indices: np.ndarray) -> None:
         self.rows = rows
         self.indices = np.asarray(indices)
         self.lengths = np.asarray(rows.lengths)[self.indices]

@@ -8,7 +8,7 @@ from typing import Any
 
 from leebert.config import ExitConfig, TrainConfig
 from leebert.problem import Splits
-from leebert.record import Rows
+from leebert.record import SampleSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +35,10 @@ class ImageProblem:
     exits: ExitConfig = dataclasses.field(default_factory=ExitConfig)
     splits: Splits = ()
 
-    def rows(self) -> Rows:
+    def rows(self) -> SampleSet:
         return _rows(self.pixels)
 
-    def split(self, name: str) -> Rows:
+    def split(self, name: str) -> SampleSet:
         return _rows(dict(self.splits)[name])
 
     def model(self, config: TrainConfig) -> Any:
@@ -50,7 +50,7 @@ class ImageProblem:
 
 
 @functools.lru_cache(maxsize=4)
-def _rows(path: str) -> Rows:
+def _rows(path: str) -> SampleSet:
     from leebert.images.arrays import ImageRows
 
     return ImageRows.open(path)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from leebert.config import ExitConfig, ModelConfig, TrainConfig
 from leebert.problem import Problem, Splits
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 
 #: Wraps an iteration, such as with a progress bar.
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
@@ -30,7 +30,7 @@ class Footprint:
     batch: Callable[[int, int], Batch]
 
 
-class PreparedRows(Rows, Protocol):
+class PreparedRows(SampleSet, Protocol):
     """Samples that are tokenised or decoded into a file and mapped from it; `truncated` counts those that were truncated."""
 
     @property

@@ -14,7 +14,7 @@ from leebert.methods.method import STANDARD, Group, Method, Samples, check
 from leebert.plugins import Registry
 
 __all__ = [
-    "METHODS", "UNIT", "Group", "Method", "Samples", "applies", "has_stages", "mean_cost", "most_epochs", "owner_of",
+    "METHODS", "UNIT", "UNIT_ON_D1", "Group", "Method", "Samples", "applies", "has_stages", "mean_cost", "most_epochs", "owner_of",
     "specific", "stage_costs",
 ]  # fmt: skip
 
@@ -59,6 +59,8 @@ METHODS: Registry[Method] = Registry(
 
 #: The method whose update is the unit of all costs.
 UNIT = "uniform"
+#: The same on D1, the samples that train θ in methods that keep D2 for ω: their control.
+UNIT_ON_D1 = "uniform-d1"
 
 
 @functools.cache

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA
 from leebert.exits.criterion import Criterion
 from leebert.exits.replay import make_criterion, replay
@@ -16,6 +18,9 @@ from leebert.inference import infer
 from leebert.runtime import Runtime
 from leebert.testing.rows import imports_of
 from leebert.tradeoff import tradeoff
+
+#: Exits and classes of the recorded logits.
+_SHAPES = ((5, 3), (2, 2), (12, 10))
 
 _CPU = Runtime(torch.device("cpu"), torch.float32)
 
@@ -54,10 +59,26 @@ class CriterionContract:
 
     criterion: ClassVar[Criterion]
 
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> Iterator[None]:
+        """Register the criterion for each test."""
+        with self.available():
+            yield
+
+    @contextlib.contextmanager
+    def available(self) -> Iterator[None]:
+        """Context in which the criterion is registered, also if its package is not installed."""
+        if CRITERIA.get(self.criterion.name) is self.criterion:
+            yield
+            return
+        CRITERIA.register(self.criterion)
+        try:
+            yield
+        finally:
+            CRITERIA.unregister(self.criterion.name)
+
     def _criterion(self, threshold: float | None, logits: np.ndarray, patience: int | None = None) -> Any:
         row = self.criterion
-        if row.name not in CRITERIA:
-            CRITERIA.register(row)
         return make_criterion(row.name, threshold, patience, num_exits=len(logits), num_classes=logits.shape[2])
 
     def _thresholds(self, logits: np.ndarray) -> list[float | None]:
@@ -92,12 +113,13 @@ class CriterionContract:
             if row.patience is not None:
                 assert 1 <= row.patience(exits) < exits
 
-    def test_stricter_thresholds_exit_later(self) -> None:
+    @pytest.mark.parametrize(("exits", "classes"), _SHAPES)
+    def test_stricter_thresholds_exit_later(self, exits: int, classes: int) -> None:
         """No sample exits earlier at a stricter threshold, so the mean exit layer is monotone in it."""
-        logits = recorded_logits(0)
+        logits = recorded_logits(0, exits, 300 // exits, classes)
         for patience in self._patiences(logits):
-            exits = np.stack([replay(self._criterion(t, logits, patience), logits) for t in self._thresholds(logits)])
-            assert (np.diff(exits, axis=0) >= 0).all()
+            taken = np.stack([replay(self._criterion(t, logits, patience), logits) for t in self._thresholds(logits)])
+            assert (np.diff(taken, axis=0) >= 0).all()
 
     def test_no_sample_exits_before_the_first_exit_that_can(self) -> None:
         """`first` and `early` hold at the laxest threshold."""
@@ -108,17 +130,18 @@ class CriterionContract:
             assert exits.min() + 1 >= min(first, len(logits))
             assert self.criterion.early or (exits == len(logits) - 1).all()
 
-    def test_inference_equals_replay(self) -> None:
+    @pytest.mark.parametrize(("exits", "classes"), _SHAPES)
+    def test_inference_equals_replay(self, exits: int, classes: int) -> None:
         """Early-exit inference gives the exits and logits of the replay."""
-        logits = recorded_logits(2)
+        logits = recorded_logits(2, exits, 300 // exits, classes)
         samples = torch.arange(logits.shape[1])
         for patience in self._patiences(logits):
             for threshold in self._thresholds(logits)[::3]:
                 criterion = self._criterion(threshold, logits, patience)
                 outcome = infer(_Recorded(logits), {"sample": samples}, criterion, _CPU)
-                exits = replay(criterion, logits)
-                assert (outcome.layers.numpy() - 1 == exits).all()
-                assert (outcome.logits.numpy() == logits[exits, np.arange(len(exits))]).all()
+                taken = replay(criterion, logits)
+                assert (outcome.layers.numpy() - 1 == taken).all()
+                assert (outcome.logits.numpy() == logits[taken, np.arange(len(taken))]).all()
 
     def test_samples_do_not_see_each_other(self) -> None:
         """A sample exits at the same exit alone and at any position of a batch."""
@@ -135,9 +158,8 @@ class CriterionContract:
         row, logits = self.criterion, recorded_logits(4)
         if not row.has_threshold:
             return
-        self._criterion(self._thresholds(logits)[0], logits)  # registers it
         for patience in self._patiences(logits):
-            curve = tradeoff(HeldOut(logits, None), row.name, patience)
+            curve = tradeoff(RecordedLogits(logits, None), row.name, patience)
             for point in curve:
                 assert row.problem(point.threshold or 0.0, len(logits), logits.shape[2]) is None
                 criterion = self._criterion(point.threshold, logits, patience)

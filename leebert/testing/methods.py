@@ -8,20 +8,21 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 from unittest import mock
 
+import pytest
 import torch
 from torch import nn
 
 from leebert.checkpoint import Checkpoints
 from leebert.config import TrainConfig
 from leebert.level import StageLevel
-from leebert.methods import METHODS, UNIT, Method, most_epochs, stage_costs
+from leebert.methods import METHODS, UNIT, UNIT_ON_D1, Method, most_epochs, stage_costs
 from leebert.optim.contract import OmegaRule
-from leebert.record import Batch, Keep, Record, TensorRows
+from leebert.record import Batch, Keep, Record, TensorSamples
 from leebert.stages import epochs_of, method
 from leebert.train import TrainResult, fit, train_epochs
 
@@ -78,12 +79,12 @@ class ThreeExitMLP(nn.Module):
         self.num_exits = len(layers)
 
 
-def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorRows:
+def toy_rows(n: int = 96, features: int = 6, seed: int = 0, classes: int = 2) -> TensorSamples:
     """Make n samples whose label is the sign of a product, which one layer can't represent."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, features, generator=g)
     labels = ((x[:, 0] * x[:, 1] + 0.5 * x[:, 2]) > 0).long() % classes
-    return TensorRows(features=x, labels=labels)
+    return TensorSamples(features=x, labels=labels)
 
 
 def toy_mlp(seed: int = 0, **options: float) -> ThreeExitMLP:
@@ -106,13 +107,13 @@ def tiny_encoder(seed: int = 0) -> Any:
     return build_model(AutoModel.from_config(shape), ("no", "yes"), exits=ExitConfig(criterion="never"))
 
 
-def tiny_texts(n: int = 24, seed: int = 0) -> TensorRows:
+def tiny_texts(n: int = 24, seed: int = 0) -> TensorSamples:
     """Make n samples of 12 random tokens; the label is the half of the vocabulary that most of them are from."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 2
     high = torch.where(torch.rand(n, 12, generator=g) < 0.8, labels[:, None], 1 - labels[:, None])
     ids = torch.randint(5, 32, (n, 12), generator=g) + 28 * high
-    return TensorRows(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
+    return TensorSamples(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels)
 
 
 class MethodContract:
@@ -145,7 +146,7 @@ class MethodContract:
         encoder = self.on_encoder if on_encoder is None else on_encoder
         return tiny_encoder(seed) if encoder else toy_mlp(seed)
 
-    def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorRows:
+    def samples(self, seed: int = 0, on_encoder: bool | None = None) -> TensorSamples:
         """Make training samples (seed 0) or validation samples."""
         if self.on_encoder if on_encoder is None else on_encoder:
             return tiny_texts(24 if seed == 0 else 10, seed)
@@ -155,7 +156,7 @@ class MethodContract:
         """Train a fresh network."""
         samples, held_out = self.samples(0, on_encoder), self.samples(1, on_encoder)
         with self.available():
-            return fit(self.network(0, on_encoder), samples, config, held_out=held_out)
+            return fit(self.network(0, on_encoder), samples, config, validation=held_out)
 
     @contextlib.contextmanager
     def available(self) -> Iterator[None]:
@@ -168,6 +169,12 @@ class MethodContract:
             yield
         finally:
             METHODS.unregister(self.method.name)
+
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> Iterator[None]:
+        """Register the method for each test."""
+        with self.available():
+            yield
 
     def test_its_row_is_complete(self) -> None:
         row = self.method
@@ -205,6 +212,43 @@ class MethodContract:
                 f"samples is {self.method.samples!r} and splits_data {split}: 'D1' and 'D1 and D2' go with True, 'all' with False"
             )
 
+    def test_its_costs_count_its_forward_and_backward_passes(self) -> None:
+        """Without stages of its own, `costs` is (forward passes + 2 · backward passes) / 3 per update of θ."""
+        if self.method.stages is not None:
+            return
+        config = self.config(max_epochs=1, **({"cycle_length": 2} if self.method.reads("cycle_length") else {}))
+        network, passes = self.network(), {"forward": 0, "backward": 0}
+        record = network.record
+        backward: Callable[..., None] = torch.Tensor.backward
+
+        def counted_record(*args: Any, **options: Any) -> Record:
+            passes["forward"] += network.training  # validation runs in eval mode
+            result: Record = record(*args, **options)
+            return result
+
+        def counted_backward(self: torch.Tensor, *args: Any, **options: Any) -> None:
+            passes["backward"] += 1
+            backward(self, *args, **options)
+
+        network.record = counted_record
+        with mock.patch.object(torch.Tensor, "backward", counted_backward):
+            trained = fit(network, self.samples(), config, validation=self.samples(1))
+        measured = (passes["forward"] + 2 * passes["backward"]) / (3 * trained.reports[-1].theta_updates)
+        ((_, cost),) = stage_costs(config)
+        assert abs(measured - cost) < 1e-6, f"costs: {cost:.3f} for an update of θ; {measured:.3f} measured"
+
+    def test_omega_learns_from_d1_if_its_row_says_so(self) -> None:
+        """`omega_on_d1` holds for methods that update ω with the terms of θ's batches."""
+        original, at_lr_theta = StageLevel.omega_step, []
+
+        def omega_step(level: StageLevel, **terms: Any) -> None:
+            at_lr_theta.append(terms.get("at_lr_theta") is not None)
+            original(level, **terms)
+
+        with mock.patch.object(StageLevel, "omega_step", omega_step):
+            self.fit(self.config(max_epochs=1))
+        assert any(at_lr_theta) == self.method.omega_on_d1, f"omega_on_d1 is {self.method.omega_on_d1}"
+
     def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
         config = self.config()
         expected = self.fit(config)
@@ -213,14 +257,14 @@ class MethodContract:
         assert all(map(math.isfinite, loss)), f"losses {loss}"
         with self.available():
             torn = train_epochs(
-                self.network(), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+                self.network(), self.samples(), config, validation=self.samples(1), checkpoints=Checkpoints(tmp_path)
             )
             epochs = len(expected.reports)
             for _ in range(min(epochs // 2 + 1, epochs - 1)):
                 next(torn)
             torn.close()  # type: ignore[attr-defined]
             resumed = fit(
-                self.network(7), self.samples(), config, held_out=self.samples(1), checkpoints=Checkpoints(tmp_path)
+                self.network(7), self.samples(), config, validation=self.samples(1), checkpoints=Checkpoints(tmp_path)
             )
         assert [r.exits for r in resumed.reports] == [r.exits for r in expected.reports]
         assert [r.weights for r in resumed.reports] == [r.weights for r in expected.reports]
@@ -278,7 +322,7 @@ class MethodContract:
     def _control(self) -> TrainConfig:
         """The configuration with uniform weights, on the samples that train θ."""
         config = self.config(**({"teachers": self.method.teachers} if self.method.teachers else {}))
-        name = UNIT if self.method.samples == "all" else f"{UNIT}-d1"
+        name = UNIT if self.method.samples == "all" else UNIT_ON_D1
         return TrainConfig.model_validate({**config.model_dump(exclude=set(self.method.own_fields)), "algorithm": name})
 
     def _other_value(self, option: str, before: TrainConfig) -> Any:

@@ -48,10 +48,10 @@ class Selection:
         ranked: The ranked ones, best first, with the objective's score.
         near: Those within one standard error of the best.
         too_slow: Those not ranked, as a run cannot reach the speed-up.
-        front: The Pareto front of score against mean layers.
+        front: The Pareto front of score against mean exit layer.
         no_front: Why there is no front; empty otherwise.
         margins: The candidates' margins over the majority class, if known.
-        unlearned: Configurations not distinguishable from the majority class, which are not ranked.
+        unlearned: Configurations not significantly above the majority class, which are not ranked.
     """
 
     task: str
@@ -138,7 +138,7 @@ def choose(
         sweeps: The sweeps.
         objective: What configurations are ranked by.
         front: Whether to compute the front however many runs there are.
-        anyway: Whether to rank configurations that are not distinguishable from the majority class.
+        anyway: Whether to rank configurations that are not significantly above the majority class.
         say: Receives notes for the user.
 
     Raises:

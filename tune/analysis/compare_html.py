@@ -42,9 +42,9 @@ def _sweep(page: HtmlPage, result: OnSweep, prefix: str) -> None:
     page.text(*sentences(scores))
     if result.layers:
         each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
-        page.text(f"Mean layers of the best configuration of each side: {each} ({FEWEST}).")
+        page.text(f"Layers needed by the best configuration of each side: {each} ({FEWEST}).")
     if result.no_layers:
-        page.text(f"No mean layers: {result.no_layers}")
+        page.text(f"Layers needed are not available: {result.no_layers}")
     for objective, comparison in result.at_speed_ups:
         page.heading(f"{prefix}{str(objective).capitalize()}")
         if isinstance(comparison, str):

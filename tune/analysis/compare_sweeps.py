@@ -35,7 +35,7 @@ class OnSweep:
         pool: The sweep, or joined sweeps of one task.
         scores: The comparison by the mean over exits.
         at_speed_ups: The comparisons at layer speed-ups.
-        layers: By side, the mean layers that its best configuration needs (:func:`tune.store.curves.layers_needed`).
+        layers: By side, the layers needed by its best configuration (:func:`tune.store.curves.layers_needed`).
         no_layers: The reason why a side has none; empty if none is missing.
         still: For each paired comparison in which loss weights could matter, the number of pairs in which they did not.
     """
@@ -164,7 +164,7 @@ def _layers(pool: SweepPool, scores: Comparison) -> tuple[dict[str, float], str]
             if needed is not None:
                 layers[name] = needed
         elif side:
-            missing.append(f"no completed configuration of {name} is distinguishable from the majority class")
+            missing.append(f"no completed configuration of {name} is significantly above the majority class")
     return layers, "; ".join(dict.fromkeys(missing))
 
 
@@ -322,9 +322,9 @@ def print_comparisons(results: Sequence[OnSweep]) -> None:
         console.print(render(result.scores))
         if result.layers:
             each = ", ".join(f"{name} {layers:.2f}" for name, layers in result.layers.items())
-            console.print(f"mean layers of the best configuration of each side ({FEWEST}): {each}", highlight=False)
+            console.print(f"layers needed by the best configuration of each side ({FEWEST}): {each}", highlight=False)
         if result.no_layers:
-            console.print(Text(f"no mean layers: {result.no_layers}"))
+            console.print(Text(f"layers needed are not available: {result.no_layers}"))
         for objective, comparison in result.at_speed_ups:
             if isinstance(comparison, str):
                 console.print(Text(f"no comparison at layer speed-up {objective.speed_up:g}: {comparison}"))

@@ -63,10 +63,10 @@ def bands(panels: Mapping[str, Mapping[str, Band]], x: str, y: str, colours: Seq
 
 
 def patience(curves: Mapping[str, Sequence[tuple[int, float, float]]], colours: Sequence[str]) -> Figure:
-    """Draw score and mean layers against patience (the paper's figures 3 and 4).
+    """Draw score and mean exit layer against patience (the paper's figures 3 and 4).
 
     Args:
-        curves: By name, (patience, mean layers, score in per cent) of each point.
+        curves: By name, (patience, mean exit layer, score in per cent) of each point.
         colours: One per curve.
     """
     figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -140,7 +140,7 @@ def shares(groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]]
 
 
 def front(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], best: Sequence[tuple[float, float]]) -> Figure:
-    """Draw (method, colour, mean layers, score in per cent) per configuration, and the front over them."""
+    """Draw (method, colour, mean exit layer, score in per cent) per configuration, and the front over them."""
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     named: set[str] = set()
@@ -175,7 +175,7 @@ def depth_bands(line: PairedComparison, history: History) -> dict[str, Band]:
 
 
 def patience_points(folder: Path, state: SweepState, c: Configuration, metric: str) -> list[tuple[int, float, float]]:
-    """Return (patience, mean layers, mean score in per cent) over a configuration's runs.
+    """Return (patience, mean exit layer, mean score in per cent) over a configuration's runs.
 
     Raises:
         SweepError: Logits are missing or damaged.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.majority import AgainstMajority, Verdict, against_majority, exits_in_words, margin_in_words, pooled
 from tune.analysis.stats import Interval, corrected_t, fold_ratio
 from tune.space import SweepSpec
@@ -80,7 +80,7 @@ def of_cell(folder: Path, record: LedgerRecord, metric: str) -> AgainstMajority 
         return None
 
 
-def of_logits(held_out: HeldOut, metric: str) -> AgainstMajority | None:
+def of_logits(held_out: RecordedLogits, metric: str) -> AgainstMajority | None:
     """Compare recorded logits with the majority class."""
     assert held_out.labels is not None
     return against_majority(held_out.logits, held_out.labels, metric)
@@ -137,7 +137,7 @@ def none_learned(margins: Sequence[ConfigurationMargin], advice: str = ADVICE) -
     score = max(m.samples.score for m in margins)
     subject = f"none of {count} completed configurations is" if count > 1 else "the one completed configuration is not"
     every = f" ({stuck} of them predict{'s' if stuck == 1 else ''} a single class at every exit)" if stuck else ""
-    return f"{subject} distinguishable from the majority class, which scores {100 * score:.2f}{every}; {advice}"
+    return f"{subject} significantly above the majority class, which scores {100 * score:.2f}{every}; {advice}"
 
 
 def conclusion(margins: Sequence[ConfigurationMargin]) -> str:

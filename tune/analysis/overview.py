@@ -85,7 +85,7 @@ def status_or_error(folder: SweepFolder) -> dict[str, Any]:
 def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str, Any]:
     """Return every configuration with its score and its margin over the majority class, best first; JSON-ready.
 
-    Completed configurations that are not distinguishable from the majority class come after those that are. The key
+    Completed configurations that are not significantly above the majority class come after those that are. The key
     `verdict` compares all completed ones with the majority class in a sentence.
     """
     done = [c.id for c in state.history() if c.state == "complete"]
@@ -120,7 +120,7 @@ def summary(folder: SweepFolder, spec: SweepSpec, state: SweepState) -> dict[str
 
 
 def without_unlearned(history: History, margins: Mapping[str, ConfigurationMargin]) -> History:
-    """Drop the configurations that are not distinguishable from the majority class, unless no completed one is."""
+    """Drop the configurations that are not significantly above the majority class, unless no completed one is."""
     learned = tuple(c for c in history if c.id not in margins or margins[c.id].learned)
     return learned if completed(learned) else history
 

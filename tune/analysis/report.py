@@ -114,7 +114,7 @@ def _chosen(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeoff
     if margins:
         page.text(f"Against the majority class: {conclusion(list(margins.values()))}.")
     if layers := _layers(state, top.id, replayed):
-        page.text(f"It needs {layers} mean layers: {FEWEST}.")
+        page.text(f"Layers needed: {layers} ({FEWEST}).")
     page.table(_exits({"score": (top,)}, pool))
     page.text(
         "95 % CI by the corrected resampled t over runs. The configuration was selected as the best, so its scores are "
@@ -151,7 +151,7 @@ def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff
     points = pareto(finished, replayed)
     if not points:
         return
-    page.heading("Score against mean layers")
+    page.heading("Score against mean exit layer")
     page.figure(
         figures.front(curves, [(p.layers, 100 * p.score) for p in points]),
         "Validation logits replayed under normalised entropy at rising thresholds. Front: no configuration scores higher with "
@@ -160,7 +160,7 @@ def _front(page: HtmlPage, history: History, replayed: Mapping[CellKey, Tradeoff
     changes = [next(group) for _, group in itertools.groupby(points, key=lambda p: p.configuration)]
     page.table(
         [
-            ("configuration on the front", "from mean layers", "score"),
+            ("configuration on the front", "from mean exit layer", "score"),
             *((describe(values[p.configuration]), f"{p.layers:.2f}", f"{100 * p.score:.2f}") for p in changes),
         ]
     )
@@ -254,7 +254,7 @@ def _compared(page: HtmlPage, pool: SweepPool, replayed: Mapping[CellKey, Tradeo
 
 
 def _layers(state: SweepState, config: str, replayed: Mapping[CellKey, Tradeoff]) -> str:
-    """Return the mean layers that a completed configuration needs, where its runs have curves; recorded ones first."""
+    """Return the layers needed by a completed configuration, where its runs have curves; recorded ones first."""
     if state.configs[config].state != "complete":
         return ""
     ends = [r for r in state.cells_of.get(config, ()) if r["score"] is not None]

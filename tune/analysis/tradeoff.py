@@ -1,4 +1,4 @@
-"""Score against mean layers, replayed from the validation logits of every finished run: no model is run.
+"""Score against mean exit layer, replayed from the validation logits of every finished run: no model is run.
 
 `leebert.tradeoff` computes a curve; this module reads those of a sweep's runs and ranks configurations by them.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 
 from leebert import tradeoff as core
 from leebert.errors import ConfigError, LeebertError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import CRITERIA, REPORTED, with_threshold, without_patience
 from leebert.tradeoff import Tradeoff, mean_curve
 from tune.store.held_out import cell_logits, cell_name, count_unchecked, warn_unreadable
@@ -25,7 +25,7 @@ from tune.store.ledger import LedgerRecord
 LONG_SECONDS = 10.0
 
 
-def tradeoff(held_out: HeldOut, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
+def tradeoff(held_out: RecordedLogits, metric: str, criterion: str, patience: int | None = None) -> Tradeoff:
     """Compute a run's curve. ConfigError for a model with one exit; `patience` None is the criterion's default."""
     if len(held_out.logits) < 2:
         raise ConfigError("a model with one exit has a single speed, and so no curve")
@@ -182,7 +182,7 @@ class FrontPoint:
 
 
 def pareto(history: History, by_run: Mapping[CellKey, Tradeoff]) -> list[FrontPoint]:
-    """Compute the front of score against mean layers, fewest layers first.
+    """Compute the front of score against mean exit layer, fewest layers first.
 
     A configuration that lacks the curve of one of its runs is not on it.
     """

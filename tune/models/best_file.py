@@ -14,7 +14,7 @@ import numpy as np
 
 from leebert.config import parse
 from leebert.errors import ConfigError, DataError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.outside import refuse_missing
 from leebert.provenance import digest_of
 from leebert.recipe import RunConfig
@@ -48,7 +48,7 @@ class CellLogits:
 
     seed: int
     fold: int
-    held_out: HeldOut
+    held_out: RecordedLogits
     rows: np.ndarray
 
 
@@ -130,15 +130,15 @@ def read_best(path: Path) -> BestFile:
     except TypeError as error:
         raise ConfigError(f"{path}: {error}; quote it") from None
     section = values["found"]
-    again = _resume_advice(section, path)
+    advice = _resume_advice(section, path)
     if missing := [key for key in _NEEDED if key not in section]:
         raise ConfigError(
-            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {again}"
+            f"{path}: found.{missing[0]} is missing, so the score can't be reproduced; rewrite the file by: {advice}"
         )
     refuse_missing(section.get("parts"), str(path))
     config = parse(RunConfig, values, str(path))
     if section["digest"] != content_digest(values):
-        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {again}")
+        raise ConfigError(f"{path}: edited after it was written (its digest differs); rewrite it by: {advice}")
     return BestFile(path, config, section)
 
 
@@ -153,10 +153,10 @@ def _resume_advice(section: Mapping[str, Any], path: Path) -> str:
     """Return the command that wrote a best file, as far as its section `found` records it."""
     sweeps = section.get("sweeps") or {section.get("sweep", "NAME"): None}
     objective = section.get("objective") or {}
-    other = (
+    objective_note = (
         f" (chosen by: {objective['name']})" if objective.get("name", "mean over exits") != "mean over exits" else ""
     )
-    return f"leebert-tune best {' '.join(map(str, sweeps))} --out {path.parent}{other}"
+    return f"leebert-tune best {' '.join(map(str, sweeps))} --out {path.parent}{objective_note}"
 
 
 def content_digest(values: Mapping[str, Any]) -> str:
@@ -202,15 +202,15 @@ def load_logits(path: Path) -> list[CellLogits]:
     cells = []
     for seed, fold in sorted({(int(s), int(f)) for s, f in zip(seeds, folds, strict=True)}):
         at = (seeds == seed) & (folds == fold)
-        held_out = HeldOut(np.ascontiguousarray(values[:, at]), columns["label"][at], *layers)
+        held_out = RecordedLogits(np.ascontiguousarray(values[:, at]), columns["label"][at], *layers)
         cells.append(CellLogits(seed, fold, held_out, columns["row"][at]))
     return cells
 
 
-def pooled(cells: Sequence[CellLogits]) -> HeldOut:
+def pooled(cells: Sequence[CellLogits]) -> RecordedLogits:
     """Join the validation samples of all cells: logits (M, ΣN, K); a sample counts once per seed."""
     labels = [c.held_out.labels for c in cells]
-    return HeldOut(
+    return RecordedLogits(
         np.concatenate([c.held_out.logits for c in cells], axis=1),
         np.concatenate([part for part in labels if part is not None]),
         cells[0].held_out.layers,

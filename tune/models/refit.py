@@ -20,7 +20,7 @@ from typing import Any
 from leebert.card import CardFacts, write_card
 from leebert.config import Subset
 from leebert.errors import ConfigError, DataError, DivergedError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import named
 from leebert.exits.stored import with_criterion
 from leebert.files import parse_json, write_atomically
@@ -58,7 +58,7 @@ class RefitPlan:
         patience: The criterion's patience, for criteria with a second parameter.
         device: auto, cpu, cuda or cuda:N.
         timed_rows: How many samples the wall-clock speed-up is measured on.
-        max_loss: The aim of the thresholds, a largest loss of score in points.
+        max_loss: The aim of the thresholds, a largest drop in score, in points.
     """
 
     seeds: tuple[int, ...]
@@ -105,7 +105,7 @@ class PreparedRefit:
     best: BestFile
     out: Path
     plan: RefitPlan
-    recorded: HeldOut
+    recorded: RecordedLogits
     own: Chosen
     chosen: dict[str, Chosen]
     trained_on: str
@@ -119,12 +119,12 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
         best: The best file.
         out: The folder of the models.
         plan: What is requested.
-        anyway: Whether to accept a configuration that is not distinguishable from the majority class.
+        anyway: Whether to accept a configuration that is not significantly above the majority class.
 
     Raises:
         ConfigError: The backbone is another one, or the options don't fit.
         DataError: The training data are other ones, or the validation logits are missing.
-        SweepError: `out` has other contents, or the configuration is not distinguishable from the majority class.
+        SweepError: `out` has other contents, or the configuration is not significantly above the majority class.
     """
     if best.config.theta_updates is None:
         raise ConfigError(f"{best.path}: theta_updates is missing; rewrite the file by: leebert-tune best NAME")
@@ -138,7 +138,7 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     margin = margin_of(best, cells)
     if margin is not None and not margin.learned and not anyway:
         raise SweepError(
-            f"{best.path}: its configuration is not distinguishable from the majority class in cross-validation "
+            f"{best.path}: its configuration is not significantly above the majority class in cross-validation "
             f"({100 * margin.samples.score:.2f}; {margin.in_words()}), so refit does not train and register it; {ADVICE}, or "
             "override this check by --anyway"
         )
@@ -157,7 +157,7 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     every = tradeoffs(recorded, metric=metric, speed_ups=speed_ups)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
     return PreparedRefit(
-        best, out, plan, recorded, own, chosen, rows_in_words(split_rows, best.config.data.subset), margin
+        best, out, plan, recorded, own, chosen, samples_in_words(split_rows, best.config.data.subset), margin
     )
 
 
@@ -188,11 +188,11 @@ def check_learned(outcome: Mapping[str, Any], anyway: bool) -> None:
             )
 
 
-def rows_in_words(split_rows: int, subset: Subset | None) -> str:
+def samples_in_words(split_rows: int, subset: Subset | None) -> str:
     """Describe the training samples in words."""
     if subset is None:
-        return f"the whole training split ({split_rows:,} rows)"
-    return f"a stratified subset of {subset.rows:,} of {split_rows:,} rows (seed {subset.seed})"
+        return f"the whole training split ({split_rows:,} samples)"
+    return f"a stratified subset of {subset.rows:,} of {split_rows:,} samples (seed {subset.seed})"
 
 
 @contextlib.contextmanager
@@ -327,7 +327,7 @@ def _missed(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> lis
 
 
 def _overspent(evaluations: Mapping[int, Any], chosen: Mapping[str, Chosen]) -> list[dict[str, Any]]:
-    """List where a model loses more score by early exits than the aim allows."""
+    """List where early exits lower the score of a model by more than the aim allows."""
     return [
         {"seed": seed, "split": split, "criterion": point["criterion"], "max_loss": own.max_loss, "loss": loss}
         for seed, evaluation in evaluations.items()
@@ -436,7 +436,7 @@ def _print_points(outcome: Mapping[str, Any]) -> None:
 
 
 def _print_misses(outcome: Mapping[str, Any]) -> None:
-    """Warn if a speed-up or a loss of score misses its aim on a development split."""
+    """Warn if a speed-up or a drop in score misses its aim on a development split."""
     for m in outcome["missed"]:
         print(
             f"warning: seed {m['seed']} misses the speed-up of {m['criterion']} on {m['split']}: {m['speed_up']:.2f} where "
@@ -446,8 +446,8 @@ def _print_misses(outcome: Mapping[str, Any]) -> None:
     for m in outcome["overspent"]:
         if m["criterion"] == outcome["criterion"]:
             print(
-                f"warning: seed {m['seed']} loses {points(m['loss'])} by {m['criterion']} on {m['split']}, where at most "
-                f"{points(m['max_loss'])} on validation samples was the aim; to keep the score, choose a smaller --max-loss"
+                f"warning: seed {m['seed']}: the score drops by {points(m['loss'])} under {m['criterion']} on {m['split']}; the aim was a "
+                f"drop of at most {points(m['max_loss'])} on validation samples; for a smaller drop, choose a smaller --max-loss"
             )
 
 

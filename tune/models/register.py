@@ -172,16 +172,16 @@ class _Logging:
         self.client = mlflow.MlflowClient()
         self.store = open_store(mlflow.get_tracking_uri())
         self.experiment_id = ensure_experiment(self.store, to.experiment)
-        self.kept = self._begun()
+        self.logged = self._begun()
 
     def all(self) -> dict[str, Any]:
         """Log the seeds that MLflow lacks, then register; return the contents of :data:`LOGGED`."""
         for seed in self.outcome["seeds"]:
-            if seed not in self.kept["finished"]:
+            if seed not in self.logged["finished"]:
                 self._log_seed(seed)
-        if "version" not in self.kept:
-            self._keep(version=self._register())
-        return {key: value for key, value in self.kept.items() if key != "finished"}
+        if "version" not in self.logged:
+            self._record(version=self._register())
+        return {key: value for key, value in self.logged.items() if key != "finished"}
 
     def _begun(self) -> dict[str, Any]:
         """Return the facts that an interrupted refit has already logged to this server and experiment."""
@@ -195,10 +195,10 @@ class _Logging:
             facts.pop("version", None)
         return {**facts, **registered}
 
-    def _keep(self, **facts: Any) -> None:
+    def _record(self, **facts: Any) -> None:
         """Add facts to :data:`LOGGED` and write it."""
-        self.kept |= facts
-        write_atomically(self.out / LOGGED, json.dumps(self.kept))
+        self.logged |= facts
+        write_atomically(self.out / LOGGED, json.dumps(self.logged))
 
     def _log_seed(self, seed: int) -> None:
         import mlflow
@@ -210,11 +210,11 @@ class _Logging:
             _set_tags(
                 lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed), self.say
             )
-            if first and "model_id" not in self.kept:
-                self._keep(model_id=_log_model(self.best, folder, outcome))
+            if first and "model_id" not in self.logged:
+                self._record(model_id=_log_model(self.best, folder, outcome))
             splits = outcome["evaluations"][str(seed)]
             # With the run's start as time, values that an interrupted refit has sent already are equal to these.
-            points = _metrics(splits, self.kept["model_id"] if first else None, run.info.start_time)
+            points = _metrics(splits, self.logged["model_id"] if first else None, run.info.start_time)
             self.client.log_batch(run_id, params=_params(self.best, outcome, seed, precision_of(folder)))
             for start in range(0, len(points), POINTS):
                 self.client.log_batch(run_id, metrics=points[start : start + POINTS])
@@ -223,7 +223,7 @@ class _Logging:
             self._log_best()
             if splits:
                 mlflow.log_figure(_figure(splits), "exit_curve.png")
-        self._keep(finished=[*self.kept["finished"], seed])
+        self._record(finished=[*self.logged["finished"], seed])
 
     def _log_best(self) -> None:
         """Log the best file, its validation logits and refit.json."""
@@ -240,11 +240,11 @@ class _Logging:
         """Return the id of the seed's run: the one begun earlier if MLflow still has it, else a new one."""
         from mlflow.entities import RunTag
 
-        run_id = self.kept["runs"].get(str(seed))
+        run_id = self.logged["runs"].get(str(seed))
         if run_id and self._exists(run_id):
             return str(run_id)
         if seed == self.outcome["registered_seed"]:
-            self.kept.pop("model_id", None)
+            self.logged.pop("model_id", None)
         outcome = self.outcome
         note = f"{self.best.path.name}, seed {seed}, on {outcome['trained_on']}. {outcome['picked']}"
         run = self.store.create_run(
@@ -254,7 +254,7 @@ class _Logging:
             [RunTag("mlflow.note.content", note)],
             self._free_name(seed),
         )
-        self._keep(runs={**self.kept["runs"], str(seed): run.info.run_id})
+        self._record(runs={**self.logged["runs"], str(seed): run.info.run_id})
         return str(run.info.run_id)
 
     def _exists(self, run_id: str) -> bool:
@@ -281,7 +281,7 @@ class _Logging:
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        client, name, alias, model_id = self.client, self.to.name, self.to.alias, self.kept["model_id"]
+        client, name, alias, model_id = self.client, self.to.name, self.to.alias, self.logged["model_id"]
         try:
             before = client.get_model_version_by_alias(name, alias).version
         except MlflowException as error:
@@ -441,7 +441,7 @@ def _metrics(splits: Mapping[str, Any], model_id: str | None, at_ms: int) -> lis
 
 
 def _figure(splits: Mapping[str, Any]) -> Any:
-    """Draw score against mean layers: every exit for all samples, and each exit criterion over its thresholds."""
+    """Draw score against mean exit layer: every exit for all samples, and each exit criterion over its thresholds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(splits), 4), layout="constrained")
@@ -454,7 +454,7 @@ def _figure(splits: Mapping[str, Any]) -> Any:
             row = CRITERIA.find(criterion)
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
             axes.plot(layers, score, ".-", label=row.shown if row else criterion, color=row.colour if row else None)
-        axes.set(title=split, xlabel="mean layers executed", ylabel="score, per cent")
+        axes.set(title=split, xlabel="mean exit layer", ylabel="score, per cent")
         axes.legend()
     return figure
 

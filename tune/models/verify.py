@@ -109,11 +109,11 @@ class Verdict:
             other = f" (settings differ as well: {'; '.join(self.differs)})" if self.differs else ""
             return "not reproduced, another experiment: " + "; ".join(self.foreign) + other
         if self.now is None:
-            return "not reproduced: a cell diverged"
+            return "not reproduced: a run diverged"
         off = f"{100 * self.now:.4f} against {100 * self.recorded:.4f}, {100 * (self.now - self.recorded):+.4f} points"
         because = f" ({'; '.join(self.differs)})" if self.differs else ""
         if self.bit_for_bit:
-            return f"reproduced bit for bit: {100 * self.now:.4f} over {len(self.cells)} cells" + because
+            return f"reproduced bit for bit: {100 * self.now:.4f} over {len(self.cells)} runs" + because
         if self.reproduced:
             return f"reproduced within {100 * TOLERANCE:g} points: {off}; settings differ{because}"
         strict = [c for c in self.cells if not c.differs and not c.bit_for_bit]
@@ -187,7 +187,7 @@ def verify(
             checks.append(dataclasses.replace(check, differs=differs))
             shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
             say(
-                f"cell {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
+                f"run {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
                 f"recorded {100 * check.recorded:.4f}"
             )
     return Verdict.of(checks, foreign)
@@ -236,22 +236,22 @@ def _settings(
 def _train(study: Study, cell: Mapping[str, Any], was: CellLogits | None, threads: int | None) -> CellCheck:
     """Train a cell again and compare it with its record."""
     seed, fold = cell["seed"], cell["fold"]
-    kept: Any = None
+    held_out: Any = None
     reports = []
     with limited_threads(threads):
         for report in study.train({"accumulate": cell.get("accumulate", 1)}, seed, fold):
-            kept = report.held_out or kept
+            held_out = report.validation or held_out
             # Drop models and logits of finished epochs, which would fill the memory.
-            reports.append(dataclasses.replace(report, held_out=None, model=None))
+            reports.append(dataclasses.replace(report, validation=None, model=None))
     last = reports[-1]
     best = next((r for r in reports if r.epoch == last.best_epoch), None)
     now = best.score if best is not None and last.ended != "diverged" else None
     identical = now == cell["score"] and best is not None and best.exits["score"] == list(cell["exits"])
-    same = None
-    if kept is not None and was is not None:
+    logits_identical = None
+    if held_out is not None and was is not None:
         rows = study.folds.ids[study.folds.held_out(fold)]
-        same = np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, kept.logits)
-    return CellCheck(seed, fold, cell["score"], now, identical, same)
+        logits_identical = np.array_equal(was.rows, rows) and np.array_equal(was.held_out.logits, held_out.logits)
+    return CellCheck(seed, fold, cell["score"], now, identical, logits_identical)
 
 
 def _foreign(best: BestFile, fingerprint: str, folds: str) -> tuple[str, ...]:

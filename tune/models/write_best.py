@@ -125,7 +125,7 @@ def _named(choice: Selection, key: str) -> dict[str, Any]:
 
 
 def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
-    """Describe a configuration that is not distinguishable from the majority class: score, and margin over that class."""
+    """Describe a configuration that is not significantly above the majority class: score, and margin over that class."""
     margin = choice.margins[key]
     low, high = margin.samples.interval
     return {
@@ -155,7 +155,7 @@ def _moved(choice: Selection) -> float | None:
 
 
 def _layers(candidate: Candidate) -> float | None:
-    """Return `cv/layers` as in MLflow: the fewest mean layers that lose at most one point against all layers."""
+    """Return `cv/layers` as in MLflow: the smallest mean exit layer with a score at most one point below full depth."""
     return layers_needed(candidate.records, candidate.sweep.curve_of)
 
 
@@ -289,7 +289,7 @@ def _against(choice: Selection) -> str:
     if margin.learned:
         return f"against the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}"
     return (
-        f"not distinguishable from the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
+        f"not significantly above the majority class ({100 * margin.samples.score:.2f}): {margin.in_words()}; {ADVICE}"
     )
 
 
@@ -331,10 +331,10 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
         )
     if choice.unlearned:
         print(
-            f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not distinguishable from the "
+            f"{len(choice.unlearned)} of {len(choice.candidates)} completed configurations are not significantly above the "
             "majority class and are excluded (--anyway includes them)"
         )
-        _print_configurations("not distinguishable from the majority class", section["not_distinguishable"], path)
+        _print_configurations("not significantly above the majority class", section["not_distinguishable"], path)
 
 
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
@@ -342,14 +342,16 @@ def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) 
     near = section["within_one_standard_error"]
     print(f"{len(near) - 1} other configuration(s) are within one standard error")
     if len(near) > 1:
-        _print_configurations("layers: the fewest mean layers that lose at most one point", near, path)
+        _print_configurations(
+            "layers: the smallest mean exit layer with a score at most one point below full depth", near, path
+        )
     if "pareto" in section:
         # Each configuration once, from the fewest layers at which it is the best one.
         begins = [next(group) for _, group in itertools.groupby(section["pareto"]["points"], key=_origin)]
-        print(f"{len({_origin(p) for p in begins})} configuration(s) are on the front of score against mean layers")
+        print(f"{len({_origin(p) for p in begins})} configuration(s) are on the front of score against mean exit layer")
         _print_configurations(f"on the front from these layers on, under {choice.objective.under}", begins, path)
     elif choice.no_front:
-        print(f"no front of score against mean layers: {choice.no_front}")
+        print(f"no front of score against mean exit layer: {choice.no_front}")
 
 
 def _origin(point: dict[str, Any]) -> tuple[str, str]:

@@ -1,14 +1,14 @@
-"""Racing (Maron and Moore, 1994; on paired blocks: Birattari et al., 2002): stop configurations far behind the best one.
+"""Racing (Maron and Moore, 1994; on paired blocks: Birattari et al., 2002): prune configurations far behind the best one.
 
 The margin is estimated from the sweep. At a position (run, epoch), a completed configuration c has the score x_c, at the end
 y_c; its gain is y_c − x_c. The difference of two configurations changes after the position by the difference of their gains, in
 which fold effects cancel. Its root mean square over all pairs is √2·s, with the sample standard deviation s of the n gains.
-A configuration stops if it is behind the best completed one, on the same runs at the same epoch, by more than
+A configuration is pruned if it is behind the best completed one, on the same runs at the same epoch, by more than
 
     t(1 − alpha; n − 1) · √2 · s,
 
 a deficit that it would make up with probability alpha, if gains are normal. Early in training s is large and no configuration
-stops; later s is small. With few completed configurations t is large.
+is pruned; later s is small. With few completed configurations t is large.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tune.space.plugins import Number, PrunerRow, Warmed
 from tune.store.history import History
 from tune.store.ranking import completed, mean_and_std
 
-#: Number of completed configurations before the first stop; two equal gains would have no spread.
+#: Number of completed configurations before the first is pruned; two equal gains would have no spread.
 STARTUP = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class RacingPruner:
-    """Stops a configuration whose probability of catching up with the best completed one is below `alpha`."""
+    """Prune a configuration whose probability of catching up with the best completed one is below `alpha`."""
 
     places: Places
     alpha: float = 0.1
@@ -62,7 +62,7 @@ class RacingOptions(Warmed):
         default=0.1,
         gt=0,
         lt=0.5,
-        description="accepted probability that a stopped configuration would have caught up with the best",
+        description="probability of catching up with the best, below which a configuration is pruned",
     )
 
 

@@ -1,4 +1,4 @@
-"""Draw the paper's figures 2 to 4 from results: mean layers or score against patience, with standard errors over seeds."""
+"""Draw the paper's figures 2 to 4 from results: mean exit layer or score against patience, with standard errors over seeds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def draw(figure: PaperFigure, title: str, split: str, selected: Sequence[Curve])
         A matplotlib figure.
     """
     colours = [colour(curve.row.method, i) for i, curve in enumerate(selected)]
-    y = "mean layers executed" if figure.shows == "layers" else f"score on {split}, per cent"
+    y = "mean exit layer" if figure.shows == "layers" else f"score on {split}, per cent"
     if any(curve.seeds > 1 for curve in selected):
         y += " (± standard error)"
     return bands({title: {curve.label: curve.band for curve in selected}}, DEFAULT, y, colours)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.exits import FULL_MODEL, with_threshold
 from leebert.metrics import per_exit
 from leebert.thresholds import attainable, choose
@@ -103,8 +103,8 @@ def summarise(
     record: Mapping[str, Any],
     epochs: Mapping[int, Mapping[str, Any]],
     values: Mapping[str, Any],
-    held_out: HeldOut,
-    splits: Sequence[HeldOut],
+    held_out: RecordedLogits,
+    splits: Sequence[RecordedLogits],
     *,
     metric: str,
     code: str,
@@ -160,7 +160,7 @@ def summarise(
 
 
 def _outcome(
-    held_out: HeldOut, splits: Sequence[HeldOut], metric: str, criterion: str, threshold: float | None
+    held_out: RecordedLogits, splits: Sequence[RecordedLogits], metric: str, criterion: str, threshold: float | None
 ) -> CriterionResult:
     points = [replay_point(split, metric, criterion, threshold) for split in splits]
     counts = np.sum([point.exits for point in points], axis=0)
@@ -182,6 +182,6 @@ def _trained_on(runtime: Mapping[str, Any]) -> str:
     return f"{runtime['device']}, {runtime['threads']} thread(s), {runtime['precision']}"
 
 
-def _labels(split: HeldOut) -> np.ndarray:
+def _labels(split: RecordedLogits) -> np.ndarray:
     assert split.labels is not None
     return split.labels

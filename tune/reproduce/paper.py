@@ -83,7 +83,7 @@ class PaperTable:
 
 @dataclasses.dataclass(frozen=True)
 class PaperFigure:
-    """One figure: mean layers or score against patience, one curve per row."""
+    """One figure: mean exit layer or score against patience, one curve per row."""
 
     name: str
     title: str

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from leebert.provenance import backbone_identity, code_version
 from tune.reproduce.outcomes import ReproducedCell, summarise
 from tune.reproduce.plan import Allowance, Part, ReproductionPlan
@@ -241,7 +241,7 @@ def collect(
         if "evaluated" not in record or key in existing:
             continue
         try:
-            splits: list[HeldOut] = list(evaluated_logits(folder.path, record).values())
+            splits: list[RecordedLogits] = list(evaluated_logits(folder.path, record).values())
             held_out, _ = cell_logits(folder.path, record)
         except SweepError as error:
             wrong[config, seed, fold] = str(error)

@@ -100,7 +100,7 @@ class Study:
             self.problem.model(config),
             RowSubset(rows, self.folds.train(fold)),
             config,
-            held_out=RowSubset(rows, self.folds.held_out(fold)),
+            validation=RowSubset(rows, self.folds.held_out(fold)),
             metric=self.problem.metric,
             runtime=runtime,
             seed=(seed, fold),
@@ -246,10 +246,10 @@ def _run_cell(study: Study, attempt: Attempt, seed: int, fold: int, watchdog: Wa
     evaluated, files = dict(recorded.evaluated), dict(recorded.files)
     for report in study.train(values, seed, fold, checkpoints, watchdog):
         reports.append(report)
-        best = report.held_out or best
+        best = report.validation or best
         records: list[LedgerRecord] = []
         digest: LedgerRecord = {"checkpoint": report.checkpoint} if report.checkpoint else {}
-        if study.evaluate and report.checkpoint and report.held_out is not None:
+        if study.evaluate and report.checkpoint and report.validation is not None:
             # The ledger names the files together with the checkpoint of the same epoch.
             digest |= _evaluate(study, attempt, seed, fold, report, watchdog)
             evaluated[report.epoch] = digest["evaluated"]

@@ -273,7 +273,7 @@ class Driver:
             # Synced to disk with the next record; the cells' own ends would restore it.
             self.record({"kind": "complete", "config": config}, sync=False)
             scores = self.state.configs[config].scores
-            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} cells")
+            self.say(f"{self._name(config)}  complete: {100 * sum(scores) / len(scores):.2f} over {len(scores)} runs")
         else:
             self._prune_or_continue(config, last)
         state = self.state.configs[config].state
@@ -296,7 +296,7 @@ class Driver:
         epoch = last["epochs"] - 1 if last["kind"] == "cell_end" else last["epoch"]
         waits = last["kind"] == "epoch" and last["ended"] is not None  # the cell's end comes with this epoch
         undecided = not waits and cell not in self.state.before_extension.get(config, ())
-        history = self.state.then.get(config) or self.state.history()
+        history = self.state.decision_histories.get(config) or self.state.history()
         if undecided and not self.pruner.decide(history, config, cell, epoch):
             self.record({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
             self.say(f"{self._name(config)}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")

@@ -164,7 +164,7 @@ def print_plan(path: str, plan: dict[str, Any]) -> None:
         print(f"                and {count - len(plan['first'])} more")
     print(f"cells           {plan['cells'] or '?'}")
     print(
-        f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; cells may stop early)"
+        f"θ updates       {plan['theta_updates'] if plan['theta_updates'] is not None else '?'} (at most; runs may stop early)"
     )
     rates = ", ".join(f"{v:.3f} s at batch {k}" for k, v in plan["seconds_per_update"].items())
     print(f"one update      {rates} (timed here, on {plan['timed_on']})")

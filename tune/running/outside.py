@@ -1,4 +1,4 @@
-"""Make the parts of other packages that a sweep uses available in the processes of its trials.
+"""Make the plugins of other packages that a sweep uses available in the processes of its trials.
 
 A process finds a plugin of an installed package by its entry point, and a registered plugin by importing its module. A
 plugin defined in `__main__` (a script or a notebook) is pickled and sent by value.
@@ -23,7 +23,7 @@ from tune.space import SweepSpec
 class OutsidePlugin:
     """A plugin that trials use: kind and name, and the driver's origin of it.
 
-    value: the pickled plugin, where its module exists in the driver's process only.
+    value: The pickled plugin, if its module exists in the driver's process only.
     """
 
     key: str

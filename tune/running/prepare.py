@@ -150,9 +150,9 @@ def misfits(spec: SweepSpec, problem: Any) -> dict[str, ConfigError]:
 
 def _reductions(spec: SweepSpec) -> Iterator[TrainConfig]:
     """Yield a configuration of every method; of a method that reduces the network, one per share that it keeps."""
-    kept = spec.space["keep"].listed() if "keep" in spec.space else None
+    listed = spec.space["keep"].listed() if "keep" in spec.space else None
     for algorithm in spec.algorithms:
-        shares = [{"keep": keep} for keep in kept] if kept and applies("keep", algorithm) else [{}]
+        shares = [{"keep": keep} for keep in listed] if listed and applies("keep", algorithm) else [{}]
         for share in shares:
             yield spec.train_config({"algorithm": algorithm, **share})
 

@@ -179,8 +179,8 @@ def _renamed(section: str, recorded: PartSpec, name: str) -> str:
         return f"{section}.name={name}"
     rows = [registry[other] for other in (*registry.built_in, name) if other in registry]
     valid = {option for row in rows for option in row.options.model_fields}
-    kept = {key: value for key, value in (recorded.model_extra or {}).items() if key in valid}
-    return f"{section}={json.dumps({'name': name, **kept})}"
+    options = {key: value for key, value in (recorded.model_extra or {}).items() if key in valid}
+    return f"{section}={json.dumps({'name': name, **options})}"
 
 
 def recorded_configurations(state: SweepState) -> tuple[RecordedConfiguration, ...]:

@@ -166,7 +166,7 @@ def resume_sweep(
                 "runtime": _runtime(prepared, device),
             },
         ):
-            say(f"warning: {line}, so new cells may differ from old ones in their last digits")
+            say(f"warning: {line}, so new runs may differ from old ones in their last digits")
         start_ray(address)
         check_versions(address, packages=prepared.outside.packages)
         check_resources(spec.resources.cpus, spec.resources.gpus)
@@ -203,14 +203,14 @@ def _to_repair(folder: SweepFolder, state: SweepState, requested: bool, say: Say
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
-        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the cell is trained again" if requested else ""))
+        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the run is trained again" if requested else ""))
     if wrong and not requested:
-        say(f"to train {len(wrong)} cell(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
+        say(f"to train {len(wrong)} run(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
     if requested and not wrong:
-        say("nothing to repair: the logits of all finished cells match their recorded digests")
+        say("nothing to repair: the logits of all finished runs match their recorded digests")
     if requested and (old := held_out.count_unchecked(feeding.values())):
         say(
-            f"note: an older version recorded {old} cell(s) without a digest: only missing or unreadable files are detected"
+            f"note: an older version recorded {old} run(s) without a digest: only missing or unreadable files are detected"
         )
     return list(wrong) if requested else []
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leebert.errors import StorageError
-from leebert.record import Batch, Rows
+from leebert.record import Batch, SampleSet
 
 
 class Watchdog:
@@ -69,14 +69,14 @@ class Watchdog:
         self._armed = 0.0
         self.alive()
 
-    def watch(self, rows: Rows) -> Rows:
+    def watch(self, rows: SampleSet) -> SampleSet:
         """Wrap the samples so that each requested batch resets the timer."""
         return _Watched(rows, self)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Watched:
-    rows: Rows
+    rows: SampleSet
     watchdog: Watchdog
 
     def __len__(self) -> int:

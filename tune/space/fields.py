@@ -103,7 +103,7 @@ class SweepFields(Frozen):
     """
 
     task: Annotated[str | dict[str, Any], PlainValidator(_read_task)] = Field(
-        description="One of the paper's seven tasks, cifar10, cifar100, or a mapping that declares an own one."
+        description="One of the paper's seven tasks, cifar10, cifar100, or a mapping that declares a task."
     )
     backbone: str = Field(
         min_length=1,
@@ -138,9 +138,7 @@ class SweepFields(Frozen):
     resources: Resources = Field(default_factory=Resources)
     budget: Budget = Field(default_factory=Budget)
     tracking: Tracking = Field(default_factory=Tracking)
-    storage: str | None = Field(
-        default=None, description="Where sweeps are kept; None: LEEBERT_STORAGE, else ./sweeps."
-    )
+    storage: str | None = Field(default=None, description="Folder of the sweeps; None: LEEBERT_STORAGE, else ./sweeps.")
     keep_checkpoints: bool = Field(default=False, description="Keep a run's checkpoint after its end.")
     evaluate: Literal["dev"] | None = Field(
         default=None,

@@ -41,7 +41,7 @@ class Warmed(Frozen):
     """The option that pruners share."""
 
     min_epochs: Whole = Field(
-        default=1, ge=1, description="epochs, summed over its runs, before a configuration may be stopped"
+        default=1, ge=1, description="epochs, summed over its runs, before a configuration may be pruned"
     )
 
 

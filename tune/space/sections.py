@@ -88,16 +88,16 @@ class PartSpec(Frozen):
         name = values.get("name", cls.model_fields["name"].default)
         extra = {key: value for key, value in values.items() if key != "name"}
         wrong: list[InitErrorDetails] = []
-        kept: dict[str, Any] = {}
-        own = cls.registry.get(name) if isinstance(name, str) else None
-        others = [cls.registry[other] for other in cls.registry.built_in if other != name]
-        for row in (own, *others) if own else others:
-            mine = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
+        checked: dict[str, Any] = {}
+        selected = cls.registry.get(name) if isinstance(name, str) else None
+        unselected = [cls.registry[other] for other in cls.registry.built_in if other != name]
+        for row in (selected, *unselected) if selected else unselected:
+            row_options = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
             try:
-                kept |= row.options.model_validate(mine).model_dump(exclude_defaults=row is not own)
+                checked |= row.options.model_validate(row_options).model_dump(exclude_defaults=row is not selected)
             except ValidationError as error:
                 wrong += again(error)
-        if own is None:
+        if selected is None:
             try:
                 return handler({"name": name})
             except ValidationError as error:
@@ -105,7 +105,7 @@ class PartSpec(Frozen):
         wrong += [InitErrorDetails(type="extra_forbidden", loc=(key,), input=value) for key, value in extra.items()]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
-        return handler({"name": name, **kept})
+        return handler({"name": name, **checked})
 
 
 class SearcherSpec(PartSpec):

@@ -1,4 +1,4 @@
-"""A finished run's curve of score against mean layers: from its end record, or replayed from its validation logits.
+"""A finished run's curve of score against mean exit layer: from its end record, or replayed from its validation logits.
 
 Older records hold a curve on 20 evenly spaced thresholds under another key, which is ignored.
 """
@@ -20,7 +20,7 @@ from tune.store.held_out import cell_logits
 CURVE = "curve"
 
 #: What :func:`layers_needed` returns, for readers of pages and tables.
-FEWEST = "the smallest mean exit layer under normalised entropy with a score at most 1 point below that of all layers"
+FEWEST = "the smallest mean exit layer under normalised entropy with a score at most 1 point below full depth"
 
 #: Maps a run's end record to its curve; None if there is none.
 CurveOf = Callable[[Mapping[str, Any]], Tradeoff | None]
@@ -58,7 +58,7 @@ class CellCurves:
         except LeebertError as error:
             if not self._reported:
                 self._reported = True
-                text = f"{error}; mean layers and curves that need it are not available"
+                text = f"{error}; layers and curves that need it are not available"
                 self._say(text) if self._say else warnings.warn(text, stacklevel=4)
             return None
 
@@ -79,7 +79,7 @@ def of_all(cell_ends: Iterable[Mapping[str, Any]], curve_of: CurveOf) -> list[Tr
 
 
 def layers_needed(cell_ends: Iterable[Mapping[str, Any]], curve_of: CurveOf) -> float | None:
-    """Return the smallest mean exit layer with a score at most 1 point below all layers'; None if a run has no curve.
+    """Return the smallest mean exit layer with a score at most 1 point below full depth; None if a run has no curve.
 
     It is `cv/layers` in MLflow and `layers` in best files, `best`, `report` and `compare`, rounded to two decimals.
     """

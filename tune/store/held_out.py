@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from leebert.errors import StorageError, SweepError
-from leebert.evaluate import HeldOut
+from leebert.evaluate import RecordedLogits
 from tune.store import logits
 from tune.store.history import CellKey
 from tune.store.ledger import LedgerRecord
@@ -39,7 +39,7 @@ def evaluated_paths(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, Path
     return {split: folder / EVALUATED / Path(name).name for split, name in cell_end.get("evaluated", {}).items()}
 
 
-def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> str:
+def save_held_out(path: Path, held_out: RecordedLogits, row_ids: np.ndarray) -> str:
     """Write row number, label and M×K logits per sample, atomically (see `tune.store.logits`).
 
     Args:
@@ -62,7 +62,7 @@ def save_held_out(path: Path, held_out: HeldOut, row_ids: np.ndarray) -> str:
         raise StorageError(f"{path} can't be written: {error.strerror or error}") from None
 
 
-def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.ndarray]:
+def load_held_out(path: Path, digest: str | None = None) -> tuple[RecordedLogits, np.ndarray]:
     """Read a run's logits and the row numbers of their samples.
 
     Args:
@@ -80,7 +80,7 @@ def load_held_out(path: Path, digest: str | None = None) -> tuple[HeldOut, np.nd
     data = _contents(path, digest)
     try:
         columns, values, layers = logits.read(data)
-        return HeldOut(values, columns["label"], *layers), columns["row"]
+        return RecordedLogits(values, columns["label"], *layers), columns["row"]
     # Arrow raises its own error for a file that is not Parquet; a foreign table fails in any of the other ways.
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -105,7 +105,7 @@ def _contents(path: Path, digest: str | None) -> bytes:
     return data
 
 
-def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarray]:
+def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[RecordedLogits, np.ndarray]:
     """Read the validation logits of a finished run and their row numbers, checked against its end record.
 
     Raises:
@@ -116,12 +116,12 @@ def cell_logits(folder: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.
     return _checked(held_out_path(folder, cell_end), cell_end)
 
 
-def evaluated_logits(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, HeldOut]:
+def evaluated_logits(folder: Path, cell_end: Mapping[str, Any]) -> dict[str, RecordedLogits]:
     """Read the logits of a finished run's evaluation splits, by split. Raises as :func:`load_held_out`."""
     return {split: _checked(path, cell_end)[0] for split, path in evaluated_paths(folder, cell_end).items()}
 
 
-def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[HeldOut, np.ndarray]:
+def _checked(path: Path, cell_end: Mapping[str, Any]) -> tuple[RecordedLogits, np.ndarray]:
     return load_held_out(path, cell_end.get("digests", {}).get(path.name))
 
 

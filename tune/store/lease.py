@@ -126,8 +126,8 @@ class Lease:
             raise StorageError(f"{self.folder} can't be read: {error.strerror or error}") from None
         if lost:
             newest = holder(self.folder)
-            other = newest.described if newest else "another driver"
-            raise LeaseError(f"sweep {self.folder.name} was taken over by {other}; this driver has ended")
+            successor = newest.described if newest else "another driver"
+            raise LeaseError(f"sweep {self.folder.name} was taken over by {successor}; this driver has ended")
 
     def release(self) -> None:
         """Release the lease; if that cannot be written, it expires."""

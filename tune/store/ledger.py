@@ -364,7 +364,7 @@ class SweepState:
     session: tuple[float, float] | None = None  # times of the first and last record of the current session
     # The history when a running configuration's newest record was applied (in order): a pruner that decides on that record
     # again, after a lost node, must decide as before.
-    then: dict[str, History] = dataclasses.field(default_factory=dict)
+    decision_histories: dict[str, History] = dataclasses.field(default_factory=dict)
     pruned: dict[str, LedgerRecord] = dataclasses.field(default_factory=dict)
     failures: dict[str, list[LedgerRecord]] = dataclasses.field(default_factory=dict)
     end: LedgerRecord | None = None
@@ -407,14 +407,14 @@ class SweepState:
         return new
 
     def apply_in_order(self, record: LedgerRecord) -> bool:
-        """Apply records in the order of events; keeps `then` in addition to :meth:`apply`."""
+        """Apply records in the order of events; keeps `decision_histories` in addition to :meth:`apply`."""
         if not self.apply(record):
             return False
         config = record.get("config")
         if config is not None and record["kind"] in ("epoch", "cell_end"):
-            self.then[config] = self.history()
+            self.decision_histories[config] = self.history()
         elif config is not None and self.configs[config].state != "running":
-            self.then.pop(config, None)
+            self.decision_histories.pop(config, None)
         return True
 
     # One method per kind of record. The driver's:

@@ -22,8 +22,8 @@ def write(
         path: The Parquet file.
         columns: Further columns, pyarrow arrays of N values.
         logits: (M, N, K), stored as float32.
-        layers: As in :class:`leebert.evaluate.HeldOut`.
-        depth: As in :class:`leebert.evaluate.HeldOut`.
+        layers: As in :class:`leebert.evaluate.RecordedLogits`.
+        depth: As in :class:`leebert.evaluate.RecordedLogits`.
 
     Returns:
         The SHA-256 of the file in hexadecimal.

@@ -12,7 +12,7 @@ from tune.store.folder import SweepFolder, spec_of
 from tune.tracking.server import existing_run, is_server, readable_errors, redact, resolve_uri
 
 
-def log_file(uri: str, experiment: str, sweep: str, path: Path, *, again: str, folder: str = "reports") -> str:
+def log_file(uri: str, experiment: str, sweep: str, path: Path, *, command: str, folder: str = "reports") -> str:
     """Log a file to the artifacts of the sweep's own run; return its address.
 
     Args:
@@ -20,7 +20,7 @@ def log_file(uri: str, experiment: str, sweep: str, path: Path, *, again: str, f
         experiment: The experiment's name.
         sweep: The sweep's name.
         path: The file.
-        again: The command that writes a missing sweep to MLflow, for the error message.
+        command: The command that writes a missing sweep to MLflow, for the error message.
         folder: The folder within the artifacts.
 
     Raises:
@@ -29,7 +29,7 @@ def log_file(uri: str, experiment: str, sweep: str, path: Path, *, again: str, f
     from mlflow import MlflowClient
 
     with readable_errors(uri):
-        run = existing_run(uri, experiment, sweep, "sweep", again=again)[1]
+        run = existing_run(uri, experiment, sweep, "sweep", command=command)[1]
         MlflowClient(tracking_uri=uri).log_artifact(run.run_id, str(path), folder)
     if not is_server(uri):
         return f"{folder}/{path.name} of run {run.run_id}"
@@ -38,7 +38,7 @@ def log_file(uri: str, experiment: str, sweep: str, path: Path, *, again: str, f
     )
 
 
-def again_by(folder: SweepFolder, tracking_uri: str | None = None) -> str:
+def rebuild_command(folder: SweepFolder, tracking_uri: str | None = None) -> str:
     """Return the command that fills MLflow from a sweep's folder, valid in any working folder."""
     return f"leebert-tune rebuild-mlflow {folder.path}" + (
         f" --tracking-uri {redact(tracking_uri)}" if tracking_uri else ""
@@ -59,8 +59,8 @@ def deliver(
     for folder in folders:
         spec = spec_of(folder)
         try:
-            uri, again = resolve_uri(tracking_uri or spec.tracking.uri), again_by(folder, tracking_uri)
-            logged = log_file(uri, experiment or experiment_of(spec), folder.name, path, again=again)
+            uri, command = resolve_uri(tracking_uri or spec.tracking.uri), rebuild_command(folder, tracking_uri)
+            logged = log_file(uri, experiment or experiment_of(spec), folder.name, path, command=command)
             say(f"{path}, and in MLflow: {logged}")
         except TrackingError as error:
             say(f"{path}; not logged to MLflow: {error}")

@@ -124,7 +124,7 @@ class Audit:
         if views is None or not self._with_views:
             return []
         where = (self._experiment_id, self._sweep, views)
-        count = self._ask(saved_views.lacking, self._store, *where)
+        count = self._retry(saved_views.lacking, self._store, *where)
         if count and mend:
             self._try(saved_views.save, self._store, self._uri, *where)
         return (
@@ -135,7 +135,7 @@ class Audit:
         """Return MLflow's runs by key, each once: of two runs with one key the one with more points counts."""
         runs: dict[Key, Any] = {}
         differences = []
-        for run in self._ask(_all_runs, self._store, self._experiment_id, self._sweep):
+        for run in self._retry(_all_runs, self._store, self._experiment_id, self._sweep):
             key = key_of(run.data.tags)
             if key is None:
                 continue
@@ -157,7 +157,7 @@ class Audit:
         values: dict[Key, dict[str, list[Point]]] = {}
         for metric, keys in of.items():
             ids = {present[key].info.run_id: key for key in keys}
-            for run_id, points in self._ask(histories, self._store, list(ids), metric).items():
+            for run_id, points in self._retry(histories, self._store, list(ids), metric).items():
                 values.setdefault(ids[run_id], {})[metric] = points
         return values
 
@@ -184,13 +184,13 @@ class Audit:
     def _try(self, request: Callable[..., object], *args: Any) -> None:
         """Send a writing request. Its effect is read back later, so a refusal is no error here."""
         try:
-            self._ask(request, *args)
+            self._retry(request, *args)
         except (TrackingError, LeaseError):
             raise
         except Exception:
             return
 
-    def _ask(self, request: Callable[..., T], *args: Any) -> T:
+    def _retry(self, request: Callable[..., T], *args: Any) -> T:
         """Repeat a request until the server responds; raise MLflow's repeated error, or TrackingError if it stays unreachable."""
         refused, pause, deadline = 0, 0.1, time.monotonic() + self._patience
         while True:
@@ -244,7 +244,7 @@ def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], pa
     gap = _Gap()
     for metric, expected_points in expected.metrics.items():
         points = values.get(metric, [])
-        if any(step not in expected_points or not _same(value, expected_points[step][0]) for step, value in points):
+        if any(step not in expected_points or not _equal(value, expected_points[step][0]) for step, value in points):
             gap.wrong.append(metric)
         steps = {step for step, _ in points}
         gap.points += [(metric, step) for step in expected_points if step not in steps]
@@ -266,7 +266,7 @@ def _gap(expected: ExpectedRun, present: Any, values: dict[str, list[Point]], pa
     return gap
 
 
-def _same(value: float, expected: float) -> bool:
+def _equal(value: float, expected: float) -> bool:
     return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=1e-300)
 
 

@@ -86,7 +86,7 @@ NAMES: tuple[Name, ...] = (
         "config",
         "layers",
         "none",
-        "smallest mean exit layer with a score at most 1 point below all layers'",
+        "smallest mean exit layer with a score at most 1 point below full depth",
     ),
     _metric("cv/margin", "config", "fraction", "none", "mean margin of its scores over the majority class"),
     _metric("cv/cells", "config", "runs", "none", "finished runs: fewer than seeds × folds if pruned or stopped"),

@@ -10,7 +10,7 @@ from tune.space import SweepSpec
 from tune.space.spec import experiment_of
 from tune.store.folder import SweepFolder, spec_of
 from tune.store.ledger import SweepState
-from tune.tracking.artifacts import again_by
+from tune.tracking.artifacts import rebuild_command
 from tune.tracking.events import SavedViews, TrackingEvent
 from tune.tracking.saved_views import doubts, links, save_now
 from tune.tracking.server import resolve_uri
@@ -40,15 +40,15 @@ class Publisher:
 
     def start(self, state: SweepState) -> None:
         self._views(state)
-        self._next, self._begun = _next_after(_complete(state)), len(state.configs)
+        self._next, self._begun = _next_after(_completed_count(state)), len(state.configs)
 
     def follow(self, state: SweepState) -> None:
         """Update summaries and views if due; called every few seconds."""
-        complete, begun = _complete(state), len(state.configs)
+        completed, begun = _completed_count(state), len(state.configs)
         too_many = self._begun <= LOADED_RUNS < begun  # the titles then change
-        if complete < self._next and not too_many:
+        if completed < self._next and not too_many:
             return
-        self._next, self._begun = _next_after(complete), begun
+        self._next, self._begun = _next_after(completed), begun
         self._summaries(state)
         self._views(state)
 
@@ -88,12 +88,12 @@ def show(
         raise SweepError(f"sweep {folder.name} has no configuration yet, and so no views: wait until one has started")
     uri = resolve_uri(tracking_uri or spec.tracking.uri)
     views = saved_views(folder.name, view_contents(spec, state))
-    again = again_by(folder, tracking_uri)
-    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, again=again)
+    command = rebuild_command(folder, tracking_uri)
+    experiment_id = save_now(uri, experiment or experiment_of(spec), folder.name, views, command=command)
     return {
         "sweep": folder.name,
         "views": links(uri, experiment_id, folder.name, views),
-        "complete": _complete(state),
+        "complete": _completed_count(state),
         "running": folder.driver() is not None,
         "note": doubts(uri),
     }
@@ -104,5 +104,5 @@ def _next_after(complete: int) -> int:
     return max(1, LOADED_RUNS + 1 if complete <= LOADED_RUNS < 2 * complete else 2 * complete)
 
 
-def _complete(state: SweepState) -> int:
+def _completed_count(state: SweepState) -> int:
     return sum(c.state == "complete" for c in state.configs.values())

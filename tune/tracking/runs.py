@@ -310,8 +310,8 @@ class RunWriter:
         requests = max(1, math.ceil(len(metrics) / METRICS_PER_REQUEST), math.ceil(len(params) / PARAMS_PER_REQUEST))
         for i in range(requests):
             some = metrics[i * METRICS_PER_REQUEST : (i + 1) * METRICS_PER_REQUEST]
-            few = params[i * PARAMS_PER_REQUEST : (i + 1) * PARAMS_PER_REQUEST]
-            self._store.log_batch(run.id, some, few, tags if i == 0 else [])
+            batch = params[i * PARAMS_PER_REQUEST : (i + 1) * PARAMS_PER_REQUEST]
+            self._store.log_batch(run.id, some, batch, tags if i == 0 else [])
         run.nonfinite = nonfinite
 
     def _end(self, run: _Run, status: str, at: int) -> None:
@@ -338,8 +338,8 @@ def runs_of(store: Any, experiment_id: str | None, sweep: str) -> Iterator[Any]:
 
     token = None
     while True:
-        where, order = f"tags.sweep = {quoted(sweep)}", ["attributes.start_time ASC"]
-        page = store.search_runs([experiment_id], where, ViewType.ACTIVE_ONLY, _PAGE, order, token)
+        filter_string, order = f"tags.sweep = {quoted(sweep)}", ["attributes.start_time ASC"]
+        page = store.search_runs([experiment_id], filter_string, ViewType.ACTIVE_ONLY, _PAGE, order, token)
         yield from page
         token = page.token
         if not token:

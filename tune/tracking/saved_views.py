@@ -49,10 +49,10 @@ def save(store: Any, uri: str, experiment_id: str, sweep: str, views: Sequence[V
         ) from None
 
 
-def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, again: str) -> str:
+def save_now(uri: str, experiment: str, sweep: str, views: Sequence[View], *, command: str) -> str:
     """Write the views of a sweep that MLflow has; return the experiment's id. TrackingError if that is impossible."""
     with readable_errors(uri):
-        store, run = existing_run(uri, experiment, sweep, "config", again=again)
+        store, run = existing_run(uri, experiment, sweep, "config", command=command)
         try:
             save(store, uri, run.experiment_id, sweep, views)
         except ViewsRefused as error:

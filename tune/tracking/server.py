@@ -163,7 +163,7 @@ def ensure_experiment(store: Any, name: str) -> str:
     return str(existing.experiment_id)
 
 
-def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str) -> tuple[Any, Any]:
+def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, command: str) -> tuple[Any, Any]:
     """Return a store and the info of one run of this kind of a sweep; creates nothing.
 
     Args:
@@ -171,7 +171,7 @@ def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str
         experiment: The experiment's name.
         sweep: The sweep's name.
         kind: The kind of run.
-        again: The command that fills MLflow, for the error message.
+        command: The command that fills MLflow, for the error message.
 
     Raises:
         TrackingError: If MLflow has no such run.
@@ -180,15 +180,15 @@ def existing_run(uri: str, experiment: str, sweep: str, kind: str, *, again: str
 
     file = _database_file(uri)
     if file is not None and not file.exists():
-        raise TrackingError(f"no database {file.resolve()}; fill it by: {again}, or name the server that has {sweep}")
+        raise TrackingError(f"no database {file.resolve()}; fill it by: {command}, or name the server that has {sweep}")
     store = open_store(uri, WAITED_FOR_SECONDS, WAITED_FOR_SECONDS)
     existing = store.get_experiment_by_name(experiment)
-    where = f"tags.sweep = {quoted(sweep)} AND tags.kind = '{kind}'"
-    runs = store.search_runs([existing.experiment_id], where, ViewType.ACTIVE_ONLY, 1) if existing else []
+    filter_string = f"tags.sweep = {quoted(sweep)} AND tags.kind = '{kind}'"
+    runs = store.search_runs([existing.experiment_id], filter_string, ViewType.ACTIVE_ONLY, 1) if existing else []
     if not runs:
         raise TrackingError(
             f"MLflow at {redact(uri)} has no {_KINDS[kind]} of sweep {sweep} in experiment {experiment!r}; "
-            f"fill it by: {again}, or name the server that has {sweep}"
+            f"fill it by: {command}, or name the server that has {sweep}"
         )
     return store, runs[0].info
 

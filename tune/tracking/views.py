@@ -81,7 +81,7 @@ def saved_views(sweep: str, of: ViewContents) -> tuple[View, ...]:
     """Return the views of one sweep, the most important first."""
     return (
         View("clo-vs-blo", f"{sweep}: {_title(of.algorithms)}", _algorithms(sweep, of)),
-        View("speed", f"{sweep}: score against mean layers", _speed(sweep, of)),
+        View("speed", f"{sweep}: score against mean exit layer", _speed(sweep, of)),
         View("configurations", f"{sweep}: all configurations", _configurations(sweep, of)),
         View("summary", f"{sweep}: summary", _summary(sweep)),
     )
@@ -117,20 +117,26 @@ def _algorithms(sweep: str, of: ViewContents) -> ViewState:
     depth = [_depth("depth/score", of), _depth("depth/omega_ce", of)]
     sections = [
         _Section("depth", f"Score and ω by exit: mean and range{part}", depth, 2, 440),
-        _Section("score", f"Cross-validated score and mean layers{part}", [_bar(k) for k in _BARS], 3, 300),
+        _Section("score", f"Cross-validated score and layers needed{part}", [_bar(k) for k in _BARS], 3, 300),
     ]
     grouped = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "approach"}]}
-    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
+    return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections, groupBy=grouped)
 
 
 def _speed(sweep: str, of: ViewContents) -> ViewState:
     part = _part(of.complete)
     curve = _line("curve/score", over="curve/layers")
     sections = [
-        _Section("curve", f"Score against mean layers, one line per configuration{part}", [curve], 1, 620),
-        _Section("points", f"Score against mean layers at 1 point of loss{part}", [_scatter(_LAYERS, _SCORE)], 1, 440),
+        _Section("curve", f"Score against mean exit layer, one line per configuration{part}", [curve], 1, 620),
+        _Section(
+            "points",
+            f"Score against layers needed for a drop of at most 1 point{part}",
+            [_scatter(_LAYERS, _SCORE)],
+            1,
+            440,
+        ),
     ]
-    return _state(_where(sweep, "config", "complete"), _config_columns(of), sections)
+    return _state(_filter(sweep, "config", "complete"), _config_columns(of), sections)
 
 
 def _configurations(sweep: str, of: ViewContents) -> ViewState:
@@ -146,7 +152,7 @@ def _configurations(sweep: str, of: ViewContents) -> ViewState:
         _Section("parallel", f"Configurations, coloured by score{part}", parallel, 1, 400),
         _Section("scatter", f"Score against each option{part}", scatters, 3, 320),
     ]
-    return _state(_where(sweep, "config"), _config_columns(of), sections)
+    return _state(_filter(sweep, "config"), _config_columns(of), sections)
 
 
 def _summary(sweep: str) -> ViewState:
@@ -163,7 +169,7 @@ def _summary(sweep: str) -> ViewState:
     ]
     metrics = (*overall["paired/diff_pct"], *overall["summary/score_pct"], "paired/pairs", "summary/configs")
     columns = {"attributes.`Description`": 420} | {f"metrics.`{metric}`": 150 for metric in metrics}
-    return _state(_where(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
+    return _state(_filter(sweep, "summary"), columns, sections, kind="summary", order="tags.`mlflow.runName`")
 
 
 _BARS = (_SCORE, _DEVIATION, _LAYERS)
@@ -222,7 +228,7 @@ def _part(runs: int) -> str:
     return f" (the best {LOADED_RUNS} only)" if runs > LOADED_RUNS else ""
 
 
-def _where(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:
+def _filter(sweep: str, kind: names.RunKind, outcome: str | None = None) -> str:
     parts = [f"tags.sweep = {quoted(sweep)}", f"tags.kind = '{kind}'"]
     return " AND ".join([*parts, f"tags.outcome = '{outcome}'"] if outcome else parts)
 

@@ -1,4 +1,4 @@
-"""Balanced accuracy: the mean over classes of the share of their samples that are predicted."""
+"""Balanced accuracy: the mean recall over classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from leebert.metrics.metric import Measure, Metric
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean recall of the classes that occur, for (N,) class ids each."""
+    """Return the mean recall over the classes that occur in the labels; (N,) class ids each."""
     right = labels == predicted
     return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
 

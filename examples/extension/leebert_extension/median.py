@@ -1,4 +1,4 @@
-"""The median rule (Golovin et al., KDD 2017), on the same cells: stop what is below the median of earlier configurations."""
+"""The median rule (Golovin et al., KDD 2017), on the same cells: prune configurations below the median of earlier ones."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tune.store.history import History
 
 
 class Options(Warmed):
-    """`min_epochs`, and how many others must have come as far."""
+    """`min_epochs`, and the number of configurations to compare with."""
 
-    others: int = Field(default=2, ge=1, description="configurations that must have come as far")
+    others: int = Field(default=2, ge=1, description="fewest configurations with as many epochs")
 
 
 @dataclasses.dataclass(frozen=True)
 class MedianPruner:
-    """A configuration goes on while it is at least the median of those that have come as far."""
+    """Prune a configuration that scores below the median of those with as many epochs."""
 
     places: Places
     min_epochs: int
     others: int
 
     def decide(self, history: History, config_id: str, cell: tuple[int, int], epoch: int) -> bool:
-        """Whether a configuration goes on after an epoch."""
+        """Return whether a configuration continues after an epoch."""
         asked, reached = self.places.reached(history, config_id, cell, epoch)
         place = reached[-1]
         own = self.places.score(asked, place)

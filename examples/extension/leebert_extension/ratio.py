@@ -1,4 +1,4 @@
-"""Ratio: a sample exits when its second class is improbable enough beside the first one."""
+"""Ratio: a sample exits when its second class is improbable relative to the first."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Ratio:
     threshold: float
 
     def measure(self, logits: Any, state: None) -> tuple[Any, None]:
-        """(B,) ratios of (B, K) logits."""
+        """Return the (B,) ratios of (B, K) logits."""
         first, second = logits.float().topk(2).values.unbind(dim=-1)
         return (second - first).exp(), None
 
     def step(self, logits: Any, state: None) -> tuple[Any, None]:
-        """(B,) which samples exit; there is no state."""
+        """Return (B,) whether each sample exits; the criterion has no state."""
         return self.measure(logits, state)[0] < self.threshold, None
 
 

@@ -1,4 +1,4 @@
-"""Shuffled: all configurations of a space of lists, in a random order that its seed fixes."""
+"""Shuffled: all configurations of a space of lists, in a random order given by the seed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Options(Frozen):
 
 @dataclasses.dataclass(frozen=True)
 class ShuffledSearcher:
-    """The first configuration of the shuffled list that the history doesn't hold."""
+    """Propose the first configuration of the shuffled list that is not in the history."""
 
     spec: SweepSpec
     seed: int
 
     def suggest(self, history: History) -> dict[str, Any] | None:
-        """The values of the next configuration; None when there are no more."""
+        """Return the values of the next configuration; None if all were proposed."""
         listed = list(self.spec.configurations())
         Random(self.seed).shuffle(listed)
         suggested = {configuration.id for configuration in history}

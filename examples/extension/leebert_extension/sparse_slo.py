@@ -1,4 +1,4 @@
-"""Sparse SLO: single-level optimisation in which the loss weights move once in some steps, by a rule of its own."""
+"""Sparse SLO: single-level optimisation with its own update of the loss weights, once every few steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from leebert.methods.common import DISTILLATION, JOINT, OMEGA
 
 
 class Options(Frozen):
-    """What the method reads beside the options of `TrainConfig`."""
+    """The method's options beside those of `TrainConfig`."""
 
     every: int = Field(2, ge=1, le=8, description="Steps of θ per step of ω.")
 
 
 @dataclasses.dataclass(frozen=True)
 class SparseSLO:
-    """θ moves on every batch, ω on the first of every `every` batches."""
+    """Update θ on every batch, and ω on the first of every `every` batches."""
 
     every: int
     splits_data: bool = False
@@ -54,7 +54,7 @@ METHOD = Method(
     exits="ratio",
     cost="1",
     differs="not published",
-    options=DISTILLATION | OMEGA - {"omega_optimizer"} | JOINT,  # which its rule does not read
+    options=DISTILLATION | OMEGA - {"omega_optimizer"} | JOINT,  # which its update does not use
     own_options=Options,
     omega=omega,
     colour="#aa3377",

@@ -1,0 +1,21 @@
+"""Pages by their outline: which blocks stand under which heading."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from tune.analysis.html import HtmlPage
+
+_KINDS = {"<p": "text", "<d": "table", "<f": "figure"}
+
+
+def outline(page: HtmlPage) -> dict[str, str]:
+    """The kinds of blocks under each heading, in order, successive texts once: `{"Best": "text table text"}`."""
+    kinds: dict[str, list[str]] = {}
+    under: list[str] = []
+    for block in page.blocks[1:]:
+        if block.startswith("<h2>"):
+            under = kinds.setdefault(block.removeprefix("<h2>").removesuffix("</h2>"), [])
+        else:
+            under.append(_KINDS[block[:2]])
+    return {heading: " ".join(kind for kind, _ in groupby(of)) for heading, of in kinds.items()}
