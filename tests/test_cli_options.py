@@ -4,6 +4,7 @@ import collections
 import inspect
 from typing import Annotated
 
+import numpy as np
 import pytest
 import typer
 from typer.main import get_command
@@ -15,6 +16,7 @@ import tune.cli
 from leebert.calibration import calibrate
 from leebert.cli_options import RENAMED, Command, Criterion
 from leebert.config import ExitConfig, TrainConfig
+from leebert.evaluate import RecordedLogits
 from leebert.exits.stored import with_criterion
 from leebert.recipe import train_model
 from leebert.report import evaluate_split
@@ -163,3 +165,16 @@ def test_former_arguments_and_attributes_of_training_warn():
     for held in (result, result.best):
         with pytest.warns(DeprecationWarning, match="held_out is deprecated: use validation"):
             assert held.held_out is held.validation
+
+
+def test_the_former_argument_strategy_warns():
+    recorded = RecordedLogits(np.eye(2, dtype=np.float32)[np.zeros((3, 4), int)], np.zeros(4, int))
+    with pytest.warns(DeprecationWarning, match="argument strategy is deprecated: use criterion"):
+        layers = leebert.replay(
+            strategy=leebert.make_criterion("never", None, num_exits=3, num_classes=2), logits=recorded.logits
+        )
+    assert layers.tolist() == [2] * 4
+    with pytest.warns(DeprecationWarning, match="argument strategy is deprecated: use criterion"):
+        point = leebert.replay_point(recorded, "accuracy", strategy="never", threshold=None)
+    with pytest.warns(DeprecationWarning, match="Point.strategy is deprecated: use criterion"):
+        assert point.strategy == "never"

@@ -1,6 +1,7 @@
 """Real sweeps through Ray: of plain tensors by `run_session`, and of text by `leebert-tune`, with a real MLflow server."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from tune.running.session import run_session
 from tune.store.folder import SweepFolder
 from tune.store.held_out import held_out_path, load_held_out
 from tune.store.results import COLUMNS
+from tune.tracking.tracker import Tracker
 
 SCRIPTS = Path(sys.executable).parent
 POISON = b"\xff\xfe\0 whoever opens the development split can't go on"
@@ -618,7 +620,10 @@ def test_a_gpu_where_there_is_none_is_one_clear_message(cli, place, ray_up, mlfl
 
 
 @pytest.mark.parametrize("listening", [False, True], ids=["nobody listens", "nobody answers"])
-def test_a_tracking_server_that_does_not_answer_stops_the_sweep_before_it_begins(cli, place, tmp_path, listening):
+def test_a_tracking_server_that_does_not_answer_stops_the_sweep_before_it_begins(
+    cli, place, tmp_path, monkeypatch, listening
+):
+    monkeypatch.setattr(Tracker, "check", functools.partialmethod(Tracker.check, 0.5))  # seconds
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listening:

@@ -21,7 +21,7 @@ from tune.pruners import make_pruner
 from tune.running.crossval import Study
 from tune.running.driver import Driver, EndStatus
 from tune.running.extend import at_its_old_place, extended
-from tune.running.outside import recorded
+from tune.running.outside import check_plugins, recorded
 from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
@@ -97,6 +97,7 @@ def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device:
         log.info(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
     start_ray(address)
     check_versions(address, packages=prepared.outside.packages)
+    check_plugins(address, prepared.outside)
     check_resources(spec.resources.cpus, spec.resources.gpus)
     warn_of_crowding(spec)
     with SweepFolder.create(storage, name) as folder:
@@ -165,6 +166,7 @@ def resume_sweep(
             log.warning(f"warning: {line}, so new runs may differ from old ones in their last digits")
         start_ray(address)
         check_versions(address, packages=prepared.outside.packages)
+        check_plugins(address, prepared.outside)
         check_resources(spec.resources.cpus, spec.resources.gpus)
         repaired = _to_repair(folder, state, repair)
         lease.check()  # the preparation may have taken longer than the lease lasts
