@@ -1,4 +1,4 @@
-"""Score against layers: one curve per exit criterion, replayed from recorded logits without running a model.
+"""Score against mean exit layer: one curve per exit criterion, replayed from recorded logits without running a model.
 
 A criterion compares a value with its threshold, and the value does not depend on the threshold. So each sample has, for
 each exit, a critical value beyond which it has exited there. The sorted critical values give every mean exit layer that a
@@ -246,7 +246,7 @@ def tradeoff(
     metric: str | None = None,
     speed_ups: Iterable[float] = (),
 ) -> Tradeoff:
-    """Compute score against layers of one exit criterion, from recorded logits.
+    """Compute score against mean exit layer of one exit criterion, from recorded logits.
 
     Args:
         recorded: Logits (M, N, K) of N samples at M exits, with or without labels.
@@ -291,7 +291,11 @@ def tradeoff(
 
 
 def tradeoffs(
-    recorded: RecordedLogits, *, metric: str | None = None, speed_ups: Iterable[float] = ()
+    recorded: RecordedLogits,
+    *,
+    metric: str | None = None,
+    speed_ups: Iterable[float] = (),
+    criteria: Iterable[str] | None = None,
 ) -> dict[str, Tradeoff]:
     """Compute the curve of every usable exit criterion at its default patience.
 
@@ -299,13 +303,15 @@ def tradeoffs(
         recorded: Logits (M, N, K), with or without labels.
         metric: Name of the task's metric; None: no scores.
         speed_ups: Layer speed-ups to which each curve also includes the nearest possible points.
+        criteria: The names of the criteria; None: all that are installed.
 
     Returns:
         The curves by the criterion's name. Criteria that differ only in the threshold's unit have one curve.
     """
     targets = tuple(speed_ups)
     return {
-        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=targets) for row in usable(len(recorded.logits))
+        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=targets)
+        for row in usable(len(recorded.logits), criteria)
     }
 
 

@@ -333,14 +333,16 @@ def best(
         str,
         typer.Option(
             help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up) "
-            "or area (under the curve of score against layers)."
+            "or area (under the curve of score against mean exit layer)."
         ),
     ] = "score",
     criterion: Criterion = None,
     patience: Patience = None,
     pareto: Annotated[
         bool,
-        typer.Option("--pareto", help="Compute the Pareto front of score against layers, whatever the sweep's size."),
+        typer.Option(
+            "--pareto", help="Compute the Pareto front of score against mean exit layer, whatever the sweep's size."
+        ),
     ] = False,
     anyway: Annotated[
         bool,
@@ -477,7 +479,7 @@ def rebuild_mlflow(
     else:
         mended = f", {rebuilt['mended']} run(s) corrected" if rebuilt["mended"] else ""
         print(
-            f"{folder.name}: {rebuilt['reports']} reports of {rebuilt['cells']} cells, {rebuilt['seconds']:.1f} s{mended}"
+            f"{folder.name}: {rebuilt['reports']} reports of {rebuilt['cells']} runs, {rebuilt['seconds']:.1f} s{mended}"
         )
         print(f"MLflow: {rebuilt['mlflow']}")
         print_views(rebuilt["views"])
