@@ -37,7 +37,7 @@ class TestBuiltIn(MethodContract):
         self.method, self.on_encoder = METHODS[name], name in OF_ENCODERS  # type: ignore[misc]
 
 
-def test_no_row_needs_torch_and_each_stands_in_its_own_module() -> None:
+def test_no_row_needs_torch_and_each_is_in_its_own_module() -> None:
     code = "import sys\nfrom leebert.methods import METHODS\nassert list(METHODS.values())\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
     for name in METHODS.built_in:
