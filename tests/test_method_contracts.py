@@ -22,7 +22,7 @@ TRAINED: dict[tuple[bool, str], TrainResult] = {}
 @pytest.mark.parametrize("name", METHODS.built_in)
 class TestBuiltIn(MethodContract):
     test_its_module_needs_no_torch: Any = None  # all at once, below
-    test_it_reads_every_option_that_it_declares: Any = None  # tests/test_options.py
+    test_it_reads_every_option_that_it_declares: Any = None  # tests/test_method_options.py
 
     def fit(self, config: TrainConfig, on_encoder: bool | None = None) -> TrainResult:
         """Train once what several tests ask for: methods that learn ω have one control for all of them."""

@@ -12,7 +12,7 @@ from clusters import wait_until
 from encoders import save_backbone, write_task
 from in_process import run_session
 from mlflow_server import contents
-from test_audit import timed_sweep
+from test_mlflow_audit import timed_sweep
 from test_sweep import space
 from test_tracking import Sweep
 from toy_problems import SlowProblem
