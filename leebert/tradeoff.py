@@ -1,4 +1,4 @@
-"""Score against layers: one curve per exit criterion, replayed from recorded logits without running a model.
+"""Score against mean exit layer: one curve per exit criterion, replayed from recorded logits without running a model.
 
 A criterion compares a value with its threshold, and the value does not depend on the threshold. So each sample has, for
 each exit, a critical value beyond which it has exited there. The sorted critical values give every mean exit layer that a
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leebert.deprecated import renamed_arguments
+from leebert.deprecated import renamed_arguments, warn_renamed
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, REPORTED, named, usable
 from leebert.exits.criterion import THRESHOLD_SLACK, Criterion
@@ -66,6 +66,12 @@ class Point:
     speed_up: float
     measures: dict[str, float]
     exits: tuple[int, ...]
+
+    @property
+    def strategy(self) -> str:
+        """The former name of `criterion`."""
+        warn_renamed("Point.strategy", "criterion")
+        return self.criterion
 
     @property
     def saving(self) -> float:
@@ -240,7 +246,7 @@ def tradeoff(
     metric: str | None = None,
     speed_ups: Iterable[float] = (),
 ) -> Tradeoff:
-    """Compute score against layers of one exit criterion, from recorded logits.
+    """Compute score against mean exit layer of one exit criterion, from recorded logits.
 
     Args:
         recorded: Logits (M, N, K) of N samples at M exits, with or without labels.
@@ -285,7 +291,11 @@ def tradeoff(
 
 
 def tradeoffs(
-    recorded: RecordedLogits, *, metric: str | None = None, speed_ups: Iterable[float] = ()
+    recorded: RecordedLogits,
+    *,
+    metric: str | None = None,
+    speed_ups: Iterable[float] = (),
+    criteria: Iterable[str] | None = None,
 ) -> dict[str, Tradeoff]:
     """Compute the curve of every usable exit criterion at its default patience.
 
@@ -293,17 +303,19 @@ def tradeoffs(
         recorded: Logits (M, N, K), with or without labels.
         metric: Name of the task's metric; None: no scores.
         speed_ups: Layer speed-ups to which each curve also includes the nearest possible points.
+        criteria: The names of the criteria; None: all that are installed.
 
     Returns:
         The curves by the criterion's name. Criteria that differ only in the threshold's unit have one curve.
     """
     targets = tuple(speed_ups)
     return {
-        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=targets) for row in usable(len(recorded.logits))
+        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=targets)
+        for row in usable(len(recorded.logits), criteria)
     }
 
 
-@renamed_arguments(held_out="recorded")
+@renamed_arguments(held_out="recorded", strategy="criterion")
 def replay_point(
     recorded: RecordedLogits, metric: str, criterion: str, threshold: float | None, patience: int | None = None
 ) -> Point:

@@ -9,6 +9,7 @@ import functools
 import gc
 import io
 import json
+import logging
 import os
 import sys
 import warnings
@@ -102,12 +103,20 @@ def cli() -> Callable[..., Ran]:
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
-                    console.run(lambda: app([str(a) for a in args]))
+                    console.run(lambda: app([str(a) for a in args]), timestamps=program == "leebert-tune")
                 except SystemExit as end:
                     code = end.code or 0
         return Ran(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def log_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The messages that `leebert` and `tune` have logged in this test; `caplog.clear()` begins anew."""
+    caplog.set_level(logging.INFO, "leebert")
+    caplog.set_level(logging.INFO, "tune")
+    return lambda: [r.getMessage() for r in caplog.records if r.name.split(".")[0] in ("leebert", "tune")]
 
 
 @pytest.fixture(scope="session")

@@ -274,10 +274,10 @@ def test_the_table_has_every_criterion_and_the_defaults_suit_every_model():
 def test_a_criterion_without_a_threshold_has_no_span_no_default_and_no_patience():
     never = CRITERIA["never"]
     assert never.bounds(12, 2) == (0.0, 0.0)
-    check_fits("never", never)
+    check_fits(never)
     for more in ({"default": lambda m: 1.0}, {"patience": lambda m: 1}):
         with pytest.raises(ValueError, match="without a span has no threshold"):
-            check_fits("never", dataclasses.replace(never, **more))
+            check_fits(dataclasses.replace(never, **more))
 
 
 def test_a_point_reports_layers_speed_up_and_where_samples_exit():

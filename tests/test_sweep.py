@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -132,7 +133,13 @@ def troubled(tmp_path_factory, by_value):
     """A sweep, one configuration at a time, whose workers meet all of that."""
     folder = tmp_path_factory.mktemp("troubled")
     d = toy_driver(folder, problem=TroubledProblem(mark=str(folder / "killed")))
-    assert session(d, 1) == "finished"
+    handler, d.lines = logging.Handler(), []
+    handler.emit = lambda record: d.lines.append(record.getMessage())
+    logging.getLogger("tune.running.driver").addHandler(handler)
+    try:
+        assert session(d, 1) == "finished"
+    finally:
+        logging.getLogger("tune.running.driver").removeHandler(handler)
     return d
 
 
@@ -166,8 +173,8 @@ def test_a_users_error_ends_a_configuration_at_once_and_a_bug_after_two_more_tri
     (refused,) = d.state.failures["clo-v2-0.01"]
     assert refused["message"] == "rows.tsv, line 3: the text is empty"
     assert all("a bug of ours" in f["message"] for f in d.state.failures["clo-v2-0.001"])
-    assert any("rows.tsv, line 3: the text is empty; not tried again" in line for line in d.said)
-    assert sum(line.endswith("; tried again") for line in d.said) == 3, "the bug twice, the killed worker once"
+    assert any("rows.tsv, line 3: the text is empty; not tried again" in line for line in d.lines)
+    assert sum(line.endswith("; tried again") for line in d.lines) == 3, "the bug twice, the killed worker once"
 
 
 # Text, from the command line.

@@ -9,8 +9,9 @@ import pytest
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
-from leebert.exits import with_threshold
+from leebert.exits import CRITERIA, with_threshold
 from leebert.exits.checks import check_threshold
+from leebert.operating_point import saved_tradeoffs
 from leebert.thresholds import (
     FILE,
     check_speed_up,
@@ -192,6 +193,20 @@ def test_a_saved_threshold_outside_its_criterions_range_is_refused(tmp_path, nam
         read_curves(tmp_path)
     for part in (str(tmp_path / FILE), f"curves.{name}: ", f"{threshold:g}", shown):
         assert part in str(error.value)
+
+
+def test_curves_of_a_criterion_that_is_not_installed_are_kept(held_out, tmp_path):
+    """A model is served without the package of a criterion that it does not use; asked for, the criterion is named."""
+    saved = {"num_exits": M, "curves": {**curves(held_out), "ratio": [[0.2, 2.0], [0.5, 1.3]]}}
+    (tmp_path / FILE).write_text(json.dumps(saved))
+    read = read_curves(tmp_path)
+    assert read["ratio"] == saved["curves"]["ratio"]
+    assert look_up(read, "entropy", 2.0).near
+    assert {curve.criterion for curve in saved_tradeoffs(read, range(1, M + 1), M)} <= set(CRITERIA)
+    with pytest.raises(
+        ConfigError, match="exit criterion 'ratio' is not known here .* if a package brings 'ratio', install"
+    ):
+        look_up(read, "ratio", 2.0)
 
 
 def test_curves_find_any_speed_up_again(held_out, tmp_path):

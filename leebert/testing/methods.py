@@ -232,7 +232,7 @@ class MethodContract:
 
         network.record = counted_record
         with mock.patch.object(torch.Tensor, "backward", counted_backward):
-            trained = fit(network, self.samples(), config, held_out=self.samples(1))
+            trained = fit(network, self.samples(), config, validation=self.samples(1))
         measured = (passes["forward"] + 2 * passes["backward"]) / (3 * trained.reports[-1].theta_updates)
         ((_, cost),) = stage_costs(config)
         assert abs(measured - cost) < 1e-6, f"costs: {cost:.3f} for an update of θ; {measured:.3f} measured"

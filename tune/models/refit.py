@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +42,8 @@ from tune.analysis.stats import fold_ratio
 from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 
 #: Files of a refit's folder: the request, written first, and the results, written last.
 PLAN, DONE = ".refit.json", "refit.json"
@@ -66,7 +68,7 @@ class RefitPlan:
     speed_up: float | None = None
     patience: int | None = None
     device: str = "auto"
-    timed_rows: int = 100
+    timed_rows: int = 50
     max_loss: float | None = None
 
     @property
@@ -150,8 +152,10 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     if plan.criterion is None and plan.patience is not None:
         raise ConfigError(f"--patience {plan.patience}: it belongs to an exit criterion; name that by --criterion")
     metric = _metric(best)
-    criterion = plan.criterion or METHODS[best.config.training.algorithm].own_criterion
-    own = choose_exits(recorded, metric, aim, criterion, plan.patience)
+    method = METHODS[best.config.training.algorithm]
+    own = choose_exits(
+        recorded, metric, aim, plan.criterion or method.own_criterion, plan.patience, published=method.exits
+    )
     every = tradeoffs(recorded, metric=metric, speed_ups=speed_ups)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
     return PreparedRefit(
@@ -216,9 +220,7 @@ def claimed(ready: PreparedRefit) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(
-    ready: PreparedRefit, *, served_as: str = "", anyway: bool = False, say: Say = lambda line: None
-) -> dict[str, Any]:
+def refit(ready: PreparedRefit, *, served_as: str = "", anyway: bool = False) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; an interrupted refit resumes in the same `out`.
 
     A seed that diverges is skipped, unless it is the one to register.
@@ -227,7 +229,6 @@ def refit(
         ready: The prepared refit.
         served_as: The address in MLflow that the registered seed's card names.
         anyway: Whether to accept a registered model that has no exit above the majority class.
-        say: Prints one line of progress.
 
     Returns:
         The contents of `out`/refit.json.
@@ -239,11 +240,11 @@ def refit(
     best, out, plan = ready.best, ready.out, ready.plan
     for one in ready.chosen.values():
         if not one.near:
-            say(one.shortfall)
-    summaries = _trained(ready, say)
+            log.warning(one.shortfall)
+    summaries = _trained(ready)
     # Another split is read only now, when every model and threshold is fixed.
     evaluations = {
-        seed: _evaluated(out / f"seed-{seed}", best, plan, list(ready.chosen.values()), say) for seed in summaries
+        seed: _evaluated(out / f"seed-{seed}", best, plan, list(ready.chosen.values())) for seed in summaries
     }
     outcome = _outcome(ready, summaries, evaluations)
     check_learned(outcome, anyway)
@@ -253,7 +254,7 @@ def refit(
     return outcome
 
 
-def _trained(ready: PreparedRefit, say: Say) -> dict[int, Any]:
+def _trained(ready: PreparedRefit) -> dict[int, Any]:
     """Train the seeds that have no model yet; return each model's training.json by seed."""
     best, plan, recorded = ready.best, ready.plan, ready.recorded
     source = (
@@ -265,15 +266,15 @@ def _trained(ready: PreparedRefit, say: Say) -> dict[int, Any]:
     for seed in plan.seeds:
         folder = ready.out / f"seed-{seed}"
         if not (folder / "training.json").is_file():  # written last
-            say(f"seed {seed}: {best.config.theta_updates} updates on {ready.trained_on}")
+            log.info(f"seed {seed}: {best.config.theta_updates} updates on {ready.trained_on}")
             try:
-                train_model(_run(best, seed, ready.own), folder, device=plan.device, report=_progress(seed, say))
+                train_model(_run(best, seed, ready.own), folder, device=plan.device, report=_progress(seed))
             except DivergedError as error:
                 if seed == plan.seeds[0]:
                     raise DataError(
                         f"seed {seed}: {error}. It is the seed to register: choose another by --first-seed and --out"
                     ) from None
-                say(f"seed {seed} is skipped: {error}")
+                log.warning(f"seed {seed} is skipped: {error}")
                 continue
         write_atomically(folder / FILE, thresholds)
         summaries[seed] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -283,6 +284,7 @@ def _trained(ready: PreparedRefit, say: Say) -> dict[int, Any]:
 def _outcome(ready: PreparedRefit, summaries: Mapping[int, Any], evaluations: Mapping[int, Any]) -> dict[str, Any]:
     """Collect the contents of refit.json."""
     best, plan, chosen, own = ready.best, ready.plan, ready.chosen, ready.own
+    parts = origins([*(best.found.get("parts") or ()), f"exit criterion {own.criterion}"])
     return {
         "best": str(best.path),
         "best_digest": best.found["digest"],
@@ -295,6 +297,7 @@ def _outcome(ready: PreparedRefit, summaries: Mapping[int, Any], evaluations: Ma
         "trained_on": ready.trained_on,
         "picked": plan.picked,
         "criterion": own.criterion,
+        **({"parts": parts} if parts else {}),
         "chosen": {name: dataclasses.asdict(one) for name, one in chosen.items()},
         "theta_updates": best.config.theta_updates,
         "cross_validated": best.found["score_mean"],
@@ -454,9 +457,9 @@ def _aim_in_words(chosen: Mapping[str, Any]) -> str:
     return f"aim within {points(chosen['max_loss'])} of the full model"
 
 
-def _progress(seed: int, say: Say) -> Callable[[Any], None]:
+def _progress(seed: int) -> Callable[[Any], None]:
     def report(epoch: Any) -> None:
-        say(
+        log.info(
             f"seed {seed}: epoch {epoch.epoch + 1}, {epoch.theta_updates} updates, loss {epoch.train_loss or float('nan'):.4f}"
         )
 
@@ -503,7 +506,7 @@ def _refuse_taken(out: Path, best: BestFile, plan: RefitPlan) -> None:
             )
 
 
-def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chosen], say: Say) -> dict[str, Any]:
+def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chosen]) -> dict[str, Any]:
     """Evaluate a model on the task's development splits; read evaluation.json if it exists.
 
     Returns:
@@ -511,7 +514,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
     """
     file = folder / "evaluation.json"
     if file.is_file():
-        return dict(with_criterion(json.loads(file.read_text(encoding="utf-8"))))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.kinds.texts import load_text_model
@@ -520,7 +523,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
 
     task = get_task(best.config.task)
     if not task.eval_splits:
-        say(f"task {task.name} declares no development split: the models are not evaluated")
+        log.info(f"task {task.name} declares no development split: the models are not evaluated")
     model, tokenizer = load_text_model(folder)
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
@@ -533,7 +536,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
         )
         ratios = ", ".join(f"{p['criterion']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
         speed = f"; layer speed-up {ratios}" if claims_speed_up(splits[split]) else ""
-        say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
+        log.info(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     evaluation = {"splits": splits, "machine": machine(runtime)}
     write_atomically(file, json.dumps(evaluation, indent=1))
     return evaluation
