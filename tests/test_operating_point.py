@@ -268,14 +268,14 @@ def test_a_speed_up_on_samples_of_one_label_is_not_claimed(saved, cli, labels):
     assert ("at most 1 point lost" in ran.out) == (not one)
 
 
-def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):
+def test_a_model_of_an_earlier_version_reports_that_it_has_no_scores(saved):
     unscored = curves(recorded(2, samples=200, exits=LAYERS, classes=2))
     (saved / FILE).write_text(curves_as_json(unscored, LAYERS, "held-out rows"))
     with pytest.raises(ConfigError, match="train the model with a validation fold"):
         Served(saved).exits({"max_loss": 1.0})
 
 
-def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_speed_up_on_the_texts(saved, cli):
+def test_calibration_within_a_loss_takes_the_validated_threshold_and_reports_its_speed_up_on_the_texts(saved, cli):
     curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "entropy", metric="accuracy")
     options = ("--max-loss", 3, "--criterion", "entropy", "--json")
     ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
@@ -317,7 +317,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_costs(place, cli, tmp_path):
+def test_training_chooses_the_criterion_on_its_validation_fold_and_states_what_it_costs(place, cli, tmp_path):
     learns = ("--set", "training.lr_theta=3e-3", "--set", "training.max_epochs=8")  # else no speed-up is told
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2, *learns)
     assert ran.code == 0, ran.err

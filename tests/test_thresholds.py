@@ -101,7 +101,7 @@ def test_what_can_be_asked_is_bounded_by_the_layers_below_the_first_and_the_last
     assert rows_needed(3, (2, 12), 12) == math.ceil((1.96 / 0.4) ** 2 * 10**2 * 0.2 * 0.8)
 
 
-def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():
+def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_hold():
     logits = np.zeros((M, 40, 3), np.float32)
     logits[:, :20, 0] = 200  # of probability 1 after rounding; the others know nothing
     extreme = RecordedLogits(logits, np.zeros(40, int))
@@ -132,7 +132,7 @@ COMPARING = [
 
 
 @pytest.mark.parametrize(("rule", "patience", "most"), COMPARING)
-def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_out, rule, patience, most):
+def test_criteria_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_out, rule, patience, most):
     for asked in (1, (1 + most) / 2, 0.98 * most):
         chosen = choose(held_out, rule, asked, patience)
         assert chosen.reached == pytest.approx(asked, rel=0.02)
@@ -147,7 +147,7 @@ def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_o
             assert f"since samples exit together, none before exit {M / most:g}: the nearest is" in chosen.shortfall
 
 
-def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_that_compare_exits():
+def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_criteria_that_compare_exits():
     logits = np.zeros((M, 60, 3), np.float32)
     logits[:, :20, 0] = 200
     logits[0::2, 20:40, 1] = logits[1::2, 20:40, 2] = 200  # another class at each exit, and certain of it
@@ -157,7 +157,7 @@ def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_th
         assert choose(extreme, rule, M, patience).reached == pytest.approx(most)
 
 
-def test_a_rule_is_refused_where_it_has_no_such_patience_or_nothing_to_compare(held_out):
+def test_a_criterion_is_refused_where_it_has_no_such_patience_or_nothing_to_compare(held_out):
     with pytest.raises(ConfigError, match="patience 6 of pcee: this model has 6 exits, so it lies between 1 and 5"):
         choose(held_out, "pcee", 2, 6)
     with pytest.raises(ConfigError, match="'beem' has no parameter 'patience'"):
