@@ -10,7 +10,7 @@ _KINDS = {"<p": "text", "<d": "table", "<f": "figure"}
 
 
 def outline(page: HtmlPage) -> dict[str, str]:
-    """The kinds of blocks under each heading, in order, successive texts once: `{"Best": "text table text"}`."""
+    """The kinds of blocks under each heading, in order: `{"Best": "3 text, table, text"}` for three paragraphs and so on."""
     kinds: dict[str, list[str]] = {}
     under: list[str] = []
     for block in page.blocks[1:]:
@@ -18,4 +18,9 @@ def outline(page: HtmlPage) -> dict[str, str]:
             under = kinds.setdefault(block.removeprefix("<h2>").removesuffix("</h2>"), [])
         else:
             under.append(_KINDS[block[:2]])
-    return {heading: " ".join(kind for kind, _ in groupby(of)) for heading, of in kinds.items()}
+
+    def counted(of: list[str]) -> str:
+        runs = [(kind, len(list(run))) for kind, run in groupby(of)]
+        return ", ".join(kind if n == 1 else f"{n} {kind}" for kind, n in runs)
+
+    return {heading: counted(of) for heading, of in kinds.items()}

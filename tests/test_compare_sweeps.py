@@ -65,9 +65,9 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
         assert bands[name][1] == pytest.approx(expected)
     drawn = comparison_page([found])
     assert outline(drawn) == {
-        "Mean over exits, and each exit": "text table text",
+        "Mean over exits, and each exit": "text, table, 9 text",
         "Score by exit": "figure",
-        "Patience": "figure text",
+        "Patience": "figure, 2 text",
         "Learned weights over time": "figure",
     }
     page = str(drawn)

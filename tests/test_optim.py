@@ -42,6 +42,7 @@ def assert_same(a, b):
 
 def test_clo_v2_at_cycle_one_is_clo_v1():
     assert_same(run(None, name="clo-v2", cycle_length=1), run(None, name="clo-v1"))
+    assert CLO() == CLO(cycle_length=1, omega_in_cycle=True, splits_data=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -192,21 +192,21 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     page = sweep_page(sweep)
     assert outline(page) == {
         "Search space": "table",
-        "Best": "text table text table",
-        "Score against mean layers": "figure table",
+        "Best": "3 text, table, 2 text, table",
+        "Score against mean exit layer": "figure, table",
         "Learning curves": "figure",
-        "Exits of each method": "figure table text",
-        "Patience": "figure text",
+        "Exits of each method": "figure, table, text",
+        "Patience": "figure, 2 text",
         "Learned weights over time": "figure",
         "Importance": "text",
-        "Paired comparisons of methods": "text",
-        "All configurations, best first": "table text",
+        "Paired comparisons of methods": "16 text",
+        "All configurations, best first": "table, text",
     }
     text = told(page)
     assert "95 % CI by the corrected resampled t over runs." in text
     assert "2 other configuration(s) lie within one standard error of it." in text
     assert "Against the majority class: 6 of 6 completed configurations" in text
-    assert "It needs 2.50 mean layers" in text
+    assert "It needs 2.50" in text
     mine = [c for c in sweep.ledger.read().history() if c.values["algorithm"] == "clo-v2"]
     for exit in range(3):
         cells = [float(np.mean([c.cells[k].best.exits[exit] for c in mine])) for k in range(3)]
