@@ -23,7 +23,7 @@ import numpy as np
 from common import BACKBONE, Result, alternate, parser, scratch, timed
 
 EPOCHS, EXITS, FOLDS = 10, 12, 5
-#: Of a curve of score against layers: as many as twelve exits have at steps of 2 %.
+#: Of a curve of score against mean exit layer: as many as twelve exits have at steps of 2 %.
 POINTS = 126
 SPACE = {
     "task": "mrpc",

@@ -132,7 +132,7 @@ def ours(trials: int, folder: Path) -> dict[str, float]:
     folds: Any = None
     study = Untrained(str(folder), problem, folds, ((0, 0),), spec.training, 1, "cpu", hang_seconds=600)
     driver = Driver(
-        study, ledger, make_searcher(spec), make_pruner(spec), config_id=config_id, say=lambda line: None
+        study, ledger, make_searcher(spec), make_pruner(spec), config_id=config_id
     )  # fmt: skip
     run_session(
         study, driver, cpus=1, gpus=0, concurrent=2, beat=lambda: marks.take(len(driver.state.cells))

@@ -1,4 +1,4 @@
-"""Time curves of score against layers: 3 exit criteria on 10,000 samples with 12 exits, and one cell of a sweep.
+"""Time curves of score against mean exit layer: 3 exit criteria on 10,000 samples with 12 exits, and one cell of a sweep.
 
 The logits are random and grow with depth, so that samples exit at every layer. `leebert.tradeoff.tradeoff` is timed
 for patience, entropy and maximum probability: thresholds, exit layers, and the task's metrics (accuracy and F1). The

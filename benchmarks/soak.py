@@ -307,8 +307,10 @@ class Fault:
         before = len(command.said())  # which may hold what Ray says of a process that was killed
         command.signal(number, group)
         code, said = command.end(), command.said()[before:]
-        clean = code == 0 and "Traceback" not in said
-        if not clean or (f"leebert-tune resume {self.sweep.name}" not in said and "complete" not in said):
+        # 128 + the signal, as shells report it; 0 if the sweep completed before the signal arrived.
+        stopped = code == 128 + number and f"leebert-tune resume {self.sweep.name}" in said
+        completed = code in (0, 128 + number) and "complete" in said
+        if "Traceback" in said or not (stopped or completed):
             self.found.count("unclean ends", 1, f"code {code}: {said}")
         return self._again(command)
 

@@ -421,19 +421,13 @@ def metrics(json_: Json = False) -> None:
 
 def _print_rows(rows: list[dict[str, str]], json_: bool, title: str, more: Callable[[dict[str, str]], str]) -> None:
     """Print rows with a name and a title as a table that fits 80 columns, or as JSON."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     if json_:
         console.emit_json(rows)
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(title, no_wrap=True)
-    table.add_column("definition", no_wrap=False)
-    for row in rows:
-        table.add_row(row["name"], f"{row['title']}\n{more(row)}")
-    Console().print(table)
+    cells = [(row["name"], f"{row['title']}\n{more(row)}") for row in rows]
+    Console().print(console.table((title, "definition"), cells, left=2, whole=1, framed=False))
 
 
 @app.command(cls=Command)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 #: Former spellings of options. They work in this release, with a warning.
-RENAMED = {"--strategy": "--criterion", "--rule": "--criterion"}
+RENAMED = {"--strategy": "--criterion", "--rule": "--criterion", "--front": "--pareto"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -7,6 +7,8 @@ deep inside the encoder, in the first batch that contains it; on a GPU, a kernel
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +205,12 @@ def check_tokenizer(tokenizer: Any, limits: Limits, *, pairs: bool, pooling: str
             f"{pooling!r} read the first token; set pooling to mean, or use the tokenizer that the encoder was "
             "trained with"
         )
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a tokenizer's tokens, in the order of their ids."""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]
 
 
 def begins_with_special_token(tokenizer: Any) -> bool:

@@ -1,24 +1,63 @@
-"""Output of both programs: errors as one message, JSON, tables, and quiet libraries."""
+"""Output of both programs: errors as one message, the log on stderr, JSON, tables, and quiet libraries."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leebert.errors import LeebertError
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-def run(app: Callable[[], Any]) -> None:
+
+class _Stderr(logging.Handler):
+    """Prints each record on what is stderr at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def log_to_stderr(timestamps: bool) -> Iterator[None]:
+    """Print what `leebert` and `tune` log on stderr, one message a line; only the command lines do so.
+
+    Args:
+        timestamps: Whether the time of day precedes each message.
+    """
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s" if timestamps else "%(message)s", "%H:%M:%S"))
+    loggers = [logging.getLogger(name) for name in ("leebert", "tune")]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False  # another library may have given the root logger a handler
+    try:
+        yield
+    finally:
+        for logger, level, propagate in before:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+def run(app: Callable[[], Any], *, timestamps: bool = False) -> None:
     """Run a command-line application.
 
     A :class:`LeebertError` becomes one message on stderr and exit code 1; Ctrl-C is exit code 130.
+
+    Args:
+        app: The application.
+        timestamps: Whether the time of day precedes each logged message.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -27,7 +66,8 @@ def run(app: Callable[[], Any]) -> None:
     warnings.showwarning = _warn
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        app()
+        with log_to_stderr(timestamps):
+            app()
     except LeebertError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -85,22 +125,26 @@ def stderr_console() -> Any:
 
 def table(
     columns: Sequence[str],
-    rows: Iterable[Sequence[str] | None],
+    rows: Iterable[Sequence[Any] | None],
     *,
     title: str = "",
-    left: int = 1,
+    left: int | Container[int] = 1,
     whole: int = 0,
+    caption: Any = None,
+    framed: bool = True,
     lean: bool = False,
     lines: bool = False,
-) -> Any:
+) -> Table:
     """Make a table for the terminal.
 
     Args:
         columns: The headings.
-        rows: The cells of each row; None draws a line between two groups of rows.
+        rows: The cells of each row, texts with markup or `rich.text.Text`; None draws a line between two groups of rows.
         title: Title above the table.
-        left: Number of first columns that are left-aligned; the others are right-aligned.
+        left: Number of first columns that are left-aligned, or their places; the others are right-aligned.
         whole: Number of first columns that never wrap.
+        caption: Caption below the table, a text with markup or a `rich.text.Text`.
+        framed: Draw a frame, unless the table is lean or has lines.
         lean: Omit frame and padding, so that many columns fit 80 characters.
         lines: Draw a line after each row.
 
@@ -110,15 +154,25 @@ def table(
     from rich import box
     from rich.table import Table
 
-    frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines else {}
+    frame: dict[str, Any] = {"box": box.SIMPLE_HEAD} if lean or lines or not framed else {}
     if lean:
         frame |= {"padding": 0, "pad_edge": False, "show_edge": False}
-    result = Table(title=title or None, title_justify="left", show_lines=lines, **frame)
+    heads = {"title": title or None, "title_justify": "left", "caption": caption, "caption_justify": "left"}
+    result = Table(**heads, show_lines=lines, **frame)
+    left_aligned = range(left) if isinstance(left, int) else left
     for number, name in enumerate(columns):
-        result.add_column(name, justify="left" if number < left else "right", no_wrap=number < whole)
+        result.add_column(name, justify="left" if number in left_aligned else "right", no_wrap=number < whole)
     for row in rows:
         if row is None:
             result.add_section()
         else:
             result.add_row(*row)
     return result
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with aligned columns, the last one as it is: for addresses and names that are copied."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]

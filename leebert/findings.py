@@ -157,6 +157,8 @@ def _of_details(details: Any, keys: Keys, inside: str) -> list[Finding]:
 
 def again(error: ValidationError) -> list[InitErrorDetails]:
     """Convert the errors of one validation so that another can raise them."""
-    kept = ("type", "loc", "input", "ctx")
-    errors: list[Any] = [{key: value for key, value in details.items() if key in kept} for details in error.errors()]
+    errors = []
+    for details in error.errors():
+        copied = InitErrorDetails(type=details["type"], loc=details["loc"], input=details["input"])
+        errors.append({**copied, "ctx": details["ctx"]} if "ctx" in details else copied)
     return errors

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from leebert.deprecated import renamed_arguments
 from leebert.exits.criterion import ExitCriterion
 from leebert.runtime import Runtime
 
@@ -43,6 +44,7 @@ class Answer:
     layers: torch.Tensor
 
 
+@renamed_arguments(strategy="criterion")
 @torch.inference_mode()
 def infer(model: Layered, batch: Mapping[str, torch.Tensor], criterion: ExitCriterion, runtime: Runtime) -> Answer:
     """Run the layers of a model until every sample has exited (sections 2.3, 4.4 of the paper).

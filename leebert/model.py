@@ -196,6 +196,7 @@ class LeebertForSequenceClassification(PreTrainedModel):
         """Replace the word embeddings, and update both configurations, so that the model can be saved and loaded."""
         self.backbone.set_input_embeddings(value)
         self.backbone.config.vocab_size = self.config.vocab_size = value.num_embeddings
+        self.config.vocabulary = None  # new embeddings go with a new tokenizer
 
     def _get_resized_embeddings(self, old_embeddings: nn.Module, *args: Any, **options: Any) -> nn.Module:
         if isinstance(old_embeddings, FactorisedEmbedding):

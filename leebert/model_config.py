@@ -47,6 +47,8 @@ class LeebertConfig(EarlyExitConfig):
     pooling: str = "pooler"
     initializer_range: float = 0.02
     max_length: int = 128
+    # Of the tokenizer that was saved with the model (leebert.compatibility.vocabulary_digest); older models have none.
+    vocabulary: str | None = None
 
     @property
     def vocab_size(self) -> int:

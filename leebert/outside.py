@@ -1,6 +1,7 @@
 """Record which plugins of other packages a sweep or a model uses, and report missing ones.
 
-The record is a mapping from kind and name, ``method often``, to the origin, ``leebert-extension 1.0 (extension.often)``.
+The record is a mapping from kind and name, ``method often``, to the origin: ``leebert-extension 1.0 (extension.often)``
+for an installed package, ``my_plugins (code 0123456789abcdef)`` for another module.
 """
 
 from __future__ import annotations
@@ -33,6 +34,18 @@ def origins(keys: Iterable[str]) -> dict[str, str]:
         The record, without built-in plugins.
     """
     return {key: str(origin) for key in dict.fromkeys(keys) if (origin := origin_of(key)) is not None}
+
+
+def same_origin(before: str, after: str) -> bool:
+    """Whether two recorded origins of a plugin agree; for registered plugins, older versions recorded only the module."""
+    versioned = " " in before and " " in after
+    return before == after if versioned else _module(before) == _module(after)
+
+
+def _module(origin: str) -> str:
+    """Return the module of a recorded origin: the text before `(code …)`, or in brackets after package and version."""
+    before, _, within = origin.partition(" (")
+    return within.rstrip(")") if " " in before else before
 
 
 def refuse_missing(record: Any, file: str) -> None:

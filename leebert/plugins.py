@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
@@ -49,14 +51,18 @@ class Origin:
 
     Attributes:
         module: The dotted name of the module that defines it.
-        distribution: The installed package and its version, as ``name 1.0``; None for registered plugins.
+        distribution: The installed package that contains the module, and its version, as ``name 1.0``; None if none does.
+        code: A digest of the module's source if no installed package contains it; None without a source file.
     """
 
     module: str
     distribution: str | None = None
+    code: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.distribution} ({self.module})" if self.distribution else self.module
+        if self.distribution:
+            return f"{self.distribution} ({self.module})"
+        return f"{self.module} (code {self.code})" if self.code else self.module
 
 
 class Registry(Mapping[str, Plugin], Generic[Plugin]):
@@ -126,14 +132,16 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         held = self._registered.get(name)
         if points or (held is not None and self._plugins[name] is plugin):
             return plugin
-        if held is not None and held != origin:
-            self._clash(name, [str(held), str(origin)])
+        if held is not None and held.module != origin.module:
+            self._clash(name, [held.module, origin.module])
         if held is not None and origin.module != "__main__":
             raise ConfigError(
                 f"{self.kind} {name!r} is registered by {origin} already, as another plugin; rename one, or unregister it first"
             )
         self._fits(name, plugin, origin)
-        self._plugins[name], self._registered[name] = plugin, origin
+        self._plugins[name] = plugin
+        # The source as it was imported: the file can change afterwards.
+        self._registered[name] = dataclasses.replace(origin, code=_source_digest(origin.module))
         return plugin
 
     def unregister(self, name: str) -> None:
@@ -146,7 +154,9 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         if name in self._modules:
             return None
         if name in self._registered:
-            return self._registered[name]
+            registered = self._registered[name]
+            owner = _owner(registered.module)
+            return Origin(registered.module, owner) if owner else registered
         point = self._outside()[name][0]
         self._refuse_clash(name)
         return Origin(point.module, f"{point.dist.name} {point.dist.version}" if point.dist else None)
@@ -319,6 +329,38 @@ def _modules_of(value: Any) -> Iterator[str]:
 
 def _is_own(module: str) -> bool:
     return module.partition(".")[0] in ("leebert", "tune", "")
+
+
+def _source(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file).resolve() if file else None
+
+
+def _source_digest(module: str) -> str | None:
+    """Return the first 16 hexadecimal digits of the SHA-256 of an imported module's source; None without a file."""
+    try:
+        source = _source(module)
+        return hashlib.sha256(source.read_bytes()).hexdigest()[:16] if source else None
+    except OSError:  # such as a module of a zip file
+        return None
+
+
+def _owner(module: str) -> str | None:
+    """Return the installed package that contains a module, and its version, as ``name 1.0``; None if none does.
+
+    A checkout that is installed in place does not count, since its version stays the same when its code changes.
+    """
+    source = _source(module)
+    for name in _packages().get(module.partition(".")[0], ()) if source else ():
+        distribution = metadata.distribution(name)
+        if source and source.is_relative_to(Path(str(distribution.locate_file(""))).resolve()):
+            return f"{distribution.name} {distribution.version}"
+    return None
+
+
+@functools.cache
+def _packages() -> Mapping[str, Sequence[str]]:
+    return metadata.packages_distributions()
 
 
 def unknown_advice(name: str) -> str:

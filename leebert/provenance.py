@@ -6,12 +6,14 @@ import collections
 import hashlib
 import importlib.metadata
 import json
+import operator
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from leebert.images.backbones import is_network
+from leebert.outside import same_origin
 
 LIBRARIES = (
     "torch",
@@ -106,8 +108,9 @@ def differing(
             yield from (f"backbone {line}" for line in backbone_differences(before, after))
         elif isinstance(before, Mapping) and isinstance(after, Mapping):
             parts = before.keys() | after.keys() if key in _WHOLE else before.keys() & after.keys()
+            same: Callable[[Any, Any], bool] = same_origin if key == "parts" else operator.eq
             for part in sorted(parts):
-                if before.get(part) != after.get(part):
+                if not same(before.get(part), after.get(part)):
                     yield Difference(f"{key} {part}", before.get(part), after.get(part))
         else:
             yield Difference(key, before, after)

@@ -100,7 +100,7 @@ def submit(
     *,
     source: str | None = None,
     any_rows: bool = False,
-    batch_size: int = 32,
+    batch_size: int = 64,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> list[Written]:
     """Predict the test split(s) of a GLUE model's task and write the files of a submission, all or none.

@@ -1,4 +1,4 @@
-"""Score against layers: one curve per exit criterion, replayed from recorded logits without running a model.
+"""Score against mean exit layer: one curve per exit criterion, replayed from recorded logits without running a model.
 
 A criterion compares a value with its threshold, and the value does not depend on the threshold. So each sample has, for
 each exit, a critical value beyond which it has exited there. The sorted critical values give every mean exit layer that a
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leebert.deprecated import renamed_arguments
+from leebert.deprecated import renamed_arguments, warn_renamed
 from leebert.errors import ConfigError
 from leebert.exits import CRITERIA, REPORTED, named, usable
 from leebert.exits.criterion import THRESHOLD_SLACK, Criterion
@@ -66,6 +66,12 @@ class Point:
     speed_up: float
     measures: dict[str, float]
     exits: tuple[int, ...]
+
+    @property
+    def strategy(self) -> str:
+        """The former name of `criterion`."""
+        warn_renamed("Point.strategy", "criterion")
+        return self.criterion
 
     @property
     def saving(self) -> float:
@@ -240,7 +246,7 @@ def tradeoff(
     metric: str | None = None,
     speed_ups: Iterable[float] = (),
 ) -> Tradeoff:
-    """Compute score against layers of one exit criterion, from recorded logits.
+    """Compute score against mean exit layer of one exit criterion, from recorded logits.
 
     Args:
         recorded: Logits (M, N, K) of N samples at M exits, with or without labels.
@@ -309,7 +315,7 @@ def tradeoffs(
     }
 
 
-@renamed_arguments(held_out="recorded")
+@renamed_arguments(held_out="recorded", strategy="criterion")
 def replay_point(
     recorded: RecordedLogits, metric: str, criterion: str, threshold: float | None, patience: int | None = None
 ) -> Point:

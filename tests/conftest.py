@@ -9,6 +9,7 @@ import functools
 import gc
 import io
 import json
+import logging
 import os
 import sys
 import warnings
@@ -33,8 +34,8 @@ from hypothesis import settings
 from mlflow_app import mlflow_app, new_database  # noqa: F401
 from mlflow_server import mlflow_server  # noqa: F401
 
-# How long an example takes depends on the machine, not on the code. 50 examples, half of Hypothesis' default.
-settings.register_profile("suite", deadline=None, max_examples=50)
+# How long an example takes depends on the machine, not on the code. 25 examples, a quarter of Hypothesis' default.
+settings.register_profile("suite", deadline=None, max_examples=25)
 settings.load_profile("suite")
 
 
@@ -54,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 
@@ -101,12 +103,20 @@ def cli() -> Callable[..., Ran]:
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
-                    console.run(lambda: app([str(a) for a in args]))
+                    console.run(lambda: app([str(a) for a in args]), timestamps=program == "leebert-tune")
                 except SystemExit as end:
                     code = end.code or 0
         return Ran(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def log_lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The messages that `leebert` and `tune` have logged in this test; `caplog.clear()` begins anew."""
+    caplog.set_level(logging.INFO, "leebert")
+    caplog.set_level(logging.INFO, "tune")
+    return lambda: [r.getMessage() for r in caplog.records if r.name.split(".")[0] in ("leebert", "tune")]
 
 
 @pytest.fixture(scope="session")

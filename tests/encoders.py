@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,18 @@ COMMON: dict[str, Any] = {
 
 
 def encoder(family: str, layers: int = 4, seed: int = 0, **options: Any) -> Any:
-    """A random encoder of a family, 32 hidden units."""
+    """A random encoder of a family, 32 hidden units: a copy of the first that was asked for like this."""
+    made, state = _made(family, layers, seed, tuple(sorted(options.items())))
+    torch.set_rng_state(state)
+    return copy.deepcopy(made)
+
+
+@functools.cache
+def _made(family: str, layers: int, seed: int, given: tuple[tuple[str, Any], ...]) -> tuple[Any, torch.Tensor]:
+    """The encoder, and the state in which making it left torch's generator."""
     from transformers import AutoConfig, AutoModel, DistilBertConfig
 
+    options = dict(given)
     torch.manual_seed(seed)
     shape = {**COMMON, "num_hidden_layers": layers, **options}
     if family == "distilbert":
@@ -78,7 +89,7 @@ def encoder(family: str, layers: int = 4, seed: int = 0, **options: Any) -> Any:
     else:
         narrow = {"embedding_size": 16} if family in ("albert", "electra") else {}
         config = AutoConfig.for_model(family, **shape, **narrow)
-    return AutoModel.from_config(config)
+    return AutoModel.from_config(config), torch.get_rng_state()
 
 
 def tokenizer() -> Any:

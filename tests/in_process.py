@@ -57,7 +57,7 @@ def _failure(study: Any, driver: Driver, attempt: Any, beat: Callable[[], None])
             if records is None:
                 return None
             beat()
-            if not driver.receive(records) or driver.stop_reason():
+            if not driver.receive(records) or driver.stopping.reason():
                 return None
 
 
@@ -76,4 +76,4 @@ if __name__ == "__main__":
     from tune import cli
 
     with without_ray():
-        console.run(cli.app)
+        console.run(cli.app, timestamps=True)

@@ -195,7 +195,10 @@ def test_all_of_leebert_imports_without_ray_mlflow_or_optuna():
 def test_searchers_pruners_and_cross_validation_know_no_ray():
     packages = {"store", "space", "analysis", "searchers", "pruners"}
     files = [p for p in MODULES if p.parent.name in packages]
-    files += [ROOT / "tune" / "running" / f"{n}.py" for n in ("crossval", "driver")]
+    files += [
+        ROOT / "tune" / "running" / f"{n}.py"
+        for n in ("crossval", "driver", "driver_records", "attempts", "conclusions", "stopping")
+    ]
     assert importers(files, {"ray", "mlflow"}) == []
 
 

@@ -43,7 +43,7 @@ def mended(sweep: Sweep, events: list[TrackingEvent]) -> tuple[int, list[str]]:
     """How many runs were mended, and what is left."""
     tracker = sweep.tracker()
     tracker.check()
-    count, left = write_missing(tracker, events, lambda: None, sweep.said.append)
+    count, left = write_missing(tracker, events, lambda: None)
     return count, [str(one) for one in left]
 
 
@@ -88,7 +88,6 @@ def sent(database: Any, whole: dict[str, Any], logged: tuple[Sweep, sqlite3.Conn
     sweep, copy = logged
     with contextlib.closing(sqlite3.connect(database)) as target:
         copy.backup(target)
-    sweep.said.clear()
     return sweep
 
 
@@ -265,7 +264,9 @@ def test_while_it_goes_on_lying_what_is_missing_is_named(liar: Liar) -> None:
     assert any("no parameter" in line for line in left)
 
 
-def test_a_sweeps_end_says_that_reports_are_missing_which_every_answer_had_taken(liar: Liar) -> None:
+def test_a_sweeps_end_says_that_reports_are_missing_which_every_answer_had_taken(
+    liar: Liar, log_lines: Callable[[], list[str]]
+) -> None:
     sweep, events = Sweep(liar.uri), timed_sweep()
     tracker, batches = sweep.tracker(), iter(range(100))
     liar.lying = lambda path, _: LIES["200 empty"] if "log-batch" in path and next(batches) == 2 else None
@@ -280,12 +281,12 @@ def test_a_sweeps_end_says_that_reports_are_missing_which_every_answer_had_taken
             cells.setdefault((event.config_id, event.seed, event.fold), []).append(event.epoch)
     state: Any = SimpleNamespace(epochs=cells)
     before = liar.count
-    assert missing(tracker, state, sweep.said.append) == 1
+    assert missing(tracker, state) == 1
     assert liar.count - before == 2, "a search, and the epochs' numbers of up to 100 cells"
-    assert "lacks 1 epochs" in sweep.said[-1]
+    assert "lacks 1 epochs" in log_lines()[-1]
     liar.lying = lambda *_: Fault()
-    assert missing(tracker, state, sweep.said.append) == 0
-    assert "can't be checked" in sweep.said[-1]
+    assert missing(tracker, state) == 0
+    assert "can't be checked" in log_lines()[-1]
 
 
 def answered(status: int, body: str) -> Any:

@@ -197,10 +197,10 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
     sweep("large")
     ran = choose("large")
     assert ran.code == 0, ran.err
-    assert f"computing it replays the validation logits of {3 * FOLDS} runs; add --front to do so" in ran.out
+    assert f"computing it replays the validation logits of {3 * FOLDS} runs; add --pareto to do so" in ran.out
     assert "replaying" not in ran.err
     assert "pareto" not in found_in(tmp_path)
-    asked = choose("large", more=("--front",))
+    asked = choose("large", more=("--pareto",))
     assert asked.code == 0, asked.err
     assert f"replaying the validation logits of {3 * FOLDS} runs takes about" in asked.err
     assert found_in(tmp_path)["pareto"]["points"]
@@ -252,7 +252,7 @@ def test_without_the_logits_of_any_configuration_there_is_a_best_by_score_only(s
     assert (
         "no front of score against mean exit layer: every completed configuration has a run whose validation" in ran.out
     )
-    for more in (("--front",), ("--objective", "speed-up=2")):
+    for more in (("--pareto",), ("--objective", "speed-up=2")):
         ran = choose("bare", more=more)
         assert ran.code == 1
         assert (

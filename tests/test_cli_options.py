@@ -1,8 +1,11 @@
 """Options of both programs: one type, help text and default each; former spellings; former keys in files."""
 
 import collections
+import inspect
 import sys
+from typing import Annotated
 
+import numpy as np
 import pytest
 import typer
 from typer.main import get_command
@@ -12,11 +15,27 @@ import leebert
 import leebert.cli
 import leebert.recipe
 import tune.cli
+from leebert.calibration import calibrate
 from leebert.cli_options import RENAMED, Command, Criterion
 from leebert.config import ExitConfig, TrainConfig, parse
 from leebert.errors import ConfigError
+from leebert.evaluate import RecordedLogits
 from leebert.exits.stored import with_criterion
+from leebert.recipe import train_model
+from leebert.report import evaluate_split
+from leebert.submission import submit
 from leebert.testing.methods import toy_mlp, toy_rows
+from tune.analysis.choose import choose, choose_each
+from tune.analysis.compare_sweeps import compare_sweeps
+from tune.models.refit import RefitPlan, refit
+from tune.models.verify import verify
+from tune.reproduce.plan import ReproductionRequest
+from tune.running.doctor import examine
+from tune.running.simulate import simulate
+from tune.running.sweep import new_sweep, resume_sweep
+from tune.tracking.artifacts import deliver
+from tune.tracking.publish import show
+from tune.tracking.rebuild import rebuild
 
 #: Options whose meaning or default differs from command to command, and why.
 DIFFER = {
@@ -49,24 +68,71 @@ def test_an_option_has_one_type_default_and_help_text_in_all_commands():
     assert several.keys() == DIFFER.keys()
 
 
+#: Command → the library functions behind it.
+BEHIND = {
+    "train": (train_model,),
+    "evaluate": (evaluate_split, RefitPlan),  # a refit evaluates its models as `evaluate` does
+    "predict": (submit,),
+    "calibrate": (calibrate,),
+    "sweep": (new_sweep,),
+    "doctor": (examine,),
+    "resume": (resume_sweep,),
+    "best": (choose_each, choose),
+    "verify": (verify,),
+    "refit": (RefitPlan, refit),
+    "rebuild-mlflow": (rebuild,),
+    "views": (show,),
+    "compare": (compare_sweeps, deliver),
+    "report": (deliver,),
+    "simulate": (simulate,),
+    "reproduce": (ReproductionRequest,),
+}
+
+#: Options that a command passes on in another form.
+PASSED_ON = {("reproduce", "methods"), ("reproduce", "pooling"), ("reproduce", "set_")}
+
+
+def test_the_library_has_the_defaults_of_the_options():
+    commands = {**get_command(leebert.cli.app).commands, **get_command(tune.cli.app).commands}
+    seen = set()
+    for name, functions in BEHIND.items():
+        options = {option.name: option.default for option in commands[name].params}
+        for function in functions:
+            for parameter in inspect.signature(function).parameters.values():
+                option = parameter.name
+                if option in options and parameter.default is not parameter.empty and (name, option) not in PASSED_ON:
+                    assert options[option] == parameter.default, (name, option)
+                    seen.add((name, option))
+    assert len(seen) > 40
+    assert {(name, "batch_size") for name in ("evaluate", "predict", "calibrate")} <= seen
+
+
 def test_former_spellings_appear_in_no_help():
     assert not RENAMED.keys() & options().keys()
     assert set(RENAMED.values()) <= options().keys()
 
 
-@pytest.mark.parametrize("former", [["--strategy", "entropy"], ["--rule", "entropy"], ["--rule=entropy"]])
-def test_former_spellings_work_with_a_warning_of_one_line(former):
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        (["--strategy", "entropy"], "--criterion"),
+        (["--rule", "entropy"], "--criterion"),
+        (["--rule=entropy"], "--criterion"),
+        (["--front"], "--pareto"),
+    ],
+)
+def test_former_spellings_work_with_a_warning_of_one_line(former, present):
     app, seen = typer.Typer(), []
 
     @app.command(cls=Command)
-    def show(file: str, criterion: Criterion = None):
-        seen.append((file, criterion))
+    def show(file: str, criterion: Criterion = None, pareto: Annotated[bool, typer.Option("--pareto")] = False):
+        seen.append((file, "entropy" if pareto else criterion))
 
     ran = CliRunner().invoke(app, [*former, "--", "--rule"])
     assert ran.exit_code == 0
     assert seen == [("--rule", "entropy")]
     assert ran.stderr.splitlines() == [
-        f"warning: {former[0].partition('=')[0]} is deprecated and will be removed in the next release: use --criterion"
+        f"warning: {former[0].partition('=')[0]} is deprecated and will be removed in the next release: use {present}"
     ]
 
 
@@ -130,3 +196,16 @@ def test_former_arguments_and_attributes_of_training_warn():
     for held in (result, result.best):
         with pytest.warns(DeprecationWarning, match="held_out is deprecated: use validation"):
             assert held.held_out is held.validation
+
+
+def test_the_former_argument_strategy_warns():
+    recorded = RecordedLogits(np.eye(2, dtype=np.float32)[np.zeros((3, 4), int)], np.zeros(4, int))
+    with pytest.warns(DeprecationWarning, match="argument strategy is deprecated: use criterion"):
+        layers = leebert.replay(
+            strategy=leebert.make_criterion("never", None, num_exits=3, num_classes=2), logits=recorded.logits
+        )
+    assert layers.tolist() == [2] * 4
+    with pytest.warns(DeprecationWarning, match="argument strategy is deprecated: use criterion"):
+        point = leebert.replay_point(recorded, "accuracy", strategy="never", threshold=None)
+    with pytest.warns(DeprecationWarning, match="Point.strategy is deprecated: use criterion"):
+        assert point.strategy == "never"

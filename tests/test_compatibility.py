@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from saved_models import save_model
 
 from leebert.compatibility import Limits, check_tokenizer, limits_of_encoder
+from leebert.config import ModelConfig
 from leebert.data.collate import TokenRows
 from leebert.data.readers import Row
 from leebert.errors import BackboneError, CheckpointError, ConfigError, DataError, SweepError
 from leebert.exits.replay import make_criterion
+from leebert.kinds import KINDS
 from leebert.kinds.texts import load_text_model
 from leebert.model import build_model
 from leebert.predict import encode, predictions
@@ -223,7 +225,7 @@ def test_refit_evaluates_no_model_whose_tokenizer_does_not_fit(replaced):
     folder = replaced(REPLACED["a larger vocabulary"][0])
     best = SimpleNamespace(config=SimpleNamespace(task=json.loads((folder / "config.json").read_text())["task"]))
     with pytest.raises(CheckpointError, match="65 tokens"):
-        _evaluated(folder, best, SimpleNamespace(device="cpu"), [], print)
+        _evaluated(folder, best, SimpleNamespace(device="cpu"), [])
 
 
 def test_a_saved_model_takes_no_longer_rows_than_it_has_positions(saved, replaced, cli):
@@ -244,6 +246,18 @@ def test_a_saved_model_whose_exits_read_a_first_token_that_is_none_warns(replace
     (folder / "config.json").write_text(json.dumps({**config, "pooling": "cls"}))
     with pytest.warns(UserWarning, match="no special token such as"):
         load_text_model(folder)
+
+
+def test_another_vocabulary_of_equal_size_is_refused(saved, tmp_path):
+    model, _ = load_text_model(saved[0])  # saved without a digest, as by older versions
+    KINDS["texts"].save(model, ModelConfig(backbone="x", max_length=32), with_words("cats"), tmp_path)
+    load_text_model(tmp_path)
+    with_words("dogs").save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"another vocabulary than the one .* restore that tokenizer, or remove"):
+        load_text_model(tmp_path)
+    model.resize_token_embeddings(70)
+    model.save_pretrained(tmp_path)
+    load_text_model(tmp_path)  # new embeddings go with a new tokenizer
 
 
 # Limits.

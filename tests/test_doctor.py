@@ -219,17 +219,23 @@ def cluster(place, tmp_path_factory):
     storage.mkdir()
     (folder / "broken" / "leebert").mkdir(parents=True)
     (folder / "broken" / "leebert" / "__init__.py").write_text("raise ImportError('broken')\n")
+    (folder / "parts").mkdir()
+    (folder / "parts" / "my_parts.py").write_text(
+        "import dataclasses\nfrom leebert.methods import METHODS\n"
+        "METHODS.register(dataclasses.replace(METHODS['slo'], name='mine', label='Mine'))\n"
+    )
+    sound = f"{Path(leebert.__file__).parent.parent}:{folder / 'parts'}"
     own = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {storage} && exec "$@"', "sh"]
     raylets = Raylets()
 
     def run(command, *options):
         line = [SCRIPTS / "leebert-tune", command, place / "space.yaml", "--address", raylets.address]
         line += ["--storage", storage, "--backbone", "toys/bert", *options]
-        env = {**os.environ, "HF_HOME": str(full), "PYTHONPATH": str(Path(leebert.__file__).parent.parent)}
+        env = {**os.environ, "HF_HOME": str(full), "PYTHONPATH": sound, "LEEBERT_PLUGINS": "my_parts"}
         return subprocess.run([str(a) for a in line], capture_output=True, text=True, timeout=150, env=env, cwd=folder)
 
     try:
-        raylets.head("--num-cpus=1", HF_HOME=str(full), PYTHONPATH=str(Path(leebert.__file__).parent.parent))
+        raylets.head("--num-cpus=1", HF_HOME=str(full), PYTHONPATH=sound)
         raylets.worker(
             "--num-cpus=1", within=own if may_mount() else (),
             HF_HOME=str(folder / "empty"), PYTHONPATH=str(checkout(folder / "other")),
@@ -243,7 +249,7 @@ def cluster(place, tmp_path_factory):
 
 @pytest.mark.slow
 def test_each_node_is_told_what_is_wrong_with_it(cluster):
-    ran = cluster("doctor", "--json")
+    ran = cluster("doctor", "--json", "--set", "algorithms=[mine]")
     assert ran.returncode == 1, ran.stderr
     nodes = {}
     for c in json.loads(ran.stdout):
@@ -257,6 +263,11 @@ def test_each_node_is_told_what_is_wrong_with_it(cluster):
     assert "not in the local cache" in other["backbone"][1]
     assert "broken" in broken["versions"][1]
     assert broken["storage"][0] == "ok"
+    assert sound["plugins"][1].startswith("the driver's: method mine of my_parts (code ")
+    assert other["plugins"][0] == "failed"
+    assert other["plugins"][1].startswith("LEEBERT_PLUGINS: module my_parts can't be imported (ModuleNotFoundError")
+    assert "\n" not in other["plugins"][1]
+    assert "plugins" not in broken
     assert not list(cluster.storage.iterdir())
     if not may_mount():
         pytest.skip("another file system on one node takes the right to mount")

@@ -61,19 +61,14 @@ def driver(folder, pruner=None, fresh=True, study=None, **options):
         writer = ledger.driver_writer(options.get("number", 1))
         writer.append({"kind": "sweep"})
         writer.close()
-    said = []
-    d = Driver(
-        study or a_study(folder), ledger, Grid(), pruner or NoPruner(), config_id=name, say=said.append, **options
-    )
-    d.said = said
-    return d
+    return Driver(study or a_study(folder), ledger, Grid(), pruner or NoPruner(), config_id=name, **options)
 
 
 def run_all(d, trials=1):
     """Drive attempts to their ends in this process."""
     while (attempt := d.next_attempt("t")) is not None:
         for records in run_attempt(d.study, attempt):
-            if not d.receive(records) or d.stop_reason():
+            if not d.receive(records) or d.stopping.reason():
                 break
         d.trial_ended("t")
     return d.finish()
@@ -126,7 +121,7 @@ def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_ep
     assert len(epochs) == len(set(epochs))
 
 
-def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes_on(tmp_path):
+def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes_on(tmp_path, log_lines):
     d = driver(tmp_path)
     first = d.next_attempt("t").config
     for _ in range(2):
@@ -136,7 +131,7 @@ def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes
     assert d.state.configs[first].state == "failed"
     assert run_all(d) == "finished"
     assert sorted(c.state for c in d.state.history()) == ["complete"] * 3 + ["failed"]
-    assert any("not tried again" in line for line in d.said)
+    assert any("not tried again" in line for line in log_lines())
 
 
 def test_a_permanent_failure_is_not_tried_again(tmp_path):
@@ -155,7 +150,7 @@ def test_pruning_stops_the_trial_is_recorded_and_never_counts(tmp_path):
     assert [c.state for c in d.state.history()].count("complete") == 3
 
 
-def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path):
+def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path, log_lines):
     d = driver(tmp_path)
     d.study = a_study(tmp_path, clip_norm=1e30)
     attempt = d.next_attempt("t")
@@ -165,7 +160,7 @@ def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path):
     )
     assert not go_on
     assert d.state.configs[attempt.config].state == "failed"
-    assert any("diverged after 3 updates" in line for line in d.said)
+    assert any("diverged after 3 updates" in line for line in log_lines())
 
 
 @pytest.mark.parametrize(
@@ -205,7 +200,7 @@ def test_stopped_anywhere_and_resumed_scores_are_bit_identical(tmp_path_factory,
                     break  # killed after the ledger was written, before the driver heard
                 d.receive(records)
             d.running.clear()
-        d.writer.close()  # no end record: the driver was killed, too
+        d.records.writer.close()  # no end record: the driver was killed, too
     last = driver(torn, fresh=fresh)
     run_all(last)
     table = lambda d: {(c.id, k.seed, k.fold): k.epochs for c in d.state.history() for k in c.cells}  # noqa: E731
@@ -221,7 +216,7 @@ def test_a_stop_on_request_is_seen_between_epochs(tmp_path):
     for records in run_attempt(d.study, attempt):
         d.receive(records)
         (tmp_path / "STOP").touch()
-        if d.stop_reason():
+        if d.stopping.reason():
             break
     assert d.state.fold_epochs == 1
     assert d.next_attempt("t2") is None
@@ -316,7 +311,7 @@ def test_whoever_lost_the_lease_decides_nothing_more(tmp_path):
     def lost():
         raise LeaseError("taken over by process 2 on far")
 
-    d.may_decide = lost
+    d.records.may_decide = lost
     with pytest.raises(LeaseError, match="taken over"):
         d.next_attempt("u")
     d.finish("taken over")
@@ -357,7 +352,7 @@ def test_after_memory_ran_out_a_trial_is_alone_then_in_micro_batches_until_these
     assert d.state.configs["clo-v2-0.01"].state == "failed"
     # A driver that comes later knows it from the ledger.
     later = driver(tmp_path, fresh=False, gpus=gpus)
-    assert later._placement(later.state.failures["clo-v2-0.01"][:1], "clo-v2-0.01") == Placement(*placements[0])
+    assert later.attempts.placement(later.state.failures["clo-v2-0.01"][:1], "clo-v2-0.01") == Placement(*placements[0])
 
 
 def test_where_nothing_ever_trains_the_sweep_stops_instead_of_failing_every_configuration(tmp_path):
@@ -366,7 +361,7 @@ def test_where_nothing_ever_trains_the_sweep_stops_instead_of_failing_every_conf
         assert d.next_attempt(f"t{n}")
         d.trial_ended(f"t{n}", Failure("refused", "no module named leebert"))
     assert d.next_attempt("t4") is None
-    assert "no module named leebert" in d.stop_reason()
+    assert "no module named leebert" in d.stopping.reason()
     assert d.finish() == "stopped"
     assert run_all(driver(tmp_path, fresh=False)) == "finished"  # once it is mended, with those three
 
@@ -392,7 +387,7 @@ def test_no_sweep_is_given_up_while_something_trains_for_the_first_time(tmp_path
     for n in range(3):
         d.next_attempt(f"t{n}")
         d.trial_ended(f"t{n}", Failure("refused", "too long for this model"))
-    assert d.stop_reason() is None
+    assert d.stopping.reason() is None
 
 
 class Answers:
@@ -467,7 +462,7 @@ def test_where_one_configuration_has_trained_others_may_fail(tmp_path):
     for n in range(3):
         d.next_attempt(f"t{n}")
         d.trial_ended(f"t{n}", Failure("refused", "too long for this model"))
-    assert d.stop_reason() is None
+    assert d.stopping.reason() is None
 
 
 def test_where_storage_fails_the_sweep_stops_and_nothing_is_marked_failed(tmp_path):

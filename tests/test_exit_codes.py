@@ -1,5 +1,7 @@
 """How commands end after Ctrl-C and SIGTERM, and by which word a sweep's configurations are called when nobody drives it."""
 
+import logging
+import re
 import signal
 
 import pytest
@@ -87,6 +89,20 @@ def test_one_word_for_one_state_in_every_table(left, cli):
     finally:
         lease.release()
     assert status_of(left)["configurations"].get("running", 0) == 0
+
+
+def test_only_the_command_lines_print_what_is_logged(capsys):
+    log, other = logging.getLogger("tune.running.sweep"), logging.getLogger("leebert.checkpoint")
+    for timestamps, time_of_day in ((True, r"\d\d:\d\d:\d\d  "), (False, "")):
+        with console.log_to_stderr(timestamps):
+            log.info("100 % of it")
+            other.warning("warning: b")
+        ran = capsys.readouterr()
+        assert re.fullmatch(f"{time_of_day}100 % of it\n{time_of_day}warning: b\n", ran.err)
+        assert ran.out == ""
+    assert not log.isEnabledFor(logging.INFO)  # a program that configures nothing sees warnings alone
+    assert log.isEnabledFor(logging.WARNING)
+    assert [logging.getLogger(name).handlers for name in ("tune", "leebert")] == [[], []]
 
 
 def test_a_configuration_that_ended_since_the_last_heartbeat_is_not_counted_as_queued(left, monkeypatch):

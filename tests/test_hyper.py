@@ -295,10 +295,20 @@ def test_what_a_batch_does_not_touch_has_no_part_in_the_direction():
     assert (d["layers.0.weight"][:, :5] != 0).all()
 
 
-def test_an_optimiser_that_cannot_be_differentiated_is_refused():
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (torch.optim.RMSprop, {}),
+        (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.1}),
+        (torch.optim.SGD, {"maximize": True}),
+        (torch.optim.AdamW, {"amsgrad": True}),
+        (torch.optim.AdamW, {"maximize": True}),
+    ],
+)
+def test_an_optimiser_that_cannot_be_differentiated_is_refused(optimizer, options):
     b1, b2 = batches(2)
-    with pytest.raises(ConfigError, match="hyper can't differentiate a step of RMSprop"):
-        hypergradient(level_of(Net(), lambda p: torch.optim.RMSprop(p, lr=1.0)), b1, b2)
+    with pytest.raises(ConfigError, match=f"hyper can't differentiate a step of {optimizer.__name__}"):
+        hypergradient(level_of(Net(), lambda p: optimizer(p, lr=1.0, **options)), b1, b2)
 
 
 def test_it_trains():

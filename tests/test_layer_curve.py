@@ -1,4 +1,4 @@
-"""The one curve of score against layers: its points, their spread, and what is read from it."""
+"""The one curve of score against mean exit layer: its points, their spread, and what is read from it."""
 
 from __future__ import annotations
 

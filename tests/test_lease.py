@@ -12,7 +12,9 @@ import time
 import pytest
 
 from leebert.errors import LeaseError, StorageError
+from tune.store import folder as folder_module
 from tune.store import lease as lease_module
+from tune.store.folder import SweepFolder
 from tune.store.lease import Lease, holder
 
 HOLD = """
@@ -116,6 +118,22 @@ def test_a_driver_on_another_host_that_was_heard_of_lately_is_not_disturbed(tmp_
     foreign(tmp_path, time=time.time() - age)
     with pytest.raises(LeaseError, match="process 1 on far, last heartbeat "):
         Lease.take(tmp_path)
+
+
+def test_only_a_driver_elsewhere_that_was_not_heard_of_lately_is_watched_and_only_on_demand(tmp_path, monkeypatch):
+    watched = []
+    monkeypatch.setattr(folder_module, "watch", lambda *_: watched.append(1) or True)
+    folder = SweepFolder(tmp_path)
+    foreign(tmp_path, time=time.time() - 60)
+    assert folder.driver() is None
+    assert not watched
+    assert folder.driver(certain=True)["host"] == "far"
+    assert watched == [1]
+    foreign(tmp_path)
+    assert folder.driver(certain=True)["host"] == folder.driver()["host"] == "far"
+    foreign(tmp_path, released=True)
+    assert folder.driver(certain=True) is None
+    assert watched == [1]
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
             if attempt.index == 2:
                 break
         first.running.clear()
-    first.writer.close()
+    first.records.writer.close()
     taken_over(folder, 2)
     assert run_all(driver(folder, fresh=False, number=2)) == "finished"
     return folder
@@ -117,7 +117,7 @@ def test_half_of_a_sweep_whose_driver_lost_everything_goes_on_to_the_same_scores
     first = driver(tmp_path)
     attempt = first.next_attempt("t")
     next(run_attempt(first.study, attempt))  # an epoch of the first cell
-    first.writer.close()
+    first.records.writer.close()
     (tmp_path / "ledger" / "driver" / "0001" / "00000001.jsonl").write_bytes(b"")
     with pytest.warns(UserWarning, match="missing"):
         Ledger(tmp_path / "ledger").read()
@@ -213,5 +213,5 @@ def test_mlflow_is_not_made_to_agree_with_a_ledger_that_lost_a_part(tmp_path):
     taken_over(folder.path, 2)
     (folder.path / "ledger" / "driver" / "0001" / "00000000.jsonl").unlink()
     with pytest.raises(SweepError, match=r"records of driver 0001 are missing.*first resume by: leebert-tune resume "):
-        rebuild(folder, say=print)
+        rebuild(folder)
     assert not (tmp_path / "mlflow.db").exists()

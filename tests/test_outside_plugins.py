@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from leebert.errors import ConfigError, SweepError
 from leebert.exits import CRITERIA
 from leebert.methods import METHODS, Method
 from leebert.metrics import METRICS
-from leebert.outside import origins, refuse_missing
+from leebert.outside import origins, refuse_missing, same_origin
 from leebert.plugins import Origin
+from leebert.provenance import differences, digest_of
 from leebert.testing import CriterionContract, MethodContract, MetricContract, toy_mlp, toy_rows
 from leebert.train import fit
 from tune.machines.nodes import Stamp
@@ -54,16 +56,30 @@ def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_registered_part_is_recorded_with_its_module_and_imported_from_it(module: str) -> None:
-    __import__(module)
+    source = Path(importlib.import_module(module).__file__ or "")
     spec = spec_of()
-    assert recorded(spec, "accuracy") == {"method mine": "my_parts"}
+    record = recorded(spec, "accuracy")
+    assert record == {"method mine": f"my_parts (code {digest_of(source)})"}
     assert recorded(spec_of("blo"), "accuracy") == {}
     plugins = OutsidePlugins.of(spec, "accuracy")
-    assert plugins.plugins == (OutsidePlugin("method mine", "my_parts", None),)
+    assert plugins.plugins == (OutsidePlugin("method mine", Origin("my_parts", code=digest_of(source))),)
     METHODS.unregister("mine")  # as a trial's process begins
     del sys.modules[module]
     plugins.make_available()
     assert METHODS["mine"].label == "Mine"
+
+    source.write_text(source.read_text() + "# changed\n")  # the digest stays that of the code in use
+    assert recorded(spec, "accuracy") == record
+    METHODS.unregister("mine")
+    del sys.modules[module]
+    with pytest.raises(
+        SweepError, match=r"method mine is of my_parts \(code .*\), the driver's of my_parts \(code .*\); copy"
+    ):
+        plugins.make_available()
+    changed = origins(record)
+    (line,) = differences({"parts": record}, {"parts": changed})
+    assert line == f"parts method mine was {record['method mine']}, is {changed['method mine']}"
+    assert differences({"parts": {"method mine": "my_parts"}}, {"parts": changed}) == []  # of an older version
 
 
 def test_a_part_of_a_script_travels_by_value() -> None:
@@ -73,7 +89,7 @@ def test_a_part_of_a_script_travels_by_value() -> None:
     plugins.make_available()
     try:
         assert METHODS["mine"] == MINE
-        assert METHODS.origin("mine") == Origin("__main__")
+        assert plugins.plugins[0].origin.module == "__main__"
     finally:
         METHODS.unregister("mine")
 
@@ -82,15 +98,15 @@ def test_a_part_of_a_script_travels_by_value() -> None:
     ("plugin", "line"),
     [
         (
-            OutsidePlugin("method mine", "ext.mine", "ext 1.0"),
+            OutsidePlugin("method mine", Origin("ext.mine", "ext 1.0")),
             "node .*: method mine of ext 1.0 is missing; install it there",
         ),
         (
-            OutsidePlugin("method mine", "no_such", None),
+            OutsidePlugin("method mine", Origin("no_such")),
             "node .*: method mine of no_such: its module can't be imported",
         ),
         (
-            OutsidePlugin("method mine", "json", None),
+            OutsidePlugin("method mine", Origin("json")),
             "node .*: method mine of json is missing; let module json register",
         ),
     ],
@@ -109,8 +125,22 @@ def test_another_version_on_a_node_is_refused() -> None:
     METHODS.register(MINE, module="ext.mine")
     METHODS._registered["mine"] = Origin("ext.mine", "ext 1.1")  # as an entry point has it
     with pytest.raises(SweepError, match="method mine is of ext 1.1, the driver's of ext 1.0; install the same"):
-        OutsidePlugins(plugins=(OutsidePlugin("method mine", "ext.mine", "ext 1.0"),)).make_available()
+        OutsidePlugins(plugins=(OutsidePlugin("method mine", Origin("ext.mine", "ext 1.0")),)).make_available()
     METHODS.unregister("mine")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("ext.mine", "ext 1.0 (ext.mine)", True),  # of an older version, which recorded the module alone
+        ("ext.mine", "other", False),
+        ("ext 1.0 (ext.mine)", "ext 1.1 (ext.mine)", False),
+        ("ext.mine (code 01)", "ext.mine (code 02)", False),
+        ("ext.mine (code 01)", "ext 1.0 (ext.mine)", False),
+    ],
+)
+def test_an_origin_is_compared_as_far_as_it_is_recorded(before: str, after: str, same: bool) -> None:
+    assert same_origin(before, after) is same_origin(after, before) is same
 
 
 def test_the_modules_of_the_environment_reach_a_trial(module: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,20 @@ from tune.machines.placement import (
     trials_per_gpu,
 )
 from tune.running.failures import of_exception
+from tune.store.history import Placement
+
+
+@pytest.mark.parametrize(
+    ("placement", "words"),
+    [
+        (Placement(), ""),
+        (Placement("gpu"), "alone on a GPU"),
+        (Placement(accumulate=2), "2 micro-batches per batch"),
+        (Placement("node", 4), "alone on a node, 4 micro-batches per batch"),
+    ],
+)
+def test_a_placement_in_words(placement, words):
+    assert placement.described() == words
 
 
 @dataclasses.dataclass(frozen=True)

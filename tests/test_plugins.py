@@ -1,6 +1,7 @@
 """Registries: built-in plugins, plugins of installed packages, registered ones, and what is refused."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from leebert import plugins
 from leebert.errors import ConfigError
 from leebert.plugins import Origin, Registry
+from leebert.provenance import digest_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ def test_a_registered_plugin() -> None:
     decoders.register(MINE)  # again: a module that is imported twice
     assert list(decoders) == ["standard", "mine"]
     assert len(decoders) == 2
-    assert decoders.origin("mine") == Origin(__name__)
+    assert decoders.origin("mine") == Origin(__name__, code=digest_of(Path(__file__)))
     with pytest.raises(ConfigError, match=f"decoder 'standard' is claimed by leebert and by {__name__}; rename one"):
         decoders.register(Decoder("standard", made))
     with pytest.raises(ConfigError, match=f"decoder 'mine' is claimed by {__name__} and by my_module; rename one"):
@@ -141,7 +143,7 @@ def test_the_module_of_a_plugin_is_one_whose_import_registers_it(code: str, modu
     names: dict[str, Any] = {"__name__": "my_parts", "decoders": decoders, "plugin": Decoder("mine", partial(made))}
     exec(code, names)
     names.get("add", int)()
-    assert str(decoders.origin("mine")) == module
+    assert decoders.origin("mine").module == module  # type: ignore[union-attr]
 
 
 def test_a_plugin_of_an_installed_package(site: Any) -> None:
@@ -151,6 +153,16 @@ def test_a_plugin_of_an_installed_package(site: Any) -> None:
     assert "leebert_first" not in sys.modules
     assert decoders["mine"] is sys.modules["leebert_first"].plugin
     assert str(decoders.origin("mine")) == "leebert_first 1.5 (leebert_first)"
+
+
+def test_a_registered_plugin_of_an_installed_package(site: Any, tmp_path: Path) -> None:
+    site("leebert_first", SOURCE)
+    (tmp_path / "leebert_first-1.5.dist-info" / "top_level.txt").write_text("leebert_first\n")
+    plugins._packages.cache_clear()
+    decoders = registry()
+    decoders.register(importlib.import_module("leebert_first").plugin, module="leebert_first")
+    assert str(decoders.origin("mine")) == "leebert_first 1.5 (leebert_first)"
+    plugins._packages.cache_clear()
 
 
 def test_a_plugin_of_an_installed_package_is_not_shadowed(site: Any) -> None:

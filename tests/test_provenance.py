@@ -130,19 +130,19 @@ def test_settings_that_were_not_the_same_in_all_results_are_counted():
     assert uneven([{"precision": "fp32"}, {"precision": "bf16"}]) == ["precision fp32 in 1, bf16 in 1"]
 
 
-def test_cells_that_were_trained_on_other_settings_are_said_by_best_and_compare(tmp_path):
+def test_cells_that_were_trained_on_other_settings_are_said_by_best_and_compare(tmp_path, log_lines):
     def settings(seed, fold, config):
         return {"runtime": {"threads": 2 if (config, fold) == (odd, 1) else 1}, "placement": {"accumulate": 1}}
 
     folder = scored_sweep(tmp_path / "uneven", lambda values, seed, fold: 0.5 + fold / 100)
     odd = next(c.id for c in folder.ledger.read().history() if c.values["algorithm"] == "blo")
     ends(folder, lambda seed, fold, config: {"runtime": {"threads": 1}})
-    objective, said = RankingObjective.of("score"), []
-    choose_each([folder], objective, say=said.append)
-    assert not [line for line in said if "different settings" in line]
+    objective = RankingObjective.of("score")
+    choose_each([folder], objective)
+    assert not [line for line in log_lines() if "different settings" in line]
     ends(folder, settings)
-    choose_each([folder], objective, say=said.append)
-    (line,) = (line for line in said if "different settings" in line)
+    choose_each([folder], objective)
+    (line,) = (line for line in log_lines() if "different settings" in line)
     assert line.startswith("warning: sweep uneven: runs were trained with different settings")
     assert line.endswith("threads 1 in 17, 2 in 1 of 18 runs")
     (told,) = compare_sweeps([folder], "clo-v2", "blo")

@@ -65,7 +65,7 @@ def assert_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
 @functools.cache
 def controls(**options: Any) -> list[torch.Tensor]:
     """θ of the toy network after training with uniform weights on D1."""
-    return trained(toy_mlp(dropout=0.3), toy_rows(), config(CONTROL, **options))
+    return trained(toy_mlp(dropout=0.3), toy_rows(48), config(CONTROL, **options))
 
 
 @pytest.mark.parametrize(("omega_forward", "accumulate"), [("train", 1), ("eval", 2)])
@@ -75,25 +75,25 @@ def test_without_a_step_of_omega_theta_is_that_of_uniform_weights_on_d1(algorith
     start = theta(toy_mlp(dropout=0.3))
     expected = controls(accumulate=accumulate)
     assert not any(torch.equal(a, b) for a, b in zip(expected, start, strict=True))
-    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), expected)
+    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(48), settings), expected)
 
-    torn = train_epochs(toy_mlp(dropout=0.3), toy_rows(), settings, runtime=CPU, checkpoints=Checkpoints(tmp_path))
+    torn = train_epochs(toy_mlp(dropout=0.3), toy_rows(48), settings, runtime=CPU, checkpoints=Checkpoints(tmp_path))
     next(torn)
     torn.close()
-    resumed = trained(toy_mlp(seed=9, dropout=0.3), toy_rows(), settings, checkpoints=Checkpoints(tmp_path))
+    resumed = trained(toy_mlp(seed=9, dropout=0.3), toy_rows(48), settings, checkpoints=Checkpoints(tmp_path))
     assert_same(resumed, expected)
 
 
 @pytest.mark.parametrize("algorithm", ["blo", "hyper"])
 def test_the_same_where_omega_descends_by_sgd(algorithm):
     settings = config(algorithm, omega_optimizer="sgd", parametrisation="raw")
-    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), settings), controls(accumulate=1))
+    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(48), settings), controls(accumulate=1))
 
 
 @pytest.mark.parametrize("algorithm", WITH_D2)
 def test_the_same_behind_a_stage_that_fine_tunes(algorithm):
     first = {"finetune_first": True, "first_epochs": 1}
-    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(), config(algorithm, **first)), controls(**first))
+    assert_same(trained(toy_mlp(dropout=0.3), toy_rows(48), config(algorithm, **first)), controls(**first))
 
 
 def test_a_seed_and_a_fold_have_masks_of_their_own():

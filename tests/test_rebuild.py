@@ -222,11 +222,11 @@ def test_runs_whose_layers_came_from_evenly_spaced_thresholds_get_those_of_the_c
     folder = made_sweep(
         tmp_path / "old", uri, held_out=lambda index, fold: crowded(6 + 0.1 * fold), curves=False, configs=2
     )
-    before = Tracker(uri, "leebert-mrpc", "old", "mrpc", say=print)
+    before = Tracker(uri, "leebert-mrpc", "old", "mrpc")
     listener = SimpleNamespace(put=lambda event: before.put(_as_it_was(event)))
     replay(folder.ledger, listener)
     assert before.close(60) == 0
-    done = rebuild_mlflow(folder, tracking_uri=uri, say=lambda line: None)
+    done = rebuild_mlflow(folder, tracking_uri=uri)
     assert (done["unsent"], done["differences"]) == (0, [])
     expected = layers_within([tradeoff(crowded(6 + 0.1 * fold), metric="accuracy") for fold in range(FOLDS)])
     client = MlflowClient(uri)

@@ -309,12 +309,12 @@ def test_what_was_logged_to_one_server_is_logged_anew_to_another(refitted, best_
     out = shutil.copytree(refitted[0], tmp_path / "m")
     to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
     before = json.loads((out / LOGGED).read_text())
-    logged = log_refit(read_best(best_place.file), out, json.loads((out / "refit.json").read_text()), to, say=print)
+    logged = log_refit(read_best(best_place.file), out, json.loads((out / "refit.json").read_text()), to)
     assert logged["version"] == 1
     assert set(logged["runs"].values()).isdisjoint(before["runs"].values())
 
 
-def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, tmp_path, monkeypatch):
+def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, tmp_path, monkeypatch, log_lines):
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -325,7 +325,7 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
     out = shutil.copytree(refitted[0], tmp_path / "m")
     (out / LOGGED).unlink()
     to = RegistryTarget(f"sqlite:///{tmp_path / 'mlflow.db'}", "elsewhere", "leebert-pairs", "champion")
-    best, told, said = read_best(best_place.file), json.loads((out / "refit.json").read_text()), []
+    best, told = read_best(best_place.file), json.loads((out / "refit.json").read_text())
     told |= {"seeds": [0]}
     real = mlflow.MlflowClient.set_tag
 
@@ -341,9 +341,9 @@ def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, t
         patch.setattr(mlflow.MlflowClient, "set_tag", refuse)
         patch.setattr(mlflow.MlflowClient, "log_batch", refuse_all)
         with pytest.raises(TrackingError, match=r"rejected the refit: .*params of 7 letters") as caught:
-            log_refit(best, out, told, to, say=said.append)
+            log_refit(best, out, told, to)
     assert "Start one" not in str(caught.value)
-    (line,) = said
+    (line,) = log_lines()
     assert line.startswith("warning: MLflow rejected the tag 'sweep'; the refit continues without it: ")
 
 

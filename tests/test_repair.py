@@ -85,20 +85,19 @@ def test_damage_to_the_logits_of_an_evaluation_split_is_seen(place):
         evaluated_logits(place, record)
 
 
-def test_a_ledger_of_an_older_version_is_read_and_known_to_be_unchecked(place):
+def test_a_ledger_of_an_older_version_is_read_and_known_to_be_unchecked(place, log_lines):
     record = dict(next(iter(Ledger(place / "ledger").read().cells.values())))
     del record["digests"]
     assert cell_logits(place, record)[0].logits.shape[0] == 3
     assert count_unchecked([record]) == 1
-    said = []
-    assert len(curves(place, {(record["config"], 0, 0): record}, "accuracy", "confidence", say=said.append)) == 1
-    assert said == [
+    assert len(curves(place, {(record["config"], 0, 0): record}, "accuracy", "confidence")) == 1
+    assert log_lines() == [
         "note: 1 runs were recorded without digests by an older version: damage to their logits can't be detected"
     ]
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated, torn):
+def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated, torn, log_lines):
     before = Ledger(place / "ledger").read()
     key = list(before.cells)[3]
     flip(held_out_path(place, before.cells[key]))
@@ -108,7 +107,7 @@ def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated
         running = run_attempt(d.study, attempt)
         d.receive(next(running))
         running.close()
-        d.writer.close()
+        d.records.writer.close()
         d = reading(place)
     attempt = d.next_attempt("t")
     assert attempt.config == key[0]
@@ -120,7 +119,7 @@ def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated
     d.trial_ended("t")
     assert d.next_attempt("t") is None
     assert d.finish() == "finished"
-    assert any("repaired: scores identical bit for bit" in line for line in d.said)
+    assert any("repaired: scores identical bit for bit" in line for line in log_lines())
     after = Ledger(place / "ledger").read()
     assert after.history() == d.state.history() == before.history()
     assert after.fold_epochs == before.fold_epochs
@@ -132,14 +131,14 @@ def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated
     assert kinds.count("cell_end") == 9
 
 
-def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(place):
+def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(place, log_lines):
     before = Ledger(place / "ledger").read()
     key = next(iter(before.cells))
     held_out_path(place, before.cells[key]).unlink()
     d = reading(place, repair=[key], training={"lr_omega": 0.5})  # stands for another machine
     assert run_all(d) == "finished"
     after = Ledger(place / "ledger").read()
-    (said,) = [line for line in d.said if "repaired" in line]
+    (said,) = [line for line in log_lines() if "repaired" in line]
     old, new = before.cells[key], after.cells[key]
     if old["exits"] == new["exits"]:
         pytest.skip("both trainings have the same scores")
@@ -148,14 +147,14 @@ def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(plac
     assert cell_logits(place, new)
 
 
-def test_where_the_budget_is_used_nothing_is_opened_to_be_repaired(place):
+def test_where_the_budget_is_used_nothing_is_opened_to_be_repaired(place, log_lines):
     before = Ledger(place / "ledger").read()
     key = next(iter(before.cells))
     held_out_path(place, before.cells[key]).unlink()
     d = reading(place, repair=[key], budget=Budget(fold_epochs=before.fold_epochs))
     assert run_all(d) == "stopped"
     assert [c.state for c in d.state.history()] == ["complete"] * 4
-    assert d.said == [
+    assert log_lines() == [
         f"nothing is repaired, since the budget of {before.fold_epochs} fold-epochs is used: raise it "
         "(--set budget.KEY=VALUE) and run the same command again"
     ]

@@ -17,6 +17,7 @@ from tune.analysis import figures, importance
 from tune.analysis.figures import by_epoch
 from tune.analysis.html import HtmlPage
 from tune.analysis.importance import TOGETHER, importances
+from tune.analysis.overview import print_status
 from tune.analysis.report import sweep_page
 from tune.analysis.stats import corrected_t
 from tune.space import SweepSpec
@@ -182,6 +183,7 @@ def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path)
     assert "about 0.3 of them" in text
     assert "pruned at epoch 2 of seed 0 fold 0" in text
     assert "<td>crash</td><td></td>" in text, "a failure that left no message"
+    assert "<td>None</td>" not in text, "what is unfinished has no layers yet"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -230,6 +232,36 @@ def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
 def test_a_mean_over_cells_ends_where_the_first_cell_ends():
     cells = [{0: {"score": 0.1}, 1: {"score": 0.2}}, {0: {"score": 0.5}, 1: {"score": 0.6}, 2: {"score": 0.9}}]
     assert by_epoch(cells, lambda record: record["score"]) == pytest.approx([0.3, 0.4])
+
+
+# The status of a sweep on the console
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "lines"),
+    [
+        (
+            {"planned_configurations": 4, "cells_left": 2, "hours_left": 0.5, "running": ["r"], "queued": ["q"]},
+            [
+                "configurations of 4: 2 complete",
+                "runs: 6 finished, 2 remaining; 12 fold-epochs",
+                "about 30 minutes remaining",
+                "running: r",
+                "queued: q",
+            ],
+        ),
+        ({"note": "a note"}, ["configurations: 2 complete", "runs: 6 finished; 12 fold-epochs"]),
+    ],
+)
+def test_a_status_counts_what_is_finished_and_what_remains_where_that_is_clear(capsys, unfinished, lines):
+    status = {
+        "sweep": "s", "task": "mrpc", "state": "running", "note": "", "configurations": {"complete": 2, "failed": 0},
+        "planned_configurations": None, "cells_left": None, "cells_done": 6, "fold_epochs": 12, "hours_left": None,
+        "running": [], "queued": [],
+    }  # fmt: skip
+    print_status({**status, **unfinished})
+    first = "s (mrpc): running" + (", a note" if "note" in unfinished else "")
+    assert capsys.readouterr().out.splitlines() == [first, *lines]
 
 
 # Summaries for MLflow

@@ -490,7 +490,7 @@ def test_what_a_sweep_of_one_part_has_used_is_not_there_for_the_next(tmp_path, m
     monkeypatch.setattr("tune.reproduce.training.new_sweep", begun)
     plan = make_plan(request(storage=str(tmp_path), budget="fold_epochs=20"))
     allowance = Allowance("fold_epochs=20")
-    run(plan, Job(plan.parts[0], "first", None, ("uniform",), (0,)), allowance, print)
+    run(plan, Job(plan.parts[0], "first", None, ("uniform",), (0,)), allowance)
     used = SweepFolder(tmp_path / "first").ledger.read().fold_epochs
     assert used > 0
     assert allowance.remaining == {"fold_epochs": 20 - used}
@@ -772,7 +772,7 @@ def reduced(problem, config):
 
 
 @pytest.mark.slow
-def test_costs_are_those_of_the_networks_that_methods_end_with(problem):
+def test_costs_are_those_of_the_networks_that_methods_end_with(problem, log_lines):
     cpu, rows = Runtime.of("fp32", "cpu"), problem.split("dev")
     ends, cells = {}, []
     for name, options in REDUCED.items():
@@ -788,10 +788,9 @@ def test_costs_are_those_of_the_networks_that_methods_end_with(problem):
     wanted = networks(Results(IDENTITY, tuple(cells)))
     assert len(wanted) == len(REDUCED)
     assert {key: exits for key, (exits, _) in wanted.items()} == {key: m.num_exits for key, m in ends.items()}
-    said = []
     config = TrainConfig(precision="fp32")
-    costs = measure(problem, config, "dev", wanted, "cpu", said.append)
-    assert said == []
+    costs = measure(problem, config, "dev", wanted, "cpu")
+    assert log_lines() == []
     mean = round(float(np.mean(rows.lengths)))
     typical = text(int(min(rows.lengths, key=lambda length: abs(length - mean))))
     for structure, model in ends.items():
@@ -808,12 +807,11 @@ def test_costs_are_those_of_the_networks_that_methods_end_with(problem):
     assert costs.parameters.keys() == costs.operations.keys() == costs.seconds.keys() == ends.keys() == wanted.keys()
 
 
-def test_a_network_that_has_other_exits_than_its_cells_say_is_left_out_and_named(problem):
-    said = []
+def test_a_network_that_has_other_exits_than_its_cells_say_is_left_out_and_named(problem, log_lines):
     half = '{"depth": 4, "exits": [2], "layers": 2}'
     wanted = {"": (3, frozenset({"never"})), half: (1, frozenset({"never"}))}
-    costs = measure(problem, TrainConfig(precision="fp32"), "dev", wanted, "cpu", said.append)
-    assert said == ["no costs of the network unreduced: it has 4 exits, not 3"]
+    costs = measure(problem, TrainConfig(precision="fp32"), "dev", wanted, "cpu")
+    assert log_lines() == ["no costs of the network unreduced: it has 4 exits, not 3"]
     assert costs.parameters.keys() == costs.operations.keys() == costs.seconds.keys() == {half}
 
 

@@ -109,7 +109,7 @@ def test_a_clusters_machines_install_the_wheel_where_there_is_no_checkout(tmp_pa
 def test_a_wheel_is_usable_without_a_checkout(tmp_path):
     source, site = tmp_path / "source", tmp_path / "site"
     source.mkdir()
-    for name in ("leebert", "tune", "search_spaces", "cluster", "mlflow"):
+    for name in ("leebert", "tune", "search_spaces", "cluster", "mlflow", "examples", "tests", "benchmarks"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "cluster.yaml", "constraints.txt"):
         shutil.copy(ROOT / name, source / name)
@@ -119,8 +119,11 @@ def test_a_wheel_is_usable_without_a_checkout(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(source)
-    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+    built = done.stdout.split()[-1]
+    named = "-".join(built.split("-")[:2])
+    with zipfile.ZipFile(tmp_path / built) as wheel:
         wheel.extractall(site)
+        assert {name.partition("/")[0] for name in wheel.namelist()} == {"leebert", "tune", f"{named}.dist-info"}
         modes = {info.filename: info.external_attr >> 16 for info in wheel.infolist()}
     files = [path for path in (*SHIPPED.glob("*"), *SHIPPED.glob("*/*")) if path.is_file()]
     assert len(files) > 20

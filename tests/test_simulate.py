@@ -13,12 +13,12 @@ from pydantic import Field, create_model
 from test_driver import a_study, run_all
 
 from leebert.errors import ConfigError, SweepError
-from tune.pruners import PRUNERS, PrunerRow, Warmed, make_pruner
+from tune.pruners import PRUNERS, PrunerPlugin, Warmed, make_pruner
 from tune.pruners.none import NoPruner
 from tune.running.driver import Driver
 from tune.running.recording import RecordedCell, RecordedConfiguration, Recording, recorded_configurations
 from tune.running.simulate import InOrder, replay, simulate
-from tune.searchers import SEARCHERS, SearcherRow
+from tune.searchers import SEARCHERS, SearcherPlugin
 from tune.searchers.random import RandomSearcher
 from tune.space import Budget, SweepSpec, config_id, load_space, resolved_yaml
 from tune.space.plugins import Drawn
@@ -96,7 +96,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory):
         values = {config_id(v): v for v in spec.configurations()}
         chosen = make_pruner(with_pruner(spec, pruner, **options))
         driver = Driver(
-            a_study(folder, max_epochs=3), ledger, InOrder(values), chosen, config_id=config_id, say=lambda line: None
+            a_study(folder, max_epochs=3), ledger, InOrder(values), chosen, config_id=config_id
         )  # fmt: skip
         run_all(driver)
         return ledger.read()
@@ -294,10 +294,10 @@ class Cautious(Warmed):
 
 def test_a_sweep_with_parts_of_another_package_is_simulated_with_any(tmp_path, cli):
     """Their own options go with them; those that other parts have as well stay, as between built-in parts."""
-    pruner = PrunerRow(
+    pruner = PrunerPlugin(
         name="cautious", title="never", source="a test", options=Cautious, make=lambda spec, o: NoPruner()
     )
-    searcher = SearcherRow(
+    searcher = SearcherPlugin(
         name="widely", title="at random", source="a test", options=create_model("Wide", __base__=Drawn, width=(int, 3)),
         make=lambda spec, options: RandomSearcher(spec, options.seed), reads_scores=False,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from leebert.methods import METHODS, applies
 from leebert.yaml import dump_yaml, load_yaml, parse_yaml
 from tune import pruners
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
-from tune.space.plugins import PRUNERS, Number, PrunerRow, Warmed
+from tune.space.plugins import PRUNERS, Number, PrunerPlugin, Warmed
 from tune.space.values import Range, ValueList, options, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
@@ -596,7 +596,7 @@ class Cautious(Warmed):
     margin: Number = Field(default=0.1, gt=0, description="points behind the best")
 
 
-CAUTIOUS = PrunerRow(
+CAUTIOUS = PrunerPlugin(
     name="cautious",
     title="never",
     source="this test",

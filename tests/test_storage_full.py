@@ -101,7 +101,7 @@ def test_a_sweep_whose_storage_fails_stops_without_blame_and_ends_the_same_later
     said = "No space left on device" if fault == "full" else "Read-only file system"
     with by_value():
         try:
-            why = d.stop_reason() if run(d.study, d, beat=fail) == "stopped" else None
+            why = d.stopping.reason() if run(d.study, d, beat=fail) == "stopped" else None
         except StorageError as error:  # of the driver's own records
             why = str(error)
         assert said in why
@@ -181,7 +181,7 @@ def test_a_disk_that_is_full_before_mlflows_tables_are_made_is_named_and_nothing
 
 @pytest.mark.parametrize("moment", [0, 5], ids=["start", "middle"])
 def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_mended_later(
-    tmp_path, tables, capfd, moment
+    tmp_path, tables, capfd, moment, log_lines
 ):
     events = timed_sweep()
     with disk_of(tmp_path / "disk", "3m") as disk:
@@ -197,17 +197,17 @@ def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_me
         for event in events[moment:]:
             tracker.put(event)
         assert tracker.close(2) == len(events[moment:])
-        assert [line.split(": ")[0] for line in sweep.said] == [
+        assert [line.split(": ")[0] for line in log_lines()] == [
             f"MLflow can't be used at {sweep.uri}",
             f"MLflow at {sweep.uri}",
         ]
-        assert f"the disk that holds {disk}/mlflow.db is full (0.0 MB of 3 MB are free). Free some" in sweep.said[0]
-        assert "`leebert-tune rebuild-mlflow` sends them" in sweep.said[1]
+        assert f"the disk that holds {disk}/mlflow.db is full (0.0 MB of 3 MB are free). Free some" in log_lines()[0]
+        assert "`leebert-tune rebuild-mlflow` sends them" in log_lines()[1]
         (disk / "filler").unlink()
         later = sweep.tracker()
         for event in events:
             later.put(event)
         assert later.close(30) == 0
-        assert write_missing(later, events, lambda: None, sweep.said.append) == (0, [])
+        assert write_missing(later, events, lambda: None) == (0, [])
         assert contents(disk / "mlflow.db", "whole") == contents(tables / "whole.db", "whole")
     assert "Traceback" not in "".join(capfd.readouterr())

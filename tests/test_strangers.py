@@ -59,12 +59,12 @@ def stranger(tmp_path):
     running = run_attempt(d.study, d.next_attempt("t"))
     next(running)
     running.close()
-    d.writer.close()
+    d.records.writer.close()
     return folder
 
 
 def add(stranger, *records, number=1):
-    """Records with good checksums at the end of a driver's."""
+    """LedgerAccess with good checksums at the end of a driver's."""
     folder = stranger / "ledger" / "driver" / f"{number:04d}"
     seq = sum(1 for _ in Ledger(stranger / "ledger")._read(folder))
     lines = b"".join(

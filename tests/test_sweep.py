@@ -1,7 +1,9 @@
 """Real sweeps through Ray: of plain tensors by `run_session`, and of text by `leebert-tune`, with a real MLflow server."""
 
 import dataclasses
+import functools
 import json
+import logging
 import os
 import re
 import shutil
@@ -28,6 +30,7 @@ from tune.running.session import run_session
 from tune.store.folder import SweepFolder
 from tune.store.held_out import held_out_path, load_held_out
 from tune.store.results import COLUMNS
+from tune.tracking.tracker import Tracker
 
 SCRIPTS = Path(sys.executable).parent
 POISON = b"\xff\xfe\0 whoever opens the development split can't go on"
@@ -130,7 +133,13 @@ def troubled(tmp_path_factory, by_value):
     """A sweep, one configuration at a time, whose workers meet all of that."""
     folder = tmp_path_factory.mktemp("troubled")
     d = toy_driver(folder, problem=TroubledProblem(mark=str(folder / "killed")))
-    assert session(d, 1) == "finished"
+    handler, d.lines = logging.Handler(), []
+    handler.emit = lambda record: d.lines.append(record.getMessage())
+    logging.getLogger("tune.running.driver").addHandler(handler)
+    try:
+        assert session(d, 1) == "finished"
+    finally:
+        logging.getLogger("tune.running.driver").removeHandler(handler)
     return d
 
 
@@ -164,8 +173,8 @@ def test_a_users_error_ends_a_configuration_at_once_and_a_bug_after_two_more_tri
     (refused,) = d.state.failures["clo-v2-0.01"]
     assert refused["message"] == "rows.tsv, line 3: the text is empty"
     assert all("a bug of ours" in f["message"] for f in d.state.failures["clo-v2-0.001"])
-    assert any("rows.tsv, line 3: the text is empty; not tried again" in line for line in d.said)
-    assert sum(line.endswith("; tried again") for line in d.said) == 3, "the bug twice, the killed worker once"
+    assert any("rows.tsv, line 3: the text is empty; not tried again" in line for line in d.lines)
+    assert sum(line.endswith("; tried again") for line in d.lines) == 3, "the bug twice, the killed worker once"
 
 
 # Text, from the command line.
@@ -611,7 +620,10 @@ def test_a_gpu_where_there_is_none_is_one_clear_message(cli, place, ray_up, mlfl
 
 
 @pytest.mark.parametrize("listening", [False, True], ids=["nobody listens", "nobody answers"])
-def test_a_tracking_server_that_does_not_answer_stops_the_sweep_before_it_begins(cli, place, tmp_path, listening):
+def test_a_tracking_server_that_does_not_answer_stops_the_sweep_before_it_begins(
+    cli, place, tmp_path, monkeypatch, listening
+):
+    monkeypatch.setattr(Tracker, "check", functools.partialmethod(Tracker.check, 0.5))  # seconds
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listening:

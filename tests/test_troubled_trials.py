@@ -100,7 +100,7 @@ def test_clocks_that_are_set_back_change_nothing(tmp_path, expected, monkeypatch
     problem = TroubledProblem(marks=str(tmp_path), troubles=(set_the_clock_back,))
     d = toy_driver(tmp_path, problem, budget=Budget(hours=1.0))
     lease = Lease.take(tmp_path)
-    d.may_decide = lease.check
+    d.records.may_decide = lease.check
     real, back = time.time, []
 
     def set_back():
@@ -112,7 +112,7 @@ def test_clocks_that_are_set_back_change_nothing(tmp_path, expected, monkeypatch
         assert session(d, beat=set_back) == "finished"
         assert back
         assert (tmp_path / "set_the_clock_back").exists()
-        assert d.hours() < 0.5
+        assert d.stopping.hours() < 0.5
         assert holder(tmp_path).alive
     finally:
         lease.release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_p
     spec = SweepSpec.model_validate(SPEC)
     whole = made_sweep(tmp_path, "sqlite:///nowhere.db")
     heard: Any = Heard()
-    showing, state, told = Publisher(heard, spec, None, print), SweepState(), []
+    showing, state, told = Publisher(heard, spec, None), SweepState(), []
     showing.start(state)
     assert [type(event) for event in heard.events] == [SavedViews]
     for record in whole.ledger.in_order():
@@ -192,28 +192,29 @@ def test_a_sweep_is_shown_from_its_start_and_again_whenever_it_has_doubled(tmp_p
     assert told == [1, 2, 4, 8, 16, 32]
 
 
-def test_a_trouble_with_views_never_reaches_the_training(tmp_path: Path) -> None:
+def test_a_trouble_with_views_never_reaches_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, log_lines: Callable[[], list[str]]
+) -> None:
     class Broken(Heard):
         def put(self, event: Any) -> None:
             raise RuntimeError("no")
 
-    said: list[str] = []
     broken: Any = Broken()
     state = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL).ledger.read()
-    showing = Publisher(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None, said.append)
+    showing = Publisher(broken, SweepSpec.model_validate({**SPEC, **SMALL}), None)
     showing.start(SweepState())
     showing.follow(state)
     no_views, no_summaries = "no saved views: RuntimeError: no", "no summaries: RuntimeError: no"
-    assert said == [no_views, no_summaries, no_views]
-    said.clear()
+    assert log_lines() == [no_views, no_summaries, no_views]
+    caplog.clear()
     showing.end(state)
-    assert said == [no_summaries, no_views]
+    assert log_lines() == [no_summaries, no_views]
 
 
 def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -> None:
     def titles(n: int) -> list[str]:
         heard: Any = Heard()
-        showing = Publisher(heard, SweepSpec.model_validate(SPEC), None, print)
+        showing = Publisher(heard, SweepSpec.model_validate(SPEC), None)
         showing.start(at(64))
         heard.events.clear()
         for known in (at(65), at(n)):
@@ -353,7 +354,7 @@ def refused(mlflow_app) -> Iterator[str]:
         yield url
 
 
-def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str) -> None:
+def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str, log_lines: Callable[[], list[str]]) -> None:
     sweep = Sweep(refused)
     events = whole_sweep()
     made = SavedViews(saved_views(sweep.name, FOUND))
@@ -361,14 +362,16 @@ def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str) -> None
     assert len(sweep.runs()) == 7
     assert tracker.views == {}
     assert tracker.url is not None
-    (line,) = sweep.said
+    (line,) = log_lines()
     assert "doesn't accept the saved views (INVALID_PARAMETER_VALUE: no such tags here)" in line
     assert f"`leebert-tune views {sweep.name}` tries again" in line
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", [Fault(503, b"<html>busy</html>"), Fault()], ids=["busy", "cut"])
-def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_server) -> None:
+def test_views_wait_for_a_server_that_is_away_for_a_while(
+    outage: Fault, mlflow_server, log_lines: Callable[[], list[str]]
+) -> None:
     left = [3]
 
     def fault(path: str) -> Fault | None:
@@ -380,23 +383,27 @@ def test_views_wait_for_a_server_that_is_away_for_a_while(outage: Fault, mlflow_
         tracker = sweep.send([whole_sweep()[0], SavedViews(saved_views(sweep.name, FOUND))])
     assert len(of_sweep(tags(mlflow_server.url, sweep.experiment), sweep.name)) == 4
     assert len(tracker.views) == 4
-    assert [("Training continues" in line, "is back" in line) for line in sweep.said] == [(True, False), (False, True)]
+    assert [("Training continues" in line, "is back" in line) for line in log_lines()] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("status", [403, 404, 501])
-def test_a_server_that_forbids_or_does_not_know_such_tags_holds_nothing_up(status: int, mlflow_app) -> None:
+def test_a_server_that_forbids_or_does_not_know_such_tags_holds_nothing_up(
+    status: int, mlflow_app, log_lines: Callable[[], list[str]]
+) -> None:
     refusal = Fault(status, b"no")
     with proxy(mlflow_app.url, lambda path: refusal if "set-experiment-tag" in path else None) as url:
         sweep = Sweep(url)
         start, *_, end = whole_sweep()
         sweep.send([start, SavedViews(saved_views(sweep.name, FOUND)), end])
-    (line,) = sweep.said
+    (line,) = log_lines()
     assert f"failed with error code {status}" in line
     sweep.uri = mlflow_app.url
     assert [run.info.status for run in sweep.runs().values()] == ["FINISHED"]
 
 
-def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlflow_app) -> None:
+def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(
+    mlflow_app, log_lines: Callable[[], list[str]]
+) -> None:
     taken = [5]  # four views and the links
 
     def fault(path: str) -> Fault | None:
@@ -409,7 +416,7 @@ def test_views_that_were_taken_keep_their_links_when_later_ones_are_refused(mlfl
         tracker = sweep.send([whole_sweep()[0], *(SavedViews(saved_views(sweep.name, of)) for of in (FOUND, more))])
     assert taken[0] < 0
     assert len(tracker.views) == 4
-    assert any("doesn't accept the saved views" in line for line in sweep.said)
+    assert any("doesn't accept the saved views" in line for line in log_lines())
 
 
 @pytest.mark.slow

@@ -55,10 +55,6 @@ TrialDevice = Annotated[
 ]
 
 
-def _say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
-
-
 @app.callback()
 def _program(
     version: Annotated[
@@ -107,7 +103,7 @@ def sweep(
 
     outcomes = []
     for (_, spec), sweep_name in zip(loaded, names, strict=True):
-        outcomes.append(new_sweep(spec, sweep_name, address=address, device=device, say=_say))
+        outcomes.append(new_sweep(spec, sweep_name, address=address, device=device))
         if outcomes[-1].by_hand:
             break  # a used-up budget ends one sweep, a signal ends all
     _conclude(outcomes, json_)
@@ -185,9 +181,7 @@ def spaces(
     if json_:
         console.emit_json([{"name": space.name, "file": str(space.path), "title": space.title} for space in available])
         return
-    width = max(len(space.name) for space in available)
-    for space in available:
-        print(f"{space.name:{width}}  {space.title}")
+    print("\n".join(console.aligned([(space.name, space.title) for space in available])))
     print(f"\nleebert-tune sweep NAME runs one; leebert-tune spaces --copy NAME . copies one (or {CLUSTER}) to edit")
 
 
@@ -244,8 +238,7 @@ def resume(
 
     overrides = _overrides(data_dir, backbone, None, None, set_)
     outcome = resume_sweep(
-        folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device,
-        say=_say,
+        folder, space=space, overrides=overrides, take_over=take_over, repair=repair, address=address, device=device
     )  # fmt: skip
     _conclude([outcome], json_)
 
@@ -340,14 +333,16 @@ def best(
         str,
         typer.Option(
             help="What is maximised: score (validation score, mean over exits), speed-up=2 (score at that layer speed-up) "
-            "or area (under the curve of score against layers)."
+            "or area (under the curve of score against mean exit layer)."
         ),
     ] = "score",
     criterion: Criterion = None,
     patience: Patience = None,
-    front: Annotated[
+    pareto: Annotated[
         bool,
-        typer.Option("--front", help="Compute the Pareto front of score against layers, whatever the sweep's size."),
+        typer.Option(
+            "--pareto", help="Compute the Pareto front of score against mean exit layer, whatever the sweep's size."
+        ),
     ] = False,
     anyway: Annotated[
         bool,
@@ -369,7 +364,7 @@ def best(
 
     folders = [SweepFolder.find(name, storage) for name in names]
     choices, errors = choose_each(
-        folders, RankingObjective.of(objective, criterion, patience), front=front, anyway=anyway, say=_say
+        folders, RankingObjective.of(objective, criterion, patience), front=pareto, anyway=anyway
     )
     written = [(choice, *write_best(choice, out)) for choice in choices]
     if json_ and written:
@@ -407,7 +402,7 @@ def verify(
     from tune.models.verify import claim, print_verdict
     from tune.models.verify import verify as verify_
 
-    verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway, say=_say)  # type: ignore[arg-type]
+    verdict = verify_(best, device=device, threads=threads, precision=precision, anyway=anyway)  # type: ignore[arg-type]
     console.emit_json(verdict.as_dict()) if json_ else print_verdict(verdict)
     claim(verdict)
 
@@ -458,8 +453,8 @@ def refit(
     ready = prepare(best, out, plan, anyway=anyway)
     check_server(to)
     with claimed(ready):
-        outcome = refit_(ready, served_as=to.address, anyway=anyway, say=_say)
-        outcome["mlflow"] = log_refit(best, out, outcome, to, say=_say)
+        outcome = refit_(ready, served_as=to.address, anyway=anyway)
+        outcome["mlflow"] = log_refit(best, out, outcome, to)
         finish(out, outcome)
     console.emit_json(outcome) if json_ else print_refit(outcome, out)
 
@@ -478,13 +473,13 @@ def rebuild_mlflow(
     from tune.tracking.rebuild import rebuild
 
     folder = SweepFolder.find(name, storage)
-    rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment, say=_say)
+    rebuilt = rebuild(folder, tracking_uri=tracking_uri, experiment=experiment)
     if json_:
         console.emit_json(rebuilt)
     else:
         mended = f", {rebuilt['mended']} run(s) corrected" if rebuilt["mended"] else ""
         print(
-            f"{folder.name}: {rebuilt['reports']} reports of {rebuilt['cells']} cells, {rebuilt['seconds']:.1f} s{mended}"
+            f"{folder.name}: {rebuilt['reports']} reports of {rebuilt['cells']} runs, {rebuilt['seconds']:.1f} s{mended}"
         )
         print(f"MLflow: {rebuilt['mlflow']}")
         print_views(rebuilt["views"])
@@ -565,7 +560,7 @@ def compare(
         from tune.analysis.compare_html import comparison_page
         from tune.tracking.artifacts import deliver
 
-        deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment, say=_say)
+        deliver(comparison_page(comparisons), html, folders, tracking_uri=tracking_uri, experiment=experiment)
     if not json_:
         print_comparisons(comparisons)
         return
@@ -608,7 +603,7 @@ def report(
 
     folder = SweepFolder.find(name, storage)
     page, path = sweep_page(folder), out or folder.path / "report.html"
-    print(deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment, say=_say))
+    print(deliver(page, path, [folder], tracking_uri=tracking_uri, experiment=experiment))
 
 
 @app.command(cls=Command)
@@ -683,7 +678,7 @@ def reproduce(
         target, task, backbone, pooling or "pooler", selected, seeds, budget,
         tuple(set_ or ()), best_file, data_dir, out, name, storage, tracking_uri, address, device,
     )  # fmt: skip
-    made = reproduce_(request, train=not no_run, say=_say)
+    made = reproduce_(request, train=not no_run)
     if json_:
         console.emit_json(made.as_dict())
     else:
@@ -701,4 +696,4 @@ def reproduce(
 
 def main() -> None:
     """Run the console script."""
-    console.run(app)
+    console.run(app, timestamps=True)

@@ -11,12 +11,12 @@ from leebert import tables
 from leebert.tables import DocumentTable, documents, rendered
 from tune.pruners import PRUNERS
 from tune.searchers import SEARCHERS
-from tune.space.plugins import PluginRow
+from tune.space.plugins import SweepPlugin
 
 
-def _options(row: PluginRow) -> str:
+def _options(plugin: SweepPlugin) -> str:
     """A plugin's options with defaults and descriptions."""
-    fields = row.options.model_fields.items()
+    fields = plugin.options.model_fields.items()
     return "; ".join(
         f"`{name}`{'' if field.default is None else f' ({field.default:g})'}: {field.description}"
         for name, field in fields
@@ -24,13 +24,13 @@ def _options(row: PluginRow) -> str:
 
 
 def _searchers() -> Iterable[Sequence[str]]:
-    for row in (SEARCHERS[name] for name in SEARCHERS.built_in):
-        yield f"`{row.name}`", row.title, row.needs, _options(row), row.source
+    for plugin in (SEARCHERS[name] for name in SEARCHERS.built_in):
+        yield f"`{plugin.name}`", plugin.title, plugin.needs, _options(plugin), plugin.source
 
 
 def _pruners() -> Iterable[Sequence[str]]:
-    for row in (PRUNERS[name] for name in PRUNERS.built_in):
-        yield f"`{row.name}`", row.title, _options(row), row.source
+    for plugin in (PRUNERS[name] for name in PRUNERS.built_in):
+        yield f"`{plugin.name}`", plugin.title, _options(plugin), plugin.source
 
 
 TABLES: tuple[DocumentTable, ...] = (

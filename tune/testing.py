@@ -1,6 +1,6 @@
 """Tests that every searcher and pruner must pass, as classes that other packages import.
 
-A subclass names the row under test, and pytest collects it::
+A subclass names the plugin under test, and pytest collects it::
 
     class TestMedian(PrunerContract):
         pruner = MEDIAN
@@ -19,10 +19,10 @@ from typing import Any, ClassVar, get_args
 
 from leebert.methods import applies
 from leebert.plugins import Registry
-from tune.pruners import PRUNERS, Pruner, PrunerRow, make_pruner
-from tune.searchers import SEARCHERS, Searcher, SearcherRow, make_searcher
+from tune.pruners import PRUNERS, Pruner, PrunerPlugin, make_pruner
+from tune.searchers import SEARCHERS, Searcher, SearcherPlugin, make_searcher
 from tune.space import SweepSpec, config_id, effective
-from tune.space.plugins import PluginRow
+from tune.space.plugins import SweepPlugin
 from tune.store.history import Cell, CellState, ConfigState, Configuration, EpochScore, History
 
 _FOLDS, _EPOCHS = 3, 3
@@ -49,20 +49,19 @@ RANGES: Mapping[str, Any] = {
 _HEAVY = {"torch", "ray", "mlflow", "optuna", "transformers", "pandas", "sklearn"}
 
 
-def _check_row(row: PluginRow, registry: Registry[Any]) -> None:
-    """Assert that a row is valid, has the texts of tables, and that its module imports nothing heavy."""
-    assert registry[row.name] is row
-    registry.check(row)
-    registry.check(row)
-    assert row.title
-    assert row.source
-    assert all(field.description for field in row.options.model_fields.values())
-    tree = ast.parse(inspect.getsource(importlib.import_module(row.make.__module__)))
+def _check_plugin(plugin: SweepPlugin, registry: Registry[Any]) -> None:
+    """Assert that a plugin is valid, has the texts of tables, and that its module imports nothing heavy."""
+    assert registry[plugin.name] is plugin
+    registry.check(plugin)
+    assert plugin.title
+    assert plugin.source
+    assert all(field.description for field in plugin.options.model_fields.values())
+    tree = ast.parse(inspect.getsource(importlib.import_module(plugin.make.__module__)))
     for node in tree.body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         heavy = {name.split(".")[0] for name in names} & _HEAVY
-        assert not heavy, f"{row.make.__module__}: import {', '.join(heavy)} inside the function that uses it"
+        assert not heavy, f"{plugin.make.__module__}: import {', '.join(heavy)} inside the function that uses it"
 
 
 def configuration(
@@ -131,7 +130,7 @@ class PrunerContract:
         options: Options to test it with, beside their defaults.
     """
 
-    pruner: ClassVar[PrunerRow]
+    pruner: ClassVar[PrunerPlugin]
     options: ClassVar[Mapping[str, Any]] = {}
 
     def spec(self, **options: Any) -> SweepSpec:
@@ -154,9 +153,9 @@ class PrunerContract:
         return make_pruner(self.spec(**options))
 
     def test_row_is_complete(self) -> None:
-        """The row is valid, has the texts of tables, and its module imports quickly."""
+        """The plugin is valid, has the texts of tables, and its module imports quickly."""
         self.spec()
-        _check_row(self.pruner, PRUNERS)
+        _check_plugin(self.pruner, PRUNERS)
 
     def test_decisions_depend_on_the_history_alone(self) -> None:
         """A pruner that has decided before and a new one make the same decisions."""
@@ -217,7 +216,7 @@ class SearcherContract:
         options: Options to test it with, beside their defaults.
     """
 
-    searcher: ClassVar[SearcherRow]
+    searcher: ClassVar[SearcherPlugin]
     options: ClassVar[Mapping[str, Any]] = {}
 
     def spec(self, space: Mapping[str, Any], **options: Any) -> SweepSpec:
@@ -244,9 +243,9 @@ class SearcherContract:
         return option in self.searcher.options.model_fields
 
     def test_row_is_complete(self) -> None:
-        """The row is valid, has the texts of tables, and its module imports quickly."""
+        """The plugin is valid, has the texts of tables, and its module imports quickly."""
         self.spec(LISTS)
-        _check_row(self.searcher, SEARCHERS)
+        _check_plugin(self.searcher, SEARCHERS)
 
     def test_finite_space_ends_after_each_configuration_once(self) -> None:
         """Each configuration of a finite space is suggested once, whatever the states of earlier ones; then None is."""

@@ -22,7 +22,7 @@ COLOURS_OF_RULES = ("#00855f", "#2272b4", "#de7921", "#8a4fb0", "#c0392b", "#5a5
 
 
 def main(sweep: str, evaluation: str, out: str) -> None:
-    """Left: cross-validated score by exit for each algorithm. Right: score against layers on dev for the best model."""
+    """Left: cross-validated score by exit for each algorithm. Right: score against mean exit layer on dev for the best model."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     history = [c for c in SweepFolder.find(sweep).ledger.read().history() if c.state == "complete"]
     algorithms = sorted({c.values["algorithm"] for c in history}, reverse=True)

@@ -1,6 +1,6 @@
 """Exit criteria: when inference stops for a sample. One file per criterion; torch is imported only when one runs.
 
-Another package adds its own by an entry point of the group ``leebert.criteria`` or by ``CRITERIA.register(row)``.
+Another package adds its own by an entry point of the group ``leebert.criteria`` or by ``CRITERIA.register(criterion)``.
 """
 
 from __future__ import annotations

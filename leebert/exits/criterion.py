@@ -1,6 +1,6 @@
 """An exit criterion as data: the meaning and range of its threshold, its constructor, and its label and colour.
 
-The rows need no torch, so that configurations are checked and tables made without it.
+The modules of criteria need no torch, so that configurations are checked and tables made without it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Criterion:
         return (0.0, 0.0) if self.span is None else self.span(num_exits, num_classes)
 
     def as_dict(self) -> dict[str, str]:
-        """The row as JSON-ready values for tables."""
+        """Return its fields as JSON-ready values for tables."""
         return {
             "name": self.name,
             "title": self.title,

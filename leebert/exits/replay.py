@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from leebert.config import ExitConfig
+from leebert.deprecated import renamed_arguments
 from leebert.exits import CRITERIA
 from leebert.exits.checks import threshold_and_patience
 from leebert.exits.criterion import CriterionState, ExitCriterion, Measured
@@ -79,6 +80,7 @@ def exit_indices(criterion: ExitCriterion, logits: torch.Tensor) -> torch.Tensor
     return exit_index
 
 
+@renamed_arguments(strategy="criterion")
 def replay(criterion: ExitCriterion, logits: np.ndarray) -> np.ndarray:
     """Compute the exit of each sample from recorded logits.
 

@@ -105,7 +105,10 @@ class Texts:
         return Footprint(build, model.max_length, text_batch)
 
     def save(self, trained: Any, model: ModelConfig, tokenizer: Any, folder: Path) -> None:
+        from leebert.compatibility import vocabulary_digest
+
         trained.config.max_length = model.max_length
+        trained.config.vocabulary = vocabulary_digest(tokenizer)
         trained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -170,7 +173,7 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
         CheckpointError: They do not match; the message lists all differences and what to do.
         ConfigError: `max_length` exceeds the model's positions.
     """
-    from leebert.compatibility import begins_with_special_token, limits_of_encoder
+    from leebert.compatibility import begins_with_special_token, limits_of_encoder, vocabulary_digest
 
     limits = limits_of_encoder(model.backbone, f"the model in {folder}")
     limits.check_length(model.config.max_length, "its config.json")
@@ -179,6 +182,11 @@ def check_saved(model: LeebertForSequenceClassification, tokenizer: Any, folder:
     pairs = len(get_task(task).text_columns) == 2 if task else False
     if clauses := limits.mismatches(tokenizer, pairs=pairs):
         raise CheckpointError(f"{limits.name}: {'; '.join(clauses)}; restore the tokenizer that was saved with it")
+    if model.config.vocabulary not in (None, vocabulary_digest(tokenizer)):
+        raise CheckpointError(
+            f"{limits.name}: its tokenizer has another vocabulary than the one that the model was saved with; restore that "
+            "tokenizer, or remove `vocabulary` from config.json if the change is intended"
+        )
     if model.config.pooling != "mean" and not begins_with_special_token(tokenizer):
         warnings.warn(
             f"{limits.name}: its tokenizer puts no special token such as [CLS] before a text, and its exits read the "

@@ -1,4 +1,4 @@
-"""The class of a method: its row in the table of methods, and the functions that make its stages and count their cost.
+"""The class of a method: its entry in the table of methods, and the functions that make its stages and count their cost.
 
 This module and the methods' modules import torch only inside functions, so that `leebert methods` and the check of a
 configuration are fast.
@@ -138,7 +138,7 @@ class Method:
         return {} if self.own_options is None else dict(self.own_options.model_fields)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row as JSON-ready values, for people: without its functions."""
+        """Return its fields as JSON-ready values, without its functions."""
         row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for function in ("stages", "omega", "costs"):
             del row[function]

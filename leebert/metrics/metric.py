@@ -79,7 +79,7 @@ class Metric:
         return self.label or self.name
 
     def as_dict(self) -> dict[str, str]:
-        """The row as JSON-ready values for tables: name, title, measures, source."""
+        """Return its fields as JSON-ready values for tables: name, title, measures, source."""
         return {"name": self.name, "title": self.title, "measures": ", ".join(self.measures), "source": self.source}
 
     def measured(self, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

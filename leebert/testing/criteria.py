@@ -54,7 +54,7 @@ class CriterionContract:
     """Tests that an exit criterion passes; a subclass sets `criterion`, and pytest collects it.
 
     Attributes:
-        criterion: The row under test.
+        criterion: The criterion under test.
     """
 
     criterion: ClassVar[Criterion]
@@ -95,13 +95,13 @@ class CriterionContract:
         return [None] if self.criterion.patience is None else [None, *range(1, len(logits))]
 
     def test_row_is_complete(self) -> None:
-        """The row is valid and has the texts of tables."""
+        """The plugin is valid and has the texts of tables."""
         CRITERIA.check(self.criterion)
         assert self.criterion.title
         assert self.criterion.source
 
     def test_row_needs_no_torch(self) -> None:
-        """The module of the row imports without torch."""
+        """The module of the criterion imports without torch."""
         assert not imports_of([self.criterion.make.__module__])
 
     def test_defaults_suit_every_depth(self) -> None:
@@ -154,7 +154,7 @@ class CriterionContract:
             assert [replay(criterion, logits[:, [n]])[0] for n in range(24)] == together.tolist()
 
     def test_curve_equals_replay(self) -> None:
-        """Each point of the curve of score against layers equals a replay at its threshold."""
+        """Each point of the curve of score against mean exit layer equals a replay at its threshold."""
         row, logits = self.criterion, recorded_logits(4)
         if not row.has_threshold:
             return

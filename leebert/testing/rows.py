@@ -1,4 +1,4 @@
-"""Check that the row of a plugin can be imported without torch."""
+"""Check that the module of a plugin can be imported without torch."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 from leebert.errors import ConfigError, LeebertError, SweepError
 from leebert.methods import METHODS
@@ -17,6 +18,8 @@ from tune.store.folder import SweepFolder
 from tune.store.history import CellKey, Configuration, describe
 from tune.store.ledger import LedgerRecord
 from tune.store.ranking import Ranked, completed, one_standard_error, ranking
+
+log = logging.getLogger(__name__)
 
 #: Above this number of runs the front is only computed on request, or where the objective needs the curves anyway.
 FRONT_CELLS = 100
@@ -91,7 +94,6 @@ def choose_each(
     *,
     front: bool = False,
     anyway: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Selection], list[LeebertError]]:
     """Select a configuration per task; return the selections, and an error for each sweep or task without one.
 
@@ -112,10 +114,10 @@ def choose_each(
         else:
             by_task.setdefault(sweep.spec.task_name, []).append(sweep)
             for line in uneven_settings(sweep.name, sweep.state):
-                say(f"warning: {line}")
+                log.warning(f"warning: {line}")
     for sweeps in by_task.values():
         try:
-            choices.append(choose(sweeps, objective, front=front, anyway=anyway, say=say))
+            choices.append(choose(sweeps, objective, front=front, anyway=anyway))
         except LeebertError as error:
             named = ", ".join(s.name + (" (still running)" if s.status == "running" else "") for s in sweeps)
             errors.append(SweepError(f"sweep{'s' if len(sweeps) > 1 else ''} {named}: {error}"))
@@ -128,7 +130,6 @@ def choose(
     *,
     front: bool = False,
     anyway: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Selection:
     """Select the best configuration among sweeps of one task.
 
@@ -139,14 +140,13 @@ def choose(
         objective: What configurations are ranked by.
         front: Whether to compute the front however many runs there are.
         anyway: Whether to rank configurations that are not significantly above the majority class.
-        say: Receives notes for the user.
 
     Raises:
         SweepError: No configuration has learned anything, or none is completed.
         ConfigError: Sweeps differ in data, folds, metric or seeds, or no configuration reaches the speed-up.
     """
     require_alike(sweeps)
-    _warn_of_one_exit(sweeps, say)
+    _warn_of_one_exit(sweeps)
     owners: dict[str, Candidate] = {}
     for sweep in sweeps:
         for c in sweep.state.history():
@@ -159,7 +159,7 @@ def choose(
             raise ConfigError(f"{objective}: every completed configuration has one exit, and so a single speed")
         finished = curved
     candidates = {c.id: owners[c.id] for c in finished}
-    replayed, no_front, unreadable = _curves_of(sweeps, objective, candidates, curved, front, say)
+    replayed, no_front, unreadable = _curves_of(sweeps, objective, candidates, curved, front)
     if objective.kind != "score":
         finished = tuple(c for c in finished if c not in unreadable)
         candidates = {c.id: owners[c.id] for c in finished}
@@ -203,7 +203,6 @@ def _curves_of(
     candidates: dict[str, Candidate],
     curved: Sequence[Configuration],
     front: bool,
-    say: Callable[[str], None],
 ) -> tuple[dict[CellKey, Tradeoff], str, tuple[Configuration, ...]]:
     """Return the curves of the candidates' runs, why there is no front (else empty), and the `curved` that lack a curve.
 
@@ -213,9 +212,9 @@ def _curves_of(
     needed = front or objective.kind != "score"
     cells = sum(len(candidate.configuration.cells) for candidate in candidates.values())
     if not needed and cells > FRONT_CELLS:
-        return {}, f"computing it replays the validation logits of {cells} runs; add --front to do so", ()
+        return {}, f"computing it replays the validation logits of {cells} runs; add --pareto to do so", ()
     try:
-        replayed = _replayed(sweeps, candidates, objective, say)
+        replayed = _replayed(sweeps, candidates, objective)
     except LeebertError as error:
         if needed:
             raise
@@ -227,7 +226,7 @@ def _curves_of(
             raise SweepError(no_front)
         return replayed, no_front, unreadable
     if unreadable and objective.kind != "score":
-        say(
+        log.info(
             "note: not ranked, as validation logits of a run are missing or damaged: "
             + "; ".join(describe(candidates[c.id].configuration.values) for c in unreadable)
         )
@@ -243,7 +242,6 @@ def _replayed(
     sweeps: Sequence[LoadedSweep],
     candidates: dict[str, Candidate],
     objective: RankingObjective,
-    say: Callable[[str], None],
 ) -> dict[CellKey, Tradeoff]:
     """Return the curves of the candidates' runs, by the candidates' keys."""
     by_run: dict[CellKey, Tradeoff] = {}
@@ -255,18 +253,16 @@ def _replayed(
             for cell, record in sweep.state.cells.items()
             if cell[0] in keys and len(record["exits"].get("score", ())) != 1
         }
-        of_sweep = curves(
-            sweep.folder.path, records, sweep.manifest["metric"], objective.criterion, objective.patience, say=say
-        )
+        of_sweep = curves(sweep.folder.path, records, sweep.manifest["metric"], objective.criterion, objective.patience)
         by_run |= {(keys[config], seed, fold): curve for (config, seed, fold), curve in of_sweep.items()}
     return by_run
 
 
-def _warn_of_one_exit(sweeps: Sequence[LoadedSweep], say: Callable[[str], None]) -> None:
+def _warn_of_one_exit(sweeps: Sequence[LoadedSweep]) -> None:
     methods = {a for sweep in sweeps for a in sweep.spec.algorithms}
     alone = sorted(a for a in methods if METHODS[a].one_exit)
     if alone and len(alone) < len(methods):
-        say(
+        log.info(
             f"note: {', '.join(alone)} has one exit, and its score is that exit's; the score of the other methods is the mean "
             "over all exits, shallow ones included"
         )

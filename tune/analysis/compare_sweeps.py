@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from leebert.console import table
 from leebert.errors import ConfigError, LeebertError
 from leebert.tradeoff import Tradeoff
 from tune.analysis.compare import Comparison, compare, jsonable
@@ -310,9 +311,7 @@ def across_sentences(combined: Sequence[Across]) -> list[str]:
 
 def print_comparisons(results: Sequence[OnSweep]) -> None:
     """Print tables and sentences on stdout."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console()
@@ -336,9 +335,6 @@ def print_comparisons(results: Sequence[OnSweep]) -> None:
     if not (combined := across(results)):
         return
     header, *body = across_rows(combined)
-    table = Table(box=SIMPLE_HEAD, caption=Text("\n".join(across_sentences(combined))), caption_justify="left")
-    for name in header:
-        table.add_column(Text(name))
-    for row in body:
-        table.add_row(*map(Text, row))
-    console.print(table)
+    caption = Text("\n".join(across_sentences(combined)))
+    cells = [[*map(Text, row)] for row in body]
+    console.print(table(header, cells, left=len(header), caption=caption, framed=False))

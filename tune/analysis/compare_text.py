@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from leebert import console
 from tune.analysis.stats import Interval
 from tune.analysis.wording import level, p_value, points, side_name, span, verdict
 
@@ -103,14 +104,8 @@ def notes(comparison: Comparison) -> list[str]:
 
 def render(comparison: Comparison) -> Table:
     """Return the comparison as a rich table, with the verdicts and warnings below it."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, caption=Text("\n".join(sentences(comparison))), caption_justify="left")
     header, *body = rows(comparison)
-    for name in header:
-        table.add_column(Text(name), justify="left" if name == "A - B" else "right")
-    for row in body:
-        table.add_row(*map(Text, row))
-    return table
+    caption = Text("\n".join(sentences(comparison)))
+    return console.table(header, [[*map(Text, row)] for row in body], caption=caption, framed=False)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from leebert import console
 from leebert.errors import LeebertError
 from tune.analysis.learned import ConfigurationMargin, conclusion, margins_of
 from tune.space import SweepSpec
@@ -140,24 +141,15 @@ def placed(state: SweepState, config: str) -> str:
 def print_table(facts: dict[str, Any], most: int = 20) -> None:
     """Print the configurations of a sweep, best first."""
     from rich.console import Console
-    from rich.table import Table
 
-    rows = facts["configurations"]
-    table = Table(title=f"{facts['sweep']}: cross-validated mean over exits, in per cent", title_justify="left")
-    for name, side in (
-        ("#", "right"),
-        ("configuration", "left"),
-        ("score", "right"),
-        ("sd", "right"),
-        ("runs", "right"),
-        ("state", "left"),
-    ):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
-    for i, row in enumerate(rows[:most], start=1):
+    rows = []
+    for i, row in enumerate(facts["configurations"][:most], start=1):
         points = ["" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("score_mean", "score_std")]
         state = ", ".join(filter(None, (row["state"], row["placement"], majority_note(row))))
-        table.add_row(str(i), describe(row["values"]), *points, str(row["cells"]), state)
-    Console().print(table)
+        rows.append((str(i), describe(row["values"]), *points, str(row["cells"]), state))
+    title = f"{facts['sweep']}: cross-validated mean over exits, in per cent"
+    columns = ("#", "configuration", "score", "sd", "runs", "state")
+    Console().print(console.table(columns, rows, title=title, left=(1, 5)))
     if len(rows) > most:
         print(f"and {len(rows) - most} more; results.parquet in {facts['folder']} has all")
     if facts["verdict"]:
@@ -166,9 +158,8 @@ def print_table(facts: dict[str, Any], most: int = 20) -> None:
 
 def print_views(views: dict[str, str], note: str = "") -> None:
     """Print the saved views in MLflow, one line each."""
-    width = max(map(len, views), default=0)
-    for i, (name, address) in enumerate(views.items()):
-        print(f"{'views:  ' if i == 0 else ' ' * 8}{name:{width}}  {address}")
+    for i, line in enumerate(console.aligned(list(views.items()))):
+        print(f"{'views:  ' if i == 0 else ' ' * 8}{line}")
     if note:
         print(f"{' ' * 8}{note}")
 
@@ -194,17 +185,15 @@ def print_status(status: dict[str, Any]) -> None:
 def print_list(statuses: list[dict[str, Any]]) -> None:
     """Print one line per sweep."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table()
-    for name in ("sweep", "task", "state", "completed", "runs", "remaining"):
-        table.add_column(name)
-    for t in statuses:
-        if "error" in t:
-            table.add_row(t["sweep"], "", f"damaged: {t['error']}", "", "", "")
-            continue
-        remaining = "" if t["cells_left"] is None else str(t["cells_left"])
-        table.add_row(
-            t["sweep"], t["task"], t["state"], str(t["configurations"]["complete"]), str(t["cells_done"]), remaining
-        )
-    Console().print(table)
+    columns = ("sweep", "task", "state", "completed", "runs", "remaining")
+    Console().print(console.table(columns, map(_listed, statuses), left=len(columns)))
+
+
+def _listed(status: dict[str, Any]) -> tuple[str, ...]:
+    """Return the row of one sweep in the list."""
+    if "error" in status:
+        return status["sweep"], "", f"damaged: {status['error']}", "", "", ""
+    complete, remaining = status["configurations"]["complete"], status["cells_left"]
+    counts = (complete, status["cells_done"], "" if remaining is None else remaining)
+    return status["sweep"], status["task"], status["state"], *map(str, counts)

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,8 @@ from leebert.tradeoff import Tradeoff, mean_curve
 from tune.store.held_out import cell_logits, cell_name, count_unchecked, warn_unreadable
 from tune.store.history import Cell, CellKey, Configuration, EpochScore, History
 from tune.store.ledger import LedgerRecord
+
+log = logging.getLogger(__name__)
 
 #: A replay that takes longer is announced.
 LONG_SECONDS = 10.0
@@ -46,8 +49,6 @@ def curves(
     metric: str,
     criterion: str,
     patience: int | None = None,
-    *,
-    say: Callable[[str], None] = lambda line: None,
 ) -> dict[CellKey, Tradeoff]:
     """Compute the curve of every finished run, except for missing or damaged logits, of which it warns.
 
@@ -57,7 +58,6 @@ def curves(
         metric: The task's metric.
         criterion: The exit criterion.
         patience: Its second parameter; None for its default.
-        say: Receives the expected duration, if it is long.
     """
     by_run: dict[CellKey, Tradeoff] = {}
     wrong: dict[CellKey, str] = {}
@@ -72,10 +72,10 @@ def curves(
         by_run[key] = tradeoff(held_out, metric, criterion, patience)
         remaining = (len(finished) - number) * (time.monotonic() - started)
         if number == 2 and remaining > LONG_SECONDS:  # the first also loads libraries
-            say(f"replaying the validation logits of {len(finished)} runs takes about {remaining:.0f} s")
+            log.info(f"replaying the validation logits of {len(finished)} runs takes about {remaining:.0f} s")
     warn_unreadable(folder, wrong)
     if old := count_unchecked(finished.values()):
-        say(
+        log.info(
             f"note: {old} runs were recorded without digests by an older version: damage to their logits can't be detected"
         )
     return by_run

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leebert.console import aligned
 from leebert.errors import SweepError
 
 #: Libraries whose versions affect results or communication between nodes; the version of this package is also compared.
@@ -162,9 +163,8 @@ def _public(version: str) -> str:
 
 def _refusal(rows: Iterable[tuple[str, str, str, str]]) -> str:
     table = [("node", "library", "on the node", "on the driver"), *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(3)]
-    lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in table]
-    return "nodes differ from the driver; install the same Python, packages and checkout on all:\n" + "\n".join(lines)
+    intro = "nodes differ from the driver; install the same Python, packages and checkout on all:"
+    return "\n".join([intro, *aligned(table)])
 
 
 def query_nodes(query: Query, timeout: float = SECONDS) -> list[NodeFacts]:
@@ -186,7 +186,7 @@ def query_nodes(query: Query, timeout: float = SECONDS) -> list[NodeFacts]:
     for node_id in sorted(remaining & alive.keys(), key=lambda n: (alive[n]["NodeManagerHostname"], n)):
         result, node = results[node_id], alive[node_id]
         facts: dict[str, Any] = {"host": node["NodeManagerHostname"]}
-        facts |= {"error": _sentence(result)} if isinstance(result, Exception) else result
+        facts |= {"error": sentence(result)} if isinstance(result, Exception) else result
         all_facts.append(NodeFacts(node_id=node_id, resources=node["Resources"], **facts))
     return all_facts
 
@@ -280,7 +280,7 @@ def _collect(node_id: str, query: dict[str, Any]) -> dict[str, Any]:
 
         facts |= {"versions": versions(query["packages"]), "code": code_version()}
     except Exception as error:
-        return facts | {"package_error": _sentence(error)}
+        return facts | {"package_error": sentence(error)}
     if query["tokens"]:
         facts |= _attempt("tokens", _fingerprint, query["tokens"])
     if query["backbone"]:
@@ -311,7 +311,7 @@ def _attempt(name: str, function: Callable[[str], Any], argument: str) -> dict[s
     try:
         return {name: function(argument)}
     except Exception as error:
-        return {f"{name}_error": _sentence(error)}
+        return {f"{name}_error": sentence(error)}
 
 
 def _fingerprint(path: str) -> str:
@@ -341,7 +341,7 @@ def _gpus() -> list[tuple[str, int]]:
     return [(gpu.name, gpu.total_memory) for gpu in devices]
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """Format an exception as one line; Ray's exceptions contain the original traceback, whose last line is the error."""
     lines = [line for line in str(getattr(error, "cause", None) or error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from leebert.yaml import load_yaml
 from tune.machines.footprint import estimate_for_space
 from tune.machines.nodes import Query, query_nodes, run_on
 from tune.space import SweepSpec
+
+log = logging.getLogger(__name__)
 
 #: The custom resource of a Ray cluster's head.
 _HEAD = "node:__internal_head__"
@@ -191,13 +194,13 @@ def crowding(estimate: MemoryEstimate, gpu_bytes: int, gpus: float) -> str:
     )
 
 
-def warn_of_crowding(spec: SweepSpec, say: Callable[[str], None]) -> None:
+def warn_of_crowding(spec: SweepSpec) -> None:
     """Warn if trials that share a GPU would not fit on the smallest one. Ray must be initialised."""
     if 0 < spec.resources.gpus < 1:
         sizes = [size for node in query_nodes(Query(gpus=True)) for _, size in node.gpus]
         problem = crowding(estimate_for_space(spec, "cuda")[1], min(sizes), spec.resources.gpus) if sizes else ""
         if problem:
-            say(f"warning: {problem}; trials that run out of memory are retried alone")
+            log.warning(f"warning: {problem}; trials that run out of memory are retried alone")
 
 
 def _up() -> list[Mapping[str, float]]:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +42,8 @@ from tune.analysis.stats import fold_ratio
 from tune.models.best_file import BestFile, CellLogits, pooled
 from tune.models.shipping import backbone_name
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
+
 
 #: Files of a refit's folder: the request, written first, and the results, written last.
 PLAN, DONE = ".refit.json", "refit.json"
@@ -66,7 +68,7 @@ class RefitPlan:
     speed_up: float | None = None
     patience: int | None = None
     device: str = "auto"
-    timed_rows: int = 100
+    timed_rows: int = 50
     max_loss: float | None = None
 
     @property
@@ -218,9 +220,7 @@ def claimed(ready: PreparedRefit) -> Iterator[None]:
         os.close(handle)
 
 
-def refit(
-    ready: PreparedRefit, *, served_as: str = "", anyway: bool = False, say: Say = lambda line: None
-) -> dict[str, Any]:
+def refit(ready: PreparedRefit, *, served_as: str = "", anyway: bool = False) -> dict[str, Any]:
     """Train, evaluate and describe one model per seed in `out`/seed-N; an interrupted refit resumes in the same `out`.
 
     A seed that diverges is skipped, unless it is the one to register.
@@ -229,7 +229,6 @@ def refit(
         ready: The prepared refit.
         served_as: The address in MLflow that the registered seed's card names.
         anyway: Whether to accept a registered model that has no exit above the majority class.
-        say: Prints one line of progress.
 
     Returns:
         The contents of `out`/refit.json.
@@ -241,11 +240,11 @@ def refit(
     best, out, plan = ready.best, ready.out, ready.plan
     for one in ready.chosen.values():
         if not one.near:
-            say(one.shortfall)
-    summaries = _trained(ready, say)
+            log.warning(one.shortfall)
+    summaries = _trained(ready)
     # Another split is read only now, when every model and threshold is fixed.
     evaluations = {
-        seed: _evaluated(out / f"seed-{seed}", best, plan, list(ready.chosen.values()), say) for seed in summaries
+        seed: _evaluated(out / f"seed-{seed}", best, plan, list(ready.chosen.values())) for seed in summaries
     }
     outcome = _outcome(ready, summaries, evaluations)
     check_learned(outcome, anyway)
@@ -255,7 +254,7 @@ def refit(
     return outcome
 
 
-def _trained(ready: PreparedRefit, say: Say) -> dict[int, Any]:
+def _trained(ready: PreparedRefit) -> dict[int, Any]:
     """Train the seeds that have no model yet; return each model's training.json by seed."""
     best, plan, recorded = ready.best, ready.plan, ready.recorded
     source = (
@@ -267,15 +266,15 @@ def _trained(ready: PreparedRefit, say: Say) -> dict[int, Any]:
     for seed in plan.seeds:
         folder = ready.out / f"seed-{seed}"
         if not (folder / "training.json").is_file():  # written last
-            say(f"seed {seed}: {best.config.theta_updates} updates on {ready.trained_on}")
+            log.info(f"seed {seed}: {best.config.theta_updates} updates on {ready.trained_on}")
             try:
-                train_model(_run(best, seed, ready.own), folder, device=plan.device, report=_progress(seed, say))
+                train_model(_run(best, seed, ready.own), folder, device=plan.device, report=_progress(seed))
             except DivergedError as error:
                 if seed == plan.seeds[0]:
                     raise DataError(
                         f"seed {seed}: {error}. It is the seed to register: choose another by --first-seed and --out"
                     ) from None
-                say(f"seed {seed} is skipped: {error}")
+                log.warning(f"seed {seed} is skipped: {error}")
                 continue
         write_atomically(folder / FILE, thresholds)
         summaries[seed] = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -458,9 +457,9 @@ def _aim_in_words(chosen: Mapping[str, Any]) -> str:
     return f"aim within {points(chosen['max_loss'])} of the full model"
 
 
-def _progress(seed: int, say: Say) -> Callable[[Any], None]:
+def _progress(seed: int) -> Callable[[Any], None]:
     def report(epoch: Any) -> None:
-        say(
+        log.info(
             f"seed {seed}: epoch {epoch.epoch + 1}, {epoch.theta_updates} updates, loss {epoch.train_loss or float('nan'):.4f}"
         )
 
@@ -507,7 +506,7 @@ def _refuse_taken(out: Path, best: BestFile, plan: RefitPlan) -> None:
             )
 
 
-def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chosen], say: Say) -> dict[str, Any]:
+def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chosen]) -> dict[str, Any]:
     """Evaluate a model on the task's development splits; read evaluation.json if it exists.
 
     Returns:
@@ -524,7 +523,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
 
     task = get_task(best.config.task)
     if not task.eval_splits:
-        say(f"task {task.name} declares no development split: the models are not evaluated")
+        log.info(f"task {task.name} declares no development split: the models are not evaluated")
     model, tokenizer = load_text_model(folder)
     runtime = Runtime.of(model.config.precision, plan.device)
     model.to(runtime.device)
@@ -537,7 +536,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
         )
         ratios = ", ".join(f"{p['criterion']} {p['speed_up']:.2f}" for p in splits[split]["chosen"])
         speed = f"; layer speed-up {ratios}" if claims_speed_up(splits[split]) else ""
-        say(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
+        log.info(f"{folder.name} on {split}: mean over exits {100 * splits[split]['mean_over_exits']:.2f}{speed}")
     evaluation = {"splits": splits, "machine": machine(runtime)}
     write_atomically(file, json.dumps(evaluation, indent=1))
     return evaluation

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import re
 import sys
@@ -24,7 +25,6 @@ from leebert.serving import PARAMETERS, PREDICTION, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.analysis import labels
 from tune.models.best_file import BestFile, content_digest
-from tune.models.refit import Say
 from tune.models.shipping import shipped, without_places
 from tune.tracking import names
 from tune.tracking.server import (
@@ -36,6 +36,8 @@ from tune.tracking.server import (
     redact,
     without_credentials,
 )
+
+log = logging.getLogger(__name__)
 
 #: Packages that a served model needs; its code is logged with it.
 REQUIREMENTS = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pydantic")
@@ -129,7 +131,7 @@ def check_server(to: RegistryTarget) -> None:
         raise TrackingError(advice(to.uri, error)) from None
 
 
-def log_refit(best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget, *, say: Say) -> dict[str, Any]:
+def log_refit(best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget) -> dict[str, Any]:
     """Log every seed and register the first seed's model.
 
     Args:
@@ -137,7 +139,6 @@ def log_refit(best: BestFile, out: Path, outcome: Mapping[str, Any], to: Registr
         out: The refit's folder.
         outcome: The contents of refit.json.
         to: Where to log and register.
-        say: Prints one line of progress.
 
     Returns:
         `runs` (run ids by seed), `name`, `alias`, `version`, `model_id`, `tracking_uri` and `experiment_id`.
@@ -149,7 +150,7 @@ def log_refit(best: BestFile, out: Path, outcome: Mapping[str, Any], to: Registr
 
     try:
         with _tracking(to.uri), tempfile.TemporaryDirectory() as staging:
-            return _Logging(best, out, outcome, to, Path(staging), say).all()
+            return _Logging(best, out, outcome, to, Path(staging)).all()
     except (MlflowException, OSError, ValueError) as error:
         place = f"The models are in {redact(str(out))}"
         if isinstance(error, MlflowException) and is_permanent(error):
@@ -164,11 +165,11 @@ class _Logging:
     """Log one refit in steps; after each, :data:`LOGGED` records what MLflow has."""
 
     def __init__(
-        self, best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget, staging: Path, say: Say
+        self, best: BestFile, out: Path, outcome: Mapping[str, Any], to: RegistryTarget, staging: Path
     ) -> None:
         import mlflow
 
-        self.best, self.out, self.outcome, self.to, self.staging, self.say = best, out, outcome, to, staging, say
+        self.best, self.out, self.outcome, self.to, self.staging = best, out, outcome, to, staging
         self.client = mlflow.MlflowClient()
         self.store = open_store(mlflow.get_tracking_uri())
         self.experiment_id = ensure_experiment(self.store, to.experiment)
@@ -207,9 +208,7 @@ class _Logging:
         folder = shipped(self.out / f"seed-{seed}", self.staging / f"seed-{seed}")
         with mlflow.start_run(run_id=self._run(seed)) as run:
             run_id = run.info.run_id
-            _set_tags(
-                lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed), self.say
-            )
+            _set_tags(lambda key, value: self.client.set_tag(run_id, key, value), _tags(self.best, outcome, seed))
             if first and "model_id" not in self.logged:
                 self._record(model_id=_log_model(self.best, folder, outcome))
             splits = outcome["evaluations"][str(seed)]
@@ -300,16 +299,15 @@ class _Logging:
                 "seed": str(self.outcome["registered_seed"]),
                 **_origin(self.outcome),
             },
-            self.say,
         )
         client.update_model_version(name, version.version, description=self.outcome["picked"])
         client.set_registered_model_alias(name, alias, version.version)
         if before not in (None, version.version):
-            self.say(f"{self.to.address} moves from version {before}, which is kept, to version {version.version}")
+            log.info(f"{self.to.address} moves from version {before}, which is kept, to version {version.version}")
         return int(version.version)
 
 
-def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str], say: Say) -> None:
+def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str]) -> None:
     """Set tags one at a time, so that a tag that the server rejects does not affect the others."""
     from mlflow.exceptions import MlflowException
 
@@ -319,7 +317,9 @@ def _set_tags(set_tag: Callable[[str, str], Any], tags: Mapping[str, str], say: 
         except MlflowException as error:
             if not is_permanent(error):
                 raise
-            say(f"warning: MLflow rejected the tag {key!r}; the refit continues without it: {_error_text(error)}")
+            log.warning(
+                f"warning: MLflow rejected the tag {key!r}; the refit continues without it: {_error_text(error)}"
+            )
 
 
 def _error_text(error: Exception) -> str:

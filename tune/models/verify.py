@@ -8,9 +8,10 @@ reproduced.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from leebert.training_data import effective_task, load_training_data
 from tune.models.best_file import BestFile, CellLogits
 from tune.running.crossval import Study
 
+log = logging.getLogger(__name__)
+
 #: The largest accepted difference of the mean score if settings differ: half a point.
 TOLERANCE = 0.005
-
-Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,6 @@ def verify(
     threads: int | None = None,
     precision: Precision | None = None,
     anyway: bool = False,
-    say: Say = lambda line: None,
 ) -> Verdict:
     """Train the best file's cells again and compare their scores.
 
@@ -149,7 +149,6 @@ def verify(
         threads: CPU threads; None for each cell's recorded number.
         precision: fp32 or bf16; None for each cell's recorded precision.
         anyway: Whether to train even if data, folds, weights or code differ; the verdict stays "not reproduced".
-        say: Prints one line of progress.
 
     Returns:
         The comparison.
@@ -181,12 +180,12 @@ def verify(
             differs = own.differs(section)
             for line in differs:
                 if line not in reported:
-                    say(f"differs from the sweep: {line}")
+                    log.warning(f"differs from the sweep: {line}")
             reported.update(differs)
             check = _train(own.applied(study), cell, logits.get((cell["seed"], cell["fold"])), own.threads)
             checks.append(dataclasses.replace(check, differs=differs))
             shown = "diverged" if check.now is None else f"{100 * check.now:.4f}"
-            say(
+            log.info(
                 f"run {number} of {len(settings)}: seed {check.seed}, fold {check.fold}: {shown}, "
                 f"recorded {100 * check.recorded:.4f}"
             )

@@ -338,7 +338,7 @@ def _print_excluded(choice: Selection, section: dict[str, Any], path: Path) -> N
 
 
 def _print_alternatives(choice: Selection, section: dict[str, Any], path: Path) -> None:
-    """Print the configurations within one standard error, and those on the front of score against layers."""
+    """Print the configurations within one standard error, and those on the front of score against mean exit layer."""
     near = section["within_one_standard_error"]
     print(f"{len(near) - 1} other configuration(s) are within one standard error")
     if len(near) > 1:

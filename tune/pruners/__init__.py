@@ -11,7 +11,7 @@ from typing import Protocol
 from tune.pruners.places import Places as Places
 from tune.space import SweepSpec
 from tune.space.plugins import PRUNERS as PRUNERS
-from tune.space.plugins import PrunerRow as PrunerRow
+from tune.space.plugins import PrunerPlugin as PrunerPlugin
 from tune.space.plugins import Warmed as Warmed
 from tune.store.history import History
 

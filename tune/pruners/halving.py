@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tune.pruners.places import Places
 from tune.space import SweepSpec
-from tune.space.plugins import PrunerRow, Warmed, Whole
+from tune.space.plugins import PrunerPlugin, Warmed, Whole
 from tune.store.history import Configuration, History
 
 
@@ -56,7 +56,7 @@ def make(spec: SweepSpec, options: HalvingOptions) -> HalvingPruner:
     return HalvingPruner(Places.of(spec), options.eta, options.min_epochs)
 
 
-PRUNER = PrunerRow(
+PRUNER = PrunerPlugin(
     name="halving",
     title="after `min_epochs`, `min_epochs`·`eta`, `min_epochs`·`eta`², … epochs, summed over its runs, unless it is among the "
     "best 1/`eta` of the configurations that have reached this number",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tune.space.plugins import PrunerRow
+from tune.space.plugins import PrunerPlugin
 from tune.store.history import History
 
 
@@ -16,7 +16,7 @@ class NoPruner:
         return True
 
 
-PRUNER = PrunerRow(
+PRUNER = PrunerPlugin(
     name="none",
     title="never; the default, because comparisons of methods need all configurations",
     source="ours",

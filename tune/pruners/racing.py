@@ -20,7 +20,7 @@ from pydantic import Field
 
 from tune.pruners.places import Places
 from tune.space import SweepSpec
-from tune.space.plugins import Number, PrunerRow, Warmed
+from tune.space.plugins import Number, PrunerPlugin, Warmed
 from tune.store.history import History
 from tune.store.ranking import completed, mean_and_std
 
@@ -71,7 +71,7 @@ def make(spec: SweepSpec, options: RacingOptions) -> RacingPruner:
     return RacingPruner(Places.of(spec), options.alpha, options.min_epochs)
 
 
-PRUNER = PrunerRow(
+PRUNER = PrunerPlugin(
     name="racing",
     title="when it trails the best completed configuration by more than configurations of this sweep are likely to make up by "
     "the end (one-sided t margin at level `alpha`); for sweeps where only the best configuration matters",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tune.reproduce.tables import TableRow, lines, networks
 from tune.reproduce.training import Standing, collect, identity, jobs, run
 from tune.store.folder import storage_root
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +74,12 @@ class Reasons:
     signal: int | None = None
 
 
-def reproduce(request: ReproductionRequest, *, train: bool = True, say: Say = print) -> Reproduced:
+def reproduce(request: ReproductionRequest, *, train: bool = True) -> Reproduced:
     """Train missing runs, collect all finished ones into the results file, and write the table or figure.
 
     Args:
         request: The options.
         train: Whether to train; otherwise only the results file is rendered.
-        say: Prints one line of progress.
 
     Returns:
         The results.
@@ -96,7 +96,7 @@ def reproduce(request: ReproductionRequest, *, train: bool = True, say: Say = pr
     results = read(path)
     _refuse_unread(plan, results)
     if train:
-        results, seeds, reasons = _updated(plan, path, results, say)
+        results, seeds, reasons = _updated(plan, path, results)
     else:
         if results is None:
             raise SweepError(f"{path}: no such file, so there are no results to render; train them without --no-run")
@@ -105,9 +105,7 @@ def reproduce(request: ReproductionRequest, *, train: bool = True, say: Say = pr
     return _rendered(plan, results, seeds, reasons)
 
 
-def _updated(
-    plan: ReproductionPlan, path: Path, results: Results | None, say: Say
-) -> tuple[Results, tuple[int, ...], Reasons]:
+def _updated(plan: ReproductionPlan, path: Path, results: Results | None) -> tuple[Results, tuple[int, ...], Reasons]:
     """Train and measure as far as possible; return the results, the seeds of every row, and why runs are missing."""
     from tune.running.prepare import prepare
     from tune.space.spec import anchored
@@ -118,7 +116,7 @@ def _updated(
     own_identity = identity(spec, prepared.facts)
     if results is not None:
         _refuse_others(path, results, own_identity)
-        _report_code(results, say)
+        _report_code(results)
     results = results or Results(own_identity)
     seeds = _seeds(request, {cell.seed for cell in results.cells})
     allowance = Allowance(request.budget)
@@ -134,7 +132,7 @@ def _updated(
     for part, standings in begun.items():
         for job in jobs(part, standings, to_train[part]):
             if not stopped and not allowance.used_up:
-                outcome = run(plan, job, allowance, say)
+                outcome = run(plan, job, allowance)
                 stopped, reasons.signal = outcome.by_hand, outcome.signal
         for standing in Standing.all_of(plan, part):
             reasons.final.update({(method, part.kept(method)): why for method, why in standing.failed.items()})
@@ -145,10 +143,10 @@ def _updated(
     if isinstance(plan.target, PaperTable):
         needed = networks(results)
         if needed and not _costs_are_known(results.costs, needed):
-            say(f"timing {len(needed)} network(s)")
+            log.info(f"timing {len(needed)} network(s)")
             split = next(iter(prepared.facts["evaluated"]))
             device = request.device if request.device != "auto" or spec.resources.gpus else "cpu"
-            costs = measure(prepared.problem, spec.train_config({}), split, needed, device, say)
+            costs = measure(prepared.problem, spec.train_config({}), split, needed, device)
             results = dataclasses.replace(results, costs=costs)
             write(path, results)
     return results, seeds, reasons
@@ -229,12 +227,12 @@ def _refuse_others(path: Path, results: Results, own_identity: Mapping[str, Any]
         )
 
 
-def _report_code(results: Results, say: Say) -> None:
+def _report_code(results: Results) -> None:
     """Report runs that other code has trained; they count nevertheless."""
     others = {cell.code for cell in results.cells} - {code_version()}
     if others:
         count = sum(cell.code in others for cell in results.cells)
-        say(
+        log.info(
             f"{count} runs were trained by other code ({', '.join(sorted(others))}; this is {code_version()}) and are reused"
         )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from leebert.operations import multiply_adds
 from leebert.operations import parameters as count
 from leebert.runtime import Runtime, limited_threads
 from tune.reproduce.results import Costs
+
+log = logging.getLogger(__name__)
 
 #: Samples that are timed, spread over the split.
 ROWS = 40
@@ -48,7 +51,6 @@ def measure(
     split: str,
     structures: Mapping[str, tuple[int, frozenset[str]]],
     device: str,
-    say: Callable[[str], None],
 ) -> Costs:
     """Measure networks, with times of :func:`leebert.latency.time_exits` at batch size 1 on one thread.
 
@@ -58,7 +60,6 @@ def measure(
         split: The split whose samples are timed.
         structures: By structure, the number of exits and the exit criteria to time.
         device: auto, cpu, cuda or cuda:N.
-        say: Prints one line of progress.
 
     Returns:
         The costs; a network whose number of exits differs is omitted.
@@ -74,7 +75,9 @@ def measure(
     for structure, (exits, criteria) in structures.items():
         model = model_of(problem, config, structure).eval().to(runtime.device)
         if model.num_exits != exits:
-            say(f"no costs of the network {structure or 'unreduced'}: it has {model.num_exits} exits, not {exits}")
+            log.warning(
+                f"no costs of the network {structure or 'unreduced'}: it has {model.num_exits} exits, not {exits}"
+            )
             continue
         parameters[structure] = count(model).total
         operations[structure] = [float(n) for n in multiply_adds(model, typical)]

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import logging
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from leebert.errors import SweepError
 from leebert.evaluate import RecordedLogits
 from leebert.provenance import backbone_identity, code_version
+from tune.analysis.sweeps import LoadedSweep
 from tune.reproduce.outcomes import ReproducedCell, summarise
 from tune.reproduce.plan import Allowance, Part, ReproductionPlan
 from tune.reproduce.results import VARIED, experiment_differences
 from tune.running.sweep import SweepOutcome, new_sweep, resume_sweep
 from tune.space import SweepSpec, resolved_yaml
-from tune.store.folder import SweepFolder, spec_of, storage_root
+from tune.store.folder import SweepFolder, storage_root
 from tune.store.held_out import cell_logits, evaluated_logits, warn_unreadable
 from tune.store.history import CellKey
 from tune.store.ledger import SweepState
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -51,26 +53,32 @@ def identity(spec: SweepSpec, facts: dict[str, Any] | None = None) -> dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """A started sweep of a part: its folder and the state of its ledger."""
+    """A started sweep of a part."""
 
     part: Part
-    folder: SweepFolder
-    state: SweepState
+    sweep: LoadedSweep
 
     @classmethod
     def all_of(cls, plan: ReproductionPlan, part: Part) -> list[Standing]:
         """Return the started sweeps of a part."""
         root = storage_root(plan.request.storage)
         paths = [root / part.name, *sorted(root.glob(f"{glob.escape(part.name)}-seeds-*"))]
-        return [cls.of(part, SweepFolder(path)) for path in paths if path.exists()]
+        return [cls(part, LoadedSweep.read(SweepFolder(path), epochs=True)) for path in paths if path.exists()]
 
-    @classmethod
-    def of(cls, part: Part, folder: SweepFolder) -> Standing:
-        return cls(part, folder, folder.ledger.read())
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.sweep.name
+
+    @property
+    def state(self) -> SweepState:
+        """What the sweep's ledger holds."""
+        return self.sweep.state
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return spec_of(self.folder).seeds
+        """The seeds of its methods."""
+        return self.sweep.spec.seeds
 
     @property
     def begun(self) -> list[str]:
@@ -108,16 +116,14 @@ class Standing:
 
     def check(self, expected: dict[str, Any]) -> None:
         """Raise SweepError if the sweep belongs to another experiment than `expected` identifies."""
-        manifest = self.folder.manifest
-        spec = spec_of(self.folder)
-        if spec.evaluate is None:
+        if self.sweep.spec.evaluate is None:
             raise SweepError(
-                f"the sweep {self.folder.name} was not started by reproduce and has no logits on the development split: give "
+                f"the sweep {self.name} was not started by reproduce and has no logits on the development split: give "
                 "another name by --name"
             )
-        if lines := experiment_differences(identity(spec, manifest), expected):
+        if lines := experiment_differences(identity(self.sweep.spec, self.sweep.manifest), expected):
             raise SweepError(
-                f"the sweep {self.folder.name} was started with other options:\n"
+                f"the sweep {self.name} was started with other options:\n"
                 + "\n".join(f"  {line}" for line in lines)
                 + "\ngive the same options, or another name by --name"
             )
@@ -153,14 +159,14 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     Returns:
         Sweeps to resume, then new ones.
     """
-    begun = {standing.folder.name: list(standing.begun) for standing in standings}
+    begun = {standing.name: list(standing.begun) for standing in standings}
     resumed: set[str] = set()
     loose: dict[int, list[str]] = {}
     for method in part.methods:
         for seed in sorted(s for m, s in missing if m == method):
-            owner = next((st for st in standings if seed in st.seeds and method in begun[st.folder.name]), None)
+            owner = next((st for st in standings if seed in st.seeds and method in begun[st.name]), None)
             if owner:
-                resumed.add(owner.folder.name)
+                resumed.add(owner.name)
             else:
                 loose.setdefault(seed, []).append(method)
     of_methods: dict[tuple[str, ...], list[int]] = {}
@@ -170,28 +176,23 @@ def jobs(part: Part, standings: Sequence[Standing], missing: Collection[tuple[st
     for methods, seeds in of_methods.items():
         existing = next((st for st in standings if st.seeds == tuple(seeds)), None)
         if existing:
-            begun[existing.folder.name] += methods
-            resumed.add(existing.folder.name)
+            begun[existing.name] += methods
+            resumed.add(existing.name)
         else:
-            names = {st.folder.name for st in standings} | {job.name for job in new_jobs}
+            names = {st.name for st in standings} | {job.name for job in new_jobs}
             name = part.name if part.name not in names else f"{part.name}-seeds-{'.'.join(map(str, seeds))}"
             new_jobs.append(Job(part, name, None, methods, tuple(seeds)))
-    to_resume = [
-        Job(part, st.folder.name, st, tuple(begun[st.folder.name]), st.seeds)
-        for st in standings
-        if st.folder.name in resumed
-    ]
+    to_resume = [Job(part, st.name, st, tuple(begun[st.name]), st.seeds) for st in standings if st.name in resumed]
     return [*to_resume, *new_jobs]
 
 
-def run(plan: ReproductionPlan, job: Job, allowance: Allowance, say: Say) -> SweepOutcome:
+def run(plan: ReproductionPlan, job: Job, allowance: Allowance) -> SweepOutcome:
     """Train the missing runs of a job.
 
     Args:
         plan: The plan.
         job: The job.
         allowance: The remaining budget, from which this session's use is subtracted.
-        say: Prints one line of progress.
 
     Returns:
         How the session of its sweep ended.
@@ -205,16 +206,16 @@ def run(plan: ReproductionPlan, job: Job, allowance: Allowance, say: Say) -> Swe
     diverged = standing.failed if standing else {}
     remaining = [(m, seed) for m in job.methods if m not in diverged for seed in job.seeds if (m, seed) not in done]
     methods = dict.fromkeys(method for method, _ in remaining)
-    say(f"{job.name}: {len(remaining)} runs to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}")
+    log.info(
+        f"{job.name}: {len(remaining)} runs to train: {', '.join(methods)}; seeds {', '.join(map(str, job.seeds))}"
+    )
     if standing is None:
-        outcome = new_sweep(spec, job.name, address=request.address, device=request.device, say=say)
+        outcome = new_sweep(spec, job.name, address=request.address, device=request.device)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             space = Path(scratch) / "space.yaml"
             space.write_text(resolved_yaml(spec), encoding="utf-8")
-            outcome = resume_sweep(
-                standing.folder, space=space, address=request.address, device=request.device, say=say
-            )
+            outcome = resume_sweep(standing.sweep.folder, space=space, address=request.address, device=request.device)
     allowance.spend(before, SweepFolder(storage_root(request.storage) / job.name).ledger.read())
     return outcome
 
@@ -232,7 +233,7 @@ def collect(
     Returns:
         The new runs.
     """
-    folder, manifest = standing.folder, standing.folder.manifest
+    folder, manifest = standing.sweep.folder, standing.sweep.manifest
     cells: list[ReproducedCell] = []
     wrong: dict[CellKey, str] = {}
     for (config, seed, fold), record in standing.state.cells.items():

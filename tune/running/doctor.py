@@ -20,6 +20,7 @@ from tune.machines.footprint import estimate_for_space
 from tune.machines.nodes import NodeFacts, Query, Stamp
 from tune.machines.placement import MemoryEstimate
 from tune.running.omega_reach import steps_by_optimizer, still_rates
+from tune.running.outside import OutsidePlugins, problems_on
 from tune.running.prepare import Prepared, prepare
 from tune.running.session import start_ray
 from tune.space import SweepSpec
@@ -101,6 +102,7 @@ def examine(spec: SweepSpec, address: str | None = None) -> list[Check]:
             node_facts = nodes.query_nodes(_query(spec, driver))
             for node in node_facts:
                 checks += node_checks(node, driver)
+            checks += plugin_checks(OutsidePlugins.of(spec, prepared.facts["metric"] if prepared else None), node_facts)
     resources = _resources(spec, node_facts)
     trials = _concurrent(spec) if resources.status == "ok" else 1
     checks += [
@@ -263,6 +265,28 @@ def _node_backbone(node: NodeFacts, expected: dict[str, Any] | None) -> Check:
         parts = ", ".join(line.partition(" ")[0] for line in lines)
         return Check("backbone", node.name, "failed", f"its {parts} differ from the driver's; copy the driver's files")
     return Check("backbone", node.name, "ok", "same as the driver's")
+
+
+def plugin_checks(
+    outside: OutsidePlugins, node_facts: Sequence[NodeFacts], timeout: float = nodes.SECONDS
+) -> list[Check]:
+    """Check that each node has the plugins that trials use, in the driver's version.
+
+    Args:
+        outside: The plugins.
+        node_facts: What the nodes reported.
+        timeout: Seconds to wait for the nodes.
+
+    Returns:
+        A check of each node that can import the package; none if trials use only built-in plugins.
+    """
+    if not outside.needed:
+        return []
+    asked = {node.node_id: node.name for node in node_facts if not (node.error or node.package_error)}
+    return [
+        Check("plugins", asked[node_id], "failed" if problem else "ok", problem or f"the driver's: {outside}")
+        for node_id, problem in problems_on(asked, outside, timeout).items()
+    ]
 
 
 # Checks of the cluster as a whole.

@@ -41,7 +41,7 @@ class DriverSearcher(_Unpickled, Searcher):
         if attempt is not None:
             return {"attempt": dataclasses.asdict(attempt)}
         # While others run, one of them may fail and need another attempt.
-        return None if self.driver.running and not self.driver.stop_reason() else Searcher.FINISHED
+        return None if self.driver.running and not self.driver.stopping.reason() else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error:
@@ -65,7 +65,7 @@ class DriverScheduler(_Unpickled, FIFOScheduler):
         self.driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        running = self.driver.receive(result.get("records", [])) and self.driver.stop_reason() is None
+        running = self.driver.receive(result.get("records", [])) and self.driver.stopping.reason() is None
         decision: str = TrialScheduler.CONTINUE if running else TrialScheduler.STOP
         return decision
 
@@ -84,7 +84,7 @@ class DriverStopper(_Unpickled, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self.driver.stop_reason() is not None and (self.driver.at_once or not self.training)
+        return self.driver.stopping.reason() is not None and (self.driver.stopping.at_once or not self.training)
 
 
 class DriverCallback(_Unpickled, Callback):
@@ -96,7 +96,7 @@ class DriverCallback(_Unpickled, Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.driver.started_trials = lambda: {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}
         self.beat()
-        if self.driver.stop_reason() is not None:
+        if self.driver.stopping.reason() is not None:
             self.stopper.training = any(trial.status == Trial.RUNNING for trial in trials)
 
     def on_trial_result(

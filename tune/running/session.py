@@ -62,7 +62,7 @@ def signals(driver: Driver) -> Iterator[None]:
     """Make SIGTERM and Ctrl-C stop the driver within the context; a second signal ends the process as usual."""
 
     def interrupt(number: int, frame: object) -> None:
-        driver.interrupted, driver.signal = True, number
+        driver.stopping.signal = number
         for n, handler in before.items():
             signal.signal(n, handler)
 
@@ -112,7 +112,7 @@ def run_session(
         try:
             tuner.fit()
         except KeyboardInterrupt:
-            driver.interrupted, driver.signal = True, signal.SIGINT
+            driver.stopping.signal = signal.SIGINT
         except Exception as e:
             # A driver that took over has removed Ray's files, and Ray may have noticed first.
             cause = _leebert_error(e) or _lost(driver)
@@ -224,7 +224,7 @@ def _bundle(cpus: float, gpus: float) -> Any:
 def _lost(driver: Driver) -> LeaseError | None:
     """Return the error of a lost lease; None if the driver still holds it."""
     try:
-        driver.may_decide()
+        driver.records.may_decide()
     except LeaseError as error:
         return error
     return None
@@ -262,7 +262,7 @@ def beats(
         nonlocal last
         if time.monotonic() - last >= every:
             last = time.monotonic()
-            driver.may_decide()
+            driver.records.may_decide()
             started = set(driver.started_trials())
             running = sorted(config for trial, config in driver.running.items() if trial in started)
             queued = sorted(config for trial, config in driver.running.items() if trial not in started)

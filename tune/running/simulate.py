@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import itertools
+import logging
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
@@ -28,6 +29,10 @@ from tune.store.ledger import LedgerRecord, SweepState
 from tune.store.ranking import best, score
 
 #: Recorded configurations by id.
+#: The simulated driver's lines, of which there would be thousands, go nowhere.
+_SILENT = logging.Logger("simulated")
+_SILENT.addHandler(logging.NullHandler())
+
 Configurations = Mapping[str, RecordedConfiguration]
 
 
@@ -164,9 +169,7 @@ def replay(
     Returns:
         The state that the sweep's ledger would have.
     """
-    driver = Driver(
-        _Frame(cells), _Memory(), searcher, pruner, config_id=config_id, budget=budget, say=lambda line: None
-    )
+    driver = Driver(_Frame(cells), _Memory(), searcher, pruner, config_id=config_id, budget=budget, log=_SILENT)
     running: list[
         tuple[float, int, list[LedgerRecord], Iterator[tuple[float, list[LedgerRecord]]]]
     ] = []  # a heap, next report first
@@ -186,7 +189,7 @@ def replay(
 
     for _ in range(concurrent):
         begin(0.0)
-    while running and not driver.stop_reason():
+    while running and not driver.stopping.reason():
         now, trial, records, reports = heapq.heappop(running)
         if not driver.receive(records) or not schedule_next(now, trial, reports):
             driver.trial_ended(str(trial))

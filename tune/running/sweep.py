@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tune.pruners import make_pruner
 from tune.running.crossval import Study
 from tune.running.driver import Driver, EndStatus
 from tune.running.extend import at_its_old_place, extended
-from tune.running.outside import recorded
+from tune.running.outside import check_plugins, recorded
 from tune.running.prepare import Prepared, manifest, prepare
 from tune.running.session import beats, run_session, start_ray
 from tune.searchers import make_searcher
@@ -38,7 +39,7 @@ from tune.tracking.publish import Publisher
 from tune.tracking.saved_views import doubts
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,7 @@ class SweepOutcome:
     views_note: str
 
 
-def new_sweep(
-    spec: SweepSpec, name: str, *, address: str | None = None, device: str = "auto", say: Say = print
-) -> SweepOutcome:
+def new_sweep(spec: SweepSpec, name: str, *, address: str | None = None, device: str = "auto") -> SweepOutcome:
     """Prepare and run a new sweep; space, data, backbone and tracking server are checked before anything is created.
 
     Args:
@@ -78,7 +77,6 @@ def new_sweep(
         name: The sweep's name, which no folder of the storage has.
         address: The Ray cluster; None for this machine.
         device: auto, cpu or cuda.
-        say: Prints one line of progress.
 
     Returns:
         How the session ended.
@@ -89,18 +87,19 @@ def new_sweep(
     spec = anchored(spec)
     storage = storage_root(spec.storage)
     SweepFolder.refuse_taken(storage, name)
-    tracker = tracker_for(spec, name, say)
+    tracker = tracker_for(spec, name)
     prepared = prepare(spec, storage / ".tokens")
-    say(
+    log.info(
         f"{spec.task_name}: {prepared.facts['rows']} rows, {spec.folds} fold(s), {len(spec.seeds)} seed(s), "
         f"{spec.planned or 'any number of'} configurations"
     )
     if prepared.facts["truncated_rows"]:
-        say(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
+        log.info(f"{prepared.facts['truncated_rows']} rows are cut at {spec.max_length} tokens")
     start_ray(address)
     check_versions(address, packages=prepared.outside.packages)
+    check_plugins(address, prepared.outside)
     check_resources(spec.resources.cpus, spec.resources.gpus)
-    warn_of_crowding(spec, say)
+    warn_of_crowding(spec)
     with SweepFolder.create(storage, name) as folder:
         _describe(folder, spec, prepared, device)
         prepared.folds.save(folder.path / "folds.json")
@@ -115,7 +114,7 @@ def new_sweep(
             raise LeaseError(
                 f"sweep {name}: another driver resumed it before it started; see leebert-tune status {name}"
             )
-        return _run(folder, spec, prepared, tracker, lease, address, device, say)
+        return _run(folder, spec, prepared, tracker, lease, address, device)
 
 
 def resume_sweep(
@@ -127,7 +126,6 @@ def resume_sweep(
     repair: bool = False,
     address: str | None = None,
     device: str = "auto",
-    say: Say = print,
 ) -> SweepOutcome:
     """Resume a sweep from its ledger: finished cells stay, interrupted ones continue from their last checkpoint.
 
@@ -139,7 +137,6 @@ def resume_sweep(
         repair: Whether to train cells again whose logits are missing or damaged.
         address: The Ray cluster; None for this machine.
         device: auto, cpu or cuda.
-        say: Prints one line of progress.
 
     Returns:
         How the session ended.
@@ -153,7 +150,7 @@ def resume_sweep(
         folder.clear_stop()  # an old request; a new one during the preparation counts
         spec, as_given, old = _resumed_spec(folder, space, overrides)
         state = folder.ledger.read(epochs=False)
-        tracker = tracker_for(spec, folder.name, say)
+        tracker = tracker_for(spec, folder.name)
         # Read the backbone from its present place; the manifest keeps the first one.
         prepared = prepare(spec.model_copy(update={"backbone": as_given.backbone}), folder.path.parent / ".tokens")
         _refuse_changed_data(folder, prepared)
@@ -166,22 +163,23 @@ def resume_sweep(
                 "runtime": _runtime(prepared, device),
             },
         ):
-            say(f"warning: {line}, so new runs may differ from old ones in their last digits")
+            log.warning(f"warning: {line}, so new runs may differ from old ones in their last digits")
         start_ray(address)
         check_versions(address, packages=prepared.outside.packages)
+        check_plugins(address, prepared.outside)
         check_resources(spec.resources.cpus, spec.resources.gpus)
-        repaired = _to_repair(folder, state, repair, say)
+        repaired = _to_repair(folder, state, repair)
         lease.check()  # the preparation may have taken longer than the lease lasts
         for leftover in folder.path.glob(".ray-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if space is not None or spec.digest != old.digest:
             _describe(folder, spec, prepared, device, folder.manifest["backbone"])
-            say(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
+            log.info(f"extended: {spec.planned or 'any number of'} configurations, {len(spec.seeds)} seed(s)")
         fences, recovered = folder.ledger.driver_fences(), folder.ledger.recovered()
         writer = folder.ledger.driver_writer(lease.number)
         writer.append({"kind": "resume", "params": _params(spec, prepared), "fences": fences}, *recovered)
         writer.close()
-        return _run(folder, spec, prepared, tracker, lease, address, device, say, repaired)
+        return _run(folder, spec, prepared, tracker, lease, address, device, repaired)
 
 
 def _resumed_spec(
@@ -198,18 +196,20 @@ def _resumed_spec(
     return extended(old, named_before, suggested, folder.name), as_given, old
 
 
-def _to_repair(folder: SweepFolder, state: SweepState, requested: bool, say: Say) -> list[CellKey]:
+def _to_repair(folder: SweepFolder, state: SweepState, requested: bool) -> list[CellKey]:
     """Find cells whose logits are missing or damaged; return them if a repair is requested, else only warn."""
     feeding = {key: r for key, r in state.cells.items() if state.configs[key[0]].state in ("complete", "running")}
     wrong = held_out.damaged(folder.path, feeding)
     for key, problem in wrong.items():
-        say(f"warning: {held_out.cell_name(key)}: {problem}" + ("; the run is trained again" if requested else ""))
+        log.warning(
+            f"warning: {held_out.cell_name(key)}: {problem}" + ("; the run is trained again" if requested else "")
+        )
     if wrong and not requested:
-        say(f"to train {len(wrong)} run(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
+        log.info(f"to train {len(wrong)} run(s) again: leebert-tune resume {sweep_argument(folder)} --repair")
     if requested and not wrong:
-        say("nothing to repair: the logits of all finished runs match their recorded digests")
+        log.info("nothing to repair: the logits of all finished runs match their recorded digests")
     if requested and (old := held_out.count_unchecked(feeding.values())):
-        say(
+        log.info(
             f"note: an older version recorded {old} run(s) without a digest: only missing or unreadable files are detected"
         )
     return list(wrong) if requested else []
@@ -250,14 +250,13 @@ def _run(
     lease: Lease,
     address: str | None,
     device: str,
-    say: Say,
     repair: Sequence[CellKey] = (),
 ) -> SweepOutcome:
     """Send the ledger's records to MLflow, run a session, and write results and saved views."""
     study = prepared.study(folder.path, device)
     tracker.fence(lease.check)
     # MLflow gets the ledger's records first: a new tracker writes only those that MLflow lacks.
-    state = replay(folder.ledger, tracker, CellCurves(folder.path, say))
+    state = replay(folder.ledger, tracker, CellCurves(folder.path, log.warning))
     driver = Driver(
         study,
         folder.ledger,
@@ -269,12 +268,11 @@ def _run(
         budget=spec.budget,
         gpus=spec.resources.gpus,
         listener=tracker,
-        say=say,
         stop_requested=folder.stop_requested,
         may_decide=lease.check,
         repair=repair,
     )
-    publishing = Publisher(tracker, spec, prepared.facts["test_train_ratio"], say)
+    publishing = Publisher(tracker, spec, prepared.facts["test_train_ratio"])
     publishing.start(driver.state)
     unsent, seconds = 0, CLOSE_SECONDS
     try:
@@ -289,15 +287,17 @@ def _run(
     finally:
         unsent = tracker.close(seconds) + tracker.rejected
     if not unsent:
-        unsent = missing(tracker, driver.state, say)
+        unsent = missing(tracker, driver.state)
     if status == "stopped":
-        say(
-            f"stopped: {driver.stop_reason() or 'work remains'}; resume it by: leebert-tune resume {sweep_argument(folder)}"
+        log.info(
+            f"stopped: {driver.stopping.reason() or 'work remains'}; resume it by: leebert-tune resume {sweep_argument(folder)}"
         )
-    by_hand = driver.interrupted or folder.stop_requested()
+    by_hand = driver.stopping.signal is not None or folder.stop_requested()
     views = tracker.views
     note = doubts(tracker.uri) if views else ""
-    return SweepOutcome(folder, spec, status, by_hand, driver.signal, unsent, mlflow_address(tracker), views, note)
+    return SweepOutcome(
+        folder, spec, status, by_hand, driver.stopping.signal, unsent, mlflow_address(tracker), views, note
+    )
 
 
 def _session(

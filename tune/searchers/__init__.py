@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from tune.space import SweepSpec
 from tune.space.plugins import SEARCHERS as SEARCHERS
 from tune.space.plugins import Drawn as Drawn
-from tune.space.plugins import SearcherRow as SearcherRow
+from tune.space.plugins import SearcherPlugin as SearcherPlugin
 from tune.store.history import History
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec
-from tune.space.plugins import SearcherRow
+from tune.space.plugins import SearcherPlugin
 from tune.store.history import History
 
 
@@ -26,7 +26,7 @@ class GridSearcher:
         return Listing(self.spec.configurations())
 
 
-SEARCHER = SearcherRow(
+SEARCHER = SearcherPlugin(
     name="grid",
     title="all configurations, alternating between methods",
     source="ours",

@@ -11,7 +11,7 @@ from typing import Any
 
 from tune.searchers.listing import Listing
 from tune.space import SweepSpec, config_id
-from tune.space.plugins import Drawn, SearcherRow
+from tune.space.plugins import Drawn, SearcherPlugin
 from tune.store.history import History
 
 #: After this many consecutive draws without a new configuration, a finite space is enumerated instead.
@@ -65,7 +65,7 @@ class RandomSearcher:
         return Listing(draws(self.spec, self.seed))
 
 
-SEARCHER = SearcherRow(
+SEARCHER = SearcherPlugin(
     name="random",
     title="random values of the options, without repetition; each draw is tried with every method",
     source="Bergstra and Bengio, JMLR 2012; the pairing of methods is ours",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from leebert.methods import applies
 from tune.searchers.random import RandomSearcher
 from tune.space import SweepSpec, config_id
-from tune.space.plugins import Drawn, SearcherRow
+from tune.space.plugins import Drawn, SearcherPlugin
 from tune.space.values import Range, Values
 from tune.store.history import Cell, Configuration, History
 
@@ -182,7 +182,7 @@ def _suggest(trial: Trial, name: str, axis: BaseDistribution) -> Any:
     return trial.suggest_float(name, axis.low, axis.high, log=axis.log)
 
 
-SEARCHER = SearcherRow(
+SEARCHER = SearcherPlugin(
     name="tpe",
     title="ten random configurations (as `random`), then those of Optuna's TPE",
     source="Bergstra et al., NeurIPS 2011",

@@ -1,6 +1,6 @@
-"""Searchers and pruners as rows: the facts that a search space needs of them, such as names and options.
+"""The plugins of sweeps, searchers and pruners, as a search space needs them: their names and options.
 
-A row is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
+A plugin is in the module of its class, in `tune.searchers`, `tune.pruners` or another package, and is imported when a space first
 names it (`leebert.plugins`). docs/decisions/plugins.md explains why the registries are below the packages.
 """
 
@@ -46,7 +46,7 @@ class Warmed(Frozen):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PluginRow:
+class SweepPlugin:
     """One searcher or pruner.
 
     Attributes:
@@ -68,7 +68,7 @@ class PluginRow:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearcherRow(PluginRow):
+class SearcherPlugin(SweepPlugin):
     """One searcher.
 
     Attributes:
@@ -81,7 +81,7 @@ class SearcherRow(PluginRow):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrunerRow(PluginRow):
+class PrunerPlugin(SweepPlugin):
     """One pruner.
 
     Attributes:
@@ -91,30 +91,30 @@ class PrunerRow(PluginRow):
     prunes: bool = True
 
 
-def _check(plugin: PluginRow) -> None:
-    """Raise ValueError, with one sentence, where a row's options can't stand beside its name in a space."""
+def _check(plugin: SweepPlugin) -> None:
+    """Raise ValueError, with one sentence, if options of a plugin conflict with its name in a space."""
     if required := [option for option, field in plugin.options.model_fields.items() if field.is_required()]:
         raise ValueError(f"its option {required[0]!r} needs a default")
     if "name" in plugin.options.model_fields:
         raise ValueError("its option 'name' conflicts with the key of the plugin's name; rename the option")
 
 
-SEARCHERS: Registry[SearcherRow] = Registry(
+SEARCHERS: Registry[SearcherPlugin] = Registry(
     "searcher",
     "leebert.searchers",
     "tune.searchers",
     "SEARCHER",
     {"grid": "grid", "random": "random", "tpe": "tpe"},
-    SearcherRow,
+    SearcherPlugin,
     _check,
 )
 
-PRUNERS: Registry[PrunerRow] = Registry(
+PRUNERS: Registry[PrunerPlugin] = Registry(
     "pruner",
     "leebert.pruners",
     "tune.pruners",
     "PRUNER",
     {"none": "none", "racing": "racing", "halving": "halving"},
-    PrunerRow,
+    PrunerPlugin,
     _check,
 )

@@ -20,7 +20,7 @@ from leebert.config import Frozen, Subset
 from leebert.errors import nearest
 from leebert.findings import again
 from leebert.plugins import Registry, unknown_advice
-from tune.space.plugins import PRUNERS, SEARCHERS, Number, PrunerRow, SearcherRow, Whole
+from tune.space.plugins import PRUNERS, SEARCHERS, Number, PrunerPlugin, SearcherPlugin, Whole
 
 
 def expand_name(value: Any) -> Any:
@@ -45,7 +45,7 @@ class Data(Frozen):
 
 
 class PartSpec(Frozen):
-    """A searcher or pruner by name, with its options, which are checked as its row declares them.
+    """A searcher or pruner by name, with its options, which are checked as the plugin declares them.
 
     An option that only other built-in plugins have does nothing: older versions wrote all options of all plugins into
     a sweep's space. It is kept unless it is the default, since it was part of the sweep's digest.
@@ -58,12 +58,12 @@ class PartSpec(Frozen):
 
     @property
     def row(self) -> Any:
-        """The row of the plugin."""
+        """The plugin itself."""
         return self.registry[self.name]
 
     @property
     def options(self) -> Any:
-        """Its options, in the model of its row."""
+        """Its options, in the model that the plugin declares."""
         kind = self.row.options
         return kind.model_validate({k: v for k, v in (self.model_extra or {}).items() if k in kind.model_fields})
 
@@ -111,7 +111,7 @@ class PartSpec(Frozen):
 class SearcherSpec(PartSpec):
     """The searcher, which proposes configurations, with its options."""
 
-    registry: ClassVar[Registry[SearcherRow]] = SEARCHERS
+    registry: ClassVar[Registry[SearcherPlugin]] = SEARCHERS
     name: str = Field(default="grid", description="One of `SEARCHERS`; its options are further keys.")
 
     @property
@@ -123,7 +123,7 @@ class SearcherSpec(PartSpec):
 class PrunerSpec(PartSpec):
     """The pruner, which may stop a configuration before its last cell, with its options."""
 
-    registry: ClassVar[Registry[PrunerRow]] = PRUNERS
+    registry: ClassVar[Registry[PrunerPlugin]] = PRUNERS
     name: str = Field(default="none", description="One of `PRUNERS`; its options are further keys.")
 
 

@@ -34,12 +34,12 @@ def stored(cell_end: Mapping[str, Any]) -> Tradeoff | None:
 class CellCurves:
     """The curves of one sweep's runs under the default criterion.
 
-    A curve that is not recorded is replayed once. If that fails, the run has no curve, and `say` (by default a warning)
-    reports the first such failure.
+    A curve that is not recorded is replayed once. If that fails, the run has no curve, and `report` (by default a warning)
+    receives the first such failure.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] | None = None) -> None:
-        self._folder, self._say = folder, say
+    def __init__(self, folder: Path, report: Callable[[str], None] | None = None) -> None:
+        self._folder, self._report = folder, report
         self._replayed: dict[str, Tradeoff | None] = {}
         self._reported = False
 
@@ -59,7 +59,7 @@ class CellCurves:
             if not self._reported:
                 self._reported = True
                 text = f"{error}; layers and curves that need it are not available"
-                self._say(text) if self._say else warnings.warn(text, stacklevel=4)
+                self._report(text) if self._report else warnings.warn(text, stacklevel=4)
             return None
 
     @functools.cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from leebert.errors import TrackingError
@@ -10,6 +11,8 @@ from tune.analysis.html import HtmlPage
 from tune.space.spec import experiment_of
 from tune.store.folder import SweepFolder, spec_of
 from tune.tracking.server import existing_run, is_server, readable_errors, redact, resolve_uri
+
+log = logging.getLogger(__name__)
 
 
 def log_file(uri: str, experiment: str, sweep: str, path: Path, *, command: str, folder: str = "reports") -> str:
@@ -52,7 +55,6 @@ def deliver(
     *,
     tracking_uri: str | None = None,
     experiment: str | None = None,
-    say: Callable[[str], None],
 ) -> Path:
     """Write a page and log it to its sweeps' runs in MLflow; report an error there without raising it."""
     page.write(path)
@@ -61,7 +63,7 @@ def deliver(
         try:
             uri, command = resolve_uri(tracking_uri or spec.tracking.uri), rebuild_command(folder, tracking_uri)
             logged = log_file(uri, experiment or experiment_of(spec), folder.name, path, command=command)
-            say(f"{path}, and in MLflow: {logged}")
+            log.info(f"{path}, and in MLflow: {logged}")
         except TrackingError as error:
-            say(f"{path}; not logged to MLflow: {error}")
+            log.warning(f"{path}; not logged to MLflow: {error}")
     return path

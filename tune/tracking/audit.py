@@ -9,6 +9,7 @@ points or parameters. At a sweep's end only the numbers of the epochs are compar
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,8 @@ from tune.tracking.server import WAITED_FOR_SECONDS, advice, is_permanent, open_
 if TYPE_CHECKING:
     from tune.store.ledger import SweepState
     from tune.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
 
 #: How often a request is sent that MLflow, or a proxy in its place, rejects as wrong.
 TRIES = 4
@@ -209,7 +212,7 @@ class Audit:
             pause = min(2 * pause, 5.0)
 
 
-def missing(tracker: Tracker, state: SweepState, say: Callable[[str], None]) -> int:
+def missing(tracker: Tracker, state: SweepState) -> int:
     """Count and report the epochs and ends of runs that MLflow acknowledged but lacks.
 
     It only compares the numbers of the epochs: one search and a request per 100 runs. It never raises, since the sweep is
@@ -225,13 +228,13 @@ def missing(tracker: Tracker, state: SweepState, say: Callable[[str], None]) -> 
         points = histories(store, list(ids), _EVERY_EPOCH)
     except Exception as error:
         what = redact(" ".join(str(error).split()))[:300]
-        say(f"{where} can't be checked ({what}); `leebert-tune rebuild-mlflow` compares and completes it")
+        log.warning(f"{where} can't be checked ({what}); `leebert-tune rebuild-mlflow` compares and completes it")
         return 0
     present = {ids[run]: {step for step, _ in series} for run, series in points.items()}
     count: int = sum(len(epochs - present.get(key, set())) for key, epochs in cells.items())
     count += sum(run.info.status == "RUNNING" for key, run in runs.items() if key is not None)
     if count:
-        say(f"{where} lacks {count} epochs or ends of runs, although it acknowledged all of them")
+        log.warning(f"{where} lacks {count} epochs or ends of runs, although it acknowledged all of them")
     return count
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from typing import Any, Protocol
 
 from leebert.errors import SweepError
@@ -16,6 +16,8 @@ from tune.tracking.saved_views import doubts, links, save_now
 from tune.tracking.server import resolve_uri
 from tune.tracking.summary import summaries
 from tune.tracking.views import LOADED_RUNS, saved_views, view_contents
+
+log = logging.getLogger(__name__)
 
 
 class Receiver(Protocol):
@@ -33,8 +35,8 @@ class Publisher:
     raised, since they must not end training.
     """
 
-    def __init__(self, tracker: Receiver, spec: SweepSpec, test_train_ratio: float | None, say: Callable[[str], None]):
-        self._tracker, self._spec, self._say = tracker, spec, say
+    def __init__(self, tracker: Receiver, spec: SweepSpec, test_train_ratio: float | None):
+        self._tracker, self._spec = tracker, spec
         self._ratio = test_train_ratio if spec.folds == 1 else None
         self._next, self._begun = 1, 0
 
@@ -62,13 +64,13 @@ class Publisher:
             for event in summaries(state, self._spec.folds, self._ratio):
                 self._tracker.put(event)
         except Exception as error:
-            self._say(f"no summaries: {type(error).__name__}: {error}")
+            log.warning(f"no summaries: {type(error).__name__}: {error}")
 
     def _views(self, state: SweepState) -> None:
         try:
             self._tracker.put(SavedViews(saved_views(self._tracker.sweep, view_contents(self._spec, state))))
         except Exception as error:
-            self._say(f"no saved views: {type(error).__name__}: {error}")
+            log.warning(f"no saved views: {type(error).__name__}: {error}")
 
 
 def show(

@@ -7,6 +7,7 @@ place) are found by reading everything back.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from tune.tracking.events import ConfigEnded, TrackingEvent
 from tune.tracking.feed import events, replay
 from tune.tracking.publish import Publisher
 from tune.tracking.tracker import CLOSE_SECONDS, Tracker, mlflow_address, tracker_for
+
+log = logging.getLogger(__name__)
 
 #: The largest number of times that MLflow is compared with the ledger and mended.
 PASSES = 5
@@ -42,7 +45,6 @@ def rebuild(
     *,
     tracking_uri: str | None = None,
     experiment: str | None = None,
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Send what MLflow lacks of a sweep without a driver, read everything back, and mend what differs.
 
@@ -61,20 +63,20 @@ def rebuild(
     # Only the holder of the lease writes to MLflow: two processes at once would create runs twice.
     with driver_lease(folder) as lease:
         _refuse_partial(folder)
-        tracker = tracker_for(spec, folder.name, say, uri=tracking_uri, experiment=experiment)
+        tracker = tracker_for(spec, folder.name, uri=tracking_uri, experiment=experiment)
         tracker.fence(lease.check)
         started = time.monotonic()
         kept = _Kept(folder.name)
-        curve_of = CellCurves(folder.path, say)
+        curve_of = CellCurves(folder.path, log.warning)
         state = replay(folder.ledger, kept, curve_of)
-        Publisher(kept, spec, folder.manifest["test_train_ratio"], say).end(state)
+        Publisher(kept, spec, folder.manifest["test_train_ratio"]).end(state)
         for event in events(_end(state), state, curve_of):
             kept.put(event)
         sent = with_newest_results(kept.events)
         for event in sent:
             tracker.put(event)
         unsent = tracker.close(CLOSE_SECONDS)
-        mended, remaining = (0, []) if unsent else write_missing(tracker, sent, lease.check, say)
+        mended, remaining = (0, []) if unsent else write_missing(tracker, sent, lease.check)
     return {
         "sweep": folder.name,
         "mlflow": mlflow_address(tracker),
@@ -119,7 +121,7 @@ def with_newest_results(events: Sequence[TrackingEvent]) -> list[TrackingEvent]:
 
 
 def write_missing(
-    tracker: Tracker, events: Sequence[TrackingEvent], may_send: Callable[[], None], say: Callable[[str], None]
+    tracker: Tracker, events: Sequence[TrackingEvent], may_send: Callable[[], None]
 ) -> tuple[int, list[RunDifference]]:
     """Mend until nothing differs; return the number of mended runs, and the differences after the last attempt."""
     assert tracker.experiment_id is not None
@@ -140,7 +142,7 @@ def write_missing(
         if not remaining:
             return len(runs), []
         if not runs:
-            say(f"mending {len({one.run for one in remaining})} runs in MLflow that differ from the ledger")
+            log.info(f"mending {len({one.run for one in remaining})} runs in MLflow that differ from the ledger")
         runs |= {one.run for one in remaining}
         if any(one.absent for one in remaining):
             again = tracker.again()

@@ -26,6 +26,8 @@ from tune.tracking.runs import RunWriter
 from tune.tracking.saved_views import ViewsRefused, links
 from tune.tracking.server import advice, experiment_url, is_permanent, readable_errors, redact, resolve_uri
 
+log = logging.getLogger(__name__)
+
 CHECK_SECONDS = 5.0
 
 #: Seconds that the end of a sweep waits for a server that accepts nothing; it keeps waiting while events are accepted.
@@ -46,14 +48,12 @@ class Tracker:
         sweep: str,
         task: str,
         *,
-        say: Callable[[str], None] | None = None,
         longest_pause: float = 15.0,
     ) -> None:
         self.uri, self.experiment, self.sweep, self.task = uri, experiment, sweep, task
         self.rejected = 0
         self._views: SavedViews | None = None  # that MLflow has
         self._views_refused = False
-        self._say = say or logging.getLogger(__name__).warning
         self._longest_pause = longest_pause
         self._first_pause = min(0.25, longest_pause)
         self._writer = RunWriter(uri, experiment, sweep, task)
@@ -65,9 +65,7 @@ class Tracker:
 
     def again(self) -> Tracker:
         """Make another tracker for the same sweep, which searches MLflow's runs again."""
-        return Tracker(
-            self.uri, self.experiment, self.sweep, self.task, say=self._say, longest_pause=self._longest_pause
-        )
+        return Tracker(self.uri, self.experiment, self.sweep, self.task, longest_pause=self._longest_pause)
 
     @property
     def experiment_id(self) -> str | None:
@@ -127,10 +125,10 @@ class Tracker:
                 remaining, moved = self.waiting, now
                 if remaining and now > reported + PROGRESS_SECONDS:
                     reported = now
-                    self._say(f"MLflow at {redact(self.uri)}: sending {remaining} pending events")
+                    log.info(f"MLflow at {redact(self.uri)}: sending {remaining} pending events")
         self._abandoned = True
         if self.waiting:
-            self._say(
+            log.warning(
                 f"MLflow at {redact(self.uri)}: {self.waiting} events were not sent. They are in the sweep's ledger; "
                 f"`leebert-tune rebuild-mlflow` sends them, and so does resuming the sweep."
             )
@@ -169,7 +167,7 @@ class Tracker:
                 self._abandoned = True
             except ViewsRefused as error:
                 if not self._views_refused:
-                    self._say(str(error))
+                    log.warning(str(error))
                 self._views_refused = True
                 return True
             except Exception as error:
@@ -179,7 +177,7 @@ class Tracker:
                     self._reject(event, error)
                     return True
                 if not away:
-                    self._say(advice(self.uri, error) + " Training continues; its reports are sent later.")
+                    log.warning(advice(self.uri, error) + " Training continues; its reports are sent later.")
                     away = True
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, timeout=pause)
@@ -190,7 +188,7 @@ class Tracker:
                 if isinstance(event, SavedViews):
                     self._views = event
                 if away:
-                    self._say(f"MLflow at {redact(self.uri)} is back; sending {self.waiting} pending events.")
+                    log.info(f"MLflow at {redact(self.uri)} is back; sending {self.waiting} pending events.")
                 return True
         return False
 
@@ -199,20 +197,17 @@ class Tracker:
         self.rejected += 1
         if self.rejected == 1:
             reason = redact(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            self._say(
+            log.warning(
                 f"MLflow at {redact(self.uri)} rejects {type(event).__name__}: {reason[:300]}. Rejected events are dropped."
             )
 
 
-def tracker_for(
-    spec: SweepSpec, name: str, say: Callable[[str], None], *, uri: str | None = None, experiment: str | None = None
-) -> Tracker:
+def tracker_for(spec: SweepSpec, name: str, *, uri: str | None = None, experiment: str | None = None) -> Tracker:
     """Connect a sweep to MLflow.
 
     Args:
         spec: The sweep's space.
         name: The sweep's name.
-        say: Receives messages for the user.
         uri: MLflow's address, in place of the space's.
         experiment: The experiment, in place of the space's.
 
@@ -226,7 +221,7 @@ def tracker_for(
             "MLFLOW_TRACKING_PASSWORD, or the whole address by MLFLOW_TRACKING_URI"
         )
     uri = resolve_uri(uri or spec.tracking.uri)
-    tracker = Tracker(uri, experiment or experiment_of(spec), name, spec.task_name, say=say)
+    tracker = Tracker(uri, experiment or experiment_of(spec), name, spec.task_name)
     tracker.check()
     return tracker
 

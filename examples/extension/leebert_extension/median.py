@@ -7,7 +7,7 @@ import statistics
 
 from pydantic import Field
 
-from tune.pruners import Places, PrunerRow, Warmed
+from tune.pruners import Places, PrunerPlugin, Warmed
 from tune.space import SweepSpec
 from tune.store.history import History
 
@@ -42,7 +42,7 @@ def make(spec: SweepSpec, options: Options) -> MedianPruner:
     return MedianPruner(Places.of(spec), options.min_epochs, options.others)
 
 
-PRUNER = PrunerRow(
+PRUNER = PrunerPlugin(
     name="median",
     title="when its score is below the median of the configurations that have trained as long",
     source="Golovin et al., KDD 2017",

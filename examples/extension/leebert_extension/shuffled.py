@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from leebert.config import Frozen
-from tune.searchers import SearcherRow
+from tune.searchers import SearcherPlugin
 from tune.space import SweepSpec, config_id
 from tune.store.history import History
 
@@ -35,7 +35,7 @@ class ShuffledSearcher:
         return next((values for values in listed if config_id(values) not in suggested), None)
 
 
-SEARCHER = SearcherRow(
+SEARCHER = SearcherPlugin(
     name="shuffled",
     title="all configurations, in random order",
     source="this example",
