@@ -26,6 +26,7 @@ from leebert.metrics import METRICS
 from leebert.testing import MethodContract
 from leebert.train import fit
 from leebert.training_options import train_config
+from tune.analysis.labels import algorithm_label
 from tune.space import SweepSpec, load_space
 from tune.space.fields import config_id
 from tune.space.plugins import PRUNERS, SEARCHERS
@@ -328,6 +329,9 @@ def test_a_broken_package_stops_nothing_that_needs_no_plugin_of_it(broken: None,
     spec = load_space(tmp_path / "space.yaml")
     assert spec.train_config(next(spec.configurations())) == train_config({}, {"algorithm": "slo"}, 0)
     assert not applies("damping", "slo")
+    with pytest.warns(UserWarning, match="skipped: method 'broken'"):
+        assert algorithm_label("broken") == "broken"
+    METHODS._skipped.clear()
     with pytest.raises(ConfigError, match="method 'broken' of leebert_no_such can't be loaded .ModuleNotFoundError"):
         TrainConfig(algorithm="broken")
     with pytest.warns(UserWarning, match="skipped: exit criterion 'broken' of leebert_no_such can't be loaded"):
