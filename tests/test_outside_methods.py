@@ -340,3 +340,19 @@ def test_a_broken_package_stops_nothing_that_needs_no_plugin_of_it(broken: None,
     with pytest.warns(UserWarning, match="skipped: method 'broken'"):
         result = CliRunner().invoke(app, ["methods", "--json"])
     assert [row["name"] for row in json.loads(result.stdout)] == [*METHODS.built_in, "often"]
+
+
+def test_a_package_that_claims_a_built_in_name_stops_only_what_uses_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry, name in ((METHODS, "rand"), (CRITERIA, "patience"), (PRUNERS, "halving"), (SEARCHERS, "tpe")):
+        monkeypatch.setattr(registry, "_entry_points", {name: [EntryPoint(name, "mine:PLUGIN", registry.group)]})
+        monkeypatch.setattr(registry, "_plugins", {})
+        monkeypatch.setattr(registry, "_skipped", set())
+    spec = SweepSpec.model_validate({**SPACE, "algorithms": ["slo"], "space": {"lr_theta": [1e-3]}, "training": {}})
+    assert spec.train_config({"algorithm": "slo"}).algorithm == "slo"
+    claims = "claimed by leebert and by mine; rename one"
+    with pytest.raises(ConfigError, match=f"method 'rand' is {claims}"):
+        TrainConfig(algorithm="rand")
+    with pytest.warns(UserWarning, match=f"skipped: exit criterion 'patience' is {claims}"):
+        assert [row.name for row in usable(1)] == ["entropy", "confidence"]
+    for registry in (METHODS, CRITERIA, PRUNERS, SEARCHERS):
+        assert [row.name for row in registry.own()] == list(registry.built_in)  # type: ignore[attr-defined]
