@@ -105,6 +105,15 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         """Names of the built-in plugins, in their order."""
         return tuple(self._modules)
 
+    def own(self) -> list[Plugin]:
+        """Return the built-in plugins in their order, also those whose name another package claims."""
+        return [self._own(name) for name in self._modules]
+
+    def _own(self, name: str) -> Plugin:
+        module = importlib.import_module(f"{self._package}.{self._modules[name]}")
+        plugin: Plugin = getattr(module, self._attribute)
+        return plugin
+
     def register(self, plugin: Plugin, *, module: str | None = None) -> Plugin:
         """Add a plugin under its name, for this process and for the sweeps that it starts.
 
@@ -217,9 +226,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
     def _load(self, name: str) -> Plugin:
         if name in self._modules:
             self._refuse_clash(name)
-            module = importlib.import_module(f"{self._package}.{self._modules[name]}")
-            plugin: Plugin = getattr(module, self._attribute)
-            return plugin
+            return self._own(name)
         outside = self._outside()
         if name in self._registered:
             return self._plugins[name]
@@ -229,7 +236,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         origin = self.origin(name)
         self._loading.add(name)
         try:
-            plugin = outside[name][0].load()
+            plugin: Plugin = outside[name][0].load()
         except Exception as error:  # whatever another package does when it is imported
             raise ConfigError(
                 f"{self.kind} {name!r} of {origin} can't be loaded ({type(error).__name__}: {error}); fix or remove that package"

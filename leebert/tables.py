@@ -40,7 +40,7 @@ class DocumentTable:
 
 def _built_in() -> list[Method]:
     """List this project's methods; documents omit methods of other installed packages."""
-    return [METHODS[name] for name in METHODS.built_in]
+    return METHODS.own()
 
 
 def _methods() -> Iterable[Sequence[str]]:
@@ -49,12 +49,12 @@ def _methods() -> Iterable[Sequence[str]]:
 
 
 def _criteria() -> Iterable[Sequence[str]]:
-    for row in (CRITERIA[name] for name in CRITERIA.built_in):
+    for row in CRITERIA.own():
         yield f"`{row.name}`", row.title, row.thresholds, row.earliest, row.source
 
 
 def _metrics() -> Iterable[Sequence[str]]:
-    for row in (METRICS[name] for name in METRICS.built_in):
+    for row in METRICS.own():
         yield f"`{row.name}`", row.title, ", ".join(f"`{name}`" for name in row.measures), row.source
 
 

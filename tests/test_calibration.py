@@ -214,7 +214,7 @@ WRONG = {
     ),
     "too fast": (None, ("--speed-up", "4.5"), ["speed-up 4.5: should lie between 1 (all layers) and 4"]),
     "too slow": (None, ("--speed-up", "0.5"), ["--speed-up 0.5", "a layer speed-up of at least 1"]),
-    "no such rule": (None, ("--speed-up", "2", "--criterion", "hope"), ["'hope'", "use one of patience, entropy"]),
+    "no such rule": (None, ("--speed-up", "2", "--criterion", "hope"), ["'hope'", "not known here (patience, entropy"]),
     "never": (None, ("--speed-up", "2", "--criterion", "never"), ["no threshold of the exit criterion 'never'"]),
     "wrong columns": ("x,y\nx,y\n", ("--speed-up", "2"), ["texts.csv: no column 'a'", "--text"]),
     "repeated": (

@@ -26,6 +26,7 @@ from leebert.metrics import METRICS
 from leebert.testing import MethodContract
 from leebert.train import fit
 from leebert.training_options import train_config
+from tune.analysis.labels import algorithm_label
 from tune.space import SweepSpec, load_space
 from tune.space.fields import config_id
 from tune.space.plugins import PRUNERS, SEARCHERS
@@ -328,6 +329,9 @@ def test_a_broken_package_stops_nothing_that_needs_no_plugin_of_it(broken: None,
     spec = load_space(tmp_path / "space.yaml")
     assert spec.train_config(next(spec.configurations())) == train_config({}, {"algorithm": "slo"}, 0)
     assert not applies("damping", "slo")
+    with pytest.warns(UserWarning, match="skipped: method 'broken'"):
+        assert algorithm_label("broken") == "broken"
+    METHODS._skipped.clear()
     with pytest.raises(ConfigError, match="method 'broken' of leebert_no_such can't be loaded .ModuleNotFoundError"):
         TrainConfig(algorithm="broken")
     with pytest.warns(UserWarning, match="skipped: exit criterion 'broken' of leebert_no_such can't be loaded"):
@@ -336,3 +340,19 @@ def test_a_broken_package_stops_nothing_that_needs_no_plugin_of_it(broken: None,
     with pytest.warns(UserWarning, match="skipped: method 'broken'"):
         result = CliRunner().invoke(app, ["methods", "--json"])
     assert [row["name"] for row in json.loads(result.stdout)] == [*METHODS.built_in, "often"]
+
+
+def test_a_package_that_claims_a_built_in_name_stops_only_what_uses_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry, name in ((METHODS, "rand"), (CRITERIA, "patience"), (PRUNERS, "halving"), (SEARCHERS, "tpe")):
+        monkeypatch.setattr(registry, "_entry_points", {name: [EntryPoint(name, "mine:PLUGIN", registry.group)]})
+        monkeypatch.setattr(registry, "_plugins", {})
+        monkeypatch.setattr(registry, "_skipped", set())
+    spec = SweepSpec.model_validate({**SPACE, "algorithms": ["slo"], "space": {"lr_theta": [1e-3]}, "training": {}})
+    assert spec.train_config({"algorithm": "slo"}).algorithm == "slo"
+    claims = "claimed by leebert and by mine; rename one"
+    with pytest.raises(ConfigError, match=f"method 'rand' is {claims}"):
+        TrainConfig(algorithm="rand")
+    with pytest.warns(UserWarning, match=f"skipped: exit criterion 'patience' is {claims}"):
+        assert [row.name for row in usable(1)] == ["entropy", "confidence"]
+    for registry in (METHODS, CRITERIA, PRUNERS, SEARCHERS):
+        assert [row.name for row in registry.own()] == list(registry.built_in)  # type: ignore[attr-defined]

@@ -24,12 +24,12 @@ def _options(plugin: SweepPlugin) -> str:
 
 
 def _searchers() -> Iterable[Sequence[str]]:
-    for plugin in (SEARCHERS[name] for name in SEARCHERS.built_in):
+    for plugin in SEARCHERS.own():
         yield f"`{plugin.name}`", plugin.title, plugin.needs, _options(plugin), plugin.source
 
 
 def _pruners() -> Iterable[Sequence[str]]:
-    for plugin in (PRUNERS[name] for name in PRUNERS.built_in):
+    for plugin in PRUNERS.own():
         yield f"`{plugin.name}`", plugin.title, _options(plugin), plugin.source
 
 

@@ -66,7 +66,7 @@ UNIT_ON_D1 = "uniform-d1"
 @functools.cache
 def specific() -> frozenset[str]:
     """Return the fields of TrainConfig that only some methods read; all others apply to every method."""
-    return frozenset().union(*(METHODS[name].options for name in METHODS.built_in))
+    return frozenset().union(*(method.options for method in METHODS.own()))
 
 
 def owner_of(option: str) -> str | None:

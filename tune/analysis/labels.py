@@ -10,13 +10,13 @@ PAIR_COLOURS = ("#5b3cc4", "#00855f", "#c2185b", "#6b6b6b")
 
 def algorithm_label(algorithm: str) -> str:
     """Return the label of a method; one that is not installed here keeps its name."""
-    method = METHODS.get(algorithm)
+    method = METHODS.find(algorithm)
     return algorithm if method is None else method.label
 
 
 def algorithm_colour(algorithm: str) -> str | None:
     """Return the colour of a method's runs; None: MLflow chooses."""
-    method = METHODS.get(algorithm)
+    method = METHODS.find(algorithm)
     return None if method is None else method.colour
 
 

@@ -37,7 +37,9 @@ def tradeoff(held_out: RecordedLogits, metric: str, criterion: str, patience: in
 
 
 def _check(criterion: str, patience: int | None) -> None:
-    if criterion not in CRITERIA or not CRITERIA[criterion].has_threshold:
+    if criterion not in CRITERIA:
+        raise ConfigError(f"--criterion {criterion}: {CRITERIA.unknown(criterion)}")
+    if not CRITERIA[criterion].has_threshold:
         raise ConfigError(f"--criterion {criterion}: one of {', '.join(with_threshold())}")
     if patience is not None and (problem := without_patience(criterion)):
         raise ConfigError(f"--patience {patience}: {problem}")

@@ -54,7 +54,8 @@ class OutsidePlugins:
             spec: The search space.
             metric: The task's metric; None if it is unknown.
         """
-        plugins = tuple(_plugin(key) for key in origins(_of_trials(spec, metric)))
+        keys = sorted(origins(_of_trials(spec, metric)), key=lambda key: key.startswith("method "))
+        plugins = tuple(map(_plugin, keys))  # methods last: one is valid only where its exit criterion exists
         return cls(os.environ.get(VARIABLE, ""), plugins)
 
     @property
@@ -141,8 +142,7 @@ def recorded(spec: SweepSpec, metric: str) -> dict[str, str]:
 def _of_trials(spec: SweepSpec, metric: str | None) -> list[str]:
     methods = [f"method {name}" for name in spec.algorithms]
     criteria = (f"exit criterion {METHODS[name].exits}" for name in spec.algorithms)
-    metrics = [f"metric {metric}"] if metric else []
-    return [*criteria, *methods, *metrics]  # a method fits where its criterion exists
+    return [*methods, *criteria, *([f"metric {metric}"] if metric else [])]
 
 
 def _plugin(key: str) -> OutsidePlugin:

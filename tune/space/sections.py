@@ -90,7 +90,7 @@ class PartSpec(Frozen):
         wrong: list[InitErrorDetails] = []
         checked: dict[str, Any] = {}
         selected = cls.registry.get(name) if isinstance(name, str) else None
-        unselected = [cls.registry[other] for other in cls.registry.built_in if other != name]
+        unselected = [row for row in cls.registry.own() if row.name != name]
         for row in (selected, *unselected) if selected else unselected:
             row_options = {key: extra.pop(key) for key in row.options.model_fields if key in extra}
             try:

@@ -78,7 +78,7 @@ def summaries(state: SweepState, folds: int, test_train_ratio: float | None) -> 
 
 def _order(algorithm: str) -> tuple[int, str]:
     """Order CLO first, then the other ways to weigh the loss terms; all other methods by name."""
-    method = METHODS.get(algorithm)
+    method = METHODS.find(algorithm)
     return Method.chart_order if method is None else method.chart_order, algorithm
 
 

@@ -246,7 +246,7 @@ def _config_columns(of: ViewContents) -> dict[str, int]:
 
 def _title(algorithms: Sequence[str]) -> str:
     """Name two to three families of methods ("CLO vs BLO" for CLO-v2 and BLO), in the charts' order."""
-    methods = sorted(filter(None, map(METHODS.get, algorithms)), key=lambda method: method.chart_order)
+    methods = sorted(filter(None, map(METHODS.find, algorithms)), key=lambda method: method.chart_order)
     families = list(dict.fromkeys(re.sub(r"-v\d+$", "", method.label) for method in methods))
     return " vs ".join(families) if 2 <= len(families) <= 3 else "methods compared"
 
