@@ -113,8 +113,8 @@ def test_it_changes_what_is_trained():
 
 
 def test_a_model_that_cannot_do_it_is_refused():
-    with pytest.raises(ConfigError, match="gradient_equilibrium: ThreeExitMLP can't do it"):
+    with pytest.raises(ConfigError, match="gradient_equilibrium: ThreeExitMLP does not support it"):
         fit(toy_mlp(), toy_rows(), config(gradient_equilibrium=True))
-    with pytest.raises(ConfigError, match="gradient_equilibrium: ThreeExitMLP can't do it"):
+    with pytest.raises(ConfigError, match="gradient_equilibrium: ThreeExitMLP does not support it"):
         # Its first stage, in which one exit trains, could do without.
         next(train_epochs(toy_mlp(), toy_rows(), config(gradient_equilibrium=True, finetune_first=True)))

@@ -500,7 +500,7 @@ class Begun:
     """A sweep as :func:`tune.reproduce.training.jobs` sees it."""
 
     def __init__(self, name, begun, seeds):
-        self.folder, self.begun, self.seeds = types.SimpleNamespace(name=name), begun, seeds
+        self.name, self.begun, self.seeds = name, begun, seeds
 
 
 @given(
@@ -522,7 +522,7 @@ def test_sweeps_train_what_is_missing_once_and_nothing_that_nobody_asked_for(beg
     assert len(cells) == len(set(cells))
     assert missing <= set(cells) <= missing | owned
     assert len({job.name for job in made}) == len(made)
-    assert {job.name for job in made if job.standing is None}.isdisjoint(there.folder.name for there in standings)
+    assert {job.name for job in made if job.standing is None}.isdisjoint(there.name for there in standings)
 
 
 def test_more_seeds_of_some_methods_are_a_sweep_of_their_own():

@@ -253,7 +253,7 @@ def test_methods_that_need_no_encoder_train_it(name, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(OF_ENCODERS))
 def test_what_takes_encoders_apart_is_refused_before_training(name):
-    with pytest.raises(ConfigError, match="out of an encoder; EarlyExitResNet has no"):
+    with pytest.raises(ConfigError, match="of an encoder; EarlyExitResNet has no"):
         fit(network(), rows(), TrainConfig(**{**SETTINGS, "algorithm": name}))
 
 
