@@ -56,7 +56,7 @@ def test_the_file_alone_reproduces_its_score_to_the_last_bit(best_place, cli, tm
     assert told["differs"] == told["foreign"] == []
     assert told["now"] == told["recorded"] == pytest.approx(found["score_mean"], abs=1e-6)
     assert [(c["seed"], c["fold"]) for c in told["cells"]] == [(s, f) for s in (0, 1) for f in (0, 1, 2)]
-    assert len(re.findall(r"cell \d of 6: seed", ran.err)) == 6
+    assert len(re.findall(r"run \d of 6: seed", ran.err)) == 6
 
 
 def test_logits_beside_the_file_are_those_of_the_cells(best_place):
