@@ -32,6 +32,7 @@ from leebert.cli_options import (
     SpeedUp,
     Task,
     Texts,
+    warn_of_former,
 )
 from leebert.errors import ConfigError, DataError
 from leebert.files import check_file_writable, check_writable, write_atomically
@@ -106,7 +107,7 @@ def train(
 
 def _file_of_a_run(config: Path) -> dict[str, Any]:
     """Read the keys of a configuration file. Raises ConfigError unless it configures one run."""
-    from leebert.exits.stored import with_criterion
+    from leebert.exits.stored import FORMER, with_criterion
     from leebert.yaml import load_yaml
 
     values = load_yaml(config)
@@ -116,7 +117,11 @@ def _file_of_a_run(config: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{config}: this is a search space; run `leebert-tune sweep {config}`, or give the configuration of one run"
         )
-    return {**values, "exits": with_criterion(values["exits"])} if "exits" in values else values
+    exits = values.get("exits")
+    if isinstance(exits, dict) and FORMER in exits and "criterion" not in exits:  # both are an error of the section
+        warn_of_former(f"{config}: exits.{FORMER}", "exits.criterion")
+        values["exits"] = with_criterion(exits)
+    return values
 
 
 def _override(
@@ -158,7 +163,9 @@ def _override(
                 errors.append(f"{option}: {error}")
             sources[key] = option
     keys = {**keys_below(RunConfig), **keys_below(OwnTask, "task")}
-    aliases = {f"exits.{key}": "exits.criterion" for key in FORMER}
+    aliases = {f"exits.{FORMER}": "exits.criterion"}
+    if any(assignment.partition("=")[0].strip() in aliases for assignment in assignments):
+        warn_of_former(f"{SET} exits.{FORMER}", f"{SET} exits.criterion")
     errors += lines(override(values, assignments, keys, aliases=aliases), SET)
     sources |= {key_of(assignment.partition("=")[0], aliases): SET for assignment in assignments}
     if "task" not in values or "backbone" not in (values.get("model") or {}):

@@ -74,10 +74,15 @@ class Command(TyperCommand):
         return super().parse_args(ctx, [*(_renamed(arg, present) for arg in args[:end]), *args[end:]])
 
 
+def warn_of_former(former: str, new: str) -> None:
+    """Print one line on stderr about the former name of an option or a key."""
+    print(f"warning: {former} is deprecated and will be removed in the next release: use {new}", file=sys.stderr)
+
+
 def _renamed(arg: str, present: set[str]) -> str:
     option, separator, value = arg.partition("=")
     new = RENAMED.get(option)
     if new is None or option in present or new not in present:
         return arg
-    print(f"warning: {option} is deprecated and will be removed in the next release: use {new}", file=sys.stderr)
+    warn_of_former(option, new)
     return f"{new}{separator}{value}"

@@ -115,7 +115,11 @@ class TrainConfig(StandardOptions):
 
     @model_serializer(mode="wrap")
     def _with_own(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        own = {key: value for key, value in self._own.items() if not (info.exclude and key in info.exclude)}
+        own = {
+            key: value
+            for key, value in self._own.items()
+            if not (info.exclude and key in info.exclude) and not (info.exclude_none and value is None)
+        }
         return {**handler(self), **own}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

@@ -102,7 +102,13 @@ def choose_point(curves: Sequence[Tradeoff], aim: Aim) -> Chosen:
 
 
 def choose_exits(
-    recorded: RecordedLogits, metric: str, aim: Aim, criterion: str | None = None, patience: int | None = None
+    recorded: RecordedLogits,
+    metric: str,
+    aim: Aim,
+    criterion: str | None = None,
+    patience: int | None = None,
+    *,
+    published: str | None = None,
 ) -> Chosen:
     """Choose the operating point on recorded validation samples.
 
@@ -110,8 +116,10 @@ def choose_exits(
         recorded: Logits (M, N, K) with labels.
         metric: Name of the task's metric.
         aim: The aim.
-        criterion: The exit criterion; None: the best one for the aim.
+        criterion: The exit criterion; None: the best one for the aim, of the built-in ones and `published`.
         patience: Its second parameter; None: the default.
+        published: The criterion of the method's paper. Other installed ones are chosen by name only, so that installing a
+            package does not change a model.
 
     Returns:
         The operating point.
@@ -121,7 +129,9 @@ def choose_exits(
     """
     targets = () if aim.speed_up is None else (aim.speed_up,)
     if criterion is None:
-        return choose_point(list(tradeoffs(recorded, metric=metric, speed_ups=targets).values()), aim)
+        names = dict.fromkeys((*CRITERIA.built_in, *([published] if published else ())))
+        curves = tradeoffs(recorded, metric=metric, speed_ups=targets, criteria=names)
+        return choose_point(list(curves.values()), aim)
     return choose_point([tradeoff(recorded, criterion, patience, metric=metric, speed_ups=targets)], aim)
 
 
@@ -152,7 +162,7 @@ def saved_tradeoffs(
     saved = []
     for name, points in curves.items():
         criterion, _, patience = name.partition(", patience ")
-        if criterion not in CRITERIA or any(len(point) < 3 for point in points):
+        if CRITERIA.find(criterion) is None or any(len(point) < 3 for point in points):
             continue
         columns: Any = np.array(points, float)
         columns = columns[np.argsort(-columns[:, 1], kind="stable")]  # the fastest first

@@ -195,7 +195,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
             return self.get(name)
         except ConfigError as error:
             self._skipped.add(name)
-            warnings.warn(f"skipped: {error}", stacklevel=3)
+            warnings.warn(f"skipped: {error}", stacklevel=1)
             return None
 
     def require(self, name: str) -> Plugin:

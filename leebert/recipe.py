@@ -133,8 +133,9 @@ def _chosen_exits(config: RunConfig, recorded: RecordedLogits, metric: str) -> C
     """Choose the exit criterion and threshold for the configuration's aim on recorded validation samples."""
     from leebert.operating_point import Aim, choose_exits
 
-    criterion = config.aim.criterion or METHODS[config.training.algorithm].own_criterion
-    return choose_exits(recorded, metric, Aim.of(config.aim.max_loss, config.aim.speed_up), criterion)
+    method, aim = METHODS[config.training.algorithm], Aim.of(config.aim.max_loss, config.aim.speed_up)
+    criterion = config.aim.criterion or method.own_criterion
+    return choose_exits(recorded, metric, aim, criterion, published=method.exits)
 
 
 def _keep_curves(config: RunConfig, recorded: RecordedLogits, metric: str, out: Path, own: Chosen | None) -> None:
@@ -353,6 +354,11 @@ def _summary(
     chosen: Chosen | None,
 ) -> dict[str, Any]:
     """Collect the values of `training.json`. `trained` and `held_out` are numbers of samples."""
+    from leebert.outside import origins
+
+    criterion = chosen.criterion if chosen else own_exits(config).criterion
+    plugins = (f"method {config.training.algorithm}", f"exit criterion {criterion}", f"metric {data.task.metric}")
+    parts = origins(plugins)
     return {
         "config": config.model_dump(mode="json", exclude_none=True, exclude={"found"}),
         "rows": trained,
@@ -368,5 +374,6 @@ def _summary(
         "score": result.best.score,
         "majority": result.best.majority,
         "chosen": chosen and dataclasses.asdict(chosen),
+        **({"parts": parts} if parts else {}),
         "epochs": [r.plain() for r in result.reports],
     }

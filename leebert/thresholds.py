@@ -251,7 +251,7 @@ def read_curves(folder: Path, *, validated: bool = False) -> dict[str, list[list
         validated: Whether to read the curves of labelled validation samples, which calibration keeps.
 
     Returns:
-        Points by criterion, as from :func:`curves`; empty if the folder has no :data:`FILE`.
+        Points by criterion, as from :func:`curves`, those of criteria that are not installed here included; empty if the folder has no :data:`FILE`.
 
     Raises:
         ConfigError: The file is damaged, or a threshold is outside its criterion's range.
@@ -278,8 +278,9 @@ def read_curves(folder: Path, *, validated: bool = False) -> dict[str, list[list
         raise ConfigError(f"{folder / FILE}: {section}: no table of thresholds and speed-ups; {_RESTORE}") from None
     num_classes = _num_classes(folder)
     for name, points in curves.items():
-        row = CRITERIA[name.partition(",")[0]]
-        for threshold, *_ in points:
+        row = CRITERIA.find(name.partition(",")[0])
+        for threshold, *_ in points if row else ():
+            assert row is not None
             if problem := row.problem(threshold, num_exits, num_classes):
                 raise ConfigError(f"{folder / FILE}: {section}.{name}: {problem}; {_RESTORE}")
     return curves
@@ -300,9 +301,9 @@ def _num_classes(folder: Path) -> float:
 def _sound(name: str, points: Sequence[Sequence[float]]) -> bool:
     """Whether a saved curve has a valid name, finite numbers, speed-ups of at least 1, and scores at all points or none."""
     criterion, _, patience = name.partition(", patience ")
+    row = CRITERIA.find(criterion)
     return (
-        criterion in CRITERIA
-        and CRITERIA[criterion].has_threshold
+        (row is None or row.has_threshold)
         and (not patience or patience.isdecimal())
         and len({len(point) for point in points}) == 1
         and len(points[0]) <= 3

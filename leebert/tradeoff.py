@@ -291,7 +291,11 @@ def tradeoff(
 
 
 def tradeoffs(
-    recorded: RecordedLogits, *, metric: str | None = None, speed_ups: Iterable[float] = ()
+    recorded: RecordedLogits,
+    *,
+    metric: str | None = None,
+    speed_ups: Iterable[float] = (),
+    criteria: Iterable[str] | None = None,
 ) -> dict[str, Tradeoff]:
     """Compute the curve of every usable exit criterion at its default patience.
 
@@ -299,13 +303,15 @@ def tradeoffs(
         recorded: Logits (M, N, K), with or without labels.
         metric: Name of the task's metric; None: no scores.
         speed_ups: Layer speed-ups to which each curve also includes the nearest possible points.
+        criteria: The names of the criteria; None: all that are installed.
 
     Returns:
         The curves by the criterion's name. Criteria that differ only in the threshold's unit have one curve.
     """
     targets = tuple(speed_ups)
     return {
-        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=targets) for row in usable(len(recorded.logits))
+        row.name: tradeoff(recorded, row.name, metric=metric, speed_ups=targets)
+        for row in usable(len(recorded.logits), criteria)
     }
 
 

@@ -212,7 +212,7 @@ def test_import_mlflow_from_the_repository_is_the_real_package():
     assert importlib.metadata.version("mlflow").startswith("3.")
 
 
-def test_every_module_says_what_it_is_in_a_sentence():
+def test_every_module_describes_itself_in_a_sentence():
     first = {ids(path): (ast.get_docstring(tree_of(path)) or "").split("\n\n")[0].strip() for path in MODULES}
     assert {path: text for path, text in first.items() if not text.endswith((".", ":", "!"))} == {}
 

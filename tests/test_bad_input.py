@@ -192,7 +192,7 @@ def test_a_share_that_is_none_stops_training(place, cli, tmp_path, keep, bound):
 
 
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
-def test_a_missing_split_is_named_with_what_is_there(place, cli, tmp_path, program, mlflow_server):
+def test_a_missing_split_is_named_with_the_splits_that_exist(place, cli, tmp_path, program, mlflow_server):
     task = own(tmp_path / "nowhere" / "train.tsv")
     if program == "leebert":
         config = run_file(tmp_path / "run.yaml", task, place / "backbone")
@@ -289,7 +289,7 @@ def test_a_wrong_configuration_of_a_training(place, cli, tmp_path, name):
     assert not (tmp_path / "m" / "model.safetensors").exists()
 
 
-def test_all_errors_of_a_configuration_are_told_at_once(place, cli, tmp_path):
+def test_all_errors_of_a_configuration_are_reported_at_once(place, cli, tmp_path):
     wrong = {"training": {"lr_theta": 0, "batchsize": 8, "cycle_length": 0}, "exit": {}}
     config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone", **wrong)
     err = refuses(cli("leebert", "train", "--config", config), config)
@@ -314,7 +314,7 @@ def test_files_that_are_no_configuration(cli, tmp_path, text, parts):
     refuses(cli("leebert", "train", "--config", tmp_path / "run.yaml"), *parts)
 
 
-def test_a_configuration_that_is_not_there_or_not_text(cli, tmp_path):
+def test_a_configuration_that_does_not_exist_or_is_no_text(cli, tmp_path):
     refuses(cli("leebert", "train", "--config", "none.yaml"), "none.yaml", "no such file")
     (tmp_path / "run.yaml").write_bytes(b"task: \xff\n")
     refuses(cli("leebert", "train", "--config", "run.yaml"), "run.yaml", "UTF-8")
@@ -356,7 +356,7 @@ def test_a_quoted_number_is_a_number(place, cli, tmp_path):
     assert ran.json["config"]["training"]["lr_theta"] == 1e-5
 
 
-def test_a_device_that_is_not_there(place, cli, tmp_path):
+def test_a_device_that_does_not_exist(place, cli, tmp_path):
     config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone")
     refuses(cli("leebert", "train", "--config", config, "--device", "cuda:77"), "cuda:77", "--device cpu")
     refuses(cli("leebert", "train", "--config", config, "--device", "gpu"), "--device gpu", "cuda:N")
@@ -418,7 +418,7 @@ def test_a_wrong_space(place, cli, tmp_path, mlflow_server, name, dry):
     assert not (tmp_path / "sweeps" / "s").exists()
 
 
-def test_all_errors_of_a_space_are_told_at_once_and_duplicates_too(place, cli, tmp_path):
+def test_all_errors_of_a_space_are_reported_at_once_and_duplicates_too(place, cli, tmp_path):
     path = space(
         tmp_path / "space.yaml", own(place / "data" / "train.jsonl"), place / "backbone", fold=3, pruner="x", seeds=0
     )
@@ -437,7 +437,7 @@ def test_a_sweep_is_never_named_out_of_its_storage(place, cli, tmp_path, name):
 
 @pytest.mark.parametrize("command", ["status", "resume", "stop", "best", "compare"])
 @pytest.mark.parametrize("name", ["nothing", "../nothing", "no/where"])
-def test_a_sweep_that_is_not_there(cli, command, name):
+def test_a_sweep_that_does_not_exist(cli, command, name):
     sides = ("--a", "clo-v2", "--b", "blo") if command == "compare" else ()
     refuses(cli("leebert-tune", command, name, *sides), name)
 
@@ -594,7 +594,7 @@ def test_a_model_is_never_trained_over(copied, cli, place):
     assert {p.name: p.read_bytes() for p in copied.iterdir() if p.is_file()} == before
 
 
-def test_evaluate_names_a_split_that_is_not_there_and_leaves_an_earlier_result(model, cli, tmp_path):
+def test_evaluate_names_a_split_that_does_not_exist_and_leaves_an_earlier_result(model, cli, tmp_path):
     out = tmp_path / "earlier.json"
     out.write_text("earlier")
     refuses(cli("leebert", "evaluate", model, "--split", "devv", "--out", out), "'devv'", "did you mean 'dev'")
@@ -729,7 +729,7 @@ def test_an_output_folder_under_a_file(place, cli, tmp_path, mlflow_server):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_program_says_one_line_and_ends_with_one(command, real, cli, tmp_path, monkeypatch):
+def test_a_program_prints_one_line_and_exits_with_one(command, real, cli, tmp_path, monkeypatch):
     """Of each program one command in a process of its own, the others in this one."""
     monkeypatch.chdir(tmp_path)
     if real:
@@ -756,7 +756,7 @@ def test_stdin_that_is_no_text(model, tmp_path):
     assert b"UTF-8" in done.stderr
 
 
-def test_where_nothing_can_be_written_is_said_before_the_work(model, place, cli):
+def test_an_output_that_cannot_be_written_is_reported_before_the_work(model, place, cli):
     rows = place / "data" / "dev.jsonl"
     taken = Path("taken").absolute()
     taken.write_text("whatever lay here")

@@ -66,7 +66,7 @@ def found_in(tmp_path: Path, task: str = "mrpc") -> dict[str, Any]:
     return found
 
 
-def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep, choose, tmp_path):
+def test_the_file_has_equals_and_front_with_values_scores_layers_and_criterion(sweep, choose, tmp_path):
     whole = sweep("whole")
     ran = choose("whole", more=("--criterion", "confidence", "--json"))
     assert ran.code == 0, ran.err
@@ -95,7 +95,7 @@ def test_the_file_has_equals_and_front_with_values_scores_layers_and_rule(sweep,
 
 
 @pytest.mark.parametrize("state", ["running", "died"])
-def test_a_sweep_that_is_not_finished_is_said_to_be_so_in_words_and_in_the_file(state, sweep, choose, tmp_path):
+def test_a_sweep_that_is_not_finished_is_reported_in_the_output_and_in_the_file(state, sweep, choose, tmp_path):
     folder = sweep("early", configs=3, end=False)
     lease = Lease.take(folder.path) if state == "running" else None
     try:
@@ -121,7 +121,7 @@ def test_a_configuration_with_a_diverged_cell_is_not_counted(sweep, choose, tmp_
     assert found_in(tmp_path)["complete_configurations"] == 2
 
 
-def test_who_cannot_reach_a_speed_up_is_left_out_and_counted(sweep, choose, tmp_path):
+def test_who_cannot_reach_a_speed_up_is_omitted_and_counted(sweep, choose, tmp_path):
     sweep("mixed", lambda index, fold: logits(index, fold, settled=5 if index == 1 else 1))
     rule = ("--criterion", "patience")
     ran = choose("mixed", more=("--objective", "speed-up=2", *rule))
@@ -191,7 +191,7 @@ def test_sweeps_that_score_by_different_metrics_are_not_compared(sweep, choose, 
     )
 
 
-def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose, tmp_path, monkeypatch):
+def test_a_large_sweep_reports_that_it_has_no_front_and_how_to_get_it(sweep, choose, tmp_path, monkeypatch):
     monkeypatch.setattr("tune.analysis.choose.FRONT_CELLS", 3 * FOLDS - 1)
     monkeypatch.setattr(tradeoff, "LONG_SECONDS", 0.0)
     sweep("large")
@@ -207,7 +207,7 @@ def test_a_large_sweep_says_that_it_has_no_front_and_how_to_get_it(sweep, choose
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "flipped", "swapped"])
-def test_damaged_logits_are_named_with_their_cell_and_left_out(damage, sweep, choose, tmp_path):
+def test_damaged_logits_are_named_with_their_cell_and_omitted(damage, sweep, choose, tmp_path):
     folder = sweep("damaged")
     (chosen, *_), _ = choose_each([folder], RankingObjective())
     (record, *_) = chosen.best.records
@@ -392,7 +392,7 @@ def test_the_page_of_a_sweep_shows_the_learned_configuration_as_the_best(sweep):
     assert text.count("complete, collapsed") == 3
 
 
-def test_compare_tells_layers_of_what_has_learned_only(sweep):
+def test_compare_reports_layers_only_of_what_has_learned(sweep):
     (found,) = compare_sweeps([sweep("mrpc", held_out=None, ends=recorded)], "clo-v2", "blo")
     told = found.as_dict()
     assert list(told["layers"]) == ["clo-v2"]

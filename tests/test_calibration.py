@@ -48,7 +48,7 @@ def layers_of(ran):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rule", "asked"), [("entropy", 1.5), ("normalised_entropy", 2), ("confidence", 2)])
-def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, model, cli, rule, asked):
+def test_the_model_exits_at_the_threshold_that_reaches_the_speed_up(place, model, cli, rule, asked):
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", asked, "--criterion", rule, "--json")
     assert ran.code == 0, ran.err
     ratio = LAYERS / layers_of(cli("leebert", "predict", model, place / "texts.csv")).mean()
@@ -61,7 +61,7 @@ def test_the_model_leaves_by_the_threshold_that_reaches_the_speed_up(place, mode
     assert (saved["exit_strategy"], saved["exit_threshold"]) == (rule, ran.json["chosen"][rule]["threshold"])
 
 
-def test_patience_takes_the_nearest_that_it_attains_and_says_so(place, model, cli):
+def test_patience_takes_the_nearest_that_it_attains_and_reports_it(place, model, cli):
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 3.2, "--criterion", "patience")
     assert ran.code == 0, ran.err
     ratios = {
@@ -76,7 +76,7 @@ def test_patience_takes_the_nearest_that_it_attains_and_says_so(place, model, cl
     assert f"exit criterion patience does not attain a layer speed-up of 3.2, since its thresholds are whole numbers: the nearest is {ratios[nearest]:.2f}" in ran.out  # fmt: skip
 
 
-def test_the_models_own_rule_stays_where_none_is_given_and_labels_change_nothing(place, model, cli, tmp_path):
+def test_the_models_own_criterion_stays_where_none_is_given_and_labels_change_nothing(place, model, cli, tmp_path):
     other = shutil.copytree(model, tmp_path / "other")
     first = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 2)
     assert first.code == 0, first.err
@@ -133,7 +133,7 @@ def test_a_service_takes_speed_ups_from_the_calibrated_curves(place, model, cli)
     )
 
 
-def test_the_card_says_what_the_thresholds_were_chosen_on_once(place, model, cli):
+def test_the_card_names_once_what_the_thresholds_were_chosen_on(place, model, cli):
     (model / "README.md").write_text(
         "---\ntags: [leebert]\n---\n\n# pairs\n\nA model. By default a row leaves by the rule **entropy** at 0.5.\n\n"
         "## Use\n\nSo.\n\n## On dev: 40 rows\n\nMeasured.\n"
@@ -180,7 +180,7 @@ def population(rows, seed=0):
 
 
 @pytest.mark.slow
-def test_the_interval_holds_for_other_rows_as_often_as_it_says():
+def test_the_interval_covers_other_samples_as_often_as_it_claims():
     everything = population(20_000)
     rng = np.random.default_rng(1)
     held = []
@@ -193,7 +193,7 @@ def test_the_interval_holds_for_other_rows_as_often_as_it_says():
 
 
 @pytest.mark.parametrize(("exits", "asked"), [(6, 2), (12, 2), (12, 1.5), (4, 3)])
-def test_so_many_rows_are_enough_even_where_each_leaves_first_or_last(exits, asked):
+def test_so_many_rows_are_enough_even_where_each_exits_first_or_last(exits, asked):
     rows = rows_needed(asked, range(1, exits + 1), exits)
     mean = exits / asked
     late = (mean - 1) / (exits - 1)  # the share of rows that run through all layers

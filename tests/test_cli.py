@@ -81,7 +81,7 @@ def test_train_writes_a_model_a_tokenizer_and_what_happened(trained):
     assert list(config["id2label"].values()) == ["no", "yes"]
 
 
-def test_train_tells_what_each_stage_of_a_method_left(place, cli, tmp_path):
+def test_train_reports_what_each_stage_of_a_method_produced(place, cli, tmp_path):
     out = tmp_path / "slender"
     options = ("algorithm=cost-eff", "prune_rounds=2", "max_epochs=1", "first_epochs=1")
     sets = [part for option in options for part in ("--set", f"training.{option}")]
@@ -101,7 +101,7 @@ def test_train_tells_what_each_stage_of_a_method_left(place, cli, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["deebert", "shallow-deep", "pcee-bert", "f-pabee", "beem"])
-def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layers(place, cli, tmp_path, algorithm):
+def test_a_method_whose_criterion_needs_a_threshold_exits_at_half_of_the_layers(place, cli, tmp_path, algorithm):
     of_method = ("--set", f"training.algorithm={algorithm}", "--set", "training.max_epochs=1", "--speed-up", 2)
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", *of_method)
     assert ran.code == 0, ran.err
@@ -131,7 +131,7 @@ def test_a_method_whose_rule_needs_a_threshold_leaves_by_it_at_half_of_the_layer
     assert updates >= told["theta_updates"]
 
 
-def test_of_two_layers_the_methods_own_rule_is_told_to_attain_nothing_and_patience_is_not_spoken_of(
+def test_of_two_layers_the_methods_own_criterion_is_reported_to_attain_nothing_and_patience_is_not_mentioned(
     place, cli, tmp_path
 ):
     save_backbone(tmp_path / "two", layers=2)
@@ -247,7 +247,7 @@ def killed_at(last):
     return saved
 
 
-def test_killed_while_it_saves_it_goes_on_and_ends_with_the_identical_file(trained, place, cli, tmp_path, monkeypatch):
+def test_killed_while_it_saves_it_resumes_and_ends_with_the_identical_file(trained, place, cli, tmp_path, monkeypatch):
     write = recipe.write_atomically
 
     def killed(path, text):
@@ -269,7 +269,7 @@ def test_killed_while_it_saves_it_goes_on_and_ends_with_the_identical_file(train
     assert "the folder already holds a model" in over.err
 
 
-def test_the_saved_weights_are_those_of_the_epoch_that_is_told_to_be_the_best(place, cli, tmp_path, monkeypatch):
+def test_the_saved_weights_are_those_of_the_epoch_that_is_reported_as_the_best(place, cli, tmp_path, monkeypatch):
     """The third epoch was the best until the process was killed; where it goes on, numbers are rounded otherwise."""
     command = ("leebert", "train", "--config", place / "run.yaml", "--out")
 
@@ -392,7 +392,7 @@ def test_evaluate_scores_all_exits_and_every_criterion_from_one_layer_to_all(eva
     assert json.loads((trained[0] / "eval" / "dev.json").read_text()) == evaluated
 
 
-def test_all_exits_rules_and_thresholds_are_evaluated_from_one_pass(trained, dev_rows, cli, monkeypatch):
+def test_all_exits_criteria_and_thresholds_are_evaluated_from_one_pass(trained, dev_rows, cli, monkeypatch):
     passed = []  # rows that any way through the layers began with, as their tokens
     begin = LayerStack.begin
 

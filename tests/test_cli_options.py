@@ -2,6 +2,7 @@
 
 import collections
 import inspect
+import sys
 from typing import Annotated
 
 import numpy as np
@@ -12,10 +13,12 @@ from typer.testing import CliRunner
 
 import leebert
 import leebert.cli
+import leebert.recipe
 import tune.cli
 from leebert.calibration import calibrate
 from leebert.cli_options import RENAMED, Command, Criterion
-from leebert.config import ExitConfig, TrainConfig
+from leebert.config import ExitConfig, TrainConfig, parse
+from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
 from leebert.exits.stored import with_criterion
 from leebert.recipe import train_model
@@ -137,13 +140,41 @@ def test_former_keys_of_files_are_read():
     assert ExitConfig.model_validate({"strategy": "pcee", "threshold": 0.3}) == ExitConfig(
         criterion="pcee", threshold=0.3
     )
-    old = {
-        "rule": "entropy",
-        "points": [{"strategy": "never", "threshold": None}],
-        "inner": {"rule": "a", "criterion": "b"},
+    assert with_criterion({"strategy": "never", "inner": {"strategy": "a"}}) == {
+        "criterion": "never",
+        "inner": {"strategy": "a"},  # where no file of an earlier version has it
     }
-    new = {"criterion": "entropy", "points": [{"criterion": "never", "threshold": None}]}
-    assert with_criterion(old) == {**new, "inner": {"rule": "a", "criterion": "b"}}
+    for values, message in (
+        (
+            {"strategy": "never", "criterion": "patience"},
+            "`strategy` is the former name of `criterion`: keep one of the two",
+        ),
+        ({"rule": "patience"}, "rule: 'patience': unknown key"),
+        ({"strategy": "never", "rule": "patience"}, "rule: 'patience': unknown key"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse(ExitConfig, values, "file")
+
+
+@pytest.mark.parametrize("key", ["strategy", "criterion"])
+@pytest.mark.parametrize("override", [None, "strategy", "criterion"])
+def test_former_and_new_keys_mix_in_a_file_and_its_overrides(tmp_path, monkeypatch, key, override):
+    """Each former key is one line of warning; an override replaces the file's value, whatever the spelling."""
+    trained = []
+    monkeypatch.setattr(leebert.recipe, "train_model", lambda config, out, **_: trained.append(config) or sys.exit(0))
+    (tmp_path / "run.yaml").write_text(
+        f"task: mrpc\nmodel: {{backbone: x}}\nexits: {{{key}: entropy, threshold: 0.2}}\n"
+    )
+    words = ["train", "--config", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "m")]
+    words += ["--set", f"exits.{override}=confidence"] if override else []
+    ran = CliRunner().invoke(leebert.cli.app, words)
+    assert [config.exits.criterion for config in trained] == ["confidence" if override else "entropy"], ran.output
+    former = [f"{tmp_path}/run.yaml: exits.strategy"] * (key == "strategy") + ["--set exits.strategy"] * (
+        override == "strategy"
+    )
+    assert [line.split(" is deprecated")[0] for line in ran.stderr.splitlines()] == [
+        f"warning: {one}" for one in former
+    ]
 
 
 def test_former_names_of_the_library_warn():

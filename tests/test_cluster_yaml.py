@@ -172,7 +172,7 @@ def test_the_checks_catch(kind: str, change: Change, problem: str) -> None:
     assert any(problem in found for found in problems(config))
 
 
-def test_both_files_say_the_same_but_for_their_machines() -> None:
+def test_both_files_agree_but_for_their_machines() -> None:
     cloud, onprem = load("cloud"), load("onprem")
     same = set(cloud) & set(onprem) - {"provider", "auth", "head_start_ray_commands"}
     assert {"file_mounts", "rsync_exclude", "setup_commands", "worker_start_ray_commands"} <= same
@@ -379,7 +379,7 @@ def test_python_and_packages_are_the_projects() -> None:
     assert {"ray", "mlflow", "torch"} <= {line.partition("==")[0] for line in CONSTRAINTS.splitlines()}
 
 
-def test_the_page_names_what_is_to_be_replaced_and_says_the_same_settings() -> None:
+def test_the_page_names_what_is_to_be_replaced_and_has_the_same_settings() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
     for placeholder in set(re.findall(r"[\w-]+-REPLACE", (ROOT / "cluster.yaml").read_text())):
         assert placeholder in page

@@ -50,7 +50,7 @@ def table():
     return rows
 
 
-def test_every_equation_and_algorithm_is_claimed_once_and_stands_in_the_map():
+def test_every_equation_and_algorithm_is_claimed_once_and_is_in_the_map():
     assert {claim: [function] for claim, function in table().items()} == claimants()
     # Eq. 6 only states the constrained problem that 7-9 solve.
     assert set(table()) == {f"eq. {n}" for n in (1, 2, 3, 4, 5, 7, 8, 9)} | {"algorithm 1", "algorithm 2"}

@@ -120,7 +120,7 @@ def test_every_check_runs_although_others_fail(doctor, tmp_path):
 
 
 @pytest.mark.slow
-def test_wrong_data_and_a_full_disk_are_found(doctor, tmp_path, monkeypatch):
+def test_wrong_data_and_a_full_disk_are_detected(doctor, tmp_path, monkeypatch):
     wrong = write_task(tmp_path / "wrong", n=20)
     rows = Path(wrong["files"]["train"]).read_text().replace('"no"', '"nope"', 1)
     Path(wrong["files"]["train"]).write_text(rows)
@@ -136,7 +136,7 @@ def test_wrong_data_and_a_full_disk_are_found(doctor, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_node_with_other_tokens_or_another_backbone_is_found(place, ray_up, tmp_path):
+def test_a_node_with_other_tokens_or_another_backbone_is_detected(place, ray_up, tmp_path):
     """What the node reads differs from what the driver read: as if its file system were behind, or another."""
     spec = load_space(place / "space.yaml")
     other = load_space(place / "space.yaml", ["max_length=12"])
@@ -248,7 +248,7 @@ def cluster(place, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_each_node_is_told_what_is_wrong_with_it(cluster):
+def test_each_nodes_errors_are_reported(cluster):
     ran = cluster("doctor", "--json", "--set", "algorithms=[mine]")
     assert ran.returncode == 1, ran.stderr
     nodes = {}

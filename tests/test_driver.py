@@ -121,7 +121,7 @@ def test_a_dead_trial_is_tried_again_from_its_checkpoint_without_repeating_an_ep
     assert len(epochs) == len(set(epochs))
 
 
-def test_a_configuration_that_dies_again_and_again_is_given_up_and_the_rest_goes_on(tmp_path, log_lines):
+def test_a_configuration_that_dies_again_and_again_fails_and_the_rest_continues(tmp_path, log_lines):
     d = driver(tmp_path)
     first = d.next_attempt("t").config
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_pruning_stops_the_trial_is_recorded_and_never_counts(tmp_path):
     assert [c.state for c in d.state.history()].count("complete") == 3
 
 
-def test_a_diverging_configuration_ends_as_failed_and_says_so(tmp_path, log_lines):
+def test_a_diverging_configuration_ends_as_failed_with_a_message(tmp_path, log_lines):
     d = driver(tmp_path)
     d.study = a_study(tmp_path, clip_norm=1e30)
     attempt = d.next_attempt("t")
@@ -286,7 +286,7 @@ def test_two_drivers_that_grant_the_same_attempt_give_it_folders_of_its_own(tmp_
     assert table(second) == table(whole)
 
 
-def test_a_third_driver_leaves_out_what_the_second_did(tmp_path):
+def test_a_third_driver_omits_what_the_second_did(tmp_path):
     first, second = two_drivers(tmp_path)
     second.next_attempt("a")
     first.next_attempt("b")
@@ -381,7 +381,7 @@ def test_where_the_cause_is_not_mended_a_resumed_sweep_still_gets_past_what_fail
     assert len(second) == 4, "the fourth is tried as well"
 
 
-def test_no_sweep_is_given_up_while_something_trains_for_the_first_time(tmp_path):
+def test_no_sweep_is_stopped_while_something_trains_for_the_first_time(tmp_path):
     d = driver(tmp_path)
     d.next_attempt("long")
     for n in range(3):
@@ -505,7 +505,7 @@ def test_more_seeds_reopen_what_was_complete_and_train_only_the_new_cells(tmp_pa
     assert [c.state for c in Ledger(tmp_path / "ledger").read().history()] == ["complete"] * 4
 
 
-def test_a_cell_leaves_its_best_epochs_logits_on_the_evaluation_split_also_where_it_is_gone_on_with(tmp_path):
+def test_a_cell_saves_its_best_epochs_logits_on_the_evaluation_split_also_when_resumed(tmp_path):
     def evaluating(folder, stop_after):
         """Every cell is cut off after so many epochs and gone on with in another attempt."""
         d = driver(folder, study=dataclasses.replace(a_study(folder, max_epochs=3), evaluate=("dev",)))
@@ -560,7 +560,7 @@ def test_a_driver_that_was_taken_over_decides_nothing_and_leaves_the_new_ones_ch
     assert heard == told
 
 
-def test_a_trial_that_was_given_up_and_ends_its_cell_leaves_the_next_ones_checkpoints_alone(tmp_path):
+def test_a_trial_that_was_abandoned_and_ends_its_cell_leaves_the_next_ones_checkpoints_alone(tmp_path):
     d = driver(tmp_path)
     zombie = run_attempt(d.study, d.next_attempt("a"))
     d.receive(next(zombie))
@@ -579,7 +579,7 @@ def test_a_trial_that_was_given_up_and_ends_its_cell_leaves_the_next_ones_checkp
 
 
 @pytest.mark.parametrize("end", ["diverged", "max_epochs"])
-def test_a_trial_that_wrote_its_end_and_died_before_it_said_so_has_ended(tmp_path, end):
+def test_a_trial_that_wrote_its_end_and_died_before_it_reported_it_has_ended(tmp_path, end):
     d = driver(tmp_path)
     attempt = d.next_attempt("t")
     writer = d.ledger.attempt_writer(attempt.config, attempt.name)

@@ -162,7 +162,7 @@ def test_beem_scores_lie_between_0_and_what_certain_exits_that_agree_score(logit
 
 
 @given(LOGITS, st.sampled_from(WITH_PATIENCE), st.floats(0, 0.69))
-def test_more_patience_never_leaves_earlier_and_no_row_leaves_before_the_first_exit_that_can(logits, name, threshold):
+def test_more_patience_never_exits_earlier_and_no_sample_exits_before_the_first_exit_that_can(logits, name, threshold):
     exits = [leaves_at(logits, name, threshold, p) for p in (1, 2, 3)]
     assert all(a <= b for lax, strict in zip(exits, exits[1:], strict=False) for a, b in zip(lax, strict, strict=True))
     for patience, where in zip((1, 2, 3), exits, strict=True):
@@ -170,7 +170,7 @@ def test_more_patience_never_leaves_earlier_and_no_row_leaves_before_the_first_e
 
 
 @given(LOGITS)
-def test_never_runs_every_layer_and_every_rule_stays_in_range(logits):
+def test_never_runs_every_layer_and_every_criterion_stays_in_range(logits):
     m, n, _ = logits.shape
     assert (replay(strategy("never", None, logits), logits) == m - 1).all()
     for name in CRITERIA:
@@ -215,7 +215,7 @@ def test_a_threshold_out_of_range_is_refused(name, threshold, message):
         ("patience", None, 2, "'patience' has no parameter 'patience': its threshold is the patience"),
     ],
 )
-def test_a_parameter_that_a_rule_has_not_is_refused(name, threshold, patience, message):
+def test_a_parameter_that_a_criterion_lacks_is_refused(name, threshold, patience, message):
     with pytest.raises(ConfigError, match=message):
         parse(ExitConfig, {"criterion": name, "threshold": threshold, "patience": patience}, "--criterion")
 
@@ -234,7 +234,7 @@ def test_a_parameter_that_a_rule_has_not_is_refused(name, threshold, patience, m
         ({"criterion": "entropy", "threshold": 0.9}, 4, "ln 2 = 0.6931, not 0.9 .did you mean normalised_entropy"),
     ],
 )
-def test_a_rule_that_a_model_has_no_use_for_is_refused(given, exits, message):
+def test_a_criterion_that_a_model_has_no_use_for_is_refused(given, exits, message):
     with pytest.raises(ConfigError, match=message):
         check_threshold(ExitConfig(**given), exits, 2)
 
@@ -262,7 +262,7 @@ def test_what_no_row_can_meet_before_the_last_of_four_exits_is_warned_about(give
     assert (leaves == [4]) == bool(warned)
 
 
-def test_the_table_has_every_rule_and_the_defaults_suit_every_model():
+def test_the_table_has_every_criterion_and_the_defaults_suit_every_model():
     assert set(CRITERIA) == {*with_threshold(), "never"}
     for exits in range(2, 30):
         for name in WITH_PATIENCE:
@@ -280,7 +280,7 @@ def test_a_criterion_without_a_threshold_has_no_span_no_default_and_no_patience(
             check_fits(dataclasses.replace(never, **more))
 
 
-def test_a_point_reports_layers_speed_up_and_where_rows_left():
+def test_a_point_reports_layers_speed_up_and_where_samples_exit():
     logits = np.concatenate([of_classes(0, 0, 0, 0), of_classes(0, 1, 2, 1)], axis=1)
     point = replay_point(RecordedLogits(logits, np.array([0, 1])), "accuracy", "patience", 1.0)
     assert point.exits == (0, 1, 0, 1)
@@ -306,7 +306,7 @@ def test_an_evaluation_holds_all_exits_and_every_criterion_in_steps_of_layers():
     assert result["mean_over_exits"] == pytest.approx(np.mean(result["exits"]["score"]))
 
 
-def test_a_model_with_one_exit_is_evaluated_by_the_rules_that_it_has_a_use_for():
+def test_a_model_with_one_exit_is_evaluated_by_the_criteria_that_it_has_a_use_for():
     rng = np.random.default_rng(0)
     result = evaluation(
         RecordedLogits(rng.normal(size=(1, 50, 2)).astype(np.float32), rng.integers(0, 2, 50)), "accuracy"
@@ -322,7 +322,7 @@ def test_recorded_logits_may_be_read_only():
 
 
 @pytest.mark.parametrize("rule", with_threshold())
-def test_rules_refuse_the_single_output_of_a_regression(rule):
+def test_criteria_refuse_the_single_output_of_a_regression(rule):
     asked = ExitConfig(criterion=rule, threshold=1 if CRITERIA[rule].whole else 0.5)
     with pytest.raises(
         ConfigError, match=f"criterion '{rule}' compares classes, and this model has one output per exit"

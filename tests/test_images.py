@@ -100,13 +100,13 @@ def test_an_unreachable_hub_offers_the_folder():
         ({"img": [{"bytes": None, "path": "a.png"}] * 60}, "row 0: no image"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path, columns, said):
+def test_what_is_wrong_with_a_file_is_reported(tmp_path, columns, said):
     write_parquet(tmp_path / "train.parquet", **columns)
     with pytest.raises(DataError, match=said):
         read_images(TASK, "train", tmp_path)
 
 
-def test_what_is_wrong_with_a_folder_is_said(tmp_path, cifar):
+def test_what_is_wrong_with_a_folder_is_reported(tmp_path, cifar):
     with pytest.raises(DataError, match="no such folder"):
         read_images(TASK, "train", tmp_path / "none")
     with pytest.raises(DataError, match=r"no train.parquet.*the folder holds nothing"):
@@ -330,7 +330,7 @@ def test_a_space_that_mixes_texts_and_images_is_refused(cifar, tmp_path, keys, l
     assert line in str(error.value)
 
 
-def test_before_any_training_texts_and_images_are_told_apart():
+def test_before_any_training_texts_and_images_are_distinguished():
     with pytest.raises(ConfigError, match="network for images, and mrpc has texts"):
         kind_of("mrpc").check_model(get_task("mrpc"), ModelConfig(backbone="resnet56"))
     with pytest.raises(ConfigError, match="cifar10 is an image task"):
@@ -409,7 +409,7 @@ def test_predict_answers_folders_lists_and_parquet_alike(trained, cifar, cli, tm
     assert len(table.out.splitlines()) == 2
 
 
-def test_what_can_be_wrong_with_pictures_is_said(trained, cli, tmp_path):
+def test_what_can_be_wrong_with_pictures_is_reported(trained, cli, tmp_path):
     out, _ = trained
     (tmp_path / "large.png").write_bytes(png(pixels(1, 64)[0][0]))
     (tmp_path / "empty").mkdir()
@@ -430,7 +430,7 @@ def test_what_can_be_wrong_with_pictures_is_said(trained, cli, tmp_path):
     assert "--text sentence: applies to texts only, and this model takes images" in ran.err
 
 
-def test_a_row_without_an_image_is_named_wherever_it_stands(tmp_path):
+def test_a_row_without_an_image_is_named_wherever_it_is(tmp_path):
     images = [b"png"] * 1030
     images[1027] = b""
     pq.write_table(pa.table({"img": images}), tmp_path / "images.parquet")

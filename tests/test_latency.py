@@ -49,7 +49,7 @@ def test_work_counts_from_the_exit_after_it(timed):
     assert LEAST_ROUNDS <= rounds <= MOST_ROUNDS
 
 
-def test_waiting_is_told_from_work(timed):
+def test_waiting_is_distinguished_from_work(timed):
     found, rounds = timed(lambda: time.sleep(0.02))
     assert np.diff(found.seconds["it"])[0] > 0.02, "the wall clock's"
     assert found.share < 0.5
@@ -57,7 +57,7 @@ def test_waiting_is_told_from_work(timed):
 
 
 @pytest.mark.slow
-def test_rounds_that_disagree_are_told_though_the_thread_had_a_processor(timed):
+def test_rounds_that_disagree_are_reported_although_the_thread_had_a_processor(timed):
     calls = itertools.count()
 
     def slower_in_odd_rounds():

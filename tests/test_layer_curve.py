@@ -67,7 +67,7 @@ def test_points_are_spread_over_layers_however_values_are_spread(sureness):
     assert len(found) < 4 * math.log(6) / STEP / 2
 
 
-def test_layers_between_two_evenly_spaced_thresholds_are_found():
+def test_layers_between_two_evenly_spaced_thresholds_are_included():
     record = crowded()
     old = {replay_point(record, "accuracy", "normalised_entropy", (i + 1) / 20).layers for i in range(20)}
     assert old == {1.0}  # no evenly spaced threshold told anything
@@ -163,7 +163,7 @@ def test_what_is_read_by_score_does_not_depend_on_the_speed_ups_that_were_asked_
     assert layers_within([asked, asked]) == layers_within([plain, plain])
 
 
-def test_both_units_of_one_criterion_tell_the_same():
+def test_both_units_of_one_criterion_agree():
     record = surer()
     nats, share = (tradeoff(record, name, metric="accuracy") for name in ("entropy", "normalised_entropy"))
     assert nats.layers.tolist() == share.layers.tolist()

@@ -67,7 +67,7 @@ def test_a_second_driver_is_refused_with_the_firsts_host_and_process_until_that_
     lease.release()
 
 
-def test_a_driver_that_was_stopped_is_taken_over_on_demand_and_finds_out(tmp_path):
+def test_a_driver_that_was_stopped_is_taken_over_on_demand_and_notices(tmp_path):
     first = Lease.take(tmp_path)
     first.check()
     second = Lease.take(tmp_path, take_over=True)
@@ -102,7 +102,7 @@ def test_of_many_that_try_at_once_one_gets_it(tmp_path):
     taken[0].release()
 
 
-def test_a_lease_is_renewed_while_its_driver_lives_and_says_what_it_does(tmp_path, monkeypatch):
+def test_a_lease_is_renewed_while_its_driver_lives_and_states_what_it_does(tmp_path, monkeypatch):
     monkeypatch.setattr(lease_module, "RENEWAL", 0.05)
     lease = Lease.take(tmp_path)
     lease.add_facts(running=["abc"])
@@ -114,7 +114,7 @@ def test_a_lease_is_renewed_while_its_driver_lives_and_says_what_it_does(tmp_pat
 
 
 @pytest.mark.parametrize("age", [0, 20])
-def test_a_driver_on_another_host_that_was_heard_of_lately_is_not_disturbed(tmp_path, age):
+def test_a_driver_on_another_host_whose_lease_is_recent_is_not_disturbed(tmp_path, age):
     foreign(tmp_path, time=time.time() - age)
     with pytest.raises(LeaseError, match="process 1 on far, last heartbeat "):
         Lease.take(tmp_path)
@@ -138,7 +138,7 @@ def test_only_a_driver_elsewhere_that_was_not_heard_of_lately_is_watched_and_onl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("age", [31, 1e6, -3600], ids=["expired", "long ago", "its clock is ahead"])
-def test_a_driver_on_another_host_is_taken_over_only_if_it_really_stands_still(tmp_path, monkeypatch, age):
+def test_a_driver_on_another_host_is_taken_over_only_if_its_lease_is_really_stale(tmp_path, monkeypatch, age):
     monkeypatch.setattr(lease_module, "WATCHED", 2.0)
     foreign(tmp_path, time=time.time() - age)
     renewal = threading.Timer(0.3, lambda: foreign(tmp_path, time=time.time() - age, renewal="b"))
@@ -158,7 +158,7 @@ def test_a_process_number_that_was_given_away_again_is_another_process(tmp_path,
     assert holder(tmp_path).alive is False
 
 
-def test_a_folder_that_takes_no_files_is_said(tmp_path):
+def test_a_folder_that_takes_no_files_is_reported(tmp_path):
     (tmp_path / "lease").write_text("in the way")
     with pytest.raises(StorageError, match="can't be written"):
         Lease.take(tmp_path)

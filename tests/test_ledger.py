@@ -131,7 +131,7 @@ def test_records_are_synced_before_append_returns_and_full_segments_before_the_n
     assert not on_disk(tmp_path / "00000001.jsonl")
 
 
-def test_what_an_old_writer_adds_after_it_was_given_up_does_not_count(tmp_path):
+def test_what_an_old_writer_adds_after_it_was_superseded_does_not_count(tmp_path):
     ledger = Ledger(tmp_path)
     driver = started(ledger)
     old = ledger.attempt_writer("c", "0001-0001")
@@ -213,7 +213,7 @@ def test_a_repaired_run_keeps_its_record_from_before_beside_the_new_one():
     assert (state.replaced["c", 0, 0]["score"], state.cells["c", 0, 0]["score"]) == (0.5, 0.75)
 
 
-def test_no_ledger_is_said_so(tmp_path):
+def test_a_missing_ledger_is_reported(tmp_path):
     with pytest.raises(SweepError, match="is not a ledger"):
         Ledger(tmp_path).read()
 
@@ -240,7 +240,7 @@ def test_a_trials_clock_does_not_move_its_records_past_the_driver_s_decisions(tm
     assert found == [*told, ("end", None, None)]
 
 
-def test_in_order_records_come_before_the_decision_that_was_taken_with_them_whatever_the_clocks_say(
+def test_in_order_records_come_before_the_decision_that_was_taken_with_them_whatever_the_clocks_show(
     tmp_path, monkeypatch
 ):
     ledger, clock = Ledger(tmp_path), [100.0]

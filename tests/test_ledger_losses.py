@@ -113,7 +113,7 @@ def test_a_sweep_that_lost_records_is_resumed_twice_without_an_epoch_trained_twi
     assert bool(said) == ("0001" in lost)  # what the newest driver had lost was written down by the next
 
 
-def test_half_of_a_sweep_whose_driver_lost_everything_goes_on_to_the_same_scores(whole, tmp_path):
+def test_half_of_a_sweep_whose_driver_lost_everything_resumes_to_the_same_scores(whole, tmp_path):
     first = driver(tmp_path)
     attempt = first.next_attempt("t")
     next(run_attempt(first.study, attempt))  # an epoch of the first cell
@@ -165,7 +165,7 @@ def test_an_attempt_that_a_driver_granted_after_it_was_taken_over_is_no_loss(tmp
     assert not ledger.read().configs  # and no warning
 
 
-def test_an_attempt_whose_values_nobody_knows_is_named_and_left_out(tmp_path):
+def test_an_attempt_whose_values_are_unknown_is_named_and_omitted(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.driver_writer(1).append({"kind": "sweep"})
     ledger.attempt_writer("c", "0001-0001").append(epoch())
@@ -173,7 +173,7 @@ def test_an_attempt_whose_values_nobody_knows_is_named_and_left_out(tmp_path):
         assert not ledger.read().configs
 
 
-def test_decisions_on_what_was_lost_are_left_out_only_where_something_was_lost(tmp_path):
+def test_decisions_on_what_was_lost_are_omitted_only_where_something_was_lost(tmp_path):
     records = [{"seq": 0, "time": 1.0, "kind": "sweep"}, {"seq": 1, "time": 1.0, "kind": "complete", "config": "c"}]
     assert [r["kind"] for _, r in restore({"0001": records}, [], dict().get).records] == ["sweep", "complete"]
     records[1]["seq"] = 5

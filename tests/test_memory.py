@@ -163,7 +163,7 @@ def test_the_largest_configuration_of_a_space_is_estimated_from_a_config_alone(t
 
 
 @pytest.mark.slow
-def test_a_space_that_takes_batches_in_parts_or_runs_on_a_cpu_is_told_apart(tmp_path):
+def test_a_space_that_takes_batches_in_parts_or_runs_on_a_cpu_is_distinguished(tmp_path):
     shape = {**COMMON, "num_hidden_layers": 2, "hidden_size": 64, "max_position_embeddings": 128}
     whole, parts, cpu = (
         estimate_for_space(spec_of(tmp_path, shape, **keys))[1]

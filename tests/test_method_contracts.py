@@ -22,7 +22,7 @@ TRAINED: dict[tuple[bool, str], TrainResult] = {}
 @pytest.mark.parametrize("name", METHODS.built_in)
 class TestBuiltIn(MethodContract):
     test_its_module_needs_no_torch: Any = None  # all at once, below
-    test_it_reads_every_option_that_it_declares: Any = None  # tests/test_options.py
+    test_it_reads_every_option_that_it_declares: Any = None  # tests/test_method_options.py
 
     def fit(self, config: TrainConfig, on_encoder: bool | None = None) -> TrainResult:
         """Train once what several tests ask for: methods that learn ω have one control for all of them."""
@@ -37,7 +37,7 @@ class TestBuiltIn(MethodContract):
         self.method, self.on_encoder = METHODS[name], name in OF_ENCODERS  # type: ignore[misc]
 
 
-def test_no_row_needs_torch_and_each_stands_in_its_own_module() -> None:
+def test_no_row_needs_torch_and_each_is_in_its_own_module() -> None:
     code = "import sys\nfrom leebert.methods import METHODS\nassert list(METHODS.values())\nassert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
     for name in METHODS.built_in:

@@ -66,7 +66,7 @@ def test_an_option_applies_to_those_that_read_it():
 # Each method's own property.
 
 
-def test_finetuning_leaves_one_exit():
+def test_finetuning_keeps_one_exit():
     result = fit(toy_mlp(), toy_rows(), config("finetune"), validation=toy_rows(40, seed=1))
     assert result.model.num_exits == 1
     assert result.model.exit_layers == (3,)
@@ -78,7 +78,7 @@ def test_finetuning_leaves_one_exit():
     ("name", "stages"),
     [("finetune", ["finetune"]), ("truncated", ["finetune"]), ("theseus", ["finetune", "replacing", "successor"])],
 )
-def test_what_is_left_of_a_network_learns_from_labels_alone(name, stages):
+def test_what_remains_of_a_network_learns_from_labels_alone(name, stages):
     told = method(config(name), 4)
     assert [stage.name for stage in told] == stages
     one = made_record(m=1)
@@ -92,7 +92,7 @@ def test_what_is_left_of_a_network_learns_from_labels_alone(name, stages):
 @pytest.mark.parametrize(
     ("name", "rule"), [("pabee", "patience"), ("pcee-bert", "pcee"), ("f-pabee", "f-pabee"), ("beem", "beem")]
 )
-def test_pabee_and_rules_on_its_exits_weigh_them_by_their_layer(name, rule):
+def test_pabee_and_criteria_on_its_exits_weigh_them_by_their_layer(name, rule):
     (stage,) = method(config(name), 4)
     record = made_record()
     expected = (ce(record) * torch.tensor([1.0, 2, 3, 4], dtype=torch.float64)).sum() / 10
@@ -100,7 +100,7 @@ def test_pabee_and_rules_on_its_exits_weigh_them_by_their_layer(name, rule):
     assert METHODS[name].exits == rule
 
 
-def test_fastbert_is_taught_by_its_last_exit_only():
+def test_fastberts_only_teacher_is_its_last_exit():
     (stage,) = method(config("fastbert"), 4)
     record = made_record()
     teacher = F.softmax(record.logits[-1], -1).detach()

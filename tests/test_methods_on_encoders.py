@@ -114,7 +114,7 @@ def test_every_method_ends_as_a_model_that_is_saved_and_answers(name, family, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*STATIC, "cost-eff"])
-def test_methods_that_take_encoders_apart_go_on_bit_for_bit(name, tmp_path):
+def test_methods_that_take_encoders_apart_resume_bit_for_bit(name, tmp_path):
     """From within each stage: plans and teachers are in the checkpoint, the data is not asked again."""
     settings = config(name)
     expected = fit(model(), rows(), settings, validation=rows(10, seed=1))
@@ -136,7 +136,7 @@ def test_methods_that_take_encoders_apart_go_on_bit_for_bit(name, tmp_path):
 
 @pytest.mark.parametrize(("name", "keep", "layers"), [("truncated", 0.5, 2), ("truncated", 0.75, 3), ("layerdrop", 0.5, 2),
     ("distilled", 0.5, 2), ("pkd", 0.75, 3), ("theseus", 0.5, 2)])  # fmt: skip
-def test_layers_that_are_left_and_what_a_speed_up_is_relative_to(name, keep, layers):
+def test_layers_that_are_kept_and_what_a_speed_up_is_relative_to(name, keep, layers):
     result = fit(model(), rows(), config(name, keep=keep), validation=rows(10, seed=1))
     assert len(result.model.stack.layers()) == layers
     assert result.model.exit_layers == (layers,)
@@ -188,7 +188,7 @@ def test_layerdrop_skips_in_training_only_and_its_last_stage_trains_nothing(fami
     assert counts[-1][True] == pytest.approx(0.25 * updates * LAYERS, abs=12)  # three standard deviations
 
 
-def test_head_pruning_leaves_the_share_and_the_most_important():
+def test_head_pruning_keeps_the_share_and_the_most_important():
     whole = model()
     stages = method(config("headprune", keep=0.5, prune_rounds=2), LAYERS)
     assert [s.name for s in stages] == ["finetune", "prune-1", "prune-2"]
@@ -277,14 +277,14 @@ def test_layers_that_an_encoder_has_not_are_counted(transform, layers, needed):
 
 
 @pytest.mark.parametrize("name", ["finetune", "headprune"])
-def test_methods_with_one_exit_leave_the_last_wherever_exits_stand(name):
+def test_methods_with_one_exit_keep_the_last_wherever_exits_are(name):
     few = model()
     few.keep_exits([1, 2, 4])
     assert fit(few, rows(), config(name)).model.exit_layers == (4,)
 
 
 @pytest.mark.parametrize("name", ["truncated", "layerdrop", "distilled", "pkd", "theseus"])
-def test_methods_that_take_a_share_of_the_layers_refuse_a_model_whose_exits_do_not_tell_them(name):
+def test_methods_that_take_a_share_of_the_layers_refuse_a_model_whose_exits_do_not_show_them(name):
     few = model()
     few.keep_exits([2, 4])
     refusal = r"an exit after each of its 4; here exits follow layers \(2, 4\)"
@@ -295,7 +295,7 @@ def test_methods_that_take_a_share_of_the_layers_refuse_a_model_whose_exits_do_n
     assert few.exit_layers == (2, 4)
 
 
-def test_theseus_needs_groups_of_one_size_and_says_so_before_training():
+def test_theseus_needs_groups_of_one_size_and_is_refused_before_training():
     with pytest.raises(ConfigError, match="3 layers can't replace 4"):
         next(train_epochs(model(), rows(), config("theseus", keep=0.75)))
 
@@ -409,7 +409,7 @@ def test_a_students_loss_term_by_term():
     assert torch.allclose(loss, 0.25 * sum(ce) + 0.75 * sum(kl))
 
 
-def test_an_exit_may_be_taught_by_the_same_exit():
+def test_an_exits_teacher_may_be_the_same_exit():
     student, teacher = _records()
     objective = StudentObjective(2, hard=0.0, soft=1.0, states=0.0, imitated="last", same_exit=True)
     terms = objective.terms(student, objective.initial(torch.Generator()), teacher)
@@ -525,7 +525,7 @@ def test_cost_effs_assistant_learns_from_the_finetuned_network_and_its_cuts_from
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", [0.5, 0.6])
 @pytest.mark.parametrize("name", [*(name for name in STATIC if name not in ("finetune", "theseus")), "cost-eff"])
-def test_costs_told_without_training_are_those_of_the_trained_network(name, keep):
+def test_costs_stated_without_training_are_those_of_the_trained_network(name, keep):
     settings = config(name, keep=keep)
     told = of_stages(model(), settings, text(7))
     trained = fit(model(), rows(), settings, validation=rows(10, seed=1))

@@ -51,7 +51,7 @@ def test_every_method_finishes_all_its_cells_with_as_many_exits_as_it_has(place)
     assert structures == [{"depth": 4, "layers": 2, "exits": [2]}] * 4
 
 
-def test_best_ranks_them_by_their_scores_and_says_that_some_have_one_exit(place, cli):
+def test_best_ranks_them_by_their_scores_and_reports_that_some_have_one_exit(place, cli):
     ran = cli("leebert-tune", "best", "methods", "--out", "best", "--json", "--anyway")
     assert ran.code == 0, ran.err
     cells = SweepFolder.find("methods").ledger.read().cells.values()
@@ -142,7 +142,7 @@ def test_a_best_file_of_a_method_with_stages_counts_the_last_ones_epochs_and_tra
     assert refitted.code == 0, refitted.err
 
 
-def test_a_method_with_one_exit_has_nothing_to_refit_for_and_is_told_so(place, cli, cli_without_ray):
+def test_a_method_with_one_exit_is_refused_a_refit(place, cli, cli_without_ray):
     config = load_yaml(place / "space.yaml")
     training = {"batch_size": 8, "max_epochs": 2, "precision": "fp32"}
     (place / "short.yaml").write_text(dump_yaml({**config, "algorithms": ["truncated"], "training": training}))

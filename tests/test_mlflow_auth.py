@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from encoders import save_backbone, write_task
 from mlflow_server import MlflowServer, contents
+from test_mlflow_folder import status
 from test_sweep import space
 from test_tracking import Sweep, whole_sweep
 
@@ -22,10 +23,16 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
         MLFLOW_APP_NAME="basic-auth",
         MLFLOW_FLASK_SERVER_SECRET_KEY="for forms",
         MLFLOW_AUTH_ADMIN_PASSWORD=PASSWORD,
+        MLFLOW_SERVER_ALLOWED_HOSTS="localhost:*,127.0.0.1:*,tracking.example.org:5000",
     )
     server.start()
     yield server
     server.kill()
+
+
+def test_allowed_hosts_come_from_the_environment(guarded: MlflowServer) -> None:
+    assert status(guarded.url, "tracking.example.org:5000") == 401, "asked for a password: the host is allowed"
+    assert status(guarded.url, "10.0.0.5:5000") == 403
 
 
 @pytest.mark.parametrize("wrong", [None, "wr0ng-passw0rd"], ids=["no password", "a wrong password"])

@@ -121,7 +121,7 @@ def test_inference_that_stops_equals_replay_of_the_record_under_every_criterion(
             assert torch.allclose(answer.logits, expected, atol=1e-5), (name, threshold, rows)
 
 
-def test_inference_computes_no_layer_after_the_last_row_has_left():
+def test_inference_computes_no_layer_after_the_last_sample_has_exited():
     model = model_of("bert")
     calls = []
     for i, layer in enumerate(model.stack.layers()):
@@ -208,7 +208,7 @@ def test_a_backbone_is_a_folder_a_package_or_a_hub_id(tmp_path):
         ("nobody/nothing", "hub can't be reached.*local folder"),
     ],
 )
-def test_a_backbone_that_is_not_there(spec, message):
+def test_a_backbone_that_does_not_exist(spec, message):
     with pytest.raises(BackboneError, match=message):
         load_encoder(spec)
 

@@ -124,7 +124,7 @@ def test_best_chooses_the_same_configuration_by_the_same_numbers(place, cli, exp
     agree(answered(cli("leebert-tune", "best", "finished", "--out", "new", "--json", *options)), expected[name])
 
 
-def test_compare_finds_the_same_differences(place, cli, expected):
+def test_compare_reports_the_same_differences(place, cli, expected):
     options = ("--a", "clo-v2", "--b", "blo", "--speed-up", 1.5, "--rule", "entropy", "--json")
     agree(answered(cli("leebert-tune", "compare", "finished", *options)), expected["compare"])
 

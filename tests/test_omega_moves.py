@@ -106,7 +106,7 @@ def nearly_still(values):
 
 @pytest.mark.parametrize("omega", [True, False], ids=["recorded", "older ledger"])
 @pytest.mark.parametrize("b", ["blo", "uniform-d1"])
-def test_where_weights_stayed_at_their_start_a_comparison_says_so_and_which_rate_would_move_them(tmp_path, b, omega):
+def test_where_weights_stayed_at_their_start_a_comparison_reports_it_and_which_rate_would_move_them(tmp_path, b, omega):
     sweep = with_weights(tmp_path / "s", nearly_still, omega=omega)
     where = {} if b == "blo" else {"lr_omega": "1e-4"}
     (found,) = compare_sweeps([sweep], "clo-v2", b, where=where)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,10 @@ from saved_models import LAYERS, save_model
 from leebert.config import AimConfig, parse
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
-from leebert.exits import with_threshold
-from leebert.operating_point import Aim, choose_point, in_words, saved_tradeoffs
-from leebert.recipe import RunConfig, chooses_exits, own_exits
+from leebert.exits import CRITERIA, with_threshold
+from leebert.exits.criterion import Criterion
+from leebert.operating_point import Aim, choose_exits, choose_point, in_words, saved_tradeoffs
+from leebert.recipe import RunConfig, _summary, chooses_exits, own_exits
 from leebert.serving import Served
 from leebert.thresholds import FILE, Chosen, curves, curves_as_json, read_curves
 from leebert.tradeoff import replay_point, tradeoff, tradeoffs
@@ -47,6 +49,51 @@ def agreeing_on_a_mistake() -> RecordedLogits:
     logits[1:4][:, sure] = 0.0
     logits[1:4, np.flatnonzero(sure), labels[sure]] = 8.0
     return RecordedLogits(logits, labels)
+
+
+class Ratio:
+    """A sample exits when its second class is improbable enough beside the first one."""
+
+    def __init__(self, threshold):
+        self.threshold = threshold
+
+    def measure(self, logits, state):
+        first, second = logits.topk(2).values.unbind(dim=-1)
+        return (second - first).exp(), None
+
+    def step(self, logits, state):
+        return self.measure(logits, state)[0] < self.threshold, None
+
+
+@pytest.fixture
+def ratio():
+    """A criterion of another package, the best one for the logits of seed 1."""
+    yield CRITERIA.register(
+        Criterion(
+            name="ratio", title="", source="", make=lambda t, *_: Ratio(t), span=lambda *_: (0.0, 1.0), rising=True
+        )
+    )
+    CRITERIA.unregister("ratio")
+
+
+def test_another_installed_criterion_is_chosen_only_if_it_is_named(ratio):
+    record, aim = recorded(1), Aim(None, 2.0)
+    every = tradeoffs(record, metric="accuracy", speed_ups=[2.0])
+    assert choose_point(list(every.values()), aim).criterion == "ratio"
+    before = choose_exits(record, "accuracy", aim)
+    assert choose_exits(record, "accuracy", aim, "ratio").criterion == "ratio"
+    assert choose_exits(record, "accuracy", aim, published="ratio").criterion == "ratio"
+    CRITERIA.unregister("ratio")
+    assert choose_exits(record, "accuracy", aim) == before
+
+
+def test_training_records_where_the_chosen_criterion_comes_from(ratio):
+    config = RunConfig(task="mrpc", model={"backbone": "x"}, training={"algorithm": "slo"})
+    data = MagicMock(**{"task.metric": "accuracy"})
+    summaries = [
+        _summary(config, data, MagicMock(), MagicMock(), 1, 1, Chosen(c, 0.5, 2, 2)) for c in ("ratio", "entropy")
+    ]
+    assert [summary.get("parts") for summary in summaries] == [{"exit criterion ratio": __name__}, None]
 
 
 @settings(max_examples=15)
@@ -221,14 +268,14 @@ def test_a_speed_up_on_samples_of_one_label_is_not_claimed(saved, cli, labels):
     assert ("at most 1 point lost" in ran.out) == (not one)
 
 
-def test_a_model_of_an_earlier_version_says_that_it_has_no_scores(saved):
+def test_a_model_of_an_earlier_version_reports_that_it_has_no_scores(saved):
     unscored = curves(recorded(2, samples=200, exits=LAYERS, classes=2))
     (saved / FILE).write_text(curves_as_json(unscored, LAYERS, "held-out rows"))
     with pytest.raises(ConfigError, match="train the model with a validation fold"):
         Served(saved).exits({"max_loss": 1.0})
 
 
-def test_calibration_within_a_loss_takes_the_validated_threshold_and_tells_its_speed_up_on_the_texts(saved, cli):
+def test_calibration_within_a_loss_takes_the_validated_threshold_and_reports_its_speed_up_on_the_texts(saved, cli):
     curve = tradeoff(recorded(2, samples=200, exits=LAYERS, classes=2), "entropy", metric="accuracy")
     options = ("--max-loss", 3, "--criterion", "entropy", "--json")
     ran = cli("leebert", "calibrate", saved, saved.parent / "texts.csv", *options)
@@ -270,7 +317,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_training_chooses_the_criterion_on_its_validation_fold_and_says_what_it_costs(place, cli, tmp_path):
+def test_training_chooses_the_criterion_on_its_validation_fold_and_states_what_it_costs(place, cli, tmp_path):
     learns = ("--set", "training.lr_theta=3e-3", "--set", "training.max_epochs=8")  # else no speed-up is told
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2, *learns)
     assert ran.code == 0, ran.err

@@ -22,7 +22,7 @@ def of_a_block(hidden, attention, inner, length):
 
 
 @pytest.mark.parametrize("length", [5, 11])
-def test_bert_costs_what_the_closed_formula_says(length):
+def test_bert_costs_what_the_closed_formula_gives(length):
     model = model_of("bert")
     exit_ = 32 * 32 + 32 * 2  # the pooler and a linear layer on one token
     layer = of_a_block(32, 32, 48, length)
@@ -40,7 +40,7 @@ def test_every_family_costs_the_same_for_each_layer(family):
 
 
 @pytest.mark.parametrize("family", EVERY_FAMILY)
-def test_a_reduced_model_costs_what_is_left(family):
+def test_a_reduced_model_costs_what_it_keeps(family):
     model = model_of(family)
     model.reduce(
         layers=[0, 1, 2],

@@ -220,7 +220,7 @@ def test_section_3_4s_reading_leaves_omega_alone_within_a_cycle():
     assert level.calls == ["theta"]
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"hyper"}))  # what that costs: tests/test_hyper.py
+@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - {"hyper"}))  # what that costs: tests/test_hypergradient.py
 def test_every_algorithm_makes_one_theta_step_and_no_other_backward(name):
     level = CountingLevel()
     position = ALGORITHMS[name](TrainConfig(algorithm=name, cycle_length=1)).step(level, {}, 0)

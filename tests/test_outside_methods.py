@@ -153,14 +153,14 @@ def test_a_space_searches_its_options_for_it_alone() -> None:
         ({"space": {"first": {"range": [1, 2]}}}, "is no number and has no range"),
     ],
 )
-def test_what_a_space_says_of_its_options_is_checked(changes: dict[str, Any], message: str) -> None:
+def test_what_a_space_sets_of_its_options_is_checked(changes: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, Findings)) as error:
         SweepSpec.model_validate({**SPACE, **changes})
     causes = [details.get("ctx", {}).get("error") for details in error.value.errors()]  # type: ignore[union-attr]
     assert message in str([cause.findings for cause in causes if cause])
 
 
-def test_where_its_package_is_missing_one_line_says_so() -> None:
+def test_where_its_package_is_missing_one_line_reports_it() -> None:
     METHODS.unregister("often")
     with pytest.raises(ConfigError) as error:
         parse(TrainConfig, {"algorithm": "often"}, "runs/mine/training.json")

@@ -72,7 +72,7 @@ def test_the_share_of_a_gpu_lets_exactly_those_share_it_that_fit(fit):
     assert crowding(Estimate(1000), 1000 * fit + 999, share) == ""
 
 
-def test_trials_too_large_for_their_share_are_told_the_right_one():
+def test_trials_too_large_for_their_share_get_the_right_one_in_the_message():
     estimate = Estimate(10 * 10**9)
     assert "puts 4 trials on a GPU that holds 2" in (said := crowding(estimate, 24 * 10**9, 0.25))
     assert said.endswith("set it to 0.5")
@@ -168,7 +168,7 @@ def test_what_an_autoscaler_can_start_is_no_reason_to_refuse_a_request(told):
 
 
 @pytest.mark.slow
-def test_nodes_of_all_trials_are_asked_for_at_once_until_they_are_there(told):
+def test_nodes_of_all_trials_are_asked_for_at_once_until_they_join(told):
     assert told["asked"] == [{"CPU": 1, "GPU": 0.5}] * 4
     assert told["arrived"] == 3
     assert told["settled"] == []
@@ -193,7 +193,7 @@ def test_ray_puts_as_many_trials_on_nodes_as_was_computed(told):
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-def test_every_way_to_say_that_gpu_memory_ran_out_is_understood(error):
+def test_every_error_of_gpu_memory_that_ran_out_is_understood(error):
     failure = of_exception(error)
     assert failure is not None
     assert failure.kind == "gpu_memory"

@@ -86,7 +86,7 @@ def test_after_a_resume_in_a_new_process_they_still_ask_for_gpus(half_gpus):
     assert {s["resources"]["GPU"] for s in later} == {0.5, 1.0}
 
 
-def test_memory_that_runs_out_is_answered_alone_then_in_micro_batches_then_given_up(half_gpus):
+def test_memory_that_runs_out_is_answered_alone_then_in_micro_batches_then_fails(half_gpus):
     order = {}
     for g in grants(half_gpus):
         order.setdefault(g["config"], []).append((g.get("alone", ""), g.get("accumulate", 1)))

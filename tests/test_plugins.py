@@ -143,7 +143,9 @@ def test_the_module_of_a_plugin_is_one_whose_import_registers_it(code: str, modu
     names: dict[str, Any] = {"__name__": "my_parts", "decoders": decoders, "plugin": Decoder("mine", partial(made))}
     exec(code, names)
     names.get("add", int)()
-    assert str(decoders.origin("mine")) == module
+    origin = decoders.origin("mine")
+    assert origin is not None
+    assert origin.module == module
 
 
 def test_a_plugin_of_an_installed_package(site: Any) -> None:

@@ -87,7 +87,7 @@ def test_two_writers_of_one_file_write_to_different_places(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_kernels_say_the_threads_in_use_and_what_steers_them():
+def test_kernels_report_the_threads_in_use_and_what_steers_them():
     with limited_threads(1):
         one = kernels({"MKL_CBWR": "COMPATIBLE", "OMP_NUM_THREADS": "64", "HOME": "/"})
     assert one["mkl_threads"] == one["omp_threads"] == 1, "those in use, not those of the environment"
@@ -130,7 +130,7 @@ def test_settings_that_were_not_the_same_in_all_results_are_counted():
     assert uneven([{"precision": "fp32"}, {"precision": "bf16"}]) == ["precision fp32 in 1, bf16 in 1"]
 
 
-def test_cells_that_were_trained_on_other_settings_are_said_by_best_and_compare(tmp_path, log_lines):
+def test_cells_that_were_trained_on_other_settings_are_reported_by_best_and_compare(tmp_path, log_lines):
     def settings(seed, fold, config):
         return {"runtime": {"threads": 2 if (config, fold) == (odd, 1) else 1}, "placement": {"accumulate": 1}}
 

@@ -130,7 +130,7 @@ def test_options_of_the_file_are_the_pruners() -> None:
 
 
 @given(name=names, every=st.lists(full_scores, min_size=1, max_size=9), resource=st.integers(1, FOLDS * EPOCHS))
-def test_the_best_at_a_place_goes_on(name: str, every: list[Scores], resource: int) -> None:
+def test_the_best_at_a_place_continues(name: str, every: list[Scores], resource: int) -> None:
     """With everything known up to there: whoever has the best paired mean isn't pruned."""
     history = at(tuple(config(f"c{i}", scores, "finished") for i, scores in enumerate(every)), resource)
     means = {c.id: math.fsum(max(e.score for e in k.epochs) for k in c.cells) for c in history}
@@ -140,7 +140,7 @@ def test_the_best_at_a_place_goes_on(name: str, every: list[Scores], resource: i
 
 
 @given(name=names, history=histories(), asked=partial_scores())
-def test_who_is_behind_nobody_on_the_same_cells_goes_on(name: str, history: History, asked: Scores) -> None:
+def test_who_is_behind_nobody_on_the_same_cells_continues(name: str, history: History, asked: Scores) -> None:
     new = config("new", asked)
     (seed, fold), epoch = place(new)
     at_place = CELLS.index((seed, fold)) * EPOCHS + epoch + 1
@@ -189,12 +189,12 @@ def test_one_in_eta_passes() -> None:
     assert [decide(halving(4), history, c) for c in history] == [False] * 7 + [True] * 2
 
 
-def test_between_rungs_everybody_goes_on() -> None:
+def test_between_rungs_everybody_continues() -> None:
     history = (config("good", [[0.9, 0.9]]), config("bad", [[0.1, 0.1]]))
     assert decide(halving(3), history, history[1])  # two epochs; the rungs are at one and three
 
 
-def test_ties_go_on() -> None:
+def test_ties_continue() -> None:
     history = tuple(config(f"c{i}", [[0.5]]) for i in range(6))
     assert all(decide(halving(), history, c) for c in history)
 
@@ -284,7 +284,7 @@ def test_what_comes_later_changes_nothing(every: list[Scores], eta: int, data: s
 
 
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=20, unique=True), eta=st.integers(2, 5))
-def test_as_many_pass_as_eta_says(values: list[float], eta: int) -> None:
+def test_as_many_pass_as_eta_sets(values: list[float], eta: int) -> None:
     history = tuple(config(f"c{i}", [[value]]) for i, value in enumerate(values))
     assert sum(decide(halving(eta), history, c) for c in history) == max(1, len(values) // eta)
 
@@ -337,7 +337,7 @@ def test_racing_looks_at_complete_ones_only(history: History, asked: Scores) -> 
     assert decide(RACING, (*complete, *others, new), new) == expected
 
 
-def test_racings_margin_holds_what_alpha_says() -> None:
+def test_racings_margin_holds_what_alpha_sets() -> None:
     """With normal gains, the difference to a rival makes up the margin with about the probability alpha."""
     rng = np.random.default_rng(0)
     gains = rng.normal(0.0, 0.01, size=(4000, 9))  # the last column: the one that is asked about

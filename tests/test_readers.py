@@ -152,7 +152,7 @@ def test_files_are_read_as_they_are_consumed(tmp_path: Path) -> None:
             next(rows)
 
 
-def test_an_error_says_which_rows_are_not_answered() -> None:
+def test_an_error_names_which_rows_are_not_answered() -> None:
     def answers(count: int) -> Any:
         yield from ({"row": i, "label": "yes"} for i in range(count))
         raise DataError("rows.csv, line 9: broken")
@@ -256,7 +256,7 @@ def own_files(*files: Path | str) -> Any:
     return own_task({"name": "own", "files": names, "text": "a", "label": "y", "labels": ["no", "yes"]})
 
 
-def test_a_file_that_is_not_there_names_the_folder_that_was_looked_in(
+def test_a_file_that_does_not_exist_names_the_folder_that_was_looked_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "other.csv").write_text("a,y\n")
@@ -290,7 +290,7 @@ def test_data_that_has_moved_is_found_below_the_folder_that_is_named(
         read_split(task, "train", tmp_path / "empty")
 
 
-def test_evaluate_from_another_folder_says_where_it_looked(
+def test_evaluate_from_another_folder_names_where_it_looked(
     tmp_path: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in ("here", "elsewhere"):

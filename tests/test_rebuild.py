@@ -93,7 +93,7 @@ def _of_parts(run):
     return {(name, run["tags"]["kind"] == "summary") for name in run["metrics"]}
 
 
-def test_what_a_proxy_answered_in_the_servers_place_is_found_and_mended_once_it_stops(
+def test_what_a_proxy_answered_in_the_servers_place_is_detected_and_mended_once_it_stops(
     swept, rebuild, mlflow_server, tmp_path
 ):
     answer = [None]
@@ -147,7 +147,7 @@ def test_a_server_that_goes_away_in_the_middle_is_an_error_and_later_gets_only_w
     assert contents(mlflow_server.database, "half") == contents(tmp_path / "whole.db", "half")
 
 
-def test_of_a_sweep_that_died_no_run_is_left_running(swept, rebuild, tmp_path):
+def test_of_a_sweep_that_died_no_run_stays_running(swept, rebuild, tmp_path):
     copy = tmp_path / "died"
     shutil.copytree(swept.path, copy)
     segment = max((copy / "ledger" / "driver" / "0002").iterdir())
@@ -181,7 +181,7 @@ def test_while_a_driver_is_at_work_it_is_refused(swept, rebuild, tmp_path):
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_trials_clock_that_is_ahead_does_not_change_what_is_told(swept, rebuild, tmp_path):
+def test_a_trials_clock_that_is_ahead_does_not_change_what_is_reported(swept, rebuild, tmp_path):
     database = tmp_path / "mlflow.db"
     for name, ahead in (("right", 0.0), ("ahead", 3600.0)):
         copy = tmp_path / name

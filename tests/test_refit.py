@@ -98,7 +98,7 @@ def test_each_seed_is_trained_for_the_recorded_updates_on_all_rows(refitted, bes
     assert json.loads((out / "refit.json").read_text()) == ran.json
 
 
-def test_the_first_seed_is_registered_whatever_dev_says(refitted):
+def test_the_first_seed_is_registered_whatever_dev_scores(refitted):
     out, ran = refitted
     assert ran.json["registered_seed"] == 0
     assert "because it is the first, fixed before training" in ran.json["picked"]
@@ -134,7 +134,7 @@ def test_a_finished_refit_is_never_overwritten(refitted, best_place, cli, mlflow
     assert contents(out) == before
 
 
-def test_dev_is_opened_last_and_a_refit_goes_on_where_it_stopped(best_place, cli, mlflow_server, tmp_path):
+def test_dev_is_opened_last_and_a_refit_resumes_where_it_stopped(best_place, cli, mlflow_server, tmp_path):
     import mlflow
 
     path = best_place.copy(tmp_path / "best")
@@ -186,7 +186,7 @@ def test_a_speed_up_is_missed_by_more_than_a_tenth_of_what_was_asked():
     assert not Chosen("patience", 2, asked=2, reached=1.5).missed(1.4), "held to the nearest that it attains"
 
 
-def test_what_missed_its_speed_up_stands_in_refit_json_and_in_the_card(refitted):
+def test_what_missed_its_speed_up_is_in_refit_json_and_in_the_card(refitted):
     out, ran = refitted
     expected = set()
     for seed, splits in ran.json["evaluations"].items():
@@ -201,7 +201,7 @@ def test_what_missed_its_speed_up_stands_in_refit_json_and_in_the_card(refitted)
     assert {(m["seed"], m["criterion"]) for m in ran.json["missed"]} == expected
 
 
-def test_a_seed_that_diverges_is_left_out_unless_it_is_the_registered_one(
+def test_a_seed_that_diverges_is_omitted_unless_it_is_the_registered_one(
     best_place, cli, mlflow_server, tmp_path, monkeypatch
 ):
     """Training itself is left out but for one seed, as if it had diverged: that it says so is another test's."""
@@ -256,7 +256,7 @@ def test_a_subset_is_called_one():
 # MLflow.
 
 
-def test_an_interrupted_refit_is_logged_once_and_where_it_was_told_to_last(
+def test_an_interrupted_refit_is_logged_once_and_where_the_last_call_asked_for(
     best_place, cli, mlflow_server, tmp_path, monkeypatch
 ):
     """A task with a dot in its name, and a password in the address that no output shows."""
@@ -314,7 +314,7 @@ def test_what_was_logged_to_one_server_is_logged_anew_to_another(refitted, best_
     assert set(logged["runs"].values()).isdisjoint(before["runs"].values())
 
 
-def test_a_rejected_tag_is_said_and_costs_that_tag_alone(refitted, best_place, tmp_path, monkeypatch, log_lines):
+def test_a_rejected_tag_is_reported_and_costs_that_tag_alone(refitted, best_place, tmp_path, monkeypatch, log_lines):
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -487,7 +487,7 @@ def test_batch_scoring_answers_as_the_library_does(served, refitted, rows, cli, 
     pd.testing.assert_frame_equal(served.predict(rows, params={"criterion": "entropy", "threshold": entropy}), answer)
 
 
-def test_strategy_and_threshold_are_parameters_of_a_request(served, rows):
+def test_criterion_and_threshold_are_parameters_of_a_request(served, rows):
     everything = served.predict(rows, params={"criterion": "never"})
     assert (everything["layers_saved"] == 0).all()
     assert (served.predict(rows, params={"criterion": "confidence", "threshold": 0.5})["exit_layer"] == 1).all()
@@ -512,7 +512,7 @@ def test_a_request_may_ask_for_a_speed_up(served, rule):
     assert LAYERS / np.array(layers[1:3]) == pytest.approx([2, 3], rel=0.15)
 
 
-def test_patience_takes_the_nearest_and_says_so(served, rows, caplog):
+def test_patience_takes_the_nearest_and_reports_it(served, rows, caplog):
     served.predict(rows, params={"criterion": "patience", "speed_up": 3.9})
     (said,) = [r.getMessage() for r in caplog.records if "patience" in r.getMessage()]
     assert re.match(
@@ -735,7 +735,7 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
     assert str(best_place.folder) not in (out / "seed-0" / "README.md").read_text(), "no place on one machine"
 
 
-def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(refitted, cli, tmp_path):
+def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_states_it(refitted, cli, tmp_path):
     from huggingface_hub import ModelCard
 
     from leebert.serving import Served
@@ -761,7 +761,7 @@ def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_says_so(r
 # Bad input: nothing is trained, nothing is overwritten.
 
 
-def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflow_server, tmp_path):
+def test_what_is_wrong_is_reported_before_anything_is_trained(best_place, cli, mlflow_server, tmp_path):
     def wrong(file, *more):
         return refit(cli, file, mlflow_server, "--out", tmp_path / "m", *more)
 
@@ -798,7 +798,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(best_place, cli, mlflo
     assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
 
 
-def test_missing_and_other_data_is_said(best_place, cli, mlflow_server, tmp_path):
+def test_missing_and_other_data_is_reported(best_place, cli, mlflow_server, tmp_path):
     path = best_place.copy(tmp_path / "best")
     values = load_yaml(path)
     lines = (best_place.folder / "data" / "train.jsonl").read_text().splitlines()

@@ -131,7 +131,7 @@ def test_a_damaged_cell_alone_is_trained_again_to_the_same_bits(place, evaluated
     assert kinds.count("cell_end") == 9
 
 
-def test_a_repair_that_comes_to_other_scores_says_so_and_the_new_ones_count(place, log_lines):
+def test_a_repair_that_comes_to_other_scores_reports_it_and_the_new_ones_count(place, log_lines):
     before = Ledger(place / "ledger").read()
     key = next(iter(before.cells))
     held_out_path(place, before.cells[key]).unlink()
@@ -172,7 +172,7 @@ def test_a_page_does_not_ask_for_what_no_repair_makes(tmp_path, recwarn):
     assert not [str(w.message) for w in recwarn if "--repair" in str(w.message)]
 
 
-def test_a_page_tells_the_recorded_layers_of_a_cell_whose_logits_are_gone(tmp_path):
+def test_a_page_shows_the_recorded_layers_of_a_cell_whose_logits_are_gone(tmp_path):
     folder = made_sweep(
         tmp_path / "s", "sqlite:///nowhere.db", held_out=lambda index, fold: crowded(6 + fold), configs=2
     )
@@ -184,7 +184,7 @@ def test_a_page_tells_the_recorded_layers_of_a_cell_whose_logits_are_gone(tmp_pa
         assert f"<td>{needed:.2f}</td>" in str(sweep_page(folder))
 
 
-def test_a_page_and_a_comparison_leave_a_damaged_cell_out_and_name_it(tmp_path, cli):
+def test_a_page_and_a_comparison_omit_a_damaged_cell_and_name_it(tmp_path, cli):
     def logits(index, fold):
         rng = np.random.default_rng([index, fold])
         return RecordedLogits(rng.normal(size=(6, 40, 2)).astype(np.float32), rng.integers(2, size=40))

@@ -65,13 +65,13 @@ def test_the_option_that_decides_is_the_important_one():
     assert algorithms.keys() == {TOGETHER}, "within an algorithm all scores are equal"
 
 
-def test_main_effects_leave_out_what_options_do_together():
+def test_main_effects_omit_what_options_do_together():
     spec = SweepSpec.model_validate(SPEC)
     found = importances(spec, history(spec, lambda v: 0.5 + 0.1 * ((v["lr_theta"] > 5e-5) == (v["batch_size"] == 8))))
     assert sum(share.fanova for share in found[TOGETHER].shares.values()) < 0.6
 
 
-def test_equal_means_of_unequal_cells_say_nothing():
+def test_equal_means_of_unequal_cells_give_no_importance():
     spec = SweepSpec.model_validate(SPEC)
     told = []
     for i, c in enumerate(history(spec, lambda v: 0.5)):
@@ -101,7 +101,7 @@ def test_what_is_searched_on_a_log_scale_is_seen_on_it():
 @pytest.mark.parametrize(
     ("state", "space"), [("pruned", {}), ("complete", {"lr_theta": [1e-5], "cycle_length": [2, 4]})]
 )
-def test_what_is_unfinished_or_too_little_says_nothing_of_importance(state, space):
+def test_what_is_unfinished_or_too_little_gives_no_importance(state, space):
     spec = SweepSpec.model_validate({**SPEC, "space": space or SPEC["space"]})
     assert importances(spec, history(spec, lambda v: v["lr_theta"] + v.get("cycle_length", 0) / 10, state=state)) == {}
 
@@ -159,7 +159,7 @@ def score_of(values, seed, fold):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_report_says_what_comparisons_rest_on_and_how_many_there_are(tmp_path):
+def test_a_report_states_what_comparisons_rest_on_and_how_many_there_are(tmp_path):
     def state(values):
         if values["algorithm"] == "blo" and values["lr_theta"] == 1e-4:
             return "pruned"
@@ -215,7 +215,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_report_of_cells_whose_logits_are_gone_says_so(tmp_path):
+def test_a_report_of_cells_whose_logits_are_gone_reports_it(tmp_path):
     sweep = scored_sweep(tmp_path / "s", score_of)
     shutil.rmtree(sweep.path / "cells")
     with pytest.warns(UserWarning, match="is missing.*--repair"):

@@ -85,7 +85,7 @@ def test_tables_agree_where_they_print_the_same_and_every_title_is_its_rows_alon
         assert len(set(titles)) == len(titles)
 
 
-def test_the_papers_backbones_and_those_that_know_a_task_are_known_by_name():
+def test_the_papers_backbones_and_those_trained_on_a_task_are_recognised_by_name():
     assert is_papers("albert/albert-base-v2", "ALBERT-base")
     assert is_papers("google-bert/bert-base-uncased", "BERT-base")
     assert not any(is_papers(name, "BERT-base") for name in ("albert/albert-base-v2", "FacebookAI/roberta-base"))
@@ -117,7 +117,7 @@ def logits(classes, sure):
 RUNTIME = {"device": "cpu", "threads": 1, "precision": "bf16", "machine": "x86_64", "cpu_flags": []}
 
 
-def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_out_ones():
+def test_a_cell_is_every_criterion_on_the_evaluated_samples_with_thresholds_of_the_validation_fold():
     labels = np.array([0, 1, 1, 0])
     # Exit 1 errs on row 3, exit 2 on row 4, exit 3 on none.
     at = logits([[0, 1, 0, 0], [0, 1, 1, 1], [0, 1, 1, 0]], np.full((3, 4), 2.0))
@@ -152,7 +152,7 @@ def test_a_cell_is_every_rule_on_the_evaluated_rows_with_thresholds_of_the_held_
     assert cell.exiting("patience", 2.9).threshold == 1.0
 
 
-def test_a_network_with_one_exit_has_one_outcome_whatever_the_rule():
+def test_a_network_with_one_exit_has_one_outcome_whatever_the_criterion():
     recorded = RecordedLogits(logits([[0, 1]], [[1.0, 1.0]]), np.array([0, 0]), layers=(6,), depth=12)
     record = {
         "config": "c",
@@ -241,7 +241,7 @@ def test_means_errors_speed_ups_and_margins_are_those_computed_by_hand(results):
     )
 
 
-def test_of_what_was_measured_for_some_seeds_only_nothing_is_said(results):
+def test_of_what_was_measured_for_some_seeds_only_nothing_is_claimed(results):
     other = results.with_cells([made("clo-v2", 3, 0.85, structure='{"layers": 2}')])
     found = by_method(lines(TABLE_1, TABLE_1.rows, other, "mrpc"))
     assert found["clo-v2"].time is None
@@ -259,7 +259,7 @@ def cells_of(text, method):
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def test_a_page_has_ours_beside_the_papers_and_says_when_that_is_another_backbone(results):
+def test_a_page_has_ours_beside_the_papers_and_states_when_that_is_another_backbone(results):
     text = markdown(page(results))
     assert "paper (another backbone: ALBERT-base): score" in text
     assert cells_of(text, "LeeBERT") == [
@@ -297,7 +297,7 @@ def test_a_clear_difference_is_called_one(results):
     assert "LeeBERT is better" in markdown(page(better))
 
 
-def test_a_slower_rival_is_not_the_best_one_however_good(results):
+def test_a_slower_baseline_is_not_the_best_one_however_good(results):
     slow = results.with_cells([made("pabee", seed, 0.99, counts=(0, 0, 1)) for seed in range(3)])
     found = lines(TABLE_1, TABLE_1.rows, slow, "mrpc")
     assert by_method(found)["pabee"].margin.mean < -0.1, "compared it is, with its speed beside it"
@@ -306,7 +306,7 @@ def test_a_slower_rival_is_not_the_best_one_however_good(results):
     assert best_baseline(lines(TABLE_1, TABLE_1.rows, fast, "mrpc"), "").row.method == "pabee"
 
 
-def test_the_best_rival_is_so_on_the_seeds_that_it_shares_with_the_subject(results):
+def test_the_best_baseline_is_so_on_the_seeds_that_it_shares_with_the_subject(results):
     few = results.with_cells([made("pabee", seed, 0.86) for seed in (1, 2, 3)])  # on 1 and 2 LeeBERT has 85.5
     found = by_method(lines(TABLE_1, TABLE_1.rows, few, "mrpc"))
     assert (found["pabee"].margin.mean, found["pabee"].margin.cells) == (pytest.approx(-0.005), 2)
@@ -349,7 +349,7 @@ def test_csv_holds_the_figures_in_full_and_latex_every_row(results):
     assert r"LeeBERT & 85.00 $\pm$ 0.58 & 3 &" in tex
 
 
-def test_what_training_costs_is_told_in_minutes_and_against_the_base(results):
+def test_what_training_costs_is_given_in_minutes_and_against_the_base(results):
     costs = results.with_cells([made("finetune", s, 0.8, minutes=1.0) for s in range(3)])
     text = markdown(page(costs, TABLE_2))
     assert cells_of(text, "LeeBERT (CLO-v2)") == [
@@ -437,7 +437,7 @@ def test_a_method_named_twice_is_one_row():
         ({"target": "figure2", "methods": ("pabee", "finetune")}, "--methods finetune: it has a single exit"),
     ],
 )
-def test_what_can_not_be_run_is_said_before_anything_is_opened(change, said):
+def test_what_can_not_be_run_is_reported_before_anything_is_opened(change, said):
     with pytest.raises(LeebertError) as caught:
         make_plan(request(**change))
     assert said in str(caught.value)
@@ -456,7 +456,7 @@ def test_a_plan_is_a_sweep_in_which_all_methods_train_alike():
     assert make_plan(request("figure4", task=None)).task_name == "sst2"
 
 
-def test_the_command_that_goes_on_has_all_options_but_the_budget():
+def test_the_command_that_resumes_has_all_options_but_the_budget():
     asked = request(methods=("uniform", "blo"), seeds=3, budget="90m", set_=("space x=1",), pooling="mean")
     assert asked.continue_command == (
         "leebert-tune reproduce table1 --task mrpc --backbone x/albert-base-v2 --pooling mean --methods uniform,blo "
@@ -480,7 +480,7 @@ def test_a_budget_is_for_all_sweeps_together_and_on_top_of_what_they_have_used()
     assert not Allowance(None).used_up
 
 
-def test_what_a_sweep_of_one_part_has_used_is_not_there_for_the_next(tmp_path, monkeypatch):
+def test_what_a_sweep_of_one_part_has_used_is_not_available_to_the_next(tmp_path, monkeypatch):
     """The ledger that the sweep leaves is real, its training made up."""
 
     def begun(spec, name, **how):
@@ -551,7 +551,7 @@ def test_table_6_is_of_images_and_as_the_space_of_its_setting():
     assert (extra.criterion, plan.target.aim("cifar10"), plan.target.aim("cifar100")) == ("confidence", 1.28, 1.25)
 
 
-def test_rows_that_a_table_has_not_leave_by_the_rule_of_their_method():
+def test_rows_that_a_table_lacks_exit_by_the_criterion_of_their_method():
     plan = make_plan(request(methods=("cost-eff", "dbt", "hyper", "theseus")))
     rows = {row.method: row for row in plan.rows}
     assert [rows[m].criterion for m in ("cost-eff", "dbt", "hyper", "theseus")] == [
@@ -599,7 +599,7 @@ OF_IMAGES = {
 }  # fmt: skip
 
 
-def test_what_a_table_rests_on_is_said_of_its_own_figures(tmp_path, results):
+def test_what_a_table_rests_on_is_stated_with_its_own_figures(tmp_path, results):
     images = dataclasses.replace(results, identity=OF_IMAGES)
     write(tmp_path / "reproduce-cifar10-resnet56.parquet", images)
     on_images = request("table6", task="cifar10", backbone="resnet56", out=tmp_path)
@@ -662,7 +662,7 @@ def test_times_of_a_machine_with_other_work_are_called_rough_and_taken_again(tmp
         ("table1", "hyper", "variant", ""), ("table4", "cost-eff", "baseline", "entropy"), ("table4", "pabee", "baseline", ""),
     ],
 )  # fmt: skip
-def test_an_added_row_is_judged_as_in_table_1_within_its_rule(target, method, role, group):
+def test_an_added_row_is_judged_as_in_table_1_within_its_criterion(target, method, role, group):
     row = make_plan(request(target, methods=(method,))).rows[-1]
     assert (row.method, row.role, row.group) == (method, role, group)
 
@@ -677,7 +677,7 @@ def test_a_threshold_that_misses_the_aim_with_one_seed_is_named_though_the_mean_
     assert "no threshold gives 1.80 to 2.10: DeeBERT 1.60 to 2.30." in text
 
 
-def test_a_method_that_was_given_up_is_no_failure_of_a_table_that_is_whole_without_it(tmp_path, results):
+def test_a_method_that_was_dropped_is_no_failure_of_a_table_that_is_whole_without_it(tmp_path, results):
     broken = Reasons(passing={("theseus", 0.5): "out of memory", ("clo-v2", None): "out of memory"})
     ask = request(out=tmp_path, pooling="mean", set_=SETTING, methods=("clo-v2", "uniform"))
     whole = _rendered(make_plan(ask), results, (0, 1, 2), broken)
@@ -701,14 +701,14 @@ def test_an_option_that_no_row_reads_is_refused_unless_the_results_have_a_method
     assert "| LeeBERT | 85.00" in reproduce(ask, train=False).text
 
 
-def test_rows_that_nobody_asked_for_and_that_are_not_there_are_left_out(tmp_path, results):
+def test_rows_that_nobody_asked_for_and_that_do_not_exist_are_omitted(tmp_path, results):
     write(tmp_path / "reproduce-mrpc-albert-base-v2.parquet", results)
     asked = request(out=tmp_path, pooling="mean", set_=SETTING, methods=("pabee", "uniform"))
     told = [line.split(" | ")[0] for line in reproduce(asked, train=False).text.splitlines() if line.startswith("| ")]
     assert told[2:] == ["| PABEE", "| rand", "| uniform", "| CLO-v1", "| LeeBERT"]
 
 
-def test_results_of_a_part_of_the_rows_say_so_and_are_not_taken_for_those_of_all(tmp_path, results):
+def test_results_of_a_part_of_the_rows_are_marked_and_are_not_taken_for_those_of_all(tmp_path, results):
     path = tmp_path / "reproduce-mrpc-albert-base-v2.parquet"
     part = {"rows": 200, "seed": 0}
     write(path, dataclasses.replace(results, identity={**IDENTITY, "subset": part}))
@@ -733,7 +733,7 @@ def test_curves_are_means_over_seeds_with_a_standard_error_to_both_sides(results
     assert [curve.label for curve in one] == ["LeeBERT (1 seed)"]
 
 
-def test_costs_are_those_of_every_network_under_every_rule_whatever_table_is_asked_for(results):
+def test_costs_are_those_of_every_network_under_every_criterion_whatever_table_is_asked_for(results):
     assert networks(results) == {"": (3, frozenset({"patience", "entropy", "never"}))}
     half = made("truncated", 0, 0.8, keep=0.5, structure='{"layers": 1}')
     half = dataclasses.replace(half, exits=[0.8], exit_layers=[1], outcomes=half.outcomes[-1:])
@@ -807,7 +807,7 @@ def test_costs_are_those_of_the_networks_that_methods_end_with(problem, log_line
     assert costs.parameters.keys() == costs.operations.keys() == costs.seconds.keys() == ends.keys() == wanted.keys()
 
 
-def test_a_network_that_has_other_exits_than_its_cells_say_is_left_out_and_named(problem, log_lines):
+def test_a_network_that_has_other_exits_than_its_cells_record_is_omitted_and_named(problem, log_lines):
     half = '{"depth": 4, "exits": [2], "layers": 2}'
     wanted = {"": (3, frozenset({"never"})), half: (1, frozenset({"never"}))}
     costs = measure(problem, TrainConfig(precision="fp32"), "dev", wanted, "cpu")
@@ -830,7 +830,7 @@ def untimed(text):
 
 
 @pytest.mark.slow
-def test_a_table_is_run_stopped_gone_on_with_shown_and_drawn(cli, ray_up, mlflow_server, tmp_path, monkeypatch):
+def test_a_table_is_run_stopped_resumed_shown_and_drawn(cli, ray_up, mlflow_server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("LEEBERT_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)

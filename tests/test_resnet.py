@@ -108,7 +108,7 @@ def trained():
 @pytest.mark.parametrize(
     ("rule", "threshold"), [("patience", 1), ("entropy", 2.2), ("confidence", 0.15), ("never", None)]
 )
-def test_inference_that_drops_rows_says_what_the_replay_of_all_exits_says(rule, threshold):
+def test_inference_that_drops_rows_equals_the_replay_of_all_exits(rule, threshold):
     model = trained()
     data = rows(40, seed=5)
     recorded = record_all(model, data, CPU)
@@ -123,7 +123,7 @@ def test_inference_that_drops_rows_says_what_the_replay_of_all_exits_says(rule, 
     assert alone == (leaving + 1)[:8].tolist()
 
 
-def test_inference_stops_computing_where_the_last_row_leaves():
+def test_inference_stops_computing_where_the_last_sample_exits():
     model = network("resnet20").eval()
     ran = []
     for i, block in enumerate(model.blocks):
@@ -252,7 +252,7 @@ def test_methods_that_need_no_encoder_train_it(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(OF_ENCODERS))
-def test_what_takes_encoders_apart_says_that_this_is_none_before_training(name):
+def test_what_takes_encoders_apart_is_refused_before_training(name):
     with pytest.raises(ConfigError, match="out of an encoder; EarlyExitResNet has no"):
         fit(network(), rows(), TrainConfig(**{**SETTINGS, "algorithm": name}))
 

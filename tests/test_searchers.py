@@ -110,7 +110,7 @@ def told(*history: Configuration) -> list[Any]:
 VALUES = {"algorithm": "clo-v2", "lr_theta": 2e-5, "cycle_length": 4, "lr_omega": 1e-3, "teachers": "lle"}
 
 
-def test_tpe_tells_every_state() -> None:
+def test_tpe_passes_every_state() -> None:
     states: tuple[ConfigState, ...] = ("complete", "running", "pruned", "failed")
     trials = told(*(ran(VALUES, 0.5, state) for state in states))
     assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "PRUNED", "FAIL"]
@@ -118,14 +118,14 @@ def test_tpe_tells_every_state() -> None:
     assert all(trial.value is None or i == 0 for i, trial in enumerate(trials))
 
 
-def test_tpe_tells_levels_in_rising_order() -> None:
+def test_tpe_passes_levels_in_rising_order() -> None:
     (trial,) = told(ran(VALUES, 0.5))
     assert trial.params == {"algorithm": "clo-v2", "lr_theta": 1, "cycle_length": 1, "lr_omega": 1, "teachers": "lle"}
     (blo,) = told(ran({"algorithm": "blo", "lr_theta": 5e-5, "lr_omega": 1e-4, "teachers": "lae"}, 0.5))
     assert blo.params == {"algorithm": "blo", "lr_theta": 2, "lr_omega": 0, "teachers": "lae"}
 
 
-def test_tpe_tells_a_pruned_one_by_the_epochs_that_it_had() -> None:
+def test_tpe_passes_a_pruned_one_by_the_epochs_that_it_had() -> None:
     cells = (
         Cell(0, 0, "finished", (EpochScore(0, 0.4), EpochScore(1, 0.6), EpochScore(2, 0.5))),
         Cell(0, 1, "running", (EpochScore(0, 0.8),)),

@@ -73,7 +73,7 @@ def test_a_dangling_link_is_not_written_through(tmp_path, cli):
 
 
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
-def test_both_programs_tell_the_version_of_the_package(cli, program):
+def test_both_programs_print_the_version_of_the_package(cli, program):
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert leebert.__version__ == declared
     ran = cli(program, "--version")

@@ -267,7 +267,7 @@ def test_a_reduced_model_is_saved_and_loaded_bit_for_bit(tmp_path, family):
 
 
 @families
-def test_inference_of_a_reduced_model_says_how_many_layers_ran(family):
+def test_inference_of_a_reduced_model_reports_how_many_layers_ran(family):
     model = reduced(family)
     inputs = batch(rows=9, padded=False)
     logits = logits_of(model, inputs)

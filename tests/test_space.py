@@ -24,7 +24,7 @@ from leebert.yaml import dump_yaml, load_yaml, parse_yaml
 from tune import pruners
 from tune.space import SweepSpec, config_id, effective, load_space, resolved_yaml
 from tune.space.plugins import PRUNERS, Number, PrunerPlugin, Warmed
-from tune.space.values import Range, ValueList, read_space
+from tune.space.values import Range, ValueList, options, read_space
 
 HEAD = "task: mrpc\nbackbone: albert/albert-base-v2\n"
 SPACE = "space: {lr_theta: [1e-5, 2e-5]}\n"
@@ -332,6 +332,18 @@ def test_overrides(file: Path) -> None:
     assert (spec.searcher.name, spec.searcher.configurations) == ("random", 4)
     assert spec.data.subset is not None
     assert (spec.data.subset.rows, spec.data.subset.seed) == (50, 2)
+
+
+def test_the_valid_keys_are_listed_once_whatever_the_overrides(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[Any] = []
+    monkeypatch.setattr("tune.space.file.options", lambda: listed.append(1) or options())
+    keys = [f"training.{key}" for key in ("max_epochs=2", "warmup=0.2", "patience=3")]
+    file.write_text(HEAD + SPACE)
+    load_space(file, keys)
+    assert listed == [], "no key is one of a plugin"
+    with pytest.raises(ConfigError, match="unknown key"):
+        load_space(file, [*keys, "training.nothing=1", "space.nothing=1"])
+    assert listed == [1]
 
 
 def test_override_replaces_what_is_wrong_or_missing(file: Path) -> None:

@@ -12,7 +12,7 @@ from clusters import wait_until
 from encoders import save_backbone, write_task
 from in_process import run_session
 from mlflow_server import contents
-from test_audit import timed_sweep
+from test_mlflow_audit import timed_sweep
 from test_sweep import space
 from test_tracking import Sweep
 from toy_problems import SlowProblem
@@ -116,7 +116,7 @@ def test_a_sweep_whose_storage_fails_stops_without_blame_and_ends_the_same_later
     assert not list((path / "checkpoints").iterdir())
 
 
-def test_a_full_disk_is_said_with_the_way_to_go_on(cli_without_ray, mlflow_server, small, tmp_path):
+def test_a_full_disk_is_reported_with_the_way_to_resume(cli_without_ray, mlflow_server, small, tmp_path):
     cli = cli_without_ray
     save_backbone(tmp_path / "backbone", layers=3)
     (tmp_path / "task.json").write_text(json.dumps(write_task(tmp_path / "data", n=80)))
@@ -180,7 +180,7 @@ def test_a_disk_that_is_full_before_mlflows_tables_are_made_is_named_and_nothing
 
 
 @pytest.mark.parametrize("moment", [0, 5], ids=["start", "middle"])
-def test_a_disk_that_fills_up_under_mlflows_database_is_said_in_two_lines_and_mended_later(
+def test_a_disk_that_fills_up_under_mlflows_database_is_reported_in_two_lines_and_mended_later(
     tmp_path, tables, capfd, moment, log_lines
 ):
     events = timed_sweep()

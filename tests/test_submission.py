@@ -119,7 +119,7 @@ def test_the_labels_are_those_of_the_server():
         assert [file.prediction(label) for label in file.data.label_names] == ["0", "1"]
 
 
-def test_the_rule_that_is_asked_for_answers(models, cli, mrpc, tmp_path):
+def test_the_criterion_that_is_asked_for_answers(models, cli, mrpc, tmp_path):
     def layers(*rule):
         ran = cli(
             "leebert", "predict", models("mrpc"), "--glue", tmp_path / "out", "--data-dir", mrpc, "--any-rows", *rule

@@ -144,7 +144,7 @@ def troubled(tmp_path_factory, by_value):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_goes_on_from_its_checkpoint_in_another(troubled, undisturbed):
+def test_a_worker_that_is_killed_resumes_from_its_checkpoint_in_another(troubled, undisturbed):
     d = troubled
     assert os.path.exists(d.study.problem.mark)
     assert {c: len(a) for c, a in d.state.attempts.items() if c.startswith("blo")} == {"blo-0.01": 2, "blo-0.001": 1}
@@ -284,7 +284,7 @@ def test_held_out_logits_of_every_cell_reproduce_its_scores(swept):
 
 
 @pytest.mark.slow
-def test_what_stands_in_mlflow(swept, mlflow_server):
+def test_what_mlflow_holds(swept, mlflow_server):
     from mlflow import MlflowClient
 
     folder, ran = swept
@@ -352,7 +352,7 @@ def test_list_and_status_from_another_terminal(swept, tuned):
 
 
 @pytest.mark.slow
-def test_compare_says_what_two_cells_can_tell(swept, tuned):
+def test_compare_states_what_two_cells_can_show(swept, tuned):
     ran = tuned("compare", "whole", "--a", "clo-v2", "--b", "blo", "--json")
     assert ran.code == 0, ran.err
     (line,) = ran.json["lines"]
@@ -411,7 +411,7 @@ def test_compare_and_best_at_a_speed_up_are_replayed_from_the_logits(swept, tune
 
 
 @pytest.mark.slow
-def test_pages_stand_in_one_file_and_beside_the_sweep_in_mlflow(swept, tuned, mlflow_server, tmp_path):
+def test_pages_are_in_one_file_and_beside_the_sweep_in_mlflow(swept, tuned, mlflow_server, tmp_path):
     from mlflow import MlflowClient
 
     folder, _ = swept
@@ -486,7 +486,7 @@ def test_the_best_file_trains_exactly_its_updates_and_reads_no_development_data(
 
 
 @pytest.mark.slow
-def test_a_name_that_is_taken_is_refused_with_the_way_to_go_on(swept, tuned, place):
+def test_a_name_that_is_taken_is_refused_with_the_way_to_resume(swept, tuned, place):
     before = {p: p.read_bytes() for p in swept[0].path.rglob("*") if p.is_file()}
     ran = tuned("sweep", place / "space.yaml", "--name", "whole")
     assert ran.code == 1
@@ -638,7 +638,7 @@ def test_a_tracking_server_that_does_not_answer_stops_the_sweep_before_it_begins
 
 
 @pytest.mark.slow
-def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(cli, place, tmp_path):
+def test_a_dry_run_states_what_it_would_cost_and_writes_nothing(cli, place, tmp_path):
     path = space(tmp_path / "s.yaml", place)
     ran = cli("leebert-tune", "sweep", path, "--dry-run", "--json", "--storage", tmp_path / "sweeps")
     assert ran.code == 0, ran.err

@@ -109,7 +109,7 @@ def test_an_own_task_on_the_hub() -> None:
         ({"group_by": ["titel"]}, "'titel' is not a text column; these are title, body (did you mean 'title'?)"),
     ],
 )
-def test_a_wrong_declaration_says_what_is_wrong(change: dict[str, Any], message: str) -> None:
+def test_a_wrong_declaration_is_reported_with_what_is_wrong(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         own_task({**OWN, **change})
 

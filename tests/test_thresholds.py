@@ -9,8 +9,9 @@ import pytest
 from leebert.config import ExitConfig
 from leebert.errors import ConfigError
 from leebert.evaluate import RecordedLogits
-from leebert.exits import with_threshold
+from leebert.exits import CRITERIA, with_threshold
 from leebert.exits.checks import check_threshold
+from leebert.operating_point import saved_tradeoffs
 from leebert.thresholds import (
     FILE,
     check_speed_up,
@@ -100,7 +101,7 @@ def test_what_can_be_asked_is_bounded_by_the_layers_below_the_first_and_the_last
     assert rows_needed(3, (2, 12), 12) == math.ceil((1.96 / 0.4) ** 2 * 10**2 * 0.2 * 0.8)
 
 
-def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_say():
+def test_the_ends_hold_for_rows_that_are_as_sure_or_unsure_as_float32_can_hold():
     logits = np.zeros((M, 40, 3), np.float32)
     logits[:, :20, 0] = 200  # of probability 1 after rounding; the others know nothing
     extreme = RecordedLogits(logits, np.zeros(40, int))
@@ -131,7 +132,7 @@ COMPARING = [
 
 
 @pytest.mark.parametrize(("rule", "patience", "most"), COMPARING)
-def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_out, rule, patience, most):
+def test_criteria_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_out, rule, patience, most):
     for asked in (1, (1 + most) / 2, 0.98 * most):
         chosen = choose(held_out, rule, asked, patience)
         assert chosen.reached == pytest.approx(asked, rel=0.02)
@@ -146,7 +147,7 @@ def test_rules_that_compare_exits_hit_a_speed_up_up_to_their_own_greatest(held_o
             assert f"since samples exit together, none before exit {M / most:g}: the nearest is" in chosen.shortfall
 
 
-def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_that_compare_exits():
+def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_criteria_that_compare_exits():
     logits = np.zeros((M, 60, 3), np.float32)
     logits[:, :20, 0] = 200
     logits[0::2, 20:40, 1] = logits[1::2, 20:40, 2] = 200  # another class at each exit, and certain of it
@@ -156,7 +157,7 @@ def test_the_ends_hold_for_rows_that_are_certain_clueless_or_torn_under_rules_th
         assert choose(extreme, rule, M, patience).reached == pytest.approx(most)
 
 
-def test_a_rule_is_refused_where_it_has_no_such_patience_or_nothing_to_compare(held_out):
+def test_a_criterion_is_refused_where_it_has_no_such_patience_or_nothing_to_compare(held_out):
     with pytest.raises(ConfigError, match="patience 6 of pcee: this model has 6 exits, so it lies between 1 and 5"):
         choose(held_out, "pcee", 2, 6)
     with pytest.raises(ConfigError, match="'beem' has no parameter 'patience'"):
@@ -192,6 +193,20 @@ def test_a_saved_threshold_outside_its_criterions_range_is_refused(tmp_path, nam
         read_curves(tmp_path)
     for part in (str(tmp_path / FILE), f"curves.{name}: ", f"{threshold:g}", shown):
         assert part in str(error.value)
+
+
+def test_curves_of_a_criterion_that_is_not_installed_are_kept(held_out, tmp_path):
+    """A model is served without the package of a criterion that it does not use; asked for, the criterion is named."""
+    saved = {"num_exits": M, "curves": {**curves(held_out), "ratio": [[0.2, 2.0], [0.5, 1.3]]}}
+    (tmp_path / FILE).write_text(json.dumps(saved))
+    read = read_curves(tmp_path)
+    assert read["ratio"] == saved["curves"]["ratio"]
+    assert look_up(read, "entropy", 2.0).near
+    assert {curve.criterion for curve in saved_tradeoffs(read, range(1, M + 1), M)} <= set(CRITERIA)
+    with pytest.raises(
+        ConfigError, match="exit criterion 'ratio' is not known here .* if a package brings 'ratio', install"
+    ):
+        look_up(read, "ratio", 2.0)
 
 
 def test_curves_find_any_speed_up_again(held_out, tmp_path):

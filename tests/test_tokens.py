@@ -107,7 +107,7 @@ def test_what_a_split_holds(tokenizer: Any, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["t.arrow"]
 
 
-def test_columns_that_are_not_there(tmp_path: Path) -> None:
+def test_columns_that_do_not_exist(tmp_path: Path) -> None:
     split = tokenise(examples_of(["a"], labelled=False), small_tokenizer(types=False), 8, tmp_path / "t.arrow")
     assert split.labels is None
     assert split.token_type_ids is None
@@ -251,7 +251,7 @@ def test_a_damaged_file_is_made_again_with_a_warning_also_by_several_at_once(
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_trial_that_finds_a_damaged_file_stops_the_sweep_instead_of_failing_its_configuration(tmp_path: Path) -> None:
+def test_a_trial_that_meets_a_damaged_file_stops_the_sweep_instead_of_failing_its_configuration(tmp_path: Path) -> None:
     with pytest.raises(CacheError) as error:
         TokenisedSplit.open(tmp_path / "gone.arrow")
     failure = of_exception(error.value)

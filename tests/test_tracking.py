@@ -195,7 +195,7 @@ def test_every_name_is_on_the_list(sweep: Sweep) -> None:
         assert all(line is not None and kind in line.runs for line in found)
 
 
-def test_a_second_tracker_finds_everything_and_writes_nothing(sweep: Sweep) -> None:
+def test_a_second_tracker_recognises_everything_and_writes_nothing(sweep: Sweep) -> None:
     sweep.send(whole_sweep())
     before = {name: (run.info.run_id, run.data.to_dictionary()) for name, run in sweep.runs().items()}
     sweep.send(whole_sweep())
@@ -204,7 +204,7 @@ def test_a_second_tracker_finds_everything_and_writes_nothing(sweep: Sweep) -> N
 
 
 @pytest.mark.parametrize("cut", [3, 6, 14])
-def test_a_sweep_whose_driver_died_goes_on_in_the_same_runs(database: str, cut: int) -> None:
+def test_a_sweep_whose_driver_died_resumes_in_the_same_runs(database: str, cut: int) -> None:
     sweep, events = Sweep(database), whole_sweep()
     sweep.send(events[:cut])
     first = {name: run.info.run_id for name, run in sweep.runs().items()}
@@ -344,7 +344,9 @@ def test_a_hanging_server(
     assert len(at_app.runs()) == 7
 
 
-def test_closing_without_a_server_says_how_many_events_wait(free_port: int, log_lines: Callable[[], list[str]]) -> None:
+def test_closing_without_a_server_reports_how_many_events_wait(
+    free_port: int, log_lines: Callable[[], list[str]]
+) -> None:
     sweep = Sweep(f"http://127.0.0.1:{free_port}")
     tracker = sweep.tracker()
     for event in whole_sweep():
@@ -464,7 +466,7 @@ def free_port() -> int:
         return port
 
 
-def test_check_says_what_to_do_when_nobody_answers(free_port: int) -> None:
+def test_check_advises_what_to_do_when_nobody_answers(free_port: int) -> None:
     started = time.monotonic()
     with pytest.raises(TrackingError, match=r"can't be used at http://127\.0\.0\.1:\d+: .*serve\.sh"):
         Sweep(f"http://127.0.0.1:{free_port}").tracker().check()
@@ -489,7 +491,7 @@ def test_check_is_quick_when_the_server_hangs(at_app: Sweep, mlflow_app: MlflowA
         (403, b"Invalid Host header - possible DNS rebinding attack detected", "allowed-hosts"),
     ],
 )
-def test_check_says_what_to_do_about_each_refusal(status: int, body: bytes, todo: str) -> None:
+def test_check_advises_what_to_do_about_each_refusal(status: int, body: bytes, todo: str) -> None:
     class Other(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
@@ -555,7 +557,7 @@ def test_an_experiment_that_was_deleted(database: str) -> None:
         sweep.tracker().check()
 
 
-def test_secrets_are_never_said_or_stored(
+def test_secrets_are_never_printed_or_stored(
     at_app: Sweep, mlflow_app: MlflowApp, monkeypatch: Any, free_port: int, log_lines: Callable[[], list[str]]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t0ken-in-environment")

@@ -67,12 +67,12 @@ def test_an_objective_that_is_none(text):
         RankingObjective.of(text)
 
 
-def test_a_rule_that_is_none():
+def test_a_criterion_that_is_none():
     with pytest.raises(ConfigError, match="--criterion softmax: one of patience, entropy, normalised_entropy"):
         RankingObjective.of("area", "softmax")
 
 
-def test_a_patience_belongs_to_its_rule():
+def test_a_patience_belongs_to_its_criterion():
     with pytest.raises(ConfigError, match="--patience 2: criterion 'entropy' has no parameter 'patience'"):
         RankingObjective.of("area", "entropy", 2)
     assert (
@@ -160,7 +160,7 @@ def test_an_option_is_named_as_it_was_given():
         RankingObjective.of("speed-up=0.5", option="--speed-up")
 
 
-def test_rows_that_are_exactly_undecided_can_leave_at_the_first_exit_too():
+def test_rows_that_are_exactly_undecided_can_exit_at_the_first_exit_too():
     undecided = RecordedLogits(np.zeros((2, 10, 2), np.float32), np.arange(10) % 2)
     for rule in ("normalised_entropy", "entropy", "confidence"):
         assert tradeoff(undecided, "accuracy", rule).at_speed_up(2.0) == 0.5

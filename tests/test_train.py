@@ -123,7 +123,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json"])
-def test_a_damaged_checkpoint_costs_one_epoch_as_the_one_before_is_there(tmp_path, caplog, file):
+def test_a_damaged_checkpoint_costs_one_epoch_as_the_one_before_is_kept(tmp_path, caplog, file):
     options = {"validation": toy_rows(seed=1)}
     expected = fit(toy_mlp(), toy_rows(), config(), **options)
     digests = {}
@@ -152,7 +152,7 @@ def test_only_checkpoints_that_are_known_count_and_anew_starts_from_the_beginnin
         Checkpoints(tmp_path / "b", earlier=[tmp_path / "a"], recorded=set()).load()
 
 
-def test_a_second_process_goes_on_in_a_folder_of_its_own_and_there_are_never_more_than_two(tmp_path, monkeypatch):
+def test_a_second_process_resumes_in_a_folder_of_its_own_and_there_are_never_more_than_two(tmp_path, monkeypatch):
     import leebert.checkpoint
 
     options = {"validation": toy_rows(seed=1)}
@@ -176,7 +176,7 @@ def test_a_second_process_goes_on_in_a_folder_of_its_own_and_there_are_never_mor
     assert (tmp_path / "two" / "epoch-0003").is_dir()
 
 
-def test_a_full_disk_is_said_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     import leebert.checkpoint
 
     torn = train_epochs(toy_mlp(), toy_rows(), config(), checkpoints=Checkpoints(tmp_path))
@@ -340,7 +340,7 @@ def two_stages(settings):
     )
 
 
-def test_a_two_stage_method_freezes_what_it_says(tmp_path):
+def test_a_two_stage_method_freezes_what_it_declares(tmp_path):
     settings = config(algorithm="uniform")
     model = toy_mlp()
     seen = []

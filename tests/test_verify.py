@@ -71,7 +71,7 @@ def test_logits_beside_the_file_are_those_of_the_cells(best_place):
     assert load_logits(best_place.file.with_name("pairs.held-out.parquet"))[0].held_out.logits.dtype == np.float32
 
 
-def test_another_precision_is_said_and_half_a_point_is_the_limit(best_place, cli, tmp_path):
+def test_another_precision_is_reported_and_half_a_point_is_the_limit(best_place, cli, tmp_path):
     path = best_place.copy(tmp_path / "best")
     rewrite(path, keep_cells(1), seal=True)
     ran = cli("leebert-tune", "verify", path, "--precision", "bf16", "--json")
@@ -201,7 +201,7 @@ def test_missing_foreign_and_damaged_files(best_place, cli, tmp_path):
     assert cli("leebert-tune", "verify", path, "--precision", "fp64").code == 1
 
 
-def test_what_may_be_changed_by_hand_may_be_left_out(best_place, tmp_path):
+def test_what_may_be_changed_by_hand_may_be_omitted(best_place, tmp_path):
     path = best_place.copy(tmp_path / "best")
     recorded = read_best(path).config
     for change in (

@@ -173,14 +173,14 @@ class PrunerContract:
             for query in _decisions(history):
                 assert pruner.decide(history, *query) == pruner.decide(history[::-1], *query)
 
-    def test_only_configuration_goes_on(self) -> None:
+    def test_only_configuration_is_never_stopped(self) -> None:
         """A configuration without others to compare it with is never pruned."""
         pruner = self.made()
         for history in histories():
             for one in filter(_reported, history):
                 assert pruner.decide((one,), *_decisions((one,))[0])
 
-    def test_best_goes_on(self) -> None:
+    def test_best_is_never_stopped(self) -> None:
         """The best of several configurations, after the same first cell, is not pruned."""
         pruner = self.made()
         for history in histories():
@@ -278,7 +278,7 @@ class SearcherContract:
         for length in (0, 5, 11, 14):
             assert self.made(LISTS).suggest(history[:length]) == history[length].values
 
-    def test_scores_are_read_only_where_the_row_says_so(self) -> None:
+    def test_scores_are_read_only_where_the_row_declares_it(self) -> None:
         """Without `reads_scores`, the suggestions do not depend on scores."""
         if self.searcher.reads_scores:
             return

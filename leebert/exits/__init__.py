@@ -6,6 +6,7 @@ Another package adds its own by an entry point of the group ``leebert.criteria``
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from leebert.exits.criterion import Criterion, check_fits
 from leebert.plugins import Registry
@@ -52,9 +53,15 @@ def with_threshold() -> dict[str, Criterion]:
     return {name: criterion for name, criterion in CRITERIA.items() if criterion.has_threshold}
 
 
-def usable(num_exits: int) -> list[Criterion]:
-    """The criteria with a threshold that apply to a model of M exits; of those in several units, one."""
-    return [c for c in with_threshold().values() if c.unit_of is None and (num_exits > 1 or not c.several)]
+def usable(num_exits: int, names: Iterable[str] | None = None) -> list[Criterion]:
+    """Return the criteria with a threshold that a model of M exits has a use for, each in one unit.
+
+    Args:
+        num_exits: M.
+        names: The criteria to choose among; None: all that are installed.
+    """
+    rows = CRITERIA.values() if names is None else [row for name in names if (row := CRITERIA.find(name))]
+    return [c for c in rows if c.has_threshold and c.unit_of is None and (num_exits > 1 or not c.several)]
 
 
 def named(criterion: str, patience: int | None) -> str:

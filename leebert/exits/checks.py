@@ -22,8 +22,8 @@ def choosable(criterion: str) -> Criterion:
     Raises:
         ConfigError: No criterion of that name is installed, or it has no threshold.
     """
-    row = CRITERIA.get(criterion)
-    if row is None or not row.has_threshold:
+    row = CRITERIA.require(criterion)
+    if not row.has_threshold:
         raise ConfigError(
             f"no threshold of the exit criterion {criterion!r} gives a speed-up; use one of {', '.join(with_threshold())}"
         )

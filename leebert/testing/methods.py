@@ -237,7 +237,7 @@ class MethodContract:
         ((_, cost),) = stage_costs(config)
         assert abs(measured - cost) < 1e-6, f"costs: {cost:.3f} for an update of θ; {measured:.3f} measured"
 
-    def test_omega_learns_from_d1_if_its_row_says_so(self) -> None:
+    def test_omega_learns_from_d1_if_its_row_declares_it(self) -> None:
         """`omega_on_d1` holds for methods that update ω with the terms of θ's batches."""
         original, at_lr_theta = StageLevel.omega_step, []
 
@@ -272,7 +272,7 @@ class MethodContract:
         untrained = self.fit(config.model_copy(update={"lr_theta": 1e-12, "max_epochs": 1}))
         assert loss[-1] < untrained.reports[-1].exits["loss"][-1], "training does not lower the last exit's loss"
 
-    def test_it_leaves_as_many_exits_as_its_row_says(self) -> None:
+    def test_it_keeps_as_many_exits_as_its_row_declares(self) -> None:
         trained = self.fit(self.config()).model
         assert (trained.num_exits == 1) == self.method.one_exit, (
             f"exits {self.method.exits!r}, {trained.num_exits} exits"

@@ -152,8 +152,10 @@ def prepare(best: BestFile, out: Path, plan: RefitPlan, *, anyway: bool = False)
     if plan.criterion is None and plan.patience is not None:
         raise ConfigError(f"--patience {plan.patience}: it belongs to an exit criterion; name that by --criterion")
     metric = _metric(best)
-    criterion = plan.criterion or METHODS[best.config.training.algorithm].own_criterion
-    own = choose_exits(recorded, metric, aim, criterion, plan.patience)
+    method = METHODS[best.config.training.algorithm]
+    own = choose_exits(
+        recorded, metric, aim, plan.criterion or method.own_criterion, plan.patience, published=method.exits
+    )
     every = tradeoffs(recorded, metric=metric, speed_ups=speed_ups)
     chosen = {name: choose_point([curve], aim) for name, curve in every.items()} | {own.criterion: own}
     return PreparedRefit(
@@ -282,6 +284,7 @@ def _trained(ready: PreparedRefit) -> dict[int, Any]:
 def _outcome(ready: PreparedRefit, summaries: Mapping[int, Any], evaluations: Mapping[int, Any]) -> dict[str, Any]:
     """Collect the contents of refit.json."""
     best, plan, chosen, own = ready.best, ready.plan, ready.chosen, ready.own
+    parts = origins([*(best.found.get("parts") or ()), f"exit criterion {own.criterion}"])
     return {
         "best": str(best.path),
         "best_digest": best.found["digest"],
@@ -294,6 +297,7 @@ def _outcome(ready: PreparedRefit, summaries: Mapping[int, Any], evaluations: Ma
         "trained_on": ready.trained_on,
         "picked": plan.picked,
         "criterion": own.criterion,
+        **({"parts": parts} if parts else {}),
         "chosen": {name: dataclasses.asdict(one) for name, one in chosen.items()},
         "theta_updates": best.config.theta_updates,
         "cross_validated": best.found["score_mean"],
@@ -510,7 +514,7 @@ def _evaluated(folder: Path, best: BestFile, plan: RefitPlan, chosen: list[Chose
     """
     file = folder / "evaluation.json"
     if file.is_file():
-        return dict(with_criterion(json.loads(file.read_text(encoding="utf-8"))))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     from leebert.data.sources import read_split
     from leebert.data.tasks import get_task
     from leebert.kinds.texts import load_text_model

@@ -451,9 +451,9 @@ def _figure(splits: Mapping[str, Any]) -> Any:
         scores = evaluation["exits"]["score"]
         axes.plot(range(1, len(scores) + 1), [100 * s for s in scores], "o-", label="one exit for all samples")
         for criterion, curve in evaluation["curves"].items():
-            row = CRITERIA[criterion]
+            row = CRITERIA.find(criterion)
             layers, score = [p["layers"] for p in curve], [100 * p["measures"]["score"] for p in curve]
-            axes.plot(layers, score, ".-", label=row.shown, color=row.colour)
+            axes.plot(layers, score, ".-", label=row.shown if row else criterion, color=row.colour if row else None)
         axes.set(title=split, xlabel="mean exit layer", ylabel="score, per cent")
         axes.legend()
     return figure

@@ -9,6 +9,7 @@ from leebert.train import NEGATIVE
 from tune.pruners import Pruner
 from tune.running.attempts import Attempts, Frame
 from tune.running.driver_records import DriverRecords, finished_cells
+from tune.running.failures import MOST, RETRIES, UNCOUNTED, Failure
 from tune.store.ledger import LedgerRecord
 
 
@@ -70,6 +71,26 @@ class Conclusions:
             self._records.write({"kind": "prune", "config": config, "seed": cell[0], "fold": cell[1], "epoch": epoch})
             name = self._records.name(config)
             self._log.info(f"{name}  pruned after epoch {epoch + 1} of seed {cell[0]} fold {cell[1]}")
+
+    def fail(self, config: str, failure: Failure) -> bool:
+        """Record a failure of a configuration's newest attempt.
+
+        Returns:
+            Whether the configuration is tried again.
+        """
+        state = self._records.state
+        failures = state.failures.get(config, [])
+        reason = {"reason": failure.kind, "message": failure.message[:2000]}
+        record = {"kind": "fail", "config": config, "attempt": state.last_attempt(config), **reason}
+        counted = [f for f in (*failures, record) if f.get("reason") not in UNCOUNTED]
+        after = self._attempts.placement([*failures, record], config)
+        final = failure.kind == "refused" or len(counted) > RETRIES or len(failures) >= MOST or after is None
+        self._records.write({**record, "final": final})
+        then = "not tried again" if final else "tried again"
+        if after and not final and failure.kind in ("gpu_memory", "host_memory"):
+            then += f" {after.described()}"
+        self._log.warning(f"{self._records.name(config)}  failed: {failure.last_line}; {then}")
+        return not final
 
 
 class ResultLog:

@@ -17,7 +17,7 @@ from tune.running.attempts import Attempts, Frame
 from tune.running.conclusions import Conclusions, ResultLog
 from tune.running.crossval import Attempt, hang_file
 from tune.running.driver_records import DriverRecords, LedgerAccess, finished_cells
-from tune.running.failures import HOPELESS, MOST, RETRIES, STOPPING, UNCOUNTED, Failure
+from tune.running.failures import HOPELESS, STOPPING, Failure
 from tune.running.stopping import Stopping
 from tune.searchers import Searcher
 from tune.space import Budget
@@ -227,29 +227,16 @@ class Driver:
             self.stopping.halted = failure.message
             self.waiting.append(config)
             return
-        attempt = self.state.last_attempt(config)
-        failures = self.state.failures.get(config, [])
-        before = list(failures)
-        reason = {"reason": failure.kind, "message": failure.message[:2000]}
-        record = {"kind": "fail", "config": config, "attempt": attempt, **reason}
-        counted = [f for f in (*failures, record) if f.get("reason") not in UNCOUNTED]
-        after = self.attempts.placement([*failures, record], config)
-        final = failure.kind == "refused" or len(counted) > RETRIES or len(failures) >= MOST or after is None
-        self.records.write({**record, "final": final})
-        what = failure.message.strip().splitlines()[-1][:300]
-        then = "not tried again" if final else "tried again"
-        if after and not final and failure.kind in ("gpu_memory", "host_memory"):
-            then += f" {after.described()}"
-        self.log.warning(f"{self.records.name(config)}  failed: {what}; {then}")
-        if not final:
+        new = not any(f["final"] for f in self.state.failures.get(config, []))
+        if self.conclusions.fail(config, failure):
             self.waiting.append(config)
-        elif not any(f["final"] for f in before):
+        elif new:
             self._failed_first.add(config)
         # A running configuration that has not failed yet may still train an epoch.
         tried = all(self.state.failures.get(other) for other in self.running.values())
         if not self.state.fold_epochs and len(self._failed_first) >= HOPELESS and tried:
             self.stopping.halted = (
-                f"{HOPELESS} configurations failed before any trained an epoch, the last one by: {what}"
+                f"{HOPELESS} configurations failed before any trained an epoch, the last one by: {failure.last_line}"
             )
 
     # Ending the session.

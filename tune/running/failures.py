@@ -44,6 +44,11 @@ class Failure:
     kind: Kind
     message: str
 
+    @property
+    def last_line(self) -> str:
+        """The last line of the message, shortened: of a traceback, the error itself."""
+        return self.message.strip().splitlines()[-1][:300]
+
 
 def of_exception(error: Exception) -> Failure | None:
     """Classify an exception that a trial raised.

@@ -53,7 +53,7 @@ MANIFEST: dict[str, type | tuple[type, ...]] = {
 
 
 class Manifest(dict[str, Any]):
-    """A sweep's manifest.json: its space, data, code and versions. A missing key raises SweepError with the file's path."""
+    """A sweep's manifest.json: its space, data, code and versions. A missing key, and an unknown metric when it is used, raises SweepError with the file's path."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -63,11 +63,19 @@ class Manifest(dict[str, Any]):
                 raise SweepError(
                     f"{path}: {key}: {str(values[key])[:80]!r} can't be right: the manifest was damaged or edited"
                 )
-        if "metric" in values and values["metric"] not in METRICS:
-            refuse_missing(values.get("parts"), str(path))
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if key == "metric":  # here, so that what needs no score reads the sweep without the metric's package
+            self._check_metric(value)
+        return value
+
+    def _check_metric(self, name: str) -> None:
+        if name not in METRICS:
+            refuse_missing(self.get("parts"), str(self.path))
             raise SweepError(
-                f"{path}: metric: {values['metric'][:80]!r} can't be right: {METRICS.unknown(values['metric'][:80])}; else the "
-                "manifest was damaged or edited"
+                f"{self.path}: metric: {name[:80]!r} can't be right: {METRICS.unknown(name[:80])}; else the manifest was "
+                "damaged or edited"
             )
 
     def __missing__(self, key: str) -> Any:

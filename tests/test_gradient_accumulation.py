@@ -156,7 +156,7 @@ def test_what_a_cut_looks_at_comes_in_parts_too(algorithm, monkeypatch):
     assert sizes == [3, 3, 2] * 2  # all 16 rows
 
 
-def test_a_run_goes_on_from_its_checkpoint_in_other_parts(tmp_path):
+def test_a_run_resumes_from_its_checkpoint_in_other_parts(tmp_path):
     options = {"validation": toy_rows(seed=1)}
     whole = outcome(toy_mlp(dropout=0.0), toy_rows(), config(), **options)
     next(train_epochs(toy_mlp(dropout=0.0), toy_rows(), config(), checkpoints=Checkpoints(tmp_path), **options))

@@ -75,7 +75,7 @@ def test_what_is_drawn_is_narrowed_and_paired(tmp_path):
     assert "cycle_length=2" not in page
 
 
-def test_a_speed_up_that_cannot_be_told_leaves_the_comparison_standing(tmp_path, capsys):
+def test_a_speed_up_that_is_unknown_does_not_prevent_the_comparison(tmp_path, capsys):
     sweep = scored_sweep(tmp_path / "s", ahead(0.1))
     beyond = (*AT_2, RankingObjective.of("speed-up=3.5"))
     (found,) = compare_sweeps([sweep], "clo-v2", "blo", objectives=beyond)
@@ -120,7 +120,7 @@ def driven(folder):
         lease.release()
 
 
-def test_a_running_sweep_says_so_and_errors_say_how_far_it_is(tmp_path, capsys):
+def test_a_running_sweep_is_reported_and_errors_state_its_progress(tmp_path, capsys):
     def only_clo(values):
         return "" if values["algorithm"] == "blo" else "complete"
 
@@ -212,7 +212,7 @@ def test_one_task_alone_has_no_interval_over_tasks(tmp_path):
     assert main.as_dict()["difference"]["low"] is None
 
 
-def test_a_may_stand_in_one_sweep_and_b_in_another(tmp_path):
+def test_a_may_be_in_one_sweep_and_b_in_another(tmp_path):
     clo = scored_sweep(tmp_path / "clo", ahead(0.1), algorithms=["clo-v2"])
     blo = scored_sweep(tmp_path / "blo", ahead(0.1), algorithms=["blo"], space={"lr_theta": [1e-5, 1e-4]})
     both = scored_sweep(tmp_path / "both", ahead(0.1))

@@ -158,7 +158,7 @@ def test_the_order_of_the_history_changes_nothing(history, shuffler):
 
 @settings(max_examples=40)
 @given(histories())
-def test_every_cell_of_a_line_stands_on_the_same_complete_pairs(history):
+def test_every_cell_of_a_line_rests_on_the_same_complete_pairs(history):
     """Recounted from the definition: the pairs that are complete on all cells, else the most runs that can be paired."""
     by_id = {c.id: c for c in history}
     by_values = {(c.values["algorithm"], c.values["lr_theta"], c.values.get("cycle_length")): c for c in history}
@@ -251,7 +251,7 @@ def test_dropped_pairs_are_counted_by_reason():
     assert "unfinished (4 configurations completed, 2 on these" in running
 
 
-def test_an_unfinished_combination_is_left_out_with_a_warning():
+def test_an_unfinished_combination_is_omitted_with_a_warning():
     history = [c for c in history_of() if c.values.get("cycle_length") != 2]
     history.append(Configuration("new", {"algorithm": "clo-v2", "lr_theta": 1e-5, "cycle_length": 2}))
     comparison = compare(tuple(history), "clo-v2", "blo", folds=3)
@@ -316,7 +316,7 @@ def test_tuned_takes_only_complete_configurations():
     assert not {c.a for c in tuned.choices} & {history[1].id, history[2].id}
 
 
-def test_tuned_says_how_many_each_side_chose_from():
+def test_tuned_reports_how_many_each_side_chose_from():
     comparison = compare(history_of(lambda v, k: 0.5 + 0.01 * k), "clo-v2", "blo", folds=3)
     assert comparison.tuned.candidates == (4, 2)
     assert "  selected on the other folds from 4 configurations of clo-v2 and 2 of blo" in sentences(comparison)
@@ -482,7 +482,7 @@ def test_no_number_of_runs_detects_a_difference_below_the_shared_variance():
         (0.01, "these runs are enough to detect a difference of 1 point (80 % power)"),
     ],
 )
-def test_a_verdict_says_how_many_runs_would_be_enough(std, sentence):
+def test_a_verdict_states_how_many_runs_would_be_enough(std, sentence):
     diffs = np.resize([1.0, -1.0], 12) * std * np.sqrt(11 / 12)
     assert verdict("A", "B", corrected_t(diffs.tolist(), 0.0), test_train_ratio=0.0).endswith(f", 12 runs; {sentence}")
 

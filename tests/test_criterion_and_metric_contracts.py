@@ -59,7 +59,7 @@ def _broken():
     yield "intervals 10 % too wide", contextlib.nullcontext, metric.test_influences_are_the_derivatives
 
     for fault, change, test in (
-        ("not on D1", {"omega_on_d1": False}, "test_omega_learns_from_d1_if_its_row_says_so"),
+        ("not on D1", {"omega_on_d1": False}, "test_omega_learns_from_d1_if_its_row_declares_it"),
         (
             "other costs",
             {"costs": METHODS["blo"].costs},

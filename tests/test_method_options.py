@@ -69,7 +69,7 @@ def test_options_that_a_method_does_not_read_change_nothing(name):
         ("clo-v2", {"finetune_first": False, "first_epochs": 2}),
     ],
 )
-def test_an_option_that_does_nothing_beside_the_others_is_told_and_does_nothing(name, given):
+def test_an_option_that_does_nothing_beside_the_others_is_reported_and_does_nothing(name, given):
     option = next(reversed(given))
     assert idle(option, name, given)
     before = {other: value for other, value in given.items() if other != option}

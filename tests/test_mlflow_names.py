@@ -23,7 +23,7 @@ def rows(heading: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("heading", HEADINGS)
-def test_the_page_says_what_the_list_says(heading: str) -> None:
+def test_the_page_agrees_with_the_list(heading: str) -> None:
     listed = [line for line in names.NAMES if line.family == HEADINGS[heading]]
     cells = [(f"`{n.pattern}`", ", ".join(n.runs), n.unit, n.step, n.meaning) for n in listed]
     assert rows(heading) == [tuple(cell for cell in row if cell) for row in cells]
@@ -109,5 +109,5 @@ def test_parameters_hold_logarithms_of_the_rates() -> None:
     assert names.config_params(without) == {**without, "variant": "Uniform"}
 
 
-def test_one_word_says_the_algorithm_and_its_c() -> None:
+def test_one_word_names_the_method_and_its_c() -> None:
     assert names.config_params({"algorithm": "clo-v2", "cycle_length": 4})["variant"] == "CLO-v2 C=4"

@@ -35,7 +35,7 @@ def refused(uri: str, sweep: Sweep, page: Path) -> str:
     return str(error.value)
 
 
-def test_a_page_stands_at_the_address_that_is_returned(mlflow_app, page, tmp_path) -> None:
+def test_a_page_is_at_the_address_that_is_returned(mlflow_app, page, tmp_path) -> None:
     from mlflow import MlflowClient
 
     sweep = sent(mlflow_app.url)
@@ -53,7 +53,7 @@ def test_of_a_database_the_run_is_named(tmp_path, page, monkeypatch, new_databas
     assert told == f"reports/page.html of run {sweep.runs()[sweep.name].info.run_id}"
 
 
-def test_a_database_that_is_not_there_is_not_created(tmp_path, page, monkeypatch) -> None:
+def test_a_database_that_does_not_exist_is_not_created(tmp_path, page, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = refused("sqlite:///new/mlflow.db", Sweep("unused"), page)
     assert f"no database {tmp_path}/new/mlflow.db; fill it by: {AGAIN}" in said
@@ -70,7 +70,7 @@ def test_an_experiment_or_sweep_that_the_server_lacks_is_named(mlflow_app, page)
     assert f"has no run of sweep {unknown.name} in experiment {known.experiment!r}; fill it by: {AGAIN}" in said
 
 
-def test_a_server_that_is_away_is_said_soon_and_without_secrets(page) -> None:
+def test_a_server_that_is_away_is_reported_soon_and_without_secrets(page) -> None:
     with proxy("http://nowhere", lambda path: None) as url:
         pass  # nobody listens there any more
     started = time.monotonic()
@@ -80,7 +80,7 @@ def test_a_server_that_is_away_is_said_soon_and_without_secrets(page) -> None:
     assert "secret" not in said
 
 
-def test_a_server_that_takes_no_files_says_why(mlflow_app, page) -> None:
+def test_a_server_that_takes_no_files_is_reported_with_its_reason(mlflow_app, page) -> None:
     sweep = sent(mlflow_app.url)
     with proxy(mlflow_app.url, lambda path: Fault(403, b"no files here") if "artifacts" in path else None) as url:
         said = refused(url, sweep, page)

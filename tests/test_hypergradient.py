@@ -136,7 +136,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
 @pytest.mark.parametrize("teachers", ["lae", "last"])
-def test_it_is_what_double_backward_finds(optimizer, parametrisation, teachers):
+def test_it_equals_double_backward(optimizer, parametrisation, teachers):
     *earlier, b1, b2 = batches(8)
     level = level_of(Net(), OPTIMIZERS[optimizer], parametrisation=parametrisation, teachers=teachers)
     for batch in earlier:  # moments and step counts of a run that is under way

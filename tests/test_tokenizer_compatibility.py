@@ -146,7 +146,7 @@ def test_a_sweep_refuses_in_one_line_and_begins_nothing(place, cli, tmp_path, mo
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_the_doctor_finds_it(place, tmp_path, monkeypatch, name):
+def test_the_doctor_detects_it(place, tmp_path, monkeypatch, name):
     from tune.running import doctor
     from tune.space import load_space
 
@@ -305,7 +305,7 @@ def test_a_padding_token_that_the_encoder_cannot_have(family):
             Limits.of_config("b", config)
 
 
-def test_all_that_does_not_fit_is_told_at_once():
+def test_all_that_does_not_fit_is_reported_at_once():
     rows = three_segments()
     rows.pad_token = None
     limits = Limits("backbone b", rows=TOKENS - 1, positions=64, segments=2)
@@ -351,7 +351,7 @@ def test_a_pair_task_is_trained_on_and_answered_by_an_encoder_with_one_segment(c
     beyond=st.sampled_from([-1, 10, 10**6]),
     data=st.data(),
 )
-def test_a_token_outside_the_embedding_is_found_in_whatever_row_it_is(rows, beyond, data):
+def test_a_token_outside_the_embedding_is_detected_in_whatever_row_it_is(rows, beyond, data):
     limits = Limits("backbone b", rows=10, positions=None, segments=2)
     limits.check_rows(TokenRows.of({"input_ids": rows}, 0), "texts")
     row = data.draw(st.integers(0, len(rows) - 1))
@@ -360,7 +360,7 @@ def test_a_token_outside_the_embedding_is_found_in_whatever_row_it_is(rows, beyo
         limits.check_rows(TokenRows.of({"input_ids": rows}, 0), "texts")
 
 
-def test_a_segment_without_an_embedding_is_found_too():
+def test_a_segment_without_an_embedding_is_detected_too():
     rows = TokenRows.of({"input_ids": [[1], [2, 3]], "token_type_ids": [[0], [0, 2]]}, 0)
     with pytest.raises(DataError, match="texts, row 41: segment id 2, and backbone b embeds the ids 0 to 1;"):
         Limits("backbone b", 10, None, segments=2).check_rows(rows, "texts", np.array([40, 41]))

@@ -165,7 +165,7 @@ def test_the_test_split_explains_its_hidden_labels(mrpc: Write) -> None:
     assert read_split(TASKS["mrpc"], "test", folder, labelled=False).labels is None
 
 
-def test_what_is_missing_and_what_is_there(mrpc: Write, tmp_path: Path) -> None:
+def test_what_is_missing_and_what_exists(mrpc: Write, tmp_path: Path) -> None:
     folder = mrpc(MRPC_HEADER, *MRPC_ROWS)
     assert "no split 'trian' (did you mean 'train'?); it has train, dev, test" in error_of(
         TASKS["mrpc"], "trian", folder

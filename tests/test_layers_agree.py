@@ -70,7 +70,7 @@ def true_layers(parity: int) -> float:
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["with curves", "as before"])
-def test_mlflow_best_file_report_and_compare_tell_the_same_true_layers(tmp_path, new):
+def test_mlflow_best_file_report_and_compare_give_the_same_true_layers(tmp_path, new):
     """On a grid of twentieths no threshold lies between all layers and one."""
     for parity in (0, 1):
         evenly = [replay_point(crowded_cell(parity, 0), "accuracy", REPORTED, (i + 1) / 20).layers for i in range(20)]
@@ -95,7 +95,7 @@ def test_mlflow_best_file_report_and_compare_tell_the_same_true_layers(tmp_path,
     assert all(f"<td>{told:.2f}</td>" in page for told in layers.values())
 
 
-def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tmp_path):
+def test_a_ledger_of_before_whose_logits_are_gone_reports_it_and_gives_no_layers(tmp_path):
     folder = made_sweep(
         tmp_path / "old", "sqlite:///nowhere.db", held_out=lambda i, f: crowded(), curves=False, space=SPACE
     )
@@ -121,7 +121,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_says_so_and_tells_no_layers(tm
 
 @settings(max_examples=5, deadline=None)
 @given(st.lists(records(exits=6), min_size=FOLDS, max_size=FOLDS), st.booleans())
-def test_for_any_logits_all_that_speak_of_a_configuration_tell_the_same_layers(cells, new):
+def test_for_any_logits_all_figures_of_a_configuration_give_the_same_layers(cells, new):
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scores that are alike
         folder = made_sweep(
@@ -140,7 +140,7 @@ def test_for_any_logits_all_that_speak_of_a_configuration_tell_the_same_layers(c
 
 @settings(max_examples=15, deadline=None)
 @given(records(), st.sampled_from([0.0, ALLOWED_LOSS, 0.1]), st.floats(0, 1))
-def test_for_any_logits_all_that_speak_of_one_record_tell_the_same_layers(recorded, loss, share):
+def test_for_any_logits_all_figures_of_one_record_give_the_same_layers(recorded, loss, share):
     curve = tradeoff(recorded, "entropy", metric="accuracy")
     point = curve.within(loss)
     assert layers_within([tradeoff(recorded, metric="accuracy")], loss) == point.layers  # one cell's, in another unit

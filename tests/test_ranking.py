@@ -77,7 +77,7 @@ def test_means_over_different_folds_are_never_compared():
     assert [c.id for c in completed(history)] == ["fine"]
 
 
-def test_none_complete_says_where_the_others_are():
+def test_none_complete_reports_where_the_others_are():
     history = (
         configuration("a", [0.5], "running"),
         configuration("b", [0.5], "pruned"),

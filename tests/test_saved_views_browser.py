@@ -180,7 +180,7 @@ def test_the_table_holds_what_is_useful_and_no_folds(page, addresses) -> None:
     assert not any(re.search(r" s0 f\d", row) for row in seen["rows"])
 
 
-def test_the_links_stand_above_the_runs_and_lead_to_the_views(page, addresses, mlflow_server) -> None:
+def test_the_links_are_above_the_runs_and_lead_to_the_views(page, addresses, mlflow_server) -> None:
     experiment = addresses["summary"].split("?")[0]
     url = f"{experiment}?workflowType=machine_learning"
     seen = look(page, url, "experiment", 900, lambda seen: any(href in addresses.values() for _, href in seen["links"]))

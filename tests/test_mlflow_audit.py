@@ -252,7 +252,7 @@ def test_a_server_whose_answers_were_others_holds_everything_after_it_was_read_b
 
 
 @pytest.mark.slow
-def test_while_it_goes_on_lying_what_is_missing_is_named(liar: Liar) -> None:
+def test_while_it_keeps_lying_what_is_missing_is_named(liar: Liar) -> None:
     sweep, events = Sweep(liar.uri), timed_sweep()
     liar.lying = lambda path, _: LIES["400 of MLflow"] if "log-batch" in path else None
     tracker = sweep.tracker()
@@ -264,7 +264,7 @@ def test_while_it_goes_on_lying_what_is_missing_is_named(liar: Liar) -> None:
     assert any("no parameter" in line for line in left)
 
 
-def test_a_sweeps_end_says_that_reports_are_missing_which_every_answer_had_taken(
+def test_a_sweeps_end_states_that_reports_are_missing_which_every_answer_had_taken(
     liar: Liar, log_lines: Callable[[], list[str]]
 ) -> None:
     sweep, events = Sweep(liar.uri), timed_sweep()
@@ -317,7 +317,7 @@ def test_an_answer_that_mlflow_does_not_give_is_no_reason_to_give_up(status: int
     assert (caught.value.error_code == "PERMISSION_DENIED") == (status == 403)
 
 
-def test_what_mlflow_says_itself_counts() -> None:
+def test_mlflows_own_answers_count() -> None:
     from mlflow.exceptions import MlflowException
 
     assert answered(200, '{"run": {"info": {"run_id": "7"}}}').run.info.run_id == "7"

@@ -39,7 +39,7 @@ def cards(view: View) -> list[dict[str, Any]]:
 # The views themselves.
 
 
-def test_each_view_keeps_to_its_sweep_and_leaves_folds_out() -> None:
+def test_each_view_keeps_to_its_sweep_and_omits_folds() -> None:
     made = saved_views("mrpc-small", FOUND)
     assert [view.name for view in made] == [
         "mrpc-small: CLO vs BLO", "mrpc-small: score against mean exit layer", "mrpc-small: all configurations",
@@ -89,7 +89,7 @@ def test_one_parallel_chart_has_all_algorithms_and_another_the_options_that_only
     assert parallel(ViewContents(("blo", "slo"), ("lr_theta",))) == [["log10_lr_theta", "variant"]]
 
 
-def test_titles_say_when_mlflow_loads_a_part_only() -> None:
+def test_titles_state_when_mlflow_loads_a_part_only() -> None:
     def noted(complete: int, begun: int) -> list[bool]:
         made = saved_views("s", ViewContents(("clo-v2", "blo"), complete=complete, begun=begun))[:3]
         titles = [[section["name"] for section in view.state["compareRunSections"]] for view in made]
@@ -143,12 +143,12 @@ def test_a_tag_holds_a_view_and_mlflow_takes_both_its_key_and_its_length() -> No
 
 
 @pytest.mark.parametrize("damaged", ["", "{}", "[]", '{"name": "x", "createdAt": 1, "state": "deflate;e30="}', "null"])
-def test_what_is_no_view_of_ours_is_told_apart(damaged: str) -> None:
+def test_what_is_no_view_of_ours_is_distinguished(damaged: str) -> None:
     with pytest.raises(ValueError):
         decoded(damaged)
 
 
-def test_what_views_depend_on_is_found_in_the_ledger(tmp_path: Path) -> None:
+def test_what_views_depend_on_is_read_from_the_ledger(tmp_path: Path) -> None:
     made = made_sweep(tmp_path, "sqlite:///nowhere.db", **SMALL)
     spec = SweepSpec.model_validate({**SPEC, **SMALL})
     known = view_contents(spec, made.ledger.read(epochs=False))
@@ -235,7 +235,7 @@ def test_views_are_made_anew_when_mlflow_begins_to_load_a_part(tmp_path: Path) -
     assert titles(101) == ["Score against mean exit layer, one line per configuration (the best 100 only)"]
 
 
-def test_a_summary_says_the_whole_in_numbers(tmp_path: Path) -> None:
+def test_a_summary_states_the_whole_in_numbers(tmp_path: Path) -> None:
     from tune.tracking.summary import summaries
 
     state = made_sweep(tmp_path, "sqlite:///nowhere.db").ledger.read()
@@ -454,7 +454,7 @@ def test_the_command_makes_views_again_that_somebody_deleted(mlflow_app, cli, tm
         assert name in line
 
 
-def test_a_sweep_that_is_still_running_gets_its_views_and_is_told_so(mlflow_app, cli, tmp_path) -> None:
+def test_a_sweep_that_is_still_running_gets_its_views_and_is_reported_as_running(mlflow_app, cli, tmp_path) -> None:
     made = made_sweep(tmp_path / "running", mlflow_app.url, end=False, **SMALL)
     assert cli("leebert-tune", "rebuild-mlflow", made.path).code == 0
     lease = Lease.take(made.path)

@@ -50,7 +50,7 @@ def facts(learned):
     )  # fmt: skip
 
 
-def test_a_card_of_a_collapsed_model_says_so_first_and_claims_no_speed_up():
+def test_a_card_of_a_collapsed_model_states_it_first_and_claims_no_speed_up():
     text = card(facts(learned=False))
     assert "× layer speed-up" not in text
     assert "| layer speed-up" not in text

@@ -34,7 +34,7 @@ LABELS = np.array([1] * 68 + [0] * 32)
         ("matthews", 0.0, 0.0),
     ],
 )
-def test_the_majority_class_and_chance_score_what_their_confusion_matrices_say(metric, score, chance):
+def test_the_majority_class_and_chance_score_what_their_confusion_matrices_give(metric, score, chance):
     found = against_majority(logits(np.ones(100, int)), LABELS, metric)
     assert (found.label, found.samples) == (1, 100)
     assert found.score == pytest.approx(score, abs=1e-6)
@@ -98,7 +98,7 @@ def test_the_error_of_the_mean_over_exits_is_that_of_the_paired_bootstrap():
     assert found.error == pytest.approx(np.std(drawn), rel=0.2)
 
 
-def test_one_good_exit_is_enough_and_samples_of_one_label_tell_nothing():
+def test_one_good_exit_is_enough_and_samples_of_one_label_show_nothing():
     labels = np.array([1] * 60 + [0] * 40)
     good = np.where(np.arange(100) % 10 == 0, 1 - labels, labels)
     found = against_majority(logits(np.ones(100, int), np.zeros(100, int), good), labels, "accuracy")
@@ -151,7 +151,7 @@ def test_words_name_the_class_the_margin_and_what_to_try():
         ([0, 3], "exits 1, 4 predict a single class on the whole validation fold"),
     ],
 )
-def test_that_it_is_common_is_said_of_shallow_exits_only(exits, said):
+def test_only_of_shallow_exits_is_it_called_common(exits, said):
     assert single_class(exits, 6) == said
 
 
