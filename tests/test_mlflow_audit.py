@@ -252,12 +252,8 @@ def test_a_server_whose_answers_were_others_holds_everything_after_it_was_read_b
 
 
 @pytest.mark.slow
-<<<<<<< HEAD:tests/test_mlflow_audit.py
-def test_while_it_keeps_lying_what_is_missing_is_named(liar: Liar) -> None:
-=======
 def test_while_it_keeps_lying_what_is_missing_is_named(liar: Liar, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tune.tracking.rebuild.PASSES", 2)
->>>>>>> part/slowtests:tests/test_audit.py
     sweep, events = Sweep(liar.uri), timed_sweep()
     liar.lying = lambda path, _: LIES["400 of MLflow"] if "log-batch" in path else None
     tracker = sweep.tracker()
