@@ -93,7 +93,8 @@ def test_training_records_where_the_chosen_criterion_comes_from(ratio):
     summaries = [
         _summary(config, data, MagicMock(), MagicMock(), 1, 1, Chosen(c, 0.5, 2, 2)) for c in ("ratio", "entropy")
     ]
-    assert [summary.get("parts") for summary in summaries] == [{"exit criterion ratio": __name__}, None]
+    key = "exit criterion ratio"
+    assert [summary.get("parts") for summary in summaries] == [{key: str(CRITERIA.origin("ratio"))}, None]
 
 
 @settings(max_examples=15)
