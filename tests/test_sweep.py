@@ -90,7 +90,7 @@ def undisturbed(tmp_path_factory):
 
 @dataclasses.dataclass(frozen=True)
 class DyingRows:
-    """Rows whose process is killed at the 25th batch, unless that has happened already."""
+    """Rows whose process is killed at the fifth batch, unless that has happened already."""
 
     rows: object
     mark: str
@@ -105,7 +105,7 @@ class DyingRows:
     def collate(self, indices):
         global served
         served = globals().get("served", 0) + 1
-        if served == 25 and not os.path.exists(self.mark):
+        if served == 5 and not os.path.exists(self.mark):
             with open(self.mark, "w"):
                 os.kill(os.getpid(), signal.SIGKILL)
         return self.rows.collate(indices)
@@ -135,11 +135,11 @@ def troubled(tmp_path_factory, by_value):
     d = toy_driver(folder, problem=TroubledProblem(mark=str(folder / "killed")))
     handler, d.lines = logging.Handler(), []
     handler.emit = lambda record: d.lines.append(record.getMessage())
-    logging.getLogger("tune.running.driver").addHandler(handler)
+    logging.getLogger("tune").addHandler(handler)
     try:
         assert session(d, 1) == "finished"
     finally:
-        logging.getLogger("tune.running.driver").removeHandler(handler)
+        logging.getLogger("tune").removeHandler(handler)
     return d
 
 
