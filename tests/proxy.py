@@ -31,6 +31,8 @@ def proxy(url: str, fault: Callable[[str], Fault | None]) -> Iterator[str]:
 
     class Proxy(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer goes out whole: in two parts, the second waits 40 ms for the first's acknowledgement
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -124,12 +124,12 @@ def test_bad_data_stops_training(place, cli, tmp_path, defect):
 
 
 @pytest.mark.parametrize("defect", DATA)
-def test_bad_data_stops_a_sweep_before_it_has_a_folder(place, cli, tmp_path, mlflow_server, defect):
+def test_bad_data_stops_a_sweep_before_it_has_a_folder(place, cli, tmp_path, mlflow_app, defect):
     data, parts = DATA[defect]
     parts = ["use fewer folds" if part is CURES else part for part in parts]
     (tmp_path / "train.tsv").write_bytes(data)
     path = space(tmp_path / "space.yaml", own(tmp_path / "train.tsv"), place / "backbone")
-    ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
+    ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_app.url)
     refuses(ran, tmp_path / "train.tsv", *parts)
     assert not (tmp_path / "sweeps" / "s").exists()
 
@@ -145,13 +145,13 @@ def test_bad_data_stops_a_sweep_before_it_has_a_folder(place, cli, tmp_path, mlf
     ],
 )
 def test_a_method_that_the_network_is_not_made_for_stops_a_sweep_before_it_has_a_folder(
-    place, cli, tmp_path, mlflow_server, method, parts
+    place, cli, tmp_path, mlflow_app, method, parts
 ):
     (tmp_path / "train.tsv").write_bytes(tsv(*SOUND))
     save_backbone(tmp_path / "three", layers=3)
     training = {"batch_size": 4, "max_epochs": 1, "precision": "fp32", **method.pop("training", {})}
     path = space(tmp_path / "space.yaml", own(tmp_path / "train.tsv"), tmp_path / "three", training=training, **method)
-    ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
+    ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_app.url)
     refuses(ran, *parts)
     assert not (tmp_path / "sweeps" / "s").exists()
 
@@ -192,14 +192,14 @@ def test_a_share_that_is_none_stops_training(place, cli, tmp_path, keep, bound):
 
 
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
-def test_a_missing_split_is_named_with_the_splits_that_exist(place, cli, tmp_path, program, mlflow_server):
+def test_a_missing_split_is_named_with_the_splits_that_exist(place, cli, tmp_path, program, mlflow_app):
     task = own(tmp_path / "nowhere" / "train.tsv")
     if program == "leebert":
         config = run_file(tmp_path / "run.yaml", task, place / "backbone")
         ran = cli(program, "train", "--config", config)
     else:
         path = space(tmp_path / "space.yaml", task, place / "backbone")
-        ran = cli(program, "sweep", path, "--tracking-uri", mlflow_server.url)
+        ran = cli(program, "sweep", path, "--tracking-uri", mlflow_app.url)
     refuses(ran, tmp_path / "nowhere" / "train.tsv", "no such file", "'train'", "no such folder")
 
 
@@ -234,12 +234,12 @@ def test_byte_order_mark_and_windows_line_ends_change_nothing(place, cli, tmp_pa
     assert weights[0] == weights[1]
 
 
-def test_a_fold_with_one_class_is_named(place, cli, tmp_path, mlflow_server):
+def test_a_fold_with_one_class_is_named(place, cli, tmp_path, mlflow_app):
     # Every "yes" shares a text with another "yes": one group, so one of two folds has none.
     lines = [line if line.endswith("no") else "the one cat\t" + line.split("\t", 1)[1] for line in SOUND]
     (tmp_path / "train.tsv").write_bytes(tsv(*lines))
     path = space(tmp_path / "space.yaml", own(tmp_path / "train.tsv"), place / "backbone")
-    ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
+    ran = cli("leebert-tune", "sweep", path, "--name", "s", "--tracking-uri", mlflow_app.url)
     refuses(
         ran, tmp_path / "train.tsv", "fold", "only the label 'no'", "fewer folds, another seed (fold_seed) or other"
     )
@@ -410,10 +410,10 @@ SPACES = {
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "sweep"])
-def test_a_wrong_space(place, cli, tmp_path, mlflow_server, name, dry):
+def test_a_wrong_space(place, cli, tmp_path, mlflow_app, name, dry):
     change, parts = SPACES[name]
     path = space(tmp_path / "space.yaml", own(place / "data" / "train.jsonl"), place / "backbone", **change)
-    options = ["--dry-run"] if dry else ["--tracking-uri", mlflow_server.url]
+    options = ["--dry-run"] if dry else ["--tracking-uri", mlflow_app.url]
     refuses(cli("leebert-tune", "sweep", path, "--name", "s", *options), *parts)
     assert not (tmp_path / "sweeps" / "s").exists()
 
@@ -495,27 +495,27 @@ def broken_backbone(folder, kind):
         "another family", "damaged configuration",
     ],
 )  # fmt: skip
-def test_a_backbone_that_cannot_be_used(place, cli, tmp_path, mlflow_server, program, kind):
+def test_a_backbone_that_cannot_be_used(place, cli, tmp_path, mlflow_app, program, kind):
     folder, parts = broken_backbone(tmp_path / "encoder", kind)
     task = own(place / "data" / "train.jsonl")
     if program == "leebert":
         ran = cli(program, "train", "--config", run_file(tmp_path / "run.yaml", task, folder), "--out", tmp_path / "m")
     else:
         path = space(tmp_path / "space.yaml", task, folder)
-        ran = cli(program, "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
+        ran = cli(program, "sweep", path, "--name", "s", "--tracking-uri", mlflow_app.url)
     refuses(ran, f"backbone {folder}", *parts)
     assert not (tmp_path / "sweeps" / "s").exists()
     assert not (tmp_path / "m" / "config.json").exists()
 
 
 @pytest.mark.parametrize("program", ["leebert", "leebert-tune"])
-def test_a_hub_that_cannot_be_reached(place, cli, tmp_path, mlflow_server, program):
+def test_a_hub_that_cannot_be_reached(place, cli, tmp_path, mlflow_app, program):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     if program == "leebert":
         ran = cli(program, "train", "--task", "rte", "--backbone", "nobody/nothing")
     else:
         path = space(tmp_path / "space.yaml", own(place / "data" / "train.jsonl"), "nobody/nothing")
-        ran = cli(program, "sweep", path, "--name", "s", "--tracking-uri", mlflow_server.url)
+        ran = cli(program, "sweep", path, "--name", "s", "--tracking-uri", mlflow_app.url)
     refuses(ran, "backbone nobody/nothing", "hub can't be reached", "--backbone")
 
 
@@ -702,14 +702,14 @@ def test_wrong_options_of_predict(model, cli, options, parts):
     refuses(cli("leebert", "predict", model, *options, stdin="the\tcat\n"), *parts)
 
 
-def test_an_output_folder_under_a_file(place, cli, tmp_path, mlflow_server):
+def test_an_output_folder_under_a_file(place, cli, tmp_path, mlflow_app):
     (tmp_path / "file").write_text("mine")
     config = run_file(tmp_path / "run.yaml", own(place / "data" / "train.jsonl"), place / "backbone")
     refuses(cli("leebert", "train", "--config", config, "--out", tmp_path / "file" / "m"), tmp_path / "file")
     path = space(tmp_path / "space.yaml", own(place / "data" / "train.jsonl"), place / "backbone")
     ran = cli(
         "leebert-tune", "sweep", path, "--name", "s", "--storage", tmp_path / "file", "--tracking-uri",
-        mlflow_server.url,
+        mlflow_app.url,
     )  # fmt: skip
     refuses(ran, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
