@@ -168,6 +168,8 @@ class LeebertForSequenceClassification(PreTrainedModel):
         self.heads = ExitHeads(config.num_exits, encoder.config.hidden_size, config.num_labels, config.exit_dropout)
         self.stack = LayerStack(encoder)
         self.path: Callable[[list[Layer]], list[Layer]] | None = None
+        for name in {*CRITERIA.built_in, config.exit_strategy}:
+            CRITERIA.find(name)  # import its module: a compiled forward can't
         self.post_init()
 
     @property

@@ -14,6 +14,7 @@ from encoders import FAMILIES, batch, encoder, tokenizer
 from saved_models import save_model
 from torch import nn
 
+from leebert import exits
 from leebert.config import ExitConfig
 from leebert.dropout import dropout
 from leebert.errors import ConfigError
@@ -405,15 +406,15 @@ def compiled_model(family, backend):
 
 @pytest.mark.slow
 @every_family
-def test_a_model_compiles_as_one_graph_which_follows_its_criterion(family):
+def test_a_model_compiles_as_one_graph_which_follows_its_criterion(family, monkeypatch):
+    monkeypatch.setattr(exits.CRITERIA, "_plugins", {})  # as in a process that has not used a criterion yet
     model, compiled = compiled_model(family, "eager")
     with torch.no_grad():
         for options in OTHERS[:2]:
             assert_same_answers(compiled(**inputs(**options)), model(**inputs(**options)))
         if family == "bert":
             model.config.exit_strategy, model.config.exit_threshold = "confidence", 0.7
-            expected = model(**inputs())
-            assert_same_answers(compiled(**inputs()), expected)
+            assert_same_answers(compiled(**inputs()), model(**inputs()))
 
 
 def gradients(model, run):
