@@ -380,7 +380,7 @@ def _warned(rows: Iterable[dict[str, Any]], warning: str | None) -> Iterator[dic
 
 @app.command(cls=Command)
 def methods(json_: Json = False) -> None:
-    """List the methods: source, what trains, exit criterion, cost of a training step, and options."""
+    """List the methods: source, what is trained, exit criterion, cost of a training step, and options."""
     from leebert.methods import METHODS
 
     if json_:
@@ -391,7 +391,7 @@ def methods(json_: Json = False) -> None:
     out = Console()
     # One column of prose, so that no cell is truncated at 80 columns.
     table = console.table(
-        ("algorithm", "exit criterion", "method, what trains, cost"),
+        ("algorithm", "exit criterion", "method, what is trained, cost"),
         [(m.name, m.exits, f"{m.title} ({m.source})\n{m.trains}\n[dim]cost {m.cost}[/dim]") for m in METHODS.values()],
         left=3, whole=2, lines=True,
     )  # fmt: skip

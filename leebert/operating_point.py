@@ -36,8 +36,8 @@ class Aim:
 
     Attributes:
         max_loss: Largest drop in score against the full model, as a fraction; None: not stated.
-        speed_up: Layer speed-up, depth / mean exit layer; None: not stated. With `max_loss`, the fallback if no threshold
-            within that loss saves a layer.
+        speed_up: Layer speed-up, depth / mean exit layer; None: not stated. With `max_loss`, the fallback if no sample
+            exits early with any threshold within that drop.
     """
 
     max_loss: float | None = ALLOWED_LOSS

@@ -1,4 +1,4 @@
-"""The stages of a method: what trains, on which objective, for how long, and with which teacher."""
+"""The stages of a method: what is trained, on which objective, for how long, and with which teacher."""
 
 from __future__ import annotations
 

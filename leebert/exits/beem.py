@@ -50,7 +50,10 @@ class BEEM:
 
 CRITERION = Criterion(
     name="beem",
-    title="the depth-weighted confidences of successive exits that predict the same class add up to the threshold",
+    title=(
+        "the sum of the depth-weighted confidences of successive exits that predict the same class "
+        "reaches the threshold"
+    ),
     thresholds="above 0, at most 0.2 M (M − 1)",
     earliest="2",
     source="BEEM, Bajpai and Hanawal, ICLR 2025",

@@ -41,7 +41,7 @@ def default_patience(num_exits: int) -> int:
 
 CRITERION = Criterion(
     name="patience",
-    title="the predicted class has stayed the same at `threshold` exits in a row",
+    title="at `threshold` exits in a row, the predicted class equals that of the previous exit",
     thresholds="1 to M − 1; default round(M / 3)",
     earliest="threshold + 1",
     source="PABEE, Zhou et al., NeurIPS 2020; LeeBERT, section 2.3",

@@ -82,7 +82,7 @@ METHOD = Method(
         "assistant's exit at the same layer"
     ),
     exits="entropy",
-    cost="1, then 4/3, then down to 1/3 + `keep`; plus one pass over all samples per cut",
+    cost="1, then 4/3, then falling to 1/3 + `keep`; plus one pass over all samples per cut",
     differs=(
         "rounds make equal cuts at one learning rate, because they share `max_epochs`; the original cuts one head "
         "per round and raises the rate; the state loss sums over embeddings and layers, as in the original; the "
