@@ -20,8 +20,10 @@ import pytest
 from best_files import LAYERS, ROWS
 from encoders import graded_rows
 
-from leebert.errors import ConfigError, DataError
+from leebert.errors import ConfigError, DataError, DivergedError
+from leebert.latency import time_criteria
 from leebert.provenance import code_version
+from leebert.recipe import train_model
 from leebert.yaml import dump_yaml, load_yaml
 from tune.models.best_file import content_digest, read_best
 from tune.tracking import names
@@ -40,24 +42,58 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def refitted(best_place, cli, mlflow_server, tmp_path_factory):
+def refitted(best_place, cli, mlflow_server, tmp_path_factory, trained):
     """The folder of a refit with two seeds, and what the command said."""
     out = tmp_path_factory.mktemp("refit") / "models"
-    ran = cli(
-        "leebert-tune", "refit", best_place.file, "--seeds", 2, "--criterion", "entropy", "--speed-up", 2, "--out", out, "--json",
-        "--tracking-uri", mlflow_server.url,
-    )  # fmt: skip
+
+    def training(run, folder, **more):
+        train_model(run, folder, **more)
+        shutil.copytree(folder, trained / folder.name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune.models.refit.train_model", training)
+        patch.setattr("leebert.latency.ROUNDS", 1)
+        ran = cli(
+            "leebert-tune", "refit", best_place.file, "--seeds", 2, "--criterion", "entropy", "--speed-up", 2,
+            "--out", out, "--json", "--tracking-uri", mlflow_server.url,
+        )  # fmt: skip
     assert ran.code == 0, ran.err
     return out, ran
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What training alone left of the seeds of `refitted`."""
+    return tmp_path_factory.mktemp("trained")
+
+
 @pytest.fixture
-def served(refitted, mlflow_server, monkeypatch):
-    """The registered model, as anybody loads it."""
+def refit(cli, mlflow_server, refitted, trained, monkeypatch):
+    """`leebert-tune refit`; models are those that the same seeds trained before, and few rows are timed, once."""
+
+    def training(run, folder, **more):
+        shutil.copytree(trained / f"seed-{run.training.seed}", folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr("tune.models.refit.train_model", training)
+    monkeypatch.setattr("leebert.report.time_criteria", lambda *args: time_criteria(*args[:-1], 3))
+    monkeypatch.setattr("leebert.latency.ROUNDS", 1)
+    return lambda file, *more: cli("leebert-tune", "refit", file, "--tracking-uri", mlflow_server.url, *more)
+
+
+@pytest.fixture(scope="module")
+def loaded(refitted, mlflow_server):
     import mlflow
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
+        return mlflow.pyfunc.load_model(ADDRESS)
+
+
+@pytest.fixture
+def served(loaded, mlflow_server, monkeypatch):
+    """The registered model, as anybody loads it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.url)
-    return mlflow.pyfunc.load_model(ADDRESS)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +110,6 @@ def refused(ran, *parts):
     (line,) = [one for one in ran.err.splitlines() if one.startswith("error: ")]
     for part in parts:
         assert str(part) in line, line
-
-
-def refit(cli, file, mlflow_server, *more):
-    return cli("leebert-tune", "refit", file, "--tracking-uri", mlflow_server.url, *more)
 
 
 # What is trained and written.
@@ -127,14 +159,14 @@ def test_thresholds_come_from_cross_validation_and_hold_on_dev(refitted, best_pl
     assert (saved["exit_strategy"], saved["exit_threshold"]) == ("entropy", points["entropy"]["threshold"])
 
 
-def test_a_finished_refit_is_never_overwritten(refitted, best_place, cli, mlflow_server):
+def test_a_finished_refit_is_never_overwritten(refitted, best_place, refit):
     out, _ = refitted
     before = contents(out)
-    refused(refit(cli, best_place.file, mlflow_server, "--out", out), out, "it already holds a refit")
+    refused(refit(best_place.file, "--out", out), out, "it already holds a refit")
     assert contents(out) == before
 
 
-def test_dev_is_opened_last_and_a_refit_resumes_where_it_stopped(best_place, cli, mlflow_server, tmp_path):
+def test_dev_is_opened_last_and_a_refit_resumes_where_it_stopped(best_place, refit, mlflow_server, tmp_path):
     import mlflow
 
     path = best_place.copy(tmp_path / "best")
@@ -146,19 +178,19 @@ def test_dev_is_opened_last_and_a_refit_resumes_where_it_stopped(best_place, cli
     good = dev.read_bytes()
     dev.write_bytes(b"\xff\xfe\0 nobody reads this")
     options = ("--seeds", 2, "--out", tmp_path / "m", "--name", "again", "--criterion", "confidence")
-    refused(refit(cli, path, mlflow_server, *options), "dev.jsonl")
+    refused(refit(path, *options), "dev.jsonl")
     weights = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "m").rglob("model.safetensors")}
     assert len(weights) == 2, "both models were trained before dev was opened"
 
-    refused(refit(cli, path, mlflow_server, *options, "--speed-up", 1.5), "an unfinished refit with another speed_up")
+    refused(refit(path, *options, "--speed-up", 1.5), "an unfinished refit with another speed_up")
     dev.write_bytes(good)
-    ran = refit(cli, path, mlflow_server, *options, "--json")
+    ran = refit(path, *options, "--json")
     assert ran.code == 0, ran.err
     assert "updates on the whole training split" not in ran.err
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in weights} == weights
     assert ran.json["mlflow"]["version"] == 1
     # A second one of the same name is a new version; the first stays.
-    again = refit(cli, path, mlflow_server, "--out", tmp_path / "n", "--name", "again")
+    again = refit(path, "--out", tmp_path / "n", "--name", "again")
     assert again.code == 0, again.err
     assert "models:/again@champion moves from version 1, which is kept, to version 2" in again.err
     serve = "mlflow models serve --env-manager local --model-uri 'models:/again@champion'"
@@ -201,33 +233,32 @@ def test_what_missed_its_speed_up_is_in_refit_json_and_in_the_card(refitted):
     assert {(m["seed"], m["criterion"]) for m in ran.json["missed"]} == expected
 
 
-def test_a_seed_that_diverges_is_omitted_unless_it_is_the_registered_one(
-    best_place, cli, mlflow_server, tmp_path, monkeypatch
-):
-    """Training itself is left out but for one seed, as if it had diverged: that it says so is another test's."""
-    from leebert.errors import DivergedError
-    from leebert.recipe import train_model
+def test_a_seed_that_diverges_is_omitted_unless_it_is_the_registered_one(best_place, refit, tmp_path, monkeypatch):
+    """As if it had diverged: that training says so is another test's."""
+    from tune.models import refit as module
+
+    train = module.train_model
 
     def training(wrong):
         def one(config, *args, **more):
             if config.training.seed == wrong:
                 raise DivergedError("training diverged after 3 updates")
-            return train_model(config, *args, **more)
+            return train(config, *args, **more)
 
-        monkeypatch.setattr("tune.models.refit.train_model", one)
+        monkeypatch.setattr(module, "train_model", one)
 
     options = ("--seeds", 2, "--name", "diverged", "--out")
     training(0)
-    ran = refit(cli, best_place.file, mlflow_server, *options, tmp_path / "first")
+    ran = refit(best_place.file, *options, tmp_path / "first")
     refused(ran, "seed 0: training diverged after 3 updates", "--first-seed")
     training(1)
-    ran = refit(cli, best_place.file, mlflow_server, *options, tmp_path / "second", "--json")
+    ran = refit(best_place.file, *options, tmp_path / "second", "--json")
     assert ran.code == 0, ran.err
     assert "seed 1 is skipped: training diverged after 3 updates" in ran.err
     assert (ran.json["seeds"], ran.json["diverged"], list(ran.json["mlflow"]["runs"])) == ([0], [1], ["0"])
 
 
-def test_two_refits_of_one_folder_are_refused(best_place, cli, mlflow_server, tmp_path):
+def test_two_refits_of_one_folder_are_refused(best_place, refit, tmp_path):
     import fcntl
 
     (tmp_path / "m").mkdir()
@@ -236,7 +267,7 @@ def test_two_refits_of_one_folder_are_refused(best_place, cli, mlflow_server, tm
         fcntl.flock(handle, fcntl.LOCK_EX)
         try:
             refused(
-                refit(cli, best_place.file, mlflow_server, "--out", tmp_path / "m"),
+                refit(best_place.file, "--out", tmp_path / "m"),
                 "another refit is running in this folder",
             )
         finally:
@@ -257,7 +288,7 @@ def test_a_subset_is_called_one():
 
 
 def test_an_interrupted_refit_is_logged_once_and_where_the_last_call_asked_for(
-    best_place, cli, mlflow_server, tmp_path, monkeypatch
+    best_place, refit, mlflow_server, tmp_path, monkeypatch
 ):
     """A task with a dot in its name, and a password in the address that no output shows."""
     import mlflow
@@ -272,7 +303,7 @@ def test_an_interrupted_refit_is_logged_once_and_where_the_last_call_asked_for(
     said = []
 
     def again(*more):
-        ran = cli("leebert-tune", "refit", path, "--out", tmp_path / "m", "--tracking-uri", uri, *more)
+        ran = refit(path, "--out", tmp_path / "m", "--tracking-uri", uri, *more)
         said.append(ran.out + ran.err)
         return ran
 
@@ -347,34 +378,31 @@ def test_a_rejected_tag_is_reported_and_costs_that_tag_alone(refitted, best_plac
     assert line.startswith("warning: MLflow rejected the tag 'sweep'; the refit continues without it: ")
 
 
-def test_a_server_that_goes_away_at_the_end_costs_no_training(best_place, cli, tmp_path, monkeypatch):
+def test_a_server_that_goes_away_at_the_end_costs_no_training(best_place, refit, mlflow_server, tmp_path, monkeypatch):
     """It is killed once the models are evaluated; when it is back, the same command logs them."""
-    from mlflow_server import MlflowServer
-
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    server = MlflowServer(tmp_path / "server")
-    server.start()
+    path, options = best_place.copy(tmp_path / "best"), ("--out", tmp_path / "m", "--name", "away")
+    killer = tmp_path / "m" / "seed-0" / "evaluation.json"
+
+    def kill_when_evaluated():
+        while not killer.exists():
+            time.sleep(0.01)
+        mlflow_server.kill()
+
+    thread = threading.Thread(target=kill_when_evaluated, daemon=True)
+    thread.start()
     try:
-        path = best_place.copy(tmp_path / "best")
-        killer = tmp_path / "m" / "seed-0" / "evaluation.json"
-
-        def kill_when_evaluated():
-            while not killer.exists():
-                time.sleep(0.01)
-            server.kill()
-
-        thread = threading.Thread(target=kill_when_evaluated, daemon=True)
-        thread.start()
-        ran = refit(cli, path, server, "--out", tmp_path / "m")
-        thread.join()
-        refused(ran, f"MLflow can't be used at {server.url}", "run the same command again to log them")
-        server.start()
-        again = refit(cli, path, server, "--out", tmp_path / "m", "--json")
-        assert again.code == 0, again.err
-        assert "updates on the whole training split" not in again.err
-        assert again.json["mlflow"]["version"] == 1
+        ran = refit(path, *options)
     finally:
-        server.kill()
+        killer.parent.mkdir(parents=True, exist_ok=True)
+        killer.touch()  # where it failed before
+        thread.join()
+        mlflow_server.start()
+    refused(ran, f"MLflow can't be used at {mlflow_server.url}", "run the same command again to log them")
+    again = refit(path, *options, "--json")
+    assert again.code == 0, again.err
+    assert "updates on the whole training split" not in again.err
+    assert again.json["mlflow"]["version"] == 1
 
 
 def test_mlflow_has_a_run_per_seed_with_the_exit_curve(refitted, mlflow_server):
@@ -457,17 +485,6 @@ def test_what_the_models_came_from_is_logged_without_places(refitted, best_place
     assert len(logged.logits()) == len(was.logits())
     here = str(best_place.folder).encode()
     assert not [p for p in folder.rglob("*") if p.is_file() and here in p.read_bytes()]
-
-
-def test_the_code_travels_with_the_model(refitted, mlflow_server):
-    code = (
-        f"import mlflow; mlflow.set_tracking_uri({mlflow_server.url!r}); m = mlflow.pyfunc.load_model({ADDRESS!r})\n"
-        "import leebert, tune; print('CODE', leebert.__file__, tune.__file__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    for path in re.search("CODE (.*)", done.stdout).group(1).split():
-        assert Path(path).parent.parent.name == "code"
 
 
 # Answers.
@@ -678,17 +695,24 @@ def test_mlflow_models_serve_answers_and_refuses(served, rows, mlflow_server, tm
         assert post(url, {"dataframe_split": split})[0] == 200, "it is alive after all that"
 
 
-def test_mlflow_models_predict_scores_a_file(served, rows, mlflow_server, tmp_path):
+def test_a_process_that_imports_nothing_of_ours_scores_a_file_by_the_code_that_travels_with_the_model(
+    served, rows, mlflow_server, tmp_path
+):
     rows.to_csv(tmp_path / "rows.csv", index=False)
+    code = (
+        "import mlflow, pandas\n"
+        f"model = mlflow.pyfunc.load_model({ADDRESS!r})\n"
+        "model.predict(pandas.read_csv('rows.csv')).to_json('out.json', orient='records')\n"
+        "import leebert, tune; print('CODE', leebert.__file__, tune.__file__)"
+    )
     done = subprocess.run(
-        [
-            SCRIPTS / "mlflow", "models", "predict", "--env-manager", "local", "--model-uri", ADDRESS,
-            "--input-path", tmp_path / "rows.csv", "--content-type", "csv", "--output-path", tmp_path / "out.json",
-        ],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url},
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, cwd=tmp_path,
+        env={**os.environ, "MLFLOW_TRACKING_URI": mlflow_server.url},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out.json").read_text())["predictions"]
+    for path in re.search("CODE (.*)", done.stdout).group(1).split():
+        assert Path(path).parent.parent.name == "code"
+    told = json.loads((tmp_path / "out.json").read_text())
     assert [r["label"] for r in told] == served.predict(rows)["label"].tolist()
 
 
@@ -724,7 +748,7 @@ def test_the_card_is_the_hubs_and_its_figures_the_measured_ones(refitted, best_p
         assert f"{time_['milliseconds']:.2f}" in text
     for time_ in told["wall_clock"][1:]:  # the first are all layers
         assert f"{time_['milliseconds']:.2f} | {time_['speed_up']:.2f} | {time_['layer_ratio']:.2f} |" in text
-    assert "with 100 samples spread over dev" in text
+    assert "with 50 samples spread over dev" in text
     assert "the best of 1 in sweep toy by mean over exits" in text
     for p in told["chosen"]:
         assert f"{p['speed_up']:.2f}" in text
@@ -761,9 +785,9 @@ def test_calibrated_on_unlabelled_texts_the_folder_serves_and_its_card_states_it
 # Bad input: nothing is trained, nothing is overwritten.
 
 
-def test_what_is_wrong_is_reported_before_anything_is_trained(best_place, cli, mlflow_server, tmp_path):
+def test_what_is_wrong_is_reported_before_anything_is_trained(best_place, cli, refit, tmp_path):
     def wrong(file, *more):
-        return refit(cli, file, mlflow_server, "--out", tmp_path / "m", *more)
+        return refit(file, "--out", tmp_path / "m", *more)
 
     refused(wrong(tmp_path / "none.yaml"), "none.yaml: no such file")
     refused(wrong(best_place.file, "--speed-up", 9), "speed-up 9: should lie between 1 (all layers) and 4")
@@ -798,7 +822,7 @@ def test_what_is_wrong_is_reported_before_anything_is_trained(best_place, cli, m
     assert [p.name for p in (tmp_path / "m").iterdir()] == ["mine.txt"]
 
 
-def test_missing_and_other_data_is_reported(best_place, cli, mlflow_server, tmp_path):
+def test_missing_and_other_data_is_reported(best_place, refit, tmp_path):
     path = best_place.copy(tmp_path / "best")
     values = load_yaml(path)
     lines = (best_place.folder / "data" / "train.jsonl").read_text().splitlines()
@@ -809,5 +833,5 @@ def test_missing_and_other_data_is_reported(best_place, cli, mlflow_server, tmp_
     ):
         values["task"]["files"]["train"] = str(tmp_path / name)
         path.write_text(dump_yaml(values))
-        refused(refit(cli, path, mlflow_server, "--out", tmp_path / "m"), part)
+        refused(refit(path, "--out", tmp_path / "m"), part)
         assert not (tmp_path / "m").exists()

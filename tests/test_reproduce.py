@@ -815,7 +815,7 @@ def test_a_network_that_has_other_exits_than_its_cells_record_is_omitted_and_nam
     assert costs.parameters.keys() == costs.operations.keys() == costs.seconds.keys() == {half}
 
 
-# Through Ray.
+# The whole command.
 
 TINY = [
     "--methods", "uniform,clo-v2", "--set", "training.batch_size=8", "--set", "training.max_epochs=2", "--set",
@@ -830,8 +830,10 @@ def untimed(text):
 
 
 @pytest.mark.slow
-def test_a_table_is_run_stopped_resumed_shown_and_drawn(cli, ray_up, mlflow_server, tmp_path, monkeypatch):
+def test_a_table_is_run_stopped_resumed_shown_and_drawn(cli_without_ray, mlflow_server, tmp_path, monkeypatch):
+    cli = cli_without_ray
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("leebert.latency.MOST_ROUNDS", 2)  # how well it times is another test's
     for name in ("LEEBERT_STORAGE", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     save_backbone(tmp_path / "backbone", layers=3)
