@@ -9,6 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from mlflow_server import MlflowServer
 
@@ -30,18 +32,21 @@ def test_the_script_is_sound() -> None:
     assert os.access(SERVE, os.X_OK)
 
 
+@pytest.mark.slow
 def test_the_server_answers_on_this_machine_and_to_no_other_name(mlflow_server: MlflowServer) -> None:
     assert status(mlflow_server.url, f"127.0.0.1:{mlflow_server.port}") == 200
     assert status(mlflow_server.url, "tracking.example.org") == 403
     assert mlflow_server.url in mlflow_server.log()
 
 
+@pytest.mark.slow
 def test_the_servers_data_stays_in_its_folder(mlflow_server: MlflowServer) -> None:
     assert (mlflow_server.folder / "mlflow.db").exists()
     assert not (ROOT / "mlflow.db").exists()
     assert not (ROOT / "mlruns").exists()
 
 
+@pytest.mark.slow
 def test_the_server_is_one_worker_without_job_runners(mlflow_server: MlflowServer) -> None:
     commands = mlflow_server.commands()
     assert {command[command.index("--workers") + 1] for command in commands} == {"1"}

@@ -206,7 +206,7 @@ def test_a_report_shows_each_algorithm_with_intervals(tmp_path):
     assert "95 % CI by the corrected resampled t over runs." in text
     assert "2 other configuration(s) are within one standard error of it." in text
     assert "Against the majority class: 6 of 6 completed configurations" in text
-    assert "It needs 2.50" in text
+    assert "Layers needed: 2.50" in text
     mine = [c for c in sweep.ledger.read().history() if c.values["algorithm"] == "clo-v2"]
     for exit in range(3):
         cells = [float(np.mean([c.cells[k].best.exits[exit] for c in mine])) for k in range(3)]
