@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -146,11 +147,12 @@ def test_an_origin_is_compared_as_far_as_it_is_recorded(before: str, after: str,
 def test_the_modules_of_the_environment_reach_a_trial(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEEBERT_PLUGINS", module)
     plugins = OutsidePlugins.of(spec_of("blo"), "accuracy")
-    monkeypatch.delenv("LEEBERT_PLUGINS")
+    monkeypatch.setenv("LEEBERT_PLUGINS", "json")  # the node's own list
     METHODS.unregister("mine")
     sys.modules.pop(module, None)
     plugins.make_available()
     assert "mine" in METHODS
+    assert os.environ["LEEBERT_PLUGINS"] == f"{module},json"
     monkeypatch.delenv("LEEBERT_PLUGINS")
     with pytest.raises(SweepError, match="node .*: LEEBERT_PLUGINS: module no_such can't be imported"):
         OutsidePlugins("no_such").make_available()
@@ -273,3 +275,19 @@ def test_the_parts_of_contributing_work(monkeypatch: pytest.MonkeyPatch) -> None
     exec(compile(view, "CONTRIBUTING.md", "exec"), names)
     state = names["_layers"]("a", views.ViewContents(("slo",)))
     assert [section["name"] for section in state["compareRunSections"]][1:] == ["Score against mean exit layer"]
+
+
+def test_a_registered_model_requires_the_package_of_its_criterion(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tune.models.register import REQUIREMENTS, _requirements
+
+    built_in = _requirements({"exit criterion patience": "leebert"})
+    assert [line.partition("==")[0] for line in built_in] == list(REQUIREMENTS)
+    origin = Origin("ruamel.yaml", "ruamel.yaml 0")  # a package that is installed here, in place of a plugin's
+    monkeypatch.setattr("tune.models.register.origin_of", lambda key: origin)
+    with_plugin = _requirements({"exit criterion margin": str(origin), "method mine": str(origin)})
+    assert [line.partition("==")[0] for line in with_plugin] == [*REQUIREMENTS, "ruamel.yaml"]
+    monkeypatch.setattr("tune.models.register.origin_of", lambda key: Origin("my_parts"))
+    assert _requirements({"exit criterion margin": "my_parts"}) == built_in
+    assert "needs module my_parts for exit criterion margin where it is served" in caplog.text

@@ -21,6 +21,8 @@ from typing import Any
 from leebert.errors import ConfigError, TrackingError
 from leebert.exits import CRITERIA
 from leebert.files import write_atomically
+from leebert.outside import origin_of
+from leebert.plugins import VARIABLE
 from leebert.serving import PARAMETERS, PREDICTION, text_columns, text_names
 from leebert.yaml import dump_yaml, load_yaml
 from tune.analysis import labels
@@ -347,7 +349,7 @@ def _log_model(best: BestFile, folder: Path, outcome: Mapping[str, Any]) -> str:
         code_paths=[str(root / "leebert"), str(root / "tune")],
         signature=_signature(text_names(best.config.task)),
         input_example=example,
-        pip_requirements=_requirements(),
+        pip_requirements=_requirements(outcome.get("parts") or {}),
         # Defaults that the caller may override when loading the model.
         model_config={"device": "auto", "precision": precision_of(folder)},
         params={"strategy": outcome["criterion"], "configuration": outcome["configuration"]},
@@ -370,9 +372,26 @@ def _signature(columns: Sequence[Sequence[str]]) -> Any:
     )
 
 
-def _requirements() -> list[str]:
-    """Pin the installed versions of :data:`REQUIREMENTS`, without local parts such as +cpu, which no registry has."""
-    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+def _requirements(plugins: Mapping[str, str]) -> list[str]:
+    """Pin the installed versions of :data:`REQUIREMENTS` and of the packages of a model's plugins.
+
+    Versions have no local parts such as +cpu, which no registry has. Of a plugin that no package has, a warning names the
+    module that the server needs.
+
+    Args:
+        plugins: Origin by kind and name, as :func:`leebert.outside.origins` records them.
+    """
+    packages = dict.fromkeys(REQUIREMENTS)
+    for key in filter(lambda key: key.startswith("exit criterion "), plugins):  # a served model needs no other kind
+        origin = origin_of(key)
+        if origin is not None and origin.distribution:
+            packages[origin.distribution.split(" ")[0]] = None
+        elif origin is not None:
+            log.warning(
+                f"warning: the registered model needs module {origin.module} for {key} where it is served: install it there "
+                f"and name it in {VARIABLE}"
+            )
+    return [f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in packages]
 
 
 def _origin(outcome: Mapping[str, Any]) -> dict[str, str]:

@@ -84,7 +84,8 @@ class OutsidePlugins:
     def problem(self) -> str:
         """Add the plugins to the registries of this process; return one sentence about the first that fails, or ``""``."""
         if self.modules:
-            os.environ.setdefault(VARIABLE, self.modules)
+            here = os.environ.get(VARIABLE, "").split(",")  # the node may have a list of its own
+            os.environ[VARIABLE] = ",".join(filter(None, dict.fromkeys([*self.modules.split(","), *here])))
         try:
             load_modules()
             for plugin in self.plugins:

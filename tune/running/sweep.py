@@ -148,8 +148,8 @@ def resume_sweep(
     folder.refuse_links()
     with driver_lease(folder, take_over) as lease:
         folder.clear_stop()  # an old request; a new one during the preparation counts
-        spec, as_given, old = _resumed_spec(folder, space, overrides)
         state = folder.ledger.read(epochs=False)
+        spec, as_given, old = _resumed_spec(folder, state, space, overrides)
         tracker = tracker_for(spec, folder.name)
         # Read the backbone from its present place; the manifest keeps the first one.
         prepared = prepare(spec.model_copy(update={"backbone": as_given.backbone}), folder.path.parent / ".tokens")
@@ -183,7 +183,7 @@ def resume_sweep(
 
 
 def _resumed_spec(
-    folder: SweepFolder, space: Path | None, overrides: Sequence[str]
+    folder: SweepFolder, state: SweepState, space: Path | None, overrides: Sequence[str]
 ) -> tuple[SweepSpec, SweepSpec, SweepSpec]:
     """Return the space to resume with, the given space (with the backbone's present path), and the old one."""
     old, manifest_ = spec_of(folder), folder.manifest
@@ -191,7 +191,7 @@ def _resumed_spec(
         manifest_[key]  # a missing key raises an error that names it, before anything is prepared
     storage = json.dumps(str(folder.path.parent))
     as_given = anchored(load_space(space or folder.path / "space.yaml", [*overrides, f"storage={storage}"]))
-    suggested = [configuration.values for configuration in folder.ledger.read(epochs=False).history()]
+    suggested = [configuration.values for configuration in state.history()]
     named_before = at_its_old_place(as_given, old, manifest_["backbone"], folder.name)
     return extended(old, named_before, suggested, folder.name), as_given, old
 
