@@ -99,7 +99,7 @@ class Limits:
         place = f" in {file}" if file else ""
         raise ConfigError(
             f"max_length {max_length}{place}: {self.name} has {self.positions} positions{reserved}, for at most {longest} "
-            f"tokens; set max_length to {longest} or less"
+            f"tokens; set max_length to {longest} or less (in a configuration of `leebert train`: model.max_length)"
         )
 
     def mismatches(self, tokenizer: Any, *, pairs: bool) -> list[str]:

@@ -111,7 +111,15 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
 
     def _own(self, name: str) -> Plugin:
         module = importlib.import_module(f"{self._package}.{self._modules[name]}")
-        plugin: Plugin = getattr(module, self._attribute)
+        plugin: Plugin | None = getattr(module, self._attribute, None)
+        if plugin is None:
+            raise ConfigError(
+                f"{self.kind} {name!r}: module {module.__name__} has no variable {self._attribute}; bind the plugin to it"
+            )
+        if (own_name := getattr(plugin, "name", name)) != name:
+            raise ConfigError(
+                f"{self.kind} {name!r}: the {self._attribute} of {module.__name__} has the name {own_name!r}; make both equal"
+            )
         return plugin
 
     def register(self, plugin: Plugin, *, module: str | None = None) -> Plugin:
@@ -136,6 +144,10 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         for point in points:
             if not _declares(point, plugin, origin):
                 self._clash(name, [_claimant(point), str(origin)])
+        if name in self._modules and origin.module == f"{self._package}.{self._modules[name]}":
+            raise ConfigError(
+                f"{self.kind} {name!r} is built in: {origin} binds it to {self._attribute} and does not call register"
+            )
         if name in self._modules:
             self._clash(name, ["leebert", str(origin)])
         held = self._registered.get(name)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from leebert import plugins
 from leebert.errors import ConfigError
+from leebert.methods import METHODS, Method
 from leebert.plugins import Origin, Registry
 from leebert.provenance import digest_of
 
@@ -268,3 +270,23 @@ def test_a_module_of_the_environment_that_fails(
     with pytest.raises(ConfigError, match=f"^LEEBERT_PLUGINS: module leebert_wrong{name}{message}"):
         list(registry())
     sys.modules.pop("leebert_wrong", None)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "name", "problem"),
+    [
+        ("METHODS", "slo", "module leebert.methods.slo has no variable METHODS; bind the plugin to it"),
+        ("METHOD", "sllo", "the METHOD of leebert.methods.slo has the name 'slo'; make both equal"),
+    ],
+)
+def test_a_built_in_plugin_that_is_bound_wrongly_is_named(attribute: str, name: str, problem: str) -> None:
+    methods: Registry[Any] = Registry("method", "x.y", "leebert.methods", attribute, {name: "slo"}, Method)
+    with pytest.raises(ConfigError, match=re.escape(f"method {name!r}: {problem}")):
+        methods[name]
+
+
+def test_a_built_in_plugin_is_not_registered() -> None:
+    with pytest.raises(
+        ConfigError, match="'slo' is built in: leebert.methods.slo binds it to METHOD and does not call"
+    ):
+        METHODS.register(METHODS["slo"], module="leebert.methods.slo")

@@ -610,7 +610,8 @@ def report(
 def simulate(
     name: Annotated[str, typer.Argument(help="A sweep that ran with `pruner: none`, or a copy of its scores.")],
     pruner: Annotated[
-        str, typer.Option(help="none, racing or halving; set its options by --set pruner.KEY=VALUE.")
+        str,
+        typer.Option(help="The pruner, such as halving; none: no pruning. Set its options by --set pruner.KEY=VALUE."),
     ] = "racing",
     searcher: Annotated[
         str, typer.Option(help="grid or random (the recorded configurations in random order), or tpe.")

@@ -247,7 +247,7 @@ class OwnTask(Frozen):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="The task's name, used in names of runs and files."
     )
     files: dict[str, str] | None = Field(
-        None, description="Split → path (.tsv, .csv, .jsonl, .json or .parquet), relative to this file's folder."
+        None, description="Split → path (.tsv, .csv, .jsonl, .json or .parquet), relative to the working directory."
     )
     hub: str | None = Field(
         None, description="Instead of `files`: the id of a data set on the hub, optionally with @revision."

@@ -158,6 +158,10 @@ class MethodContract:
         with self.available():
             return fit(self.network(0, on_encoder), samples, config, validation=held_out)
 
+    def _fit_watched(self, config: TrainConfig, network: Any = None) -> TrainResult:
+        """Train for a test that watches calls; :meth:`fit` may be overridden to return an earlier result."""
+        return fit(network or self.network(), self.samples(), config, validation=self.samples(1))
+
     @contextlib.contextmanager
     def available(self) -> Iterator[None]:
         """Context in which the method is registered, also if its package is not installed."""
@@ -232,7 +236,7 @@ class MethodContract:
 
         network.record = counted_record
         with mock.patch.object(torch.Tensor, "backward", counted_backward):
-            trained = fit(network, self.samples(), config, validation=self.samples(1))
+            trained = self._fit_watched(config, network)
         measured = (passes["forward"] + 2 * passes["backward"]) / (3 * trained.reports[-1].theta_updates)
         ((_, cost),) = stage_costs(config)
         assert abs(measured - cost) < 1e-6, f"costs: {cost:.3f} for an update of θ; {measured:.3f} measured"
@@ -246,7 +250,7 @@ class MethodContract:
             original(level, **terms)
 
         with mock.patch.object(StageLevel, "omega_step", omega_step):
-            self.fit(self.config(max_epochs=1))
+            self._fit_watched(self.config(max_epochs=1))
         assert any(at_lr_theta) == self.method.omega_on_d1, f"omega_on_d1 is {self.method.omega_on_d1}"
 
     def test_it_learns_deterministically_and_resumes_bit_for_bit(self, tmp_path: Path) -> None:
@@ -315,7 +319,7 @@ class MethodContract:
             original(level, rule=rule and functools.partial(_twice, rule), **terms)
 
         with mock.patch.object(StageLevel, "omega_step", omega_step):
-            self.fit(self.config(max_epochs=1))
+            self._fit_watched(self.config(max_epochs=1))
         assert rules, "it never calls level.omega_step"
         assert all(rules), "omega_step gets no rule, so it uses omega_optimizer: add that to options"
 

@@ -59,7 +59,6 @@ class NodeFacts:
         versions: As :func:`leebert.provenance.versions`.
         code: As :func:`leebert.provenance.code_version`.
         storage_error: What is wrong with the storage.
-        free_bytes: Free bytes of the storage's file system.
         tokens: Fingerprint of the token file.
         tokens_error: Why the token file can't be read.
         backbone: As :func:`leebert.provenance.backbone_identity`.
@@ -75,7 +74,6 @@ class NodeFacts:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     code: str = ""
     storage_error: str = ""
-    free_bytes: int | None = None
     tokens: str = ""
     tokens_error: str = ""
     backbone: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -293,18 +291,17 @@ def _collect(node_id: str, query: dict[str, Any]) -> dict[str, Any]:
 def _check_storage(node_id: str, storage: Path, mark: str) -> dict[str, Any]:
     if not storage.is_dir():
         return {"storage_error": f"no folder {storage}; mount the driver's storage there"}
-    facts: dict[str, Any] = {"free_bytes": shutil.disk_usage(storage).free}
     try:
         is_same = (storage / mark / "driver").read_text() == mark
     except OSError:
         is_same = False
     if not is_same:
-        return facts | {"storage_error": f"{storage} is another folder than the driver's; mount the same file system"}
+        return {"storage_error": f"{storage} is another folder than the driver's; mount the same file system"}
     try:
         (storage / mark / node_id).write_text(node_id)
     except OSError as error:
-        return facts | {"storage_error": f"{storage} can't be written: {error.strerror}"}
-    return facts
+        return {"storage_error": f"{storage} can't be written: {error.strerror}"}
+    return {}
 
 
 def _attempt(name: str, function: Callable[[str], Any], argument: str) -> dict[str, Any]:
