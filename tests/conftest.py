@@ -41,11 +41,13 @@ settings.load_profile("suite")
 
 #: Where a crash is reported: standard error as it was before pytest caught it.
 _STDERR = pytest.StashKey[int]()
+_FSYNC = pytest.StashKey[Callable[[int], None]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A sweep of a test writes hundreds of small files, and waiting for the disk takes longer than all else it does. What
-    # only a loss of power would show, no test can see.
+    # A sweep of a test writes hundreds of small files, and waiting for the disk takes longer than everything else. Only a
+    # lost disk shows the difference: tests of that use the fixture `synced`.
+    config.stash[_FSYNC] = os.fsync
     os.fsync = lambda fd: None  # type: ignore[assignment]
     config.stash[_STDERR] = os.dup(2)
     # The collector would walk the same objects of torch, transformers and MLflow again and again: a quarter of the
@@ -63,6 +65,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before every test: Ray takes the handlers of crashes away when it shuts down, and enabling again alone does nothing."""
     faulthandler.disable()
     faulthandler.enable(file=item.config.stash[_STDERR])
+
+
+@pytest.fixture
+def synced(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this test `os.fsync` waits for the disk."""
+    monkeypatch.setattr(os, "fsync", pytestconfig.stash[_FSYNC])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tune.running.session import run_session as run_with_ray
 from tune.store.ledger import Ledger
 from tune.tracking.rebuild import write_missing
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("synced")]
 
 
 def mounted(*command):
@@ -197,7 +197,8 @@ def test_a_disk_that_fills_up_under_mlflows_database_is_reported_in_two_lines_an
         for event in events[moment:]:
             tracker.put(event)
         assert tracker.close(2) == len(events[moment:])
-        assert [line.split(": ")[0] for line in log_lines()] == [
+        # Another test's tracker may still end.
+        assert [line.split(": ")[0] for line in log_lines() if sweep.uri in line] == [
             f"MLflow can't be used at {sweep.uri}",
             f"MLflow at {sweep.uri}",
         ]
