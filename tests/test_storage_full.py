@@ -197,13 +197,13 @@ def test_a_disk_that_fills_up_under_mlflows_database_is_reported_in_two_lines_an
         for event in events[moment:]:
             tracker.put(event)
         assert tracker.close(2) == len(events[moment:])
-        # Another test's tracker may still end.
-        assert [line.split(": ")[0] for line in log_lines() if sweep.uri in line] == [
+        lines = [line for line in log_lines() if sweep.uri in line]  # another test's tracker may still end
+        assert [line.split(": ")[0] for line in lines] == [
             f"MLflow can't be used at {sweep.uri}",
             f"MLflow at {sweep.uri}",
         ]
-        assert f"the disk that holds {disk}/mlflow.db is full (0.0 MB of 3 MB are free). Free some" in log_lines()[0]
-        assert "`leebert-tune rebuild-mlflow` sends them" in log_lines()[1]
+        assert f"the disk that holds {disk}/mlflow.db is full (0.0 MB of 3 MB are free). Free some" in lines[0]
+        assert "`leebert-tune rebuild-mlflow` sends them" in lines[1]
         (disk / "filler").unlink()
         later = sweep.tracker()
         for event in events:
