@@ -118,6 +118,7 @@ def test_columns_of_other_names_and_texts_that_are_cut(place, model, cli, tmp_pa
     assert "1 texts were truncated" in ran.out
 
 
+@pytest.mark.slow
 def test_a_service_takes_speed_ups_from_the_calibrated_curves(place, model, cli):
     rows = pd.read_csv(place / "texts.csv")
     ran = cli("leebert", "calibrate", model, place / "texts.csv", "--speed-up", 2)

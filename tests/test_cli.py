@@ -81,6 +81,7 @@ def test_train_writes_a_model_a_tokenizer_and_what_happened(trained):
     assert list(config["id2label"].values()) == ["no", "yes"]
 
 
+@pytest.mark.slow
 def test_train_reports_what_each_stage_of_a_method_produced(place, cli, tmp_path):
     out = tmp_path / "slender"
     options = ("algorithm=cost-eff", "prune_rounds=2", "max_epochs=1", "first_epochs=1")
@@ -247,6 +248,7 @@ def killed_at(last):
     return saved
 
 
+@pytest.mark.slow
 def test_killed_while_it_saves_it_resumes_and_ends_with_the_identical_file(trained, place, cli, tmp_path, monkeypatch):
     write = recipe.write_atomically
 
@@ -269,6 +271,7 @@ def test_killed_while_it_saves_it_resumes_and_ends_with_the_identical_file(train
     assert "the folder already holds a model" in over.err
 
 
+@pytest.mark.slow
 def test_the_saved_weights_are_those_of_the_epoch_that_is_reported_as_the_best(place, cli, tmp_path, monkeypatch):
     """The third epoch was the best until the process was killed; where it goes on, numbers are rounded otherwise."""
     command = ("leebert", "train", "--config", place / "run.yaml", "--out")

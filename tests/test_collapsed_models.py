@@ -195,6 +195,7 @@ def test_refit_does_not_register_a_model_without_an_exit_above_the_majority_clas
     assert "on dev: nothing was learned" in out
 
 
+@pytest.mark.slow
 def test_macro_f1_is_a_metric_of_tasks():
     declared = {**OWN, "metric": "macro_f1"}
     assert any_task(declared).metric == "macro_f1"

@@ -115,6 +115,7 @@ def test_every_command_in_the_documents_parses():
 KEPT = ROOT / "docs" / "results" / "reproduced"
 
 
+@pytest.mark.slow
 def test_the_kept_tables_are_what_the_documents_commands_make_of_the_kept_results(tmp_path, monkeypatch):
     """All in their order, on a copy, without training: each is accepted, and in the end nothing has changed."""
     monkeypatch.setenv("LEEBERT_DATA", str(tmp_path))

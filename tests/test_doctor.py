@@ -157,6 +157,7 @@ def test_a_node_with_other_tokens_or_another_backbone_is_detected(place, ray_up,
     assert found["backbone"] == ("failed", "its weights differ from the driver's; copy the driver's files")
 
 
+@pytest.mark.slow
 def test_the_largest_configuration_is_held_against_the_smallest_gpu(place):
     spec = load_space(place / "space.yaml", ["resources.gpus=0.5"])
     there = [NodeFacts(h, h * 6, {}, gpus=[(f"gpu of {h}", size * 10**9)]) for h, size in (("a", 24), ("b", 16))]

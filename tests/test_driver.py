@@ -505,6 +505,7 @@ def test_more_seeds_reopen_what_was_complete_and_train_only_the_new_cells(tmp_pa
     assert [c.state for c in Ledger(tmp_path / "ledger").read().history()] == ["complete"] * 4
 
 
+@pytest.mark.slow
 def test_a_cell_saves_its_best_epochs_logits_on_the_evaluation_split_also_when_resumed(tmp_path):
     def evaluating(folder, stop_after):
         """Every cell is cut off after so many epochs and gone on with in another attempt."""

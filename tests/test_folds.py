@@ -266,6 +266,7 @@ def release(name: str) -> Examples:
     return read_split(TASKS[name], "train", Path(str(RELEASE)) / "glue")
 
 
+@pytest.mark.slow
 @needs_release
 def test_527_rows_of_mrpc_share_a_sentence_with_another_row() -> None:
     examples = release("mrpc")

@@ -344,6 +344,7 @@ def replayed(logits):
     return indices_by_criterion([replay(rule, logits.numpy()) for rule in ExitIndices().rules])
 
 
+@pytest.mark.slow
 def test_every_criterion_is_traced_and_exported():
     module = ExitIndices()
     traced = torch.jit.trace(module, logits_of(4), check_trace=False)
@@ -466,6 +467,7 @@ def test_the_trainer_predicts_each_sample_at_each_exit(tmp_path, family):
     assert exit_layers.tolist() == expected.exit_layers.tolist()
 
 
+@pytest.mark.slow
 @bert_quickly
 def test_the_trainer_steps_alike_on_a_batch_and_on_its_halves(tmp_path, family):
     found = []
@@ -486,6 +488,7 @@ def test_the_trainer_steps_alike_on_a_batch_and_on_its_halves(tmp_path, family):
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-5) for name in start)
 
 
+@pytest.mark.slow
 def test_the_trainer_trains_with_checkpointing(tmp_path):
     model = model_of("bert")
     with torch.no_grad():

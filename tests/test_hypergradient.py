@@ -311,6 +311,7 @@ def test_an_optimiser_that_cannot_be_differentiated_is_refused(optimizer, option
         hypergradient(level_of(Net(), lambda p: optimizer(p, lr=1.0, **options)), b1, b2)
 
 
+@pytest.mark.slow
 def test_it_trains():
     settings = TrainConfig(
         algorithm="hyper", lr_theta=2e-2, lr_omega=1e-2, batch_size=8, max_epochs=12, precision="fp32"

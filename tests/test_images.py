@@ -223,6 +223,7 @@ def network(config, seed=0):
     return ImageProblem("", "resnet8", TASK.label_names, "accuracy", TASK.mean, TASK.std).model(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["uniform", "clo-v2"])
 def test_a_network_learns(algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 8}, algorithm=algorithm)
@@ -232,6 +233,7 @@ def test_a_network_learns(algorithm):
     assert len(result.best.exits["score"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["slo", "blo"])
 def test_other_optimisers_of_omega_train_a_network(algorithm):
     config = TrainConfig(**{**SETTINGS, "max_epochs": 3}, algorithm=algorithm)
@@ -467,6 +469,7 @@ def test_train_refuses_what_does_not_fit_before_it_reads_anything(cli, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_real_cifar10_is_read_and_learned_from(tmp_path):
     root = Path(os.environ.get("LEEBERT_DATA", "nowhere")) / "cifar10"
     if not root.is_dir():

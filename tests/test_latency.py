@@ -49,6 +49,7 @@ def test_work_counts_from_the_exit_after_it(timed):
     assert LEAST_ROUNDS <= rounds <= MOST_ROUNDS
 
 
+@pytest.mark.slow
 def test_waiting_is_distinguished_from_work(timed):
     found, rounds = timed(lambda: time.sleep(0.02))
     assert np.diff(found.seconds["it"])[0] > 0.02, "the wall clock's"

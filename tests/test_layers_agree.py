@@ -69,6 +69,7 @@ def true_layers(parity: int) -> float:
     return float(grid[np.flatnonzero(mean >= mean[-1] - ALLOWED_LOSS - 1e-8)[0]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", [True, False], ids=["with curves", "as before"])
 def test_mlflow_best_file_report_and_compare_give_the_same_true_layers(tmp_path, new):
     """On a grid of twentieths no threshold lies between all layers and one."""
@@ -119,6 +120,7 @@ def test_a_ledger_of_before_whose_logits_are_gone_reports_it_and_gives_no_layers
     assert "is missing: the validation logits of a finished run; layers" in compared.no_layers
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.lists(records(exits=6), min_size=FOLDS, max_size=FOLDS), st.booleans())
 def test_for_any_logits_all_figures_of_a_configuration_give_the_same_layers(cells, new):

@@ -120,6 +120,7 @@ def test_what_is_frozen_has_no_gradient_and_no_moments():
     assert both == whole  # the stage that needs more
 
 
+@pytest.mark.slow
 def test_parts_divide_the_activations():
     model = on_meta(hidden_size=64)
     whole, parts = (estimate(model, 64, 64, TrainConfig(accumulate=n, eval_batch_size=1), runtime=GPU) for n in (1, 4))

@@ -192,6 +192,7 @@ def served(mlflow_app: MlflowApp) -> Sweep:
     return sweep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shut", ["get-history-bulk?", "get-history-bulk"])
 def test_histories_are_read_from_servers_that_lack_an_interface_too(
     liar: Liar, mlflow_app: MlflowApp, served: Sweep, shut: str
@@ -340,6 +341,7 @@ def ended_twice() -> list[TrackingEvent]:
     return [e if e.time_ms else dataclasses.replace(e, time_ms=start + n) for n, e in enumerate([*before, *more, end])]
 
 
+@pytest.mark.slow
 def test_a_configuration_that_was_complete_twice_has_the_results_of_its_last_end_alone(database: Any) -> None:
     sweep, events = Sweep(f"sqlite:///{database}"), ended_twice()
     sweep.send(events)  # as its driver did

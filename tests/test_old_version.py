@@ -288,6 +288,7 @@ def test_a_best_file_is_trained_by_train_config(place, cli, expected):
     assert sum(map(str.__ne__, *labels)) <= TRAINED * len(labels[0])
 
 
+@pytest.mark.slow
 def test_a_killed_training_run_is_finished_from_its_checkpoint(place, cli, expected):
     train = (
         "train", "--task", "task.yaml", "--data-dir", "data", "--backbone", "backbone", "--pooling", "mean",
@@ -329,6 +330,7 @@ def stored(database: Path) -> dict[str, Any]:
     return runs
 
 
+@pytest.mark.slow
 def test_rebuild_finds_the_old_runs_complete_and_would_write_them_the_same(place, database, cli, expected):
     command = ("rebuild-mlflow", "finished", "--tracking-uri", f"sqlite:///{database}", "--json")
     before = stored(database)
@@ -356,6 +358,7 @@ def test_saved_views_keep_their_addresses(place, database, cli, expected):
     assert sorted(told["views"].values()) == sorted(expected["views"]["views"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
 def test_the_registered_model_is_loaded_and_serves_the_same_answers(place, database, expected, monkeypatch):
     import mlflow

@@ -318,6 +318,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_training_chooses_the_criterion_on_its_validation_fold_and_states_what_it_costs(place, cli, tmp_path):
     learns = ("--set", "training.lr_theta=3e-3", "--set", "training.max_epochs=8")  # else no speed-up is told
     ran = cli("leebert", "train", "--config", place / "run.yaml", "--out", tmp_path / "m", "--max-loss", 2, *learns)
@@ -334,6 +335,7 @@ def test_training_chooses_the_criterion_on_its_validation_fold_and_states_what_i
     assert ran.out.splitlines()[-1] == f"next: leebert evaluate {tmp_path / 'm'}"
 
 
+@pytest.mark.slow
 def test_what_comes_next_is_a_command_that_works(place, cli, tmp_path):
     """With the folder of the configuration, and not for a task without a development split."""
     run = load_yaml(place / "run.yaml")

@@ -117,6 +117,7 @@ def assert_trained_alike(model: torch.nn.Module, rows: TensorSamples, **options:
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), algorithm
 
 
+@pytest.mark.slow
 def test_an_encoder_with_dropout_in_its_attention_and_its_exits_too():
     model = build_model(encoder("bert", layers=2), ("no", "yes"), train=config(CONTROL))
     assert_trained_alike(model, token_rows(), lr_theta=1e-3)

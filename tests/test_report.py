@@ -47,6 +47,7 @@ def history(spec: SweepSpec, score, state="complete"):
     return tuple(told)
 
 
+@pytest.mark.slow
 def test_the_option_that_decides_is_the_important_one():
     spec = SweepSpec.model_validate(SPEC)
     found = importances(spec, history(spec, lambda v: 0.5 + 0.1 * np.log10(v["lr_theta"] / 1e-5)))

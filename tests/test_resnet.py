@@ -225,6 +225,7 @@ def test_a_frozen_part_keeps_its_running_statistics(algorithm):
     assert frozen
 
 
+@pytest.mark.slow
 def test_memory_is_estimated_for_images_too():
     settings = TrainConfig(**SETTINGS, algorithm="clo-v2")
     small = estimate(network(), 8, 8, settings, runtime=CPU, batch=image_batch)

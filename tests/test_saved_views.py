@@ -354,6 +354,7 @@ def refused(mlflow_app) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 def test_a_server_that_rejects_the_tags_loses_nothing_else(refused: str, log_lines: Callable[[], list[str]]) -> None:
     sweep = Sweep(refused)
     events = whole_sweep()
@@ -434,6 +435,7 @@ def test_a_rebuild_ends_well_where_the_tags_are_rejected_and_prints_the_plain_li
     assert len(again.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_command_makes_views_again_that_somebody_deleted(mlflow_app, cli, tmp_path) -> None:
     from mlflow import MlflowClient
 
@@ -454,6 +456,7 @@ def test_the_command_makes_views_again_that_somebody_deleted(mlflow_app, cli, tm
         assert name in line
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_still_running_gets_its_views_and_is_reported_as_running(mlflow_app, cli, tmp_path) -> None:
     made = made_sweep(tmp_path / "running", mlflow_app.url, end=False, **SMALL)
     assert cli("leebert-tune", "rebuild-mlflow", made.path).code == 0

@@ -108,6 +108,7 @@ def with_pruner(spec: SweepSpec, name: str, **options: object) -> SweepSpec:
     return spec.model_copy(update={"pruner": type(spec.pruner)(name=name, **options)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pruner", "options"), [("halving", {"eta": 2}), ("racing", {"alpha": 0.3})])
 def test_a_simulation_decides_what_a_real_sweep_decides(toy, pruner, options):
     spec, sweep, unpruned = toy
@@ -184,6 +185,7 @@ def test_spent_and_regret_are_those_of_the_sweeps(tmp_path):
     assert simulate(recording, spec, orders=5, seed=3) != simulate(recording, spec, orders=5, seed=4)
 
 
+@pytest.mark.slow
 def test_on_synthetic_grids_racing_saves_more_than_it_loses(tmp_path):
     """With a spread of configurations of one point, interaction of 0.7: less than 60 % spent, less than 0.1 lost."""
     outcomes = list(

@@ -221,6 +221,7 @@ def test_a_missing_test_split_another_task_and_options_that_do_not_fit(models, c
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_the_real_test_split_of_mrpc_is_answered_row_by_row(models, cli, glue, tmp_path):
     ran = cli("leebert", "predict", models("mrpc"), "--glue", tmp_path, "--data-dir", glue)
     assert ran.code == 0, ran.err

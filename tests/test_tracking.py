@@ -326,6 +326,7 @@ def test_a_lost_answer_leaves_no_second_run(
         assert tracker.waiting == 0
 
 
+@pytest.mark.slow
 def test_a_hanging_server(
     at_app: Sweep, mlflow_app: MlflowApp, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[str]]
 ) -> None:

@@ -45,6 +45,7 @@ def test_a_curve_ends_at_the_last_exit_and_holds_points_of_replay(seed, rule, ex
         assert found.scores[0] == pytest.approx(first)
 
 
+@pytest.mark.slow
 def test_the_score_at_a_speed_up_lies_between_the_thresholds_beside_it():
     record = held_out(0, rows=500)
     found = tradeoff(record, "accuracy", "normalised_entropy")

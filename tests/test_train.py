@@ -263,6 +263,7 @@ def test_a_stage_may_replace_the_model_and_the_result_hands_it_back(tmp_path):
     assert len(result.best.exits["score"]) == 1
 
 
+@pytest.mark.slow
 def test_what_a_transformation_takes_to_decide_is_in_its_stages_first_epoch():
     class Slow(LastExit):
         def plan(self, model, examined):
