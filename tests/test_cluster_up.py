@@ -197,6 +197,6 @@ def test_down(cluster: Cluster) -> None:
 
 
 def raylets(host: Host) -> list[str]:
-    """Ray's processes on a host, but for an agent that has lost its raylet: it looks for a head for a minute more."""
+    """Ray's processes on a host, but for agents that have lost their raylet: they look for a head for a minute more."""
     found = host.run("pgrep", "-af", "raylet/raylet|gcs_server|ray::", check=False).stdout.splitlines()
-    return [line for line in found if "ray::DashboardAgent" not in line]
+    return [line for line in found if not line.endswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))]
