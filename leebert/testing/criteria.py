@@ -16,7 +16,7 @@ from leebert.exits.criterion import Criterion
 from leebert.exits.replay import make_criterion, replay
 from leebert.inference import infer
 from leebert.runtime import Runtime
-from leebert.testing.rows import imports_of
+from leebert.testing.rows import imports_of, registered
 from leebert.tradeoff import tradeoff
 
 #: Exits and classes of the recorded logits.
@@ -65,17 +65,9 @@ class CriterionContract:
         with self.available():
             yield
 
-    @contextlib.contextmanager
-    def available(self) -> Iterator[None]:
+    def available(self) -> contextlib.AbstractContextManager[None]:
         """Context in which the criterion is registered, also if its package is not installed."""
-        if CRITERIA.get(self.criterion.name) is self.criterion:
-            yield
-            return
-        CRITERIA.register(self.criterion)
-        try:
-            yield
-        finally:
-            CRITERIA.unregister(self.criterion.name)
+        return registered(CRITERIA, self.criterion)
 
     def _criterion(self, threshold: float | None, logits: np.ndarray, patience: int | None = None) -> Any:
         row = self.criterion

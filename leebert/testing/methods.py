@@ -24,6 +24,7 @@ from leebert.methods import METHODS, UNIT, UNIT_ON_D1, Method, most_epochs, stag
 from leebert.optim.contract import OmegaRule
 from leebert.record import Batch, Keep, Record, TensorSamples
 from leebert.stages import epochs_of, method
+from leebert.testing.rows import registered
 from leebert.train import TrainResult, fit, train_epochs
 
 #: A second value for every option that only some methods read.
@@ -162,17 +163,9 @@ class MethodContract:
         """Train for a test that watches calls; :meth:`fit` may be overridden to return an earlier result."""
         return fit(network or self.network(), self.samples(), config, validation=self.samples(1))
 
-    @contextlib.contextmanager
-    def available(self) -> Iterator[None]:
+    def available(self) -> contextlib.AbstractContextManager[None]:
         """Context in which the method is registered, also if its package is not installed."""
-        if METHODS.get(self.method.name) is self.method:
-            yield
-            return
-        METHODS.register(self.method)
-        try:
-            yield
-        finally:
-            METHODS.unregister(self.method.name)
+        return registered(METHODS, self.method)
 
     @pytest.fixture(autouse=True)
     def _registered(self) -> Iterator[None]:

@@ -1,10 +1,14 @@
-"""Check that the module of a plugin can be imported without torch."""
+"""What the contract tests of several kinds of plugins share: imports without torch, and a registered plugin."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from leebert.plugins import Registry
 
 
 def imports_of(modules: Iterable[str], heavy: str = "torch") -> str:
@@ -25,3 +29,16 @@ def imports_of(modules: Iterable[str], heavy: str = "torch") -> str:
     if ran.returncode:
         return f"{', '.join(names)} can't be imported alone: {ran.stderr.strip().splitlines()[-1]}"
     return f"{', '.join(names)} imports {heavy}; import it inside `step`" if ran.stdout.strip() == "True" else ""
+
+
+@contextlib.contextmanager
+def registered(registry: Registry[Any], plugin: Any) -> Iterator[None]:
+    """Context in which a registry has a plugin, also if its package is not installed."""
+    if registry.get(plugin.name) is plugin:
+        yield
+        return
+    registry.register(plugin)
+    try:
+        yield
+    finally:
+        registry.unregister(plugin.name)
