@@ -9,7 +9,7 @@ from leebert.exits import CRITERIA
 from leebert.methods import METHODS
 from leebert.metrics import METRICS
 from leebert.testing import CriterionContract, MethodContract, MetricContract
-from leebert.testing.rows import imports_of
+from leebert.testing.rows import imports_of, registered
 from tune.pruners import PRUNERS
 from tune.testing import PrunerContract
 
@@ -72,7 +72,11 @@ def _broken():
 
     pruner = PrunerContract()
     pruner.pruner = dataclasses.replace(PRUNERS["halving"], name="eager", make=lambda spec, options: _FirstEpoch())
-    yield "a run without a report", contextlib.nullcontext, pruner.test_decisions_depend_on_the_history_alone
+    yield (
+        "a run without a report",
+        lambda: registered(PRUNERS, pruner.pruner),
+        pruner.test_decisions_depend_on_the_history_alone,
+    )
 
 
 class _FirstEpoch:
@@ -85,8 +89,5 @@ class _FirstEpoch:
 @pytest.mark.parametrize("case", list(_broken()), ids=lambda case: case[0])
 def test_contracts_refuse_a_broken_plugin(case):
     _, available, test = case
-    try:
-        with available(), pytest.raises((AssertionError, IndexError, RuntimeError)):
-            test()
-    finally:
-        PRUNERS.unregister("eager")
+    with available(), pytest.raises((AssertionError, IndexError, RuntimeError)):
+        test()

@@ -17,8 +17,11 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any, ClassVar, get_args
 
+import pytest
+
 from leebert.methods import applies
 from leebert.plugins import Registry
+from leebert.testing.rows import registered
 from tune.pruners import PRUNERS, Pruner, PrunerPlugin, make_pruner
 from tune.searchers import SEARCHERS, Searcher, SearcherPlugin, make_searcher
 from tune.space import SweepSpec, config_id, effective
@@ -133,10 +136,14 @@ class PrunerContract:
     pruner: ClassVar[PrunerPlugin]
     options: ClassVar[Mapping[str, Any]] = {}
 
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> Iterator[None]:
+        """Register the pruner for each test, also if its package is not installed."""
+        with registered(PRUNERS, self.pruner):
+            yield
+
     def spec(self, **options: Any) -> SweepSpec:
         """Make a space of three folds and three epochs with the pruner."""
-        if self.pruner.name not in PRUNERS:
-            PRUNERS.register(self.pruner)
         return SweepSpec.model_validate(
             {
                 "task": "mrpc",
@@ -219,10 +226,14 @@ class SearcherContract:
     searcher: ClassVar[SearcherPlugin]
     options: ClassVar[Mapping[str, Any]] = {}
 
+    @pytest.fixture(autouse=True)
+    def _registered(self) -> Iterator[None]:
+        """Register the searcher for each test, also if its package is not installed."""
+        with registered(SEARCHERS, self.searcher):
+            yield
+
     def spec(self, space: Mapping[str, Any], **options: Any) -> SweepSpec:
         """Make a space of three methods with the searcher."""
-        if self.searcher.name not in SEARCHERS:
-            SEARCHERS.register(self.searcher)
         return SweepSpec.model_validate(
             {
                 "task": "mrpc",
