@@ -87,14 +87,7 @@ def best_file(choice: Selection) -> dict[str, Any]:
             weights_moved=_moved(choice),
             learned_weights=recorded(against_uniform(sweep)),
             sweeps=_sweeps(choice),
-            within_one_standard_error=[
-                _recorded(
-                    **_named(choice, near.configuration.id),
-                    score=round(near.score.mean, 6),
-                    layers=_layers(choice.candidates[near.configuration.id]),
-                )
-                for near in choice.near
-            ],
+            within_one_standard_error=_near(choice),
             pareto=_front(choice) if choice.front else None,
             score_per_exit=[round(float(v), 6) for v in per_exit],
             cells=[_cell(r, training.accumulate // micro, runtime) for r in cells],
@@ -138,6 +131,18 @@ def _unlearned(choice: Selection, key: str) -> dict[str, Any]:
         "low": round(low, 6),
         "high": round(high, 6),
     }
+
+
+def _near(choice: Selection) -> list[dict[str, Any]]:
+    """Describe the configurations within one standard error of the best."""
+    return [
+        _recorded(
+            **_named(choice, near.configuration.id),
+            score=round(near.score.mean, 6),
+            layers=_layers(choice.candidates[near.configuration.id]),
+        )
+        for near in choice.near
+    ]
 
 
 def _margin(choice: Selection) -> dict[str, Any] | None:
