@@ -217,6 +217,65 @@ def test_every_module_describes_itself_in_a_sentence():
     assert {path: text for path, text in first.items() if not text.endswith((".", ":", "!"))} == {}
 
 
+#: Modules that people outside the project call, beside those of `leebert.__all__`: the interfaces of plugins, and their
+#: contract tests.
+INTERFACES = (
+    "leebert.exits.criterion",
+    "leebert.methods.method",
+    "leebert.metrics.metric",
+    "leebert.optim.contract",
+    "leebert.plugins",
+    "leebert.testing.criteria",
+    "leebert.testing.methods",
+    "leebert.testing.metrics",
+    "leebert.testing.rows",
+    "tune.pruners",
+    "tune.pruners.places",
+    "tune.searchers",
+    "tune.space.plugins",
+    "tune.testing",
+)
+
+
+def public_functions(tree, prefix=""):
+    """Each public function and method of a syntax tree, with its dotted name; not tests, which pytest calls."""
+    for node in tree.body:
+        if getattr(node, "name", "_").startswith(("_", "test_")):
+            continue
+        if isinstance(node, ast.FunctionDef):
+            yield prefix + node.name, node
+        elif isinstance(node, ast.ClassDef):
+            yield from public_functions(node, f"{prefix}{node.name}.")
+
+
+def lacking(node):
+    """The sections and parameters that the docstring of a function of several parameters, or of one that raises, lacks."""
+    doc = ast.get_docstring(node) or ""
+    every = (*node.args.posonlyargs, *node.args.args, node.args.vararg, *node.args.kwonlyargs, node.args.kwarg)
+    names = [arg.arg for arg in every if arg is not None and arg.arg not in ("self", "cls")]
+    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", doc, re.M)
+    described = set(re.findall(r"^    \**(\w+):", section[1], re.M)) if section else set()
+    missing = [name for name in names if name not in described] if section or len(names) > 1 else []
+    raising = any(isinstance(inner, ast.Raise) and inner.exc for inner in ast.walk(node))
+    return [*missing, *(["Raises:"] if raising and "Raises:" not in doc else [])]
+
+
+def test_docstrings_of_public_functions_describe_parameters_and_errors():
+    """`Args:` has every parameter, where there are several; `Raises:` is there where an error is raised."""
+    import leebert
+
+    modules = {*INTERFACES, *(f"leebert.{module}" for module in leebert._MODULES.values())}
+    assert modules <= NAMES
+    functions = [
+        (f"{module}.{name}", node)
+        for path in MODULES
+        if (module := dotted(path)) in modules
+        for name, node in public_functions(tree_of(path))
+    ]
+    assert len(functions) > 100
+    assert {name: missing for name, node in functions if (missing := lacking(node))} == {}
+
+
 def test_no_module_names_a_place_on_one_machine():
     place = re.compile(r"""["'\s(=](/(?:home|work|root|tmp|Users|mnt|data|opt|srv)/[^\s"']*)""")
     assert {ids(path): places for path in MODULES if (places := place.findall(path.read_text()))} == {}

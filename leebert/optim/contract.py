@@ -22,11 +22,26 @@ class LookAhead(Protocol):
     """
 
     def pullback(self, v: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Compute (∂θ'/∂g)ᵀ v; for SGD it is −λ1·v."""
+        """Compute (∂θ'/∂g)ᵀ v; for SGD it is −λ1·v.
+
+        Args:
+            v: A vector of θ's size.
+
+        Returns:
+            A vector of θ's size.
+        """
         ...
 
     def losses_at(self, direction: Sequence[torch.Tensor], distance: torch.Tensor) -> torch.Tensor:
-        """Compute l, (n,), on the step's batch at θ + distance·direction, with the step's dropout masks and teachers at θ."""
+        """Compute l on the step's batch at θ + distance·direction, with the step's dropout masks and the teachers at θ.
+
+        Args:
+            direction: A vector of θ's size.
+            distance: A scalar.
+
+        Returns:
+            Loss terms l, (n,), without a graph.
+        """
         ...
 
 
@@ -60,19 +75,47 @@ class Level(Protocol):
     """
 
     def theta_step(self, batch: Batch) -> torch.Tensor:
-        """Update θ ← θ − λ1 ∇θ L(θ, ω) on a batch; return l from before the update."""
+        """Update θ ← θ − λ1 ∇θ L(θ, ω) on a batch.
+
+        Args:
+            batch: Tensors by name, with B samples.
+
+        Returns:
+            Loss terms l, (n,), from before the update.
+        """
         ...
 
     def look_ahead(self, batch: Batch) -> LookAhead:
-        """Make the step of `theta_step`, and return it for differentiation."""
+        """Update θ as :meth:`theta_step` does, and keep the step for differentiation.
+
+        Args:
+            batch: Tensors by name, with B samples.
+
+        Returns:
+            The step.
+        """
         ...
 
     def losses(self, *batches: Batch) -> tuple[torch.Tensor, ...]:
-        """Compute l on each batch at the present θ, without gradients; one forward pass per batch."""
+        """Compute l on each batch at the present θ, without gradients; one forward pass per batch.
+
+        Args:
+            *batches: Tensors by name, with B samples each.
+
+        Returns:
+            Loss terms l, (n,), of each batch.
+        """
         ...
 
     def gradient(self, batch: Batch) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Compute l and ∇θ L(θ, ω) on a batch at the present θ, in one forward and backward pass; θ and ω stay."""
+        """Compute l and ∇θ L(θ, ω) on a batch, in one forward and backward pass; θ and ω stay as they are.
+
+        Args:
+            batch: Tensors by name, with B samples.
+
+        Returns:
+            Loss terms l, (n,), and the gradient, a vector of θ's size.
+        """
         ...
 
     def omega_step(
@@ -87,7 +130,7 @@ class Level(Protocol):
         Args:
             at_lr_theta: (n,) terms l whose gradient is applied at λ1.
             at_lr_omega: (n,) terms l whose gradient is applied at λ2.
-            rule: Makes the step; None: the optimiser of the option `omega_optimizer`.
+            rule: Computes the next ω; None: the optimiser of the option `omega_optimizer`.
         """
         ...
 
